@@ -1,0 +1,37 @@
+#pragma once
+// The engine as musterd runs it: core thread (decide, group commit), store thread, follower thread. Thread-safe. Nothing leaves
+// before it is durable: replies, subscribers and read() only ever see durable entries.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "control/core.h"
+#include "journal/store.h"
+
+namespace muster::engine {
+
+struct Reply { control::Outcome outcome; std::uint64_t seq = 0; /* durable seq that holds the effect: use as min_seq */ };
+struct DurableEvent { std::uint64_t seq = 0; WallTime at; control::Actor actor; control::Event event; };
+
+class Runner {
+ public:
+  struct Options { std::shared_ptr<journal::Store> store; std::size_t lane_max = 65'536; Millis tick{250}; std::uint64_t snapshot_every = 50'000; };
+  static Result<std::unique_ptr<Runner>> start(Options options);
+  virtual ~Runner() = default;  // stops the threads; unanswered commands get Unavailable
+  // Bounded lane full -> ResourceExhausted at once. The reply comes on the engine's reply thread; do not block in it.
+  virtual void submit(control::Lane lane, control::Command command, control::Actor actor, std::function<void(Result<Reply>)> reply) = 0;
+  Result<Reply> submit_wait(control::Lane lane, control::Command command, control::Actor actor);
+  // Reads on the follower's copy under a shared lock: be short, never call back into the engine.
+  virtual void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const = 0;
+  virtual bool wait_for(std::uint64_t seq, Millis timeout) const = 0;  // until the follower has folded seq
+  virtual std::uint64_t durable_seq() const = 0;
+  virtual bool read_only() const = 0;  // disk full or leadership lost: mutations get Unavailable with the reason
+  // Durable events in order, on the follower thread, after the fold. Returns a handle; destroy it to unsubscribe.
+  virtual std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f) = 0;
+  // Durable events [from, from+limit) from the store, for Last-Event-ID; DataLoss/NotFound when archived away ("reset").
+  virtual Result<std::vector<DurableEvent>> replay(std::uint64_t from, std::size_t limit) const = 0;
+};
+
+}  // namespace muster::engine
