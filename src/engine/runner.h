@@ -8,12 +8,11 @@
 
 #include "base/result.h"
 #include "control/core.h"
+#include "engine/core.h"
+#include "engine/follower.h"
 #include "journal/store.h"
 
 namespace muster::engine {
-
-struct Reply { control::Outcome outcome; std::uint64_t seq = 0; /* durable seq that holds the effect: use as min_seq */ };
-struct DurableEvent { std::uint64_t seq = 0; WallTime at; control::Actor actor; control::Event event; };
 
 class Runner {
  public:

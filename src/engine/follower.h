@@ -1,0 +1,49 @@
+#pragma once
+// The follower: folds durable entries on a state of its own, serves reads, feeds the planner with deltas, writes snapshots.
+// The same class follows in this process, on another machine and in simulation. One thread; Runner guards it with a lock.
+#include <cstdint>
+#include <optional>
+
+#include "engine/core.h"
+#include "journal/snapshot.h"
+#include "scheduler/scheduler.h"
+
+namespace muster::engine {
+
+struct DurableEvent { std::uint64_t seq = 0; WallTime at; control::Actor actor; control::Event event; };
+
+class Follower {
+ public:
+  struct Options {
+    Millis plan_every{1'000};        // replan this often even without changes (back-offs and ageing move with time)
+    std::uint32_t plan_groups_max = 64;
+  };
+  Follower(const Base& base, Options options);
+
+  // The next entry, as stored. DataLoss: broken chain or undecodable event; the follower stays where it was.
+  Result<DurableEvent> fold(const Bytes& stored);
+  Status check(const std::vector<Digest>& digests);   // DataLoss: the leader's fold differs from ours
+  // A proposal to submit as ApplyPlan, when something changed or plan_every passed. One at a time: the next only after
+  // plan_done() and after the entry it says was folded.
+  std::optional<control::ApplyPlan> plan(Now now);
+  void plan_done(const Result<Reply>& reply);
+  LeaseTime next_plan() const { return next_plan_; }
+
+  Base base() const { return base_; }                  // a copy
+  journal::Snapshot snapshot() const;
+  std::uint64_t seq() const { return base_.seq; }
+  const control::State& state() const { return base_.state; }
+  const scheduler::Scheduler& scheduler() const { return scheduler_; }
+
+ private:
+  Options options_;
+  Base base_;
+  journal::ChainVerifier chain_;
+  scheduler::Scheduler scheduler_;
+  bool changed_ = true;
+  bool plan_out_ = false;
+  std::uint64_t plan_after_seq_ = 0;
+  LeaseTime next_plan_;
+};
+
+}  // namespace muster::engine
