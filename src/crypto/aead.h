@@ -1,0 +1,47 @@
+#pragma once
+// ChaCha20-Poly1305 (RFC 8439). SealKey and OpenKey hold a cipher context with the key already set: a packet costs only its
+// nonce. The caller never repeats a nonce under one key. Buffers may be the same memory (in place), not partly overlapping.
+// One thread at a time per object. XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as cookies.
+#include <memory>
+#include <optional>
+
+#include "base/bytes.h"
+#include "crypto/secret.h"
+
+namespace muster::crypto {
+
+inline constexpr std::size_t kAeadTag = 16;
+
+class SealKey {
+ public:
+  explicit SealKey(const Secret32& key);
+  ~SealKey();
+  SealKey(SealKey&&) noexcept;
+  SealKey& operator=(SealKey&&) noexcept;
+  // out has room for plain.size() + kAeadTag. Nonce: 4 zero bytes, then the counter, little endian (WireGuard, Noise).
+  void seal(std::uint64_t counter, ByteView ad, ByteView plain, std::uint8_t* out);
+  void seal_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView plain, std::uint8_t* out);
+
+ private:
+  void* context_ = nullptr;
+};
+
+class OpenKey {
+ public:
+  explicit OpenKey(const Secret32& key);
+  ~OpenKey();
+  OpenKey(OpenKey&&) noexcept;
+  OpenKey& operator=(OpenKey&&) noexcept;
+  // out has room for sealed.size() - kAeadTag; false: forged or damaged, out holds nothing to trust.
+  bool open(std::uint64_t counter, ByteView ad, ByteView sealed, std::uint8_t* out);
+  bool open_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView sealed, std::uint8_t* out);
+
+ private:
+  void* context_ = nullptr;
+};
+
+Secret32 hchacha20(const Secret32& key, std::span<const std::uint8_t, 16> input);
+Bytes xchacha_seal(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad, ByteView plain);
+std::optional<Bytes> xchacha_open(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad, ByteView sealed);
+
+}  // namespace muster::crypto

@@ -1,0 +1,47 @@
+#pragma once
+// X.509 for Muster's own CA. CA and server keys are ECDSA P-256 (TLS stacks and browsers take them), device keys Ed25519 (they
+// also sign overlay keys and hellos). Serial numbers are random; times are UTC; not_before is set five minutes back for clocks
+// that lag. A device certificate carries the URI SAN spiffe://muster/node/<id>. Pure functions over PEM text; any thread.
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "crypto/secret.h"
+#include "crypto/sign.h"
+
+namespace muster::crypto {
+
+struct KeyAndCert {
+  std::string key_pem, cert_pem;
+};
+
+Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now, Millis lifetime = Millis(10LL * 365 * 86'400'000));
+
+// sans: DNS names and IP addresses, told apart by their form.
+Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_view common_name,
+                                            const std::vector<std::string>& sans, WallTime now, Millis lifetime);
+
+Result<std::string> make_csr(const SigningKey& device_key, std::string_view common_name);
+// Parses the request and checks its own signature; returns the Ed25519 public key that it proves possession of.
+Result<Key32> verify_csr(std::string_view csr_pem);
+
+Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& device_key, std::string_view node_id,
+                                             WallTime now, Millis lifetime = Millis(86'400'000));
+
+struct DeviceCertificate {
+  std::string node_id;   // "node-12"
+  Key32 device_key{};
+  WallTime not_before, not_after;
+  std::string serial;    // hex
+};
+// Signed by this CA, valid at `now`, a client certificate with exactly one spiffe://muster/node/ name and an Ed25519 key.
+Result<DeviceCertificate> verify_device_certificate(std::string_view cert_pem, std::string_view ca_pem, WallTime now);
+
+Status verify_chain(std::string_view cert_pem, std::string_view ca_pem, WallTime now);
+Result<Bytes> certificate_sha256(std::string_view cert_pem);  // of the DER
+Result<WallTime> certificate_expiry(std::string_view cert_pem);
+// In a PEM bundle, the certificate whose DER has this SHA-256.
+Result<std::string> find_certificate(std::string_view bundle_pem, ByteView der_sha256);
+
+}  // namespace muster::crypto
