@@ -1,0 +1,222 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "crypto/aead.h"
+#include "crypto/cert.h"
+#include "crypto/file.h"
+#include "crypto/hash.h"
+#include "crypto/password.h"
+#include "crypto/random.h"
+#include "crypto/sign.h"
+#include "crypto/token.h"
+#include "crypto/x25519.h"
+
+namespace muster::crypto {
+namespace {
+
+Bytes from_hex(std::string_view text) { return unhex(text).value(); }
+Secret32 secret_hex(std::string_view text) { return Secret32(*key32(from_hex(text))); }
+
+TEST(Hash, PublishedVectors) {
+  EXPECT_EQ(sha256_hex(as_bytes("abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  Sha256 parts;
+  parts.update(as_bytes("a"));
+  parts.update(as_bytes("bc"));
+  EXPECT_EQ(hex(parts.finish()), sha256_hex(as_bytes("abc")));
+  // RFC 4231 test case 2, RFC 5869 test case 1, RFC 7693 appendix B.
+  EXPECT_EQ(hex(hmac_sha256(as_bytes("Jefe"), as_bytes("what do ya want for nothing?"))),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+  EXPECT_EQ(hex(hkdf_sha256(from_hex("0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"), from_hex("000102030405060708090a0b0c"),
+                            from_hex("f0f1f2f3f4f5f6f7f8f9"), 42)),
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
+  EXPECT_EQ(hex(blake2s(as_bytes("abc"))), "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982");
+  EXPECT_EQ(blake2s(as_bytes("a"), as_bytes("bc")), blake2s(as_bytes("abc")));
+}
+
+TEST(Hash, KeyedBlake2sKnownAnswer) {
+  // The reference implementation's keyed test vector for an empty and a one-byte message under the key 00 01 .. 1f.
+  Bytes key(32);
+  for (std::size_t i = 0; i < key.size(); ++i) key[i] = static_cast<std::uint8_t>(i);
+  EXPECT_EQ(hex(blake2s_keyed(key, {})), "48a8997da407876b3d79c0d92325ad3b89cbb754d86ab71aee047ad345fd2c49");
+  EXPECT_EQ(hex(blake2s_keyed(key, from_hex("00"))), "40d15fee7c328830166ac3f918650f807e7e01e177258cdc0a39b11f598066f1");
+  EXPECT_NE(hex(blake2s_mac16(key, {})), hex(blake2s_keyed(key, {})).substr(0, 32));  // the length is part of the hash
+}
+
+TEST(X25519, Rfc7748) {
+  const auto shared = x25519_agree(secret_hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"),
+                                   *key32(from_hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")));
+  ASSERT_TRUE(shared);
+  EXPECT_EQ(hex(shared->bytes), "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
+  EXPECT_FALSE(x25519_agree(x25519_generate().secret, Key32{}));
+  const X25519Pair a = x25519_generate();
+  const X25519Pair b = x25519_generate();
+  EXPECT_EQ(x25519_agree(a.secret, b.public_key)->bytes, x25519_agree(b.secret, a.public_key)->bytes);
+}
+
+TEST(Sign, Rfc8032AndDomains) {
+  const auto key = SigningKey::from_seed(from_hex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")).value();
+  EXPECT_EQ(hex(key.public_key()), "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025");
+  const Bytes signature = key.sign(from_hex("af82"));
+  EXPECT_EQ(hex(signature),
+            "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a");
+  EXPECT_TRUE(verify(key.public_key(), from_hex("af82"), signature));
+  EXPECT_FALSE(verify(key.public_key(), from_hex("af83"), signature));
+  EXPECT_FALSE(verify(key.public_key(), from_hex("af82"), ByteView(signature).first(63)));
+  const Bytes named = key.sign("a", {as_bytes("bc"), as_bytes("d")});
+  EXPECT_TRUE(verify(key.public_key(), "a", {as_bytes("bc"), as_bytes("d")}, named));
+  EXPECT_FALSE(verify(key.public_key(), "ab", {as_bytes("c"), as_bytes("d")}, named));
+  EXPECT_FALSE(verify(key.public_key(), "a", {as_bytes("b"), as_bytes("cd")}, named));
+}
+
+TEST(Sign, PemRoundTrip) {
+  const SigningKey key = SigningKey::generate();
+  EXPECT_EQ(SigningKey::from_pem(key.to_pem())->public_key(), key.public_key());
+  EXPECT_FALSE(SigningKey::from_pem("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n").ok());
+}
+
+TEST(Aead, Rfc8439) {
+  const Secret32 key = secret_hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f");
+  const Bytes ad = from_hex("50515253c0c1c2c3c4c5c6c7");
+  const Bytes nonce = from_hex("070000004041424344454647");
+  const std::string plain = "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
+  Bytes sealed(plain.size() + kAeadTag);
+  SealKey(key).seal_nonce(std::span<const std::uint8_t, 12>(nonce.data(), 12), ad, as_bytes(plain), sealed.data());
+  EXPECT_EQ(hex(ByteView(sealed).first(16)), "d31a8d34648e60db7b86afbc53ef7ec2");
+  EXPECT_EQ(hex(ByteView(sealed).last(16)), "1ae10b594f09e26a7e902ecbd0600691");
+  Bytes opened(plain.size());
+  OpenKey open(key);
+  const std::span<const std::uint8_t, 12> n(nonce.data(), 12);
+  EXPECT_TRUE(open.open_nonce(n, ad, sealed, opened.data()));
+  EXPECT_EQ(as_string(opened), plain);
+  for (std::size_t i : {std::size_t{0}, sealed.size() / 2, sealed.size() - 1}) {
+    Bytes bad = sealed;
+    bad[i] ^= 1;
+    EXPECT_FALSE(open.open_nonce(n, ad, bad, opened.data()));
+  }
+  EXPECT_TRUE(open.open_nonce(n, ad, sealed, opened.data()));  // the context survives a forgery
+}
+
+TEST(Aead, SameContextManyNoncesAndEmpty) {
+  const Secret32 key(random_key32());
+  SealKey seal(key);
+  OpenKey open(key);
+  for (std::uint64_t counter = 0; counter < 64; ++counter) {
+    const Bytes plain = random_bytes(static_cast<std::size_t>(counter));
+    Bytes sealed(plain.size() + kAeadTag);
+    seal.seal(counter, {}, plain, sealed.data());
+    Bytes opened(plain.size() + 1);
+    EXPECT_FALSE(open.open(counter + 1, {}, sealed, opened.data()));
+    ASSERT_TRUE(open.open(counter, {}, sealed, opened.data()));
+    opened.resize(plain.size());
+    EXPECT_EQ(opened, plain);
+  }
+}
+
+TEST(Aead, XChaChaDraftVectors) {
+  // draft-irtf-cfrg-xchacha-03, 2.2.1 and A.3.1.
+  const Secret32 key = secret_hex("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+  const Bytes input = from_hex("000000090000004a0000000031415927");
+  EXPECT_EQ(hex(hchacha20(key, std::span<const std::uint8_t, 16>(input.data(), 16)).bytes),
+            "82413b4227b27bfed30e42508a877d73a0f9e4d58a74a853c12ec41326d3ecdc");
+  const Secret32 key2 = secret_hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f");
+  const Bytes nonce = from_hex("404142434445464748494a4b4c4d4e4f5051525354555657");
+  const std::span<const std::uint8_t, 24> n(nonce.data(), 24);
+  const std::string plain = "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
+  const Bytes sealed = xchacha_seal(key2, n, from_hex("50515253c0c1c2c3c4c5c6c7"), as_bytes(plain));
+  EXPECT_EQ(hex(ByteView(sealed).last(16)), "c0875924c1c7987947deafd8780acf49");
+  EXPECT_EQ(as_string(xchacha_open(key2, n, from_hex("50515253c0c1c2c3c4c5c6c7"), sealed).value()), plain);
+  EXPECT_FALSE(xchacha_open(key2, n, {}, sealed));
+}
+
+TEST(Password, HashAndVerify) {
+  const std::string encoded = hash_password("correct horse").value();
+  EXPECT_TRUE(verify_password("correct horse", encoded));
+  EXPECT_FALSE(verify_password("correct horsf", encoded));
+  EXPECT_FALSE(verify_password("correct horse", encoded.substr(0, encoded.size() - 4)));
+  EXPECT_FALSE(hash_password("short").ok());
+}
+
+TEST(Token, RoundTripAndDamage) {
+  const NewToken api = make_api_token();
+  EXPECT_EQ(*api_token_hash(api.text), api.hash);
+  EXPECT_FALSE(api_token_hash(api.text.substr(1)).ok());
+  EXPECT_FALSE(api_token_hash(api.text.substr(0, 20)).ok());
+  const Bytes ca(32, 7);
+  const NewToken join = make_join_token(ca, "muster.example.org:8443");
+  const auto parts = parse_join_token(join.text + "\n");
+  ASSERT_TRUE(parts.ok());
+  EXPECT_EQ(parts->hash, join.hash);
+  EXPECT_EQ(parts->ca_sha256, ca);
+  EXPECT_EQ(parts->host, "muster.example.org:8443");
+  EXPECT_EQ(parse_join_token(make_join_token(ca, "").text)->host, "");
+  EXPECT_FALSE(parse_join_token("mj1.AAAA.BBBB").ok());
+  EXPECT_FALSE(parse_join_token(join.text + "/..").ok());
+}
+
+TEST(File, SecretsKeepTheirMode) {
+  char pattern[] = "/tmp/muster_crypto_XXXXXX";
+  const std::string directory = mkdtemp(pattern);
+  const std::string path = directory + "/key";
+  ASSERT_TRUE(write_secret_file(path, as_bytes("one")).ok());
+  ASSERT_TRUE(write_secret_file(path, as_bytes("two")).ok());
+  EXPECT_EQ(as_string(*read_secret_file(path)), "two");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory), {}), 1);
+  ASSERT_EQ(chmod(path.c_str(), 0640), 0);
+  EXPECT_FALSE(read_secret_file(path).ok());
+  EXPECT_EQ(read_secret_file(directory + "/none").error().code, Code::NotFound);
+  std::filesystem::remove_all(directory);
+}
+
+class Certs : public ::testing::Test {
+ protected:
+  WallTime now{1'795'000'000'000};
+  KeyAndCert ca = create_ca("Muster CA", now).value();
+  SigningKey device = SigningKey::generate();
+};
+
+TEST_F(Certs, DeviceLife) {
+  const std::string csr = make_csr(device, "machine").value();
+  EXPECT_EQ(*verify_csr(csr), device.public_key());
+  const std::string cert = issue_device_certificate(ca, device.public_key(), "node-12", now).value();
+  const auto read = verify_device_certificate(cert, ca.cert_pem, now + 1h);
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(read->node_id, "node-12");
+  EXPECT_EQ(read->device_key, device.public_key());
+  EXPECT_EQ(read->not_after, now + 24h);
+  EXPECT_FALSE(verify_device_certificate(cert, ca.cert_pem, now + 25h).ok());
+  EXPECT_FALSE(verify_device_certificate(cert, ca.cert_pem, now - 1h).ok());
+  const KeyAndCert other = create_ca("Muster CA", now).value();
+  EXPECT_FALSE(verify_device_certificate(cert, other.cert_pem, now).ok());
+  EXPECT_FALSE(verify_device_certificate("nonsense", ca.cert_pem, now).ok());
+}
+
+TEST_F(Certs, ServerIsNoDeviceAndNoCa) {
+  const auto server = issue_server_certificate(ca, "muster", {"muster", "10.0.0.1", "::1"}, now, 24h).value();
+  EXPECT_TRUE(verify_chain(server.cert_pem, ca.cert_pem, now).ok());
+  EXPECT_FALSE(verify_device_certificate(server.cert_pem, ca.cert_pem, now).ok());
+  const auto forged = issue_device_certificate(server, device.public_key(), "node-1", now).value();
+  EXPECT_FALSE(verify_device_certificate(forged, ca.cert_pem, now).ok());
+  EXPECT_FALSE(verify_device_certificate(forged, server.cert_pem, now).ok());
+  EXPECT_FALSE(issue_server_certificate(ca, "x", {"a,DNS:b"}, now, 24h).ok());
+}
+
+TEST_F(Certs, FingerprintFindsTheCa) {
+  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 24h).value();
+  const Bytes pin = certificate_sha256(ca.cert_pem).value();
+  EXPECT_EQ(*find_certificate(server.cert_pem + ca.cert_pem, pin), ca.cert_pem);
+  EXPECT_FALSE(find_certificate(server.cert_pem, pin).ok());
+  EXPECT_EQ(*certificate_expiry(server.cert_pem), now + 24h);
+}
+
+TEST_F(Certs, CsrWithForeignKeyOrDamageIsRefused) {
+  std::string csr = make_csr(device, "machine").value();
+  const std::size_t middle = csr.size() / 2;
+  csr[middle] = csr[middle] == 'A' ? 'B' : 'A';
+  EXPECT_FALSE(verify_csr(csr).ok());
+}
+
+}  // namespace
+}  // namespace muster::crypto
