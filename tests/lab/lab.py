@@ -1,0 +1,228 @@
+"""A small internet on one machine: network namespaces joined by a bridge, home routers with real NAT, machines behind them.
+
+    lab = Lab("demo")            # needs root; every name starts with a tag of its own, so several labs may run side by side
+    lab.host("server", "203.0.113.10")            # a public host
+    lab.machine("gpu1", nat="home")               # a machine behind its own NAT router, no way in
+    lab.run("gpu1", ["ip", "addr"]); lab.spawn("gpu1", [...], log=path)
+    lab.pull_cable("gpu1"); lab.plug_in("gpu1")   # packets vanish silently, nothing is reset
+    lab.close()                                   # kills what it started (by pid), removes what it made
+
+NAT kinds: home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row),
+lan:NAME (beside NAME, behind the same router). Addresses are TEST-NET-3 and private ranges, all inside the namespaces.
+Thread rule: one thread. Errors: LabError with the command that failed and what it printed.
+"""
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+
+class LabError(Exception):
+    pass
+
+
+class Process:
+    """A program the lab started; knows its log and how to end it."""
+
+    def __init__(self, popen, log, name):
+        self.popen, self.log, self.name = popen, log, name
+
+    def alive(self):
+        return self.popen.poll() is None
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.alive():
+            self.popen.send_signal(sig)
+        return self.wait(10)
+
+    def wait(self, timeout):
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def tail(self, lines=15):
+        try:
+            with open(self.log, errors="replace") as f:
+                return "".join(f.readlines()[-lines:])
+        except OSError:
+            return ""
+
+
+class Lab:
+    def __init__(self, name, directory=None):
+        if os.geteuid() != 0:
+            raise LabError("the lab makes network namespaces and needs root: run it with sudo")
+        self.tag = "m%x" % (os.getpid() % 0xfffff)
+        self.dir = directory or tempfile.mkdtemp(prefix="muster-%s-" % name, dir="/var/tmp")
+        os.makedirs(self.dir, exist_ok=True)
+        os.chmod(self.dir, 0o755)
+        self.namespaces, self.processes, self.gateways, self.addresses = [], [], {}, {}
+        self.count = 0
+        self.dockerd = None
+        self.docker = None
+        self.ns("inet")
+        self.ip("inet", "link add br0 type bridge")
+        self.ip("inet", "link set br0 up")
+
+    # ---- commands
+    def sh(self, command, check=True, **kw):
+        done = subprocess.run(command, capture_output=True, text=True, **kw)
+        if check and done.returncode != 0:
+            raise LabError("%s failed (%d): %s" % (" ".join(command), done.returncode, (done.stderr or done.stdout).strip()[-600:]))
+        return done
+
+    def full(self, name):
+        return "%s-%s" % (self.tag, name)
+
+    def enter(self, name):
+        return ["nsenter", "--net=/run/netns/" + self.full(name)]
+
+    def ip(self, name, words):
+        self.sh(["ip", "-n", self.full(name)] + words.split())
+
+    def run(self, name, command, check=True, **kw):
+        return self.sh(self.enter(name) + command, check=check, **kw)
+
+    def spawn(self, name, command, log, env=None, stdin=None):
+        out = open(log, "ab")
+        prefix = self.enter(name) if name else []
+        popen = subprocess.Popen(prefix + command, stdout=out, stderr=subprocess.STDOUT, stdin=stdin or subprocess.DEVNULL,
+                                 env=dict(os.environ, **(env or {})), start_new_session=True)
+        out.close()
+        process = Process(popen, log, os.path.basename(command[0]))
+        self.processes.append(process)
+        return process
+
+    # ---- topology
+    def ns(self, name):
+        self.sh(["ip", "netns", "add", self.full(name)])
+        self.namespaces.append(name)
+        self.ip(name, "link set lo up")
+
+    def cable(self, a, a_dev, b, b_dev):
+        self.count += 1
+        x, y = "%sx%d" % (self.tag, self.count), "%sy%d" % (self.tag, self.count)
+        self.sh(["ip", "link", "add", x, "type", "veth", "peer", "name", y])
+        for end, where, dev in ((x, a, a_dev), (y, b, b_dev)):
+            self.sh(["ip", "link", "set", end, "netns", self.full(where)])
+            self.ip(where, "link set %s name %s" % (end, dev))
+            self.ip(where, "link set %s up" % dev)
+
+    def wan(self, name, dev, address):
+        port = "p%d" % (self.count + 1)
+        self.cable(name, dev, "inet", port)
+        self.ip("inet", "link set %s master br0" % port)
+        self.ip(name, "addr add %s/24 dev %s" % (address, dev))
+
+    def host(self, name, address):
+        self.ns(name)
+        self.wan(name, "eth0", address)
+        self.addresses[name] = address
+
+    def router(self, name, nat):
+        self.sh(self.enter(name) + ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        flag = " random,fully-random" if nat == "strict" else ""
+        rules = """
+table ip nat {
+  chain post { type nat hook postrouting priority 100; oifname "wan" masquerade%s; }
+}
+table ip filter {
+  chain through {
+    type filter hook forward priority 0; policy drop;
+    ct state established,related accept
+    iifname "lan" accept
+  }
+  chain inbound {
+    type filter hook input priority 0; policy drop;
+    iif lo accept
+    ct state established,related accept
+    iifname "lan" accept
+  }
+}
+""" % flag
+        self.sh(self.enter(name) + ["nft", "-f", "-"], input=rules)
+
+    def machine(self, name, nat="home"):
+        self.ns(name)
+        if nat.startswith("lan:"):
+            beside = nat[4:]
+            router, net = self.gateways[beside]
+            used = sum(1 for r, _ in self.gateways.values() if r == router)
+            address = "192.168.%d.%d" % (net, 10 + used)
+            self.cable(name, "eth0", router, "lan%d" % used)
+            self.ip(router, "link set lan%d master lan" % used)
+            self.gateways[name] = (router, net)
+        else:
+            index = len({r for r, _ in self.gateways.values()}) + 1
+            router, net = "r%d" % index, index
+            self.ns(router)
+            if nat == "cgnat":
+                carrier = "c%d" % index
+                self.ns(carrier)
+                self.wan(carrier, "wan", "203.0.113.%d" % (100 + index))
+                self.cable(router, "wan", carrier, "lan")
+                self.ip(carrier, "addr add 10.64.%d.1/24 dev lan" % index)
+                self.ip(router, "addr add 10.64.%d.2/24 dev wan" % index)
+                self.ip(router, "route add default via 10.64.%d.1" % index)
+                self.router(carrier, "home")
+            else:
+                self.wan(router, "wan", "203.0.113.%d" % (100 + index))
+            self.ip(router, "link add lan type bridge")
+            self.ip(router, "link set lan up")
+            self.ip(router, "addr add 192.168.%d.1/24 dev lan" % net)
+            self.cable(name, "eth0", router, "lan0")
+            self.ip(router, "link set lan0 master lan")
+            self.router(router, nat)
+            address = "192.168.%d.10" % net
+            self.gateways[name] = (router, net)
+        self.ip(name, "addr add %s/24 dev eth0" % address)
+        self.ip(name, "route add default via 192.168.%d.1" % self.gateways[name][1])
+        self.addresses[name] = address
+
+    # ---- faults
+    def pull_cable(self, name):
+        """Every packet of the machine vanishes, both ways, without a reset: the silent kind of loss."""
+        self.sh(self.enter(name) + ["nft", "-f", "-"], input=(
+            "table inet cable {\n"
+            "  chain inbound { type filter hook input priority -300; iif != lo drop; }\n"
+            "  chain outbound { type filter hook output priority -300; oif != lo drop; }\n}\n"))
+
+    def plug_in(self, name):
+        self.sh(self.enter(name) + ["nft", "delete", "table", "inet", "cable"], check=False)
+
+    # ---- one container engine for all machines
+    def start_docker(self):
+        d = os.path.join(self.dir, "docker")
+        os.makedirs(d, exist_ok=True)
+        self.docker = "unix://%s/sock" % d
+        self.dockerd = self.spawn(None, ["dockerd", "--data-root", d + "/data", "--exec-root", d + "/exec", "--pidfile", d + "/pid", "-H", self.docker,
+                                         "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"], d + "/log")
+        for _ in range(120):
+            if self.sh(["docker", "-H", self.docker, "version"], check=False).returncode == 0:
+                return d + "/sock"
+            if not self.dockerd.alive():
+                break
+            time.sleep(0.25)
+        raise LabError("dockerd did not start:\n" + self.dockerd.tail())
+
+    # ---- the end
+    def close(self):
+        for process in reversed([p for p in self.processes if p is not self.dockerd]):
+            process.kill(signal.SIGTERM) if process.alive() else None
+            process.kill()
+        if self.dockerd is not None:
+            ids = self.sh(["docker", "-H", self.docker, "ps", "-aq"], check=False).stdout.split()
+            if ids:
+                self.sh(["docker", "-H", self.docker, "rm", "-f"] + ids, check=False)
+            self.dockerd.kill(signal.SIGTERM)
+            self.dockerd.kill()
+        for name in reversed(self.namespaces):
+            self.sh(["ip", "netns", "del", self.full(name)], check=False)
+        with open("/proc/mounts") as f:
+            mounts = [line.split()[1] for line in f if line.split()[1].startswith(self.dir + "/")]
+        for mount in sorted(mounts, reverse=True):
+            self.sh(["umount", "-l", mount], check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
