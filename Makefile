@@ -1,0 +1,53 @@
+# The only door. `make help` lists what there is.
+SHELL := /bin/bash
+JOBS ?= $(shell nproc)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+.DEFAULT_GOAL := help
+.PHONY: help deps build asan test demo lint format sim bench docs clean lab gpu-check
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+deps: ## install what is missing on Debian 12 / Ubuntu 24.04
+	@tools/install-deps build demo test
+
+build: ## release build of musterd, muster-relay, muster-agent, muster into build/release
+	@tools/install-deps build
+	@cmake --preset release -DBUILD_TESTING=OFF >/dev/null
+	@cmake --build --preset release -j $(JOBS)
+
+asan: ## build with address and undefined behaviour sanitizers (what the tests run)
+	@cmake --preset asan >/dev/null
+	@cmake --build --preset asan -j $(JOBS)
+
+test: ## unit, contract, simulation, lint and system tests; ends with "N passed, N failed, N skipped"
+	@tools/install-deps build demo test
+	@python3 tools/test.py $(ARGS)
+
+demo: build ## a control plane, machines behind NATs, a Ray cluster, a job, faults; KEEP=1 leaves it up
+	@tools/install-deps demo
+	@$(SUDO) python3 tools/demo.py --build build/release $(if $(KEEP),--keep) $(ARGS)
+
+lint: ## formatting, clang-tidy, dependency rule, tidy rules
+	@tools/install-deps build lint
+	@python3 tests/lint/lint.py --all
+
+format: ## clang-format all sources in place
+	@clang-format-16 -i $$(git ls-files 'src/*.h' 'src/*.cpp' 'tests/*.h' 'tests/*.cpp' 'bench/*.cpp')
+
+sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SECONDS=180 | HOURS=2
+	@cmake --preset asan >/dev/null && cmake --build --preset asan -j $(JOBS) --target muster-sim
+	@build/asan/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS_MAX),--seconds $(SECONDS_MAX)) $(if $(MUTANT),--mutant $(MUTANT))
+
+bench: ## one benchmark, JSON lines: make bench NAME=journal
+	@tools/install-deps build bench
+	@python3 tools/bench.py $(NAME)
+
+docs: ## where the documentation is
+	@ls README.md ARCHITECTURE.md CONTRIBUTING.md docs/*.md docs/adr/*.md
+
+gpu-check: build ## what the agent sees of the GPUs of this machine
+	@build/release/muster-agent doctor
+
+clean: ## remove build output
+	@rm -rf build
