@@ -1,0 +1,199 @@
+#include <fmt/format.h>
+
+#include "muster/v1/api.pb.h"
+#include "wire/message_json.h"
+#include "wire/names.h"
+#include "wire/rest.h"
+#include "wire/rest_spec.h"
+
+namespace muster::wire {
+namespace {
+
+template <typename Message>
+Result<Message> decode(std::string_view body) {
+  const Json value = TRY(parse_json(body));
+  Message message;
+  TRY_VOID(read_message(value, message));
+  return message;
+}
+Status required(std::string_view value, std::string_view field) {
+  if (value.empty()) return error(Code::InvalidArgument, fmt::format("{} is required", field), std::string(field));
+  return {};
+}
+
+}  // namespace
+
+Result<LoginRequest> parse_login(std::string_view body) {
+  const auto m = TRY(decode<v1::LoginRequest>(body));
+  TRY_VOID(required(m.name(), "name"));
+  TRY_VOID(required(m.password(), "password"));
+  return LoginRequest{m.name(), m.password(), m.label()};
+}
+
+Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
+  const auto m = TRY(decode<v1::CreatePrincipalRequest>(body));
+  TRY_VOID(required(m.name(), "name"));
+  TRY_VOID(required(m.password(), "password"));
+  const auto role = parse_role(m.role());
+  if (!role) return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
+  return CreatePrincipalRequest{m.name(), *role, m.org(), m.password()};
+}
+
+Result<CreateOrgRequest> parse_create_org(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateOrgRequest>(body));
+  TRY_VOID(required(m.name(), "name"));
+  return CreateOrgRequest{m.name()};
+}
+
+Result<CreateProjectRequest> parse_create_project(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateProjectRequest>(body));
+  TRY_VOID(required(m.name(), "name"));
+  return CreateProjectRequest{m.org(), m.name()};
+}
+
+Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
+  return CreateApiTokenRequest{m.label(), {m.scopes().begin(), m.scopes().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+}
+
+Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateJoinTokenRequest>(body));
+  return CreateJoinTokenRequest{m.org(), {m.labels().begin(), m.labels().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+}
+
+Result<NodeActionRequest> parse_node_action(std::string_view body) {
+  const auto m = TRY(decode<v1::NodeActionRequest>(body));
+  NodeActionRequest out{m.id(), m.action(), {}};
+  if (!m.tier().empty()) {
+    out.tier = parse_tier(m.tier());
+    if (!out.tier) return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
+  }
+  if (out.action.empty() && !out.tier) return error(Code::InvalidArgument, "action is required: admit, disable, enable, drain, undrain or revoke", "action");
+  return out;
+}
+
+Result<EnrollRequest> parse_enroll(std::string_view body) {
+  const auto m = TRY(decode<v1::EnrollRequest>(body));
+  TRY_VOID(required(m.token(), "token"));
+  TRY_VOID(required(m.csr_pem(), "csrPem"));
+  return EnrollRequest{m.token(), m.csr_pem(), m.name(), TRY(read(m.facts(), "facts"))};
+}
+
+Result<CreateClusterRequest> parse_create_cluster(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateClusterRequest>(body));
+  if (!m.has_spec()) return error(Code::InvalidArgument, "spec is required", "spec");
+  return CreateClusterRequest{TRY(read(m.spec(), "spec")), m.project()};
+}
+
+Result<UpdateClusterRequest> parse_update_cluster(std::string_view body) {
+  const auto m = TRY(decode<v1::UpdateClusterRequest>(body));
+  if (!m.has_spec()) return error(Code::InvalidArgument, "spec is required", "spec");
+  return UpdateClusterRequest{m.id(), TRY(read(m.spec(), "spec")), m.expected_generation()};
+}
+
+Result<CreateJobRequest> parse_create_job(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateJobRequest>(body));
+  TRY_VOID(required(m.entrypoint(), "entrypoint"));
+  if (m.cluster().empty() == !m.has_cluster_spec()) {
+    return error(Code::InvalidArgument, "give either cluster (a name or id) or clusterSpec (an own cluster for this job), not both and not neither", "cluster");
+  }
+  if (!m.runtime_env_json().empty()) {
+    const auto env = parse_json(m.runtime_env_json());
+    if (!env.ok() || !env->is(Json::Kind::Object)) return error(Code::InvalidArgument, "runtimeEnvJson must be the text of a JSON object", "runtimeEnvJson");
+  }
+  CreateJobRequest out;
+  out.project = m.project();
+  JobSpec& spec = out.spec;
+  spec.name = m.name();
+  spec.entrypoint = m.entrypoint();
+  spec.cluster = m.cluster();
+  spec.ephemeral = m.has_cluster_spec();
+  if (spec.ephemeral) spec.cluster_spec = TRY(read(m.cluster_spec(), "clusterSpec"));
+  spec.runtime_env_json = m.runtime_env_json();
+  spec.working_dir_blob = m.working_dir_blob();
+  spec.metadata = {m.metadata().begin(), m.metadata().end()};
+  spec.retries = m.retries();
+  spec.timeout = TRY(read_seconds(m.timeout_seconds(), "timeoutSeconds"));
+  return out;
+}
+
+Result<ClusterSpec> parse_cluster_spec(const Json& value) {
+  v1::ClusterSpec spec;
+  TRY_VOID(read_message(value, spec));
+  return read(spec, "");
+}
+
+std::string to_json(const LoginRequest& request) {
+  v1::LoginRequest m;
+  m.set_name(request.name);
+  m.set_password(request.password);
+  m.set_label(request.label);
+  return write_message(m);
+}
+std::string to_json(const CreatePrincipalRequest& request) {
+  v1::CreatePrincipalRequest m;
+  m.set_name(request.name);
+  m.set_role(std::string(text(request.role)));
+  m.set_org(request.org);
+  m.set_password(request.password);
+  return write_message(m);
+}
+std::string to_json(const CreateApiTokenRequest& request) {
+  v1::CreateApiTokenRequest m;
+  m.set_label(request.label);
+  for (const auto& scope : request.scopes) m.add_scopes(scope);
+  m.set_lifetime_seconds(request.lifetime.count() / 1000);
+  return write_message(m);
+}
+std::string to_json(const CreateJoinTokenRequest& request) {
+  v1::CreateJoinTokenRequest m;
+  m.set_org(request.org);
+  m.mutable_labels()->insert(request.labels.begin(), request.labels.end());
+  m.set_lifetime_seconds(request.lifetime.count() / 1000);
+  return write_message(m);
+}
+std::string to_json(const NodeActionRequest& request) {
+  v1::NodeActionRequest m;
+  m.set_id(request.id);
+  m.set_action(request.action);
+  if (request.tier) m.set_tier(std::string(text(*request.tier)));
+  return write_message(m);
+}
+std::string to_json(const EnrollRequest& request) {
+  v1::EnrollRequest m;
+  m.set_token(request.token);
+  m.set_csr_pem(request.csr_pem);
+  m.set_name(request.name);
+  write(request.facts, *m.mutable_facts());
+  return write_message(m);
+}
+std::string to_json(const CreateClusterRequest& request) {
+  v1::CreateClusterRequest m;
+  write(request.spec, *m.mutable_spec());
+  m.set_project(request.project);
+  return write_message(m);
+}
+std::string to_json(const UpdateClusterRequest& request) {
+  v1::UpdateClusterRequest m;
+  m.set_id(request.id);
+  write(request.spec, *m.mutable_spec());
+  m.set_expected_generation(request.expected_generation);
+  return write_message(m);
+}
+std::string to_json(const CreateJobRequest& request) {
+  v1::CreateJobRequest m;
+  const JobSpec& spec = request.spec;
+  m.set_name(spec.name);
+  m.set_entrypoint(spec.entrypoint);
+  m.set_cluster(spec.cluster);
+  if (spec.ephemeral) write(spec.cluster_spec, *m.mutable_cluster_spec());
+  m.set_runtime_env_json(spec.runtime_env_json);
+  m.set_working_dir_blob(spec.working_dir_blob);
+  m.mutable_metadata()->insert(spec.metadata.begin(), spec.metadata.end());
+  m.set_retries(spec.retries);
+  m.set_timeout_seconds(spec.timeout.count() / 1000);
+  m.set_project(request.project);
+  return write_message(m);
+}
+
+}  // namespace muster::wire

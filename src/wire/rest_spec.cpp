@@ -1,0 +1,206 @@
+#include "wire/rest_spec.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "wire/names.h"
+
+namespace muster::wire {
+namespace {
+
+constexpr double kUnitsMax = 1e9;
+constexpr std::int64_t kSecondsMax = 10LL * 366 * 86'400;
+
+Result<std::int64_t> milli(double value, const std::string& path) {
+  if (value < 0 || value > kUnitsMax) return error(Code::InvalidArgument, fmt::format("{} must be between 0 and {:.0f}", path, kUnitsMax), path);
+  return static_cast<std::int64_t>(std::llround(value * 1000));
+}
+Status not_negative(std::int64_t value, const std::string& path) {
+  if (value < 0) return error(Code::InvalidArgument, fmt::format("{} must not be negative", path), path);
+  return {};
+}
+std::map<std::string, std::string> texts(const google::protobuf::Map<std::string, std::string>& from) { return {from.begin(), from.end()}; }
+std::vector<std::string> texts(const google::protobuf::RepeatedPtrField<std::string>& from) { return {from.begin(), from.end()}; }
+void texts(const std::map<std::string, std::string>& from, google::protobuf::Map<std::string, std::string>& to) { to.insert(from.begin(), from.end()); }
+void texts(const std::vector<std::string>& from, google::protobuf::RepeatedPtrField<std::string>& to) { to.Assign(from.begin(), from.end()); }
+
+void write(const NodeRequest& from, v1::NodeRequest& to) {
+  wire::write(from.resources, *to.mutable_resources());
+  to.set_whole_machine(from.whole_machine);
+  to.set_gpu_model(from.gpu_model);
+  texts(from.labels, *to.mutable_labels());
+  texts(from.constraints, *to.mutable_constraints());
+  for (const NodeId node : from.pinned) to.add_pinned_nodes(node.str());
+}
+Result<NodeRequest> read(const v1::NodeRequest& from, const std::string& path) {
+  NodeRequest to;
+  to.resources = TRY(wire::read(from.resources(), path + ".resources"));
+  to.whole_machine = from.whole_machine();
+  to.gpu_model = from.gpu_model();
+  to.labels = texts(from.labels());
+  to.constraints = texts(from.constraints());
+  for (int i = 0; i < from.pinned_nodes_size(); ++i) {
+    const auto id = NodeId::parse(from.pinned_nodes(i));
+    const std::string at = fmt::format("{}.pinnedNodes[{}]", path, i);
+    if (!id) return error(Code::InvalidArgument, fmt::format("{} must be a node id like node-12", at), at);
+    to.pinned.push_back(*id);
+  }
+  return to;
+}
+Result<WorkerGroup> read(const v1::WorkerGroup& from, const std::string& path) {
+  WorkerGroup to;
+  to.name = from.name();
+  to.min = from.min();
+  to.max = from.max();
+  to.request = TRY(read(from.request(), path + ".request"));
+  to.setup_commands = texts(from.setup_commands());
+  to.env = texts(from.env());
+  return to;
+}
+
+}  // namespace
+
+std::string time_text(WallTime time) { return time.ms == 0 ? std::string() : format_utc(time); }
+
+Result<Millis> read_seconds(std::int64_t seconds, const std::string& path) {
+  if (seconds < 0 || seconds > kSecondsMax) {
+    return error(Code::InvalidArgument, fmt::format("{} must be between 0 and {} seconds", path, kSecondsMax), path);
+  }
+  return Millis(seconds * 1000);
+}
+
+void write(const Resources& from, v1::Resources& to) {
+  to.set_cpus(static_cast<double>(from.cpu_milli) / 1000);
+  to.set_memory_bytes(from.memory_bytes);
+  to.set_gpus(from.gpus);
+  to.set_disk_bytes(from.disk_bytes);
+  to.set_object_store_bytes(from.object_store_bytes);
+  for (const auto& [name, amount] : from.custom_milli) (*to.mutable_custom())[name] = static_cast<double>(amount) / 1000;
+}
+
+Result<Resources> read(const v1::Resources& from, const std::string& path) {
+  Resources to;
+  to.cpu_milli = TRY(milli(from.cpus(), path + ".cpus"));
+  TRY_VOID(not_negative(from.memory_bytes(), path + ".memoryBytes"));
+  TRY_VOID(not_negative(from.gpus(), path + ".gpus"));
+  TRY_VOID(not_negative(from.disk_bytes(), path + ".diskBytes"));
+  TRY_VOID(not_negative(from.object_store_bytes(), path + ".objectStoreBytes"));
+  to.memory_bytes = from.memory_bytes();
+  to.gpus = from.gpus();
+  to.disk_bytes = from.disk_bytes();
+  to.object_store_bytes = from.object_store_bytes();
+  for (const auto& [name, amount] : from.custom()) to.custom_milli[name] = TRY(milli(amount, path + ".custom." + name));
+  return to;
+}
+
+void write(const ClusterSpec& from, v1::ClusterSpec& to) {
+  to.set_name(from.name);
+  to.set_image(from.image);
+  to.set_runtime(std::string(text(from.runtime)));
+  to.set_arch(from.arch);
+  to.set_pool(from.pool);
+  write(from.head, *to.mutable_head());
+  for (const auto& group : from.groups) {
+    auto& out = *to.add_groups();
+    out.set_name(group.name);
+    out.set_min(group.min);
+    out.set_max(group.max);
+    write(group.request, *out.mutable_request());
+    texts(group.setup_commands, *out.mutable_setup_commands());
+    texts(group.env, *out.mutable_env());
+  }
+  texts(from.head_setup_commands, *to.mutable_head_setup_commands());
+  texts(from.setup_commands, *to.mutable_setup_commands());
+  texts(from.env, *to.mutable_env());
+  for (const auto& file : from.files) {
+    auto& out = *to.add_files();
+    out.set_path(file.path);
+    out.set_blob(file.blob);
+  }
+  to.set_spares(from.spares);
+  to.set_egress(from.egress);
+  to.set_shm_bytes(from.shm_bytes);
+  to.set_nofile(from.nofile);
+  to.set_tier(from.tier);
+  to.set_priority(from.priority);
+  to.set_idle_timeout_seconds(from.idle_timeout.count() / 1000);
+  to.set_max_lifetime_seconds(from.max_lifetime.count() / 1000);
+}
+
+Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
+  ClusterSpec to;
+  const ClusterSpec defaults;
+  const std::string at = path.empty() ? "" : path + ".";
+  to.name = from.name();
+  to.image = from.image();
+  if (!from.runtime().empty()) {
+    const auto runtime = parse_runtime(from.runtime());
+    if (!runtime) return error(Code::InvalidArgument, at + "runtime must be docker or venv", at + "runtime");
+    to.runtime = *runtime;
+  }
+  if (!from.arch().empty()) to.arch = from.arch();
+  if (!from.pool().empty()) to.pool = from.pool();
+  to.head = TRY(read(from.head(), at + "head"));
+  for (int i = 0; i < from.groups_size(); ++i) to.groups.push_back(TRY(read(from.groups(i), fmt::format("{}groups[{}]", at, i))));
+  to.head_setup_commands = texts(from.head_setup_commands());
+  to.setup_commands = texts(from.setup_commands());
+  to.env = texts(from.env());
+  for (const auto& file : from.files()) to.files.push_back({file.path(), file.blob()});
+  to.spares = from.spares();
+  to.egress = from.egress();
+  TRY_VOID(not_negative(from.shm_bytes(), at + "shmBytes"));
+  TRY_VOID(not_negative(from.nofile(), at + "nofile"));
+  to.shm_bytes = from.shm_bytes();
+  if (from.nofile() != 0) to.nofile = from.nofile();
+  if (from.tier() > 255) return error(Code::InvalidArgument, at + "tier must be between 0 and 255", at + "tier");
+  to.tier = from.has_tier() ? static_cast<std::uint8_t>(from.tier()) : defaults.tier;
+  to.priority = from.priority();
+  to.idle_timeout = TRY(read_seconds(from.idle_timeout_seconds(), at + "idleTimeoutSeconds"));
+  to.max_lifetime = TRY(read_seconds(from.max_lifetime_seconds(), at + "maxLifetimeSeconds"));
+  return to;
+}
+
+void write(const NodeFacts& from, v1::NodeFacts& to) {
+  to.set_hostname(from.hostname);
+  to.set_arch(from.arch);
+  to.set_os(from.os);
+  to.set_kernel(from.kernel);
+  to.set_agent_version(from.agent_version);
+  to.set_boot_id(from.boot_id);
+  to.set_region(from.region);
+  write(from.capacity, *to.mutable_capacity());
+  for (const auto& device : from.devices) {
+    auto& out = *to.add_devices();
+    out.set_uuid(device.uuid);
+    out.set_model(device.model);
+    out.set_memory_bytes(device.memory_bytes);
+  }
+  for (const RuntimeKind runtime : from.runtimes) to.add_runtimes(std::string(text(runtime)));
+  to.set_egress_allowed(from.egress_allowed);
+  texts(from.labels, *to.mutable_labels());
+}
+
+Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path) {
+  NodeFacts to;
+  to.hostname = from.hostname();
+  to.arch = from.arch();
+  to.os = from.os();
+  to.kernel = from.kernel();
+  to.agent_version = from.agent_version();
+  to.boot_id = from.boot_id();
+  to.region = from.region();
+  to.capacity = TRY(read(from.capacity(), path + ".capacity"));
+  for (const auto& device : from.devices()) to.devices.push_back({device.uuid(), device.model(), device.memory_bytes()});
+  for (int i = 0; i < from.runtimes_size(); ++i) {
+    const auto runtime = parse_runtime(from.runtimes(i));
+    const std::string at = fmt::format("{}.runtimes[{}]", path, i);
+    if (!runtime) return error(Code::InvalidArgument, at + " must be docker or venv", at);
+    to.runtimes.push_back(*runtime);
+  }
+  to.egress_allowed = from.egress_allowed();
+  to.labels = texts(from.labels());
+  return to;
+}
+
+}  // namespace muster::wire

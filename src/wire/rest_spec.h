@@ -1,0 +1,21 @@
+#pragma once
+// Model values <-> contract messages that requests and views share (private to wire). Thousandths travel as decimal numbers and
+// are rounded once; durations travel as whole seconds. Errors carry the field path below `path`.
+#include <string>
+
+#include "base/result.h"
+#include "model/types.h"
+#include "muster/v1/api.pb.h"
+
+namespace muster::wire {
+
+void write(const Resources& from, v1::Resources& to);
+Result<Resources> read(const v1::Resources& from, const std::string& path);
+void write(const ClusterSpec& from, v1::ClusterSpec& to);
+Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path);
+void write(const NodeFacts& from, v1::NodeFacts& to);
+Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path);
+Result<Millis> read_seconds(std::int64_t seconds, const std::string& path);
+std::string time_text(WallTime time);  // "" when 0
+
+}  // namespace muster::wire

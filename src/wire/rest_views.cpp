@@ -1,0 +1,285 @@
+#include <fmt/format.h>
+
+#include "muster/v1/api.pb.h"
+#include "wire/message_json.h"
+#include "wire/names.h"
+#include "wire/rest.h"
+#include "wire/rest_spec.h"
+
+namespace muster::wire {
+namespace {
+
+// Texts that machines sent may be any bytes; JSON must stay UTF-8.
+std::string clean(const std::string& value) {
+  if (valid_utf8(value)) return value;
+  std::string out;
+  for (const char c : value) out += static_cast<unsigned char>(c) < 0x80 ? c : '?';
+  return out;
+}
+
+void write(const PrincipalView& from, v1::Principal& to) {
+  to.set_id(from.principal.id.str());
+  to.set_name(from.principal.name);
+  to.set_role(std::string(text(from.principal.role)));
+  to.set_org_id(from.principal.org.str());
+  to.set_disabled(from.principal.disabled);
+  to.set_org(from.org);
+  to.set_default_project(from.default_project);
+}
+void write(const QueueView& from, v1::QueueEntry& to) {
+  to.set_cluster_id(from.cluster.str());
+  to.set_name(from.name);
+  to.set_position(from.position);
+  to.set_reason_code(from.reason_code);
+  to.set_reason(from.reason);
+  to.set_expected_start(time_text(from.expected_start));
+  to.set_tier(from.tier);
+  to.set_priority(from.priority);
+  to.set_waiting_since(time_text(from.since));
+}
+void write(const SlotView& from, v1::Slot& to) {
+  to.set_id(from.slot.id.str());
+  to.set_role(std::string(text(from.slot.role)));
+  to.set_group(from.slot.group);
+  to.set_address(address_text(from.slot.address));
+  to.set_node_id(from.node.str());
+  to.set_node_name(from.node_name);
+  to.set_lease_id(from.slot.lease.str());
+  to.set_phase(std::string(text(from.phase)));
+  to.set_want(std::string(text(from.want)));
+  to.set_reason(clean(from.reason));
+  to.set_in_roster(from.slot.in_roster);
+  to.set_ray_node_id(clean(from.ray_node_id));
+  to.set_ray_alive(from.ray_alive);
+}
+
+}  // namespace
+
+std::string to_json(const PrincipalView& view) {
+  v1::Principal m;
+  write(view, m);
+  return write_message(m);
+}
+std::string to_json(const LoginView& view) {
+  v1::LoginResponse m;
+  m.set_token(view.token);
+  m.set_expires_at(time_text(view.expires));
+  write(view.principal, *m.mutable_principal());
+  return write_message(m);
+}
+std::string to_json(const Org& view) {
+  v1::Org m;
+  m.set_id(view.id.str());
+  m.set_name(view.name);
+  return write_message(m);
+}
+std::string to_json(const Project& view) {
+  v1::Project m;
+  m.set_id(view.id.str());
+  m.set_org_id(view.org.str());
+  m.set_name(view.name);
+  return write_message(m);
+}
+std::string to_json(const ApiTokenView& view) {
+  v1::ApiToken m;
+  m.set_id(view.token.id.str());
+  m.set_owner_id(view.token.owner.str());
+  m.set_label(view.token.label);
+  for (const auto& scope : view.token.scopes) m.add_scopes(scope);
+  m.set_expires_at(time_text(view.token.expires));
+  m.set_revoked(view.token.revoked);
+  m.set_secret(view.secret);
+  return write_message(m);
+}
+std::string to_json(const JoinTokenView& view) {
+  v1::JoinToken m;
+  m.set_id(view.token.id.str());
+  m.set_supplier_org_id(view.token.supplier.str());
+  m.mutable_labels()->insert(view.token.labels.begin(), view.token.labels.end());
+  m.set_expires_at(time_text(view.token.expires));
+  m.set_used_by(view.token.used_by.str());
+  m.set_revoked(view.token.revoked);
+  m.set_secret(view.secret);
+  return write_message(m);
+}
+std::string to_json(const EnrollView& view) {
+  v1::EnrollResponse m;
+  m.set_node_id(view.node.str());
+  m.set_certificate_pem(view.certificate_pem);
+  m.set_ca_pem(view.ca_pem);
+  m.set_roster_key(base64(view.roster_key));
+  m.set_command_key(base64(view.command_key));
+  for (const auto& relay : view.relays) m.add_relays(relay);
+  m.set_server_id(view.server_id);
+  return write_message(m);
+}
+
+std::string to_json(const NodeView& view) {
+  v1::Node m;
+  const Node& node = view.node;
+  m.set_id(node.id.str());
+  m.set_name(node.name);
+  m.set_supplier_org_id(node.supplier.str());
+  m.set_state(std::string(text(node.state)));
+  m.set_tier(std::string(text(node.tier)));
+  m.set_arch(clean(node.facts.arch));
+  m.set_hostname(clean(node.facts.hostname));
+  m.set_os(clean(node.facts.os));
+  m.set_kernel(clean(node.facts.kernel));
+  m.set_agent_version(clean(node.facts.agent_version));
+  m.set_region(clean(node.facts.region));
+  write(node.facts.capacity, *m.mutable_capacity());
+  write(view.free, *m.mutable_free());
+  for (const auto& device : node.facts.devices) {
+    auto& out = *m.add_devices();
+    out.set_uuid(clean(device.uuid));
+    out.set_model(clean(device.model));
+    out.set_memory_bytes(device.memory_bytes);
+  }
+  for (const auto& [key, value] : node.labels) (*m.mutable_labels())[clean(key)] = clean(value);
+  for (const RuntimeKind runtime : node.facts.runtimes) m.add_runtimes(std::string(text(runtime)));
+  m.set_egress_allowed(node.facts.egress_allowed);
+  m.set_draining(node.draining);
+  m.set_enrolled_at(time_text(node.enrolled_at));
+  m.set_state_since(time_text(node.state_since));
+  for (const auto& lease : view.leases) {
+    auto& out = *m.add_leases();
+    out.set_id(lease.lease.id.str());
+    out.set_cluster(lease.cluster);
+    out.set_role(std::string(text(lease.role)));
+    out.set_phase(std::string(text(lease.lease.phase)));
+    out.set_want(std::string(text(lease.lease.want)));
+    out.set_reason(clean(lease.lease.reason));
+  }
+  m.set_not_hired(view.not_hired);
+  return write_message(m);
+}
+
+std::string to_json(const QueueView& view) {
+  v1::QueueEntry m;
+  write(view, m);
+  return write_message(m);
+}
+
+std::string to_json(const ClusterView& view) {
+  v1::Cluster m;
+  const Cluster& cluster = view.cluster;
+  m.set_id(cluster.id.str());
+  m.set_name(cluster.spec.name);
+  m.set_project_id(cluster.project.str());
+  m.set_state(std::string(text(cluster.state)));
+  m.set_reason(clean(cluster.reason));
+  write(cluster.spec, *m.mutable_spec());
+  m.set_generation(cluster.generation);
+  for (const auto& slot : view.slots) write(slot, *m.add_slots());
+  for (const auto& node : view.ray_nodes) {
+    auto& out = *m.add_ray_nodes();
+    out.set_ray_node_id(clean(node.ray_node_id));
+    out.set_address(address_text(node.address));
+    out.set_alive(node.alive);
+    Resources total = node.total;
+    total.custom_milli.clear();
+    for (const auto& [name, amount] : node.total.custom_milli) total.custom_milli[clean(name)] = amount;
+    write(total, *out.mutable_total());
+    out.set_idle_seconds(node.idle.count() / 1000);
+  }
+  for (const auto& difference : view.differences) m.add_differences(clean(difference));
+  for (const auto& warning : view.warnings) m.add_warnings(clean(warning));
+  m.set_ray_version(clean(cluster.probe.ray_version));
+  m.set_python_version(clean(cluster.probe.python_version));
+  m.set_head_recovery(cluster.probe.rocksdb);
+  m.set_image_digest(clean(cluster.probe.digest));
+  m.set_created_at(time_text(cluster.created_at));
+  m.set_started_at(time_text(cluster.started_at));
+  m.set_ended_at(time_text(cluster.ended_at));
+  if (view.queue) write(*view.queue, *m.mutable_queue());
+  m.set_roster_epoch(cluster.roster_epoch);
+  return write_message(m);
+}
+
+std::string to_json(const JobView& view) {
+  v1::Job m;
+  const Job& job = view.job;
+  m.set_id(job.id.str());
+  m.set_name(job.spec.name);
+  m.set_project_id(job.project.str());
+  m.set_cluster_id(job.cluster.str());
+  m.set_cluster(view.cluster);
+  m.set_entrypoint(job.spec.entrypoint);
+  m.set_state(std::string(text(job.state)));
+  m.set_attempt(job.attempt);
+  m.set_exit_code(job.exit_code);
+  m.set_reason(clean(job.reason));
+  m.set_log_bytes(job.log_bytes);
+  m.set_created_at(time_text(job.created_at));
+  m.set_started_at(time_text(job.started_at));
+  m.set_ended_at(time_text(job.ended_at));
+  m.set_retries(job.spec.retries);
+  m.set_timeout_seconds(job.spec.timeout.count() / 1000);
+  m.mutable_metadata()->insert(job.spec.metadata.begin(), job.spec.metadata.end());
+  return write_message(m);
+}
+
+std::string to_json(const BlobView& view) {
+  v1::Blob m;
+  m.set_digest(view.digest);
+  m.set_bytes(static_cast<std::int64_t>(view.bytes));
+  return write_message(m);
+}
+std::string to_json(const EventView& view) {
+  v1::Event m;
+  m.set_seq(view.seq);
+  m.set_at(time_text(view.at));
+  m.set_type(view.type);
+  m.set_subject(view.subject);
+  m.set_text(clean(view.text));
+  m.set_actor(view.actor);
+  for (const auto& [key, value] : view.data) (*m.mutable_data())[key] = clean(value);
+  return write_message(m);
+}
+std::string to_json(const TelemetryView& view) {
+  v1::TelemetryView m;
+  m.set_node_id(view.node.str());
+  m.set_node_name(view.node_name);
+  m.set_at(time_text(view.at));
+  m.set_cpus_used(static_cast<double>(view.cpu_milli) / 1000);
+  m.set_memory_used_bytes(static_cast<std::int64_t>(view.memory_used_bytes));
+  m.set_memory_total_bytes(static_cast<std::int64_t>(view.memory_total_bytes));
+  m.set_disk_free_bytes(static_cast<std::int64_t>(view.disk_free_bytes));
+  m.set_net_rx_bytes_s(static_cast<std::int64_t>(view.net_rx_bytes_s));
+  m.set_net_tx_bytes_s(static_cast<std::int64_t>(view.net_tx_bytes_s));
+  for (const auto& gpu : view.gpus) {
+    auto& out = *m.add_gpus();
+    out.set_uuid(clean(gpu.uuid));
+    out.set_use_percent(gpu.use_percent);
+    out.set_temperature_c(gpu.temperature_c);
+    out.set_power_w(gpu.power_w);
+    out.set_memory_used_bytes(gpu.memory_used_bytes);
+  }
+  return write_message(m);
+}
+std::string to_json(const ServerView& view) {
+  v1::ServerInfo m;
+  m.set_version(view.version);
+  m.set_server_id(view.server_id);
+  m.set_seq(view.seq);
+  m.set_read_only(view.read_only);
+  m.set_ca_sha256(view.ca_sha256);
+  for (const auto& relay : view.relays) m.add_relays(relay);
+  m.set_incarnation(view.incarnation);
+  return write_message(m);
+}
+
+std::string list_json(const std::vector<std::string>& items, std::string_view next_cursor, std::uint64_t seq) {
+  std::string out = "{\"items\":[";
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (i) out += ',';
+    out += items[i];
+  }
+  out += "],\"nextCursor\":";
+  append_json_string(out, next_cursor);
+  out += fmt::format(",\"seq\":\"{}\"}}", seq);
+  return out;
+}
+
+}  // namespace muster::wire
