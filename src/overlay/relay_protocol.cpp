@@ -1,0 +1,190 @@
+#include "overlay/relay_protocol.h"
+
+#include <cstring>
+
+#include "crypto/hash.h"
+#include "crypto/random.h"
+#include "overlay/endian.h"
+
+namespace muster::overlay {
+namespace {
+
+constexpr std::string_view kTokenDomain = "muster-relay-token-v1";
+constexpr std::string_view kProofDomain = "muster-relay-proof-v1";
+constexpr std::size_t kTokenMax = 512;
+constexpr std::size_t kMessageMax = 256;
+
+void append(Bytes& out, ByteView part) { out.insert(out.end(), part.begin(), part.end()); }
+
+void append_header(Bytes& out, RelayType type, std::size_t size) {
+  MUSTER_CHECK(size <= kRelayBodyMax);
+  std::uint8_t head[kRelayHeader];
+  head[0] = static_cast<std::uint8_t>(type);
+  store_be32(head + 1, static_cast<std::uint32_t>(size));
+  append(out, head);
+}
+
+void append_packet(Bytes& out, RelayType type, const Key32& key, ByteView payload) {
+  MUSTER_CHECK(payload.size() <= kRelayPayloadMax);
+  append_header(out, type, key.size() + payload.size());
+  append(out, key);
+  append(out, payload);
+}
+
+void append_id(Bytes& out, RelayType type, std::uint64_t id) {
+  std::uint8_t raw[8];
+  store_be64(raw, id);
+  append_header(out, type, sizeof raw);
+  append(out, raw);
+}
+
+Key32 key_at(ByteView body, std::size_t offset) {
+  Key32 key;
+  std::memcpy(key.data(), body.data() + offset, key.size());
+  return key;
+}
+
+Error bad(const char* what) { return error(Code::InvalidArgument, std::string("relay protocol: damaged ") + what + "; the connection is cut"); }
+
+// The token is in the proof too, so that a proof made for one token cannot be moved to another.
+std::optional<Key32> proof_of(const crypto::Secret32& secret, const Key32& peer, const Key32& nonce, const Key32& ephemeral,
+                              const Key32& overlay_key, ByteView token) {
+  const auto shared = crypto::x25519_agree(secret, peer);
+  if (!shared) return {};
+  Bytes key = crypto::hkdf_sha256(shared->bytes, nonce, as_bytes(kProofDomain), 32);
+  const Key32 proof = crypto::hmac_sha256(key, crypto::framed(kProofDomain, {nonce, ephemeral, overlay_key, token}));
+  crypto::zeroise(key);
+  return proof;
+}
+
+}  // namespace
+
+void FrameReader::feed(ByteView data) {
+  if (start_ == buffer_.size()) {
+    buffer_.clear();
+    start_ = 0;
+  } else if (start_ > kRelayBodyMax) {
+    buffer_.erase(buffer_.begin(), buffer_.begin() + static_cast<std::ptrdiff_t>(start_));
+    start_ = 0;
+  }
+  append(buffer_, data);
+}
+
+Result<std::optional<RelayFrame>> FrameReader::next() {
+  const ByteView rest = ByteView(buffer_).subspan(start_);
+  if (rest.empty()) return std::optional<RelayFrame>{};
+  if (rest[0] < 1 || rest[0] > static_cast<std::uint8_t>(RelayType::Error)) return bad("frame type");
+  if (rest.size() < kRelayHeader) return std::optional<RelayFrame>{};
+  const std::uint32_t size = load_be32(rest.data() + 1);
+  if (size > kRelayBodyMax) return bad("frame length");
+  if (rest.size() - kRelayHeader < size) return std::optional<RelayFrame>{};
+  start_ += kRelayHeader + size;
+  return std::optional<RelayFrame>(RelayFrame{static_cast<RelayType>(rest[0]), rest.subspan(kRelayHeader, size)});
+}
+
+void append_challenge(Bytes& out, const RelayChallenge& challenge) {
+  append_header(out, RelayType::Challenge, 65);
+  out.push_back(challenge.version);
+  append(out, challenge.nonce);
+  append(out, challenge.ephemeral);
+}
+void append_hello(Bytes& out, const RelayHello& hello) {
+  append_header(out, RelayType::Hello, 65 + hello.token.size());
+  out.push_back(hello.version);
+  append(out, hello.overlay_key);
+  append(out, hello.proof);
+  append(out, hello.token);
+}
+void append_welcome(Bytes& out) { append_header(out, RelayType::Welcome, 0); }
+void append_send(Bytes& out, const Key32& destination, ByteView payload) { append_packet(out, RelayType::Send, destination, payload); }
+void append_recv(Bytes& out, const Key32& source, ByteView payload) { append_packet(out, RelayType::Recv, source, payload); }
+void append_peer_gone(Bytes& out, const Key32& key) { append_packet(out, RelayType::PeerGone, key, {}); }
+void append_ping(Bytes& out, std::uint64_t id) { append_id(out, RelayType::Ping, id); }
+void append_pong(Bytes& out, std::uint64_t id) { append_id(out, RelayType::Pong, id); }
+void append_error(Bytes& out, RelayErrorCode code, std::string_view message) {
+  message = message.substr(0, kMessageMax);
+  append_header(out, RelayType::Error, 1 + message.size());
+  out.push_back(static_cast<std::uint8_t>(code));
+  append(out, as_bytes(message));
+}
+
+Result<RelayChallenge> parse_challenge(ByteView body) {
+  if (body.size() != 65) return bad("challenge");
+  return RelayChallenge{key_at(body, 1), key_at(body, 33), body[0]};
+}
+Result<RelayHello> parse_hello(ByteView body) {
+  if (body.size() < 65 || body.size() > 65 + kTokenMax) return bad("hello");
+  return RelayHello{body[0], key_at(body, 1), key_at(body, 33), Bytes(body.begin() + 65, body.end())};
+}
+Result<RelayPacket> parse_packet(ByteView body) {
+  if (body.size() <= 32 || body.size() - 32 > kRelayPayloadMax) return bad("packet");
+  return RelayPacket{key_at(body, 0), body.subspan(32)};
+}
+Result<Key32> parse_peer_gone(ByteView body) {
+  if (body.size() != 32) return bad("notice");
+  return key_at(body, 0);
+}
+Result<std::uint64_t> parse_ping(ByteView body) {
+  if (body.size() != 8) return bad("ping");
+  return load_be64(body.data());
+}
+Result<RelayError> parse_error(ByteView body) {
+  if (body.empty() || body.size() > 1 + kMessageMax || body[0] < 1 || body[0] > 7) return bad("error");
+  RelayError out{static_cast<RelayErrorCode>(body[0]), as_string(body.subspan(1))};
+  if (!valid_utf8(out.message)) return bad("error");
+  return out;
+}
+
+Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token) {
+  MUSTER_CHECK(token.relay.size() <= 255);
+  Bytes out;
+  out.push_back(1);
+  out.push_back(static_cast<std::uint8_t>(token.relay.size()));
+  append(out, as_bytes(token.relay));
+  std::uint8_t raw[8];
+  store_be64(raw, token.cluster);
+  append(out, raw);
+  append(out, token.overlay_key);
+  store_be64(raw, static_cast<std::uint64_t>(token.not_after.ms));
+  append(out, raw);
+  const Bytes signature = controller.sign(kTokenDomain, {out});
+  append(out, signature);
+  return out;
+}
+
+Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, std::string_view relay, WallTime now) {
+  const Error refused = error(Code::Unauthenticated, "the relay token is damaged or not signed by this control plane");
+  if (bytes.size() < 2 || bytes.size() > kTokenMax || bytes[0] != 1) return refused;
+  const std::size_t name = bytes[1];
+  if (bytes.size() != 2 + name + 8 + 32 + 8 + crypto::kSignatureBytes) return refused;
+  const ByteView body = bytes.first(bytes.size() - crypto::kSignatureBytes);
+  if (!crypto::verify(controller, kTokenDomain, {body}, bytes.last(crypto::kSignatureBytes))) return refused;
+  RelayToken out;
+  out.relay = as_string(body.subspan(2, name));
+  out.cluster = load_be64(body.data() + 2 + name);
+  out.overlay_key = key_at(body, 10 + name);
+  out.not_after = WallTime{static_cast<std::int64_t>(load_be64(body.data() + 42 + name))};
+  if (out.relay != relay) return error(Code::PermissionDenied, "the relay token is for another relay");
+  if (now >= out.not_after) return error(Code::Unauthenticated, "the relay token has expired; the agent gets a new one from the control plane");
+  return out;
+}
+
+RelayDoor open_door() { return {crypto::random_key32(), crypto::x25519_generate()}; }
+
+Result<RelayHello> make_hello(const RelayChallenge& challenge, const crypto::X25519Pair& overlay, ByteView token) {
+  if (challenge.version != kRelayVersion) return error(Code::Unsupported, "the relay speaks another version; update the older side");
+  const auto proof = proof_of(overlay.secret, challenge.ephemeral, challenge.nonce, challenge.ephemeral, overlay.public_key, token);
+  if (!proof) return bad("challenge");
+  return RelayHello{kRelayVersion, overlay.public_key, *proof, Bytes(token.begin(), token.end())};
+}
+
+Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller, std::string_view relay, WallTime now) {
+  if (hello.version != kRelayVersion) return error(Code::Unsupported, "this relay speaks version 1; update the agent");
+  RelayToken token = TRY(verify_relay_token(controller, hello.token, relay, now));
+  if (token.overlay_key != hello.overlay_key) return error(Code::PermissionDenied, "the relay token is for another key");
+  const auto proof = proof_of(door.ephemeral.secret, hello.overlay_key, door.nonce, door.ephemeral.public_key, hello.overlay_key, hello.token);
+  if (!proof || !crypto::equal(*proof, hello.proof)) return error(Code::Unauthenticated, "no proof of possession of the overlay key");
+  return token;
+}
+
+}  // namespace muster::overlay
