@@ -1,0 +1,111 @@
+#include "control/state.h"
+
+#include <algorithm>
+
+#include "control/mutants.h"
+
+namespace muster::control {
+namespace {
+
+template <class Map, class Key>
+auto* find_in(const Map& map, const Key& key) {
+  const auto it = map.find(key);
+  return it == map.end() ? nullptr : &it->second;
+}
+
+bool holds_devices(const Lease& lease) {
+  if (MUSTER_MUTANT(mutants::kFreeDevicesAtDecision) && lease.want == LeaseWant::Stop) return false;
+  return lease.end == LeaseEnd::None;
+}
+
+}  // namespace
+
+const Node* State::find_node(NodeId id) const { return find_in(nodes, id); }
+const Cluster* State::find_cluster(ClusterId id) const { return find_in(clusters, id); }
+const Slot* State::find_slot(SlotId id) const { return find_in(slots, id); }
+const Lease* State::find_lease(LeaseId id) const { return find_in(leases, id); }
+const Job* State::find_job(JobId id) const { return find_in(jobs, id); }
+
+const ApiToken* State::find_api_token(const Bytes& hash) const {
+  const auto* id = find_in(api_token_by_hash, hash);
+  return id == nullptr ? nullptr : find_in(api_tokens, *id);
+}
+
+const Slot* State::find_head(const Cluster& cluster) const {
+  for (const SlotId id : cluster.slots)
+    if (const Slot* slot = find_slot(id); slot != nullptr && slot->role == SlotRole::Head) return slot;
+  return nullptr;
+}
+
+std::vector<LeaseId> State::live_leases(NodeId node) const {
+  std::vector<LeaseId> out;
+  for (auto it = leases_by_node.lower_bound({node, LeaseId{}}); it != leases_by_node.end() && it->first == node; ++it) out.push_back(it->second);
+  return out;
+}
+
+std::vector<LeaseId> State::cluster_leases(ClusterId cluster) const {
+  std::vector<LeaseId> out;
+  for (auto it = leases_by_cluster.lower_bound({cluster, LeaseId{}}); it != leases_by_cluster.end() && it->first == cluster; ++it)
+    out.push_back(it->second);
+  return out;
+}
+
+bool terminal(ClusterState state) { return state == ClusterState::Stopped || state == ClusterState::Failed; }
+bool terminal(JobState state) { return state == JobState::Succeeded || state == JobState::Failed || state == JobState::Stopped; }
+
+void rebuild_indexes(State& s) {
+  s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.cluster_by_name.clear(), s.api_token_by_hash.clear();
+  s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(), s.active_jobs.clear();
+  s.queued_jobs.clear(), s.timers_due.clear(), s.requests_by_order.clear();
+  for (const auto& [id, org] : s.orgs) s.org_by_name[org.name] = id;
+  for (const auto& [id, project] : s.projects) s.project_by_name[{project.org, project.name}] = id;
+  for (const auto& [id, principal] : s.principals) s.principal_by_name[principal.name] = id;
+  for (const auto& [id, token] : s.api_tokens) s.api_token_by_hash[token.hash] = id;
+  for (const auto& [id, token] : s.join_tokens) s.join_token_by_hash[token.hash] = id;
+  for (const auto& [id, node] : s.nodes) s.node_by_key[node.device_key] = id;
+  for (const auto& [id, cluster] : s.clusters)
+    if (!terminal(cluster.state)) s.cluster_by_name[{cluster.project, cluster.spec.name}] = id;
+  for (const auto& [id, lease] : s.leases) {
+    s.leases_by_cluster.emplace(lease.cluster, id);
+    if (lease.end == LeaseEnd::None) s.leases_by_node.emplace(lease.node, id);
+  }
+  for (const auto& [id, job] : s.jobs) {
+    if (terminal(job.state)) continue;
+    (job.state == JobState::Queued ? s.queued_jobs : s.active_jobs).emplace(job.cluster, id);
+  }
+  for (const auto& [key, at] : s.timers) s.timers_due.emplace(at, key);
+  for (const auto& [key, request] : s.requests) s.requests_by_order[request.order] = key;
+}
+
+Resources free_resources(const State& state, const Node& node) {
+  Resources free = node.facts.capacity;
+  for (const LeaseId id : state.live_leases(node.id)) {
+    const Lease* lease = state.find_lease(id);
+    if (lease == nullptr || !holds_devices(*lease)) continue;
+    free.cpu_milli -= lease->resources.cpu_milli;
+    free.memory_bytes -= lease->resources.memory_bytes;
+    free.gpus -= lease->resources.gpus;
+    free.disk_bytes -= lease->resources.disk_bytes;
+    free.object_store_bytes -= lease->resources.object_store_bytes;
+    for (const auto& [name, amount] : lease->resources.custom_milli)
+      if (const auto it = free.custom_milli.find(name); it != free.custom_milli.end()) it->second -= amount;
+  }
+  for (auto* amount : {&free.cpu_milli, &free.memory_bytes, &free.gpus, &free.disk_bytes, &free.object_store_bytes})
+    *amount = std::max<std::int64_t>(*amount, 0);
+  return free;
+}
+
+std::vector<std::string> free_devices(const State& state, const Node& node) {
+  std::set<std::string> taken;
+  for (const LeaseId id : state.live_leases(node.id))
+    if (const Lease* lease = state.find_lease(id); lease != nullptr && holds_devices(*lease) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice))
+      taken.insert(lease->devices.begin(), lease->devices.end());
+  std::vector<std::string> free;
+  for (const Device& device : node.facts.devices)
+    if (!taken.contains(device.uuid)) free.push_back(device.uuid);
+  return free;
+}
+
+bool schedulable(const Node& node) { return node.state == NodeState::Online && !node.draining; }
+
+}  // namespace muster::control
