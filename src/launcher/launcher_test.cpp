@@ -1,0 +1,238 @@
+#include "launcher/launcher.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include <gtest/gtest.h>
+
+namespace muster::launcher {
+namespace {
+
+using What = ReportRow::What;
+
+std::string slurp(const std::string& relative) {
+  const auto root = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  std::ifstream in(root / relative);
+  std::ostringstream text;
+  text << in.rdbuf();
+  EXPECT_FALSE(text.str().empty()) << relative;
+  return text.str();
+}
+
+Launch load(const std::string& relative, const Context& context = {}) {
+  auto launch = from_yaml(slurp(relative), context);
+  EXPECT_TRUE(launch.ok()) << relative << ": " << (launch.ok() ? "" : launch.error().message);
+  return launch.ok() ? *launch : Launch{};
+}
+
+bool says(const Launch& launch, const std::string& key, What what, const std::string& part = "") {
+  for (const auto& row : launch.report)
+    if (row.key == key && row.what == what && row.text.find(part) != std::string::npos) return true;
+  return false;
+}
+
+std::string fails(const std::string& text) {
+  auto launch = from_yaml(text, {});
+  EXPECT_FALSE(launch.ok()) << text;
+  return launch.ok() ? "" : launch.error().message;
+}
+
+Context owner() {
+  Context context;
+  context.find_node = [](std::string_view address) -> std::optional<NodeId> {
+    if (address == "149.36.0.221" || address == "192.0.2.1") return NodeId{1};
+    if (address == "94.101.98.216" || address == "192.0.2.2") return NodeId{2};
+    if (address == "94.101.98.190") return NodeId{3};
+    return {};
+  };
+  return context;
+}
+
+TEST(Launcher, SeedFileUnmodifiedAsCounts) {
+  const Launch launch = load("examples/default.yaml");
+  const ClusterSpec& spec = launch.spec;
+  EXPECT_EQ(spec.name, "default");
+  EXPECT_EQ(spec.image, "muster/ray:2.60.0");
+  EXPECT_TRUE(says(launch, "docker.image", What::Replaced, "rayproject/ray:latest-gpu"));
+  EXPECT_EQ(spec.nofile, 65'536);
+  ASSERT_EQ(spec.groups.size(), 1u);
+  EXPECT_EQ(spec.groups[0].min, 2u);
+  EXPECT_EQ(spec.groups[0].max, 2u);
+  EXPECT_TRUE(spec.groups[0].request.whole_machine);
+  EXPECT_TRUE(spec.groups[0].request.pinned.empty());
+  EXPECT_FALSE(spec.head.whole_machine);
+  EXPECT_EQ(spec.head.resources.gpus, 0);
+  EXPECT_EQ(spec.idle_timeout, Millis(300'000));
+  EXPECT_TRUE(says(launch, "auth", What::Ignored, "no SSH"));
+  EXPECT_TRUE(says(launch, "provider.head_ip", What::Replaced, "149.36.0.221"));
+  EXPECT_TRUE(says(launch, "provider.worker_ips", What::Replaced, "2 worker machines"));
+  EXPECT_TRUE(says(launch, "head_start_ray_commands", What::Replaced, "--autoscaling-config"));
+  EXPECT_TRUE(says(launch, "head_start_ray_commands", What::Replaced, "ulimit -c unlimited"));
+  EXPECT_TRUE(says(launch, "worker_start_ray_commands", What::Replaced, "ray stop"));
+  EXPECT_TRUE(spec.setup_commands.empty() && spec.head_setup_commands.empty() && spec.groups[0].setup_commands.empty());
+}
+
+TEST(Launcher, SeedFileOnOwnMachinesIsPinned) {
+  const Launch launch = load("examples/default.yaml", owner());
+  EXPECT_EQ(launch.spec.head.pinned, std::vector<NodeId>{NodeId{1}});
+  EXPECT_TRUE(launch.spec.head.whole_machine);
+  ASSERT_EQ(launch.spec.groups.size(), 1u);
+  EXPECT_EQ(launch.spec.groups[0].request.pinned, (std::vector<NodeId>{NodeId{2}, NodeId{3}}));
+  EXPECT_TRUE(says(launch, "provider.worker_ips", What::Mapped, "node-3"));
+}
+
+TEST(Launcher, MixedOwnAndForeignAddressesMakeTwoGroups) {
+  const Launch launch = load("tests/data/launcher/muster_section.yaml", owner());
+  const ClusterSpec& spec = launch.spec;
+  ASSERT_EQ(spec.groups.size(), 2u);
+  EXPECT_EQ(spec.groups[0].name, "worker-own");
+  EXPECT_EQ(spec.groups[0].request.pinned, std::vector<NodeId>{NodeId{2}});
+  EXPECT_EQ(spec.groups[0].min, 1u);
+  EXPECT_EQ(spec.groups[1].min, 1u);
+  EXPECT_EQ(spec.groups[1].max, 2u);
+  const NodeRequest& worker = spec.groups[1].request;
+  EXPECT_EQ(worker.resources.cpu_milli, 4'000);
+  EXPECT_EQ(worker.resources.gpus, 1);
+  EXPECT_EQ(worker.resources.custom_milli.at("fast"), 2'000);
+  EXPECT_EQ(worker.resources.object_store_bytes, 1'000'000'000);
+  EXPECT_EQ(worker.resources.memory_bytes, std::int64_t{4} << 30);
+  EXPECT_EQ(worker.gpu_model, "RTX 4090");
+  EXPECT_EQ(worker.constraints.at("region"), "eu");
+  EXPECT_EQ(spec.groups[1].setup_commands, std::vector<std::string>{"nvidia-smi -L"});
+  EXPECT_EQ(spec.env.at("OMP_NUM_THREADS"), "4");
+  EXPECT_EQ(spec.nofile, 4'096);
+  EXPECT_EQ(spec.spares, 1u);
+  EXPECT_EQ(spec.pool, "pool:lab");
+  EXPECT_TRUE(spec.egress);
+  EXPECT_EQ(spec.tier, 0);
+  EXPECT_EQ(spec.priority, -5);
+  EXPECT_EQ(spec.max_lifetime, Millis(90 * 60'000));
+  EXPECT_EQ(spec.head.resources.cpu_milli, 2'000);
+  EXPECT_TRUE(spec.head.gpu_model.empty());
+}
+
+TEST(Launcher, LocalManualWithPlaceholders) {
+  const Launch launch = load("tests/data/launcher/local_manual.yaml");
+  ASSERT_EQ(launch.spec.groups.size(), 1u);
+  EXPECT_EQ(launch.spec.groups[0].max, 2u);
+  EXPECT_TRUE(says(launch, "provider.worker_ips", What::Warning, "..."));
+  EXPECT_TRUE(says(launch, "docker.image", What::Warning, "empty"));
+  EXPECT_EQ(launch.spec.image, "muster/ray:2.60.0");
+  EXPECT_EQ(launch.excludes, std::vector<std::string>{"**/.git"});
+}
+
+TEST(Launcher, LocalAutomatic) {
+  const Launch launch = load("tests/data/launcher/local_automatic.yaml");
+  ASSERT_EQ(launch.spec.groups.size(), 1u);
+  EXPECT_EQ(launch.spec.groups[0].min, 1u);
+  EXPECT_EQ(launch.spec.groups[0].max, 4u);
+  EXPECT_TRUE(says(launch, "provider.coordinator_address", What::Replaced));
+}
+
+TEST(Launcher, AwsFull) {
+  const Launch launch = load("tests/data/launcher/aws_full.yaml");
+  const ClusterSpec& spec = launch.spec;
+  EXPECT_EQ(spec.image, "rayproject/ray:2.60.0-gpu");
+  EXPECT_EQ(spec.shm_bytes, std::int64_t{2} << 30);
+  EXPECT_EQ(spec.env.at("HF_HOME"), "/tmp/hf");
+  EXPECT_EQ(spec.env.at("MODE"), "a b");
+  ASSERT_EQ(spec.groups.size(), 1u);
+  EXPECT_EQ(spec.groups[0].name, "worker.kind");
+  EXPECT_EQ(spec.groups[0].request.resources.gpus, 1);
+  EXPECT_EQ(spec.groups[0].request.resources.custom_milli.at("special"), 500);
+  EXPECT_EQ(spec.groups[0].request.labels.at("team"), "vision");
+  EXPECT_EQ(launch.mounts, (std::vector<LocalMount>{{"/home/ray/code", "./code", 45}}));
+  EXPECT_EQ(spec.setup_commands[1], "echo \"two words: {x} # not a comment\" && true");
+  EXPECT_TRUE(says(launch, "docker.run_options", What::Warning, "--privileged"));
+  EXPECT_TRUE(says(launch, "docker.run_options", What::Warning, "-v /data:/data"));
+  EXPECT_TRUE(says(launch, "docker.run_options", What::Replaced, "--gpus all"));
+  EXPECT_TRUE(says(launch, "docker.run_options", What::Ignored, "--mystery"));
+  EXPECT_TRUE(says(launch, "docker.run_options", What::Warning, "command on the host"));
+  EXPECT_TRUE(says(launch, "setup_commands", What::Warning, "egress"));
+  EXPECT_TRUE(says(launch, "provider.security_group", What::Ignored));
+}
+
+TEST(Launcher, ManyKinds) {
+  const Launch launch = load("tests/data/launcher/aws_multi_node_type.yaml");
+  const ClusterSpec& spec = launch.spec;
+  EXPECT_EQ(spec.head.resources.cpu_milli, 4'000);
+  ASSERT_EQ(spec.groups.size(), 2u);
+  EXPECT_EQ(spec.groups[0].setup_commands, std::vector<std::string>{"echo only here"});
+  EXPECT_EQ(spec.groups[1].setup_commands, std::vector<std::string>{"echo everywhere"});
+  EXPECT_EQ(spec.groups[1].max, 10u);
+  EXPECT_EQ(spec.groups[1].request.resources.object_store_bytes, 100'000'000'000);
+  EXPECT_EQ(spec.shm_bytes, std::int64_t{8} << 30);
+  EXPECT_EQ(spec.image, "muster/ray:2.60.0");
+  EXPECT_TRUE(says(launch, "max_workers", What::Warning, "15 together"));
+}
+
+TEST(Launcher, OtherProvidersAreCounts) {
+  for (const std::string name : {"aws_minimal", "gcp", "azure", "aliyun", "vsphere", "legacy"}) {
+    const Launch launch = load("tests/data/launcher/" + name + ".yaml");
+    EXPECT_EQ(launch.spec.groups.size(), 1u) << name;
+    EXPECT_TRUE(says(launch, "provider.type", What::Replaced, "Muster provides")) << name;
+    EXPECT_FALSE(launch.spec.image.empty());
+  }
+  EXPECT_TRUE(says(load("tests/data/launcher/gcp.yaml"), "docker.image", What::Warning, "same image"));
+  const Launch legacy = load("tests/data/launcher/legacy.yaml");
+  EXPECT_EQ(legacy.spec.setup_commands, std::vector<std::string>{"echo second"});
+  EXPECT_TRUE(says(legacy, "setup_commands", What::Warning, "given twice"));
+  EXPECT_TRUE(says(legacy, "initial_workers", What::Ignored));
+  EXPECT_TRUE(says(load("tests/data/launcher/azure.yaml"), "provider.resource_group", What::Ignored, "azure"));
+  EXPECT_EQ(load("tests/data/launcher/azure.yaml").spec.groups[0].max, 2u);
+}
+
+TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
+  const std::string base = "cluster_name: a\nprovider: {type: aws}\n";
+  EXPECT_EQ(fails(base + "min_workers: TYPICALLY_TWO\n"), "line 3: min_workers must be a whole number, but is \"TYPICALLY_TWO\"; put a number there");
+  EXPECT_EQ(fails(base + "max_worker: 2\n"), "line 3: max_worker is not a key of Ray's cluster YAML; did you mean max_workers?");
+  EXPECT_NE(fails(base + "min_workers: 3\nmax_workers: 2\n").find("more than max_workers"), std::string::npos);
+  EXPECT_NE(fails(base + "setup_commands:\n  - echo: x\n").find("put the command in quotes"), std::string::npos);
+  EXPECT_NE(fails("cluster_name: a\n").find("provider is missing"), std::string::npos);
+  EXPECT_NE(fails("cluster_name: a\nprovider: {type: local, worker_ips: []}\n").find("head_ip is missing"), std::string::npos);
+  EXPECT_NE(fails("cluster_name: 'a b'\nprovider: {type: aws}\n").find("cluster_name may hold"), std::string::npos);
+  EXPECT_NE(fails("apiVersion: ray.io/v1\nkind: RayCluster\n").find("Kubernetes"), std::string::npos);
+  EXPECT_NE(fails(base + "muster: {sparse: 1}\n").find("did you mean spares"), std::string::npos);
+  EXPECT_NE(fails(base + "head_node_type: x\navailable_node_types: {y: {}}\n").find("lacks"), std::string::npos);
+  EXPECT_NE(fails(base + "idle_timeout_minutes: -1\n").find("0 or more"), std::string::npos);
+  EXPECT_NE(fails(base + "docker: {run_options: [--ulimit nofile=abc]}\n").find("nofile=65536"), std::string::npos);
+  EXPECT_NE(fails("- a\n- b\n").find("must be a map"), std::string::npos);
+  EXPECT_EQ(from_yaml(base + "max_workers: [1]\n", {}).error().field, "max_workers");
+}
+
+TEST(Launcher, OldImagesAreWarnedAbout) {
+  const auto launch = from_yaml("cluster_name: a\nprovider: {type: aws}\ndocker: {image: 'rayproject/ray:2.9.0-py310'}\n", {});
+  ASSERT_TRUE(launch.ok());
+  EXPECT_TRUE(says(*launch, "docker.image", What::Warning, "older than Ray 2.52"));
+  Context context;
+  context.default_image = "registry.example/ray@sha256:00";
+  const auto other = from_yaml("cluster_name: a\nprovider: {type: aws}\n", context);
+  EXPECT_EQ(other->spec.image, context.default_image);
+}
+
+TEST(Launcher, ReportIsAReadableTable) {
+  const Launch launch = load("examples/default.yaml");
+  const std::string text = report_text(launch.report, 100);
+  EXPECT_NE(text.find("docker.image"), std::string::npos);
+  EXPECT_NE(text.find("replaced "), std::string::npos);
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 104u) << line;
+}
+
+// Damaged files never crash and never loop: every prefix and every single-byte damage of a real one.
+TEST(Launcher, DamagedFilesGiveErrorsOrLaunches) {
+  const std::string text = slurp("tests/data/launcher/aws_full.yaml");
+  std::size_t refused = 0;
+  for (std::size_t cut = 0; cut < text.size(); cut += 3) refused += from_yaml(text.substr(0, cut), owner()).ok() ? 0 : 1;
+  for (std::size_t at = 0; at < text.size(); at += 2)
+    for (const char c : {'{', '&', '*', '-', ':', '\t', '\n', '"', '\xff'}) {
+      std::string damaged = text;
+      damaged[at] = c;
+      refused += from_yaml(damaged, owner()).ok() ? 0 : 1;
+    }
+  EXPECT_GT(refused, 100u);
+}
+
+}  // namespace
+}  // namespace muster::launcher
