@@ -36,6 +36,13 @@ function(muster_rooms file)
   endforeach()
 endfunction()
 
+# Files of the tree that room host carries inside the binary (src/host/embedded.cpp).
+function(muster_embedded)
+  target_compile_definitions(muster_host PRIVATE MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/host/embedded.cpp PROPERTIES
+    OBJECT_DEPENDS "${CMAKE_SOURCE_DIR}/src/host/ray_helper.py;${CMAKE_SOURCE_DIR}/deploy/seccomp.json")
+endfunction()
+
 # src/apps/<name>.cpp -> executable <name>; what it composes is listed here.
 function(muster_app name)
   if(EXISTS ${CMAKE_SOURCE_DIR}/src/apps/${name}.cpp)

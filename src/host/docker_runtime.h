@@ -1,0 +1,77 @@
+#pragma once
+// Runtime over the Docker Engine API (>= 1.40; Podman's compatible socket as well), spoken on its unix socket. Per lease a
+// pause container (network none) holds the namespace with `lo` and the cluster's TUN, and a workload container joins it:
+// no capabilities, no new privileges, our seccomp profile, limits. Touches only containers that carry this machine's label.
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include <boost/json/value.hpp>
+
+#include "host/engine_http.h"
+#include "host/layout.h"
+#include "host/runtime.h"
+
+namespace muster::host {
+
+struct DockerOptions {
+  Layout layout;
+  std::string socket = "/var/run/docker.sock";
+  std::string node_id;       // "node-12", shown in labels
+  std::string machine;       // unique per enrolment, in names and labels
+  std::string secrets_root;  // a directory on a tmpfs; empty = chosen
+  // Makes the persistent TUN in the namespace of that process; replaced in tests.
+  std::function<Status(pid_t, const LaunchSpec&)> make_tun;
+};
+
+class DockerRuntime : public Runtime {
+ public:
+  explicit DockerRuntime(DockerOptions options);
+  Result<EngineInfo> info() override;
+  Result<std::string> pull(const std::string& image, const RegistryAuth& auth, const Progress& progress) override;
+  Status start_probe(const std::string& lease, const std::string& image) override;
+  Status stop_probe(const std::string& lease) override;
+  Result<Launched> launch(const LaunchSpec& spec) override;
+  Status put_secret(const std::string& lease, ByteView ray_token) override;
+  Status put_blob(const std::string& lease, const std::string& blob, int source) override;
+  Status stop(const std::string& lease, int grace_s) override;
+  Status remove(const std::string& lease) override;
+  Result<std::vector<LeaseState>> list() override;
+  Result<Fd> connect_helper(const std::string& lease, Place place) override;
+  Result<ExecOpen> exec(const std::string& lease, const std::vector<std::string>& argv, bool tty) override;
+  Status resize(const std::string& lease, const std::string& exec, int rows, int cols) override;
+  Result<std::int64_t> exec_code(const std::string& lease, const std::string& exec) override;
+  Result<Fd> connect_tcp(const std::string& lease, std::uint32_t address, std::uint16_t port) override;
+  Status read_archive(const std::string& lease, const std::string& path, int sink) override;
+  Status write_archive(const std::string& lease, const std::string& path, int source) override;
+  Result<std::vector<Usage>> usage() override;
+  Status remove_everything() override;
+
+ private:
+  struct User { uid_t uid = 0; gid_t gid = 0; };
+  std::string name(const std::string& lease, std::string_view part) const;
+  Result<std::string> api(const std::string& path);  // "/v1.41" + path
+  Result<EngineReply> ask(const std::string& method, const std::string& path, const std::string& body = {}, int timeout_s = 60);
+  Result<boost::json::value> inspect(const std::string& container);  // NotFound; PermissionDenied when it is not ours
+  Status drop(const std::string& container, int grace_s);
+  Status create(const std::string& container, const boost::json::value& body);
+  Status start(const std::string& container);
+  Result<pid_t> ensure_namespace(const LaunchSpec& spec, bool* made);
+  Result<User> user_of(const std::string& image, const std::string& container);
+  Status prepare_dirs(const std::string& lease);
+  Status hand_over_dirs(const std::string& lease, const User& user);
+  boost::json::object common_host_config(std::int64_t pids) const;
+  boost::json::object labels(const std::string& lease, std::string_view part) const;
+  boost::json::object workload(const LaunchSpec& spec, const EngineInfo& engine, Launched& told) const;
+  std::string secrets(const std::string& lease) const { return options_.secrets_root + "/" + lease; }
+
+  DockerOptions options_;
+  EngineHttp http_;
+  std::mutex mutex_;
+  std::string api_version_;  // under mutex_
+  std::map<std::string, User> users_;  // image -> who it runs as; under mutex_
+};
+
+std::string choose_secrets_root(const Layout& layout);  // on a tmpfs where the host has one
+
+}  // namespace muster::host

@@ -1,0 +1,10 @@
+#pragma once
+// Files of the source tree carried inside the binary: the Ray helper and the seccomp profile.
+#include <string_view>
+
+namespace muster::host {
+
+std::string_view ray_helper_source();
+std::string_view seccomp_profile();
+
+}  // namespace muster::host
