@@ -1,0 +1,164 @@
+#include "access/access.h"
+
+#include <algorithm>
+#include <array>
+
+namespace muster::access {
+namespace {
+
+constexpr std::size_t kKinds = 14;
+constexpr std::size_t kVerbs = 14;
+constexpr std::array<std::string_view, kKinds> kKindNames = {"platform", "organisation", "project", "account", "API token", "join token", "machine",
+                                                             "cluster", "job", "queue", "event", "audit log", "blob", "telemetry"};
+constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list", "read", "create", "update", "delete", "drain", "revoke",
+                                                             "exec", "forward", "logs", "submit", "stop", "enroll", "report"};
+
+// Whose objects a permission reaches. Own = of the subject's organisation; Self = of the very principal or device.
+enum class Reach : std::uint8_t { No, Self, Own, Any };
+
+constexpr std::uint32_t bits(std::initializer_list<Verb> verbs) {
+  std::uint32_t out = 0;
+  for (const Verb verb : verbs) out |= 1U << static_cast<unsigned>(verb);
+  return out;
+}
+using enum Verb;
+constexpr std::uint32_t kLook = bits({List, Read});
+constexpr std::uint32_t kWork = bits({List, Read, Create, Update, Delete, Exec, Forward, Logs, Submit, Stop});
+constexpr std::uint32_t kMachine = bits({List, Read, Update, Drain, Revoke});
+constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
+constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
+constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
+
+// The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the platform
+// but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster alone.
+struct Row { Role role; Kind kind; Reach reach; std::uint32_t verbs; };
+constexpr Row kTable[] = {
+    {Role::Operator, Kind::Platform, Reach::Any, kEverything},
+    {Role::Operator, Kind::Org, Reach::Any, kEverything},
+    {Role::Operator, Kind::Project, Reach::Any, kEverything},
+    {Role::Operator, Kind::Principal, Reach::Any, kEverything},
+    {Role::Operator, Kind::ApiToken, Reach::Any, kEverything},
+    {Role::Operator, Kind::JoinToken, Reach::Any, kEverything},
+    {Role::Operator, Kind::Node, Reach::Any, kEverything},
+    {Role::Operator, Kind::Cluster, Reach::Any, kEverything},
+    {Role::Operator, Kind::Cluster, Reach::Own, kWork},
+    {Role::Operator, Kind::Job, Reach::Any, kEverything},
+    {Role::Operator, Kind::Job, Reach::Own, kWork},
+    {Role::Operator, Kind::Queue, Reach::Any, kLook},
+    {Role::Operator, Kind::Event, Reach::Any, kLook},
+    {Role::Operator, Kind::Audit, Reach::Any, kLook},
+    {Role::Operator, Kind::Blob, Reach::Own, kWork},
+    {Role::Operator, Kind::Telemetry, Reach::Any, kLook},
+
+    {Role::Supplier, Kind::Org, Reach::Own, kLook},
+    {Role::Supplier, Kind::Principal, Reach::Self, kLook},
+    {Role::Supplier, Kind::ApiToken, Reach::Self, kOwnToken},
+    {Role::Supplier, Kind::JoinToken, Reach::Own, kJoin},
+    {Role::Supplier, Kind::Node, Reach::Own, kMachine},
+    {Role::Supplier, Kind::Queue, Reach::Own, kLook},
+    {Role::Supplier, Kind::Event, Reach::Own, kLook},
+    {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
+
+    {Role::Tenant, Kind::Org, Reach::Own, kLook},
+    {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create})},
+    {Role::Tenant, Kind::Principal, Reach::Self, kLook},
+    {Role::Tenant, Kind::ApiToken, Reach::Self, kOwnToken},
+    {Role::Tenant, Kind::JoinToken, Reach::Own, kJoin},  // an organisation may bring machines of its own (pool own)
+    {Role::Tenant, Kind::Node, Reach::Own, kMachine},
+    {Role::Tenant, Kind::Cluster, Reach::Own, kWork},
+    {Role::Tenant, Kind::Job, Reach::Own, kWork},
+    {Role::Tenant, Kind::Queue, Reach::Own, kLook},
+    {Role::Tenant, Kind::Event, Reach::Own, kLook},
+    {Role::Tenant, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
+    {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
+
+    {Role::Auditor, Kind::Platform, Reach::Any, kLook},
+    {Role::Auditor, Kind::Org, Reach::Any, kLook},
+    {Role::Auditor, Kind::Project, Reach::Any, kLook},
+    {Role::Auditor, Kind::Principal, Reach::Any, kLook},
+    {Role::Auditor, Kind::ApiToken, Reach::Any, kLook},
+    {Role::Auditor, Kind::JoinToken, Reach::Any, kLook},
+    {Role::Auditor, Kind::Node, Reach::Any, kLook},
+    {Role::Auditor, Kind::Cluster, Reach::Any, kLook},
+    {Role::Auditor, Kind::Job, Reach::Any, kLook},
+    {Role::Auditor, Kind::Queue, Reach::Any, kLook},
+    {Role::Auditor, Kind::Event, Reach::Any, kLook},
+    {Role::Auditor, Kind::Audit, Reach::Any, kLook},
+    {Role::Auditor, Kind::Telemetry, Reach::Any, kLook},
+};
+// A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the server
+// passes the node the assignment is for.
+constexpr Row kDevice[] = {
+    {Role::None, Kind::Node, Reach::Self, bits({Read, Report})},
+    {Role::None, Kind::Telemetry, Reach::Self, bits({Report})},
+    {Role::None, Kind::Blob, Reach::Self, bits({Read})},
+};
+
+bool reaches(Reach reach, const Subject& subject, const Object& object) {
+  switch (reach) {
+    case Reach::Any: return true;
+    case Reach::Own: return subject.org && subject.org == object.owner;
+    case Reach::Self: return subject.node ? subject.node == object.node : subject.principal && subject.principal == object.principal;
+    case Reach::No: return false;
+  }
+  return false;
+}
+
+// Scopes narrow a token: no scope = all the owner may; each scope opens a part, "read" all of it for looking.
+bool in_scope(const Subject& subject, Verb verb, Kind kind) {
+  if (subject.scopes.empty()) return true;
+  for (const std::string& scope : subject.scopes) {
+    if (scope == "admin") return true;
+    if (scope == "read" && (verb == List || verb == Read)) return true;
+    if (scope == "clusters" && (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob || kind == Kind::Queue)) return true;
+    if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
+    if (scope == "nodes" && (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry)) return true;
+  }
+  return false;
+}
+
+template <std::size_t N>
+bool granted(const Row (&table)[N], const Subject& subject, Verb verb, const Object& object) {
+  return std::any_of(std::begin(table), std::end(table), [&](const Row& row) {
+    return row.role == subject.role && row.kind == object.kind && (row.verbs >> static_cast<unsigned>(verb) & 1U) != 0 &&
+           reaches(row.reach, subject, object);
+  });
+}
+
+bool allowed(const Subject& subject, Verb verb, const Object& object) {
+  if (object.kind == Kind::Node && verb == Verb::Enroll && !subject.node) return true;  // the one-use token is the permission
+  if (subject.node) return subject.role == Role::None && granted(kDevice, subject, verb, object);
+  if (!subject.principal || subject.role == Role::None) return false;
+  return in_scope(subject, verb, object.kind) && granted(kTable, subject, verb, object);
+}
+
+}  // namespace
+
+std::string_view verb_name(Verb verb) {
+  const auto index = static_cast<std::size_t>(verb);
+  return index < kVerbs ? kVerbNames[index] : "?";
+}
+std::string_view kind_name(Kind kind) {
+  const auto index = static_cast<std::size_t>(kind);
+  return index < kKinds ? kKindNames[index] : "?";
+}
+
+bool visible(const Subject& subject, const Object& object) {
+  return allowed(subject, Verb::Read, object) || allowed(subject, Verb::List, object);
+}
+
+Status check(const Subject& subject, Verb verb, const Object& object) {
+  if (allowed(subject, verb, object)) return {};
+  if (!subject.principal && !subject.node)
+    return error(Code::Unauthenticated, "nobody is logged in; run `muster login` or send an API token");
+  const std::string kind(kind_name(object.kind));
+  const std::string name(verb_name(verb));
+  if (!visible(subject, object) && verb != Verb::Create && verb != Verb::List)
+    return error(Code::NotFound, "there is no such " + kind + "; list what you may see, then try again");
+  if (!subject.scopes.empty())
+    return error(Code::PermissionDenied, "your role or the scopes of this token do not allow to " + name + " this " + kind +
+                                             "; ask an operator or use a token with a wider scope");
+  return error(Code::PermissionDenied, "your role does not allow to " + name + " this " + kind + "; ask an operator or the owner");
+}
+
+}  // namespace muster::access

@@ -1,0 +1,154 @@
+#include "access/access.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+namespace muster::access {
+namespace {
+
+constexpr OrgId kOwn{1}, kForeign{2};
+constexpr PrincipalId kMe{10}, kOther{11};
+
+Subject person(Role role) { return {.principal = kMe, .role = role, .org = kOwn}; }
+Subject device(std::uint64_t id) { return {.node = NodeId{id}}; }
+
+// The letters of the verbs a role has on a kind, written by hand: list Read Create Update Delete drAin reVoke eXec Forward loGs
+// Submit sTop Enroll rePort.
+constexpr std::string_view kLetters = "lrcudavxfgstep";
+
+std::string verbs(const Subject& subject, Kind kind, bool own) {
+  const Object object{.kind = kind, .owner = own ? kOwn : kForeign, .node = NodeId{own ? 7U : 8U}, .principal = own ? kMe : kOther};
+  std::string out;
+  for (std::size_t i = 0; i < kLetters.size(); ++i)
+    if (check(subject, static_cast<Verb>(i), object).ok()) out += kLetters[i];
+  return out;
+}
+
+struct Expectation { Role role; Kind kind; std::string_view own, foreign; };
+// "e" on machines: whoever holds a one-use token may enrol, the token is checked by the core.
+constexpr Expectation kMatrix[] = {
+    {Role::Operator, Kind::Platform, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::Org, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::Project, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::Principal, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::ApiToken, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::JoinToken, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::Node, "lrcudavste", "lrcudavste"},
+    {Role::Operator, Kind::Cluster, "lrcudavxfgste", "lrcudavste"},
+    {Role::Operator, Kind::Job, "lrcudavxfgste", "lrcudavste"},
+    {Role::Operator, Kind::Queue, "lr", "lr"},
+    {Role::Operator, Kind::Event, "lr", "lr"},
+    {Role::Operator, Kind::Audit, "lr", "lr"},
+    {Role::Operator, Kind::Blob, "lrcudxfgst", ""},
+    {Role::Operator, Kind::Telemetry, "lr", "lr"},
+    {Role::Supplier, Kind::Platform, "", ""},
+    {Role::Supplier, Kind::Org, "lr", ""},
+    {Role::Supplier, Kind::Project, "", ""},
+    {Role::Supplier, Kind::Principal, "lr", ""},
+    {Role::Supplier, Kind::ApiToken, "lrcdv", ""},
+    {Role::Supplier, Kind::JoinToken, "lrcdv", ""},
+    {Role::Supplier, Kind::Node, "lruave", "e"},
+    {Role::Supplier, Kind::Cluster, "", ""},
+    {Role::Supplier, Kind::Job, "", ""},
+    {Role::Supplier, Kind::Queue, "lr", ""},
+    {Role::Supplier, Kind::Event, "lr", ""},
+    {Role::Supplier, Kind::Audit, "", ""},
+    {Role::Supplier, Kind::Blob, "", ""},
+    {Role::Supplier, Kind::Telemetry, "lr", ""},
+    {Role::Tenant, Kind::Platform, "", ""},
+    {Role::Tenant, Kind::Org, "lr", ""},
+    {Role::Tenant, Kind::Project, "lrc", ""},
+    {Role::Tenant, Kind::Principal, "lr", ""},
+    {Role::Tenant, Kind::ApiToken, "lrcdv", ""},
+    {Role::Tenant, Kind::JoinToken, "lrcdv", ""},
+    {Role::Tenant, Kind::Node, "lruave", "e"},
+    {Role::Tenant, Kind::Cluster, "lrcudxfgst", ""},
+    {Role::Tenant, Kind::Job, "lrcudxfgst", ""},
+    {Role::Tenant, Kind::Queue, "lr", ""},
+    {Role::Tenant, Kind::Event, "lr", ""},
+    {Role::Tenant, Kind::Audit, "", ""},
+    {Role::Tenant, Kind::Blob, "lrcd", ""},
+    {Role::Tenant, Kind::Telemetry, "lr", ""},
+    {Role::Auditor, Kind::Platform, "lr", "lr"},
+    {Role::Auditor, Kind::Org, "lr", "lr"},
+    {Role::Auditor, Kind::Project, "lr", "lr"},
+    {Role::Auditor, Kind::Principal, "lr", "lr"},
+    {Role::Auditor, Kind::ApiToken, "lr", "lr"},
+    {Role::Auditor, Kind::JoinToken, "lr", "lr"},
+    {Role::Auditor, Kind::Node, "lre", "lre"},
+    {Role::Auditor, Kind::Cluster, "lr", "lr"},
+    {Role::Auditor, Kind::Job, "lr", "lr"},
+    {Role::Auditor, Kind::Queue, "lr", "lr"},
+    {Role::Auditor, Kind::Event, "lr", "lr"},
+    {Role::Auditor, Kind::Audit, "lr", "lr"},
+    {Role::Auditor, Kind::Blob, "", ""},
+    {Role::Auditor, Kind::Telemetry, "lr", "lr"},
+};
+
+TEST(Access, EveryRoleKindVerbAndOwnership) {
+  EXPECT_EQ(std::size(kMatrix), 4U * 14U);
+  for (const Expectation& e : kMatrix) {
+    const std::string where = "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
+    EXPECT_EQ(verbs(person(e.role), e.kind, true), e.own) << where << ", own";
+    EXPECT_EQ(verbs(person(e.role), e.kind, false), e.foreign) << where << ", foreign";
+  }
+}
+
+TEST(Access, NobodyMayOnlyEnrol) {
+  for (int kind = 0; kind < 14; ++kind) {
+    const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
+    EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
+    EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
+  }
+  EXPECT_EQ(check(Subject{}, Verb::List, {.kind = Kind::Cluster}).error().code, Code::Unauthenticated);
+}
+
+TEST(Access, DevicesSpeakOnlyAboutThemselves) {
+  for (int kind = 0; kind < 14; ++kind) {
+    const Kind k = static_cast<Kind>(kind);
+    const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
+    EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);
+    EXPECT_EQ(verbs(device(7), k, false), "") << kind_name(k);
+  }
+  Subject both = device(7);
+  both.role = Role::Operator;
+  EXPECT_FALSE(check(both, Verb::Report, {.kind = Kind::Node, .node = NodeId{7}}).ok()) << "a device has no role";
+}
+
+TEST(Access, AForeignObjectLooksMissing) {
+  const Object foreign{.kind = Kind::Cluster, .owner = kForeign};
+  EXPECT_EQ(check(person(Role::Tenant), Verb::Delete, foreign).error().code, Code::NotFound);
+  EXPECT_FALSE(visible(person(Role::Tenant), foreign));
+  EXPECT_EQ(check(person(Role::Auditor), Verb::Delete, foreign).error().code, Code::PermissionDenied);
+  EXPECT_EQ(check(person(Role::Operator), Verb::Exec, foreign).error().code, Code::PermissionDenied);
+}
+
+TEST(Access, NoOrganisationOwnsNothing) {
+  Subject tenant = person(Role::Tenant);
+  tenant.org = {};
+  EXPECT_FALSE(check(tenant, Verb::Read, {.kind = Kind::Cluster, .owner = {}}).ok());
+}
+
+TEST(Access, ScopesNarrow) {
+  Subject subject = person(Role::Tenant);
+  const Object cluster{.kind = Kind::Cluster, .owner = kOwn}, node{.kind = Kind::Node, .owner = kOwn};
+  subject.scopes = {"read"};
+  EXPECT_TRUE(check(subject, Verb::Read, cluster).ok());
+  EXPECT_EQ(check(subject, Verb::Create, cluster).error().code, Code::PermissionDenied);
+  subject.scopes = {"clusters"};
+  EXPECT_TRUE(check(subject, Verb::Exec, cluster).ok());
+  EXPECT_FALSE(check(subject, Verb::Drain, node).ok());
+  subject.scopes = {"nodes"};
+  EXPECT_TRUE(check(subject, Verb::Drain, node).ok());
+  EXPECT_FALSE(check(subject, Verb::Read, cluster).ok());
+  subject.scopes = {"admin"};
+  EXPECT_TRUE(check(subject, Verb::Create, cluster).ok());
+  EXPECT_FALSE(check(subject, Verb::List, {.kind = Kind::Audit}).ok()) << "a scope never widens the role";
+  subject.scopes = {"nonsense"};
+  EXPECT_EQ(verbs(subject, Kind::Cluster, true), "");
+}
+
+}  // namespace
+}  // namespace muster::access
