@@ -1,0 +1,56 @@
+#pragma once
+// Uploaded files (working directories, file mounts), named by their SHA-256 under DIR. An upload goes to a temporary file and is
+// renamed when its digest is known. Which organisation holds which blob is kept in the side table "blobs"; the sum per
+// organisation is bounded. Files are shared between organisations, the right to use them is not. Thread-safe.
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/id.h"
+#include "base/result.h"
+#include "crypto/hash.h"
+#include "journal/store.h"
+
+namespace muster::server {
+
+class BlobStore {
+ public:
+  struct Bounds { std::uint64_t blob_bytes = 512ULL << 20; std::uint64_t org_bytes = 20ULL << 30; };
+  BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds);
+  Status load();  // the side table, once at start; removes left-over temporary files
+
+  class Upload {
+   public:
+    ~Upload();
+    Status chunk(ByteView data);
+    struct Done { std::string digest; std::uint64_t bytes = 0; };
+    Result<Done> end();
+
+   private:
+    friend class BlobStore;
+    BlobStore* blobs_ = nullptr;
+    OrgId org_;
+    std::string temp_;
+    int fd_ = -1;
+    std::uint64_t bytes_ = 0;
+    crypto::Sha256 hash_;
+  };
+  Result<std::shared_ptr<Upload>> begin(OrgId org);
+  bool holds(OrgId org, const std::string& digest) const;
+  Result<Bytes> read(const std::string& digest, std::uint64_t offset, std::size_t max, bool& last) const;
+
+ private:
+  Result<Upload::Done> keep(OrgId org, const std::string& temp, const std::string& digest, std::uint64_t bytes);
+  const std::string root_;
+  const std::shared_ptr<journal::Store> store_;
+  const Bounds bounds_;
+  mutable std::mutex mutex_;
+  std::map<OrgId, std::map<std::string, std::uint64_t>> held_;
+  std::map<OrgId, std::uint64_t> sums_;
+  std::uint64_t next_temp_ = 0;
+};
+
+}  // namespace muster::server

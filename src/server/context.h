@@ -1,0 +1,36 @@
+#pragma once
+// What every part of the server shares. Owned by App, outlives all requests; the parts are thread-safe each.
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/runner.h"
+#include "journal/store.h"
+#include "server/identity.h"
+#include "server/pool.h"
+
+namespace muster::server {
+
+class AgentHub;
+class EventHub;
+class LogStore;
+class BlobStore;
+
+inline constexpr std::string_view kServerVersion = "0.1.0";
+
+struct Context {
+  DataDir dir;
+  Identity identity;
+  std::shared_ptr<journal::Store> store;
+  std::unique_ptr<engine::Runner> runner;
+  std::unique_ptr<Pool> pool;
+  std::unique_ptr<LogStore> logs;
+  std::unique_ptr<BlobStore> blobs;
+  std::unique_ptr<EventHub> events;
+  std::unique_ptr<AgentHub> agents;
+  std::string public_host;  // host[:port] put into join tokens
+  Context();
+  ~Context();
+};
+
+}  // namespace muster::server

@@ -1,0 +1,129 @@
+#include "server/identity.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <sstream>
+
+#include <fmt/format.h>
+
+#include "crypto/file.h"
+#include "crypto/hash.h"
+#include "crypto/random.h"
+
+namespace muster::server {
+namespace {
+
+constexpr Millis kTlsLifetime{90LL * 86'400'000};
+
+Status make_dir(const std::string& path, mode_t mode) {
+  std::error_code fault;
+  std::filesystem::create_directories(path, fault);
+  if (fault || ::chmod(path.c_str(), mode) != 0) {
+    return error(Code::Unavailable, fmt::format("cannot make the directory {}: {}; check its owner and the disk", path, fault.message()));
+  }
+  return {};
+}
+std::string join(const std::vector<std::string>& lines) {
+  std::string out;
+  for (const auto& line : lines) out += line + "\n";
+  return out;
+}
+std::vector<std::string> lines(const std::string& text) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty()) out.push_back(line);
+  }
+  return out;
+}
+Result<std::string> read_text(const std::string& path) {
+  const Bytes bytes = TRY(crypto::read_secret_file(path));
+  return as_string(bytes);
+}
+
+Status issue_tls(const DataDir& dir, Identity& id, WallTime now) {
+  id.tls = TRY(crypto::issue_server_certificate(id.ca, "muster", id.sans, now, kTlsLifetime));
+  TRY_VOID(crypto::write_secret_file(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
+  return {};
+}
+
+// What muster-relay may know: its own certificate and the public half of the key that signs relay tokens.
+Status write_relay_files(const DataDir& dir, const Identity& id) {
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/tls.key.pem", as_bytes(id.tls.key_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/tls.cert.pem", as_bytes(id.tls.cert_pem + id.ca.cert_pem)));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(id.ca.cert_pem)));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(hex(id.relay_key.public_key()) + "\n")));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/server_id", as_bytes(id.server_id + "\n")));
+  return {};
+}
+
+Identity empty_identity() {
+  return Identity{{}, {}, {}, {}, {}, {}, crypto::SigningKey::generate(), crypto::SigningKey::generate(), crypto::SigningKey::generate(), {}};
+}
+
+}  // namespace
+
+Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now) {
+  if (std::filesystem::exists(dir.key("ca.key.pem"))) {
+    return error(Code::AlreadyExists, fmt::format("{} holds a control plane already; choose another --data directory or serve this one", dir.root));
+  }
+  TRY_VOID(make_dir(dir.root, 0700));
+  TRY_VOID(make_dir(dir.root + "/keys", 0700));
+  TRY_VOID(make_dir(dir.logs(), 0700));
+  TRY_VOID(make_dir(dir.blobs(), 0700));
+  TRY_VOID(make_dir(dir.relay(), 0700));
+  Identity id = empty_identity();
+  id.server_id = "srv-" + hex(crypto::random_bytes(8));
+  id.sans = wanted.sans;
+  if (std::find(id.sans.begin(), id.sans.end(), "muster") == id.sans.end()) id.sans.push_back("muster");
+  id.relays = wanted.relays;
+  id.secret = crypto::Secret32(crypto::random_key32());
+  id.ca = TRY(crypto::create_ca("Muster CA " + id.server_id, now));
+  id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));
+  TRY_VOID(crypto::write_secret_file(dir.key("server_id"), as_bytes(id.server_id)));
+  TRY_VOID(crypto::write_secret_file(dir.key("sans"), as_bytes(join(id.sans))));
+  TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(id.relays))));
+  TRY_VOID(crypto::write_secret_file(dir.key("secret"), id.secret.view()));
+  TRY_VOID(crypto::write_secret_file(dir.key("roster.pem"), as_bytes(id.roster_key.to_pem())));
+  TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
+  TRY_VOID(crypto::write_secret_file(dir.key("relay.pem"), as_bytes(id.relay_key.to_pem())));
+  TRY_VOID(issue_tls(dir, id, now));
+  TRY_VOID(write_relay_files(dir, id));
+  TRY_VOID(crypto::write_public_file(dir.root + "/ca.pem", as_bytes(id.ca.cert_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(id.ca.cert_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(id.ca.key_pem)));  // last: its presence means complete
+  return id;
+}
+
+Result<Identity> load_identity(const DataDir& dir, WallTime now) {
+  if (!std::filesystem::exists(dir.key("ca.key.pem"))) {
+    return error(Code::NotFound, fmt::format("{} holds no control plane; run: musterd init --data {} --name HOST", dir.root, dir.root));
+  }
+  Identity id = empty_identity();
+  id.server_id = TRY(read_text(dir.key("server_id")));
+  id.sans = lines(TRY(read_text(dir.key("sans"))));
+  id.relays = lines(TRY(read_text(dir.key("relays"))));
+  id.ca.cert_pem = TRY(read_text(dir.key("ca.cert.pem")));
+  id.ca.key_pem = TRY(read_text(dir.key("ca.key.pem")));
+  id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));
+  id.tls.cert_pem = TRY(read_text(dir.key("tls.cert.pem")));
+  id.tls.key_pem = TRY(read_text(dir.key("tls.key.pem")));
+  id.roster_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("roster.pem")))));
+  id.command_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("command.pem")))));
+  id.relay_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("relay.pem")))));
+  const Bytes secret = TRY(crypto::read_secret_file(dir.key("secret")));
+  const auto key = crypto::key32(secret);
+  if (!key) return error(Code::DataLoss, fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
+  id.secret = crypto::Secret32(*key);
+  const WallTime expiry = TRY(crypto::certificate_expiry(id.tls.cert_pem));
+  if (expiry - now < kTlsLifetime / 3) {
+    TRY_VOID(issue_tls(dir, id, now));
+    TRY_VOID(write_relay_files(dir, id));
+  }
+  return id;
+}
+
+}  // namespace muster::server

@@ -1,0 +1,38 @@
+#pragma once
+// The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay needs is
+// copied to DIR/relay; the journal, logs and blobs lie beside. Made once by create_identity, then only read; the server
+// certificate is renewed from the CA when a third of its life is left. Values; any thread.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "crypto/cert.h"
+#include "crypto/sign.h"
+
+namespace muster::server {
+
+struct DataDir {
+  std::string root;
+  std::string key(const std::string& name) const { return root + "/keys/" + name; }
+  std::string journal() const { return root + "/journal.db"; }
+  std::string logs() const { return root + "/logs"; }
+  std::string blobs() const { return root + "/blobs"; }
+  std::string relay() const { return root + "/relay"; }
+};
+
+struct Identity {
+  std::string server_id;                 // public, random, never changes
+  std::vector<std::string> sans, relays; // names of the server certificate; host:port of muster-relay
+  crypto::KeyAndCert ca, tls;
+  Bytes ca_sha256;
+  crypto::SigningKey roster_key, command_key, relay_key;
+  crypto::Secret32 secret;               // derives Ray tokens and pre-shared keys
+};
+
+struct NewIdentity { std::vector<std::string> sans, relays; };
+Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
+Result<Identity> load_identity(const DataDir& dir, WallTime now);  // renews the server certificate when due
+
+}  // namespace muster::server

@@ -1,0 +1,203 @@
+#include "server/views.h"
+
+#include <set>
+
+#include <fmt/format.h>
+
+#include "wire/names.h"
+
+namespace muster::server {
+namespace {
+
+OrgId org_of(const control::State& state, ProjectId project) {
+  const auto found = state.projects.find(project);
+  return found == state.projects.end() ? OrgId{} : found->second.org;
+}
+
+}  // namespace
+
+access::Object object_of(const control::State& state, const Cluster& cluster) {
+  return {access::Kind::Cluster, org_of(state, cluster.project), {}, cluster.owner};
+}
+access::Object object_of(const control::State& state, const Job& job) { return {access::Kind::Job, org_of(state, job.project), {}, job.owner}; }
+access::Object object_of(const Node& node) { return {access::Kind::Node, node.supplier, node.id, {}}; }
+access::Object object_of(const Principal& principal) { return {access::Kind::Principal, principal.org, {}, principal.id}; }
+access::Object object_of(const control::State& state, const ApiToken& token) {
+  const auto owner = state.principals.find(token.owner);
+  return {access::Kind::ApiToken, owner == state.principals.end() ? OrgId{} : owner->second.org, {}, token.owner};
+}
+access::Object object_of(const JoinToken& token) { return {access::Kind::JoinToken, token.supplier, {}, {}}; }
+access::Object object_of(const Project& project) { return {access::Kind::Project, project.org, {}, {}}; }
+access::Object object_of(const Org& org) { return {access::Kind::Org, org.id, {}, {}}; }
+
+const Cluster* find_cluster(const control::State& state, const access::Subject& caller, const std::string& text) {
+  if (const auto id = ClusterId::parse(text)) return state.find_cluster(*id);
+  const Cluster* only = nullptr;
+  const bool anywhere = caller.role == Role::Operator || caller.role == Role::Auditor;
+  for (const auto& [id, project] : state.projects) {
+    if (!anywhere && project.org != caller.org) continue;
+    const auto found = state.cluster_by_name.find({id, text});
+    if (found == state.cluster_by_name.end()) continue;
+    if (project.org == caller.org) return state.find_cluster(found->second);
+    if (only != nullptr) return nullptr;  // ambiguous: the id is needed
+    only = state.find_cluster(found->second);
+  }
+  if (only != nullptr) return only;
+  // An ended cluster keeps its name readable until it is archived: the newest one of that name.
+  for (auto it = state.clusters.rbegin(); it != state.clusters.rend(); ++it) {
+    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org)) return &it->second;
+  }
+  return nullptr;
+}
+
+const Job* find_job(const control::State& state, const access::Subject& caller, const std::string& text) {
+  if (const auto id = JobId::parse(text)) return state.find_job(*id);
+  const bool anywhere = caller.role == Role::Operator || caller.role == Role::Auditor;
+  for (auto it = state.jobs.rbegin(); it != state.jobs.rend(); ++it) {
+    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org)) return &it->second;
+  }
+  return nullptr;
+}
+
+const Node* find_node(const control::State& state, const access::Subject& caller, const std::string& text) {
+  if (const auto id = NodeId::parse(text)) return state.find_node(*id);
+  const bool anywhere = caller.role == Role::Operator || caller.role == Role::Auditor;
+  const Node* only = nullptr;
+  for (const auto& [id, node] : state.nodes) {
+    if (node.name != text || node.state == NodeState::Revoked || (!anywhere && node.supplier != caller.org)) continue;
+    if (only != nullptr) return nullptr;
+    only = &node;
+  }
+  return only;
+}
+
+std::optional<OrgId> find_org(const control::State& state, const std::string& text) {
+  if (const auto id = OrgId::parse(text)) return state.orgs.contains(*id) ? id : std::nullopt;
+  const auto found = state.org_by_name.find(text);
+  return found == state.org_by_name.end() ? std::nullopt : std::optional(found->second);
+}
+
+Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text) {
+  if (const auto id = ProjectId::parse(text); id && state.projects.contains(*id)) return *id;
+  if (!text.empty()) {
+    const auto found = state.project_by_name.find({caller.org, text});
+    if (found != state.project_by_name.end()) return found->second;
+    return error(Code::NotFound, fmt::format("there is no project {} in your organisation; list them with GET /api/v1/projects", text), "project");
+  }
+  for (const auto& [id, project] : state.projects) {
+    if (project.org == caller.org) return id;
+  }
+  return error(Code::FailedPrecondition, "your organisation has no project yet; make one with POST /api/v1/projects", "project");
+}
+
+std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler, WallTime now) {
+  std::map<ClusterId, wire::QueueView> out;
+  for (const auto& waiting : scheduler.queue(now)) {
+    const Cluster* cluster = state.find_cluster(waiting.cluster);
+    if (cluster == nullptr) continue;
+    wire::QueueView view{waiting.cluster, cluster->spec.name, waiting.position, waiting.reason.code, waiting.reason.text, {}, cluster->spec.tier, cluster->spec.priority, cluster->created_at};
+    if (waiting.known) view.expected_start = waiting.expected_start;
+    out.emplace(waiting.cluster, std::move(view));
+  }
+  return out;
+}
+
+wire::PrincipalView principal_view(const control::State& state, const Principal& principal) {
+  wire::PrincipalView view{principal, {}, {}};
+  if (const auto org = state.orgs.find(principal.org); org != state.orgs.end()) view.org = org->second.name;
+  for (const auto& [id, project] : state.projects) {
+    if (project.org != principal.org) continue;
+    view.default_project = id.str();
+    break;
+  }
+  return view;
+}
+
+wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node) {
+  wire::NodeView view{node, control::free_resources(state, node), {}, {}};
+  for (const LeaseId id : state.live_leases(node.id)) {
+    const Lease* lease = state.find_lease(id);
+    if (lease == nullptr) continue;
+    wire::NodeLeaseView shown{*lease, SlotRole::Worker, {}};
+    if (const Slot* slot = state.find_slot(lease->slot)) shown.role = slot->role;
+    const Cluster* cluster = state.find_cluster(lease->cluster);
+    // A supplier sees that a lease runs, not whose it is.
+    if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) shown.cluster = cluster->spec.name;
+    view.leases.push_back(std::move(shown));
+  }
+  if (node.state != NodeState::Online) {
+    view.not_hired = fmt::format("the machine is {}", wire::text(node.state));
+  } else if (node.draining) {
+    view.not_hired = "the machine drains: it gets no new work";
+  } else if (view.free.cpu_milli <= 0 || view.free.memory_bytes <= 0) {
+    view.not_hired = "everything it offers is hired";
+  } else if (view.leases.empty()) {
+    view.not_hired = "no waiting request fits it right now";
+  }
+  return view;
+}
+
+std::vector<std::string> differences(const wire::ClusterView& view, const RayFacts* ray) {
+  std::vector<std::string> out;
+  if (ray == nullptr || view.cluster.state != ClusterState::Running) return out;
+  std::map<std::uint32_t, const RayNodeReport*> alive;
+  for (const auto& node : ray->report.nodes) {
+    if (node.alive) alive[node.address] = &node;
+  }
+  std::set<std::uint32_t> known;
+  for (const auto& slot : view.slots) {
+    const bool should = slot.slot.role != SlotRole::Spare && slot.phase == LeasePhase::Ready && slot.slot.in_roster;
+    if (slot.phase == LeasePhase::Ready || slot.phase == LeasePhase::Draining || slot.phase == LeasePhase::Starting) known.insert(slot.slot.address);
+    if (should && !alive.contains(slot.slot.address)) {
+      out.push_back(fmt::format("{} ({}, {}): the machine reports ready, Ray does not list it as alive", slot.slot.id.str(), wire::address_text(slot.slot.address), slot.node_name));
+    }
+  }
+  for (const auto& [address, node] : alive) {
+    if (!known.contains(address)) out.push_back(fmt::format("{}: Ray lists it as alive, no machine reports a ready slot there", wire::address_text(address)));
+  }
+  return out;
+}
+
+wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray) {
+  wire::ClusterView view;
+  view.cluster = cluster;
+  for (const SlotId id : cluster.slots) {
+    const Slot* slot = state.find_slot(id);
+    if (slot == nullptr) continue;
+    wire::SlotView shown;
+    shown.slot = *slot;
+    if (const Lease* lease = state.find_lease(slot->lease)) {
+      shown.node = lease->node;
+      shown.phase = lease->phase;
+      shown.want = lease->want;
+      shown.reason = lease->reason;
+      if (const Node* node = state.find_node(lease->node)) shown.node_name = node->name;
+    }
+    if (ray != nullptr) {
+      for (const auto& node : ray->report.nodes) {
+        if (node.address != slot->address) continue;
+        shown.ray_node_id = node.ray_node_id;
+        shown.ray_alive = shown.ray_alive || node.alive;
+        if (node.alive) break;
+      }
+    }
+    view.slots.push_back(std::move(shown));
+  }
+  if (ray != nullptr && !control::terminal(cluster.state)) view.ray_nodes = ray->report.nodes;
+  view.differences = differences(view, ray);
+  if (state.frozen) view.warnings.push_back("evictions are frozen: " + state.freeze_reason);
+  if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb) view.warnings.push_back("this image's Ray has no RocksDB: the head's state is lost when its container restarts");
+  for (const auto& slot : view.slots) {
+    if (!slot.reason.empty()) view.warnings.push_back(fmt::format("{} on {}: {}", slot.slot.id.str(), slot.node_name, slot.reason));
+  }
+  return view;
+}
+
+wire::JobView job_view(const control::State& state, const Job& job) {
+  wire::JobView view{job, {}};
+  if (const Cluster* cluster = state.find_cluster(job.cluster)) view.cluster = cluster->spec.name;
+  if (view.cluster.empty()) view.cluster = job.spec.cluster;
+  return view;
+}
+
+}  // namespace muster::server

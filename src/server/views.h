@@ -1,0 +1,43 @@
+#pragma once
+// What is shown of the state: pure functions from the follower's copy (under its lock), the planner's queue and what is kept in
+// memory (Ray's own reports) to the wire's views. Differences between what Ray and what the machines say are computed here.
+// Objects are looked up by id, or by name in the caller's organisation.
+#include <map>
+#include <optional>
+#include <string>
+
+#include "access/access.h"
+#include "control/core.h"
+#include "scheduler/scheduler.h"
+#include "wire/rest.h"
+
+namespace muster::server {
+
+struct RayFacts { RayReport report; WallTime at; };
+
+// Objects as the access check sees them.
+access::Object object_of(const control::State& state, const Cluster& cluster);
+access::Object object_of(const control::State& state, const Job& job);
+access::Object object_of(const Node& node);
+access::Object object_of(const Principal& principal);
+access::Object object_of(const control::State& state, const ApiToken& token);
+access::Object object_of(const JoinToken& token);
+access::Object object_of(const Project& project);
+access::Object object_of(const Org& org);
+
+// By id, or by name in the projects of the caller's organisation (an operator's also anywhere, when only one matches).
+const Cluster* find_cluster(const control::State& state, const access::Subject& caller, const std::string& text);
+const Job* find_job(const control::State& state, const access::Subject& caller, const std::string& text);
+const Node* find_node(const control::State& state, const access::Subject& caller, const std::string& text);
+std::optional<OrgId> find_org(const control::State& state, const std::string& text);
+// "" = the first project of the caller's organisation.
+Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text);
+
+std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler, WallTime now);
+wire::PrincipalView principal_view(const control::State& state, const Principal& principal);
+wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node);
+wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray);
+wire::JobView job_view(const control::State& state, const Job& job);
+std::vector<std::string> differences(const wire::ClusterView& view, const RayFacts* ray);
+
+}  // namespace muster::server
