@@ -11,10 +11,11 @@
 //     engine.submit(lane, command, actor, token);             // error = refused at once (lane full, read-only, fenced)
 //     if (auto batch = engine.poll(now)) store->append(*batch, [..](AppendResult r) { deliver later: engine.on_append(r, now) });
 //     Output out = engine.take_output();
-//     for (entry : out.entries) { follower.fold(entry); }     // decodes, applies, feeds the planner
-//     follower.check(out.digests);                            // leader and follower must agree
+//     follower.expect(out.digests);                           // leader and follower must agree there (digest_every)
+//     for (entry : out.entries) follower.fold(entry);         // decodes, applies, feeds the planner; an error is a fault
 //     for (reply : out.replies) ...;                          // token -> outcome + seq
-//     if (auto plan = follower.plan(now)) engine.submit_plan(std::move(*plan)); // one at a time, see follower.h
+//       (reply.token == Engine::kPlanToken goes to follower.plan_done(reply.result))
+//     if (auto plan = follower.plan(now)) { if (auto s = engine.submit_plan(std::move(*plan)); !s) follower.plan_done(s.error()); }
 //   wake up again at engine.next_deadline(), when on_append arrived, or when something was submitted.
 // A crash is: drop engine, follower (and the store's unsynced tail); begin again from load_base. Restart with kAnyEpoch fences
 // whatever the old engine still has in flight.
@@ -39,7 +40,7 @@ struct Base { control::State state; std::uint64_t seq = 0; Bytes hash = journal:
 // DataLoss when the chain is broken: the journal must be restored from a backup then.
 Result<Base> load_base(const journal::Store& store);
 // Folds entries base.seq+1 .. tail onto base; `each` sees every one of them.
-Status catch_up(const journal::Store& store, Base& base, const std::function<void(const Bytes& stored)>& each = {});
+Status catch_up(const journal::Store& store, Base& base, const std::function<void(std::uint64_t seq, const Bytes& stored)>& each = {});
 
 control::Actor actor_of(const journal::EntryActor& actor);
 journal::EntryActor actor_of(const control::Actor& actor);
@@ -93,20 +94,21 @@ class Engine {
  private:
   struct Queued { control::Command command; control::Actor actor; std::uint64_t token = 0; };
   struct Waiting { std::uint64_t token = 0; std::uint64_t seq = 0; Result<Reply> result; };  // leaves when seq is durable
-  static constexpr std::uint64_t kNoToken = 0;
+  static constexpr std::uint64_t kNoToken = kPlanToken - 1;  // the engine's own commands: nobody waits
 
   void decide_queued(Now now);
   void decide_one(Queued queued, Now now);
   Status append_events(const std::vector<control::Event>& events, const control::Actor& actor, WallTime wall);
+  bool batch_has_room() const;
+  void answer(std::uint64_t token, Result<Reply> result);
   void release_durable();
-  void committed();
-  void fail_uncommitted(const Error& error);
-  void fail_all(const Error& error);
-  void enter(Mode mode, std::string reason, Now now);
+  void publish(const Bytes& stored, std::uint64_t seq);
+  void fail_waiting(const Error& error);   // what is not durable
+  void fail_queued(const Error& error);
   void recover(Now now);
+  Status fence_and_rebuild();
   Status rebuild();
-  void take_leadership(std::uint64_t epoch);
-  bool room_in_batch() const;
+  Error refusal() const;
 
   Options options_;
   journal::Store* store_;
@@ -118,13 +120,15 @@ class Engine {
   std::uint64_t durable_seq_ = 0;      // replies up to here have left
   std::uint64_t published_seq_ = 0;    // entries up to here have left
   std::array<std::deque<Queued>, 4> lanes_;
+  std::deque<Queued> own_;             // the engine's and the planner's commands, before all lanes
   std::deque<Waiting> waiting_;
   std::vector<Digest> digests_;        // not yet durable
-  std::shared_ptr<std::vector<Bytes>> batch_;                 // being filled
+  std::shared_ptr<std::vector<Bytes>> batch_;   // being filled
   std::size_t batch_bytes_ = 0;
   std::uint64_t batch_prev_seq_ = 0;
   Bytes batch_prev_hash_;
   std::optional<journal::AppendRequest> in_flight_;
+  bool disk_full_ = false;
   bool reacquire_ = false;             // the last append was ambiguous: fence it before reading the tail
   LeaseTime tick_at_, retry_at_;
   Output output_;

@@ -2,6 +2,7 @@
 // The follower: folds durable entries on a state of its own, serves reads, feeds the planner with deltas, writes snapshots.
 // The same class follows in this process, on another machine and in simulation. One thread; Runner guards it with a lock.
 #include <cstdint>
+#include <deque>
 #include <optional>
 
 #include "engine/core.h"
@@ -16,18 +17,20 @@ class Follower {
  public:
   struct Options {
     Millis plan_every{1'000};        // replan this often even without changes (back-offs and ageing move with time)
+    Millis plan_pause{20};           // never more often than this
     std::uint32_t plan_groups_max = 64;
   };
   Follower(const Base& base, Options options);
 
   // The next entry, as stored. DataLoss: broken chain or undecodable event; the follower stays where it was.
   Result<DurableEvent> fold(const Bytes& stored);
-  Status check(const std::vector<Digest>& digests);   // DataLoss: the leader's fold differs from ours
+  // The leader's digests, before the entries they stand on: fold() then compares there (DataLoss: the folds differ).
+  void expect(const std::vector<Digest>& digests);
   // A proposal to submit as ApplyPlan, when something changed or plan_every passed. One at a time: the next only after
   // plan_done() and after the entry it says was folded.
   std::optional<control::ApplyPlan> plan(Now now);
   void plan_done(const Result<Reply>& reply);
-  LeaseTime next_plan() const { return next_plan_; }
+  LeaseTime next_plan() const;  // plan() may have something from then on
 
   Base base() const { return base_; }                  // a copy
   journal::Snapshot snapshot() const;
@@ -40,10 +43,11 @@ class Follower {
   Base base_;
   journal::ChainVerifier chain_;
   scheduler::Scheduler scheduler_;
+  std::deque<Digest> expected_;
   bool changed_ = true;
   bool plan_out_ = false;
   std::uint64_t plan_after_seq_ = 0;
-  LeaseTime next_plan_;
+  LeaseTime next_plan_, not_before_;
 };
 
 }  // namespace muster::engine

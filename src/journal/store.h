@@ -37,7 +37,7 @@ struct Tail {
   std::uint64_t first_seq = 1;       // lowest seq that read() serves; lower ones are archived
   bool operator==(const Tail&) const = default;
 };
-inline constexpr std::size_t kAppendEntriesMax = 8192;
+inline constexpr std::size_t kAppendEntriesMax = 65'536;
 inline constexpr std::size_t kSideKeyBytesMax = 512;
 inline constexpr std::size_t kSideValueBytesMax = 1024 * 1024;
 inline constexpr std::uint64_t kAnyEpoch = std::numeric_limits<std::uint64_t>::max();
