@@ -49,6 +49,7 @@ class WebSocket {
   virtual void start(std::function<void(Bytes)> on_message, std::function<void(std::string reason)> on_close) = 0;  // once
   virtual void send(Bytes message) = 0;                      // binary, queued
   virtual std::size_t buffered() const = 0;
+  virtual void pause_reading(bool paused) { static_cast<void>(paused); }  // back-pressure: no new reads while paused
   virtual void close(std::string reason) = 0;
   virtual std::string peer() const = 0;
 };

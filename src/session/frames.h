@@ -53,6 +53,8 @@ struct Goodbye { std::string reason; bool leave = false; /* the owner leaves the
 struct OwnerPause { bool paused = false; bool now = false; std::string reason; bool operator==(const OwnerPause&) const = default; };
 
 // ---- streams (exec, attach, port-forward, rsync), either way; opened by the server after its access check
+// Flow control: after StreamOpen each side may send kStreamWindowBytes of StreamData; StreamWindow adds to that.
+inline constexpr std::uint32_t kStreamWindowBytes = 256 << 10;
 enum class StreamKind : std::uint8_t { Exec = 1, Tcp = 2, ReadFile = 3, WriteFile = 4 };
 struct StreamOpen { std::uint64_t stream = 0; LeaseId lease; StreamKind kind = StreamKind::Exec; std::vector<std::string> argv; bool tty = false;
   std::uint16_t rows = 0, cols = 0; std::uint16_t port = 0; std::string path; bool operator==(const StreamOpen&) const = default; };
