@@ -10,12 +10,17 @@
 
 namespace muster::host {
 
-Result<json::object> parse_object(std::string_view text) {
+Result<json::value> parse_value(std::string_view text) {
   json::parse_options options;
   options.max_depth = 16;
   json::error_code failure;
-  const json::value value = json::parse(json::string_view(text.data(), text.size()), failure, {}, options);
+  json::value value = json::parse(json::string_view(text.data(), text.size()), failure, {}, options);
   if (failure) return error(Code::InvalidArgument, "not valid JSON: " + failure.message());
+  return value;
+}
+
+Result<json::object> parse_object(std::string_view text) {
+  const json::value value = TRY(parse_value(text));
   if (!value.is_object()) return error(Code::InvalidArgument, "expected a JSON object");
   return value.get_object();
 }

@@ -17,6 +17,7 @@ namespace muster::host {
 
 namespace json = boost::json;
 
+Result<json::value> parse_value(std::string_view text);
 Result<json::object> parse_object(std::string_view text);
 std::string to_text(const json::value& value);
 

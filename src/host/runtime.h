@@ -11,6 +11,7 @@
 
 #include <sys/types.h>
 
+#include "base/bytes.h"
 #include "base/result.h"
 #include "host/unix_socket.h"
 

@@ -1,0 +1,64 @@
+#pragma once
+// The privileged process: the only one that holds the container engine's socket and may enter namespaces. It has no network
+// of its own; it answers typed verbs (one JSON object a message, see privd_verbs.h) on a unix socket whose peer must be the
+// agent's uid, and applies the owner's policy to every one. Each verb runs on a thread of its own, at most kVerbsMax at once,
+// one per lease at a time except stop, which may overtake. A lost client loses nothing: leases go on.
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include <sys/types.h>
+
+#include "host/layout.h"
+#include "host/privd_verbs.h"
+#include "host/runtime.h"
+
+namespace muster::host {
+
+inline constexpr int kVerbsMax = 64;
+
+struct PrivdOptions {
+  Layout layout;
+  uid_t agent_uid = kAgentUid;
+  gid_t agent_gid = kAgentUid;
+};
+
+class Privd {
+ public:
+  Privd(PrivdOptions options, Runtime& runtime);
+  ~Privd();
+  Status listen();
+  void run();   // until stop()
+  void stop();  // from any thread
+
+ private:
+  struct Client { Fd fd; std::mutex mutex; };
+  using ClientPtr = std::shared_ptr<Client>;
+  void serve(ClientPtr client);
+  void perform(const ClientPtr& client, Verb verb, std::vector<Fd> fds);
+  Result<Answer> dispatch(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client);
+  Result<Answer> launch(const Verb& verb);
+  Result<Answer> open_archive(const Verb& verb, bool read);
+  Status stop_lease(const Verb& verb);
+  Status allowed_now() const;
+  void reply(const ClientPtr& client, const std::string& text, const std::vector<int>& fds);
+  bool enter(const Verb& verb);
+  void leave(const Verb& verb);
+
+  PrivdOptions options_;
+  Runtime& runtime_;
+  Fd listener_;
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int active_ = 0;                  // under mutex_
+  std::set<std::string> busy_;      // leases with a lifecycle verb under way; under mutex_
+  std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
+};
+
+}  // namespace muster::host
