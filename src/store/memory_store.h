@@ -35,10 +35,10 @@ class MemoryStore final : public journal::Store {
   Result<std::vector<Bytes>> read(std::uint64_t from, std::size_t limit) const override;
   Result<std::vector<Bytes>> read_all(std::uint64_t from, std::size_t limit) const override;
   Result<journal::Tail> tail() const override;
-  Result<std::uint64_t> acquire_leader(std::uint64_t expected) override;
+  Result<std::uint64_t> acquire_leader(std::uint64_t expected = journal::kAnyEpoch) override;
   Status probe() override;
   Status save_snapshot(const journal::Snapshot& snapshot) override;
-  Result<std::optional<journal::Snapshot>> load_snapshot(std::uint64_t up_to) const override;
+  Result<std::optional<journal::Snapshot>> load_snapshot(std::uint64_t up_to = journal::kAnySeq) const override;
   Status archive_before(std::uint64_t seq) override;
   Result<std::optional<Bytes>> get_side(const std::string& table, const std::string& key) const override;
   Status put_side(const std::string& table, const std::string& key, const Bytes& value) override;
