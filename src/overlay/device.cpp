@@ -1,0 +1,429 @@
+#include "overlay/device.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+#include "base/check.h"
+#include "crypto/random.h"
+#include "overlay/cookie.h"
+#include "overlay/endian.h"
+#include "overlay/session.h"
+
+namespace muster::overlay {
+namespace {
+
+constexpr std::size_t kIpHeader = 20;
+constexpr std::size_t kPacketMax = 65'535;
+constexpr std::size_t kPeersMax = 65'536;
+
+// TAI64N, coarse on purpose (16 ms steps tell an observer less) and strictly increasing for one device.
+std::array<std::uint8_t, 12> tai64n(WallTime wall, std::array<std::uint8_t, 12>& last) {
+  std::array<std::uint8_t, 12> out;
+  store_be64(out.data(), 0x400000000000000aULL + static_cast<std::uint64_t>(wall.ms / 1000));
+  store_be32(out.data() + 8, static_cast<std::uint32_t>(wall.ms % 1000 * 1'000'000) & ~std::uint32_t{0xffffff});
+  if (std::memcmp(out.data(), last.data(), out.size()) <= 0) {
+    out = last;
+    for (std::size_t i = out.size(); i-- > 0;) {
+      if (++out[i] != 0) break;
+    }
+  }
+  last = out;
+  return out;
+}
+
+}  // namespace
+
+struct Device::Impl {
+  struct KeyHash {
+    std::size_t operator()(const Key32& key) const { return static_cast<std::size_t>(load_le64(key.data())); }
+  };
+  enum class Slot : std::uint8_t { Handshake, Session };
+  struct IndexEntry { Peer* peer; Slot slot; };
+
+  crypto::X25519Pair self;
+  DeviceOptions options;
+  CookieDoor door;
+  std::unordered_map<Key32, std::unique_ptr<Peer>, KeyHash> peers;
+  std::unordered_map<std::uint32_t, Peer*> by_address;
+  std::unordered_map<std::uint32_t, IndexEntry> by_index;
+  std::array<std::uint8_t, 12> last_timestamp{};
+  Bytes out, in;  // reused for every packet
+
+  Impl(const crypto::X25519Pair& key, const DeviceOptions& o)
+      : self(key), options(o), door(key.public_key, o.load_handshakes_per_s), out(kPacketMax + 64), in(kPacketMax + 64) {}
+
+  Peer* find(const Key32& key) {
+    const auto it = peers.find(key);
+    return it == peers.end() ? nullptr : it->second.get();
+  }
+
+  std::uint32_t new_index(Peer& peer, Slot slot) {
+    for (;;) {
+      const std::uint32_t index = crypto::random_u32();
+      if (by_index.emplace(index, IndexEntry{&peer, slot}).second) return index;
+    }
+  }
+  void drop(std::unique_ptr<Session>& session) {
+    if (session) by_index.erase(session->local);
+    session.reset();
+  }
+  void drop_pending(Peer& peer) {
+    if (peer.pending) by_index.erase(peer.pending->local);
+    peer.pending.reset();
+  }
+  void forget(Peer& peer) {
+    drop(peer.previous);
+    drop(peer.current);
+    drop(peer.next);
+    drop_pending(peer);
+  }
+
+  void set_peers(const std::vector<PeerConfig>& wanted);
+  void transmit(Peer& peer, ByteView datagram, LeaseTime now, Sink& sink);
+  void seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now, Sink& sink);
+  void send_keepalive(Peer& peer, const Now& now, Sink& sink) { seal_and_send(peer, {}, 0, peer.endpoint, now, sink); }
+  void send_data(Peer& peer, ByteView packet, const Now& now, Sink& sink);
+  void flush_staged(Peer& peer, const Now& now, Sink& sink);
+  void initiate(Peer& peer, const Now& now, Sink& sink, bool retry);
+  void add_macs(Peer& peer, Bytes& message, LeaseTime now);
+  void on_initiation(ByteView message, const Endpoint& from, const Now& now, Sink& sink);
+  void on_response(ByteView message, const Endpoint& from, const Now& now, Sink& sink);
+  void on_cookie(ByteView message, LeaseTime now);
+  void on_transport(ByteView message, const Endpoint& from, const Now& now, Sink& sink);
+  void on_plain(Peer& peer, ByteView plain, const Endpoint& from, const Now& now, Sink& sink);
+  void authenticated(Peer& peer, const Endpoint& from, std::size_t bytes);
+  void tick_peer(Peer& peer, const Now& now, Sink& sink);
+};
+
+Device::Device(const crypto::X25519Pair& key, DeviceOptions options) : impl_(std::make_unique<Impl>(key, options)) {}
+Device::~Device() = default;
+const Key32& Device::public_key() const { return impl_->self.public_key; }
+
+void Device::Impl::set_peers(const std::vector<PeerConfig>& wanted) {
+  MUSTER_CHECK(wanted.size() <= kPeersMax);
+  std::unordered_map<Key32, std::unique_ptr<Peer>, KeyHash> next;
+  by_address.clear();
+  for (const PeerConfig& config : wanted) {
+    if (config.public_key == self.public_key || next.contains(config.public_key)) continue;
+    std::unique_ptr<Peer> peer;
+    const auto old = peers.find(config.public_key);
+    if (old != peers.end() && crypto::equal(old->second->config.psk.bytes, config.psk.bytes)) {
+      peer = std::move(old->second);
+      peers.erase(old);
+    } else {
+      // A low-order key can never finish a handshake: leave such a peer out.
+      const auto shared = crypto::x25519_agree(self.secret, config.public_key);
+      if (!shared) continue;
+      peer = std::make_unique<Peer>();
+      peer->static_static = *shared;
+      peer->mac1_key = mac1_key_of(config.public_key);
+      peer->cookie_key = cookie_key_of(config.public_key);
+      peer->endpoint = config.endpoint;
+      peer->stats.public_key = config.public_key;
+    }
+    peer->config = config;
+    for (std::uint32_t address : config.addresses) by_address.emplace(address, peer.get());
+    next.emplace(config.public_key, std::move(peer));
+  }
+  for (auto& [key, peer] : peers) {
+    if (peer) forget(*peer);
+  }
+  peers = std::move(next);
+}
+
+void Device::Impl::transmit(Peer& peer, ByteView datagram, LeaseTime now, Sink& sink) {
+  if (peer.endpoint.kind == Endpoint::Kind::None) return;
+  peer.last_sent = now;
+  peer.stats.tx_bytes += datagram.size();
+  sink.send(peer.endpoint, datagram);
+}
+
+void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now, Sink& sink) {
+  Session& session = *peer.current;
+  out[0] = kTypeTransport;
+  out[1] = out[2] = out[3] = 0;
+  store_le32(out.data() + 4, session.remote);
+  store_le64(out.data() + 8, session.next_counter);
+  std::uint8_t* body = out.data() + kTransportHeader;
+  if (!plain.empty()) std::memcpy(body, plain.data(), plain.size());
+  std::memset(body + plain.size(), 0, padded - plain.size());
+  session.seal.seal(session.next_counter++, {}, {body, padded}, body);
+  peer.last_sent = now.lease;
+  peer.keepalive_due.reset();
+  const std::size_t size = kTransportHeader + padded + crypto::kAeadTag;
+  peer.stats.tx_bytes += size;
+  ++peer.stats.tx_packets;
+  if (to.kind != Endpoint::Kind::None) sink.send(to, {out.data(), size});
+  if (session.initiator && (now.lease - session.created >= kRekeyAfter || session.next_counter >= kRekeyAfterMessages)) {
+    initiate(peer, now, sink, false);
+  }
+}
+
+void Device::Impl::send_data(Peer& peer, ByteView packet, const Now& now, Sink& sink) {
+  std::size_t padded = (packet.size() + 15) / 16 * 16;
+  if (padded > options.mtu) padded = std::max(packet.size(), options.mtu);
+  if (!peer.unanswered_since) peer.unanswered_since = now.lease;
+  seal_and_send(peer, packet, padded, peer.endpoint, now, sink);
+}
+
+void Device::Impl::flush_staged(Peer& peer, const Now& now, Sink& sink) {
+  std::deque<Bytes> staged;
+  staged.swap(peer.staged);
+  for (const Bytes& packet : staged) send_data(peer, packet, now, sink);
+}
+
+void Device::Impl::add_macs(Peer& peer, Bytes& message, LeaseTime now) {
+  peer.last_mac1 = crypto::blake2s_mac16(peer.mac1_key, message);
+  message.insert(message.end(), peer.last_mac1.begin(), peer.last_mac1.end());
+  crypto::Tag16 mac2{};
+  if (peer.cookie_at && now - *peer.cookie_at < kCookieLife) mac2 = crypto::blake2s_mac16(peer.cookie, message);
+  message.insert(message.end(), mac2.begin(), mac2.end());
+}
+
+void Device::Impl::initiate(Peer& peer, const Now& now, Sink& sink, bool retry) {
+  if (peer.endpoint.kind == Endpoint::Kind::None) return;
+  if (!retry && peer.last_initiation_sent && now.lease - *peer.last_initiation_sent < kRekeyTimeout) return;
+  if (!retry || !peer.attempt_started) peer.attempt_started = now.lease;
+  drop_pending(peer);
+  const crypto::X25519Pair ephemeral = crypto::x25519_generate();
+  Bytes message(8);
+  message[0] = kTypeInitiation;
+  const auto timestamp = tai64n(now.wall, last_timestamp);
+  auto noise = write_first(self, peer.config.public_key, peer.static_static, ephemeral, as_bytes(kWireGuardPrologue), timestamp, message);
+  if (!noise) return;
+  const std::uint32_t local = new_index(peer, Slot::Handshake);
+  store_le32(message.data() + 4, local);
+  // Jitter keeps two sides that start together from colliding for ever.
+  peer.pending = PendingHandshake{*noise, ephemeral, local, now.lease, kRekeyTimeout + Millis(crypto::random_u32() % 334)};
+  add_macs(peer, message, now.lease);
+  peer.last_initiation_sent = now.lease;
+  transmit(peer, message, now.lease, sink);
+}
+
+void Device::Impl::authenticated(Peer& peer, const Endpoint& from, std::size_t bytes) {
+  peer.stats.rx_bytes += bytes;
+  peer.unanswered_since.reset();
+  if (options.roam || peer.endpoint.kind == Endpoint::Kind::None) peer.endpoint = from;
+}
+
+void Device::Impl::on_initiation(ByteView message, const Endpoint& from, const Now& now, Sink& sink) {
+  auto first = read_first(self, as_bytes(kWireGuardPrologue), message.subspan(8, 108));
+  if (!first) return;
+  Peer* peer = find(first->remote_static);
+  if (peer == nullptr) return;
+  std::array<std::uint8_t, 12> timestamp;
+  if (!read_first_payload(*first, peer->static_static, timestamp)) return;
+  // A replay, or a flood with a stolen key.
+  if (std::memcmp(timestamp.data(), peer->last_timestamp.data(), timestamp.size()) <= 0) return;
+  if (peer->last_initiation_received && now.lease - *peer->last_initiation_received < kInitiationGap) return;
+  peer->last_timestamp = timestamp;
+  peer->last_initiation_received = now.lease;
+
+  const crypto::X25519Pair ephemeral = crypto::x25519_generate();
+  Bytes reply(12);
+  reply[0] = kTypeResponse;
+  if (!write_second(first->noise, first->ephemeral, first->remote_static, ephemeral, peer->config.psk, {}, reply)) return;
+  const std::uint32_t local = new_index(*peer, Slot::Session);
+  const std::uint32_t remote = load_le32(message.data() + 4);
+  store_le32(reply.data() + 4, local);
+  store_le32(reply.data() + 8, remote);
+  const auto [initiator_key, responder_key] = first->noise.split();
+  drop(peer->previous);
+  drop(peer->next);
+  peer->next = std::make_unique<Session>(local, remote, responder_key, initiator_key, now.lease, false);
+  authenticated(*peer, from, message.size());
+  add_macs(*peer, reply, now.lease);
+  peer->last_sent = now.lease;
+  peer->stats.tx_bytes += reply.size();
+  sink.send(from, reply);  // by the way it came: that way is known to work
+}
+
+void Device::Impl::on_response(ByteView message, const Endpoint& from, const Now& now, Sink& sink) {
+  const auto it = by_index.find(load_le32(message.data() + 8));
+  if (it == by_index.end() || it->second.slot != Slot::Handshake) return;
+  Peer& peer = *it->second.peer;
+  Noise noise = peer.pending->noise;  // a forged response must not spoil the state
+  if (!read_second(noise, self, peer.pending->ephemeral, peer.config.psk, message.subspan(12, 48), {})) return;
+  const std::uint32_t local = peer.pending->local;
+  const auto [initiator_key, responder_key] = noise.split();
+  peer.pending.reset();
+  it->second.slot = Slot::Session;
+  drop(peer.previous);
+  peer.previous = std::move(peer.next ? peer.next : peer.current);
+  drop(peer.current);
+  peer.current = std::make_unique<Session>(local, load_le32(message.data() + 4), initiator_key, responder_key, now.lease, true);
+  peer.attempt_started.reset();
+  authenticated(peer, from, message.size());
+  ++peer.stats.handshakes;
+  peer.stats.last_handshake = now.wall;
+  // The responder may use the session only after a packet of ours.
+  if (peer.staged.empty()) send_keepalive(peer, now, sink);
+  flush_staged(peer, now, sink);
+}
+
+void Device::Impl::on_cookie(ByteView message, LeaseTime now) {
+  const auto it = by_index.find(load_le32(message.data() + 4));
+  if (it == by_index.end()) return;
+  Peer& peer = *it->second.peer;
+  const auto cookie = crypto::xchacha_open(peer.cookie_key, std::span<const std::uint8_t, 24>(message.data() + 8, 24), peer.last_mac1,
+                                           message.subspan(32, 32));
+  if (!cookie) return;
+  std::copy(cookie->begin(), cookie->end(), peer.cookie.begin());
+  peer.cookie_at = now;
+}
+
+void Device::Impl::on_transport(ByteView message, const Endpoint& from, const Now& now, Sink& sink) {
+  const std::uint32_t index = load_le32(message.data() + 4);
+  const auto it = by_index.find(index);
+  if (it == by_index.end() || it->second.slot != Slot::Session) return;
+  Peer& peer = *it->second.peer;
+  const auto is = [&](const std::unique_ptr<Session>& s) { return s && s->local == index; };
+  Session* session = is(peer.current) ? peer.current.get() : is(peer.next) ? peer.next.get() : is(peer.previous) ? peer.previous.get() : nullptr;
+  const std::uint64_t counter = load_le64(message.data() + 8);
+  if (session == nullptr || now.lease - session->created >= kRejectAfter || counter >= kRejectAfterMessages) return;
+  const ByteView sealed = message.subspan(kTransportHeader);
+  if (sealed.size() > in.size() || !session->open.open(counter, {}, sealed, in.data()) || !session->replay.accept(counter)) {
+    ++peer.stats.dropped;
+    return;
+  }
+  authenticated(peer, from, message.size());
+  ++peer.stats.rx_packets;
+  if (session == peer.next.get()) {
+    drop(peer.previous);
+    peer.previous = std::move(peer.current);
+    peer.current = std::move(peer.next);
+    peer.attempt_started.reset();
+    drop_pending(peer);
+    ++peer.stats.handshakes;
+    peer.stats.last_handshake = now.wall;
+    flush_staged(peer, now, sink);
+  }
+  on_plain(peer, {in.data(), sealed.size() - crypto::kAeadTag}, from, now, sink);
+}
+
+void Device::Impl::on_plain(Peer& peer, ByteView plain, const Endpoint& from, const Now& now, Sink& sink) {
+  if (peer.current && peer.current->initiator && now.lease - peer.current->created >= kRejectAfter - kKeepalive - kRekeyTimeout) {
+    initiate(peer, now, sink, false);
+  }
+  if (plain.empty()) return;  // keepalive
+  if (!peer.keepalive_due) peer.keepalive_due = now.lease + kKeepalive;
+  if (plain[0] < 0x10) {
+    sink.control(peer.config.public_key, from, plain);
+    return;
+  }
+  const bool ipv4 = plain.size() >= kIpHeader && plain[0] >> 4 == 4;
+  const std::size_t total = ipv4 ? load_be16(plain.data() + 2) : 0;
+  if (total < kIpHeader || total > plain.size()) {
+    ++peer.stats.dropped;
+    return;
+  }
+  const auto owner = by_address.find(load_be32(plain.data() + 12));
+  if (owner == by_address.end() || owner->second != &peer) {  // a source that is not its own
+    ++peer.stats.dropped;
+    return;
+  }
+  sink.deliver(plain.first(total));
+}
+
+void Device::Impl::tick_peer(Peer& peer, const Now& now, Sink& sink) {
+  for (auto* session : {&peer.previous, &peer.current, &peer.next}) {
+    if (*session && now.lease - (*session)->created >= kRejectAfter) drop(*session);
+  }
+  if (peer.pending && now.lease - peer.pending->sent_at >= peer.pending->retry_after) {
+    if (peer.attempt_started && now.lease - *peer.attempt_started >= kRekeyAttempt) {
+      drop_pending(peer);
+      peer.attempt_started.reset();
+      peer.unanswered_since.reset();
+      peer.staged.clear();
+    } else {
+      initiate(peer, now, sink, true);
+    }
+  }
+  const bool usable = peer.current && peer.current->usable(now.lease);
+  if (usable && peer.keepalive_due && now.lease >= *peer.keepalive_due) send_keepalive(peer, now, sink);
+  if (peer.unanswered_since && now.lease - *peer.unanswered_since >= kKeepalive + kRekeyTimeout && !peer.pending) {
+    initiate(peer, now, sink, false);
+  }
+  if (peer.config.keepalive.count() > 0 && now.lease - peer.last_sent >= peer.config.keepalive) {
+    if (usable) send_keepalive(peer, now, sink);
+    else if (!peer.pending) initiate(peer, now, sink, false);
+  }
+}
+
+void Device::set_peers(const std::vector<PeerConfig>& peers) { impl_->set_peers(peers); }
+
+void Device::set_endpoint(const Key32& key, const Endpoint& endpoint) {
+  if (Peer* peer = impl_->find(key)) peer->endpoint = endpoint;
+}
+
+bool Device::has_peer(const Key32& key) const { return impl_->find(key) != nullptr; }
+
+bool Device::has_session(const Key32& key) const {
+  const Peer* peer = impl_->find(key);
+  return peer != nullptr && peer->current != nullptr;
+}
+
+Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {
+  if (packet.size() < kIpHeader || packet.size() > kPacketMax - 32 || packet[0] >> 4 != 4) return Encapsulated::Invalid;
+  const auto it = impl_->by_address.find(load_be32(packet.data() + 16));
+  if (it == impl_->by_address.end()) return Encapsulated::NoPeer;
+  Peer& peer = *it->second;
+  if (peer.current && peer.current->usable(now.lease)) {
+    impl_->send_data(peer, packet, now, sink);
+    return Encapsulated::Sent;
+  }
+  if (peer.staged.size() >= impl_->options.staged_packets_max) {
+    peer.staged.pop_front();
+    ++peer.stats.dropped;
+  }
+  peer.staged.emplace_back(packet.begin(), packet.end());
+  if (!peer.pending) impl_->initiate(peer, now, sink, false);
+  return Encapsulated::Staged;
+}
+
+void Device::decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink) {
+  if (datagram.size() < kTransportHeader + crypto::kAeadTag || datagram[1] != 0 || datagram[2] != 0 || datagram[3] != 0) return;
+  if (datagram[0] == kTypeTransport) return impl_->on_transport(datagram, from, now, sink);
+  if (datagram[0] == kTypeCookie && datagram.size() == kCookieBytes) return impl_->on_cookie(datagram, now.lease);
+  const bool initiation = datagram[0] == kTypeInitiation && datagram.size() == kInitiationBytes;
+  if (!initiation && !(datagram[0] == kTypeResponse && datagram.size() == kResponseBytes)) return;
+  switch (impl_->door.check(datagram, from, now.lease)) {
+    case CookieDoor::Verdict::Drop:
+      return;
+    case CookieDoor::Verdict::SendCookie:
+      return sink.send(from, impl_->door.reply(datagram, from, now.lease));
+    case CookieDoor::Verdict::Accept:
+      break;
+  }
+  if (initiation) impl_->on_initiation(datagram, from, now, sink);
+  else impl_->on_response(datagram, from, now, sink);
+}
+
+bool Device::send_control(const Key32& key, const Endpoint& to, ByteView message, const Now& now, Sink& sink) {
+  MUSTER_CHECK(!message.empty() && message[0] < 0x10 && message.size() <= kPacketMax - 32);
+  Peer* peer = impl_->find(key);
+  if (peer == nullptr || !peer->current || !peer->current->usable(now.lease)) return false;
+  impl_->seal_and_send(*peer, message, message.size(), to, now, sink);
+  return true;
+}
+
+void Device::start_handshake(const Key32& key, const Now& now, Sink& sink) {
+  if (Peer* peer = impl_->find(key); peer != nullptr && !peer->pending) impl_->initiate(*peer, now, sink, false);
+}
+
+void Device::tick(const Now& now, Sink& sink) {
+  for (auto& [key, peer] : impl_->peers) impl_->tick_peer(*peer, now, sink);
+}
+
+std::vector<PeerStats> Device::stats() const {
+  std::map<Key32, PeerStats> sorted;
+  for (const auto& [key, peer] : impl_->peers) {
+    sorted.emplace(key, peer->stats).first->second.endpoint = peer->endpoint;
+  }
+  std::vector<PeerStats> out;
+  for (auto& [key, stats] : sorted) out.push_back(stats);
+  return out;
+}
+
+}  // namespace muster::overlay

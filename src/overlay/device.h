@@ -1,0 +1,91 @@
+#pragma once
+// One WireGuard interface without sockets, clock or threads: handshake (mac1, mac2 and cookies under load), sessions
+// (previous, current, next), transport, replay window, rekey and keepalive timers (whitepaper section 6). Interoperable with
+// other implementations. Packets come in, the Sink gets what is to be sent or delivered, tick() is called a few times a second.
+// Buffers given to the Sink live only during the call; the Sink must not call back into the Device. One thread.
+// Bounds: peers, staged packets per peer, initiations per second and source, cookies' sources.
+#include <functional>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/time.h"
+#include "crypto/x25519.h"
+
+namespace muster::overlay {
+
+using crypto::Key32;
+using crypto::Secret32;
+
+// Where a datagram goes to or came from: through the relay (named by the other member's key) or straight over UDP.
+struct Endpoint {
+  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2 };
+  Kind kind = Kind::None;
+  std::uint32_t ip = 0;  // IPv4, host order
+  std::uint16_t port = 0;
+  Key32 key{};           // Relay: the member at the other end
+  bool operator==(const Endpoint&) const = default;
+  static Endpoint udp(std::uint32_t ip, std::uint16_t port) { return {Kind::Udp, ip, port, {}}; }
+  static Endpoint relay(const Key32& key) { return {Kind::Relay, 0, 0, key}; }
+};
+
+struct PeerConfig {
+  Key32 public_key{};
+  Secret32 psk;                          // zero: none
+  std::vector<std::uint32_t> addresses;  // its inner IPv4 addresses, host order
+  Endpoint endpoint;                     // where to send first; None: wait for the peer
+  Millis keepalive{0};                   // persistent; 0 = off
+};
+
+struct PeerStats {
+  Key32 public_key{};
+  Endpoint endpoint;
+  std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_packets = 0, tx_packets = 0, dropped = 0, handshakes = 0;
+  WallTime last_handshake;               // zero: never
+};
+
+class Sink {
+ public:
+  virtual ~Sink() = default;
+  virtual void send(const Endpoint& to, ByteView datagram) = 0;
+  virtual void deliver(ByteView ip_packet) = 0;
+  // A message of send_control() from an authenticated peer.
+  virtual void control(const Key32& peer, const Endpoint& from, ByteView message) = 0;
+};
+
+struct DeviceOptions {
+  bool roam = true;                      // follow the source of authenticated packets; false: set_endpoint() decides alone
+  std::uint32_t load_handshakes_per_s = 200;  // above it cookies are demanded
+  std::size_t staged_packets_max = 256;
+  std::size_t mtu = 1380;                // padding never exceeds it
+};
+
+enum class Encapsulated : std::uint8_t { Sent, Staged, NoPeer, Invalid };
+
+class Device {
+ public:
+  explicit Device(const crypto::X25519Pair& key, DeviceOptions options = {});
+  ~Device();
+  const Key32& public_key() const;
+  // The whole table: sessions of peers that stay with the same psk live on, those of others are wiped at once.
+  void set_peers(const std::vector<PeerConfig>& peers);
+  void set_endpoint(const Key32& peer, const Endpoint& endpoint);
+  bool has_peer(const Key32& peer) const;
+  bool has_session(const Key32& peer) const;  // a session that can carry data now
+
+  Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);
+  void decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink);
+  // A message to the peer's Device, sealed like a packet, to this endpoint; false without a session. First byte < 0x10.
+  bool send_control(const Key32& peer, const Endpoint& to, ByteView message, const Now& now, Sink& sink);
+  void start_handshake(const Key32& peer, const Now& now, Sink& sink);  // at most every 5 s
+  void tick(const Now& now, Sink& sink);
+  std::vector<PeerStats> stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace muster::overlay
