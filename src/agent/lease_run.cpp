@@ -1,0 +1,190 @@
+#include "agent/lease_run.h"
+
+#include <algorithm>
+
+namespace muster::agent {
+
+bool must_stop(const LeaseRun& run, bool stop_all) {
+  return run.over || !run.in_desired || stop_all || run.want.want == LeaseWant::Stop || (run.want.want == LeaseWant::Drain && run.drained);
+}
+
+const RosterEntry* roster_self(const LeaseRun& run) {
+  for (const RosterEntry& entry : run.opened.entries) {
+    if (entry.slot == run.want.slot && entry.address == run.want.address) return &entry;
+  }
+  return nullptr;
+}
+
+// A head needs itself in the roster, a worker also the head that it will join.
+bool roster_allows_ray(const LeaseRun& run) {
+  if (roster_self(run) == nullptr || run.want.role == SlotRole::Spare) return false;
+  if (run.want.role == SlotRole::Head) return true;
+  return std::any_of(run.opened.entries.begin(), run.opened.entries.end(),
+                     [](const RosterEntry& entry) { return entry.role == SlotRole::Head; });
+}
+
+namespace {
+
+std::optional<Op> stop_op(const LeaseRun& run, const LeaseView& view) {
+  if (run.touched && !run.stopped) return StopLease{run.want.lease, view.options->stop_grace, run.reason};
+  // The workspace outlives the stop until the server has let go of the lease and has the logs.
+  if (!run.in_desired && run.touched && !run.removed && view.logs_done) return RemoveLease{run.want.lease};
+  return {};
+}
+
+Op configure_op(const LeaseRun& run, const LeaseView& view) {
+  ConfigureNetwork op;
+  op.lease = run.want.lease;
+  op.cluster = run.want.cluster;
+  op.roster_epoch = run.opened.epoch;
+  op.roster = *run.roster;
+  op.entries = run.opened.entries;
+  op.relay_token = run.secrets.relay_token;
+  op.psk = run.secrets.psk;
+  op.relays = *view.relays;
+  return op;
+}
+
+Op start_ray_op(const LeaseRun& run) {
+  StartRay op;
+  op.lease = run.want.lease;
+  op.role = run.want.role;
+  op.address = run.want.address;
+  op.head_address = run.want.head_address;
+  op.ray_token = run.secrets.ray_token;
+  op.resources = run.want.resources;
+  op.labels = run.want.ray_labels;
+  op.restarts = run.restarts;
+  return op;
+}
+
+}  // namespace
+
+std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
+  if (!view.engine_up || view.now.lease < run.retry_at) return {};
+  if (must_stop(run, view.stop_all)) return stop_op(run, view);
+  const Assignment& want = run.want;
+  if (want.want == LeaseWant::Drain) {
+    if (run.drained) return {};
+    return DrainRay{want.lease, view.options->drain_deadline};
+  }
+  if (run.digest.empty()) return EnsureImage{want.lease, want.image, want.runtime};
+  if (!run.probed) return ProbeImage{want.lease, run.digest, want.runtime};
+  if (!run.created) {
+    if (!view.devices_free) return {};
+    CreateLease op{want, run.digest};
+    op.assignment.roster.clear();
+    op.assignment.jobs.clear();
+    return op;
+  }
+  if (run.roster && (!run.network || run.configured_epoch != run.opened.epoch || !run.secrets_sent)) return configure_op(run, view);
+  if (!run.network) return {};
+  if (!run.setup_done) {
+    if (roster_self(run) == nullptr || !view.blobs_ready) return {};
+    return RunSetup{want.lease, want.setup_commands, want.files};
+  }
+  if (want.want == LeaseWant::Run && !run.ray_started && roster_allows_ray(run)) return start_ray_op(run);
+  return {};
+}
+
+void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
+  run.faults = 0;
+  run.retry_at = LeaseTime{0};
+  if (const auto* image = std::get_if<ImageReady>(&result.value); image != nullptr && std::holds_alternative<EnsureImage>(op)) {
+    run.digest = image->digest;
+  } else if (std::holds_alternative<ProbeImage>(op)) {
+    if (const auto* probe = std::get_if<ImageProbe>(&result.value)) run.probe = *probe;
+    run.probed = true;
+    if (!run.probe.token_auth) run.over = run.failed = true, run.reason = "image_probe.no_token_auth";
+  } else if (std::holds_alternative<CreateLease>(op)) {
+    run.created = true;
+    if (const auto* made = std::get_if<LeaseCreated>(&result.value)) {
+      run.overlay_key = made->overlay_key;
+      run.overlay_signature = made->overlay_signature;
+    }
+  } else if (const auto* network = std::get_if<ConfigureNetwork>(&op)) {
+    run.network = run.secrets_sent = true;
+    run.configured_epoch = network->roster_epoch;
+  } else if (std::holds_alternative<RunSetup>(op)) {
+    run.setup_done = true;
+  } else if (std::holds_alternative<StartRay>(op)) {
+    run.ray_started = true;
+    run.started_at = now.lease;
+  } else if (std::holds_alternative<DrainRay>(op)) {
+    run.drained = true;
+  } else if (std::holds_alternative<StopLease>(op)) {
+    run.stopped = true;
+    run.created = run.network = run.setup_done = run.ray_started = run.ray_ready = false;
+  } else if (std::holds_alternative<RemoveLease>(op)) {
+    run.removed = true;
+  }
+}
+
+void crash(LeaseRun& run, const std::string& reason, bool container, const Options& options, Now now, Millis jitter) {
+  if (run.over || run.stopped) return;
+  if (run.ready_since != LeaseTime{0} && now.lease - run.ready_since >= options.restart_window) run.in_a_row = 0;
+  run.ready_since = LeaseTime{0};
+  run.ray_started = run.ray_ready = false;
+  run.ray_node_id.clear();
+  if (container) run.created = run.network = run.setup_done = false;
+  ++run.restarts;
+  ++run.in_a_row;
+  const std::uint32_t limit = run.want.role == SlotRole::Head ? options.head_restarts_max : options.worker_restarts_max;
+  if (run.in_a_row > limit) {
+    run.over = run.failed = true;
+    run.reason = reason;
+    return;
+  }
+  Millis wait = run.in_a_row == 1 ? Millis(0) : Millis(1000) * (1U << std::min(run.in_a_row - 1, 6U));
+  run.retry_at = now.lease + std::min(wait, Millis(60'000)) + (wait > Millis(0) ? jitter : Millis(0));
+}
+
+void adopt(LeaseRun& run, const AdoptedLease& found, Now now) {
+  run.want = found.assignment;
+  run.touched = true;
+  run.digest = found.probe.digest.empty() ? found.assignment.image : found.probe.digest;
+  run.probe = found.probe;
+  run.probed = !found.probe.digest.empty();
+  if (!run.probed) run.digest.clear();
+  run.created = found.container_running;
+  run.network = run.created && found.roster_epoch != 0;
+  run.configured_epoch = found.roster_epoch;
+  run.setup_done = run.created && found.setup_done;
+  run.ray_started = run.created && found.ray_running;
+  run.ray_ready = run.ray_started && found.ray_ready;
+  run.overlay_key = found.overlay_key;
+  run.overlay_signature = found.overlay_signature;
+  run.ray_node_id = found.ray_node_id;
+  run.started_at = now.lease;
+  if (run.ray_ready) run.ready_since = now.lease;
+}
+
+LeasePhase phase_of(const LeaseRun& run) {
+  const bool quiet = !run.touched || run.stopped;
+  const bool let_go = !run.in_desired || run.want.want == LeaseWant::Stop;
+  if (run.failed && !(let_go && quiet)) return LeasePhase::Failed;
+  if (run.over || let_go) return quiet ? LeasePhase::Stopped : LeasePhase::Draining;
+  if (run.stopped) return LeasePhase::Stopped;
+  if (run.want.want == LeaseWant::Drain) return LeasePhase::Draining;
+  if (run.digest.empty() || !run.probed) return run.touched ? LeasePhase::Pulling : LeasePhase::Pending;
+  if (!run.created) return run.restarts > 0 ? LeasePhase::Starting : LeasePhase::Creating;
+  if (run.ray_ready) return LeasePhase::Ready;
+  return run.ray_started || run.restarts > 0 ? LeasePhase::Starting : LeasePhase::Standby;
+}
+
+ObservedLease observed_of(const LeaseRun& run) {
+  ObservedLease seen;
+  seen.lease = run.want.lease;
+  seen.epoch = run.want.epoch;
+  seen.phase = phase_of(run);
+  seen.reason = run.reason;
+  seen.overlay_key = run.overlay_key;
+  seen.overlay_signature = run.overlay_signature;
+  seen.roster_epoch = run.configured_epoch;
+  seen.probe = run.probe;
+  seen.restarts = run.restarts;
+  seen.ray_node_id = run.ray_node_id;
+  return seen;
+}
+
+}  // namespace muster::agent
