@@ -41,9 +41,14 @@ Result<Policy> parse_policy(std::string_view text) {
   const json::object object = TRY(parse_object(text));
   Fields fields(object);
   Policy p;
-  p.reserve_cpu_milli = fields.integer_or("reserve_cpu_milli", 0, 10'000'000, p.reserve_cpu_milli);
-  p.reserve_memory_bytes = fields.integer_or("reserve_memory_bytes", 0, kBytesMax, p.reserve_memory_bytes);
-  p.reserve_disk_bytes = fields.integer_or("reserve_disk_bytes", 0, kBytesMax, p.reserve_disk_bytes);
+  if (const auto* reserve = fields.object("reserve")) {
+    Fields kept(*reserve);
+    p.reserve_cpu_milli = static_cast<std::int64_t>(std::clamp(kept.number_or("cpus", 0.0), 0.0, 10'000.0) * 1000.0);
+    p.reserve_memory_bytes = kept.integer_or("memory_bytes", 0, kBytesMax, p.reserve_memory_bytes);
+    p.reserve_disk_bytes = kept.integer_or("disk_bytes", 0, kBytesMax, p.reserve_disk_bytes);
+    TRY_VOID(kept.finish("policy: reserve"));
+  }
+  p.engine_socket = fields.text_or("engine_socket", {}, 100);
   p.max_cpu_milli = fields.integer_or("max_cpu_milli", 0, 10'000'000, p.max_cpu_milli);
   p.max_memory_bytes = fields.integer_or("max_memory_bytes", 0, kBytesMax, p.max_memory_bytes);
   p.max_gpus = fields.integer_or("max_gpus", -1, 1024, p.max_gpus);

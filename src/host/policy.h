@@ -4,6 +4,7 @@
 // allows nothing (the owner meant something, we do not know what). Values only; no threads.
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -23,6 +24,7 @@ struct Policy {
   bool exec_allowed = true;                              // people may open a shell in containers of their lease
   std::vector<HourRange> allowed_hours;                  // empty = always
   std::vector<std::string> images;                       // prefixes; empty = any
+  std::string engine_socket;                             // empty = the engine's usual place
   bool operator==(const Policy&) const = default;
 };
 
