@@ -1,0 +1,184 @@
+#include "overlay/member.h"
+
+#include <algorithm>
+
+#include "overlay/endian.h"
+#include "overlay/packet.h"
+
+namespace muster::overlay {
+namespace {
+// Control messages between members: kind, id, then zeros up to the size that is being tested.
+constexpr std::uint8_t kPing = 1, kPong = 2;
+constexpr std::size_t kProbeHeader = 9;
+constexpr std::size_t kProbeSmall = 32;
+constexpr std::size_t kPongsMax = 64;
+constexpr int kFullEvery = 8;  // on a proven path every eighth probe is of full size again
+
+DeviceOptions device_options() {
+  DeviceOptions options;
+  options.roam = false;
+  options.mtu = kInnerMtu;
+  return options;
+}
+
+bool initiation(ByteView datagram) { return !datagram.empty() && datagram[0] == 1; }
+}  // namespace
+
+// From the Device's view of endpoints to sockets. An initiation through the relay also goes to every direct candidate: members on
+// one private network meet even while no relay answers. The receiver takes the first copy and drops the others as replays.
+class Member::Wire : public Sink {
+ public:
+  Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
+  void send(const Endpoint& to, ByteView datagram) override {
+    if (to.kind == Endpoint::Kind::Udp) return out_.to_udp(to.ip, to.port, datagram);
+    out_.to_relay(to.key, datagram);
+    if (!initiation(datagram)) return;
+    const auto path = member_.paths_.find(to.key);
+    if (path == member_.paths_.end()) return;
+    for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
+  }
+  void deliver(ByteView packet) override { out_.to_tun(packet); }
+  void control(const Key32& peer, const Endpoint& from, ByteView message) override { member_.on_control(peer, from, message, now_); }
+
+ private:
+  Member& member_;
+  Out& out_;
+  const Now& now_;
+};
+
+Member::Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk, RosterGuard guard)
+    : key_(key), address_(address), mask_(prefix_bits == 0 ? 0 : ~std::uint32_t{0} << (32 - std::min<int>(prefix_bits, 32))), psk_(psk),
+      guard_(std::move(guard)), device_(key, device_options()) {}
+Member::~Member() = default;
+
+bool Member::usable_candidate(const Endpoint& e) const {
+  // Private networks only, and never the overlay itself.
+  const bool is_private = e.ip >> 24 == 10 || e.ip >> 20 == 0xac1 || e.ip >> 16 == 0xc0a8;
+  return e.kind == Endpoint::Kind::Udp && e.port != 0 && is_private && (e.ip & mask_) != (address_ & mask_);
+}
+
+void Member::add_candidate(Path& path, const Endpoint& e) const {
+  const bool known = std::ranges::any_of(path.candidates, [&](const Candidate& c) { return c.at == e; });
+  if (known || path.candidates.size() >= kCandidatesMax || !usable_candidate(e)) return;
+  path.candidates.push_back({e, {}, {}, false, 0});
+}
+
+Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers) {
+  const VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
+  TRY_VOID(guard_.admit(verified.roster, bytes));
+  const auto& members = verified.roster.members;
+  // Without our own entry we were removed: nobody is a peer any more.
+  const bool ours = std::ranges::any_of(members, [&](const RosterMember& m) { return m.overlay_key == key_.public_key && m.address == address_; });
+  std::vector<PeerConfig> peers;
+  std::map<Key32, Path> paths;
+  for (const RosterMember& m : members) {
+    if (!ours || m.overlay_key == key_.public_key) continue;
+    if ((m.address & mask_) != (address_ & mask_)) continue;
+    peers.push_back(PeerConfig{m.overlay_key, psk_, {m.address}, Endpoint::relay(m.overlay_key), {}});
+    Path& path = paths[m.overlay_key];
+    if (const auto old = paths_.find(m.overlay_key); old != paths_.end()) path = std::move(old->second);
+    path.address = m.address;
+    for (const Endpoint& e : m.lan) add_candidate(path, e);
+  }
+  device_.set_peers(peers);
+  paths_ = std::move(paths);
+  return verified.rejected;
+}
+
+void Member::from_tun(ByteView packet, const Now& now, Out& out) {
+  if (packet.size() > kInnerMtu) {
+    if (const auto answer = refuse_too_large(packet, kInnerMtu)) out.to_tun(*answer);
+    return;
+  }
+  Wire wire(*this, out, now);
+  if (device_.encapsulate(packet, now, wire) != Encapsulated::NoPeer) return;
+  if (const auto answer = refuse_packet(packet)) out.to_tun(*answer);
+}
+
+void Member::from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  device_.decapsulate(datagram, Endpoint::relay(member), now, wire);
+  flush(now, out);
+}
+
+void Member::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  device_.decapsulate(datagram, Endpoint::udp(ip, port), now, wire);
+  flush(now, out);
+}
+
+void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now) {
+  const auto it = paths_.find(peer);
+  if (it == paths_.end() || message.size() < kProbeHeader || from.kind != Endpoint::Kind::Udp) return;
+  Path& path = it->second;
+  if (message[0] == kPing && pongs_.size() < kPongsMax) {
+    Bytes pong(message.begin(), message.end());
+    pong[0] = kPong;
+    pongs_.push_back({peer, from, std::move(pong)});
+    add_candidate(path, from);
+    return;
+  }
+  if (message[0] != kPong) return;
+  const std::uint64_t id = load_be64(message.data() + 1);
+  for (Candidate& c : path.candidates) {
+    if (!c.pinged || c.id != id || c.at != from) continue;
+    c.last_pong = now.lease;
+    if (!path.direct && message.size() == kInnerMtu) {
+      path.direct = c.at;
+      path.direct_since = now.lease;
+      path.backoff = kProbeEvery;
+      device_.set_endpoint(peer, c.at);
+    }
+  }
+}
+
+void Member::flush(const Now& now, Out& out) {
+  std::vector<Pong> pongs;
+  pongs.swap(pongs_);
+  Wire wire(*this, out, now);
+  for (const Pong& p : pongs) device_.send_control(p.peer, p.to, p.message, now, wire);
+}
+
+void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  if (path.direct) {
+    const auto c = std::ranges::find_if(path.candidates, [&](const Candidate& x) { return x.at == *path.direct; });
+    if (c == path.candidates.end() || now.lease - c->last_pong >= kDirectTimeout) {
+      path.direct.reset();
+      device_.set_endpoint(key, Endpoint::relay(key));
+      path.backoff = kProbeEvery;
+    }
+  }
+  if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
+  for (Candidate& c : path.candidates) {
+    if (path.direct && c.at != *path.direct) continue;
+    const bool full = !path.direct || next_id_ % kFullEvery == 0;
+    Bytes ping(full ? kInnerMtu : kProbeSmall);
+    ping[0] = kPing;
+    c.id = next_id_++;
+    c.pinged = true;
+    c.last_ping = now.lease;
+    store_be64(ping.data() + 1, c.id);
+    device_.send_control(key, c.at, ping, now, wire);
+  }
+  if (!path.direct) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
+  path.next_probe = now.lease + (path.direct ? kProbeEvery : path.backoff);
+}
+
+void Member::tick(const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  device_.tick(now, wire);
+  for (auto& [key, path] : paths_) probe(key, path, now, out);
+  flush(now, out);
+}
+
+std::vector<MemberStats> Member::stats() const {
+  std::vector<MemberStats> out;
+  for (const PeerStats& s : device_.stats()) {
+    const auto path = paths_.find(s.public_key);
+    out.push_back({s, path == paths_.end() ? 0 : path->second.address});
+  }
+  return out;
+}
+
+}  // namespace muster::overlay

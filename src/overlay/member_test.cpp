@@ -1,0 +1,286 @@
+#include "overlay/member.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/rng.h"
+#include "overlay/endian.h"
+#include "overlay/packet.h"
+
+namespace muster::overlay {
+namespace {
+
+constexpr std::uint64_t kCluster = 5;
+constexpr std::uint32_t kNet = 0x64400000;  // 100.64.0.0/16
+
+struct Machine : Out {
+  crypto::SigningKey device = crypto::SigningKey::generate();
+  crypto::X25519Pair key = crypto::x25519_generate();
+  std::uint32_t address = 0;
+  Endpoint lan;
+  LeaseEpoch epoch{1, 1, 1};
+  std::unique_ptr<Member> member;
+  std::vector<std::pair<Key32, Bytes>> relayed;
+  std::vector<std::pair<Endpoint, Bytes>> direct;
+  std::vector<Bytes> tun;
+  void to_relay(const Key32& m, ByteView d) override { relayed.emplace_back(m, Bytes(d.begin(), d.end())); }
+  void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override { direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end())); }
+  void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
+  RosterMember entry() const {
+    RosterMember m;
+    m.slot = m.node = address & 0xff;
+    m.role = 2;
+    m.address = address;
+    m.overlay_key = key.public_key;
+    m.device_key = device.public_key();
+    m.epoch = epoch;
+    m.overlay_signature = sign_overlay_key(device, kCluster, epoch, key.public_key);
+    if (lan.kind == Endpoint::Kind::Udp) m.lan = {lan};
+    return m;
+  }
+};
+
+struct Net : ::testing::Test {
+  crypto::SigningKey controller = crypto::SigningKey::generate();
+  std::vector<std::unique_ptr<Machine>> machines;
+  Now now{WallTime{1'795'000'000'000}, LeaseTime{1'000'000}};
+  std::uint64_t epoch = 0;
+  bool relay_up = true, direct_up = true;
+  std::size_t direct_size_max = 2000, relay_data = 0, direct_data = 0;
+
+  void build(int count, bool lan) {
+    for (int i = 0; i < count; ++i) {
+      auto m = std::make_unique<Machine>();
+      m->address = kNet + 1 + static_cast<std::uint32_t>(i);
+      if (lan) m->lan = Endpoint::udp(0x0a000001 + static_cast<std::uint32_t>(i), 7000);
+      m->member = std::make_unique<Member>(m->key, m->address, 16, Secret32{});
+      machines.push_back(std::move(m));
+    }
+    roster();
+  }
+  Roster make_roster(std::size_t without = 999) {
+    Roster r{kCluster, 1, ++epoch, {}};
+    for (std::size_t i = 0; i < machines.size(); ++i) {
+      if (i != without) r.members.push_back(machines[i]->entry());
+    }
+    return r;
+  }
+  void roster(std::size_t without = 999) {
+    const Bytes bytes = encode_roster(make_roster(without));
+    for (auto& m : machines) ASSERT_TRUE(apply(*m, bytes).ok());
+  }
+  Result<std::size_t> apply(Machine& m, const Bytes& bytes) {
+    return m.member->set_roster(bytes, {sign_roster(controller, bytes)}, {controller.public_key()});
+  }
+  void exchange() {
+    for (int round = 0; round < 60; ++round) {
+      bool busy = false;
+      for (auto& from : machines) {
+        auto relayed = std::exchange(from->relayed, {});
+        auto direct = std::exchange(from->direct, {});
+        busy = busy || !relayed.empty() || !direct.empty();
+        for (auto& [key, d] : relayed) {
+          relay_data += d[0] == 4;
+          for (auto& to : machines) {
+            if (relay_up && to->key.public_key == key) to->member->from_relay(from->key.public_key, d, now, *to);
+          }
+        }
+        for (auto& [at, d] : direct) {
+          direct_data += d[0] == 4;
+          for (auto& to : machines) {
+            if (direct_up && d.size() <= direct_size_max && to->lan == at) to->member->from_udp(from->lan.ip, from->lan.port, d, now, *to);
+          }
+        }
+      }
+      if (!busy) return;
+    }
+  }
+  void run(Millis total) {
+    for (Millis t{0}; t < total; t += 250ms) {
+      now.lease = now.lease + 250ms;
+      now.wall = now.wall + 250ms;
+      for (auto& m : machines) m->member->tick(now, *m);
+      exchange();
+    }
+  }
+  static Bytes udp_packet(std::uint32_t from, std::uint32_t to, std::size_t size = 200) {
+    Bytes p(size, 0x5a);
+    p[0] = 0x45;
+    store_be16(p.data() + 2, static_cast<std::uint16_t>(size));
+    store_be16(p.data() + 6, 0);
+    p[9] = 17;
+    store_be32(p.data() + 12, from);
+    store_be32(p.data() + 16, to);
+    return p;
+  }
+  bool delivers(std::size_t from, std::size_t to, std::size_t size = 200) {
+    machines[to]->tun.clear();
+    const Bytes p = udp_packet(machines[from]->address, machines[to]->address, size);
+    machines[from]->member->from_tun(p, now, *machines[from]);
+    exchange();
+    return std::ranges::count(machines[to]->tun, p) == 1;
+  }
+  std::string path(std::size_t from, std::size_t to) {
+    for (const MemberStats& s : machines[from]->member->stats()) {
+      if (s.address == machines[to]->address) return format_endpoint(s.peer.endpoint);
+    }
+    return "none";
+  }
+};
+
+TEST_F(Net, RelayServesEveryPair) {
+  build(3, false);
+  for (std::size_t i = 0; i < 3; ++i) {
+    for (std::size_t j = 0; j < 3; ++j) {
+      if (i == j) continue;
+      EXPECT_TRUE(delivers(i, j, 1380)) << i << j;
+    }
+  }
+  EXPECT_EQ(path(0, 1), "relay");
+}
+
+TEST_F(Net, DirectPathIsFoundUsedAndLeft) {
+  build(2, true);
+  EXPECT_TRUE(delivers(0, 1));
+  run(4s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  EXPECT_EQ(path(1, 0), "10.0.0.1:7000");
+  relay_data = 0;
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_EQ(relay_data, 0U);
+  direct_up = false;
+  run(6s);
+  EXPECT_EQ(path(0, 1), "relay");
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_TRUE(delivers(1, 0));
+  direct_up = true;
+  run(40s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+}
+
+TEST_F(Net, DirectPathWithoutFullSizeIsNotUsed) {
+  direct_size_max = 1400;
+  build(2, true);
+  EXPECT_TRUE(delivers(0, 1));
+  run(20s);
+  EXPECT_EQ(path(0, 1), "relay");
+  EXPECT_TRUE(delivers(0, 1, 1380));
+}
+
+TEST_F(Net, DirectWorksWithoutAnyRelay) {
+  relay_up = false;
+  build(2, true);
+  delivers(0, 1);
+  run(8s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  EXPECT_TRUE(delivers(0, 1));
+}
+
+TEST_F(Net, RemovedMemberIsCutOffAtOnce) {
+  build(3, false);
+  ASSERT_TRUE(delivers(0, 2));
+  const Bytes late = udp_packet(machines[2]->address, machines[0]->address);
+  machines[2]->member->from_tun(late, now, *machines[2]);
+  const Bytes bytes = encode_roster(make_roster(2));
+  ASSERT_TRUE(apply(*machines[0], bytes).ok());
+  machines[0]->tun.clear();
+  exchange();
+  EXPECT_TRUE(machines[0]->tun.empty());  // even what was in the air
+  // A TCP segment to it is answered with a reset that its sender believes.
+  Bytes tcp = udp_packet(machines[0]->address, machines[2]->address, 60);
+  tcp[9] = 6;
+  std::fill(tcp.begin() + 20, tcp.end(), std::uint8_t{0});
+  store_be16(tcp.data() + 20, 1234);
+  store_be16(tcp.data() + 22, 80);
+  store_be32(tcp.data() + 28, 0xabcdef01);
+  tcp[32] = 5 << 4;
+  tcp[33] = 16 | 8;
+  machines[0]->member->from_tun(tcp, now, *machines[0]);
+  ASSERT_EQ(machines[0]->tun.size(), 1U);
+  const Bytes& answer = machines[0]->tun[0];
+  EXPECT_EQ(packet_source(answer), machines[2]->address);
+  EXPECT_EQ(load_be16(answer.data() + 20), 80);
+  EXPECT_EQ(load_be16(answer.data() + 22), 1234);
+  EXPECT_EQ(load_be32(answer.data() + 24), 0xabcdef01);
+  EXPECT_EQ(answer[33], 4);
+  EXPECT_EQ(internet_checksum(ByteView(answer).first(20)), 0);
+  std::uint32_t sum = 6 + 20;
+  for (std::size_t i = 12; i < 20; i += 2) sum += load_be16(answer.data() + i);
+  EXPECT_EQ(internet_checksum(ByteView(answer).subspan(20), sum), 0);
+  // And the one removed, once it hears, has no peers.
+  ASSERT_TRUE(apply(*machines[2], bytes).ok());
+  EXPECT_TRUE(machines[2]->member->stats().empty());
+}
+
+TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
+  build(2, false);
+  machines[0]->member->from_tun(udp_packet(machines[0]->address, kNet + 77), now, *machines[0]);
+  ASSERT_EQ(machines[0]->tun.size(), 1U);
+  EXPECT_EQ(machines[0]->tun[0][20], 3);
+  EXPECT_EQ(machines[0]->tun[0][21], 1);
+  machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, 1381), now, *machines[0]);
+  ASSERT_EQ(machines[0]->tun.size(), 2U);
+  EXPECT_EQ(machines[0]->tun[1][21], 4);
+  EXPECT_EQ(load_be16(machines[0]->tun[1].data() + 26), kInnerMtu);
+  EXPECT_EQ(internet_checksum(ByteView(machines[0]->tun[1]).subspan(20)), 0);
+  EXPECT_FALSE(refuse_packet(machines[0]->tun[0]).has_value());  // no error about an error
+  EXPECT_FALSE(refuse_packet(udp_packet(1, 0xe0000001)).has_value());
+}
+
+TEST_F(Net, RostersAreOrderedSignedAndChecked) {
+  build(3, false);
+  const Bytes older = encode_roster(Roster{kCluster, 1, 0, {}});
+  EXPECT_EQ(apply(*machines[0], older).error().code, Code::Aborted);
+  Roster r = make_roster();
+  const Bytes good = encode_roster(r);
+  EXPECT_EQ(decode_roster(good).value(), r);
+  EXPECT_FALSE(machines[0]->member->set_roster(good, {}, {controller.public_key()}).ok());
+  EXPECT_FALSE(machines[0]->member->set_roster(good, {sign_roster(crypto::SigningKey::generate(), good)}, {controller.public_key()}).ok());
+  const auto tenant = crypto::SigningKey::generate();
+  EXPECT_FALSE(machines[0]->member->set_roster(good, {sign_roster(controller, good)}, {controller.public_key(), tenant.public_key()}).ok());
+  EXPECT_TRUE(machines[0]->member->set_roster(good, {sign_roster(controller, good), sign_roster(tenant, good)},
+                                             {controller.public_key(), tenant.public_key()}).ok());
+  EXPECT_TRUE(apply(*machines[0], good).ok());  // the same again
+  // A key that the machine's device did not sign, or signed for another lease, never becomes a peer.
+  r = make_roster();
+  r.members[1].overlay_key = crypto::x25519_generate().public_key;
+  r.members[2].epoch.counter = 9;
+  const auto rejected = apply(*machines[0], encode_roster(r));
+  ASSERT_TRUE(rejected.ok());
+  EXPECT_EQ(*rejected, 2U);
+  EXPECT_TRUE(machines[0]->member->stats().empty());
+  Roster restored{kCluster, 2, 1, {machines[0]->entry(), machines[1]->entry()}};
+  EXPECT_TRUE(apply(*machines[0], encode_roster(restored)).ok());  // a higher incarnation wins against any epoch
+  EXPECT_TRUE(decode_roster(encode_roster(Roster{1, 1, 1, {machines[0]->entry()}})).ok());
+  EXPECT_FALSE(decode_roster(encode_roster(Roster{1, 1, 1, {machines[0]->entry(), machines[0]->entry()}})).ok());
+}
+
+TEST_F(Net, DamagedRostersNeverCrash) {
+  build(3, true);
+  const Bytes good = encode_roster(make_roster());
+  Rng rng(1);
+  for (std::size_t i = 0; i < good.size(); ++i) (void)decode_roster(ByteView(good).first(i)).ok();
+  for (int i = 0; i < 5'000; ++i) {
+    Bytes bad = good;
+    for (int k = 0; k < 3; ++k) bad[rng.below(bad.size())] = static_cast<std::uint8_t>(rng.next());
+    (void)decode_roster(bad).ok();
+  }
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes packet(rng.below(80));
+    for (auto& byte : packet) byte = static_cast<std::uint8_t>(rng.next());
+    if (!packet.empty()) packet[0] = static_cast<std::uint8_t>(0x40 | (packet[0] & 15));
+    (void)refuse_packet(packet);
+    machines[0]->member->from_tun(packet, now, *machines[0]);
+  }
+}
+
+TEST(Endpoints, Text) {
+  EXPECT_EQ(format_endpoint(*parse_udp_endpoint("192.168.1.7:51820")), "192.168.1.7:51820");
+  for (const char* bad : {"", "1.2.3:4", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "256.1.1.1:5", "a.b.c.d:1", "1.2.3.4:5x", "::1:5"}) {
+    EXPECT_FALSE(parse_udp_endpoint(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace muster::overlay
