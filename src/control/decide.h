@@ -1,0 +1,63 @@
+#pragma once
+// The parts of decide(), one function a command. Each checks rights, then existence, then state, and works on a Draft.
+// Private to control.
+#include "control/life.h"
+
+namespace muster::control {
+
+struct Asking {  // who asks and when
+  const State& base; const Actor& actor; WallTime wall;
+  Status may(access::Verb verb, const access::Object& object) const;  // system may everything
+  Status system_only(std::string_view what) const;
+  // The subject is the device of this node, or the system itself.
+  Status device_only(NodeId node) const;
+};
+using Decided = Result<Decision>;
+Decision done(Draft& draft, std::string id = {});
+inline Decision one(Event event, std::string id = {}) {
+  Decision decision;
+  decision.events.push_back(std::move(event));
+  decision.outcome.id = std::move(id);
+  return decision;
+}
+Error missing(std::string_view what, const std::string& id);
+
+Decided decide(const Asking& a, const CreateOrg& c);
+Decided decide(const Asking& a, const CreateProject& c);
+Decided decide(const Asking& a, const CreatePrincipal& c);
+Decided decide(const Asking& a, const DisablePrincipal& c);
+Decided decide(const Asking& a, const CreateApiToken& c);
+Decided decide(const Asking& a, const RevokeApiToken& c);
+Decided decide(const Asking& a, const CreateJoinToken& c);
+Decided decide(const Asking& a, const RevokeJoinToken& c);
+Decided decide(const Asking& a, const EnrollNode& c);
+Decided decide(const Asking& a, const SetNode& c);
+Decided decide(const Asking& a, const SetNodeTier& c);
+Decided decide(const Asking& a, const NodeOnline& c);
+Decided decide(const Asking& a, const NodeSuspect& c);
+Decided decide(const Asking& a, const NodeLost& c);
+Decided decide(const Asking& a, const SetFreeze& c);
+Decided decide(const Asking& a, const ReportObserved& c);
+Decided decide(const Asking& a, const ReportRay& c);
+Decided decide(const Asking& a, const NodePaused& c);
+Decided decide(const Asking& a, const NodeLeft& c);
+Decided decide(const Asking& a, const LeasesExpired& c);
+Decided decide(const Asking& a, const CreateCluster& c);
+Decided decide(const Asking& a, const UpdateCluster& c);
+Decided decide(const Asking& a, const StopCluster& c);
+Decided decide(const Asking& a, const CreateJob& c);
+Decided decide(const Asking& a, const StopJob& c);
+Decided decide(const Asking& a, const SetJobLog& c);
+Decided decide(const Asking& a, const ApplyPlan& c);
+Decided decide(const Asking& a, const Tick& c);
+Decided decide(const Asking& a, const BecomeLeader& c);
+Decided decide(const Asking& a, const RaiseIncarnation& c);
+Decided decide(const Asking& a, const RaiseFormat& c);
+
+// Shared by NodeOnline and ReportObserved.
+void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs);
+// Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool grants.
+Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);
+Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec, const std::string& field);
+
+}  // namespace muster::control

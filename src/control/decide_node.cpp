@@ -1,0 +1,243 @@
+// Machines: enrolment, the owner's and operator's actions, liveness.
+#include <algorithm>
+
+#include "control/decide.h"
+#include "control/mutants.h"
+#include "model/validate.h"
+
+namespace muster::control {
+namespace {
+
+using access::Kind;
+using access::Verb;
+
+constexpr std::size_t kNodesMax = 1'000'000;
+
+// The workers of a node leave their clusters for good; heads are the caller's question.
+enum class Leave : std::uint8_t { Gently, AtOnce };
+void take_workers_away(Draft& d, NodeId id, Leave how, const std::string& reason) {
+  for (const LeaseId lease_id : d.base.live_leases(id)) {
+    const Lease lease = *d.lease(lease_id);
+    const Slot* slot = d.slot(lease.slot);
+    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster)) continue;
+    if (how == Leave::Gently && slot->role == SlotRole::Worker) drain_slot(d, slot->id, reason);
+    else lose_slot(d, slot->id, reason);
+    settle(d, lease.cluster);
+  }
+}
+void take_heads_away(Draft& d, NodeId id, const std::string& reason) {
+  for (const LeaseId lease_id : d.base.live_leases(id)) {
+    const Slot* slot = d.slot(d.lease(lease_id)->slot);
+    if (slot != nullptr && slot->role == SlotRole::Head && d.pull(slot->cluster)) fail_cluster(d, slot->cluster, reason);
+  }
+}
+void settle_all(Draft& d, NodeId id) {
+  for (const LeaseId lease : d.base.live_leases(id))
+    if (const ClusterId cluster = d.lease(lease)->cluster; d.pull(cluster)) settle(d, cluster);
+}
+
+// Silence: the lost members leave all rosters. While we may be the ones cut off, only what a ready spare replaces leaves.
+void lose_workers(Draft& d, NodeId id) {
+  for (const LeaseId lease_id : d.base.live_leases(id)) {
+    const Lease lease = *d.lease(lease_id);
+    const Slot* slot = d.slot(lease.slot);
+    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster)) continue;
+    if (d.state.frozen && !MUSTER_MUTANT(mutants::kForgetFreeze)) replace_by_spare(d, slot->id, "node_lost");
+    else lose_slot(d, slot->id, "node_lost");
+  }
+}
+
+bool off(NodeState state) { return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled; }
+
+Decision set_draining(const Asking& a, const Node& node, bool draining) {
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(node.id);
+  NodeState state = node.state;
+  if (state == NodeState::Online || state == NodeState::Draining) state = draining ? NodeState::Draining : NodeState::Online;
+  if (node.draining != draining) d.emit(NodeStateChanged{node.id, state, draining, draining ? "drain" : ""});
+  if (draining) take_workers_away(d, node.id, Leave::Gently, "node_draining");
+  return done(d, node.id.str());
+}
+
+}  // namespace
+
+Decided decide(const Asking& a, const EnrollNode& c) {
+  TRY_VOID(a.may(Verb::Enroll, {.kind = Kind::Node}));
+  const auto it = a.base.join_token_by_hash.find(c.token_hash);
+  const JoinToken* token = it == a.base.join_token_by_hash.end() ? nullptr : &a.base.join_tokens.at(it->second);
+  const bool used = token != nullptr && token->used_by && !MUSTER_MUTANT(mutants::kAcceptUsedJoinToken);
+  if (token == nullptr || token->revoked || used || (token->expires.ms != 0 && token->expires <= a.wall))
+    return error(Code::Unauthenticated, "the join token is unknown, used, revoked or expired; ask the supplier for a new one");
+  if (c.device_key.size() != 32) return error(Code::InvalidArgument, "device_key is not an Ed25519 public key of 32 bytes", "device_key");
+  if (a.base.node_by_key.contains(c.device_key))
+    return error(Code::AlreadyExists, "this device key is enrolled already; a copied machine must make a key of its own (`muster-agent leave`, then join)", "device_key");
+  TRY_VOID(validate_title(c.name, "name"));
+  TRY_VOID(validate(c.facts));
+  if (a.base.nodes.size() >= kNodesMax) return error(Code::ResourceExhausted, "this platform holds a million machines, which is its limit");
+  Node node;
+  node.id = NodeId{a.base.last.node + 1};
+  node.supplier = token->supplier, node.name = c.name, node.device_key = c.device_key, node.state = NodeState::Admitted;
+  node.facts = c.facts, node.labels = token->labels, node.enrolled_at = a.wall, node.state_since = a.wall;
+  const std::string id = node.id.str();
+  return one(NodeEnrolled{std::move(node), token->id}, id);
+}
+
+Decided decide(const Asking& a, const SetNode& c) {
+  using Action = SetNode::Action;
+  const Node* node = a.base.find_node(c.node);
+  const access::Object object{.kind = Kind::Node, .owner = node == nullptr ? OrgId{} : node->supplier, .node = c.node};
+  const bool drains = c.action == Action::Drain || c.action == Action::Undrain;
+  TRY_VOID(a.may(c.action == Action::Revoke ? Verb::Revoke : drains ? Verb::Drain : c.action == Action::Admit ? Verb::Enroll : Verb::Update,
+                 c.action == Action::Admit ? access::Object{.kind = Kind::Platform} : object));
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (node->state == NodeState::Revoked && c.action != Action::Revoke)
+    return error(Code::FailedPrecondition, "the machine is revoked for good; enrol it again with a new join token");
+  const std::string id = c.node.str();
+  switch (c.action) {
+    case Action::Admit:
+      if (node->state != NodeState::Enrolled) return Decision{{}, {id}};
+      return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "admitted"}, id);
+    case Action::Enable:
+      if (node->state != NodeState::Disabled) return Decision{{}, {id}};
+      return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "enabled"}, id);
+    case Action::Drain: return set_draining(a, *node, true);
+    case Action::Undrain: return set_draining(a, *node, false);
+    case Action::Disable:
+    case Action::Revoke: {
+      const bool revoke = c.action == Action::Revoke;
+      const NodeState target = revoke ? NodeState::Revoked : NodeState::Disabled;
+      if (node->state == target) return Decision{{}, {id}};
+      const std::string reason = revoke ? "node_revoked" : "node_disabled";
+      Draft d(a.base, a.actor, a.wall);
+      d.pull(c.node);
+      d.emit(NodeStateChanged{c.node, target, node->draining, reason});
+      take_workers_away(d, c.node, Leave::AtOnce, reason);
+      take_heads_away(d, c.node, reason);
+      return done(d, id);
+    }
+  }
+  return error(Code::InvalidArgument, "there is no such action on a machine", "action");
+}
+
+Decided decide(const Asking& a, const SetNodeTier& c) {
+  TRY_VOID(a.may(Verb::Update, {.kind = Kind::Platform}));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (c.tier > TrustTier::Platform) return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
+  if (node->tier == c.tier) return Decision{{}, {c.node.str()}};
+  return one(NodeTierChanged{c.node, c.tier}, c.node.str());
+}
+
+Decided decide(const Asking& a, const NodeOnline& c) {
+  TRY_VOID(a.system_only("say that a machine is online"));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (node->state == NodeState::Revoked) return error(Code::FailedPrecondition, "the machine is revoked; enrol it again with a new join token");
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  if (c.facts && *c.facts != node->facts) {
+    TRY_VOID(validate(*c.facts));
+    d.emit(NodeFactsChanged{c.node, *c.facts});
+  }
+  const NodeState state = node->draining ? NodeState::Draining : NodeState::Online;
+  const bool returned = !off(node->state) && node->state != state;
+  if (returned) d.emit(NodeStateChanged{c.node, state, node->draining, ""});
+  observe(d, c.node, c.leases, c.jobs);
+  if (returned) settle_all(d, c.node);
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const NodeSuspect& c) {
+  TRY_VOID(a.system_only("suspect a machine"));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (node->state != NodeState::Online && node->state != NodeState::Draining) return Decision{};
+  return one(NodeStateChanged{c.node, NodeState::Suspect, node->draining, "silent"}, c.node.str());
+}
+
+Decided decide(const Asking& a, const NodeLost& c) {
+  TRY_VOID(a.system_only("give up a machine"));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (off(node->state) || node->state == NodeState::Lost) return Decision{};
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  d.emit(NodeStateChanged{c.node, NodeState::Lost, node->draining, "silent"});
+  lose_workers(d, c.node);
+  settle_all(d, c.node);
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const SetFreeze& c) {
+  TRY_VOID(a.may(Verb::Update, {.kind = Kind::Platform}));
+  if (a.base.frozen == c.frozen) return Decision{};
+  Draft d(a.base, a.actor, a.wall);
+  d.emit(FreezeSet{c.frozen, c.reason.substr(0, 200)});
+  if (c.frozen) return done(d);
+  // Who is still silent when the freeze ends is lost for its own reasons.
+  NodeId last;
+  for (const auto& [node_id, lease] : a.base.leases_by_node) {
+    if (node_id == last) continue;
+    last = node_id;
+    const Node* node = a.base.find_node(node_id);
+    if (node == nullptr || node->state != NodeState::Lost) continue;
+    d.pull(node_id);
+    lose_workers(d, node_id);
+    settle_all(d, node_id);
+  }
+  return done(d);
+}
+
+Decided decide(const Asking& a, const NodePaused& c) {
+  TRY_VOID(a.device_only(c.node));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (!c.paused || !c.now) return set_draining(a, *node, c.paused);
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  const bool up = node->state == NodeState::Online || node->state == NodeState::Draining;
+  if (!node->draining) d.emit(NodeStateChanged{c.node, up ? NodeState::Draining : node->state, true, "owner_paused"});
+  take_workers_away(d, c.node, Leave::AtOnce, "owner_paused");
+  take_heads_away(d, c.node, "owner_paused");
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const NodeLeft& c) {
+  TRY_VOID(a.device_only(c.node));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  if (node->state != NodeState::Revoked) d.emit(NodeStateChanged{c.node, NodeState::Revoked, true, "left"});
+  take_workers_away(d, c.node, Leave::AtOnce, "node_left");
+  take_heads_away(d, c.node, "node_left");
+  for (const LeaseId lease : a.base.live_leases(c.node)) {  // `leave` removed everything before it said so
+    const ClusterId cluster = d.lease(lease)->cluster;
+    end_lease(d, lease, LeaseEnd::Confirmed, "node_left");
+    if (d.pull(cluster)) settle(d, cluster);
+  }
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const LeasesExpired& c) {
+  TRY_VOID(a.system_only("end leases"));
+  Draft d(a.base, a.actor, a.wall);
+  constexpr std::size_t kEventsMax = 4000;  // the rest comes with the next verdict
+  for (const LeaseId id : c.leases) {
+    const Lease* lease = a.base.find_lease(id);
+    if (lease == nullptr || lease->end != LeaseEnd::None || d.events.size() > kEventsMax) continue;
+    const bool wanted = lease->want != LeaseWant::Stop;
+    // While everyone is silent a wanted lease is not ended: the verdict comes again when the freeze is over.
+    if (wanted && d.state.frozen && !MUSTER_MUTANT(mutants::kExpireWhileFrozen)) continue;
+    if (!d.pull(lease->cluster)) continue;
+    d.pull(id);
+    const Slot* slot = d.slot(lease->slot);
+    const bool head = slot != nullptr && slot->role == SlotRole::Head;
+    if (head && wanted) fail_cluster(d, lease->cluster, "head_lost");
+    end_lease(d, id, LeaseEnd::Expired, "lease_expired");
+    settle(d, lease->cluster);
+  }
+  return done(d);
+}
+
+}  // namespace muster::control
