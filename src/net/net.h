@@ -18,7 +18,7 @@
 
 namespace muster::net {
 
-struct Limits { std::size_t body_bytes = 4 << 20; std::size_t upload_bytes = 512 << 20; std::size_t frame_bytes = 1 << 20; std::size_t connections = 10'000; Millis header_timeout{10'000}; Millis idle_timeout{120'000}; };
+struct Limits { std::size_t body_bytes = 4 << 20; std::size_t upload_bytes = 512 << 20; std::size_t frame_bytes = 1 << 20; std::size_t connections = 10'000; std::size_t connections_per_address = 2'000; Millis header_timeout{10'000}; Millis idle_timeout{120'000}; };
 
 struct Request {
   std::string method, path;                                  // path without query, percent-decoded, normalised ("..": refused)
@@ -39,7 +39,7 @@ class Responder {
   virtual bool write(std::string chunk) = 0;                 // false when the peer is gone
   virtual std::size_t buffered() const = 0;                  // bytes not yet on the wire: stop feeding a slow reader
   virtual void finish() = 0;
-  virtual void on_close(std::function<void()> callback) = 0;
+  virtual void on_close(std::function<void()> callback) = 0; // the peer left before the answer was complete
 };
 using ResponderPtr = std::shared_ptr<Responder>;
 
@@ -60,7 +60,8 @@ struct ServerHandlers {
   // Decide on an upgrade: a Response refuses it; nullopt accepts, then `websocket` gets the open socket.
   std::function<std::optional<Response>(const Request&)> upgrade;
   std::function<void(Request, WebSocketPtr)> websocket;
-  // Large uploads (POST /api/v1/blobs): called instead of buffering; return a sink that gets chunks and then the end.
+  // Large uploads (POST /api/v1/blobs): asked for every POST and PUT with a body, before it is read. A sink gets the chunks and
+  // then the end; nullopt with refusal.status >= 400 refuses; nullopt alone: an ordinary request, buffered, then `http`.
   struct Upload { std::function<Status(ByteView)> chunk; std::function<Response()> end; };
   std::function<std::optional<Upload>(const Request&, Response& refusal)> upload;
 };
@@ -71,7 +72,7 @@ class Server {
   static Result<std::unique_ptr<Server>> create(ServerHandlers handlers, TlsFiles tls, Limits limits, int threads);
   virtual ~Server() = default;
   virtual Result<std::uint16_t> listen(const std::string& address, std::uint16_t port) = 0;  // 0 = any; returns the port
-  // Takes accepted TCP descriptors (SCM_RIGHTS) from muster-relay over this unix socket path; reconnects for ever.
+  // Takes accepted TCP descriptors (SCM_RIGHTS) from muster-relay over this unix socket path (net/handoff.h); reconnects for ever.
   virtual Status adopt_from(const std::string& unix_socket) = 0;
   virtual void stop() = 0;
   virtual Status reload_tls(TlsFiles tls) = 0;
