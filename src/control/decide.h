@@ -58,6 +58,8 @@ Decided decide(const Asking& a, const RaiseFormat& c);
 void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs);
 // Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool grants.
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);
+bool in_pool(const Node& node, const std::string& pool, OrgId tenant);
+OrgId org_of(const State& state, ProjectId project);
 Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec, const std::string& field);
 
 }  // namespace muster::control

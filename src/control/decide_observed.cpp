@@ -1,0 +1,182 @@
+// What agents see. Level-triggered: a report may come late, twice or out of order; only real transitions make events, and a
+// report about another epoch or another machine's lease changes nothing.
+#include <algorithm>
+
+#include "control/decide.h"
+#include "control/mutants.h"
+
+namespace muster::control {
+namespace {
+
+constexpr std::size_t kReportedMax = 4096;
+constexpr std::size_t kReasonMax = 200;
+
+const Lease* believed(const State& base, NodeId node, const ObservedLease& o) {
+  const Lease* lease = base.find_lease(o.lease);
+  if (lease == nullptr || lease->end != LeaseEnd::None || o.phase > LeasePhase::Failed) return nullptr;
+  if (lease->node != node && !MUSTER_MUTANT(mutants::kAcceptWrongNode)) return nullptr;
+  if (lease->epoch != o.epoch && !MUSTER_MUTANT(mutants::kSkipEpochCheck)) return nullptr;
+  return lease;
+}
+
+bool takes_key(const Slot* slot, const Lease& lease, const ObservedLease& o) {
+  if (slot == nullptr || o.overlay_key.size() != 32 || o.overlay_signature.empty() || o.overlay_signature.size() > 128) return false;
+  if (lease.want == LeaseWant::Stop || o.phase >= LeasePhase::Stopped) return false;
+  if (!slot->in_roster) return true;
+  // A new key for a slot in the roster: only of a container that begins anew (the machine was rebooted).
+  return slot->overlay_key != o.overlay_key && o.phase < LeasePhase::Ready;
+}
+
+// Does the report say anything that the state does not hold? Keeps the common case free of copies.
+bool is_news(const State& base, const Lease& lease, const ObservedLease& o) {
+  if (lease.phase != o.phase || lease.restarts < o.restarts) return true;
+  if (lease.want == LeaseWant::Stop && o.phase >= LeasePhase::Stopped) return true;
+  if (takes_key(base.find_slot(lease.slot), lease, o)) return true;
+  const Cluster* cluster = base.find_cluster(lease.cluster);
+  if (cluster == nullptr || o.probe.ray_version.empty() || terminal(cluster->state)) return false;
+  return cluster->probe.ray_version != o.probe.ray_version || cluster->probe.python_version != o.probe.python_version || !o.probe.token_auth;
+}
+
+// One Ray and Python version per cluster, with token authentication; false: the cluster failed.
+bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
+  if (probe.ray_version.empty()) return true;
+  if (probe.ray_version.size() > 64 || probe.python_version.size() > 64 || probe.digest.size() > 256) return true;
+  if (!probe.token_auth) {
+    fail_cluster(d, id, "image_probe.no_token_auth");
+    return false;
+  }
+  const ImageProbe& known = d.cluster(id).probe;
+  if (known.ray_version.empty()) {
+    d.emit(ClusterProbed{id, probe});
+    return true;
+  }
+  if (known.ray_version == probe.ray_version && known.python_version == probe.python_version) return true;
+  fail_cluster(d, id, "image_probe.mixed_versions");
+  return false;
+}
+
+void head_failed(Draft& d, const Lease& lease, const std::string& reason, std::uint32_t restarts) {
+  if (restarts > kHeadRestartsMax || reason.starts_with("image_probe.")) {
+    fail_cluster(d, lease.cluster, reason.empty() ? "head_failed" : "head_failed:" + reason);
+    end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
+    return;
+  }
+  d.emit(TimerSet{TimerKind::Lease, lease.id.value, d.wall + kHeadRestartMax});  // restarted in place by its agent, or lost
+}
+
+void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedLease& o, const std::string& reason) {
+  const bool failed = o.phase == LeasePhase::Failed;
+  const bool wanted = lease.want == LeaseWant::Run || lease.want == LeaseWant::Standby;
+  if (!wanted || slot == nullptr) {
+    end_lease(d, lease.id, LeaseEnd::Confirmed, lease.reason.empty() ? reason : lease.reason);
+    return;
+  }
+  if (slot->role == SlotRole::Head) {
+    if (failed) {
+      const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts + 1), 1'000'000);
+      d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
+      head_failed(d, *d.lease(lease.id), reason, restarts);
+      return;
+    }
+    fail_cluster(d, lease.cluster, reason.empty() ? "head_stopped" : "head_stopped:" + reason);
+    end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
+    return;
+  }
+  if (failed) back_off(d, lease.cluster, lease.node);
+  const Cluster& cluster = d.cluster(lease.cluster);
+  end_lease(d, lease.id, LeaseEnd::Confirmed, reason.empty() ? "worker_failed" : reason);
+  if (failed && cluster.state == ClusterState::Starting) {
+    const std::string why = "worker_failed:" + reason;
+    if (cluster.reason != why) d.emit(ClusterStateChanged{cluster.id, cluster.state, why, {}});
+  }
+}
+
+void observe_lease(Draft& d, const ObservedLease& o) {
+  const Lease lease = *d.lease(o.lease);
+  const std::string reason = o.reason.substr(0, kReasonMax);
+  const Slot* slot = d.slot(lease.slot);
+  const bool here = d.pull(lease.cluster) && slot != nullptr;
+  if (!here) {
+    if (o.phase >= LeasePhase::Stopped) end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
+    return;
+  }
+  const bool stale_cluster = terminal(d.cluster(lease.cluster).state);
+  if (lease.want != LeaseWant::Stop && !stale_cluster && !check_probe(d, lease.cluster, o.probe)) {
+    if (o.phase < LeasePhase::Stopped) return;
+  }
+  if (takes_key(slot, lease, o)) d.emit(SlotKeyed{slot->id, o.overlay_key, o.overlay_signature, d.cluster(lease.cluster).roster_epoch + 1});
+  if (o.phase == LeasePhase::Stopped || (o.phase == LeasePhase::Failed && (lease.phase != LeasePhase::Failed || lease.want != LeaseWant::Run))) {
+    observe_end(d, *d.lease(lease.id), d.slot(lease.slot), o, reason);
+  } else if (o.phase != lease.phase || o.restarts > lease.restarts) {
+    const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts), 1'000'000);
+    d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
+    if (o.phase == LeasePhase::Ready && lease.want != LeaseWant::Drain && d.state.timers.contains({TimerKind::Lease, lease.id.value, 0})) d.emit(TimerSet{TimerKind::Lease, lease.id.value, {}});
+  }
+  settle(d, lease.cluster);
+}
+
+// ---- jobs
+bool on_head(const State& base, NodeId node, const Job& job) {
+  const Cluster* cluster = base.find_cluster(job.cluster);
+  const Slot* head = cluster == nullptr ? nullptr : base.find_head(*cluster);
+  const Lease* lease = head == nullptr ? nullptr : base.find_lease(head->lease);
+  if (lease == nullptr || lease->end != LeaseEnd::None) return false;
+  return lease->node == node || MUSTER_MUTANT(mutants::kAcceptWrongNode);
+}
+
+void attempt_failed(Draft& d, const Job& job, const ObservedJob& o, const std::string& reason) {
+  const std::uint32_t limit = job.spec.retries + (MUSTER_MUTANT(mutants::kRetryPastLimit) ? 1 : 0);
+  if (job.attempt > limit) return finish_job(d, job.id, JobState::Failed, o.exit_code, reason.empty() ? "exit_code" : reason);
+  const Millis pause = std::min(kRetryMax, kRetryFirst * (std::int64_t{1} << std::min<std::uint32_t>(job.attempt - 1, 9)));
+  d.emit(JobStateChanged{job.id, JobState::Queued, job.attempt, o.exit_code, reason, d.wall + pause});
+}
+
+void observe_job(Draft& d, const ObservedJob& o) {
+  d.pull(o.job);
+  const Job job = d.state.jobs.at(o.job);
+  if (terminal(job.state) || job.state == JobState::Queued || job.attempt != o.attempt) return;
+  const std::string reason = o.reason.substr(0, kReasonMax);
+  const bool stopping = job.state == JobState::Stopping;
+  if (o.state == JobState::Running && job.state == JobState::Starting) {
+    const WallTime end = job.spec.timeout.count() == 0 ? WallTime{} : d.wall + job.spec.timeout;
+    d.emit(JobStateChanged{job.id, JobState::Running, job.attempt, -1, "", end});
+    return;
+  }
+  if (!terminal(o.state)) return;
+  if (o.log_bytes != job.log_bytes) d.emit(JobLogSet{job.id, job.attempt, o.log_bytes});
+  if (o.state == JobState::Succeeded) finish_job(d, job.id, JobState::Succeeded, o.exit_code, "");
+  else if (stopping && job.reason == "timeout") finish_job(d, job.id, JobState::Failed, o.exit_code, "timeout");
+  else if (stopping) finish_job(d, job.id, JobState::Stopped, o.exit_code, job.reason);
+  else if (o.state == JobState::Stopped) finish_job(d, job.id, JobState::Stopped, o.exit_code, reason);
+  else attempt_failed(d, job, o, reason);
+  if (d.pull(job.cluster)) start_jobs(d, job.cluster);
+}
+
+bool is_news(const State& base, NodeId node, const ObservedJob& o) {
+  const Job* job = base.find_job(o.job);
+  if (job == nullptr || terminal(job->state) || job->attempt != o.attempt || o.state > JobState::Stopped || !on_head(base, node, *job)) return false;
+  return terminal(o.state) || (o.state == JobState::Running && job->state == JobState::Starting);
+}
+
+}  // namespace
+
+void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs) {
+  for (std::size_t i = 0; i < std::min(jobs.size(), kReportedMax); ++i)  // first: a job's end counts even if its head ends with it
+    if (is_news(d.base, node, jobs[i])) observe_job(d, jobs[i]);
+  for (std::size_t i = 0; i < std::min(leases.size(), kReportedMax); ++i) {
+    const Lease* lease = believed(d.base, node, leases[i]);
+    if (lease == nullptr || !is_news(d.base, *lease, leases[i])) continue;
+    d.pull(lease->id);
+    if (d.lease(lease->id)->end == LeaseEnd::None) observe_lease(d, leases[i]);
+  }
+}
+
+Decided decide(const Asking& a, const ReportObserved& c) {
+  TRY_VOID(a.device_only(c.node));
+  if (!a.base.nodes.contains(c.node)) return missing("machine", c.node.str());
+  Draft d(a.base, a.actor, a.wall);
+  observe(d, c.node, c.leases, c.jobs);
+  return done(d, c.node.str());
+}
+
+}  // namespace muster::control

@@ -1,0 +1,168 @@
+// The planner proposes, the core disposes: every group is checked again against the state as it is now; a group that no longer
+// holds is dropped without a word, since the planner will see the same change and propose anew.
+#include <algorithm>
+
+#include "control/decide.h"
+#include "control/mutants.h"
+
+namespace muster::control {
+namespace {
+
+using scheduler::Place;
+
+constexpr std::size_t kGroupsMax = 4096;
+
+const NodeRequest* request_of(const Cluster& cluster, const Place& place) {
+  if (place.bundle.role == SlotRole::Head) return &cluster.spec.head;
+  const WorkerGroup* group = find_group(cluster.spec, place.bundle.group);
+  return group == nullptr ? nullptr : &group->request;
+}
+
+bool holds_lease_there(const Draft& d, ClusterId cluster, NodeId node) {
+  for (const LeaseId id : d.state.live_leases(node))
+    if (d.state.find_lease(id)->cluster == cluster) return true;
+  return false;
+}
+
+bool labels_match(const Node& node, const std::map<std::string, std::string>& constraints) {
+  return std::all_of(constraints.begin(), constraints.end(), [&](const auto& wish) {
+    if (wish.first == "region") return node.facts.region == wish.second;
+    auto it = node.labels.find(wish.first);
+    if (it != node.labels.end()) return it->second == wish.second;
+    it = node.facts.labels.find(wish.first);
+    return it != node.facts.labels.end() && it->second == wish.second;
+  });
+}
+
+bool admits(const Draft& d, const Cluster& cluster, const NodeRequest& request, const Node& node) {
+  const ClusterSpec& spec = cluster.spec;
+  const auto& runtimes = node.facts.runtimes;
+  return schedulable(node) && node.facts.arch == spec.arch && std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
+         (!spec.egress || node.facts.egress_allowed) && in_pool(node, spec.pool, org_of(d.base, cluster.project)) &&
+         labels_match(node, request.constraints) && d.backoff(cluster.id, node.id).until <= d.wall &&
+         (request.pinned.empty() || std::find(request.pinned.begin(), request.pinned.end(), node.id) != request.pinned.end());
+}
+
+bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, const Place& place, std::int64_t count) {
+  if (static_cast<std::int64_t>(place.devices.size()) != count) return false;
+  const std::vector<std::string> free = free_devices(d.state, node);
+  for (std::size_t i = 0; i < place.devices.size(); ++i) {
+    const std::string& uuid = place.devices[i];
+    if (std::find(free.begin(), free.end(), uuid) == free.end()) return false;
+    if (std::find(place.devices.begin(), place.devices.begin() + static_cast<std::ptrdiff_t>(i), uuid) != place.devices.begin() + static_cast<std::ptrdiff_t>(i)) return false;
+    const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(), [&](const Device& x) { return x.uuid == uuid; });
+    if (!request.gpu_model.empty() && device->model != request.gpu_model) return false;
+  }
+  return true;
+}
+
+// What the lease would hold, or nothing when the node cannot give it now.
+std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place& place) {
+  const NodeRequest* request = request_of(cluster, place);
+  if (request == nullptr || !d.pull(place.node)) return {};
+  const Node& node = d.state.nodes.at(place.node);
+  if (!admits(d, cluster, *request, node) || holds_lease_there(d, cluster.id, node.id)) return {};
+  const Resources free = free_resources(d.state, node);
+  Resources need = request->resources;
+  if (request->whole_machine) {
+    if (!d.state.live_leases(node.id).empty()) return {};
+    need = free;
+    need.gpus = static_cast<std::int64_t>(node.facts.devices.size());
+    need.custom_milli = request->resources.custom_milli;
+    if (!fits(request->resources, need)) return {};
+  }
+  if (!fits(need, free) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice)) return {};
+  if (!devices_ok(d, *request, node, place, need.gpus)) return {};
+  return need;
+}
+
+// A slot on a lost node that stayed because nobody could take its place: now somebody can.
+void leave_lost_slot(Draft& d, const Cluster& cluster, const scheduler::Bundle& bundle) {
+  for (const SlotId id : std::vector<SlotId>(cluster.slots)) {
+    const Slot* slot = d.slot(id);
+    const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
+    const Node* node = lease == nullptr ? nullptr : d.node(lease->node);
+    if (node == nullptr || node->state != NodeState::Lost || slot->role != bundle.role || slot->role == SlotRole::Head) continue;
+    if (slot->role == SlotRole::Worker && slot->group != bundle.group) continue;
+    d.emit(SlotLeft{id, "node_lost", cluster.roster_epoch + (slot->in_roster ? 1 : 0)});
+    return;
+  }
+}
+
+void grant(Draft& d, const Cluster& cluster, const Place& place, Resources resources) {
+  leave_lost_slot(d, cluster, place.bundle);
+  const bool head = place.bundle.role == SlotRole::Head;
+  std::uint32_t n = head ? 1 : std::max<std::uint32_t>(cluster.next_address, 2);
+  if (MUSTER_MUTANT(mutants::kReuseAddress) && n > 2) --n;
+  Slot slot;
+  slot.id = SlotId{d.state.last.slot + 1};
+  slot.cluster = cluster.id, slot.role = place.bundle.role, slot.group = place.bundle.group, slot.address = kSubnet + n;
+  Lease lease;
+  lease.id = LeaseId{d.state.last.lease + 1};
+  lease.node = place.node, lease.cluster = cluster.id, lease.slot = slot.id;
+  lease.epoch = {d.state.incarnation, d.state.leader_epoch, d.state.last.epoch + 1};
+  lease.resources = std::move(resources), lease.devices = place.devices, lease.granted_at = d.wall;
+  lease.want = place.bundle.role == SlotRole::Spare ? LeaseWant::Standby : LeaseWant::Run;
+  slot.lease = lease.id;
+  d.emit(LeaseGranted{std::move(slot), std::move(lease)});
+}
+
+// Exactly the head and every group's minimum, each on a node of its own.
+bool whole_gang(const Cluster& cluster, const scheduler::Group& group, const Missing& missing) {
+  std::map<std::string, std::uint32_t> workers;
+  std::set<NodeId> nodes;
+  std::uint32_t heads = 0;
+  for (const Place& place : group.places) {
+    if (place.bundle.role == SlotRole::Head) ++heads;
+    else if (place.bundle.role == SlotRole::Worker) ++workers[place.bundle.group];
+    else return false;
+    if (!nodes.insert(place.node).second) return false;
+  }
+  return cluster.state == ClusterState::Queued && heads == 1 && missing.head && workers == missing.workers;
+}
+
+void start(Draft& d, ClusterId id, const scheduler::Group& group) {
+  const Cluster& cluster = d.cluster(id);
+  const auto nodes = [&](NodeId node) { return d.node(node); };
+  if (!whole_gang(cluster, group, missing_of(d.state, cluster, nodes))) return;
+  std::vector<std::pair<const Place*, Resources>> places;
+  for (const Place& place : group.places) {
+    auto resources = can_host(d, cluster, place);
+    if (!resources) return;
+    if (place.bundle.role == SlotRole::Head) places.insert(places.begin(), {&place, std::move(*resources)});
+    else places.emplace_back(&place, std::move(*resources));
+  }
+  if (MUSTER_MUTANT(mutants::kPartialGang) && places.size() > 1) places.pop_back();
+  for (auto& [place, resources] : places) grant(d, cluster, *place, std::move(resources));
+  d.emit(ClusterStateChanged{id, ClusterState::Starting, "", {}});
+}
+
+void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
+  const Cluster& cluster = d.cluster(id);
+  if (cluster.state != ClusterState::Starting && cluster.state != ClusterState::Running) return;
+  const auto nodes = [&](NodeId node) { return d.node(node); };
+  for (const Place& place : group.places) {
+    const Missing missing = missing_of(d.state, cluster, nodes);
+    const bool worker = place.bundle.role == SlotRole::Worker && missing.workers.contains(place.bundle.group);
+    const bool spare = place.bundle.role == SlotRole::Spare && missing.spares > 0;
+    if (!worker && !spare && (!MUSTER_MUTANT(mutants::kStalePlan) || place.bundle.role == SlotRole::Head)) continue;
+    if (auto resources = can_host(d, cluster, place)) grant(d, cluster, place, std::move(*resources));
+  }
+}
+
+}  // namespace
+
+Decided decide(const Asking& a, const ApplyPlan& c) {
+  TRY_VOID(a.system_only("place leases"));
+  Draft d(a.base, a.actor, a.wall);
+  for (std::size_t i = 0; i < std::min(c.groups.size(), kGroupsMax); ++i) {
+    const scheduler::Group& group = c.groups[i];
+    if (group.expires.ms != 0 && group.expires < a.wall) continue;
+    if (!d.pull(group.cluster)) continue;
+    if (group.kind == scheduler::ActionKind::Start) start(d, group.cluster, group);
+    else if (group.kind == scheduler::ActionKind::Grow) grow(d, group.cluster, group);
+  }
+  return done(d);
+}
+
+}  // namespace muster::control

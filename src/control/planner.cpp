@@ -1,0 +1,117 @@
+// The planner's view of the state: machines with what is free, clusters with what they lack.
+#include <algorithm>
+#include <set>
+
+#include "control/life.h"
+
+namespace muster::control {
+namespace {
+
+scheduler::NodeView view_of(const State& state, const Node& node) {
+  scheduler::NodeView view;
+  view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
+  view.free = free_resources(state, node), view.free_devices = free_devices(state, node), view.devices = node.facts.devices;
+  view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
+  view.labels = node.facts.labels;
+  for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
+  // What places people is the supplier's promise, never the agent's claim.
+  if (const auto pool = node.labels.find("pool"); pool == node.labels.end()) view.labels.erase("pool");
+  view.labels["region"] = node.facts.region;
+  view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
+  // A node that holds anything is not a whole machine: no lease may be live there.
+  if (!state.live_leases(node.id).empty()) view.labels["muster.io/shared"] = "1";
+  return view;
+}
+
+void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request, std::uint32_t count) {
+  for (; count > 0; --count) out.push_back({role, group, request});
+}
+
+scheduler::Change request_of(const State& state, ClusterId id) {
+  const Cluster* cluster = state.find_cluster(id);
+  if (cluster == nullptr) return scheduler::RequestGone{id};
+  const Missing missing = missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); });
+  if (missing.none()) return scheduler::RequestGone{id};
+  scheduler::Request r;
+  const ClusterSpec& spec = cluster->spec;
+  r.cluster = id, r.project = cluster->project, r.tier = spec.tier, r.priority = spec.priority, r.since = cluster->created_at;
+  if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
+  r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
+  auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
+  if (missing.head) add(bundles, SlotRole::Head, "", spec.head, 1);
+  for (const WorkerGroup& group : spec.groups)
+    if (const auto it = missing.workers.find(group.name); it != missing.workers.end()) add(bundles, SlotRole::Worker, group.name, group.request, it->second);
+  if (missing.spares > 0) add(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
+  for (const LeaseId lease : state.cluster_leases(id))
+    if (const Lease* found = state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None) r.avoid.push_back(found->node);
+  for (auto it = state.backoffs.lower_bound({id, NodeId{}}); it != state.backoffs.end() && it->first.first == id; ++it)
+    if (it->second.until.ms != 0) r.backoff.emplace_back(it->first.second, it->second.until);
+  return scheduler::RequestChanged{std::move(r)};
+}
+
+struct Affected {
+  const State& state;
+  std::set<NodeId> nodes;
+  std::set<ClusterId> clusters;
+  bool freeze = false;
+
+  void slot(SlotId id) {
+    if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster);
+  }
+  void lease(LeaseId id) {
+    if (const Lease* found = state.find_lease(id)) clusters.insert(found->cluster);
+  }
+  void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
+  void operator()(const NodeFactsChanged& e) { nodes.insert(e.node); }
+  void operator()(const NodeTierChanged& e) { nodes.insert(e.node); }
+  void operator()(const NodeStateChanged& e) {
+    nodes.insert(e.node);
+    for (const LeaseId id : state.live_leases(e.node)) lease(id);  // lost members are missing members
+  }
+  void operator()(const FreezeSet&) { freeze = true; }
+  void operator()(const BackoffSet& e) { clusters.insert(e.cluster); }
+  void operator()(const BackoffEnded& e) { clusters.insert(e.cluster); }
+  void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id); }
+  void operator()(const ClusterUpdated& e) { clusters.insert(e.cluster); }
+  void operator()(const ClusterStateChanged& e) { clusters.insert(e.cluster); }
+  void operator()(const ClusterWanted& e) { clusters.insert(e.cluster); }
+  void operator()(const LeaseGranted& e) {
+    nodes.insert(e.lease.node);
+    // The gang of a start is told when its last event, the change to Starting, is folded.
+    const Cluster* cluster = state.find_cluster(e.lease.cluster);
+    if (cluster != nullptr && cluster->state != ClusterState::Queued) clusters.insert(e.lease.cluster);
+  }
+  void operator()(const SlotLeft& e) { slot(e.slot); }
+  void operator()(const SlotPromoted& e) { slot(e.slot); }
+  void operator()(const LeaseWantChanged& e) { lease(e.lease); }
+  void operator()(const LeaseEnded& e) {
+    lease(e.lease);
+    if (const Lease* found = state.find_lease(e.lease)) nodes.insert(found->node);
+  }
+  void operator()(const Archived& e) { clusters.insert(e.clusters.begin(), e.clusters.end()); }
+  void operator()(const auto&) {}
+};
+
+}  // namespace
+
+std::vector<scheduler::Change> planner_changes(const State& state, const Event& event) {
+  Affected affected{state, {}, {}, false};
+  std::visit(affected, event);
+  std::vector<scheduler::Change> out;
+  for (const NodeId id : affected.nodes)
+    if (const Node* node = state.find_node(id)) out.emplace_back(scheduler::NodeChanged{view_of(state, *node)});
+  for (const ClusterId id : affected.clusters) out.push_back(request_of(state, id));
+  if (affected.freeze) out.emplace_back(scheduler::FreezeChanged{state.frozen});
+  return out;
+}
+
+std::vector<scheduler::Change> planner_snapshot(const State& state) {
+  std::vector<scheduler::Change> out;
+  for (const auto& [id, node] : state.nodes) out.emplace_back(scheduler::NodeChanged{view_of(state, node)});
+  for (const auto& [id, cluster] : state.clusters)
+    if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change)) out.push_back(std::move(change));
+  out.emplace_back(scheduler::FreezeChanged{state.frozen});
+  return out;
+}
+
+}  // namespace muster::control
