@@ -1,6 +1,7 @@
 #include "engine/core.h"
 
 #include <algorithm>
+#include <limits>
 
 #include <fmt/format.h>
 

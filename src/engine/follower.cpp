@@ -1,5 +1,8 @@
 #include "engine/follower.h"
 
+#include <algorithm>
+#include <limits>
+
 #include <fmt/format.h>
 
 namespace muster::engine {
@@ -50,7 +53,10 @@ void Follower::plan_done(const Result<Reply>& reply) {
   if (reply) plan_after_seq_ = reply->seq;
 }
 
-LeaseTime Follower::next_plan() const { return changed_ && !plan_out_ ? not_before_ : next_plan_; }
+LeaseTime Follower::next_plan() const {
+  if (plan_out_ || base_.seq < plan_after_seq_) return {std::numeric_limits<std::int64_t>::max()};
+  return changed_ ? not_before_ : std::max(next_plan_, not_before_);
+}
 
 journal::Snapshot Follower::snapshot() const { return {base_.seq, base_.hash, base_.wall, control::encode_state(base_.state)}; }
 

@@ -16,7 +16,8 @@ namespace muster::engine {
 
 class Runner {
  public:
-  struct Options { std::shared_ptr<journal::Store> store; std::size_t lane_max = 65'536; Millis tick{250}; std::uint64_t snapshot_every = 50'000; };
+  struct Options { std::shared_ptr<journal::Store> store; std::size_t lane_max = 65'536; Millis tick{250}; std::uint64_t snapshot_every = 50'000;
+    std::uint64_t archive_keep = 1'000'000; /* entries kept live behind a snapshot */ std::uint64_t digest_every = 0; };
   static Result<std::unique_ptr<Runner>> start(Options options);
   virtual ~Runner() = default;  // stops the threads; unanswered commands get Unavailable
   // Bounded lane full -> ResourceExhausted at once. The reply comes on the engine's reply thread; do not block in it.
