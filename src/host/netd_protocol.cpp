@@ -1,0 +1,146 @@
+#include "host/netd_protocol.h"
+
+namespace muster::host::netd {
+namespace {
+
+constexpr std::size_t kListMax = 4096;
+
+class Writer {
+ public:
+  template <typename T>
+    requires std::is_integral_v<T>
+  void field(const T& value) {
+    for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8) {
+      out_ += static_cast<char>(static_cast<std::uint64_t>(value) >> shift);
+    }
+  }
+  void field(const std::string& text) {
+    field(static_cast<std::uint32_t>(text.size()));
+    out_ += text;
+  }
+  void field(const Bytes& bytes) { field(as_string(bytes)); }
+  template <typename T>
+  void field(const std::vector<T>& list) {
+    field(static_cast<std::uint32_t>(list.size()));
+    for (const T& item : list) each(*this, item);
+  }
+  std::string take() { return std::move(out_); }
+
+ private:
+  std::string out_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : rest_(bytes) {}
+  template <typename T>
+    requires std::is_integral_v<T>
+  void field(T& value) {
+    if (rest_.size() < sizeof(T)) return fail();
+    std::uint64_t raw = 0;
+    for (std::size_t i = 0; i < sizeof(T); ++i) raw = raw << 8 | static_cast<std::uint8_t>(rest_[i]);
+    if (std::is_same_v<T, bool> && raw > 1) return fail();
+    value = static_cast<T>(raw);
+    rest_.remove_prefix(sizeof(T));
+  }
+  void field(std::string& text) {
+    std::uint32_t size = 0;
+    field(size);
+    if (size > rest_.size()) return fail();
+    text = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+  }
+  void field(Bytes& bytes) {
+    std::string text;
+    field(text);
+    bytes = to_bytes(text);
+  }
+  template <typename T>
+  void field(std::vector<T>& list) {
+    std::uint32_t size = 0;
+    field(size);
+    if (size > kListMax || size > rest_.size()) return fail();
+    for (std::uint32_t i = 0; i < size && ok_; ++i) {
+      list.emplace_back();
+      each(*this, list.back());
+    }
+  }
+  bool finished() const { return ok_ && rest_.empty(); }
+
+ private:
+  void fail() {
+    ok_ = false;
+    rest_ = {};
+  }
+  std::string_view rest_;
+  bool ok_ = true;
+};
+
+// One list of fields serves writing (const values) and reading.
+template <typename A, typename... F>
+void fields(A& archive, F&... f) {
+  (archive.field(f), ...);
+}
+template <typename A, typename T>
+void each(A& a, T& v) {
+  using U = std::remove_const_t<T>;
+  if constexpr (std::is_same_v<U, RelayAddress>) fields(a, v.host, v.port);
+  else if constexpr (std::is_same_v<U, Bytes>) a.field(v);
+  else if constexpr (std::is_same_v<U, AddLease> || std::is_same_v<U, RemoveLease> || std::is_same_v<U, GetStats>) fields(a, v.lease);
+  else if constexpr (std::is_same_v<U, GetInfo> || std::is_same_v<U, Done>) static_cast<void>(a);
+  else if constexpr (std::is_same_v<U, Configure>)
+    fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem, v.relay_server_name, v.relay_token, v.psk);
+  else if constexpr (std::is_same_v<U, Failed>) fields(a, v.code, v.message);
+  else if constexpr (std::is_same_v<U, LeaseKey>) fields(a, v.public_key);
+  else if constexpr (std::is_same_v<U, Configured>) fields(a, v.incarnation, v.epoch, v.rejected);
+  else if constexpr (std::is_same_v<U, PeerLine>) fields(a, v.address, v.rx_bytes, v.tx_bytes, v.last_handshake_ms, v.path);
+  else if constexpr (std::is_same_v<U, Stats>) fields(a, v.tun, v.relay_up, v.relay_detail, v.incarnation, v.epoch, v.peers);
+  else if constexpr (std::is_same_v<U, LeaseLine>) fields(a, v.lease, v.public_key, v.tun, v.configured);
+  else if constexpr (std::is_same_v<U, Info>) fields(a, v.udp_port, v.leases);
+}
+
+template <typename V>
+std::string encode_variant(const V& value) {
+  Writer writer;
+  writer.field(static_cast<std::uint8_t>(value.index()));
+  std::visit([&](const auto& v) { each(writer, v); }, value);
+  return writer.take();
+}
+
+template <typename V, std::size_t I = 0>
+bool decode_at(std::size_t index, Reader& reader, V& out) {
+  if constexpr (I < std::variant_size_v<V>) {
+    if (index != I) return decode_at<V, I + 1>(index, reader, out);
+    each(reader, out.template emplace<I>());
+    return reader.finished();
+  } else {
+    return false;
+  }
+}
+
+template <typename V>
+Result<V> decode_variant(std::string_view bytes) {
+  V out;
+  if (!bytes.empty()) {
+    Reader reader(bytes.substr(1));
+    if (decode_at(static_cast<std::uint8_t>(bytes[0]), reader, out)) return out;
+  }
+  return error(Code::InvalidArgument, "damaged message between agent and netd; are both from the same version?");
+}
+
+}  // namespace
+
+std::string encode(const Request& request) { return encode_variant(request); }
+std::string encode(const Reply& reply) { return encode_variant(reply); }
+Result<Request> decode_request(std::string_view bytes) { return decode_variant<Request>(bytes); }
+Result<Reply> decode_reply(std::string_view bytes) { return decode_variant<Reply>(bytes); }
+
+bool valid_lease_name(std::string_view lease) {
+  if (lease.empty() || lease.size() > 64 || lease[0] == '-') return false;
+  for (char c : lease) {
+    if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-')) return false;
+  }
+  return true;
+}
+
+}  // namespace muster::host::netd
