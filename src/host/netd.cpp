@@ -1,0 +1,239 @@
+#include "host/netd.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <thread>
+
+#include "base/log.h"
+#include "crypto/file.h"
+
+namespace muster::host {
+namespace {
+constexpr std::size_t kLeasesMax = 256, kAgentsMax = 8;
+constexpr Millis kTick{250};
+constexpr int kUdpBatch = 32;
+constexpr int kSocketBuffer = 4 << 20;
+}  // namespace
+
+// One recvmmsg's worth of datagrams.
+struct Netd::UdpBatch {
+  static constexpr std::size_t kSize = 2048;  // a full datagram of ours has 1,412 bytes
+  std::array<std::array<std::uint8_t, kSize>, kUdpBatch> data;
+  std::array<sockaddr_in, kUdpBatch> from;
+  std::array<iovec, kUdpBatch> parts;
+  std::array<mmsghdr, kUdpBatch> messages;
+};
+
+Netd::Netd(NetdOptions options) : options_(std::move(options)), batch_(std::make_unique<UdpBatch>()) {}
+
+Netd::~Netd() {
+  leases_.clear();
+  for (auto& [fd, owner] : agents_) poller_.unwatch(fd);
+  if (udp_) poller_.unwatch(udp_.get());
+  if (listener_) poller_.unwatch(listener_.get());
+}
+
+Status Netd::start() {
+  if (::mkdir(options_.state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    return error(Code::Unavailable, "netd cannot create its state directory " + options_.state_dir);
+  }
+  TRY_VOID(open_udp());
+  poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(); });
+  if (options_.socket_fd >= 0) {
+    int listening = 0;
+    socklen_t size = sizeof listening;
+    if (::getsockopt(options_.socket_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0) {
+      return error(Code::InvalidArgument, "the inherited descriptor is no socket");
+    }
+    if (listening != 0) listener_.reset(options_.socket_fd);
+    else add_agent(Fd(options_.socket_fd));
+  } else {
+    listener_ = TRY(listen_unix(options_.socket_path, SocketKind::Seqpacket, ::geteuid(), ::getegid(), 0600));
+  }
+  if (listener_) {
+    TRY_VOID(set_blocking(listener_.get(), false));
+    poller_.watch(listener_.get(), true, false, [this](Poller::Ready) { accept_agent(); });
+  }
+  poller_.after(kTick, [this] { tick(); });
+  log_info("netd", "ready, UDP port {}", port_);
+  return {};
+}
+
+void Netd::run() { poller_.run(); }
+void Netd::stop() { poller_.stop(); }
+
+Status Netd::bind_udp(std::uint16_t port) {
+  udp_ = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!udp_) return error(Code::Unavailable, "netd cannot open a UDP socket: " + errno_text(errno));
+  sockaddr_in at{};
+  at.sin_family = AF_INET;
+  at.sin_port = htons(port);
+  if (::bind(udp_.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0) {
+    return error(Code::Unavailable, "UDP port " + std::to_string(port) + " is not free: " + errno_text(errno));
+  }
+  socklen_t size = sizeof at;
+  if (::getsockname(udp_.get(), reinterpret_cast<sockaddr*>(&at), &size) != 0) {
+    return error(Code::Unavailable, "netd cannot read its UDP port: " + errno_text(errno));
+  }
+  port_ = ntohs(at.sin_port);
+  // Larger buffers are a wish: the kernel caps them.
+  ::setsockopt(udp_.get(), SOL_SOCKET, SO_RCVBUF, &kSocketBuffer, sizeof kSocketBuffer);
+  ::setsockopt(udp_.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof kSocketBuffer);
+  return {};
+}
+
+Status Netd::open_udp() {
+  const std::string path = options_.state_dir + "/udp_port";
+  if (options_.udp_port != 0) return bind_udp(options_.udp_port);
+  const auto stored = crypto::read_secret_file(path, 16);
+  if (stored.ok() && stored->size() == 2) {
+    const auto last = static_cast<std::uint16_t>((*stored)[0] << 8 | (*stored)[1]);
+    if (bind_udp(last).ok()) return {};
+  }
+  TRY_VOID(bind_udp(0));
+  const Bytes raw = {static_cast<std::uint8_t>(port_ >> 8), static_cast<std::uint8_t>(port_)};
+  return crypto::write_secret_file(path, raw);
+}
+
+void Netd::accept_agent() {
+  Fd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd) return;
+  const auto peer = peer_of(fd.get());
+  const uid_t allowed = options_.agent_uid == static_cast<uid_t>(-1) ? ::geteuid() : options_.agent_uid;
+  if (!peer.ok() || (peer->uid != 0 && peer->uid != allowed) || agents_.size() >= kAgentsMax) {
+    log_warn("netd", "a connection that is not the agent's was refused");
+    return;
+  }
+  add_agent(std::move(fd));
+}
+
+void Netd::add_agent(Fd fd) {
+  const int number = fd.get();
+  if (!set_blocking(number, false).ok()) return;
+  agents_.emplace(number, std::move(fd));
+  poller_.watch(number, true, false, [this, number](Poller::Ready) { serve_agent(number); });
+}
+
+void Netd::serve_agent(int fd) {
+  auto message = receive_message(fd);
+  if (!message.ok() && message.error().code == Code::NotFound) return;
+  const bool closed = !message.ok() || (message->text.empty() && message->fds.empty());
+  Status sent;
+  if (!closed) {
+    const auto request = netd::decode_request(message->text);
+    const netd::Reply reply = request.ok() ? answer(*request, message->fds)
+                                           : netd::Reply(netd::Failed{static_cast<std::uint8_t>(request.error().code), request.error().message});
+    sent = send_message(fd, netd::encode(reply));
+  }
+  if (closed || !sent.ok()) {
+    poller_.unwatch(fd);
+    agents_.erase(fd);
+  }
+}
+
+netd::Reply Netd::answer(const netd::Request& request, std::vector<Fd>& fds) {
+  auto reply = std::visit([&](const auto& r) { return handle(r, fds); }, request);
+  if (reply.ok()) return std::move(reply).value();
+  return netd::Failed{static_cast<std::uint8_t>(reply.error().code), reply.error().message};
+}
+
+Result<NetdLease*> Netd::find(const std::string& lease) {
+  const auto it = leases_.find(lease);
+  if (it == leases_.end()) return error(Code::NotFound, "netd does not know the lease " + lease.substr(0, 64) + "; add it again");
+  return it->second.get();
+}
+
+Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>& fds) {
+  if (!netd::valid_lease_name(request.lease)) return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
+  auto it = leases_.find(request.lease);
+  if (it == leases_.end()) {
+    if (leases_.size() >= kLeasesMax) return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
+    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_))).first;
+  }
+  if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
+  const auto& key = it->second->public_key();
+  return netd::Reply(netd::LeaseKey{Bytes(key.begin(), key.end())});
+}
+
+Result<netd::Reply> Netd::handle(const netd::Configure& request, std::vector<Fd>&) {
+  NetdLease* lease = TRY(find(request.lease));
+  return netd::Reply(TRY(lease->configure(request)));
+}
+
+Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<Fd>&) {
+  if (!netd::valid_lease_name(request.lease)) return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
+  auto it = leases_.find(request.lease);
+  // Unknown after a restart: its files may still be there.
+  if (it == leases_.end()) it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_))).first;
+  it->second->erase_files();
+  leases_.erase(it);
+  return netd::Reply(netd::Done{});
+}
+
+Result<netd::Reply> Netd::handle(const netd::GetStats& request, std::vector<Fd>&) { return netd::Reply(TRY(find(request.lease))->stats()); }
+
+Result<netd::Reply> Netd::handle(const netd::GetInfo&, std::vector<Fd>&) {
+  netd::Info info;
+  info.udp_port = port_;
+  for (const auto& [name, lease] : leases_) {
+    info.leases.push_back({name, Bytes(lease->public_key().begin(), lease->public_key().end()), lease->has_tun(), lease->configured()});
+  }
+  return netd::Reply(std::move(info));
+}
+
+void Netd::read_udp() {
+  UdpBatch& b = *batch_;
+  for (std::size_t i = 0; i < kUdpBatch; ++i) {
+    b.parts[i] = {b.data[i].data(), UdpBatch::kSize};
+    b.messages[i] = {};
+    b.messages[i].msg_hdr.msg_name = &b.from[i];
+    b.messages[i].msg_hdr.msg_namelen = sizeof b.from[i];
+    b.messages[i].msg_hdr.msg_iov = &b.parts[i];
+    b.messages[i].msg_hdr.msg_iovlen = 1;
+  }
+  const int n = ::recvmmsg(udp_.get(), b.messages.data(), kUdpBatch, MSG_DONTWAIT, nullptr);
+  if (n <= 0) return;
+  const Now now = read_clocks();
+  for (int i = 0; i < n; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
+    const ByteView datagram = ByteView(b.data[k]).first(b.messages[k].msg_len);
+    // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
+    for (auto& [name, lease] : leases_) lease->from_udp(ntohl(b.from[k].sin_addr.s_addr), ntohs(b.from[k].sin_port), datagram, now);
+  }
+}
+
+void Netd::tick() {
+  const Now now = read_clocks();
+  for (auto& [name, lease] : leases_) lease->tick(now);
+  poller_.after(kTick, [this] { tick(); });
+}
+
+Status run_netd(NetdOptions options) {
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+  Netd netd(std::move(options));
+  TRY_VOID(netd.start());
+  const Fd signals(::signalfd(-1, &ends, SFD_CLOEXEC));
+  std::thread waiter([&] {
+    signalfd_siginfo info;
+    while (::read(signals.get(), &info, sizeof info) < 0 && errno == EINTR) {}
+    netd.stop();
+  });
+  netd.run();
+  waiter.join();
+  return {};
+}
+
+}  // namespace muster::host

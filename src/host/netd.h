@@ -1,0 +1,59 @@
+#pragma once
+// netd: the process that carries packets. It holds TUN, UDP and relay descriptors and overlay keys, nothing else, and obeys the
+// agent over a local socket (netd_protocol.h); it lives on when the agent restarts. After its own restart it finds its keys, its
+// UDP port and the highest rosters in its state directory; the agent gives it the TUNs and the configuration again.
+// One thread; relay clients bring theirs. Bounds: leases, agent connections.
+#include <map>
+#include <memory>
+#include <string>
+
+#include "host/netd_lease.h"
+
+namespace muster::host {
+
+struct NetdOptions {
+  std::string state_dir;     // 0700, ours
+  int socket_fd = -1;        // inherited: a listening or a connected SOCK_SEQPACKET socket; or
+  std::string socket_path;   // listen here (0600)
+  std::uint16_t udp_port = 0;  // 0: the one of last time, else any
+  uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
+};
+
+class Netd {
+ public:
+  explicit Netd(NetdOptions options);
+  ~Netd();
+  Status start();
+  void run();   // until stop()
+  void stop();  // from any thread
+  std::uint16_t udp_port() const { return port_; }
+
+ private:
+  Status open_udp();
+  Status bind_udp(std::uint16_t port);
+  void accept_agent();
+  void add_agent(Fd fd);
+  void serve_agent(int fd);
+  void read_udp();
+  void tick();
+  netd::Reply answer(const netd::Request& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::AddLease& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::Configure& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::RemoveLease& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::GetStats& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::GetInfo& request, std::vector<Fd>& fds);
+  Result<NetdLease*> find(const std::string& lease);
+
+  NetdOptions options_;
+  Poller poller_;
+  Fd listener_, udp_;
+  std::uint16_t port_ = 0;
+  std::map<int, Fd> agents_;
+  std::map<std::string, std::unique_ptr<NetdLease>> leases_;
+  struct UdpBatch;
+  std::unique_ptr<UdpBatch> batch_;
+};
+
+Status run_netd(NetdOptions options);  // with SIGTERM and SIGINT to end it; the body of `muster-agent netd`
+
+}  // namespace muster::host

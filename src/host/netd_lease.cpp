@@ -1,0 +1,267 @@
+#include "host/netd_lease.h"
+
+#include <arpa/inet.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/log.h"
+#include "crypto/file.h"
+#include "overlay/endian.h"
+
+namespace muster::host {
+namespace {
+constexpr int kPacketsPerTurn = 64;         // then others get their turn
+constexpr std::size_t kInboxBytesMax = 8 << 20;
+constexpr std::size_t kRelaysMax = 3;
+constexpr std::size_t kDatagramMax = 65'536;
+}  // namespace
+
+// Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
+struct NetdLease::Inbox {
+  struct Item { std::size_t relay; crypto::Key32 member; Bytes datagram; bool gone = false; };
+  std::mutex mutex;
+  std::vector<Item> items;   // under mutex
+  std::size_t bytes = 0;     // under mutex
+  NetdLease* owner = nullptr;
+
+  static void put(const std::shared_ptr<Inbox>& self, Poller& poller, Item item) {
+    bool first = false;
+    {
+      const std::lock_guard lock(self->mutex);
+      if (self->bytes + item.datagram.size() > kInboxBytesMax) return;
+      self->bytes += item.datagram.size();
+      first = self->items.empty();
+      self->items.push_back(std::move(item));
+    }
+    if (first) {
+      poller.post([self] {
+        if (self->owner != nullptr) self->owner->drain();
+      });
+    }
+  }
+};
+
+NetdLease::NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller)
+    : name_(std::move(name)), state_dir_(std::move(state_dir)), udp_(udp_fd), poller_(poller), inbox_(std::make_shared<Inbox>()),
+      buffer_(kDatagramMax) {
+  inbox_->owner = this;
+}
+
+NetdLease::~NetdLease() {
+  relays_.clear();  // joins their threads
+  inbox_->owner = nullptr;
+  close_tun();
+}
+
+Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir, int udp_fd, Poller& poller) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp_fd, poller));
+  auto stored = crypto::read_secret_file(lease->file(".key"), 64);
+  if (stored.ok() && stored->size() == 32) {
+    lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
+    lease->key_.public_key = crypto::x25519_public(lease->key_.secret);
+    crypto::zeroise(*stored);
+  } else if (stored.ok() || stored.error().code == Code::NotFound) {
+    lease->key_ = crypto::x25519_generate();
+    TRY_VOID(crypto::write_secret_file(lease->file(".key"), lease->key_.secret.bytes));
+  } else {
+    return stored.error();
+  }
+  const auto seen = crypto::read_secret_file(lease->file(".roster"), 64);
+  if (seen.ok() && seen->size() == 16) {
+    lease->guard_ = overlay::RosterGuard(overlay::load_be64(seen->data()), overlay::load_be64(seen->data() + 8));
+  }
+  return lease;
+}
+
+void NetdLease::erase_files() {
+  ::unlink(file(".key").c_str());
+  ::unlink(file(".roster").c_str());
+}
+
+void NetdLease::close_tun() {
+  if (!tun_) return;
+  poller_.unwatch(tun_.get());
+  tun_.reset();
+}
+
+Status NetdLease::set_tun(Fd tun) {
+  ifreq request{};
+  if (::ioctl(tun.get(), TUNGETIFF, &request) != 0 || (request.ifr_flags & IFF_TUN) == 0 || (request.ifr_flags & IFF_NO_PI) == 0) {
+    return error(Code::InvalidArgument, "the descriptor given for the lease is not a TUN device");
+  }
+  TRY_VOID(set_blocking(tun.get(), false));
+  close_tun();
+  tun_ = std::move(tun);
+  poller_.watch(tun_.get(), true, false, [this](Poller::Ready) { read_tun(); });
+  return {};
+}
+
+Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
+  if (config.prefix_bits > 30 || config.address == 0) return error(Code::InvalidArgument, "the lease's overlay address is not usable");
+  crypto::Secret32 psk = psk_;
+  if (!config.psk.empty()) {
+    const auto key = crypto::key32(config.psk);
+    if (!key) return error(Code::InvalidArgument, "a pre-shared key has 32 bytes");
+    psk = crypto::Secret32(*key);
+  }
+  const bool same = member_ && address_ == config.address && prefix_bits_ == config.prefix_bits && crypto::equal(psk.bytes, psk_.bytes);
+  if (!same) {
+    if (config.roster.empty()) return error(Code::FailedPrecondition, "the lease has no roster yet; send it with the configuration");
+    member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
+    address_ = config.address;
+    prefix_bits_ = config.prefix_bits;
+    psk_ = psk;
+  }
+  netd::Configured out;
+  if (!config.roster.empty()) {
+    std::vector<crypto::Key32> signers;
+    for (const Bytes& signer : config.signers) {
+      const auto key = crypto::key32(signer);
+      if (!key) return error(Code::InvalidArgument, "a roster signer's key has 32 bytes");
+      signers.push_back(*key);
+    }
+    const auto before = std::pair(guard_.incarnation(), guard_.epoch());
+    out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers));
+    guard_ = member_->guard();
+    relay_of_.clear();
+    if (before != std::pair(guard_.incarnation(), guard_.epoch())) {
+      Bytes seen(16);
+      overlay::store_be64(seen.data(), guard_.incarnation());
+      overlay::store_be64(seen.data() + 8, guard_.epoch());
+      TRY_VOID(crypto::write_secret_file(file(".roster"), seen));
+    }
+  }
+  TRY_VOID(configure_relays(config));
+  out.incarnation = guard_.incarnation();
+  out.epoch = guard_.epoch();
+  return out;
+}
+
+Status NetdLease::configure_relays(const netd::Configure& config) {
+  const bool new_token = !config.relay_token.empty() && config.relay_token != relay_token_;
+  if (new_token) relay_token_ = config.relay_token;
+  std::vector<netd::RelayAddress> wanted(config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
+  bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem && relay_server_name_ == config.relay_server_name;
+  for (std::size_t i = 0; same && i < wanted.size(); ++i) same = wanted[i] == relays_[i].at;
+  if (same) {
+    for (Relay& r : relays_) {
+      if (new_token) r.client->set_token(relay_token_);
+    }
+    return {};
+  }
+  relays_.clear();
+  relay_of_.clear();
+  relay_ca_pem_ = config.relay_ca_pem;
+  relay_server_name_ = config.relay_server_name;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    relay::ClientOptions options;
+    options.endpoint.host = wanted[i].host;
+    options.endpoint.port = wanted[i].port;
+    options.endpoint.ca_pem = relay_ca_pem_;
+    options.endpoint.server_name = relay_server_name_;
+    options.overlay = key_;
+    options.token = relay_token_;
+    auto client = std::make_unique<relay::Client>(std::move(options));
+    relay::ClientCallbacks callbacks;
+    callbacks.on_packet = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& source, ByteView payload) {
+      Inbox::put(inbox, poller, {i, source, Bytes(payload.begin(), payload.end()), false});
+    };
+    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) { Inbox::put(inbox, poller, {i, peer, {}, true}); };
+    callbacks.on_state = [name = name_, at = wanted[i]](relay::ClientState state, const std::string& detail) {
+      if (state == relay::ClientState::Up) log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
+      if (state == relay::ClientState::Refused) log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
+    };
+    client->start(std::move(callbacks));
+    relays_.push_back({wanted[i], std::move(client)});
+  }
+  return {};
+}
+
+void NetdLease::drain() {
+  std::vector<Inbox::Item> items;
+  {
+    const std::lock_guard lock(inbox_->mutex);
+    items.swap(inbox_->items);
+    inbox_->bytes = 0;
+  }
+  if (!member_) return;
+  const Now now = read_clocks();
+  for (const Inbox::Item& item : items) {
+    if (item.relay >= relays_.size()) continue;
+    if (item.gone) {
+      // Not on that relay: try the next one with the next packet.
+      std::size_t& at = relay_of_[item.member];
+      if (at == item.relay) at = (at + 1) % relays_.size();
+      continue;
+    }
+    relay_of_[item.member] = item.relay;
+    member_->from_relay(item.member, item.datagram, now, *this);
+  }
+}
+
+void NetdLease::read_tun() {
+  const Now now = read_clocks();
+  for (int i = 0; i < kPacketsPerTurn; ++i) {
+    const ssize_t n = ::read(tun_.get(), buffer_.data(), buffer_.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EIO)) return;  // EIO: the device is down
+    if (n <= 0) {
+      log_warn("netd", "{}: the TUN device is gone; the agent gives a new one", name_);
+      close_tun();
+      return;
+    }
+    if (member_) member_->from_tun(ByteView(buffer_).first(static_cast<std::size_t>(n)), now, *this);
+  }
+}
+
+void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now) {
+  if (member_) member_->from_udp(ip, port, datagram, now, *this);
+}
+
+void NetdLease::tick(const Now& now) {
+  if (member_) member_->tick(now, *this);
+}
+
+void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
+  if (relays_.empty()) return;
+  const auto known = relay_of_.find(member);
+  const std::size_t first = known == relay_of_.end() ? 0 : known->second;
+  for (std::size_t i = 0; i < relays_.size(); ++i) {
+    if (relays_[(first + i) % relays_.size()].client->send(member, datagram)) return;
+  }
+}
+
+void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_addr.s_addr = htonl(ip);
+  to.sin_port = htons(port);
+  // A lost datagram is the protocol's business; an unreachable network shows as unanswered probes.
+  static_cast<void>(::sendto(udp_, datagram.data(), datagram.size(), 0, reinterpret_cast<const sockaddr*>(&to), sizeof to));
+}
+
+void NetdLease::to_tun(ByteView packet) {
+  if (tun_) static_cast<void>(::write(tun_.get(), packet.data(), packet.size()));
+}
+
+netd::Stats NetdLease::stats() const {
+  netd::Stats out;
+  out.tun = has_tun();
+  out.incarnation = guard_.incarnation();
+  out.epoch = guard_.epoch();
+  for (const Relay& r : relays_) out.relay_up = out.relay_up || r.client->state() == relay::ClientState::Up;
+  if (!relays_.empty()) out.relay_detail = relays_[0].at.host + ":" + std::to_string(relays_[0].at.port);
+  if (!member_) return out;
+  for (const overlay::MemberStats& m : member_->stats()) {
+    out.peers.push_back({m.address, m.peer.rx_bytes, m.peer.tx_bytes, m.peer.last_handshake.ms, overlay::format_endpoint(m.peer.endpoint)});
+  }
+  return out;
+}
+
+}  // namespace muster::host

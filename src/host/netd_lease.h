@@ -1,0 +1,64 @@
+#pragma once
+// Inside of netd: one lease's network: its TUN descriptor, its place in the overlay, its relay connections. Relay threads only put
+// packets into a bounded inbox; everything else runs on netd's thread. The overlay key and the highest roster seen live in 0600
+// files, so that a restarted netd is the same member.
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "host/netd_protocol.h"
+#include "host/poller.h"
+#include "host/unix_socket.h"
+#include "overlay/member.h"
+#include "relay/client.h"
+
+namespace muster::host {
+
+class NetdLease : overlay::Out {
+ public:
+  // udp_fd: shared by all leases, stays netd's.
+  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, int udp_fd, Poller& poller);
+  ~NetdLease();
+  const crypto::Key32& public_key() const { return key_.public_key; }
+  bool has_tun() const { return static_cast<bool>(tun_); }
+  bool configured() const { return member_ != nullptr; }
+  Status set_tun(Fd tun);  // refuses what is no TUN
+  Result<netd::Configured> configure(const netd::Configure& config);
+  void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
+  void tick(const Now& now);
+  netd::Stats stats() const;
+  void erase_files();
+
+ private:
+  struct Inbox;
+  struct Relay { netd::RelayAddress at; std::unique_ptr<relay::Client> client; };
+  NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller);
+  void to_relay(const crypto::Key32& member, ByteView datagram) override;
+  void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
+  void to_tun(ByteView packet) override;
+  void read_tun();
+  void drain();
+  Status configure_relays(const netd::Configure& config);
+  void close_tun();
+  std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
+
+  std::string name_, state_dir_;
+  int udp_;
+  Poller& poller_;
+  crypto::X25519Pair key_;
+  Fd tun_;
+  std::uint32_t address_ = 0;
+  std::uint8_t prefix_bits_ = 0;
+  crypto::Secret32 psk_;
+  overlay::RosterGuard guard_;
+  std::unique_ptr<overlay::Member> member_;
+  Bytes relay_token_;
+  std::string relay_ca_pem_, relay_server_name_;
+  std::vector<Relay> relays_;
+  std::map<crypto::Key32, std::size_t> relay_of_;  // where a member was last heard; reset with the roster
+  std::shared_ptr<Inbox> inbox_;
+  Bytes buffer_;
+};
+
+}  // namespace muster::host
