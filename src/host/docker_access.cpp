@@ -191,6 +191,13 @@ Result<Fd> DockerRuntime::connect_tcp(const std::string& lease, std::uint32_t ad
   return dialled.get();
 }
 
+Result<Fd> DockerRuntime::open_tun(const std::string& lease) {
+  const json::value pause = TRY(inspect(name(lease, "net")));
+  const auto pid = static_cast<pid_t>(int_at(pause, {"State", "Pid"}));
+  if (pid <= 0 || !options_.open_tun) return error(Code::FailedPrecondition, "the lease's network is not up", "container.missing");
+  return options_.open_tun(pid);
+}
+
 Status DockerRuntime::read_archive(const std::string& lease, const std::string& path, int sink) {
   TRY(inspect(name(lease, "ray")));
   const EngineCall call{.target = TRY(api("/containers/" + name(lease, "ray") + "/archive?path=" + encode_path(path))), .timeout = Millis(300'000)};

@@ -22,6 +22,7 @@ struct DockerOptions {
   std::string secrets_root;  // a directory on a tmpfs; empty = chosen
   // Makes the persistent TUN in the namespace of that process; replaced in tests.
   std::function<Status(pid_t, const LaunchSpec&)> make_tun;
+  std::function<Result<Fd>(pid_t)> open_tun;
 };
 
 class DockerRuntime : public Runtime {
@@ -42,6 +43,7 @@ class DockerRuntime : public Runtime {
   Status resize(const std::string& lease, const std::string& exec, int rows, int cols) override;
   Result<std::int64_t> exec_code(const std::string& lease, const std::string& exec) override;
   Result<Fd> connect_tcp(const std::string& lease, std::uint32_t address, std::uint16_t port) override;
+  Result<Fd> open_tun(const std::string& lease) override;
   Status read_archive(const std::string& lease, const std::string& path, int sink) override;
   Status write_archive(const std::string& lease, const std::string& path, int source) override;
   Result<std::vector<Usage>> usage() override;

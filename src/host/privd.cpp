@@ -184,6 +184,14 @@ Result<Answer> Privd::open_archive(const Verb& verb, bool read_it) {
   return answer;
 }
 
+// The directory is made by the container's own user, then the tar is unpacked into it.
+Status Privd::put_files(const Verb& verb, int source) {
+  const ExecOpen made = TRY(runtime_.exec(verb.lease, {"mkdir", "-p", "--", verb.path}, false));
+  char buffer[1024];
+  while (read(made.stream.get(), buffer, sizeof buffer) > 0) {}
+  return runtime_.write_archive(verb.lease, verb.path, source);
+}
+
 // Stop overtakes a launch under way; what that launch still made is stopped after it.
 Status Privd::stop_lease(const Verb& verb) {
   TRY_VOID(runtime_.stop(verb.lease, verb.grace_s));
@@ -269,6 +277,11 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
     case VerbKind::Tcp: answer.fds.push_back(TRY(runtime_.connect_tcp(verb.lease, verb.address, verb.port))); return answer;
     case VerbKind::ReadArchive: return open_archive(verb, true);
     case VerbKind::WriteArchive: return open_archive(verb, false);
+    case VerbKind::PutFiles:
+      if (fds.size() != 1) return error(Code::InvalidArgument, "files come with exactly one descriptor", "fds");
+      TRY_VOID(put_files(verb, fds[0].get()));
+      return answer;
+    case VerbKind::Tun: answer.fds.push_back(TRY(runtime_.open_tun(verb.lease))); return answer;
     case VerbKind::RemoveEverything: TRY_VOID(runtime_.remove_everything()); return answer;
   }
   return error(Code::Unsupported, "privd knows no such verb", "verb");

@@ -45,6 +45,7 @@ class Privd {
   Result<Answer> launch(const Verb& verb);
   Result<Answer> open_archive(const Verb& verb, bool read);
   Status stop_lease(const Verb& verb);
+  Status put_files(const Verb& verb, int source);
   Status allowed_now() const;
   void reply(const ClientPtr& client, const std::string& text, const std::vector<int>& fds);
   bool enter(const Verb& verb);

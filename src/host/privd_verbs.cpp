@@ -12,12 +12,12 @@
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 20> kVerbs{{
+constexpr std::array<std::pair<std::string_view, VerbKind>, 22> kVerbs{{
     {"info", VerbKind::Info}, {"list", VerbKind::List}, {"usage", VerbKind::Usage}, {"pull", VerbKind::Pull}, {"cancel", VerbKind::Cancel},
     {"probe_start", VerbKind::ProbeStart}, {"probe_stop", VerbKind::ProbeStop}, {"launch", VerbKind::Launch}, {"secret", VerbKind::Secret},
     {"blob", VerbKind::Blob}, {"stop", VerbKind::Stop}, {"remove", VerbKind::Remove}, {"helper", VerbKind::Helper}, {"exec", VerbKind::Exec},
     {"resize", VerbKind::Resize}, {"exec_code", VerbKind::ExecCode}, {"tcp", VerbKind::Tcp}, {"read_archive", VerbKind::ReadArchive},
-    {"write_archive", VerbKind::WriteArchive}, {"remove_everything", VerbKind::RemoveEverything}}};
+    {"write_archive", VerbKind::WriteArchive}, {"put_files", VerbKind::PutFiles}, {"tun", VerbKind::Tun}, {"remove_everything", VerbKind::RemoveEverything}}};
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
 
@@ -158,6 +158,7 @@ Result<Verb> parse_verb(std::string_view text) {
       break;
     case VerbKind::ReadArchive:
     case VerbKind::WriteArchive:
+    case VerbKind::PutFiles:
       verb.path = f.text("path", 4096);
       if (!valid_path(verb.path)) return bad("path", "is not a plain absolute path");
       break;
@@ -213,7 +214,8 @@ std::string verb_text(const Verb& verb) {
     case VerbKind::ExecCode: out["exec"] = verb.exec; break;
     case VerbKind::Tcp: out["address"] = verb.address; out["port"] = verb.port; break;
     case VerbKind::ReadArchive:
-    case VerbKind::WriteArchive: out["path"] = verb.path; break;
+    case VerbKind::WriteArchive:
+    case VerbKind::PutFiles: out["path"] = verb.path; break;
     default: break;
   }
   return to_text(out);

@@ -16,7 +16,7 @@
 namespace muster::host {
 
 enum class VerbKind : std::uint8_t {
-  Info, List, Usage, Pull, Cancel, ProbeStart, ProbeStop, Launch, Secret, Blob, Stop, Remove, Helper, Exec, Resize, ExecCode, Tcp, ReadArchive, WriteArchive, RemoveEverything };
+  Info, List, Usage, Pull, Cancel, ProbeStart, ProbeStop, Launch, Secret, Blob, Stop, Remove, Helper, Exec, Resize, ExecCode, Tcp, ReadArchive, WriteArchive, PutFiles, Tun, RemoveEverything };
 
 struct Verb {
   std::uint64_t id = 0;

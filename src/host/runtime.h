@@ -55,6 +55,7 @@ class Runtime {
   virtual Status resize(const std::string& lease, const std::string& exec, int rows, int cols) = 0;
   virtual Result<std::int64_t> exec_code(const std::string& lease, const std::string& exec) = 0;  // -1: still running
   virtual Result<Fd> connect_tcp(const std::string& lease, std::uint32_t address, std::uint16_t port) = 0;
+  virtual Result<Fd> open_tun(const std::string& lease) = 0;  // the persistent TUN of the lease's namespace
   virtual Status read_archive(const std::string& lease, const std::string& path, int sink) = 0;    // a tar
   virtual Status write_archive(const std::string& lease, const std::string& path, int source) = 0; // a tar into that directory
   virtual Result<std::vector<Usage>> usage() = 0;

@@ -1,0 +1,105 @@
+#pragma once
+// Performs the operations of the agent core (agent/ops.h) through privd, the helpers in the containers, the overlay port and
+// the blob cache; tells results and events back. Every operation may come again. Poller's thread only.
+// Bounds: blob cache kBlobCacheMax bytes, one helper line per lease, probes remembered 64.
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "agent/ops.h"
+#include "crypto/sign.h"
+#include "host/blob_cache.h"
+#include "host/helper_link.h"
+#include "host/layout.h"
+#include "host/overlay_port.h"
+#include "host/privd_client.h"
+
+namespace muster::host {
+
+struct ExecutorHooks {
+  std::function<void(agent::OpResult)> result;
+  std::function<void(agent::RuntimeEvent)> event;
+};
+
+class Executor {
+ public:
+  Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, const crypto::SigningKey& device, Layout layout, ExecutorHooks hooks);
+  ~Executor();
+  // Finds what runs already (containers, helpers, keys); waits a little for the helpers to speak.
+  void adopt(std::function<void(agent::Found)> done);
+  void start(agent::OpId id, const agent::Op& op);
+  void cancel(agent::OpId id);
+  void set_roster_key(Bytes key) { roster_key_ = std::move(key); }
+
+ private:
+  struct Run {
+    std::unique_ptr<HelperLink> link;
+    bool connecting = false, wanted = false, ray_started = false, hello_seen = false;
+    HelperHello hello;
+    Assignment assignment;
+    std::string digest;
+    Bytes overlay_key, overlay_signature;
+    std::uint64_t roster_epoch = 0;
+    agent::OpId setup = 0, drain = 0;
+    std::map<std::pair<std::uint64_t, std::uint32_t>, agent::OpId> log_reads;
+    std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint64_t> log_bytes;
+  };
+  struct Probe { std::unique_ptr<HelperLink> link; LeaseId lease; std::string digest; int tries = 0; };
+
+  void perform(agent::OpId id, const agent::EnsureImage& op);
+  void perform(agent::OpId id, const agent::ProbeImage& op);
+  void perform(agent::OpId id, const agent::CreateLease& op);
+  void perform(agent::OpId id, const agent::ConfigureNetwork& op);
+  void perform(agent::OpId id, const agent::RunSetup& op);
+  void perform(agent::OpId id, const agent::StartRay& op);
+  void perform(agent::OpId id, const agent::DrainRay& op);
+  void perform(agent::OpId id, const agent::StopLease& op);
+  void perform(agent::OpId id, const agent::RemoveLease& op);
+  void perform(agent::OpId id, const agent::SubmitJob& op);
+  void perform(agent::OpId id, const agent::StopJob& op);
+  void perform(agent::OpId id, const agent::ReadJobLog& op);
+  void perform(agent::OpId id, const agent::FindBlob& op);
+  void perform(agent::OpId id, const agent::WriteBlob& op);
+
+  void succeed(agent::OpId id);
+  void succeed(agent::OpId id, agent::ImageReady value);
+  void fail(agent::OpId id, const Error& why, std::string_view fallback);
+  void fail_code(agent::OpId id, std::string reason, bool permanent);
+  void call(VerbKind kind, LeaseId lease, PrivdDone done);
+  void connect_helper(LeaseId lease);
+  void helper_closed(LeaseId lease);
+  void on_helper(LeaseId lease, HelperEvent event);
+  void tell_job(LeaseId lease, const HelperJob& job);
+  void connect_probe(agent::OpId id);
+  void end_probe(agent::OpId id, Result<ImageProbe> outcome);
+  void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next, std::vector<std::string> commands);
+  void send_job(agent::OpId id, const agent::SubmitJob& op);
+  void check_engine();
+  void check_engine_in(Millis delay);
+  void listed(const PrivdReply& reply);
+  void adopt_listed(const json::object& listed, std::function<void(agent::Found)> done);
+  agent::Found found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known) const;
+  void save_assignment(const Assignment& assignment, const std::string& digest);
+  bool load_assignment(LeaseId lease, Run& run);
+  void load_probes();
+  void save_probes();
+
+  Poller& poller_;
+  PrivdClient& privd_;
+  OverlayPort& overlay_;
+  const crypto::SigningKey& device_;
+  Layout layout_;
+  ExecutorHooks hooks_;
+  BlobCache blobs_;
+  Bytes roster_key_;
+  std::map<LeaseId, Run> runs_;
+  std::map<agent::OpId, Probe> probing_;
+  std::map<std::string, ImageProbe> probes_;
+  std::map<agent::OpId, std::uint64_t> pulls_;  // op -> privd call
+  bool engine_up_ = true, checking_ = false;
+  std::uint64_t engine_timer_ = 0;
+  std::shared_ptr<bool> alive_;
+};
+
+}  // namespace muster::host

@@ -1,0 +1,138 @@
+#include "host/identity.h"
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include <pwd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "crypto/cert.h"
+#include "crypto/file.h"
+#include "crypto/hash.h"
+#include "crypto/token.h"
+#include "host/facts.h"
+#include "host/json.h"
+#include "net/net.h"
+#include "wire/rest.h"
+
+namespace muster::host {
+namespace fs = std::filesystem;
+namespace {
+
+Status owned_dir(const std::string& path, uid_t uid, gid_t gid, mode_t mode) {
+  std::error_code failure;
+  fs::create_directories(path, failure);
+  if (failure) return error(Code::Unavailable, fmt::format("cannot make {}: {}", path, failure.message()));
+  if (geteuid() == 0 && chown(path.c_str(), uid, gid) != 0) return error(Code::Unavailable, fmt::format("cannot hand over {}: {}", path, errno_text(errno)));
+  if (chmod(path.c_str(), mode) != 0) return error(Code::Unavailable, fmt::format("cannot protect {}: {}", path, errno_text(errno)));
+  return {};
+}
+
+}  // namespace
+
+Accounts find_accounts() {
+  Accounts out;
+  if (const passwd* entry = getpwnam("muster-agent")) out.agent_uid = entry->pw_uid, out.agent_gid = entry->pw_gid;
+  if (const passwd* entry = getpwnam("muster-netd")) out.netd_uid = entry->pw_uid, out.netd_gid = entry->pw_gid;
+  return out;
+}
+
+Status make_directories(const Layout& layout, const Accounts& accounts) {
+  TRY_VOID(owned_dir(layout.root, 0, 0, 0755));
+  TRY_VOID(owned_dir(layout.leases(), 0, 0, 0711));
+  // The three processes make their sockets here; sticky, so that none can replace another's.
+  TRY_VOID(owned_dir(layout.sockets(), 0, accounts.agent_gid, 01777));
+  TRY_VOID(owned_dir(layout.agent(), accounts.agent_uid, accounts.agent_gid, 0700));
+  TRY_VOID(owned_dir(layout.netd(), accounts.netd_uid, accounts.netd_gid, 0700));
+  return {};
+}
+
+Result<Config> load_config(const Layout& layout) {
+  std::ifstream file(layout.config());
+  if (!file) return error(Code::FailedPrecondition, fmt::format("{} is not enrolled; run: muster-agent join https://HOST --token-file FILE", layout.root));
+  std::stringstream text;
+  text << file.rdbuf();
+  const json::object object = TRY(parse_object(text.str()));
+  Fields f(object);
+  Config c;
+  c.server = f.text("server");
+  c.node_id = f.text("node_id", 32);
+  c.machine = f.text("machine", 64);
+  c.name = f.text_or("name", {}, 256);
+  c.server_id = f.text_or("server_id", {}, 256);
+  c.ca_pem = f.text("ca_pem", 65'536);
+  c.roster_key = unbase64(f.text("roster_key", 128)).value_or(Bytes{});
+  c.command_key = unbase64(f.text_or("command_key", {}, 128)).value_or(Bytes{});
+  c.relays = f.texts("relays", 64, 512);
+  c.labels = f.text_map("labels", 64, 256);
+  TRY_VOID(f.finish_lenient("config.json"));
+  return c;
+}
+
+Status save_config(const Layout& layout, const Config& c) {
+  json::array relays;
+  for (const auto& relay : c.relays) relays.emplace_back(relay);
+  json::object labels;
+  for (const auto& [key, value] : c.labels) labels[key] = value;
+  const json::object object{{"server", c.server}, {"node_id", c.node_id}, {"machine", c.machine}, {"name", c.name}, {"server_id", c.server_id}, {"ca_pem", c.ca_pem},
+                            {"roster_key", base64(c.roster_key)}, {"command_key", base64(c.command_key)}, {"relays", relays}, {"labels", labels}};
+  return crypto::write_public_file(layout.config(), as_bytes(to_text(object)));
+}
+
+Result<Config> join(const JoinOptions& options) {
+  const Layout& layout = options.layout;
+  if (fs::exists(layout.config())) {
+    return error(Code::FailedPrecondition, fmt::format("{} is enrolled already; `muster-agent leave` first, or use another --state-dir", layout.root));
+  }
+  const Accounts accounts = find_accounts();
+  const crypto::JoinTokenParts token = TRY(crypto::parse_join_token(options.token));
+  net::Endpoint endpoint = TRY(net::parse_url(options.server));
+  endpoint.ca_sha256 = token.ca_sha256;
+  TRY_VOID(make_directories(layout, accounts));
+
+  const auto key = crypto::SigningKey::generate();
+  wire::EnrollRequest request;
+  request.token = options.token;
+  request.name = options.name.empty() ? host_name() : options.name;
+  request.csr_pem = TRY(crypto::make_csr(key, request.name));
+  request.facts = gather_facts(layout, options.labels);
+  net::Client client(endpoint);
+  const net::Response response = TRY(client.call({.method = "POST", .target = "/api/v1/enroll", .headers = {{"content-type", "application/json"}}, .body = wire::to_json(request)}));
+  if (response.status / 100 != 2) {
+    const auto problem = parse_object(response.body);
+    const std::string detail = problem.ok() ? text_at(*problem, {"detail"}) : std::string();
+    return error(Code::PermissionDenied, fmt::format("the control plane refused this machine ({}): {}", response.status, detail.empty() ? "no reason given" : detail));
+  }
+  const json::object said = TRY(parse_object(response.body));
+  Fields f(said);
+  Config config;
+  config.server = options.server;
+  config.node_id = f.text("node_id", 32);
+  config.name = request.name;
+  config.machine = hex(crypto::sha256(key.public_key())).substr(0, 12);
+  const std::string certificate = f.text("certificate_pem", 65'536);
+  config.ca_pem = f.text("ca_pem", 65'536);
+  config.roster_key = unbase64(f.text("roster_key", 128)).value_or(Bytes{});
+  config.command_key = unbase64(f.text_or("command_key", {}, 128)).value_or(Bytes{});
+  config.server_id = f.text_or("server_id", {}, 256);
+  config.relays = f.texts("relays", 64, 512);
+  config.labels = options.labels;
+  TRY_VOID(f.finish_lenient("enrolment answer"));
+  // The CA that it names must be the one that the token pins, whatever the connection was.
+  const Bytes ca_hash = TRY(crypto::certificate_sha256(config.ca_pem));
+  if (ca_hash != token.ca_sha256) return error(Code::PermissionDenied, "the control plane's CA is not the one named in the join token; nothing was written");
+  if (config.roster_key.size() != 32) return error(Code::Unavailable, "the control plane sent no roster key");
+  TRY_VOID(crypto::write_secret_file(layout.device_key(), as_bytes(key.to_pem())));
+  TRY_VOID(crypto::write_secret_file(layout.certificate(), as_bytes(certificate)));
+  for (const auto& path : {layout.device_key(), layout.certificate()}) {
+    if (geteuid() == 0 && chown(path.c_str(), accounts.agent_uid, accounts.agent_gid) != 0) return error(Code::Unavailable, "cannot hand over " + path);
+  }
+  TRY_VOID(save_config(layout, config));
+  return config;
+}
+
+}  // namespace muster::host

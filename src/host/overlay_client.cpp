@@ -1,0 +1,178 @@
+#include "host/overlay_client.h"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+
+#include "base/log.h"
+
+namespace muster::host {
+namespace {
+
+Result<netd::Reply> checked(Result<netd::Reply> reply) {
+  if (!reply.ok()) return reply;
+  if (const auto* failed = std::get_if<netd::Failed>(&*reply)) {
+    return error(static_cast<Code>(failed->code), "netd: " + failed->message, "overlay.refused");
+  }
+  return reply;
+}
+
+std::vector<netd::RelayAddress> relay_addresses(const std::vector<std::string>& relays) {
+  std::vector<netd::RelayAddress> out;
+  for (const auto& text : relays) {
+    const auto colon = text.rfind(':');
+    if (colon == std::string::npos) continue;
+    const int port = std::atoi(text.c_str() + colon + 1);
+    if (port > 0 && port < 65'536) out.push_back({text.substr(0, colon), static_cast<std::uint16_t>(port)});
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::string> private_endpoints(std::uint16_t port) {
+  std::vector<std::string> out;
+  ifaddrs* list = nullptr;
+  if (port == 0 || getifaddrs(&list) != 0) return out;
+  for (const ifaddrs* each = list; each != nullptr && out.size() < 8; each = each->ifa_next) {
+    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET || (each->ifa_flags & IFF_LOOPBACK) != 0 || (each->ifa_flags & IFF_UP) == 0) continue;
+    const auto ip = ntohl(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr.s_addr);
+    const bool is_private = (ip >> 24) == 10 || (ip >> 20) == 0xac1 || (ip >> 16) == 0xc0a8;
+    if (!is_private) continue;
+    in_addr raw{htonl(ip)};
+    char text[INET_ADDRSTRLEN] = {};
+    inet_ntop(AF_INET, &raw, text, sizeof text);
+    out.push_back(std::string(text) + ":" + std::to_string(port));
+  }
+  freeifaddrs(list);
+  return out;
+}
+
+OverlayClient::OverlayClient(Poller& poller, PrivdClient& privd, std::string socket, OverlayTrust trust)
+    : poller_(poller), privd_(privd), path_(std::move(socket)), trust_(std::move(trust)) {
+  connect();
+}
+
+OverlayClient::~OverlayClient() {
+  if (fd_) poller_.unwatch(fd_.get());
+  if (retry_ != 0) poller_.cancel(retry_);
+}
+
+std::vector<std::string> OverlayClient::lan_endpoints() const { return private_endpoints(udp_port_); }
+
+void OverlayClient::connect() {
+  retry_ = 0;
+  auto fd = connect_unix(path_, SocketKind::Seqpacket);
+  if (!fd.ok() || !set_blocking(fd->get(), false).ok()) {
+    retry_ = poller_.after(Millis(300), [this] { connect(); });
+    return;
+  }
+  fd_ = std::move(*fd);
+  poller_.watch(fd_.get(), true, false, [this](Poller::Ready) { on_readable(); });
+  send(netd::GetInfo{}, [this](Result<netd::Reply> reply) {
+    if (const auto* info = reply.ok() ? std::get_if<netd::Info>(&*reply) : nullptr) udp_port_ = info->udp_port;
+  });
+  for (const auto& [lease, known] : known_) {
+    hand_over(lease, [this, lease = lease](Result<Bytes> key) {
+      const auto it = known_.find(lease);
+      if (key.ok() && it != known_.end() && it->second.configured) send(*it->second.configured, [](const Result<netd::Reply>&) {});
+    });
+  }
+}
+
+void OverlayClient::lost() {
+  if (!fd_) return;
+  poller_.unwatch(fd_.get());
+  fd_.reset();
+  log_warn("agent", "lost netd; it is being restarted");
+  auto waiting = std::move(waiting_);
+  waiting_.clear();
+  if (retry_ == 0) retry_ = poller_.after(Millis(100), [this] { connect(); });
+  for (auto& done : waiting) done(error(Code::Unavailable, "netd went away", "netd.gone"));
+}
+
+void OverlayClient::on_readable() {
+  while (fd_) {
+    auto message = receive_message(fd_.get());
+    if (!message.ok() && message.error().code == Code::NotFound) return;
+    if (!message.ok() || message->text.empty() || waiting_.empty()) return lost();
+    auto done = std::move(waiting_.front());
+    waiting_.pop_front();
+    done(checked(netd::decode_reply(message->text)));
+  }
+}
+
+void OverlayClient::send(const netd::Request& request, Done done, int fd) {
+  if (!fd_) {
+    poller_.post([done = std::move(done)] { done(error(Code::Unavailable, "netd is not running", "netd.gone")); });
+    return;
+  }
+  const Status sent = send_message(fd_.get(), netd::encode(request), fd >= 0 ? std::vector<int>{fd} : std::vector<int>{});
+  if (!sent.ok()) {
+    poller_.post([done = std::move(done), why = sent.error()] { done(why); });
+    return;
+  }
+  waiting_.push_back(std::move(done));
+}
+
+void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> done) {
+  Verb verb;
+  verb.kind = VerbKind::Tun;
+  verb.lease = lease.str();
+  privd_.call(std::move(verb), [this, lease, done = std::move(done)](Result<PrivdReply> reply) {
+    if (!reply.ok()) return done(reply.error());
+    if (reply->fds.empty()) return done(error(Code::Internal, "privd sent no TUN", "overlay.tun"));
+    send(netd::AddLease{lease.str()}, [done](Result<netd::Reply> answer) {
+      if (!answer.ok()) return done(answer.error());
+      const auto* key = std::get_if<netd::LeaseKey>(&*answer);
+      if (key == nullptr) return done(error(Code::Internal, "netd gave an unexpected answer", "overlay.attach"));
+      done(key->public_key);
+    }, reply->fds[0].get());
+  });
+}
+
+void OverlayClient::attach(const Attach& attach, std::function<void(Result<Bytes>)> done) {
+  known_[attach.lease].attach = attach;
+  hand_over(attach.lease, [this, lease = attach.lease, done = std::move(done)](Result<Bytes> key) {
+    const auto it = known_.find(lease);
+    if (key.ok() && it != known_.end() && it->second.configured) send(*it->second.configured, [](const Result<netd::Reply>&) {});
+    done(std::move(key));
+  });
+}
+
+void OverlayClient::configure(const agent::ConfigureNetwork& network, const Bytes& roster_key, std::function<void(Status)> done) {
+  const auto it = known_.find(network.lease);
+  if (it == known_.end()) return done(error(Code::FailedPrecondition, "the lease has no overlay yet", "overlay.missing"));
+  netd::Configure request;
+  request.lease = network.lease.str();
+  request.address = it->second.attach.address;
+  request.prefix_bits = it->second.attach.prefix_bits;
+  request.roster = network.roster.bytes;
+  request.signatures = network.roster.signatures;
+  request.signers = {roster_key};
+  request.relays = relay_addresses(network.relays);
+  request.relay_ca_pem = trust_.relay_ca_pem;
+  request.relay_server_name = trust_.relay_server_name;
+  request.relay_token = network.relay_token;
+  request.psk = network.psk;
+  if (it->second.configured) {  // what is not said again stays as it was, also for a restarted netd
+    if (request.relay_token.empty()) request.relay_token = it->second.configured->relay_token;
+    if (request.psk.empty()) request.psk = it->second.configured->psk;
+  }
+  it->second.configured = request;
+  send(request, [done = std::move(done)](Result<netd::Reply> reply) {
+    if (!reply.ok()) return done(reply.error());
+    if (const auto* configured = std::get_if<netd::Configured>(&*reply); configured != nullptr && configured->rejected > 0) {
+      log_warn("agent", "{} roster entries carry no genuine overlay key and were left out", configured->rejected);
+    }
+    done({});
+  });
+}
+
+void OverlayClient::detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) {
+  const bool was = known_.erase(lease) > 0;
+  if (!was && !forget_key) return done({});
+  send(netd::RemoveLease{lease.str()}, [done = std::move(done)](Result<netd::Reply> reply) { done(reply.ok() ? Status{} : Status(reply.error())); });
+}
+
+}  // namespace muster::host
