@@ -132,12 +132,12 @@ struct Client::Impl {
       if (!header && parser.is_header_done()) {
         header = true;
         out.status = parser.get().result_int();
-        if (out.status == 100) return receive_after_continue(call, on_chunk, gap, any, buffer);
+        if (out.status < 200) return error(Code::Unsupported, "the server sent an interim answer that was not asked for");
         for (const auto& field : parser.get()) out.headers[lower(std::string_view(field.name_string()))] = std::string(field.value());
         out.content_type = out.headers["content-type"];
         continue;
       }
-      if (used > 0 && !buffer.empty() && ec != http::error::need_more) continue;
+      if (parser.is_done() || (used > 0 && !buffer.empty() && ec != http::error::need_more)) continue;
       char data[16 << 10];
       const bool endless = header && on_chunk != nullptr;
       if (endless) deadline = gap.count() > 0 ? deadline_in(gap) : deadline_in(Millis(365LL * 86'400'000));
@@ -154,11 +154,6 @@ struct Client::Impl {
     if (stopped || !parser.is_done() || !parser.keep_alive() || !buffer.empty()) connection.reset();
     return out;
   }
-  // 100 Continue never comes unasked from our server; another server's is skipped by closing the call cleanly.
-  Result<Response> receive_after_continue(const Call&, const std::function<bool(std::string_view)>*, Millis, bool&, const std::string&) {
-    return error(Code::Unsupported, "the server sent '100 Continue' although it was not asked for");
-  }
-
   Result<Response> run(const Call& call, const Source& source, const std::function<bool(std::string_view)>* on_chunk, Millis gap) {
     const std::string header = TRY(head(call, source.size));
     for (int attempt = 0;; ++attempt) {

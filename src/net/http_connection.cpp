@@ -281,7 +281,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     if (auto refusal = handlers.upgrade(request_)) return refuse(std::move(*refusal));
     timer_.cancel();
     open_ = false;
-    WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_)};
+    WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_), context_->keep};
     TlsStream stream = std::move(*stream_);
     stream_.reset();
     accept_websocket(std::move(stream), request_, std::move(options), [context = context_, request = request_](Result<WebSocketPtr> socket) {
@@ -391,12 +391,14 @@ class HttpResponder final : public Responder {
     post([](HttpConnection& c, std::uint64_t id) { c.finish(id); });
   }
   void on_close(std::function<void()> callback) override {
+    if (connection_->gone) return callback();
     post([callback = std::move(callback)](HttpConnection& c, std::uint64_t id) mutable { c.watch(id, std::move(callback)); });
   }
 
  private:
   template <typename F>
   void post(F f) {
+    if (connection_->gone) return;
     asio::post(connection_->executor(), [c = connection_, id = id_, f = std::move(f)]() mutable { f(*c, id); });
   }
   const std::shared_ptr<HttpConnection> connection_;

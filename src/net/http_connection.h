@@ -11,6 +11,7 @@ namespace muster::net {
 struct ServerContext {  // shared by all connections of a server, immutable
   ServerHandlers handlers;
   Limits limits;
+  std::shared_ptr<void> keep;  // the io_context: a Responder may outlive the server
 };
 
 void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer, Registry::GuardPtr guard);

@@ -21,12 +21,12 @@ constexpr Millis kStopTime{3000};
 // Dialling resolves names, speaks to proxies and shakes hands: blocking, on a few threads of its own that come on demand.
 class LoopImpl final : public Loop {
  public:
-  explicit LoopImpl(int threads) : registry_(std::make_shared<Registry>(100'000, 100'000)), work_(asio::make_work_guard(io_)) {
+  explicit LoopImpl(int threads) : registry_(std::make_shared<Registry>(100'000, 100'000)), work_(asio::make_work_guard(*io_)) {
     for (int i = 0; i < std::max(threads, 1); ++i) {
       threads_.emplace_back([this] {
         while (true) {
           try {
-            io_.run();
+            io_->run();
             return;
           } catch (const std::exception& e) {
             log_error("net", "a callback failed: {}", e.what());
@@ -37,9 +37,9 @@ class LoopImpl final : public Loop {
   }
   ~LoopImpl() override { stop(); }
 
-  void post(std::function<void()> f) override { asio::post(io_, std::move(f)); }
+  void post(std::function<void()> f) override { asio::post(*io_, std::move(f)); }
   void after(Millis delay, std::function<void()> f) override {
-    auto timer = std::make_shared<asio::steady_timer>(io_, delay);
+    auto timer = std::make_shared<asio::steady_timer>(*io_, delay);
     timer->async_wait([timer, f = std::move(f)](ErrorCode ec) {
       if (!ec) f();
     });
@@ -72,7 +72,7 @@ class LoopImpl final : public Loop {
       std::this_thread::sleep_for(Millis(2));
     } while (registry_->size() > 0 && std::chrono::steady_clock::now() < deadline);
     work_.reset();
-    io_.stop();
+    io_->stop();
     for (auto& thread : threads_) {
       if (thread.get_id() == std::this_thread::get_id()) thread.detach();
       else thread.join();
@@ -110,7 +110,7 @@ class LoopImpl final : public Loop {
   }
 
   void open(Job job, Dialled dialled) {
-    tcp::socket socket(asio::make_strand(io_));
+    tcp::socket socket(asio::make_strand(*io_));
     sockaddr_storage address{};
     socklen_t size = sizeof address;
     ErrorCode ec;
@@ -125,16 +125,17 @@ class LoopImpl final : public Loop {
     const auto executor = socket.get_executor();
     const std::string peer = job.endpoint.host + ":" + std::to_string(job.endpoint.port);
     auto stream = std::make_shared<TlsStream>(std::move(socket), std::move(dialled.ssl));
-    asio::post(executor, [stream, peer, guard = std::move(guard), job = std::move(job)]() mutable {
+    asio::post(executor, [stream, peer, keep = io_, guard = std::move(guard), job = std::move(job)]() mutable {
       WebSocketOptions options;
       options.peer = peer;
       options.idle_timeout = Millis(60'000);
       options.guard = std::move(guard);
+      options.keep = keep;
       connect_websocket(std::move(*stream), peer, job.target, job.headers, std::move(options), std::move(job.done));
     });
   }
 
-  asio::io_context io_;
+  const std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>();
   std::shared_ptr<Registry> registry_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::vector<std::thread> threads_, diallers_;

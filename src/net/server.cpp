@@ -72,7 +72,7 @@ class ServerImpl final : public Server {
  public:
   ServerImpl(ServerHandlers handlers, SslCtxPtr tls, Limits limits)
       : tls_(std::move(tls)), registry_(std::make_shared<Registry>(limits.connections, limits.connections_per_address)),
-        context_(std::make_shared<ServerContext>(ServerContext{std::move(handlers), limits})), work_(asio::make_work_guard(io_)) {}
+        context_(std::make_shared<ServerContext>(ServerContext{std::move(handlers), limits, io_})), work_(asio::make_work_guard(*io_)) {}
   ~ServerImpl() override { stop(); }
 
   void run(int threads) {
@@ -80,7 +80,7 @@ class ServerImpl final : public Server {
       threads_.emplace_back([this] {
         while (true) {
           try {
-            io_.run();
+            io_->run();
             return;
           } catch (const std::exception& e) {
             log_error("net", "a callback failed: {}", e.what());
@@ -91,7 +91,7 @@ class ServerImpl final : public Server {
   }
 
   Result<std::uint16_t> listen(const std::string& address, std::uint16_t port) override {
-    auto listener = std::make_shared<Listener>(*this, io_);
+    auto listener = std::make_shared<Listener>(*this, *io_);
     const std::uint16_t bound = TRY(listener->open(address, port));
     const std::lock_guard lock(mutex_);
     listeners_.push_back(std::move(listener));
@@ -100,7 +100,7 @@ class ServerImpl final : public Server {
 
   Status adopt_from(const std::string& unix_socket) override {
     if (unix_socket.empty() || unix_socket.size() > 107) return error(Code::InvalidArgument, "the handoff path must have 1 to 107 characters");
-    auto adopter = std::make_shared<Adopter>(*this, io_, unix_socket);
+    auto adopter = std::make_shared<Adopter>(*this, *io_, unix_socket);
     adopter->start();
     const std::lock_guard lock(mutex_);
     adopters_.push_back(std::move(adopter));
@@ -127,8 +127,8 @@ class ServerImpl final : public Server {
       std::this_thread::sleep_for(Millis(5));
     } while (registry_->size() > 0 && std::chrono::steady_clock::now() < deadline);
     work_.reset();
-    while (!io_.stopped() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(Millis(2));
-    io_.stop();
+    while (!io_->stopped() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(Millis(2));
+    io_->stop();
     for (auto& thread : threads_) {
       if (thread.get_id() == std::this_thread::get_id()) thread.detach();
       else thread.join();
@@ -161,7 +161,7 @@ class ServerImpl final : public Server {
     sockaddr_storage address{};
     socklen_t size = sizeof address;
     if (!fd || ::getpeername(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) return;
-    tcp::socket socket(asio::make_strand(io_));
+    tcp::socket socket(asio::make_strand(*io_));
     ErrorCode ec;
     socket.assign(address.ss_family == AF_INET6 ? tcp::v6() : tcp::v4(), fd.get(), ec);
     if (ec) return;
@@ -169,10 +169,10 @@ class ServerImpl final : public Server {
     serve(std::move(socket));
   }
 
-  asio::io_context& io() { return io_; }
+  asio::io_context& io() { return *io_; }
 
  private:
-  asio::io_context io_;
+  const std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>();
   std::mutex mutex_;
   SslCtxPtr tls_;
   std::shared_ptr<Registry> registry_;

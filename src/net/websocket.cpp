@@ -22,7 +22,7 @@ constexpr Millis kCloseTime{5000};
 class Session final : public WebSocket, public Closable, public std::enable_shared_from_this<Session> {
  public:
   Session(TlsStream stream, WebSocketOptions options)
-      : ws_(std::move(stream)), close_timer_(ws_.get_executor()), options_(std::move(options)) {
+      : options_(std::move(options)), ws_(std::move(stream)), close_timer_(ws_.get_executor()) {
     ws_.binary(true);
     ws_.auto_fragment(false);
     ws_.read_message_max(options_.frame_bytes);
@@ -58,6 +58,7 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
   }
 
   void send(Bytes message) override {
+    if (ended_) return;
     const std::size_t size = message.size();
     if (buffered_.fetch_add(size) + size > kQueueBytesMax) {
       buffered_ -= size;
@@ -77,6 +78,7 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
   std::string peer() const override { return options_.peer; }
 
   void close(std::string reason) override {
+    if (ended_) return;
     asio::post(ws_.get_executor(), [self = shared_from_this(), reason = std::move(reason)]() mutable {
       if (self->closing_ || self->ended_) return;
       self->closing_ = true;
@@ -89,6 +91,7 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
   }
 
   void abort() override {
+    if (ended_) return;
     asio::post(ws_.get_executor(), [self = shared_from_this()] { self->end("this side stops"); });
   }
 
@@ -176,13 +179,14 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
     if (auto callback = std::exchange(on_close_, nullptr)) callback(reason_);
   }
 
+  WebSocketOptions options_;  // first: its io_context outlives the stream
   websocket::stream<TlsStream, false> ws_;
   asio::steady_timer close_timer_;
-  WebSocketOptions options_;
   beast::flat_buffer buffer_;
   std::deque<Bytes> queue_;
   std::atomic<std::size_t> buffered_{0};
-  bool writing_ = false, closing_ = false, ended_ = false;
+  bool writing_ = false, closing_ = false;
+  std::atomic<bool> ended_{false};
   std::string goodbye_, reason_;
   std::function<void(Bytes)> on_message_;
   std::function<void(std::string)> on_close_;

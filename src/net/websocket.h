@@ -13,6 +13,7 @@ struct WebSocketOptions {
   Millis idle_timeout{120'000};   // pinged at half of it
   std::string peer;
   Registry::GuardPtr guard;
+  std::shared_ptr<void> keep;     // the io_context: a WebSocketPtr may outlive its server or loop
 };
 using WebSocketReady = std::function<void(Result<WebSocketPtr>)>;
 

@@ -1,0 +1,433 @@
+#include "net/net.h"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <thread>
+
+#include "crypto/cert.h"
+#include "net/dial.h"
+#include "net/handoff.h"
+#include "net/url.h"
+
+namespace muster::net {
+namespace {
+
+struct Pki {
+  crypto::KeyAndCert ca = *crypto::create_ca("test CA", read_clocks().wall);
+  crypto::KeyAndCert server = *crypto::issue_server_certificate(ca, "muster", {"muster", "127.0.0.1"}, read_clocks().wall, Millis(3'600'000));
+  TlsFiles files() const { return {server.cert_pem + ca.cert_pem, server.key_pem}; }
+};
+const Pki& pki() {
+  static const Pki value;
+  return value;
+}
+
+Endpoint endpoint(std::uint16_t port) {
+  Endpoint e;
+  e.host = "127.0.0.1";
+  e.port = port;
+  e.ca_pem = pki().ca.cert_pem;
+  e.use_proxy_env = false;
+  return e;
+}
+
+struct Site {
+  std::atomic<int> requests{0}, left{0};
+  std::string uploaded;
+  std::mutex mutex;
+  std::vector<ResponderPtr> held;
+  std::unique_ptr<Server> server;
+  std::uint16_t port = 0;
+
+  explicit Site(Limits limits = {}, bool listen = true) {
+    ServerHandlers h;
+    h.http = [this](Request request, ResponderPtr responder) { handle(std::move(request), std::move(responder)); };
+    h.upgrade = [](const Request& request) -> std::optional<Response> {
+      if (request.path != "/ws") return Response{404, "text/plain", {}, "no such socket"};
+      return {};
+    };
+    h.websocket = [](Request, WebSocketPtr socket) {
+      std::weak_ptr<WebSocket> weak = socket;
+      socket->start([weak](Bytes message) { if (auto s = weak.lock()) s->send(std::move(message)); }, [](std::string) {});
+    };
+    h.upload = [this](const Request& request, Response& refusal) -> std::optional<ServerHandlers::Upload> {
+      if (request.path == "/forbidden") {
+        refusal = Response{403, "text/plain", {}, "no"};
+        return {};
+      }
+      if (request.path != "/upload") return {};
+      uploaded.clear();
+      return ServerHandlers::Upload{[this](ByteView data) -> Status { uploaded += as_string(data); return {}; },
+                                    [this] { return Response{200, "text/plain", {}, std::to_string(uploaded.size())}; }};
+    };
+    server = std::move(*Server::create(std::move(h), pki().files(), limits, 2));
+    if (listen) port = *server->listen("127.0.0.1", 0);
+  }
+
+  void handle(Request request, ResponderPtr responder) {
+    ++requests;
+    if (request.path == "/hold") {
+      responder->on_close([this] { ++left; });
+      const std::lock_guard lock(mutex);
+      held.push_back(responder);
+      return;
+    }
+    if (request.path == "/drop") return;
+    if (request.path == "/stream") {
+      responder->start_stream({200, "text/plain", {}, "head;"});
+      for (int i = 0; i < 100; ++i) responder->write(std::string(1000, 'x'));
+      responder->finish();
+      return;
+    }
+    if (request.path == "/slow") {
+      responder->start_stream({200, "text/plain", {}, ""});
+      std::thread([responder] {
+        while (responder->write(std::string(100'000, 'y'))) {
+          while (responder->buffered() > 400'000) std::this_thread::sleep_for(Millis(1));
+        }
+      }).detach();
+      return;
+    }
+    std::string body = request.method + " " + request.path;
+    for (const auto& [key, value] : request.query) body += " " + key + "=" + value;
+    responder->send({200, "text/plain", {{"X-Peer", request.peer}}, body + "|" + request.body});
+  }
+};
+
+// Sends raw bytes over TLS and returns all that comes until the server closes (or 3 s of silence).
+std::string raw(std::uint16_t port, const std::string& request, Millis patience = Millis(3000)) {
+  auto connection = dial(endpoint(port), "http/1.1", deadline_in(patience));
+  if (!connection.ok()) return "dial: " + connection.error().message;
+  (void)write_all(*connection, request, deadline_in(patience));
+  std::string out;
+  char buffer[4096];
+  while (true) {
+    auto n = read_some(*connection, buffer, sizeof buffer, deadline_in(patience));
+    if (!n.ok() || *n == 0) return out;
+    out.append(buffer, *n);
+  }
+}
+std::string status_of(const std::string& answer) { return answer.size() < 12 ? answer : answer.substr(9, 3); }
+
+TEST(NetServer, AnswersAndKeepsAlive) {
+  Site site;
+  Client client(endpoint(site.port));
+  std::string peer;
+  for (int i = 0; i < 3; ++i) {
+    auto r = client.call({.target = "/a%20b//c?x=1&x=%C3%BC&y=a+b"});
+    ASSERT_TRUE(r.ok()) << r.error().message;
+    EXPECT_EQ(r->status, 200);
+    EXPECT_EQ(r->body, "GET /a b/c x=1 x=ü y=a b|");
+    EXPECT_TRUE(i == 0 || r->headers["x-peer"] == peer) << "a second connection was opened";
+    peer = r->headers["x-peer"];
+  }
+  auto post = client.call({.method = "POST", .target = "/p", .body = std::string(100'000, 'b')});
+  ASSERT_TRUE(post.ok());
+  EXPECT_EQ(post->body, "POST /p|" + std::string(100'000, 'b'));
+  auto head = client.call({.method = "HEAD", .target = "/p"});
+  ASSERT_TRUE(head.ok());
+  EXPECT_EQ(head->body, "");
+  auto dropped = client.call({.target = "/drop"});
+  ASSERT_TRUE(dropped.ok());
+  EXPECT_EQ(dropped->status, 500);
+}
+
+TEST(NetServer, PipelinedRequestsComeBackInOrder) {
+  Site site;
+  const std::string answer = raw(site.port, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  EXPECT_LT(answer.find("GET /1"), answer.find("GET /2"));
+  EXPECT_NE(answer.find("GET /2"), std::string::npos);
+}
+
+TEST(NetServer, RefusesBrokenRequests) {
+  Site site({.body_bytes = 1000, .header_timeout = Millis(500), .idle_timeout = Millis(2000)});
+  const std::string host = "Host: a\r\n";
+  EXPECT_EQ(status_of(raw(site.port, "GET /a/../b HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET /%2e%2e/b HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET /a%2fb HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET /%ff%fe HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET /%00 HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET /%zz HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET http://a/b HTTP/1.1\r\n" + host + "\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n\r\n")), "400") << "no Host";
+  EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n" + host + host + "\r\n")), "400") << "two Hosts";
+  EXPECT_EQ(status_of(raw(site.port, "nonsense\r\n\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /x")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")), "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n" + host + "X: " + std::string(20'000, 'x') + "\r\n\r\n")), "431");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 1001\r\n\r\n" + std::string(1001, 'x'))), "413");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + std::string(1001, 'x') + "\r\n0\r\n\r\n")), "413");
+  EXPECT_EQ(site.requests, 0);
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n")), "200");
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(raw(site.port, "GET / HTTP/1.1\r\nHo"), "") << "a slow header is cut";
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+}
+
+TEST(NetServer, StreamsUploadsAndNotices) {
+  Site site;
+  Client client(endpoint(site.port));
+  std::string got;
+  auto r = client.stream({.target = "/stream"}, [&](std::string_view chunk) { got += chunk; return true; });
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_EQ(got, "head;" + std::string(100'000, 'x'));
+  const auto path = std::filesystem::temp_directory_path() / ("muster_net_upload_" + std::to_string(::getpid()));
+  std::ofstream(path) << std::string(3'000'000, 'u');
+  std::uint64_t last = 0;
+  auto up = client.upload({.method = "POST", .target = "/upload"}, path, [&](std::uint64_t n) { last = n; });
+  ASSERT_TRUE(up.ok()) << up.error().message;
+  EXPECT_EQ(up->body, "3000000");
+  EXPECT_EQ(last, 3'000'000u);
+  auto refused = client.upload({.method = "POST", .target = "/forbidden"}, path, {});
+  ASSERT_TRUE(refused.ok()) << refused.error().message;
+  EXPECT_EQ(refused->status, 403);
+  std::filesystem::remove(path);
+  // Back-pressure: the reader stops, the feeder sees it; then the reader leaves and the feeder ends.
+  std::size_t seen = 0;
+  auto slow = client.stream({.target = "/slow"}, [&](std::string_view chunk) { seen += chunk.size(); return seen < 5'000'000; });
+  EXPECT_TRUE(slow.ok());
+  // A peer that leaves while its request waits is noticed.
+  {
+    auto connection = dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000)));
+    ASSERT_TRUE(write_all(*connection, "GET /hold HTTP/1.1\r\nHost: a\r\n\r\n", deadline_in(Millis(2000))).ok());
+    for (int i = 0; i < 200 && site.requests < 3; ++i) std::this_thread::sleep_for(Millis(10));
+  }
+  for (int i = 0; i < 200 && site.left == 0; ++i) std::this_thread::sleep_for(Millis(10));
+  EXPECT_EQ(site.left, 1);
+}
+
+TEST(NetServer, CapsConnectionsPerAddress) {
+  Site site({.connections = 100, .connections_per_address = 3});
+  std::vector<Dialled> open;
+  for (int i = 0; i < 3; ++i) open.push_back(std::move(*dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000)))));
+  EXPECT_FALSE(dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000))).ok());
+  open.clear();
+  bool ok = false;
+  for (int i = 0; i < 100 && !ok; ++i) {
+    std::this_thread::sleep_for(Millis(10));
+    ok = dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000))).ok();
+  }
+  EXPECT_TRUE(ok);
+}
+
+TEST(NetClient, TrustsOnlyThePinnedCa) {
+  Site site;
+  const Pki other;
+  Endpoint wrong = endpoint(site.port);
+  wrong.ca_pem = other.ca.cert_pem;
+  auto r = Client(wrong).call({.target = "/"});
+  ASSERT_FALSE(r.ok());
+  EXPECT_EQ(r.error().code, Code::Unauthenticated) << r.error().message;
+  Endpoint name = endpoint(site.port);
+  name.server_name = "other";
+  EXPECT_EQ(Client(name).call({.target = "/"}).error().code, Code::Unauthenticated);
+  Endpoint pin = endpoint(site.port);
+  pin.ca_pem.clear();
+  EXPECT_EQ(Client(pin).call({.target = "/"}).error().code, Code::InvalidArgument) << "nobody to trust";
+  pin.ca_sha256 = *crypto::certificate_sha256(pki().ca.cert_pem);
+  Client good(pin);
+  auto ok = good.call({.target = "/"});
+  ASSERT_TRUE(ok.ok()) << ok.error().message;
+  EXPECT_EQ(good.last_ca_pem(), pki().ca.cert_pem);
+  pin.ca_sha256 = *crypto::certificate_sha256(pki().server.cert_pem);
+  EXPECT_FALSE(Client(pin).call({.target = "/"}).ok()) << "a leaf is no CA";
+  pin.ca_sha256 = *crypto::certificate_sha256(other.ca.cert_pem);
+  EXPECT_EQ(Client(pin).call({.target = "/"}).error().code, Code::Unauthenticated);
+  pin.ca_sha256 = *crypto::certificate_sha256(pki().ca.cert_pem);
+  pin.server_name = "other";
+  EXPECT_EQ(Client(pin).call({.target = "/"}).error().code, Code::Unauthenticated);
+}
+
+// A CONNECT proxy for one connection at a time that wants credentials.
+struct Proxy1 {
+  Fd listener{::socket(AF_INET, SOCK_STREAM, 0)};
+  std::uint16_t port = 0;
+  std::string request;
+  std::thread thread;
+  std::atomic<bool> stop{false};
+  explicit Proxy1(std::uint16_t target) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+    ::listen(listener.get(), 4);
+    socklen_t size = sizeof address;
+    ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
+    port = ntohs(address.sin_port);
+    thread = std::thread([this, target] { while (!stop) serve(target); });
+  }
+  ~Proxy1() {
+    stop = true;
+    thread.join();
+  }
+  void serve(std::uint16_t target) {
+    pollfd p{listener.get(), POLLIN, 0};
+    if (::poll(&p, 1, 50) <= 0) return;
+    const Fd a(::accept(listener.get(), nullptr, nullptr));
+    request.clear();
+    char buffer[65536];
+    while (request.find("\r\n\r\n") == std::string::npos) {
+      const ssize_t n = ::read(a.get(), buffer, sizeof buffer);
+      if (n <= 0) return;
+      request.append(buffer, static_cast<std::size_t>(n));
+    }
+    const bool known = request.find("Proxy-Authorization: Basic " + base64(as_bytes("us:p@ss"))) != std::string::npos;
+    const std::string answer = known ? "HTTP/1.1 200 OK\r\n\r\n" : "HTTP/1.1 407 Who are you\r\n\r\n";
+    (void)!::write(a.get(), answer.data(), answer.size());
+    if (!known) return;
+    const Fd b(::socket(AF_INET, SOCK_STREAM, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(target);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (::connect(b.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return;
+    while (!stop) {
+      pollfd both[2] = {{a.get(), POLLIN, 0}, {b.get(), POLLIN, 0}};
+      if (::poll(both, 2, 50) <= 0) continue;
+      for (int i = 0; i < 2; ++i) {
+        if (both[i].revents == 0) continue;
+        const ssize_t n = ::read(both[i].fd, buffer, sizeof buffer);
+        if (n <= 0) return;
+        (void)!::send(both[1 - i].fd, buffer, static_cast<std::size_t>(n), MSG_NOSIGNAL);
+      }
+    }
+  }
+};
+
+TEST(NetClient, GoesThroughConnectProxies) {
+  Site site;
+  Proxy1 proxy(site.port);
+  Endpoint e = endpoint(site.port);
+  e.use_proxy_env = true;
+  ::setenv("HTTPS_PROXY", ("http://us:p%40ss@127.0.0.1:" + std::to_string(proxy.port)).c_str(), 1);
+  {
+    auto r = Client(e).call({.target = "/x"});
+    ASSERT_TRUE(r.ok()) << r.error().message;
+    EXPECT_EQ(r->body, "GET /x|");
+    EXPECT_NE(proxy.request.find("CONNECT 127.0.0.1:" + std::to_string(site.port)), std::string::npos);
+  }
+  ::setenv("HTTPS_PROXY", ("http://us:wrong@127.0.0.1:" + std::to_string(proxy.port)).c_str(), 1);
+  auto refused = Client(e).call({.target = "/x"});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::Unauthenticated);
+  EXPECT_EQ(refused.error().message.find("wrong"), std::string::npos) << "a password in an error";
+  ::setenv("NO_PROXY", "example.com,127.0.0.1", 1);
+  EXPECT_TRUE(Client(e).call({.target = "/x"}).ok());
+  ::unsetenv("HTTPS_PROXY");
+  ::unsetenv("NO_PROXY");
+}
+
+TEST(NetUrl, FindsTheProxy) {
+  auto is_direct = [](const char* host, const char* list) { return !proxy_for(host, 443, "http://p:1", list)->has_value(); };
+  EXPECT_TRUE(is_direct("a.example.com", ".example.com"));
+  EXPECT_TRUE(is_direct("example.com", "x, example.com"));
+  EXPECT_TRUE(is_direct("EXAMPLE.com", "*.example.com:443"));
+  EXPECT_TRUE(is_direct("anything", "*"));
+  EXPECT_FALSE(is_direct("badexample.com", "example.com"));
+  EXPECT_FALSE(is_direct("example.com", "example.com:8443"));
+  EXPECT_FALSE(proxy_for("a", 1, "socks5://b:1", "").ok());
+  EXPECT_EQ((*proxy_for("a", 1, "b:3128/", ""))->port, 3128);
+  EXPECT_EQ(parse_url("https://h:8443/")->port, 8443);
+  EXPECT_EQ(parse_url("https://[::1]")->host, "::1");
+  for (const char* bad : {"http://h", "https://h/x", "https://", "https://h:0", "https://h:99999", "https://::1", "https://u@h"}) {
+    EXPECT_FALSE(parse_url(bad).ok()) << bad;
+  }
+}
+
+TEST(NetWebSocket, EchoesAndRefuses) {
+  Site site({.frame_bytes = 100'000});
+  auto loop = Loop::create(1);
+  auto open = [&](std::string target) {
+    auto promise = std::make_shared<std::promise<Result<WebSocketPtr>>>();
+    loop->dial_websocket(endpoint(site.port), std::move(target), {{"X-A", "b"}}, [promise](Result<WebSocketPtr> r) { promise->set_value(std::move(r)); });
+    return promise->get_future().get();
+  };
+  auto refused = open("/nope");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::NotFound) << refused.error().message;
+  auto socket = open("/ws");
+  ASSERT_TRUE(socket.ok()) << socket.error().message;
+  std::mutex mutex;
+  std::vector<Bytes> got;
+  std::promise<std::string> closed;
+  (*socket)->start([&](Bytes m) { const std::lock_guard lock(mutex); got.push_back(std::move(m)); }, [&](std::string why) { closed.set_value(why); });
+  std::vector<Bytes> sent;
+  for (std::size_t i = 0; i < 100; ++i) {
+    sent.push_back(Bytes(i * 900, static_cast<std::uint8_t>(i)));
+    (*socket)->send(sent.back());
+  }
+  auto count = [&] { const std::lock_guard lock(mutex); return got.size(); };
+  for (int i = 0; i < 500 && count() < sent.size(); ++i) std::this_thread::sleep_for(Millis(10));
+  EXPECT_EQ(got, sent);
+  (*socket)->send(Bytes(100'001));  // larger than the server allows
+  auto why = closed.get_future();
+  ASSERT_EQ(why.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+  auto again = open("/ws");
+  std::promise<std::string> ended;
+  (*again)->start([](Bytes) {}, [&](std::string reason) { ended.set_value(reason); });
+  site.server->stop();
+  auto end = ended.get_future();
+  EXPECT_EQ(end.wait_for(std::chrono::seconds(5)), std::future_status::ready);
+  loop->stop();
+}
+
+TEST(NetServer, AdoptsPassedConnectionsWithTheirBytes) {
+  const std::string path = (std::filesystem::temp_directory_path() / ("muster_handoff_" + std::to_string(::getpid()))).string();
+  Site site({}, false);
+  ASSERT_TRUE(site.server->adopt_from(path).ok());  // before the relay is there
+  auto unix_listener = listen_unix(path, 0600);
+  ASSERT_TRUE(unix_listener.ok()) << unix_listener.error().message;
+  const Fd tcp(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(::bind(tcp.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(tcp.get(), 4), 0);
+  socklen_t size = sizeof address;
+  ::getsockname(tcp.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  auto answer = std::async(std::launch::async, [&] { return Client(endpoint(ntohs(address.sin_port))).call({.target = "/adopted"}); });
+  ASSERT_TRUE(await_fd(unix_listener->get(), POLLIN, deadline_in(Millis(5000))).ok());
+  const Fd link(::accept(unix_listener->get(), nullptr, nullptr));
+  {
+    const Fd accepted(::accept(tcp.get(), nullptr, nullptr));
+    ASSERT_TRUE(await_fd(accepted.get(), POLLIN, deadline_in(Millis(5000))).ok());
+    char peek[5];
+    ASSERT_EQ(::recv(accepted.get(), peek, sizeof peek, MSG_PEEK), 5);
+    EXPECT_EQ(peek[0], 22);  // a TLS handshake record
+    ASSERT_TRUE(*send_descriptor(link.get(), accepted.get()));
+  }
+  char ack = 0;
+  ASSERT_EQ(::read(link.get(), &ack, 1), 1);
+  EXPECT_EQ(ack, kHandoffAck);
+  const auto response = answer.get();
+  ASSERT_TRUE(response.ok()) << response.error().message;
+  EXPECT_EQ(response->body, "GET /adopted|");
+  EXPECT_EQ(listen_unix(path, 0600).error().code, Code::AlreadyExists);
+  ::unlink(path.c_str());
+}
+
+TEST(NetServer, ReloadsItsCertificate) {
+  Site site;
+  const Pki other;
+  ASSERT_TRUE(site.server->reload_tls(other.files()).ok());
+  EXPECT_FALSE(site.server->reload_tls({"no", "no"}).ok());
+  EXPECT_FALSE(Client(endpoint(site.port)).call({.target = "/"}).ok());
+  Endpoint e = endpoint(site.port);
+  e.ca_pem = other.ca.cert_pem;
+  EXPECT_TRUE(Client(e).call({.target = "/"}).ok());
+}
+
+}  // namespace
+}  // namespace muster::net
