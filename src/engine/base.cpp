@@ -64,13 +64,12 @@ Result<Base> load_base(const journal::Store& store) {
   while (true) {
     const std::optional<journal::Snapshot> snapshot = TRY(store.load_snapshot(up_to));
     Base base;
-    if (snapshot) {
+    if (snapshot && snapshot->seq > 0) {
       // A snapshot counts only if it continues into the journal that is there and its state decodes.
       const std::vector<Bytes> at = TRY(store.read_all(snapshot->seq, 1));
-      const bool ours = snapshot->seq > 0 && !at.empty() && journal::hash_of(at.front()) == snapshot->entry_hash;
+      const bool ours = !at.empty() && journal::hash_of(at.front()) == snapshot->entry_hash;
       auto state = control::decode_state(snapshot->state);
       if (!ours || !state || state->seq != snapshot->seq) {
-        if (snapshot->seq == 0) return error(Code::DataLoss, "the only snapshot is unusable");
         up_to = snapshot->seq - 1;
         continue;
       }
