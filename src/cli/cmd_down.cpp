@@ -1,0 +1,52 @@
+// down NAME|FILE: stop a cluster and say what was stopped and what was kept.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "cli/request.h"
+#include "cli/terminal.h"
+
+namespace muster::cli {
+namespace {
+
+struct DownOptions { std::string name; bool yes = false, no_wait = false; };
+
+Result<int> down(Shell& shell, const DownOptions& options) {
+  const std::string name = TRY(cluster_name(options.name));
+  Api* api = TRY(shell.api());
+  const auto before = TRY(api->get(path_of("clusters", name)));
+  const std::string state = before["state"].text();
+  if (state == "stopped" || state == "failed") {
+    say(fmt::format("Cluster {} is {} already.", name, state));
+    return 0;
+  }
+  const std::size_t members = before["slots"].items().size();
+  if (!options.yes) {
+    if (!stdin_is_terminal()) return error(Code::InvalidArgument, "this stops a cluster; without a terminal to ask on, give --yes");
+    if (!confirm(fmt::format("Stop cluster {} ({}, {} members)?", name, state, members))) return error(Code::Cancelled, "nothing was stopped");
+  }
+  const std::string id = before["id"].text();
+  wire::Json after = TRY(api->send("DELETE", path_of("clusters", id)));
+  if (!options.no_wait)
+    after = TRY(wait_cluster(shell, id, [](const wire::Json& c) { return c["state"].text() == "stopped" || c["state"].text() == "failed"; },
+                             fmt::format("Cluster {} goes on stopping by itself. Watch it: muster status {}", name, name)));
+  shell.show(after, [&] {
+    return fmt::format("Cluster {} ({}) is {}.\n  stopped: {} members, their containers, workspaces and the cluster's network\n"
+                       "  kept: its record, its jobs with logs and exit codes (muster job list), uploaded files\n",
+                       name, clean(id), clean(after["state"].text()), members);
+  });
+  return 0;
+}
+
+}  // namespace
+
+void add_down(CLI::App& app, Shell& shell) {
+  auto options = std::make_shared<DownOptions>();
+  auto* command = app.add_subcommand("down", "Stop a cluster");
+  command->add_option("cluster", options->name, "name, id or the YAML file")->required();
+  command->add_flag("--yes,-y", options->yes, "do not ask");
+  command->add_flag("--no-wait", options->no_wait, "return once the stop is accepted");
+  command->footer("Example:\n  muster down default.yaml --yes");
+  command->callback([options, &shell] { shell.action = [options, &shell] { return down(shell, *options); }; });
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,90 @@
+// up FILE.yaml: report, create or change, wait.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "cli/request.h"
+#include "cli/terminal.h"
+#include "wire/rest.h"
+
+namespace muster::cli {
+namespace {
+
+struct UpOptions { std::string file, image; bool yes = false, no_wait = false, dry_run = false; };
+
+bool live(const wire::Json& cluster) {
+  const auto& state = cluster["state"].text();
+  return state != "stopped" && state != "failed" && !state.empty();
+}
+
+// Whether a live cluster has what was asked: the head and every group's minimum.
+bool complete(const wire::Json& cluster) {
+  if (!live(cluster)) return true;
+  if (cluster["state"].text() != "running") return false;
+  std::map<std::string, std::int64_t> ready;
+  for (const auto& slot : cluster["slots"].items())
+    if (slot["role"].text() == "worker" && slot["phase"].text() == "ready") ++ready[slot["group"].text()];
+  for (const auto& group : cluster["spec"]["groups"].items())
+    if (ready[group["name"].text()] < group["min"].integer()) return false;
+  return true;
+}
+
+Result<wire::Json> change(Shell& shell, const wire::Json& old, const ClusterSpec& spec, bool yes) {
+  Api* api = TRY(shell.api());
+  const std::string id = old["id"].text();
+  const auto lines = difference(old["spec"], spec_json(spec));
+  if (lines.empty()) {
+    say("Cluster " + spec.name + " already is as the file asks.");
+    return old;
+  }
+  say(fmt::format("Cluster {} ({}) exists and would change:", spec.name, clean(id)));
+  for (const auto& line : lines) say("  " + line);
+  if (!yes && !confirm("Apply these changes?")) return error(Code::Cancelled, "nothing was changed (--yes applies without asking)");
+  auto answer = api->send("PUT", path_of("clusters", id), wire::to_json(wire::UpdateClusterRequest{id, spec, static_cast<std::uint64_t>(old["generation"].integer())}));
+  if (!answer.ok() && answer.error().code == Code::Aborted) return error(Code::Aborted, "somebody else changed the cluster meanwhile; run the command again to see the new difference");
+  return answer;
+}
+
+Result<int> up(Shell& shell, const UpOptions& options) {
+  launcher::Launch launch = TRY(read_launch(shell, options.file, options.image));
+  say("What became of " + options.file + ":\n" + launcher::report_text(launch.report, stderr_is_terminal() ? terminal_size().cols : 120));
+  if (options.dry_run) {
+    shell.show(spec_json(launch.spec), [&] { return yaml_text(spec_json(launch.spec)); });
+    return 0;
+  }
+  TRY_VOID(upload_mounts(shell, launch, options.file));
+  Api* api = TRY(shell.api());
+  const std::string& name = launch.spec.name;
+  wire::Json cluster;
+  auto old = api->get(path_of("clusters", name));
+  if (!old.ok() && old.error().code != Code::NotFound) return old.error();
+  if (old.ok() && (*old)["state"].text() == "stopping") return error(Code::FailedPrecondition, "cluster " + name + " is stopping; try again when `muster status " + name + "` says stopped");
+  if (old.ok() && live(*old)) cluster = TRY(change(shell, *old, launch.spec, options.yes));
+  else cluster = TRY(api->send("POST", "/api/v1/clusters", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
+  const std::string id = cluster["id"].text();
+  if (!options.no_wait) {
+    cluster = TRY(wait_cluster(shell, id, complete,
+                               fmt::format("Cluster {} ({}) goes on starting. Watch it: muster status {}. Stop it: muster down {}", name, clean(id), name, name)));
+  }
+  for (const auto& warning : cluster["warnings"].items()) say("warning: " + clean(warning.text()));
+  if (!options.no_wait && !live(cluster)) return error(Code::FailedPrecondition, fmt::format("cluster {} {}: {}", name, clean(cluster["state"].text()), clean(cluster["reason"].text())));
+  shell.show(cluster, [&] {
+    return cluster_progress(cluster) + fmt::format("\n\n  muster status {0}\n  muster attach {0}\n  muster dashboard {0}\n  muster job submit --cluster {0} -- python script.py\n  muster down {0}\n", name);
+  });
+  return 0;
+}
+
+}  // namespace
+
+void add_up(CLI::App& app, Shell& shell) {
+  auto options = std::make_shared<UpOptions>();
+  auto* command = app.add_subcommand("up", "Start or change a cluster from Ray's cluster YAML");
+  command->add_option("file", options->file, "cluster-launcher YAML, - for standard input")->required();
+  command->add_flag("--yes,-y", options->yes, "do not ask");
+  command->add_flag("--no-wait", options->no_wait, "return once the request is accepted");
+  command->add_flag("--dry-run", options->dry_run, "print the report and the request, start nothing");
+  command->add_option("--image", options->image, "image where the file names none that exists");
+  command->footer("Examples:\n  muster up default.yaml\n  muster up default.yaml --dry-run -o json");
+  command->callback([options, &shell] { shell.action = [options, &shell] { return up(shell, *options); }; });
+}
+
+}  // namespace muster::cli

@@ -1,0 +1,156 @@
+#include "cli/request.h"
+
+#include <filesystem>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "cli/archive.h"
+#include "cli/config.h"
+#include "cli/terminal.h"
+#include "wire/rest.h"
+
+namespace muster::cli {
+namespace {
+
+// Names under which a machine may stand in worker_ips: its name, its host name, labels "ip" and "address".
+Result<std::map<std::string, NodeId>> own_nodes(Api& api) {
+  std::map<std::string, NodeId> out;
+  const auto me = TRY(api.get("/api/v1/whoami"));
+  const auto nodes = TRY(api.list("/api/v1/nodes"));
+  for (const auto& node : nodes) {
+    const auto id = NodeId::parse(node["id"].text());
+    if (!id || node["supplierOrgId"].text() != me["orgId"].text() || node["state"].text() == "revoked") continue;
+    for (const auto& name : {node["name"].text(), node["hostname"].text(), node["labels"]["ip"].text(), node["labels"]["address"].text()})
+      if (!name.empty()) out.emplace(name, *id);
+  }
+  return out;
+}
+
+void flatten(const wire::Json& value, const std::string& path, std::map<std::string, std::string>& out) {
+  if (value.is(wire::Json::Kind::Object)) {
+    for (const auto& [key, child] : value.members()) flatten(child, path.empty() ? key : path + "." + key, out);
+  } else if (value.is(wire::Json::Kind::Array)) {
+    std::size_t index = 0;
+    for (const auto& item : value.items()) {
+      const std::string& name = item["name"].text();
+      flatten(item, fmt::format("{}[{}]", path, name.empty() ? std::to_string(index) : name), out);
+      ++index;
+    }
+  } else if (!value.is(wire::Json::Kind::Null) && !value.text().empty() && value.text() != "0") {
+    out[path] = value.dump();
+  } else if (value.truth()) {
+    out[path] = "true";
+  }
+}
+
+std::string expand_home(const std::string& path) {
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && (path == "~" || path.rfind("~/", 0) == 0)) return home + path.substr(1);
+  return path;
+}
+
+}  // namespace
+
+Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, const std::string& image) {
+  const std::string text = TRY(read_file(file, launcher::Context{}.default_image.size() + (1 << 20)));
+  Api* api = TRY(shell.api());
+  auto nodes = own_nodes(*api);
+  launcher::Context context;
+  if (nodes.ok())
+    context.find_node = [&nodes](std::string_view address) -> std::optional<NodeId> {
+      const auto found = nodes->find(std::string(address));
+      return found == nodes->end() ? std::nullopt : std::optional<NodeId>(found->second);
+    };
+  else if (worth_retrying(nodes.error()) || nodes.error().code == Code::Unauthenticated) return nodes.error();
+  if (!image.empty()) context.default_image = image;
+  auto launch = launcher::from_yaml(text, context);
+  if (!launch.ok()) return error(launch.error().code, file + ": " + launch.error().message, launch.error().field);
+  return launch;
+}
+
+Status upload_mounts(Shell& shell, launcher::Launch& launch, const std::string& file) {
+  Api* api = TRY(shell.api());
+  for (const auto& mount : launch.mounts) {
+    std::filesystem::path local = expand_home(mount.local);
+    if (local.is_relative()) local = std::filesystem::path(file).parent_path() / local;
+    auto packed = pack(local.string(), Format::Tar, launch.excludes);
+    if (!packed.ok()) return error(packed.error().code, fmt::format("file_mounts (line {}): {}", mount.line, packed.error().message), "file_mounts");
+    const TemporaryFile temporary(packed->file);
+    Progress progress;
+    const std::string digest = TRY(api->upload(packed->file, packed->sha256, [&](std::uint64_t sent) {
+      progress.show(fmt::format("uploading {}: {} of {}", mount.local, size_text(static_cast<std::int64_t>(sent)), size_text(static_cast<std::int64_t>(packed->bytes))));
+    }));
+    if (packed->skipped > 0) say(fmt::format("{}: {} symbolic links or special files were left out", mount.local, packed->skipped));
+    launch.spec.files.push_back({mount.remote, digest});
+  }
+  return {};
+}
+
+wire::Json spec_json(const ClusterSpec& spec) {
+  const auto parsed = wire::parse_json(wire::to_json(wire::CreateClusterRequest{spec, ""}));
+  return parsed.ok() ? (*parsed)["spec"] : wire::Json::object();
+}
+
+std::vector<std::string> difference(const wire::Json& before, const wire::Json& after, std::size_t max) {
+  std::map<std::string, std::string> old_leaves, new_leaves;
+  flatten(before, "", old_leaves);
+  flatten(after, "", new_leaves);
+  std::map<std::string, std::pair<std::string, std::string>> changes;
+  for (const auto& [path, value] : old_leaves)
+    if (const auto found = new_leaves.find(path); found == new_leaves.end() || found->second != value) changes[path] = {value, found == new_leaves.end() ? "(nothing)" : found->second};
+  for (const auto& [path, value] : new_leaves)
+    if (old_leaves.find(path) == old_leaves.end()) changes[path] = {"(nothing)", value};
+  std::vector<std::string> out;
+  for (const auto& [path, change] : changes) {
+    if (out.size() == max) {
+      out.push_back(fmt::format("... and {} more", changes.size() - max));
+      break;
+    }
+    out.push_back(clean(fmt::format("{}: {} -> {}", path, change.first, change.second)));
+  }
+  return out;
+}
+
+std::string cluster_progress(const wire::Json& cluster) {
+  std::string line = clean(cluster["name"].text()) + " " + clean(cluster["state"].text());
+  if (cluster["state"].text() == "queued" && cluster["queue"].is(wire::Json::Kind::Object)) {
+    const auto& queue = cluster["queue"];
+    line += fmt::format(", place {}: {}", queue["position"].integer(), clean(queue["reason"].text()));
+    if (!queue["expectedStart"].text().empty()) line += ", expected " + short_time(queue["expectedStart"]);
+    return line;
+  }
+  std::map<std::string, int> phases;
+  std::string head;
+  int ready = 0, workers = 0;
+  for (const auto& slot : cluster["slots"].items()) {
+    if (slot["role"].text() == "head") head = slot["phase"].text();
+    else if (slot["role"].text() == "worker") {
+      ++workers;
+      if (slot["phase"].text() == "ready") ++ready;
+      else ++phases[slot["phase"].text()];
+    }
+  }
+  if (!head.empty()) line += ": head " + clean(head);
+  if (workers > 0) line += fmt::format(", workers {}/{} ready", ready, workers);
+  for (const auto& [phase, count] : phases) line += fmt::format(", {} {}", count, clean(phase));
+  return line;
+}
+
+Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done, const std::string& left_behind) {
+  Api* api = TRY(shell.api());
+  api->set_patience(Millis(600'000));
+  const OnInterrupt interrupt([left_behind] { return left_behind; });
+  Progress progress;
+  for (;;) {
+    auto cluster = TRY(api->get(path_of("clusters", id)));
+    progress.show(cluster_progress(cluster));
+    if (done(cluster)) {
+      progress.clear();
+      return cluster;
+    }
+    api->sleep(Millis(1'000));
+  }
+}
+
+}  // namespace muster::cli
