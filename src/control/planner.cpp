@@ -18,8 +18,7 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   if (const auto pool = node.labels.find("pool"); pool == node.labels.end()) view.labels.erase("pool");
   view.labels["region"] = node.facts.region;
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
-  // A node that holds anything is not a whole machine: no lease may be live there.
-  if (!state.live_leases(node.id).empty()) view.labels["muster.io/shared"] = "1";
+  view.whole = state.live_leases(node.id).empty();
   return view;
 }
 

@@ -17,7 +17,7 @@ struct NodeView {  // a schedulable machine: what is free now
   NodeId node; OrgId supplier; TrustTier tier = TrustTier::Community; std::string arch; Resources free; std::vector<std::string> free_devices;
   std::vector<Device> devices; std::vector<RuntimeKind> runtimes; std::map<std::string, std::string> labels; std::vector<std::string> images;
   bool egress = false; bool schedulable = false; /* online, not draining, not backed off */ std::uint64_t version = 0; /* allocation version */
-  WallTime backoff_until;
+  WallTime backoff_until; bool whole = true; /* nothing is leased on it */
   bool operator==(const NodeView&) const = default;
 };
 struct Bundle { SlotRole role = SlotRole::Worker; std::string group; NodeRequest request; bool operator==(const Bundle&) const = default; };
@@ -57,6 +57,10 @@ class Scheduler {
   std::vector<Group> plan(const Budget& budget, WallTime now);
   // Position, reason and expected start of every waiting request, computed on read.
   std::vector<QueueView> queue(WallTime now) const;
+  // One page of the same, and one request of it; position 0 and code "not_waiting" when the cluster waits for nothing.
+  std::vector<QueueView> queue_page(WallTime now, std::size_t offset, std::size_t limit) const;
+  QueueView queue_of(ClusterId cluster, WallTime now) const;
+  std::size_t waiting() const;
 
  private:
   struct Impl;

@@ -1,0 +1,293 @@
+#include "scheduler/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/rng.h"
+
+namespace muster::scheduler {
+namespace {
+
+constexpr WallTime kT0{1'000'000'000};
+
+NodeView node(std::uint64_t id, std::int64_t cpus = 4) {
+  NodeView n;
+  n.node = NodeId{id}, n.supplier = OrgId{1}, n.arch = "x86_64", n.schedulable = true;
+  n.free.cpu_milli = cpus * 1000, n.free.memory_bytes = std::int64_t{8} << 30;
+  n.runtimes = {RuntimeKind::Docker};
+  return n;
+}
+NodeView gpu_node(std::uint64_t id, int gpus, const std::string& model) {
+  NodeView n = node(id, 16);
+  for (int i = 0; i < gpus; ++i) {
+    n.devices.push_back({"gpu-" + std::to_string(id) + "-" + std::to_string(i), model, std::int64_t{24} << 30});
+    n.free_devices.push_back(n.devices.back().uuid);
+  }
+  n.free.gpus = gpus;
+  return n;
+}
+Bundle bundle(SlotRole role, std::int64_t cpus = 1) {
+  Bundle b;
+  b.role = role, b.group = role == SlotRole::Head ? "" : "w", b.request.resources.cpu_milli = cpus * 1000;
+  return b;
+}
+Request request(std::uint64_t id, int workers, std::int64_t cpus = 1, std::int64_t age_ms = 0) {
+  Request r;
+  r.cluster = ClusterId{id}, r.tenant = OrgId{9}, r.since = kT0 - Millis(age_ms), r.pool = "market", r.arch = "x86_64", r.image = "ray";
+  r.gang.push_back(bundle(SlotRole::Head, cpus));
+  for (int i = 0; i < workers; ++i) r.gang.push_back(bundle(SlotRole::Worker, cpus));
+  return r;
+}
+std::vector<ClusterId> clusters(const std::vector<Group>& groups) {
+  std::vector<ClusterId> out;
+  for (const Group& g : groups) out.push_back(g.cluster);
+  return out;
+}
+NodeView after(NodeView n, const Place& place) {
+  n.free.cpu_milli -= place.resources.cpu_milli;
+  n.free.gpus -= place.resources.gpus;
+  n.whole = false;
+  std::erase_if(n.free_devices, [&](const std::string& d) { return std::find(place.devices.begin(), place.devices.end(), d) != place.devices.end(); });
+  return n;
+}
+
+TEST(Scheduler, GangIsAllOrNothingOnDistinctNodes) {
+  Scheduler s;
+  s.apply(RequestChanged{request(1, 2)});
+  s.apply(NodeChanged{node(1)});
+  s.apply(NodeChanged{node(2)});
+  EXPECT_TRUE(s.plan({}, kT0).empty());
+  EXPECT_EQ(s.queue_of(ClusterId{1}, kT0).reason.code, "no_such_machines");
+  s.apply(NodeChanged{node(3)});
+  const auto groups = s.plan({}, kT0);
+  ASSERT_EQ(groups.size(), 1U);
+  EXPECT_EQ(groups[0].kind, ActionKind::Start);
+  ASSERT_EQ(groups[0].places.size(), 3U);
+  EXPECT_EQ(groups[0].places[0].bundle.role, SlotRole::Head);
+  std::set<NodeId> distinct;
+  for (const Place& p : groups[0].places) distinct.insert(p.node);
+  EXPECT_EQ(distinct.size(), 3U);
+}
+
+TEST(Scheduler, OrderIsTierThenAgedPriorityThenFifo) {
+  Scheduler s;
+  Request a = request(1, 0), b = request(2, 0), c = request(3, 0), d = request(4, 0, 1, 60 * 60'000);
+  b.tier = 0;
+  c.priority = 5;
+  s.apply(RequestChanged{a}), s.apply(RequestChanged{b}), s.apply(RequestChanged{c}), s.apply(RequestChanged{d});
+  for (std::uint64_t i = 1; i <= 4; ++i) s.apply(NodeChanged{node(i)});
+  // d waited an hour: six points, above c's five.
+  EXPECT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{2}, ClusterId{4}, ClusterId{3}, ClusterId{1}}));
+}
+
+TEST(Scheduler, AgeingIsBounded) {
+  Scheduler s;
+  Request old = request(1, 0, 1, std::int64_t{48} * 3'600'000);  // twenty points at most
+  Request urgent = request(2, 0);
+  urgent.priority = 21;
+  Request less_urgent = request(3, 0);
+  less_urgent.priority = 19;
+  s.apply(RequestChanged{old}), s.apply(RequestChanged{urgent}), s.apply(RequestChanged{less_urgent});
+  const auto queue = s.queue(kT0);
+  s.apply(NodeChanged{node(1)}), s.apply(NodeChanged{node(2)}), s.apply(NodeChanged{node(3)});
+  EXPECT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{2}, ClusterId{1}, ClusterId{3}}));
+}
+
+TEST(Scheduler, ALargeRequestDoesNotBlockOthersUntilItIsOld) {
+  Scheduler s;
+  s.apply(NodeChanged{node(1, 8)});
+  NodeView busy = node(2, 8);
+  busy.free.cpu_milli = 0;
+  s.apply(NodeChanged{busy});
+  s.apply(RequestChanged{request(1, 1, 8)});  // needs both
+  Request small = request(2, 0);
+  small.since = kT0 + 1ms;
+  s.apply(RequestChanged{small});
+  EXPECT_EQ(clusters(s.plan({}, kT0 + 1s)), (std::vector<ClusterId>{ClusterId{2}}));
+  // Twelve minutes later the large one holds its machines back.
+  s.apply(RequestGone{ClusterId{2}});
+  s.apply(NodeChanged{node(1, 8)});
+  EXPECT_TRUE(s.plan({}, kT0 + 12min).empty());
+  Request late = request(3, 0);
+  late.since = kT0 + 12min;
+  s.apply(RequestChanged{late});
+  EXPECT_TRUE(s.plan({}, kT0 + 12min).empty());
+  EXPECT_EQ(s.queue_of(ClusterId{3}, kT0 + 12min).reason.code, "behind_older");
+  s.apply(NodeChanged{node(2, 8)});
+  EXPECT_EQ(clusters(s.plan({}, kT0 + 12min)), (std::vector<ClusterId>{ClusterId{1}}));
+}
+
+TEST(Scheduler, Constraints) {
+  Scheduler s;
+  NodeView arm = node(1), eu = node(2), own = node(3), backing_off = node(4), venv = node(5);
+  arm.arch = "aarch64";
+  eu.labels["region"] = "eu";
+  own.supplier = OrgId{9};
+  backing_off.backoff_until = kT0 + 1min;
+  venv.runtimes = {RuntimeKind::Venv};
+  for (const NodeView& n : {arm, eu, own, backing_off, venv}) s.apply(NodeChanged{n});
+  const auto where = [&](Request r) -> std::uint64_t {
+    s.apply(RequestChanged{r});
+    const auto groups = s.plan({}, kT0);
+    s.apply(RequestGone{r.cluster});
+    return groups.empty() ? 0 : groups[0].places[0].node.value;
+  };
+  Request r = request(1, 0);
+  r.arch = "aarch64";
+  EXPECT_EQ(where(r), 1U);
+  r = request(1, 0);
+  r.gang[0].request.constraints["region"] = "eu";
+  EXPECT_EQ(where(r), 2U);
+  r = request(1, 0);
+  r.pool = "own";
+  EXPECT_EQ(where(r), 3U);
+  r = request(1, 0);
+  r.gang[0].request.pinned = {NodeId{4}};
+  EXPECT_EQ(where(r), 0U) << "it backs off";
+  r = request(1, 0);
+  r.egress = true;
+  EXPECT_EQ(where(r), 0U);
+  r = request(1, 0);
+  r.runtime = RuntimeKind::Venv;
+  EXPECT_EQ(where(r), 5U);
+  r = request(1, 0);
+  r.avoid = {NodeId{2}};
+  EXPECT_EQ(where(r), 3U);
+  r = request(1, 0);
+  r.pool = "pool:lab";
+  EXPECT_EQ(where(r), 0U);
+  eu.labels["pool"] = "lab";
+  s.apply(NodeChanged{eu});
+  EXPECT_EQ(where(r), 2U);
+}
+
+TEST(Scheduler, GpusByModelAndDisjoint) {
+  Scheduler s;
+  s.apply(NodeChanged{gpu_node(1, 2, "A100")});
+  s.apply(NodeChanged{gpu_node(2, 2, "H100")});
+  s.apply(NodeChanged{node(3)});
+  Request cpu_only = request(1, 0);
+  Request h100 = request(2, 0);
+  h100.gang[0].request.resources.gpus = 2;
+  h100.gang[0].request.gpu_model = "H100";
+  s.apply(RequestChanged{cpu_only});
+  s.apply(RequestChanged{h100});
+  const auto groups = s.plan({}, kT0);
+  ASSERT_EQ(groups.size(), 2U);
+  EXPECT_EQ(groups[0].places[0].node, NodeId{3}) << "GPUs are left to those who need them";
+  EXPECT_EQ(groups[1].places[0].devices, (std::vector<std::string>{"gpu-2-0", "gpu-2-1"}));
+}
+
+TEST(Scheduler, PrefersCachedImageAndBestTierForTheHead) {
+  Scheduler s;
+  NodeView cached = node(1), trusted = node(2);
+  cached.images = {"ray"};
+  trusted.tier = TrustTier::Platform;
+  s.apply(NodeChanged{cached}), s.apply(NodeChanged{trusted}), s.apply(NodeChanged{node(3)});
+  s.apply(RequestChanged{request(1, 1)});
+  const auto groups = s.plan({}, kT0);
+  ASSERT_EQ(groups.size(), 1U);
+  EXPECT_EQ(groups[0].places[0].node, NodeId{2});
+  EXPECT_EQ(groups[0].places[1].node, NodeId{1});
+}
+
+TEST(Scheduler, AProposalHoldsItsMachinesUntilItIsAnsweredOrOld) {
+  Scheduler s;
+  s.apply(NodeChanged{node(1, 1)});
+  s.apply(RequestChanged{request(1, 0)});
+  s.apply(RequestChanged{request(2, 0)});
+  ASSERT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{1}}));
+  EXPECT_TRUE(s.plan({}, kT0 + 1s).empty()) << "neither twice nor to another";
+  EXPECT_EQ(clusters(s.plan({}, kT0 + 10s)), (std::vector<ClusterId>{ClusterId{1}})) << "dropped by the core: proposed again";
+}
+
+TEST(Scheduler, QueueSaysWhatIsMissing) {
+  Scheduler s;
+  NodeView busy = node(2);
+  busy.free.cpu_milli = 0;
+  s.apply(NodeChanged{node(1)}), s.apply(NodeChanged{busy});
+  s.apply(RequestChanged{request(1, 1)});
+  EXPECT_TRUE(s.plan({}, kT0).empty());
+  const QueueView view = s.queue_of(ClusterId{1}, kT0);
+  EXPECT_EQ(view.position, 1U);
+  EXPECT_EQ(view.reason.code, "machines_busy");
+  EXPECT_FALSE(view.known);
+  EXPECT_EQ(view.reason.text, "needs 2 machines with 1 CPU free; 1 is free");
+}
+
+// After any changes, what the incremental scheduler plans and shows is what one built from the final snapshot would.
+TEST(Scheduler, IncrementalEqualsRebuilt) {
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    Rng rng(seed);
+    Scheduler incremental;
+    std::map<NodeId, NodeView> nodes;
+    std::map<ClusterId, Request> requests;
+    WallTime now = kT0;
+    for (int step = 0; step < 60; ++step) {
+      now = now + 1s;
+      const std::uint64_t id = 1 + rng.below(12);
+      switch (rng.below(5)) {
+        case 0:
+        case 1: {
+          NodeView n = node(id, rng.between(0, 6));
+          n.schedulable = rng.chance(4, 5);
+          if (rng.chance(1, 3)) n.labels["region"] = "eu";
+          nodes[n.node] = n;
+          incremental.apply(NodeChanged{n});
+          break;
+        }
+        case 2: {
+          Request r = request(id, static_cast<int>(rng.below(4)), rng.between(1, 4));
+          r.priority = static_cast<std::int32_t>(rng.between(-3, 3));
+          r.since = now;
+          if (rng.chance(1, 4)) r.gang[0].request.constraints["region"] = "eu";
+          if (rng.chance(1, 4)) r.avoid = {NodeId{1 + rng.below(12)}};
+          if (rng.chance(1, 4)) r.grow = std::move(r.gang), r.gang.clear();
+          requests[r.cluster] = r;
+          incremental.apply(RequestChanged{r});
+          break;
+        }
+        case 3:
+          requests.erase(ClusterId{id});
+          incremental.apply(RequestGone{ClusterId{id}});
+          break;
+        default:
+          nodes.erase(NodeId{id});
+          incremental.apply(NodeGone{NodeId{id}});
+      }
+      Scheduler rebuilt;
+      for (const auto& [nid, n] : nodes) rebuilt.apply(NodeChanged{n});
+      for (const auto& [cid, r] : requests) rebuilt.apply(RequestChanged{r});
+      const auto expected = rebuilt.plan({}, now);
+      const auto planned = incremental.plan({}, now);
+      ASSERT_EQ(clusters(planned), clusters(expected)) << "seed " << seed << " step " << step;
+      for (std::size_t i = 0; i < planned.size(); ++i) ASSERT_EQ(planned[i], expected[i]) << "seed " << seed << " step " << step;
+      ASSERT_EQ(incremental.queue(now), rebuilt.queue(now)) << "seed " << seed << " step " << step;
+      for (const Group& g : planned) {  // the core accepts: the places are taken, the request is gone
+        for (const Place& p : g.places) {
+          nodes[p.node] = after(nodes[p.node], p);
+          incremental.apply(NodeChanged{nodes[p.node]});
+        }
+        requests.erase(g.cluster);
+        incremental.apply(RequestGone{g.cluster});
+      }
+    }
+  }
+}
+
+TEST(Scheduler, NothingChangedCostsNothing) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 2000; ++i) s.apply(NodeChanged{node(i, 1)});
+  for (std::uint64_t i = 1; i <= 20'000; ++i) s.apply(RequestChanged{request(i, 1, 2)});  // nobody has two CPUs
+  while (!s.plan({}, kT0).empty()) {}
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 1000; ++i) ASSERT_TRUE(s.plan({}, kT0 + Millis(i)).empty());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 200ms);
+  EXPECT_EQ(s.queue_page(kT0, 10, 5).size(), 5U);
+  EXPECT_EQ(s.queue_page(kT0, 10, 1).at(0).position, 11U);
+}
+
+}  // namespace
+}  // namespace muster::scheduler
