@@ -218,7 +218,7 @@ TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
   machines[0]->member->from_tun(udp_packet(machines[0]->address, kNet + 77), now, *machines[0]);
   ASSERT_EQ(machines[0]->tun.size(), 1U);
   EXPECT_EQ(machines[0]->tun[0][20], 3);
-  EXPECT_EQ(machines[0]->tun[0][21], 1);
+  EXPECT_EQ(machines[0]->tun[0][21], 13);
   machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, 1381), now, *machines[0]);
   ASSERT_EQ(machines[0]->tun.size(), 2U);
   EXPECT_EQ(machines[0]->tun[1][21], 4);

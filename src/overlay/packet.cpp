@@ -11,6 +11,8 @@ namespace {
 constexpr std::uint8_t kIcmp = 1, kTcp = 6;
 constexpr std::uint8_t kFin = 1, kSyn = 2, kRst = 4, kAck = 16;
 constexpr std::size_t kIp = 20;
+// Linux takes "host unreachable" (1) for a passing trouble that a UDP socket need not hear of; this code it reports at once.
+constexpr std::uint8_t kProhibited = 13, kFragmentationNeeded = 4;
 
 struct Parsed {
   ByteView whole, payload;
@@ -95,13 +97,13 @@ std::uint16_t internet_checksum(ByteView data, std::uint32_t sum) {
 std::optional<Bytes> refuse_packet(ByteView packet) {
   const auto p = parse(packet);
   if (!p) return {};
-  return p->protocol == kTcp ? reset_for(*p) : icmp_for(*p, 1, 0);
+  return p->protocol == kTcp ? reset_for(*p) : icmp_for(*p, kProhibited, 0);
 }
 
 std::optional<Bytes> refuse_too_large(ByteView packet, std::uint16_t mtu) {
   const auto p = parse(packet);
   if (!p) return {};
-  return icmp_for(*p, 4, mtu);
+  return icmp_for(*p, kFragmentationNeeded, mtu);
 }
 
 }  // namespace muster::overlay

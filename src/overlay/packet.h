@@ -1,6 +1,6 @@
 #pragma once
 // Answers to IPv4 packets that cannot be carried, as a router would give them: TCP gets a reset, so that a program notices a
-// removed member at once; others get ICMP "host unreachable" (RFC 792); too large ones "fragmentation needed" (RFC 1191).
+// removed member at once; others get ICMP "administratively prohibited" (RFC 1812); too large ones "fragmentation needed" (RFC 1191).
 // nullopt: nothing may be answered (ICMP errors, fragments, resets, multicast). Pure functions.
 #include <optional>
 

@@ -1,0 +1,233 @@
+// Two netds in two network namespaces with real TUNs: the direct path, a member removed under a TCP connection, the restart of one
+// side, hostile control messages. Skipped where the machine cannot make namespaces.
+#include "host/netd.h"
+
+#include <gtest/gtest.h>
+#include <netinet/tcp.h>
+
+#include "crypto/file.h"
+#include "host/netd_client.h"
+#include "host/netd_lab.h"
+#include "host/tun.h"
+
+namespace muster::host {
+namespace {
+
+constexpr std::uint64_t kCluster = 3;
+constexpr std::uint32_t kNet = 0x64400000;  // 100.64.0.0/16
+
+// One machine: a namespace as its host network and, nested in nothing, a lease namespace that holds only lo and the TUN.
+struct Machine {
+  std::string host_ns, lease_ns, dir;
+  std::uint32_t address = 0, lan = 0;
+  crypto::SigningKey device = crypto::SigningKey::generate();
+  Bytes overlay_key;
+  std::unique_ptr<Netd> netd;
+  std::thread thread;
+  std::unique_ptr<NetdClient> client;
+
+  void start() {
+    NetdOptions options;
+    options.state_dir = dir + "/netd";
+    options.socket_path = dir + "/netd.sock";
+    netd = std::make_unique<Netd>(options);
+    lab::inside(host_ns, [&] { ASSERT_TRUE(netd->start().ok()); });
+    thread = std::thread([this] { netd->run(); });
+    client = std::make_unique<NetdClient>(options.socket_path);
+  }
+  void stop() {
+    if (!netd) return;
+    netd->stop();
+    thread.join();
+    netd.reset();
+  }
+  void add() {
+    auto tun = create_tun(lab::Pair::path(lease_ns), TunSpec{"muster0", address, 16, 1380});
+    ASSERT_TRUE(tun.ok()) << tun.error().message;
+    const auto key = client->add_lease("lease-1", tun->get());
+    ASSERT_TRUE(key.ok()) << key.error().message;
+    overlay_key = *key;
+  }
+  overlay::RosterMember entry() const {
+    overlay::RosterMember m;
+    m.slot = m.node = address & 255;
+    m.address = address;
+    m.overlay_key = *crypto::key32(overlay_key);
+    m.device_key = device.public_key();
+    m.overlay_signature = overlay::sign_overlay_key(device, kCluster, m.epoch, m.overlay_key);
+    m.lan = {overlay::Endpoint::udp(lan, netd->udp_port())};
+    return m;
+  }
+};
+
+struct NetdPair : ::testing::Test {
+  std::unique_ptr<lab::Pair> pair;
+  std::string dir;
+  Machine a, b;
+  crypto::SigningKey controller = crypto::SigningKey::generate();
+  std::uint64_t epoch = 0;
+
+  void SetUp() override {
+    if (const auto missing = lab::lab_missing({"ip"})) GTEST_SKIP() << *missing;
+    pair = std::make_unique<lab::Pair>();
+    char pattern[] = "/tmp/muster_netd_XXXXXX";
+    dir = mkdtemp(pattern);
+    int number = 0;
+    for (Machine* m : {&a, &b}) {
+      ++number;
+      m->host_ns = number == 1 ? pair->a() : pair->b();
+      m->lease_ns = m->host_ns + "l";
+      m->dir = dir + "/" + std::to_string(number);
+      m->address = kNet + static_cast<std::uint32_t>(number);
+      m->lan = 0x0a630000 + static_cast<std::uint32_t>(number);
+      lab::sh("mkdir " + m->dir);
+      lab::sh("ip netns add " + m->lease_ns);
+      m->start();
+      m->add();
+    }
+    configure({&a, &b});
+  }
+  void TearDown() override {
+    for (Machine* m : {&a, &b}) {
+      m->stop();
+      if (!m->lease_ns.empty()) lab::sh("ip netns del " + m->lease_ns);
+    }
+    if (!dir.empty()) lab::sh("rm -rf " + dir);
+  }
+  netd::Configure message(const Machine& m, const std::vector<Machine*>& members) {
+    overlay::Roster roster{kCluster, 1, epoch, {}};
+    for (const Machine* member : members) roster.members.push_back(member->entry());
+    netd::Configure c;
+    c.lease = "lease-1";
+    c.address = m.address;
+    c.roster = overlay::encode_roster(roster);
+    c.signatures = {overlay::sign_roster(controller, c.roster)};
+    c.signers = {Bytes(controller.public_key().begin(), controller.public_key().end())};
+    return c;
+  }
+  void configure(const std::vector<Machine*>& members) {
+    ++epoch;
+    for (Machine* m : members) {
+      const auto done = m->client->configure(message(*m, members));
+      ASSERT_TRUE(done.ok()) << done.error().message;
+      EXPECT_EQ(done->epoch, epoch);
+    }
+  }
+};
+
+TEST_F(NetdPair, PacketsOfAllSizesTakeTheDirectPath) {
+  const lab::Echo echo(b.lease_ns, 9000);
+  for (const std::size_t size : {std::size_t{1}, std::size_t{100}, std::size_t{1352}}) {
+    EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size, 30), 1) << size;
+  }
+  const auto stats = a.client->stats("lease-1");
+  ASSERT_TRUE(stats.ok());
+  ASSERT_EQ(stats->peers.size(), 1U);
+  EXPECT_EQ(stats->peers[0].address, b.address);
+  EXPECT_EQ(stats->peers[0].path, "10.99.0.2:" + std::to_string(b.netd->udp_port()));
+  EXPECT_GT(stats->peers[0].last_handshake_ms, 0);
+  EXPECT_EQ(lab::sh(lab::Pair::in(a.lease_ns, "ip link show muster0")), 0);
+  EXPECT_NE(lab::sh(lab::Pair::in(a.lease_ns, "ip route get 10.99.0.2")), 0);  // no way out but the overlay
+}
+
+TEST_F(NetdPair, ARemovedMemberResetsConnections) {
+  int listener = -1, connection = -1, accepted = -1;
+  lab::inside(b.lease_ns, [&] {
+    listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(9100);
+    ASSERT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    ASSERT_EQ(::listen(listener, 1), 0);
+  });
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(9100);
+  to.sin_addr.s_addr = htonl(b.address);
+  lab::inside(a.lease_ns, [&] { connection = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); });
+  ASSERT_EQ(::connect(connection, reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  accepted = ::accept(listener, nullptr, nullptr);
+  ASSERT_GE(accepted, 0);
+  ASSERT_EQ(::send(connection, "x", 1, 0), 1);
+  char byte = 0;
+  ASSERT_EQ(::recv(accepted, &byte, 1, 0), 1);
+
+  configure({&a});  // without b
+  ASSERT_EQ(::send(connection, "y", 1, MSG_NOSIGNAL), 1);
+  const timeval patience{2, 0};
+  ::setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  errno = 0;
+  EXPECT_EQ(::recv(connection, &byte, 1, 0), -1);
+  EXPECT_EQ(errno, ECONNRESET);
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 10, 3), -EHOSTUNREACH);
+  for (const int fd : {listener, connection, accepted}) ::close(fd);
+}
+
+TEST_F(NetdPair, ARestartedNetdIsTheSameMember) {
+  const lab::Echo echo(b.lease_ns, 9000);
+  ASSERT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 50, 30), 1);
+  const auto port = b.netd->udp_port();
+  const Bytes key = b.overlay_key;
+  const netd::Configure old = message(b, {&a, &b});
+  configure({&a, &b});
+  b.stop();
+  b.start();
+  EXPECT_EQ(b.netd->udp_port(), port);
+  EXPECT_TRUE(b.client->info()->leases.empty());
+  auto tun = open_tun(lab::Pair::path(b.lease_ns), "muster0");
+  ASSERT_TRUE(tun.ok()) << tun.error().message;
+  EXPECT_EQ(*b.client->add_lease("lease-1", tun->get()), key);
+  EXPECT_EQ(b.client->configure(old).error().code, Code::Aborted);  // it remembers the highest roster
+  ASSERT_TRUE(b.client->configure(message(b, {&a, &b})).ok());
+  EXPECT_EQ(lab::echoed(b.lease_ns, a.address, 9000, 50, 20), -ECONNREFUSED);  // its own handshake; nobody listens on a
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 50, 20), 1);
+  ASSERT_TRUE(b.client->remove_lease("lease-1").ok());
+  EXPECT_EQ(crypto::read_secret_file(b.dir + "/netd/lease-1.key").error().code, Code::NotFound);
+}
+
+TEST_F(NetdPair, TheAgentMayComeBackAndMayLie) {
+  NetdClient second(a.dir + "/netd.sock");
+  const auto info = second.info();
+  ASSERT_TRUE(info.ok());
+  ASSERT_EQ(info->leases.size(), 1U);
+  EXPECT_TRUE(info->leases[0].tun && info->leases[0].configured);
+  EXPECT_FALSE(second.add_lease("../x").ok());
+  const Fd not_tun(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  EXPECT_EQ(second.add_lease("lease-2", not_tun.get()).error().code, Code::InvalidArgument);
+  EXPECT_EQ(second.stats("lease-9").error().code, Code::NotFound);
+  netd::Configure forged = message(a, {&a, &b});
+  forged.roster.back() ^= 1;
+  EXPECT_EQ(second.configure(forged).error().code, Code::Unauthenticated);
+  auto raw = connect_unix(a.dir + "/netd.sock", SocketKind::Seqpacket);
+  ASSERT_TRUE(raw.ok());
+  ASSERT_TRUE(send_message(raw->get(), "\x01garbage").ok());
+  const auto reply = receive_message(raw->get());
+  ASSERT_TRUE(reply.ok());
+  EXPECT_TRUE(std::holds_alternative<netd::Failed>(*netd::decode_reply(reply->text)));
+  EXPECT_TRUE(second.info().ok());
+}
+
+TEST(Tun, SurvivesItsProcessAndIsExclusive) {
+  if (const auto missing = lab::lab_missing({"ip"})) GTEST_SKIP() << *missing;
+  const std::string ns = "mut" + std::to_string(::getpid() % 100'000);
+  ASSERT_EQ(lab::sh("ip netns add " + ns), 0);
+  const std::string path = lab::Pair::path(ns);
+  EXPECT_EQ(open_tun(path, "muster0").error().code, Code::NotFound);
+  {
+    const auto tun = create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380});
+    ASSERT_TRUE(tun.ok()) << tun.error().message;
+    EXPECT_EQ(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380}).error().code, Code::FailedPrecondition);
+  }
+  EXPECT_EQ(lab::sh("ip -n " + ns + " addr show dev muster0 | grep -q 100.64.0.9/16"), 0);
+  EXPECT_EQ(lab::sh("ip -n " + ns + " link show muster0 | grep -q 'mtu 1380'"), 0);
+  EXPECT_TRUE(open_tun(path, "muster0").ok());
+  EXPECT_TRUE(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380}).ok());
+  EXPECT_TRUE(remove_tun(path, "muster0").ok());
+  EXPECT_NE(lab::sh("ip -n " + ns + " link show muster0"), 0);
+  EXPECT_FALSE(create_tun("/run/netns/none", TunSpec{}).ok());
+  EXPECT_FALSE(create_tun(path, TunSpec{"much_too_long_a_name", 1, 16, 1380}).ok());
+  lab::sh("ip netns del " + ns);
+}
+
+}  // namespace
+}  // namespace muster::host
