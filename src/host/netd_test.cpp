@@ -6,114 +6,13 @@
 #include <netinet/tcp.h>
 
 #include "crypto/file.h"
-#include "host/netd_client.h"
-#include "host/netd_lab.h"
-#include "host/tun.h"
+#include "host/netd_rig.h"
 
 namespace muster::host {
 namespace {
 
-constexpr std::uint64_t kCluster = 3;
-constexpr std::uint32_t kNet = 0x64400000;  // 100.64.0.0/16
-
-// One machine: a namespace as its host network and, nested in nothing, a lease namespace that holds only lo and the TUN.
-struct Machine {
-  std::string host_ns, lease_ns, dir;
-  std::uint32_t address = 0, lan = 0;
-  crypto::SigningKey device = crypto::SigningKey::generate();
-  Bytes overlay_key;
-  std::unique_ptr<Netd> netd;
-  std::thread thread;
-  std::unique_ptr<NetdClient> client;
-
-  void start() {
-    NetdOptions options;
-    options.state_dir = dir + "/netd";
-    options.socket_path = dir + "/netd.sock";
-    netd = std::make_unique<Netd>(options);
-    lab::inside(host_ns, [&] { ASSERT_TRUE(netd->start().ok()); });
-    thread = std::thread([this] { netd->run(); });
-    client = std::make_unique<NetdClient>(options.socket_path);
-  }
-  void stop() {
-    if (!netd) return;
-    netd->stop();
-    thread.join();
-    netd.reset();
-  }
-  void add() {
-    auto tun = create_tun(lab::Pair::path(lease_ns), TunSpec{"muster0", address, 16, 1380});
-    ASSERT_TRUE(tun.ok()) << tun.error().message;
-    const auto key = client->add_lease("lease-1", tun->get());
-    ASSERT_TRUE(key.ok()) << key.error().message;
-    overlay_key = *key;
-  }
-  overlay::RosterMember entry() const {
-    overlay::RosterMember m;
-    m.slot = m.node = address & 255;
-    m.address = address;
-    m.overlay_key = *crypto::key32(overlay_key);
-    m.device_key = device.public_key();
-    m.overlay_signature = overlay::sign_overlay_key(device, kCluster, m.epoch, m.overlay_key);
-    m.lan = {overlay::Endpoint::udp(lan, netd->udp_port())};
-    return m;
-  }
-};
-
-struct NetdPair : ::testing::Test {
-  std::unique_ptr<lab::Pair> pair;
-  std::string dir;
-  Machine a, b;
-  crypto::SigningKey controller = crypto::SigningKey::generate();
-  std::uint64_t epoch = 0;
-
-  void SetUp() override {
-    if (const auto missing = lab::lab_missing({"ip"})) GTEST_SKIP() << *missing;
-    pair = std::make_unique<lab::Pair>();
-    char pattern[] = "/tmp/muster_netd_XXXXXX";
-    dir = mkdtemp(pattern);
-    int number = 0;
-    for (Machine* m : {&a, &b}) {
-      ++number;
-      m->host_ns = number == 1 ? pair->a() : pair->b();
-      m->lease_ns = m->host_ns + "l";
-      m->dir = dir + "/" + std::to_string(number);
-      m->address = kNet + static_cast<std::uint32_t>(number);
-      m->lan = 0x0a630000 + static_cast<std::uint32_t>(number);
-      lab::sh("mkdir " + m->dir);
-      lab::sh("ip netns add " + m->lease_ns);
-      m->start();
-      m->add();
-    }
-    configure({&a, &b});
-  }
-  void TearDown() override {
-    for (Machine* m : {&a, &b}) {
-      m->stop();
-      if (!m->lease_ns.empty()) lab::sh("ip netns del " + m->lease_ns);
-    }
-    if (!dir.empty()) lab::sh("rm -rf " + dir);
-  }
-  netd::Configure message(const Machine& m, const std::vector<Machine*>& members) {
-    overlay::Roster roster{kCluster, 1, epoch, {}};
-    for (const Machine* member : members) roster.members.push_back(member->entry());
-    netd::Configure c;
-    c.lease = "lease-1";
-    c.address = m.address;
-    c.roster = overlay::encode_roster(roster);
-    c.signatures = {overlay::sign_roster(controller, c.roster)};
-    c.signers = {Bytes(controller.public_key().begin(), controller.public_key().end())};
-    return c;
-  }
-  void configure(const std::vector<Machine*>& members) {
-    ++epoch;
-    for (Machine* m : members) {
-      const auto done = m->client->configure(message(*m, members));
-      ASSERT_TRUE(done.ok()) << done.error().message;
-      EXPECT_EQ(done->epoch, epoch);
-    }
-  }
-};
+using lab::kNet;
+using NetdPair = lab::NetdRig;
 
 TEST_F(NetdPair, PacketsOfAllSizesTakeTheDirectPath) {
   const lab::Echo echo(b.lease_ns, 9000);

@@ -1,0 +1,89 @@
+// Two netds and a real muster-relay in network namespaces: packets through the relay, its death and return, and the fall from a
+// direct path that is silently cut back to the relay.
+#include <gtest/gtest.h>
+
+#include "crypto/cert.h"
+#include "host/netd_rig.h"
+#include "relay/relay.h"
+
+namespace muster::host {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct NetdRelay : lab::NetdRig {
+  crypto::KeyAndCert ca = crypto::create_ca("test", read_clocks().wall).value();
+  crypto::KeyAndCert server = crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
+  std::unique_ptr<relay::Relay> relay;
+  std::uint16_t port = 0;
+
+  void open_relay() {
+    relay::RelayOptions options;
+    options.port = port;
+    options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
+    options.controller_key = controller.public_key();
+    options.relay_id = "relay-1";
+    lab::inside(pair->a(), [&] {
+      auto made = relay::Relay::create(options);
+      ASSERT_TRUE(made.ok()) << made.error().message;
+      relay = std::move(*made);
+    });
+    port = relay->port();
+  }
+  void begin(bool lan) {
+    use_lan = lan;
+    NetdRig::SetUp();
+    if (IsSkipped()) return;
+    open_relay();
+    relays = {{"10.99.0.1", port}};
+    relay_ca = ca.cert_pem;
+    configure({&a, &b});
+  }
+  void SetUp() override {}
+  void TearDown() override {
+    NetdRig::TearDown();
+    if (relay) relay->stop();
+  }
+  Millis until_echo(std::size_t size = 100) {
+    const auto start = Clock::now();
+    EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size, 150), 1);
+    return std::chrono::duration_cast<Millis>(Clock::now() - start);
+  }
+};
+
+TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  for (std::size_t size = 1; size <= 1352; size += 193) EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size), 1) << size;
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
+  const auto stats = a.client->stats("lease-1");
+  ASSERT_TRUE(stats.ok());
+  EXPECT_TRUE(stats->relay_up);
+  EXPECT_EQ(stats->peers.at(0).path, "relay");
+  relay->stop();
+  relay.reset();
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 10, 3), 0);
+  open_relay();
+  EXPECT_LT(until_echo(), 8s);
+}
+
+TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  begin(true);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  const auto path = [&] { return a.client->stats("lease-1")->peers.at(0).path; };
+  for (int i = 0; i < 50 && path() == "relay"; ++i) std::this_thread::sleep_for(100ms);
+  ASSERT_NE(path(), "relay");
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->a(), "nft 'add table ip cut; add chain ip cut out { type filter hook output priority 0; }; add rule ip cut out udp sport " +
+                                                 std::to_string(a.netd->udp_port()) + " drop'")), 0);
+  EXPECT_LT(until_echo(), 6s);
+  EXPECT_EQ(path(), "relay");
+}
+
+}  // namespace
+}  // namespace muster::host
