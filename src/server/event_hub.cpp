@@ -30,7 +30,9 @@ void EventHub::start(engine::Runner& runner) {
   thread_ = std::thread([this] { run(); });
 }
 
-EventHub::~EventHub() {
+EventHub::~EventHub() { stop(); }
+
+void EventHub::stop() {
   subscription_.reset();
   {
     const std::lock_guard lock(mutex_);

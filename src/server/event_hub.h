@@ -30,6 +30,7 @@ class EventHub {
   EventHub(const engine::Runner& runner, Options options);
   ~EventHub();
   void start(engine::Runner& runner);
+  void stop();  // ends every stream; before the runner goes
   // from: the last seq that the reader has; nullopt = from now on.
   Status open(Caller caller, net::ResponderPtr responder, std::optional<std::uint64_t> from);
   void transient(access::Object object, std::string type, std::string json);

@@ -1,0 +1,36 @@
+// musterd: parse, compose, run. The store is chosen here; everything else lives in server/.
+#include <cstdio>
+
+#include "server/commands.h"
+#include "store/sqlite_store.h"
+
+int main(int count, char** values) {
+  using namespace muster;
+  const auto arguments = server::parse_arguments(count, values);
+  if (!arguments.ok()) {
+    std::fprintf(stderr, "musterd: %s\n%s", arguments.error().message.c_str(), server::kUsage);
+    return 2;
+  }
+  if (arguments->words.empty() || arguments->options.contains("--help")) {
+    std::fputs(server::kUsage, arguments->words.empty() && !arguments->options.contains("--help") ? stderr : stdout);
+    return arguments->options.contains("--help") ? 0 : 2;
+  }
+  const server::OpenStore open = [](const std::string& path) -> Result<std::shared_ptr<journal::Store>> {
+    store::SqliteStore::Options options;
+    options.path = path;
+    return std::shared_ptr<journal::Store>(TRY(store::SqliteStore::open(std::move(options))));
+  };
+  const server::CopyStore copy = [](const std::string& from, const std::string& to) -> Status {
+    store::SqliteStore::Options options;
+    options.path = from;
+    return TRY(store::SqliteStore::open(std::move(options)))->backup(to);
+  };
+  const std::string& command = arguments->words.front();
+  if (command == "init") return server::cmd_init(*arguments, open);
+  if (command == "serve") return server::cmd_serve(*arguments, open);
+  if (command == "journal") return server::cmd_journal(*arguments, open);
+  if (command == "backup") return server::cmd_backup(*arguments, copy);
+  if (command == "restore") return server::cmd_restore(*arguments, open);
+  std::fprintf(stderr, "musterd: unknown command %s\n%s", command.c_str(), server::kUsage);
+  return 2;
+}

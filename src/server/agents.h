@@ -1,0 +1,110 @@
+#pragma once
+// The agents' side of the server: one session::Server per WebSocket of /agent/v1, joined to the engine (reports up, desired
+// revisions down), liveness and leases, logs, blobs, telemetry and user streams. One mutex guards all sessions and the
+// directory; commands are submitted only outside of it. Telemetry and Ray's reports are kept in memory, bounded, never
+// journalled. Own thread for time. Thread-safe.
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <unordered_map>
+
+#include "server/api.h"
+#include "server/context.h"
+#include "server/event_hub.h"
+#include "server/log_follow.h"
+#include "server/streams.h"
+#include "server/views.h"
+#include "session/lease_table.h"
+#include "session/liveness.h"
+#include "session/server.h"
+
+namespace muster::server {
+
+wire::TelemetryView telemetry_view(NodeId node, const std::string& name, const session::Telemetry& sample);
+
+class AgentHub final : private session::Authority {
+ public:
+  struct Options { Millis lease{2'400'000}, heartbeat{5000}; session::LivenessOptions liveness; std::size_t ring = 60; };
+  AgentHub(Context& context, Options options);
+  ~AgentHub() override;
+  void start();
+  void stop();
+  void accept(net::WebSocketPtr socket);
+  void open_stream(const CallPtr& call, net::WebSocketPtr user);
+  void on_event(const engine::DurableEvent& event);  // from the event hub's thread
+  std::optional<RayFacts> ray(ClusterId cluster) const;
+  std::optional<session::Telemetry> telemetry(NodeId node) const;
+  void watch();
+  LogFollow& follow() { return *follow_; }
+  struct Counts { std::size_t connected = 0, streams = 0, leases = 0; bool frozen = false, leading = false; };
+  Counts counts() const;
+
+ private:
+  struct Link {
+    std::uint64_t number = 0; net::WebSocketPtr socket; std::unique_ptr<session::Server> session; NodeId node; std::atomic<bool> closed = false;
+    std::uint64_t built_incarnation = 0, built_revision = 0; bool built = false;
+  };
+  using LinkPtr = std::shared_ptr<Link>;
+  using Todo = std::vector<std::function<void()>>;  // what must run without the mutex
+
+  // session::Authority, with the mutex held.
+  Result<NodeId> verify(const session::Hello& hello, ByteView message) override;
+  std::string failure_domain(NodeId node) override;
+  std::vector<LeaseId> live_leases(NodeId node) override;
+  void heard(NodeId node, const std::string& domain, LeaseTime now) override;
+  void granted(LeaseId lease, LeaseTime now) override;
+  void renewed(LeaseId lease, LeaseTime now) override;
+
+  void on_message(const LinkPtr& link, const Bytes& message);
+  void on_close(const LinkPtr& link);
+  void flush(const LinkPtr& link, Todo& todo);
+  void bring_desired(const LinkPtr& link, Now now);
+  void report(const LinkPtr& link, session::Report report);
+  void other_frame(const LinkPtr& link, const session::AgentFrame& frame);
+  void on_log(const LinkPtr& link, const session::LogChunk& chunk);
+  void on_ray(const LinkPtr& link, const RayReport& report);
+  void on_blob(const LinkPtr& link, const session::BlobRequest& request);
+  void on_certificate(const LinkPtr& link, const session::CertRequest& request);
+  void on_telemetry(const LinkPtr& link, const session::Telemetry& sample);
+  void submit(NodeId node, control::Command command, std::function<void(bool)> done = {});
+  void submit_system(control::Command command, std::function<void(bool)> done);
+  static bool send(const LinkPtr& link, const session::ServerFrame& frame);
+  LinkPtr find(NodeId node) const;
+
+  void run();
+  void tick(Now now, Todo& todo);
+  void turn(NodeId node, session::Heard heard, Todo& todo);
+  void pump_desired(Now now, Todo& todo);
+
+  Context& context_;
+  const Options options_;
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  session::Directory directory_;
+  session::LeaseTable leases_;
+  session::Liveness liveness_;
+  std::map<std::uint64_t, LinkPtr> links_;
+  std::unordered_map<NodeId, LinkPtr> by_node_;
+  std::map<NodeId, session::Heard> turned_;   // transitions that the core has not taken yet
+  std::optional<session::FreezeTurned> freeze_;
+  std::set<NodeId> refused_;                  // revoked: to be cut at the next tick
+  std::uint64_t next_link_ = 1;
+  bool dirty_ = false, stopping_ = false, leading_ = false, expiring_ = false, live_ = false;
+  LeaseTime watch_until_{0};
+
+  mutable std::mutex facts_mutex_;
+  std::map<ClusterId, RayFacts> ray_;
+  std::unordered_map<NodeId, std::deque<session::Telemetry>> telemetry_;
+
+  Streams streams_;
+  std::unique_ptr<LogFollow> follow_;
+  std::thread thread_;
+};
+
+}  // namespace muster::server

@@ -1,0 +1,96 @@
+#pragma once
+// The REST API: one route per rpc of the contract (wire::operations()), each with a handler and with what it asks of
+// access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route without a rule
+// cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the hash of the request to
+// the core. Handlers may answer later; they never block a network thread. Thread-safe.
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "net/net.h"
+#include "server/context.h"
+#include "server/event_hub.h"
+#include "server/views.h"
+#include "wire/contract.h"
+
+namespace muster::server {
+
+struct Call {
+  net::Request request;
+  net::ResponderPtr responder;
+  const wire::Operation* operation = nullptr;
+  std::string id;        // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
+  Caller caller;
+  bool archived = false; // only in the history table
+};
+using CallPtr = std::shared_ptr<Call>;
+using Handler = std::function<void(const CallPtr&)>;
+
+// What a route asks: the verb and the object, resolved against the state. nullopt: there is no such object.
+struct Ask { access::Verb verb; access::Object object; };
+using Resolver = std::function<Result<Ask>(const control::State&, Call&)>;
+
+class Api {
+ public:
+  explicit Api(Context& context);
+  void handle(net::Request request, net::ResponderPtr responder);
+  std::optional<net::Response> upgrade(const net::Request& request);  // nullopt: accepted
+  std::optional<net::ServerHandlers::Upload> upload(const net::Request& request, net::Response& refusal);
+  // The caller and the resolved object of an accepted WebSocket (exec, forward).
+  Result<CallPtr> admit(net::Request request);
+  Result<Caller> authenticate(const net::Request& request) const;
+  bool has_route(std::string_view operation) const { return routes_.contains(std::string(operation)); }
+
+ private:
+  struct Route { bool open = false; Resolver resolve; Handler handler; };
+  using Render = std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&, const engine::Reply&)>;
+
+  void add(const std::string& name, Resolver resolve, Handler handler);
+  void add_open(const std::string& name, Handler handler);
+  void add_people();
+  void add_tokens();
+  void add_nodes();
+  void add_clusters();
+  void add_jobs();
+  void add_rest();
+  Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
+  Status authorise(const CallPtr& call) const;
+  void after_min_seq(const CallPtr& call, Handler handler);
+  void special(const net::Request& request, const net::ResponderPtr& responder);
+
+  void ok(const CallPtr& call, std::string body) const;
+  void fail(const CallPtr& call, const Error& error) const;
+  bool post(const CallPtr& call, std::function<void()> job);
+  void submit(const CallPtr& call, control::Command command, Render render, std::function<void(const engine::Reply&)> before = {});
+  // Answers from the follower's state.
+  void read(const CallPtr& call, const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
+
+  void login(const CallPtr& call);
+  void enroll(const CallPtr& call);
+  void create_principal(const CallPtr& call);
+  void stream_events(const CallPtr& call);
+  void job_logs(const CallPtr& call);
+  bool login_allowed(const std::string& key);
+
+  Context& context_;
+  std::map<std::string, Route> routes_;
+  std::mutex attempts_mutex_;
+  std::map<std::string, std::deque<LeaseTime>> attempts_;  // logins per account and address, bounded
+};
+
+// Query parameters of a list: limit, cursor, filter ("state=running,name=x").
+struct ListQuery { std::size_t limit = 100; std::uint64_t after = 0; std::map<std::string, std::string> filter; };
+Result<ListQuery> list_query(const net::Request& request, std::initializer_list<std::string_view> keys);
+std::string cursor_text(std::uint64_t id);
+net::Response problem(const Error& error);
+std::string metrics_text(Context& context);
+// Keeps ended jobs and clusters readable after they left the state.
+void keep_history(Context& context, const engine::DurableEvent& event);
+struct History { OrgId org; PrincipalId owner; std::string json; };
+std::optional<History> read_history(const Context& context, const std::string& id);
+
+}  // namespace muster::server

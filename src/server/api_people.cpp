@@ -1,0 +1,239 @@
+// Accounts, organisations, projects, API tokens, login.
+#include <fmt/format.h>
+
+#include "crypto/password.h"
+#include "crypto/token.h"
+#include "server/api.h"
+#include "server/list.h"
+#include "wire/names.h"
+
+namespace muster::server {
+namespace {
+
+constexpr Millis kLoginLifetime{30LL * 86'400'000};
+constexpr Millis kTokenLifetimeMax{400LL * 86'400'000};
+constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> scrypt text
+constexpr std::size_t kAttemptsMax = 10, kAttemptKeysMax = 10'000;
+constexpr Millis kAttemptWindow{15 * 60'000};
+
+Resolver own(access::Kind kind, access::Verb verb) {
+  return [kind, verb](const control::State&, Call& call) -> Result<Ask> {
+    const auto& subject = call.caller.subject;
+    return Ask{verb, {kind, subject.org, {}, subject.principal}};
+  };
+}
+// The body names an organisation by name or id; absent: the caller's.
+Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
+  if (text.empty()) return subject.org;
+  const auto org = find_org(state, text);
+  if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
+  return *org;
+}
+Status password_rule(const std::string& password) {
+  if (password.size() < 8 || password.size() > 1024) return error(Code::InvalidArgument, "password must have between 8 and 1024 characters", "password");
+  return {};
+}
+Result<std::string> shown(const control::State& state, const std::string& id, const std::string& secret) {
+  const auto token = TokenId::parse(id);
+  const auto found = token ? state.api_tokens.find(*token) : state.api_tokens.end();
+  if (found == state.api_tokens.end()) return error(Code::NotFound, "the token is gone");
+  return wire::to_json(wire::ApiTokenView{found->second, secret});
+}
+Result<std::string> shown_principal(const control::State& state, const std::string& id) {
+  const auto principal = PrincipalId::parse(id);
+  const auto found = principal ? state.principals.find(*principal) : state.principals.end();
+  if (found == state.principals.end()) return error(Code::NotFound, "the account is gone");
+  return wire::to_json(principal_view(state, found->second));
+}
+
+}  // namespace
+
+bool Api::login_allowed(const std::string& key) {
+  const LeaseTime now = read_clocks().lease;
+  const std::lock_guard lock(attempts_mutex_);
+  if (attempts_.size() > kAttemptKeysMax) {
+    std::erase_if(attempts_, [&](const auto& row) { return row.second.empty() || row.second.back() + kAttemptWindow < now; });
+    if (attempts_.size() > kAttemptKeysMax) return false;
+  }
+  auto& times = attempts_[key];
+  while (!times.empty() && times.front() + kAttemptWindow < now) times.pop_front();
+  if (times.size() >= kAttemptsMax) return false;
+  times.push_back(now);
+  return true;
+}
+
+void Api::login(const CallPtr& call) {
+  const auto request = wire::parse_login(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  const std::string address = call->request.peer.substr(0, call->request.peer.rfind(':'));
+  if (!login_allowed(request->name.substr(0, 64) + "@" + address)) {
+    return fail(call, error(Code::ResourceExhausted, "too many attempts to log in; wait 15 minutes"));
+  }
+  post(call, [this, call, request = *request] {
+    // The same work whether the account exists or not, so that its existence does not show in the time.
+    static const std::string nobody = [] {
+      auto hash = crypto::hash_password("nobody has this password");
+      return hash.ok() ? *hash : std::string();
+    }();
+    std::optional<Principal> principal;
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      const auto id = state.principal_by_name.find(request.name);
+      if (id != state.principal_by_name.end()) principal = state.principals.at(id->second);
+    });
+    std::string encoded = nobody;
+    if (principal && !principal->disabled) {
+      const auto stored = context_.store->get_side(kPasswords, principal->id.str());
+      if (!stored.ok()) return fail(call, stored.error());
+      if (stored->has_value()) encoded = as_string(**stored);
+    }
+    const bool good = crypto::verify_password(request.password, encoded) && encoded != nobody;
+    if (!good || !principal) return fail(call, error(Code::Unauthenticated, "name or password is wrong"));
+    call->caller.subject = {principal->id, principal->role, principal->org, {}, {}};
+    const auto token = crypto::make_api_token();
+    const std::string label = request.label.empty() ? "login" : request.label.substr(0, 64);
+    submit(call, control::CreateApiToken{principal->id, token.hash, label, {}, kLoginLifetime},
+           [token, id = principal->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
+      const auto made = TokenId::parse(reply.outcome.id);
+      const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+      if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+      return wire::to_json(wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
+    });
+  });
+}
+
+void Api::create_principal(const CallPtr& call) {
+  const auto request = wire::parse_create_principal(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  if (const Status rule = password_rule(request->password); !rule.ok()) return fail(call, rule.error());
+  post(call, [this, call, request = *request] {
+    Result<OrgId> org = OrgId{};
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { org = wanted_org(state, call->caller.subject, request.org); });
+    if (!org.ok()) return fail(call, org.error());
+    const auto hash = crypto::hash_password(request.password);
+    if (!hash.ok()) return fail(call, hash.error());
+    const auto keep = [this, hash = *hash](const engine::Reply& reply) {
+      // A repeat writes again: that heals an account whose password was lost between the two stores.
+      static_cast<void>(context_.store->put_side(kPasswords, reply.outcome.id, to_bytes(hash)).ok());
+    };
+    submit(call, control::CreatePrincipal{request.name, request.role, *org},
+           [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) { return shown_principal(state, reply.outcome.id); }, keep);
+  });
+}
+
+void Api::add_people() {
+  using access::Kind;
+  using access::Verb;
+  add_open("Login", [this](const CallPtr& call) { login(call); });
+  add("WhoAmI", own(Kind::Principal, Verb::Read), [this](const CallPtr& call) {
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) { return shown_principal(state, call->caller.subject.principal.str()); });
+  });
+  add("CreateOrg", [](const control::State&, Call&) -> Result<Ask> { return Ask{Verb::Create, {Kind::Org, {}, {}, {}}}; }, [this](const CallPtr& call) {
+    const auto request = wire::parse_create_org(call->request.body);
+    if (!request.ok()) return fail(call, request.error());
+    submit(call, control::CreateOrg{request->name}, [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
+      const auto id = OrgId::parse(reply.outcome.id);
+      const auto found = id ? state.orgs.find(*id) : state.orgs.end();
+      if (found == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
+      return wire::to_json(found->second);
+    });
+  });
+  add("ListOrgs", own(Kind::Org, Verb::List), [this](const CallPtr& call) {
+    const auto query = list_query(call->request, {"name"});
+    if (!query.ok()) return fail(call, query.error());
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+      return list_page(*query, state, state.orgs, [&](const Org& org) -> std::optional<std::string> {
+        if (!access::visible(call->caller.subject, object_of(org)) || !passes(*query, "name", org.name)) return {};
+        return wire::to_json(org);
+      });
+    });
+  });
+  add("CreateProject", [](const control::State& state, Call& call) -> Result<Ask> {
+    const auto request = TRY(wire::parse_create_project(call.request.body));
+    return Ask{Verb::Create, {Kind::Project, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+  }, [this](const CallPtr& call) {
+    const auto request = wire::parse_create_project(call->request.body);
+    if (!request.ok()) return fail(call, request.error());
+    Result<OrgId> org = OrgId{};
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { org = wanted_org(state, call->caller.subject, request->org); });
+    if (!org.ok()) return fail(call, org.error());
+    submit(call, control::CreateProject{*org, request->name}, [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
+      const auto id = ProjectId::parse(reply.outcome.id);
+      const auto found = id ? state.projects.find(*id) : state.projects.end();
+      if (found == state.projects.end()) return error(Code::NotFound, "the project is gone");
+      return wire::to_json(found->second);
+    });
+  });
+  add("ListProjects", own(Kind::Project, Verb::List), [this](const CallPtr& call) {
+    const auto query = list_query(call->request, {"name"});
+    if (!query.ok()) return fail(call, query.error());
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+      return list_page(*query, state, state.projects, [&](const Project& project) -> std::optional<std::string> {
+        if (!access::visible(call->caller.subject, object_of(project)) || !passes(*query, "name", project.name)) return {};
+        return wire::to_json(project);
+      });
+    });
+  });
+  add("CreatePrincipal", [](const control::State& state, Call& call) -> Result<Ask> {
+    const auto request = TRY(wire::parse_create_principal(call.request.body));
+    return Ask{Verb::Create, {Kind::Principal, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+  }, [this](const CallPtr& call) { create_principal(call); });
+  add("ListPrincipals", own(Kind::Principal, Verb::List), [this](const CallPtr& call) {
+    const auto query = list_query(call->request, {"name", "role"});
+    if (!query.ok()) return fail(call, query.error());
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+      return list_page(*query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
+        if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) || !passes(*query, "role", wire::text(principal.role))) return {};
+        return wire::to_json(principal_view(state, principal));
+      });
+    });
+  });
+  add("DisablePrincipal", [](const control::State& state, Call& call) -> Result<Ask> {
+    const auto id = PrincipalId::parse(call.id);
+    const auto found = id ? state.principals.find(*id) : state.principals.end();
+    if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
+    return Ask{Verb::Delete, object_of(found->second)};
+  }, [this](const CallPtr& call) {
+    submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)}, [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+      return shown_principal(state, id);
+    });
+  });
+}
+
+void Api::add_tokens() {
+  using access::Kind;
+  using access::Verb;
+  add("CreateApiToken", own(Kind::ApiToken, Verb::Create), [this](const CallPtr& call) {
+    const auto request = wire::parse_create_api_token(call->request.body);
+    if (!request.ok()) return fail(call, request.error());
+    if (request->lifetime > kTokenLifetimeMax) return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 400 days", "lifetimeSeconds"));
+    const auto token = crypto::make_api_token();
+    const Millis lifetime = request->lifetime == Millis(0) ? kLoginLifetime : request->lifetime;
+    submit(call, control::CreateApiToken{call->caller.subject.principal, token.hash, request->label, request->scopes, lifetime},
+           [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+      // The secret of the first answer cannot be told again: only its hash was kept.
+      return shown(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
+    });
+  });
+  add("ListApiTokens", own(Kind::ApiToken, Verb::List), [this](const CallPtr& call) {
+    const auto query = list_query(call->request, {"label"});
+    if (!query.ok()) return fail(call, query.error());
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+      return list_page(*query, state, state.api_tokens, [&](const ApiToken& token) -> std::optional<std::string> {
+        if (!access::visible(call->caller.subject, object_of(state, token)) || !passes(*query, "label", token.label)) return {};
+        return wire::to_json(wire::ApiTokenView{token, {}});
+      });
+    });
+  });
+  add("RevokeApiToken", [](const control::State& state, Call& call) -> Result<Ask> {
+    const auto id = TokenId::parse(call.id);
+    const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
+    if (found == state.api_tokens.end()) return error(Code::NotFound, "there is no such API token");
+    return Ask{Verb::Revoke, object_of(state, found->second)};
+  }, [this](const CallPtr& call) {
+    submit(call, control::RevokeApiToken{*TokenId::parse(call->id)}, [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+      return shown(state, id, {});
+    });
+  });
+}
+
+}  // namespace muster::server

@@ -1,0 +1,87 @@
+// The server itself: identity, events, uploads, metrics.
+#include <charconv>
+
+#include <fmt/format.h>
+
+#include "server/agents.h"
+#include "server/api.h"
+#include "wire/names.h"
+
+namespace muster::server {
+
+void Api::stream_events(const CallPtr& call) {
+  std::string text = call->request.header("last-event-id");
+  if (text.empty()) text = call->request.query_value("last_event_id").value_or("");
+  std::optional<std::uint64_t> from;
+  if (!text.empty()) {
+    std::uint64_t seq = 0;
+    const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), seq);
+    if (fault != std::errc() || end != text.data() + text.size()) return fail(call, error(Code::InvalidArgument, "Last-Event-ID must be the id of an event", "Last-Event-ID"));
+    from = seq;
+  }
+  net::Response head;
+  head.content_type = "text/event-stream";
+  head.headers["Cache-Control"] = "no-store";
+  head.body = "retry: 2000\n\n";
+  call->responder->start_stream(std::move(head));
+  const Status opened = context_.events->open(call->caller, call->responder, from);
+  if (opened.ok()) return;
+  call->responder->write(fmt::format("event: error\ndata: {}\n\n", wire::problem_json(opened.error())));
+  call->responder->finish();
+}
+
+void Api::add_rest() {
+  using access::Kind;
+  using access::Verb;
+  add_open("GetServer", [this](const CallPtr& call) {
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+      const Identity& id = context_.identity;
+      return wire::to_json(wire::ServerView{std::string(kServerVersion), id.server_id, state.seq, context_.runner->read_only(), hex(id.ca_sha256), id.relays, state.incarnation});
+    });
+  });
+  add("StreamEvents", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Event, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) { stream_events(call); });
+  add("PutBlob", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::Create, {Kind::Blob, call.caller.subject.org, {}, {}}}; },
+      [this](const CallPtr& call) { fail(call, error(Code::InvalidArgument, "send the bytes of the file as the body of POST /api/v1/blobs")); });
+}
+
+std::string metrics_text(Context& context) {
+  std::string out;
+  const auto gauge = [&](std::string_view name, std::string_view help, double value, std::string_view labels = {}) {
+    if (!help.empty()) out += fmt::format("# HELP muster_{} {}\n# TYPE muster_{} gauge\n", name, help, name);
+    out += fmt::format("muster_{}{} {}\n", name, labels, value);
+  };
+  std::map<std::string, std::size_t> nodes, clusters, jobs;
+  std::uint64_t seq = 0;
+  std::size_t leases = 0, waiting = 0;
+  context.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    seq = state.seq;
+    leases = state.leases_by_node.size();
+    waiting = state.queued_jobs.size();
+    for (const auto& [id, node] : state.nodes) ++nodes[std::string(wire::text(node.state))];
+    for (const auto& [id, cluster] : state.clusters) ++clusters[std::string(wire::text(cluster.state))];
+    for (const auto& [id, job] : state.jobs) ++jobs[std::string(wire::text(job.state))];
+  });
+  const auto table = [&](std::string_view name, std::string_view help, const std::map<std::string, std::size_t>& rows) {
+    bool first = true;
+    for (const auto& [state, count] : rows) {
+      gauge(name, first ? help : std::string_view(), static_cast<double>(count), fmt::format("{{state=\"{}\"}}", state));
+      first = false;
+    }
+  };
+  const auto counts = context.agents->counts();
+  gauge("journal_seq", "last durable entry folded by this server", static_cast<double>(seq));
+  gauge("read_only", "1 while no writes are taken", context.runner->read_only() ? 1 : 0);
+  gauge("leading", "1 while this server renews leases", counts.leading ? 1 : 0);
+  gauge("evictions_frozen", "1 while mass silence freezes evictions", counts.frozen ? 1 : 0);
+  gauge("agents_connected", "agents with an open session", static_cast<double>(counts.connected));
+  gauge("streams_open", "exec and forward streams", static_cast<double>(counts.streams));
+  gauge("event_streams_open", "SSE streams", static_cast<double>(context.events->streams()));
+  gauge("leases_live", "leases that have not ended", static_cast<double>(leases));
+  gauge("jobs_waiting", "jobs that wait for their cluster", static_cast<double>(waiting));
+  table("nodes", "machines by state", nodes);
+  table("clusters", "clusters by state", clusters);
+  table("jobs", "jobs by state", jobs);
+  return out;
+}
+
+}  // namespace muster::server

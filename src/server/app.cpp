@@ -1,0 +1,78 @@
+#include "server/app.h"
+
+#include "base/log.h"
+#include "server/api.h"
+#include "server/blob_store.h"
+#include "server/event_hub.h"
+#include "server/log_store.h"
+
+namespace muster::server {
+
+namespace {
+// The chain holds the CA, so that a client which only knows its digest can pin it.
+net::TlsFiles tls_files(const Identity& identity) { return {identity.tls.cert_pem + identity.ca.cert_pem, identity.tls.key_pem}; }
+}  // namespace
+
+Context::Context() : identity{{}, {}, {}, {}, {}, {}, crypto::SigningKey::generate(), crypto::SigningKey::generate(), crypto::SigningKey::generate(), {}} {}
+Context::~Context() = default;
+
+Result<std::unique_ptr<App>> App::start(Options options) {
+  std::unique_ptr<App> app(new App);
+  app->context_ = std::make_unique<Context>();
+  Context& context = *app->context_;
+  context.dir = options.dir;
+  context.identity = TRY(load_identity(options.dir, read_clocks().wall));
+  context.store = options.store;
+  context.public_host = options.public_host;
+  engine::Runner::Options runner;
+  runner.store = options.store;
+  context.runner = TRY(engine::Runner::start(std::move(runner)));
+  context.pool = std::make_unique<Pool>(8, 16'384);
+  context.logs = std::make_unique<LogStore>(options.dir.logs());
+  context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{});
+  TRY_VOID(context.blobs->load());
+  context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
+  context.agents = std::make_unique<AgentHub>(context, options.agents);
+  context.events->on_event([&context](const engine::DurableEvent& event) {
+    context.agents->on_event(event);
+    keep_history(context, event);
+  });
+  context.events->start(*context.runner);
+  context.agents->start();
+  app->api_ = std::make_unique<Api>(context);
+  Api* api = app->api_.get();
+  net::ServerHandlers handlers;
+  handlers.http = [api](net::Request request, net::ResponderPtr responder) { api->handle(std::move(request), std::move(responder)); };
+  handlers.upgrade = [api](const net::Request& request) { return api->upgrade(request); };
+  handlers.upload = [api](const net::Request& request, net::Response& refusal) { return api->upload(request, refusal); };
+  handlers.websocket = [api, &context](net::Request request, net::WebSocketPtr socket) {
+    if (request.path == "/agent/v1") return context.agents->accept(std::move(socket));
+    const auto call = api->admit(std::move(request));
+    if (!call.ok()) return Streams::refuse(socket, call.error().message);
+    context.agents->open_stream(*call, std::move(socket));
+  };
+  app->server_ = TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
+  app->port_ = TRY(app->server_->listen(options.address, options.port));
+  if (!options.handoff.empty()) TRY_VOID(app->server_->adopt_from(options.handoff));
+  return app;
+}
+
+Status App::renew_certificate() {
+  const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall));
+  return server_->reload_tls(tls_files(fresh));
+}
+
+App::~App() { stop(); }
+
+void App::stop() {
+  if (std::exchange(stopped_, true) || !context_) return;
+  // Listeners first, then all threads that read the engine, then the engine itself.
+  if (server_) server_->stop();
+  if (context_->events) context_->events->stop();
+  if (context_->agents) context_->agents->stop();
+  if (context_->pool) context_->pool->stop();
+  context_->runner.reset();
+  server_.reset();
+}
+
+}  // namespace muster::server

@@ -1,0 +1,43 @@
+#pragma once
+// The composition of musterd: engine, agents, events, logs, blobs and the HTTP server, started and stopped in order. stop() is
+// graceful: no new connections, open ones closed, the journal's tail durable; agents go on working and come back. One object a
+// process; any thread may call stop().
+#include <memory>
+#include <string>
+
+#include "net/net.h"
+#include "server/agents.h"
+#include "server/context.h"
+
+namespace muster::server {
+
+class App {
+ public:
+  struct Options {
+    DataDir dir;
+    std::shared_ptr<journal::Store> store;
+    std::string address = "127.0.0.1";
+    std::uint16_t port = 0;
+    std::string handoff;      // unix socket of muster-relay; empty = none
+    std::string public_host;  // put into join tokens; empty = none
+    int threads = 4;
+    AgentHub::Options agents;
+  };
+  static Result<std::unique_ptr<App>> start(Options options);
+  ~App();
+  std::uint16_t port() const { return port_; }
+  Context& context() { return *context_; }
+  const Api& api() const { return *api_; }
+  void stop();
+  Status renew_certificate();  // when it nears its end
+
+ private:
+  App() = default;
+  std::unique_ptr<Context> context_;
+  std::unique_ptr<Api> api_;
+  std::unique_ptr<net::Server> server_;
+  std::uint16_t port_ = 0;
+  bool stopped_ = false;
+};
+
+}  // namespace muster::server

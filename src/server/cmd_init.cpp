@@ -1,0 +1,88 @@
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+#include <fmt/format.h>
+
+#include "crypto/password.h"
+#include "crypto/random.h"
+#include "engine/runner.h"
+#include "server/commands.h"
+#include "server/identity.h"
+
+namespace muster::server {
+namespace {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string part; std::getline(in, part, ',');) {
+    if (!part.empty()) out.push_back(part);
+  }
+  return out;
+}
+
+Result<std::string> read_password(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (!file || !std::getline(file, line)) return error(Code::InvalidArgument, fmt::format("--password-file {}: the first line cannot be read", path));
+  if (line.size() < 8) return error(Code::InvalidArgument, "the password must have at least 8 characters");
+  return line;
+}
+
+struct Made { std::string ca_sha256, password; bool generated = false; };
+
+Result<std::string> make(engine::Runner& runner, control::Command command) {
+  control::Actor actor;
+  actor.system = true;
+  return TRY(runner.submit_wait(control::Lane::Operator, std::move(command), std::move(actor))).outcome.id;
+}
+
+Result<Made> init(const Arguments& arguments, const OpenStore& open) {
+  const DataDir dir{arguments.option("--data")};
+  const NewIdentity wanted{split(arguments.option("--name")), split(arguments.option("--relay"))};
+  Made made;
+  if (const auto file = arguments.option("--password-file"); !file.empty()) {
+    made.password = TRY(read_password(file));
+  } else {
+    made.password = base64url(crypto::random_bytes(12));
+    made.generated = true;
+  }
+  const std::string hash = TRY(crypto::hash_password(made.password));
+  const Identity identity = TRY(create_identity(dir, wanted, read_clocks().wall));
+  made.ca_sha256 = hex(identity.ca_sha256);
+  const auto store = TRY(open(dir.journal()));
+  engine::Runner::Options options;
+  options.store = store;
+  const auto runner = TRY(engine::Runner::start(std::move(options)));
+  const std::string org = TRY(make(*runner, control::CreateOrg{"platform"}));
+  const auto org_id = OrgId::parse(org);
+  if (!org_id) return error(Code::Internal, "the first organisation could not be made");
+  TRY_VOID(make(*runner, control::CreateProject{*org_id, "default"}));
+  const std::string principal = TRY(make(*runner, control::CreatePrincipal{arguments.option("--operator", "admin"), Role::Operator, *org_id}));
+  TRY_VOID(store->put_side("passwords", principal, to_bytes(hash)));
+  return made;
+}
+
+}  // namespace
+
+int cmd_init(const Arguments& arguments, const OpenStore& open) {
+  if (arguments.option("--data").empty() || arguments.option("--name").empty()) {
+    std::fputs(kUsage, stderr);
+    return 2;
+  }
+  const auto made = init(arguments, open);
+  if (!made.ok()) {
+    fmt::print(stderr, "musterd init: {}\n", made.error().message);
+    return 1;
+  }
+  const std::string data = arguments.option("--data"), name = split(arguments.option("--name")).front(), account = arguments.option("--operator", "admin");
+  fmt::print("The control plane is ready in {}\n", data);
+  fmt::print("CA SHA-256: {}\n", made->ca_sha256);
+  if (made->generated) fmt::print("Operator {} has the password {} (shown once; change it soon)\n", account, made->password);
+  fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
+  fmt::print("Log in:  muster login https://{}:8443 --user {} --ca {}/ca.pem\n", name, account, data);
+  return 0;
+}
+
+}  // namespace muster::server

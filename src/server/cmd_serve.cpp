@@ -1,0 +1,79 @@
+#include <signal.h>
+#include <time.h>
+
+#include <charconv>
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "server/app.h"
+#include "server/commands.h"
+
+namespace muster::server {
+namespace {
+
+struct Listen { std::string address = "127.0.0.1"; std::uint16_t port = 8443; };
+Result<Listen> parse_listen(const std::string& text) {
+  Listen out;
+  if (text.empty()) return out;
+  const auto colon = text.rfind(':');
+  if (colon == std::string::npos) return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
+  out.address = text.substr(0, colon);
+  if (out.address.starts_with("[") && out.address.ends_with("]")) out.address = out.address.substr(1, out.address.size() - 2);
+  const auto [end, fault] = std::from_chars(text.data() + colon + 1, text.data() + text.size(), out.port);
+  if (fault != std::errc() || end != text.data() + text.size()) return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
+  return out;
+}
+
+Status serve(const Arguments& arguments, const OpenStore& open) {
+  // Blocked before any thread starts, so that only the wait below takes them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  App::Options options;
+  options.dir = DataDir{arguments.option("--data")};
+  const Identity identity = TRY(load_identity(options.dir, read_clocks().wall));
+  const Listen listen = TRY(parse_listen(arguments.option("--listen")));
+  options.address = listen.address;
+  options.port = listen.port;
+  options.handoff = arguments.option("--handoff");
+  options.public_host = arguments.option("--public");
+  if (options.public_host.empty()) {
+    options.public_host = !identity.relays.empty() ? identity.relays.front() : fmt::format("{}:{}", identity.sans.front(), listen.port);
+  }
+  options.store = TRY(open(options.dir.journal()));
+  const auto app = TRY(App::start(options));
+  log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id, app->context().runner->durable_seq());
+  while (true) {
+    const timespec hour{3600, 0};
+    const int got = sigtimedwait(&signals, nullptr, &hour);
+    if (got == SIGTERM || got == SIGINT) break;
+    if (got != SIGHUP && got >= 0) continue;
+    // Every hour, and on SIGHUP: a certificate that nears its end is replaced without a restart.
+    const Status renewed = app->renew_certificate();
+    if (!renewed.ok()) log_error("musterd", "the server certificate could not be renewed: {}", renewed.error().message);
+  }
+  log_info("musterd", "stopping");
+  app->stop();
+  return {};
+}
+
+}  // namespace
+
+int cmd_serve(const Arguments& arguments, const OpenStore& open) {
+  if (arguments.option("--data").empty()) {
+    std::fputs(kUsage, stderr);
+    return 2;
+  }
+  const Status served = serve(arguments, open);
+  if (served.ok()) return 0;
+  fmt::print(stderr, "musterd serve: {}\n", served.error().message);
+  return 1;
+}
+
+}  // namespace muster::server

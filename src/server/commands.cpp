@@ -1,0 +1,52 @@
+#include "server/commands.h"
+
+#include <cstdio>
+
+#include <fmt/format.h>
+
+namespace muster::server {
+
+const char* const kUsage =
+    "musterd: the control plane of Muster\n"
+    "\n"
+    "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
+    "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
+    "  musterd journal verify|show|export --data DIR [--from SEQ] [--count N]\n"
+    "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
+    "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
+    "\n"
+    "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
+
+std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
+  const auto found = options.find(name);
+  return found == options.end() ? otherwise : found->second;
+}
+
+Result<Arguments> parse_arguments(int count, char** values) {
+  static const std::vector<std::string> known = {"--data", "--name", "--operator", "--password-file", "--relay", "--listen", "--handoff", "--public", "--from", "--count"};
+  Arguments out;
+  for (int i = 1; i < count; ++i) {
+    std::string word = values[i];
+    if (!word.starts_with("--")) {
+      out.words.push_back(std::move(word));
+      continue;
+    }
+    std::string value;
+    const auto equals = word.find('=');
+    if (equals != std::string::npos) {
+      value = word.substr(equals + 1);
+      word.resize(equals);
+    } else if (word != "--help" && i + 1 < count) {
+      value = values[++i];
+    } else if (word != "--help") {
+      return error(Code::InvalidArgument, word + " needs a value");
+    }
+    bool fits = word == "--help";
+    for (const auto& name : known) fits = fits || name == word;
+    if (!fits) return error(Code::InvalidArgument, "unknown option " + word);
+    out.options[word] = value;
+  }
+  return out;
+}
+
+}  // namespace muster::server

@@ -1,0 +1,96 @@
+#include "server/desired.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "crypto/hash.h"
+#include "overlay/relay_protocol.h"
+#include "overlay/roster.h"
+#include "wire/agent_frames.h"
+
+namespace muster::server {
+namespace {
+
+constexpr Millis kRelayTokenLifetime{30LL * 86'400'000};
+
+Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& cluster) {
+  const auto mac = crypto::hmac_sha256(identity.secret.view(), as_bytes(fmt::format("muster-{}-v1|{}|{}", purpose, cluster.id.str(), cluster.created_at.ms)));
+  return {mac.begin(), mac.end()};
+}
+
+session::SignedRoster sign(const control::State& state, const Identity& identity, const Assignment& assignment) {
+  overlay::Roster roster;
+  roster.cluster = assignment.cluster.value;
+  roster.incarnation = state.incarnation;
+  roster.epoch = assignment.roster_epoch;
+  for (const auto& entry : assignment.roster) {
+    const auto overlay_key = crypto::key32(entry.overlay_key);
+    const auto device_key = crypto::key32(entry.device_key);
+    if (!overlay_key || !device_key) continue;  // not in the overlay yet
+    overlay::RosterMember member;
+    member.slot = entry.slot.value;
+    member.node = entry.node.value;
+    member.role = static_cast<std::uint8_t>(entry.role);
+    member.address = entry.address;
+    member.overlay_key = *overlay_key;
+    member.device_key = *device_key;
+    member.overlay_signature = entry.overlay_signature;
+    member.epoch = {entry.epoch.incarnation, entry.epoch.leader, entry.epoch.counter};
+    for (const auto& lan : entry.lan) {
+      if (member.lan.size() >= overlay::kLanEndpointsMax) break;
+      if (const auto endpoint = overlay::parse_udp_endpoint(lan)) member.lan.push_back(*endpoint);
+    }
+    roster.members.push_back(std::move(member));
+  }
+  session::SignedRoster out;
+  out.cluster = assignment.cluster;
+  out.bytes = overlay::encode_roster(roster);
+  out.signatures.push_back(overlay::sign_roster(identity.roster_key, out.bytes));
+  return out;
+}
+
+}  // namespace
+
+Bytes ray_token(const Identity& identity, const Cluster& cluster) { return to_bytes(hex(derive(identity, "ray-token", cluster))); }
+
+session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now) {
+  session::Desired out;
+  const Node* found = state.find_node(node);
+  out.incarnation = state.incarnation;
+  out.revision = found != nullptr ? found->revision : 0;
+  out.assignments = control::desired_for(state, node);
+  std::set<ClusterId> rostered;
+  for (const auto& assignment : out.assignments) {
+    const Cluster* cluster = state.find_cluster(assignment.cluster);
+    if (cluster == nullptr || assignment.want == LeaseWant::Stop) continue;
+    session::LeaseSecrets secrets;
+    secrets.lease = assignment.lease;
+    secrets.ray_token = ray_token(identity, *cluster);
+    secrets.psk = derive(identity, "psk", *cluster);
+    for (const auto& entry : assignment.roster) {
+      const auto key = crypto::key32(entry.overlay_key);
+      if (entry.slot != assignment.slot || !key) continue;
+      secrets.relay_token = overlay::sign_relay_token(identity.relay_key, {identity.server_id, cluster->id.value, *key, now + kRelayTokenLifetime});
+    }
+    out.secrets.push_back(std::move(secrets));
+    if (rostered.insert(assignment.cluster).second) out.rosters.push_back(sign(state, identity, assignment));
+  }
+  out.signature = identity.command_key.sign(wire::desired_signing_bytes(node, out));
+  return out;
+}
+
+bool names_blob(const std::vector<Assignment>& assignments, const std::string& digest) {
+  for (const auto& assignment : assignments) {
+    for (const auto& file : assignment.files) {
+      if (file.blob == digest) return true;
+    }
+    for (const auto& job : assignment.jobs) {
+      if (job.working_dir_blob == digest) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace muster::server
