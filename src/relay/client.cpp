@@ -1,0 +1,257 @@
+#include "relay/client.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/log.h"
+#include "crypto/random.h"
+#include "net/dial.h"
+#include "overlay/relay_protocol.h"
+
+namespace muster::relay {
+namespace {
+
+namespace ov = overlay;
+using SteadyClock = std::chrono::steady_clock;
+constexpr std::size_t kQueueBytesMax = 2 << 20;
+constexpr std::size_t kBatchBytes = 64 << 10;
+constexpr Millis kDialTime{10'000};
+
+}  // namespace
+
+struct Client::Impl {
+  explicit Impl(ClientOptions o) : options(std::move(o)), wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+  void set_state(ClientState next, const std::string& detail) {
+    if (state.exchange(next) == next) return;
+    if (callbacks.on_state) callbacks.on_state(next, detail);
+  }
+  void ring() const {
+    const std::uint64_t one = 1;
+    (void)!::write(wake.get(), &one, sizeof one);
+  }
+  void hush() const {
+    std::uint64_t count = 0;
+    (void)!::read(wake.get(), &count, sizeof count);
+  }
+
+  void run() {
+    Millis back_off = options.back_off_min;
+    while (!stopping) {
+      set_state(ClientState::Connecting, options.endpoint.host);
+      const auto begin = SteadyClock::now();
+      const Error why = session();
+      {
+        const std::lock_guard lock(mutex);
+        out.clear();
+        queued = 0;
+      }
+      if (stopping) break;
+      const bool refused = why.code == Code::Unauthenticated || why.code == Code::PermissionDenied || why.code == Code::Unsupported;
+      if (SteadyClock::now() - begin > Millis(30'000)) back_off = options.back_off_min;
+      set_state(refused ? ClientState::Refused : ClientState::Waiting, why.message);
+      // Half fixed, half random: members of a fallen relay must not come back in step.
+      const Millis span = refused ? options.back_off_max : back_off;
+      const Millis pause = span / 2 + Millis(crypto::random_u32() % static_cast<std::uint32_t>(span.count() / 2 + 1));
+      back_off = std::min(back_off * 2, options.back_off_max);
+      std::unique_lock lock(mutex);
+      changed.wait_for(lock, pause, [this] { return stopping.load() || token_changed; });
+      token_changed = false;
+    }
+    set_state(ClientState::Stopped, "");
+  }
+
+  // One connection from dial to its end; says why it ended.
+  Error session() {
+    auto dialled = net::dial(options.endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
+    if (!dialled.ok()) return dialled.error();
+    net::Dialled connection = std::move(*dialled);
+    reader = {};
+    pending.clear();
+    last_heard = SteadyClock::now();
+    last_ping = last_heard;
+    welcome = false;
+    const auto began = last_heard;
+    while (!stopping) {
+      Status step = receive(connection);
+      if (step.ok()) step = transmit(connection);
+      if (!step.ok()) return step.error();
+      const auto now = SteadyClock::now();
+      if (now - last_heard > 3 * ov::kRelayPingEvery) return error(Code::Unavailable, "the relay is silent");
+      if (!welcome && now - began > kDialTime) return error(Code::Unavailable, "the relay does not say welcome");
+      if (welcome && now - last_ping > ov::kRelayPingEvery) {
+        last_ping = now;
+        ov::append_ping(pending, 1);
+        continue;
+      }
+      pollfd fds[2] = {{connection.fd.get(), static_cast<short>(POLLIN | (blocked ? POLLOUT : 0)), 0}, {wake.get(), POLLIN, 0}};
+      if (SSL_pending(connection.ssl.get()) == 0) ::poll(fds, 2, 1000);
+      hush();
+    }
+    return error(Code::Cancelled, "stopped");
+  }
+
+  Status receive(net::Dialled& connection) {
+    std::uint8_t buffer[16 << 10];
+    for (int rounds = 0; rounds < 16; ++rounds) {
+      std::size_t n = 0;
+      const int rc = SSL_read_ex(connection.ssl.get(), buffer, sizeof buffer, &n);
+      if (rc != 1) {
+        const int kind = SSL_get_error(connection.ssl.get(), rc);
+        if (kind == SSL_ERROR_WANT_READ || kind == SSL_ERROR_WANT_WRITE) return {};
+        (void)net::ssl_error_text();
+        return error(Code::Unavailable, "the relay closed the connection");
+      }
+      last_heard = SteadyClock::now();
+      reader.feed({buffer, n});
+      while (true) {
+        auto frame = TRY(reader.next());
+        if (!frame) break;
+        TRY_VOID(handle(*frame));
+      }
+    }
+    return {};
+  }
+
+  Status handle(const ov::RelayFrame& frame) {
+    switch (frame.type) {
+      case ov::RelayType::Challenge: {
+        const auto challenge = TRY(ov::parse_challenge(frame.body));
+        Bytes token;
+        {
+          const std::lock_guard lock(mutex);
+          token = options.token;
+          token_changed = false;
+        }
+        ov::append_hello(pending, TRY(ov::make_hello(challenge, options.overlay, token)));
+        return {};
+      }
+      case ov::RelayType::Welcome:
+        welcome = true;
+        set_state(ClientState::Up, options.endpoint.host);
+        return {};
+      case ov::RelayType::Recv: {
+        const auto packet = TRY(ov::parse_packet(frame.body));
+        if (callbacks.on_packet) callbacks.on_packet(packet.key, packet.payload);
+        return {};
+      }
+      case ov::RelayType::PeerGone: {
+        const auto key = TRY(ov::parse_peer_gone(frame.body));
+        if (callbacks.on_peer_gone) callbacks.on_peer_gone(key);
+        return {};
+      }
+      case ov::RelayType::Ping: ov::append_pong(pending, TRY(ov::parse_ping(frame.body))); return {};
+      case ov::RelayType::Pong: return {};
+      case ov::RelayType::Error: {
+        const auto told = TRY(ov::parse_error(frame.body));
+        const bool credentials = told.code == ov::RelayErrorCode::BadToken || told.code == ov::RelayErrorCode::BadProof || told.code == ov::RelayErrorCode::Expired;
+        const Code code = credentials ? Code::Unauthenticated : told.code == ov::RelayErrorCode::Version ? Code::Unsupported : Code::Unavailable;
+        return error(code, "the relay refuses: " + told.message.substr(0, 300));
+      }
+      default: return error(Code::Unavailable, "the relay sent a frame that only members send");
+    }
+  }
+
+  Status transmit(net::Dialled& connection) {
+    blocked = false;
+    while (true) {
+      if (pending.empty()) {
+        const std::lock_guard lock(mutex);
+        while (welcome && !out.empty() && pending.size() < kBatchBytes) {
+          pending.insert(pending.end(), out.front().begin(), out.front().end());
+          queued -= out.front().size();
+          out.pop_front();
+        }
+      }
+      if (pending.empty()) return {};
+      std::size_t n = 0;
+      const int rc = SSL_write_ex(connection.ssl.get(), pending.data(), pending.size(), &n);
+      if (rc == 1) {
+        pending.erase(pending.begin(), pending.begin() + static_cast<std::ptrdiff_t>(n));
+        continue;
+      }
+      const int kind = SSL_get_error(connection.ssl.get(), rc);
+      blocked = kind == SSL_ERROR_WANT_WRITE;
+      if (blocked || kind == SSL_ERROR_WANT_READ) return {};
+      (void)net::ssl_error_text();
+      return error(Code::Unavailable, "the relay closed the connection");
+    }
+  }
+
+  ClientOptions options;
+  ClientCallbacks callbacks;
+  net::Fd wake;
+  std::atomic<ClientState> state{ClientState::Stopped};
+  std::atomic<bool> stopping{false};
+  std::thread thread;
+  // the thread's own
+  ov::FrameReader reader;
+  Bytes pending;
+  SteadyClock::time_point last_heard, last_ping;
+  bool welcome = false, blocked = false;
+  // shared
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<Bytes> out;
+  std::size_t queued = 0;
+  bool token_changed = false;
+};
+
+Client::Client(ClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+Client::~Client() { stop(); }
+
+void Client::start(ClientCallbacks callbacks) {
+  MUSTER_CHECK(!impl_->thread.joinable());
+  impl_->callbacks = std::move(callbacks);
+  impl_->thread = std::thread([impl = impl_.get()] { impl->run(); });
+}
+
+bool Client::send(const crypto::Key32& destination, ByteView payload) {
+  if (state() != ClientState::Up || payload.size() > ov::kRelayPayloadMax) return false;
+  Bytes frame;
+  ov::append_send(frame, destination, payload);
+  bool first = false;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    first = impl_->out.empty();
+    impl_->queued += frame.size();
+    impl_->out.push_back(std::move(frame));
+    while (impl_->queued > kQueueBytesMax) {
+      impl_->queued -= impl_->out.front().size();
+      impl_->out.pop_front();
+    }
+  }
+  if (first) impl_->ring();
+  return true;
+}
+
+void Client::set_token(Bytes token) {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->options.token == token) return;
+    impl_->options.token = std::move(token);
+    impl_->token_changed = true;
+  }
+  impl_->changed.notify_all();
+}
+
+ClientState Client::state() const { return impl_->state; }
+
+void Client::stop() {
+  impl_->stopping = true;
+  impl_->ring();
+  {
+    const std::lock_guard lock(impl_->mutex);  // so that the waiter sees it
+  }
+  impl_->changed.notify_all();
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+}  // namespace muster::relay

@@ -1,0 +1,59 @@
+#include "relay/hub.h"
+
+#include <fmt/format.h>
+
+namespace muster::relay {
+
+void Hub::join(const Key& key, const std::shared_ptr<Member>& member) {
+  std::shared_ptr<Member> older;
+  {
+    Shard& shard = shards_[index(key)];
+    const std::lock_guard lock(shard.mutex);
+    auto& place = shard.members[key];
+    older = place.lock();
+    place = member;
+  }
+  if (older && older != member) older->replaced();
+}
+
+void Hub::leave(const Key& key, const Member* member) {
+  Shard& shard = shards_[index(key)];
+  const std::lock_guard lock(shard.mutex);
+  const auto it = shard.members.find(key);
+  if (it == shard.members.end()) return;
+  const auto holder = it->second.lock();
+  if (holder == nullptr || holder.get() == member) shard.members.erase(it);
+}
+
+std::shared_ptr<Member> Hub::find(const Key& key) const {
+  const Shard& shard = shards_[index(key)];
+  const std::lock_guard lock(shard.mutex);
+  const auto it = shard.members.find(key);
+  return it == shard.members.end() ? nullptr : it->second.lock();
+}
+
+std::string Hub::metrics() const {
+  std::string out;
+  auto line = [&](std::string_view name, std::string_view kind, auto value) {
+    out += fmt::format("# TYPE muster_relay_{} {}\nmuster_relay_{} {}\n", name, kind, name, value);
+  };
+  line("accepted_total", "counter", counts.accepted.load());
+  line("refused_total", "counter", counts.refused.load());
+  line("not_tls_total", "counter", counts.not_tls.load());
+  line("handed_off_total", "counter", counts.handed_off.load());
+  line("handoff_expired_total", "counter", counts.handoff_expired.load());
+  line("handoff_returned_total", "counter", counts.handoff_returned.load());
+  line("hello_refused_total", "counter", counts.hello_refused.load());
+  line("members_total", "counter", counts.members_total.load());
+  line("packets_total", "counter", counts.packets.load());
+  line("bytes_total", "counter", counts.bytes.load());
+  line("dropped_total", "counter", counts.dropped.load());
+  line("unknown_peer_total", "counter", counts.unknown_peer.load());
+  line("throttled_total", "counter", counts.throttled.load());
+  line("members", "gauge", counts.members.load());
+  line("pending", "gauge", counts.pending.load());
+  line("held", "gauge", counts.held.load());
+  return out;
+}
+
+}  // namespace muster::relay

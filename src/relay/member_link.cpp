@@ -1,0 +1,256 @@
+#include "relay/member_link.h"
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <deque>
+
+#include "overlay/relay_protocol.h"
+
+namespace muster::relay {
+namespace {
+
+using namespace net;
+namespace ov = overlay;
+constexpr std::size_t kReadBytes = 16 << 10;
+constexpr std::size_t kBatchBytes = 64 << 10;
+constexpr Millis kTick{1000};
+
+class MemberLink final : public Member, public Closable, public std::enable_shared_from_this<MemberLink> {
+ public:
+  MemberLink(std::shared_ptr<Hub> hub, const RelayOptions& options, TlsStream stream, Registry::GuardPtr guard, std::shared_ptr<void> keep)
+      : keep_(std::move(keep)), hub_(std::move(hub)), options_(options), stream_(std::move(stream)), timer_(stream_.get_executor()),
+        pause_(stream_.get_executor()), guard_(std::move(guard)), door_(ov::open_door()) {}
+  ~MemberLink() override { if (joined_) --hub_->counts.members; }
+
+  void start() {
+    guard_->bind(weak_from_this());
+    born_ = last_heard_ = std::chrono::steady_clock::now();
+    tick();
+    stream_.async_handshake([self = shared_from_this()](ErrorCode ec, std::size_t) {
+      if (ec || !self->open_) return self->close();
+      Bytes challenge;
+      ov::append_challenge(challenge, ov::challenge_of(self->door_));
+      self->queue(std::move(challenge));
+      self->read();
+    });
+  }
+
+  void deliver(const crypto::Key32& source, ByteView payload) override {
+    Bytes frame;
+    ov::append_recv(frame, source, payload);
+    push(std::move(frame));
+  }
+  void replaced() override {
+    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->refuse(ov::RelayErrorCode::Replaced, "the same key connected again"); });
+  }
+  void abort() override {
+    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->close(); });
+  }
+
+ private:
+  void tick() {
+    timer_.expires_after(kTick);
+    timer_.async_wait([weak = weak_from_this()](ErrorCode ec) {
+      auto self = weak.lock();
+      if (ec || !self || !self->open_) return;
+      const auto now = std::chrono::steady_clock::now();
+      const auto silent = now - self->last_heard_;
+      if ((!self->joined_ && now - self->born_ > self->options_.hello_time) || silent > 3 * ov::kRelayPingEvery) return self->close();
+      if (self->joined_ && read_clocks().wall > self->token_.not_after) return self->refuse(ov::RelayErrorCode::Expired, "the token is too old");
+      if (self->joined_ && silent > ov::kRelayPingEvery && now - self->last_ping_ > ov::kRelayPingEvery) {
+        self->last_ping_ = now;
+        Bytes ping;
+        ov::append_ping(ping, 0);
+        self->queue(std::move(ping));
+      }
+      self->tick();
+    });
+  }
+
+  // Token bucket of one second's worth: a member that sends faster is read later, so that the others get their turn.
+  bool pause_needed() {
+    const auto now = std::chrono::steady_clock::now();
+    const auto since = std::chrono::duration_cast<std::chrono::microseconds>(now - refilled_).count();
+    refilled_ = now;
+    const auto rate = static_cast<std::int64_t>(options_.member_bytes_per_second);
+    tokens_ = std::min(rate, tokens_ + std::min<std::int64_t>(since, 1'000'000) * rate / 1'000'000);
+    return tokens_ < 0;
+  }
+
+  void read() {
+    if (pause_needed()) {
+      ++hub_->counts.throttled;
+      pause_.expires_after(Millis(5));
+      return pause_.async_wait([self = shared_from_this()](ErrorCode ec) { if (!ec && self->open_) self->read(); });
+    }
+    if (input_.empty()) input_.resize(kReadBytes);
+    stream_.async_read_some(asio::buffer(input_), [self = shared_from_this()](ErrorCode ec, std::size_t n) {
+      if (ec || !self->open_) return self->close();
+      self->last_heard_ = std::chrono::steady_clock::now();
+      self->tokens_ -= static_cast<std::int64_t>(n);
+      self->reader_.feed({self->input_.data(), n});
+      while (self->open_ && !self->leaving_) {
+        auto frame = self->reader_.next();
+        if (!frame.ok()) return self->refuse(ov::RelayErrorCode::BadFrame, frame.error().message);
+        if (!frame->has_value()) break;
+        self->handle(**frame);
+      }
+      if (self->open_ && !self->leaving_) self->read();
+    });
+  }
+
+  void handle(const ov::RelayFrame& frame) {
+    if (!joined_) return frame.type == ov::RelayType::Hello ? hello(frame.body) : refuse(ov::RelayErrorCode::BadFrame, "a hello must come first");
+    switch (frame.type) {
+      case ov::RelayType::Send: return forward(frame.body);
+      case ov::RelayType::Ping: {
+        const auto id = ov::parse_ping(frame.body);
+        if (!id.ok()) return refuse(ov::RelayErrorCode::BadFrame, id.error().message);
+        Bytes pong;
+        ov::append_pong(pong, *id);
+        return queue(std::move(pong));
+      }
+      case ov::RelayType::Pong: return;
+      default: return refuse(ov::RelayErrorCode::BadFrame, "a member does not send such frames");
+    }
+  }
+
+  void hello(ByteView body) {
+    auto hello = ov::parse_hello(body);
+    if (!hello.ok()) {
+      ++hub_->counts.hello_refused;
+      return refuse(ov::RelayErrorCode::BadFrame, hello.error().message);
+    }
+    auto token = ov::check_hello(door_, *hello, options_.controller_key, options_.relay_id, read_clocks().wall);
+    if (!token.ok()) {
+      ++hub_->counts.hello_refused;
+      return refuse(ov::RelayErrorCode::BadToken, token.error().message);
+    }
+    token_ = std::move(*token);
+    joined_ = true;
+    ++hub_->counts.members;
+    ++hub_->counts.members_total;
+    Bytes welcome;
+    ov::append_welcome(welcome);
+    queue(std::move(welcome));
+    hub_->join({token_.cluster, token_.overlay_key}, shared_from_this());
+  }
+
+  void forward(ByteView body) {
+    auto packet = ov::parse_packet(body);
+    if (!packet.ok()) return refuse(ov::RelayErrorCode::BadFrame, packet.error().message);
+    auto& counts = hub_->counts;
+    if (auto peer = hub_->find({token_.cluster, packet->key})) {
+      counts.packets.fetch_add(1, std::memory_order_relaxed);
+      counts.bytes.fetch_add(packet->payload.size(), std::memory_order_relaxed);
+      return peer->deliver(token_.overlay_key, packet->payload);
+    }
+    ++counts.unknown_peer;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_gone_ < Millis(100)) return;
+    last_gone_ = now;
+    Bytes gone;
+    ov::append_peer_gone(gone, packet->key);
+    queue(std::move(gone));
+  }
+
+  void queue(Bytes frame) { push(std::move(frame)); }
+
+  // Any thread. Drop-head: old packets are worth least to the flows inside.
+  void push(Bytes frame) {
+    bool wake = false;
+    {
+      const std::lock_guard lock(mutex_);
+      if (closed_) return;
+      queued_ += frame.size();
+      out_.push_back(std::move(frame));
+      while (queued_ > options_.queue_bytes_max && out_.size() > 1) {
+        queued_ -= out_.front().size();
+        out_.pop_front();
+        hub_->counts.dropped.fetch_add(1, std::memory_order_relaxed);
+      }
+      wake = !std::exchange(scheduled_, true);
+    }
+    if (wake) asio::post(timer_.get_executor(), [self = shared_from_this()] { self->flush(); });
+  }
+
+  void flush() {  // on the strand; scheduled_ stays true until the queue is empty
+    if (!open_) return;
+    batch_.clear();
+    {
+      const std::lock_guard lock(mutex_);
+      while (!out_.empty() && (batch_.empty() || batch_.size() + out_.front().size() <= kBatchBytes)) {
+        batch_.insert(batch_.end(), out_.front().begin(), out_.front().end());
+        queued_ -= out_.front().size();
+        out_.pop_front();
+      }
+      if (batch_.empty()) scheduled_ = false;
+    }
+    if (batch_.empty()) {
+      batch_.shrink_to_fit();
+      if (leaving_) close();
+      return;
+    }
+    asio::async_write(stream_, asio::buffer(batch_), [self = shared_from_this()](ErrorCode ec, std::size_t) {
+      if (ec || !self->open_) return self->close();
+      self->flush();
+    });
+  }
+
+  void refuse(ov::RelayErrorCode code, const std::string& message) {
+    if (leaving_ || !open_) return;
+    leaving_ = true;
+    Bytes frame;
+    ov::append_error(frame, code, message);
+    queue(std::move(frame));
+    pause_.expires_after(Millis(2000));
+    pause_.async_wait([self = shared_from_this()](ErrorCode ec) { if (!ec) self->close(); });
+  }
+
+  void close() {
+    if (!open_) return;
+    open_ = false;
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+      out_.clear();
+    }
+    if (joined_) hub_->leave({token_.cluster, token_.overlay_key}, this);
+    timer_.cancel();
+    pause_.cancel();
+    stream_.close();
+    guard_.reset();
+  }
+
+  const std::shared_ptr<void> keep_;
+  const std::shared_ptr<Hub> hub_;
+  const RelayOptions& options_;  // of the relay, which outlives its members
+  TlsStream stream_;
+  asio::steady_timer timer_, pause_;
+  Registry::GuardPtr guard_;
+  ov::RelayDoor door_;
+  ov::RelayToken token_;
+  ov::FrameReader reader_;
+  Bytes input_, batch_;
+  std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{}, refilled_ = std::chrono::steady_clock::now();
+  std::int64_t tokens_ = 1 << 20;
+  bool open_ = true, joined_ = false, leaving_ = false;
+  std::mutex mutex_;
+  std::deque<Bytes> out_;
+  std::size_t queued_ = 0;
+  bool scheduled_ = false, closed_ = false;
+};
+
+}  // namespace
+
+void serve_member(std::shared_ptr<Hub> hub, const RelayOptions& options, net::tcp::socket socket, net::SslCtxPtr tls,
+                  net::Registry::GuardPtr guard, std::shared_ptr<void> keep) {
+  auto ssl = new_ssl(*tls, socket.native_handle());
+  if (!ssl) return;
+  SSL_set_accept_state(ssl.get());
+  const auto executor = socket.get_executor();
+  auto link = std::make_shared<MemberLink>(std::move(hub), options, TlsStream(std::move(socket), std::move(ssl)), std::move(guard), std::move(keep));
+  asio::post(executor, [link] { link->start(); });
+}
+
+}  // namespace muster::relay
