@@ -16,6 +16,7 @@
 #include "crypto/token.h"
 #include "host/facts.h"
 #include "host/json.h"
+#include "host/unix_socket.h"
 #include "net/net.h"
 #include "wire/rest.h"
 
@@ -44,8 +45,7 @@ Accounts find_accounts() {
 Status make_directories(const Layout& layout, const Accounts& accounts) {
   TRY_VOID(owned_dir(layout.root, 0, 0, 0755));
   TRY_VOID(owned_dir(layout.leases(), 0, 0, 0711));
-  // The three processes make their sockets here; sticky, so that none can replace another's.
-  TRY_VOID(owned_dir(layout.sockets(), 0, accounts.agent_gid, 01777));
+  TRY_VOID(owned_dir(layout.sockets(), 0, 0, 0755));
   TRY_VOID(owned_dir(layout.agent(), accounts.agent_uid, accounts.agent_gid, 0700));
   TRY_VOID(owned_dir(layout.netd(), accounts.netd_uid, accounts.netd_gid, 0700));
   return {};

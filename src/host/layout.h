@@ -20,7 +20,7 @@ struct Layout {
   std::string helper() const { return root + "/helper"; }
   std::string sockets() const { return root + "/run"; }
   std::string privd_socket() const { return sockets() + "/privd.sock"; }
-  std::string agent_socket() const { return sockets() + "/agent.sock"; }
+  std::string agent_socket() const { return agent() + "/agent.sock"; }
   std::string netd_socket() const { return sockets() + "/netd.sock"; }
   std::string agent() const { return root + "/agent"; }        // owned by the agent's uid
   std::string device_key() const { return agent() + "/device.key"; }

@@ -120,14 +120,16 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
   verb.kind = VerbKind::Tun;
   verb.lease = lease.str();
   privd_.call(std::move(verb), [this, lease, done = std::move(done)](Result<PrivdReply> reply) {
-    if (!reply.ok()) return done(reply.error());
-    if (reply->fds.empty()) return done(error(Code::Internal, "privd sent no TUN", "overlay.tun"));
+    // Held already: netd kept the descriptor while we were away.
+    const bool held = !reply.ok() && reply.error().field == "tun.held";
+    if (!reply.ok() && !held) return done(reply.error());
+    if (!held && reply->fds.empty()) return done(error(Code::Internal, "privd sent no TUN", "overlay.tun"));
     send(netd::AddLease{lease.str()}, [done](Result<netd::Reply> answer) {
       if (!answer.ok()) return done(answer.error());
       const auto* key = std::get_if<netd::LeaseKey>(&*answer);
       if (key == nullptr) return done(error(Code::Internal, "netd gave an unexpected answer", "overlay.attach"));
       done(key->public_key);
-    }, reply->fds[0].get());
+    }, held ? -1 : reply->fds[0].get());
   });
 }
 
