@@ -1,0 +1,338 @@
+#include "relay/relay.h"
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "base/rng.h"
+#include "crypto/cert.h"
+#include "crypto/random.h"
+#include "net/dial.h"
+#include "overlay/relay_protocol.h"
+#include "relay/client.h"
+#include "relay/client_hello.h"
+
+namespace muster::relay {
+namespace {
+
+namespace fs = std::filesystem;
+using crypto::Key32;
+
+bool eventually(const std::function<bool()>& condition, Millis patience = Millis(8000)) {
+  const auto until = net::deadline_in(patience);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(Millis(5));
+  }
+  return true;
+}
+
+// The real program with its files in a directory of its own.
+struct Process {
+  fs::path dir;
+  pid_t pid = -1;
+  int out = -1;
+  std::uint16_t port = 0, metrics_port = 0;
+  crypto::KeyAndCert ca = *crypto::create_ca("relay test", read_clocks().wall);
+  crypto::SigningKey controller = crypto::SigningKey::generate();
+
+  Process() {
+    char name[] = "/tmp/muster_relay_XXXXXX";
+    dir = ::mkdtemp(name);
+    write_certificate();
+    std::ofstream(dir / "controller") << base64(controller.public_key()) << "\n";
+    start();
+  }
+  ~Process() {
+    stop();
+    fs::remove_all(dir);
+  }
+  void write_certificate() const {
+    const auto cert = *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+    std::ofstream(dir / "cert.pem") << cert.cert_pem << ca.cert_pem;
+    std::ofstream(dir / "key.pem") << cert.key_pem;
+  }
+  std::string handoff() const { return (dir / "handoff").string(); }
+  void start() {
+    int pipe_fds[2];
+    ASSERT_EQ(::pipe(pipe_fds), 0);
+    const std::string program = fs::read_symlink("/proc/self/exe").parent_path() / "muster-relay";
+    const std::vector<std::string> args = {program, "--listen", "127.0.0.1:" + std::to_string(port), "--handoff", handoff(), "--cert", dir / "cert.pem",
+                                           "--key", dir / "key.pem", "--controller-key", dir / "controller", "--relay-id", "relay-1",
+                                           "--metrics", "127.0.0.1:0"};
+    std::vector<char*> argv;
+    for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
+    argv.push_back(nullptr);
+    pid = ::fork();
+    if (pid == 0) {
+      ::dup2(pipe_fds[1], 1);
+      ::close(pipe_fds[0]);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+    ::close(pipe_fds[1]);
+    FILE* lines = ::fdopen(pipe_fds[0], "r");
+    unsigned p = 0, m = 0;
+    ASSERT_EQ(std::fscanf(lines, "port %u metrics %u", &p, &m), 2);
+    std::fclose(lines);
+    port = static_cast<std::uint16_t>(p);
+    metrics_port = static_cast<std::uint16_t>(m);
+  }
+  int stop() {
+    if (pid < 0) return -1;
+    ::kill(pid, SIGTERM);
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    pid = -1;
+    return status;
+  }
+  net::Endpoint endpoint() const {
+    net::Endpoint e;
+    e.host = "127.0.0.1";
+    e.port = port;
+    e.ca_pem = ca.cert_pem;
+    e.use_proxy_env = false;
+    return e;
+  }
+  Bytes token(const crypto::X25519Pair& pair, std::uint64_t cluster, const std::string& relay = "relay-1") const {
+    return overlay::sign_relay_token(controller, {relay, cluster, pair.public_key, read_clocks().wall + Millis(60'000)});
+  }
+};
+
+struct Peer {
+  crypto::X25519Pair pair = crypto::x25519_generate();
+  std::unique_ptr<Client> client;
+  std::mutex mutex;
+  std::vector<std::pair<Key32, Bytes>> got;
+  std::atomic<int> gone{0}, refused{0};
+  void start(const Process& relay, Bytes token) {
+    client = std::make_unique<Client>(ClientOptions{relay.endpoint(), pair, std::move(token), Millis(50), Millis(400)});
+    client->start({[this](const Key32& from, ByteView data) {
+                     const std::lock_guard lock(mutex);
+                     got.emplace_back(from, Bytes(data.begin(), data.end()));
+                   },
+                   [this](const Key32&) { ++gone; },
+                   [this](ClientState state, const std::string&) { refused += state == ClientState::Refused; }});
+  }
+  bool up() const { return eventually([this] { return client->state() == ClientState::Up; }); }
+  std::size_t count() {
+    const std::lock_guard lock(mutex);
+    return got.size();
+  }
+};
+
+std::unique_ptr<net::Server> make_server(const Process& relay, const std::string& answer) {
+  const auto cert = *crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+  net::ServerHandlers handlers;
+  handlers.http = [answer](net::Request request, net::ResponderPtr responder) { responder->send({200, "text/plain", {}, answer + request.path}); };
+  auto server = net::Server::create(std::move(handlers), {cert.cert_pem + relay.ca.cert_pem, cert.key_pem}, {}, 1);
+  EXPECT_TRUE((*server)->adopt_from(relay.handoff()).ok());
+  return std::move(*server);
+}
+
+std::string scrape(const Process& relay) {
+  const net::Fd fd(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(relay.metrics_port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) return "";
+  (void)!::write(fd.get(), "GET /metrics HTTP/1.1\r\n\r\n", 25);
+  std::string out;
+  char buffer[4096];
+  for (ssize_t n = 0; (n = ::read(fd.get(), buffer, sizeof buffer)) > 0;) out.append(buffer, static_cast<std::size_t>(n));
+  return out;
+}
+
+TEST(Relay, MembersOfOneClusterExchangePackets) {
+  Process relay;
+  Peer a, b, stranger;
+  a.start(relay, relay.token(a.pair, 1));
+  b.start(relay, relay.token(b.pair, 1));
+  stranger.start(relay, relay.token(stranger.pair, 2));
+  ASSERT_TRUE(a.up() && b.up() && stranger.up());
+  for (std::size_t i = 0; i < 200; ++i) {
+    ASSERT_TRUE(a.client->send(b.pair.public_key, Bytes(1 + i * 7, static_cast<std::uint8_t>(i))));
+  }
+  ASSERT_TRUE(eventually([&] { return b.count() == 200; }));
+  for (std::size_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(b.got[i].first, a.pair.public_key);
+    EXPECT_EQ(b.got[i].second, Bytes(1 + i * 7, static_cast<std::uint8_t>(i)));
+  }
+  // Another cluster's member is as good as absent.
+  EXPECT_TRUE(stranger.client->send(b.pair.public_key, Bytes(10)));
+  EXPECT_TRUE(eventually([&] { return stranger.gone > 0; }));
+  EXPECT_EQ(b.count(), 200u);
+  EXPECT_FALSE(a.client->send(b.pair.public_key, Bytes(70'000))) << "too large";
+  const std::string metrics = scrape(relay);
+  EXPECT_NE(metrics.find("muster_relay_members 3\n"), std::string::npos) << metrics;
+  EXPECT_NE(metrics.find("muster_relay_packets_total 200\n"), std::string::npos);
+}
+
+TEST(Relay, RefusesForeignTokensAndWaitsForABetterOne) {
+  Process relay;
+  Peer a, thief;
+  thief.start(relay, relay.token(a.pair, 1));  // a token for another key
+  EXPECT_TRUE(eventually([&] { return thief.refused > 0; }));
+  a.start(relay, relay.token(a.pair, 1, "relay-2"));
+  EXPECT_TRUE(eventually([&] { return a.refused > 0; }));
+  EXPECT_NE(a.client->state(), ClientState::Up);
+  a.client->set_token(relay.token(a.pair, 1));
+  EXPECT_TRUE(a.up());
+}
+
+TEST(Relay, RefusesAReplayedHello) {
+  Process relay;
+  const auto pair = crypto::x25519_generate();
+  Bytes hello;
+  std::vector<overlay::RelayType> seen;
+  for (int round = 0; round < 2; ++round) {
+    auto connection = net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(3000)));
+    ASSERT_TRUE(connection.ok()) << connection.error().message;
+    overlay::FrameReader reader;
+    bool answered = false;
+    while (!answered) {
+      char buffer[4096];
+      const auto n = net::read_some(*connection, buffer, sizeof buffer, net::deadline_in(Millis(3000)));
+      ASSERT_TRUE(n.ok() && *n > 0);
+      reader.feed(as_bytes({buffer, *n}));
+      while (auto frame = *reader.next()) {
+        if (frame->type != overlay::RelayType::Challenge) {
+          seen.push_back(frame->type);
+          answered = true;
+          break;
+        }
+        if (round == 0) overlay::append_hello(hello, *overlay::make_hello(*overlay::parse_challenge(frame->body), pair, relay.token(pair, 1)));
+        ASSERT_TRUE(net::write_all(*connection, as_string(hello), net::deadline_in(Millis(3000))).ok());
+      }
+    }
+  }
+  EXPECT_EQ(seen, (std::vector{overlay::RelayType::Welcome, overlay::RelayType::Error}));
+}
+
+TEST(Relay, TheServerRestartsWhileMembersGoOn) {
+  Process relay;
+  Peer a, b;
+  a.start(relay, relay.token(a.pair, 1));
+  b.start(relay, relay.token(b.pair, 1));
+  ASSERT_TRUE(a.up() && b.up());
+  std::atomic<bool> done{false};
+  std::atomic<std::size_t> sent{0};
+  std::thread traffic([&] {
+    while (!done) {
+      sent += a.client->send(b.pair.public_key, Bytes(100));
+      std::this_thread::sleep_for(Millis(1));
+    }
+  });
+  auto server = make_server(relay, "one");
+  net::Client client(relay.endpoint());
+  auto r = client.call({.target = "/x"});
+  EXPECT_TRUE(r.ok() && r->body == "one/x") << (r.ok() ? r->body : r.error().message);
+  server.reset();
+  // No server: the connection waits in the relay and reaches the next one.
+  auto waiting = std::async(std::launch::async, [&] { return net::Client(relay.endpoint()).call({.target = "/y"}); });
+  std::this_thread::sleep_for(Millis(300));
+  server = make_server(relay, "two");
+  r = waiting.get();
+  EXPECT_TRUE(r.ok() && r->body == "two/y") << (r.ok() ? r->body : r.error().message);
+  done = true;
+  traffic.join();
+  EXPECT_TRUE(eventually([&] { return b.count() == sent; })) << b.count() << " of " << sent;
+  EXPECT_GT(sent, 100u);
+}
+
+TEST(Relay, TakesSlowHellosAndEndsHalfOnes) {
+  Process relay;
+  auto server = make_server(relay, "");
+  auto connect = [&] {
+    net::Fd fd(::socket(AF_INET, SOCK_STREAM, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(relay.port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    timeval limit{8, 0};
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    return fd;
+  };
+  char byte = 0;
+  const net::Fd plain = connect();
+  EXPECT_EQ(::write(plain.get(), "GET / HTTP/1.1\r\n\r\n", 18), 18);
+  EXPECT_LE(::read(plain.get(), &byte, 1), 0) << "not TLS: closed";
+  const net::Fd half = connect();
+  EXPECT_EQ(::write(half.get(), "\x16\x03\x01\x02\x00\x01", 6), 6);
+  EXPECT_LE(::read(half.get(), &byte, 1), 0) << "half a hello: closed after five seconds";
+  EXPECT_NE(errno, EAGAIN);
+  // A hello in two pieces reaches the server.
+  const auto ctx = net::client_context(relay.endpoint(), "http/1.1");
+  const net::SslPtr ssl(SSL_new(ctx->get()));
+  BIO* in = BIO_new(BIO_s_mem());
+  BIO* out = BIO_new(BIO_s_mem());
+  SSL_set_bio(ssl.get(), in, out);
+  ASSERT_TRUE(net::prepare_client(*ssl, relay.endpoint()).ok());
+  SSL_do_handshake(ssl.get());
+  char hello[8192];
+  const int size = BIO_read(out, hello, sizeof hello);
+  ASSERT_GT(size, 100);
+  const net::Fd slow = connect();
+  EXPECT_EQ(::write(slow.get(), hello, 50), 50);
+  std::this_thread::sleep_for(Millis(100));
+  EXPECT_EQ(::write(slow.get(), hello + 50, static_cast<std::size_t>(size - 50)), size - 50);
+  EXPECT_EQ(::read(slow.get(), &byte, 1), 1);
+  EXPECT_EQ(byte, 22) << "the server's hello";
+}
+
+TEST(Relay, ComesBackAndReloads) {
+  Process relay;
+  Peer a, again;
+  a.start(relay, relay.token(a.pair, 1));
+  ASSERT_TRUE(a.up());
+  EXPECT_EQ(relay.stop(), 0) << "SIGTERM is a clean end";
+  EXPECT_TRUE(eventually([&] { return a.client->state() != ClientState::Up; }));
+  EXPECT_FALSE(a.client->send(a.pair.public_key, Bytes(1)));
+  relay.start();
+  ASSERT_TRUE(a.up());
+  relay.ca = *crypto::create_ca("new", read_clocks().wall);
+  relay.write_certificate();
+  ::kill(relay.pid, SIGHUP);
+  EXPECT_TRUE(eventually([&] { return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok(); }));
+  EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
+}
+
+TEST(ClientHelloReader, SurvivesAnything) {
+  Rng rng(4);
+  net::Endpoint endpoint;
+  endpoint.ca_sha256 = Bytes(32);
+  const auto ctx = net::client_context(endpoint, "muster-relay/1");
+  const net::SslPtr ssl(SSL_new(ctx->get()));
+  BIO* out = BIO_new(BIO_s_mem());
+  SSL_set_bio(ssl.get(), BIO_new(BIO_s_mem()), out);
+  ASSERT_TRUE(net::prepare_client(*ssl, endpoint).ok());
+  SSL_do_handshake(ssl.get());
+  Bytes hello(8192);
+  hello.resize(static_cast<std::size_t>(BIO_read(out, hello.data(), static_cast<int>(hello.size()))));
+  const ClientHello whole = read_client_hello(hello);
+  EXPECT_EQ(whole.kind, ClientHello::Kind::Hello);
+  EXPECT_EQ(whole.alpn, std::vector<std::string>{"muster-relay/1"});
+  EXPECT_EQ(whole.server_name, "muster");
+  for (std::size_t n = 0; n < hello.size(); ++n) EXPECT_EQ(read_client_hello(ByteView(hello).first(n)).kind, ClientHello::Kind::NeedMore) << n;
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes bad = hello;
+    for (int flips = 0; flips < 5; ++flips) bad[rng.below(bad.size())] = static_cast<std::uint8_t>(rng.next());
+    (void)read_client_hello(bad);
+  }
+}
+
+}  // namespace
+}  // namespace muster::relay
