@@ -1,0 +1,90 @@
+#include "cli/cli.h"
+
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "cli/completion.h"
+#include "cli/shell.h"
+#include "cli/terminal.h"
+
+namespace muster::cli {
+
+namespace {
+constexpr const char* kVersion = "0.1.0";
+
+Result<int> version(Shell& shell) {
+  auto out = wire::Json::object();
+  out.set("client", wire::Json::string(kVersion));
+  std::string server = "not logged in";
+  if (auto api = shell.api(); api.ok()) {
+    (*api)->set_patience(Millis(0));
+    auto info = (*api)->get("/api/v1/server");
+    if (info.ok()) out.set("server", *info);
+    server = info.ok() ? clean((*info)["version"].text()) + ", " + clean((*info)["serverId"].text()) : info.error().message;
+  }
+  shell.show(out, [&] { return fmt::format("muster {}\nserver {}\n", kVersion, server); });
+  return 0;
+}
+
+void collect(const CLI::App& app, const std::string& path, std::map<std::string, std::vector<std::string>>& out) {
+  auto& words = out[path];
+  for (const auto* option : app.get_options())
+    for (const auto& name : option->get_lnames()) words.push_back("--" + name);
+  for (const auto* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    words.push_back(sub->get_name());
+    collect(*sub, path.empty() ? sub->get_name() : path + " " + sub->get_name(), out);
+  }
+}
+
+}  // namespace
+
+void add_version(CLI::App& app, Shell& shell) {
+  app.add_subcommand("version", "Version of this command and of the server")->callback([&shell] { shell.action = [&shell] { return version(shell); }; });
+}
+
+void add_completion(CLI::App& app, Shell& shell) {
+  auto kind = std::make_shared<std::string>();
+  auto* command = app.add_subcommand("completion", "Print completion code for a shell");
+  command->add_option("shell", *kind, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  command->footer("Example:\n  muster completion bash > ~/.local/share/bash-completion/completions/muster");
+  command->callback([kind, &app, &shell] {
+    shell.action = [kind, &app]() -> Result<int> {
+      std::map<std::string, std::vector<std::string>> words;
+      collect(app, "", words);
+      const std::string text = completion_script(*kind, words);
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      return 0;
+    };
+  });
+}
+
+int run(int argc, const char* const* argv) {
+  start_signals();
+  Shell shell;
+  CLI::App app("muster: Ray clusters from machines that anyone owns", "muster");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.add_option("--output,-o", shell.output, "table, json or yaml")->check(CLI::IsMember({"table", "json", "yaml"}));
+  app.add_option("--context", shell.context, "which login of the config to use");
+  app.add_option("--project", shell.project, "project for new clusters and jobs");
+  app.footer("Start here:\n  muster login https://HOST --ca-sha256 HEX --user NAME\n  muster up default.yaml\n  muster job submit --cluster default --working-dir . -- python script.py\n"
+             "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 server not reachable, 130 interrupted;\nexec, submit and job submit end with the command's own code.");
+  for (const auto add : {add_login, add_up, add_down, add_status, add_exec, add_rsync, add_logs, add_job, add_forward, add_queue, add_nodes, add_top, add_events, add_token, add_accounts, add_completion, add_version}) add(app, shell);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& fault) {
+    return app.exit(fault) == 0 ? 0 : 2;
+  }
+  if (!shell.action) {
+    std::fputs(app.help().c_str(), stdout);
+    return 2;
+  }
+  const Result<int> result = shell.action();
+  if (result.ok()) return *result;
+  say(error_text(result.error()));
+  return exit_code(result.error());
+}
+
+}  // namespace muster::cli
