@@ -24,7 +24,7 @@ constexpr std::size_t kDatagramMax = 65'536;
 
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
 struct NetdLease::Inbox {
-  struct Item { std::size_t relay; crypto::Key32 member; Bytes datagram; bool gone = false; };
+  struct Item { std::size_t relay; crypto::Key32 member; Bytes datagram; enum class Kind : std::uint8_t { Packet, Gone, Up } kind = Kind::Packet; };
   std::mutex mutex;
   std::vector<Item> items;   // under mutex
   std::size_t bytes = 0;     // under mutex
@@ -170,11 +170,14 @@ Status NetdLease::configure_relays(const netd::Configure& config) {
     auto client = std::make_unique<relay::Client>(std::move(options));
     relay::ClientCallbacks callbacks;
     callbacks.on_packet = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& source, ByteView payload) {
-      Inbox::put(inbox, poller, {i, source, Bytes(payload.begin(), payload.end()), false});
+      Inbox::put(inbox, poller, {i, source, Bytes(payload.begin(), payload.end())});
     };
-    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) { Inbox::put(inbox, poller, {i, peer, {}, true}); };
-    callbacks.on_state = [name = name_, at = wanted[i]](relay::ClientState state, const std::string& detail) {
-      if (state == relay::ClientState::Up) log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
+    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) { Inbox::put(inbox, poller, {i, peer, {}, Inbox::Item::Kind::Gone}); };
+    callbacks.on_state = [inbox = inbox_, &poller = poller_, i, name = name_, at = wanted[i]](relay::ClientState state, const std::string& detail) {
+      if (state == relay::ClientState::Up) {
+        log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
+        Inbox::put(inbox, poller, {i, {}, {}, Inbox::Item::Kind::Up});
+      }
       if (state == relay::ClientState::Refused) log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
     };
     client->start(std::move(callbacks));
@@ -194,10 +197,16 @@ void NetdLease::drain() {
   const Now now = read_clocks();
   for (const Inbox::Item& item : items) {
     if (item.relay >= relays_.size()) continue;
-    if (item.gone) {
+    if (item.kind == Inbox::Item::Kind::Up) {
+      member_->relay_up(now);
+      continue;
+    }
+    if (!member_->knows(item.member)) continue;
+    if (item.kind == Inbox::Item::Kind::Gone) {
       // Not on that relay: try the next one with the next packet.
       std::size_t& at = relay_of_[item.member];
       if (at == item.relay) at = (at + 1) % relays_.size();
+      member_->relay_lacks(item.member, now);
       continue;
     }
     relay_of_[item.member] = item.relay;

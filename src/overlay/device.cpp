@@ -412,6 +412,12 @@ void Device::start_handshake(const Key32& key, const Now& now, Sink& sink) {
   if (Peer* peer = impl_->find(key); peer != nullptr && !peer->pending) impl_->initiate(*peer, now, sink, false);
 }
 
+void Device::hurry(const Key32& key, Millis within, const Now& now) {
+  Peer* peer = impl_->find(key);
+  if (peer == nullptr || !peer->pending) return;
+  peer->pending->retry_after = std::min(peer->pending->retry_after, now.lease - peer->pending->sent_at + within);
+}
+
 void Device::tick(const Now& now, Sink& sink) {
   for (auto& [key, peer] : impl_->peers) impl_->tick_peer(*peer, now, sink);
 }

@@ -80,6 +80,8 @@ class Device {
   // A message to the peer's Device, sealed like a packet, to this endpoint; false without a session. First byte < 0x10.
   bool send_control(const Key32& peer, const Endpoint& to, ByteView message, const Now& now, Sink& sink);
   void start_handshake(const Key32& peer, const Now& now, Sink& sink);  // at most every 5 s
+  // A handshake that waits for its answer is tried again within this time: the way to the peer has just changed.
+  void hurry(const Key32& peer, Millis within, const Now& now);
   void tick(const Now& now, Sink& sink);
   std::vector<PeerStats> stats() const;
 

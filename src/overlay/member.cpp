@@ -12,6 +12,7 @@ constexpr std::uint8_t kPing = 1, kPong = 2;
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64;
+constexpr Millis kAskAgain{500};
 constexpr int kFullEvery = 8;  // on a proven path every eighth probe is of full size again
 
 DeviceOptions device_options() {
@@ -164,6 +165,12 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   if (!path.direct) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
   path.next_probe = now.lease + (path.direct ? kProbeEvery : path.backoff);
 }
+
+void Member::relay_up(const Now& now) {
+  for (const auto& [key, path] : paths_) device_.hurry(key, Millis(0), now);
+}
+
+void Member::relay_lacks(const Key32& member, const Now& now) { device_.hurry(member, kAskAgain, now); }
 
 void Member::tick(const Now& now, Out& out) {
   Wire wire(*this, out, now);

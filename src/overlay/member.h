@@ -38,11 +38,14 @@ class Member {
   ~Member();
   // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected.
   Result<std::size_t> set_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers);
+  bool knows(const Key32& member) const { return paths_.contains(member); }
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
+  void relay_up(const Now& now);                           // what was sent before got lost: handshakes go out again
+  void relay_lacks(const Key32& member, const Now& now);   // the relay knows no such member (yet): ask again soon
   void tick(const Now& now, Out& out);
   std::vector<MemberStats> stats() const;
 

@@ -177,6 +177,17 @@ TEST_F(Net, DirectWorksWithoutAnyRelay) {
   EXPECT_TRUE(delivers(0, 1));
 }
 
+TEST_F(Net, HandshakesDoNotWaitForALateRelay) {
+  relay_up = false;
+  build(2, false);
+  EXPECT_FALSE(delivers(0, 1));
+  relay_up = true;
+  machines[0]->member->relay_up(now);
+  run(500ms);
+  EXPECT_EQ(machines[1]->tun.size(), 1U);  // what was staged
+  EXPECT_TRUE(delivers(0, 1));
+}
+
 TEST_F(Net, RemovedMemberIsCutOffAtOnce) {
   build(3, false);
   ASSERT_TRUE(delivers(0, 2));
