@@ -110,6 +110,7 @@ using Event = std::variant<OrgCreated, ProjectCreated, PrincipalCreated, Princip
                            RequestsAged, Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
+std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times
 std::string event_subject(const Event& event);    // the id it is about ("cl-3"), empty for the platform
 
 }  // namespace muster::control

@@ -430,23 +430,33 @@ Result<std::vector<std::pair<std::string, Bytes>>> SqliteStore::list_side(const 
   return out;
 }
 
-Status SqliteStore::backup(const std::string& path) const {
-  if (::access(path.c_str(), F_OK) == 0) return error(Code::AlreadyExists, path + " is there already; name a new file for the backup");
-  TRY_VOID(Connection::open(path + ".part", options_.vfs));
-  auto target = Connection::open(path + ".part", options_.vfs);
+namespace {
+// One plain file, complete in itself, and only then under its name.
+Status copy_database(const std::string& from, const std::string& to, const std::string& vfs) {
+  if (::access(to.c_str(), F_OK) == 0) return error(Code::AlreadyExists, to + " is there already; name a new file");
+  const std::string part = to + ".part";
+  ::unlink(part.c_str());
+  auto target = Connection::open(part, vfs);
   if (!target) return target.error();
-  auto source = Connection::open(options_.path, options_.vfs);
+  auto source = Connection::open(from, vfs);
   if (!source) return source.error();
   sqlite3_backup* copy = sqlite3_backup_init(target->handle(), "main", source->handle(), "main");
-  if (copy == nullptr) return target->last_error("begin the backup");
+  if (copy == nullptr) return target->last_error("begin the copy");
   const int rc = sqlite3_backup_step(copy, -1);
   sqlite3_backup_finish(copy);
   if (rc != SQLITE_DONE) return target->last_error("copy the journal");
-  // One plain file, complete in itself, and only then under its name.
   TRY_VOID(target->run("PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE;"));
   *target = Connection();
-  if (::rename((path + ".part").c_str(), path.c_str()) != 0) return error(Code::Unavailable, "cannot name the finished backup " + path);
+  if (::rename(part.c_str(), to.c_str()) != 0) return error(Code::Unavailable, "cannot name the finished copy " + to);
   return {};
+}
+}  // namespace
+
+Status SqliteStore::backup(const std::string& path) const { return copy_database(options_.path, path, options_.vfs); }
+
+Status SqliteStore::restore(const std::string& backup, const std::string& path) {
+  if (::access(backup.c_str(), R_OK) != 0) return error(Code::NotFound, "there is no readable backup at " + backup);
+  return copy_database(backup, path, {});
 }
 
 }  // namespace muster::store

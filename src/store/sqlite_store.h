@@ -42,6 +42,9 @@ class SqliteStore final : public journal::Store {
                                                                std::size_t limit) const override;
   // A consistent copy into a new file (mode 0600) while the store is in use. AlreadyExists when `path` is there.
   Status backup(const std::string& path) const;
+  // Makes the journal file `path` out of a backup; AlreadyExists when it is there. Raise the incarnation before anything else
+  // uses it (engine/tools.h).
+  static Status restore(const std::string& backup, const std::string& path);
   std::uint64_t transactions() const { return transactions_.load(); }  // group commits so far
 
  private:

@@ -8,6 +8,7 @@
 
 #include "contract/engine_loop.h"
 #include "engine/runner.h"
+#include "engine/tools.h"
 
 namespace muster::contract {
 namespace {
@@ -94,6 +95,36 @@ TEST(RunnerOnMemory, StoppingAnswersEverybody) {
     }
   }
   EXPECT_EQ(answers.load(), 2'000);
+}
+
+TEST(JournalTools, VerifyShowExportBackupRestore) {
+  SqliteDisk disk(true, "");
+  TempDir elsewhere;
+  auto opened = store::SqliteStore::open({disk.path(), "", true, 16});
+  std::shared_ptr<store::SqliteStore> store(std::move(*opened));
+  {
+    auto runner = start(store, 20);
+    for (int i = 0; i < 50; ++i) ASSERT_TRUE(runner->submit_wait(Lane::Operator, control::CreateOrg{"org" + std::to_string(i)}, operator_actor()));
+  }
+  const auto report = engine::verify(*store);
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_GT(report->snapshot_seq, 0u);
+  EXPECT_EQ(report->incarnation, 1u);
+  std::vector<std::string> lines;
+  ASSERT_TRUE(engine::show(*store, 2, 3, [&](const std::string& line) { lines.push_back(line); }));
+  ASSERT_TRUE(engine::export_json(*store, 2, 2, [&](const std::string& line) { lines.push_back(line); }));
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_NE(lines[0].find("[[\"org-1\",\"org0\"]]"), std::string::npos) << lines[0];
+  EXPECT_NE(lines[2].find("\"actor\":\"usr-1\""), std::string::npos) << lines[2];
+  const std::string backup = elsewhere.file("backup.db"), restored = elsewhere.file("restored.db");
+  ASSERT_TRUE(store->backup(backup));
+  ASSERT_TRUE(store::SqliteStore::restore(backup, restored));
+  EXPECT_EQ(store::SqliteStore::restore(backup, restored).error().code, Code::AlreadyExists);
+  auto copy = store::SqliteStore::open({restored, "", true, 16});
+  const auto raised = engine::raise_incarnation(**copy, read_clocks(), "restored from a backup");
+  ASSERT_TRUE(raised) << raised.error().message;
+  EXPECT_EQ(*raised, 2u);
+  EXPECT_EQ(engine::verify(**copy).value().entries, report->entries + 2);
 }
 
 // The child reports every acknowledged name on the pipe until it is killed.
