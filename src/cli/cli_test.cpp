@@ -1,0 +1,344 @@
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "cli/api.h"
+#include "cli/archive.h"
+#include "cli/channel.h"
+#include "cli/completion.h"
+#include "cli/config.h"
+#include "cli/follow.h"
+#include "cli/forward.h"
+#include "cli/http_gate.h"
+#include "cli/request.h"
+#include "cli/shell.h"
+#include "cli/table.h"
+
+namespace muster::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+wire::Json json(const std::string& text) {
+  auto parsed = wire::parse_json(text);
+  EXPECT_TRUE(parsed.ok()) << text;
+  return parsed.ok() ? *parsed : wire::Json();
+}
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("muster_cli_test_" + std::to_string(::getpid()));
+  Folder() { fs::remove_all(path); fs::create_directories(path); }
+  ~Folder() { fs::remove_all(path); }
+  void put(const std::string& name, const std::string& text) const {
+    fs::create_directories((path / name).parent_path());
+    std::ofstream(path / name, std::ios::binary) << text;
+  }
+};
+std::string slurp(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// ---- output
+TEST(TableText, AlignsByCodePointsAndCleans) {
+  Table table({"A", "LONGER"});
+  table.add({"grün", "x"});
+  table.add({"\033[31mred\a", ""});
+  EXPECT_EQ(table.text(false), "A        LONGER\ngrün     x\n[31mred  -\n");
+  EXPECT_NE(table.text(true).find("\033[1mA\033[0m"), std::string::npos);
+}
+TEST(TableText, YamlQuotesWhatNeedsIt) {
+  EXPECT_EQ(yaml_text(json(R"({"a":"x","b":"true","c":[{"d":1,"e":""},"y: z"],"f":{},"g":[]})")), "a: x\nb: \"true\"\nc:\n  - d: 1\n    e: \"\"\n  - \"y: z\"\nf: {}\ng: []\n");
+}
+TEST(TableText, Units) {
+  EXPECT_EQ(size_text(1536), "1.5 KiB");
+  EXPECT_EQ(size_text(12), "12 B");
+  EXPECT_EQ(duration_text(200), "3 m 20 s");
+  EXPECT_EQ(parse_duration("2h30m"), 9'000);
+  EXPECT_EQ(parse_duration("90"), 90);
+  EXPECT_FALSE(parse_duration("1x"));
+  EXPECT_FALSE(parse_duration(""));
+  EXPECT_FALSE(parse_duration("-5"));
+  EXPECT_EQ(quote_shell({"python", "a b.py", "it's"}), "python 'a b.py' 'it'\\''s'");
+  EXPECT_EQ(quote_shell({"echo $HOME && ls"}), "echo $HOME && ls");
+  EXPECT_EQ(escape_url("a b/%"), "a%20b%2F%25");
+}
+
+// ---- difference
+TEST(Difference, NamesTheLeaves) {
+  const auto before = json(R"({"image":"a","spares":0,"groups":[{"name":"w","min":1}],"env":{"A":"1"}})");
+  const auto after = json(R"({"image":"b","groups":[{"name":"w","min":2}],"env":{"A":"1","B":"2"},"egress":true})");
+  EXPECT_EQ(difference(before, after), (std::vector<std::string>{"egress: (nothing) -> true", "env.B: (nothing) -> \"2\"", "groups[w].min: 1 -> 2", "image: \"a\" -> \"b\""}));
+  EXPECT_TRUE(difference(before, before).empty());
+  EXPECT_EQ(difference(before, after, 2).back(), "... and 2 more");
+}
+TEST(Difference, SpecSurvivesItsJson) {
+  ClusterSpec spec;
+  spec.name = "x";
+  spec.groups.push_back({.name = "w", .min = 1, .max = 2});
+  const auto first = spec_json(spec);
+  EXPECT_EQ(first["groups"].items().size(), 1u);
+  spec.spares = 2;
+  EXPECT_EQ(difference(first, spec_json(spec)).size(), 1u);
+}
+
+// ---- archives
+TEST(Archive, ZipIsReadByPython) {
+  Folder folder;
+  folder.put("src/b.txt", "bee");
+  folder.put("src/a/deep.py", std::string(200'000, 'x'));
+  folder.put("src/.gitignore", "*.log\n/out/\n");
+  folder.put("src/run.log", "no");
+  folder.put("src/out/x", "no");
+  folder.put("src/.git/config", "no");
+  folder.put("src/grün.txt", "");
+  auto packed = pack((folder.path / "src").string(), Format::Zip);
+  ASSERT_TRUE(packed.ok()) << packed.error().message;
+  const TemporaryFile temporary(packed->file);
+  EXPECT_EQ(packed->files, 4u);
+  const std::string script = "import zipfile,sys; z=zipfile.ZipFile(sys.argv[1]); assert z.testzip() is None; assert z.namelist()==['.gitignore','a/deep.py','b.txt','gr\\u00fcn.txt'], z.namelist(); assert z.read('b.txt')==b'bee'";
+  EXPECT_EQ(std::system(("python3 -c \"" + script + "\" " + packed->file).c_str()), 0);
+  auto again = pack((folder.path / "src/").string(), Format::Zip);
+  ASSERT_TRUE(again.ok());
+  const TemporaryFile second(again->file);
+  EXPECT_EQ(again->sha256, packed->sha256);
+}
+TEST(Archive, TarRoundTripInPieces) {
+  Folder folder;
+  const std::string long_name = std::string(80, 'd') + "/" + std::string(90, 'f');
+  folder.put("src/" + long_name, "long");
+  folder.put("src/big", std::string(70'001, 'q'));
+  folder.put("src/empty", "");
+  fs::create_symlink("/etc/passwd", folder.path / "src/link");
+  auto packed = pack((folder.path / "src").string(), Format::Tar);
+  ASSERT_TRUE(packed.ok());
+  const TemporaryFile temporary(packed->file);
+  EXPECT_EQ(packed->skipped, 1u);
+  EXPECT_EQ(std::system(("tar -tf " + packed->file + " >/dev/null").c_str()), 0);
+  fs::create_directories(folder.path / "dst");
+  Unpacker unpacker((folder.path / "dst").string());
+  const std::string bytes = slurp(packed->file);
+  for (std::size_t at = 0; at < bytes.size(); at += 333) ASSERT_TRUE(unpacker.feed(std::string_view(bytes).substr(at, 333)).ok());
+  ASSERT_TRUE(unpacker.finish().ok());
+  EXPECT_EQ(slurp(folder.path / "dst" / long_name), "long");
+  EXPECT_EQ(slurp(folder.path / "dst/big").size(), 70'001u);
+  EXPECT_TRUE(fs::exists(folder.path / "dst/empty"));
+}
+TEST(Archive, UnpackStaysInside) {
+  Folder folder;
+  folder.put("evil", "x");
+  ASSERT_EQ(std::system(("cd " + folder.path.string() + " && tar -cPf evil.tar --transform 's,evil,../out,' evil").c_str()), 0);
+  fs::create_directories(folder.path / "dst");
+  Unpacker unpacker((folder.path / "dst").string());
+  EXPECT_FALSE(unpacker.feed(slurp(folder.path / "evil.tar")).ok());
+  EXPECT_FALSE(fs::exists(folder.path / "out"));
+  Unpacker noise((folder.path / "dst").string());
+  EXPECT_FALSE(noise.feed(std::string(512, 'z')).ok());
+  fs::create_directory_symlink(folder.path, folder.path / "dst/evil");
+  folder.put("in/evil/planted", "x");
+  auto packed = pack((folder.path / "in").string(), Format::Tar);
+  const TemporaryFile temporary(packed->file);
+  Unpacker linked((folder.path / "dst").string());
+  EXPECT_FALSE(linked.feed(slurp(packed->file)).ok());
+  EXPECT_FALSE(fs::exists(folder.path / "planted"));
+}
+TEST(Archive, Patterns) {
+  EXPECT_TRUE(matches("*.pyc", "a/b/c.pyc"));
+  EXPECT_TRUE(matches("**/.git", ".git"));
+  EXPECT_TRUE(matches("**/.git/**", "x/.git"));
+  EXPECT_TRUE(matches("a/*.txt", "a/b.txt"));
+  EXPECT_FALSE(matches("a/*.txt", "c/a/b.txt"));
+  EXPECT_FALSE(matches("b", "ab"));
+}
+
+// ---- API
+class FakeTransport : public Transport {
+ public:
+  struct State { std::vector<Call> calls; std::vector<Result<net::Response>> answers; std::vector<std::vector<std::string>> chunks; Millis slept{0}; };
+  explicit FakeTransport(State& state) : state_(state) {}
+  Result<net::Response> call(const Call& call) override { return next(call); }
+  Result<net::Response> stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk) override {
+    if (!state_.chunks.empty()) {
+      for (const auto& chunk : state_.chunks.front()) on_chunk(chunk);
+      state_.chunks.erase(state_.chunks.begin());
+    }
+    return next(call);
+  }
+  Result<net::Response> upload(const Call& call, const std::string&, const std::function<void(std::uint64_t)>&) override { return next(call); }
+  void sleep(Millis time) override { state_.slept = state_.slept + time; }
+
+ private:
+  Result<net::Response> next(const Call& call) {
+    state_.calls.push_back(call);
+    if (state_.answers.empty()) return error(Code::Internal, "no answer left");
+    auto answer = state_.answers.front();
+    state_.answers.erase(state_.answers.begin());
+    return answer;
+  }
+  State& state_;
+};
+net::Response ok(const std::string& body) { return {.status = 200, .body = body}; }
+Api api_of(FakeTransport::State& state) { return {std::make_unique<FakeTransport>(state), Account{.server = "https://x", .token = "secret"}}; }
+
+TEST(ApiCalls, MutationsRetryUnderOneKey) {
+  FakeTransport::State state;
+  state.answers = {error(Code::Unavailable, "lost"), net::Response{.status = 503, .body = R"({"code":"unavailable","detail":"later"})"}, ok(R"({"id":"cl-1"})")};
+  auto api = api_of(state);
+  const auto answer = api.send("POST", "/api/v1/clusters", "{}");
+  ASSERT_TRUE(answer.ok()) << answer.error().message;
+  ASSERT_EQ(state.calls.size(), 3u);
+  EXPECT_EQ(state.calls[0].headers.at("idempotency-key").size(), 32u);
+  EXPECT_EQ(state.calls[0].headers.at("idempotency-key"), state.calls[2].headers.at("idempotency-key"));
+  EXPECT_EQ(state.calls[0].headers.at("authorization"), "Bearer secret");
+  EXPECT_EQ(state.slept, Millis(600));
+}
+TEST(ApiCalls, ProblemsBecomeErrors) {
+  FakeTransport::State state;
+  state.answers = {net::Response{.status = 404, .body = R"({"code":"not_found","detail":"no such cluster","field":"id"})"}, net::Response{.status = 403, .body = "<html>"}};
+  auto api = api_of(state);
+  const auto missing = api.get("/api/v1/clusters/x");
+  EXPECT_EQ(missing.error(), error(Code::NotFound, "no such cluster", "id"));
+  EXPECT_EQ(exit_code(missing.error()), 3);
+  EXPECT_EQ(exit_code(api.get("/x").error()), 4);
+  EXPECT_EQ(exit_code(error(Code::Unavailable, "")), 5);
+  EXPECT_EQ(exit_code(error(Code::InvalidArgument, "")), 2);
+  EXPECT_EQ(exit_code(error(Code::Aborted, "")), 1);
+}
+TEST(ApiCalls, ListsFollowTheCursor) {
+  FakeTransport::State state;
+  state.answers = {ok(R"({"items":[{"id":"a"}],"nextCursor":"p 2"})"), ok(R"({"items":[{"id":"b"}],"nextCursor":""})")};
+  auto api = api_of(state);
+  const auto items = api.list("/api/v1/nodes");
+  ASSERT_TRUE(items.ok());
+  EXPECT_EQ(items->size(), 2u);
+  EXPECT_EQ(state.calls[1].target, "/api/v1/nodes?limit=500&cursor=p%202");
+}
+TEST(ApiCalls, UploadChecksTheDigest) {
+  FakeTransport::State state;
+  state.answers = {ok(R"({"digest":"aa","bytes":"1"})"), ok(R"({"digest":"bb","bytes":"1"})")};
+  auto api = api_of(state);
+  EXPECT_TRUE(api.upload("f", "aa", nullptr).ok());
+  EXPECT_EQ(api.upload("f", "aa", nullptr).error().code, Code::DataLoss);
+}
+
+// ---- following
+TEST(Follow, ResumesAtTheByteAndEndsWithTheJob) {
+  FakeTransport::State state;
+  const std::string running = R"({"id":"job-1","state":"running","attempt":1})";
+  state.chunks = {{"one ", "two "}, {}, {"three"}, {}};
+  state.answers = {ok(running), error(Code::Unavailable, "cut"), ok(running), error(Code::Unavailable, "down"), ok(running), ok(""), ok(R"({"id":"job-1","state":"failed","attempt":1,"exitCode":7})"), ok("")};
+  auto api = api_of(state);
+  std::string log;
+  const auto end = follow_job(api, "job-1", {}, {[&](std::string_view bytes) { log += bytes; }, nullptr});
+  ASSERT_TRUE(end.ok()) << end.error().message;
+  EXPECT_EQ(log, "one two three");
+  EXPECT_EQ(job_exit_code(*end), 7);
+  EXPECT_EQ(state.calls[3].target, "/api/v1/jobs/job-1/logs?offset=8&attempt=1&follow=true");
+  EXPECT_EQ(state.calls[7].target, "/api/v1/jobs/job-1/logs?offset=13&attempt=1");
+}
+TEST(Follow, ANewAttemptStartsItsLogAnew) {
+  FakeTransport::State state;
+  state.chunks = {{"first"}, {"second"}};
+  state.answers = {ok(R"({"id":"job-1","state":"running","attempt":1})"), ok(""), ok(R"({"id":"job-1","state":"succeeded","attempt":2})"), ok("")};
+  auto api = api_of(state);
+  std::string log, notes;
+  const auto end = follow_job(api, "job-1", {}, {[&](std::string_view bytes) { log += bytes; }, [&](const std::string& note) { notes += note; }});
+  ASSERT_TRUE(end.ok());
+  EXPECT_EQ(log, "firstsecond");
+  EXPECT_NE(notes.find("attempt 2"), std::string::npos);
+  EXPECT_EQ(state.calls[3].target, "/api/v1/jobs/job-1/logs?offset=0&attempt=2");
+  EXPECT_EQ(job_exit_code(*end), 0);
+}
+TEST(Follow, SseInAnyPieces) {
+  const std::string text = ": hello\n\nid: 7\nevent: cluster\ndata: {\"a\":1}\n\ndata: x\ndata: y\r\n\r\n";
+  for (std::size_t size = 1; size < 12; ++size) {
+    SseParser parser;
+    std::vector<SseEvent> events;
+    for (std::size_t at = 0; at < text.size(); at += size) parser.feed(std::string_view(text).substr(at, size), [&](const SseEvent& e) { events.push_back(e); });
+    ASSERT_EQ(events.size(), 2u);
+    EXPECT_EQ(events[0].id + events[0].type + events[0].data, "7cluster{\"a\":1}");
+    EXPECT_EQ(events[1].data, "x\ny");
+    EXPECT_EQ(events[1].id, "7");
+  }
+}
+
+// ---- gate
+TEST(Gate, OneTimeLinkThenCookie) {
+  HttpGate gate(8265, "once", "cookie1", "raytoken");
+  EXPECT_EQ(gate.link(), "http://localhost:8265/?muster=once");
+  const std::string host = "Host: localhost:8265\r\n";
+  EXPECT_NE(gate.decide("GET / HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
+  EXPECT_NE(gate.decide("GET /?muster=wrong HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
+  const auto first = gate.decide("GET /?muster=once HTTP/1.1\r\n" + host + "\r\n");
+  EXPECT_FALSE(first.pass);
+  EXPECT_NE(first.text.find("303"), std::string::npos);
+  EXPECT_NE(first.text.find("Set-Cookie: muster_forward=cookie1; Path=/; HttpOnly; SameSite=Strict\r\n"), std::string::npos);
+  EXPECT_EQ(first.text.find("raytoken"), std::string::npos);
+  EXPECT_NE(gate.decide("GET /?muster=once HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
+  EXPECT_NE(gate.decide("GET /?muster= HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
+  const auto pass = gate.decide("GET /api HTTP/1.1\r\n" + host + "Cookie: a=1; muster_forward=cookie1\r\nAuthorization: Bearer other\r\nConnection: keep-alive\r\n\r\n");
+  ASSERT_TRUE(pass.pass);
+  EXPECT_EQ(pass.text, "GET /api HTTP/1.1\r\nHost: localhost:8265\r\nCookie: a=1\r\nAuthorization: Bearer raytoken\r\nConnection: close\r\n\r\n");
+}
+TEST(Gate, HostAndOriginAreChecked) {
+  HttpGate gate(8265, "once", "c", "t");
+  const std::string cookie = "Cookie: muster_forward=c\r\n\r\n";
+  EXPECT_TRUE(gate.decide("GET / HTTP/1.1\r\nHost: 127.0.0.1:8265\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GET / HTTP/1.1\r\nHost: evil.example:8265\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GET / HTTP/1.1\r\nHost: localhost:80\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GET / HTTP/1.1\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GET / HTTP/1.1\r\nHost: localhost:8265\r\nHost: evil\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: http://evil.example\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: null\r\n" + cookie).pass);
+  EXPECT_TRUE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: http://localhost:8265\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GET http://x/ HTTP/1.1\r\nHost: localhost:8265\r\n" + cookie).pass);
+  EXPECT_FALSE(gate.decide("GARBAGE\r\n\r\n").pass);
+  EXPECT_NE(gate.decide("GET /ws HTTP/1.1\r\nHost: localhost:8265\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + cookie).text.find("Connection: Upgrade"), std::string::npos);
+}
+
+// ---- the rest
+TEST(Config, IsKeptPrivate) {
+  Folder folder;
+  const std::string path = (folder.path / "muster/config.json").string();
+  Config config;
+  config.accounts["default"] = {"https://h", "PEM", "tok", "alice", "p"};
+  ASSERT_TRUE(save_config(path, config).ok());
+  EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_EQ(fs::status(fs::path(path).parent_path()).permissions(), fs::perms::owner_all);
+  const auto back = load_config(path);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(*back, config);
+  EXPECT_TRUE(load_config((folder.path / "none").string())->accounts.empty());
+  folder.put("bad.json", "{");
+  EXPECT_FALSE(load_config((folder.path / "bad.json").string()).ok());
+  EXPECT_EQ(choose_account({}, "").error().code, Code::Unauthenticated);
+}
+TEST(Arguments, Tunnels) {
+  EXPECT_EQ(parse_tunnel("18265:8265")->local, 18'265);
+  EXPECT_EQ(parse_tunnel("8265")->remote, 8'265);
+  EXPECT_EQ(parse_tunnel("0:80")->local, 0);
+  for (const char* bad : {"", ":", "a", "0", "70000", "80:", "1:2:3"}) EXPECT_FALSE(parse_tunnel(bad).ok()) << bad;
+}
+TEST(Arguments, ExecTargetsAndExits) {
+  EXPECT_EQ(exec_target({.cluster = "a b", .slot = "slot-2", .argv = {"sh", "-c", "x y"}, .tty = true, .rows = 3, .cols = 4}), "/api/v1/clusters/a%20b/exec?argv=sh&argv=-c&argv=x%20y&tty=1&rows=3&cols=4&slot=slot-2");
+  EXPECT_EQ(parse_exit(std::string("\0\0\1\2boom", 8))->code, 258);
+  EXPECT_EQ(parse_exit(std::string("\xff\xff\xff\xff", 4))->code, -1);
+  EXPECT_FALSE(parse_exit("abc"));
+}
+TEST(Arguments, ClusterNameFromFile) {
+  Folder folder;
+  folder.put("c.yaml", "cluster_name: fromfile\nprovider: {type: aws}\n");
+  EXPECT_EQ(*cluster_name((folder.path / "c.yaml").string()), "fromfile");
+  EXPECT_EQ(*cluster_name("plain"), "plain");
+  EXPECT_EQ(cluster_name("missing.yaml").error().code, Code::NotFound);
+}
+TEST(Completion, BashKnowsSubcommands) {
+  const auto text = completion_script("bash", {{"", {"job", "--output"}}, {"job", {"submit"}}, {"job submit", {"--cluster"}}});
+  EXPECT_NE(text.find("\"job submit\") path=\"job submit\""), std::string::npos);
+  EXPECT_NE(completion_script("zsh", {}).find("bashcompinit"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace muster::cli
