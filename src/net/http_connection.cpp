@@ -1,5 +1,6 @@
 #include "net/http_connection.h"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -195,7 +196,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       }
       if (ec) return refuse_parse(ec);
       if (was_header && parser_->is_header_done() && !header_done()) return;
-      if (phase_ == Phase::Body) arm(context_->limits.idle_timeout);
+      if (phase_ == Phase::Body) arm(body_time());
       if (parser_->is_done()) return dispatch();
     }
   }
@@ -249,8 +250,16 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     return prepare_body();
   }
 
+  // A body that drips in below 4 KiB/s on average may not hold a connection longer than the idle time-out.
+  Millis body_time() {
+    const auto earned = std::chrono::seconds(parser_->get().body().size >> 12);
+    const auto left = body_since_ + context_->limits.idle_timeout + earned - std::chrono::steady_clock::now();
+    return std::clamp(std::chrono::duration_cast<Millis>(left), Millis(0), context_->limits.idle_timeout);
+  }
+
   bool prepare_body() {
     phase_ = Phase::Body;
+    body_since_ = std::chrono::steady_clock::now();
     const auto length = parser_->content_length();
     const bool body = parser_->chunked() || (length && *length > 0);
     auto& sink = parser_->get().body();
@@ -356,6 +365,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   Request request_;
   std::deque<std::string> out_;
   std::function<void()> on_close_;
+  std::chrono::steady_clock::time_point body_since_;
   std::uint64_t request_id_ = 0;
   std::size_t drained_ = 0;
   Phase phase_ = Phase::Await;

@@ -214,7 +214,7 @@ void Client::start(ClientCallbacks callbacks) {
 }
 
 bool Client::send(const crypto::Key32& destination, ByteView payload) {
-  if (state() != ClientState::Up || payload.size() > ov::kRelayPayloadMax) return false;
+  if (state() != ClientState::Up || payload.empty() || payload.size() > ov::kRelayPayloadMax) return false;
   Bytes frame;
   ov::append_send(frame, destination, payload);
   bool first = false;

@@ -31,7 +31,7 @@ class Client {
   explicit Client(ClientOptions options);
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
-  bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected or payload too large
+  bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
   void set_token(Bytes token);                                    // a renewed one; used by the next hello, wakes a refused client
   ClientState state() const;
   void stop();

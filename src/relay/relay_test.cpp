@@ -175,6 +175,7 @@ TEST(Relay, MembersOfOneClusterExchangePackets) {
   EXPECT_TRUE(eventually([&] { return stranger.gone > 0; }));
   EXPECT_EQ(b.count(), 200u);
   EXPECT_FALSE(a.client->send(b.pair.public_key, Bytes(70'000))) << "too large";
+  EXPECT_FALSE(a.client->send(b.pair.public_key, Bytes())) << "empty";
   const std::string metrics = scrape(relay);
   EXPECT_NE(metrics.find("muster_relay_members 3\n"), std::string::npos) << metrics;
   EXPECT_NE(metrics.find("muster_relay_packets_total 200\n"), std::string::npos);
