@@ -65,9 +65,12 @@ class World:
         self.ca = re.search(r"\b[0-9a-f]{64}\b", done.stdout)[0]
         self.start_relay()
         self.start_musterd()
-        self.user = {"XDG_CONFIG_HOME": self.dir + "/user", "HOME": self.dir + "/user", "MUSTER_CONFIG": self.dir + "/user/config.json"}
-        os.makedirs(self.dir + "/user", exist_ok=True)
-        self.cli("login", "https://" + SERVER, "--ca-sha256", self.ca, "--user", "admin", "--password-file", password)
+        self.cli("login", "https://" + SERVER, "--ca-sha256", self.ca, "--user", "admin", "--password-file", password, who="admin")
+        self.cli("org", "create", "hall", who="admin")
+        self.cli("org", "create", "lab", who="admin")
+        self.cli("project", "create", "default", "--org", "lab", who="admin")
+        self.cli("user", "create", "alice", "--role", "tenant", "--org", "lab", "--password-file", password, who="admin")
+        self.cli("login", "https://" + SERVER, "--ca-sha256", self.ca, "--user", "alice", "--password-file", password)
 
     def start_relay(self):
         self.relay = self.lab.spawn("server", [self.binary("muster-relay"), "--listen", SERVER + ":443", "--handoff", self.dir + "/handoff.sock",
@@ -85,7 +88,7 @@ class World:
         self.lab.machine(name, nat)
         state = "%s/%s" % (self.dir, name)
         os.makedirs(state, exist_ok=True)
-        token = json.loads(self.cli("join-token", "create", "-o", "json").stdout)["secret"]
+        token = json.loads(self.cli("join-token", "create", "--org", "hall", "-o", "json", who="admin").stdout)["secret"]
         rules = {"reserve": {"memory_bytes": 16 << 30, "cpus": 0}, "engine_socket": self.lab.docker[len("unix://"):], "egress_allowed": egress}
         rules.update(policy or {})
         with open(state + "/policy.json", "w") as f:
@@ -101,19 +104,25 @@ class World:
         self.agents[name] = self.lab.spawn(name, [self.binary("muster-agent"), "run", "--state-dir", state], state + "/agent.log")
 
     # ---- the user
-    def cli(self, *words, check=True, timeout=300, **kw):
-        done = subprocess.run(self.lab.enter("user") + [self.binary("muster")] + list(words), env=dict(os.environ, **self.user), text=True,
+    def account(self, who):
+        """The environment of one person's shell: alice is the tenant, admin the operator."""
+        home = "%s/people/%s" % (self.dir, who)
+        os.makedirs(home, exist_ok=True)
+        return {"HOME": home, "MUSTER_CONFIG": home + "/config.json"}
+
+    def cli(self, *words, check=True, timeout=300, who="alice", **kw):
+        done = subprocess.run(self.lab.enter("user") + [self.binary("muster")] + list(words), env=dict(os.environ, **self.account(who)), text=True,
                               capture_output=True, timeout=timeout, **kw)
         if check and done.returncode != 0:
             raise DemoError("muster " + " ".join(words[:2]), (done.stderr or done.stdout).strip()[-800:], self.dir + "/musterd.log")
         return done
 
-    def json(self, *words, check=True):
-        done = self.cli(*words, "-o", "json", check=check)
+    def json(self, *words, check=True, who="alice"):
+        done = self.cli("-o", "json", *words, check=check, who=who)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def nodes(self):
-        listed = self.json("nodes", check=False) or {}
+        listed = self.json("nodes", check=False, who="admin") or {}
         return {n["name"]: n for n in listed.get("items", [])}
 
     def cluster(self, name):
@@ -168,7 +177,7 @@ def story(world, say, pieces=44):
     submit = world.json("job", "submit", "--cluster", "default", "--working-dir", os.path.join(ROOT, "examples"), "--no-wait", "--", "python3", "squares.py", str(pieces), "2")
     job = submit["id"]
     say("job %s submitted; following its log through every fault" % job)
-    follower = subprocess.Popen(lab.enter("user") + [world.binary("muster"), "job", "logs", "-f", job], env=dict(os.environ, **world.user),
+    follower = subprocess.Popen(lab.enter("user") + [world.binary("muster"), "job", "logs", "-f", job], env=dict(os.environ, **world.account("alice")),
                                 stdout=open(log, "wb"), stderr=open(world.dir + "/follow.err", "wb"), start_new_session=True)
     try:
         cluster = world.cluster("default")
@@ -225,7 +234,7 @@ def story(world, say, pieces=44):
 
 
 def look_around(world):
-    env = " ".join("%s=%s" % kv for kv in world.user.items())
+    env = " ".join("%s=%s" % kv for kv in world.account("alice").items())
     print("""
 Left up on request. Look around as the user:
   alias m='%s env %s %s'
