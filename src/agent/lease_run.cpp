@@ -162,8 +162,8 @@ void adopt(LeaseRun& run, const AdoptedLease& found, Now now) {
 LeasePhase phase_of(const LeaseRun& run) {
   const bool quiet = !run.touched || run.stopped;
   const bool let_go = !run.in_desired || run.want.want == LeaseWant::Stop;
-  if (run.failed && !(let_go && quiet)) return LeasePhase::Failed;
-  if (run.over || let_go) return quiet ? LeasePhase::Stopped : LeasePhase::Draining;
+  // Failed and Stopped both say that nothing of it runs and its devices are free: never before the runtime confirmed the stop.
+  if (run.over || let_go) return !quiet ? LeasePhase::Draining : run.failed && !let_go ? LeasePhase::Failed : LeasePhase::Stopped;
   if (run.stopped) return LeasePhase::Stopped;
   if (run.want.want == LeaseWant::Drain) return LeasePhase::Draining;
   if (run.digest.empty() || !run.probed) return run.touched ? LeasePhase::Pulling : LeasePhase::Pending;

@@ -1,0 +1,82 @@
+#pragma once
+// One simulated platform under one seed: a control plane, machines, a network between them, clients and faults. Safety mode runs
+// `steps` events under faults; liveness mode then heals everything and demands that all that was asked for comes true in time.
+// Every step is followed by the checkers. failure() is empty or says which invariant broke, where.
+#include <filesystem>
+#include <memory>
+
+#include "sim/checkers.h"
+#include "sim/node.h"
+#include "sim/server.h"
+
+namespace muster::sim {
+
+struct RunOptions { std::uint64_t seed = 1, steps = 20'000; bool liveness = true, verbose = false; };
+struct RunResult { std::string failure; std::uint64_t hash = 0, steps = 0; std::map<std::pair<std::string, std::string>, std::uint64_t> coverage; std::vector<std::string> log; };
+RunResult run_simulation(const RunOptions& options);
+
+class Sim final : public Environment, public ServerWatcher {
+ public:
+  explicit Sim(const RunOptions& options);
+  ~Sim() override;
+  RunResult run();
+
+  World& world() override { return world_; }
+  Chaos& chaos() override { return chaos_; }
+  void dial(Node& node, std::uint64_t connection) override;
+  void hang_up(Node& node, std::uint64_t connection) override;
+  void to_server(Node& node, std::uint64_t connection, const session::AgentFrame& frame) override;
+  const Container* find_head(ClusterId cluster, std::uint32_t address, SlotId member, const Bytes& member_key) override;
+  void driver_started(Node& node, LeaseId lease, JobId job, std::uint32_t attempt) override;
+  void op_started(Node& node, const agent::Op& op) override;
+  void fenced(Node&, LeaseId, const std::string&) override {}
+  void durable(const engine::DurableEvent& event, const control::State& after) override;
+  void renewed(NodeId node, LeaseId lease) override;
+  void journal_rewritten(const std::string& what) override { world_.fail("I2: " + what); }
+
+ private:
+  struct Link { Node* node = nullptr; bool open = false; LeaseTime to_server{0}, to_agent{0}; };
+  struct Request { control::Command command; control::Actor actor; std::string kind, acked_id; bool must_fail = false; };
+  void setup();
+  void enroll(Node& node, const Bytes& token);
+  void deliver(std::uint64_t connection, const session::ServerFrame& frame);
+  void server_hung_up(std::uint64_t connection);
+  void check();
+  // clients
+  void client_step();
+  void ask(Request request, std::uint32_t tries = 0);
+  control::Actor tenant(const std::string& request_id);
+  ClusterSpec random_spec();
+  // faults
+  void fault_step();
+  void fault(const std::string& name);
+  void cut(Node& node, Millis length);
+  std::string state_word(const Node& node) const;
+  Node& any_node();
+  // liveness
+  void heal();
+  std::string not_converged() const;
+  bool run_until(const std::function<std::string()>& unmet, Millis limit, const std::string& what);
+  void prove_progress();
+
+  RunOptions options_;
+  World world_;
+  Chaos chaos_;
+  std::unique_ptr<store::MemoryStore> memory_;
+  std::unique_ptr<journal::Store> sqlite_;
+  std::filesystem::path dir_;
+  std::unique_ptr<SimServer> server_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::unique_ptr<Node> clone_;
+  std::map<std::uint64_t, Link> links_;
+  std::vector<std::pair<Node*, session::ServerFrame>> captured_;
+  Checkers checkers_;
+  std::uint64_t next_request_ = 1;
+  ProjectId project_;
+  PrincipalId tenant_, stranger_;
+  OrgId org_, other_org_;
+  std::map<std::string, std::string> request_ids_;
+  bool store_down_ = false;
+};
+
+}  // namespace muster::sim

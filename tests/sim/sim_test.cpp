@@ -1,0 +1,46 @@
+// A short form of the simulation for every test run: a few seeds, the same seed twice, and a sample of the planted faults.
+#include <gtest/gtest.h>
+
+#include "sim/mutants.h"
+#include "sim/sim.h"
+
+namespace muster::sim {
+namespace {
+
+TEST(Simulation, AFewSeedsHold) {
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    RunOptions options;
+    options.seed = seed;
+    const RunResult result = run_simulation(options);
+    EXPECT_EQ(result.failure, "") << "make sim SEED=" << seed << " STEPS=" << options.steps;
+  }
+}
+
+TEST(Simulation, SqliteHoldsToo) {
+  RunOptions options;
+  options.seed = 7;
+  options.steps = 6000;
+  EXPECT_EQ(run_simulation(options).failure, "") << "make sim SEED=7 STEPS=6000";
+}
+
+TEST(Simulation, TheSameSeedIsTheSameRun) {
+  RunOptions options;
+  options.seed = 42;
+  options.steps = 8000;
+  const RunResult first = run_simulation(options), second = run_simulation(options);
+  EXPECT_EQ(first.hash, second.hash);
+  EXPECT_EQ(first.steps, second.steps);
+  options.seed = 43;
+  EXPECT_NE(run_simulation(options).hash, first.hash);
+}
+
+#ifdef MUSTER_MUTANTS
+TEST(Simulation, CatchesASampleOfThePlantedFaults) {
+  for (const char* name : {"agent.ignore_lease_end", "agent.accept_old_desired", "session.takeover_no_wait", "control_forget_idempotency"}) {
+    EXPECT_TRUE(hunt(name, 1, 10, 20'000)) << name << " was not caught";
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace muster::sim

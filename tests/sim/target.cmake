@@ -1,0 +1,12 @@
+# The simulation: sim_test (a few seeds, part of every test run) and muster-sim (the long runner).
+set(sim_common ${sources})
+list(FILTER sim_common EXCLUDE REGEX "/(main|sim_test)\\.cpp$")
+add_library(muster_sim STATIC ${sim_common})
+target_link_libraries(muster_sim PRIVATE muster_options PUBLIC muster_engine muster_store muster_session muster_agent muster_wire muster_crypto)
+target_include_directories(muster_sim PUBLIC ${CMAKE_SOURCE_DIR}/tests)
+add_executable(sim_test ${CMAKE_SOURCE_DIR}/tests/sim/sim_test.cpp)
+target_link_libraries(sim_test PRIVATE muster_options muster_sim GTest::gtest GTest::gtest_main)
+add_test(NAME sim.quick COMMAND sim_test)
+set_tests_properties(sim.quick PROPERTIES LABELS sim TIMEOUT 600)
+add_executable(muster-sim ${CMAKE_SOURCE_DIR}/tests/sim/main.cpp)
+target_link_libraries(muster-sim PRIVATE muster_options muster_sim)
