@@ -69,6 +69,17 @@ TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
   EXPECT_LT(until_echo(), 8s);
 }
 
+TEST_F(NetdRelay, ATcpStreamFlowsBothWays) {
+  if (lab::lab_missing({"iperf3"})) GTEST_SKIP() << "needs iperf3";
+  begin(false);
+  if (IsSkipped()) return;
+  for (const std::string way : {"", " -R"}) {
+    ASSERT_EQ(lab::sh(lab::Pair::in(b.lease_ns, "iperf3 -s -1 -D -B 100.64.0.2")), 0);
+    const std::string client = "iperf3 -c 100.64.0.2 -n 10M" + way;
+    EXPECT_EQ(lab::sh(lab::Pair::in(a.lease_ns, "sh -c 'for i in 1 2 3 4 5; do timeout 20 " + client + " && exit 0; sleep 0.5; done; exit 1'")), 0) << way;
+  }
+}
+
 TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
   if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
   begin(true);
