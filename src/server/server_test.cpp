@@ -1,0 +1,353 @@
+// The server in one process on loopback: real TLS, REST, WebSocket and engine; the agent is played by the test.
+#include <unistd.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "crypto/cert.h"
+#include "crypto/random.h"
+#include "crypto/x25519.h"
+#include "overlay/roster.h"
+#include "server/app.h"
+#include "server/commands.h"
+#include "server/desired.h"
+#include "server/test_store.h"
+#include "session/link.h"
+#include "wire/agent_frames.h"
+#include "wire/contract.h"
+
+namespace muster::server {
+namespace {
+
+using wire::Json;
+
+struct Answer { int status = 0; Json body; std::map<std::string, std::string> headers; };
+
+class Platform : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    root_ = std::filesystem::temp_directory_path() / ("muster-server-test-" + std::to_string(::getpid()));
+    store_ = std::make_shared<TestStore>();
+    std::ofstream(root_ + ".password") << "correct horse battery\n";
+    Arguments arguments;
+    arguments.options = {{"--data", root_}, {"--name", "localhost,127.0.0.1"}, {"--operator", "admin"}, {"--password-file", root_ + ".password"}};
+    const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> { return std::shared_ptr<journal::Store>(store_); };
+    ASSERT_EQ(cmd_init(arguments, open), 0);
+    App::Options options;
+    options.dir.root = root_;
+    options.store = store_;
+    options.threads = 2;
+    auto app = App::start(options);
+    ASSERT_TRUE(app.ok()) << app.error().message;
+    app_ = std::move(*app);
+    admin_ = login("admin", "correct horse battery");
+    ASSERT_FALSE(admin_.empty());
+  }
+  static void TearDownTestSuite() {
+    app_.reset();
+    store_.reset();
+    std::filesystem::remove_all(root_);
+    std::filesystem::remove(root_ + ".password");
+  }
+
+  static net::Endpoint endpoint() {
+    net::Endpoint out;
+    out.host = "127.0.0.1";
+    out.port = app_->port();
+    out.ca_pem = app_->context().identity.ca.cert_pem;
+    out.use_proxy_env = false;
+    return out;
+  }
+  static Answer call(const std::string& method, const std::string& target, const std::string& body = "", const std::string& token = admin_, std::map<std::string, std::string> headers = {}) {
+    net::Client client(endpoint());
+    if (!token.empty()) headers["Authorization"] = "Bearer " + token;
+    if (!body.empty()) headers["Content-Type"] = "application/json";
+    const auto response = client.call({method, target, headers, body, Millis(20'000)});
+    if (!response.ok()) {
+      ADD_FAILURE() << method << " " << target << ": " << response.error().message;
+      return {};
+    }
+    Answer out{response->status, {}, response->headers};
+    if (auto parsed = wire::parse_json(response->body, {.bytes = 8 << 20}); parsed.ok()) out.body = std::move(*parsed);
+    return out;
+  }
+  static std::string login(const std::string& name, const std::string& password) {
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test"}), "").body["token"].text();
+  }
+  static std::string user(const std::string& name, Role role, const std::string& org) {
+    EXPECT_EQ(call("POST", "/api/v1/orgs", "{\"name\":\"" + org + "\"}").status / 100 * 100, 200);
+    EXPECT_EQ(call("POST", "/api/v1/users", wire::to_json(wire::CreatePrincipalRequest{name, role, org, "password-of-" + name})).status, 200);
+    return login(name, "password-of-" + name);
+  }
+  template <typename F>
+  static bool eventually(F condition, Millis limit = Millis(20'000)) {
+    const auto end = std::chrono::steady_clock::now() + limit;
+    while (std::chrono::steady_clock::now() < end) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(Millis(50));
+    }
+    return condition();
+  }
+
+  static inline std::string root_, admin_;
+  static inline std::shared_ptr<TestStore> store_;
+  static inline std::unique_ptr<App> app_;
+};
+
+// A machine that obeys: whatever is desired is observed as ready.
+class FakeAgent {
+ public:
+  FakeAgent(net::Endpoint endpoint, NodeId node, std::string certificate, crypto::SigningKey key, NodeFacts facts, Bytes command_key)
+      : node_(node), certificate_(std::move(certificate)), key_(std::move(key)), facts_(std::move(facts)), command_key_(std::move(command_key)), loop_(net::Loop::create(1)) {
+    loop_->dial_websocket(std::move(endpoint), "/agent/v1", {}, [this](Result<net::WebSocketPtr> socket) {
+      if (!socket.ok()) {
+        const std::lock_guard lock(mutex_);
+        closed_ = socket.error().message;
+        return;
+      }
+      socket_ = *socket;
+      socket_->start([this](const Bytes& message) { on_message(message); },
+                     [this](const std::string& why) {
+                       const std::lock_guard lock(mutex_);
+                       closed_ = why.empty() ? "closed" : why;
+                     });
+    });
+  }
+  ~FakeAgent() { loop_->stop(); }
+  struct Seen { std::string closed; bool welcomed = false, genuine = true; session::Desired desired; std::uint64_t log_acked = 0; session::Refused refused; };
+  Seen seen() {
+    const std::lock_guard lock(mutex_);
+    Seen out = seen_;
+    out.closed = closed_;
+    return out;
+  }
+  void send(const session::AgentFrame& frame) { socket_->send(wire::encode(frame)); }
+
+ private:
+  void on_message(const Bytes& message) {
+    const auto frame = wire::decode_server_frame(message);
+    if (!frame.ok()) return;
+    if (const auto* challenge = std::get_if<session::Challenge>(&*frame)) {
+      session::Hello hello;
+      hello.certificate_pem = certificate_;
+      hello.signature = key_.sign(session::hello_message(*challenge));
+      hello.boot_id = "boot-1";
+      send(hello);
+    } else if (std::get_if<session::Welcome>(&*frame)) {
+      send(session::Inventory{facts_, {}, {}});
+      const std::lock_guard lock(mutex_);
+      seen_.welcomed = true;
+    } else if (const auto* refused = std::get_if<session::Refused>(&*frame)) {
+      const std::lock_guard lock(mutex_);
+      seen_.refused = *refused;
+    } else if (const auto* ack = std::get_if<session::LogAck>(&*frame)) {
+      const std::lock_guard lock(mutex_);
+      seen_.log_acked = ack->offset;
+    } else if (const auto* open = std::get_if<session::StreamOpen>(&*frame)) {
+      send(session::StreamData{open->stream, 0, to_bytes(open->argv.empty() ? "tcp" : open->argv.back())});
+      send(session::StreamClose{open->stream, 7, ""});
+    } else if (const auto* desired = std::get_if<session::Desired>(&*frame)) {
+      obey(*desired);
+    }
+  }
+  void obey(const session::Desired& desired) {
+    {
+      const std::lock_guard lock(mutex_);
+      seen_.desired = desired;
+      seen_.genuine = seen_.genuine && crypto::verify(command_key_, wire::desired_signing_bytes(node_, desired), desired.signature);
+    }
+    session::Observed observed;
+    observed.revision = desired.revision;
+    for (const auto& assignment : desired.assignments) {
+      ObservedLease lease;
+      lease.lease = assignment.lease;
+      lease.epoch = assignment.epoch;
+      lease.roster_epoch = assignment.roster_epoch;
+      auto& pair = keys_[assignment.lease];
+      if (pair.secret.zero()) pair = crypto::x25519_generate();
+      lease.overlay_key.assign(pair.public_key.begin(), pair.public_key.end());
+      lease.overlay_signature = overlay::sign_overlay_key(key_, assignment.cluster.value, {assignment.epoch.incarnation, assignment.epoch.leader, assignment.epoch.counter}, pair.public_key);
+      lease.probe = {"sha256:ab", "2.55.0", "3.11.2", true, true};
+      lease.phase = assignment.want == LeaseWant::Stop ? LeasePhase::Stopped : assignment.want == LeaseWant::Standby ? LeasePhase::Standby : LeasePhase::Ready;
+      observed.leases.push_back(std::move(lease));
+      for (const auto& job : assignment.jobs) observed.jobs.push_back({job.job, job.attempt, JobState::Running, -1, "", 0});
+    }
+    send(observed);
+  }
+  NodeId node_;
+  std::string certificate_;
+  crypto::SigningKey key_;
+  NodeFacts facts_;
+  Bytes command_key_;
+  std::mutex mutex_;
+  Seen seen_;
+  std::string closed_;
+  std::map<LeaseId, crypto::X25519Pair> keys_;
+  net::WebSocketPtr socket_;
+  std::unique_ptr<net::Loop> loop_;
+};
+
+TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
+  for (const auto& operation : wire::operations()) {
+    EXPECT_TRUE(app_->api().has_route(operation.name)) << operation.name;
+    if (operation.name == "GetServer" || operation.name == "Login" || operation.name == "Enroll" || !operation.streams.empty()) continue;
+    std::string path = operation.path;
+    if (const auto open = path.find('{'); open != std::string::npos) path.replace(open, path.find('}') - open + 1, "x-1");
+    EXPECT_EQ(call(operation.method, path, operation.method == "GET" ? "" : "{}", "").status, 401) << operation.name << ": without a token everything is closed";
+  }
+}
+
+TEST_F(Platform, RefusalsAreProblemDetails) {
+  const std::string tenant = user("refused", Role::Tenant, "refused-org");
+  struct Row { const char* method; const char* path; const char* body; bool admin; int status; const char* code; const char* field; };
+  const Row table[] = {
+      {"GET", "/api/v1/nothing", "", true, 404, "not_found", ""},
+      {"PUT", "/api/v1/orgs", "{}", true, 405, "unsupported", ""},
+      {"POST", "/api/v1/orgs", "{\"nam\":\"x\"}", true, 400, "invalid_argument", "nam"},
+      {"POST", "/api/v1/orgs", "{\"name\":7}", true, 400, "invalid_argument", "name"},
+      {"POST", "/api/v1/orgs", "{\"name\":\"x\"", true, 400, "invalid_argument", ""},
+      {"POST", "/api/v1/orgs", "{\"name\":\"platform\"}", true, 409, "already_exists", "name"},
+      {"POST", "/api/v1/orgs", "{\"name\":\"theirs\"}", false, 403, "permission_denied", ""},
+      {"GET", "/api/v1/users?limit=0", "", true, 400, "invalid_argument", "limit"},
+      {"GET", "/api/v1/nodes?filter=colour=red", "", true, 400, "invalid_argument", "filter"},
+      {"GET", "/api/v1/nodes?cursor=xx", "", true, 400, "invalid_argument", "cursor"},
+      {"GET", "/api/v1/nodes?min_seq=x", "", true, 400, "invalid_argument", "min_seq"},
+      {"GET", "/api/v1/nodes/node-99", "", true, 404, "not_found", ""},
+      {"GET", "/api/v1/clusters/cl-99", "", false, 404, "not_found", ""},
+      {"DELETE", "/api/v1/users/usr-1", "", false, 404, "not_found", ""},
+      {"POST", "/api/v1/jobs", "{\"entrypoint\":\"x\",\"cluster\":\"none\"}", false, 404, "not_found", "cluster"},
+      {"POST", "/api/v1/login", "{\"name\":\"admin\",\"password\":\"wrong wrong\"}", false, 401, "unauthenticated", ""},
+  };
+  for (const auto& row : table) {
+    const auto answer = call(row.method, row.path, row.body, row.admin ? admin_ : tenant);
+    EXPECT_EQ(answer.status, row.status) << row.method << " " << row.path << " " << answer.body.dump();
+    EXPECT_EQ(answer.body["code"].text(), row.code) << row.path;
+    EXPECT_EQ(answer.body["field"].text(), row.field) << row.path << " " << answer.body.dump();
+    EXPECT_TRUE(wire::check_json("Problem", answer.body).ok());
+  }
+}
+
+TEST_F(Platform, ARepeatedKeyIsDoneOnce) {
+  const std::map<std::string, std::string> key = {{"Idempotency-Key", "k-1"}};
+  const auto first = call("POST", "/api/v1/orgs", "{\"name\":\"once\"}", admin_, key);
+  const auto second = call("POST", "/api/v1/orgs", "{\"name\":\"once\"}", admin_, key);
+  EXPECT_EQ(first.status, 200);
+  EXPECT_EQ(second.status, 200);
+  EXPECT_EQ(first.body["id"], second.body["id"]);
+  EXPECT_GE(call("POST", "/api/v1/orgs", "{\"name\":\"other\"}", admin_, key).status, 400);
+}
+
+TEST_F(Platform, ListsPageByCursor) {
+  for (const char* name : {"page-a", "page-b", "page-c"}) EXPECT_EQ(call("POST", "/api/v1/orgs", std::string("{\"name\":\"") + name + "\"}").status, 200);
+  std::set<std::string> seen;
+  std::string cursor;
+  do {
+    const auto answer = call("GET", "/api/v1/orgs?limit=2&cursor=" + cursor);
+    ASSERT_EQ(answer.status, 200);
+    for (const auto& item : answer.body["items"].items()) EXPECT_TRUE(seen.insert(item["id"].text()).second);
+    cursor = answer.body["nextCursor"].text();
+  } while (!cursor.empty());
+  EXPECT_GE(seen.size(), 4u);
+}
+
+TEST_F(Platform, ARevokedTokenEndsItsStream) {
+  const auto made = call("POST", "/api/v1/tokens", R"({"label":"stream","lifetimeSeconds":"600"})");
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const std::string secret = made.body["secret"].text();
+  std::atomic<bool> ended = false, told = false;
+  std::thread reader([&] {
+    net::Client client(endpoint());
+    const auto response = client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + secret}, {"Last-Event-ID", "0"}}, "", Millis(30'000)}, [&](std::string_view chunk) {
+      if (chunk.find("event: org.created") != std::string_view::npos) told = true;
+      return true;
+    });
+    static_cast<void>(response.ok());
+    ended = true;
+  });
+  EXPECT_TRUE(eventually([&] { return told.load(); }));
+  EXPECT_FALSE(ended);
+  EXPECT_EQ(call("DELETE", "/api/v1/tokens/" + made.body["id"].text()).status, 200);
+  EXPECT_TRUE(eventually([&] { return ended.load(); }, Millis(5000)));
+  reader.join();
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", secret).status, 401);
+}
+
+TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
+  const std::string supplier = user("sue", Role::Supplier, "sue-org");
+  const std::string tenant = user("tom", Role::Tenant, "tom-org");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).status, 200);
+  const auto join = call("POST", "/api/v1/join-tokens", "{}", supplier);
+  ASSERT_EQ(join.status, 200) << join.body.dump();
+
+  const auto key = crypto::SigningKey::generate();
+  wire::EnrollRequest enrol;
+  enrol.token = join.body["secret"].text();
+  enrol.csr_pem = *crypto::make_csr(key, "box");
+  enrol.name = "box";
+  NodeFacts& facts = enrol.facts;
+  facts.hostname = "box";
+  facts.arch = "x86_64";
+  facts.boot_id = "boot-1";
+  facts.capacity.cpu_milli = 16'000;
+  facts.capacity.memory_bytes = 64LL << 30;
+  facts.capacity.disk_bytes = 500LL << 30;
+  facts.capacity.object_store_bytes = 16LL << 30;
+  facts.runtimes = {RuntimeKind::Docker};
+  const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(enrol), "");
+  ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
+  EXPECT_EQ(call("POST", "/api/v1/enroll", wire::to_json(enrol), "").status, 401) << "a join token works once";
+  const auto node = NodeId::parse(enrolled.body["nodeId"].text());
+  ASSERT_TRUE(node.has_value());
+  FakeAgent agent(endpoint(), *node, enrolled.body["certificatePem"].text(), key, facts, *unbase64(enrolled.body["commandKey"].text()));
+  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/nodes/box", "", supplier).body["state"].text() == "online"; })) << agent.seen().closed << agent.seen().refused.message;
+
+  wire::CreateClusterRequest request;
+  request.spec.name = "demo";
+  request.spec.image = "muster/ray:1";
+  request.spec.head.resources.cpu_milli = 1000;
+  request.spec.head.resources.memory_bytes = 2LL << 30;
+  const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404) << "a foreign cluster looks missing";
+  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/clusters/demo", "", tenant).body["state"].text() == "running"; }, Millis(30'000)))
+      << call("GET", "/api/v1/clusters/demo", "", tenant).body.dump(1);
+  const auto seen = agent.seen();
+  EXPECT_TRUE(seen.genuine) << "every Desired is signed by the controller";
+  ASSERT_EQ(seen.desired.secrets.size(), 1u);
+  EXPECT_EQ(seen.desired.secrets[0].ray_token.size(), 64u);
+  EXPECT_EQ(seen.desired.secrets[0].psk.size(), 32u);
+  EXPECT_FALSE(seen.desired.secrets[0].relay_token.empty());
+  ASSERT_EQ(seen.desired.rosters.size(), 1u);
+  const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures, {app_->context().identity.roster_key.public_key()});
+  ASSERT_TRUE(roster.ok()) << roster.error().message;
+  EXPECT_EQ(roster->roster.members.size(), 1u);
+  EXPECT_EQ(roster->rejected, 0u);
+
+  const auto job = call("POST", "/api/v1/jobs", R"({"name":"hello","entrypoint":"python hi.py","cluster":"demo"})", tenant);
+  ASSERT_EQ(job.status, 200) << job.body.dump();
+  const auto id = JobId::parse(job.body["id"].text());
+  ASSERT_TRUE(eventually([&] { return call("GET", "/api/v1/jobs/hello", "", tenant).body["state"].text() == "running"; }));
+  agent.send(session::LogChunk{*id, 1, 0, to_bytes("hello, ")});
+  agent.send(session::LogChunk{*id, 1, 7, to_bytes("world\n")});
+  agent.send(session::LogChunk{*id, 1, 99, to_bytes("a gap")});
+  EXPECT_TRUE(eventually([&] { return agent.seen().log_acked == 13; }));
+  net::Client client(endpoint());
+  const auto log = client.call({"GET", "/api/v1/jobs/hello/logs?offset=7", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)});
+  ASSERT_TRUE(log.ok());
+  EXPECT_EQ(log->body, "world\n");
+
+  EXPECT_EQ(call("DELETE", "/api/v1/clusters/demo", "", tenant).status, 200);
+  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped"; }));
+  EXPECT_EQ(client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})->body, "hello, world\n");
+  EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"action":"revoke"})", supplier).status, 200);
+  EXPECT_TRUE(eventually([&] { return agent.seen().refused.code == "revoked"; }, Millis(5000))) << "revocation takes effect at once";
+}
+
+}  // namespace
+}  // namespace muster::server
