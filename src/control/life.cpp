@@ -169,8 +169,10 @@ void end_jobs(Draft& d, ClusterId id) {
   using Index = const std::set<std::pair<ClusterId, JobId>>*;
   for (const Index index : {Index{&d.state.active_jobs}, Index{&d.state.queued_jobs}, Index{&d.base.active_jobs}, Index{&d.base.queued_jobs}}) {
     std::vector<JobId> jobs;
-    for (auto it = index->lower_bound({id, JobId{}}); it != index->end() && it->first == id && ended + jobs.size() < kJobsEndedAtOnce; ++it)
-      jobs.push_back(it->second);
+    for (auto it = index->lower_bound({id, JobId{}}); it != index->end() && it->first == id && ended + jobs.size() < kJobsEndedAtOnce; ++it) {
+      const Job* drafted = d.state.find_job(it->second);
+      if (drafted == nullptr || !terminal(drafted->state)) jobs.push_back(it->second);
+    }
     for (const JobId job : jobs) {
       d.pull(job);
       const Job& found = d.state.jobs.at(job);

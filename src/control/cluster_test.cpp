@@ -1,0 +1,402 @@
+#include "control/control_world.h"
+
+namespace muster::control {
+namespace {
+
+TEST(ClusterLife, FromQueueToStopped) {
+  World w;
+  const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, World::spec()}, w.user()).id).value();
+  w.rounds();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Queued);
+  w.enrol("a"), w.enrol("b");
+  w.rounds();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Queued) << "a gang of three on two machines";
+  w.enrol("c");
+  w.plan();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Starting);
+  ASSERT_EQ(w.cluster(id).slots.size(), 3U);
+  EXPECT_EQ(w.slots(id, SlotRole::Head).at(0)->address, kHeadAddress);
+  w.rounds();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+  EXPECT_EQ(w.cluster(id).probe.ray_version, "2.9.0");
+  w.must(StopCluster{id, ""}, w.user());
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Stopping);
+  for (const auto& [node, unused] : w.state.nodes) {
+    ASSERT_EQ(desired_for(w.state, node).size(), 1U);
+    EXPECT_EQ(desired_for(w.state, node)[0].want, LeaseWant::Stop);
+    EXPECT_TRUE(desired_for(w.state, node)[0].roster.empty());
+  }
+  w.agents();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Stopped);
+  EXPECT_TRUE(w.state.leases_by_node.empty());
+  w.pass(2h), w.pass(1s);
+  EXPECT_TRUE(w.state.clusters.empty() && w.state.leases.empty() && w.state.slots.empty() && w.state.timers.empty());
+}
+
+TEST(ClusterLife, DesiredIsComplete) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  ClusterSpec spec = World::spec();
+  spec.head_setup_commands = {"h"}, spec.setup_commands = {"s"}, spec.groups[0].setup_commands = {"g"};
+  spec.env = {{"A", "1"}, {"B", "1"}}, spec.groups[0].env = {{"B", "2"}};
+  spec.groups[0].request.labels = {{"team", "x"}};
+  const ClusterId id = w.up(spec);
+  const Assignment head = desired_for(w.state, w.head(id).node).at(0);
+  EXPECT_EQ(head.role, SlotRole::Head);
+  EXPECT_EQ(head.roster.size(), 3U);
+  EXPECT_EQ(head.setup_commands, (std::vector<std::string>{"h", "s"}));
+  EXPECT_EQ(head.head_address, kHeadAddress);
+  const Assignment worker = desired_for(w.state, w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node).at(0);
+  EXPECT_EQ(worker.setup_commands, (std::vector<std::string>{"s", "g"}));
+  EXPECT_EQ(worker.env.at("B"), "2");
+  EXPECT_EQ(worker.ray_labels.at("team"), "x");
+  EXPECT_EQ(worker.ray_labels.at("muster.io/region"), "eu");
+  EXPECT_EQ(worker.roster_epoch, w.cluster(id).roster_epoch);
+  for (const RosterEntry& e : worker.roster) EXPECT_EQ(e.device_key, w.state.nodes.at(e.node).device_key);
+}
+
+TEST(ClusterLife, LostWorkerIsReplacedByTheSpareAtOnce) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec(2, 2, 1));
+  ASSERT_EQ(w.slots(id, SlotRole::Spare).size(), 1U);
+  const Slot spare = *w.slots(id, SlotRole::Spare).at(0);
+  const Slot lost = *w.slots(id, SlotRole::Worker).at(0);
+  const NodeId node = w.lease_of(&lost).node;
+  w.silent.insert(node);
+  w.must(NodeSuspect{node});
+  w.must(NodeLost{node});
+  EXPECT_EQ(w.state.slots.at(spare.id).role, SlotRole::Worker);
+  EXPECT_EQ(w.state.leases.at(spare.lease).want, LeaseWant::Run);
+  EXPECT_EQ(w.state.leases.at(lost.lease).want, LeaseWant::Stop);
+  EXPECT_FALSE(w.state.slots.at(lost.id).in_roster);
+  for (const SlotId slot : w.cluster(id).slots) EXPECT_NE(slot, lost.id);
+  w.rounds();
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+  EXPECT_EQ(w.state.leases.at(lost.lease).end, LeaseEnd::None) << "its devices stay taken";
+  // It comes back: told to stop until it confirms.
+  w.silent.clear();
+  w.must(NodeOnline{node});
+  ASSERT_EQ(desired_for(w.state, node).size(), 1U);
+  EXPECT_EQ(desired_for(w.state, node)[0].want, LeaseWant::Stop);
+  w.rounds();
+  EXPECT_EQ(w.state.leases.at(lost.lease).end, LeaseEnd::Confirmed);
+  EXPECT_EQ(w.slots(id, SlotRole::Spare).size(), 1U) << "and serves as the new spare";
+}
+
+TEST(ClusterLife, LostWorkerWithoutSpareGetsANewSlotElsewhere) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Slot lost = *w.slots(id, SlotRole::Worker).at(0);
+  const NodeId node = w.lease_of(&lost).node;
+  w.silent.insert(node);
+  w.must(NodeLost{node});
+  EXPECT_EQ(w.cluster(id).reason, "workers_below_min");
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 1U);
+  w.enrol("d");
+  w.rounds();
+  ASSERT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  EXPECT_EQ(w.cluster(id).reason, "");
+  for (const Slot* slot : w.slots(id, SlotRole::Worker)) EXPECT_NE(slot->address, lost.address);
+  w.must(LeasesExpired{{lost.lease}});
+  EXPECT_EQ(w.state.leases.at(lost.lease).end, LeaseEnd::Expired);
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+}
+
+TEST(ClusterLife, MassSilenceEvictsNobodyButAReadySpareStillReplaces) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec(2, 2, 1));
+  w.must(SetFreeze{true, "3 of 4 silent"});
+  const auto workers = w.slots(id, SlotRole::Worker);
+  const Slot first = *workers.at(0), second = *workers.at(1);
+  w.must(NodeLost{w.lease_of(&first).node});
+  w.must(NodeLost{w.lease_of(&second).node});
+  EXPECT_EQ(w.state.leases.at(first.lease).want, LeaseWant::Stop) << "replaced by the spare";
+  EXPECT_EQ(w.state.leases.at(second.lease).want, LeaseWant::Run) << "nothing replaces it: it stays";
+  EXPECT_TRUE(w.state.slots.at(second.id).in_roster);
+  w.must(NodeLost{w.head(id).node});
+  EXPECT_EQ(w.cluster(id).reason, "head_unreachable");
+  w.must(LeasesExpired{{w.head(id).id, second.lease}});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+  EXPECT_EQ(w.state.leases.at(second.lease).end, LeaseEnd::None);
+  // A free machine replaces it even now, in a new slot.
+  w.silent = {w.lease_of(&first).node, w.lease_of(&second).node, w.head(id).node};
+  w.enrol("e");
+  w.rounds();
+  EXPECT_EQ(w.state.leases.at(second.lease).want, LeaseWant::Stop);
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  w.must(NodeOnline{w.head(id).node});
+  w.must(SetFreeze{false, ""});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+}
+
+TEST(ClusterLife, FreezeEndsWithTheLostOnesLeaving) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  w.must(SetFreeze{true, "silence"});
+  const Slot lost = *w.slots(id, SlotRole::Worker).at(0);
+  w.must(NodeLost{w.lease_of(&lost).node});
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  w.must(SetFreeze{false, ""});
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 1U);
+  EXPECT_EQ(w.state.leases.at(lost.lease).want, LeaseWant::Stop);
+}
+
+TEST(ClusterLife, HeadRestartsInPlaceThreeTimes) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const LeaseId head = w.head(id).id;
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(w.report(head, LeasePhase::Failed, "oom").ok());
+    EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+    EXPECT_EQ(w.cluster(id).reason, "head_restarting");
+    EXPECT_EQ(w.state.leases.at(head).want, LeaseWant::Run);
+    ASSERT_TRUE(w.report(head, LeasePhase::Ready).ok());
+    EXPECT_EQ(w.cluster(id).reason, "");
+  }
+  ASSERT_TRUE(w.report(head, LeasePhase::Failed, "oom").ok());
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  EXPECT_EQ(w.cluster(id).reason, "head_failed:oom");
+  w.agents();
+  EXPECT_TRUE(w.state.leases_by_node.empty());
+}
+
+TEST(ClusterLife, FailedHeadThatDoesNotComeBackIsLost) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  ASSERT_TRUE(w.report(w.head(id).id, LeasePhase::Failed, "oom").ok());
+  w.pass(6min);
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+}
+
+TEST(ClusterLife, HeadOnALostMachineWaitsForItsLease) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease head = w.head(id);
+  w.must(NodeLost{head.node});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
+  EXPECT_EQ(w.cluster(id).reason, "head_unreachable");
+  w.must(NodeOnline{head.node});
+  EXPECT_EQ(w.cluster(id).reason, "");
+  w.must(NodeLost{head.node});
+  w.must(LeasesExpired{{head.id}});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  EXPECT_EQ(w.cluster(id).reason, "head_lost");
+}
+
+TEST(ClusterLife, FailedWorkerBacksOffAndMovesOn) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease failed = w.lease_of(w.slots(id, SlotRole::Worker).at(0));
+  ASSERT_TRUE(w.report(failed.id, LeasePhase::Failed, "image_pull").ok());
+  EXPECT_EQ(w.state.leases.at(failed.id).end, LeaseEnd::Confirmed);
+  EXPECT_GT(w.state.backoffs.at({id, failed.node}).until, w.now.wall);
+  w.rounds();
+  ASSERT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  for (const Slot* slot : w.slots(id, SlotRole::Worker)) EXPECT_NE(w.lease_of(slot).node, failed.node);
+  w.pass(1min);
+  EXPECT_EQ(w.state.backoffs.at({id, failed.node}).until.ms, 0);
+}
+
+TEST(ClusterLife, ImagesWithoutTokensOrOfTwoVersionsFail) {
+  for (const bool mixed : {false, true}) {
+    World w;
+    for (const char* name : {"a", "b", "c"}) w.enrol(name);
+    const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, World::spec()}, w.user()).id).value();
+    w.plan();
+    ASSERT_TRUE(w.report(w.head(id).id, LeasePhase::Creating).ok());
+    const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0));
+    ObservedLease o = w.seen(worker.id, LeasePhase::Creating);
+    if (mixed) o.probe.ray_version = "2.8.0";
+    else o.probe.token_auth = false;
+    w.must(ReportObserved{worker.node, 0, {o}, {}}, World::device(worker.node));
+    EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+    EXPECT_EQ(w.cluster(id).reason, mixed ? "image_probe.mixed_versions" : "image_probe.no_token_auth");
+  }
+}
+
+TEST(ClusterLife, StaleEpochsAndOtherMachinesChangeNothing) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease head = w.head(id);
+  ObservedLease o = w.seen(head.id, LeasePhase::Stopped);
+  o.epoch.incarnation = 0;
+  const std::size_t before = w.journal.size();
+  w.must(ReportObserved{head.node, 0, {o}, {}}, World::device(head.node));
+  const NodeId other = w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node;
+  w.must(ReportObserved{other, 0, {w.seen(head.id, LeasePhase::Stopped)}, {}}, World::device(other));
+  EXPECT_EQ(w.journal.size(), before);
+  EXPECT_FALSE(w.run(ReportObserved{head.node, 0, {}, {}}, World::device(other)).ok()) << "a device speaks for itself";
+  w.agents();
+  EXPECT_EQ(w.journal.size(), before) << "saying the same again is no news";
+}
+
+TEST(ClusterLife, LifetimeAndIdleWorkersEnd) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  ClusterSpec spec = World::spec(1, 3);
+  spec.idle_timeout = 5min, spec.max_lifetime = 1h;
+  const ClusterId id = w.up(spec);
+  const auto report = [&](std::vector<RayDemand> demands, Millis idle) {
+    RayReport r{id, w.head(id).id, {}, std::move(demands)};
+    for (const Slot* slot : w.slots(id, SlotRole::Worker)) r.nodes.push_back({"n", slot->address, true, idle, {.cpu_milli = 2000}});
+    w.must(ReportRay{w.head(id).node, r}, World::device(w.head(id).node));
+  };
+  report({{{.cpu_milli = 2000}, 2, true}}, Millis(0));
+  EXPECT_EQ(w.cluster(id).wanted.at("workers"), 3U) << "two bundles, strictly spread, on new workers";
+  report({{{.cpu_milli = std::int64_t{1} << 60}, 4'000'000'000U, true}, {{.cpu_milli = -5}, 9, false}}, Millis(0));
+  EXPECT_EQ(w.cluster(id).wanted.at("workers"), 3U) << "bounded by max";
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 3U);
+  report({}, 6min);
+  EXPECT_EQ(w.cluster(id).wanted.at("workers"), 1U) << "never below min";
+  int draining = 0;
+  for (const Slot* slot : w.slots(id, SlotRole::Worker)) draining += w.lease_of(slot).want == LeaseWant::Drain ? 1 : 0;
+  EXPECT_EQ(draining, 2);
+  w.pass(2min);
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 1U);
+  w.pass(1h);
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Stopping);
+  EXPECT_EQ(w.cluster(id).reason, "max_lifetime");
+}
+
+TEST(ClusterLife, UpdateChangesWhatMayChange) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  ClusterSpec spec = World::spec(3, 3);
+  w.must(UpdateCluster{id, spec, 1}, w.user());
+  EXPECT_EQ(w.cluster(id).generation, 2U);
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 3U);
+  const auto stale = w.run(UpdateCluster{id, World::spec(1, 1), 1}, w.user());
+  ASSERT_FALSE(stale.ok());
+  EXPECT_EQ(stale.error().code, Code::Aborted);
+  w.must(UpdateCluster{id, World::spec(1, 1), 2}, w.user());
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 1U);
+  ClusterSpec image = World::spec(1, 1);
+  image.image = "other";
+  EXPECT_EQ(w.run(UpdateCluster{id, image, 0}, w.user()).error().field, "spec.image");
+  ClusterSpec bigger = World::spec(1, 1);
+  bigger.groups[0].request.resources.cpu_milli = 9;
+  EXPECT_EQ(w.run(UpdateCluster{id, bigger, 0}, w.user()).error().field, "spec.groups.0");
+}
+
+TEST(ClusterLife, RefusedBeforePlacement) {
+  World w;
+  w.enrol("a");
+  EXPECT_EQ(w.run(CreateCluster{w.project, World::spec()}, w.as(Role::Tenant, w.supplier)).error().code, Code::PermissionDenied);
+  ClusterSpec spec = World::spec();
+  spec.egress = true;
+  EXPECT_TRUE(w.run(CreateCluster{w.project, spec}, w.user()).error().message.starts_with("egress_not_granted"));
+  spec = World::spec();
+  spec.head.pinned = {NodeId{1}};
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.head.pinned") << "not a machine of the caller's";
+  spec = World::spec();
+  spec.name = "Bad Name";
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.name");
+  spec = World::spec(5, 2);
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.groups.0.min");
+  spec = World::spec();
+  spec.head.resources.cpu_milli = -1;
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.head.resources.cpu_milli");
+  w.must(CreateCluster{w.project, World::spec()}, w.user());
+  EXPECT_EQ(w.run(CreateCluster{w.project, World::spec()}, w.user()).error().code, Code::AlreadyExists);
+}
+
+TEST(ClusterLife, GpusAreDisjointUntilTheStopIsConfirmed) {
+  World w;
+  const NodeId node = w.enrol("gpu", 2);
+  ClusterSpec spec = World::spec(0, 0);
+  spec.head.resources.gpus = 2;
+  const ClusterId first = w.up(spec);
+  ASSERT_EQ(w.cluster(first).state, ClusterState::Running);
+  EXPECT_EQ(w.head(first).devices.size(), 2U);
+  spec.name = "second";
+  const ClusterId second = w.up(spec);
+  w.silent.insert(node);
+  w.must(StopCluster{first, ""}, w.user());
+  w.rounds();
+  EXPECT_EQ(w.cluster(second).state, ClusterState::Queued) << "the first has not confirmed";
+  w.silent.clear();
+  w.rounds();
+  EXPECT_EQ(w.cluster(second).state, ClusterState::Running);
+}
+
+TEST(ClusterLife, StalePlansAreDropped) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, World::spec()}, w.user()).id).value();
+  auto groups = w.planner.plan({}, w.now.wall);
+  ASSERT_EQ(groups.size(), 1U);
+  auto partial = groups;
+  partial[0].places.pop_back();
+  w.must(ApplyPlan{partial});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Queued) << "not the whole gang";
+  auto doubled = groups;
+  doubled[0].places[2].node = doubled[0].places[1].node;
+  w.must(ApplyPlan{doubled});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Queued);
+  w.must(NodeSuspect{groups[0].places[0].node});
+  w.must(ApplyPlan{groups});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Queued) << "a machine went silent";
+  w.must(NodeOnline{groups[0].places[0].node});
+  w.must(ApplyPlan{groups});
+  w.must(ApplyPlan{groups});
+  EXPECT_EQ(w.count<LeaseGranted>(), 3) << "and only once";
+}
+
+TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
+  World w;
+  const Bytes hash(32, 7), key(32, 8);
+  NodeFacts facts;
+  facts.arch = "x86_64";
+  w.must(CreateJoinToken{w.supplier, hash, {{"pool", "lab"}}, 1h}, w.as(Role::Supplier, w.supplier));
+  const NodeId id = NodeId::parse(w.must(EnrollNode{hash, key, "pc", facts}, Actor{}).id).value();
+  EXPECT_EQ(w.state.nodes.at(id).labels.at("pool"), "lab");
+  EXPECT_EQ(w.state.nodes.at(id).state, NodeState::Admitted);
+  EXPECT_EQ(w.run(EnrollNode{hash, Bytes(32, 9), "pc", facts}, Actor{}).error().code, Code::Unauthenticated);
+  const Bytes second(32, 17);
+  w.must(CreateJoinToken{w.supplier, second, {}, 1h});
+  EXPECT_EQ(w.run(EnrollNode{second, key, "copy", facts}, Actor{}).error().code, Code::AlreadyExists);
+  w.pass(2h);
+  EXPECT_EQ(w.run(EnrollNode{second, Bytes(32, 9), "late", facts}, Actor{}).error().code, Code::Unauthenticated);
+  w.must(NodeOnline{id});
+  w.must(SetNode{id, SetNode::Action::Drain}, w.as(Role::Supplier, w.supplier));
+  EXPECT_EQ(w.state.nodes.at(id).state, NodeState::Draining);
+  w.must(SetNode{id, SetNode::Action::Undrain}, w.as(Role::Supplier, w.supplier));
+  EXPECT_EQ(w.state.nodes.at(id).state, NodeState::Online);
+  EXPECT_EQ(w.run(SetNode{id, SetNode::Action::Drain}, w.as(Role::Supplier, w.tenant)).error().code, Code::NotFound);
+  w.must(SetNode{id, SetNode::Action::Revoke}, w.as(Role::Operator, {}));
+  EXPECT_FALSE(w.run(NodeOnline{id}).ok());
+  EXPECT_FALSE(w.run(NodeLost{id}, w.user()).ok()) << "people do not decide about liveness";
+}
+
+TEST(Machines, DrainingMovesWorkersAway) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0));
+  w.must(SetNode{worker.node, SetNode::Action::Drain});
+  EXPECT_EQ(w.state.leases.at(worker.id).want, LeaseWant::Drain);
+  w.rounds();
+  EXPECT_EQ(w.state.leases.at(worker.id).end, LeaseEnd::Confirmed);
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  w.must(NodeLeft{w.head(id).node}, World::device(w.head(id).node));
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  EXPECT_EQ(w.cluster(id).reason, "node_left");
+}
+
+}  // namespace
+}  // namespace muster::control
