@@ -230,7 +230,9 @@ void AgentHub::submit_system(control::Command command, std::function<void(bool)>
   actor.system = true;
   context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor), [done = std::move(done)](const Result<engine::Reply>& reply) {
     if (!reply.ok()) log_warn("agents", "the core refused: {}", reply.error().message);
-    done(reply.ok());
+    // Only what may go better later is asked again.
+    const bool later = !reply.ok() && (reply.error().code == Code::Unavailable || reply.error().code == Code::ResourceExhausted);
+    done(!later);
   });
 }
 
@@ -350,18 +352,18 @@ void AgentHub::tick(Now now, Todo& todo) {
       control::Command command = control::NodeSuspect{node};
       if (heard == session::Heard::Lost) command = control::NodeLost{node};
       todo.push_back([this, node = node, heard = heard, command = std::move(command)] {
-        submit_system(command, [this, node, heard](bool) {
+        submit_system(command, [this, node, heard](bool settled) {
           const std::lock_guard lock(mutex_);
           const auto found = turned_.find(node);
-          if (found != turned_.end() && found->second == heard) turned_.erase(found);
+          if (settled && found != turned_.end() && found->second == heard) turned_.erase(found);
         });
       });
     }
     if (freeze_) {
       todo.push_back([this, freeze = *freeze_] {
-        submit_system(control::SetFreeze{freeze.frozen, freeze.reason}, [this, freeze](bool ok) {
+        submit_system(control::SetFreeze{freeze.frozen, freeze.reason}, [this, freeze](bool settled) {
           const std::lock_guard lock(mutex_);
-          if (ok && freeze_ == freeze) freeze_.reset();
+          if (settled && freeze_ == freeze) freeze_.reset();
         });
       });
     }

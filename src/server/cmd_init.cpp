@@ -81,7 +81,7 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
   fmt::print("CA SHA-256: {}\n", made->ca_sha256);
   if (made->generated) fmt::print("Operator {} has the password {} (shown once; change it soon)\n", account, made->password);
   fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
-  fmt::print("Log in:  muster login https://{}:8443 --user {} --ca {}/ca.pem\n", name, account, data);
+  fmt::print("Log in:  muster login https://{}:8443 --user {} --ca-sha256 {}\n", name, account, made->ca_sha256);
   return 0;
 }
 

@@ -72,7 +72,7 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
       if (entry.slot != assignment.slot || !key) continue;
-      secrets.relay_token = overlay::sign_relay_token(identity.relay_key, {identity.server_id, cluster->id.value, *key, now + kRelayTokenLifetime});
+      secrets.relay_token = overlay::sign_relay_token(identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
     }
     out.secrets.push_back(std::move(secrets));
     if (rostered.insert(assignment.cluster).second) out.rosters.push_back(sign(state, identity, assignment));

@@ -52,11 +52,11 @@ Status issue_tls(const DataDir& dir, Identity& id, WallTime now) {
 
 // What muster-relay may know: its own certificate and the public half of the key that signs relay tokens.
 Status write_relay_files(const DataDir& dir, const Identity& id) {
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/tls.key.pem", as_bytes(id.tls.key_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/tls.cert.pem", as_bytes(id.tls.cert_pem + id.ca.cert_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(id.tls.key_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(id.tls.cert_pem + id.ca.cert_pem)));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(id.ca.cert_pem)));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(hex(id.relay_key.public_key()) + "\n")));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/server_id", as_bytes(id.server_id + "\n")));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/relay_id", as_bytes(id.relay_id() + "\n")));
   return {};
 }
 

@@ -29,6 +29,8 @@ struct Identity {
   Bytes ca_sha256;
   crypto::SigningKey roster_key, command_key, relay_key;
   crypto::Secret32 secret;               // derives Ray tokens and pre-shared keys
+  // The relay's name in its tokens (muster-relay --relay-id): its host:port.
+  const std::string& relay_id() const { return relays.empty() ? server_id : relays.front(); }
 };
 
 struct NewIdentity { std::vector<std::string> sans, relays; };
