@@ -23,7 +23,12 @@ void EventHub::start(engine::Runner& runner) {
   subscription_ = runner.subscribe([this](const engine::DurableEvent& event) {
     {
       const std::lock_guard lock(mutex_);
-      events_.push_back(event);
+      if (events_.size() < options_.queue_max) {
+        events_.push_back(event);
+      } else {  // streams read these from the journal instead
+        events_.clear();
+        skipped_ = event.seq;
+      }
     }
     wake_.notify_one();
   });
@@ -204,6 +209,10 @@ void EventHub::run() {
       const auto until = more ? std::chrono::steady_clock::now() + Millis(20) : next_beat;
       wake_.wait_until(lock, until, [this] { return stopping_ || !events_.empty() || !transients_.empty() || !opened_.empty(); });
       if (stopping_) break;
+      if (skipped_ > fanned_) {
+        fanned_ = skipped_;
+        for (const auto& stream : streams_) stream->live = false;
+      }
       events.swap(events_);
       transients.swap(transients_);
       for (auto& stream : opened_) streams_.push_back(std::move(stream));

@@ -26,7 +26,7 @@ struct Caller { access::Subject subject; TokenId token; WallTime expires; bool k
 
 class EventHub {
  public:
-  struct Options { std::size_t streams_max = 2000, buffered_max = 1 << 20, page = 256, transient_max = 4096; Millis heartbeat{15'000}; };
+  struct Options { std::size_t streams_max = 2000, buffered_max = 1 << 20, page = 256, transient_max = 4096, queue_max = 100'000; Millis heartbeat{15'000}; };
   EventHub(const engine::Runner& runner, Options options);
   ~EventHub();
   void start(engine::Runner& runner);
@@ -59,7 +59,7 @@ class EventHub {
   std::deque<Transient> transients_;
   std::deque<std::shared_ptr<Stream>> opened_;
   std::map<std::uint64_t, Guarded> guarded_;
-  std::uint64_t next_guard_ = 1;
+  std::uint64_t next_guard_ = 1, skipped_ = 0;
   std::size_t stream_count_ = 0;
   bool stopping_ = false;
   std::vector<std::function<void(const engine::DurableEvent&)>> listeners_;
