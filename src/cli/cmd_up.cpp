@@ -9,7 +9,7 @@
 namespace muster::cli {
 namespace {
 
-struct UpOptions { std::string file, image; bool yes = false, no_wait = false, dry_run = false; };
+struct UpOptions { std::string file, image; std::optional<std::uint32_t> spares; bool yes = false, no_wait = false, dry_run = false; };
 
 bool live(const wire::Json& cluster) {
   const auto& state = cluster["state"].text();
@@ -46,7 +46,10 @@ Result<wire::Json> change(Shell& shell, const wire::Json& old, const ClusterSpec
 
 Result<int> up(Shell& shell, const UpOptions& options) {
   launcher::Launch launch = TRY(read_launch(shell, options.file, options.image));
-  say("What became of " + options.file + ":\n" + launcher::report_text(launch.report, stderr_is_terminal() ? terminal_size().cols : 120));
+  if (options.spares) launch.spec.spares = *options.spares;
+  const std::string report = "What became of " + options.file + ":\n" + launcher::report_text(launch.report, stdout_is_terminal() ? terminal_size().cols : 120);
+  if (shell.table()) shell.show({}, [&] { return report; });  // for programs only the answer goes to standard output
+  else say(report);
   if (options.dry_run) {
     shell.show(spec_json(launch.spec), [&] { return yaml_text(spec_json(launch.spec)); });
     return 0;
@@ -82,6 +85,7 @@ void add_up(CLI::App& app, Shell& shell) {
   command->add_flag("--yes,-y", options->yes, "do not ask");
   command->add_flag("--no-wait", options->no_wait, "return once the request is accepted");
   command->add_flag("--dry-run", options->dry_run, "print the report and the request, start nothing");
+  command->add_option("--spares", options->spares, "hot spares, whatever the file says")->check(CLI::Range(0, 1'000));
   command->add_option("--image", options->image, "image where the file names none that exists");
   command->footer("Examples:\n  muster up default.yaml\n  muster up default.yaml --dry-run -o json");
   command->callback([options, &shell] { shell.action = [options, &shell] { return up(shell, *options); }; });

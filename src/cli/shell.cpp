@@ -34,7 +34,7 @@ void Shell::show_list(std::vector<wire::Json> items, const std::function<std::st
   if (table()) return show({}, [&] { return text(items); });
   auto list = wire::Json::array();
   for (auto& item : items) list.push(std::move(item));
-  show(list, [] { return std::string(); });
+  show(wire::Json::object().set("items", std::move(list)), [] { return std::string(); });
 }
 
 int exit_code(const Error& error) {
