@@ -124,7 +124,7 @@ void Privd::perform(const ClientPtr& client, Verb verb, std::vector<Fd> fds) {
   if (answer.ok()) {
     for (const auto& fd : answer->fds) out.push_back(fd.get());
   } else {
-    log_info("privd", "{}: {}", verb.lease.empty() ? "request" : verb.lease, answer.error().message);
+    log_line(answer.error().code == Code::NotFound ? Level::Debug : Level::Info, "privd", fmt::format("{}: {}", verb.lease.empty() ? "request" : verb.lease, answer.error().message));
   }
   reply(client, answer_text(verb.id, answer), out);
 }
