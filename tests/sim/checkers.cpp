@@ -10,6 +10,9 @@ namespace {
 using control::State;
 using engine::DurableEvent;
 
+// Who just woke or started needs a moment to stop what ended meanwhile.
+bool settled(const Node& node, const View& view) { return node.core && view.world.now() - node.alive_since > Millis(8000); }
+
 // I1: at most one effective holder: of a device, of a lease, of a job attempt, of an overlay address.
 class OneHolder final : public Checker {
  public:
@@ -63,7 +66,7 @@ class WithinLease final : public Checker {
   void step(const View& view) override {
     if (view.state == nullptr) return;
     for (const auto& node : view.nodes) {
-      if (node->liar || !node->powered || node->asleep) continue;
+      if (node->liar || !node->powered || node->asleep || !settled(*node, view)) continue;
       for (const auto& [id, c] : node->containers) {
         const Lease* lease = view.state->find_lease(id);
         if (!c.running || lease == nullptr || lease->end == LeaseEnd::None || lease->epoch != c.assignment.epoch) continue;
@@ -78,7 +81,7 @@ class SelfFence final : public Checker {
  public:
   void step(const View& view) override {
     for (const auto& node : view.nodes) {
-      if (!node->powered || node->asleep || !node->core) continue;
+      if (!node->powered || node->asleep || !node->core || !settled(*node, view)) continue;
       for (const auto& [id, end] : node->allowed) {
         if (const auto counted = node->core->lease_end(id); counted && *counted > end) {
           view.world.fail("I5: " + id.str() + " counts " + std::to_string((*counted - end).count()) + " ms more than its renewal allows");
@@ -126,7 +129,8 @@ class NoMassEviction final : public Checker {
       if (left->reason == "node_lost") evictions_.push_back(world.now());
       while (!evictions_.empty() && world.now() - evictions_.front() > Millis(15'000)) evictions_.erase(evictions_.begin());
     } else {
-      if (open_ && !std::holds_alternative<control::SlotPromoted>(event.event)) world.fail("I7: a silent worker was evicted without a replacement during a freeze");
+      const bool replaced = std::holds_alternative<control::SlotPromoted>(event.event) || std::holds_alternative<control::LeaseGranted>(event.event);
+      if (open_ && !replaced) world.fail("I7: a silent worker was evicted without a replacement during a freeze");
       open_ = false;
     }
     const auto* ended = std::get_if<control::LeaseEnded>(&event.event);
@@ -144,11 +148,13 @@ class NoMassEviction final : public Checker {
   }
   void step(const View& view) override {
     std::size_t silent = 0, on = 0;
+    std::map<std::int64_t, std::size_t> together;
     for (const auto& node : view.nodes) {
       if (!node->id) continue;
       ++on;
-      if (node->silent) ++silent;
+      if (node->silent && node->cut_online && node->powered) ++together[node->cut_at.ms];
     }
+    for (const auto& [at, count] : together) silent = std::max(silent, count);
     const bool mass = silent >= 6 && silent * 100 >= on * 50;
     if (!mass || !view.leading) since_ = LeaseTime{0};
     else if (since_ == LeaseTime{0}) since_ = view.world.now();

@@ -103,6 +103,7 @@ agent::Found Node::found() const {
 void Node::start_agent() {
   if (!powered || core) return;
   ++agent_life_;
+  alive_since = env_->world().now();
   agent::Options options;
   options.agent_version = "sim";
   options.boot_id = facts.boot_id;
@@ -133,6 +134,7 @@ void Node::kill_agent() {
   core.reset();
   ++agent_life_;
   cancelled_.clear();
+  alarm_at_ = LeaseTime{0};
   if (connection != 0) env_->hang_up(*this, connection);
   connection = 0;
 }
@@ -143,6 +145,7 @@ void Node::suspend(Millis length) {
   env_->world().after(length, [this] {
     if (!asleep) return;
     asleep = false;
+    alive_since = env_->world().now();
     auto held = std::exchange(held_, {});
     if (core) core->tick(clocks()), poke();
     for (auto& f : held) f();

@@ -69,6 +69,8 @@ class Node {
   std::map<std::uint64_t, LeaseTime> beats;                          // echo -> send, for the checker
   std::map<LeaseId, LeaseTime> allowed;                              // latest end that the protocol allows
   LeaseTime hello_sent{0};
+  LeaseTime alive_since{0}, cut_at{0};   // of the world: agent started or machine woke; packets stopped
+  bool cut_online = false;               // it was heard when they stopped
   std::uint64_t revision_high = 0, incarnation_high = 0;
 
  private:

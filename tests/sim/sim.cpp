@@ -338,6 +338,8 @@ std::string Sim::state_word(const Node& node) const {
 void Sim::cut(Node& node, Millis length) {
   if (node.silent) return;
   node.silent = true;
+  node.cut_at = world_.now();
+  node.cut_online = node.core && node.core->online() && !node.asleep;
   world_.after(length, [this, &node] {
     node.silent = false;
     // What stood half open breaks when packets flow again.
@@ -414,7 +416,7 @@ void Sim::fault(const std::string& name) {
   } else if (name == "store fault" && memory_) {
     static constexpr store::Fault faults[] = {store::Fault::AmbiguousWritten, store::Fault::AmbiguousLost, store::Fault::AmbiguousLate, store::Fault::DiskFull, store::Fault::Error};
     memory_->inject(faults[rng.below(std::size(faults))], static_cast<std::uint32_t>(rng.below(3)));
-    world_.after(Millis(rng.between(500, 5000)), [this] { memory_->settle(); });
+    world_.after(Millis(rng.between(500, 5000)), [this] { memory_->settle(), memory_->set_disk_full(false); });
   } else if (name == "owner pause") {
     node.owner(rng.chance(1, 2) ? agent::OwnerAction::Pause : agent::OwnerAction::PauseNow);
     world_.after(Millis(rng.between(20'000, 90'000)), [&node] { node.owner(agent::OwnerAction::Resume); });
@@ -426,7 +428,7 @@ void Sim::fault(const std::string& name) {
 void Sim::heal() {
   chaos_.calm = true;
   world_.note("heal");
-  if (memory_) memory_->settle();
+  if (memory_) memory_->settle(), memory_->set_disk_full(false), memory_->inject(store::Fault::None);
   if (clone_) clone_->power_off();
   for (const auto& node : nodes_) {
     node->silent = node->disk_full = node->liar = false;

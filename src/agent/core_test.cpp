@@ -1,0 +1,260 @@
+// The agent core against a runtime that does what it is told at once.
+#include "agent/core.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "agent/memory.h"
+
+namespace muster::agent {
+namespace {
+
+class Bench {
+ public:
+  explicit Bench(Bytes persisted = {}, Found found = {}, std::string boot = "boot-1") : persisted_(std::move(persisted)) {
+    Options options;
+    options.boot_id = boot;
+    options.features = {"standby"};
+    Hooks hooks;
+    hooks.sign = [](ByteView) { return Bytes(64, 1); };
+    hooks.desired_genuine = [](const session::Desired& d) { return d.signature != Bytes{0}; };
+    hooks.open_roster = [](const session::SignedRoster& r, const Bytes&) -> Result<OpenedRoster> {
+      if (r.bytes.size() < 2) return error(Code::InvalidArgument, "bytes");
+      OpenedRoster opened;
+      opened.cluster = r.cluster;
+      opened.epoch = r.bytes[0];
+      RosterEntry head;
+      head.slot = SlotId{1};
+      head.role = SlotRole::Head;
+      head.address = 10;
+      opened.entries.push_back(head);
+      return opened;
+    };
+    core = std::make_unique<Core>(options, hooks, NodeFacts{});
+    core->start(persisted_, found, now());
+    work();
+  }
+  Now now() const { return {WallTime{0}, LeaseTime{ms}}; }
+  void work() {
+    for (int i = 0; i < 50; ++i) {
+      const std::vector<Action> actions = core->take_actions();
+      if (actions.empty()) return;
+      for (const Action& action : actions) act(action);
+    }
+  }
+  void act(const Action& action) {
+    if (const auto* persist = std::get_if<Persist>(&action)) persisted_ = persist->bytes;
+    if (const auto* frame = std::get_if<SendFrame>(&action)) frames.push_back(frame->frame);
+    const auto* op = std::get_if<StartOp>(&action);
+    if (op == nullptr) return;
+    ops.push_back(op->op);
+    if (deaf) return;
+    OpResult result;
+    result.op = op->id;
+    if (std::holds_alternative<EnsureImage>(op->op)) result.value = ImageReady{"sha256:1"};
+    if (std::holds_alternative<ProbeImage>(op->op)) result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
+    if (std::holds_alternative<CreateLease>(op->op)) result.value = LeaseCreated{Bytes(32, 2), Bytes(64, 3)};
+    core->on_result(result, now());
+  }
+  void connect() {
+    while (!core->online()) {
+      core->on_link_up(now());
+      session::Challenge challenge;
+      challenge.nonce = Bytes(32, 5);
+      core->on_frame(challenge, now());
+      session::Welcome welcome;
+      welcome.lease = Millis(100'000);
+      core->on_frame(welcome, now());
+      work();
+      if (!core->online()) ms += 1000, core->tick(now()), work();
+    }
+  }
+  void pass(std::int64_t length) {
+    for (const std::int64_t end = ms + length; ms < end; ms += 500) core->tick(now()), work();
+  }
+  void desire(std::uint64_t revision, std::vector<Assignment> assignments, std::uint8_t roster = 0) {
+    session::Desired desired;
+    desired.incarnation = 1;
+    desired.revision = revision;
+    desired.assignments = std::move(assignments);
+    if (roster != 0) desired.rosters.push_back({ClusterId{1}, Bytes{roster, 0}, {}});
+    desired.signature = Bytes{1};
+    core->on_frame(desired, now());
+    work();
+  }
+  template <typename T>
+  std::size_t count() const {
+    return static_cast<std::size_t>(std::count_if(ops.begin(), ops.end(), [](const Op& op) { return std::holds_alternative<T>(op); }));
+  }
+  ObservedLease lease() const { return core->observed_leases().at(0); }
+
+  std::int64_t ms = 10'000;
+  std::unique_ptr<Core> core;
+  std::vector<Op> ops;
+  std::vector<session::AgentFrame> frames;
+  bool deaf = false, token_auth = true;
+  Bytes persisted_;
+};
+
+Assignment head() {
+  Assignment a;
+  a.lease = LeaseId{7};
+  a.epoch = {1, 1, 1};
+  a.cluster = ClusterId{1};
+  a.slot = SlotId{1};
+  a.role = SlotRole::Head;
+  a.address = a.head_address = 10;
+  a.image = "ray";
+  a.devices = {"GPU-1"};
+  return a;
+}
+
+TEST(Core, BringsAHeadUpOnlyWithItsRoster) {
+  Bench bench;
+  bench.connect();
+  bench.desire(1, {head()});
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Standby);
+  EXPECT_EQ(bench.lease().overlay_key, Bytes(32, 2));
+  EXPECT_EQ(bench.count<StartRay>(), 0U);
+  bench.desire(2, {head()}, 4);
+  EXPECT_EQ(bench.count<ConfigureNetwork>(), 1U);
+  EXPECT_EQ(bench.count<StartRay>(), 1U);
+  bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Ready);
+  EXPECT_EQ(bench.lease().roster_epoch, 4U);
+  bench.desire(3, {head()}, 3);  // an older roster
+  EXPECT_EQ(bench.lease().roster_epoch, 4U);
+  EXPECT_EQ(bench.count<ConfigureNetwork>(), 1U);
+}
+
+TEST(Core, IgnoresOlderAndForgedRevisions) {
+  Bench bench;
+  bench.connect();
+  bench.desire(5, {head()});
+  bench.desire(4, {});
+  EXPECT_EQ(bench.core->observed_leases().size(), 1U);
+  session::Desired forged;
+  forged.incarnation = 9;
+  forged.revision = 9;
+  forged.signature = Bytes{0};
+  bench.core->on_frame(forged, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.core->observed_leases().size(), 1U);
+  bench.desire(6, {});
+  EXPECT_EQ(bench.count<StopLease>(), 1U);
+  EXPECT_EQ(bench.count<RemoveLease>(), 1U);
+  EXPECT_TRUE(bench.core->observed_leases().empty());
+}
+
+TEST(Core, FencesItselfWhenTheLeaseEndsAndKeepsTheWorkspace) {
+  Bench bench;
+  bench.connect();
+  bench.desire(1, {head()}, 1);
+  bench.core->on_link_down(bench.now());
+  bench.pass(99'000);
+  EXPECT_EQ(bench.count<StopLease>(), 0U);
+  bench.pass(3'000);
+  EXPECT_EQ(bench.count<StopLease>(), 1U);
+  EXPECT_EQ(bench.count<RemoveLease>(), 0U);
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Stopped);
+  EXPECT_EQ(bench.lease().reason, "lease_ended");
+  bench.connect();
+  bench.desire(2, {head()}, 1);  // the same epoch never runs again
+  EXPECT_EQ(bench.count<CreateLease>(), 1U);
+}
+
+TEST(Core, AStopOvertakesAndARestartAdopts) {
+  Bench bench;
+  bench.connect();
+  bench.deaf = true;
+  bench.desire(1, {head()});
+  EXPECT_EQ(bench.count<EnsureImage>(), 1U);
+  Assignment stop = head();
+  stop.want = LeaseWant::Stop;
+  bench.deaf = false;
+  bench.desire(2, {stop});
+  EXPECT_EQ(bench.count<StopLease>(), 1U);
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Stopped);
+
+  Bench first;
+  first.connect();
+  first.desire(1, {head()}, 2);
+  Found found;
+  AdoptedLease adopted;
+  adopted.assignment = head();
+  adopted.container_running = adopted.ray_running = adopted.ray_ready = adopted.setup_done = true;
+  adopted.roster_epoch = 2;
+  adopted.probe = {"sha256:1", "2.55.1", "3.11", true, true};
+  found.leases = {adopted};
+  Bench second(first.persisted_, found);
+  EXPECT_EQ(second.lease().phase, LeasePhase::Ready);
+  EXPECT_TRUE(second.ops.empty());
+  Bench rebooted(first.persisted_, found, "boot-2");
+  EXPECT_EQ(rebooted.count<StopLease>(), 1U);
+  EXPECT_EQ(rebooted.lease().reason, "rebooted");
+  Bench stranger({}, found);
+  EXPECT_EQ(stranger.count<StopLease>(), 1U);
+}
+
+TEST(Core, RefusesWhatItDoesNotUnderstandAndImagesWithoutTokens) {
+  Bench bench;
+  bench.connect();
+  Assignment odd = head();
+  odd.must_understand = {"teleport"};
+  bench.desire(1, {odd});
+  EXPECT_TRUE(bench.ops.empty());
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Failed);
+  EXPECT_EQ(bench.lease().reason, "unsupported_feature");
+
+  Bench old;
+  old.token_auth = false;
+  old.connect();
+  old.desire(1, {head()});
+  EXPECT_EQ(old.lease().reason, "image_probe.no_token_auth");
+  EXPECT_EQ(old.lease().phase, LeasePhase::Failed);
+  EXPECT_EQ(old.count<CreateLease>(), 0U);
+}
+
+TEST(Core, RestartsAHeadInPlaceAndEndsItsJobs) {
+  Bench bench;
+  bench.connect();
+  Assignment with_job = head();
+  with_job.jobs.push_back({JobId{3}, 1, "python x.py", "", "", false, {}});
+  bench.desire(1, {with_job}, 1);
+  EXPECT_EQ(bench.count<SubmitJob>(), 0U);
+  bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<SubmitJob>(), 1U);
+  bench.core->on_event(JobStatus{LeaseId{7}, {JobId{3}, 1, JobState::Running, -1, "", 10}}, bench.now());
+  bench.core->on_event(ContainerExited{LeaseId{7}, 137, ""}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<CreateLease>(), 2U);
+  EXPECT_EQ(bench.count<StartRay>(), 2U);
+  EXPECT_EQ(bench.lease().restarts, 1U);
+  EXPECT_EQ(bench.core->observed_jobs().at(0).state, JobState::Failed);
+  EXPECT_EQ(bench.core->observed_jobs().at(0).reason, "driver_lost");
+  bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<SubmitJob>(), 1U);  // the same attempt is never started twice
+}
+
+TEST(Memory, SurvivesARoundTripAndNothingElse) {
+  Memory memory;
+  memory.boot_id = "b";
+  memory.revision = 77;
+  memory.leases[LeaseId{1}] = {{1, 2, 3}, LeaseTime{55}, true, "why"};
+  memory.jobs[{JobId{2}, 1}] = {LeaseId{1}, JobState::Failed, -1, "r", 10, 5};
+  const Bytes bytes = encode(memory);
+  EXPECT_EQ(decode_memory(bytes), memory);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    Bytes damaged = bytes;
+    damaged[i] ^= 0x10;
+    EXPECT_FALSE(decode_memory(damaged).has_value());
+  }
+  EXPECT_FALSE(decode_memory({}).has_value());
+}
+
+}  // namespace
+}  // namespace muster::agent
