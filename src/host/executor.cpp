@@ -19,7 +19,8 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kProbeTriesMax = 600;  // of 100 ms
+constexpr int kProbeTriesMax = 600;    // of 100 ms
+constexpr int kHelperTriesMax = 1200;  // of 50 ms
 
 std::string address_text(std::uint32_t address) {
   in_addr raw{htonl(address)};
@@ -242,28 +243,37 @@ void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> 
   run.setup = id;
   json::array list;
   for (const auto& command : commands) list.emplace_back(command);
-  if (!run.link) {
-    run.setup = 0;
+  const json::object order{{"op", "setup"}, {"commands", list}, {"env", string_map(run.assignment.env)}, {"head_ip", address_text(run.assignment.head_address)}};
+  with_helper(id, lease, [order](Run& ready) { ready.link->send(order); });
+}
+
+// A container's Python needs a moment before it listens: orders wait for it, as long as the lease is wanted.
+void Executor::with_helper(agent::OpId id, LeaseId lease, std::function<void(Run&)> order, int tries) {
+  const auto it = runs_.find(lease);
+  if (it == runs_.end() || !it->second.wanted || tries > kHelperTriesMax) {
+    if (it != runs_.end() && it->second.setup == id) it->second.setup = 0;
     return fail_code(id, "helper.missing", false);
   }
-  run.link->send(json::object{{"op", "setup"}, {"commands", list}, {"env", string_map(run.assignment.env)}, {"head_ip", address_text(run.assignment.head_address)}});
+  if (it->second.link) return order(it->second);
+  connect_helper(lease);
+  poller_.after(Millis(50), [this, id, lease, order = std::move(order), tries, alive = alive_]() mutable {
+    if (*alive) with_helper(id, lease, std::move(order), tries + 1);
+  });
 }
 
 void Executor::perform(agent::OpId id, const agent::StartRay& op) {
   const auto go = [this, id, op] {
-    const auto it = runs_.find(op.lease);
-    if (it == runs_.end() || !it->second.link) {
-      connect_helper(op.lease);
-      return fail_code(id, "helper.missing", false);
-    }
     json::object custom;
     for (const auto& [name, milli] : op.resources.custom_milli) custom[name] = static_cast<double>(milli) / 1000.0;
-    it->second.ray_started = true;
-    it->second.link->send(json::object{
+    const json::object order{
         {"op", "ray_start"}, {"role", op.role == SlotRole::Head ? "head" : "worker"}, {"ip", address_text(op.address)}, {"head_ip", address_text(op.head_address)},
         {"num_cpus", static_cast<double>(op.resources.cpu_milli) / 1000.0}, {"num_gpus", op.resources.gpus}, {"memory", op.resources.memory_bytes},
-        {"object_store_memory", op.resources.object_store_bytes}, {"resources", custom}, {"labels", string_map(op.labels)}, {"restart", op.restarts > 0}});
-    succeed(id);
+        {"object_store_memory", op.resources.object_store_bytes}, {"resources", custom}, {"labels", string_map(op.labels)}, {"restart", op.restarts > 0}};
+    with_helper(id, op.lease, [this, id, order](Run& run) {
+      run.ray_started = true;
+      run.link->send(order);
+      succeed(id);
+    });
   };
   if (op.ray_token.empty()) return go();
   Verb verb;

@@ -71,6 +71,7 @@ class Executor {
   void helper_closed(LeaseId lease);
   void on_helper(LeaseId lease, HelperEvent event);
   void tell_job(LeaseId lease, const HelperJob& job);
+  void with_helper(agent::OpId id, LeaseId lease, std::function<void(Run&)> order, int tries = 0);
   void connect_probe(agent::OpId id);
   void end_probe(agent::OpId id, Result<ImageProbe> outcome);
   void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next, std::vector<std::string> commands);

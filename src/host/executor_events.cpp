@@ -10,7 +10,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr Millis kEngineCheck{5'000};
-constexpr Millis kHelperRetry{100};
+constexpr Millis kHelperRetry{50};
 
 std::optional<JobState> job_state(const std::string& text) {
   if (text == "PENDING") return JobState::Starting;
