@@ -65,6 +65,7 @@ class Bench {
       core->on_frame(challenge, now());
       session::Welcome welcome;
       welcome.lease = Millis(100'000);
+      welcome.incarnation = 1;
       core->on_frame(welcome, now());
       work();
       if (!core->online()) ms += 1000, core->tick(now()), work();
