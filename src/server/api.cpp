@@ -201,7 +201,10 @@ void Api::handle(net::Request request, net::ResponderPtr responder) {
   auto call = match(std::move(request), responder);
   if (!call.ok()) {
     net::Response response = problem(call.error());
-    if (call.error().code == Code::Unsupported) response.status = 405;
+    if (call.error().code == Code::Unsupported) {
+      response.status = 405;
+      response.body = wire::problem_json(405, call.error());
+    }
     return responder->send(std::move(response));
   }
   if ((*call)->operation->streams == "websocket") return fail(*call, error(Code::InvalidArgument, "open this path as a WebSocket"));
