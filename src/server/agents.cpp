@@ -219,6 +219,8 @@ void AgentHub::report(const LinkPtr& link, session::Report report) {
 void AgentHub::submit(NodeId node, control::Command command, std::function<void(bool)> done) {
   control::Actor actor;
   actor.subject.node = node;
+  // That a machine is online is the session's own finding: only the control plane may say it.
+  actor.system = std::holds_alternative<control::NodeOnline>(command);
   context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor), [node, done = std::move(done)](const Result<engine::Reply>& reply) {
     if (!reply.ok()) log_debug("agents", "a report of {} was not taken: {}", node.str(), reply.error().message);
     if (done) done(reply.ok());

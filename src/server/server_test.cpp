@@ -119,7 +119,11 @@ class FakeAgent {
                      });
     });
   }
-  ~FakeAgent() { loop_->stop(); }
+  ~FakeAgent() {
+    beating_ = false;
+    beats_.join();
+    loop_->stop();
+  }
   struct Seen { std::string closed; bool welcomed = false, genuine = true; session::Desired desired; std::uint64_t log_acked = 0; session::Refused refused; };
   Seen seen() {
     const std::lock_guard lock(mutex_);
@@ -191,6 +195,13 @@ class FakeAgent {
   std::map<LeaseId, crypto::X25519Pair> keys_;
   net::WebSocketPtr socket_;
   std::unique_ptr<net::Loop> loop_;
+  std::atomic<bool> beating_{true};
+  std::thread beats_{[this] {
+    for (std::uint64_t turn = 1; beating_; ++turn) {
+      std::this_thread::sleep_for(Millis(100));
+      if (turn % 20 == 0 && seen().welcomed) send(session::Heartbeat{turn, {}});
+    }
+  }};
 };
 
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
@@ -317,6 +328,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404) << "a foreign cluster looks missing";
   EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/clusters/demo", "", tenant).body["state"].text() == "running"; }, Millis(30'000)))
       << call("GET", "/api/v1/clusters/demo", "", tenant).body.dump(1);
+  // Its key is known to the control plane, so the next Desired brings the roster and a relay token.
+  EXPECT_TRUE(eventually([&] { const auto now = agent.seen(); return now.desired.secrets.size() == 1 && !now.desired.secrets[0].relay_token.empty(); }));
   const auto seen = agent.seen();
   EXPECT_TRUE(seen.genuine) << "every Desired is signed by the controller";
   ASSERT_EQ(seen.desired.secrets.size(), 1u);
