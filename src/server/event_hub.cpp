@@ -19,7 +19,7 @@ std::string frame(const wire::EventView& view) {
 EventHub::EventHub(const engine::Runner& runner, Options options) : runner_(runner), options_(options) {}
 
 void EventHub::start(engine::Runner& runner) {
-  fanned_ = runner.durable_seq();
+  runner.read([this](const control::State& state, const scheduler::Scheduler&) { fanned_ = state.seq; });
   subscription_ = runner.subscribe([this](const engine::DurableEvent& event) {
     {
       const std::lock_guard lock(mutex_);
