@@ -117,7 +117,7 @@ void AgentProcess::make_core() {
   options.agent_version = kAgentVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
-  options.features = {"docker"};
+  options.features = {"docker", "standby"};  // must-understand names of assignments that this agent honours
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };

@@ -19,9 +19,10 @@ void Liveness::start(const std::vector<std::pair<NodeId, std::string>>& nodes_an
   for (const auto& [node, domain] : nodes_and_domains) {
     Shard& home = shard(node);
     const std::lock_guard lock(home.mutex);
-    home.nodes[node] = Entry{now, Heard::Live, domain};
+    // Silence of a node that we have not heard ourselves yet counts only from the end of the grace period on.
+    const LeaseTime from = MUSTER_MUTANT("session.no_grace") ? now : now + options_.grace - options_.suspect;
+    home.nodes[node] = Entry{from, Heard::Live, domain, true};
   }
-  grace_until_ = MUSTER_MUTANT("session.no_grace") ? now : now + options_.grace;
   frozen_domains_.clear();
   frozen_ = false;
 }
@@ -31,10 +32,11 @@ void Liveness::heard(NodeId node, const std::string& domain, LeaseTime now) {
   {
     Shard& home = shard(node);
     const std::lock_guard lock(home.mutex);
-    const auto [it, fresh] = home.nodes.try_emplace(node, Entry{now, Heard::Live, domain});
+    const auto [it, fresh] = home.nodes.try_emplace(node, Entry{now, Heard::Live, domain, false});
     Entry& entry = it->second;
     returned = fresh || entry.state != Heard::Live;
-    entry.last = std::max(entry.last, now);
+    entry.last = entry.awaited ? now : std::max(entry.last, now);
+    entry.awaited = false;
     entry.state = Heard::Live;
     entry.domain = domain;
   }
@@ -64,7 +66,7 @@ std::map<std::string, Liveness::Count> Liveness::count(LeaseTime now) const {
     Millis horizon = options_.suspect + options_.window;
     if (const auto frozen = frozen_domains_.find(domain); frozen != frozen_domains_.end()) horizon += now - frozen->second.since;
     Count& sum = counts[domain];
-    if (silence < horizon) ++sum.known;
+    if (silence >= Millis(0) && silence < horizon) ++sum.known;
     if (silence >= options_.suspect && silence < horizon) ++sum.silent;
   };
   for (const Shard& each : shards_) {
@@ -130,7 +132,6 @@ std::vector<LivenessEvent> Liveness::tick(LeaseTime now) {
     out.assign(returned_.begin(), returned_.end());
     returned_.clear();
   }
-  if (now < grace_until_) return out;
   judge_domains(now, out);
   judge_nodes(now, out);
   return out;

@@ -3,7 +3,7 @@
 // Suspect after 7 s and Lost after 12 s without a heartbeat (every 5 s), so a single lost node is known within 13 s at a tick
 // of 1 s, before the bar of 15 s. When a failure domain falls silent together (at least 5 nodes and at least 30 % of those that
 // were heard shortly before), *we* are cut off: Freeze is on until enough of them returned or `freeze_max` passed. After
-// a start or a change of leader nothing is lost for a grace period. heard() is thread-safe per shard; tick() is for one thread.
+// a start or a change of leader a node that was not heard since has a grace period; one that was heard has none. heard() is thread-safe per shard; tick() is for one thread.
 // Freeze comes before the losses it covers: the core still learns who is silent (a lost worker may be replaced in a new slot,
 // which its roster fences), but evicts nothing.
 #include <array>
@@ -47,7 +47,7 @@ class Liveness {
   std::optional<Heard> find(NodeId node) const;
 
  private:
-  struct Entry { LeaseTime last{0}; Heard state = Heard::Live; std::string domain; };
+  struct Entry { LeaseTime last{0}; Heard state = Heard::Live; std::string domain; bool awaited = false; };
   struct Shard { mutable std::mutex mutex; std::unordered_map<NodeId, Entry> nodes; };
   struct Count { std::uint32_t known = 0, silent = 0; };
   struct Frozen { LeaseTime since{0}, calm_since{0}; };
@@ -63,7 +63,6 @@ class Liveness {
   std::array<Shard, kShards> shards_;
   std::mutex returned_mutex_;
   std::vector<NodeTurned> returned_;  // by heard(), told at the next tick
-  LeaseTime grace_until_{0};
   std::map<std::string, Frozen> frozen_domains_;
   bool frozen_ = false;
 };
