@@ -1,4 +1,6 @@
 #include <fcntl.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -55,10 +57,15 @@ bool repeatable(const Client::Call& call) {
 
 bool clean(std::string_view text) { return text.find_first_of(std::string_view("\r\n\0", 3)) == std::string_view::npos; }
 
-// An upload that the server refuses is answered before the file is sent whole: look for the answer while sending.
-bool readable(int fd) {
-  pollfd poll_fd{fd, POLLIN, 0};
-  return ::poll(&poll_fd, 1, 0) > 0;
+// An upload that the server refuses is answered before the file is sent whole: look for the answer while sending. Bytes on
+// the socket alone prove nothing (TLS 1.3 sends session tickets unasked), so the record layer is asked. Also true at the end.
+bool readable(Dialled& connection) {
+  pollfd poll_fd{connection.fd.get(), POLLIN, 0};
+  if (SSL_pending(connection.ssl.get()) == 0 && ::poll(&poll_fd, 1, 0) <= 0) return false;
+  char byte = 0;
+  ERR_clear_error();
+  const int rc = SSL_peek(connection.ssl.get(), &byte, 1);
+  return rc > 0 || SSL_get_error(connection.ssl.get(), rc) != SSL_ERROR_WANT_READ;
 }
 
 }  // namespace
@@ -93,7 +100,7 @@ struct Client::Impl {
     std::string buffer(64 << 10, '\0');
     std::uint64_t sent = 0;
     while (sent < source.size) {
-      if (readable(connection->fd.get())) return {};
+      if (readable(*connection)) return {};
       const ssize_t n = ::read(source.file, buffer.data(), std::min<std::uint64_t>(buffer.size(), source.size - sent));
       if (n <= 0) return error(Code::Aborted, "the file became shorter while it was sent; try again");
       TRY_VOID(write_all(*connection, std::string_view(buffer).substr(0, static_cast<std::size_t>(n)), deadline_in(patience)));
@@ -143,7 +150,7 @@ struct Client::Impl {
       if (endless) deadline = gap.count() > 0 ? deadline_in(gap) : deadline_in(Millis(365LL * 86'400'000));
       const std::size_t n = TRY(read_some(*connection, data, sizeof data, deadline));
       if (n == 0) {
-        parser.put_eof(ec);
+        if (parser.got_some()) parser.put_eof(ec);
         if (ec || !header) return error(Code::Unavailable, "the server closed the connection in the middle of its answer");
         break;
       }
@@ -157,7 +164,7 @@ struct Client::Impl {
   Result<Response> run(const Call& call, const Source& source, const std::function<bool(std::string_view)>* on_chunk, Millis gap) {
     const std::string header = TRY(head(call, source.size));
     for (int attempt = 0;; ++attempt) {
-      const bool reused = connection.has_value() && !readable(connection->fd.get());
+      const bool reused = connection.has_value() && !readable(*connection);
       if (!reused) {
         connection.reset();
         connection = TRY(dial(endpoint, "http/1.1", deadline_in(call.timeout)));
@@ -167,7 +174,7 @@ struct Client::Impl {
       auto sent = write_all(*connection, header, deadline_in(call.timeout));
       if (sent.ok()) sent = send_body(source, call.timeout);
       // Even when sending broke, the server may have said why.
-      auto answer = sent.ok() || readable(connection->fd.get()) ? receive(call, on_chunk, gap, any) : Result<Response>(sent.error());
+      auto answer = sent.ok() || readable(*connection) ? receive(call, on_chunk, gap, any) : Result<Response>(sent.error());
       if (answer.ok()) {
         if (!sent.ok()) connection.reset();
         return answer;
