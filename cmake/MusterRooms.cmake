@@ -34,6 +34,8 @@ function(muster_rooms file)
       set_tests_properties(unit.${room} PROPERTIES LABELS unit TIMEOUT 300)
     endif()
   endforeach()
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scheduler/packing_test.cpp PROPERTIES
+    COMPILE_DEFINITIONS "MUSTER_TEST_DATA=\"${CMAKE_SOURCE_DIR}/tests/data\"")
 endfunction()
 
 # Files of the tree that room host carries inside the binary (src/host/embedded.cpp).
@@ -89,7 +91,7 @@ function(muster_tests)
   foreach(bench ${benches})
     get_filename_component(stem ${bench} NAME_WE)
     add_executable(bench_${stem} EXCLUDE_FROM_ALL ${bench})
-    target_link_libraries(bench_${stem} PRIVATE muster_options muster_server muster_store muster_engine muster_agent muster_session muster_overlay muster_net muster_scheduler)
+    target_link_libraries(bench_${stem} PRIVATE muster_options muster_server muster_store muster_engine muster_agent muster_session muster_overlay muster_net muster_scheduler muster_testing)
     target_include_directories(bench_${stem} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   endforeach()
 endfunction()

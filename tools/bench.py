@@ -11,6 +11,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
 names = sorted({os.path.basename(p).rsplit(".", 1)[0] for p in glob.glob("bench/*.cpp") + glob.glob("bench/*.py")})
+if len(sys.argv) > 1:
+    sys.argv[1] = sys.argv[1].replace("-", "_")
 if len(sys.argv) < 2 or sys.argv[1] not in names:
     print("usage: make bench NAME=%s" % "|".join(names), file=sys.stderr)
     sys.exit(2)
@@ -20,8 +22,8 @@ if os.path.exists("bench/%s.py" % name):
     steps += [["cmake", "--build", "--preset", "release", "--target", "musterd", "muster-relay", "muster-agent", "muster"]]
     run = [sys.executable, "bench/%s.py" % name]
 else:
-    steps += [["cmake", "--build", "--preset", "release", "--target", "bench_" + name.replace("-", "_")]]
-    run = ["build/release/bench_" + name.replace("-", "_")]
+    steps += [["cmake", "--build", "--preset", "release", "--target", "bench_" + name]]
+    run = ["build/release/bench_" + name]
 for step in steps:
     if subprocess.run(step, stdout=sys.stderr).returncode:
         sys.exit(1)
