@@ -52,11 +52,11 @@ bool hosts(const Request& request, const NodeRequest& need, const NodeView& node
   return static_cast<std::int64_t>(matching_devices(need, node).size()) >= need.resources.gpus;
 }
 
-Score score(const Request& request, const Bundle& bundle, const NodeView& node) {
+Score score(const Request& request, const Bundle& bundle, const NodeView& node, std::int64_t waste) {
   Score s;
   if (bundle.role == SlotRole::Head) s.tier = -static_cast<std::int32_t>(node.tier);
   s.cold = has(node.images, request.image) ? 0 : 1;
-  s.gpus = node.free.gpus, s.cpu = node.free.cpu_milli, s.node = node.node;
+  s.waste = waste, s.gpus = node.free.gpus, s.cpu = node.free.cpu_milli, s.node = node.node;
   return s;
 }
 

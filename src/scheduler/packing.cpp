@@ -95,6 +95,17 @@ void Packing::observe(const PackingTask& raw) {
   relearn();
 }
 
+void Packing::expect(std::map<PackingTask, std::int64_t> tasks) {
+  seen_.clear();
+  total_ = 0;
+  for (const auto& [task, count] : tasks) {
+    if (count <= 0 || seen_.size() >= kSeenMax || total_ >= kTotalMax) continue;
+    seen_[bounded(task)] += std::min(count, kTotalMax);
+    total_ += std::min(count, kTotalMax);
+  }
+  relearn();
+}
+
 void Packing::age() {
   total_ = 0;
   for (auto it = seen_.begin(); it != seen_.end();) {

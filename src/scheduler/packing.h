@@ -55,6 +55,8 @@ class Packing {
   // rebuilt and generation() grows. Memory is bounded: rare shapes are forgotten, old ones halved away.
   void observe(const PackingTask& task);
   std::uint64_t generation() const { return generation_; }
+  // Instead of learning: this is the expected workload, each task with its weight.
+  void expect(std::map<PackingTask, std::int64_t> tasks);
   // New prices from what is free of each model in the whole pool, milli-GPU.
   void reprice(const std::array<std::int64_t, kPackingModels>& free);
 

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "scheduler/match.h"
+#include "scheduler/pool_packing.h"
 #include "scheduler/queue_order.h"
 
 namespace muster::scheduler {
@@ -15,7 +16,8 @@ namespace {
 
 constexpr Millis kProposalLife{5'000};       // a proposal that nothing came of is made anew after it
 constexpr std::int64_t kLatchMs = 600'000;   // the oldest request waits no longer than this behind those that fit better
-constexpr std::size_t kCandidates = 64;      // compared by score beyond what is needed
+constexpr std::size_t kCandidates = 64, kGpuCandidates = 256;  // compared by score beyond what is needed
+constexpr std::size_t kDemandClasses = 1024; // of what waits, for the packing score
 constexpr std::size_t kImprovedMax = 256;    // more at once: every class is looked at again
 constexpr std::size_t kHeadsPerPlan = 20'000, kChecksPerPlan = 400'000;
 
@@ -89,6 +91,8 @@ struct Scheduler::Impl {
   std::set<std::pair<WallTime, ClusterId>> proposals_due;
   std::deque<NodeId> improved;      // since the last finished pass
   std::size_t improved_seen = 0;    // of them known when the pass began
+  PoolPacking packing;
+  bool packing_stale = true;        // machines or requests changed since it was prepared
   bool wake_all = false, work = false, frozen = false;
   bool in_pass = false, pass_all = false;
   std::uint64_t pass = 0;
@@ -99,9 +103,15 @@ struct Scheduler::Impl {
 
   // ---- nodes
   void index(const NodeEntry& e) {
-    if (e.free.schedulable) by_size.emplace(e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.view.node);
+    if (!e.free.schedulable || !by_size.emplace(e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.view.node).second) return;
+    packing.add(e.free);
+    packing_stale = true;
   }
-  void unindex(const NodeEntry& e) { by_size.erase({e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.view.node}); }
+  void unindex(const NodeEntry& e) {
+    if (by_size.erase({e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.free.node}) == 0) return;
+    packing.remove(e.free);
+    packing_stale = true;
+  }
   void refresh(NodeEntry& e) {
     unindex(e);
     e.free = e.view;
@@ -142,6 +152,7 @@ struct Scheduler::Impl {
     if (latch == id) release_latch();
     const auto it = waiting.find(id);
     if (it == waiting.end()) return;
+    packing_stale = true;
     everyone.erase(it->second.request);
     Class& home = it->second.home->second;
     if (--home.members == 0) {
@@ -153,6 +164,7 @@ struct Scheduler::Impl {
   void request_changed(const Request& request) {
     drop_request(request.cluster);
     const auto home = classes.try_emplace(key_of(request)).first;
+    packing_stale = true;
     ++home->second.members;
     home->second.awake = true;
     everyone.insert(request);
@@ -234,14 +246,28 @@ struct Scheduler::Impl {
         if (!visit(std::get<3>(*it))) return;
     }
   }
+  // The expected workload is what waits; computed anew once a plan at most.
+  void prepare_packing() {
+    if (!packing_stale || !packing.has_gpus()) return;
+    packing_stale = false;
+    std::vector<std::pair<const NodeRequest*, std::int64_t>> demand;
+    std::size_t seen = 0;
+    for (const auto& [key, c] : classes) {
+      if (++seen > kDemandClasses) break;
+      const auto own = key.own ? waiting.find(key.own) : waiting.end();
+      const Request* r = own == waiting.end() ? nullptr : &own->second.request;
+      for (const Bundle& b : r == nullptr ? key.gang : r->gang.empty() ? r->grow : r->gang) demand.emplace_back(&b.request, static_cast<std::int64_t>(c.members));
+    }
+    packing.prepare(demand);
+  }
   // The best `count` machines for one bundle, none of `used`.
   std::vector<const NodeView*> best(const Request& r, const Need& need, const std::set<NodeId>& used, WallTime now) const {
     std::vector<std::pair<Score, const NodeView*>> found;
-    const std::size_t enough = need.count + kCandidates;
+    const std::size_t enough = need.count + (need.bundle->request.resources.gpus > 0 ? kGpuCandidates : kCandidates);
     each_candidate(r, need.bundle->request, [&](const NodeView& node) {
       ++checks;
       if (!used.contains(node.node) && hosts(r, need.bundle->request, node, now) && !excluded(r, node.node, now) && !reserved(r, node))
-        found.emplace_back(score(r, *need.bundle, node), &node);
+        found.emplace_back(score(r, *need.bundle, node, packing.waste(need.bundle->request, node)), &node);
       return found.size() < enough;
     });
     const std::size_t n = std::min(found.size(), need.count);
@@ -281,6 +307,7 @@ struct Scheduler::Impl {
     expire_proposals(now);
     std::vector<Group> out;
     if (!work) return out;
+    prepare_packing();
     everyone.advance(now, [&](ClusterId id) -> const Request& { return waiting.at(id).request; });
     if (!in_pass) {
       cursor = {};

@@ -218,6 +218,30 @@ TEST(Scheduler, QueueSaysWhatIsMissing) {
 }
 
 // After any changes, what the incremental scheduler plans and shows is what one built from the final snapshot would.
+TEST(Scheduler, FlexibleWorkLeavesAScarceModelToThoseWhoNeedIt) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 6; ++i) s.apply(NodeChanged{gpu_node(i, 1, i == 1 ? "T4" : "A10")});
+  Request any = request(1, 0, 1, 60'000), only = request(2, 0);
+  any.gang[0].request.resources.gpus = only.gang[0].request.resources.gpus = 1;
+  only.gang[0].request.gpu_model = "T4";
+  s.apply(RequestChanged{any}), s.apply(RequestChanged{only});
+  const auto groups = s.plan({}, kT0);
+  EXPECT_EQ(clusters(groups), (std::vector{ClusterId{1}, ClusterId{2}}));  // by node id alone the first would take the only T4
+}
+
+TEST(Scheduler, SmallGpuWorkKeepsLargeMachinesWhole) {
+  Scheduler s;
+  NodeView used = gpu_node(2, 4, "A10");
+  used.free_devices.resize(1), used.free.gpus = 1, used.whole = false;
+  s.apply(NodeChanged{gpu_node(1, 4, "A10")}), s.apply(NodeChanged{used});
+  Request small = request(1, 0, 1, 60'000), large = request(2, 0);
+  small.gang[0].request.resources.gpus = 1, large.gang[0].request.resources.gpus = 4;
+  s.apply(RequestChanged{small}), s.apply(RequestChanged{large});
+  const auto groups = s.plan({}, kT0);
+  ASSERT_EQ(clusters(groups), (std::vector{ClusterId{1}, ClusterId{2}}));
+  EXPECT_EQ(groups[0].places[0].node, NodeId{2});
+}
+
 TEST(Scheduler, IncrementalEqualsRebuilt) {
   for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     Rng rng(seed);
@@ -231,7 +255,7 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       switch (rng.below(5)) {
         case 0:
         case 1: {
-          NodeView n = node(id, rng.between(0, 6));
+          NodeView n = rng.chance(1, 3) ? gpu_node(id, 1 + static_cast<int>(rng.below(4)), rng.chance(1, 2) ? "A10" : "T4") : node(id, rng.between(0, 6));
           n.schedulable = rng.chance(4, 5);
           if (rng.chance(1, 3)) n.labels["region"] = "eu";
           nodes[n.node] = n;
@@ -243,6 +267,8 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
           r.priority = static_cast<std::int32_t>(rng.between(-3, 3));
           r.since = now;
           if (rng.chance(1, 4)) r.gang[0].request.constraints["region"] = "eu";
+          if (rng.chance(1, 2)) r.gang.back().request.resources.gpus = rng.between(1, 2);
+          if (rng.chance(1, 4)) r.gang.back().request.gpu_model = "T4";
           if (rng.chance(1, 4)) r.avoid = {NodeId{1 + rng.below(12)}};
           if (rng.chance(1, 4)) r.grow = std::move(r.gang), r.gang.clear();
           requests[r.cluster] = r;

@@ -1,0 +1,37 @@
+#pragma once
+// The packing score for the planner's machines: numbers the GPU models, sums what is free of each, and takes the requests that
+// wait as the expected workload. All of it is a function of the present state, never of how that came to be, so that a planner
+// that followed every change decides like one built anew. Scores are good between prepare() and the next change. Private.
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "scheduler/packing.h"
+#include "scheduler/scheduler.h"
+
+namespace muster::scheduler {
+
+class PoolPacking {
+ public:
+  // A machine that may be planned on, with what is free on it; removed with the same view as it was added.
+  void add(const NodeView& node) { count(node, 1); }
+  void remove(const NodeView& node) { count(node, -1); }
+  bool has_gpus() const { return !models_.empty(); }
+
+  // What waits, each need with how many of it.
+  void prepare(const std::vector<std::pair<const NodeRequest*, std::int64_t>>& demand);
+  // What hosting the need would waste on this machine, which qualifies: smaller is better; 0 for all while no machine has a GPU.
+  std::int64_t waste(const NodeRequest& need, const NodeView& node) const;
+
+ private:
+  struct Model { std::int64_t nodes = 0, free_milli = 0; };
+  void count(const NodeView& node, std::int64_t sign);
+  std::uint32_t index_of(const std::string& model) const;
+  PackingTask task_of(const NodeRequest& need) const;
+  std::map<std::string, Model> models_;
+  std::vector<std::string> names_;  // sorted; the index is the model's number
+  Packing packing_;
+};
+
+}  // namespace muster::scheduler
