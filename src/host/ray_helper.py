@@ -198,7 +198,7 @@ class Jobs:
         self.update(job, attempt, state="FAILED", message="submit_failed: " + fault, exit_code=1)
 
     def watch(self, job, attempt):
-        misses = 0
+        misses, told = 0, 0
         while True:
             time.sleep(0.5)
             try:
@@ -218,7 +218,9 @@ class Jobs:
                 message = ("driver_lost: " if lost else "") + message
             if state in TERMINAL:
                 time.sleep(0.3)  # the last lines of the log
-            self.update(job, attempt, state=state, message=message[:1500], exit_code=code)
+            grown = self.log_bytes(job, attempt) != told
+            told = self.log_bytes(job, attempt)
+            self.update(job, attempt, state=state, message=message[:1500], exit_code=code, **({"fresh": True} if grown else {}))
             if state in TERMINAL:
                 return
 
