@@ -21,12 +21,15 @@ bool fits(const Resources& need, const Resources& free) {
   return need.cpu_milli <= free.cpu_milli && need.memory_bytes <= free.memory_bytes && need.gpus <= free.gpus && need.disk_bytes <= free.disk_bytes;
 }
 
+bool matches(const NodeRequest& need, const NodeView& node, const std::string& uuid) {
+  const auto device = std::find_if(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.uuid == uuid; });
+  return device != node.devices.end() && (need.gpu_model.empty() || device->model == need.gpu_model);
+}
+
 std::vector<std::string> matching_devices(const NodeRequest& need, const NodeView& node) {
   std::vector<std::string> out;
-  for (const std::string& uuid : node.free_devices) {
-    const auto device = std::find_if(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.uuid == uuid; });
-    if (device != node.devices.end() && (need.gpu_model.empty() || device->model == need.gpu_model)) out.push_back(uuid);
-  }
+  for (const std::string& uuid : node.free_devices)
+    if (matches(need, node, uuid)) out.push_back(uuid);
   return out;
 }
 
@@ -49,7 +52,8 @@ bool hosts(const Request& request, const NodeRequest& need, const NodeView& node
   if (need.whole_machine && (!node.whole || node.free_devices.size() != node.devices.size())) return false;
   if (need.whole_machine && !need.gpu_model.empty())  // every device goes with it, so every one must be the model asked for
     return std::all_of(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.model == need.gpu_model; });
-  return static_cast<std::int64_t>(matching_devices(need, node).size()) >= need.resources.gpus;
+  if (need.resources.gpus <= 0) return true;
+  return std::count_if(node.free_devices.begin(), node.free_devices.end(), [&](const std::string& uuid) { return matches(need, node, uuid); }) >= need.resources.gpus;
 }
 
 Score score(const Request& request, const Bundle& bundle, const NodeView& node, std::int64_t waste) {

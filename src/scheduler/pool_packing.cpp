@@ -45,14 +45,24 @@ void PoolPacking::prepare(const std::vector<std::pair<const NodeRequest*, std::i
   packing_.reprice(free);
 }
 
-std::int64_t PoolPacking::waste(const NodeRequest& need, const NodeView& view) const {
-  if (models_.empty()) return 0;
+PackingNode PoolPacking::node_of(const NodeView& view) const {
   PackingNode node{view.free.cpu_milli, 0, std::min(view.free_devices.size(), kPackingDevices), {}};
   std::fill_n(node.free.begin(), node.devices, static_cast<std::int32_t>(kPackingWhole));
   if (!view.devices.empty()) node.model = index_of(model_of(view));
+  return node;
+}
+
+std::int64_t PoolPacking::waste_on(const NodeRequest& need, const PackingNode& node) const {
   PackingTask task = task_of(need);
   if (need.whole_machine) task = {node.cpu_milli, static_cast<std::int32_t>(node.devices), node.devices > 0 ? static_cast<std::int32_t>(kPackingWhole) : 0};
   return packing_.price(node.model, task) - packing_.score(node, task, packing_.fragmentation(node)).score;
+}
+
+std::int64_t PoolPacking::ForNeed::operator()(const NodeView& view) {
+  if (!pool_.has_gpus()) return 0;
+  const PackingNode node = pool_.node_of(view);
+  if (!known_ || node != last_) waste_ = pool_.waste_on(need_, node), last_ = node, known_ = true;
+  return waste_;
 }
 
 }  // namespace muster::scheduler

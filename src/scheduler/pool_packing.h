@@ -21,12 +21,26 @@ class PoolPacking {
 
   // What waits, each need with how many of it.
   void prepare(const std::vector<std::pair<const NodeRequest*, std::int64_t>>& demand);
-  // What hosting the need would waste on this machine, which qualifies: smaller is better; 0 for all while no machine has a GPU.
-  std::int64_t waste(const NodeRequest& need, const NodeView& node) const;
+  // What hosting the need would waste on a machine that qualifies: smaller is better; 0 for all while no machine has a GPU.
+  // Equal machines in a row are scored once.
+  class ForNeed {
+   public:
+    ForNeed(const PoolPacking& pool, const NodeRequest& need) : pool_(pool), need_(need) {}
+    std::int64_t operator()(const NodeView& node);
+
+   private:
+    const PoolPacking& pool_;
+    const NodeRequest& need_;
+    PackingNode last_;
+    std::int64_t waste_ = 0;
+    bool known_ = false;
+  };
 
  private:
   struct Model { std::int64_t nodes = 0, free_milli = 0; };
   void count(const NodeView& node, std::int64_t sign);
+  PackingNode node_of(const NodeView& view) const;
+  std::int64_t waste_on(const NodeRequest& need, const PackingNode& node) const;
   std::uint32_t index_of(const std::string& model) const;
   PackingTask task_of(const NodeRequest& need) const;
   std::map<std::string, Model> models_;

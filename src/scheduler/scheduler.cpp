@@ -81,7 +81,9 @@ std::vector<Need> needs_of(const std::vector<Bundle>& bundles) {
 
 struct Scheduler::Impl {
   std::map<NodeId, NodeEntry> nodes;
-  std::set<std::tuple<std::string, std::int64_t, std::int64_t, NodeId>> by_size;  // schedulable: arch, free GPUs, free CPU
+  using Sizes = std::map<std::tuple<std::string, std::int64_t, std::int64_t, NodeId>, const NodeView*>;  // arch, free GPUs, free CPU
+  Sizes by_size;                          // schedulable machines
+  std::map<std::string, Sizes> by_model;  // the same by GPU model
   std::map<OrgId, std::set<NodeId>> by_supplier;
   std::map<std::string, std::set<NodeId>> by_pool;
   std::map<ClusterId, Waiting> waiting;
@@ -103,12 +105,17 @@ struct Scheduler::Impl {
 
   // ---- nodes
   void index(const NodeEntry& e) {
-    if (!e.free.schedulable || !by_size.emplace(e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.view.node).second) return;
+    const Sizes::key_type key{e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.view.node};
+    if (!e.free.schedulable || !by_size.emplace(key, &e.free).second) return;
+    for (const Device& d : e.free.devices) by_model[d.model].emplace(key, &e.free);
     packing.add(e.free);
     packing_stale = true;
   }
   void unindex(const NodeEntry& e) {
-    if (by_size.erase({e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.free.node}) == 0) return;
+    const Sizes::key_type key{e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.free.node};
+    if (by_size.erase(key) == 0) return;
+    for (const Device& d : e.free.devices)
+      if (const auto it = by_model.find(d.model); it != by_model.end() && it->second.erase(key) > 0 && it->second.empty()) by_model.erase(it);
     packing.remove(e.free);
     packing_stale = true;
   }
@@ -241,9 +248,12 @@ struct Scheduler::Impl {
       const auto it = by_pool.find(r.pool.substr(5));
       if (it != by_pool.end()) visit_all(it->second);
     } else {
-      for (auto it = by_size.lower_bound({r.arch, need.resources.gpus, need.resources.gpus == 0 ? need.resources.cpu_milli : 0, NodeId{}});
-           it != by_size.end() && std::get<0>(*it) == r.arch; ++it)
-        if (!visit(std::get<3>(*it))) return;
+      const auto model = need.gpu_model.empty() ? by_model.end() : by_model.find(need.gpu_model);
+      if (!need.gpu_model.empty() && model == by_model.end()) return;
+      const Sizes& sizes = need.gpu_model.empty() ? by_size : model->second;
+      for (auto it = sizes.lower_bound({r.arch, need.resources.gpus, need.resources.gpus == 0 ? need.resources.cpu_milli : 0, NodeId{}});
+           it != sizes.end() && std::get<0>(it->first) == r.arch; ++it)
+        if (!f(*it->second)) return;
     }
   }
   // The expected workload is what waits; computed anew once a plan at most.
@@ -264,10 +274,11 @@ struct Scheduler::Impl {
   std::vector<const NodeView*> best(const Request& r, const Need& need, const std::set<NodeId>& used, WallTime now) const {
     std::vector<std::pair<Score, const NodeView*>> found;
     const std::size_t enough = need.count + (need.bundle->request.resources.gpus > 0 ? kGpuCandidates : kCandidates);
+    PoolPacking::ForNeed waste(packing, need.bundle->request);
     each_candidate(r, need.bundle->request, [&](const NodeView& node) {
       ++checks;
       if (!used.contains(node.node) && hosts(r, need.bundle->request, node, now) && !excluded(r, node.node, now) && !reserved(r, node))
-        found.emplace_back(score(r, *need.bundle, node, packing.waste(need.bundle->request, node)), &node);
+        found.emplace_back(score(r, *need.bundle, node, waste(node)), &node);
       return found.size() < enough;
     });
     const std::size_t n = std::min(found.size(), need.count);
