@@ -116,7 +116,7 @@ class Link:
             if peer is None:
                 continue
             try:
-                peer.sendall(json.dumps(event, separators=(",", ":")).encode() + b"\n")
+                peer.sendall(json.dumps(event, separators=(",", ":"), default=str).encode() + b"\n")
             except OSError:
                 pass
 
@@ -431,11 +431,11 @@ class Helper:
         summary = status.resource_demands
         for demand in summary.ray_task_actor_demand + summary.cluster_constraint_demand:
             for row in demand.bundles_by_count:
-                demands.append({"bundle": row.bundle, "count": row.count, "strict_spread": False,
+                demands.append({"bundle": dict(row.bundle), "count": row.count, "strict_spread": False,
                                 "constraint": demand in summary.cluster_constraint_demand})
         for group in summary.placement_group_demand:
             for row in group.bundles_by_count:
-                demands.append({"bundle": {k: v for k, v in row.bundle.items() if "_group_" not in k}, "count": row.count,
+                demands.append({"bundle": {str(k): float(v) for k, v in dict(row.bundle).items() if "_group_" not in k}, "count": row.count,
                                 "strict_spread": group.strategy == "STRICT_SPREAD"})
         return {"ev": "report", "nodes": nodes, "demands": demands[:500]}
 
