@@ -83,6 +83,7 @@ void measure(std::uint64_t machines, const std::string& label) {
   for (std::uint64_t i = 1; i <= 1000; ++i) {
     const Request r = request(i, rng);
     const auto start = Clock::now();
+    scheduler.apply(DemandChanged{r.cluster, {{r.gang.front().request, 1}}});
     scheduler.apply(RequestChanged{r});
     const auto groups = scheduler.plan({1}, kNow);
     times.push_back(micros_since(start));
@@ -99,6 +100,7 @@ void measure(std::uint64_t machines, const std::string& label) {
   for (std::uint64_t i = 0; i < wanted; ++i) {
     Request r = classes[rng.below(classes.size())];
     r.cluster = ClusterId{10'000 + i};
+    scheduler.apply(DemandChanged{r.cluster, {{r.gang.front().request, 1}}});
     scheduler.apply(RequestChanged{r});
   }
   std::size_t placed = 0;

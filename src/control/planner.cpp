@@ -48,10 +48,20 @@ scheduler::Change request_of(const State& state, ClusterId id) {
   return scheduler::RequestChanged{std::move(r)};
 }
 
+// Ended clusters count until they are archived: the recent past is what is expected.
+scheduler::Change demand_of(const State& state, ClusterId id) {
+  scheduler::DemandChanged demand{id, {}};
+  if (const Cluster* cluster = state.find_cluster(id)) {
+    demand.needs.emplace_back(cluster->spec.head, 1);
+    for (const WorkerGroup& group : cluster->spec.groups) demand.needs.emplace_back(group.request, std::max<std::uint32_t>(group.min, 1));
+  }
+  return demand;
+}
+
 struct Affected {
   const State& state;
   std::set<NodeId> nodes;
-  std::set<ClusterId> clusters;
+  std::set<ClusterId> clusters, demands;
   bool freeze = false;
 
   void slot(SlotId id) {
@@ -70,8 +80,8 @@ struct Affected {
   void operator()(const FreezeSet&) { freeze = true; }
   void operator()(const BackoffSet& e) { clusters.insert(e.cluster); }
   void operator()(const BackoffEnded& e) { clusters.insert(e.cluster); }
-  void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id); }
-  void operator()(const ClusterUpdated& e) { clusters.insert(e.cluster); }
+  void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id), demands.insert(e.cluster.id); }
+  void operator()(const ClusterUpdated& e) { clusters.insert(e.cluster), demands.insert(e.cluster); }
   void operator()(const ClusterStateChanged& e) { clusters.insert(e.cluster); }
   void operator()(const ClusterWanted& e) { clusters.insert(e.cluster); }
   void operator()(const LeaseGranted& e) {
@@ -87,18 +97,22 @@ struct Affected {
     lease(e.lease);
     if (const Lease* found = state.find_lease(e.lease)) nodes.insert(found->node);
   }
-  void operator()(const Archived& e) { clusters.insert(e.clusters.begin(), e.clusters.end()); }
+  void operator()(const Archived& e) {
+    clusters.insert(e.clusters.begin(), e.clusters.end());
+    demands.insert(e.clusters.begin(), e.clusters.end());
+  }
   void operator()(const auto&) {}
 };
 
 }  // namespace
 
 std::vector<scheduler::Change> planner_changes(const State& state, const Event& event) {
-  Affected affected{state, {}, {}, false};
+  Affected affected{state, {}, {}, {}, false};
   std::visit(affected, event);
   std::vector<scheduler::Change> out;
   for (const NodeId id : affected.nodes)
     if (const Node* node = state.find_node(id)) out.emplace_back(scheduler::NodeChanged{view_of(state, *node)});
+  for (const ClusterId id : affected.demands) out.push_back(demand_of(state, id));
   for (const ClusterId id : affected.clusters) out.push_back(request_of(state, id));
   if (affected.freeze) out.emplace_back(scheduler::FreezeChanged{state.frozen});
   return out;
@@ -107,6 +121,7 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
 std::vector<scheduler::Change> planner_snapshot(const State& state) {
   std::vector<scheduler::Change> out;
   for (const auto& [id, node] : state.nodes) out.emplace_back(scheduler::NodeChanged{view_of(state, node)});
+  for (const auto& [id, cluster] : state.clusters) out.push_back(demand_of(state, id));
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change)) out.push_back(std::move(change));
   out.emplace_back(scheduler::FreezeChanged{state.frozen});

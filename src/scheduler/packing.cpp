@@ -95,7 +95,7 @@ void Packing::observe(const PackingTask& raw) {
   relearn();
 }
 
-void Packing::expect(std::map<PackingTask, std::int64_t> tasks) {
+void Packing::expect(const std::map<PackingTask, std::int64_t>& tasks) {
   seen_.clear();
   total_ = 0;
   for (const auto& [task, count] : tasks) {

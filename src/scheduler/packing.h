@@ -56,7 +56,7 @@ class Packing {
   void observe(const PackingTask& task);
   std::uint64_t generation() const { return generation_; }
   // Instead of learning: this is the expected workload, each task with its weight.
-  void expect(std::map<PackingTask, std::int64_t> tasks);
+  void expect(const std::map<PackingTask, std::int64_t>& tasks);
   // New prices from what is free of each model in the whole pool, milli-GPU.
   void reprice(const std::array<std::int64_t, kPackingModels>& free);
 

@@ -17,7 +17,6 @@ namespace {
 constexpr Millis kProposalLife{5'000};       // a proposal that nothing came of is made anew after it
 constexpr std::int64_t kLatchMs = 600'000;   // the oldest request waits no longer than this behind those that fit better
 constexpr std::size_t kCandidates = 64, kGpuCandidates = 256;  // compared by score beyond what is needed
-constexpr std::size_t kDemandClasses = 1024; // of what waits, for the packing score
 constexpr std::size_t kImprovedMax = 256;    // more at once: every class is looked at again
 constexpr std::size_t kHeadsPerPlan = 20'000, kChecksPerPlan = 400'000;
 
@@ -94,7 +93,6 @@ struct Scheduler::Impl {
   std::deque<NodeId> improved;      // since the last finished pass
   std::size_t improved_seen = 0;    // of them known when the pass began
   PoolPacking packing;
-  bool packing_stale = true;        // machines or requests changed since it was prepared
   bool wake_all = false, work = false, frozen = false;
   bool in_pass = false, pass_all = false;
   std::uint64_t pass = 0;
@@ -109,7 +107,6 @@ struct Scheduler::Impl {
     if (!e.free.schedulable || !by_size.emplace(key, &e.free).second) return;
     for (const Device& d : e.free.devices) by_model[d.model].emplace(key, &e.free);
     packing.add(e.free);
-    packing_stale = true;
   }
   void unindex(const NodeEntry& e) {
     const Sizes::key_type key{e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.free.node};
@@ -117,7 +114,6 @@ struct Scheduler::Impl {
     for (const Device& d : e.free.devices)
       if (const auto it = by_model.find(d.model); it != by_model.end() && it->second.erase(key) > 0 && it->second.empty()) by_model.erase(it);
     packing.remove(e.free);
-    packing_stale = true;
   }
   void refresh(NodeEntry& e) {
     unindex(e);
@@ -159,7 +155,6 @@ struct Scheduler::Impl {
     if (latch == id) release_latch();
     const auto it = waiting.find(id);
     if (it == waiting.end()) return;
-    packing_stale = true;
     everyone.erase(it->second.request);
     Class& home = it->second.home->second;
     if (--home.members == 0) {
@@ -171,7 +166,6 @@ struct Scheduler::Impl {
   void request_changed(const Request& request) {
     drop_request(request.cluster);
     const auto home = classes.try_emplace(key_of(request)).first;
-    packing_stale = true;
     ++home->second.members;
     home->second.awake = true;
     everyone.insert(request);
@@ -256,20 +250,6 @@ struct Scheduler::Impl {
         if (!f(*it->second)) return;
     }
   }
-  // The expected workload is what waits; computed anew once a plan at most.
-  void prepare_packing() {
-    if (!packing_stale || !packing.has_gpus()) return;
-    packing_stale = false;
-    std::vector<std::pair<const NodeRequest*, std::int64_t>> demand;
-    std::size_t seen = 0;
-    for (const auto& [key, c] : classes) {
-      if (++seen > kDemandClasses) break;
-      const auto own = key.own ? waiting.find(key.own) : waiting.end();
-      const Request* r = own == waiting.end() ? nullptr : &own->second.request;
-      for (const Bundle& b : r == nullptr ? key.gang : r->gang.empty() ? r->grow : r->gang) demand.emplace_back(&b.request, static_cast<std::int64_t>(c.members));
-    }
-    packing.prepare(demand);
-  }
   // The best `count` machines for one bundle, none of `used`.
   std::vector<const NodeView*> best(const Request& r, const Need& need, const std::set<NodeId>& used, WallTime now) const {
     std::vector<std::pair<Score, const NodeView*>> found;
@@ -318,7 +298,7 @@ struct Scheduler::Impl {
     expire_proposals(now);
     std::vector<Group> out;
     if (!work) return out;
-    prepare_packing();
+    packing.prepare();
     everyone.advance(now, [&](ClusterId id) -> const Request& { return waiting.at(id).request; });
     if (!in_pass) {
       cursor = {};
@@ -437,6 +417,8 @@ void Scheduler::apply(const Change& change) {
     s.request_changed(request->request);
   } else if (const auto* ended = std::get_if<RequestGone>(&change)) {
     s.drop_request(ended->cluster);
+  } else if (const auto* demand = std::get_if<DemandChanged>(&change)) {
+    s.packing.demand(demand->cluster, demand->needs);
   } else if (const auto* freeze = std::get_if<FreezeChanged>(&change)) {
     s.frozen = freeze->frozen;  // preemption, which it stops, is not planned here yet
   }

@@ -33,7 +33,9 @@ struct NodeGone { NodeId node; };
 struct RequestChanged { Request request; };
 struct RequestGone { ClusterId cluster; };
 struct FreezeChanged { bool frozen = false; };
-using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged>;
+// What a cluster asks for in all, whether it waits, runs or has ended: the workload that placements keep room for. Empty: forget it.
+struct DemandChanged { ClusterId cluster; std::vector<std::pair<NodeRequest, std::uint32_t>> needs; };
+using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged>;
 
 struct Place { Bundle bundle; NodeId node; Resources resources; std::vector<std::string> devices; std::uint64_t node_version = 0; bool operator==(const Place&) const = default; };
 enum class ActionKind : std::uint8_t { Start = 1, Grow = 2, Preempt = 3 };

@@ -224,7 +224,7 @@ TEST(Scheduler, FlexibleWorkLeavesAScarceModelToThoseWhoNeedIt) {
   Request any = request(1, 0, 1, 60'000), only = request(2, 0);
   any.gang[0].request.resources.gpus = only.gang[0].request.resources.gpus = 1;
   only.gang[0].request.gpu_model = "T4";
-  s.apply(RequestChanged{any}), s.apply(RequestChanged{only});
+  for (const Request& r : {any, only}) s.apply(DemandChanged{r.cluster, {{r.gang[0].request, 1}}}), s.apply(RequestChanged{r});
   const auto groups = s.plan({}, kT0);
   EXPECT_EQ(clusters(groups), (std::vector{ClusterId{1}, ClusterId{2}}));  // by node id alone the first would take the only T4
 }
@@ -248,6 +248,7 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
     Scheduler incremental;
     std::map<NodeId, NodeView> nodes;
     std::map<ClusterId, Request> requests;
+    std::map<ClusterId, std::vector<std::pair<NodeRequest, std::uint32_t>>> asked;  // outlives the request
     WallTime now = kT0;
     for (int step = 0; step < 60; ++step) {
       now = now + 1s;
@@ -272,6 +273,8 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
           if (rng.chance(1, 4)) r.avoid = {NodeId{1 + rng.below(12)}};
           if (rng.chance(1, 4)) r.grow = std::move(r.gang), r.gang.clear();
           requests[r.cluster] = r;
+          asked[r.cluster] = {{(r.gang.empty() ? r.grow : r.gang).back().request, static_cast<std::uint32_t>(1 + rng.below(3))}};
+          incremental.apply(DemandChanged{r.cluster, asked[r.cluster]});
           incremental.apply(RequestChanged{r});
           break;
         }
@@ -285,6 +288,7 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       }
       Scheduler rebuilt;
       for (const auto& [nid, n] : nodes) rebuilt.apply(NodeChanged{n});
+      for (const auto& [cid, needs] : asked) rebuilt.apply(DemandChanged{cid, needs});
       for (const auto& [cid, r] : requests) rebuilt.apply(RequestChanged{r});
       const auto expected = rebuilt.plan({}, now);
       const auto planned = incremental.plan({}, now);
