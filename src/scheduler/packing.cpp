@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <tuple>
 
 namespace muster::scheduler {
 namespace {
@@ -17,7 +18,7 @@ constexpr std::int64_t kIdleGpuNum = 20 * kOne, kIdleGpuDen = 1'000;  // 20 mill
 constexpr std::int64_t kPriceWeight = 2, kPriceMax = 4 * kOne;
 
 constexpr std::int64_t kCoverageNum = 99, kCoverageDen = 100;  // of the arrivals, by the commonest shapes
-constexpr std::size_t kTargetMax = 256, kSeenMax = 1024;
+constexpr std::size_t kTargetMax = 128, kSeenMax = 1024;
 constexpr std::int64_t kRelearn = 512, kTotalMax = 1 << 20;
 constexpr std::int64_t kCpuMax = std::int64_t{1} << 31, kShareMax = kPackingWhole;
 constexpr std::int64_t kPoolMax = std::int64_t{1} << 31, kDensityMax = std::int64_t{1} << 40;  // milli-GPU; Q16
@@ -127,13 +128,23 @@ void Packing::relearn() {
   std::size_t n = 0;
   while (n < std::min(common.size(), kTargetMax) && covered * kCoverageDen < total_ * kCoverageNum) covered += common[n++].first;
   for (auto& shapes : shapes_) shapes.clear();
-  useless_.fill(0);
-  for (std::size_t i = 0; i < n; ++i) {
-    const PackingTask& task = common[i].second;
-    const std::int64_t weight = common[i].first * kOne / covered;
+  weight_ = 0;
+  common.resize(n);
+  std::sort(common.begin(), common.end(), [](const auto& a, const auto& b) {
+    const auto key = [](const PackingTask& t) { return std::tuple(t.devices, t.share, t.cpu_milli, t.models); };
+    return key(a.second) < key(b.second);
+  });
+  for (const auto& [count, task] : common) {
+    const std::int64_t weight = count * kOne / covered;
+    weight_ += weight;
     for (std::uint32_t m = 0; m < kPackingModels; ++m) {
-      if (task.devices == 0 || (task.models >> m & 1U) == 0) useless_[m] += weight;
-      else shapes_[m].push_back({task.cpu_milli, task.devices, task.share, weight});
+      if (task.devices == 0 || (task.models >> m & 1U) == 0) continue;
+      std::vector<Shape>& shapes = shapes_[m];
+      if (shapes.empty() || shapes.back().devices != task.devices || shapes.back().share != task.share) shapes.push_back({task.devices, task.share, {}, {}});
+      Shape& shape = shapes.back();
+      const std::int64_t before = shape.weight_up_to.empty() ? 0 : shape.weight_up_to.back();
+      shape.cpu_milli.push_back(task.cpu_milli);
+      shape.weight_up_to.push_back(before + weight);
     }
   }
   // Per 16 milli-CPU on both sides, so that the product stays in 64 bits.
@@ -172,22 +183,25 @@ void Packing::reprice(const std::array<std::int64_t, kPackingModels>& free_now) 
   }
 }
 
+std::int64_t Packing::Shape::weight_within(std::int64_t cpu) const {
+  const auto n = std::upper_bound(cpu_milli.begin(), cpu_milli.end(), cpu) - cpu_milli.begin();
+  return n == 0 ? 0 : weight_up_to[static_cast<std::size_t>(n - 1)];
+}
+
+// Everything idle is useless to every task, but for what the tasks that fit can use.
 std::int64_t Packing::fragmentation(const PackingNode& node) const {
   const std::int64_t idle = node.idle();
   if (idle == 0) return 0;
-  std::int64_t sum = useless_[node.model % kPackingModels] * idle;
+  std::int64_t sum = weight_ * idle;
   for (const Shape& shape : shapes_[node.model % kPackingModels]) {
-    if (node.cpu_milli < shape.cpu_milli) {
-      sum += shape.weight * idle;
-      continue;
-    }
-    std::int64_t fitting = 0, small = 0;
+    std::int32_t fitting = 0;
+    std::int64_t usable = 0;
     for (std::size_t i = 0; i < node.devices; ++i) {
       const bool fits = node.free[i] >= shape.share;
       fitting += fits ? 1 : 0;
-      small += fits ? 0 : node.free[i];
+      usable += fits ? node.free[i] : 0;
     }
-    sum += shape.weight * (fitting < shape.devices ? idle : small);
+    if (fitting >= shape.devices) sum -= shape.weight_within(node.cpu_milli) * usable;
   }
   return sum;
 }

@@ -67,7 +67,12 @@ class Packing {
   std::int64_t pressure(std::uint32_t model) const { return prices_[model % kPackingModels]; }  // Q16; 65536 = the average
 
  private:
-  struct Shape { std::int64_t cpu_milli = 0, devices = 0, share = 0, weight = 0; };
+  // Expected tasks that differ in CPU only: how much weight (Q16) asks for at most so much CPU.
+  struct Shape {
+    std::int32_t devices = 0, share = 0;
+    std::vector<std::int64_t> cpu_milli, weight_up_to;
+    std::int64_t weight_within(std::int64_t cpu) const;
+  };
   void relearn();
   void age();
   std::int64_t stranded(const PackingNode& node, std::int64_t idle) const;
@@ -77,7 +82,7 @@ class Packing {
   std::int64_t arrivals_ = 0, next_relearn_ = 1, total_ = 0;
   std::uint64_t generation_ = 0;
   std::array<std::vector<Shape>, kPackingModels> shapes_;  // of the expected workload, those that may run on the model
-  std::array<std::int64_t, kPackingModels> useless_{};     // weight of those that may not
+  std::int64_t weight_ = 0;                                // of the whole expected workload
   std::array<std::int64_t, kPackingModels> prices_{};
   std::int64_t gpu_per_cpu_ = 0;                           // Q16, slack included
 };

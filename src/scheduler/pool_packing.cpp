@@ -42,6 +42,7 @@ PackingTask PoolPacking::task_of(const Shape& shape) const {
   PackingTask task{shape.cpu_milli, static_cast<std::int32_t>(std::clamp<std::int64_t>(shape.gpus, 0, kPackingDevices)), 0, kAnyModel};
   if (task.devices > 0) task.share = static_cast<std::int32_t>(kPackingWhole);
   if (!shape.model.empty()) task.models = 1U << index_of(shape.model);
+  else if (names_.size() < kPackingModels) task.models = (1U << names_.size()) - 1;
   return task;
 }
 
