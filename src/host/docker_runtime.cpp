@@ -366,7 +366,8 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& e
   const std::map<std::string, std::string> ours{
       {"NVIDIA_VISIBLE_DEVICES", visible}, {"RAY_AUTH_MODE", "token"}, {"RAY_AUTH_TOKEN_PATH", "/muster/secrets/ray_token"},
       {"RAY_USAGE_STATS_ENABLED", "0"}, {"RAY_gcs_rpc_server_reconnect_timeout_s", "600"}, {"RAY_health_check_period_ms", "1000"},
-      {"RAY_health_check_timeout_ms", "2000"}, {"RAY_health_check_failure_threshold", "5"}, {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "2"},
+      {"RAY_health_check_timeout_ms", "2000"}, {"RAY_health_check_failure_threshold", "5"}, {"RAY_grpc_client_keepalive_time_ms", "5000"},
+      {"RAY_grpc_client_keepalive_timeout_ms", "10000"}, {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "2"},
       {"RAY_CLOUD_INSTANCE_ID", spec.lease}, {"RAY_NODE_TYPE_NAME", spec.group.empty() ? (spec.head ? "head" : "worker") : spec.group},
       {"NCCL_SOCKET_IFNAME", "muster0"}, {"GLOO_SOCKET_IFNAME", "muster0"}, {"MUSTER_HELPER_SOCKET", "/muster/run/helper.sock"}};
   for (const auto& [key, value] : ours) env[key] = value;
