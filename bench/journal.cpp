@@ -1,7 +1,8 @@
-// journal.inprocess: authorised job submissions through Runner on SQLite on disk, each answered only when durable, from N
-// submitters that wait for every answer; against puts of the same size into etcd when its rate is given.
-// Usage: bench_journal [folder=.] [submitters=128] [seconds=5] [runs=3] [etcd puts/s=0]
-// One JSON line per figure on standard output: {name, value, unit, baseline, ratio, runs}.
+// journal.inprocess: authorised job submissions through Runner on SQLite on disk, each answered only when durable, from
+// N submitters that wait for every answer; against puts of the same size into etcd when its rate is given. Usage:
+// bench_journal [folder=.] [submitters=128] [seconds=5] [runs=3] [etcd puts/s=0] One JSON line per figure on standard
+// output: {name, value, unit, baseline, ratio, runs}.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,8 +15,6 @@
 #include <thread>
 #include <vector>
 
-#include <fmt/format.h>
-
 #include "engine/runner.h"
 #include "store/sqlite_store.h"
 
@@ -24,7 +23,9 @@ namespace {
 using namespace muster;
 using Clock = std::chrono::steady_clock;
 
-struct Run { double rate = 0, p99_ms = 0, transactions = 0; };
+struct Run {
+  double rate = 0, p99_ms = 0, transactions = 0;
+};
 
 control::Actor actor(PrincipalId principal, Role role, OrgId org) {
   control::Actor actor;
@@ -86,8 +87,10 @@ Run measure(const std::string& folder, unsigned submitters, unsigned seconds) {
       job.spec.entrypoint = "python train.py --step " + std::string(160, 'x');
       const auto sent = Clock::now();
       runner.submit(control::Lane::Tenant, std::move(job), tenant, [&, who, sent](Result<engine::Reply> reply) {
-        if (reply) latencies[who].push_back(std::chrono::duration<double, std::milli>(Clock::now() - sent).count());
-        else if (++failed == 1) fmt::print(stderr, "refused: {}\n", reply.error().message);
+        if (reply)
+          latencies[who].push_back(std::chrono::duration<double, std::milli>(Clock::now() - sent).count());
+        else if (++failed == 1)
+          fmt::print(stderr, "refused: {}\n", reply.error().message);
         next(who);
       });
     };
@@ -106,7 +109,8 @@ Run measure(const std::string& folder, unsigned submitters, unsigned seconds) {
     run.p99_ms = all.empty() ? 0 : all[all.size() * 99 / 100];
     run.transactions = static_cast<double>(store->transactions() - before) / elapsed;
   }
-  for (const char* suffix : {"", "-wal", "-shm", "-snapshots", "-snapshots-wal", "-snapshots-shm"}) std::filesystem::remove(path + suffix);
+  for (const char* suffix : {"", "-wal", "-shm", "-snapshots", "-snapshots-wal", "-snapshots-shm"})
+    std::filesystem::remove(path + suffix);
   return run;
 }
 
@@ -114,8 +118,8 @@ void print(const std::string& name, std::vector<double> values, const std::strin
   std::sort(values.begin(), values.end());
   const double median = values[values.size() / 2];
   const std::string ratio = baseline > 0 ? fmt::format("{:.2f}", median / baseline) : "null";
-  fmt::print("{{\"name\":\"{}\",\"value\":{:.3f},\"unit\":\"{}\",\"baseline\":{},\"ratio\":{},\"runs\":{}}}\n", name, median, unit,
-             baseline > 0 ? fmt::format("{:.1f}", baseline) : "null", ratio, values.size());
+  fmt::print("{{\"name\":\"{}\",\"value\":{:.3f},\"unit\":\"{}\",\"baseline\":{},\"ratio\":{},\"runs\":{}}}\n", name,
+             median, unit, baseline > 0 ? fmt::format("{:.1f}", baseline) : "null", ratio, values.size());
 }
 
 }  // namespace
@@ -125,7 +129,8 @@ int main(int argc, char** argv) {
     return argc > index ? static_cast<unsigned>(std::strtoul(argv[index], nullptr, 10)) : otherwise;
   };
   const std::string folder = argc > 1 ? argv[1] : ".";
-  const unsigned submitters = std::max(1u, number(2, 128)), seconds = std::max(1u, number(3, 5)), runs = std::max(1u, number(4, 3));
+  const unsigned submitters = std::max(1u, number(2, 128)), seconds = std::max(1u, number(3, 5)),
+                 runs = std::max(1u, number(4, 3));
   const double etcd = argc > 5 ? std::strtod(argv[5], nullptr) : 0;
   std::vector<double> rates, p99s, transactions;
   for (unsigned i = 0; i < runs; ++i) {

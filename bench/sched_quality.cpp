@@ -1,14 +1,15 @@
-// sched-quality.VARIANT.ARRIVED: GPUs allocated, in percent, when 100 or 130 percent of them have been asked for, on every
-// variant of the openb trace in a folder; baseline = the published mean of FGD, so that ratio > 1 packs better. Besides, as
-// names of their own: the FGD and BestFit controls against their published means, and ours against our FGD control, paired by seed.
-// Usage: bench_sched_quality [folder=$DATA or tests/data/openb] [seeds=10]. One JSON line per figure; exit 1 when data is missing.
-// Shares of one GPU between tenants are allowed here, as in the paper; the scheduler itself gives shares within a tenant only.
+// sched-quality.VARIANT.ARRIVED: GPUs allocated, in percent, when 100 or 130 percent of them have been asked for, on
+// every variant of the openb trace in a folder; baseline = the published mean of FGD, so that ratio > 1 packs better.
+// Besides, as names of their own: the FGD and BestFit controls against their published means, and ours against our FGD
+// control, paired by seed. Usage: bench_sched_quality [folder=$DATA or tests/data/openb] [seeds=10]. One JSON line per
+// figure; exit 1 when data is missing. Shares of one GPU between tenants are allowed here, as in the paper; the
+// scheduler itself gives shares within a tenant only.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "testing/openb_packing.h"
 
@@ -16,16 +17,22 @@ namespace {
 
 using namespace muster::testing;
 
-struct Figures { double mean = 0, low = 0; };
+struct Figures {
+  double mean = 0, low = 0;
+};
 Figures figures(const std::vector<double>& values) {
   Figures out{0, values.empty() ? 0 : values.front()};
-  for (const double value : values) out.mean += value / static_cast<double>(values.size()), out.low = std::min(out.low, value);
+  for (const double value : values)
+    out.mean += value / static_cast<double>(values.size()), out.low = std::min(out.low, value);
   return out;
 }
 
 void print(const std::string& name, double value, double baseline, std::size_t runs) {
-  fmt::print("{{\"name\": \"{}\", \"value\": {:.3f}, \"unit\": \"% GPUs allocated\", \"baseline\": {}, \"ratio\": {}, \"runs\": {}}}\n", name, value,
-             baseline > 0 ? fmt::format("{:.3f}", baseline) : "null", baseline > 0 ? fmt::format("{:.4f}", value / baseline) : "null", runs);
+  fmt::print(
+      "{{\"name\": \"{}\", \"value\": {:.3f}, \"unit\": \"% GPUs allocated\", \"baseline\": {}, \"ratio\": {}, "
+      "\"runs\": {}}}\n",
+      name, value, baseline > 0 ? fmt::format("{:.3f}", baseline) : "null",
+      baseline > 0 ? fmt::format("{:.4f}", value / baseline) : "null", runs);
 }
 
 }  // namespace
@@ -55,7 +62,8 @@ int main(int argc, char** argv) {
       openb::Fgd control;
       openb::BestFit second;
       const auto s = static_cast<std::uint64_t>(42 + seed);
-      const openb::Curve a = openb::replay(trace, s, packing), b = openb::replay(trace, s, control), c = openb::replay(trace, s, second);
+      const openb::Curve a = openb::replay(trace, s, packing), b = openb::replay(trace, s, control),
+                         c = openb::replay(trace, s, second);
       for (std::size_t i = 0; i < kArrived.size(); ++i) {
         const std::size_t x = kArrived[i];
         ours[i].push_back(a[x]), fgd[i].push_back(b[x]), best_fit[i].push_back(c[x]), paired[i].push_back(a[x] - b[x]);
@@ -77,5 +85,6 @@ int main(int argc, char** argv) {
     }
     std::fflush(stdout);
   }
-  for (std::size_t i = 0; i < kArrived.size(); ++i) print(fmt::format("sched-quality-gain-mean.all.{}", kArrived[i]), figures(gains[i]).mean, 0, names.size());
+  for (std::size_t i = 0; i < kArrived.size(); ++i)
+    print(fmt::format("sched-quality-gain-mean.all.{}", kArrived[i]), figures(gains[i]).mean, 0, names.size());
 }

@@ -1,18 +1,17 @@
-// sched-speed: how long the planner takes, on pools of 1k, 10k and 100k machines (1 to 8 GPUs of six models, one in four without)
-// that are half full, with the default policy and every filter on. Pure computation on one thread, no journal, no network; times are
-// that thread's CPU time, so that other work on the machine does not show.
-//   single_p99_us.N     from a new one-machine request to its plan: 99th percentile over 1,000 distinct requests; p50 besides
-//   placements_per_s.N  requests of 50 classes queued at once, planned until all are placed
-//   load_s.N            building the state from a full snapshot of machines
+// sched-speed: how long the planner takes, on pools of 1k, 10k and 100k machines (1 to 8 GPUs of six models, one in
+// four without) that are half full, with the default policy and every filter on. Pure computation on one thread, no
+// journal, no network; times are that thread's CPU time, so that other work on the machine does not show.
+//   single_p99_us.N     from a new one-machine request to its plan: 99th percentile over 1,000 distinct requests; p50
+//   besides placements_per_s.N  requests of 50 classes queued at once, planned until all are placed load_s.N building
+//   the state from a full snapshot of machines
 // Usage: bench_sched_speed [largest pool=100000]. One JSON line per figure.
+#include <fmt/format.h>
 #include <time.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "base/rng.h"
 #include "scheduler/scheduler.h"
@@ -33,16 +32,21 @@ struct Clock {
 constexpr WallTime kNow{1'700'000'000'000};
 const std::vector<std::string> kModels{"A10", "A100", "H100", "L4", "T4", "V100"};
 
-double micros_since(Clock::time_point start) { return static_cast<double>(Clock::now() - start) / 1e3; }
+double micros_since(Clock::time_point start) {
+  return static_cast<double>(Clock::now() - start) / 1e3;
+}
 
 NodeView machine(std::uint64_t id, Rng& rng) {
   NodeView n;
-  n.node = NodeId{id}, n.supplier = OrgId{1 + rng.below(500)}, n.arch = "x86_64", n.schedulable = true, n.runtimes = {RuntimeKind::Docker};
+  n.node = NodeId{id}, n.supplier = OrgId{1 + rng.below(500)}, n.arch = "x86_64", n.schedulable = true,
+  n.runtimes = {RuntimeKind::Docker};
   n.labels["region"] = rng.chance(1, 2) ? "eu" : "us";
   const std::uint64_t gpus = rng.chance(1, 4) ? 0 : 1ULL << rng.below(4);
-  n.free.cpu_milli = static_cast<std::int64_t>(std::max<std::uint64_t>(8, gpus * 12) * 1000), n.free.memory_bytes = std::int64_t{64} << 30;
+  n.free.cpu_milli = static_cast<std::int64_t>(std::max<std::uint64_t>(8, gpus * 12) * 1000),
+  n.free.memory_bytes = std::int64_t{64} << 30;
   const std::string& model = kModels[rng.below(kModels.size())];
-  for (std::uint64_t i = 0; i < gpus; ++i) n.devices.push_back({fmt::format("gpu-{}-{}", id, i), model, std::int64_t{24} << 30});
+  for (std::uint64_t i = 0; i < gpus; ++i)
+    n.devices.push_back({fmt::format("gpu-{}-{}", id, i), model, std::int64_t{24} << 30});
   for (const Device& d : n.devices)
     if (rng.chance(1, 2)) n.free_devices.push_back(d.uuid);
   n.free.gpus = static_cast<std::int64_t>(n.free_devices.size());
@@ -53,10 +57,12 @@ NodeView machine(std::uint64_t id, Rng& rng) {
 
 Request request(std::uint64_t id, Rng& rng) {
   Request r;
-  r.cluster = ClusterId{id}, r.tenant = OrgId{1 + rng.below(200)}, r.since = kNow, r.pool = "market", r.arch = "x86_64", r.image = "ray";
+  r.cluster = ClusterId{id}, r.tenant = OrgId{1 + rng.below(200)}, r.since = kNow, r.pool = "market", r.arch = "x86_64",
+  r.image = "ray";
   Bundle head;
   head.role = SlotRole::Head;
-  head.request.resources.cpu_milli = rng.between(500, 4000), head.request.resources.memory_bytes = std::int64_t{1} << 30;
+  head.request.resources.cpu_milli = rng.between(500, 4000),
+  head.request.resources.memory_bytes = std::int64_t{1} << 30;
   if (rng.chance(3, 4)) head.request.resources.gpus = rng.between(1, 2);
   if (head.request.resources.gpus > 0 && rng.chance(1, 3)) head.request.gpu_model = kModels[rng.below(kModels.size())];
   if (rng.chance(1, 4)) head.request.constraints["region"] = "eu";
@@ -65,7 +71,10 @@ Request request(std::uint64_t id, Rng& rng) {
 }
 
 void print(const std::string& name, double value, const char* unit, std::size_t runs) {
-  fmt::print("{{\"name\": \"sched-speed.{}\", \"value\": {:.3f}, \"unit\": \"{}\", \"baseline\": null, \"ratio\": null, \"runs\": {}}}\n", name, value, unit, runs);
+  fmt::print(
+      "{{\"name\": \"sched-speed.{}\", \"value\": {:.3f}, \"unit\": \"{}\", \"baseline\": null, \"ratio\": null, "
+      "\"runs\": {}}}\n",
+      name, value, unit, runs);
   std::fflush(stdout);
 }
 
@@ -117,6 +126,7 @@ void measure(std::uint64_t machines, const std::string& label) {
 
 int main(int argc, char** argv) {
   const long largest = argc > 1 ? std::atol(argv[1]) : 100'000;
-  for (const auto& [machines, label] : {std::pair{1'000L, "1k"}, std::pair{10'000L, "10k"}, std::pair{100'000L, "100k"}})
+  for (const auto& [machines, label] :
+       {std::pair{1'000L, "1k"}, std::pair{10'000L, "10k"}, std::pair{100'000L, "100k"}})
     if (machines <= largest) measure(static_cast<std::uint64_t>(machines), label);
 }

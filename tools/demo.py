@@ -110,9 +110,9 @@ class World:
         os.makedirs(home, exist_ok=True)
         return {"HOME": home, "MUSTER_CONFIG": home + "/config.json"}
 
-    def cli(self, *words, check=True, timeout=300, who="alice", **kw):
+    def cli(self, *words, check=True, timeout=150, who="alice", **kw):
         done = subprocess.run(self.lab.enter("user") + [self.binary("muster")] + list(words), env=dict(os.environ, **self.account(who)), text=True,
-                              capture_output=True, timeout=timeout, **kw)
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, **kw)
         if check and done.returncode != 0:
             raise DemoError("muster " + " ".join(words[:2]), (done.stderr or done.stdout).strip()[-800:], self.dir + "/musterd.log")
         return done
@@ -150,7 +150,7 @@ def job_lines(path):
         return []
 
 
-def story(world, say, pieces=44):
+def story(world, say, pieces=64):
     lab = world.lab
     say("starting a container engine of our own and loading the Ray image (built from Debian and PyPI)")
     lab.start_docker()
@@ -209,10 +209,10 @@ def story(world, say, pieces=44):
         t2 = time.time()
         world.wait("restart", "the control plane serving again", 30, lambda: world.cli("status", "default", check=False).returncode == 0, world.dir + "/musterd.log")
         say("musterd serves again %.1f s after its restart" % (time.time() - t2))
-        code = follower.wait(timeout=240)
+        code = follower.wait(timeout=150)
         lines = job_lines(log)
     except subprocess.TimeoutExpired:
-        raise DemoError("job", "the job's log did not end within 240 s", log)
+        raise DemoError("job", "the job's log did not end within 150 s", log)
     finally:
         if follower.poll() is None:
             follower.kill()

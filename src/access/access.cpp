@@ -8,10 +8,12 @@ namespace {
 
 constexpr std::size_t kKinds = 14;
 constexpr std::size_t kVerbs = 14;
-constexpr std::array<std::string_view, kKinds> kKindNames = {"platform", "organisation", "project", "account", "API token", "join token", "machine",
-                                                             "cluster", "job", "queue", "event", "audit log", "blob", "telemetry"};
-constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list", "read", "create", "update", "delete", "drain", "revoke",
-                                                             "exec", "forward", "logs", "submit", "stop", "enroll", "report"};
+constexpr std::array<std::string_view, kKinds> kKindNames = {
+    "platform", "organisation", "project", "account", "API token", "join token", "machine",
+    "cluster",  "job",          "queue",   "event",   "audit log", "blob",       "telemetry"};
+constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
+                                                             "drain",  "revoke", "exec",   "forward", "logs",
+                                                             "submit", "stop",   "enroll", "report"};
 
 // Whose objects a permission reaches. Own = of the subject's organisation; Self = of the very principal or device.
 enum class Reach : std::uint8_t { No, Self, Own, Any };
@@ -29,9 +31,14 @@ constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
-// The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the platform
-// but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster alone.
-struct Row { Role role; Kind kind; Reach reach; std::uint32_t verbs; };
+// The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the
+// platform but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster alone.
+struct Row {
+  Role role;
+  Kind kind;
+  Reach reach;
+  std::uint32_t verbs;
+};
 constexpr Row kTable[] = {
     {Role::Operator, Kind::Platform, Reach::Any, kEverything},
     {Role::Operator, Kind::Org, Reach::Any, kEverything},
@@ -86,8 +93,8 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Audit, Reach::Any, kLook},
     {Role::Auditor, Kind::Telemetry, Reach::Any, kLook},
 };
-// A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the server
-// passes the node the assignment is for.
+// A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the
+// server passes the node the assignment is for.
 constexpr Row kDevice[] = {
     {Role::None, Kind::Node, Reach::Self, bits({Read, Report})},
     {Role::None, Kind::Telemetry, Reach::Self, bits({Report})},
@@ -96,10 +103,14 @@ constexpr Row kDevice[] = {
 
 bool reaches(Reach reach, const Subject& subject, const Object& object) {
   switch (reach) {
-    case Reach::Any: return true;
-    case Reach::Own: return subject.org && subject.org == object.owner;
-    case Reach::Self: return subject.node ? subject.node == object.node : subject.principal && subject.principal == object.principal;
-    case Reach::No: return false;
+    case Reach::Any:
+      return true;
+    case Reach::Own:
+      return subject.org && subject.org == object.owner;
+    case Reach::Self:
+      return subject.node ? subject.node == object.node : subject.principal && subject.principal == object.principal;
+    case Reach::No:
+      return false;
   }
   return false;
 }
@@ -110,7 +121,9 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
   for (const std::string& scope : subject.scopes) {
     if (scope == "admin") return true;
     if (scope == "read" && (verb == List || verb == Read)) return true;
-    if (scope == "clusters" && (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob || kind == Kind::Queue)) return true;
+    if (scope == "clusters" &&
+        (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob || kind == Kind::Queue))
+      return true;
     if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
     if (scope == "nodes" && (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry)) return true;
   }
@@ -120,13 +133,14 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
 template <std::size_t N>
 bool granted(const Row (&table)[N], const Subject& subject, Verb verb, const Object& object) {
   return std::any_of(std::begin(table), std::end(table), [&](const Row& row) {
-    return row.role == subject.role && row.kind == object.kind && (row.verbs >> static_cast<unsigned>(verb) & 1U) != 0 &&
-           reaches(row.reach, subject, object);
+    return row.role == subject.role && row.kind == object.kind &&
+           (row.verbs >> static_cast<unsigned>(verb) & 1U) != 0 && reaches(row.reach, subject, object);
   });
 }
 
 bool allowed(const Subject& subject, Verb verb, const Object& object) {
-  if (object.kind == Kind::Node && verb == Verb::Enroll && !subject.node) return true;  // the one-use token is the permission
+  if (object.kind == Kind::Node && verb == Verb::Enroll && !subject.node)
+    return true;  // the one-use token is the permission
   if (subject.node) return subject.role == Role::None && granted(kDevice, subject, verb, object);
   if (!subject.principal || subject.role == Role::None) return false;
   return in_scope(subject, verb, object.kind) && granted(kTable, subject, verb, object);
@@ -156,9 +170,10 @@ Status check(const Subject& subject, Verb verb, const Object& object) {
   if (!visible(subject, object) && verb != Verb::Create && verb != Verb::List)
     return error(Code::NotFound, "there is no such " + kind + "; list what you may see, then try again");
   if (!subject.scopes.empty())
-    return error(Code::PermissionDenied, "your role or the scopes of this token do not allow to " + name + " this " + kind +
-                                             "; ask an operator or use a token with a wider scope");
-  return error(Code::PermissionDenied, "your role does not allow to " + name + " this " + kind + "; ask an operator or the owner");
+    return error(Code::PermissionDenied, "your role or the scopes of this token do not allow to " + name + " this " +
+                                             kind + "; ask an operator or use a token with a wider scope");
+  return error(Code::PermissionDenied,
+               "your role does not allow to " + name + " this " + kind + "; ask an operator or the owner");
 }
 
 }  // namespace muster::access

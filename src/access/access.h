@@ -1,7 +1,7 @@
 #pragma once
-// The one place that decides who may do what: role x object x verb, deny by default, ownership checked here. Every REST, SSE,
-// WebSocket, exec and agent request asks it, and the core asks again at commit. Pure and thread-safe. A foreign object looks
-// like a missing one (NotFound), a forbidden verb on a visible object is PermissionDenied.
+// The one place that decides who may do what: role x object x verb, deny by default, ownership checked here. Every
+// REST, SSE, WebSocket, exec and agent request asks it, and the core asks again at commit. Pure and thread-safe. A
+// foreign object looks like a missing one (NotFound), a forbidden verb on a visible object is PermissionDenied.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,18 +11,55 @@
 
 namespace muster::access {
 
-enum class Kind : std::uint8_t { Platform, Org, Project, Principal, ApiToken, JoinToken, Node, Cluster, Job, Queue, Event, Audit, Blob, Telemetry };
-enum class Verb : std::uint8_t { List, Read, Create, Update, Delete, Drain, Revoke, Exec, Forward, Logs, Submit, Stop, Enroll, Report };
+enum class Kind : std::uint8_t {
+  Platform,
+  Org,
+  Project,
+  Principal,
+  ApiToken,
+  JoinToken,
+  Node,
+  Cluster,
+  Job,
+  Queue,
+  Event,
+  Audit,
+  Blob,
+  Telemetry
+};
+enum class Verb : std::uint8_t {
+  List,
+  Read,
+  Create,
+  Update,
+  Delete,
+  Drain,
+  Revoke,
+  Exec,
+  Forward,
+  Logs,
+  Submit,
+  Stop,
+  Enroll,
+  Report
+};
 
 // Who asks. A device is its own kind of subject (node set, role None).
 struct Subject {
-  PrincipalId principal; Role role = Role::None; OrgId org; NodeId node; std::vector<std::string> scopes;
+  PrincipalId principal;
+  Role role = Role::None;
+  OrgId org;
+  NodeId node;
+  std::vector<std::string> scopes;
   bool operator==(const Subject&) const = default;
 };
-// What is asked about. owner: the organisation that owns the object (supplier of a node, tenant of a cluster); node/principal
-// where ownership is finer. For Create/List owner is the organisation it would be created or listed in.
+// What is asked about. owner: the organisation that owns the object (supplier of a node, tenant of a cluster);
+// node/principal where ownership is finer. For Create/List owner is the organisation it would be created or listed in.
 struct Object {
-  Kind kind = Kind::Platform; OrgId owner; NodeId node; PrincipalId principal;
+  Kind kind = Kind::Platform;
+  OrgId owner;
+  NodeId node;
+  PrincipalId principal;
   bool operator==(const Object&) const = default;
 };
 

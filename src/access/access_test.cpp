@@ -11,22 +11,31 @@ namespace {
 constexpr OrgId kOwn{1}, kForeign{2};
 constexpr PrincipalId kMe{10}, kOther{11};
 
-Subject person(Role role) { return {.principal = kMe, .role = role, .org = kOwn}; }
-Subject device(std::uint64_t id) { return {.node = NodeId{id}}; }
+Subject person(Role role) {
+  return {.principal = kMe, .role = role, .org = kOwn};
+}
+Subject device(std::uint64_t id) {
+  return {.node = NodeId{id}};
+}
 
-// The letters of the verbs a role has on a kind, written by hand: list Read Create Update Delete drAin reVoke eXec Forward loGs
-// Submit sTop Enroll rePort.
+// The letters of the verbs a role has on a kind, written by hand: list Read Create Update Delete drAin reVoke eXec
+// Forward loGs Submit sTop Enroll rePort.
 constexpr std::string_view kLetters = "lrcudavxfgstep";
 
 std::string verbs(const Subject& subject, Kind kind, bool own) {
-  const Object object{.kind = kind, .owner = own ? kOwn : kForeign, .node = NodeId{own ? 7U : 8U}, .principal = own ? kMe : kOther};
+  const Object object{
+      .kind = kind, .owner = own ? kOwn : kForeign, .node = NodeId{own ? 7U : 8U}, .principal = own ? kMe : kOther};
   std::string out;
   for (std::size_t i = 0; i < kLetters.size(); ++i)
     if (check(subject, static_cast<Verb>(i), object).ok()) out += kLetters[i];
   return out;
 }
 
-struct Expectation { Role role; Kind kind; std::string_view own, foreign; };
+struct Expectation {
+  Role role;
+  Kind kind;
+  std::string_view own, foreign;
+};
 // "e" on machines: whoever holds a one-use token may enrol, the token is checked by the core.
 constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Platform, "lrcudavste", "lrcudavste"},
@@ -90,7 +99,8 @@ constexpr Expectation kMatrix[] = {
 TEST(Access, EveryRoleKindVerbAndOwnership) {
   EXPECT_EQ(std::size(kMatrix), 4U * 14U);
   for (const Expectation& e : kMatrix) {
-    const std::string where = "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
+    const std::string where =
+        "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
     EXPECT_EQ(verbs(person(e.role), e.kind, true), e.own) << where << ", own";
     EXPECT_EQ(verbs(person(e.role), e.kind, false), e.foreign) << where << ", foreign";
   }

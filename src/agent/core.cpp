@@ -10,7 +10,7 @@
 
 namespace muster::agent {
 namespace {
-constexpr Millis kRefresh{60'000};   // an unchanged Observed is repeated: a lost one must not stay lost
+constexpr Millis kRefresh{60'000};  // an unchanged Observed is repeated: a lost one must not stay lost
 constexpr std::size_t kRayNodesMax = 4096, kRayDemandsMax = 4096;
 
 Millis timeout_of(const Op& op, const Options& options) {
@@ -23,23 +23,35 @@ Millis timeout_of(const Op& op, const Options& options) {
 }
 
 LeaseId lease_of(const Op& op) {
-  return std::visit([](const auto& each) {
-    using T = std::decay_t<decltype(each)>;
-    if constexpr (std::is_same_v<T, CreateLease>) return each.assignment.lease;
-    else if constexpr (std::is_same_v<T, FindBlob> || std::is_same_v<T, WriteBlob>) return LeaseId{};
-    else return each.lease;
-  }, op);
+  return std::visit(
+      [](const auto& each) {
+        using T = std::decay_t<decltype(each)>;
+        if constexpr (std::is_same_v<T, CreateLease>)
+          return each.assignment.lease;
+        else if constexpr (std::is_same_v<T, FindBlob> || std::is_same_v<T, WriteBlob>)
+          return LeaseId{};
+        else
+          return each.lease;
+      },
+      op);
 }
 
 bool is_job_op(const Op& op) {
-  return std::holds_alternative<SubmitJob>(op) || std::holds_alternative<StopJob>(op) || std::holds_alternative<ReadJobLog>(op);
+  return std::holds_alternative<SubmitJob>(op) || std::holds_alternative<StopJob>(op) ||
+         std::holds_alternative<ReadJobLog>(op);
 }
-bool is_blob_op(const Op& op) { return std::holds_alternative<FindBlob>(op) || std::holds_alternative<WriteBlob>(op); }
+bool is_blob_op(const Op& op) {
+  return std::holds_alternative<FindBlob>(op) || std::holds_alternative<WriteBlob>(op);
+}
 }  // namespace
 
 Core::Impl::Impl(Options o, Hooks h, NodeFacts f)
-    : options(std::move(o)), hooks(std::move(h)), facts(std::move(f)), rng(options.seed ^ 0x6167656e74ULL),
-      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed, hooks.sign}) {}
+    : options(std::move(o)),
+      hooks(std::move(h)),
+      facts(std::move(f)),
+      rng(options.seed ^ 0x6167656e74ULL),
+      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed,
+            hooks.sign}) {}
 
 void Core::Impl::start(ByteView persisted, const Found& found, Now now) {
   memory = decode_memory(persisted).value_or(Memory{});
@@ -177,7 +189,8 @@ void Core::Impl::on_owner(OwnerAction action, const std::string& reason, Now now
   settle(now);
 }
 
-// With the link up a plain pause is the server's to carry out (it drains and moves the work); now and leave never wait for it.
+// With the link up a plain pause is the server's to carry out (it drains and moves the work); now and leave never wait
+// for it.
 void Core::Impl::owner_told(Now now) {
   if (pause_now && memory.paused) {
     for (auto& [id, run] : leases) {
@@ -239,7 +252,8 @@ void Core::Impl::tick(Now now) {
     if (now.lease >= each.deadline) late.push_back(id);
   }
   for (const OpId id : late) {
-    // The result is lost or the runtime hangs: the operation is idempotent, so it counts as failed once and is asked again.
+    // The result is lost or the runtime hangs: the operation is idempotent, so it counts as failed once and is asked
+    // again.
     on_result(OpResult{id, false, "timeout", false, {}}, now);
     actions.emplace_back(CancelOp{id});
   }
@@ -257,7 +271,8 @@ std::vector<ObservedLease> Core::Impl::observed_leases() const {
 std::vector<ObservedJob> Core::Impl::observed_jobs() const {
   std::vector<ObservedJob> out;
   for (const auto& [key, known] : memory.jobs) {
-    const bool ended = known.state == JobState::Succeeded || known.state == JobState::Failed || known.state == JobState::Stopped;
+    const bool ended =
+        known.state == JobState::Succeeded || known.state == JobState::Failed || known.state == JobState::Stopped;
     // A growing log is no news: its size is told once, at the end.
     out.push_back({key.first, key.second, known.state, known.exit_code, known.reason, ended ? known.log_bytes : 0});
   }
@@ -271,18 +286,22 @@ LeaseTime Core::Impl::next_deadline() const {
     if (!run.over) next = std::min(next, run.end);
     busy = busy || run.over || run.retry_at > last_now || run.ray_started != run.ray_ready || !run.in_desired;
   }
-  for (const auto& [key, known] : memory.jobs) busy = busy || known.acked < known.log_bytes || known.state <= JobState::Stopping;
+  for (const auto& [key, known] : memory.jobs)
+    busy = busy || known.acked < known.log_bytes || known.state <= JobState::Stopping;
   if (busy) next = std::min(next, last_now + Millis(1000));
   if (link.online()) next = std::min(next, told_at + kRefresh);
   return next;
 }
 
-Core::Core(Options options, Hooks hooks, NodeFacts facts) : impl_(std::make_unique<Impl>(std::move(options), std::move(hooks), std::move(facts))) {}
+Core::Core(Options options, Hooks hooks, NodeFacts facts)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(hooks), std::move(facts))) {}
 Core::~Core() = default;
 Core::Core(Core&&) noexcept = default;
 Core& Core::operator=(Core&&) noexcept = default;
 
-void Core::start(ByteView persisted, const Found& found, Now now) { impl_->start(persisted, found, now); }
+void Core::start(ByteView persisted, const Found& found, Now now) {
+  impl_->start(persisted, found, now);
+}
 
 void Core::on_link_up(Now now) {
   impl_->link.on_up(now.lease);
@@ -294,21 +313,34 @@ void Core::on_link_down(Now now) {
   impl_->settle(now);
 }
 
-void Core::on_frame(const session::ServerFrame& frame, Now now) { impl_->on_frame(frame, now); }
-void Core::on_result(const OpResult& result, Now now) { impl_->on_result(result, now); }
-void Core::on_event(const RuntimeEvent& event, Now now) { impl_->on_event(event, now); }
-void Core::on_owner(OwnerAction action, const std::string& reason, Now now) { impl_->on_owner(action, reason, now); }
+void Core::on_frame(const session::ServerFrame& frame, Now now) {
+  impl_->on_frame(frame, now);
+}
+void Core::on_result(const OpResult& result, Now now) {
+  impl_->on_result(result, now);
+}
+void Core::on_event(const RuntimeEvent& event, Now now) {
+  impl_->on_event(event, now);
+}
+void Core::on_owner(OwnerAction action, const std::string& reason, Now now) {
+  impl_->on_owner(action, reason, now);
+}
 
 void Core::set_facts(NodeFacts facts, Now now) {
   if (facts == impl_->facts) return;
   impl_->facts = std::move(facts);
   impl_->link.set_inventory_digest(session::inventory_digest(impl_->facts));
-  if (impl_->link.online()) impl_->send(session::Inventory{impl_->facts, impl_->observed_leases(), impl_->observed_jobs()});
+  if (impl_->link.online())
+    impl_->send(session::Inventory{impl_->facts, impl_->observed_leases(), impl_->observed_jobs()});
   impl_->settle(now);
 }
 
-void Core::set_certificate(std::string pem) { impl_->link.set_certificate(std::move(pem)); }
-void Core::tick(Now now) { impl_->tick(now); }
+void Core::set_certificate(std::string pem) {
+  impl_->link.set_certificate(std::move(pem));
+}
+void Core::tick(Now now) {
+  impl_->tick(now);
+}
 
 std::vector<Action> Core::take_actions() {
   std::vector<Action> out = std::exchange(impl_->actions, {});
@@ -319,13 +351,19 @@ std::vector<Action> Core::take_actions() {
   return out;
 }
 
-LeaseTime Core::next_deadline() const { return impl_->next_deadline(); }
-bool Core::online() const { return impl_->link.online(); }
+LeaseTime Core::next_deadline() const {
+  return impl_->next_deadline();
+}
+bool Core::online() const {
+  return impl_->link.online();
+}
 bool Core::Impl::lease_running(LeaseId lease) const {
   const auto it = leases.find(lease);
   return it != leases.end() && !it->second.over && it->second.created && !it->second.stopped;
 }
-bool Core::lease_running(LeaseId lease) const { return impl_->lease_running(lease); }
+bool Core::lease_running(LeaseId lease) const {
+  return impl_->lease_running(lease);
+}
 
 std::optional<Assignment> Core::assignment(LeaseId lease) const {
   const auto it = impl_->leases.find(lease);
@@ -337,9 +375,17 @@ std::optional<LeaseTime> Core::lease_end(LeaseId lease) const {
   return it == impl_->leases.end() ? std::nullopt : std::optional(it->second.end);
 }
 
-std::vector<ObservedLease> Core::observed_leases() const { return impl_->observed_leases(); }
-std::vector<ObservedJob> Core::observed_jobs() const { return impl_->observed_jobs(); }
-bool Core::paused() const { return impl_->memory.paused; }
-std::string Core::last_refusal() const { return impl_->link.refusal(); }
+std::vector<ObservedLease> Core::observed_leases() const {
+  return impl_->observed_leases();
+}
+std::vector<ObservedJob> Core::observed_jobs() const {
+  return impl_->observed_jobs();
+}
+bool Core::paused() const {
+  return impl_->memory.paused;
+}
+std::string Core::last_refusal() const {
+  return impl_->link.refusal();
+}
 
 }  // namespace muster::agent

@@ -2,8 +2,9 @@
 
 #include "agent/core_impl.h"
 
-// Blobs come over the session: one BlobRequest is answered by one BlobChunk of at most kChunkBytesMax at that offset (empty and
-// last past the end). A few requests are on their way at once; anything unexpected drops the rest and asks again from `have`.
+// Blobs come over the session: one BlobRequest is answered by one BlobChunk of at most kChunkBytesMax at that offset
+// (empty and last past the end). A few requests are on their way at once; anything unexpected drops the rest and asks
+// again from `have`.
 namespace muster::agent {
 namespace {
 constexpr std::uint64_t kAhead = 8 * session::kChunkBytesMax;
@@ -14,7 +15,9 @@ bool Core::Impl::blob_ready(const std::string& blob, Now) {
   const auto it = blobs.find(blob);
   if (it != blobs.end()) return it->second.complete;
   if (blobs.size() >= kBlobsMax) {
-    const auto done = std::find_if(blobs.begin(), blobs.end(), [](const auto& b) { return (b.second.complete || b.second.failed) && b.second.op == 0; });
+    const auto done = std::find_if(blobs.begin(), blobs.end(), [](const auto& b) {
+      return (b.second.complete || b.second.failed) && b.second.op == 0;
+    });
     if (done == blobs.end()) return false;
     blobs.erase(done);
   }
@@ -69,7 +72,8 @@ void Core::Impl::on_blob_chunk(const session::BlobChunk& chunk, Now) {
     blob.failed = true;
     return;
   }
-  const bool expected = chunk.data.size() <= session::kChunkBytesMax && chunk.offset >= blob.have && chunk.offset < blob.asked;
+  const bool expected =
+      chunk.data.size() <= session::kChunkBytesMax && chunk.offset >= blob.have && chunk.offset < blob.asked;
   if (expected && blob.arrived.size() < kAhead / session::kChunkBytesMax) blob.arrived.push_back(chunk);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// The parts of agent::Core: leases (core_leases.cpp), jobs and their logs (core_jobs.cpp), blobs (core_blobs.cpp), session and
-// memory (core.cpp). Every input ends in settle(), which issues what is missing and tells the server what changed.
+// The parts of agent::Core: leases (core_leases.cpp), jobs and their logs (core_jobs.cpp), blobs (core_blobs.cpp),
+// session and memory (core.cpp). Every input ends in settle(), which issues what is missing and tells the server what
+// changed.
 #include <map>
 #include <set>
 #include <string>
@@ -16,13 +17,16 @@ namespace muster::agent {
 
 inline constexpr std::size_t kLeasesMax = 64, kJobsMax = 1024, kBlobsMax = 64, kClustersRemembered = 256;
 
-struct InFlight { Op op; LeaseTime deadline{0}; };
+struct InFlight {
+  Op op;
+  LeaseTime deadline{0};
+};
 
 // One attempt of a job: its state is in Memory, this is the traffic around it.
 struct JobRun {
-  bool submitted = false;     // in this life of the agent
+  bool submitted = false;  // in this life of the agent
   OpId op = 0, read_op = 0;
-  std::uint64_t sent = 0;     // log bytes sent on this session
+  std::uint64_t sent = 0;  // log bytes sent on this session
   LeaseTime sent_at{0}, retry_at{0}, read_retry_at{0};
   std::uint32_t faults = 0;
 };
@@ -84,7 +88,7 @@ struct Core::Impl {
   const JobOrder* order_of(const JobKey& key) const;
 
   // core_blobs.cpp
-  bool blob_ready(const std::string& blob, Now now);   // asks for it when it is not there
+  bool blob_ready(const std::string& blob, Now now);  // asks for it when it is not there
   bool blob_failed(const std::string& blob) const;
   void settle_blobs(Now now);
   void on_blob_chunk(const session::BlobChunk& chunk, Now now);

@@ -10,7 +10,9 @@ constexpr std::uint64_t kLogUnackedMax = 256 << 10;
 constexpr Millis kAckWait{15'000};
 constexpr std::uint32_t kSubmitTries = 5;
 
-bool terminal(JobState state) { return state == JobState::Succeeded || state == JobState::Failed || state == JobState::Stopped; }
+bool terminal(JobState state) {
+  return state == JobState::Succeeded || state == JobState::Failed || state == JobState::Stopped;
+}
 }  // namespace
 
 const JobOrder* Core::Impl::order_of(const JobKey& key) const {
@@ -36,11 +38,14 @@ void Core::Impl::drivers_died(LeaseId lease, const std::string& reason) {
 
 void Core::Impl::job_status(LeaseId lease, const ObservedJob& seen) {
   const auto it = memory.jobs.find({seen.job, seen.attempt});
-  if (it == memory.jobs.end() || it->second.lease != lease) return;  // not ours: the runtime's word alone starts nothing
+  if (it == memory.jobs.end() || it->second.lease != lease)
+    return;  // not ours: the runtime's word alone starts nothing
   JobMemory& known = it->second;
   known.log_bytes = std::max(known.log_bytes, seen.log_bytes);
   if (terminal(known.state)) return;  // the first end counts
-  if (seen.state == known.state || (!terminal(seen.state) && seen.state != JobState::Running && seen.state != JobState::Stopping)) return;
+  if (seen.state == known.state ||
+      (!terminal(seen.state) && seen.state != JobState::Running && seen.state != JobState::Stopping))
+    return;
   known.state = seen.state;
   known.exit_code = seen.exit_code;
   known.reason = seen.reason;
@@ -76,7 +81,8 @@ void Core::Impl::job_result(const Op& op, const OpResult& result, Now now) {
     const auto* log = std::get_if<LogData>(&result.value);
     if (!result.ok || log == nullptr || known == memory.jobs.end()) {
       job.read_retry_at = now.lease + Millis(5000);
-      if (result.permanent && known != memory.jobs.end()) known->second.log_bytes = known->second.acked;  // the log is gone
+      if (result.permanent && known != memory.jobs.end())
+        known->second.log_bytes = known->second.acked;  // the log is gone
       return;
     }
     known->second.log_bytes = std::max(known->second.log_bytes, log->log_bytes);
@@ -128,7 +134,8 @@ void Core::Impl::settle_job(const JobKey& key, JobRun& job, Now now) {
   read_log(key, job, known, now);
   const JobOrder* order = order_of(key);
   const auto lease = leases.find(known.lease);
-  if (terminal(known.state) || job.op != 0 || order == nullptr || lease == leases.end() || now.lease < job.retry_at) return;
+  if (terminal(known.state) || job.op != 0 || order == nullptr || lease == leases.end() || now.lease < job.retry_at)
+    return;
   if (!lease->second.ray_ready || lease->second.over || !engine_up) return;
   if (order->stop) {
     if (job.submitted || known.state != JobState::Starting) {
@@ -168,8 +175,8 @@ void Core::Impl::settle_jobs(Now now) {
   for (auto it = memory.jobs.begin(); it != memory.jobs.end();) {
     JobRun& job = jobs[it->first];
     settle_job(it->first, job, now);
-    const bool forgotten = terminal(it->second.state) && order_of(it->first) == nullptr && it->second.acked >= it->second.log_bytes &&
-                           job.op == 0 && job.read_op == 0;
+    const bool forgotten = terminal(it->second.state) && order_of(it->first) == nullptr &&
+                           it->second.acked >= it->second.log_bytes && job.op == 0 && job.read_op == 0;
     if (forgotten) {
       jobs.erase(it->first);
       it = memory.jobs.erase(it);

@@ -5,9 +5,9 @@
 
 namespace muster::agent {
 namespace {
-constexpr std::uint32_t kFaultsMax = 6;             // tries of one operation in a row
-constexpr Millis kLogsWait{120'000};                // how long a removal waits for the server to take the logs
-constexpr Millis kPersistLag{60'000};               // a renewal is written down at most so often; losing it only ends sooner
+constexpr std::uint32_t kFaultsMax = 6;  // tries of one operation in a row
+constexpr Millis kLogsWait{120'000};     // how long a removal waits for the server to take the logs
+constexpr Millis kPersistLag{60'000};    // a renewal is written down at most so often; losing it only ends sooner
 constexpr Millis kFaultBackoffMax{60'000};
 }  // namespace
 
@@ -176,7 +176,8 @@ bool Core::Impl::devices_free(const LeaseRun& run) const {
   for (const auto& [id, other] : leases) {
     if (id == run.want.lease || !other.touched || other.stopped) continue;
     for (const std::string& device : run.want.devices) {
-      if (std::find(other.want.devices.begin(), other.want.devices.end(), device) != other.want.devices.end()) return false;
+      if (std::find(other.want.devices.begin(), other.want.devices.end(), device) != other.want.devices.end())
+        return false;
     }
   }
   return true;
@@ -239,10 +240,14 @@ void Core::Impl::forget_gone(Now) {
     it = leases.erase(it);
     memory.leases.erase(id);
     std::erase_if(memory.jobs, [&](const auto& job) { return job.second.lease == id; });
-    std::erase_if(jobs, [&](const auto& job) { return !memory.jobs.contains(job.first) && job.second.op == 0 && job.second.read_op == 0; });
-    const bool last = std::none_of(leases.begin(), leases.end(), [&](const auto& other) { return other.second.want.cluster == cluster; });
+    std::erase_if(jobs, [&](const auto& job) {
+      return !memory.jobs.contains(job.first) && job.second.op == 0 && job.second.read_op == 0;
+    });
+    const bool last = std::none_of(leases.begin(), leases.end(),
+                                   [&](const auto& other) { return other.second.want.cluster == cluster; });
     // The highest roster epoch outlives the last lease: an old roster must not come back with the next one.
-    if (last && memory.roster_epochs.size() >= kClustersRemembered) memory.roster_epochs.erase(memory.roster_epochs.begin());
+    if (last && memory.roster_epochs.size() >= kClustersRemembered)
+      memory.roster_epochs.erase(memory.roster_epochs.begin());
     memory_dirty = true;
   }
 }

@@ -12,7 +12,8 @@ namespace {
 
 class Bench {
  public:
-  explicit Bench(Bytes persisted = {}, Found found = {}, std::string boot = "boot-1") : persisted_(std::move(persisted)) {
+  explicit Bench(Bytes persisted = {}, Found found = {}, std::string boot = "boot-1")
+      : persisted_(std::move(persisted)) {
     Options options;
     options.boot_id = boot;
     options.features = {"standby"};
@@ -53,7 +54,8 @@ class Bench {
     OpResult result;
     result.op = op->id;
     if (std::holds_alternative<EnsureImage>(op->op)) result.value = ImageReady{"sha256:1"};
-    if (std::holds_alternative<ProbeImage>(op->op)) result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
+    if (std::holds_alternative<ProbeImage>(op->op))
+      result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
     if (std::holds_alternative<CreateLease>(op->op)) result.value = LeaseCreated{Bytes(32, 2), Bytes(64, 3)};
     core->on_result(result, now());
   }
@@ -86,7 +88,8 @@ class Bench {
   }
   template <typename T>
   std::size_t count() const {
-    return static_cast<std::size_t>(std::count_if(ops.begin(), ops.end(), [](const Op& op) { return std::holds_alternative<T>(op); }));
+    return static_cast<std::size_t>(
+        std::count_if(ops.begin(), ops.end(), [](const Op& op) { return std::holds_alternative<T>(op); }));
   }
   ObservedLease lease() const { return core->observed_leases().at(0); }
 

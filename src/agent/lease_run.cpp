@@ -5,7 +5,8 @@
 namespace muster::agent {
 
 bool must_stop(const LeaseRun& run, bool stop_all) {
-  return run.over || !run.in_desired || stop_all || run.want.want == LeaseWant::Stop || (run.want.want == LeaseWant::Drain && run.drained);
+  return run.over || !run.in_desired || stop_all || run.want.want == LeaseWant::Stop ||
+         (run.want.want == LeaseWant::Drain && run.drained);
 }
 
 const RosterEntry* roster_self(const LeaseRun& run) {
@@ -77,7 +78,8 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
     op.assignment.jobs.clear();
     return op;
   }
-  if (run.roster && (!run.network || run.configured_epoch != run.opened.epoch || !run.secrets_sent)) return configure_op(run, view);
+  if (run.roster && (!run.network || run.configured_epoch != run.opened.epoch || !run.secrets_sent))
+    return configure_op(run, view);
   if (!run.network) return {};
   if (!run.setup_done) {
     if (roster_self(run) == nullptr || !view.blobs_ready) return {};
@@ -90,7 +92,8 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   run.faults = 0;
   run.retry_at = LeaseTime{0};
-  if (const auto* image = std::get_if<ImageReady>(&result.value); image != nullptr && std::holds_alternative<EnsureImage>(op)) {
+  if (const auto* image = std::get_if<ImageReady>(&result.value);
+      image != nullptr && std::holds_alternative<EnsureImage>(op)) {
     run.digest = image->digest;
   } else if (std::holds_alternative<ProbeImage>(op)) {
     if (const auto* probe = std::get_if<ImageProbe>(&result.value)) run.probe = *probe;
@@ -162,8 +165,10 @@ void adopt(LeaseRun& run, const AdoptedLease& found, Now now) {
 LeasePhase phase_of(const LeaseRun& run) {
   const bool quiet = !run.touched || run.stopped;
   const bool let_go = !run.in_desired || run.want.want == LeaseWant::Stop;
-  // Failed and Stopped both say that nothing of it runs and its devices are free: never before the runtime confirmed the stop.
-  if (run.over || let_go) return !quiet ? LeasePhase::Draining : run.failed && !let_go ? LeasePhase::Failed : LeasePhase::Stopped;
+  // Failed and Stopped both say that nothing of it runs and its devices are free: never before the runtime confirmed
+  // the stop.
+  if (run.over || let_go)
+    return !quiet ? LeasePhase::Draining : run.failed && !let_go ? LeasePhase::Failed : LeasePhase::Stopped;
   if (run.stopped) return LeasePhase::Stopped;
   if (run.want.want == LeaseWant::Drain) return LeasePhase::Draining;
   if (run.digest.empty() || !run.probed) return run.touched ? LeasePhase::Pulling : LeasePhase::Pending;

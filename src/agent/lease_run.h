@@ -1,7 +1,7 @@
 #pragma once
-// One lease on this node: what is wanted of it, what exists of it, and the next operation that brings the second nearer to the
-// first. Pure decisions over plain data; Core performs them. Once `over` is set (end of the lease, failure, stop) the lease
-// never runs again under this epoch. Single-threaded.
+// One lease on this node: what is wanted of it, what exists of it, and the next operation that brings the second nearer
+// to the first. Pure decisions over plain data; Core performs them. Once `over` is set (end of the lease, failure,
+// stop) the lease never runs again under this epoch. Single-threaded.
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -21,8 +21,9 @@ struct LeaseRun {
   // exists
   std::string digest;
   ImageProbe probe;
-  bool probed = false, created = false, network = false, setup_done = false, ray_started = false, ray_ready = false, drained = false;
-  bool touched = false;   // anything was ever made: a stop must be confirmed by the runtime
+  bool probed = false, created = false, network = false, setup_done = false, ray_started = false, ray_ready = false,
+       drained = false;
+  bool touched = false;  // anything was ever made: a stop must be confirmed by the runtime
   bool stopped = false, removed = false;
   std::uint64_t configured_epoch = 0;
   bool secrets_sent = false;
@@ -34,10 +35,10 @@ struct LeaseRun {
   LeaseTime end{0};
   std::uint32_t restarts = 0, in_a_row = 0, faults = 0;
   LeaseTime ready_since{0}, started_at{0}, retry_at{0}, gone_at{0};
-  OpId op = 0;            // lifecycle operation in flight
+  OpId op = 0;  // lifecycle operation in flight
 };
 
-struct LeaseView {        // what the decision may look at beside the lease
+struct LeaseView {  // what the decision may look at beside the lease
   Now now;
   bool stop_all = false;  // paused now, leaving
   bool engine_up = true, devices_free = true, blobs_ready = true, logs_done = true;

@@ -87,8 +87,9 @@ Bytes encode(const Memory& memory) {
   for (const auto& [cluster, epoch] : memory.roster_epochs) out.number(cluster.value), out.number(epoch);
   out.number(memory.jobs.size());
   for (const auto& [key, job] : memory.jobs) {
-    for (const std::uint64_t value : {key.first.value, std::uint64_t{key.second}, job.lease.value, static_cast<std::uint64_t>(job.state),
-                                      static_cast<std::uint64_t>(static_cast<std::uint32_t>(job.exit_code)), job.log_bytes, job.acked}) {
+    for (const std::uint64_t value :
+         {key.first.value, std::uint64_t{key.second}, job.lease.value, static_cast<std::uint64_t>(job.state),
+          static_cast<std::uint64_t>(static_cast<std::uint32_t>(job.exit_code)), job.log_bytes, job.acked}) {
       out.number(value);
     }
     out.text(job.reason);

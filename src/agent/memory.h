@@ -1,7 +1,8 @@
 #pragma once
-// What one agent must remember over restarts: how far it has seen the server (incarnation, revision), when each lease ends and
-// whether it was fenced, the highest roster epochs, which job attempts were handed to Ray and how they ended, how much of each
-// log the server has. Own compact encoding with a version and a checksum; damaged bytes decode to nothing. Bounded.
+// What one agent must remember over restarts: how far it has seen the server (incarnation, revision), when each lease
+// ends and whether it was fenced, the highest roster epochs, which job attempts were handed to Ray and how they ended,
+// how much of each log the server has. Own compact encoding with a version and a checksum; damaged bytes decode to
+// nothing. Bounded.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -14,9 +15,19 @@ namespace muster::agent {
 
 using JobKey = std::pair<JobId, std::uint32_t>;  // job and attempt
 
-struct LeaseMemory { Epoch epoch; LeaseTime end{0}; bool over = false; std::string reason; bool operator==(const LeaseMemory&) const = default; };
+struct LeaseMemory {
+  Epoch epoch;
+  LeaseTime end{0};
+  bool over = false;
+  std::string reason;
+  bool operator==(const LeaseMemory&) const = default;
+};
 struct JobMemory {
-  LeaseId lease; JobState state = JobState::Starting; std::int32_t exit_code = -1; std::string reason; std::uint64_t log_bytes = 0, acked = 0;
+  LeaseId lease;
+  JobState state = JobState::Starting;
+  std::int32_t exit_code = -1;
+  std::string reason;
+  std::uint64_t log_bytes = 0, acked = 0;
   bool operator==(const JobMemory&) const = default;
 };
 struct Memory {

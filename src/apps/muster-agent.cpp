@@ -4,4 +4,6 @@
 
 #include "host/commands.h"
 
-int main(int argc, char** argv) { return muster::host::agent_main(std::vector<std::string>(argv + 1, argv + argc)); }
+int main(int argc, char** argv) {
+  return muster::host::agent_main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -50,19 +50,23 @@ Result<crypto::Key32> read_public_key(const std::string& text) {
     if (!line.starts_with("-----")) body += line;
   }
   auto bytes = unbase64(body);
-  if (bytes && pem && bytes->size() == 44 && std::equal(std::begin(kPrefix), std::end(kPrefix), bytes->begin())) bytes->erase(bytes->begin(), bytes->begin() + 12);
+  if (bytes && pem && bytes->size() == 44 && std::equal(std::begin(kPrefix), std::end(kPrefix), bytes->begin()))
+    bytes->erase(bytes->begin(), bytes->begin() + 12);
   const auto key = bytes ? crypto::key32(*bytes) : std::nullopt;
-  if (!key) return error(Code::InvalidArgument, "--controller-key: not an Ed25519 public key (PEM, or 32 bytes in base64)");
+  if (!key)
+    return error(Code::InvalidArgument, "--controller-key: not an Ed25519 public key (PEM, or 32 bytes in base64)");
   return *key;
 }
 
 Result<std::uint64_t> number(const std::string& flag, const std::string& text, std::uint64_t max) {
   std::uint64_t value = 0;
   for (char c : text) {
-    if (c < '0' || c > '9' || value > max) return error(Code::InvalidArgument, flag + ": '" + text + "' is not a number");
+    if (c < '0' || c > '9' || value > max)
+      return error(Code::InvalidArgument, flag + ": '" + text + "' is not a number");
     value = value * 10 + static_cast<std::uint64_t>(c - '0');
   }
-  if (text.empty() || value > max) return error(Code::InvalidArgument, flag + " must be a number up to " + std::to_string(max));
+  if (text.empty() || value > max)
+    return error(Code::InvalidArgument, flag + " must be a number up to " + std::to_string(max));
   return value;
 }
 
@@ -75,7 +79,8 @@ Status set_listen(relay::RelayOptions& options, const std::string& value) {
   const auto colon = value.rfind(':');
   if (colon == std::string::npos) return error(Code::InvalidArgument, "--listen must be ADDR:PORT, e.g. 0.0.0.0:443");
   options.address = value.substr(0, colon);
-  if (options.address.size() > 2 && options.address.front() == '[') options.address = options.address.substr(1, options.address.size() - 2);
+  if (options.address.size() > 2 && options.address.front() == '[')
+    options.address = options.address.substr(1, options.address.size() - 2);
   options.port = static_cast<std::uint16_t>(TRY(number("--listen", value.substr(colon + 1), 65'535)));
   return {};
 }
@@ -87,20 +92,33 @@ Result<Flags> parse(const std::vector<std::string>& args) {
     const std::string& flag = args[i];
     if (i + 1 == args.size()) return error(Code::InvalidArgument, flag + " needs a value; see muster-relay --help");
     const std::string& value = args[i + 1];
-    if (flag == "--listen") { TRY_VOID(set_listen(flags.options, value)); listen = true; }
-    else if (flag == "--handoff") flags.options.handoff_path = value;
-    else if (flag == "--cert") flags.certificate = value;
-    else if (flag == "--key") flags.key = value;
-    else if (flag == "--controller-key") flags.controller_key = value;
-    else if (flag == "--relay-id") flags.options.relay_id = value;
-    else if (flag == "--metrics") flags.options.metrics_address = value;
-    else if (flag == "--threads") flags.options.threads = static_cast<int>(TRY(number(flag, value, 256)));
-    else if (flag == "--member-mbyte-s") flags.options.member_bytes_per_second = std::max<std::uint64_t>(1, TRY(number(flag, value, 100'000))) << 20;
-    else if (flag == "--hold-seconds") flags.options.hold_time = Millis(1000 * static_cast<std::int64_t>(TRY(number(flag, value, 3600))));
-    else return error(Code::InvalidArgument, "unknown flag " + flag + "; see muster-relay --help");
+    if (flag == "--listen") {
+      TRY_VOID(set_listen(flags.options, value));
+      listen = true;
+    } else if (flag == "--handoff")
+      flags.options.handoff_path = value;
+    else if (flag == "--cert")
+      flags.certificate = value;
+    else if (flag == "--key")
+      flags.key = value;
+    else if (flag == "--controller-key")
+      flags.controller_key = value;
+    else if (flag == "--relay-id")
+      flags.options.relay_id = value;
+    else if (flag == "--metrics")
+      flags.options.metrics_address = value;
+    else if (flag == "--threads")
+      flags.options.threads = static_cast<int>(TRY(number(flag, value, 256)));
+    else if (flag == "--member-mbyte-s")
+      flags.options.member_bytes_per_second = std::max<std::uint64_t>(1, TRY(number(flag, value, 100'000))) << 20;
+    else if (flag == "--hold-seconds")
+      flags.options.hold_time = Millis(1000 * static_cast<std::int64_t>(TRY(number(flag, value, 3600))));
+    else
+      return error(Code::InvalidArgument, "unknown flag " + flag + "; see muster-relay --help");
   }
   if (!listen) return error(Code::InvalidArgument, "--listen is missing; see muster-relay --help");
-  if (flags.options.relay_id.empty()) return error(Code::InvalidArgument, "--relay-id is missing; see muster-relay --help");
+  if (flags.options.relay_id.empty())
+    return error(Code::InvalidArgument, "--relay-id is missing; see muster-relay --help");
   return flags;
 }
 
@@ -128,8 +146,10 @@ Status run(const std::vector<std::string>& args) {
     if (signal != SIGHUP) break;
     auto files = read_tls(flags);
     const Status status = files.ok() ? relay->reload_tls(*files) : Status(files.error());
-    if (status.ok()) log_info("relay", "the certificate was read again");
-    else log_error("relay", "the old certificate stays in use: {}", status.error().message);
+    if (status.ok())
+      log_info("relay", "the certificate was read again");
+    else
+      log_error("relay", "the old certificate stays in use: {}", status.error().message);
   }
   relay->stop();
   log_info("relay", "stopped");

@@ -71,9 +71,15 @@ std::optional<Bytes> unhex(std::string_view text) {
   return out;
 }
 
-std::string base64(ByteView bytes) { return encode64(bytes, kStandard, true); }
-std::string base64url(ByteView bytes) { return encode64(bytes, kUrl, false); }
-std::optional<Bytes> unbase64url(std::string_view text) { return decode64(text, kUrl); }
+std::string base64(ByteView bytes) {
+  return encode64(bytes, kStandard, true);
+}
+std::string base64url(ByteView bytes) {
+  return encode64(bytes, kUrl, false);
+}
+std::optional<Bytes> unbase64url(std::string_view text) {
+  return decode64(text, kUrl);
+}
 std::optional<Bytes> unbase64(std::string_view text) {
   if (text.size() % 4 != 0) return {};
   for (int i = 0; i < 2 && !text.empty() && text.back() == '='; ++i) text.remove_suffix(1);
@@ -86,11 +92,24 @@ bool valid_utf8(std::string_view text) {
     std::size_t extra = 0;
     std::uint32_t point = 0;
     std::uint32_t least = 0;
-    if (c < 0x80) { ++i; continue; }
-    if (c >= 0xc2 && c <= 0xdf) { extra = 1; point = c & 0x1f; least = 0x80; }
-    else if (c >= 0xe0 && c <= 0xef) { extra = 2; point = c & 0x0f; least = 0x800; }
-    else if (c >= 0xf0 && c <= 0xf4) { extra = 3; point = c & 0x07; least = 0x10000; }
-    else return false;
+    if (c < 0x80) {
+      ++i;
+      continue;
+    }
+    if (c >= 0xc2 && c <= 0xdf) {
+      extra = 1;
+      point = c & 0x1f;
+      least = 0x80;
+    } else if (c >= 0xe0 && c <= 0xef) {
+      extra = 2;
+      point = c & 0x0f;
+      least = 0x800;
+    } else if (c >= 0xf0 && c <= 0xf4) {
+      extra = 3;
+      point = c & 0x07;
+      least = 0x10000;
+    } else
+      return false;
     if (text.size() - i <= extra) return false;
     for (std::size_t j = 1; j <= extra; ++j) {
       const auto d = static_cast<unsigned char>(text[i + j]);

@@ -1,10 +1,10 @@
 #include "base/log.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <string>
-
-#include <unistd.h>
 
 #include "base/time.h"
 
@@ -23,12 +23,15 @@ std::atomic<Level>& threshold() {
 }
 }  // namespace
 
-void set_log_level(Level level) { threshold() = level; }
+void set_log_level(Level level) {
+  threshold() = level;
+}
 
 void log_line(Level level, std::string_view area, std::string_view message) {
   if (level < threshold()) return;
   constexpr const char* names[] = {"DEBUG", "INFO ", "WARN ", "ERROR"};
-  std::string line = fmt::format("{} {} {}: {}\n", format_utc(read_clocks().wall), names[static_cast<int>(level)], area, message);
+  std::string line =
+      fmt::format("{} {} {}: {}\n", format_utc(read_clocks().wall), names[static_cast<int>(level)], area, message);
   for (std::size_t i = 0; i + 1 < line.size(); ++i) {
     if (static_cast<unsigned char>(line[i]) < 0x20) line[i] = ' ';  // one record stays one line, whatever a peer sent
   }

@@ -1,13 +1,13 @@
 #pragma once
 // One line a record on stderr: "2026-11-23T01:02:03.456Z INFO  area: message". Thread-safe. Never log a secret.
-#include <string_view>
-
 #include <fmt/format.h>
+
+#include <string_view>
 
 namespace muster {
 
 enum class Level { Debug, Info, Warn, Error };
-void set_log_level(Level level);                     // default Info; MUSTER_LOG=debug|info|warn|error overrides
+void set_log_level(Level level);  // default Info; MUSTER_LOG=debug|info|warn|error overrides
 void log_line(Level level, std::string_view area, std::string_view message);
 
 template <typename... Args>

@@ -11,8 +11,12 @@ std::string& active() {
 }
 }  // namespace
 
-void set_mutant(std::string_view name) { active() = name; }
-bool mutant_active(std::string_view name) { return !active().empty() && active() == name; }
+void set_mutant(std::string_view name) {
+  active() = name;
+}
+bool mutant_active(std::string_view name) {
+  return !active().empty() && active() == name;
+}
 
 }  // namespace muster
 #endif

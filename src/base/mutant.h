@@ -1,7 +1,7 @@
 #pragma once
-// Planted faults for the simulation: MUSTER_MUTANT("name") is true only in a build with MUSTER_MUTANTS and only for the one
-// mutant that set_mutant() switched on. In every other build it is the constant false and costs nothing. Each name used in the
-// sources has a row in tests/sim/mutants.cpp that says within how many seeds the simulation catches it.
+// Planted faults for the simulation: MUSTER_MUTANT("name") is true only in a build with MUSTER_MUTANTS and only for the
+// one mutant that set_mutant() switched on. In every other build it is the constant false and costs nothing. Each name
+// used in the sources has a row in tests/sim/mutants.cpp that says within how many seeds the simulation catches it.
 #include <string_view>
 
 namespace muster {

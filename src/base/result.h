@@ -13,11 +13,11 @@ namespace muster {
 
 // Stable codes: they appear in problem details (RFC 9457) and in exit codes. Never renumber.
 enum class Code : unsigned char {
-  InvalidArgument = 1,   // 400: the caller sent something wrong
-  Unauthenticated = 2,   // 401
-  PermissionDenied = 3,  // 403
-  NotFound = 4,          // 404; a foreign object looks like a missing one
-  AlreadyExists = 5,     // 409
+  InvalidArgument = 1,     // 400: the caller sent something wrong
+  Unauthenticated = 2,     // 401
+  PermissionDenied = 3,    // 403
+  NotFound = 4,            // 404; a foreign object looks like a missing one
+  AlreadyExists = 5,       // 409
   FailedPrecondition = 6,  // 409: the state does not allow it now
   ResourceExhausted = 7,   // 429: quota, rate, bound
   Unavailable = 8,         // 503: try again later
@@ -49,15 +49,27 @@ class [[nodiscard]] Result {
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
-  T& value() & { MUSTER_CHECK(ok()); return std::get<0>(state_); }
-  const T& value() const& { MUSTER_CHECK(ok()); return std::get<0>(state_); }
-  T&& value() && { MUSTER_CHECK(ok()); return std::get<0>(std::move(state_)); }
+  T& value() & {
+    MUSTER_CHECK(ok());
+    return std::get<0>(state_);
+  }
+  const T& value() const& {
+    MUSTER_CHECK(ok());
+    return std::get<0>(state_);
+  }
+  T&& value() && {
+    MUSTER_CHECK(ok());
+    return std::get<0>(std::move(state_));
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
-  const Error& error() const { MUSTER_CHECK(!ok()); return std::get<1>(state_); }
+  const Error& error() const {
+    MUSTER_CHECK(!ok());
+    return std::get<1>(state_);
+  }
 
  private:
   std::variant<T, Error> state_;
@@ -70,7 +82,10 @@ class [[nodiscard]] Result<void> {
   Result(Error error) : error_(std::move(error)) {}
   bool ok() const { return !error_.has_value(); }
   explicit operator bool() const { return ok(); }
-  const Error& error() const { MUSTER_CHECK(!ok()); return *error_; }
+  const Error& error() const {
+    MUSTER_CHECK(!ok());
+    return *error_;
+  }
 
  private:
   std::optional<Error> error_;
@@ -78,15 +93,15 @@ class [[nodiscard]] Result<void> {
 using Status = Result<void>;
 
 // TRY(expr): the value, or return the error to the caller. Not inside coroutines (g++ 12).
-#define TRY(expr)                                                     \
-  __extension__({                                                     \
-    auto&& try_result_ = (expr);                                      \
+#define TRY(expr)                                                       \
+  __extension__({                                                       \
+    auto&& try_result_ = (expr);                                        \
     if (!try_result_.ok()) return ::muster::Error(try_result_.error()); \
-    std::move(try_result_).value();                                   \
+    std::move(try_result_).value();                                     \
   })
-#define TRY_VOID(expr)                                                \
-  do {                                                                \
-    auto&& try_status_ = (expr);                                      \
+#define TRY_VOID(expr)                                                  \
+  do {                                                                  \
+    auto&& try_status_ = (expr);                                        \
     if (!try_status_.ok()) return ::muster::Error(try_status_.error()); \
   } while (false)
 

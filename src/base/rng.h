@@ -1,6 +1,6 @@
 #pragma once
-// Deterministic random numbers for simulation, jitter and tests (xoshiro256**, Blackman & Vigna 2018, public domain idea;
-// seeded by splitmix64). Never for keys: those come from crypto/.
+// Deterministic random numbers for simulation, jitter and tests (xoshiro256**, Blackman & Vigna 2018, public domain
+// idea; seeded by splitmix64). Never for keys: those come from crypto/.
 #include <cstdint>
 
 namespace muster {

@@ -1,8 +1,8 @@
 #include "base/time.h"
 
-#include <ctime>
-
 #include <fmt/format.h>
+
+#include <ctime>
 
 namespace muster {
 namespace {
@@ -13,14 +13,16 @@ std::int64_t read(clockid_t clock) {
 }
 }  // namespace
 
-Now read_clocks() { return Now{{read(CLOCK_REALTIME)}, {read(CLOCK_BOOTTIME)}}; }
+Now read_clocks() {
+  return Now{{read(CLOCK_REALTIME)}, {read(CLOCK_BOOTTIME)}};
+}
 
 std::string format_utc(WallTime time) {
   const std::int64_t seconds = time.ms >= 0 ? time.ms / 1000 : (time.ms - 999) / 1000;
   const time_t t = static_cast<time_t>(seconds);
   tm parts{};
   if (gmtime_r(&t, &parts) == nullptr) return "invalid time";
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
-                     parts.tm_hour, parts.tm_min, parts.tm_sec, time.ms - seconds * 1000);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900, parts.tm_mon + 1,
+                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec, time.ms - seconds * 1000);
 }
 }  // namespace muster

@@ -1,9 +1,9 @@
 #include "cli/api.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <thread>
-
-#include <fmt/format.h>
 
 #include "cli/table.h"
 #include "crypto/random.h"
@@ -15,8 +15,13 @@ class NetTransport : public Transport {
  public:
   explicit NetTransport(net::Endpoint endpoint) : client_(std::move(endpoint)) {}
   Result<net::Response> call(const Call& call) override { return client_.call(call); }
-  Result<net::Response> stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk) override { return client_.stream(call, on_chunk); }
-  Result<net::Response> upload(const Call& call, const std::string& file, const std::function<void(std::uint64_t)>& progress) override { return client_.upload(call, file, progress); }
+  Result<net::Response> stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk) override {
+    return client_.stream(call, on_chunk);
+  }
+  Result<net::Response> upload(const Call& call, const std::string& file,
+                               const std::function<void(std::uint64_t)>& progress) override {
+    return client_.upload(call, file, progress);
+  }
   void sleep(Millis time) override { std::this_thread::sleep_for(time); }
 
  private:
@@ -27,34 +32,52 @@ Code code_of(std::string_view name, int status) {
   for (int i = 1; i <= 15; ++i)
     if (code_name(static_cast<Code>(i)) == name) return static_cast<Code>(i);
   switch (status) {
-    case 400: case 422: return Code::InvalidArgument;
-    case 401: return Code::Unauthenticated;
-    case 403: return Code::PermissionDenied;
-    case 404: return Code::NotFound;
-    case 409: return Code::FailedPrecondition;
-    case 413: return Code::TooLarge;
-    case 429: return Code::ResourceExhausted;
-    case 501: return Code::Unsupported;
-    case 502: case 503: return Code::Unavailable;
-    case 504: return Code::DeadlineExceeded;
-    default: return Code::Internal;
+    case 400:
+    case 422:
+      return Code::InvalidArgument;
+    case 401:
+      return Code::Unauthenticated;
+    case 403:
+      return Code::PermissionDenied;
+    case 404:
+      return Code::NotFound;
+    case 409:
+      return Code::FailedPrecondition;
+    case 413:
+      return Code::TooLarge;
+    case 429:
+      return Code::ResourceExhausted;
+    case 501:
+      return Code::Unsupported;
+    case 502:
+    case 503:
+      return Code::Unavailable;
+    case 504:
+      return Code::DeadlineExceeded;
+    default:
+      return Code::Internal;
   }
 }
 
 }  // namespace
 
-std::unique_ptr<Transport> net_transport(net::Endpoint endpoint) { return std::make_unique<NetTransport>(std::move(endpoint)); }
+std::unique_ptr<Transport> net_transport(net::Endpoint endpoint) {
+  return std::make_unique<NetTransport>(std::move(endpoint));
+}
 
 Result<net::Endpoint> endpoint_of(const Account& account) {
   net::Endpoint endpoint = TRY(net::parse_url(account.server));
   endpoint.ca_pem = account.ca_pem;
-  if (endpoint.ca_pem.empty()) return error(Code::Unauthenticated, "no CA is known for " + account.server + "; log in again with --ca-sha256, or set MUSTER_CA_FILE");
+  if (endpoint.ca_pem.empty())
+    return error(Code::Unauthenticated,
+                 "no CA is known for " + account.server + "; log in again with --ca-sha256, or set MUSTER_CA_FILE");
   return endpoint;
 }
 
 Error problem_of(int status, const std::string& body) {
   const auto parsed = wire::parse_json(body);
-  if (!parsed.ok() || !parsed->is(wire::Json::Kind::Object)) return error(code_of("", status), fmt::format("the server answered {} without saying why", status));
+  if (!parsed.ok() || !parsed->is(wire::Json::Kind::Object))
+    return error(code_of("", status), fmt::format("the server answered {} without saying why", status));
   const auto& problem = *parsed;
   std::string text = problem["detail"].text().empty() ? problem["title"].text() : problem["detail"].text();
   if (text.empty()) text = fmt::format("the server answered {}", status);
@@ -66,7 +89,9 @@ bool worth_retrying(const Error& error) {
   return error.code == Code::Unavailable || error.code == Code::DeadlineExceeded || error.code == Code::Cancelled;
 }
 
-std::string path_of(std::string_view collection, std::string_view id) { return fmt::format("/api/v1/{}/{}", collection, escape_url(id)); }
+std::string path_of(std::string_view collection, std::string_view id) {
+  return fmt::format("/api/v1/{}/{}", collection, escape_url(id));
+}
 
 std::map<std::string, std::string> Api::auth_headers() const {
   if (account_.token.empty()) return {};
@@ -92,7 +117,9 @@ Result<wire::Json> Api::call(Transport::Call call) {
   }
 }
 
-Result<wire::Json> Api::get(const std::string& target) { return call({.method = "GET", .target = target}); }
+Result<wire::Json> Api::get(const std::string& target) {
+  return call({.method = "GET", .target = target});
+}
 
 Result<wire::Json> Api::send(const std::string& method, const std::string& target, const std::string& body) {
   Transport::Call request{.method = method, .target = target, .body = body};
@@ -115,8 +142,10 @@ Result<std::vector<wire::Json>> Api::list(const std::string& target) {
   }
 }
 
-Result<std::string> Api::upload(const std::string& file, const std::string& sha256, const std::function<void(std::uint64_t)>& progress) {
-  Transport::Call request{.method = "POST", .target = "/api/v1/blobs", .headers = auth_headers(), .timeout = Millis(3'600'000)};
+Result<std::string> Api::upload(const std::string& file, const std::string& sha256,
+                                const std::function<void(std::uint64_t)>& progress) {
+  Transport::Call request{
+      .method = "POST", .target = "/api/v1/blobs", .headers = auth_headers(), .timeout = Millis(3'600'000)};
   request.headers["content-type"] = "application/octet-stream";
   request.headers["idempotency-key"] = hex(crypto::random_bytes(16));
   Millis delay{500};
@@ -135,7 +164,8 @@ Result<std::string> Api::upload(const std::string& file, const std::string& sha2
   }
 }
 
-Status Api::stream(const std::string& target, std::map<std::string, std::string> headers, const std::function<bool(std::string_view)>& on_chunk) {
+Status Api::stream(const std::string& target, std::map<std::string, std::string> headers,
+                   const std::function<bool(std::string_view)>& on_chunk) {
   Transport::Call request{.method = "GET", .target = target, .headers = std::move(headers), .timeout = Millis(120'000)};
   for (const auto& [name, value] : auth_headers()) request.headers[name] = value;
   auto answer = transport_->stream(request, on_chunk);

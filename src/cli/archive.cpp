@@ -1,5 +1,8 @@
 #include "cli/archive.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -9,10 +12,6 @@
 #include <fstream>
 #include <system_error>
 
-#include <unistd.h>
-
-#include <fmt/format.h>
-
 #include "cli/config.h"
 #include "crypto/hash.h"
 
@@ -21,7 +20,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Item { std::string name; fs::path path; std::uint64_t bytes = 0; bool executable = false; };
+struct Item {
+  std::string name;
+  fs::path path;
+  std::uint64_t bytes = 0;
+  bool executable = false;
+};
 
 std::array<std::uint32_t, 256> crc_table() {
   std::array<std::uint32_t, 256> table{};
@@ -77,7 +81,9 @@ Status each_chunk(const Item& item, const std::function<void(std::string_view)>&
   while (left > 0) {
     in.read(buffer.data(), static_cast<std::streamsize>(std::min<std::uint64_t>(left, buffer.size())));
     const auto got = static_cast<std::size_t>(in.gcount());
-    if (got == 0) return error(Code::FailedPrecondition, item.path.string() + " could not be read or changed while it was packed; try again");
+    if (got == 0)
+      return error(Code::FailedPrecondition,
+                   item.path.string() + " could not be read or changed while it was packed; try again");
     f(std::string_view(buffer).substr(0, got));
     left -= got;
   }
@@ -101,9 +107,13 @@ Result<std::vector<Item>> collect(const fs::path& source, std::vector<std::strin
   std::vector<Item> items;
   const auto status = fs::status(source, failed);
   if (failed || !fs::exists(status)) return error(Code::NotFound, source.string() + " does not exist");
-  const auto executable = [](const fs::file_status& s) { return (s.permissions() & fs::perms::owner_exec) != fs::perms::none; };
-  if (fs::is_regular_file(status)) return std::vector<Item>{{source.filename().string(), source, fs::file_size(source), executable(status)}};
-  if (!fs::is_directory(status)) return error(Code::InvalidArgument, source.string() + " is neither a file nor a folder");
+  const auto executable = [](const fs::file_status& s) {
+    return (s.permissions() & fs::perms::owner_exec) != fs::perms::none;
+  };
+  if (fs::is_regular_file(status))
+    return std::vector<Item>{{source.filename().string(), source, fs::file_size(source), executable(status)}};
+  if (!fs::is_directory(status))
+    return error(Code::InvalidArgument, source.string() + " is neither a file nor a folder");
   for (auto& pattern : gitignore(source)) excludes.push_back(std::move(pattern));
   excludes.insert(excludes.end(), {".git", "__pycache__"});
   std::uint64_t total = 0;
@@ -123,8 +133,12 @@ Result<std::vector<Item>> collect(const fs::path& source, std::vector<std::strin
     }
     items.push_back({name, at->path(), at->file_size(failed), executable(kind)});
     total += items.back().bytes;
-    if (items.size() > kArchiveFilesMax) return error(Code::TooLarge, fmt::format("{} holds more than {} files; leave some out", source.string(), kArchiveFilesMax));
-    if (total > kArchiveBytesMax) return error(Code::TooLarge, fmt::format("{} holds more than {} MiB; leave some out, or put data into a dataset", source.string(), kArchiveBytesMax >> 20));
+    if (items.size() > kArchiveFilesMax)
+      return error(Code::TooLarge,
+                   fmt::format("{} holds more than {} files; leave some out", source.string(), kArchiveFilesMax));
+    if (total > kArchiveBytesMax)
+      return error(Code::TooLarge, fmt::format("{} holds more than {} MiB; leave some out, or put data into a dataset",
+                                               source.string(), kArchiveBytesMax >> 20));
   }
   if (failed) return error(Code::InvalidArgument, fmt::format("{}: {}", source.string(), failed.message()));
   std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
@@ -138,14 +152,21 @@ Status write_zip(const std::vector<Item>& items, Output& out) {
     TRY_VOID(each_chunk(item, [&](std::string_view bytes) { crc = crc_update(crc, bytes); }));
     crc ^= 0xffffffffU;
     // version, UTF-8 flag, stored, 1980-01-01 00:00, crc, sizes, name length, no extra
-    const std::string common = little(20, 2) + little(0x0800, 2) + little(0, 2) + little(0, 2) + little(0x21, 2) + little(crc, 4) + little(item.bytes, 4) + little(item.bytes, 4) + little(item.name.size(), 2) + little(0, 2);
+    const std::string common = little(20, 2) + little(0x0800, 2) + little(0, 2) + little(0, 2) + little(0x21, 2) +
+                               little(crc, 4) + little(item.bytes, 4) + little(item.bytes, 4) +
+                               little(item.name.size(), 2) + little(0, 2);
     const std::uint64_t offset = out.size();
     out.put("PK\x03\x04" + common + item.name);
     std::uint32_t again = 0xffffffffU;
-    TRY_VOID(each_chunk(item, [&](std::string_view bytes) { again = crc_update(again, bytes); out.put(bytes); }));
-    if ((again ^ 0xffffffffU) != crc) return error(Code::FailedPrecondition, item.path.string() + " changed while it was packed; try again");
+    TRY_VOID(each_chunk(item, [&](std::string_view bytes) {
+      again = crc_update(again, bytes);
+      out.put(bytes);
+    }));
+    if ((again ^ 0xffffffffU) != crc)
+      return error(Code::FailedPrecondition, item.path.string() + " changed while it was packed; try again");
     const std::uint32_t mode = (item.executable ? 0100755U : 0100644U) << 16;
-    central += "PK\x01\x02" + little(0x0314, 2) + common + little(0, 2) + little(0, 2) + little(0, 2) + little(mode, 4) + little(offset, 4) + item.name;
+    central += "PK\x01\x02" + little(0x0314, 2) + common + little(0, 2) + little(0, 2) + little(0, 2) +
+               little(mode, 4) + little(offset, 4) + item.name;
   }
   const std::uint64_t start = out.size();
   out.put(central);
@@ -153,11 +174,13 @@ Status write_zip(const std::vector<Item>& items, Output& out) {
   const bool wide = items.size() >= 0xffff;
   if (wide) {
     const std::uint64_t at = out.size();
-    out.put("PK\x06\x06" + little(44, 8) + little(45, 2) + little(45, 2) + little(0, 4) + little(0, 4) + little(items.size(), 8) + little(items.size(), 8) + little(central.size(), 8) + little(start, 8));
+    out.put("PK\x06\x06" + little(44, 8) + little(45, 2) + little(45, 2) + little(0, 4) + little(0, 4) +
+            little(items.size(), 8) + little(items.size(), 8) + little(central.size(), 8) + little(start, 8));
     out.put("PK\x06\x07" + little(0, 4) + little(at, 8) + little(1, 4));
   }
   const std::uint64_t shown = wide ? 0xffff : items.size();
-  out.put("PK\x05\x06" + little(0, 4) + little(shown, 2) + little(shown, 2) + little(central.size(), 4) + little(start, 4) + little(0, 2));
+  out.put("PK\x05\x06" + little(0, 4) + little(shown, 2) + little(shown, 2) + little(central.size(), 4) +
+          little(start, 4) + little(0, 2));
   return {};
 }
 
@@ -179,7 +202,9 @@ std::string tar_header(const std::string& name, std::uint64_t bytes, bool execut
   return block;
 }
 
-std::string padding(std::uint64_t bytes) { return std::string((512 - bytes % 512) % 512, '\0'); }
+std::string padding(std::uint64_t bytes) {
+  return std::string((512 - bytes % 512) % 512, '\0');
+}
 
 Status write_tar(const std::vector<Item>& items, Output& out) {
   for (const auto& item : items) {
@@ -199,10 +224,14 @@ Status write_tar(const std::vector<Item>& items, Output& out) {
 bool glob(std::string_view pattern, std::string_view text) {
   std::size_t p = 0, t = 0, star = std::string_view::npos, mark = 0;
   while (t < text.size()) {
-    if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t]) && pattern[p] != '*') ++p, ++t;
-    else if (p < pattern.size() && pattern[p] == '*') star = p++, mark = t;
-    else if (star != std::string_view::npos) p = star + 1, t = ++mark;
-    else return false;
+    if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t]) && pattern[p] != '*')
+      ++p, ++t;
+    else if (p < pattern.size() && pattern[p] == '*')
+      star = p++, mark = t;
+    else if (star != std::string_view::npos)
+      p = star + 1, t = ++mark;
+    else
+      return false;
   }
   while (p < pattern.size() && pattern[p] == '*') ++p;
   return p == pattern.size();
@@ -232,7 +261,8 @@ Result<Packed> pack(const std::string& source, Format format, const std::vector<
     const auto items = TRY(collect(root, excludes, packed.skipped));
     std::string name = (fs::temp_directory_path() / "muster-XXXXXX").string();
     const int fd = mkstemp(name.data());
-    if (fd < 0) return error(Code::FailedPrecondition, fmt::format("no temporary file can be made: {}", std::strerror(errno)));
+    if (fd < 0)
+      return error(Code::FailedPrecondition, fmt::format("no temporary file can be made: {}", std::strerror(errno)));
     close(fd);
     Output out(name);
     const Status written = format == Format::Zip ? write_zip(items, out) : write_tar(items, out);

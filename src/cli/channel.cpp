@@ -1,13 +1,12 @@
 #include "cli/channel.h"
 
-#include <condition_variable>
-#include <deque>
-#include <mutex>
-
+#include <fmt/format.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
 
 #include "cli/table.h"
 
@@ -44,7 +43,8 @@ class NetChannel : public Channel {
     if (!answer->ok()) return answer->error();
     socket_ = **answer;
     lock.unlock();
-    socket_->start([this](Bytes bytes) { arrived(std::move(bytes)); }, [this](std::string reason) { ended(std::move(reason)); });
+    socket_->start([this](Bytes bytes) { arrived(std::move(bytes)); },
+                   [this](std::string reason) { ended(std::move(reason)); });
     return {};
   }
 
@@ -58,7 +58,8 @@ class NetChannel : public Channel {
   std::optional<Message> take() override {
     const std::lock_guard lock(mutex_);
     std::uint64_t ignored = 0;
-    if (queue_.size() <= 1 && !ended_) [[maybe_unused]] const auto got = read(event_, &ignored, sizeof ignored);
+    if (queue_.size() <= 1 && !ended_) [[maybe_unused]]
+      const auto got = read(event_, &ignored, sizeof ignored);
     if (queue_.empty()) return {};
     Message message = std::move(queue_.front());
     queue_.pop_front();

@@ -1,9 +1,9 @@
 #include "cli/cli.h"
 
-#include <cstdio>
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <fmt/format.h>
+#include <cstdio>
 
 #include "cli/completion.h"
 #include "cli/shell.h"
@@ -22,7 +22,8 @@ Result<int> version(Shell& shell) {
     (*api)->set_patience(Millis(0));
     auto info = (*api)->get("/api/v1/server");
     if (info.ok()) out.set("server", *info);
-    server = info.ok() ? clean((*info)["version"].text()) + ", " + clean((*info)["serverId"].text()) : info.error().message;
+    server =
+        info.ok() ? clean((*info)["version"].text()) + ", " + clean((*info)["serverId"].text()) : info.error().message;
   }
   shell.show(out, [&] { return fmt::format("muster {}\nserver {}\n", kVersion, server); });
   return 0;
@@ -41,7 +42,9 @@ void collect(const CLI::App& app, const std::string& path, std::map<std::string,
 }  // namespace
 
 void add_version(CLI::App& app, Shell& shell) {
-  app.add_subcommand("version", "Version of this command and of the server")->callback([&shell] { shell.action = [&shell] { return version(shell); }; });
+  app.add_subcommand("version", "Version of this command and of the server")->callback([&shell] {
+    shell.action = [&shell] { return version(shell); };
+  });
 }
 
 void add_completion(CLI::App& app, Shell& shell) {
@@ -69,9 +72,15 @@ int run(int argc, const char* const* argv) {
   app.add_option("--output,-o", shell.output, "table, json or yaml")->check(CLI::IsMember({"table", "json", "yaml"}));
   app.add_option("--context", shell.context, "which login of the config to use");
   app.add_option("--project", shell.project, "project for new clusters and jobs");
-  app.footer("Start here:\n  muster login https://HOST --ca-sha256 HEX --user NAME\n  muster up default.yaml\n  muster job submit --cluster default --working-dir . -- python script.py\n"
-             "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 server not reachable, 130 interrupted;\nexec, submit and job submit end with the command's own code.");
-  for (const auto add : {add_login, add_up, add_down, add_status, add_exec, add_rsync, add_logs, add_job, add_forward, add_queue, add_nodes, add_top, add_events, add_token, add_accounts, add_completion, add_version}) add(app, shell);
+  app.footer(
+      "Start here:\n  muster login https://HOST --ca-sha256 HEX --user NAME\n  muster up default.yaml\n  muster job "
+      "submit --cluster default --working-dir . -- python script.py\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 server not reachable, 130 "
+      "interrupted;\nexec, submit and job submit end with the command's own code.");
+  for (const auto add :
+       {add_login, add_up, add_down, add_status, add_exec, add_rsync, add_logs, add_job, add_forward, add_queue,
+        add_nodes, add_top, add_events, add_token, add_accounts, add_completion, add_version})
+    add(app, shell);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& fault) {

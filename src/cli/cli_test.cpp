@@ -1,8 +1,8 @@
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-
-#include <gtest/gtest.h>
 
 #include "cli/api.h"
 #include "cli/archive.h"
@@ -29,7 +29,10 @@ wire::Json json(const std::string& text) {
 
 struct Folder {
   fs::path path = fs::temp_directory_path() / ("muster_cli_test_" + std::to_string(::getpid()));
-  Folder() { fs::remove_all(path); fs::create_directories(path); }
+  Folder() {
+    fs::remove_all(path);
+    fs::create_directories(path);
+  }
   ~Folder() { fs::remove_all(path); }
   void put(const std::string& name, const std::string& text) const {
     fs::create_directories((path / name).parent_path());
@@ -50,7 +53,8 @@ TEST(TableText, AlignsByCodePointsAndCleans) {
   EXPECT_NE(table.text(true).find("\033[1mA\033[0m"), std::string::npos);
 }
 TEST(TableText, YamlQuotesWhatNeedsIt) {
-  EXPECT_EQ(yaml_text(json(R"({"a":"x","b":"true","c":[{"d":1,"e":""},"y: z"],"f":{},"g":[]})")), "a: x\nb: \"true\"\nc:\n  - d: 1\n    e: \"\"\n  - \"y: z\"\nf: {}\ng: []\n");
+  EXPECT_EQ(yaml_text(json(R"({"a":"x","b":"true","c":[{"d":1,"e":""},"y: z"],"f":{},"g":[]})")),
+            "a: x\nb: \"true\"\nc:\n  - d: 1\n    e: \"\"\n  - \"y: z\"\nf: {}\ng: []\n");
 }
 TEST(TableText, Units) {
   EXPECT_EQ(size_text(1536), "1.5 KiB");
@@ -70,7 +74,9 @@ TEST(TableText, Units) {
 TEST(Difference, NamesTheLeaves) {
   const auto before = json(R"({"image":"a","spares":0,"groups":[{"name":"w","min":1}],"env":{"A":"1"}})");
   const auto after = json(R"({"image":"b","groups":[{"name":"w","min":2}],"env":{"A":"1","B":"2"},"egress":true})");
-  EXPECT_EQ(difference(before, after), (std::vector<std::string>{"egress: (nothing) -> true", "env.B: (nothing) -> \"2\"", "groups[w].min: 1 -> 2", "image: \"a\" -> \"b\""}));
+  EXPECT_EQ(difference(before, after),
+            (std::vector<std::string>{"egress: (nothing) -> true", "env.B: (nothing) -> \"2\"", "groups[w].min: 1 -> 2",
+                                      "image: \"a\" -> \"b\""}));
   EXPECT_TRUE(difference(before, before).empty());
   EXPECT_EQ(difference(before, after, 2).back(), "... and 2 more");
 }
@@ -98,7 +104,9 @@ TEST(Archive, ZipIsReadByPython) {
   ASSERT_TRUE(packed.ok()) << packed.error().message;
   const TemporaryFile temporary(packed->file);
   EXPECT_EQ(packed->files, 4u);
-  const std::string script = "import zipfile,sys; z=zipfile.ZipFile(sys.argv[1]); assert z.testzip() is None; assert z.namelist()==['.gitignore','a/deep.py','b.txt','gr\\u00fcn.txt'], z.namelist(); assert z.read('b.txt')==b'bee'";
+  const std::string script =
+      "import zipfile,sys; z=zipfile.ZipFile(sys.argv[1]); assert z.testzip() is None; assert "
+      "z.namelist()==['.gitignore','a/deep.py','b.txt','gr\\u00fcn.txt'], z.namelist(); assert z.read('b.txt')==b'bee'";
   EXPECT_EQ(std::system(("python3 -c \"" + script + "\" " + packed->file).c_str()), 0);
   auto again = pack((folder.path / "src/").string(), Format::Zip);
   ASSERT_TRUE(again.ok());
@@ -120,7 +128,8 @@ TEST(Archive, TarRoundTripInPieces) {
   fs::create_directories(folder.path / "dst");
   Unpacker unpacker((folder.path / "dst").string());
   const std::string bytes = slurp(packed->file);
-  for (std::size_t at = 0; at < bytes.size(); at += 333) ASSERT_TRUE(unpacker.feed(std::string_view(bytes).substr(at, 333)).ok());
+  for (std::size_t at = 0; at < bytes.size(); at += 333)
+    ASSERT_TRUE(unpacker.feed(std::string_view(bytes).substr(at, 333)).ok());
   ASSERT_TRUE(unpacker.finish().ok());
   EXPECT_EQ(slurp(folder.path / "dst" / long_name), "long");
   EXPECT_EQ(slurp(folder.path / "dst/big").size(), 70'001u);
@@ -129,7 +138,9 @@ TEST(Archive, TarRoundTripInPieces) {
 TEST(Archive, UnpackStaysInside) {
   Folder folder;
   folder.put("evil", "x");
-  ASSERT_EQ(std::system(("cd " + folder.path.string() + " && tar -cPf evil.tar --transform 's,evil,../out,' evil").c_str()), 0);
+  ASSERT_EQ(
+      std::system(("cd " + folder.path.string() + " && tar -cPf evil.tar --transform 's,evil,../out,' evil").c_str()),
+      0);
   fs::create_directories(folder.path / "dst");
   Unpacker unpacker((folder.path / "dst").string());
   EXPECT_FALSE(unpacker.feed(slurp(folder.path / "evil.tar")).ok());
@@ -156,7 +167,12 @@ TEST(Archive, Patterns) {
 // ---- API
 class FakeTransport : public Transport {
  public:
-  struct State { std::vector<Call> calls; std::vector<Result<net::Response>> answers; std::vector<std::vector<std::string>> chunks; Millis slept{0}; };
+  struct State {
+    std::vector<Call> calls;
+    std::vector<Result<net::Response>> answers;
+    std::vector<std::vector<std::string>> chunks;
+    Millis slept{0};
+  };
   explicit FakeTransport(State& state) : state_(state) {}
   Result<net::Response> call(const Call& call) override { return next(call); }
   Result<net::Response> stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk) override {
@@ -166,7 +182,10 @@ class FakeTransport : public Transport {
     }
     return next(call);
   }
-  Result<net::Response> upload(const Call& call, const std::string&, const std::function<void(std::uint64_t)>&) override { return next(call); }
+  Result<net::Response> upload(const Call& call, const std::string&,
+                               const std::function<void(std::uint64_t)>&) override {
+    return next(call);
+  }
   void sleep(Millis time) override { state_.slept = state_.slept + time; }
 
  private:
@@ -179,12 +198,18 @@ class FakeTransport : public Transport {
   }
   State& state_;
 };
-net::Response ok(const std::string& body) { return {.status = 200, .body = body}; }
-Api api_of(FakeTransport::State& state) { return {std::make_unique<FakeTransport>(state), Account{.server = "https://x", .token = "secret"}}; }
+net::Response ok(const std::string& body) {
+  return {.status = 200, .body = body};
+}
+Api api_of(FakeTransport::State& state) {
+  return {std::make_unique<FakeTransport>(state), Account{.server = "https://x", .token = "secret"}};
+}
 
 TEST(ApiCalls, MutationsRetryUnderOneKey) {
   FakeTransport::State state;
-  state.answers = {error(Code::Unavailable, "lost"), net::Response{.status = 503, .body = R"({"code":"unavailable","detail":"later"})"}, ok(R"({"id":"cl-1"})")};
+  state.answers = {error(Code::Unavailable, "lost"),
+                   net::Response{.status = 503, .body = R"({"code":"unavailable","detail":"later"})"},
+                   ok(R"({"id":"cl-1"})")};
   auto api = api_of(state);
   const auto answer = api.send("POST", "/api/v1/clusters", "{}");
   ASSERT_TRUE(answer.ok()) << answer.error().message;
@@ -196,7 +221,9 @@ TEST(ApiCalls, MutationsRetryUnderOneKey) {
 }
 TEST(ApiCalls, ProblemsBecomeErrors) {
   FakeTransport::State state;
-  state.answers = {net::Response{.status = 404, .body = R"({"code":"not_found","detail":"no such cluster","field":"id"})"}, net::Response{.status = 403, .body = "<html>"}};
+  state.answers = {
+      net::Response{.status = 404, .body = R"({"code":"not_found","detail":"no such cluster","field":"id"})"},
+      net::Response{.status = 403, .body = "<html>"}};
   auto api = api_of(state);
   const auto missing = api.get("/api/v1/clusters/x");
   EXPECT_EQ(missing.error(), error(Code::NotFound, "no such cluster", "id"));
@@ -228,7 +255,14 @@ TEST(Follow, ResumesAtTheByteAndEndsWithTheJob) {
   FakeTransport::State state;
   const std::string running = R"({"id":"job-1","state":"running","attempt":1})";
   state.chunks = {{"one ", "two "}, {}, {"three"}, {}};
-  state.answers = {ok(running), error(Code::Unavailable, "cut"), ok(running), error(Code::Unavailable, "down"), ok(running), ok(""), ok(R"({"id":"job-1","state":"failed","attempt":1,"exitCode":7})"), ok("")};
+  state.answers = {ok(running),
+                   error(Code::Unavailable, "cut"),
+                   ok(running),
+                   error(Code::Unavailable, "down"),
+                   ok(running),
+                   ok(""),
+                   ok(R"({"id":"job-1","state":"failed","attempt":1,"exitCode":7})"),
+                   ok("")};
   auto api = api_of(state);
   std::string log;
   const auto end = follow_job(api, "job-1", {}, {[&](std::string_view bytes) { log += bytes; }, nullptr});
@@ -241,10 +275,13 @@ TEST(Follow, ResumesAtTheByteAndEndsWithTheJob) {
 TEST(Follow, ANewAttemptStartsItsLogAnew) {
   FakeTransport::State state;
   state.chunks = {{"first"}, {"second"}};
-  state.answers = {ok(R"({"id":"job-1","state":"running","attempt":1})"), ok(""), ok(R"({"id":"job-1","state":"succeeded","attempt":2})"), ok("")};
+  state.answers = {ok(R"({"id":"job-1","state":"running","attempt":1})"), ok(""),
+                   ok(R"({"id":"job-1","state":"succeeded","attempt":2})"), ok("")};
   auto api = api_of(state);
   std::string log, notes;
-  const auto end = follow_job(api, "job-1", {}, {[&](std::string_view bytes) { log += bytes; }, [&](const std::string& note) { notes += note; }});
+  const auto end =
+      follow_job(api, "job-1", {},
+                 {[&](std::string_view bytes) { log += bytes; }, [&](const std::string& note) { notes += note; }});
   ASSERT_TRUE(end.ok());
   EXPECT_EQ(log, "firstsecond");
   EXPECT_NE(notes.find("attempt 2"), std::string::npos);
@@ -256,7 +293,8 @@ TEST(Follow, SseInAnyPieces) {
   for (std::size_t size = 1; size < 12; ++size) {
     SseParser parser;
     std::vector<SseEvent> events;
-    for (std::size_t at = 0; at < text.size(); at += size) parser.feed(std::string_view(text).substr(at, size), [&](const SseEvent& e) { events.push_back(e); });
+    for (std::size_t at = 0; at < text.size(); at += size)
+      parser.feed(std::string_view(text).substr(at, size), [&](const SseEvent& e) { events.push_back(e); });
     ASSERT_EQ(events.size(), 2u);
     EXPECT_EQ(events[0].id + events[0].type + events[0].data, "7cluster{\"a\":1}");
     EXPECT_EQ(events[1].data, "x\ny");
@@ -274,13 +312,18 @@ TEST(Gate, OneTimeLinkThenCookie) {
   const auto first = gate.decide("GET /?muster=once HTTP/1.1\r\n" + host + "\r\n");
   EXPECT_FALSE(first.pass);
   EXPECT_NE(first.text.find("303"), std::string::npos);
-  EXPECT_NE(first.text.find("Set-Cookie: muster_forward=cookie1; Path=/; HttpOnly; SameSite=Strict\r\n"), std::string::npos);
+  EXPECT_NE(first.text.find("Set-Cookie: muster_forward=cookie1; Path=/; HttpOnly; SameSite=Strict\r\n"),
+            std::string::npos);
   EXPECT_EQ(first.text.find("raytoken"), std::string::npos);
   EXPECT_NE(gate.decide("GET /?muster=once HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
   EXPECT_NE(gate.decide("GET /?muster= HTTP/1.1\r\n" + host + "\r\n").text.find("403"), std::string::npos);
-  const auto pass = gate.decide("GET /api HTTP/1.1\r\n" + host + "Cookie: a=1; muster_forward=cookie1\r\nAuthorization: Bearer other\r\nConnection: keep-alive\r\n\r\n");
+  const auto pass = gate.decide(
+      "GET /api HTTP/1.1\r\n" + host +
+      "Cookie: a=1; muster_forward=cookie1\r\nAuthorization: Bearer other\r\nConnection: keep-alive\r\n\r\n");
   ASSERT_TRUE(pass.pass);
-  EXPECT_EQ(pass.text, "GET /api HTTP/1.1\r\nHost: localhost:8265\r\nCookie: a=1\r\nAuthorization: Bearer raytoken\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(pass.text,
+            "GET /api HTTP/1.1\r\nHost: localhost:8265\r\nCookie: a=1\r\nAuthorization: Bearer raytoken\r\nConnection: "
+            "close\r\n\r\n");
 }
 TEST(Gate, HostAndOriginAreChecked) {
   HttpGate gate(8265, "once", "c", "t");
@@ -292,10 +335,14 @@ TEST(Gate, HostAndOriginAreChecked) {
   EXPECT_FALSE(gate.decide("GET / HTTP/1.1\r\nHost: localhost:8265\r\nHost: evil\r\n" + cookie).pass);
   EXPECT_FALSE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: http://evil.example\r\n" + cookie).pass);
   EXPECT_FALSE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: null\r\n" + cookie).pass);
-  EXPECT_TRUE(gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: http://localhost:8265\r\n" + cookie).pass);
+  EXPECT_TRUE(
+      gate.decide("POST / HTTP/1.1\r\nHost: localhost:8265\r\nOrigin: http://localhost:8265\r\n" + cookie).pass);
   EXPECT_FALSE(gate.decide("GET http://x/ HTTP/1.1\r\nHost: localhost:8265\r\n" + cookie).pass);
   EXPECT_FALSE(gate.decide("GARBAGE\r\n\r\n").pass);
-  EXPECT_NE(gate.decide("GET /ws HTTP/1.1\r\nHost: localhost:8265\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + cookie).text.find("Connection: Upgrade"), std::string::npos);
+  EXPECT_NE(
+      gate.decide("GET /ws HTTP/1.1\r\nHost: localhost:8265\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" + cookie)
+          .text.find("Connection: Upgrade"),
+      std::string::npos);
 }
 
 // ---- the rest
@@ -322,7 +369,9 @@ TEST(Arguments, Tunnels) {
   for (const char* bad : {"", ":", "a", "0", "70000", "80:", "1:2:3"}) EXPECT_FALSE(parse_tunnel(bad).ok()) << bad;
 }
 TEST(Arguments, ExecTargetsAndExits) {
-  EXPECT_EQ(exec_target({.cluster = "a b", .slot = "slot-2", .argv = {"sh", "-c", "x y"}, .tty = true, .rows = 3, .cols = 4}), "/api/v1/clusters/a%20b/exec?argv=sh&argv=-c&argv=x%20y&tty=1&rows=3&cols=4&slot=slot-2");
+  EXPECT_EQ(
+      exec_target({.cluster = "a b", .slot = "slot-2", .argv = {"sh", "-c", "x y"}, .tty = true, .rows = 3, .cols = 4}),
+      "/api/v1/clusters/a%20b/exec?argv=sh&argv=-c&argv=x%20y&tty=1&rows=3&cols=4&slot=slot-2");
   EXPECT_EQ(parse_exit(std::string("\0\0\1\2boom", 8))->code, 258);
   EXPECT_EQ(parse_exit(std::string("\xff\xff\xff\xff", 4))->code, -1);
   EXPECT_FALSE(parse_exit("abc"));
@@ -335,7 +384,8 @@ TEST(Arguments, ClusterNameFromFile) {
   EXPECT_EQ(cluster_name("missing.yaml").error().code, Code::NotFound);
 }
 TEST(Completion, BashKnowsSubcommands) {
-  const auto text = completion_script("bash", {{"", {"job", "--output"}}, {"job", {"submit"}}, {"job submit", {"--cluster"}}});
+  const auto text =
+      completion_script("bash", {{"", {"job", "--output"}}, {"job", {"submit"}}, {"job submit", {"--cluster"}}});
   EXPECT_NE(text.find("\"job submit\") path=\"job submit\""), std::string::npos);
   EXPECT_NE(completion_script("zsh", {}).find("bashcompinit"), std::string::npos);
 }

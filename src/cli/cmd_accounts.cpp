@@ -1,6 +1,7 @@
 // user, org, project
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/config.h"
 #include "cli/shell.h"
@@ -11,16 +12,24 @@
 namespace muster::cli {
 namespace {
 
-struct AccountOptions { std::string name, role = "tenant", org, password_file; };
+struct AccountOptions {
+  std::string name, role = "tenant", org, password_file;
+};
 
 Result<int> create_user(Shell& shell, const AccountOptions& options) {
   const auto role = wire::parse_role(options.role);
   if (!role) return error(Code::InvalidArgument, "--role is operator, supplier, tenant or auditor");
-  std::string password = TRY(options.password_file.empty() ? ask_password("Password for " + options.name + ": ") : read_file(options.password_file, 4'096));
+  std::string password = TRY(options.password_file.empty() ? ask_password("Password for " + options.name + ": ")
+                                                           : read_file(options.password_file, 4'096));
   while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) password.pop_back();
   Api* api = TRY(shell.api());
-  const auto user = TRY(api->send("POST", "/api/v1/users", wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password})));
-  shell.show(user, [&] { return fmt::format("{} {} ({})\n", clean(user["id"].text()), clean(user["name"].text()), clean(user["role"].text())); });
+  const auto user =
+      TRY(api->send("POST", "/api/v1/users",
+                    wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password})));
+  shell.show(user, [&] {
+    return fmt::format("{} {} ({})\n", clean(user["id"].text()), clean(user["name"].text()),
+                       clean(user["role"].text()));
+  });
   return 0;
 }
 
@@ -28,10 +37,15 @@ Result<int> list(Shell& shell, const std::string& what) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list("/api/v1/" + what)), [&](const auto& items) {
     const bool users = what == "users";
-    Table table(users ? std::vector<std::string>{"ID", "NAME", "ROLE", "ORGANISATION", "STATE"} : std::vector<std::string>{"ID", "NAME", "ORGANISATION"});
+    Table table(users ? std::vector<std::string>{"ID", "NAME", "ROLE", "ORGANISATION", "STATE"}
+                      : std::vector<std::string>{"ID", "NAME", "ORGANISATION"});
     for (const auto& i : items) {
-      if (users) table.add({i["id"].text(), i["name"].text(), i["role"].text(), i["org"].text().empty() ? i["orgId"].text() : i["org"].text(), i["disabled"].truth() ? "disabled" : "enabled"});
-      else table.add({i["id"].text(), i["name"].text(), i["orgId"].text()});
+      if (users)
+        table.add({i["id"].text(), i["name"].text(), i["role"].text(),
+                   i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
+                   i["disabled"].truth() ? "disabled" : "enabled"});
+      else
+        table.add({i["id"].text(), i["name"].text(), i["orgId"].text()});
     }
     return table.text(shell.colour());
   });
@@ -62,20 +76,30 @@ void add_accounts(CLI::App& app, Shell& shell) {
   for (const auto& [singular, plural] : kinds) {
     auto options = std::make_shared<AccountOptions>();
     const std::string what = plural;
-    auto* parent = app.add_subcommand(singular, what == "users" ? "Local accounts" : what == "orgs" ? "Organisations" : "Projects");
+    auto* parent = app.add_subcommand(singular, what == "users"  ? "Local accounts"
+                                                : what == "orgs" ? "Organisations"
+                                                                 : "Projects");
     parent->require_subcommand(1);
     auto* create = parent->add_subcommand("create", "Make one");
     create->add_option("name", options->name, "its name")->required();
     if (what != "orgs") create->add_option("--org", options->org, "organisation");
     if (what == "users") {
       create->add_option("--role", options->role, "operator, supplier, tenant or auditor");
-      create->add_option("--password-file", options->password_file, "read the password from a file, - for standard input");
+      create->add_option("--password-file", options->password_file,
+                         "read the password from a file, - for standard input");
       auto* disable = parent->add_subcommand("disable", "Disable an account");
       disable->add_option("user", options->name, "id")->required();
-      disable->callback([options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
+      disable->callback(
+          [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
     }
-    create->callback([options, what, &shell] { shell.action = [options, what, &shell] { return what == "users" ? create_user(shell, *options) : create_named(shell, what, *options); }; });
-    parent->add_subcommand("list", "List them")->callback([what, &shell] { shell.action = [what, &shell] { return list(shell, what); }; });
+    create->callback([options, what, &shell] {
+      shell.action = [options, what, &shell] {
+        return what == "users" ? create_user(shell, *options) : create_named(shell, what, *options);
+      };
+    });
+    parent->add_subcommand("list", "List them")->callback([what, &shell] {
+      shell.action = [what, &shell] { return list(shell, what); };
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 // down NAME|FILE: stop a cluster and say what was stopped and what was kept.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/request.h"
 #include "cli/terminal.h"
@@ -8,7 +9,20 @@
 namespace muster::cli {
 namespace {
 
-struct DownOptions { std::string name; bool yes = false, no_wait = false; };
+struct DownOptions {
+  std::string name;
+  bool yes = false, no_wait = false;
+};
+
+// Nothing that we can reach runs any more. A machine that is out of reach keeps the cluster in "stopping" until it
+// confirms or its lease ends and it fences itself; nobody need wait for that.
+bool settled(const wire::Json& cluster) {
+  const auto& state = cluster["state"].text();
+  if (state == "stopped" || state == "failed") return true;
+  for (const auto& slot : cluster["slots"].items())
+    if (slot["phase"].text() != "stopped" && slot["phase"].text() != "failed") return false;
+  return true;
+}
 
 Result<int> down(Shell& shell, const DownOptions& options) {
   const std::string name = TRY(cluster_name(options.name));
@@ -21,18 +35,26 @@ Result<int> down(Shell& shell, const DownOptions& options) {
   }
   const std::size_t members = before["slots"].items().size();
   if (!options.yes) {
-    if (!stdin_is_terminal()) return error(Code::InvalidArgument, "this stops a cluster; without a terminal to ask on, give --yes");
-    if (!confirm(fmt::format("Stop cluster {} ({}, {} members)?", name, state, members))) return error(Code::Cancelled, "nothing was stopped");
+    if (!stdin_is_terminal())
+      return error(Code::InvalidArgument, "this stops a cluster; without a terminal to ask on, give --yes");
+    if (!confirm(fmt::format("Stop cluster {} ({}, {} members)?", name, state, members)))
+      return error(Code::Cancelled, "nothing was stopped");
   }
   const std::string id = before["id"].text();
   wire::Json after = TRY(api->send("DELETE", path_of("clusters", id)));
   if (!options.no_wait)
-    after = TRY(wait_cluster(shell, id, [](const wire::Json& c) { return c["state"].text() == "stopped" || c["state"].text() == "failed"; },
-                             fmt::format("Cluster {} goes on stopping by itself. Watch it: muster status {}", name, name)));
+    after =
+        TRY(wait_cluster(shell, id, settled,
+                         fmt::format("Cluster {} goes on stopping by itself. Watch it: muster status {}", name, name)));
   shell.show(after, [&] {
-    return fmt::format("Cluster {} ({}) is {}.\n  stopped: {} members, their containers, workspaces and the cluster's network\n"
-                       "  kept: its record, its jobs with logs and exit codes (muster job list), uploaded files\n",
-                       name, clean(id), clean(after["state"].text()), members);
+    const bool waits = after["state"].text() == "stopping";
+    return fmt::format(
+        "Cluster {} ({}) is {}{}.\n  stopped: {} members, their containers, workspaces and the cluster's network\n"
+        "  kept: its record, its jobs with logs and exit codes (muster job list), uploaded files\n",
+        name, clean(id), clean(after["state"].text()),
+        waits ? ": what we reach is stopped; a machine out of reach is cut off and stops itself when its lease ends"
+              : "",
+        members);
   });
   return 0;
 }

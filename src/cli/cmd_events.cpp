@@ -1,8 +1,8 @@
 // events [-f]: everything the caller may see, resumed by Last-Event-ID.
-#include <algorithm>
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <fmt/format.h>
+#include <algorithm>
 
 #include "cli/follow.h"
 #include "cli/shell.h"
@@ -11,7 +11,10 @@
 namespace muster::cli {
 namespace {
 
-struct EventOptions { bool follow = false; std::string from, filter; };
+struct EventOptions {
+  bool follow = false;
+  std::string from, filter;
+};
 
 void print(Shell& shell, const SseEvent& event) {
   const auto parsed = wire::parse_json(event.data);
@@ -24,7 +27,9 @@ void print(Shell& shell, const SseEvent& event) {
     std::fwrite(text.data(), 1, text.size(), stdout);
   } else {
     const auto& e = *parsed;
-    const std::string line = fmt::format("{}  {:<10} {:<24} {}{}\n", short_time(e["at"]), clean(e["subject"].text()), clean(e["type"].text()), clean(e["text"].text()), e["actor"].text().empty() ? "" : "  (" + clean(e["actor"].text()) + ")");
+    const std::string line = fmt::format("{}  {:<10} {:<24} {}{}\n", short_time(e["at"]), clean(e["subject"].text()),
+                                         clean(e["type"].text()), clean(e["text"].text()),
+                                         e["actor"].text().empty() ? "" : "  (" + clean(e["actor"].text()) + ")");
     std::fwrite(line.data(), 1, line.size(), stdout);
   }
   std::fflush(stdout);
@@ -61,7 +66,8 @@ Result<int> events(Shell& shell, const EventOptions& options) {
     if (!ended.ok() && !worth_retrying(ended.error())) return ended.error();
     if (!options.follow && ended.ok()) return 0;
     if (any) delay = Millis(250), broken = Millis(0);
-    if (broken > Millis(600'000)) return ended.ok() ? Error{Code::Unavailable, "the event stream does not come back", ""} : ended.error();
+    if (broken > Millis(600'000))
+      return ended.ok() ? Error{Code::Unavailable, "the event stream does not come back", ""} : ended.error();
     api->sleep(delay);
     broken += delay;
     delay = std::min(delay * 2, Millis(5'000));

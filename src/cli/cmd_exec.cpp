@@ -1,8 +1,7 @@
 // exec, attach, submit: commands in the containers of a cluster.
+#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
-
-#include <CLI/CLI.hpp>
 
 #include "cli/config.h"
 #include "cli/remote.h"
@@ -12,7 +11,11 @@
 namespace muster::cli {
 namespace {
 
-struct ExecOptions { std::string cluster, slot, script; bool tty = false; std::vector<std::string> words; };
+struct ExecOptions {
+  std::string cluster, slot, script;
+  bool tty = false;
+  std::vector<std::string> words;
+};
 
 // One word is a shell line, as in `ray exec`; several are an argument list.
 std::vector<std::string> argv_of(const std::vector<std::string>& words) {
@@ -22,13 +25,20 @@ std::vector<std::string> argv_of(const std::vector<std::string>& words) {
 
 Result<int> exec(Shell& shell, const ExecOptions& options) {
   Api* api = TRY(shell.api());
-  return exec_here(api->account(), {.cluster = TRY(cluster_name(options.cluster)), .slot = options.slot, .argv = argv_of(options.words), .tty = options.tty});
+  return exec_here(api->account(), {.cluster = TRY(cluster_name(options.cluster)),
+                                    .slot = options.slot,
+                                    .argv = argv_of(options.words),
+                                    .tty = options.tty});
 }
 
 Result<int> attach(Shell& shell, const ExecOptions& options) {
-  if (!stdin_is_terminal()) return error(Code::InvalidArgument, "attach needs a terminal; use `muster exec` in scripts");
+  if (!stdin_is_terminal())
+    return error(Code::InvalidArgument, "attach needs a terminal; use `muster exec` in scripts");
   Api* api = TRY(shell.api());
-  return exec_here(api->account(), {.cluster = TRY(cluster_name(options.cluster)), .slot = options.slot, .argv = {"sh", "-c", "command -v bash >/dev/null && exec bash -l || exec sh -l"}, .tty = true});
+  return exec_here(api->account(), {.cluster = TRY(cluster_name(options.cluster)),
+                                    .slot = options.slot,
+                                    .argv = {"sh", "-c", "command -v bash >/dev/null && exec bash -l || exec sh -l"},
+                                    .tty = true});
 }
 
 Result<int> submit(Shell& shell, const ExecOptions& options) {
@@ -40,7 +50,8 @@ Result<int> submit(Shell& shell, const ExecOptions& options) {
   Feed feed;
   feed.input = [&]() -> Result<std::string> { return std::exchange(sent, true) ? std::string() : text; };
   // Empty scripts still need the end of input only.
-  (void)TRY(exec_fed(api->account(), {.cluster = cluster, .slot = {}, .argv = {"sh", "-c", "cat > \"/tmp/$1\"", "sh", name}}, feed));
+  (void)TRY(exec_fed(api->account(),
+                     {.cluster = cluster, .slot = {}, .argv = {"sh", "-c", "cat > \"/tmp/$1\"", "sh", name}}, feed));
   std::vector<std::string> argv = {"python", "/tmp/" + name};
   argv.insert(argv.end(), options.words.begin(), options.words.end());
   return exec_here(api->account(), {.cluster = cluster, .slot = {}, .argv = std::move(argv)});
@@ -67,7 +78,9 @@ void add_exec(CLI::App& app, Shell& shell) {
   submit_command->add_option("cluster", options->cluster, "name, id or YAML file")->required();
   submit_command->add_option("script", options->script, "a Python file here")->required();
   submit_command->add_option("args", options->words, "arguments of the script");
-  submit_command->footer("Example:\n  muster submit default.yaml train.py -- --epochs 3\nIt ends with this terminal; `muster job submit` makes a durable job.");
+  submit_command->footer(
+      "Example:\n  muster submit default.yaml train.py -- --epochs 3\nIt ends with this terminal; `muster job submit` "
+      "makes a durable job.");
   submit_command->callback([options, &shell] { shell.action = [options, &shell] { return submit(shell, *options); }; });
 }
 

@@ -1,9 +1,9 @@
 // port-forward and dashboard
-#include <cstdlib>
-
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
 
 #include "cli/forward.h"
 #include "cli/remote.h"
@@ -14,17 +14,25 @@
 namespace muster::cli {
 namespace {
 
-struct ForwardOptions { std::string cluster, slot, token_file; std::vector<std::string> ports; bool inject = false, no_open = false; std::uint16_t local = 8265; };
+struct ForwardOptions {
+  std::string cluster, slot, token_file;
+  std::vector<std::string> ports;
+  bool inject = false, no_open = false;
+  std::uint16_t local = 8265;
+};
 
 Result<std::string> ray_token(const Account& account, const std::string& cluster) {
-  std::string token = TRY(exec_output(account, {.cluster = cluster, .slot = {}, .argv = {"cat", "/muster/secrets/ray_token"}}, 4'096));
+  std::string token =
+      TRY(exec_output(account, {.cluster = cluster, .slot = {}, .argv = {"cat", "/muster/secrets/ray_token"}}, 4'096));
   while (!token.empty() && (token.back() == '\n' || token.back() == '\r')) token.pop_back();
-  if (token.empty() || token.find_first_of("\r\n ") != std::string::npos) return error(Code::Internal, "the cluster's Ray token could not be read");
+  if (token.empty() || token.find_first_of("\r\n ") != std::string::npos)
+    return error(Code::Internal, "the cluster's Ray token could not be read");
   return token;
 }
 
 std::unique_ptr<HttpGate> make_gate(std::uint16_t port, const std::string& token) {
-  return std::make_unique<HttpGate>(port, base64url(crypto::random_bytes(24)), base64url(crypto::random_bytes(32)), token);
+  return std::make_unique<HttpGate>(port, base64url(crypto::random_bytes(24)), base64url(crypto::random_bytes(32)),
+                                    token);
 }
 
 Result<int> forward(Shell& shell, const ForwardOptions& options) {
@@ -69,7 +77,9 @@ Result<int> dashboard(Shell& shell, const ForwardOptions& options) {
   Api* api = TRY(shell.api());
   const std::string cluster = TRY(cluster_name(options.cluster));
   const auto status = TRY(api->get(path_of("clusters", cluster)));
-  if (status["state"].text() != "running") return error(Code::FailedPrecondition, fmt::format("cluster {} is {}; its dashboard comes with Ray", cluster, clean(status["state"].text())));
+  if (status["state"].text() != "running")
+    return error(Code::FailedPrecondition,
+                 fmt::format("cluster {} is {}; its dashboard comes with Ray", cluster, clean(status["state"].text())));
   const std::string token = TRY(ray_token(api->account(), cluster));
   auto forwarder = TRY(Forwarder::create(api->account(), cluster));
   auto port = forwarder->listen({options.local, 8265, {}});
@@ -95,14 +105,18 @@ void add_forward(CLI::App& app, Shell& shell) {
   command->add_option("ports", options->ports, "[LOCAL:]REMOTE")->required();
   command->add_option("--slot", options->slot, "another member than the head");
   command->add_flag("--inject-token", options->inject, "for 8265: add the Ray token here, behind a one-time link");
-  command->add_option("--token-file", options->token_file, "write the cluster's Ray token there (0600), for `ray job` and ray://");
-  command->footer("Examples:\n  muster port-forward default 8265 10001 --token-file ~/.default.token\n  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=~/.default.token\n  ray job submit --address http://localhost:8265 -- python script.py");
+  command->add_option("--token-file", options->token_file,
+                      "write the cluster's Ray token there (0600), for `ray job` and ray://");
+  command->footer(
+      "Examples:\n  muster port-forward default 8265 10001 --token-file ~/.default.token\n  export RAY_AUTH_MODE=token "
+      "RAY_AUTH_TOKEN_PATH=~/.default.token\n  ray job submit --address http://localhost:8265 -- python script.py");
   command->callback([options, &shell] { shell.action = [options, &shell] { return forward(shell, *options); }; });
   auto* dashboard_command = app.add_subcommand("dashboard", "Open Ray's dashboard in the browser");
   dashboard_command->add_option("cluster", options->cluster, "name, id or YAML file")->required();
   dashboard_command->add_option("--port", options->local, "local port (another one if taken)");
   dashboard_command->add_flag("--no-open", options->no_open, "print the link only");
-  dashboard_command->callback([options, &shell] { shell.action = [options, &shell] { return dashboard(shell, *options); }; });
+  dashboard_command->callback(
+      [options, &shell] { shell.action = [options, &shell] { return dashboard(shell, *options); }; });
 }
 
 }  // namespace muster::cli

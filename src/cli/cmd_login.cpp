@@ -1,6 +1,7 @@
 // login, logout, whoami
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/config.h"
 #include "cli/shell.h"
@@ -10,7 +11,9 @@
 namespace muster::cli {
 namespace {
 
-struct LoginOptions { std::string server, ca_sha256, ca_file, user, password_file, label = "muster cli"; };
+struct LoginOptions {
+  std::string server, ca_sha256, ca_file, user, password_file, label = "muster cli";
+};
 
 Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& config) {
   net::Endpoint endpoint = TRY(net::parse_url(options.server));
@@ -23,7 +26,8 @@ Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& 
     for (const char c : options.ca_sha256)
       if (c != ':' && c != ' ') digits += c;
     const auto pin = unhex(digits);
-    if (!pin || pin->size() != 32) return error(Code::InvalidArgument, "--ca-sha256 wants the 64 hex digits that `musterd init` printed");
+    if (!pin || pin->size() != 32)
+      return error(Code::InvalidArgument, "--ca-sha256 wants the 64 hex digits that `musterd init` printed");
     endpoint.ca_sha256 = *pin;
     return endpoint;
   }
@@ -32,28 +36,37 @@ Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& 
       endpoint.ca_pem = account.ca_pem;
       return endpoint;
     }
-  return error(Code::InvalidArgument, "whom to trust is not known yet: give --ca-sha256 HEX (printed by `musterd init`) or --ca-file FILE");
+  return error(Code::InvalidArgument,
+               "whom to trust is not known yet: give --ca-sha256 HEX (printed by `musterd init`) or --ca-file FILE");
 }
 
 Result<int> login(Shell& shell, const LoginOptions& options) {
   Config config = TRY(load_config(config_path()));
   const net::Endpoint endpoint = TRY(login_endpoint(options, config));
-  std::string password = TRY(options.password_file.empty() ? ask_password("Password of " + options.user + ": ") : read_file(options.password_file, 4'096));
+  std::string password = TRY(options.password_file.empty() ? ask_password("Password of " + options.user + ": ")
+                                                           : read_file(options.password_file, 4'096));
   while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) password.pop_back();
 
   net::Client client(endpoint);
-  auto answer = client.call({.method = "POST", .target = "/api/v1/login", .headers = {{"content-type", "application/json"}},
+  auto answer = client.call({.method = "POST",
+                             .target = "/api/v1/login",
+                             .headers = {{"content-type", "application/json"}},
                              .body = wire::to_json(wire::LoginRequest{options.user, password, options.label})});
   if (!answer.ok()) return answer.error();
   if (answer->status != 200) return problem_of(answer->status, answer->body);
   const auto body = TRY(wire::parse_json(answer->body));
-  Account account{.server = options.server, .ca_pem = endpoint.ca_pem.empty() ? client.last_ca_pem() : endpoint.ca_pem, .token = body["token"].text(), .user = options.user, .project = ""};
+  Account account{.server = options.server,
+                  .ca_pem = endpoint.ca_pem.empty() ? client.last_ca_pem() : endpoint.ca_pem,
+                  .token = body["token"].text(),
+                  .user = options.user,
+                  .project = ""};
   if (account.ca_pem.empty()) return error(Code::Internal, "the server did not show its CA");
   const std::string name = shell.context.empty() ? "default" : shell.context;
   config.accounts[name] = account;
   config.current = name;
   TRY_VOID(save_config(config_path(), config));
-  say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, options.user, clean(body["principal"]["role"].text()), short_time(body["expiresAt"])));
+  say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, options.user,
+                  clean(body["principal"]["role"].text()), short_time(body["expiresAt"])));
   return 0;
 }
 
@@ -73,7 +86,8 @@ Result<int> whoami(Shell& shell) {
   const auto me = TRY(api->get("/api/v1/whoami"));
   shell.show(me, [&] {
     Table table({"ID", "NAME", "ROLE", "ORGANISATION", "PROJECT", "SERVER"});
-    table.add({me["id"].text(), me["name"].text(), me["role"].text(), me["org"].text(), me["defaultProject"].text(), api->account().server});
+    table.add({me["id"].text(), me["name"].text(), me["role"].text(), me["org"].text(), me["defaultProject"].text(),
+               api->account().server});
     return table.text(shell.colour());
   });
   return 0;
@@ -86,14 +100,20 @@ void add_login(CLI::App& app, Shell& shell) {
   auto* login_command = app.add_subcommand("login", "Log in to a control plane");
   login_command->add_option("server", options->server, "https://HOST[:PORT]")->required();
   login_command->add_option("--user,-u", options->user, "account name")->required();
-  login_command->add_option("--ca-sha256", options->ca_sha256, "SHA-256 of the server's CA, as `musterd init` printed it");
+  login_command->add_option("--ca-sha256", options->ca_sha256,
+                            "SHA-256 of the server's CA, as `musterd init` printed it");
   login_command->add_option("--ca-file", options->ca_file, "the CA's PEM file");
-  login_command->add_option("--password-file", options->password_file, "read the password from a file, - for standard input");
+  login_command->add_option("--password-file", options->password_file,
+                            "read the password from a file, - for standard input");
   login_command->add_option("--label", options->label, "name of the token in `muster token list`");
   login_command->footer("Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });
-  app.add_subcommand("logout", "Forget the token on this machine")->callback([&shell] { shell.action = [&shell] { return logout(shell); }; });
-  app.add_subcommand("whoami", "Show who this token belongs to")->callback([&shell] { shell.action = [&shell] { return whoami(shell); }; });
+  app.add_subcommand("logout", "Forget the token on this machine")->callback([&shell] {
+    shell.action = [&shell] { return logout(shell); };
+  });
+  app.add_subcommand("whoami", "Show who this token belongs to")->callback([&shell] {
+    shell.action = [&shell] { return whoami(shell); };
+  });
 }
 
 }  // namespace muster::cli

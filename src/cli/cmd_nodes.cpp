@@ -1,6 +1,7 @@
 // queue, nodes, top
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/shell.h"
 #include "cli/terminal.h"
@@ -15,7 +16,8 @@ Result<int> queue(Shell& shell) {
     if (items.empty()) return std::string("Nothing is waiting.\n");
     Table table({"PLACE", "CLUSTER", "NAME", "TIER", "PRIORITY", "SINCE", "EXPECTED", "WAITS FOR"});
     for (const auto& q : items)
-      table.add({q["position"].text(), q["clusterId"].text(), q["name"].text(), q["tier"].text(), q["priority"].text(), short_time(q["waitingSince"]), short_time(q["expectedStart"]), q["reason"].text()});
+      table.add({q["position"].text(), q["clusterId"].text(), q["name"].text(), q["tier"].text(), q["priority"].text(),
+                 short_time(q["waitingSince"]), short_time(q["expectedStart"]), q["reason"].text()});
     return table.text(shell.colour());
   });
   return 0;
@@ -25,10 +27,17 @@ Result<int> explain(Shell& shell, const std::string& name) {
   Api* api = TRY(shell.api());
   const auto cluster = TRY(api->get(path_of("clusters", TRY(cluster_name(name)))));
   const auto& q = cluster["queue"];
-  if (cluster["state"].text() != "queued") return error(Code::FailedPrecondition, fmt::format("cluster {} is not waiting; it is {}", name, clean(cluster["state"].text())));
+  if (cluster["state"].text() != "queued")
+    return error(Code::FailedPrecondition,
+                 fmt::format("cluster {} is not waiting; it is {}", name, clean(cluster["state"].text())));
   shell.show(q, [&] {
-    return fmt::format("{} waits at place {} since {}\n  for: {} ({})\n  expected start: {}\n  order: tier {} first, then priority {} with aging, then time\n", clean(cluster["name"].text()), q["position"].integer(), short_time(q["waitingSince"]),
-                       clean(q["reason"].text()), clean(q["reasonCode"].text()), q["expectedStart"].text().empty() ? "not known" : short_time(q["expectedStart"]), q["tier"].integer(), q["priority"].integer());
+    return fmt::format(
+        "{} waits at place {} since {}\n  for: {} ({})\n  expected start: {}\n  order: tier {} first, then priority {} "
+        "with aging, then time\n",
+        clean(cluster["name"].text()), q["position"].integer(), short_time(q["waitingSince"]),
+        clean(q["reason"].text()), clean(q["reasonCode"].text()),
+        q["expectedStart"].text().empty() ? "not known" : short_time(q["expectedStart"]), q["tier"].integer(),
+        q["priority"].integer());
   });
   return 0;
 }
@@ -39,8 +48,9 @@ Result<int> list_nodes(Shell& shell) {
     if (items.empty()) return std::string("No machines. Enrol one: muster join-token create\n");
     Table table({"ID", "NAME", "STATE", "TIER", "ARCH", "CAPACITY", "FREE", "LEASES", "AGENT", "NOT HIRED"});
     for (const auto& n : items)
-      table.add({n["id"].text(), n["name"].text(), n["draining"].truth() ? "draining" : n["state"].text(), n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]), resources_text(n["free"]), std::to_string(n["leases"].items().size()),
-                 n["agentVersion"].text(), n["notHired"].text()});
+      table.add({n["id"].text(), n["name"].text(), n["draining"].truth() ? "draining" : n["state"].text(),
+                 n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]), resources_text(n["free"]),
+                 std::to_string(n["leases"].items().size()), n["agentVersion"].text(), n["notHired"].text()});
     return table.text(shell.colour());
   });
   return 0;
@@ -50,35 +60,54 @@ Result<int> show_node(Shell& shell, const std::string& id) {
   Api* api = TRY(shell.api());
   const auto n = TRY(api->get(path_of("nodes", id)));
   shell.show(n, [&] {
-    std::string out = fmt::format("{} ({})  {} since {}\n  {} {}, kernel {}, agent {}, {}, tier {}{}\n  capacity {}\n  free     {}\n", clean(n["name"].text()), clean(n["id"].text()), clean(n["state"].text()), short_time(n["stateSince"]),
-                                  clean(n["hostname"].text()), clean(n["os"].text()), clean(n["kernel"].text()), clean(n["agentVersion"].text()), clean(n["arch"].text()), clean(n["tier"].text()),
-                                  n["egressAllowed"].truth() ? ", egress allowed" : "", resources_text(n["capacity"]), resources_text(n["free"]));
-    for (const auto& d : n["devices"].items()) out += fmt::format("  GPU {} {} {}\n", clean(d["uuid"].text()), clean(d["model"].text()), size_text(d["memoryBytes"].integer()));
-    for (const auto& [name, value] : n["labels"].members()) out += fmt::format("  label {}={}\n", clean(name), clean(value.text()));
+    std::string out = fmt::format(
+        "{} ({})  {} since {}\n  {} {}, kernel {}, agent {}, {}, tier {}{}\n  capacity {}\n  free     {}\n",
+        clean(n["name"].text()), clean(n["id"].text()), clean(n["state"].text()), short_time(n["stateSince"]),
+        clean(n["hostname"].text()), clean(n["os"].text()), clean(n["kernel"].text()), clean(n["agentVersion"].text()),
+        clean(n["arch"].text()), clean(n["tier"].text()), n["egressAllowed"].truth() ? ", egress allowed" : "",
+        resources_text(n["capacity"]), resources_text(n["free"]));
+    for (const auto& d : n["devices"].items())
+      out += fmt::format("  GPU {} {} {}\n", clean(d["uuid"].text()), clean(d["model"].text()),
+                         size_text(d["memoryBytes"].integer()));
+    for (const auto& [name, value] : n["labels"].members())
+      out += fmt::format("  label {}={}\n", clean(name), clean(value.text()));
     if (!n["notHired"].text().empty()) out += "  not hired: " + clean(n["notHired"].text()) + "\n";
     if (n["leases"].items().empty()) return out;
     Table table({"LEASE", "CLUSTER", "ROLE", "PHASE", "WANT", "WHY"});
-    for (const auto& l : n["leases"].items()) table.add({l["id"].text(), l["cluster"].text(), l["role"].text(), l["phase"].text(), l["want"].text(), l["reason"].text()});
+    for (const auto& l : n["leases"].items())
+      table.add({l["id"].text(), l["cluster"].text(), l["role"].text(), l["phase"].text(), l["want"].text(),
+                 l["reason"].text()});
     return out + "\n" + table.text(shell.colour());
   });
   return 0;
 }
 
-struct ActOptions { std::string id, tier; bool yes = false; };
+struct ActOptions {
+  std::string id, tier;
+  bool yes = false;
+};
 
 Result<int> act(Shell& shell, const std::string& action, const ActOptions& options) {
-  if (action == "revoke" && !options.yes && !confirm("Revoke " + options.id + "? Its certificate ends at once and its leases with it."))
+  if (action == "revoke" && !options.yes &&
+      !confirm("Revoke " + options.id + "? Its certificate ends at once and its leases with it."))
     return error(Code::Cancelled, "nothing was revoked (--yes does it without asking)");
   wire::NodeActionRequest request{.id = options.id, .action = action, .tier = {}};
   if (!options.tier.empty()) {
-    if (options.tier == "community") request.tier = TrustTier::Community;
-    else if (options.tier == "verified") request.tier = TrustTier::Verified;
-    else if (options.tier == "platform") request.tier = TrustTier::Platform;
-    else return error(Code::InvalidArgument, "--tier is community, verified or platform");
+    if (options.tier == "community")
+      request.tier = TrustTier::Community;
+    else if (options.tier == "verified")
+      request.tier = TrustTier::Verified;
+    else if (options.tier == "platform")
+      request.tier = TrustTier::Platform;
+    else
+      return error(Code::InvalidArgument, "--tier is community, verified or platform");
   }
   Api* api = TRY(shell.api());
   const auto node = TRY(api->send("POST", path_of("nodes", options.id) + "/action", wire::to_json(request)));
-  shell.show(node, [&] { return fmt::format("{} ({}) is {}{}\n", clean(node["name"].text()), clean(node["id"].text()), clean(node["state"].text()), node["draining"].truth() ? ", draining" : ""); });
+  shell.show(node, [&] {
+    return fmt::format("{} ({}) is {}{}\n", clean(node["name"].text()), clean(node["id"].text()),
+                       clean(node["state"].text()), node["draining"].truth() ? ", draining" : "");
+  });
   return 0;
 }
 
@@ -87,9 +116,14 @@ std::string top_table(const std::vector<wire::Json>& items, bool colour) {
   for (const auto& t : items) {
     std::string gpus;
     for (const auto& g : t["gpus"].items())
-      gpus += fmt::format("{}{}% {}C {}W {}", gpus.empty() ? "" : "; ", g["usePercent"].integer(), g["temperatureC"].integer(), g["powerW"].integer(), size_text(g["memoryUsedBytes"].integer()));
-    table.add({t["nodeName"].text().empty() ? t["nodeId"].text() : t["nodeName"].text(), fmt::format("{:.1f}", t["cpusUsed"].real()), size_text(t["memoryUsedBytes"].integer()) + " of " + size_text(t["memoryTotalBytes"].integer()),
-               size_text(t["diskFreeBytes"].integer()), size_text(t["netRxBytesS"].integer()) + "/s", size_text(t["netTxBytesS"].integer()) + "/s", gpus});
+      gpus +=
+          fmt::format("{}{}% {}C {}W {}", gpus.empty() ? "" : "; ", g["usePercent"].integer(),
+                      g["temperatureC"].integer(), g["powerW"].integer(), size_text(g["memoryUsedBytes"].integer()));
+    table.add({t["nodeName"].text().empty() ? t["nodeId"].text() : t["nodeName"].text(),
+               fmt::format("{:.1f}", t["cpusUsed"].real()),
+               size_text(t["memoryUsedBytes"].integer()) + " of " + size_text(t["memoryTotalBytes"].integer()),
+               size_text(t["diskFreeBytes"].integer()), size_text(t["netRxBytesS"].integer()) + "/s",
+               size_text(t["netTxBytesS"].integer()) + "/s", gpus});
   }
   return table.text(colour);
 }
@@ -125,18 +159,27 @@ void add_nodes(CLI::App& app, Shell& shell) {
   nodes->callback([&shell, nodes] {
     if (nodes->get_subcommands().empty()) shell.action = [&shell] { return list_nodes(shell); };
   });
-  nodes->add_subcommand("list", "List machines")->callback([&shell] { shell.action = [&shell] { return list_nodes(shell); }; });
+  nodes->add_subcommand("list", "List machines")->callback([&shell] {
+    shell.action = [&shell] { return list_nodes(shell); };
+  });
   auto* show = nodes->add_subcommand("show", "Show one machine");
   show->add_option("node", options->id, "id")->required();
   show->callback([options, &shell] { shell.action = [options, &shell] { return show_node(shell, options->id); }; });
-  const std::pair<const char*, const char*> actions[] = {{"admit", "Let an enrolled machine work"}, {"drain", "Give it no new work, let the present end"}, {"undrain", "Take work again"},
-                                                         {"disable", "Stop its work and give it none"}, {"enable", "Undo disable"}, {"revoke", "End its identity for good"}};
+  const std::pair<const char*, const char*> actions[] = {{"admit", "Let an enrolled machine work"},
+                                                         {"drain", "Give it no new work, let the present end"},
+                                                         {"undrain", "Take work again"},
+                                                         {"disable", "Stop its work and give it none"},
+                                                         {"enable", "Undo disable"},
+                                                         {"revoke", "End its identity for good"}};
   for (const auto& [name, text] : actions) {
     auto* command = nodes->add_subcommand(name, text);
     command->add_option("node", options->id, "id")->required();
-    if (std::string_view(name) == "admit") command->add_option("--tier", options->tier, "trust tier: community, verified or platform");
+    if (std::string_view(name) == "admit")
+      command->add_option("--tier", options->tier, "trust tier: community, verified or platform");
     if (std::string_view(name) == "revoke") command->add_flag("--yes,-y", options->yes, "do not ask");
-    command->callback([options, name = std::string(name), &shell] { shell.action = [options, name, &shell] { return act(shell, name, *options); }; });
+    command->callback([options, name = std::string(name), &shell] {
+      shell.action = [options, name, &shell] { return act(shell, name, *options); };
+    });
   }
 }
 

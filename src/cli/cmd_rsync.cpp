@@ -1,9 +1,9 @@
 // rsync-up and rsync-down: tar through exec.
-#include <filesystem>
-#include <fstream>
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <fmt/format.h>
+#include <filesystem>
+#include <fstream>
 
 #include "cli/archive.h"
 #include "cli/remote.h"
@@ -14,7 +14,9 @@ namespace muster::cli {
 namespace {
 
 namespace fs = std::filesystem;
-struct RsyncOptions { std::string cluster, slot, source, target; };
+struct RsyncOptions {
+  std::string cluster, slot, source, target;
+};
 
 // "$HOME/x" for ~/x: the shell in the container knows its home, this one does not.
 constexpr const char* kInto = "case \"$1\" in '~') d=$HOME;; '~/'*) d=\"$HOME/${1#??}\";; *) d=$1;; esac; ";
@@ -32,13 +34,20 @@ Result<int> up(Shell& shell, const RsyncOptions& options) {
     in.read(piece.data(), static_cast<std::streamsize>(piece.size()));
     piece.resize(static_cast<std::size_t>(in.gcount()));
     sent += piece.size();
-    if (stderr_is_terminal()) progress.show(fmt::format("sent {} of {}", size_text(static_cast<std::int64_t>(sent)), size_text(static_cast<std::int64_t>(packed.bytes))));
+    if (stderr_is_terminal())
+      progress.show(fmt::format("sent {} of {}", size_text(static_cast<std::int64_t>(sent)),
+                                size_text(static_cast<std::int64_t>(packed.bytes))));
     return piece;
   };
   const std::string script = std::string(kInto) + "mkdir -p \"$d\" && tar -xf - -C \"$d\"";
-  (void)TRY(exec_fed(api->account(), {.cluster = TRY(cluster_name(options.cluster)), .slot = options.slot, .argv = {"sh", "-c", script, "sh", options.target}}, feed));
+  (void)TRY(exec_fed(api->account(),
+                     {.cluster = TRY(cluster_name(options.cluster)),
+                      .slot = options.slot,
+                      .argv = {"sh", "-c", script, "sh", options.target}},
+                     feed));
   progress.clear();
-  say(fmt::format("{} files, {} -> {} in the {}.", packed.files, size_text(static_cast<std::int64_t>(packed.bytes)), options.target, options.slot.empty() ? "head" : options.slot));
+  say(fmt::format("{} files, {} -> {} in the {}.", packed.files, size_text(static_cast<std::int64_t>(packed.bytes)),
+                  options.target, options.slot.empty() ? "head" : options.slot));
   if (packed.skipped > 0) say(fmt::format("{} symbolic links or special files were left out.", packed.skipped));
   return 0;
 }
@@ -57,8 +66,14 @@ Result<int> down(Shell& shell, const RsyncOptions& options) {
     if (stderr_is_terminal()) progress.show("received " + size_text(static_cast<std::int64_t>(got)));
     return unpacker.feed(bytes);
   };
-  const std::string script = std::string(kInto) + "if [ -d \"$d\" ]; then tar -cf - -C \"$d\" .; else tar -cf - -C \"$(dirname \"$d\")\" \"$(basename \"$d\")\"; fi";
-  (void)TRY(exec_fed(api->account(), {.cluster = TRY(cluster_name(options.cluster)), .slot = options.slot, .argv = {"sh", "-c", script, "sh", options.source}}, feed));
+  const std::string script = std::string(kInto) +
+                             "if [ -d \"$d\" ]; then tar -cf - -C \"$d\" .; else tar -cf - -C \"$(dirname \"$d\")\" "
+                             "\"$(basename \"$d\")\"; fi";
+  (void)TRY(exec_fed(api->account(),
+                     {.cluster = TRY(cluster_name(options.cluster)),
+                      .slot = options.slot,
+                      .argv = {"sh", "-c", script, "sh", options.source}},
+                     feed));
   TRY_VOID(unpacker.finish());
   progress.clear();
   say(fmt::format("{} files, {} -> {}.", unpacker.files(), size_text(static_cast<std::int64_t>(got)), options.target));
@@ -71,13 +86,19 @@ Result<int> down(Shell& shell, const RsyncOptions& options) {
 void add_rsync(CLI::App& app, Shell& shell) {
   for (const bool upward : {true, false}) {
     auto options = std::make_shared<RsyncOptions>();
-    auto* command = app.add_subcommand(upward ? "rsync-up" : "rsync-down", upward ? "Copy a folder or file into a container" : "Copy a folder or file out of a container");
+    auto* command =
+        app.add_subcommand(upward ? "rsync-up" : "rsync-down", upward ? "Copy a folder or file into a container"
+                                                                      : "Copy a folder or file out of a container");
     command->add_option("cluster", options->cluster, "name, id or YAML file")->required();
     command->add_option("source", options->source, upward ? "here" : "in the container; ~ is its home")->required();
-    command->add_option("target", options->target, upward ? "folder in the container; ~ is its home" : "folder here")->required();
+    command->add_option("target", options->target, upward ? "folder in the container; ~ is its home" : "folder here")
+        ->required();
     command->add_option("--slot", options->slot, "another member than the head: a slot id from `muster status`");
-    command->footer(upward ? "Example:\n  muster rsync-up default ./code ~/code" : "Example:\n  muster rsync-down default ~/results ./results");
-    command->callback([options, upward, &shell] { shell.action = [options, upward, &shell] { return upward ? up(shell, *options) : down(shell, *options); }; });
+    command->footer(upward ? "Example:\n  muster rsync-up default ./code ~/code"
+                           : "Example:\n  muster rsync-down default ~/results ./results");
+    command->callback([options, upward, &shell] {
+      shell.action = [options, upward, &shell] { return upward ? up(shell, *options) : down(shell, *options); };
+    });
   }
 }
 

@@ -1,6 +1,7 @@
 // status [NAME] and list
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/shell.h"
 
@@ -14,30 +15,38 @@ std::string cluster_table(const std::vector<wire::Json>& items, bool colour) {
     int ready = 0;
     for (const auto& slot : c["slots"].items()) ready += slot["phase"].text() == "ready" ? 1 : 0;
     const auto& why = c["state"].text() == "queued" ? c["queue"]["reason"].text() : c["reason"].text();
-    table.add({c["id"].text(), c["name"].text(), c["state"].text(), fmt::format("{}/{}", ready, c["slots"].items().size()), c["spec"]["image"].text(), short_time(c["createdAt"]), why});
+    table.add({c["id"].text(), c["name"].text(), c["state"].text(),
+               fmt::format("{}/{}", ready, c["slots"].items().size()), c["spec"]["image"].text(),
+               short_time(c["createdAt"]), why});
   }
   return table.text(colour);
 }
 
 std::string cluster_text(const wire::Json& c, bool colour) {
-  std::string out = fmt::format("Cluster {} ({})  {}", clean(c["name"].text()), clean(c["id"].text()), clean(c["state"].text()));
+  std::string out =
+      fmt::format("Cluster {} ({})  {}", clean(c["name"].text()), clean(c["id"].text()), clean(c["state"].text()));
   if (!c["reason"].text().empty()) out += ": " + clean(c["reason"].text());
   out += fmt::format("\nimage {}", clean(c["spec"]["image"].text()));
-  if (!c["rayVersion"].text().empty()) out += fmt::format(", Ray {}, Python {}, head recovery {}", clean(c["rayVersion"].text()), clean(c["pythonVersion"].text()), c["headRecovery"].truth() ? "on" : "off");
+  if (!c["rayVersion"].text().empty())
+    out += fmt::format(", Ray {}, Python {}, head recovery {}", clean(c["rayVersion"].text()),
+                       clean(c["pythonVersion"].text()), c["headRecovery"].truth() ? "on" : "off");
   out += "\n";
   if (const auto& q = c["queue"]; q.is(wire::Json::Kind::Object) && !q["reason"].text().empty())
-    out += fmt::format("waiting at place {}: {}{}\n", q["position"].integer(), clean(q["reason"].text()), q["expectedStart"].text().empty() ? "" : ", expected " + short_time(q["expectedStart"]));
+    out += fmt::format("waiting at place {}: {}{}\n", q["position"].integer(), clean(q["reason"].text()),
+                       q["expectedStart"].text().empty() ? "" : ", expected " + short_time(q["expectedStart"]));
   if (!c["slots"].items().empty()) {
     Table table({"SLOT", "ROLE", "GROUP", "ADDRESS", "NODE", "PHASE", "WANT", "RAY", "WHY"});
     for (const auto& s : c["slots"].items())
-      table.add({s["id"].text(), s["role"].text(), s["group"].text(), s["address"].text(), s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text(), s["phase"].text(), s["want"].text(),
-                 s["rayAlive"].truth() ? "alive" : "-", s["reason"].text()});
+      table.add({s["id"].text(), s["role"].text(), s["group"].text(), s["address"].text(),
+                 s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text(), s["phase"].text(),
+                 s["want"].text(), s["rayAlive"].truth() ? "alive" : "-", s["reason"].text()});
     out += "\n" + table.text(colour);
   }
   if (!c["rayNodes"].items().empty()) {
     Table table({"RAY NODE", "ADDRESS", "STATE", "RESOURCES", "IDLE"});
     for (const auto& r : c["rayNodes"].items())
-      table.add({r["rayNodeId"].text().substr(0, 16), r["address"].text(), r["alive"].truth() ? "alive" : "dead", resources_text(r["total"]), duration_text(r["idleSeconds"].integer())});
+      table.add({r["rayNodeId"].text().substr(0, 16), r["address"].text(), r["alive"].truth() ? "alive" : "dead",
+                 resources_text(r["total"]), duration_text(r["idleSeconds"].integer())});
     out += "\nRay reports:\n" + table.text(colour);
   }
   for (const auto& line : c["differences"].items()) out += "difference: " + clean(line.text()) + "\n";

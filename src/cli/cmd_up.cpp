@@ -1,6 +1,7 @@
 // up FILE.yaml: report, create or change, wait.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 
 #include "cli/request.h"
 #include "cli/terminal.h"
@@ -9,7 +10,11 @@
 namespace muster::cli {
 namespace {
 
-struct UpOptions { std::string file, image; std::optional<std::uint32_t> spares; bool yes = false, no_wait = false, dry_run = false; };
+struct UpOptions {
+  std::string file, image;
+  std::optional<std::uint32_t> spares;
+  bool yes = false, no_wait = false, dry_run = false;
+};
 
 bool live(const wire::Json& cluster) {
   const auto& state = cluster["state"].text();
@@ -38,18 +43,26 @@ Result<wire::Json> change(Shell& shell, const wire::Json& old, const ClusterSpec
   }
   say(fmt::format("Cluster {} ({}) exists and would change:", spec.name, clean(id)));
   for (const auto& line : lines) say("  " + line);
-  if (!yes && !confirm("Apply these changes?")) return error(Code::Cancelled, "nothing was changed (--yes applies without asking)");
-  auto answer = api->send("PUT", path_of("clusters", id), wire::to_json(wire::UpdateClusterRequest{id, spec, static_cast<std::uint64_t>(old["generation"].integer())}));
-  if (!answer.ok() && answer.error().code == Code::Aborted) return error(Code::Aborted, "somebody else changed the cluster meanwhile; run the command again to see the new difference");
+  if (!yes && !confirm("Apply these changes?"))
+    return error(Code::Cancelled, "nothing was changed (--yes applies without asking)");
+  auto answer = api->send(
+      "PUT", path_of("clusters", id),
+      wire::to_json(wire::UpdateClusterRequest{id, spec, static_cast<std::uint64_t>(old["generation"].integer())}));
+  if (!answer.ok() && answer.error().code == Code::Aborted)
+    return error(Code::Aborted,
+                 "somebody else changed the cluster meanwhile; run the command again to see the new difference");
   return answer;
 }
 
 Result<int> up(Shell& shell, const UpOptions& options) {
   launcher::Launch launch = TRY(read_launch(shell, options.file, options.image));
   if (options.spares) launch.spec.spares = *options.spares;
-  const std::string report = "What became of " + options.file + ":\n" + launcher::report_text(launch.report, stdout_is_terminal() ? terminal_size().cols : 120);
-  if (shell.table()) shell.show({}, [&] { return report; });  // for programs only the answer goes to standard output
-  else say(report);
+  const std::string report = "What became of " + options.file + ":\n" +
+                             launcher::report_text(launch.report, stdout_is_terminal() ? terminal_size().cols : 120);
+  if (shell.table())
+    shell.show({}, [&] { return report; });  // for programs only the answer goes to standard output
+  else
+    say(report);
   if (options.dry_run) {
     shell.show(spec_json(launch.spec), [&] { return yaml_text(spec_json(launch.spec)); });
     return 0;
@@ -60,18 +73,30 @@ Result<int> up(Shell& shell, const UpOptions& options) {
   wire::Json cluster;
   auto old = api->get(path_of("clusters", name));
   if (!old.ok() && old.error().code != Code::NotFound) return old.error();
-  if (old.ok() && (*old)["state"].text() == "stopping") return error(Code::FailedPrecondition, "cluster " + name + " is stopping; try again when `muster status " + name + "` says stopped");
-  if (old.ok() && live(*old)) cluster = TRY(change(shell, *old, launch.spec, options.yes));
-  else cluster = TRY(api->send("POST", "/api/v1/clusters", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
+  if (old.ok() && (*old)["state"].text() == "stopping")
+    return error(Code::FailedPrecondition,
+                 "cluster " + name + " is stopping; try again when `muster status " + name + "` says stopped");
+  if (old.ok() && live(*old))
+    cluster = TRY(change(shell, *old, launch.spec, options.yes));
+  else
+    cluster = TRY(
+        api->send("POST", "/api/v1/clusters", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
   const std::string id = cluster["id"].text();
   if (!options.no_wait) {
-    cluster = TRY(wait_cluster(shell, id, complete,
-                               fmt::format("Cluster {} ({}) goes on starting. Watch it: muster status {}. Stop it: muster down {}", name, clean(id), name, name)));
+    cluster = TRY(wait_cluster(
+        shell, id, complete,
+        fmt::format("Cluster {} ({}) goes on starting. Watch it: muster status {}. Stop it: muster down {}", name,
+                    clean(id), name, name)));
   }
   for (const auto& warning : cluster["warnings"].items()) say("warning: " + clean(warning.text()));
-  if (!options.no_wait && !live(cluster)) return error(Code::FailedPrecondition, fmt::format("cluster {} {}: {}", name, clean(cluster["state"].text()), clean(cluster["reason"].text())));
+  if (!options.no_wait && !live(cluster))
+    return error(Code::FailedPrecondition, fmt::format("cluster {} {}: {}", name, clean(cluster["state"].text()),
+                                                       clean(cluster["reason"].text())));
   shell.show(cluster, [&] {
-    return cluster_progress(cluster) + fmt::format("\n\n  muster status {0}\n  muster attach {0}\n  muster dashboard {0}\n  muster job submit --cluster {0} -- python script.py\n  muster down {0}\n", name);
+    return cluster_progress(cluster) + fmt::format(
+                                           "\n\n  muster status {0}\n  muster attach {0}\n  muster dashboard {0}\n  "
+                                           "muster job submit --cluster {0} -- python script.py\n  muster down {0}\n",
+                                           name);
   });
   return 0;
 }

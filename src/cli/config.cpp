@@ -1,16 +1,15 @@
 #include "cli/config.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <fmt/format.h>
 
 #include "wire/json.h"
 
@@ -37,7 +36,9 @@ std::string config_path() {
 
 Result<std::string> read_file(const std::string& path, std::size_t max_bytes) {
   const int fd = path == "-" ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return error(errno == ENOENT ? Code::NotFound : Code::InvalidArgument, fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
+  if (fd < 0)
+    return error(errno == ENOENT ? Code::NotFound : Code::InvalidArgument,
+                 fmt::format("{}: cannot be read: {}", path, std::strerror(errno)));
   std::string out;
   char buffer[65'536];
   for (;;) {
@@ -62,7 +63,8 @@ Result<std::string> read_file(const std::string& path, std::size_t max_bytes) {
 Status write_secret_file(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".new." + std::to_string(getpid());
   const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (fd < 0) return error(Code::FailedPrecondition, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
+  if (fd < 0)
+    return error(Code::FailedPrecondition, fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
   std::size_t done = 0;
   while (done < text.size()) {
     const auto put = write(fd, text.data() + done, text.size() - done);
@@ -84,11 +86,14 @@ Result<Config> load_config(const std::string& path) {
   auto text = read_file(path, 1 << 20);
   if (!text.ok()) return text.error().code == Code::NotFound ? Result<Config>(Config{}) : Result<Config>(text.error());
   auto parsed = wire::parse_json(*text);
-  if (!parsed.ok()) return error(Code::InvalidArgument, fmt::format("{}: {}; repair or remove it and log in again", path, parsed.error().message));
+  if (!parsed.ok())
+    return error(Code::InvalidArgument,
+                 fmt::format("{}: {}; repair or remove it and log in again", path, parsed.error().message));
   Config config;
   if (const auto& current = (*parsed)["current"].text(); !current.empty()) config.current = current;
   for (const auto& [name, account] : (*parsed)["contexts"].members())
-    config.accounts[name] = {account["server"].text(), account["ca_pem"].text(), account["token"].text(), account["user"].text(), account["project"].text()};
+    config.accounts[name] = {account["server"].text(), account["ca_pem"].text(), account["token"].text(),
+                             account["user"].text(), account["project"].text()};
   return config;
 }
 
@@ -102,7 +107,9 @@ Status save_config(const std::string& path, const Config& config) {
   auto contexts = wire::Json::object();
   for (const auto& [name, account] : config.accounts) {
     auto one = wire::Json::object();
-    one.set("server", wire::Json::string(account.server)).set("ca_pem", wire::Json::string(account.ca_pem)).set("token", wire::Json::string(account.token));
+    one.set("server", wire::Json::string(account.server))
+        .set("ca_pem", wire::Json::string(account.ca_pem))
+        .set("token", wire::Json::string(account.token));
     one.set("user", wire::Json::string(account.user)).set("project", wire::Json::string(account.project));
     contexts.set(name, std::move(one));
   }
@@ -115,13 +122,17 @@ Result<Account> choose_account(const Config& config, const std::string& context)
   Account account;
   const std::string name = context.empty() ? config.current : context;
   const auto found = config.accounts.find(name);
-  if (found != config.accounts.end()) account = found->second;
-  else if (!context.empty()) return error(Code::NotFound, fmt::format("there is no context {}; `muster login` makes one", context));
-  if (const auto server = env("MUSTER_SERVER"); !server.empty() && server != account.server) account = {server, "", "", "", ""};
+  if (found != config.accounts.end())
+    account = found->second;
+  else if (!context.empty())
+    return error(Code::NotFound, fmt::format("there is no context {}; `muster login` makes one", context));
+  if (const auto server = env("MUSTER_SERVER"); !server.empty() && server != account.server)
+    account = {server, "", "", "", ""};
   if (const auto file = env("MUSTER_CA_FILE"); !file.empty()) account.ca_pem = TRY(read_file(file, 1 << 20));
   if (const auto file = env("MUSTER_TOKEN_FILE"); !file.empty()) account.token = trim(TRY(read_file(file, 4'096)));
   if (const auto project = env("MUSTER_PROJECT"); !project.empty()) account.project = project;
-  if (account.server.empty()) return error(Code::Unauthenticated, "not logged in; run: muster login https://HOST --ca-sha256 HEX --user NAME");
+  if (account.server.empty())
+    return error(Code::Unauthenticated, "not logged in; run: muster login https://HOST --ca-sha256 HEX --user NAME");
   return account;
 }
 

@@ -1,8 +1,8 @@
 #include "cli/follow.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "cli/table.h"
 
@@ -22,7 +22,8 @@ int job_exit_code(const wire::Json& job) {
 namespace {
 
 // One pass over the log from `offset`; an error is a break that may be resumed.
-Status read_log(Api& api, const std::string& id, std::uint32_t attempt, bool follow, std::uint64_t& offset, const FollowSinks& sinks) {
+Status read_log(Api& api, const std::string& id, std::uint32_t attempt, bool follow, std::uint64_t& offset,
+                const FollowSinks& sinks) {
   std::string target = fmt::format("{}/logs?offset={}&attempt={}", path_of("jobs", id), offset, attempt);
   if (follow) target += "&follow=true";
   return api.stream(target, {}, [&](std::string_view bytes) {
@@ -51,7 +52,8 @@ Result<wire::Json> follow_job(Api& api, const std::string& id, const FollowOptio
       offset = 0;
     }
     const bool ended = job_ended(job);
-    if (state != last_state && !ended && state != "running" && sinks.note) sinks.note("job " + clean(job["id"].text()) + " is " + clean(state));
+    if (state != last_state && !ended && state != "running" && sinks.note)
+      sinks.note("job " + clean(job["id"].text()) + " is " + clean(state));
     last_state = state;
     const std::uint64_t before = offset;
     if (attempt != 0) {
@@ -89,9 +91,12 @@ void SseParser::feed(std::string_view bytes, const std::function<void(const SseE
       const std::string field = line_.substr(0, colon);
       std::string value = colon == std::string::npos ? "" : line_.substr(colon + 1);
       if (!value.empty() && value[0] == ' ') value.erase(0, 1);
-      if (field == "id") event_.id = value;
-      else if (field == "event") event_.type = value;
-      else if (field == "data" && event_.data.size() < (1 << 20)) event_.data += (event_.data.empty() ? "" : "\n") + value;
+      if (field == "id")
+        event_.id = value;
+      else if (field == "event")
+        event_.type = value;
+      else if (field == "data" && event_.data.size() < (1 << 20))
+        event_.data += (event_.data.empty() ? "" : "\n") + value;
       any_ = any_ || field == "data" || field == "event";
     }
     line_.clear();

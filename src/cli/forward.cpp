@@ -1,12 +1,12 @@
 #include "cli/forward.h"
 
+#include <fmt/format.h>
+
+#include <boost/asio.hpp>
 #include <charconv>
 #include <deque>
 #include <map>
 #include <thread>
-
-#include <boost/asio.hpp>
-#include <fmt/format.h>
 
 #include "cli/channel.h"
 #include "cli/table.h"
@@ -36,24 +36,27 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void start() {
     boost::system::error_code ignored;
     socket_.set_option(tcp::no_delay(true), ignored);
-    if (gate_ != nullptr) read_head();
-    else dial();
+    if (gate_ != nullptr)
+      read_head();
+    else
+      dial();
   }
 
  private:
   void read_head() {
     auto self = shared_from_this();
-    asio::async_read_until(socket_, asio::dynamic_buffer(head_, kGateHeadMax), "\r\n\r\n", [self](boost::system::error_code failed, std::size_t size) {
-      if (failed) return self->end();
-      const std::string rest = self->head_.substr(size);
-      auto decision = self->gate_->decide(std::string_view(self->head_).substr(0, size));
-      if (decision.pass) {
-        self->first_ = decision.text + rest;
-        return self->dial();
-      }
-      self->closing_ = true;
-      self->write(std::move(decision.text));
-    });
+    asio::async_read_until(socket_, asio::dynamic_buffer(head_, kGateHeadMax), "\r\n\r\n",
+                           [self](boost::system::error_code failed, std::size_t size) {
+                             if (failed) return self->end();
+                             const std::string rest = self->head_.substr(size);
+                             auto decision = self->gate_->decide(std::string_view(self->head_).substr(0, size));
+                             if (decision.pass) {
+                               self->first_ = decision.text + rest;
+                               return self->dial();
+                             }
+                             self->closing_ = true;
+                             self->write(std::move(decision.text));
+                           });
   }
 
   void dial() {
@@ -72,8 +75,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     remote_ = *result;
     auto self = shared_from_this();
-    remote_->start([self](Bytes bytes) { asio::post(self->shared_.io, [self, bytes = std::move(bytes)] { self->arrived(bytes); }); },
-                   [self](std::string) { asio::post(self->shared_.io, [self] { self->remote_closed(); }); });
+    remote_->start(
+        [self](Bytes bytes) {
+          asio::post(self->shared_.io, [self, bytes = std::move(bytes)] { self->arrived(bytes); });
+        },
+        [self](std::string) { asio::post(self->shared_.io, [self] { self->remote_closed(); }); });
     if (!first_.empty()) send(Kind::Data, first_);
     read();
   }
@@ -96,8 +102,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     socket_.async_read_some(asio::buffer(buffer_), [self](boost::system::error_code failed, std::size_t size) {
       if (size > 0) self->send(Kind::Data, {self->buffer_.data(), size});
       if (!failed) return self->read();
-      if (failed == asio::error::eof) self->send(Kind::EndOfInput, {});
-      else self->end();
+      if (failed == asio::error::eof)
+        self->send(Kind::EndOfInput, {});
+      else
+        self->end();
     });
   }
 
@@ -106,7 +114,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     const auto kind = static_cast<Kind>(bytes[0]);
     if (kind == Kind::Data) return write(std::string(bytes.begin() + 1, bytes.end()));
     if (kind == Kind::EndOfInput || kind == Kind::Exit) {
-      if (const auto exit = kind == Kind::Exit ? parse_exit(std::string(bytes.begin() + 1, bytes.end())) : std::nullopt; exit && !exit->error.empty())
+      if (const auto exit = kind == Kind::Exit ? parse_exit(std::string(bytes.begin() + 1, bytes.end())) : std::nullopt;
+          exit && !exit->error.empty())
         say(fmt::format("port {}: {}", tunnel_.remote, exit->error));
       half_closed_ = true;
       closing_ = closing_ || kind == Kind::Exit;
@@ -140,17 +149,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     writing_ = true;
     auto self = shared_from_this();
-    asio::async_write(socket_, asio::buffer(queue_.front()), [self](boost::system::error_code failed, std::size_t size) {
-      self->writing_ = false;
-      if (failed) return self->end();
-      self->queued_ -= size;
-      self->queue_.pop_front();
-      if (self->paused_ && self->queued_ < kLow) {
-        self->paused_ = false;
-        self->remote_->pause_reading(false);
-      }
-      self->flush();
-    });
+    asio::async_write(socket_, asio::buffer(queue_.front()),
+                      [self](boost::system::error_code failed, std::size_t size) {
+                        self->writing_ = false;
+                        if (failed) return self->end();
+                        self->queued_ -= size;
+                        self->queue_.pop_front();
+                        if (self->paused_ && self->queued_ < kLow) {
+                          self->paused_ = false;
+                          self->remote_->pause_reading(false);
+                        }
+                        self->flush();
+                      });
   }
 
   void end() {
@@ -195,7 +205,9 @@ class AsioForwarder : public Forwarder {
     if (!failed) acceptor->set_option(tcp::acceptor::reuse_address(true), failed);
     if (!failed) acceptor->bind(at, failed);
     if (!failed) acceptor->listen(asio::socket_base::max_listen_connections, failed);
-    if (failed) return error(Code::FailedPrecondition, fmt::format("127.0.0.1:{}: {}; choose another port: LOCAL:{}", tunnel.local, failed.message(), tunnel.remote));
+    if (failed)
+      return error(Code::FailedPrecondition, fmt::format("127.0.0.1:{}: {}; choose another port: LOCAL:{}",
+                                                         tunnel.local, failed.message(), tunnel.remote));
     const std::uint16_t port = acceptor->local_endpoint(failed).port();
     accept(acceptor, tunnel, port);
     return port;
@@ -209,7 +221,9 @@ class AsioForwarder : public Forwarder {
       if (failed == asio::error::operation_aborted) return;
       if (!failed) {
         const auto gate = gates_.find(port);
-        std::make_shared<Connection>(shared_, std::move(socket), tunnel, gate == gates_.end() ? nullptr : gate->second.get())->start();
+        std::make_shared<Connection>(shared_, std::move(socket), tunnel,
+                                     gate == gates_.end() ? nullptr : gate->second.get())
+            ->start();
       } else {
         std::this_thread::sleep_for(std::chrono::milliseconds(50));  // out of descriptors: do not spin
       }
@@ -234,7 +248,9 @@ Result<Tunnel> parse_tunnel(std::string_view text) {
   const auto colon = text.find(':');
   const auto local = parse_port(text.substr(0, colon), colon == std::string_view::npos ? 1 : 0);
   const auto remote = colon == std::string_view::npos ? local : parse_port(text.substr(colon + 1), 1);
-  if (!local || !remote) return error(Code::InvalidArgument, fmt::format("{} is not a port; write REMOTE or LOCAL:REMOTE, like 18265:8265", text));
+  if (!local || !remote)
+    return error(Code::InvalidArgument,
+                 fmt::format("{} is not a port; write REMOTE or LOCAL:REMOTE, like 18265:8265", text));
   return Tunnel{*local, *remote, {}};
 }
 

@@ -1,9 +1,9 @@
 #include "cli/http_gate.h"
 
+#include <fmt/format.h>
+
 #include <optional>
 #include <vector>
-
-#include <fmt/format.h>
 
 namespace muster::cli {
 namespace {
@@ -25,12 +25,16 @@ std::string_view trim(std::string_view text) {
 bool equal(std::string_view a, std::string_view b) {  // in constant time for equal lengths
   if (a.size() != b.size()) return false;
   unsigned differ = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) differ |= static_cast<unsigned>(static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i]));
+  for (std::size_t i = 0; i < a.size(); ++i)
+    differ |= static_cast<unsigned>(static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b[i]));
   return differ == 0;
 }
 
 HttpGate::Decision answer(std::string_view status, const std::string& body, const std::string& headers = {}) {
-  return {false, fmt::format("HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: no-store\r\nReferrer-Policy: no-referrer\r\n{}Connection: close\r\n\r\n{}", status, body.size(), headers, body)};
+  return {false,
+          fmt::format("HTTP/1.1 {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nCache-Control: "
+                      "no-store\r\nReferrer-Policy: no-referrer\r\n{}Connection: close\r\n\r\n{}",
+                      status, body.size(), headers, body)};
 }
 
 // "a=1; muster_forward=X; b=2" -> value of ours, and the rest.
@@ -38,17 +42,22 @@ std::pair<std::string, std::string> split_cookies(std::string_view cookies) {
   std::string ours, rest;
   while (!cookies.empty()) {
     const auto one = trim(cookies.substr(0, cookies.find(';')));
-    cookies.remove_prefix(std::min(cookies.size(), cookies.find(';') == std::string_view::npos ? cookies.size() : cookies.find(';') + 1));
+    cookies.remove_prefix(
+        std::min(cookies.size(), cookies.find(';') == std::string_view::npos ? cookies.size() : cookies.find(';') + 1));
     const auto equals = one.find('=');
-    if (one.substr(0, equals) == kCookieName && equals != std::string_view::npos) ours = std::string(one.substr(equals + 1));
-    else if (!one.empty()) rest += (rest.empty() ? "" : "; ") + std::string(one);
+    if (one.substr(0, equals) == kCookieName && equals != std::string_view::npos)
+      ours = std::string(one.substr(equals + 1));
+    else if (!one.empty())
+      rest += (rest.empty() ? "" : "; ") + std::string(one);
   }
   return {ours, rest};
 }
 
 }  // namespace
 
-std::string HttpGate::link() const { return fmt::format("http://localhost:{}/?muster={}", port_, one_time_); }
+std::string HttpGate::link() const {
+  return fmt::format("http://localhost:{}/?muster={}", port_, one_time_);
+}
 
 bool HttpGate::local(std::string_view host) const {
   const std::string text = lower(host);
@@ -61,7 +70,8 @@ HttpGate::Decision HttpGate::decide(std::string_view head) {
   const std::string line(head.substr(0, first_end));
   const auto space = line.find(' ');
   const auto last = line.rfind(' ');
-  if (space == std::string::npos || last <= space || line.compare(last + 1, 7, "HTTP/1.") != 0) return answer("400 Bad Request", "not an HTTP/1 request\n");
+  if (space == std::string::npos || last <= space || line.compare(last + 1, 7, "HTTP/1.") != 0)
+    return answer("400 Bad Request", "not an HTTP/1 request\n");
   const std::string method = line.substr(0, space);
   std::string target = line.substr(space + 1, last - space - 1);
   if (target.empty() || target[0] != '/') return answer("400 Bad Request", "only paths are served here\n");
@@ -75,7 +85,8 @@ HttpGate::Decision HttpGate::decide(std::string_view head) {
     const std::string_view field = head.substr(at, end - at);
     at = end + 2;
     const auto colon = field.find(':');
-    if (colon == std::string_view::npos || colon == 0 || field[0] == ' ' || field[0] == '\t') return answer("400 Bad Request", "a header line is malformed\n");
+    if (colon == std::string_view::npos || colon == 0 || field[0] == ' ' || field[0] == '\t')
+      return answer("400 Bad Request", "a header line is malformed\n");
     const std::string name = lower(field.substr(0, colon));
     const std::string value(trim(field.substr(colon + 1)));
     if (name == "host") {
@@ -92,22 +103,31 @@ HttpGate::Decision HttpGate::decide(std::string_view head) {
       upgrade = true;
     }
     // Ours to say: who asks, and how the connection ends.
-    if (name == "authorization" || name == "x-ray-authorization" || name == "connection" || name == "keep-alive" || name == "proxy-authorization") continue;
+    if (name == "authorization" || name == "x-ray-authorization" || name == "connection" || name == "keep-alive" ||
+        name == "proxy-authorization")
+      continue;
     kept += std::string(field) + "\r\n";
   }
   if (!host || !local(*host)) return answer("403 Forbidden", "this forward answers to localhost only\n");
-  if (origin && lower(*origin) != "http://" + lower(*host)) return answer("403 Forbidden", "another site's page may not use this forward\n");
+  if (origin && lower(*origin) != "http://" + lower(*host))
+    return answer("403 Forbidden", "another site's page may not use this forward\n");
 
   const std::string mark = "?muster=";
   const auto query = target.find(mark);
   if (query != std::string::npos && method == "GET") {
     const std::string given = target.substr(query + mark.size());
-    if (one_time_.empty() || !equal(given, one_time_)) return answer("403 Forbidden", "this link was used already or is not of this forward; run `muster dashboard` again\n");
+    if (one_time_.empty() || !equal(given, one_time_))
+      return answer("403 Forbidden",
+                    "this link was used already or is not of this forward; run `muster dashboard` again\n");
     one_time_.clear();
-    return answer("303 See Other", "", fmt::format("Location: {}\r\nSet-Cookie: {}={}; Path=/; HttpOnly; SameSite=Strict\r\n", target.substr(0, query), kCookieName, cookie_));
+    return answer("303 See Other", "",
+                  fmt::format("Location: {}\r\nSet-Cookie: {}={}; Path=/; HttpOnly; SameSite=Strict\r\n",
+                              target.substr(0, query), kCookieName, cookie_));
   }
-  if (!cookie || !equal(*cookie, cookie_)) return answer("403 Forbidden", "open the one-time link that `muster` printed\n");
-  return {true, line + "\r\n" + kept + "Authorization: Bearer " + token_ + "\r\nConnection: " + (upgrade ? "Upgrade" : "close") + "\r\n\r\n"};
+  if (!cookie || !equal(*cookie, cookie_))
+    return answer("403 Forbidden", "open the one-time link that `muster` printed\n");
+  return {true, line + "\r\n" + kept + "Authorization: Bearer " + token_ +
+                    "\r\nConnection: " + (upgrade ? "Upgrade" : "close") + "\r\n\r\n"};
 }
 
 }  // namespace muster::cli

@@ -1,12 +1,11 @@
 #include "cli/remote.h"
 
-#include <cerrno>
-#include <optional>
-
+#include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <cerrno>
+#include <optional>
 
 #include "cli/table.h"
 #include "cli/terminal.h"
@@ -31,12 +30,14 @@ void write_all(int fd, std::string_view bytes) {
 }
 
 std::string resize_bytes(Size size) {
-  return {static_cast<char>(size.rows >> 8), static_cast<char>(size.rows & 0xff), static_cast<char>(size.cols >> 8), static_cast<char>(size.cols & 0xff)};
+  return {static_cast<char>(size.rows >> 8), static_cast<char>(size.rows & 0xff), static_cast<char>(size.cols >> 8),
+          static_cast<char>(size.cols & 0xff)};
 }
 
 Error broke(const Channel& channel) {
   const std::string why = channel.why_closed();
-  return error(Code::Unavailable, "the connection to the command broke" + (why.empty() ? "" : " (" + why + ")") + "; it may still be running");
+  return error(Code::Unavailable, "the connection to the command broke" + (why.empty() ? "" : " (" + why + ")") +
+                                      "; it may still be running");
 }
 
 }  // namespace
@@ -94,7 +95,9 @@ Result<std::string> exec_fed(const Account& account, const ExecRequest& request,
       const auto exit = parse_exit(message->bytes);
       if (exit && exit->code == 0 && exit->error.empty()) return errors;
       std::string what = exit && !exit->error.empty() ? exit->error : clean(errors.substr(0, 2'000));
-      return error(Code::FailedPrecondition, fmt::format("the command in the container failed ({}): {}", exit ? exit->code : -1, what.empty() ? "it said nothing" : what));
+      return error(Code::FailedPrecondition,
+                   fmt::format("the command in the container failed ({}): {}", exit ? exit->code : -1,
+                               what.empty() ? "it said nothing" : what));
     }
     if (channel->closed()) return broke(*channel);
     if (input_open && channel->unsent() < kUnsentMax) {

@@ -7,12 +7,13 @@
 
 namespace muster::cli {
 
-// stdin/stdout/stderr of this process; with tty the terminal is raw and its size follows. Returns the command's exit code.
+// stdin/stdout/stderr of this process; with tty the terminal is raw and its size follows. Returns the command's exit
+// code.
 Result<int> exec_here(const Account& account, ExecRequest request);
 
 struct Feed {
-  std::function<Result<std::string>()> input;          // next piece; empty = end
-  std::function<Status(std::string_view)> output;      // standard output
+  std::function<Result<std::string>()> input;      // next piece; empty = end
+  std::function<Status(std::string_view)> output;  // standard output
 };
 // Returns what was written to standard error; a non-zero exit is an error that holds it.
 Result<std::string> exec_fed(const Account& account, const ExecRequest& request, const Feed& feed);

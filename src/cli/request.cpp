@@ -1,9 +1,9 @@
 #include "cli/request.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <map>
-
-#include <fmt/format.h>
 
 #include "cli/archive.h"
 #include "cli/config.h"
@@ -21,7 +21,8 @@ Result<std::map<std::string, NodeId>> own_nodes(Api& api) {
   for (const auto& node : nodes) {
     const auto id = NodeId::parse(node["id"].text());
     if (!id || node["supplierOrgId"].text() != me["orgId"].text() || node["state"].text() == "revoked") continue;
-    for (const auto& name : {node["name"].text(), node["hostname"].text(), node["labels"]["ip"].text(), node["labels"]["address"].text()})
+    for (const auto& name :
+         {node["name"].text(), node["hostname"].text(), node["labels"]["ip"].text(), node["labels"]["address"].text()})
       if (!name.empty()) out.emplace(name, *id);
   }
   return out;
@@ -62,7 +63,8 @@ Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, cons
       const auto found = nodes->find(std::string(address));
       return found == nodes->end() ? std::nullopt : std::optional<NodeId>(found->second);
     };
-  else if (worth_retrying(nodes.error()) || nodes.error().code == Code::Unauthenticated) return nodes.error();
+  else if (worth_retrying(nodes.error()) || nodes.error().code == Code::Unauthenticated)
+    return nodes.error();
   if (!image.empty()) context.default_image = image;
   auto launch = launcher::from_yaml(text, context);
   if (!launch.ok()) return error(launch.error().code, file + ": " + launch.error().message, launch.error().field);
@@ -75,13 +77,17 @@ Status upload_mounts(Shell& shell, launcher::Launch& launch, const std::string& 
     std::filesystem::path local = expand_home(mount.local);
     if (local.is_relative()) local = std::filesystem::path(file).parent_path() / local;
     auto packed = pack(local.string(), Format::Tar, launch.excludes);
-    if (!packed.ok()) return error(packed.error().code, fmt::format("file_mounts (line {}): {}", mount.line, packed.error().message), "file_mounts");
+    if (!packed.ok())
+      return error(packed.error().code, fmt::format("file_mounts (line {}): {}", mount.line, packed.error().message),
+                   "file_mounts");
     const TemporaryFile temporary(packed->file);
     Progress progress;
     const std::string digest = TRY(api->upload(packed->file, packed->sha256, [&](std::uint64_t sent) {
-      progress.show(fmt::format("uploading {}: {} of {}", mount.local, size_text(static_cast<std::int64_t>(sent)), size_text(static_cast<std::int64_t>(packed->bytes))));
+      progress.show(fmt::format("uploading {}: {} of {}", mount.local, size_text(static_cast<std::int64_t>(sent)),
+                                size_text(static_cast<std::int64_t>(packed->bytes))));
     }));
-    if (packed->skipped > 0) say(fmt::format("{}: {} symbolic links or special files were left out", mount.local, packed->skipped));
+    if (packed->skipped > 0)
+      say(fmt::format("{}: {} symbolic links or special files were left out", mount.local, packed->skipped));
     launch.spec.files.push_back({mount.remote, digest});
   }
   return {};
@@ -98,7 +104,8 @@ std::vector<std::string> difference(const wire::Json& before, const wire::Json& 
   flatten(after, "", new_leaves);
   std::map<std::string, std::pair<std::string, std::string>> changes;
   for (const auto& [path, value] : old_leaves)
-    if (const auto found = new_leaves.find(path); found == new_leaves.end() || found->second != value) changes[path] = {value, found == new_leaves.end() ? "(nothing)" : found->second};
+    if (const auto found = new_leaves.find(path); found == new_leaves.end() || found->second != value)
+      changes[path] = {value, found == new_leaves.end() ? "(nothing)" : found->second};
   for (const auto& [path, value] : new_leaves)
     if (old_leaves.find(path) == old_leaves.end()) changes[path] = {"(nothing)", value};
   std::vector<std::string> out;
@@ -124,11 +131,14 @@ std::string cluster_progress(const wire::Json& cluster) {
   std::string head;
   int ready = 0, workers = 0;
   for (const auto& slot : cluster["slots"].items()) {
-    if (slot["role"].text() == "head") head = slot["phase"].text();
+    if (slot["role"].text() == "head")
+      head = slot["phase"].text();
     else if (slot["role"].text() == "worker") {
       ++workers;
-      if (slot["phase"].text() == "ready") ++ready;
-      else ++phases[slot["phase"].text()];
+      if (slot["phase"].text() == "ready")
+        ++ready;
+      else
+        ++phases[slot["phase"].text()];
     }
   }
   if (!head.empty()) line += ": head " + clean(head);
@@ -137,7 +147,8 @@ std::string cluster_progress(const wire::Json& cluster) {
   return line;
 }
 
-Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done, const std::string& left_behind) {
+Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done,
+                                const std::string& left_behind) {
   Api* api = TRY(shell.api());
   api->set_patience(Millis(600'000));
   const OnInterrupt interrupt([left_behind] { return left_behind; });

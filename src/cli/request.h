@@ -18,6 +18,7 @@ std::vector<std::string> difference(const wire::Json& before, const wire::Json& 
 // One line that says where a cluster stands.
 std::string cluster_progress(const wire::Json& cluster);
 // Polls until `done`; shows progress. Ctrl-C says `left_behind` and leaves.
-Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done, const std::string& left_behind);
+Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done,
+                                const std::string& left_behind);
 
 }  // namespace muster::cli

@@ -1,10 +1,10 @@
 #include "cli/shell.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-
-#include <fmt/format.h>
 
 #include "cli/config.h"
 #include "cli/terminal.h"
@@ -22,7 +22,9 @@ Result<Api*> Shell::api() {
   return api_.get();
 }
 
-bool Shell::colour() const { return stdout_is_terminal() && std::getenv("NO_COLOR") == nullptr; }
+bool Shell::colour() const {
+  return stdout_is_terminal() && std::getenv("NO_COLOR") == nullptr;
+}
 
 void Shell::show(const wire::Json& value, const std::function<std::string()>& text) const {
   const std::string out = output == "json" ? value.dump(2) + "\n" : output == "yaml" ? yaml_text(value) : text();
@@ -30,7 +32,8 @@ void Shell::show(const wire::Json& value, const std::function<std::string()>& te
   std::fflush(stdout);
 }
 
-void Shell::show_list(std::vector<wire::Json> items, const std::function<std::string(const std::vector<wire::Json>&)>& text) const {
+void Shell::show_list(std::vector<wire::Json> items,
+                      const std::function<std::string(const std::vector<wire::Json>&)>& text) const {
   if (table()) return show({}, [&] { return text(items); });
   auto list = wire::Json::array();
   for (auto& item : items) list.push(std::move(item));
@@ -39,30 +42,38 @@ void Shell::show_list(std::vector<wire::Json> items, const std::function<std::st
 
 int exit_code(const Error& error) {
   switch (error.code) {
-    case Code::InvalidArgument: return 2;
-    case Code::NotFound: return 3;
+    case Code::InvalidArgument:
+      return 2;
+    case Code::NotFound:
+      return 3;
     case Code::Unauthenticated:
-    case Code::PermissionDenied: return 4;
+    case Code::PermissionDenied:
+      return 4;
     case Code::Unavailable:
-    case Code::DeadlineExceeded: return 5;
-    default: return 1;
+    case Code::DeadlineExceeded:
+      return 5;
+    default:
+      return 1;
   }
 }
 
 std::string error_text(const Error& error) {
   std::string text = "muster: " + error.message;
   if (!error.field.empty() && error.message.find(error.field) == std::string::npos) text += " (" + error.field + ")";
-  if (error.code == Code::Unauthenticated && error.message.find("muster login") == std::string::npos) text += "; run `muster login`";
+  if (error.code == Code::Unauthenticated && error.message.find("muster login") == std::string::npos)
+    text += "; run `muster login`";
   return text;
 }
 
 Result<std::string> cluster_name(const std::string& name_or_file) {
   const bool yaml = name_or_file.ends_with(".yaml") || name_or_file.ends_with(".yml");
   std::error_code ignored;
-  if (!yaml && !(name_or_file.find('/') != std::string::npos && std::filesystem::exists(name_or_file, ignored))) return name_or_file;
+  if (!yaml && !(name_or_file.find('/') != std::string::npos && std::filesystem::exists(name_or_file, ignored)))
+    return name_or_file;
   const std::string text = TRY(read_file(name_or_file, 1 << 20));
   auto launch = launcher::from_yaml(text, {});
-  if (!launch.ok()) return error(launch.error().code, name_or_file + ": " + launch.error().message, launch.error().field);
+  if (!launch.ok())
+    return error(launch.error().code, name_or_file + ": " + launch.error().message, launch.error().field);
   return launch->spec.name;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// What every command shares: the chosen account, the output form, how a cluster is named. Each command file has one add_x() that
-// declares its options and leaves its work in `action`; run() calls it. Exit codes: docs/cli.md.
+// What every command shares: the chosen account, the output form, how a cluster is named. Each command file has one
+// add_x() that declares its options and leaves its work in `action`; run() calls it. Exit codes: docs/cli.md.
 #include <functional>
 #include <memory>
 #include <optional>
@@ -10,7 +10,9 @@
 #include "cli/table.h"
 #include "wire/json.h"
 
-namespace CLI { class App; }
+namespace CLI {
+class App;
+}
 
 namespace muster::cli {
 
@@ -18,12 +20,13 @@ struct Shell {
   std::string output = "table", context, project;
   std::function<Result<int>()> action;
 
-  Result<Api*> api();                      // logs in from the config, once
+  Result<Api*> api();  // logs in from the config, once
   bool table() const { return output == "table"; }
   bool colour() const;
   // The value as JSON or YAML, or what `text` makes for people.
   void show(const wire::Json& value, const std::function<std::string()>& text) const;
-  void show_list(std::vector<wire::Json> items, const std::function<std::string(const std::vector<wire::Json>&)>& text) const;
+  void show_list(std::vector<wire::Json> items,
+                 const std::function<std::string(const std::vector<wire::Json>&)>& text) const;
 
  private:
   std::unique_ptr<Api> api_;

@@ -1,34 +1,41 @@
 #include "cli/table.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
-
-#include <fmt/format.h>
 
 namespace muster::cli {
 namespace {
 
 std::size_t width_of(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 std::string_view colour_of(std::string_view cell) {
   static constexpr std::array<std::string_view, 5> kGood = {"running", "ready", "online", "succeeded", "alive"};
   static constexpr std::array<std::string_view, 6> kBad = {"failed", "lost", "revoked", "disabled", "dead", "warning"};
-  static constexpr std::array<std::string_view, 10> kWait = {"queued", "starting", "pulling", "creating", "suspect", "draining", "stopping", "pending", "standby", "admitted"};
+  static constexpr std::array<std::string_view, 10> kWait = {"queued",   "starting", "pulling", "creating", "suspect",
+                                                             "draining", "stopping", "pending", "standby",  "admitted"};
   const auto in = [&](const auto& list) { return std::find(list.begin(), list.end(), cell) != list.end(); };
   return in(kGood) ? "\033[32m" : in(kBad) ? "\033[31m" : in(kWait) ? "\033[33m" : "";
 }
 
 bool plain_yaml(const std::string& text) {
   if (text.empty() || text.size() > 200) return false;
-  static constexpr std::array<std::string_view, 9> kWords = {"true", "false", "null", "yes", "no", "on", "off", "~", "-"};
+  static constexpr std::array<std::string_view, 9> kWords = {"true", "false", "null", "yes", "no",
+                                                             "on",   "off",   "~",    "-"};
   std::string lower = text;
   for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
   if (std::find(kWords.begin(), kWords.end(), lower) != kWords.end()) return false;
-  const bool safe = std::all_of(text.begin(), text.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.' || c == '/' || c == ' '; });
-  const bool starts = (text[0] >= 'a' && text[0] <= 'z') || (text[0] >= 'A' && text[0] <= 'Z') || text[0] == '/' || text[0] == '_';
+  const bool safe = std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' ||
+           c == '.' || c == '/' || c == ' ';
+  });
+  const bool starts =
+      (text[0] >= 'a' && text[0] <= 'z') || (text[0] >= 'A' && text[0] <= 'Z') || text[0] == '/' || text[0] == '_';
   return safe && starts && text.back() != ' ';
 }
 
@@ -39,7 +46,10 @@ std::string yaml_scalar(const wire::Json& value) {
 
 void yaml_write(const wire::Json& value, int level, bool in_list, std::string& out) {
   const std::string pad(static_cast<std::size_t>(level) * 2, ' ');
-  const auto nested = [](const wire::Json& v) { return (v.is(wire::Json::Kind::Object) && !v.members().empty()) || (v.is(wire::Json::Kind::Array) && !v.items().empty()); };
+  const auto nested = [](const wire::Json& v) {
+    return (v.is(wire::Json::Kind::Object) && !v.members().empty()) ||
+           (v.is(wire::Json::Kind::Array) && !v.items().empty());
+  };
   if (value.is(wire::Json::Kind::Object) && !value.members().empty()) {
     bool first = in_list;
     for (const auto& [key, child] : value.members()) {
@@ -74,10 +84,14 @@ std::string clean(std::string_view text) {
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const bool c1 = c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;  // U+0080..U+009F
-    if (c == '\n' || c == '\t') out += ' ';
-    else if (c1) ++i;
-    else if (c >= 0x20 && c != 0x7f) out += text[i];
+    const bool c1 =
+        c == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;  // U+0080..U+009F
+    if (c == '\n' || c == '\t')
+      out += ' ';
+    else if (c1)
+      ++i;
+    else if (c >= 0x20 && c != 0x7f)
+      out += text[i];
   }
   return out;
 }
@@ -156,7 +170,10 @@ std::string quote_shell(const std::vector<std::string>& words) {
   if (words.size() == 1) return words[0];
   std::string out;
   for (const auto& word : words) {
-    const bool safe = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || std::string_view("_-./=:,@%+").find(c) != std::string_view::npos; });
+    const bool safe = !word.empty() && std::all_of(word.begin(), word.end(), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             std::string_view("_-./=:,@%+").find(c) != std::string_view::npos;
+    });
     if (!out.empty()) out += ' ';
     if (safe) {
       out += word;
@@ -172,8 +189,11 @@ std::string quote_shell(const std::vector<std::string>& words) {
 std::string escape_url(std::string_view text) {
   std::string out;
   for (const char c : text) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' || c == '~') out += c;
-    else out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_' ||
+        c == '.' || c == '~')
+      out += c;
+    else
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
   }
   return out;
 }

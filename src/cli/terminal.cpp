@@ -1,22 +1,25 @@
 #include "cli/terminal.h"
 
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <mutex>
 #include <thread>
 
-#include <pthread.h>
-#include <sys/ioctl.h>
-#include <termios.h>
-#include <unistd.h>
-
 #include "cli/table.h"
 
 namespace muster::cli {
 namespace {
 
-struct Saved { bool active = false; termios mode{}; };
+struct Saved {
+  bool active = false;
+  termios mode{};
+};
 Saved& saved() {
   static Saved value;
   return value;
@@ -37,9 +40,15 @@ void restore() {
 
 }  // namespace
 
-bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
-bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
-bool stderr_is_terminal() { return isatty(STDERR_FILENO) == 1; }
+bool stdin_is_terminal() {
+  return isatty(STDIN_FILENO) == 1;
+}
+bool stdout_is_terminal() {
+  return isatty(STDOUT_FILENO) == 1;
+}
+bool stderr_is_terminal() {
+  return isatty(STDERR_FILENO) == 1;
+}
 
 Size terminal_size() {
   winsize size{};
@@ -48,7 +57,9 @@ Size terminal_size() {
 }
 
 Result<std::string> ask_password(const std::string& prompt) {
-  if (!stdin_is_terminal()) return error(Code::InvalidArgument, "there is no terminal to ask for the password; use --password-file FILE or - for standard input");
+  if (!stdin_is_terminal())
+    return error(Code::InvalidArgument,
+                 "there is no terminal to ask for the password; use --password-file FILE or - for standard input");
   std::fputs(prompt.c_str(), stderr);
   termios mode{};
   tcgetattr(STDIN_FILENO, &mode);
@@ -142,6 +153,8 @@ void Progress::clear() {
   shown_.clear();
 }
 
-void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
+void say(const std::string& text) {
+  std::fprintf(stderr, "%s\n", text.c_str());
+}
 
 }  // namespace muster::cli

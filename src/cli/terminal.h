@@ -1,6 +1,7 @@
 #pragma once
-// The terminal and signals. on_interrupt: a thread waits for SIGINT and SIGTERM, calls the newest handler and leaves with 130, so
-// a command says what it left behind even while it is blocked. Call start_signals() before any other thread exists.
+// The terminal and signals. on_interrupt: a thread waits for SIGINT and SIGTERM, calls the newest handler and leaves
+// with 130, so a command says what it left behind even while it is blocked. Call start_signals() before any other
+// thread exists.
 #include <functional>
 #include <string>
 
@@ -11,7 +12,10 @@ namespace muster::cli {
 bool stdin_is_terminal();
 bool stdout_is_terminal();
 bool stderr_is_terminal();
-struct Size { std::uint16_t rows = 24, cols = 80; bool operator==(const Size&) const = default; };
+struct Size {
+  std::uint16_t rows = 24, cols = 80;
+  bool operator==(const Size&) const = default;
+};
 Size terminal_size();
 
 Result<std::string> ask_password(const std::string& prompt);  // no echo; needs a terminal

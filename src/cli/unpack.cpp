@@ -1,10 +1,10 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <system_error>
-
-#include <fmt/format.h>
 
 #include "cli/archive.h"
 #include "cli/table.h"
@@ -29,7 +29,9 @@ std::optional<std::uint64_t> octal(std::string_view text) {
   return value;
 }
 
-std::string text_field(std::string_view field) { return std::string(field.substr(0, field.find('\0'))); }
+std::string text_field(std::string_view field) {
+  return std::string(field.substr(0, field.find('\0')));
+}
 
 // The path= record of a pax header: "<length> path=<value>\n".
 std::string pax_path(std::string_view records) {
@@ -37,7 +39,8 @@ std::string pax_path(std::string_view records) {
   while (!records.empty()) {
     const auto line = records.substr(0, records.find('\n'));
     const auto space = line.find(' ');
-    if (space != std::string_view::npos && line.substr(space + 1, 5) == "path=") out = std::string(line.substr(space + 6));
+    if (space != std::string_view::npos && line.substr(space + 1, 5) == "path=")
+      out = std::string(line.substr(space + 6));
     if (line.size() == records.size()) break;
     records.remove_prefix(line.size() + 1);
   }
@@ -76,7 +79,8 @@ struct Unpacker::Impl {
     pad = (512 - *size % 512) % 512;
     kind = block[156];
     meta.clear();
-    if (kind == 'L' || kind == 'x' || kind == 'g') return left > 65'536 ? Status(error(Code::DataLoss, "a file name in the tar stream is too long")) : Status();
+    if (kind == 'L' || kind == 'x' || kind == 'g')
+      return left > 65'536 ? Status(error(Code::DataLoss, "a file name in the tar stream is too long")) : Status();
     std::string name = text_field(std::string_view(block).substr(0, 100));
     const std::string prefix = text_field(std::string_view(block).substr(345, 155));
     if (!prefix.empty() && block.compare(257, 6, std::string("ustar\0", 6)) == 0) name = prefix + "/" + name;
@@ -87,12 +91,14 @@ struct Unpacker::Impl {
 
   Status open_entry(const std::string& name, std::uint64_t mode) {
     const fs::path relative = fs::path(name).lexically_normal();
-    if (!safe_name(relative)) return error(Code::DataLoss, "the tar stream names a file outside the target: " + clean(name));
+    if (!safe_name(relative))
+      return error(Code::DataLoss, "the tar stream names a file outside the target: " + clean(name));
     std::error_code failed;
     const fs::path path = target / relative;
     // A link in the way (ours or one sent) must not lead the write elsewhere.
     for (fs::path part = path; part != target && part.has_relative_path(); part = part.parent_path())
-      if (fs::is_symlink(fs::symlink_status(part, failed))) return error(Code::FailedPrecondition, part.string() + " is a symbolic link; not written through");
+      if (fs::is_symlink(fs::symlink_status(part, failed)))
+        return error(Code::FailedPrecondition, part.string() + " is a symbolic link; not written through");
     if (kind == '5') {
       fs::create_directories(path, failed);
     } else if (kind == '0' || kind == '\0') {
@@ -108,8 +114,10 @@ struct Unpacker::Impl {
   }
 
   Status body(std::string_view bytes) {
-    if (kind == 'L' || kind == 'x') meta += bytes;
-    else if (out.is_open() && !out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()))) return error(Code::FailedPrecondition, "a file could not be written; is the disk full?");
+    if (kind == 'L' || kind == 'x')
+      meta += bytes;
+    else if (out.is_open() && !out.write(bytes.data(), static_cast<std::streamsize>(bytes.size())))
+      return error(Code::FailedPrecondition, "a file could not be written; is the disk full?");
     return {};
   }
 
@@ -122,10 +130,16 @@ struct Unpacker::Impl {
   }
 };
 
-Unpacker::Unpacker(std::string target) : impl_(std::make_unique<Impl>()) { impl_->target = fs::path(target).lexically_normal(); }
+Unpacker::Unpacker(std::string target) : impl_(std::make_unique<Impl>()) {
+  impl_->target = fs::path(target).lexically_normal();
+}
 Unpacker::~Unpacker() = default;
-std::size_t Unpacker::files() const { return impl_->files; }
-std::size_t Unpacker::skipped() const { return impl_->skipped; }
+std::size_t Unpacker::files() const {
+  return impl_->files;
+}
+std::size_t Unpacker::skipped() const {
+  return impl_->skipped;
+}
 
 Status Unpacker::feed(std::string_view bytes) {
   Impl& s = *impl_;
@@ -153,7 +167,8 @@ Status Unpacker::feed(std::string_view bytes) {
 }
 
 Status Unpacker::finish() {
-  if (impl_->left > 0 || (!impl_->ended && !impl_->head.empty())) return error(Code::DataLoss, "the stream ended in the middle of a file; try again");
+  if (impl_->left > 0 || (!impl_->ended && !impl_->head.empty()))
+    return error(Code::DataLoss, "the stream ended in the middle of a file; try again");
   return {};
 }
 

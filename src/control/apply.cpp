@@ -1,5 +1,5 @@
-// The only mutator. Every arm is total: an event about an object that is not there changes nothing, because a Draft folds events
-// into a partial state and because a damaged journal must not crash a reader.
+// The only mutator. Every arm is total: an event about an object that is not there changes nothing, because a Draft
+// folds events into a partial state and because a damaged journal must not crash a reader.
 #include <algorithm>
 
 #include "control/core.h"
@@ -14,7 +14,9 @@ auto* find_in(Map& map, const Key& key) {
   return it == map.end() ? nullptr : &it->second;
 }
 
-void raise(std::uint64_t& counter, std::uint64_t id) { counter = std::max(counter, id); }
+void raise(std::uint64_t& counter, std::uint64_t id) {
+  counter = std::max(counter, id);
+}
 
 void set_timer(State& s, TimerKind kind, std::uint64_t id, std::uint64_t id2, WallTime at) {
   const TimerKey key{kind, id, id2};
@@ -34,8 +36,10 @@ void touch(State& s, NodeId id) {
 
 void touch_members(State& s, ClusterId cluster) {
   if (MUSTER_MUTANT(mutants::kForgetRevision)) return;
-  for (auto it = s.leases_by_cluster.lower_bound({cluster, LeaseId{}}); it != s.leases_by_cluster.end() && it->first == cluster; ++it)
-    if (const Lease* lease = find_in(s.leases, it->second); lease != nullptr && lease->end == LeaseEnd::None) touch(s, lease->node);
+  for (auto it = s.leases_by_cluster.lower_bound({cluster, LeaseId{}});
+       it != s.leases_by_cluster.end() && it->first == cluster; ++it)
+    if (const Lease* lease = find_in(s.leases, it->second); lease != nullptr && lease->end == LeaseEnd::None)
+      touch(s, lease->node);
 }
 
 void touch_head(State& s, ClusterId id) {
@@ -174,8 +178,10 @@ struct Apply {
     s.leases_by_cluster.emplace(e.lease.cluster, e.lease.id);
     s.leases_by_node.emplace(e.lease.node, e.lease.id);
     if (Cluster* cluster = find_in(s.clusters, e.slot.cluster)) {
-      if (e.slot.role == SlotRole::Head) cluster->slots.insert(cluster->slots.begin(), e.slot.id);
-      else cluster->slots.push_back(e.slot.id);
+      if (e.slot.role == SlotRole::Head)
+        cluster->slots.insert(cluster->slots.begin(), e.slot.id);
+      else
+        cluster->slots.push_back(e.slot.id);
       cluster->next_address = std::max(cluster->next_address, e.slot.address - kSubnet + 1);
     }
     touch(s, e.lease.node);
@@ -193,7 +199,8 @@ struct Apply {
     if (slot == nullptr) return;
     const bool keep = MUSTER_MUTANT(mutants::kPromoteInsideRoster) && slot->in_roster;
     slot->in_roster = keep;
-    if (Cluster* cluster = find_in(s.clusters, slot->cluster); cluster != nullptr && !keep) std::erase(cluster->slots, e.slot);
+    if (Cluster* cluster = find_in(s.clusters, slot->cluster); cluster != nullptr && !keep)
+      std::erase(cluster->slots, e.slot);
     if (Lease* lease = find_in(s.leases, slot->lease); lease != nullptr && lease->end == LeaseEnd::None) {
       if (!MUSTER_MUTANT(mutants::kKeepRemovedLease)) lease->want = LeaseWant::Stop;
       lease->reason = e.reason;
@@ -257,7 +264,8 @@ struct Apply {
     if (e.state == JobState::Starting || e.state == JobState::Queued) job->exit_code = -1;
     if (e.state == JobState::Running && job->started_at.ms == 0) job->started_at = context.wall;
     if (terminal(e.state)) job->ended_at = context.wall;
-    const bool order_changed = job->attempt != e.attempt || (job->state == JobState::Stopping) != (e.state == JobState::Stopping);
+    const bool order_changed =
+        job->attempt != e.attempt || (job->state == JobState::Stopping) != (e.state == JobState::Stopping);
     job->state = e.state;
     if (job->attempt != e.attempt) job->log_bytes = 0;
     job->attempt = e.attempt;
@@ -297,7 +305,9 @@ struct Apply {
     // The backup does not know what was given out after it was taken: ids and addresses jump over that range.
     constexpr std::uint64_t kJump = 1'000'000;
     Counters& c = s.last;
-    for (auto* counter : {&c.org, &c.project, &c.principal, &c.token, &c.node, &c.cluster, &c.slot, &c.lease, &c.job, &c.epoch}) *counter += kJump;
+    for (auto* counter :
+         {&c.org, &c.project, &c.principal, &c.token, &c.node, &c.cluster, &c.slot, &c.lease, &c.job, &c.epoch})
+      *counter += kJump;
     for (auto& [id, cluster] : s.clusters) cluster.next_address += 1024;
     for (auto& [id, node] : s.nodes) node.revision += kJump;
   }
@@ -334,7 +344,8 @@ struct Apply {
     set_timer(s, TimerKind::Job, id.value, 0, {});
   }
   void archive_cluster(ClusterId id) {
-    for (auto it = s.backoffs.lower_bound({id, NodeId{}}); it != s.backoffs.end() && it->first.first == id; it = s.backoffs.erase(it))
+    for (auto it = s.backoffs.lower_bound({id, NodeId{}}); it != s.backoffs.end() && it->first.first == id;
+         it = s.backoffs.erase(it))
       set_timer(s, TimerKind::Backoff, id.value, it->first.second.value, {});
     set_timer(s, TimerKind::Cluster, id.value, 0, {});
     set_timer(s, TimerKind::ClusterJobs, id.value, 0, {});

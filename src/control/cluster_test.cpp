@@ -215,8 +215,10 @@ TEST(ClusterLife, ImagesWithoutTokensOrOfTwoVersionsFail) {
     ASSERT_TRUE(w.report(w.head(id).id, LeasePhase::Creating).ok());
     const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0));
     ObservedLease o = w.seen(worker.id, LeasePhase::Creating);
-    if (mixed) o.probe.ray_version = "2.8.0";
-    else o.probe.token_auth = false;
+    if (mixed)
+      o.probe.ray_version = "2.8.0";
+    else
+      o.probe.token_auth = false;
     w.must(ReportObserved{worker.node, 0, {o}, {}}, World::device(worker.node));
     EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
     EXPECT_EQ(w.cluster(id).reason, mixed ? "image_probe.mixed_versions" : "image_probe.no_token_auth");
@@ -248,7 +250,8 @@ TEST(ClusterLife, LifetimeAndIdleWorkersEnd) {
   const ClusterId id = w.up(spec);
   const auto report = [&](std::vector<RayDemand> demands, Millis idle) {
     RayReport r{id, w.head(id).id, {}, std::move(demands)};
-    for (const Slot* slot : w.slots(id, SlotRole::Worker)) r.nodes.push_back({"n", slot->address, true, idle, {.cpu_milli = 2000}});
+    for (const Slot* slot : w.slots(id, SlotRole::Worker))
+      r.nodes.push_back({"n", slot->address, true, idle, {.cpu_milli = 2000}});
     w.must(ReportRay{w.head(id).node, r}, World::device(w.head(id).node));
   };
   report({{{.cpu_milli = 2000}, 2, true}}, Millis(0));
@@ -296,13 +299,15 @@ TEST(ClusterLife, UpdateChangesWhatMayChange) {
 TEST(ClusterLife, RefusedBeforePlacement) {
   World w;
   w.enrol("a");
-  EXPECT_EQ(w.run(CreateCluster{w.project, World::spec()}, w.as(Role::Tenant, w.supplier)).error().code, Code::PermissionDenied);
+  EXPECT_EQ(w.run(CreateCluster{w.project, World::spec()}, w.as(Role::Tenant, w.supplier)).error().code,
+            Code::PermissionDenied);
   ClusterSpec spec = World::spec();
   spec.egress = true;
   EXPECT_TRUE(w.run(CreateCluster{w.project, spec}, w.user()).error().message.starts_with("egress_not_granted"));
   spec = World::spec();
   spec.head.pinned = {NodeId{1}};
-  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.head.pinned") << "not a machine of the caller's";
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.head.pinned")
+      << "not a machine of the caller's";
   spec = World::spec();
   spec.name = "Bad Name";
   EXPECT_EQ(w.run(CreateCluster{w.project, spec}, w.user()).error().field, "spec.name");

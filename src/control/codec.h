@@ -1,7 +1,7 @@
 #pragma once
-// The compact codec of control: unsigned integers as LEB128 varints, signed ones zigzagged, enums and bools as one varint with
-// a range check, text and bytes length-prefixed, containers as a count and their elements. A Decoder never reads past its
-// bytes and never allocates more than they can hold; after an error it stays failed. Private to control.
+// The compact codec of control: unsigned integers as LEB128 varints, signed ones zigzagged, enums and bools as one
+// varint with a range check, text and bytes length-prefixed, containers as a count and their elements. A Decoder never
+// reads past its bytes and never allocates more than they can hold; after an error it stays failed. Private to control.
 #include <chrono>
 #include <limits>
 #include <type_traits>
@@ -11,22 +11,59 @@
 namespace muster::control {
 
 // The last enumerator of each stored enum; a larger number in the bytes is damage.
-template <class E> constexpr std::uint64_t enum_last();
-template <> constexpr std::uint64_t enum_last<Role>() { return 4; }
-template <> constexpr std::uint64_t enum_last<RuntimeKind>() { return 2; }
-template <> constexpr std::uint64_t enum_last<TrustTier>() { return 2; }
-template <> constexpr std::uint64_t enum_last<NodeState>() { return 8; }
-template <> constexpr std::uint64_t enum_last<ClusterState>() { return 6; }
-template <> constexpr std::uint64_t enum_last<SlotRole>() { return 3; }
-template <> constexpr std::uint64_t enum_last<LeaseWant>() { return 4; }
-template <> constexpr std::uint64_t enum_last<LeasePhase>() { return 8; }
-template <> constexpr std::uint64_t enum_last<LeaseEnd>() { return 3; }
-template <> constexpr std::uint64_t enum_last<JobState>() { return 7; }
-template <> constexpr std::uint64_t enum_last<TimerKind>() { return 6; }
+template <class E>
+constexpr std::uint64_t enum_last();
+template <>
+constexpr std::uint64_t enum_last<Role>() {
+  return 4;
+}
+template <>
+constexpr std::uint64_t enum_last<RuntimeKind>() {
+  return 2;
+}
+template <>
+constexpr std::uint64_t enum_last<TrustTier>() {
+  return 2;
+}
+template <>
+constexpr std::uint64_t enum_last<NodeState>() {
+  return 8;
+}
+template <>
+constexpr std::uint64_t enum_last<ClusterState>() {
+  return 6;
+}
+template <>
+constexpr std::uint64_t enum_last<SlotRole>() {
+  return 3;
+}
+template <>
+constexpr std::uint64_t enum_last<LeaseWant>() {
+  return 4;
+}
+template <>
+constexpr std::uint64_t enum_last<LeasePhase>() {
+  return 8;
+}
+template <>
+constexpr std::uint64_t enum_last<LeaseEnd>() {
+  return 3;
+}
+template <>
+constexpr std::uint64_t enum_last<JobState>() {
+  return 7;
+}
+template <>
+constexpr std::uint64_t enum_last<TimerKind>() {
+  return 6;
+}
 
 class Encoder {
  public:
-  template <class... T> void operator()(const T&... values) { (put(values), ...); }
+  template <class... T>
+  void operator()(const T&... values) {
+    (put(values), ...);
+  }
   Bytes take() { return std::move(out_); }
   void varint(std::uint64_t value) {
     while (value >= 0x80) {
@@ -45,19 +82,26 @@ class Encoder {
   void put(const std::string& text) { raw(text.data(), text.size()); }
   void put(const Bytes& bytes) { raw(bytes.data(), bytes.size()); }
   void put(const Millis& duration) { put(static_cast<std::int64_t>(duration.count())); }
-  template <class T> void put(const std::vector<T>& items) {
+  template <class T>
+  void put(const std::vector<T>& items) {
     varint(items.size());
     for (const auto& item : items) put(item);
   }
-  template <class K, class V> void put(const std::map<K, V>& items) {
+  template <class K, class V>
+  void put(const std::map<K, V>& items) {
     varint(items.size());
     for (const auto& [key, value] : items) put(key), put(value);
   }
-  template <class A, class B> void put(const std::pair<A, B>& pair) { put(pair.first), put(pair.second); }
-  template <class... T> void put(const std::tuple<T...>& tuple) {
+  template <class A, class B>
+  void put(const std::pair<A, B>& pair) {
+    put(pair.first), put(pair.second);
+  }
+  template <class... T>
+  void put(const std::tuple<T...>& tuple) {
     std::apply([this](const auto&... item) { (put(item), ...); }, tuple);
   }
-  template <class T> void put(const T& value) {
+  template <class T>
+  void put(const T& value) {
     if constexpr (std::is_enum_v<T> || std::is_same_v<T, bool>) {
       varint(static_cast<std::uint64_t>(value));
     } else if constexpr (std::is_unsigned_v<T>) {
@@ -75,7 +119,10 @@ class Encoder {
 class Decoder {
  public:
   explicit Decoder(ByteView bytes) : rest_(bytes) {}
-  template <class... T> void operator()(T&... values) { (get(values), ...); }
+  template <class... T>
+  void operator()(T&... values) {
+    (get(values), ...);
+  }
   bool ok() const { return ok_; }
   bool done() const { return ok_ && rest_.empty(); }
   std::uint64_t varint() {
@@ -122,11 +169,13 @@ class Decoder {
     get(ms);
     duration = Millis(ms);
   }
-  template <class T> void get(std::vector<T>& items) {
+  template <class T>
+  void get(std::vector<T>& items) {
     items.clear();
     for (std::uint64_t n = count(); n > 0 && ok_; --n) get(items.emplace_back());
   }
-  template <class K, class V> void get(std::map<K, V>& items) {
+  template <class K, class V>
+  void get(std::map<K, V>& items) {
     items.clear();
     for (std::uint64_t n = count(); n > 0 && ok_; --n) {
       K key{};
@@ -135,11 +184,16 @@ class Decoder {
       if (ok_) get(items.emplace_hint(items.end(), std::move(key), V{})->second);
     }
   }
-  template <class A, class B> void get(std::pair<A, B>& pair) { get(pair.first), get(pair.second); }
-  template <class... T> void get(std::tuple<T...>& tuple) {
+  template <class A, class B>
+  void get(std::pair<A, B>& pair) {
+    get(pair.first), get(pair.second);
+  }
+  template <class... T>
+  void get(std::tuple<T...>& tuple) {
     std::apply([this](auto&... item) { (get(item), ...); }, tuple);
   }
-  template <class T> void get(T& value) {
+  template <class T>
+  void get(T& value) {
     if constexpr (std::is_same_v<T, bool>) {
       const std::uint64_t n = varint();
       if (n > 1) fail();

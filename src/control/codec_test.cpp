@@ -10,9 +10,10 @@ template <std::size_t... I>
 std::vector<Event> one_of_each(std::index_sequence<I...>) {
   return {Event(std::in_place_index<I>)...};
 }
-constexpr std::string_view kSizes =
-    "2 3 5 1 7 1 7 1 33 20 4 2 2 4 2 63 46 4 3 6 30 4 3 3 4 4 4 64 6 3 4 1 4 3 1 2 1 ";
-std::vector<Event> all_events() { return one_of_each(std::make_index_sequence<std::variant_size_v<Event>>()); }
+constexpr std::string_view kSizes = "2 3 5 1 7 1 7 1 33 20 4 2 2 4 2 63 46 4 3 6 30 4 3 3 4 4 4 64 6 3 4 1 4 3 1 2 1 ";
+std::vector<Event> all_events() {
+  return one_of_each(std::make_index_sequence<std::variant_size_v<Event>>());
+}
 
 TEST(EventCodec, GoldenBytes) {
   const std::vector<std::pair<Event, std::string>> golden = {
@@ -24,7 +25,9 @@ TEST(EventCodec, GoldenBytes) {
       {SlotLeft{SlotId{9}, "gone", 4}, "17010904676f6e6504"},
       {LeaseObserved{LeaseId{1}, LeasePhase::Ready, "", 2}, "1a0101050002"},
       {JobStateChanged{JobId{1}, JobState::Running, 1, -1, "", {}}, "1d01010301010000"},
-      {TimerSet{TimerKind::Job, 8, WallTime{64}}, "22010308" "8001"},
+      {TimerSet{TimerKind::Job, 8, WallTime{64}},
+       "22010308"
+       "8001"},
       {FormatRaised{1}, "250101"},
   };
   for (const auto& [event, bytes] : golden) EXPECT_EQ(hex(encode(event)), bytes) << event_name(event);
@@ -46,8 +49,8 @@ TEST(EventCodec, GoldenSizesAndNamesOfEveryType) {
 
 TEST(EventCodec, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(decode_event({}).error().code, Code::DataLoss);
-  for (const char* bytes : {"00", "0001", "260100", "0102036c", "010103", "01010303", "0b010709010178" /* state 9 */, "0b010705020178" /* bool 2 */,
-                            "010183000000" /* overlong */, "25010101" /* trailing */})
+  for (const char* bytes : {"00", "0001", "260100", "0102036c", "010103", "01010303", "0b010709010178" /* state 9 */,
+                            "0b010705020178" /* bool 2 */, "010183000000" /* overlong */, "25010101" /* trailing */})
     EXPECT_EQ(decode_event(*unhex(bytes)).error().code, Code::DataLoss) << bytes;
 }
 
@@ -64,7 +67,8 @@ TEST(EventCodec, DamageNeverCrashes) {
       damaged[rng.below(damaged.size())] ^= static_cast<std::uint8_t>(1 + rng.below(255));
       if (const auto decoded = decode_event(damaged)) {
         State copy = w.state;
-        apply(copy, *decoded, {1, w.now.wall, 1, {}});  // nonsense about unknown objects changes nothing and breaks nothing
+        apply(copy, *decoded,
+              {1, w.now.wall, 1, {}});  // nonsense about unknown objects changes nothing and breaks nothing
         EXPECT_EQ(decode_event(encode(*decoded)).value(), *decoded);
       }
     }

@@ -1,6 +1,6 @@
 #pragma once
-// What can be asked of the core. A command carries everything the core may not make itself: randomness, hashes, keys. Each is
-// decided against the state at commit; refusals leave no trace in the journal.
+// What can be asked of the core. A command carries everything the core may not make itself: randomness, hashes, keys.
+// Each is decided against the state at commit; refusals leave no trace in the journal.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -16,54 +16,157 @@ namespace muster::control {
 
 // Who caused it, written into every entry. System = the engine itself (ticks, planner, liveness).
 struct Actor {
-  access::Subject subject; bool system = false; std::string request_id; /* idempotency key, scoped by principal; empty = none */
-  Bytes request_hash; /* SHA-256 of the request, to refuse the same key with another body */
+  access::Subject subject;
+  bool system = false;
+  std::string request_id; /* idempotency key, scoped by principal; empty = none */
+  Bytes request_hash;     /* SHA-256 of the request, to refuse the same key with another body */
   bool operator==(const Actor&) const = default;
 };
 
-struct CreateOrg { std::string name; };
-struct CreateProject { OrgId org; std::string name; };
-struct CreatePrincipal { std::string name; Role role = Role::None; OrgId org; };
-struct DisablePrincipal { PrincipalId principal; };
-struct CreateApiToken { PrincipalId owner; Bytes hash; std::string label; std::vector<std::string> scopes; Millis lifetime{0}; };
-struct RevokeApiToken { TokenId token; };
-struct CreateJoinToken { OrgId supplier; Bytes hash; std::map<std::string, std::string> labels; Millis lifetime{0}; };
-struct RevokeJoinToken { TokenId token; };
-struct EnrollNode { Bytes token_hash; Bytes device_key; std::string name; NodeFacts facts; };
-struct SetNode { NodeId node; enum class Action : std::uint8_t { Admit, Disable, Enable, Drain, Undrain, Revoke } action = Action::Admit; };
-struct SetNodeTier { NodeId node; TrustTier tier = TrustTier::Community; };
+struct CreateOrg {
+  std::string name;
+};
+struct CreateProject {
+  OrgId org;
+  std::string name;
+};
+struct CreatePrincipal {
+  std::string name;
+  Role role = Role::None;
+  OrgId org;
+};
+struct DisablePrincipal {
+  PrincipalId principal;
+};
+struct CreateApiToken {
+  PrincipalId owner;
+  Bytes hash;
+  std::string label;
+  std::vector<std::string> scopes;
+  Millis lifetime{0};
+};
+struct RevokeApiToken {
+  TokenId token;
+};
+struct CreateJoinToken {
+  OrgId supplier;
+  Bytes hash;
+  std::map<std::string, std::string> labels;
+  Millis lifetime{0};
+};
+struct RevokeJoinToken {
+  TokenId token;
+};
+struct EnrollNode {
+  Bytes token_hash;
+  Bytes device_key;
+  std::string name;
+  NodeFacts facts;
+};
+struct SetNode {
+  NodeId node;
+  enum class Action : std::uint8_t { Admit, Disable, Enable, Drain, Undrain, Revoke } action = Action::Admit;
+};
+struct SetNodeTier {
+  NodeId node;
+  TrustTier tier = TrustTier::Community;
+};
 // From the liveness tables (damped transitions only) and the agents' sessions.
-struct NodeOnline { NodeId node; std::optional<NodeFacts> facts; std::vector<ObservedLease> leases; std::vector<ObservedJob> jobs; };
-struct NodeSuspect { NodeId node; };
-struct NodeLost { NodeId node; };
-struct SetFreeze { bool frozen = false; std::string reason; };  // mass silence: no evictions
-struct ReportObserved { NodeId node; std::uint64_t revision = 0; std::vector<ObservedLease> leases; std::vector<ObservedJob> jobs; };
-struct ReportRay { NodeId node; RayReport report; };
-struct NodePaused { NodeId node; bool paused = false, now = false; };
-struct NodeLeft { NodeId node; };
-struct LeasesExpired { std::vector<LeaseId> leases; };  // the lease table's verdict, LeaseTime based
+struct NodeOnline {
+  NodeId node;
+  std::optional<NodeFacts> facts;
+  std::vector<ObservedLease> leases;
+  std::vector<ObservedJob> jobs;
+};
+struct NodeSuspect {
+  NodeId node;
+};
+struct NodeLost {
+  NodeId node;
+};
+struct SetFreeze {
+  bool frozen = false;
+  std::string reason;
+};  // mass silence: no evictions
+struct ReportObserved {
+  NodeId node;
+  std::uint64_t revision = 0;
+  std::vector<ObservedLease> leases;
+  std::vector<ObservedJob> jobs;
+};
+struct ReportRay {
+  NodeId node;
+  RayReport report;
+};
+struct NodePaused {
+  NodeId node;
+  bool paused = false, now = false;
+};
+struct NodeLeft {
+  NodeId node;
+};
+struct LeasesExpired {
+  std::vector<LeaseId> leases;
+};  // the lease table's verdict, LeaseTime based
 // Tenants.
-struct CreateCluster { ProjectId project; ClusterSpec spec; };
-struct UpdateCluster { ClusterId cluster; ClusterSpec spec; std::uint64_t expected_generation = 0; };
-struct StopCluster { ClusterId cluster; std::string reason; };
-struct CreateJob { ProjectId project; JobSpec spec; };
-struct StopJob { JobId job; };
-struct SetJobLog { JobId job; std::uint32_t attempt = 0; std::uint64_t log_bytes = 0; };  // rare: at the end of an attempt
+struct CreateCluster {
+  ProjectId project;
+  ClusterSpec spec;
+};
+struct UpdateCluster {
+  ClusterId cluster;
+  ClusterSpec spec;
+  std::uint64_t expected_generation = 0;
+};
+struct StopCluster {
+  ClusterId cluster;
+  std::string reason;
+};
+struct CreateJob {
+  ProjectId project;
+  JobSpec spec;
+};
+struct StopJob {
+  JobId job;
+};
+struct SetJobLog {
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::uint64_t log_bytes = 0;
+};  // rare: at the end of an attempt
 // The engine itself.
-struct ApplyPlan { std::vector<scheduler::Group> groups; };
-struct Tick {};           // timeouts, idle ends, retries, back-offs, archiving; at most once a second
-struct BecomeLeader { std::uint64_t leader_epoch = 0; };  // journalled takeover: leases count from here
-struct RaiseIncarnation { std::string why; };             // after a restore
-struct RaiseFormat { std::uint32_t version = 0; };
+struct ApplyPlan {
+  std::vector<scheduler::Group> groups;
+};
+struct Tick {};  // timeouts, idle ends, retries, back-offs, archiving; at most once a second
+struct BecomeLeader {
+  std::uint64_t leader_epoch = 0;
+};  // journalled takeover: leases count from here
+struct RaiseIncarnation {
+  std::string why;
+};  // after a restore
+struct RaiseFormat {
+  std::uint32_t version = 0;
+};
 
-using Command = std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken, RevokeApiToken, CreateJoinToken, RevokeJoinToken,
-                             EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft,
-                             LeasesExpired, CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick, BecomeLeader,
-                             RaiseIncarnation, RaiseFormat>;
+using Command = std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken,
+                             RevokeApiToken, CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier,
+                             NodeOnline, NodeSuspect, NodeLost, SetFreeze, ReportObserved, ReportRay, NodePaused,
+                             NodeLeft, LeasesExpired, CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob,
+                             SetJobLog, ApplyPlan, Tick, BecomeLeader, RaiseIncarnation, RaiseFormat>;
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
-struct Outcome { std::string id; bool replayed = false; /* an idempotent repeat */ bool operator==(const Outcome&) const = default; };
+struct Outcome {
+  std::string id;
+  bool replayed = false; /* an idempotent repeat */
+  bool operator==(const Outcome&) const = default;
+};
 
-enum class Lane : std::uint8_t { Liveness = 0, Operator = 1, Supplier = 2, Tenant = 3 };  // served in this order, each bounded
+enum class Lane : std::uint8_t {
+  Liveness = 0,
+  Operator = 1,
+  Supplier = 2,
+  Tenant = 3
+};  // served in this order, each bounded
 
 }  // namespace muster::control

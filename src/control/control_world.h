@@ -1,7 +1,7 @@
 #pragma once
-// A small platform for tests: the core with its planner and agents that do as they are told. After every command the world
-// checks what must always hold: the indexes equal a rebuild, a node's revision rises whenever its assignments change, no device
-// and no overlay address is given twice.
+// A small platform for tests: the core with its planner and agents that do as they are told. After every command the
+// world checks what must always hold: the indexes equal a rebuild, a node's revision rises whenever its assignments
+// change, no device and no overlay address is given twice.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -82,7 +82,8 @@ class World {
     NodeFacts facts;
     facts.hostname = name, facts.arch = "x86_64", facts.runtimes = {RuntimeKind::Docker}, facts.region = "eu";
     facts.capacity.cpu_milli = 4000, facts.capacity.memory_bytes = std::int64_t{8} << 30, facts.capacity.gpus = gpus;
-    for (int i = 0; i < gpus; ++i) facts.devices.push_back({name + "-gpu" + std::to_string(i), "A100", std::int64_t{40} << 30});
+    for (int i = 0; i < gpus; ++i)
+      facts.devices.push_back({name + "-gpu" + std::to_string(i), "A100", std::int64_t{40} << 30});
     return enrol(name, std::move(facts), supplier);
   }
   static ClusterSpec spec(std::uint32_t min = 2, std::uint32_t max = 2, std::uint32_t spares = 0) {
@@ -102,7 +103,8 @@ class World {
     const Lease& lease = *state.find_lease(id);
     ObservedLease o;
     o.lease = id, o.epoch = lease.epoch, o.phase = phase, o.restarts = lease.restarts;
-    if (phase < LeasePhase::Stopped) o.overlay_key = Bytes(32, static_cast<std::uint8_t>(id.value)), o.overlay_signature = Bytes(64, 1);
+    if (phase < LeasePhase::Stopped)
+      o.overlay_key = Bytes(32, static_cast<std::uint8_t>(id.value)), o.overlay_signature = Bytes(64, 1);
     if (phase < LeasePhase::Stopped) o.probe = {"sha256:1", "2.9.0", "3.11", true, true};
     return o;
   }
@@ -112,7 +114,9 @@ class World {
       if (silent.contains(id) || node.state == NodeState::Revoked) continue;
       ReportObserved report{id, node.revision, {}, {}};
       for (const Assignment& a : desired_for(state, id)) {
-        const LeasePhase phase = a.want == LeaseWant::Run ? LeasePhase::Ready : a.want == LeaseWant::Standby ? LeasePhase::Standby : LeasePhase::Stopped;
+        const LeasePhase phase = a.want == LeaseWant::Run       ? LeasePhase::Ready
+                                 : a.want == LeaseWant::Standby ? LeasePhase::Standby
+                                                                : LeasePhase::Stopped;
         report.leases.push_back(seen(a.lease, phase));
       }
       must(report, device(id));
@@ -161,7 +165,8 @@ class World {
  private:
   void note_address(const Event& event) {
     if (const auto* e = std::get_if<LeaseGranted>(&event)) {
-      EXPECT_TRUE(addresses.try_emplace({e->slot.cluster, e->slot.address}, e->slot.id).second) << "an address was given twice";
+      EXPECT_TRUE(addresses.try_emplace({e->slot.cluster, e->slot.address}, e->slot.id).second)
+          << "an address was given twice";
     }
   }
   void check(const std::map<NodeId, std::pair<std::uint64_t, std::vector<Assignment>>>& before) {
@@ -175,7 +180,8 @@ class World {
     for (const auto& [id, node] : state.nodes) {
       std::set<std::string> devices;
       for (const LeaseId lease : state.live_leases(id))
-        for (const std::string& device : state.leases.at(lease).devices) EXPECT_TRUE(devices.insert(device).second) << "a device was granted twice";
+        for (const std::string& device : state.leases.at(lease).devices)
+          EXPECT_TRUE(devices.insert(device).second) << "a device was granted twice";
     }
   }
   int tokens_ = 0;

@@ -1,7 +1,8 @@
 #pragma once
-// The deterministic core. decide() looks at state, command and time and refuses or emits events with everything resolved;
-// apply() is the only mutator and makes no decision, so replay never depends on the version of the logic. No clock, I/O,
-// randomness, threads, floating point or unordered iteration. Single-threaded; a State may be copied (snapshots, forks).
+// The deterministic core. decide() looks at state, command and time and refuses or emits events with everything
+// resolved; apply() is the only mutator and makes no decision, so replay never depends on the version of the logic. No
+// clock, I/O, randomness, threads, floating point or unordered iteration. Single-threaded; a State may be copied
+// (snapshots, forks).
 #include <functional>
 #include <map>
 #include <set>
@@ -15,7 +16,10 @@
 
 namespace muster::control {
 
-struct Decision { std::vector<Event> events; Outcome outcome; };
+struct Decision {
+  std::vector<Event> events;
+  Outcome outcome;
+};
 
 // actor.subject has been authenticated by the caller; authorisation is decided (again) here, by access::check.
 Result<Decision> decide(const State& state, const Command& command, const Actor& actor, Now now);
@@ -29,8 +33,8 @@ Bytes encode_state(const State& state);
 Result<State> decode_state(ByteView bytes);
 Bytes state_digest(const State& state);
 
-// Everything the outside must now do, recomputed from state: all assignments of a node with the node's desired revision.
-// Stopped leases stay in it with want = Stop until the stop is confirmed or the lease ended.
+// Everything the outside must now do, recomputed from state: all assignments of a node with the node's desired
+// revision. Stopped leases stay in it with want = Stop until the stop is confirmed or the lease ended.
 std::vector<Assignment> desired_for(const State& state, NodeId node);
 
 // The planner's seam: the changes that one entry caused, and all of them for a rebuild.

@@ -13,7 +13,9 @@ Result<std::optional<Outcome>> replay(const State& state, const Actor& actor) {
   const auto it = state.requests.find({actor.subject.principal, actor.request_id});
   if (it == state.requests.end()) return std::optional<Outcome>{};
   if (it->second.hash != actor.request_hash && !MUSTER_MUTANT(mutants::kIgnoreRequestHash))
-    return error(Code::AlreadyExists, "this Idempotency-Key was used for another request; take a new key for a new request", "Idempotency-Key");
+    return error(Code::AlreadyExists,
+                 "this Idempotency-Key was used for another request; take a new key for a new request",
+                 "Idempotency-Key");
   return std::optional<Outcome>{Outcome{it->second.outcome_id, true}};
 }
 
@@ -40,11 +42,13 @@ Decision done(Draft& draft, std::string id) {
 }
 
 Error missing(std::string_view what, const std::string& id) {
-  return error(Code::NotFound, "there is no " + std::string(what) + " " + id + "; list what you may see, then try again");
+  return error(Code::NotFound,
+               "there is no " + std::string(what) + " " + id + "; list what you may see, then try again");
 }
 
 Result<Decision> decide(const State& state, const Command& command, const Actor& actor, Now now) {
-  if (actor.request_id.size() > 200) return error(Code::InvalidArgument, "the Idempotency-Key is longer than 200 bytes; use a UUID", "Idempotency-Key");
+  if (actor.request_id.size() > 200)
+    return error(Code::InvalidArgument, "the Idempotency-Key is longer than 200 bytes; use a UUID", "Idempotency-Key");
   if (const auto repeat = TRY(replay(state, actor))) {
     Decision decision;
     decision.outcome = *repeat;
@@ -54,7 +58,8 @@ Result<Decision> decide(const State& state, const Command& command, const Actor&
   Decision decision = TRY(std::visit([&](const auto& c) -> Decided { return decide(asking, c); }, command));
   if (!actor.request_id.empty()) {
     if (state.requests.size() >= kRequestsMax) decision.events.push_back(RequestsAged{kRequestsMax / 100});
-    decision.events.push_back(RequestRecorded{actor.subject.principal, actor.request_id, actor.request_hash, decision.outcome.id});
+    decision.events.push_back(
+        RequestRecorded{actor.subject.principal, actor.request_id, actor.request_hash, decision.outcome.id});
   }
   return decision;
 }
@@ -62,7 +67,8 @@ Result<Decision> decide(const State& state, const Command& command, const Actor&
 Decided decide(const Asking& a, const BecomeLeader& c) {
   TRY_VOID(a.system_only("take leadership"));
   if (c.leader_epoch <= a.base.leader_epoch && a.base.leader_epoch != 0)
-    return error(Code::Aborted, "leader epoch " + std::to_string(c.leader_epoch) + " is not newer than " + std::to_string(a.base.leader_epoch));
+    return error(Code::Aborted, "leader epoch " + std::to_string(c.leader_epoch) + " is not newer than " +
+                                    std::to_string(a.base.leader_epoch));
   return one(LeaderChanged{c.leader_epoch});
 }
 Decided decide(const Asking& a, const RaiseIncarnation& c) {
@@ -73,7 +79,8 @@ Decided decide(const Asking& a, const RaiseFormat& c) {
   TRY_VOID(a.may(access::Verb::Update, {.kind = access::Kind::Platform}));
   if (c.version <= a.base.format_version) return Decision{};
   if (c.version > kFormatVersion)
-    return error(Code::Unsupported, "this build writes format " + std::to_string(kFormatVersion) + " at most; upgrade every control plane first");
+    return error(Code::Unsupported, "this build writes format " + std::to_string(kFormatVersion) +
+                                        " at most; upgrade every control plane first");
   return one(FormatRaised{c.version});
 }
 

@@ -6,7 +6,9 @@
 namespace muster::control {
 
 struct Asking {  // who asks and when
-  const State& base; const Actor& actor; WallTime wall;
+  const State& base;
+  const Actor& actor;
+  WallTime wall;
   Status may(access::Verb verb, const access::Object& object) const;  // system may everything
   Status system_only(std::string_view what) const;
   // The subject is the device of this node, or the system itself.
@@ -56,7 +58,8 @@ Decided decide(const Asking& a, const RaiseFormat& c);
 
 // Shared by NodeOnline and ReportObserved.
 void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs);
-// Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool grants.
+// Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool
+// grants.
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);
 bool in_pool(const Node& node, const std::string& pool, OrgId tenant);
 OrgId org_of(const State& state, ProjectId project);

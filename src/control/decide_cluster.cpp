@@ -13,8 +13,12 @@ using access::Verb;
 constexpr std::size_t kClustersMax = 2'000'000;
 
 Error fixed(const std::string& field, const std::string& name) {
-  return error(Code::FailedPrecondition, field + " of a living cluster cannot change (only min, max, spares, idle_timeout, max_lifetime and priority); stop " +
-                                             name + " and start it again, or use another name", field);
+  return error(
+      Code::FailedPrecondition,
+      field +
+          " of a living cluster cannot change (only min, max, spares, idle_timeout, max_lifetime and priority); stop " +
+          name + " and start it again, or use another name",
+      field);
 }
 
 Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::string& field) {
@@ -58,32 +62,46 @@ bool in_pool(const Node& node, const std::string& pool, OrgId tenant) {
 
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field) {
   std::vector<std::pair<const NodeRequest*, std::string>> requests{{&spec.head, field + ".head"}};
-  for (std::size_t i = 0; i < spec.groups.size(); ++i) requests.emplace_back(&spec.groups[i].request, field + ".groups." + std::to_string(i) + ".request");
+  for (std::size_t i = 0; i < spec.groups.size(); ++i)
+    requests.emplace_back(&spec.groups[i].request, field + ".groups." + std::to_string(i) + ".request");
   for (const auto& [request, at] : requests)
     for (const NodeId id : request->pinned) {
       const Node* node = state.find_node(id);
       if (node == nullptr || node->supplier != tenant)
-        return error(Code::InvalidArgument, at + ".pinned names " + id.str() + ", which is not a machine of your organisation; enrol it first or leave it out", at + ".pinned");
+        return error(Code::InvalidArgument,
+                     at + ".pinned names " + id.str() +
+                         ", which is not a machine of your organisation; enrol it first or leave it out",
+                     at + ".pinned");
     }
   if (!spec.egress) return {};
   const auto grants = [&](const auto& entry) {
     const Node& node = entry.second;
-    return node.facts.egress_allowed && node.state != NodeState::Revoked && node.state != NodeState::Disabled && in_pool(node, spec.pool, tenant);
+    return node.facts.egress_allowed && node.state != NodeState::Revoked && node.state != NodeState::Disabled &&
+           in_pool(node, spec.pool, tenant);
   };
   if (std::any_of(state.nodes.begin(), state.nodes.end(), grants)) return {};
-  return error(Code::FailedPrecondition, "egress_not_granted: no machine of the pool " + spec.pool +
-                                             " lets containers reach the internet; ask a supplier to allow egress, or put what you need into the image", field + ".egress");
+  return error(
+      Code::FailedPrecondition,
+      "egress_not_granted: no machine of the pool " + spec.pool +
+          " lets containers reach the internet; ask a supplier to allow egress, or put what you need into the image",
+      field + ".egress");
 }
 
-Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec, const std::string& field) {
+Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec,
+                            const std::string& field) {
   TRY_VOID(validate(spec, field));
   if (a.base.cluster_by_name.contains({project.id, spec.name}))
-    return error(Code::AlreadyExists, "this project has a living cluster named " + spec.name + "; change it, stop it or choose another name", field + ".name");
-  if (a.base.clusters.size() >= kClustersMax) return error(Code::ResourceExhausted, "the platform holds two million clusters, which is its limit; try again later");
+    return error(Code::AlreadyExists,
+                 "this project has a living cluster named " + spec.name + "; change it, stop it or choose another name",
+                 field + ".name");
+  if (a.base.clusters.size() >= kClustersMax)
+    return error(Code::ResourceExhausted,
+                 "the platform holds two million clusters, which is its limit; try again later");
   TRY_VOID(attainable(a.base, project.org, spec, field));
   Cluster cluster;
   cluster.id = ClusterId{a.base.last.cluster + 1};
-  cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = spec, cluster.created_at = a.wall;
+  cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = spec,
+  cluster.created_at = a.wall;
   for (const WorkerGroup& group : spec.groups) cluster.wanted[group.name] = group.min;
   return cluster;
 }
@@ -99,13 +117,16 @@ Decided decide(const Asking& a, const CreateCluster& c) {
 
 Decided decide(const Asking& a, const UpdateCluster& c) {
   const Cluster* cluster = a.base.find_cluster(c.cluster);
-  TRY_VOID(a.may(Verb::Update, {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
+  TRY_VOID(a.may(Verb::Update,
+                 {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
   if (cluster == nullptr) return missing("cluster", c.cluster.str());
   if (terminal(cluster->state) || cluster->state == ClusterState::Stopping)
     return error(Code::FailedPrecondition, "the cluster is stopping or has ended; start a new one");
   if (c.expected_generation != 0 && c.expected_generation != cluster->generation)
-    return error(Code::Aborted, "the cluster changed meanwhile (generation " + std::to_string(cluster->generation) + ", not " +
-                                    std::to_string(c.expected_generation) + "); look at it again, then repeat", "expected_generation");
+    return error(Code::Aborted,
+                 "the cluster changed meanwhile (generation " + std::to_string(cluster->generation) + ", not " +
+                     std::to_string(c.expected_generation) + "); look at it again, then repeat",
+                 "expected_generation");
   TRY_VOID(validate(c.spec));
   TRY_VOID(changeable(cluster->spec, c.spec, "spec"));
   if (cluster->spec == c.spec) return Decision{{}, {c.cluster.str()}};
@@ -118,7 +139,8 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
   for (const WorkerGroup& group : c.spec.groups) {
     const auto it = cluster->wanted.find(group.name);
     const std::uint32_t now = it == cluster->wanted.end() ? group.min : it->second;
-    const std::uint32_t then = cluster->state == ClusterState::Queued ? group.min : std::clamp(now, group.min, group.max);
+    const std::uint32_t then =
+        cluster->state == ClusterState::Queued ? group.min : std::clamp(now, group.min, group.max);
     if (then != now) d.emit(ClusterWanted{c.cluster, group.name, then});
   }
   settle(d, c.cluster);
@@ -127,7 +149,8 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
 
 Decided decide(const Asking& a, const StopCluster& c) {
   const Cluster* cluster = a.base.find_cluster(c.cluster);
-  TRY_VOID(a.may(Verb::Delete, {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
+  TRY_VOID(a.may(Verb::Delete,
+                 {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
   if (cluster == nullptr) return missing("cluster", c.cluster.str());
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.cluster);

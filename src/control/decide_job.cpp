@@ -28,7 +28,8 @@ void start_if_free(const State& state, const Cluster& cluster, Job& job) {
   const auto queued = state.queued_jobs.lower_bound({cluster.id, JobId{}});
   if (!head_ready(state, cluster) || (queued != state.queued_jobs.end() && queued->first == cluster.id)) return;
   std::size_t active = 0;
-  for (auto it = state.active_jobs.lower_bound({cluster.id, JobId{}}); it != state.active_jobs.end() && it->first == cluster.id; ++it)
+  for (auto it = state.active_jobs.lower_bound({cluster.id, JobId{}});
+       it != state.active_jobs.end() && it->first == cluster.id; ++it)
     if (++active >= kActiveJobsMax) return;
   job.state = JobState::Starting;
   job.attempt = 1;
@@ -38,10 +39,12 @@ void start_if_free(const State& state, const Cluster& cluster, Job& job) {
 
 Decided decide(const Asking& a, const CreateJob& c) {
   const auto project = a.base.projects.find(c.project);
-  TRY_VOID(a.may(Verb::Submit, {.kind = Kind::Job, .owner = project == a.base.projects.end() ? OrgId{} : project->second.org}));
+  TRY_VOID(a.may(Verb::Submit,
+                 {.kind = Kind::Job, .owner = project == a.base.projects.end() ? OrgId{} : project->second.org}));
   if (project == a.base.projects.end()) return missing("project", c.project.str());
   TRY_VOID(validate(c.spec));
-  if (a.base.jobs.size() >= kJobsMax) return error(Code::ResourceExhausted, "the platform holds four million jobs, which is its limit; try again later");
+  if (a.base.jobs.size() >= kJobsMax)
+    return error(Code::ResourceExhausted, "the platform holds four million jobs, which is its limit; try again later");
   Job job;
   job.id = JobId{a.base.last.job + 1};
   job.project = c.project, job.owner = a.actor.subject.principal, job.spec = c.spec, job.created_at = a.wall;
@@ -60,8 +63,13 @@ Decided decide(const Asking& a, const CreateJob& c) {
     const auto it = a.base.cluster_by_name.find({c.project, c.spec.cluster});
     const Cluster* cluster = it == a.base.cluster_by_name.end() ? nullptr : a.base.find_cluster(it->second);
     if (cluster == nullptr)
-      return error(Code::NotFound, "this project has no living cluster named " + c.spec.cluster + "; start one with `muster up`, or give a cluster_spec", "spec.cluster");
-    if (cluster->state == ClusterState::Stopping) return error(Code::FailedPrecondition, "the cluster " + c.spec.cluster + " is stopping; start a new one", "spec.cluster");
+      return error(Code::NotFound,
+                   "this project has no living cluster named " + c.spec.cluster +
+                       "; start one with `muster up`, or give a cluster_spec",
+                   "spec.cluster");
+    if (cluster->state == ClusterState::Stopping)
+      return error(Code::FailedPrecondition, "the cluster " + c.spec.cluster + " is stopping; start a new one",
+                   "spec.cluster");
     job.cluster = cluster->id;
     start_if_free(a.base, *cluster, job);
   }
@@ -76,8 +84,10 @@ Decided decide(const Asking& a, const StopJob& c) {
   if (terminal(job->state) || job->state == JobState::Stopping) return Decision{{}, {c.job.str()}};
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.job);
-  if (job->state == JobState::Queued) finish_job(d, c.job, JobState::Stopped, -1, "stopped_by_user");
-  else d.emit(JobStateChanged{c.job, JobState::Stopping, job->attempt, -1, "stopped_by_user", a.wall + kJobStopMax});
+  if (job->state == JobState::Queued)
+    finish_job(d, c.job, JobState::Stopped, -1, "stopped_by_user");
+  else
+    d.emit(JobStateChanged{c.job, JobState::Stopping, job->attempt, -1, "stopped_by_user", a.wall + kJobStopMax});
   return done(d, c.job.str());
 }
 

@@ -19,16 +19,20 @@ void take_workers_away(Draft& d, NodeId id, Leave how, const std::string& reason
   for (const LeaseId lease_id : d.base.live_leases(id)) {
     const Lease lease = *d.lease(lease_id);
     const Slot* slot = d.slot(lease.slot);
-    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster)) continue;
-    if (how == Leave::Gently && slot->role == SlotRole::Worker) drain_slot(d, slot->id, reason);
-    else lose_slot(d, slot->id, reason);
+    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster))
+      continue;
+    if (how == Leave::Gently && slot->role == SlotRole::Worker)
+      drain_slot(d, slot->id, reason);
+    else
+      lose_slot(d, slot->id, reason);
     settle(d, lease.cluster);
   }
 }
 void take_heads_away(Draft& d, NodeId id, const std::string& reason) {
   for (const LeaseId lease_id : d.base.live_leases(id)) {
     const Slot* slot = d.slot(d.lease(lease_id)->slot);
-    if (slot != nullptr && slot->role == SlotRole::Head && d.pull(slot->cluster)) fail_cluster(d, slot->cluster, reason);
+    if (slot != nullptr && slot->role == SlotRole::Head && d.pull(slot->cluster))
+      fail_cluster(d, slot->cluster, reason);
   }
 }
 void settle_all(Draft& d, NodeId id) {
@@ -36,24 +40,31 @@ void settle_all(Draft& d, NodeId id) {
     if (const ClusterId cluster = d.lease(lease)->cluster; d.pull(cluster)) settle(d, cluster);
 }
 
-// Silence: the lost members leave all rosters. While we may be the ones cut off, only what a ready spare replaces leaves.
+// Silence: the lost members leave all rosters. While we may be the ones cut off, only what a ready spare replaces
+// leaves.
 void lose_workers(Draft& d, NodeId id) {
   for (const LeaseId lease_id : d.base.live_leases(id)) {
     const Lease lease = *d.lease(lease_id);
     const Slot* slot = d.slot(lease.slot);
-    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster)) continue;
-    if (d.state.frozen && !MUSTER_MUTANT(mutants::kForgetFreeze)) replace_by_spare(d, slot->id, "node_lost");
-    else lose_slot(d, slot->id, "node_lost");
+    if (slot == nullptr || slot->role == SlotRole::Head || lease.want == LeaseWant::Stop || !d.pull(lease.cluster))
+      continue;
+    if (d.state.frozen && !MUSTER_MUTANT(mutants::kForgetFreeze))
+      replace_by_spare(d, slot->id, "node_lost");
+    else
+      lose_slot(d, slot->id, "node_lost");
   }
 }
 
-bool off(NodeState state) { return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled; }
+bool off(NodeState state) {
+  return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled;
+}
 
 Decision set_draining(const Asking& a, const Node& node, bool draining) {
   Draft d(a.base, a.actor, a.wall);
   d.pull(node.id);
   NodeState state = node.state;
-  if (state == NodeState::Online || state == NodeState::Draining) state = draining ? NodeState::Draining : NodeState::Online;
+  if (state == NodeState::Online || state == NodeState::Draining)
+    state = draining ? NodeState::Draining : NodeState::Online;
   if (node.draining != draining) d.emit(NodeStateChanged{node.id, state, draining, draining ? "drain" : ""});
   if (draining) take_workers_away(d, node.id, Leave::Gently, "node_draining");
   return done(d, node.id.str());
@@ -67,13 +78,19 @@ Decided decide(const Asking& a, const EnrollNode& c) {
   const JoinToken* token = it == a.base.join_token_by_hash.end() ? nullptr : &a.base.join_tokens.at(it->second);
   const bool used = token != nullptr && token->used_by && !MUSTER_MUTANT(mutants::kAcceptUsedJoinToken);
   if (token == nullptr || token->revoked || used || (token->expires.ms != 0 && token->expires <= a.wall))
-    return error(Code::Unauthenticated, "the join token is unknown, used, revoked or expired; ask the supplier for a new one");
-  if (c.device_key.size() != 32) return error(Code::InvalidArgument, "device_key is not an Ed25519 public key of 32 bytes", "device_key");
+    return error(Code::Unauthenticated,
+                 "the join token is unknown, used, revoked or expired; ask the supplier for a new one");
+  if (c.device_key.size() != 32)
+    return error(Code::InvalidArgument, "device_key is not an Ed25519 public key of 32 bytes", "device_key");
   if (a.base.node_by_key.contains(c.device_key))
-    return error(Code::AlreadyExists, "this device key is enrolled already; a copied machine must make a key of its own (`muster-agent leave`, then join)", "device_key");
+    return error(Code::AlreadyExists,
+                 "this device key is enrolled already; a copied machine must make a key of its own (`muster-agent "
+                 "leave`, then join)",
+                 "device_key");
   TRY_VOID(validate_title(c.name, "name"));
   TRY_VOID(validate(c.facts));
-  if (a.base.nodes.size() >= kNodesMax) return error(Code::ResourceExhausted, "this platform holds a million machines, which is its limit");
+  if (a.base.nodes.size() >= kNodesMax)
+    return error(Code::ResourceExhausted, "this platform holds a million machines, which is its limit");
   Node node;
   node.id = NodeId{a.base.last.node + 1};
   node.supplier = token->supplier, node.name = c.name, node.device_key = c.device_key, node.state = NodeState::Admitted;
@@ -87,7 +104,10 @@ Decided decide(const Asking& a, const SetNode& c) {
   const Node* node = a.base.find_node(c.node);
   const access::Object object{.kind = Kind::Node, .owner = node == nullptr ? OrgId{} : node->supplier, .node = c.node};
   const bool drains = c.action == Action::Drain || c.action == Action::Undrain;
-  TRY_VOID(a.may(c.action == Action::Revoke ? Verb::Revoke : drains ? Verb::Drain : c.action == Action::Admit ? Verb::Enroll : Verb::Update,
+  TRY_VOID(a.may(c.action == Action::Revoke  ? Verb::Revoke
+                 : drains                    ? Verb::Drain
+                 : c.action == Action::Admit ? Verb::Enroll
+                                             : Verb::Update,
                  c.action == Action::Admit ? access::Object{.kind = Kind::Platform} : object));
   if (node == nullptr) return missing("machine", c.node.str());
   if (node->state == NodeState::Revoked && c.action != Action::Revoke)
@@ -100,8 +120,10 @@ Decided decide(const Asking& a, const SetNode& c) {
     case Action::Enable:
       if (node->state != NodeState::Disabled) return Decision{{}, {id}};
       return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "enabled"}, id);
-    case Action::Drain: return set_draining(a, *node, true);
-    case Action::Undrain: return set_draining(a, *node, false);
+    case Action::Drain:
+      return set_draining(a, *node, true);
+    case Action::Undrain:
+      return set_draining(a, *node, false);
     case Action::Disable:
     case Action::Revoke: {
       const bool revoke = c.action == Action::Revoke;
@@ -123,7 +145,8 @@ Decided decide(const Asking& a, const SetNodeTier& c) {
   TRY_VOID(a.may(Verb::Update, {.kind = Kind::Platform}));
   const Node* node = a.base.find_node(c.node);
   if (node == nullptr) return missing("machine", c.node.str());
-  if (c.tier > TrustTier::Platform) return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
+  if (c.tier > TrustTier::Platform)
+    return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
   if (node->tier == c.tier) return Decision{{}, {c.node.str()}};
   return one(NodeTierChanged{c.node, c.tier}, c.node.str());
 }
@@ -132,7 +155,8 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   TRY_VOID(a.system_only("say that a machine is online"));
   const Node* node = a.base.find_node(c.node);
   if (node == nullptr) return missing("machine", c.node.str());
-  if (node->state == NodeState::Revoked) return error(Code::FailedPrecondition, "the machine is revoked; enrol it again with a new join token");
+  if (node->state == NodeState::Revoked)
+    return error(Code::FailedPrecondition, "the machine is revoked; enrol it again with a new join token");
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.node);
   if (c.facts && *c.facts != node->facts) {

@@ -1,5 +1,5 @@
-// What agents see. Level-triggered: a report may come late, twice or out of order; only real transitions make events, and a
-// report about another epoch or another machine's lease changes nothing.
+// What agents see. Level-triggered: a report may come late, twice or out of order; only real transitions make events,
+// and a report about another epoch or another machine's lease changes nothing.
 #include <algorithm>
 
 #include "control/decide.h"
@@ -20,7 +20,8 @@ const Lease* believed(const State& base, NodeId node, const ObservedLease& o) {
 }
 
 bool takes_key(const Slot* slot, const Lease& lease, const ObservedLease& o) {
-  if (slot == nullptr || o.overlay_key.size() != 32 || o.overlay_signature.empty() || o.overlay_signature.size() > 128) return false;
+  if (slot == nullptr || o.overlay_key.size() != 32 || o.overlay_signature.empty() || o.overlay_signature.size() > 128)
+    return false;
   if (lease.want == LeaseWant::Stop || o.phase >= LeasePhase::Stopped) return false;
   if (!slot->in_roster) return true;
   // A new key for a slot in the roster: only of a container that begins anew (the machine was rebooted).
@@ -34,7 +35,8 @@ bool is_news(const State& base, const Lease& lease, const ObservedLease& o) {
   if (takes_key(base.find_slot(lease.slot), lease, o)) return true;
   const Cluster* cluster = base.find_cluster(lease.cluster);
   if (cluster == nullptr || o.probe.ray_version.empty() || terminal(cluster->state)) return false;
-  return cluster->probe.ray_version != o.probe.ray_version || cluster->probe.python_version != o.probe.python_version || !o.probe.token_auth;
+  return cluster->probe.ray_version != o.probe.ray_version || cluster->probe.python_version != o.probe.python_version ||
+         !o.probe.token_auth;
 }
 
 // One Ray and Python version per cluster, with token authentication; false: the cluster failed.
@@ -61,7 +63,8 @@ void head_failed(Draft& d, const Lease& lease, const std::string& reason, std::u
     end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
     return;
   }
-  d.emit(TimerSet{TimerKind::Lease, lease.id.value, d.wall + kHeadRestartMax});  // restarted in place by its agent, or lost
+  d.emit(TimerSet{TimerKind::Lease, lease.id.value,
+                  d.wall + kHeadRestartMax});  // restarted in place by its agent, or lost
 }
 
 void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedLease& o, const std::string& reason) {
@@ -104,13 +107,17 @@ void observe_lease(Draft& d, const ObservedLease& o) {
   if (lease.want != LeaseWant::Stop && !stale_cluster && !check_probe(d, lease.cluster, o.probe)) {
     if (o.phase < LeasePhase::Stopped) return;
   }
-  if (takes_key(slot, lease, o)) d.emit(SlotKeyed{slot->id, o.overlay_key, o.overlay_signature, d.cluster(lease.cluster).roster_epoch + 1});
-  if (o.phase == LeasePhase::Stopped || (o.phase == LeasePhase::Failed && (lease.phase != LeasePhase::Failed || lease.want != LeaseWant::Run))) {
+  if (takes_key(slot, lease, o))
+    d.emit(SlotKeyed{slot->id, o.overlay_key, o.overlay_signature, d.cluster(lease.cluster).roster_epoch + 1});
+  if (o.phase == LeasePhase::Stopped ||
+      (o.phase == LeasePhase::Failed && (lease.phase != LeasePhase::Failed || lease.want != LeaseWant::Run))) {
     observe_end(d, *d.lease(lease.id), d.slot(lease.slot), o, reason);
   } else if (o.phase != lease.phase || o.restarts > lease.restarts) {
     const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts), 1'000'000);
     d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
-    if (o.phase == LeasePhase::Ready && lease.want != LeaseWant::Drain && d.state.timers.contains({TimerKind::Lease, lease.id.value, 0})) d.emit(TimerSet{TimerKind::Lease, lease.id.value, {}});
+    if (o.phase == LeasePhase::Ready && lease.want != LeaseWant::Drain &&
+        d.state.timers.contains({TimerKind::Lease, lease.id.value, 0}))
+      d.emit(TimerSet{TimerKind::Lease, lease.id.value, {}});
   }
   settle(d, lease.cluster);
 }
@@ -126,8 +133,10 @@ bool on_head(const State& base, NodeId node, const Job& job) {
 
 void attempt_failed(Draft& d, const Job& job, const ObservedJob& o, const std::string& reason) {
   const std::uint32_t limit = job.spec.retries + (MUSTER_MUTANT(mutants::kRetryPastLimit) ? 1 : 0);
-  if (job.attempt > limit) return finish_job(d, job.id, JobState::Failed, o.exit_code, reason.empty() ? "exit_code" : reason);
-  const Millis pause = std::min(kRetryMax, kRetryFirst * (std::int64_t{1} << std::min<std::uint32_t>(job.attempt - 1, 9)));
+  if (job.attempt > limit)
+    return finish_job(d, job.id, JobState::Failed, o.exit_code, reason.empty() ? "exit_code" : reason);
+  const Millis pause =
+      std::min(kRetryMax, kRetryFirst * (std::int64_t{1} << std::min<std::uint32_t>(job.attempt - 1, 9)));
   d.emit(JobStateChanged{job.id, JobState::Queued, job.attempt, o.exit_code, reason, d.wall + pause});
 }
 
@@ -144,24 +153,32 @@ void observe_job(Draft& d, const ObservedJob& o) {
   }
   if (!terminal(o.state)) return;
   if (o.log_bytes != job.log_bytes) d.emit(JobLogSet{job.id, job.attempt, o.log_bytes});
-  if (o.state == JobState::Succeeded) finish_job(d, job.id, JobState::Succeeded, o.exit_code, "");
-  else if (stopping && job.reason == "timeout") finish_job(d, job.id, JobState::Failed, o.exit_code, "timeout");
-  else if (stopping) finish_job(d, job.id, JobState::Stopped, o.exit_code, job.reason);
-  else if (o.state == JobState::Stopped) finish_job(d, job.id, JobState::Stopped, o.exit_code, reason);
-  else attempt_failed(d, job, o, reason);
+  if (o.state == JobState::Succeeded)
+    finish_job(d, job.id, JobState::Succeeded, o.exit_code, "");
+  else if (stopping && job.reason == "timeout")
+    finish_job(d, job.id, JobState::Failed, o.exit_code, "timeout");
+  else if (stopping)
+    finish_job(d, job.id, JobState::Stopped, o.exit_code, job.reason);
+  else if (o.state == JobState::Stopped)
+    finish_job(d, job.id, JobState::Stopped, o.exit_code, reason);
+  else
+    attempt_failed(d, job, o, reason);
   if (d.pull(job.cluster)) start_jobs(d, job.cluster);
 }
 
 bool is_news(const State& base, NodeId node, const ObservedJob& o) {
   const Job* job = base.find_job(o.job);
-  if (job == nullptr || terminal(job->state) || job->attempt != o.attempt || o.state > JobState::Stopped || !on_head(base, node, *job)) return false;
+  if (job == nullptr || terminal(job->state) || job->attempt != o.attempt || o.state > JobState::Stopped ||
+      !on_head(base, node, *job))
+    return false;
   return terminal(o.state) || (o.state == JobState::Running && job->state == JobState::Starting);
 }
 
 }  // namespace
 
 void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs) {
-  for (std::size_t i = 0; i < std::min(jobs.size(), kReportedMax); ++i)  // first: a job's end counts even if its head ends with it
+  for (std::size_t i = 0; i < std::min(jobs.size(), kReportedMax);
+       ++i)  // first: a job's end counts even if its head ends with it
     if (is_news(d.base, node, jobs[i])) observe_job(d, jobs[i]);
   for (std::size_t i = 0; i < std::min(leases.size(), kReportedMax); ++i) {
     const Lease* lease = believed(d.base, node, leases[i]);

@@ -13,7 +13,8 @@ constexpr Millis kJoinTokenMax{std::int64_t{30} * 24 * 3'600'000};
 
 Status room(std::size_t size, std::size_t max, std::string_view what) {
   if (size < max) return {};
-  return error(Code::ResourceExhausted, "there are already " + std::to_string(size) + " " + std::string(what) + "; remove some first");
+  return error(Code::ResourceExhausted,
+               "there are already " + std::to_string(size) + " " + std::string(what) + "; remove some first");
 }
 Status sha256(const Bytes& hash, const std::string& field) {
   if (hash.size() == 32) return {};
@@ -26,7 +27,8 @@ Decided decide(const Asking& a, const CreateOrg& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::Org}));
   TRY_VOID(validate_name(c.name, "name"));
   TRY_VOID(room(a.base.orgs.size(), 100'000, "organisations"));
-  if (a.base.org_by_name.contains(c.name)) return error(Code::AlreadyExists, "an organisation named " + c.name + " exists; choose another name", "name");
+  if (a.base.org_by_name.contains(c.name))
+    return error(Code::AlreadyExists, "an organisation named " + c.name + " exists; choose another name", "name");
   const OrgId id{a.base.last.org + 1};
   return one(OrgCreated{{id, c.name}}, id.str());
 }
@@ -37,7 +39,8 @@ Decided decide(const Asking& a, const CreateProject& c) {
   if (!a.base.orgs.contains(c.org)) return missing("organisation", c.org.str());
   TRY_VOID(room(a.base.projects.size(), 200'000, "projects"));
   if (a.base.project_by_name.contains({c.org, c.name}))
-    return error(Code::AlreadyExists, "this organisation has a project named " + c.name + "; choose another name", "name");
+    return error(Code::AlreadyExists, "this organisation has a project named " + c.name + "; choose another name",
+                 "name");
   const ProjectId id{a.base.last.project + 1};
   return one(ProjectCreated{{id, c.org, c.name}}, id.str());
 }
@@ -48,26 +51,34 @@ Decided decide(const Asking& a, const CreatePrincipal& c) {
   if (c.role < Role::Operator || c.role > Role::Auditor)
     return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
   const bool needs_org = c.role == Role::Supplier || c.role == Role::Tenant;
-  if (c.org ? !a.base.orgs.contains(c.org) : needs_org) return error(Code::InvalidArgument, "org names no organisation; suppliers and tenants belong to one", "org");
+  if (c.org ? !a.base.orgs.contains(c.org) : needs_org)
+    return error(Code::InvalidArgument, "org names no organisation; suppliers and tenants belong to one", "org");
   TRY_VOID(room(a.base.principals.size(), 1'000'000, "accounts"));
-  if (a.base.principal_by_name.contains(c.name)) return error(Code::AlreadyExists, "an account named " + c.name + " exists; choose another name", "name");
+  if (a.base.principal_by_name.contains(c.name))
+    return error(Code::AlreadyExists, "an account named " + c.name + " exists; choose another name", "name");
   const PrincipalId id{a.base.last.principal + 1};
   return one(PrincipalCreated{{id, c.name, c.role, c.org, false}}, id.str());
 }
 
 Decided decide(const Asking& a, const DisablePrincipal& c) {
   const auto it = a.base.principals.find(c.principal);
-  TRY_VOID(a.may(Verb::Delete, {.kind = Kind::Principal, .owner = it == a.base.principals.end() ? OrgId{} : it->second.org, .principal = c.principal}));
+  TRY_VOID(a.may(Verb::Delete, {.kind = Kind::Principal,
+                                .owner = it == a.base.principals.end() ? OrgId{} : it->second.org,
+                                .principal = c.principal}));
   if (it == a.base.principals.end()) return missing("account", c.principal.str());
   if (it->second.disabled) return Decision{{}, {c.principal.str()}};
   if (a.actor.subject.principal == c.principal)
-    return error(Code::FailedPrecondition, "this is your own account; ask another operator to disable it, so that nobody locks the door from outside");
+    return error(
+        Code::FailedPrecondition,
+        "this is your own account; ask another operator to disable it, so that nobody locks the door from outside");
   return one(PrincipalDisabled{c.principal}, c.principal.str());
 }
 
 Decided decide(const Asking& a, const CreateApiToken& c) {
   const auto it = a.base.principals.find(c.owner);
-  TRY_VOID(a.may(Verb::Create, {.kind = Kind::ApiToken, .owner = it == a.base.principals.end() ? OrgId{} : it->second.org, .principal = c.owner}));
+  TRY_VOID(a.may(Verb::Create, {.kind = Kind::ApiToken,
+                                .owner = it == a.base.principals.end() ? OrgId{} : it->second.org,
+                                .principal = c.owner}));
   if (it == a.base.principals.end()) return missing("account", c.owner.str());
   if (it->second.disabled) return error(Code::FailedPrecondition, "the account is disabled; it gets no new tokens");
   TRY_VOID(sha256(c.hash, "hash"));
@@ -75,11 +86,13 @@ Decided decide(const Asking& a, const CreateApiToken& c) {
   if (c.scopes.size() > 8) return error(Code::InvalidArgument, "scopes has more than 8 entries", "scopes");
   for (const std::string& scope : c.scopes)
     if (scope != "read" && scope != "clusters" && scope != "nodes" && scope != "admin")
-      return error(Code::InvalidArgument, "there is no scope " + scope.substr(0, 32) + "; use read, clusters, nodes or admin", "scopes");
+      return error(Code::InvalidArgument,
+                   "there is no scope " + scope.substr(0, 32) + "; use read, clusters, nodes or admin", "scopes");
   if (c.lifetime.count() < 0 || c.lifetime > Millis(std::int64_t{3660} * 24 * 3'600'000))
     return error(Code::InvalidArgument, "lifetime must lie between 0 (no end) and ten years", "lifetime");
   TRY_VOID(room(a.base.api_tokens.size(), kTokensMax, "API tokens"));
-  if (a.base.api_token_by_hash.contains(c.hash)) return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
+  if (a.base.api_token_by_hash.contains(c.hash))
+    return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
   const TokenId id{a.base.last.token + 1};
   const WallTime expires = c.lifetime.count() == 0 ? WallTime{} : a.wall + c.lifetime;
   return one(ApiTokenCreated{{id, c.owner, c.hash, c.label, c.scopes, expires, false}}, id.str());
@@ -103,7 +116,8 @@ Decided decide(const Asking& a, const CreateJoinToken& c) {
   if (c.lifetime.count() <= 0 || c.lifetime > kJoinTokenMax)
     return error(Code::InvalidArgument, "lifetime must lie between one millisecond and 30 days", "lifetime");
   TRY_VOID(room(a.base.join_tokens.size(), kTokensMax, "join tokens"));
-  if (a.base.join_token_by_hash.contains(c.hash)) return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
+  if (a.base.join_token_by_hash.contains(c.hash))
+    return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
   const TokenId id{a.base.last.token + 1};
   return one(JoinTokenCreated{{id, c.supplier, c.hash, c.labels, a.wall + c.lifetime, {}, false}}, id.str());
 }

@@ -1,5 +1,5 @@
-// The planner proposes, the core disposes: every group is checked again against the state as it is now; a group that no longer
-// holds is dropped without a word, since the planner will see the same change and propose anew.
+// The planner proposes, the core disposes: every group is checked again against the state as it is now; a group that no
+// longer holds is dropped without a word, since the planner will see the same change and propose anew.
 #include <algorithm>
 
 #include "control/decide.h"
@@ -37,10 +37,12 @@ bool labels_match(const Node& node, const std::map<std::string, std::string>& co
 bool admits(const Draft& d, const Cluster& cluster, const NodeRequest& request, const Node& node) {
   const ClusterSpec& spec = cluster.spec;
   const auto& runtimes = node.facts.runtimes;
-  return schedulable(node) && node.facts.arch == spec.arch && std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
+  return schedulable(node) && node.facts.arch == spec.arch &&
+         std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
          (!spec.egress || node.facts.egress_allowed) && in_pool(node, spec.pool, org_of(d.base, cluster.project)) &&
          labels_match(node, request.constraints) && d.backoff(cluster.id, node.id).until <= d.wall &&
-         (request.pinned.empty() || std::find(request.pinned.begin(), request.pinned.end(), node.id) != request.pinned.end());
+         (request.pinned.empty() ||
+          std::find(request.pinned.begin(), request.pinned.end(), node.id) != request.pinned.end());
 }
 
 bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, const Place& place, std::int64_t count) {
@@ -49,8 +51,11 @@ bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, co
   for (std::size_t i = 0; i < place.devices.size(); ++i) {
     const std::string& uuid = place.devices[i];
     if (std::find(free.begin(), free.end(), uuid) == free.end()) return false;
-    if (std::find(place.devices.begin(), place.devices.begin() + static_cast<std::ptrdiff_t>(i), uuid) != place.devices.begin() + static_cast<std::ptrdiff_t>(i)) return false;
-    const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(), [&](const Device& x) { return x.uuid == uuid; });
+    if (std::find(place.devices.begin(), place.devices.begin() + static_cast<std::ptrdiff_t>(i), uuid) !=
+        place.devices.begin() + static_cast<std::ptrdiff_t>(i))
+      return false;
+    const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(),
+                                     [&](const Device& x) { return x.uuid == uuid; });
     if (!request.gpu_model.empty() && device->model != request.gpu_model) return false;
   }
   return true;
@@ -82,7 +87,8 @@ void leave_lost_slot(Draft& d, const Cluster& cluster, const scheduler::Bundle& 
     const Slot* slot = d.slot(id);
     const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
     const Node* node = lease == nullptr ? nullptr : d.node(lease->node);
-    if (node == nullptr || node->state != NodeState::Lost || slot->role != bundle.role || slot->role == SlotRole::Head) continue;
+    if (node == nullptr || node->state != NodeState::Lost || slot->role != bundle.role || slot->role == SlotRole::Head)
+      continue;
     if (slot->role == SlotRole::Worker && slot->group != bundle.group) continue;
     d.emit(SlotLeft{id, "node_lost", cluster.roster_epoch + (slot->in_roster ? 1 : 0)});
     return;
@@ -113,9 +119,12 @@ bool whole_gang(const Cluster& cluster, const scheduler::Group& group, const Mis
   std::set<NodeId> nodes;
   std::uint32_t heads = 0;
   for (const Place& place : group.places) {
-    if (place.bundle.role == SlotRole::Head) ++heads;
-    else if (place.bundle.role == SlotRole::Worker) ++workers[place.bundle.group];
-    else return false;
+    if (place.bundle.role == SlotRole::Head)
+      ++heads;
+    else if (place.bundle.role == SlotRole::Worker)
+      ++workers[place.bundle.group];
+    else
+      return false;
     if (!nodes.insert(place.node).second) return false;
   }
   return cluster.state == ClusterState::Queued && heads == 1 && missing.head && workers == missing.workers;
@@ -129,8 +138,10 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
   for (const Place& place : group.places) {
     auto resources = can_host(d, cluster, place);
     if (!resources) return;
-    if (place.bundle.role == SlotRole::Head) places.insert(places.begin(), {&place, std::move(*resources)});
-    else places.emplace_back(&place, std::move(*resources));
+    if (place.bundle.role == SlotRole::Head)
+      places.insert(places.begin(), {&place, std::move(*resources)});
+    else
+      places.emplace_back(&place, std::move(*resources));
   }
   if (MUSTER_MUTANT(mutants::kPartialGang) && places.size() > 1) places.pop_back();
   for (auto& [place, resources] : places) grant(d, cluster, *place, std::move(resources));
@@ -159,8 +170,10 @@ Decided decide(const Asking& a, const ApplyPlan& c) {
     const scheduler::Group& group = c.groups[i];
     if (group.expires.ms != 0 && group.expires < a.wall) continue;
     if (!d.pull(group.cluster)) continue;
-    if (group.kind == scheduler::ActionKind::Start) start(d, group.cluster, group);
-    else if (group.kind == scheduler::ActionKind::Grow) grow(d, group.cluster, group);
+    if (group.kind == scheduler::ActionKind::Start)
+      start(d, group.cluster, group);
+    else if (group.kind == scheduler::ActionKind::Grow)
+      grow(d, group.cluster, group);
   }
   return done(d);
 }

@@ -1,4 +1,5 @@
-// The helper on a head tells what only Ray knows. Hostile input: it can raise nothing above max, and lower nothing below min.
+// The helper on a head tells what only Ray knows. Hostile input: it can raise nothing above max, and lower nothing
+// below min.
 #include <algorithm>
 
 #include "control/decide.h"
@@ -11,7 +12,10 @@ constexpr std::size_t kDemandsMax = 256;
 constexpr std::uint32_t kUnitsMax = 4096;
 constexpr std::size_t kRayNodesMax = 2 * kWorkersMax;
 
-struct Bin { Resources free; std::string group; };
+struct Bin {
+  Resources free;
+  std::string group;
+};
 
 bool take(Bin& bin, const Resources& need) {
   if (!fits(need, bin.free)) return false;
@@ -28,7 +32,8 @@ bool sane(const Resources& r) {
   if (r.cpu_milli < 0 || r.memory_bytes < 0 || r.gpus < 0 || r.custom_milli.size() > 32) return false;
   return std::all_of(r.custom_milli.begin(), r.custom_milli.end(), [](const auto& entry) { return entry.second >= 0; });
 }
-// What one worker of a group offers to Ray; a whole machine is as large as the largest one seen, or large enough for anything.
+// What one worker of a group offers to Ray; a whole machine is as large as the largest one seen, or large enough for
+// anything.
 Resources template_of(const WorkerGroup& group, const Resources& largest) {
   Resources r = group.request.resources;
   constexpr std::int64_t kUnknown = std::int64_t{1} << 50;
@@ -47,7 +52,8 @@ struct RaySide {  // the report, matched to our slots
 RaySide match(const Draft& d, const Cluster& cluster, const RayReport& report) {
   RaySide side;
   for (std::size_t i = 0; i < std::min(report.nodes.size(), kRayNodesMax); ++i)
-    if (report.nodes[i].alive && sane(report.nodes[i].total)) side.by_address[report.nodes[i].address] = &report.nodes[i];
+    if (report.nodes[i].alive && sane(report.nodes[i].total))
+      side.by_address[report.nodes[i].address] = &report.nodes[i];
   for (const SlotId id : cluster.slots) {
     const Slot* slot = d.slot(id);
     const auto it = slot == nullptr ? side.by_address.end() : side.by_address.find(slot->address);
@@ -61,7 +67,8 @@ RaySide match(const Draft& d, const Cluster& cluster, const RayReport& report) {
 }
 
 // First fit of the pending demands into workers that idle or are on their way, then into new ones up to max.
-std::map<std::string, std::uint32_t> demanded(const Draft& d, const Cluster& cluster, const RayReport& report, const RaySide& side) {
+std::map<std::string, std::uint32_t> demanded(const Draft& d, const Cluster& cluster, const RayReport& report,
+                                              const RaySide& side) {
   std::map<std::string, std::uint32_t> wanted = cluster.wanted, coming = cluster.wanted;
   std::vector<Bin> bins;
   for (const SlotId id : cluster.slots) {
@@ -70,7 +77,8 @@ std::map<std::string, std::uint32_t> demanded(const Draft& d, const Cluster& clu
     const auto it = side.by_address.find(slot->address);
     if (it == side.by_address.end()) continue;
     if (auto& left = coming[slot->group]; left > 0) --left;
-    if (it->second->idle.count() > 0) bins.push_back({it->second->total, slot->group}), bins.back().free.disk_bytes = std::int64_t{1} << 50;
+    if (it->second->idle.count() > 0)
+      bins.push_back({it->second->total, slot->group}), bins.back().free.disk_bytes = std::int64_t{1} << 50;
   }
   const auto template_for = [&](const WorkerGroup& group) {
     const auto it = side.largest.find(group.name);
@@ -110,7 +118,9 @@ void release_idle(Draft& d, ClusterId id, const RaySide& side) {
     const Slot* slot = d.slot(*slot_it);
     const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
     const auto ray = slot == nullptr ? side.by_address.end() : side.by_address.find(slot->address);
-    if (lease == nullptr || slot->role != SlotRole::Worker || lease->want != LeaseWant::Run || ray == side.by_address.end()) continue;
+    if (lease == nullptr || slot->role != SlotRole::Worker || lease->want != LeaseWant::Run ||
+        ray == side.by_address.end())
+      continue;
     const WorkerGroup* group = find_group(cluster.spec, slot->group);
     if (group == nullptr || ray->second->idle < cluster.spec.idle_timeout) continue;
     const auto wanted = cluster.wanted.find(slot->group);
@@ -127,8 +137,8 @@ Decided decide(const Asking& a, const ReportRay& c) {
   const Lease* lease = a.base.find_lease(c.report.lease);
   const Slot* slot = lease == nullptr ? nullptr : a.base.find_slot(lease->slot);
   const Cluster* cluster = a.base.find_cluster(c.report.cluster);
-  if (cluster == nullptr || slot == nullptr || slot->role != SlotRole::Head || lease->node != c.node || lease->cluster != c.report.cluster ||
-      lease->end != LeaseEnd::None || cluster->state != ClusterState::Running)
+  if (cluster == nullptr || slot == nullptr || slot->role != SlotRole::Head || lease->node != c.node ||
+      lease->cluster != c.report.cluster || lease->end != LeaseEnd::None || cluster->state != ClusterState::Running)
     return Decision{};  // a late report of something that ended
   if (cluster->spec.groups.empty()) return Decision{};
   Draft d(a.base, a.actor, a.wall);
@@ -145,7 +155,8 @@ Decided decide(const Asking& a, const ReportRay& c) {
     const Slot* worker = d.slot(id);
     const Lease* held = worker == nullptr ? nullptr : d.lease(worker->lease);
     const Lease* before = worker == nullptr ? nullptr : a.base.find_lease(worker->lease);
-    if (held == nullptr || held->want != LeaseWant::Drain || before == nullptr || before->want != LeaseWant::Drain) continue;
+    if (held == nullptr || held->want != LeaseWant::Drain || before == nullptr || before->want != LeaseWant::Drain)
+      continue;
     if (!side.by_address.contains(worker->address)) lose_slot(d, id, "drained");
   }
   return done(d, cluster->id.str());

@@ -9,7 +9,9 @@ constexpr std::uint64_t kRequestsAtOnce = 2000;
 constexpr Millis kRequestAge{std::int64_t{24} * 3'600'000};
 constexpr Millis kLookAgain{600'000};
 
-std::size_t size(const Archived& a) { return a.clusters.size() + a.leases.size() + a.jobs.size() + a.tokens.size(); }
+std::size_t size(const Archived& a) {
+  return a.clusters.size() + a.leases.size() + a.jobs.size() + a.tokens.size();
+}
 
 void on_cluster(Draft& d, ClusterId id, Archived& archive) {
   if (!d.pull(id)) return d.emit(TimerSet{TimerKind::Cluster, id.value, {}});
@@ -22,8 +24,10 @@ void on_cluster(Draft& d, ClusterId id, Archived& archive) {
     return it != index.end() && it->first == id;
   };
   busy = busy || has_jobs(d.base.active_jobs) || has_jobs(d.base.queued_jobs);
-  if (busy) d.emit(TimerSet{TimerKind::Cluster, id.value, d.wall + kLookAgain});
-  else archive.clusters.push_back(id);
+  if (busy)
+    d.emit(TimerSet{TimerKind::Cluster, id.value, d.wall + kLookAgain});
+  else
+    archive.clusters.push_back(id);
 }
 
 void on_lease(Draft& d, LeaseId id, Archived& archive) {
@@ -35,8 +39,10 @@ void on_lease(Draft& d, LeaseId id, Archived& archive) {
   }
   if (!d.pull(lease.cluster)) return;
   const Slot* slot = d.slot(lease.slot);
-  if (lease.want == LeaseWant::Drain && slot != nullptr) lose_slot(d, slot->id, lease.reason);
-  else if (slot != nullptr && slot->role == SlotRole::Head && lease.want == LeaseWant::Run && lease.phase != LeasePhase::Ready)
+  if (lease.want == LeaseWant::Drain && slot != nullptr)
+    lose_slot(d, slot->id, lease.reason);
+  else if (slot != nullptr && slot->role == SlotRole::Head && lease.want == LeaseWant::Run &&
+           lease.phase != LeasePhase::Ready)
     fail_cluster(d, lease.cluster, "head_failed:" + lease.reason);
   settle(d, lease.cluster);
 }
@@ -57,22 +63,29 @@ void on_job(Draft& d, JobId id, Archived& archive) {
       finish_job(d, id, job.reason == "timeout" ? JobState::Failed : JobState::Stopped, -1, job.reason);
       if (d.pull(job.cluster)) start_jobs(d, job.cluster);
       return;
-    default: archive.jobs.push_back(id);
+    default:
+      archive.jobs.push_back(id);
   }
 }
 
 void fire(Draft& d, const TimerKey& key, Archived& archive) {
   const auto [kind, id, id2] = key;
   switch (kind) {
-    case TimerKind::Cluster: return on_cluster(d, ClusterId{id}, archive);
-    case TimerKind::Lease: return on_lease(d, LeaseId{id}, archive);
-    case TimerKind::Job: return on_job(d, JobId{id}, archive);
-    case TimerKind::Backoff: return d.emit(BackoffEnded{ClusterId{id}, NodeId{id2}});
+    case TimerKind::Cluster:
+      return on_cluster(d, ClusterId{id}, archive);
+    case TimerKind::Lease:
+      return on_lease(d, LeaseId{id}, archive);
+    case TimerKind::Job:
+      return on_job(d, JobId{id}, archive);
+    case TimerKind::Backoff:
+      return d.emit(BackoffEnded{ClusterId{id}, NodeId{id2}});
     case TimerKind::ClusterJobs:
       d.emit(TimerSet{kind, id, {}});
       if (d.pull(ClusterId{id})) end_jobs(d, ClusterId{id});
       return;
-    case TimerKind::Token: archive.tokens.push_back(TokenId{id}); return;
+    case TimerKind::Token:
+      archive.tokens.push_back(TokenId{id});
+      return;
   }
 }
 
@@ -98,11 +111,13 @@ Decided decide(const Asking& a, const Tick&) {
     fire(d, key, archive);
     if (archived != size(archive)) continue;
     const auto left = d.state.timers.find(key);
-    if (left != d.state.timers.end() && left->second <= a.wall && kind != TimerKind::ClusterJobs) d.emit(TimerSet{kind, id, {}});
+    if (left != d.state.timers.end() && left->second <= a.wall && kind != TimerKind::ClusterJobs)
+      d.emit(TimerSet{kind, id, {}});
   }
   if (size(archive) > 0) d.emit(std::move(archive));
   std::uint64_t aged = 0;
-  for (auto it = a.base.requests_by_order.begin(); it != a.base.requests_by_order.end() && aged < kRequestsAtOnce; ++it, ++aged)
+  for (auto it = a.base.requests_by_order.begin(); it != a.base.requests_by_order.end() && aged < kRequestsAtOnce;
+       ++it, ++aged)
     if (a.base.requests.at(it->second).at + kRequestAge > a.wall) break;
   if (aged > 0) d.emit(RequestsAged{aged});
   return done(d);

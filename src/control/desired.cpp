@@ -8,9 +8,12 @@ namespace {
 
 std::string_view tier_name(TrustTier tier) {
   switch (tier) {
-    case TrustTier::Community: return "community";
-    case TrustTier::Verified: return "verified";
-    case TrustTier::Platform: return "platform";
+    case TrustTier::Community:
+      return "community";
+    case TrustTier::Verified:
+      return "verified";
+    case TrustTier::Platform:
+      return "platform";
   }
   return "community";
 }
@@ -28,19 +31,20 @@ std::vector<RosterEntry> roster_of(const State& state, const Cluster& cluster) {
     const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
     const Node* node = lease == nullptr ? nullptr : state.find_node(lease->node);
     if (node == nullptr || !slot->in_roster) continue;
-    roster.push_back({slot->id, slot->role, slot->address, node->id, slot->overlay_key, slot->overlay_signature, node->device_key, lease->epoch,
-                      node->facts.lan});
+    roster.push_back({slot->id, slot->role, slot->address, node->id, slot->overlay_key, slot->overlay_signature,
+                      node->device_key, lease->epoch, node->facts.lan});
   }
   return roster;
 }
 
 std::vector<JobOrder> orders_of(const State& state, ClusterId cluster) {
   std::vector<JobOrder> orders;
-  for (auto it = state.active_jobs.lower_bound({cluster, JobId{}}); it != state.active_jobs.end() && it->first == cluster; ++it) {
+  for (auto it = state.active_jobs.lower_bound({cluster, JobId{}});
+       it != state.active_jobs.end() && it->first == cluster; ++it) {
     const Job* job = state.find_job(it->second);
     if (job == nullptr) continue;
-    orders.push_back({job->id, job->attempt, job->spec.entrypoint, job->spec.runtime_env_json, job->spec.working_dir_blob,
-                      job->state == JobState::Stopping, job->spec.metadata});
+    orders.push_back({job->id, job->attempt, job->spec.entrypoint, job->spec.runtime_env_json,
+                      job->spec.working_dir_blob, job->state == JobState::Stopping, job->spec.metadata});
   }
   return orders;
 }
@@ -76,7 +80,8 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.role = slot->role, a.group = slot->group, a.address = slot->address;
   a.cluster_name = cluster->spec.name, a.image = cluster->spec.image, a.runtime = cluster->spec.runtime;
   a.roster_epoch = cluster->roster_epoch;
-  a.files = cluster->spec.files, a.egress = cluster->spec.egress, a.shm_bytes = cluster->spec.shm_bytes, a.nofile = cluster->spec.nofile;
+  a.files = cluster->spec.files, a.egress = cluster->spec.egress, a.shm_bytes = cluster->spec.shm_bytes,
+  a.nofile = cluster->spec.nofile;
   fill_role(a, *cluster, *slot);
   a.ray_labels["muster.io/node-id"] = node.id.str();
   a.ray_labels["muster.io/region"] = node.facts.region;
@@ -101,7 +106,8 @@ std::vector<Assignment> desired_for(const State& state, NodeId id) {
       if (lease.node == id) out.push_back(assignment_of(state, *node, lease)), out.back().want = LeaseWant::Run;
     return out;
   }
-  for (const LeaseId lease : state.live_leases(id)) out.push_back(assignment_of(state, *node, *state.find_lease(lease)));
+  for (const LeaseId lease : state.live_leases(id))
+    out.push_back(assignment_of(state, *node, *state.find_lease(lease)));
   return out;
 }
 

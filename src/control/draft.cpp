@@ -5,9 +5,12 @@ namespace {
 constexpr std::size_t kQueuedJobsScan = 256;  // waiting for a retry or not
 }
 
-Draft::Draft(const State& from, const Actor& actor, WallTime at) : base(from), wall(at), context_{from.seq, at, from.leader_epoch, actor} {
-  state.seq = from.seq, state.last_wall = from.last_wall, state.incarnation = from.incarnation, state.leader_epoch = from.leader_epoch;
-  state.format_version = from.format_version, state.frozen = from.frozen, state.last = from.last, state.requests_recorded = from.requests_recorded;
+Draft::Draft(const State& from, const Actor& actor, WallTime at)
+    : base(from), wall(at), context_{from.seq, at, from.leader_epoch, actor} {
+  state.seq = from.seq, state.last_wall = from.last_wall, state.incarnation = from.incarnation,
+  state.leader_epoch = from.leader_epoch;
+  state.format_version = from.format_version, state.frozen = from.frozen, state.last = from.last,
+  state.requests_recorded = from.requests_recorded;
 }
 
 void Draft::pull_timer(TimerKind kind, std::uint64_t id) {
@@ -35,7 +38,8 @@ bool Draft::pull(JobId id) {
   const Job* job = base.find_job(id);
   if (job == nullptr) return false;
   state.jobs[id] = *job;
-  if (!terminal(job->state)) (job->state == JobState::Queued ? state.queued_jobs : state.active_jobs).emplace(job->cluster, id);
+  if (!terminal(job->state))
+    (job->state == JobState::Queued ? state.queued_jobs : state.active_jobs).emplace(job->cluster, id);
   pull_timer(TimerKind::Job, id.value);
   return true;
 }
@@ -57,9 +61,11 @@ bool Draft::pull(ClusterId id) {
   if (!terminal(cluster->state)) state.cluster_by_name[{cluster->project, cluster->spec.name}] = id;
   for (const LeaseId lease : base.cluster_leases(id))
     if (const Lease* found = base.find_lease(lease); found != nullptr && found->end == LeaseEnd::None) pull(lease);
-  for (auto it = base.active_jobs.lower_bound({id, JobId{}}); it != base.active_jobs.end() && it->first == id; ++it) pull(it->second);
+  for (auto it = base.active_jobs.lower_bound({id, JobId{}}); it != base.active_jobs.end() && it->first == id; ++it)
+    pull(it->second);
   std::size_t seen = 0;
-  for (auto it = base.queued_jobs.lower_bound({id, JobId{}}); it != base.queued_jobs.end() && it->first == id && seen < kQueuedJobsScan; ++it, ++seen)
+  for (auto it = base.queued_jobs.lower_bound({id, JobId{}});
+       it != base.queued_jobs.end() && it->first == id && seen < kQueuedJobsScan; ++it, ++seen)
     pull(it->second);
   pull_timer(TimerKind::Cluster, id.value);
   return true;

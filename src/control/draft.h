@@ -1,7 +1,7 @@
 #pragma once
-// The state as it will be after the events decided so far: decide() works here, because the second event of a decision must see
-// the first. Only what is pulled is copied (a cluster with its live leases and jobs, a node, a job), emit() folds the event into
-// the copy by the same apply() that replay uses. Lives for one decision. Private to control.
+// The state as it will be after the events decided so far: decide() works here, because the second event of a decision
+// must see the first. Only what is pulled is copied (a cluster with its live leases and jobs, a node, a job), emit()
+// folds the event into the copy by the same apply() that replay uses. Lives for one decision. Private to control.
 #include <vector>
 
 #include "control/core.h"
@@ -17,7 +17,7 @@ class Draft {
   bool pull(ClusterId id);  // false: there is no such cluster
   bool pull(NodeId id);
   bool pull(JobId id);
-  bool pull(LeaseId id);    // with its slot, without its cluster
+  bool pull(LeaseId id);  // with its slot, without its cluster
   void emit(Event event);
 
   // Pulled objects from the draft, others from the base.

@@ -9,14 +9,18 @@ JobSpec job_spec(std::uint32_t retries = 0) {
   s.name = "train", s.entrypoint = "python train.py", s.cluster = "demo", s.retries = retries;
   return s;
 }
-JobId submit(World& w, JobSpec spec) { return JobId::parse(w.must(CreateJob{w.project, std::move(spec)}, w.user()).id).value(); }
+JobId submit(World& w, JobSpec spec) {
+  return JobId::parse(w.must(CreateJob{w.project, std::move(spec)}, w.user()).id).value();
+}
 
 World& with_cluster(World& w) {
   for (const char* name : {"a", "b", "c"}) w.enrol(name);
   w.up(World::spec());
   return w;
 }
-std::vector<JobOrder> orders(const World& w, JobId id) { return desired_for(w.state, w.head(w.job(id).cluster).node).at(0).jobs; }
+std::vector<JobOrder> orders(const World& w, JobId id) {
+  return desired_for(w.state, w.head(w.job(id).cluster).node).at(0).jobs;
+}
 
 TEST(Jobs, RunToTheirEnd) {
   World w;
@@ -153,7 +157,9 @@ TEST(Rights, AreCheckedAgainAtCommit) {
   EXPECT_EQ(w.run(StopCluster{id, ""}, w.as(Role::Auditor, w.tenant)).error().code, Code::PermissionDenied);
   EXPECT_EQ(w.run(CreateOrg{"x"}, w.user()).error().code, Code::PermissionDenied);
   EXPECT_EQ(w.run(Tick{}, w.as(Role::Operator, {})).error().code, Code::PermissionDenied);
-  EXPECT_EQ(w.run(CreateApiToken{w.alice, Bytes(32, 1), "", {}, 1h}, w.as(Role::Tenant, w.tenant)).error().code, Code::PermissionDenied) << "another's tokens";
+  EXPECT_EQ(w.run(CreateApiToken{w.alice, Bytes(32, 1), "", {}, 1h}, w.as(Role::Tenant, w.tenant)).error().code,
+            Code::PermissionDenied)
+      << "another's tokens";
   w.must(CreateApiToken{w.alice, Bytes(32, 1), "laptop", {"read"}, 1h}, w.user());
   EXPECT_NE(w.state.find_api_token(Bytes(32, 1)), nullptr);
   const JobId id_job = submit(w, job_spec());

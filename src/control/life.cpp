@@ -7,10 +7,13 @@
 namespace muster::control {
 namespace {
 
-bool live(ClusterState state) { return state == ClusterState::Queued || state == ClusterState::Starting || state == ClusterState::Running; }
+bool live(ClusterState state) {
+  return state == ClusterState::Queued || state == ClusterState::Starting || state == ClusterState::Running;
+}
 
 // Why a running cluster is not all it should be; empty = all well.
-std::string shortcoming(const Draft& d, const Cluster& cluster, const Lease* head, const std::map<std::string, std::uint32_t>& ready) {
+std::string shortcoming(const Draft& d, const Cluster& cluster, const Lease* head,
+                        const std::map<std::string, std::uint32_t>& ready) {
   if (head != nullptr) {
     const Node* node = d.node(head->node);
     if (node != nullptr && node->state == NodeState::Lost) return "head_unreachable";
@@ -25,7 +28,9 @@ std::string shortcoming(const Draft& d, const Cluster& cluster, const Lease* hea
   return {};
 }
 
-std::vector<SlotId> slots_of(const Cluster& cluster) { return cluster.slots; }  // a copy: the steps change the list
+std::vector<SlotId> slots_of(const Cluster& cluster) {
+  return cluster.slots;
+}  // a copy: the steps change the list
 
 // More than wanted: the newest leave first, they hold the least state.
 void shed_surplus(Draft& d, ClusterId id) {
@@ -38,24 +43,30 @@ void shed_surplus(Draft& d, ClusterId id) {
     if (lease == nullptr || lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop) continue;
     if (slot->role == SlotRole::Worker) {
       auto& left = keep[slot->group];
-      if (left == 0) drain_slot(d, slot_id, "scaled_down");
-      else --left;
+      if (left == 0)
+        drain_slot(d, slot_id, "scaled_down");
+      else
+        --left;
     } else if (slot->role == SlotRole::Spare) {
-      if (spares == 0) lose_slot(d, slot_id, "scaled_down");
-      else --spares;
+      if (spares == 0)
+        lose_slot(d, slot_id, "scaled_down");
+      else
+        --spares;
     }
   }
 }
 
 void stop_leases(Draft& d, ClusterId id, const std::string& reason) {
   for (const LeaseId lease : d.state.cluster_leases(id))
-    if (const Lease* found = d.state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None && found->want != LeaseWant::Stop)
+    if (const Lease* found = d.state.find_lease(lease);
+        found != nullptr && found->end == LeaseEnd::None && found->want != LeaseWant::Stop)
       d.emit(LeaseWantChanged{lease, LeaseWant::Stop, reason, {}});
 }
 
 bool any_live_lease(const Draft& d, ClusterId id) {
   const auto leases = d.state.cluster_leases(id);
-  return std::any_of(leases.begin(), leases.end(), [&](LeaseId lease) { return d.state.find_lease(lease)->end == LeaseEnd::None; });
+  return std::any_of(leases.begin(), leases.end(),
+                     [&](LeaseId lease) { return d.state.find_lease(lease)->end == LeaseEnd::None; });
 }
 
 }  // namespace
@@ -67,7 +78,8 @@ const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name) 
 }
 
 bool fits(const Resources& need, const Resources& have) {
-  return need.cpu_milli <= have.cpu_milli && need.memory_bytes <= have.memory_bytes && need.gpus <= have.gpus && need.disk_bytes <= have.disk_bytes;
+  return need.cpu_milli <= have.cpu_milli && need.memory_bytes <= have.memory_bytes && need.gpus <= have.gpus &&
+         need.disk_bytes <= have.disk_bytes;
 }
 
 WallTime end_of_life(const Cluster& cluster, WallTime now) {
@@ -98,7 +110,8 @@ Missing missing_of(const State& state, const Cluster& cluster, const FindNode& f
     const std::uint32_t wanted = it == cluster.wanted.end() ? group.min : it->second;
     if (wanted > have[group.name]) missing.workers[group.name] = wanted - have[group.name];
   }
-  if (cluster.state != ClusterState::Queued && cluster.spec.spares > spares) missing.spares = cluster.spec.spares - spares;
+  if (cluster.state != ClusterState::Queued && cluster.spec.spares > spares)
+    missing.spares = cluster.spec.spares - spares;
   return missing;
 }
 
@@ -151,7 +164,8 @@ void end_lease(Draft& d, LeaseId id, LeaseEnd end, const std::string& reason) {
 
 void back_off(Draft& d, ClusterId cluster, NodeId node) {
   const std::uint32_t failures = std::min<std::uint32_t>(d.backoff(cluster, node).failures + 1, 1000);
-  const Millis pause = std::min(kBackoffMax, kBackoffFirst * (std::int64_t{1} << std::min<std::uint32_t>(failures - 1, 10)));
+  const Millis pause =
+      std::min(kBackoffMax, kBackoffFirst * (std::int64_t{1} << std::min<std::uint32_t>(failures - 1, 10)));
   d.emit(BackoffSet{cluster, node, failures, d.wall + pause});
 }
 
@@ -160,16 +174,19 @@ void finish_job(Draft& d, JobId id, JobState state, std::int32_t exit_code, cons
   if (found == nullptr || terminal(found->state)) return;
   const ClusterId cluster = found->cluster;
   d.emit(JobStateChanged{id, state, found->attempt, exit_code, reason, d.wall + kArchiveAfter});
-  if (found->spec.ephemeral && d.pull(cluster) && d.cluster(cluster).ephemeral_for == id && live(d.cluster(cluster).state))
+  if (found->spec.ephemeral && d.pull(cluster) && d.cluster(cluster).ephemeral_for == id &&
+      live(d.cluster(cluster).state))
     stop_cluster(d, cluster, "job_ended");
 }
 
 void end_jobs(Draft& d, ClusterId id) {
   std::size_t ended = 0;
   using Index = const std::set<std::pair<ClusterId, JobId>>*;
-  for (const Index index : {Index{&d.state.active_jobs}, Index{&d.state.queued_jobs}, Index{&d.base.active_jobs}, Index{&d.base.queued_jobs}}) {
+  for (const Index index : {Index{&d.state.active_jobs}, Index{&d.state.queued_jobs}, Index{&d.base.active_jobs},
+                            Index{&d.base.queued_jobs}}) {
     std::vector<JobId> jobs;
-    for (auto it = index->lower_bound({id, JobId{}}); it != index->end() && it->first == id && ended + jobs.size() < kJobsEndedAtOnce; ++it) {
+    for (auto it = index->lower_bound({id, JobId{}});
+         it != index->end() && it->first == id && ended + jobs.size() < kJobsEndedAtOnce; ++it) {
       const Job* drafted = d.state.find_job(it->second);
       if (drafted == nullptr || !terminal(drafted->state)) jobs.push_back(it->second);
     }
@@ -204,22 +221,28 @@ void start_jobs(Draft& d, ClusterId id) {
   const Cluster& cluster = d.cluster(id);
   const Slot* head = d.state.find_head(cluster);
   const Lease* lease = head == nullptr ? nullptr : d.lease(head->lease);
-  if (cluster.state != ClusterState::Running || lease == nullptr || lease->phase != LeasePhase::Ready || lease->want != LeaseWant::Run) return;
-  auto active = static_cast<std::size_t>(std::distance(d.state.active_jobs.lower_bound({id, JobId{}}), d.state.active_jobs.lower_bound({{id.value + 1}, JobId{}})));
+  if (cluster.state != ClusterState::Running || lease == nullptr || lease->phase != LeasePhase::Ready ||
+      lease->want != LeaseWant::Run)
+    return;
+  auto active = static_cast<std::size_t>(std::distance(d.state.active_jobs.lower_bound({id, JobId{}}),
+                                                       d.state.active_jobs.lower_bound({{id.value + 1}, JobId{}})));
   std::vector<JobId> due;
-  for (auto it = d.state.queued_jobs.lower_bound({id, JobId{}}); it != d.state.queued_jobs.end() && it->first == id && active < kActiveJobsMax; ++it) {
+  for (auto it = d.state.queued_jobs.lower_bound({id, JobId{}});
+       it != d.state.queued_jobs.end() && it->first == id && active < kActiveJobsMax; ++it) {
     const auto timer = d.state.timers.find({TimerKind::Job, it->second.value, 0});
     if (timer != d.state.timers.end() && timer->second > d.wall) continue;  // waits for its retry
     due.push_back(it->second);
     ++active;
   }
-  for (const JobId job : due) d.emit(JobStateChanged{job, JobState::Starting, d.state.jobs.at(job).attempt + 1, -1, "", {}});
+  for (const JobId job : due)
+    d.emit(JobStateChanged{job, JobState::Starting, d.state.jobs.at(job).attempt + 1, -1, "", {}});
 }
 
 void settle(Draft& d, ClusterId id) {
   const Cluster& cluster = d.cluster(id);
   if (cluster.state == ClusterState::Stopping) {
-    if (!any_live_lease(d, id)) d.emit(ClusterStateChanged{id, ClusterState::Stopped, cluster.reason, d.wall + kArchiveAfter});
+    if (!any_live_lease(d, id))
+      d.emit(ClusterStateChanged{id, ClusterState::Stopped, cluster.reason, d.wall + kArchiveAfter});
     return;
   }
   if (cluster.state != ClusterState::Starting && cluster.state != ClusterState::Running) return;
@@ -230,15 +253,19 @@ void settle(Draft& d, ClusterId id) {
     const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
     if (lease == nullptr) continue;
     if (slot->role == SlotRole::Head) head = lease;
-    if (slot->role == SlotRole::Worker && lease->phase == LeasePhase::Ready && lease->want == LeaseWant::Run) ++ready[slot->group];
+    if (slot->role == SlotRole::Worker && lease->phase == LeasePhase::Ready && lease->want == LeaseWant::Run)
+      ++ready[slot->group];
   }
   const bool head_ready = head != nullptr && head->phase == LeasePhase::Ready;
-  const bool complete = head_ready && std::all_of(cluster.spec.groups.begin(), cluster.spec.groups.end(), [&](const WorkerGroup& group) {
-    return group.min == 0 || (ready.contains(group.name) && ready.at(group.name) >= group.min);
-  });
-  if (cluster.state == ClusterState::Starting && complete) d.emit(ClusterStateChanged{id, ClusterState::Running, "", end_of_life(cluster, d.wall)});
+  const bool complete =
+      head_ready && std::all_of(cluster.spec.groups.begin(), cluster.spec.groups.end(), [&](const WorkerGroup& group) {
+        return group.min == 0 || (ready.contains(group.name) && ready.at(group.name) >= group.min);
+      });
+  if (cluster.state == ClusterState::Starting && complete)
+    d.emit(ClusterStateChanged{id, ClusterState::Running, "", end_of_life(cluster, d.wall)});
   if (const std::string reason = shortcoming(d, cluster, head, ready); reason != cluster.reason)
-    d.emit(ClusterStateChanged{id, cluster.state, reason, cluster.state == ClusterState::Running ? end_of_life(cluster, d.wall) : WallTime{}});
+    d.emit(ClusterStateChanged{id, cluster.state, reason,
+                               cluster.state == ClusterState::Running ? end_of_life(cluster, d.wall) : WallTime{}});
   shed_surplus(d, id);
   start_jobs(d, id);
 }

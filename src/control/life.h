@@ -1,7 +1,7 @@
 #pragma once
-// What happens to clusters, slots, leases and jobs, as steps on a Draft: each step keeps the invariants (a slot that left never
-// returns, devices are free only after an ended lease, an ephemeral cluster ends with its job). The cluster has been pulled.
-// Private to control.
+// What happens to clusters, slots, leases and jobs, as steps on a Draft: each step keeps the invariants (a slot that
+// left never returns, devices are free only after an ended lease, an ephemeral cluster ends with its job). The cluster
+// has been pulled. Private to control.
 #include <functional>
 #include <map>
 #include <string>
@@ -11,9 +11,9 @@
 namespace muster::control {
 
 inline constexpr Millis kArchiveAfter{3'600'000};
-inline constexpr Millis kDrainMax{60'000};          // then a draining worker is stopped
-inline constexpr Millis kJobStopMax{60'000};        // then a stop counts as done
-inline constexpr Millis kHeadRestartMax{300'000};   // a failed head that is not back by then is lost
+inline constexpr Millis kDrainMax{60'000};         // then a draining worker is stopped
+inline constexpr Millis kJobStopMax{60'000};       // then a stop counts as done
+inline constexpr Millis kHeadRestartMax{300'000};  // a failed head that is not back by then is lost
 inline constexpr Millis kBackoffFirst{10'000}, kBackoffMax{1'800'000};
 inline constexpr Millis kRetryFirst{1'000}, kRetryMax{300'000};
 inline constexpr std::uint32_t kHeadRestartsMax = 3;
@@ -21,22 +21,25 @@ inline constexpr std::size_t kJobsEndedAtOnce = 500;
 
 // What a cluster lacks now. Slots on lost nodes count as missing: they are replaced when somebody can take their place.
 struct Missing {
-  bool head = false; std::map<std::string, std::uint32_t> workers; std::uint32_t spares = 0;
+  bool head = false;
+  std::map<std::string, std::uint32_t> workers;
+  std::uint32_t spares = 0;
   bool none() const { return !head && workers.empty() && spares == 0; }
 };
 using FindNode = std::function<const Node*(NodeId)>;
 Missing missing_of(const State& state, const Cluster& cluster, const FindNode& find_node);
 const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name);
-bool fits(const Resources& need, const Resources& have);  // CPU, memory, GPUs, disk; custom resources are Ray's own words
+bool fits(const Resources& need,
+          const Resources& have);  // CPU, memory, GPUs, disk; custom resources are Ray's own words
 
-void lose_slot(Draft& d, SlotId slot, const std::string& reason);   // out of the roster; a ready spare takes its place
+void lose_slot(Draft& d, SlotId slot, const std::string& reason);  // out of the roster; a ready spare takes its place
 bool replace_by_spare(Draft& d, SlotId slot, const std::string& reason);  // only if a spare is ready
 void drain_slot(Draft& d, SlotId slot, const std::string& reason);
 void end_lease(Draft& d, LeaseId lease, LeaseEnd end, const std::string& reason);
 void back_off(Draft& d, ClusterId cluster, NodeId node);
 void stop_cluster(Draft& d, ClusterId cluster, const std::string& reason);
 void fail_cluster(Draft& d, ClusterId cluster, const std::string& reason);
-void end_jobs(Draft& d, ClusterId cluster);                         // of a cluster that is gone, a bounded number
+void end_jobs(Draft& d, ClusterId cluster);  // of a cluster that is gone, a bounded number
 void finish_job(Draft& d, JobId job, JobState state, std::int32_t exit_code, const std::string& reason);
 void start_jobs(Draft& d, ClusterId cluster);
 // The cluster's state and reason follow its leases; surplus workers and spares leave; waiting jobs start.

@@ -1,12 +1,15 @@
 #pragma once
-// The faults planted in control, by the names set_mutant() takes. Each is one wrong decision that a tired programmer could make.
+// The faults planted in control, by the names set_mutant() takes. Each is one wrong decision that a tired programmer
+// could make.
 #include <string_view>
 
 #include "base/mutant.h"
 
 namespace muster::control::mutants {
 
-struct Row { std::string_view name, what; };
+struct Row {
+  std::string_view name, what;
+};
 
 inline constexpr std::string_view kSkipEpochCheck = "control_skip_epoch_check";
 inline constexpr std::string_view kFreeDevicesAtDecision = "control_free_devices_at_decision";

@@ -10,7 +10,8 @@ namespace {
 scheduler::NodeView view_of(const State& state, const Node& node) {
   scheduler::NodeView view;
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
-  view.free = free_resources(state, node), view.free_devices = free_devices(state, node), view.devices = node.facts.devices;
+  view.free = free_resources(state, node), view.free_devices = free_devices(state, node),
+  view.devices = node.facts.devices;
   view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
@@ -22,7 +23,8 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   return view;
 }
 
-void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request, std::uint32_t count) {
+void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request,
+         std::uint32_t count) {
   for (; count > 0; --count) out.push_back({role, group, request});
 }
 
@@ -33,16 +35,20 @@ scheduler::Change request_of(const State& state, ClusterId id) {
   if (missing.none()) return scheduler::RequestGone{id};
   scheduler::Request r;
   const ClusterSpec& spec = cluster->spec;
-  r.cluster = id, r.project = cluster->project, r.tier = spec.tier, r.priority = spec.priority, r.since = cluster->created_at;
+  r.cluster = id, r.project = cluster->project, r.tier = spec.tier, r.priority = spec.priority,
+  r.since = cluster->created_at;
   if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
   if (missing.head) add(bundles, SlotRole::Head, "", spec.head, 1);
   for (const WorkerGroup& group : spec.groups)
-    if (const auto it = missing.workers.find(group.name); it != missing.workers.end()) add(bundles, SlotRole::Worker, group.name, group.request, it->second);
-  if (missing.spares > 0) add(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
+    if (const auto it = missing.workers.find(group.name); it != missing.workers.end())
+      add(bundles, SlotRole::Worker, group.name, group.request, it->second);
+  if (missing.spares > 0)
+    add(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
   for (const LeaseId lease : state.cluster_leases(id))
-    if (const Lease* found = state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None) r.avoid.push_back(found->node);
+    if (const Lease* found = state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None)
+      r.avoid.push_back(found->node);
   for (auto it = state.backoffs.lower_bound({id, NodeId{}}); it != state.backoffs.end() && it->first.first == id; ++it)
     if (it->second.until.ms != 0) r.backoff.emplace_back(it->first.second, it->second.until);
   return scheduler::RequestChanged{std::move(r)};
@@ -53,7 +59,8 @@ scheduler::Change demand_of(const State& state, ClusterId id) {
   scheduler::DemandChanged demand{id, {}};
   if (const Cluster* cluster = state.find_cluster(id)) {
     demand.needs.emplace_back(cluster->spec.head, 1);
-    for (const WorkerGroup& group : cluster->spec.groups) demand.needs.emplace_back(group.request, std::max<std::uint32_t>(group.min, 1));
+    for (const WorkerGroup& group : cluster->spec.groups)
+      demand.needs.emplace_back(group.request, std::max<std::uint32_t>(group.min, 1));
   }
   return demand;
 }
@@ -123,7 +130,8 @@ std::vector<scheduler::Change> planner_snapshot(const State& state) {
   for (const auto& [id, node] : state.nodes) out.emplace_back(scheduler::NodeChanged{view_of(state, node)});
   for (const auto& [id, cluster] : state.clusters) out.push_back(demand_of(state, id));
   for (const auto& [id, cluster] : state.clusters)
-    if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change)) out.push_back(std::move(change));
+    if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change))
+      out.push_back(std::move(change));
   out.emplace_back(scheduler::FreezeChanged{state.frozen});
   return out;
 }

@@ -20,11 +20,21 @@ bool holds_devices(const Lease& lease) {
 
 }  // namespace
 
-const Node* State::find_node(NodeId id) const { return find_in(nodes, id); }
-const Cluster* State::find_cluster(ClusterId id) const { return find_in(clusters, id); }
-const Slot* State::find_slot(SlotId id) const { return find_in(slots, id); }
-const Lease* State::find_lease(LeaseId id) const { return find_in(leases, id); }
-const Job* State::find_job(JobId id) const { return find_in(jobs, id); }
+const Node* State::find_node(NodeId id) const {
+  return find_in(nodes, id);
+}
+const Cluster* State::find_cluster(ClusterId id) const {
+  return find_in(clusters, id);
+}
+const Slot* State::find_slot(SlotId id) const {
+  return find_in(slots, id);
+}
+const Lease* State::find_lease(LeaseId id) const {
+  return find_in(leases, id);
+}
+const Job* State::find_job(JobId id) const {
+  return find_in(jobs, id);
+}
 
 const ApiToken* State::find_api_token(const Bytes& hash) const {
   const auto* id = find_in(api_token_by_hash, hash);
@@ -39,23 +49,31 @@ const Slot* State::find_head(const Cluster& cluster) const {
 
 std::vector<LeaseId> State::live_leases(NodeId node) const {
   std::vector<LeaseId> out;
-  for (auto it = leases_by_node.lower_bound({node, LeaseId{}}); it != leases_by_node.end() && it->first == node; ++it) out.push_back(it->second);
+  for (auto it = leases_by_node.lower_bound({node, LeaseId{}}); it != leases_by_node.end() && it->first == node; ++it)
+    out.push_back(it->second);
   return out;
 }
 
 std::vector<LeaseId> State::cluster_leases(ClusterId cluster) const {
   std::vector<LeaseId> out;
-  for (auto it = leases_by_cluster.lower_bound({cluster, LeaseId{}}); it != leases_by_cluster.end() && it->first == cluster; ++it)
+  for (auto it = leases_by_cluster.lower_bound({cluster, LeaseId{}});
+       it != leases_by_cluster.end() && it->first == cluster; ++it)
     out.push_back(it->second);
   return out;
 }
 
-bool terminal(ClusterState state) { return state == ClusterState::Stopped || state == ClusterState::Failed; }
-bool terminal(JobState state) { return state == JobState::Succeeded || state == JobState::Failed || state == JobState::Stopped; }
+bool terminal(ClusterState state) {
+  return state == ClusterState::Stopped || state == ClusterState::Failed;
+}
+bool terminal(JobState state) {
+  return state == JobState::Succeeded || state == JobState::Failed || state == JobState::Stopped;
+}
 
 void rebuild_indexes(State& s) {
-  s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.cluster_by_name.clear(), s.api_token_by_hash.clear();
-  s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(), s.active_jobs.clear();
+  s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.cluster_by_name.clear(),
+      s.api_token_by_hash.clear();
+  s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(),
+      s.active_jobs.clear();
   s.queued_jobs.clear(), s.timers_due.clear(), s.requests_by_order.clear();
   for (const auto& [id, org] : s.orgs) s.org_by_name[org.name] = id;
   for (const auto& [id, project] : s.projects) s.project_by_name[{project.org, project.name}] = id;
@@ -98,7 +116,8 @@ Resources free_resources(const State& state, const Node& node) {
 std::vector<std::string> free_devices(const State& state, const Node& node) {
   std::set<std::string> taken;
   for (const LeaseId id : state.live_leases(node.id))
-    if (const Lease* lease = state.find_lease(id); lease != nullptr && holds_devices(*lease) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice))
+    if (const Lease* lease = state.find_lease(id);
+        lease != nullptr && holds_devices(*lease) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice))
       taken.insert(lease->devices.begin(), lease->devices.end());
   std::vector<std::string> free;
   for (const Device& device : node.facts.devices)
@@ -106,6 +125,8 @@ std::vector<std::string> free_devices(const State& state, const Node& node) {
   return free;
 }
 
-bool schedulable(const Node& node) { return node.state == NodeState::Online && !node.draining; }
+bool schedulable(const Node& node) {
+  return node.state == NodeState::Online && !node.draining;
+}
 
 }  // namespace muster::control

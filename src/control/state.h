@@ -1,7 +1,7 @@
 #pragma once
-// The fold over the journal: primary tables (encoded in snapshots) and indexes (rebuilt on decode, kept by apply). Ordered
-// containers only. decide() reads it, apply() alone writes it; every lookup of a hot path goes by an index, nothing scans.
-// Ended clusters, jobs and leases stay about an hour, then an Archived event removes them.
+// The fold over the journal: primary tables (encoded in snapshots) and indexes (rebuilt on decode, kept by apply).
+// Ordered containers only. decide() reads it, apply() alone writes it; every lookup of a hot path goes by an index,
+// nothing scans. Ended clusters, jobs and leases stay about an hour, then an Archived event removes them.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -16,30 +16,38 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 1;         // newest event format this build writes and reads
-inline constexpr std::uint32_t kSubnet = 0x0AC90000;       // 10.201.0.0/16, the same in every cluster's own network
+inline constexpr std::uint32_t kFormatVersion = 1;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
 
 struct Counters {  // last id given
-  std::uint64_t org = 0, project = 0, principal = 0, token = 0, node = 0, cluster = 0, slot = 0, lease = 0, job = 0, epoch = 0;
+  std::uint64_t org = 0, project = 0, principal = 0, token = 0, node = 0, cluster = 0, slot = 0, lease = 0, job = 0,
+                epoch = 0;
   bool operator==(const Counters&) const = default;
 };
 struct RecordedRequest {
-  Bytes hash; std::string outcome_id; std::uint64_t order = 0; WallTime at;
+  Bytes hash;
+  std::string outcome_id;
+  std::uint64_t order = 0;
+  WallTime at;
   bool operator==(const RecordedRequest&) const = default;
 };
-struct Backoff { std::uint32_t failures = 0; WallTime until; /* 0 = over */ bool operator==(const Backoff&) const = default; };
+struct Backoff {
+  std::uint32_t failures = 0;
+  WallTime until; /* 0 = over */
+  bool operator==(const Backoff&) const = default;
+};
 using TimerKey = std::tuple<TimerKind, std::uint64_t, std::uint64_t>;  // second id: the node of a back-off
 using RequestKey = std::pair<PrincipalId, std::string>;
 
 struct State {
   // ---- primary
-  std::uint64_t seq = 0;           // last entry folded
+  std::uint64_t seq = 0;  // last entry folded
   WallTime last_wall;
   std::uint64_t incarnation = 1, leader_epoch = 0;
   std::uint32_t format_version = 1;
-  bool frozen = false;             // mass silence: no evictions
+  bool frozen = false;  // mass silence: no evictions
   std::string freeze_reason;
   Counters last;
   std::map<OrgId, Org> orgs;
@@ -49,7 +57,7 @@ struct State {
   std::map<TokenId, JoinToken> join_tokens;
   std::map<NodeId, Node> nodes;
   std::map<ClusterId, Cluster> clusters;
-  std::map<SlotId, Slot> slots;    // also those that left, until their lease is archived
+  std::map<SlotId, Slot> slots;  // also those that left, until their lease is archived
   std::map<LeaseId, Lease> leases;
   std::map<JobId, Job> jobs;
   std::map<std::pair<ClusterId, NodeId>, Backoff> backoffs;
@@ -78,13 +86,15 @@ struct State {
   const Slot* find_slot(SlotId id) const;
   const Lease* find_lease(LeaseId id) const;
   const Job* find_job(JobId id) const;
-  const ApiToken* find_api_token(const Bytes& hash) const;  // by SHA-256, revoked or expired ones too: look
-  const Slot* find_head(const Cluster& cluster) const;      // the live head slot
-  std::vector<LeaseId> live_leases(NodeId node) const;      // granted and not ended
+  const ApiToken* find_api_token(const Bytes& hash) const;       // by SHA-256, revoked or expired ones too: look
+  const Slot* find_head(const Cluster& cluster) const;           // the live head slot
+  std::vector<LeaseId> live_leases(NodeId node) const;           // granted and not ended
   std::vector<LeaseId> cluster_leases(ClusterId cluster) const;  // ended ones too, until archived
 };
 
-inline WallTime journal_wall(const State& state, Now now) { return now.wall < state.last_wall ? state.last_wall : now.wall; }
+inline WallTime journal_wall(const State& state, Now now) {
+  return now.wall < state.last_wall ? state.last_wall : now.wall;
+}
 bool terminal(ClusterState state);
 bool terminal(JobState state);
 void rebuild_indexes(State& state);

@@ -10,7 +10,9 @@
 namespace muster::crypto {
 namespace {
 
-EVP_CIPHER_CTX* ctx(void* context) { return static_cast<EVP_CIPHER_CTX*>(context); }
+EVP_CIPHER_CTX* ctx(void* context) {
+  return static_cast<EVP_CIPHER_CTX*>(context);
+}
 
 const EVP_CIPHER* fetched_aead() {
   static EVP_CIPHER* const cipher = EVP_CIPHER_fetch(nullptr, "ChaCha20-Poly1305", nullptr);
@@ -32,7 +34,8 @@ std::array<std::uint8_t, 12> counter_nonce(std::uint64_t counter) {
 }
 
 std::uint32_t load32(const std::uint8_t* p) {
-  return p[0] | static_cast<std::uint32_t>(p[1]) << 8 | static_cast<std::uint32_t>(p[2]) << 16 | static_cast<std::uint32_t>(p[3]) << 24;
+  return p[0] | static_cast<std::uint32_t>(p[1]) << 8 | static_cast<std::uint32_t>(p[2]) << 16 |
+         static_cast<std::uint32_t>(p[3]) << 24;
 }
 void store32(std::uint8_t* p, std::uint32_t v) {
   for (int i = 0; i < 4; ++i) p[i] = static_cast<std::uint8_t>(v >> (8 * i));
@@ -41,7 +44,9 @@ void store32(std::uint8_t* p, std::uint32_t v) {
 }  // namespace
 
 SealKey::SealKey(const Secret32& key) : context_(new_context(key, 1)) {}
-SealKey::~SealKey() { EVP_CIPHER_CTX_free(ctx(context_)); }
+SealKey::~SealKey() {
+  EVP_CIPHER_CTX_free(ctx(context_));
+}
 SealKey::SealKey(SealKey&& other) noexcept : context_(std::exchange(other.context_, nullptr)) {}
 SealKey& SealKey::operator=(SealKey&& other) noexcept {
   std::swap(context_, other.context_);
@@ -61,7 +66,9 @@ void SealKey::seal_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, B
 }
 
 OpenKey::OpenKey(const Secret32& key) : context_(new_context(key, 0)) {}
-OpenKey::~OpenKey() { EVP_CIPHER_CTX_free(ctx(context_)); }
+OpenKey::~OpenKey() {
+  EVP_CIPHER_CTX_free(ctx(context_));
+}
 OpenKey::OpenKey(OpenKey&& other) noexcept : context_(std::exchange(other.context_, nullptr)) {}
 OpenKey& OpenKey::operator=(OpenKey&& other) noexcept {
   std::swap(context_, other.context_);
@@ -85,8 +92,8 @@ bool OpenKey::open_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, B
   return EVP_DecryptFinal_ex(c, body == 0 ? &nothing : out + body, &size) == 1;
 }
 
-// The ChaCha20 block function ends by adding its input to the permuted state; HChaCha20 is the permuted state itself, so
-// subtracting the input from one key-stream block gives it (words 0-3 and 12-15).
+// The ChaCha20 block function ends by adding its input to the permuted state; HChaCha20 is the permuted state itself,
+// so subtracting the input from one key-stream block gives it (words 0-3 and 12-15).
 Secret32 hchacha20(const Secret32& key, std::span<const std::uint8_t, 16> input) {
   static EVP_CIPHER* const cipher = EVP_CIPHER_fetch(nullptr, "ChaCha20", nullptr);
   EVP_CIPHER_CTX* c = EVP_CIPHER_CTX_new();
@@ -96,7 +103,8 @@ Secret32 hchacha20(const Secret32& key, std::span<const std::uint8_t, 16> input)
   int size = 0;
   MUSTER_CHECK(EVP_EncryptUpdate(c, block.data(), &size, block.data(), static_cast<int>(block.size())) == 1);
   EVP_CIPHER_CTX_free(c);
-  constexpr std::array<std::uint32_t, 4> constants = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
+  constexpr std::array<std::uint32_t, 4> constants = {0x61707865, 0x3320646e, 0x79622d32,
+                                                      0x6b206574};  // "expand 32-byte k"
   Secret32 out;
   for (std::size_t i = 0; i < 4; ++i) {
     store32(out.bytes.data() + 4 * i, load32(block.data() + 4 * i) - constants[i]);
@@ -114,7 +122,8 @@ Bytes xchacha_seal(const Secret32& key, std::span<const std::uint8_t, 24> nonce,
   return out;
 }
 
-std::optional<Bytes> xchacha_open(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad, ByteView sealed) {
+std::optional<Bytes> xchacha_open(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad,
+                                  ByteView sealed) {
   if (sealed.size() < kAeadTag) return {};
   std::array<std::uint8_t, 12> inner{};
   std::copy(nonce.begin() + 16, nonce.end(), inner.begin() + 4);

@@ -1,7 +1,8 @@
 #pragma once
-// ChaCha20-Poly1305 (RFC 8439). SealKey and OpenKey hold a cipher context with the key already set: a packet costs only its
-// nonce. The caller never repeats a nonce under one key. Buffers may be the same memory (in place), not partly overlapping.
-// One thread at a time per object. XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as cookies.
+// ChaCha20-Poly1305 (RFC 8439). SealKey and OpenKey hold a cipher context with the key already set: a packet costs only
+// its nonce. The caller never repeats a nonce under one key. Buffers may be the same memory (in place), not partly
+// overlapping. One thread at a time per object. XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as
+// cookies.
 #include <memory>
 #include <optional>
 
@@ -42,6 +43,7 @@ class OpenKey {
 
 Secret32 hchacha20(const Secret32& key, std::span<const std::uint8_t, 16> input);
 Bytes xchacha_seal(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad, ByteView plain);
-std::optional<Bytes> xchacha_open(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad, ByteView sealed);
+std::optional<Bytes> xchacha_open(const Secret32& key, std::span<const std::uint8_t, 24> nonce, ByteView ad,
+                                  ByteView sealed);
 
 }  // namespace muster::crypto

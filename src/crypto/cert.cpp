@@ -36,7 +36,9 @@ constexpr Millis kBackdate{300'000};
 constexpr std::size_t kPemBytesMax = 256 << 10;
 constexpr std::string_view kNodeUri = "spiffe://muster/node/";
 
-BioPtr read_bio(std::string_view text) { return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+BioPtr read_bio(std::string_view text) {
+  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+}
 std::string bio_text(BIO* bio) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio, &data);
@@ -71,10 +73,12 @@ KeyPtr new_p256() {
 }
 
 void set_name(X509_NAME* name, std::string_view common_name) {
-  MUSTER_CHECK(X509_NAME_add_entry_by_txt(name, "O", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>("Muster"), 6, -1, 0) == 1);
+  MUSTER_CHECK(X509_NAME_add_entry_by_txt(name, "O", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>("Muster"), 6,
+                                          -1, 0) == 1);
   // X.520 bounds a common name to 64 characters.
   const std::string_view cn = common_name.substr(0, 64);
-  X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(cn.data()), static_cast<int>(cn.size()), -1, 0);
+  X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(cn.data()),
+                             static_cast<int>(cn.size()), -1, 0);
 }
 
 CertPtr new_cert(EVP_PKEY* key, WallTime now, Millis lifetime) {
@@ -82,10 +86,13 @@ CertPtr new_cert(EVP_PKEY* key, WallTime now, Millis lifetime) {
   MUSTER_CHECK(cert != nullptr && X509_set_version(cert.get(), X509_VERSION_3) == 1);
   Bytes serial = random_bytes(16);
   serial[0] = static_cast<std::uint8_t>((serial[0] & 0x3f) | 0x40);  // positive and of full length
-  const std::unique_ptr<BIGNUM, Free<BIGNUM, BN_free>> number(BN_bin2bn(serial.data(), static_cast<int>(serial.size()), nullptr));
+  const std::unique_ptr<BIGNUM, Free<BIGNUM, BN_free>> number(
+      BN_bin2bn(serial.data(), static_cast<int>(serial.size()), nullptr));
   MUSTER_CHECK(BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(cert.get())) != nullptr);
-  MUSTER_CHECK(ASN1_TIME_set(X509_getm_notBefore(cert.get()), static_cast<time_t>((now - kBackdate).ms / 1000)) != nullptr);
-  MUSTER_CHECK(ASN1_TIME_set(X509_getm_notAfter(cert.get()), static_cast<time_t>((now + lifetime).ms / 1000)) != nullptr);
+  MUSTER_CHECK(ASN1_TIME_set(X509_getm_notBefore(cert.get()), static_cast<time_t>((now - kBackdate).ms / 1000)) !=
+               nullptr);
+  MUSTER_CHECK(ASN1_TIME_set(X509_getm_notAfter(cert.get()), static_cast<time_t>((now + lifetime).ms / 1000)) !=
+               nullptr);
   MUSTER_CHECK(X509_set_pubkey(cert.get(), key) == 1);
   return cert;
 }
@@ -102,7 +109,8 @@ bool add_extension(X509* cert, X509* issuer, int nid, const char* value) {
 bool add_name(GENERAL_NAMES* names, int type, ByteView value) {
   GENERAL_NAME* name = GENERAL_NAME_new();
   ASN1_STRING* text = ASN1_STRING_type_new(type == GEN_IPADD ? V_ASN1_OCTET_STRING : V_ASN1_IA5STRING);
-  if (name == nullptr || text == nullptr || ASN1_STRING_set(text, value.data(), static_cast<int>(value.size())) != 1) return false;
+  if (name == nullptr || text == nullptr || ASN1_STRING_set(text, value.data(), static_cast<int>(value.size())) != 1)
+    return false;
   GENERAL_NAME_set0_value(name, type, text);
   return sk_GENERAL_NAME_push(names, name) > 0;
 }
@@ -111,7 +119,8 @@ bool add_san(GENERAL_NAMES* names, const std::string& san) {
   if (inet_pton(AF_INET, san.c_str(), raw.data()) == 1) return add_name(names, GEN_IPADD, ByteView(raw).first(4));
   if (inet_pton(AF_INET6, san.c_str(), raw.data()) == 1) return add_name(names, GEN_IPADD, raw);
   for (char c : san) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '*' || c == '_';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+                       c == '-' || c == '*' || c == '_';
     if (!plain) return false;
   }
   return !san.empty() && san.size() <= 253 && add_name(names, GEN_DNS, as_bytes(san));
@@ -119,13 +128,15 @@ bool add_san(GENERAL_NAMES* names, const std::string& san) {
 
 Status sign_cert(X509* cert, EVP_PKEY* ca_key) {
   const EVP_MD* md = EVP_PKEY_get_base_id(ca_key) == EVP_PKEY_ED25519 ? nullptr : EVP_sha256();
-  if (X509_sign(cert, ca_key, md) == 0) return error(Code::Internal, "signing a certificate failed; is the CA key the right one?");
+  if (X509_sign(cert, ca_key, md) == 0)
+    return error(Code::Internal, "signing a certificate failed; is the CA key the right one?");
   return {};
 }
 
 Result<WallTime> to_wall(const ASN1_TIME* time) {
   std::tm parts{};
-  if (time == nullptr || ASN1_TIME_to_tm(time, &parts) != 1) return error(Code::InvalidArgument, "the certificate's time is damaged");
+  if (time == nullptr || ASN1_TIME_to_tm(time, &parts) != 1)
+    return error(Code::InvalidArgument, "the certificate's time is damaged");
   return WallTime{static_cast<std::int64_t>(timegm(&parts)) * 1000};
 }
 
@@ -133,7 +144,8 @@ Status verify_parsed(X509* cert, X509* ca, WallTime now, int purpose) {
   const StorePtr store(X509_STORE_new());
   const StoreCtxPtr context(X509_STORE_CTX_new());
   MUSTER_CHECK(store != nullptr && context != nullptr);
-  if (X509_STORE_add_cert(store.get(), ca) != 1 || X509_STORE_CTX_init(context.get(), store.get(), cert, nullptr) != 1) {
+  if (X509_STORE_add_cert(store.get(), ca) != 1 ||
+      X509_STORE_CTX_init(context.get(), store.get(), cert, nullptr) != 1) {
     return error(Code::Internal, "cannot set up certificate verification");
   }
   X509_VERIFY_PARAM* param = X509_STORE_CTX_get0_param(context.get());
@@ -145,7 +157,8 @@ Status verify_parsed(X509* cert, X509* ca, WallTime now, int purpose) {
   const char* why = X509_verify_cert_error_string(code);
   return error(Code::Unauthenticated, std::string("the certificate is not accepted: ") + why +
                                           (code == X509_V_ERR_CERT_HAS_EXPIRED || code == X509_V_ERR_CERT_NOT_YET_VALID
-                                               ? "; check the clock, or enrol again" : ""));
+                                               ? "; check the clock, or enrol again"
+                                               : ""));
 }
 
 Result<Key32> ed25519_key(EVP_PKEY* key) {
@@ -160,11 +173,13 @@ Result<Key32> ed25519_key(EVP_PKEY* key) {
 
 Result<std::string> node_of(X509* cert) {
   const NamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert, NID_subject_alt_name, nullptr, nullptr)));
-  if (!names || sk_GENERAL_NAME_num(names.get()) != 1) return error(Code::Unauthenticated, "the certificate names no single machine");
+  if (!names || sk_GENERAL_NAME_num(names.get()) != 1)
+    return error(Code::Unauthenticated, "the certificate names no single machine");
   const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), 0);
   if (name->type != GEN_URI) return error(Code::Unauthenticated, "the certificate names no machine");
   const ASN1_STRING* uri = name->d.uniformResourceIdentifier;
-  const std::string text(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)), static_cast<std::size_t>(ASN1_STRING_length(uri)));
+  const std::string text(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)),
+                         static_cast<std::size_t>(ASN1_STRING_length(uri)));
   if (!text.starts_with(kNodeUri)) return error(Code::Unauthenticated, "the certificate is not a machine's");
   return text.substr(kNodeUri.size());
 }
@@ -195,7 +210,8 @@ Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_vi
   X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert.get()));
   const NamesPtr names(GENERAL_NAMES_new());
   for (const std::string& san : sans) {
-    if (!add_san(names.get(), san)) return error(Code::InvalidArgument, "'" + san + "' is neither a DNS name nor an IP address", "sans");
+    if (!add_san(names.get(), san))
+      return error(Code::InvalidArgument, "'" + san + "' is neither a DNS name nor an IP address", "sans");
   }
   if ((!sans.empty() && X509_add1_ext_i2d(cert.get(), NID_subject_alt_name, names.get(), 0, X509V3_ADD_DEFAULT) != 1) ||
       !add_extension(cert.get(), ca_cert.get(), NID_basic_constraints, "critical,CA:FALSE") ||
@@ -308,7 +324,8 @@ Result<std::string> find_certificate(std::string_view bundle_pem, ByteView wante
     if (!cert) break;
     if (equal(der_sha256(cert.get()), wanted)) return cert_pem(cert.get());
   }
-  return error(Code::Unauthenticated, "the server's certificates do not contain the CA that the token pins; is the address right?");
+  return error(Code::Unauthenticated,
+               "the server's certificates do not contain the CA that the token pins; is the address right?");
 }
 
 }  // namespace muster::crypto

@@ -1,7 +1,8 @@
 #pragma once
-// X.509 for Muster's own CA. CA and server keys are ECDSA P-256 (TLS stacks and browsers take them), device keys Ed25519 (they
-// also sign overlay keys and hellos). Serial numbers are random; times are UTC; not_before is set five minutes back for clocks
-// that lag. A device certificate carries the URI SAN spiffe://muster/node/<id>. Pure functions over PEM text; any thread.
+// X.509 for Muster's own CA. CA and server keys are ECDSA P-256 (TLS stacks and browsers take them), device keys
+// Ed25519 (they also sign overlay keys and hellos). Serial numbers are random; times are UTC; not_before is set five
+// minutes back for clocks that lag. A device certificate carries the URI SAN spiffe://muster/node/<id>. Pure functions
+// over PEM text; any thread.
 #include <string>
 #include <vector>
 
@@ -16,7 +17,8 @@ struct KeyAndCert {
   std::string key_pem, cert_pem;
 };
 
-Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now, Millis lifetime = Millis(10LL * 365 * 86'400'000));
+Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now,
+                             Millis lifetime = Millis(10LL * 365 * 86'400'000));
 
 // sans: DNS names and IP addresses, told apart by their form.
 Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_view common_name,
@@ -30,12 +32,13 @@ Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& 
                                              WallTime now, Millis lifetime = Millis(86'400'000));
 
 struct DeviceCertificate {
-  std::string node_id;   // "node-12"
+  std::string node_id;  // "node-12"
   Key32 device_key{};
   WallTime not_before, not_after;
-  std::string serial;    // hex
+  std::string serial;  // hex
 };
-// Signed by this CA, valid at `now`, a client certificate with exactly one spiffe://muster/node/ name and an Ed25519 key.
+// Signed by this CA, valid at `now`, a client certificate with exactly one spiffe://muster/node/ name and an Ed25519
+// key.
 Result<DeviceCertificate> verify_device_certificate(std::string_view cert_pem, std::string_view ca_pem, WallTime now);
 
 Status verify_chain(std::string_view cert_pem, std::string_view ca_pem, WallTime now);

@@ -17,8 +17,12 @@
 namespace muster::crypto {
 namespace {
 
-Bytes from_hex(std::string_view text) { return unhex(text).value(); }
-Secret32 secret_hex(std::string_view text) { return Secret32(*key32(from_hex(text))); }
+Bytes from_hex(std::string_view text) {
+  return unhex(text).value();
+}
+Secret32 secret_hex(std::string_view text) {
+  return Secret32(*key32(from_hex(text)));
+}
 
 TEST(Hash, PublishedVectors) {
   EXPECT_EQ(sha256_hex(as_bytes("abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
@@ -29,8 +33,8 @@ TEST(Hash, PublishedVectors) {
   // RFC 4231 test case 2, RFC 5869 test case 1, RFC 7693 appendix B.
   EXPECT_EQ(hex(hmac_sha256(as_bytes("Jefe"), as_bytes("what do ya want for nothing?"))),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-  EXPECT_EQ(hex(hkdf_sha256(from_hex("0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"), from_hex("000102030405060708090a0b0c"),
-                            from_hex("f0f1f2f3f4f5f6f7f8f9"), 42)),
+  EXPECT_EQ(hex(hkdf_sha256(from_hex("0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b"),
+                            from_hex("000102030405060708090a0b0c"), from_hex("f0f1f2f3f4f5f6f7f8f9"), 42)),
             "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
   EXPECT_EQ(hex(blake2s(as_bytes("abc"))), "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982");
   EXPECT_EQ(blake2s(as_bytes("a"), as_bytes("bc")), blake2s(as_bytes("abc")));
@@ -41,13 +45,15 @@ TEST(Hash, KeyedBlake2sKnownAnswer) {
   Bytes key(32);
   for (std::size_t i = 0; i < key.size(); ++i) key[i] = static_cast<std::uint8_t>(i);
   EXPECT_EQ(hex(blake2s_keyed(key, {})), "48a8997da407876b3d79c0d92325ad3b89cbb754d86ab71aee047ad345fd2c49");
-  EXPECT_EQ(hex(blake2s_keyed(key, from_hex("00"))), "40d15fee7c328830166ac3f918650f807e7e01e177258cdc0a39b11f598066f1");
+  EXPECT_EQ(hex(blake2s_keyed(key, from_hex("00"))),
+            "40d15fee7c328830166ac3f918650f807e7e01e177258cdc0a39b11f598066f1");
   EXPECT_NE(hex(blake2s_mac16(key, {})), hex(blake2s_keyed(key, {})).substr(0, 32));  // the length is part of the hash
 }
 
 TEST(X25519, Rfc7748) {
-  const auto shared = x25519_agree(secret_hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"),
-                                   *key32(from_hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")));
+  const auto shared =
+      x25519_agree(secret_hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"),
+                   *key32(from_hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")));
   ASSERT_TRUE(shared);
   EXPECT_EQ(hex(shared->bytes), "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
   EXPECT_FALSE(x25519_agree(x25519_generate().secret, Key32{}));
@@ -57,11 +63,13 @@ TEST(X25519, Rfc7748) {
 }
 
 TEST(Sign, Rfc8032AndDomains) {
-  const auto key = SigningKey::from_seed(from_hex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")).value();
+  const auto key =
+      SigningKey::from_seed(from_hex("c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7")).value();
   EXPECT_EQ(hex(key.public_key()), "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025");
   const Bytes signature = key.sign(from_hex("af82"));
   EXPECT_EQ(hex(signature),
-            "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a");
+            "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e971"
+            "6ed28dc027beceea1ec40a");
   EXPECT_TRUE(verify(key.public_key(), from_hex("af82"), signature));
   EXPECT_FALSE(verify(key.public_key(), from_hex("af83"), signature));
   EXPECT_FALSE(verify(key.public_key(), from_hex("af82"), ByteView(signature).first(63)));
@@ -81,7 +89,9 @@ TEST(Aead, Rfc8439) {
   const Secret32 key = secret_hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f");
   const Bytes ad = from_hex("50515253c0c1c2c3c4c5c6c7");
   const Bytes nonce = from_hex("070000004041424344454647");
-  const std::string plain = "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
+  const std::string plain =
+      "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be "
+      "it.";
   Bytes sealed(plain.size() + kAeadTag);
   SealKey(key).seal_nonce(std::span<const std::uint8_t, 12>(nonce.data(), 12), ad, as_bytes(plain), sealed.data());
   EXPECT_EQ(hex(ByteView(sealed).first(16)), "d31a8d34648e60db7b86afbc53ef7ec2");
@@ -124,7 +134,9 @@ TEST(Aead, XChaChaDraftVectors) {
   const Secret32 key2 = secret_hex("808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f");
   const Bytes nonce = from_hex("404142434445464748494a4b4c4d4e4f5051525354555657");
   const std::span<const std::uint8_t, 24> n(nonce.data(), 24);
-  const std::string plain = "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.";
+  const std::string plain =
+      "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be "
+      "it.";
   const Bytes sealed = xchacha_seal(key2, n, from_hex("50515253c0c1c2c3c4c5c6c7"), as_bytes(plain));
   EXPECT_EQ(hex(ByteView(sealed).last(16)), "c0875924c1c7987947deafd8780acf49");
   EXPECT_EQ(as_string(xchacha_open(key2, n, from_hex("50515253c0c1c2c3c4c5c6c7"), sealed).value()), plain);

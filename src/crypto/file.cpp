@@ -14,7 +14,8 @@ namespace {
 
 Error io_error(const std::string& what, const std::string& path) {
   const int code = errno;
-  return error(code == ENOSPC ? Code::ResourceExhausted : Code::Unavailable, what + " " + path + ": " + std::strerror(code));
+  return error(code == ENOSPC ? Code::ResourceExhausted : Code::Unavailable,
+               what + " " + path + ": " + std::strerror(code));
 }
 
 struct Fd {
@@ -58,8 +59,12 @@ Status write_file(const std::string& path, ByteView data, mode_t mode) {
 
 }  // namespace
 
-Status write_secret_file(const std::string& path, ByteView data) { return write_file(path, data, 0600); }
-Status write_public_file(const std::string& path, ByteView data) { return write_file(path, data, 0644); }
+Status write_secret_file(const std::string& path, ByteView data) {
+  return write_file(path, data, 0600);
+}
+Status write_public_file(const std::string& path, ByteView data) {
+  return write_file(path, data, 0644);
+}
 
 Result<Bytes> read_secret_file(const std::string& path, std::size_t bytes_max) {
   Fd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
@@ -71,12 +76,14 @@ Result<Bytes> read_secret_file(const std::string& path, std::size_t bytes_max) {
   if (::fstat(fd.value, &info) != 0) return io_error("cannot look at", path);
   if (!S_ISREG(info.st_mode)) return error(Code::FailedPrecondition, path + " is not a regular file");
   if ((info.st_mode & 077) != 0) {
-    return error(Code::FailedPrecondition, "others may read " + path + "; run: chmod 600 " + path + " (and replace the secret)");
+    return error(Code::FailedPrecondition,
+                 "others may read " + path + "; run: chmod 600 " + path + " (and replace the secret)");
   }
   if (info.st_uid != ::geteuid() && info.st_uid != 0) {
     return error(Code::FailedPrecondition, path + " belongs to another user; give it to the one who runs this program");
   }
-  if (static_cast<std::size_t>(info.st_size) > bytes_max) return error(Code::TooLarge, path + " is too large for a secret");
+  if (static_cast<std::size_t>(info.st_size) > bytes_max)
+    return error(Code::TooLarge, path + " is too large for a secret");
   Bytes out(static_cast<std::size_t>(info.st_size));
   std::size_t have = 0;
   while (have < out.size()) {

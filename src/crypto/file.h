@@ -1,6 +1,7 @@
 #pragma once
-// Secrets on disk: written to a new file of mode 0600, synced, renamed over the old one and the directory synced, so a reader
-// sees the old or the new bytes, never a part. Reading refuses files that others may read or that somebody else owns.
+// Secrets on disk: written to a new file of mode 0600, synced, renamed over the old one and the directory synced, so a
+// reader sees the old or the new bytes, never a part. Reading refuses files that others may read or that somebody else
+// owns.
 #include <string>
 
 #include "base/bytes.h"

@@ -83,8 +83,12 @@ void blake2s_mac(ByteView key, ByteView data, std::span<std::uint8_t> out) {
 
 }  // namespace
 
-Digest sha256(ByteView data) { return digest_of(fetched_sha256(), data, {}); }
-std::string sha256_hex(ByteView data) { return hex(sha256(data)); }
+Digest sha256(ByteView data) {
+  return digest_of(fetched_sha256(), data, {});
+}
+std::string sha256_hex(ByteView data) {
+  return hex(sha256(data));
+}
 
 struct Sha256::Impl {
   MdContext context;
@@ -104,7 +108,9 @@ Digest Sha256::finish() {
   return out;
 }
 
-Digest hmac_sha256(ByteView key, ByteView data) { return hmac_of(fetched_sha256(), key, data, {}); }
+Digest hmac_sha256(ByteView key, ByteView data) {
+  return hmac_of(fetched_sha256(), key, data, {});
+}
 
 Bytes hkdf_sha256(ByteView secret, ByteView salt, ByteView info, std::size_t size) {
   MUSTER_CHECK(size <= 255 * 32);
@@ -123,7 +129,9 @@ Bytes hkdf_sha256(ByteView secret, ByteView salt, ByteView info, std::size_t siz
   return out;
 }
 
-Digest blake2s(ByteView a, ByteView b) { return digest_of(fetched_blake2s(), a, b); }
+Digest blake2s(ByteView a, ByteView b) {
+  return digest_of(fetched_blake2s(), a, b);
+}
 Digest blake2s_keyed(ByteView key, ByteView data) {
   Digest out;
   blake2s_mac(key, data, out);
@@ -134,6 +142,8 @@ Tag16 blake2s_mac16(ByteView key, ByteView data) {
   blake2s_mac(key, data, out);
   return out;
 }
-Digest hmac_blake2s(ByteView key, ByteView a, ByteView b) { return hmac_of(fetched_blake2s(), key, a, b); }
+Digest hmac_blake2s(ByteView key, ByteView a, ByteView b) {
+  return hmac_of(fetched_blake2s(), key, a, b);
+}
 
 }  // namespace muster::crypto

@@ -21,7 +21,8 @@ Result<std::string> hash_password(std::string_view password) {
   }
   const Bytes salt = random_bytes(16);
   Secret32 key;
-  if (!derive(password, salt, key)) return error(Code::ResourceExhausted, "not enough memory to hash a password; try again");
+  if (!derive(password, salt, key))
+    return error(Code::ResourceExhausted, "not enough memory to hash a password; try again");
   return std::string(kPrefix) + base64url(salt) + "$" + base64url(key.bytes);
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Random bytes of the operating system's quality (OpenSSL's DRBG). A failure to gather randomness ends the process: nothing
-// may go on with guessable keys. Any thread.
+// Random bytes of the operating system's quality (OpenSSL's DRBG). A failure to gather randomness ends the process:
+// nothing may go on with guessable keys. Any thread.
 #include "base/bytes.h"
 #include "crypto/secret.h"
 

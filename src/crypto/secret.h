@@ -1,6 +1,6 @@
 #pragma once
-// Fixed-size key material. Secret32 wipes itself when it dies and is never printed; Key32 is public. equal() takes time that
-// does not depend on the contents. Values, no sharing; any thread.
+// Fixed-size key material. Secret32 wipes itself when it dies and is never printed; Key32 is public. equal() takes time
+// that does not depend on the contents. Values, no sharing; any thread.
 #include <array>
 #include <cstdint>
 

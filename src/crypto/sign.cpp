@@ -14,7 +14,8 @@ using KeyPtr = std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)>;
 using ContextPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 
 KeyPtr private_key(const Secret32& seed) {
-  KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, seed.bytes.data(), seed.bytes.size()), EVP_PKEY_free);
+  KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, seed.bytes.data(), seed.bytes.size()),
+             EVP_PKEY_free);
   MUSTER_CHECK(key != nullptr);
   return key;
 }
@@ -34,7 +35,9 @@ Bytes framed(std::string_view domain, std::initializer_list<ByteView> parts) {
   return out;
 }
 
-SigningKey SigningKey::generate() { return std::move(from_seed(random_key32())).value(); }
+SigningKey SigningKey::generate() {
+  return std::move(from_seed(random_key32())).value();
+}
 
 Result<SigningKey> SigningKey::from_seed(ByteView seed) {
   if (seed.size() != 32) return error(Code::InvalidArgument, "an Ed25519 seed has 32 bytes");
@@ -47,11 +50,13 @@ Result<SigningKey> SigningKey::from_seed(ByteView seed) {
 }
 
 Result<SigningKey> SigningKey::from_pem(std::string_view pem) {
-  const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), BIO_free);
+  const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
+                                                      BIO_free);
   // An empty passphrase instead of a prompt on the terminal for an encrypted file.
   const KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, const_cast<char*>("")), EVP_PKEY_free);
   if (key == nullptr || EVP_PKEY_get_base_id(key.get()) != EVP_PKEY_ED25519) {
-    return error(Code::DataLoss, "the file holds no Ed25519 private key in PEM form; restore it from a backup or enrol again");
+    return error(Code::DataLoss,
+                 "the file holds no Ed25519 private key in PEM form; restore it from a backup or enrol again");
   }
   Secret32 seed;
   std::size_t size = seed.bytes.size();
@@ -64,7 +69,8 @@ Result<SigningKey> SigningKey::from_pem(std::string_view pem) {
 std::string SigningKey::to_pem() const {
   const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_secmem()), BIO_free);
   const KeyPtr key = private_key(seed_);
-  MUSTER_CHECK(bio != nullptr && PEM_write_bio_PKCS8PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
+  MUSTER_CHECK(bio != nullptr &&
+               PEM_write_bio_PKCS8PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio.get(), &data);
   return {data, static_cast<std::size_t>(size)};
@@ -82,7 +88,8 @@ Bytes SigningKey::sign(ByteView message) const {
 
 bool verify(ByteView public_key, ByteView message, ByteView signature) {
   if (public_key.size() != 32 || signature.size() != kSignatureBytes) return false;
-  const KeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, public_key.data(), public_key.size()), EVP_PKEY_free);
+  const KeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, public_key.data(), public_key.size()),
+                   EVP_PKEY_free);
   const ContextPtr context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   if (key == nullptr || context == nullptr) return false;
   if (EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, key.get()) != 1) return false;

@@ -19,9 +19,11 @@ NewToken make_api_token() {
 }
 
 Result<Bytes> api_token_hash(std::string_view text) {
-  if (!text.starts_with(kApi)) return error(Code::Unauthenticated, "this is no Muster API token (they start with mst_)");
+  if (!text.starts_with(kApi))
+    return error(Code::Unauthenticated, "this is no Muster API token (they start with mst_)");
   auto secret = unbase64url(text.substr(kApi.size()));
-  if (!secret || secret->size() != 32) return error(Code::Unauthenticated, "the API token is damaged; copy it again in full");
+  if (!secret || secret->size() != 32)
+    return error(Code::Unauthenticated, "the API token is damaged; copy it again in full");
   Bytes out = hash_of(*secret);
   zeroise(*secret);
   return out;
@@ -49,8 +51,8 @@ Result<JoinTokenParts> parse_join_token(std::string_view text) {
   zeroise(*secret);
   if (second != std::string_view::npos) out.host = text.substr(second + 1);
   for (char c : out.host) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '-' ||
-                       c == ':' || c == '[' || c == ']' || c == '_';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+                       c == '-' || c == ':' || c == '[' || c == ']' || c == '_';
     if (!plain) return damaged;
   }
   return out;

@@ -1,9 +1,9 @@
 #include "engine/core.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
-
-#include <fmt/format.h>
 
 #include "base/mutant.h"
 
@@ -23,7 +23,11 @@ control::Actor system_actor() {
 }  // namespace
 
 Engine::Engine(Options options, journal::Store& store, Base base, std::function<Base()> copy_base)
-    : options_(options), store_(&store), copy_base_(std::move(copy_base)), base_(std::move(base)), durable_seq_(base_.seq),
+    : options_(options),
+      store_(&store),
+      copy_base_(std::move(copy_base)),
+      base_(std::move(base)),
+      durable_seq_(base_.seq),
       published_seq_(base_.seq) {
   MUSTER_CHECK(options_.batch_entries_max + kCommandEventsMax <= journal::kAppendEntriesMax);
 }
@@ -39,7 +43,9 @@ Status Engine::start(Now now) {
   return {};
 }
 
-Error Engine::refusal() const { return error(Code::Unavailable, mode_reason_); }
+Error Engine::refusal() const {
+  return error(Code::Unavailable, mode_reason_);
+}
 
 Status Engine::submit(control::Lane lane, control::Command command, control::Actor actor, std::uint64_t token) {
   MUSTER_CHECK(token < kNoToken);
@@ -64,7 +70,9 @@ std::size_t Engine::queued() const {
   return count;
 }
 
-bool Engine::idle() const { return queued() == 0 && waiting_.empty() && !batch_ && !in_flight_; }
+bool Engine::idle() const {
+  return queued() == 0 && waiting_.empty() && !batch_ && !in_flight_;
+}
 
 LeaseTime Engine::next_deadline() const {
   if (mode_ == Mode::Recovering || mode_ == Mode::ReadOnly) return retry_at_;
@@ -72,7 +80,9 @@ LeaseTime Engine::next_deadline() const {
   return tick_at_;
 }
 
-Output Engine::take_output() { return std::exchange(output_, {}); }
+Output Engine::take_output() {
+  return std::exchange(output_, {});
+}
 
 void Engine::answer(std::uint64_t token, Result<Reply> result) {
   if (token != kNoToken) output_.replies.push_back({token, std::move(result)});
@@ -86,7 +96,8 @@ bool Engine::batch_has_room() const {
 
 void Engine::decide_queued(Now now) {
   // Before anything else, and again if it was lost with a failed append.
-  if (base_.state.leader_epoch != leader_epoch_) decide_one({control::BecomeLeader{leader_epoch_}, system_actor(), kNoToken}, now);
+  if (base_.state.leader_epoch != leader_epoch_)
+    decide_one({control::BecomeLeader{leader_epoch_}, system_actor(), kNoToken}, now);
   std::size_t left = options_.decide_max;
   const auto drain = [&](std::deque<Queued>& queue) {
     while (!queue.empty() && left > 0 && batch_has_room()) {
@@ -117,14 +128,15 @@ void Engine::decide_one(Queued queued, Now now) {
     waiting_.push_back({queued.token, base_.seq, std::move(result)});
   }
   const std::uint64_t every = options_.digest_every;
-  if (every > 0 && before / every != base_.seq / every) digests_.push_back({base_.seq, control::state_digest(base_.state)});
+  if (every > 0 && before / every != base_.seq / every)
+    digests_.push_back({base_.seq, control::state_digest(base_.state)});
 }
 
 // All events of one command or none: everything is encoded before anything is applied.
 Status Engine::append_events(const std::vector<control::Event>& events, const control::Actor& actor, WallTime wall) {
   if (events.size() > kCommandEventsMax) {
-    return error(Code::TooLarge, fmt::format("the request changes {} things at once, at most {} are possible; split it", events.size(),
-                                             kCommandEventsMax));
+    return error(Code::TooLarge, fmt::format("the request changes {} things at once, at most {} are possible; split it",
+                                             events.size(), kCommandEventsMax));
   }
   std::vector<Bytes> stored;
   stored.reserve(events.size());
@@ -185,7 +197,8 @@ void Engine::release_durable() {
     answer(waiting_.front().token, std::move(waiting_.front().result));
     waiting_.pop_front();
   }
-  auto durable = std::find_if(digests_.begin(), digests_.end(), [&](const Digest& digest) { return digest.seq > durable_seq_; });
+  auto durable =
+      std::find_if(digests_.begin(), digests_.end(), [&](const Digest& digest) { return digest.seq > durable_seq_; });
   output_.digests.insert(output_.digests.end(), digests_.begin(), durable);
   digests_.erase(digests_.begin(), durable);
 }
@@ -222,8 +235,8 @@ void Engine::fail_queued(const Error& error) {
   }
 }
 
-// Ends in Leading, or stays out of it with a time to try again (or Fenced for good). Nothing is answered before the tail told
-// what became of the append in flight.
+// Ends in Leading, or stays out of it with a time to try again (or Fenced for good). Nothing is answered before the
+// tail told what became of the append in flight.
 void Engine::recover(Now now) {
   retry_at_ = now.lease + options_.probe;
   tick_at_ = now.lease + options_.tick;
@@ -261,8 +274,9 @@ Status Engine::fence_and_rebuild() {
   TRY_VOID(rebuild());
   if (tail.leader_epoch != leader_epoch_) {
     mode_ = Mode::Fenced;
-    mode_reason_ = fmt::format("another control plane took over the journal (leader epoch {}, ours {}); this one only reads now",
-                               tail.leader_epoch, leader_epoch_);
+    mode_reason_ =
+        fmt::format("another control plane took over the journal (leader epoch {}, ours {}); this one only reads now",
+                    tail.leader_epoch, leader_epoch_);
     fail_queued(refusal());
   }
   return {};

@@ -1,9 +1,9 @@
 #include "engine/follower.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
-
-#include <fmt/format.h>
 
 namespace muster::engine {
 
@@ -28,13 +28,16 @@ Result<DurableEvent> Follower::fold(const Bytes& stored) {
     const Digest digest = std::move(expected_.front());
     expected_.pop_front();
     if (digest.seq == base_.seq && digest.digest != control::state_digest(base_.state)) {
-      return error(Code::DataLoss, fmt::format("leader and follower disagree about the state after entry {}", base_.seq));
+      return error(Code::DataLoss,
+                   fmt::format("leader and follower disagree about the state after entry {}", base_.seq));
     }
   }
   return DurableEvent{entry.seq, entry.wall, context.actor, std::move(*event)};
 }
 
-void Follower::expect(const std::vector<Digest>& digests) { expected_.insert(expected_.end(), digests.begin(), digests.end()); }
+void Follower::expect(const std::vector<Digest>& digests) {
+  expected_.insert(expected_.end(), digests.begin(), digests.end());
+}
 
 std::optional<control::ApplyPlan> Follower::plan(Now now) {
   if (plan_out_ || base_.seq < plan_after_seq_ || now.lease < not_before_) return std::nullopt;
@@ -58,6 +61,8 @@ LeaseTime Follower::next_plan() const {
   return changed_ ? not_before_ : std::max(next_plan_, not_before_);
 }
 
-journal::Snapshot Follower::snapshot() const { return {base_.seq, base_.hash, base_.wall, control::encode_state(base_.state)}; }
+journal::Snapshot Follower::snapshot() const {
+  return {base_.seq, base_.hash, base_.wall, control::encode_state(base_.state)};
+}
 
 }  // namespace muster::engine

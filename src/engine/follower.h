@@ -1,6 +1,7 @@
 #pragma once
-// The follower: folds durable entries on a state of its own, serves reads, feeds the planner with deltas, writes snapshots.
-// The same class follows in this process, on another machine and in simulation. One thread; Runner guards it with a lock.
+// The follower: folds durable entries on a state of its own, serves reads, feeds the planner with deltas, writes
+// snapshots. The same class follows in this process, on another machine and in simulation. One thread; Runner guards it
+// with a lock.
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -11,13 +12,18 @@
 
 namespace muster::engine {
 
-struct DurableEvent { std::uint64_t seq = 0; WallTime at; control::Actor actor; control::Event event; };
+struct DurableEvent {
+  std::uint64_t seq = 0;
+  WallTime at;
+  control::Actor actor;
+  control::Event event;
+};
 
 class Follower {
  public:
   struct Options {
-    Millis plan_every{1'000};        // replan this often even without changes (back-offs and ageing move with time)
-    Millis plan_pause{20};           // never more often than this
+    Millis plan_every{1'000};  // replan this often even without changes (back-offs and ageing move with time)
+    Millis plan_pause{20};     // never more often than this
     std::uint32_t plan_groups_max = 64;
   };
   Follower(const Base& base, Options options);
@@ -32,7 +38,7 @@ class Follower {
   void plan_done(const Result<Reply>& reply);
   LeaseTime next_plan() const;  // plan() may have something from then on
 
-  Base base() const { return base_; }                  // a copy
+  Base base() const { return base_; }  // a copy
   journal::Snapshot snapshot() const;
   std::uint64_t seq() const { return base_.seq; }
   const control::State& state() const { return base_.state; }

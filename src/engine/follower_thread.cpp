@@ -10,11 +10,18 @@ constexpr std::size_t kFoldAtOnce = 256;  // entries folded under one exclusive 
 constexpr Millis kWaitMax{1'000};
 }  // namespace
 
-FollowerThread::FollowerThread(const Base& base, Options options, std::shared_ptr<journal::Store> store, Propose propose)
-    : options_(options), store_(std::move(store)), propose_(std::move(propose)), follower_(base, options.follower),
-      folded_seq_(base.seq), snapshot_seq_(base.seq) {}
+FollowerThread::FollowerThread(const Base& base, Options options, std::shared_ptr<journal::Store> store,
+                               Propose propose)
+    : options_(options),
+      store_(std::move(store)),
+      propose_(std::move(propose)),
+      follower_(base, options.follower),
+      folded_seq_(base.seq),
+      snapshot_seq_(base.seq) {}
 
-FollowerThread::~FollowerThread() { stop(); }
+FollowerThread::~FollowerThread() {
+  stop();
+}
 
 void FollowerThread::start() {
   thread_ = std::thread([this] { loop(); });
@@ -33,7 +40,9 @@ void FollowerThread::put(std::vector<Bytes> entries, std::vector<Digest> digests
   mailbox_.put({std::move(entries), std::move(digests), {}});
 }
 
-void FollowerThread::plan_done(Result<Reply> reply) { mailbox_.put({{}, {}, std::move(reply)}); }
+void FollowerThread::plan_done(Result<Reply> reply) {
+  mailbox_.put({{}, {}, std::move(reply)});
+}
 
 void FollowerThread::loop() {
   while (true) {

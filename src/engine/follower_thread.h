@@ -1,6 +1,7 @@
 #pragma once
-// The follower on a thread of its own: folds what became durable, answers reads under a shared lock, tells subscribers, proposes
-// plans, hands snapshots to a third thread that writes them. Readers and the fold take turns at a gate, so neither starves.
+// The follower on a thread of its own: folds what became durable, answers reads under a shared lock, tells subscribers,
+// proposes plans, hands snapshots to a third thread that writes them. Readers and the fold take turns at a gate, so
+// neither starves.
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -17,7 +18,10 @@ namespace muster::engine {
 
 class FollowerThread {
  public:
-  struct Options { Follower::Options follower; std::uint64_t snapshot_every = 0, archive_keep = 0; };
+  struct Options {
+    Follower::Options follower;
+    std::uint64_t snapshot_every = 0, archive_keep = 0;
+  };
   using Propose = std::function<void(control::ApplyPlan)>;
   FollowerThread(const Base& base, Options options, std::shared_ptr<journal::Store> store, Propose propose);
   ~FollowerThread();
@@ -26,8 +30,8 @@ class FollowerThread {
 
   void put(std::vector<Bytes> entries, std::vector<Digest> digests);
   void plan_done(Result<Reply> reply);
-  std::size_t backlog() const { return backlog_.load(); }       // entries not folded yet
-  bool broken() const { return broken_.load(); }                // a fold failed: nothing may go on
+  std::size_t backlog() const { return backlog_.load(); }  // entries not folded yet
+  bool broken() const { return broken_.load(); }           // a fold failed: nothing may go on
 
   Base base() const;
   void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const;
@@ -35,8 +39,15 @@ class FollowerThread {
   std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f);
 
  private:
-  struct Item { std::vector<Bytes> entries; std::vector<Digest> digests; std::optional<Result<Reply>> planned; };
-  struct Subscriber { std::recursive_mutex mutex; std::function<void(const DurableEvent&)> f; };
+  struct Item {
+    std::vector<Bytes> entries;
+    std::vector<Digest> digests;
+    std::optional<Result<Reply>> planned;
+  };
+  struct Subscriber {
+    std::recursive_mutex mutex;
+    std::function<void(const DurableEvent&)> f;
+  };
   void loop();
   void fold(Item& item);
   void tell(const std::vector<DurableEvent>& events);

@@ -1,6 +1,6 @@
 #pragma once
-// A queue between two threads: put() from any thread, take_all() by its one reader, who may also wait until a time. Closing it
-// wakes the reader; what is put afterwards is dropped. Bounded by its users (lanes, backpressure), not here.
+// A queue between two threads: put() from any thread, take_all() by its one reader, who may also wait until a time.
+// Closing it wakes the reader; what is put afterwards is dropped. Bounded by its users (lanes, backpressure), not here.
 #include <chrono>
 #include <condition_variable>
 #include <mutex>

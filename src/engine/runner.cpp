@@ -1,12 +1,12 @@
 #include "engine/runner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <future>
 #include <thread>
 #include <unordered_map>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 #include "engine/follower_thread.h"
@@ -19,7 +19,12 @@ constexpr std::size_t kBacklogMax = 100'000;  // entries the follower may lag be
 constexpr Millis kWaitMax{1'000};
 using Callback = std::function<void(Result<Reply>)>;
 
-struct Submission { control::Lane lane; control::Command command; control::Actor actor; Callback reply; };
+struct Submission {
+  control::Lane lane;
+  control::Command command;
+  control::Actor actor;
+  Callback reply;
+};
 using Message = std::variant<Submission, control::ApplyPlan, journal::AppendResult>;
 
 class ThreadedRunner final : public Runner {
@@ -36,9 +41,8 @@ class ThreadedRunner final : public Runner {
   Status open() {
     Base base = TRY(load_base(*options_.store));
     FollowerThread::Options follower{{}, options_.snapshot_every, options_.archive_keep};
-    follower_ = std::make_unique<FollowerThread>(base, follower, options_.store, [inbox = inbox_](control::ApplyPlan plan) {
-      inbox->put(std::move(plan));
-    });
+    follower_ = std::make_unique<FollowerThread>(
+        base, follower, options_.store, [inbox = inbox_](control::ApplyPlan plan) { inbox->put(std::move(plan)); });
     Engine::Options core;
     core.lane_max = options_.lane_max;
     core.tick = options_.tick;
@@ -63,11 +67,15 @@ class ThreadedRunner final : public Runner {
     }
   }
 
-  void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const override { follower_->read(f); }
+  void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const override {
+    follower_->read(f);
+  }
   bool wait_for(std::uint64_t seq, Millis timeout) const override { return follower_->wait_for(seq, timeout); }
   std::uint64_t durable_seq() const override { return durable_seq_.load(); }
   bool read_only() const override { return read_only_.load(); }
-  std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f) override { return follower_->subscribe(std::move(f)); }
+  std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f) override {
+    return follower_->subscribe(std::move(f));
+  }
 
   Result<std::vector<DurableEvent>> replay(std::uint64_t from, std::size_t limit) const override {
     const std::uint64_t durable = durable_seq();
@@ -91,20 +99,26 @@ class ThreadedRunner final : public Runner {
       busy = step(now);
       publish();
     }
-    for (auto& [token, reply] : callbacks_) replies_.put({std::move(reply), error(Code::Unavailable, "the control plane is stopping; ask again")});
+    for (auto& [token, reply] : callbacks_)
+      replies_.put({std::move(reply), error(Code::Unavailable, "the control plane is stopping; ask again")});
     callbacks_.clear();
     for (Message& message : inbox_->take_all(Millis(0))) {
-      if (auto* left = std::get_if<Submission>(&message)) replies_.put({std::move(left->reply), error(Code::Unavailable, "the control plane is stopping; try again")});
+      if (auto* left = std::get_if<Submission>(&message))
+        replies_.put({std::move(left->reply), error(Code::Unavailable, "the control plane is stopping; try again")});
     }
   }
 
   void receive(Submission item, Now) {
     --inbox_lanes_[static_cast<std::size_t>(item.lane)];
     const std::uint64_t token = ++last_token_;
-    Status taken = follower_->broken() ? Status(error(Code::Internal, "the journal's fold failed; see the log of musterd and restart it"))
-                                       : engine_->submit(item.lane, std::move(item.command), std::move(item.actor), token);
-    if (taken) callbacks_.emplace(token, std::move(item.reply));
-    else replies_.put({std::move(item.reply), taken.error()});
+    Status taken =
+        follower_->broken()
+            ? Status(error(Code::Internal, "the journal's fold failed; see the log of musterd and restart it"))
+            : engine_->submit(item.lane, std::move(item.command), std::move(item.actor), token);
+    if (taken)
+      callbacks_.emplace(token, std::move(item.reply));
+    else
+      replies_.put({std::move(item.reply), taken.error()});
   }
   void receive(control::ApplyPlan plan, Now) {
     Status taken = engine_->submit_plan(std::move(plan));
@@ -120,7 +134,8 @@ class ThreadedRunner final : public Runner {
     }
     const std::size_t before = engine_->queued();
     if (auto batch = engine_->poll(now)) {
-      options_.store->append(std::move(*batch), [inbox = inbox_](journal::AppendResult result) { inbox->put(std::move(result)); });
+      options_.store->append(std::move(*batch),
+                             [inbox = inbox_](journal::AppendResult result) { inbox->put(std::move(result)); });
     }
     const std::size_t after = engine_->queued();
     return after > 0 && after < before;
@@ -140,8 +155,10 @@ class ThreadedRunner final : public Runner {
     }
     const bool stuck = engine_->mode() != Mode::Leading || follower_->broken();
     if (read_only_.exchange(stuck) != stuck) {
-      if (stuck) log_error("engine", "no changes are accepted: {}", engine_->mode_reason());
-      else log_info("engine", "changes are accepted again");
+      if (stuck)
+        log_error("engine", "no changes are accepted: {}", engine_->mode_reason());
+      else
+        log_info("engine", "changes are accepted again");
     }
   }
 
@@ -157,8 +174,8 @@ class ThreadedRunner final : public Runner {
   std::shared_ptr<Mailbox<Message>> inbox_ = std::make_shared<Mailbox<Message>>();
   std::array<std::atomic<std::size_t>, 4> inbox_lanes_{};
   std::unique_ptr<FollowerThread> follower_;
-  std::unique_ptr<Engine> engine_;                        // core thread only
-  std::unordered_map<std::uint64_t, Callback> callbacks_; // core thread only
+  std::unique_ptr<Engine> engine_;                         // core thread only
+  std::unordered_map<std::uint64_t, Callback> callbacks_;  // core thread only
   std::uint64_t last_token_ = 0;
   Mailbox<std::pair<Callback, Result<Reply>>> replies_;
   std::atomic<std::uint64_t> durable_seq_{0};
@@ -178,7 +195,8 @@ Result<std::unique_ptr<Runner>> Runner::start(Options options) {
 Result<Reply> Runner::submit_wait(control::Lane lane, control::Command command, control::Actor actor) {
   auto promise = std::make_shared<std::promise<Result<Reply>>>();
   auto future = promise->get_future();
-  submit(lane, std::move(command), std::move(actor), [promise](Result<Reply> reply) { promise->set_value(std::move(reply)); });
+  submit(lane, std::move(command), std::move(actor),
+         [promise](Result<Reply> reply) { promise->set_value(std::move(reply)); });
   return future.get();
 }
 

@@ -1,8 +1,8 @@
 #include "engine/tools.h"
 
-#include <future>
-
 #include <fmt/format.h>
+
+#include <future>
 
 #include "engine/core.h"
 
@@ -38,9 +38,12 @@ std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     const auto code = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') out += std::string("\\") + c;
-    else if (code < 0x20 || code >= 0x7f) out += fmt::format("\\u{:04x}", code);
-    else out += c;
+    if (c == '"' || c == '\\')
+      out += std::string("\\") + c;
+    else if (code < 0x20 || code >= 0x7f)
+      out += fmt::format("\\u{:04x}", code);
+    else
+      out += c;
   }
   return out + "\"";
 }
@@ -55,33 +58,40 @@ Result<VerifyReport> verify(const journal::Store& store) {
   TRY_VOID(catch_up(store, base, [&](std::uint64_t seq, const Bytes& stored) {
     if (!snapshot || seq != snapshot->seq) return;
     if (journal::hash_of(stored) != snapshot->entry_hash || control::encode_state(base.state) != snapshot->state) {
-      differs = fmt::format("the snapshot at entry {} differs from the fold of the entries; delete the snapshots file, it is rebuilt", seq);
+      differs = fmt::format(
+          "the snapshot at entry {} differs from the fold of the entries; delete the snapshots file, it is rebuilt",
+          seq);
     }
   }));
   if (!differs.empty()) return error(Code::DataLoss, differs);
-  if (base.seq < tail.seq) return error(Code::DataLoss, fmt::format("entries {} to {} are missing; restore a backup", base.seq + 1, tail.seq));
-  VerifyReport report{base.seq, tail.leader_epoch, base.state.incarnation, snapshot ? snapshot->seq : 0, hex(base.hash), {}};
+  if (base.seq < tail.seq)
+    return error(Code::DataLoss, fmt::format("entries {} to {} are missing; restore a backup", base.seq + 1, tail.seq));
+  VerifyReport report{base.seq, tail.leader_epoch, base.state.incarnation, snapshot ? snapshot->seq : 0, hex(base.hash),
+                      {}};
   report.state_digest = hex(control::state_digest(base.state));
   return report;
 }
 
 Status show(const journal::Store& store, std::uint64_t from, std::uint64_t to, const Line& line) {
-  return each_entry(store, from, to, [&](const journal::Entry& entry, const Bytes&, const control::Event& event) -> Status {
-    line(fmt::format("{:>8}  {}  {:<10} {:<24} {}", entry.seq, format_utc(entry.wall), who(entry.actor), control::event_name(event),
-                     control::describe(event)));
-    return {};
-  });
+  return each_entry(store, from, to,
+                    [&](const journal::Entry& entry, const Bytes&, const control::Event& event) -> Status {
+                      line(fmt::format("{:>8}  {}  {:<10} {:<24} {}", entry.seq, format_utc(entry.wall),
+                                       who(entry.actor), control::event_name(event), control::describe(event)));
+                      return {};
+                    });
 }
 
 Status export_json(const journal::Store& store, std::uint64_t from, std::uint64_t to, const Line& line) {
-  return each_entry(store, from, to, [&](const journal::Entry& entry, const Bytes& stored, const control::Event& event) -> Status {
-    line(fmt::format(R"({{"seq":{},"at":"{}","leader_epoch":{},"actor":"{}","org":"{}","request_id":{},"event":"{}","subject":{},)"
-                     R"("fields":{},"hash":"{}","prev_hash":"{}"}})",
-                     entry.seq, format_utc(entry.wall), entry.leader_epoch, who(entry.actor), entry.actor.org.str(),
-                     quoted(entry.actor.request_id), control::event_name(event), quoted(control::event_subject(event)),
-                     control::describe(event), hex(journal::hash_of(stored)), hex(entry.prev_hash)));
-    return {};
-  });
+  return each_entry(
+      store, from, to, [&](const journal::Entry& entry, const Bytes& stored, const control::Event& event) -> Status {
+        line(fmt::format(
+            R"({{"seq":{},"at":"{}","leader_epoch":{},"actor":"{}","org":"{}","request_id":{},"event":"{}","subject":{},)"
+            R"("fields":{},"hash":"{}","prev_hash":"{}"}})",
+            entry.seq, format_utc(entry.wall), entry.leader_epoch, who(entry.actor), entry.actor.org.str(),
+            quoted(entry.actor.request_id), control::event_name(event), quoted(control::event_subject(event)),
+            control::describe(event), hex(journal::hash_of(stored)), hex(entry.prev_hash)));
+        return {};
+      });
 }
 
 Result<std::uint64_t> raise_incarnation(journal::Store& store, Now now, const std::string& why) {

@@ -1,14 +1,13 @@
 #include "host/agent_process.h"
 
-#include <csignal>
-#include <filesystem>
-
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <csignal>
+#include <filesystem>
 
 #include "agent/core.h"
 #include "base/log.h"
@@ -57,15 +56,24 @@ Result<agent::OpenedRoster> open_roster(const session::SignedRoster& roster, con
 class AgentProcess {
  public:
   AgentProcess(Layout layout, Config config, crypto::SigningKey key, std::string certificate)
-      : layout_(std::move(layout)), config_(std::move(config)), key_(std::move(key)), certificate_(std::move(certificate)), rng_(seed()),
-        privd_(poller_, layout_.privd_socket()), overlay_(poller_, privd_, layout_.netd_socket(), {config_.ca_pem, "muster"}),
-        streams_(poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); }, [this](LeaseId lease) { return stream_address(lease); }),
+      : layout_(std::move(layout)),
+        config_(std::move(config)),
+        key_(std::move(key)),
+        certificate_(std::move(certificate)),
+        rng_(seed()),
+        privd_(poller_, layout_.privd_socket()),
+        overlay_(poller_, privd_, layout_.netd_socket(), {config_.ca_pem, "muster"}),
+        streams_(
+            poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); },
+            [this](LeaseId lease) { return stream_address(lease); }),
         sampler_(layout_.root) {}
 
   Status run();
 
  private:
-  static std::uint64_t seed() { return (static_cast<std::uint64_t>(crypto::random_u32()) << 32) | crypto::random_u32(); }
+  static std::uint64_t seed() {
+    return (static_cast<std::uint64_t>(crypto::random_u32()) << 32) | crypto::random_u32();
+  }
   std::optional<std::uint32_t> stream_address(LeaseId lease) const {
     if (!core_ || !core_->lease_running(lease)) return {};
     const auto assignment = core_->assignment(lease);
@@ -123,7 +131,9 @@ void AgentProcess::make_core() {
   hooks.sign = [this](ByteView message) { return key_.sign(message); };
   hooks.desired_genuine = [this](const session::Desired& desired) {
     if (config_.command_key.empty()) return true;
-    const bool genuine = crypto::verify(config_.command_key, wire::desired_signing_bytes(NodeId::parse(config_.node_id).value_or(NodeId{}), desired), desired.signature);
+    const bool genuine = crypto::verify(
+        config_.command_key, wire::desired_signing_bytes(NodeId::parse(config_.node_id).value_or(NodeId{}), desired),
+        desired.signature);
     if (!genuine) log_error("agent", "an order that the control plane did not sign was dropped");
     return genuine;
   };
@@ -193,7 +203,8 @@ void AgentProcess::perform(agent::Action action) {
     streams_.close_all();
   } else if (const auto* persist = std::get_if<agent::Persist>(&action)) {
     const Status written = crypto::write_secret_file(layout_.state(), persist->bytes);
-    if (!written.ok()) log_error("agent", "the agent's state cannot be written: {}; free some disk", written.error().message);
+    if (!written.ok())
+      log_error("agent", "the agent's state cannot be written: {}; free some disk", written.error().message);
   } else if (const auto* watch = std::get_if<agent::SetTelemetry>(&action)) {
     live_ = watch->live;
     if (telemetry_timer_ != 0) poller_.cancel(telemetry_timer_);
@@ -225,10 +236,14 @@ void AgentProcess::linked(Result<net::WebSocketPtr> socket, std::uint64_t genera
   socket_ = *socket;
   socket_->start(
       [this, generation](Bytes bytes) {
-        poller_.post([this, generation, bytes = std::move(bytes)] { if (generation == generation_) on_message(bytes); });
+        poller_.post([this, generation, bytes = std::move(bytes)] {
+          if (generation == generation_) on_message(bytes);
+        });
       },
       [this, generation](const std::string& why) {
-        poller_.post([this, generation, why] { if (generation == generation_) link_down(why); });
+        poller_.post([this, generation, why] {
+          if (generation == generation_) link_down(why);
+        });
       });
   core_->on_link_up(read_clocks());
   pump();
@@ -253,7 +268,8 @@ void AgentProcess::on_message(const Bytes& bytes) {
   if (streams_.on_frame(*frame)) return;
   if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
     const std::string pem = as_string(issued->der_chain_pem);
-    if (!crypto::verify_device_certificate(pem, config_.ca_pem, read_clocks().wall).ok()) return log_error("agent", "a renewed certificate was not genuine and was dropped");
+    if (!crypto::verify_device_certificate(pem, config_.ca_pem, read_clocks().wall).ok())
+      return log_error("agent", "a renewed certificate was not genuine and was dropped");
     certificate_ = pem;
     const Status written = crypto::write_secret_file(layout_.certificate(), as_bytes(pem));
     if (!written.ok()) log_error("agent", "{}", written.error().message);
@@ -261,7 +277,9 @@ void AgentProcess::on_message(const Bytes& bytes) {
     log_info("agent", "the device certificate was renewed");
     return;
   }
-  if (const auto* welcome = std::get_if<session::Welcome>(&*frame); welcome != nullptr && welcome->roster_key.size() == 32) executor_->set_roster_key(welcome->roster_key);
+  if (const auto* welcome = std::get_if<session::Welcome>(&*frame);
+      welcome != nullptr && welcome->roster_key.size() == 32)
+    executor_->set_roster_key(welcome->roster_key);
   core_->on_frame(*frame, read_clocks());
   pump();
 }
@@ -275,7 +293,8 @@ void AgentProcess::send(session::AgentFrame frame) {
   socket_->send(wire::encode(frame));
 }
 
-// Renewed at two thirds of its life, with jitter so that a fleet does not come at once; again every minute until it is there.
+// Renewed at two thirds of its life, with jitter so that a fleet does not come at once; again every minute until it is
+// there.
 void AgentProcess::watch_certificate() {
   const auto expiry = crypto::certificate_expiry(certificate_);
   const Millis life{86'400'000};
@@ -324,10 +343,12 @@ void AgentProcess::telemetry() {
         const auto lease = LeaseId::parse(text_at(row, {"lease"}));
         if (!lease) continue;
         const auto cpu_ns = static_cast<std::uint64_t>(int_at(row, {"cpu_ns"}));
-        session::ContainerSample each{*lease, 0, static_cast<std::uint64_t>(int_at(row, {"memory_bytes"})), static_cast<std::uint64_t>(int_at(row, {"pids"}))};
+        session::ContainerSample each{*lease, 0, static_cast<std::uint64_t>(int_at(row, {"memory_bytes"})),
+                                      static_cast<std::uint64_t>(int_at(row, {"pids"}))};
         const auto seen = cpu_seen_.find(*lease);
         const auto ms = seen == cpu_seen_.end() ? 0 : (now - seen->second.second).count();
-        if (ms > 0 && cpu_ns >= seen->second.first) each.cpu_milli = (cpu_ns - seen->second.first) / 1000 / static_cast<std::uint64_t>(ms);
+        if (ms > 0 && cpu_ns >= seen->second.first)
+          each.cpu_milli = (cpu_ns - seen->second.first) / 1000 / static_cast<std::uint64_t>(ms);
         if (cpu_seen_.size() > 256) cpu_seen_.clear();
         cpu_seen_[*lease] = {cpu_ns, now};
         sample.containers.push_back(each);
@@ -364,8 +385,11 @@ void AgentProcess::accept_control() {
 }
 
 std::string AgentProcess::control(const std::string& command) {
-  const std::map<std::string, agent::OwnerAction> actions{{"pause", agent::OwnerAction::Pause}, {"pause-now", agent::OwnerAction::PauseNow},
-                                                          {"resume", agent::OwnerAction::Resume}, {"drain", agent::OwnerAction::Drain}, {"leave", agent::OwnerAction::Leave}};
+  const std::map<std::string, agent::OwnerAction> actions{{"pause", agent::OwnerAction::Pause},
+                                                          {"pause-now", agent::OwnerAction::PauseNow},
+                                                          {"resume", agent::OwnerAction::Resume},
+                                                          {"drain", agent::OwnerAction::Drain},
+                                                          {"leave", agent::OwnerAction::Leave}};
   if (const auto action = actions.find(command); action != actions.end() && started_) {
     core_->on_owner(action->second, "owner", read_clocks());
     poller_.post([this] { pump(); });
@@ -380,13 +404,22 @@ std::string AgentProcess::status_text() const {
   if (started_) {
     for (const auto& lease : core_->observed_leases()) {
       const auto assignment = core_->assignment(lease.lease);
-      leases.push_back(json::object{{"lease", lease.lease.str()}, {"cluster", assignment ? assignment->cluster_name : std::string()},
-                                    {"phase", std::string(wire::text(lease.phase))}, {"reason", lease.reason}, {"restarts", lease.restarts}});
+      leases.push_back(json::object{{"lease", lease.lease.str()},
+                                    {"cluster", assignment ? assignment->cluster_name : std::string()},
+                                    {"phase", std::string(wire::text(lease.phase))},
+                                    {"reason", lease.reason},
+                                    {"restarts", lease.restarts}});
     }
   }
-  return to_text(json::object{{"node", config_.node_id}, {"name", config_.name}, {"server", config_.server}, {"online", started_ && core_->online()},
-                              {"paused", started_ && core_->paused()}, {"refusal", started_ ? core_->last_refusal() : std::string()}, {"link_fault", link_fault_},
-                              {"privd", privd_.connected()}, {"leases", leases}});
+  return to_text(json::object{{"node", config_.node_id},
+                              {"name", config_.name},
+                              {"server", config_.server},
+                              {"online", started_ && core_->online()},
+                              {"paused", started_ && core_->paused()},
+                              {"refusal", started_ ? core_->last_refusal() : std::string()},
+                              {"link_fault", link_fault_},
+                              {"privd", privd_.connected()},
+                              {"leases", leases}});
 }
 
 Status AgentProcess::run() {
@@ -429,10 +462,14 @@ Status run_agent(const Layout& layout) {
 
 Result<std::string> ask_agent(const Layout& layout, const std::string& command, Millis timeout) {
   auto fd = connect_unix(layout.agent_socket(), SocketKind::Seqpacket);
-  if (!fd.ok()) return error(Code::Unavailable, fmt::format("the agent is not running ({}); start it with `muster-agent run --state-dir {}`", fd.error().message, layout.root));
+  if (!fd.ok())
+    return error(Code::Unavailable,
+                 fmt::format("the agent is not running ({}); start it with `muster-agent run --state-dir {}`",
+                             fd.error().message, layout.root));
   TRY_VOID(send_message(fd->get(), command));
   pollfd wait{fd->get(), POLLIN, 0};
-  if (poll(&wait, 1, static_cast<int>(timeout.count())) <= 0) return error(Code::DeadlineExceeded, "the agent did not answer");
+  if (poll(&wait, 1, static_cast<int>(timeout.count())) <= 0)
+    return error(Code::DeadlineExceeded, "the agent did not answer");
   const Message message = TRY(receive_message(fd->get()));
   return message.text;
 }

@@ -1,7 +1,7 @@
 #pragma once
-// The process that holds the link to the control plane: agent core + executor + streams + telemetry under one poller. It runs as
-// its own uid without capabilities; everything privileged is asked of privd. Serves the owner's commands (status, pause, ...) as
-// JSON lines on agent.sock, to root and to its own uid only.
+// The process that holds the link to the control plane: agent core + executor + streams + telemetry under one poller.
+// It runs as its own uid without capabilities; everything privileged is asked of privd. Serves the owner's commands
+// (status, pause, ...) as JSON lines on agent.sock, to root and to its own uid only.
 #include <memory>
 
 #include "base/result.h"

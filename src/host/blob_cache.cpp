@@ -1,13 +1,13 @@
 #include "host/blob_cache.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <filesystem>
 #include <vector>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "crypto/hash.h"
 
@@ -16,13 +16,18 @@ namespace fs = std::filesystem;
 namespace {
 
 bool valid(const std::string& blob) {
-  return blob.size() == 64 && std::all_of(blob.begin(), blob.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  return blob.size() == 64 &&
+         std::all_of(blob.begin(), blob.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
-Error not_a_blob() { return error(Code::InvalidArgument, "not a SHA-256 in hex", "blob.name"); }
-Error disk(int e) { return error(Code::Unavailable, "the blob cache cannot be written: " + errno_text(e), "disk"); }
+Error not_a_blob() {
+  return error(Code::InvalidArgument, "not a SHA-256 in hex", "blob.name");
+}
+Error disk(int e) {
+  return error(Code::Unavailable, "the blob cache cannot be written: " + errno_text(e), "disk");
+}
 
 std::uint64_t size_of(const std::string& path) {
-  struct stat info{};
+  struct stat info {};
   return stat(path.c_str(), &info) == 0 ? static_cast<std::uint64_t>(info.st_size) : 0;
 }
 
@@ -36,7 +41,7 @@ BlobCache::BlobCache(std::string directory) : directory_(std::move(directory)) {
 Result<agent::BlobState> BlobCache::find(const std::string& blob) const {
   if (!valid(blob)) return not_a_blob();
   const std::string path = directory_ + "/" + blob;
-  struct stat info{};
+  struct stat info {};
   if (stat(path.c_str(), &info) == 0) return agent::BlobState{true, static_cast<std::uint64_t>(info.st_size)};
   return agent::BlobState{false, size_of(path + ".part")};
 }
@@ -60,7 +65,8 @@ Result<agent::BlobState> BlobCache::write(const std::string& blob, std::uint64_t
   Fd file(::open(part.c_str(), O_RDONLY | O_CLOEXEC));
   crypto::Sha256 hash;
   std::array<std::uint8_t, 65536> buffer;
-  for (ssize_t n = 0; file && (n = ::read(file.get(), buffer.data(), buffer.size())) > 0;) hash.update({buffer.data(), static_cast<std::size_t>(n)});
+  for (ssize_t n = 0; file && (n = ::read(file.get(), buffer.data(), buffer.size())) > 0;)
+    hash.update({buffer.data(), static_cast<std::size_t>(n)});
   if (hex(hash.finish()) != blob) {
     unlink(part.c_str());
     return error(Code::DataLoss, "what came is not what its name says; it was thrown away", "blob.hash");
@@ -77,7 +83,11 @@ Result<Fd> BlobCache::open(const std::string& blob) const {
 }
 
 void BlobCache::make_room() const {
-  struct Entry { fs::file_time_type when; std::uint64_t size; fs::path path; };
+  struct Entry {
+    fs::file_time_type when;
+    std::uint64_t size;
+    fs::path path;
+  };
   std::vector<Entry> entries;
   std::uint64_t total = 0;
   std::error_code failure;

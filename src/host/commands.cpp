@@ -1,5 +1,9 @@
 #include "host/commands.h"
 
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -7,11 +11,6 @@
 #include <fstream>
 #include <iostream>
 #include <thread>
-
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <fmt/format.h>
 
 #include "host/agent_process.h"
 #include "host/doctor.h"
@@ -59,15 +58,24 @@ Words parse(const std::vector<std::string>& words) {
       out.bad = word + " needs a value";
       return {};
     };
-    if (word == "--state-dir") out.state_dir = value();
-    else if (word == "--token-file") out.token_file = value();
-    else if (word == "--name") out.name = value();
-    else if (word == "--label") out.labels.push_back(value());
-    else if (word == "--no-service") out.no_service = true;
-    else if (word == "--now") out.now = true;
-    else if (word == "--help" || word == "-h") out.help = true;
-    else if (word.starts_with("-") && word != "-") out.bad = "unknown option " + word;
-    else out.plain.push_back(word);
+    if (word == "--state-dir")
+      out.state_dir = value();
+    else if (word == "--token-file")
+      out.token_file = value();
+    else if (word == "--name")
+      out.name = value();
+    else if (word == "--label")
+      out.labels.push_back(value());
+    else if (word == "--no-service")
+      out.no_service = true;
+    else if (word == "--now")
+      out.now = true;
+    else if (word == "--help" || word == "-h")
+      out.help = true;
+    else if (word.starts_with("-") && word != "-")
+      out.bad = "unknown option " + word;
+    else
+      out.plain.push_back(word);
   }
   while (out.state_dir.size() > 1 && out.state_dir.ends_with('/')) out.state_dir.pop_back();
   if (!out.state_dir.starts_with('/')) out.state_dir = fs::absolute(out.state_dir).string();
@@ -101,12 +109,15 @@ std::string own_path() {
 
 Status install_service(const Words& words) {
   std::ofstream unit(kUnit);
-  unit << "[Unit]\nDescription=Muster agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n"
-       << "[Service]\nExecStart=" << own_path() << " run --state-dir " << words.state_dir << "\nRestart=always\nRestartSec=2\nKillMode=mixed\nLimitNOFILE=65536\n\n"
-       << "[Install]\nWantedBy=multi-user.target\n";
+  unit
+      << "[Unit]\nDescription=Muster agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n"
+      << "[Service]\nExecStart=" << own_path() << " run --state-dir " << words.state_dir
+      << "\nRestart=always\nRestartSec=2\nKillMode=mixed\nLimitNOFILE=65536\n\n"
+      << "[Install]\nWantedBy=multi-user.target\n";
   unit.close();
   if (!unit) return error(Code::Unavailable, fmt::format("cannot write {}", kUnit));
-  if (run_program({"systemctl", "daemon-reload"}) != 0 || run_program({"systemctl", "enable", "--now", "muster-agent.service"}) != 0) {
+  if (run_program({"systemctl", "daemon-reload"}) != 0 ||
+      run_program({"systemctl", "enable", "--now", "muster-agent.service"}) != 0) {
     return error(Code::Unavailable, "systemctl did not start muster-agent.service; see: journalctl -u muster-agent");
   }
   return {};
@@ -122,7 +133,9 @@ Status wait_online(const Layout& layout, int seconds) {
     last = said.ok() ? text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}) : said.error().message;
     std::this_thread::sleep_for(Millis(500));
   }
-  return error(Code::DeadlineExceeded, fmt::format("the control plane does not see this machine online after {} s: {}; `muster-agent doctor` names the broken step", seconds, last));
+  return error(Code::DeadlineExceeded, fmt::format("the control plane does not see this machine online after {} s: {}; "
+                                                   "`muster-agent doctor` names the broken step",
+                                                   seconds, last));
 }
 
 int do_join(const Words& words, const Layout& layout) {
@@ -146,7 +159,8 @@ int do_join(const Words& words, const Layout& layout) {
     std::ifstream file(words.token_file);
     if (!std::getline(file, options.token)) return fail("cannot read a token from " + words.token_file);
   }
-  while (!options.token.empty() && std::isspace(static_cast<unsigned char>(options.token.back())) != 0) options.token.pop_back();
+  while (!options.token.empty() && std::isspace(static_cast<unsigned char>(options.token.back())) != 0)
+    options.token.pop_back();
   const auto config = join(options);
   std::fill(options.token.begin(), options.token.end(), '\0');
   if (!config.ok()) return fail(config.error().message);
@@ -168,12 +182,15 @@ int do_status(const Layout& layout) {
   if (!text.ok()) return fail(text.error().message);
   const auto said = parse_object(*text);
   if (!said.ok()) return fail(said.error().message);
-  std::cout << fmt::format("machine  {} ({})\nserver   {}\nlink     {}\nwork     {}\n", text_at(*said, {"node"}), text_at(*said, {"name"}), text_at(*said, {"server"}),
-                           bool_at(*said, {"online"}) ? "online" : "offline " + text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}),
-                           bool_at(*said, {"paused"}) ? "paused by the owner" : "open");
+  std::cout << fmt::format(
+      "machine  {} ({})\nserver   {}\nlink     {}\nwork     {}\n", text_at(*said, {"node"}), text_at(*said, {"name"}),
+      text_at(*said, {"server"}),
+      bool_at(*said, {"online"}) ? "online" : "offline " + text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}),
+      bool_at(*said, {"paused"}) ? "paused by the owner" : "open");
   if (const auto* leases = said->if_contains("leases"); leases != nullptr && leases->is_array()) {
     for (const auto& lease : leases->get_array()) {
-      std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}), text_at(lease, {"phase"}), text_at(lease, {"reason"}));
+      std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}),
+                               text_at(lease, {"phase"}), text_at(lease, {"reason"}));
     }
   }
   return bool_at(*said, {"online"}) ? 0 : 1;
@@ -190,10 +207,12 @@ int do_owner(const std::string& verb, const Words& words, const Layout& layout) 
       const auto status = ask_agent(layout, "status", Millis(2000));
       const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
       const auto* leases = said.ok() ? said->if_contains("leases") : nullptr;
-      const bool busy = leases != nullptr && leases->is_array() && std::any_of(leases->get_array().begin(), leases->get_array().end(), [](const json::value& lease) {
-        const std::string phase = text_at(lease, {"phase"});
-        return phase != "stopped" && phase != "failed" && phase != "pending";
-      });
+      const bool busy =
+          leases != nullptr && leases->is_array() &&
+          std::any_of(leases->get_array().begin(), leases->get_array().end(), [](const json::value& lease) {
+            const std::string phase = text_at(lease, {"phase"});
+            return phase != "stopped" && phase != "failed" && phase != "pending";
+          });
       if (!busy) break;
       std::this_thread::sleep_for(Millis(500));
     }
@@ -207,8 +226,10 @@ int do_leave(const Layout& layout) {
   const auto config = load_config(layout);
   if (!config.ok()) return fail(config.error().message);
   const auto told = ask_agent(layout, "leave", Millis(5000));
-  if (!told.ok()) std::cerr << "muster-agent: " << told.error().message << "; the control plane will notice by itself\n";
-  for (int i = 0; told.ok() && i < 120 && ask_agent(layout, "status", Millis(1000)).ok(); ++i) std::this_thread::sleep_for(Millis(500));
+  if (!told.ok())
+    std::cerr << "muster-agent: " << told.error().message << "; the control plane will notice by itself\n";
+  for (int i = 0; told.ok() && i < 120 && ask_agent(layout, "status", Millis(1000)).ok(); ++i)
+    std::this_thread::sleep_for(Millis(500));
   if (fs::exists(kUnit) && run_program({"systemctl", "disable", "--now", "muster-agent.service"}) == 0) {
     std::error_code ignored;
     fs::remove(kUnit, ignored);
@@ -220,9 +241,13 @@ int do_leave(const Layout& layout) {
   for (int i = 0; supervisor > 1 && i < 40 && kill(supervisor, 0) == 0; ++i) std::this_thread::sleep_for(Millis(250));
   DockerRuntime runtime(docker_options(layout, config->node_id, config->machine));
   const Status removed = runtime.remove_everything();
-  if (!removed.ok()) return fail("some containers could not be removed: " + removed.error().message + "; start the engine and run leave again");
+  if (!removed.ok())
+    return fail("some containers could not be removed: " + removed.error().message +
+                "; start the engine and run leave again");
   std::error_code failure;
-  for (const auto* part : {"config.json", "paused", "leases", "helper", "run", "agent", "netd", "secrets", "policy.json"}) fs::remove_all(layout.root + "/" + part, failure);
+  for (const auto* part :
+       {"config.json", "paused", "leases", "helper", "run", "agent", "netd", "secrets", "policy.json"})
+    fs::remove_all(layout.root + "/" + part, failure);
   fs::remove(layout.root, failure);  // only when nothing else is in it
   std::cout << fmt::format("{} has left; everything the agent made is removed\n", config->node_id);
   return 0;
@@ -231,7 +256,9 @@ int do_leave(const Layout& layout) {
 int do_doctor(const Words& words, const Layout& layout) {
   bool broken = false;
   for (const auto& finding : examine(layout, words.plain.size() > 1 ? words.plain[1] : std::string())) {
-    const char* mark = finding.verdict == Verdict::Good ? "ok    " : finding.verdict == Verdict::Note ? "note  " : "BROKEN";
+    const char* mark = finding.verdict == Verdict::Good   ? "ok    "
+                       : finding.verdict == Verdict::Note ? "note  "
+                                                          : "BROKEN";
     std::cout << fmt::format("{} {}: {}\n", mark, finding.step, finding.detail);
     if (!finding.repair.empty()) std::cout << "         -> " << finding.repair << "\n";
     broken = broken || finding.verdict == Verdict::Broken;
@@ -239,7 +266,9 @@ int do_doctor(const Words& words, const Layout& layout) {
   return broken ? 3 : 0;
 }
 
-int finish(const Status& status) { return status.ok() ? 0 : fail(status.error().message); }
+int finish(const Status& status) {
+  return status.ok() ? 0 : fail(status.error().message);
+}
 
 }  // namespace
 

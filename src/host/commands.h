@@ -1,6 +1,6 @@
 #pragma once
-// The command line of muster-agent. Exit codes: 0 done, 1 it did not work (the reason is on standard error), 2 wrong usage,
-// 3 doctor found something broken.
+// The command line of muster-agent. Exit codes: 0 done, 1 it did not work (the reason is on standard error), 2 wrong
+// usage, 3 doctor found something broken.
 #include <string>
 #include <vector>
 

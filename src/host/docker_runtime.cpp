@@ -1,18 +1,17 @@
 #include "host/docker_runtime.h"
 
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <thread>
-
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "base/log.h"
 #include "host/embedded.h"
@@ -22,7 +21,8 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine", kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
+constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine",
+                           kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
 // The image's own Python, wherever stock images keep it.
 constexpr std::string_view kStartHelper =
     "for p in python python3 /home/ray/anaconda3/bin/python /opt/ray/bin/python; do "
@@ -32,15 +32,20 @@ constexpr std::string_view kStartHelper =
 Error refused(const EngineReply& reply, std::string_view what, std::string reason) {
   const auto parsed = parse_object(reply.body);
   const std::string message = parsed.ok() ? text_at(*parsed, {"message"}) : reply.body.substr(0, 300);
-  const Code code = reply.status == 404 ? Code::NotFound : reply.status == 409 ? Code::FailedPrecondition : Code::Unavailable;
-  return error(code, fmt::format("the container engine could not {}: {} (status {})", what, message, reply.status), std::move(reason));
+  const Code code = reply.status == 404   ? Code::NotFound
+                    : reply.status == 409 ? Code::FailedPrecondition
+                                          : Code::Unavailable;
+  return error(code, fmt::format("the container engine could not {}: {} (status {})", what, message, reply.status),
+               std::move(reason));
 }
 
 std::string encode_query(std::string_view text) {
   std::string out;
   for (const unsigned char c : text) {
-    if (std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '~') out.push_back(static_cast<char>(c));
-    else out += fmt::format("%{:02X}", c);
+    if (std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '~')
+      out.push_back(static_cast<char>(c));
+    else
+      out += fmt::format("%{:02X}", c);
   }
   return out;
 }
@@ -60,7 +65,7 @@ Status make_dir(const std::string& path, mode_t mode) {
 }
 
 bool on_tmpfs(const std::string& path) {
-  struct statfs info{};
+  struct statfs info {};
   return statfs(path.c_str(), &info) == 0 && static_cast<long>(info.f_type) == static_cast<long>(TMPFS_MAGIC);
 }
 
@@ -71,7 +76,8 @@ std::string choose_secrets_root(const Layout& layout) {
   for (const std::string base : {"/run", "/dev/shm"}) {
     if (on_tmpfs(base)) return base + "/" + leaf;
   }
-  log_warn("privd", "this machine has no tmpfs at /run or /dev/shm: cluster secrets are kept on its disk while a lease runs");
+  log_warn("privd",
+           "this machine has no tmpfs at /run or /dev/shm: cluster secrets are kept on its disk while a lease runs");
   return layout.root + "/secrets";
 }
 
@@ -93,14 +99,17 @@ Result<std::string> DockerRuntime::api(const std::string& path) {
   const std::string newest = text_at(version, {"ApiVersion"});
   int minor = 0;
   if (!newest.starts_with("1.") || (minor = std::atoi(newest.c_str() + 2)) < 40) {
-    return error(Code::Unsupported, fmt::format("the container engine speaks API {}; 1.40 or newer is needed: update it", newest), "engine_too_old");
+    return error(Code::Unsupported,
+                 fmt::format("the container engine speaks API {}; 1.40 or newer is needed: update it", newest),
+                 "engine_too_old");
   }
   const std::lock_guard lock(mutex_);
   api_version_ = fmt::format("1.{}", std::min(minor, 47));
   return "/v" + api_version_ + path;
 }
 
-Result<EngineReply> DockerRuntime::ask(const std::string& method, const std::string& path, const std::string& body, int timeout_s) {
+Result<EngineReply> DockerRuntime::ask(const std::string& method, const std::string& path, const std::string& body,
+                                       int timeout_s) {
   const std::string target = TRY(api(path));
   return http_.call({.method = method, .target = target, .body = body, .timeout = Millis(timeout_s * 1000)});
 }
@@ -118,7 +127,9 @@ Result<EngineInfo> DockerRuntime::info() {
   out.cgroup = text_at(info, {"CgroupVersion"});
   out.gpu_mode = "none";
   if (find_path(info, {"Runtimes", "nvidia"}) != nullptr) out.gpu_mode = "nvidia";
-  if (find_path(info, {"CDISpecDirs"}) != nullptr && (fs::exists("/etc/cdi/nvidia.yaml") || fs::exists("/var/run/cdi/nvidia.yaml"))) out.gpu_mode = "cdi";
+  if (find_path(info, {"CDISpecDirs"}) != nullptr &&
+      (fs::exists("/etc/cdi/nvidia.yaml") || fs::exists("/var/run/cdi/nvidia.yaml")))
+    out.gpu_mode = "cdi";
   const EngineReply images = TRY(ask("GET", "/images/json"));
   const json::value list = TRY(parse_value(images.body));
   if (const auto* items = list.if_array()) {
@@ -142,7 +153,8 @@ Result<std::string> DockerRuntime::pull(const std::string& image, const Registry
   const auto slash = image.rfind('/'), colon = image.rfind(':');
   const bool tagged = colon != std::string::npos && (slash == std::string::npos || colon > slash);
   if (image.find('@') == std::string::npos) {
-    query = "fromImage=" + encode_query(image.substr(0, tagged ? colon : image.size())) + "&tag=" + encode_query(tagged ? image.substr(colon + 1) : "latest");
+    query = "fromImage=" + encode_query(image.substr(0, tagged ? colon : image.size())) +
+            "&tag=" + encode_query(tagged ? image.substr(colon + 1) : "latest");
   }
   EngineCall call{.method = "POST", .target = TRY(api("/images/create?" + query)), .timeout = Millis(600'000)};
   if (!auth.username.empty()) {
@@ -153,7 +165,8 @@ Result<std::string> DockerRuntime::pull(const std::string& image, const Registry
   std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> layers;
   const auto reply = http_.stream(call, [&](std::string_view part) -> Status {
     line.append(part);
-    if (line.size() > (1 << 20)) return error(Code::TooLarge, "the engine's progress line is too long", "image_pull.failed");
+    if (line.size() > (1 << 20))
+      return error(Code::TooLarge, "the engine's progress line is too long", "image_pull.failed");
     for (auto end = line.find('\n'); end != std::string::npos; end = line.find('\n')) {
       const auto said = parse_object(line.substr(0, end));
       line.erase(0, end + 1);
@@ -161,11 +174,16 @@ Result<std::string> DockerRuntime::pull(const std::string& image, const Registry
       if (said->contains("error")) failure = text_at(*said, {"error"});
       if (layers.size() < 512) {
         auto& layer = layers[text_at(*said, {"id"})];
-        layer = {static_cast<std::uint64_t>(int_at(*said, {"progressDetail", "current"}, static_cast<std::int64_t>(layer.first))),
-                 static_cast<std::uint64_t>(int_at(*said, {"progressDetail", "total"}, static_cast<std::int64_t>(layer.second)))};
+        layer = {static_cast<std::uint64_t>(
+                     int_at(*said, {"progressDetail", "current"}, static_cast<std::int64_t>(layer.first))),
+                 static_cast<std::uint64_t>(
+                     int_at(*said, {"progressDetail", "total"}, static_cast<std::int64_t>(layer.second)))};
       }
       std::uint64_t done = 0, total = 0;
-      for (const auto& [id, layer] : layers) { done += layer.first; total += layer.second; }
+      for (const auto& [id, layer] : layers) {
+        done += layer.first;
+        total += layer.second;
+      }
       if (!progress(done, total)) return error(Code::Cancelled, "the pull was cancelled", "cancelled");
     }
     return {};
@@ -176,8 +194,10 @@ Result<std::string> DockerRuntime::pull(const std::string& image, const Registry
     return refused(*reply, "pull " + image, missing ? "image_pull.not_found" : "image_pull.unreachable");
   }
   if (!failure.empty()) {
-    const bool denied = failure.find("denied") != std::string::npos || failure.find("unauthorized") != std::string::npos;
-    return error(Code::Unavailable, fmt::format("pulling {} failed: {}", image, failure.substr(0, 300)), denied ? "image_pull.denied" : "image_pull.failed");
+    const bool denied =
+        failure.find("denied") != std::string::npos || failure.find("unauthorized") != std::string::npos;
+    return error(Code::Unavailable, fmt::format("pulling {} failed: {}", image, failure.substr(0, 300)),
+                 denied ? "image_pull.denied" : "image_pull.failed");
   }
   return local();
 }
@@ -200,7 +220,8 @@ json::object DockerRuntime::common_host_config(std::int64_t pids) const {
   config["Privileged"] = false;
   config["IpcMode"] = "private";
   config["RestartPolicy"] = json::object{{"Name", "no"}};
-  config["LogConfig"] = json::object{{"Type", "json-file"}, {"Config", json::object{{"max-size", "5m"}, {"max-file", "2"}}}};
+  config["LogConfig"] =
+      json::object{{"Type", "json-file"}, {"Config", json::object{{"max-size", "5m"}, {"max-file", "2"}}}};
   return config;
 }
 
@@ -210,7 +231,8 @@ Result<json::value> DockerRuntime::inspect(const std::string& container) {
   if (reply.status != 200) return refused(reply, "inspect " + container, "engine");
   const json::object object = TRY(parse_object(reply.body));
   if (text_at(object, {"Config", "Labels", kMachineLabel}) != options_.machine) {
-    return error(Code::PermissionDenied, "container " + container + " is not ours; it is left alone", "container.foreign");
+    return error(Code::PermissionDenied, "container " + container + " is not ours; it is left alone",
+                 "container.foreign");
   }
   return json::value(object);
 }
@@ -274,7 +296,8 @@ Status DockerRuntime::hand_over_dirs(const std::string& lease, const User& user)
   for (const auto* part : {"/run", "/probe", "/workspace"}) {
     // The container could have replaced what is inside; the directory itself sits in ours.
     const std::string path = options_.layout.lease(lease) + part;
-    if (lchown(path.c_str(), user.uid, user.gid) != 0) return error(Code::Unavailable, "cannot hand over " + path + ": " + errno_text(errno), "disk");
+    if (lchown(path.c_str(), user.uid, user.gid) != 0)
+      return error(Code::Unavailable, "cannot hand over " + path + ": " + errno_text(errno), "disk");
   }
   return {};
 }
@@ -290,17 +313,21 @@ Result<DockerRuntime::User> DockerRuntime::user_of(const std::string& image, con
   const std::string text = text_at(about, {"Config", "User"});
   const std::string who = text.substr(0, text.find(':'));
   User user;
-  if (!who.empty() && std::all_of(who.begin(), who.end(), [](unsigned char c) { return std::isdigit(c) != 0; }) && who.size() < 10) {
+  if (!who.empty() && std::all_of(who.begin(), who.end(), [](unsigned char c) { return std::isdigit(c) != 0; }) &&
+      who.size() < 10) {
     user = {static_cast<uid_t>(std::stoul(who)), static_cast<gid_t>(std::stoul(who))};
   } else if (!who.empty() && who != "root") {
     const EngineReply passwd = TRY(ask("GET", "/containers/" + container + "/archive?path=/etc/passwd"));
     const auto at = passwd.status == 200 ? passwd.body.find(fmt::format("\n{}:", who)) : std::string::npos;
-    if (at == std::string::npos) return error(Code::InvalidArgument, fmt::format("the image runs as '{}', which its /etc/passwd lacks", who), "image.user");
+    if (at == std::string::npos)
+      return error(Code::InvalidArgument, fmt::format("the image runs as '{}', which its /etc/passwd lacks", who),
+                   "image.user");
     const auto first = passwd.body.find(':', passwd.body.find(':', at) + 1);
     if (first != std::string::npos) {
       user.uid = static_cast<uid_t>(std::strtoul(passwd.body.c_str() + first + 1, nullptr, 10));
       const auto second = passwd.body.find(':', first + 1);
-      if (second != std::string::npos) user.gid = static_cast<gid_t>(std::strtoul(passwd.body.c_str() + second + 1, nullptr, 10));
+      if (second != std::string::npos)
+        user.gid = static_cast<gid_t>(std::strtoul(passwd.body.c_str() + second + 1, nullptr, 10));
     }
   }
   const std::lock_guard lock(mutex_);
@@ -321,13 +348,19 @@ Result<pid_t> DockerRuntime::ensure_namespace(const LaunchSpec& spec, bool* made
   config["NetworkMode"] = "none";
   config["ReadonlyRootfs"] = true;
   config["Memory"] = 64 << 20;
-  const json::object body{{"Image", spec.image}, {"Entrypoint", json::array{"/bin/sleep"}}, {"Cmd", json::array{"infinity"}}, {"User", "65534:65534"},
-                          {"Env", json::array{"NVIDIA_VISIBLE_DEVICES=void"}}, {"Labels", labels(spec.lease, "net")}, {"HostConfig", config}};
+  const json::object body{{"Image", spec.image},
+                          {"Entrypoint", json::array{"/bin/sleep"}},
+                          {"Cmd", json::array{"infinity"}},
+                          {"User", "65534:65534"},
+                          {"Env", json::array{"NVIDIA_VISIBLE_DEVICES=void"}},
+                          {"Labels", labels(spec.lease, "net")},
+                          {"HostConfig", config}};
   TRY_VOID(create(pause, body));
   TRY_VOID(start(pause));
   const json::value about = TRY(inspect(pause));
   const auto pid = static_cast<pid_t>(int_at(about, {"State", "Pid"}));
-  if (pid <= 0) return error(Code::Unavailable, "the container that holds the namespace ended at once", "container.start");
+  if (pid <= 0)
+    return error(Code::Unavailable, "the container that holds the namespace ended at once", "container.start");
   *made = true;
   return pid;
 }
@@ -347,29 +380,42 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& e
   getrlimit(RLIMIT_NOFILE, &limit);
   std::int64_t nofile = spec.nofile > 0 ? spec.nofile : 65536;
   if (limit.rlim_max != RLIM_INFINITY && nofile > static_cast<std::int64_t>(limit.rlim_max)) {
-    told.warnings.push_back(fmt::format("nofile {} was lowered to {}, the most this machine allows", nofile, limit.rlim_max));
+    told.warnings.push_back(
+        fmt::format("nofile {} was lowered to {}, the most this machine allows", nofile, limit.rlim_max));
     nofile = static_cast<std::int64_t>(limit.rlim_max);
   }
   config["Ulimits"] = json::array{json::object{{"Name", "nofile"}, {"Soft", nofile}, {"Hard", nofile}}};
-  config["Binds"] = strings({dir + "/run:/muster/run", dir + "/blobs:/muster/run/blobs:ro", dir + "/workspace:/tmp/ray",
-                             secrets(spec.lease) + ":/muster/secrets:ro", options_.layout.helper() + ":/muster/helper:ro"});
+  config["Binds"] =
+      strings({dir + "/run:/muster/run", dir + "/blobs:/muster/run/blobs:ro", dir + "/workspace:/tmp/ray",
+               secrets(spec.lease) + ":/muster/secrets:ro", options_.layout.helper() + ":/muster/helper:ro"});
   std::string visible = "void";
   if (!spec.devices.empty()) {
     visible = fmt::format("{}", fmt::join(spec.devices, ","));
     json::array ids;
-    for (const auto& device : spec.devices) ids.emplace_back(engine.gpu_mode == "cdi" ? "nvidia.com/gpu=" + device : device);
+    for (const auto& device : spec.devices)
+      ids.emplace_back(engine.gpu_mode == "cdi" ? "nvidia.com/gpu=" + device : device);
     json::object request{{"Driver", engine.gpu_mode == "cdi" ? "cdi" : "nvidia"}, {"DeviceIDs", ids}};
     if (engine.gpu_mode != "cdi") request["Capabilities"] = json::array{json::array{"gpu", "compute", "utility"}};
     config["DeviceRequests"] = json::array{request};
   }
   std::map<std::string, std::string> env = spec.env;
   const std::map<std::string, std::string> ours{
-      {"NVIDIA_VISIBLE_DEVICES", visible}, {"RAY_AUTH_MODE", "token"}, {"RAY_AUTH_TOKEN_PATH", "/muster/secrets/ray_token"},
-      {"RAY_USAGE_STATS_ENABLED", "0"}, {"RAY_gcs_rpc_server_reconnect_timeout_s", "600"}, {"RAY_health_check_period_ms", "1000"},
-      {"RAY_health_check_timeout_ms", "2000"}, {"RAY_health_check_failure_threshold", "5"}, {"RAY_grpc_client_keepalive_time_ms", "5000"},
-      {"RAY_grpc_client_keepalive_timeout_ms", "10000"}, {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "2"},
-      {"RAY_CLOUD_INSTANCE_ID", spec.lease}, {"RAY_NODE_TYPE_NAME", spec.group.empty() ? (spec.head ? "head" : "worker") : spec.group},
-      {"NCCL_SOCKET_IFNAME", "muster0"}, {"GLOO_SOCKET_IFNAME", "muster0"}, {"MUSTER_HELPER_SOCKET", "/muster/run/helper.sock"}};
+      {"NVIDIA_VISIBLE_DEVICES", visible},
+      {"RAY_AUTH_MODE", "token"},
+      {"RAY_AUTH_TOKEN_PATH", "/muster/secrets/ray_token"},
+      {"RAY_USAGE_STATS_ENABLED", "0"},
+      {"RAY_gcs_rpc_server_reconnect_timeout_s", "600"},
+      {"RAY_health_check_period_ms", "1000"},
+      {"RAY_health_check_timeout_ms", "2000"},
+      {"RAY_health_check_failure_threshold", "5"},
+      {"RAY_grpc_client_keepalive_time_ms", "5000"},
+      {"RAY_grpc_client_keepalive_timeout_ms", "10000"},
+      {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "2"},
+      {"RAY_CLOUD_INSTANCE_ID", spec.lease},
+      {"RAY_NODE_TYPE_NAME", spec.group.empty() ? (spec.head ? "head" : "worker") : spec.group},
+      {"NCCL_SOCKET_IFNAME", "muster0"},
+      {"GLOO_SOCKET_IFNAME", "muster0"},
+      {"MUSTER_HELPER_SOCKET", "/muster/run/helper.sock"}};
   for (const auto& [key, value] : ours) env[key] = value;
   env.erase("RAY_AUTH_TOKEN");
   if (spec.head) {
@@ -379,8 +425,13 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& e
   json::array env_list;
   for (const auto& [key, value] : env) env_list.emplace_back(key + "=" + value);
   json::object labelled = labels(spec.lease, "ray");
-  return json::object{{"Image", spec.image}, {"Entrypoint", json::array{"/bin/sh"}}, {"Cmd", strings({"-c", std::string(kStartHelper)})},
-                      {"Env", env_list}, {"Labels", labelled}, {"HostConfig", config}, {"StopTimeout", 15}};
+  return json::object{{"Image", spec.image},
+                      {"Entrypoint", json::array{"/bin/sh"}},
+                      {"Cmd", strings({"-c", std::string(kStartHelper)})},
+                      {"Env", env_list},
+                      {"Labels", labelled},
+                      {"HostConfig", config},
+                      {"StopTimeout", 15}};
 }
 
 Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
@@ -388,8 +439,10 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
   TRY_VOID(prepare_dirs(spec.lease));
   const EngineInfo engine = TRY(info());
   if (!spec.devices.empty() && engine.gpu_mode == "none") {
-    return error(Code::FailedPrecondition, "the lease has GPUs but the container engine knows neither CDI nor the NVIDIA runtime; "
-                 "install nvidia-container-toolkit and run: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml", "gpu.toolkit");
+    return error(Code::FailedPrecondition,
+                 "the lease has GPUs but the container engine knows neither CDI nor the NVIDIA runtime; "
+                 "install nvidia-container-toolkit and run: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+                 "gpu.toolkit");
   }
   bool made = false;
   const pid_t pid = TRY(ensure_namespace(spec, &made));
@@ -416,17 +469,24 @@ Status DockerRuntime::start_probe(const std::string& lease, const std::string& i
   json::object config = common_host_config(512);
   config["NetworkMode"] = "none";
   config["Memory"] = std::int64_t{2} << 30;
-  config["Binds"] = strings({options_.layout.lease(lease) + "/probe:/muster/run", options_.layout.helper() + ":/muster/helper:ro"});
-  const json::object body{{"Image", image}, {"Entrypoint", json::array{"/bin/sh"}}, {"Cmd", strings({"-c", std::string(kStartHelper)})},
-                          {"Env", strings({"NVIDIA_VISIBLE_DEVICES=void", "MUSTER_HELPER_STATE=/tmp/muster_probe.json"})},
-                          {"Labels", labels(lease, "probe")}, {"HostConfig", config}};
+  config["Binds"] =
+      strings({options_.layout.lease(lease) + "/probe:/muster/run", options_.layout.helper() + ":/muster/helper:ro"});
+  const json::object body{
+      {"Image", image},
+      {"Entrypoint", json::array{"/bin/sh"}},
+      {"Cmd", strings({"-c", std::string(kStartHelper)})},
+      {"Env", strings({"NVIDIA_VISIBLE_DEVICES=void", "MUSTER_HELPER_STATE=/tmp/muster_probe.json"})},
+      {"Labels", labels(lease, "probe")},
+      {"HostConfig", config}};
   TRY_VOID(create(probe, body));
   const User user = TRY(user_of(image, probe));
   TRY_VOID(hand_over_dirs(lease, user));
   return start(probe);
 }
 
-Status DockerRuntime::stop_probe(const std::string& lease) { return drop(name(lease, "probe"), 0); }
+Status DockerRuntime::stop_probe(const std::string& lease) {
+  return drop(name(lease, "probe"), 0);
+}
 
 Status DockerRuntime::stop(const std::string& lease, int grace_s) {
   TRY_VOID(drop(name(lease, "probe"), 0));

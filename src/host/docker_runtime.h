@@ -1,12 +1,12 @@
 #pragma once
-// Runtime over the Docker Engine API (>= 1.40; Podman's compatible socket as well), spoken on its unix socket. Per lease a
-// pause container (network none) holds the namespace with `lo` and the cluster's TUN, and a workload container joins it:
-// no capabilities, no new privileges, our seccomp profile, limits. Touches only containers that carry this machine's label.
+// Runtime over the Docker Engine API (>= 1.40; Podman's compatible socket as well), spoken on its unix socket. Per
+// lease a pause container (network none) holds the namespace with `lo` and the cluster's TUN, and a workload container
+// joins it: no capabilities, no new privileges, our seccomp profile, limits. Touches only containers that carry this
+// machine's label.
+#include <boost/json/value.hpp>
 #include <memory>
 #include <mutex>
 #include <string>
-
-#include <boost/json/value.hpp>
 
 #include "host/engine_http.h"
 #include "host/layout.h"
@@ -50,10 +50,14 @@ class DockerRuntime : public Runtime {
   Status remove_everything() override;
 
  private:
-  struct User { uid_t uid = 0; gid_t gid = 0; };
+  struct User {
+    uid_t uid = 0;
+    gid_t gid = 0;
+  };
   std::string name(const std::string& lease, std::string_view part) const;
   Result<std::string> api(const std::string& path);  // "/v1.41" + path
-  Result<EngineReply> ask(const std::string& method, const std::string& path, const std::string& body = {}, int timeout_s = 60);
+  Result<EngineReply> ask(const std::string& method, const std::string& path, const std::string& body = {},
+                          int timeout_s = 60);
   Result<boost::json::value> inspect(const std::string& container);  // NotFound; PermissionDenied when it is not ours
   Status drop(const std::string& container, int grace_s);
   Status create(const std::string& container, const boost::json::value& body);
@@ -70,7 +74,7 @@ class DockerRuntime : public Runtime {
   DockerOptions options_;
   EngineHttp http_;
   std::mutex mutex_;
-  std::string api_version_;  // under mutex_
+  std::string api_version_;            // under mutex_
   std::map<std::string, User> users_;  // image -> who it runs as; under mutex_
 };
 

@@ -1,18 +1,17 @@
 #include "host/doctor.h"
 
-#include <cstdlib>
-#include <ctime>
-#include <filesystem>
-
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
 
 #include "crypto/cert.h"
 #include "crypto/file.h"
@@ -28,9 +27,15 @@ namespace {
 
 class Walk {
  public:
-  void good(std::string step, std::string detail) { findings.push_back({std::move(step), Verdict::Good, std::move(detail), {}}); }
-  void note(std::string step, std::string detail, std::string repair = {}) { findings.push_back({std::move(step), Verdict::Note, std::move(detail), std::move(repair)}); }
-  void broken(std::string step, std::string detail, std::string repair) { findings.push_back({std::move(step), Verdict::Broken, std::move(detail), std::move(repair)}); }
+  void good(std::string step, std::string detail) {
+    findings.push_back({std::move(step), Verdict::Good, std::move(detail), {}});
+  }
+  void note(std::string step, std::string detail, std::string repair = {}) {
+    findings.push_back({std::move(step), Verdict::Note, std::move(detail), std::move(repair)});
+  }
+  void broken(std::string step, std::string detail, std::string repair) {
+    findings.push_back({std::move(step), Verdict::Broken, std::move(detail), std::move(repair)});
+  }
   std::vector<Finding> findings;
 };
 
@@ -60,20 +65,27 @@ bool reach(const addrinfo* list, std::string* why) {
 
 void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
   auto endpoint = net::parse_url(server);
-  if (!endpoint.ok()) return walk.broken("control plane", endpoint.error().message, "give the address as https://HOST[:PORT]");
+  if (!endpoint.ok())
+    return walk.broken("control plane", endpoint.error().message, "give the address as https://HOST[:PORT]");
   const std::string proxy = proxy_of_environment();
   if (!proxy.empty()) {
-    walk.note("proxy", fmt::format("{} is set: connections go through it", proxy), "set NO_PROXY for the control plane if it must be reached directly");
+    walk.note("proxy", fmt::format("{} is set: connections go through it", proxy),
+              "set NO_PROXY for the control plane if it must be reached directly");
   } else {
     addrinfo hints{}, *list = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     const int failed = getaddrinfo(endpoint->host.c_str(), std::to_string(endpoint->port).c_str(), &hints, &list);
-    if (failed != 0) return walk.broken("DNS", fmt::format("{}: {}", endpoint->host, gai_strerror(failed)), "check /etc/resolv.conf and the address of the control plane");
+    if (failed != 0)
+      return walk.broken("DNS", fmt::format("{}: {}", endpoint->host, gai_strerror(failed)),
+                         "check /etc/resolv.conf and the address of the control plane");
     walk.good("DNS", endpoint->host + " resolves");
     std::string why;
     const bool reached = reach(list, &why);
     freeaddrinfo(list);
-    if (!reached) return walk.broken("TCP", fmt::format("{}:{}: {}", endpoint->host, endpoint->port, why), fmt::format("let outgoing TCP {} pass in firewall and router, or set HTTPS_PROXY", endpoint->port));
+    if (!reached)
+      return walk.broken(
+          "TCP", fmt::format("{}:{}: {}", endpoint->host, endpoint->port, why),
+          fmt::format("let outgoing TCP {} pass in firewall and router, or set HTTPS_PROXY", endpoint->port));
     walk.good("TCP", fmt::format("{}:{} answers", endpoint->host, endpoint->port));
   }
   if (ca_pem.empty()) return walk.note("TLS", "not checked: this machine is not enrolled and knows no CA yet");
@@ -81,34 +93,48 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
   net::Client client(*endpoint);
   const auto response = client.call({.target = "/api/v1/openapi.json", .timeout = Millis(15'000)});
   if (!response.ok()) {
-    return walk.broken("TLS", response.error().message, "if a device on the way inspects TLS, exempt the control plane from it; else check this machine's clock");
+    return walk.broken(
+        "TLS", response.error().message,
+        "if a device on the way inspects TLS, exempt the control plane from it; else check this machine's clock");
   }
   walk.good("TLS", "the control plane is genuine");
   const auto date = response->headers.find("date");
   std::tm parsed{};
-  if (date == response->headers.end() || strptime(date->second.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parsed) == nullptr) {
+  if (date == response->headers.end() ||
+      strptime(date->second.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parsed) == nullptr) {
     return walk.note("clock", "the control plane did not say its time");
   }
   const double off = std::difftime(std::time(nullptr), timegm(&parsed));
-  if (off > 120 || off < -120) walk.broken("clock", fmt::format("this machine's clock is {:.0f} s off", off), "turn time synchronisation on: timedatectl set-ntp true");
-  else walk.good("clock", "agrees with the control plane");
+  if (off > 120 || off < -120)
+    walk.broken("clock", fmt::format("this machine's clock is {:.0f} s off", off),
+                "turn time synchronisation on: timedatectl set-ntp true");
+  else
+    walk.good("clock", "agrees with the control plane");
 }
 
 void engine(Walk& walk, const Layout& layout) {
   const std::string socket = engine_socket(layout);
   if (!std::filesystem::exists(socket)) {
-    return walk.broken("container engine", socket + " does not exist", "install Docker (apt-get install docker.io) and start it, or name the socket as engine_socket in policy.json");
+    return walk.broken(
+        "container engine", socket + " does not exist",
+        "install Docker (apt-get install docker.io) and start it, or name the socket as engine_socket in policy.json");
   }
   DockerRuntime runtime(docker_options(layout, "doctor", "doctor"));
   const auto info = runtime.info();
-  if (!info.ok()) return walk.broken("container engine", info.error().message, "start the engine (systemctl start docker) and run this as root");
+  if (!info.ok())
+    return walk.broken("container engine", info.error().message,
+                       "start the engine (systemctl start docker) and run this as root");
   walk.good("container engine", fmt::format("{} {} (API {})", info->kind, info->version, info->api));
   const auto gpus = Nvml::instance().devices();
-  if (gpus.empty() && !std::filesystem::exists("/dev/nvidiactl")) return walk.note("GPU", "no NVIDIA GPU on this machine; it serves CPU work");
-  if (gpus.empty()) return walk.broken("GPU driver", "a GPU is there but its driver does not answer", "install the NVIDIA driver that fits the kernel and reboot; nvidia-smi must work");
+  if (gpus.empty() && !std::filesystem::exists("/dev/nvidiactl"))
+    return walk.note("GPU", "no NVIDIA GPU on this machine; it serves CPU work");
+  if (gpus.empty())
+    return walk.broken("GPU driver", "a GPU is there but its driver does not answer",
+                       "install the NVIDIA driver that fits the kernel and reboot; nvidia-smi must work");
   walk.good("GPU driver", fmt::format("{} GPUs, driver {}", gpus.size(), Nvml::instance().driver_version()));
   if (info->gpu_mode == "none") {
-    walk.broken("GPU toolkit", "the container engine cannot give GPUs to containers", "install nvidia-container-toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");
+    walk.broken("GPU toolkit", "the container engine cannot give GPUs to containers",
+                "install nvidia-container-toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");
   } else {
     walk.good("GPU toolkit", info->gpu_mode);
   }
@@ -119,36 +145,56 @@ void engine(Walk& walk, const Layout& layout) {
 std::vector<Finding> examine(const Layout& layout, const std::string& server) {
   Walk walk;
   const auto config = load_config(layout);
-  if (config.ok()) walk.good("enrolment", fmt::format("{} ({}) at {}", config->node_id, config->name, config->server));
-  else walk.note("enrolment", config.error().message);
+  if (config.ok())
+    walk.good("enrolment", fmt::format("{} ({}) at {}", config->node_id, config->name, config->server));
+  else
+    walk.note("enrolment", config.error().message);
   const std::string where = config.ok() ? config->server : server;
-  if (where.empty()) walk.note("control plane", "no address known yet", "muster-agent doctor https://HOST tries one");
-  else network(walk, where, config.ok() ? config->ca_pem : std::string());
+  if (where.empty())
+    walk.note("control plane", "no address known yet", "muster-agent doctor https://HOST tries one");
+  else
+    network(walk, where, config.ok() ? config->ca_pem : std::string());
   const auto policy = load_policy(layout.policy());
-  if (policy.ok()) walk.good("policy", "readable");
-  else walk.broken("policy", policy.error().message, "repair or remove " + layout.policy());
-  struct statvfs disk{};
+  if (policy.ok())
+    walk.good("policy", "readable");
+  else
+    walk.broken("policy", policy.error().message, "repair or remove " + layout.policy());
+  struct statvfs disk {};
   const std::string place = std::filesystem::exists(layout.root) ? layout.root : "/";
   if (statvfs(place.c_str(), &disk) == 0) {
     const double gib = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize) / (1 << 30);
-    if (gib < 5) walk.broken("disk", fmt::format("{:.1f} GiB free at {}", gib, place), "free at least 5 GiB; images and workspaces need it");
-    else walk.good("disk", fmt::format("{:.0f} GiB free", gib));
+    if (gib < 5)
+      walk.broken("disk", fmt::format("{:.1f} GiB free at {}", gib, place),
+                  "free at least 5 GiB; images and workspaces need it");
+    else
+      walk.good("disk", fmt::format("{:.0f} GiB free", gib));
   }
   engine(walk, layout);
   const Fd tun(open("/dev/net/tun", O_RDWR | O_CLOEXEC));
-  if (tun) walk.good("TUN", "/dev/net/tun opens");
-  else walk.broken("TUN", "/dev/net/tun: " + errno_text(errno), "modprobe tun, and run this as root");
+  if (tun)
+    walk.good("TUN", "/dev/net/tun opens");
+  else
+    walk.broken("TUN", "/dev/net/tun: " + errno_text(errno), "modprobe tun, and run this as root");
   const bool nft = std::filesystem::exists("/usr/sbin/nft") || std::filesystem::exists("/sbin/nft");
-  if (nft) walk.good("firewall", "nft is there");
-  else walk.note("firewall", "nft is missing; only clusters that need egress are affected", "apt-get install nftables");
+  if (nft)
+    walk.good("firewall", "nft is there");
+  else
+    walk.note("firewall", "nft is missing; only clusters that need egress are affected", "apt-get install nftables");
   if (config.ok()) {
     const auto certificate = crypto::read_secret_file(layout.certificate());
-    const auto expiry = certificate.ok() ? crypto::certificate_expiry(as_string(*certificate)) : Result<WallTime>(certificate.error());
-    if (expiry.ok() && *expiry < read_clocks().wall) walk.broken("certificate", "expired " + format_utc(*expiry), "join again with a new token: muster-agent leave, then join");
+    const auto expiry =
+        certificate.ok() ? crypto::certificate_expiry(as_string(*certificate)) : Result<WallTime>(certificate.error());
+    if (expiry.ok() && *expiry < read_clocks().wall)
+      walk.broken("certificate", "expired " + format_utc(*expiry),
+                  "join again with a new token: muster-agent leave, then join");
     const auto status = ask_agent(layout, "status", Millis(3000));
-    if (!status.ok()) walk.broken("agent", status.error().message, "start it: systemctl start muster-agent, or muster-agent run");
-    else if (status->find("\"online\":true") == std::string::npos) walk.broken("link", "the agent runs but the control plane does not have it online", "see the agent's log; the steps above name what is in the way");
-    else walk.good("link", "online");
+    if (!status.ok())
+      walk.broken("agent", status.error().message, "start it: systemctl start muster-agent, or muster-agent run");
+    else if (status->find("\"online\":true") == std::string::npos)
+      walk.broken("link", "the agent runs but the control plane does not have it online",
+                  "see the agent's log; the steps above name what is in the way");
+    else
+      walk.good("link", "online");
   }
   return walk.findings;
 }

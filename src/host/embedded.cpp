@@ -1,13 +1,17 @@
 #include "host/embedded.h"
 
-#define MUSTER_EMBED(symbol, path)                     \
-  __asm__(".pushsection .rodata\n"                     \
-          ".global " #symbol "_begin\n" #symbol "_begin:\n" \
-          ".incbin \"" MUSTER_SOURCE_DIR path "\"\n"   \
-          ".global " #symbol "_end\n" #symbol "_end:\n"     \
-          ".byte 0\n"                                  \
-          ".popsection\n");                            \
-  extern "C" const char symbol##_begin[];              \
+#define MUSTER_EMBED(symbol, path)          \
+  __asm__(                                  \
+      ".pushsection .rodata\n"              \
+      ".global " #symbol "_begin\n" #symbol \
+      "_begin:\n"                           \
+      ".incbin \"" MUSTER_SOURCE_DIR path   \
+      "\"\n"                                \
+      ".global " #symbol "_end\n" #symbol   \
+      "_end:\n"                             \
+      ".byte 0\n"                           \
+      ".popsection\n");                     \
+  extern "C" const char symbol##_begin[];   \
   extern "C" const char symbol##_end[]
 
 MUSTER_EMBED(muster_ray_helper, "/src/host/ray_helper.py");

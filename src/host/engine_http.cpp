@@ -1,16 +1,15 @@
 #include "host/engine_http.h"
 
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
-
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-#include <fmt/format.h>
 
 namespace muster::host {
 namespace {
@@ -30,7 +29,8 @@ class Reader {
   Status fill() {
     const auto deadline = std::chrono::steady_clock::now() + call_.timeout;
     while (true) {
-      if (call_.cancelled && call_.cancelled()) return error(Code::Cancelled, "the call to the container engine was cancelled");
+      if (call_.cancelled && call_.cancelled())
+        return error(Code::Cancelled, "the call to the container engine was cancelled");
       pollfd wait{fd_, POLLIN, 0};
       const int ready = poll(&wait, 1, 250);
       if (ready == 0 || (ready < 0 && errno == EINTR)) {
@@ -90,7 +90,8 @@ Status send_all(int fd, std::string_view data) {
 }
 
 std::string head_of(const EngineCall& call, std::string_view extra) {
-  std::string out = fmt::format("{} {} HTTP/1.1\r\nHost: engine\r\nUser-Agent: muster-agent\r\n{}", call.method, call.target, extra);
+  std::string out =
+      fmt::format("{} {} HTTP/1.1\r\nHost: engine\r\nUser-Agent: muster-agent\r\n{}", call.method, call.target, extra);
   for (const auto& [name, value] : call.headers) out += fmt::format("{}: {}\r\n", name, value);
   return out + "\r\n";
 }
@@ -109,7 +110,8 @@ Result<EngineReply> read_head(Reader& reader) {
     const auto colon = line.find(':');
     if (bytes > kHeaderBytesMax || colon == std::string::npos) return broken("bad header");
     std::string name = line.substr(0, colon);
-    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     const auto start = line.find_first_not_of(' ', colon + 1);
     reply.headers[name] = start == std::string::npos ? std::string() : line.substr(start);
   }
@@ -158,7 +160,8 @@ Status read_body(Reader& reader, const EngineReply& reply, const ChunkSink& sink
 
 ChunkSink buffer_into(std::string& body) {
   return [&body](std::string_view part) -> Status {
-    if (body.size() + part.size() > kBodyBytesMax) return error(Code::TooLarge, "the container engine's answer is too large");
+    if (body.size() + part.size() > kBodyBytesMax)
+      return error(Code::TooLarge, "the container engine's answer is too large");
     body.append(part);
     return {};
   };
@@ -166,7 +169,8 @@ ChunkSink buffer_into(std::string& body) {
 
 std::string body_headers(const EngineCall& call) {
   if (call.method == "GET" || call.method == "DELETE") return "Connection: close\r\n";
-  return fmt::format("Connection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n", call.content_type, call.body.size());
+  return fmt::format("Connection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n", call.content_type,
+                     call.body.size());
 }
 
 }  // namespace
@@ -190,8 +194,9 @@ Result<EngineReply> EngineHttp::call(const EngineCall& call) const {
 
 Result<EngineReply> EngineHttp::upload(const EngineCall& call, int source) const {
   const Fd fd = TRY(connect_unix(path_, SocketKind::Stream));
-  TRY_VOID(send_all(fd.get(), head_of(call, fmt::format("Connection: close\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n",
-                                                        call.content_type))));
+  TRY_VOID(send_all(fd.get(),
+                    head_of(call, fmt::format("Connection: close\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n",
+                                              call.content_type))));
   std::array<char, 65536> buffer;
   Status sent;
   while (sent.ok()) {
@@ -213,8 +218,9 @@ Result<EngineReply> EngineHttp::upload(const EngineCall& call, int source) const
 
 Result<Fd> EngineHttp::hijack(const EngineCall& call) const {
   Fd fd = TRY(connect_unix(path_, SocketKind::Stream));
-  const std::string extra = fmt::format("Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
-                                        call.content_type, call.body.size());
+  const std::string extra =
+      fmt::format("Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+                  call.content_type, call.body.size());
   TRY_VOID(send_all(fd.get(), head_of(call, extra) + call.body));
   // Read byte by byte up to the blank line: whatever follows belongs to the stream and to the next owner.
   std::string head;
@@ -224,7 +230,8 @@ Result<Fd> EngineHttp::hijack(const EngineCall& call) const {
       return error(Code::DeadlineExceeded, "the container engine did not open the stream in time");
     }
     char c = 0;
-    if (read(fd.get(), &c, 1) != 1) return error(Code::Unavailable, "the container engine closed the stream while opening it");
+    if (read(fd.get(), &c, 1) != 1)
+      return error(Code::Unavailable, "the container engine closed the stream while opening it");
     head.push_back(c);
   }
   if (head.compare(0, 12, "HTTP/1.1 101") != 0) {

@@ -1,6 +1,7 @@
 #pragma once
-// HTTP/1.1 to a container engine over its unix socket: one connection per call, blocking, with a deadline. Bounds: header
-// 64 KiB, buffered body 16 MiB, one chunk 16 MiB; a peer that breaks framing is an error, never a crash. Thread-safe: stateless.
+// HTTP/1.1 to a container engine over its unix socket: one connection per call, blocking, with a deadline. Bounds:
+// header 64 KiB, buffered body 16 MiB, one chunk 16 MiB; a peer that breaks framing is an error, never a crash.
+// Thread-safe: stateless.
 #include <functional>
 #include <map>
 #include <string>
@@ -20,8 +21,8 @@ struct EngineReply {
 struct EngineCall {
   std::string method = "GET", target, body, content_type = "application/json";
   std::map<std::string, std::string> headers;
-  Millis timeout{30'000};                  // without a byte from the engine
-  std::function<bool()> cancelled;         // asked about once a second
+  Millis timeout{30'000};           // without a byte from the engine
+  std::function<bool()> cancelled;  // asked about once a second
 };
 using ChunkSink = std::function<Status(std::string_view)>;
 

@@ -1,14 +1,13 @@
 // Executor, first half: operations on images and on the life of a lease.
 #include "host/executor.h"
 
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <arpa/inet.h>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 #include "crypto/file.h"
@@ -37,15 +36,24 @@ json::object string_map(const std::map<std::string, std::string>& map) {
 
 }  // namespace
 
-Executor::Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, const crypto::SigningKey& device, Layout layout, ExecutorHooks hooks)
-    : poller_(poller), privd_(privd), overlay_(overlay), device_(device), layout_(std::move(layout)), hooks_(std::move(hooks)),
-      blobs_(layout_.blobs()), alive_(std::make_shared<bool>(true)) {
+Executor::Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, const crypto::SigningKey& device,
+                   Layout layout, ExecutorHooks hooks)
+    : poller_(poller),
+      privd_(privd),
+      overlay_(overlay),
+      device_(device),
+      layout_(std::move(layout)),
+      hooks_(std::move(hooks)),
+      blobs_(layout_.blobs()),
+      alive_(std::make_shared<bool>(true)) {
   std::error_code ignored;
   fs::create_directories(layout_.assignments(), ignored);
   load_probes();
 }
 
-Executor::~Executor() { *alive_ = false; }
+Executor::~Executor() {
+  *alive_ = false;
+}
 
 void Executor::start(agent::OpId id, const agent::Op& op) {
   std::visit([&](const auto& each) { perform(id, each); }, op);
@@ -60,14 +68,19 @@ void Executor::cancel(agent::OpId id) {
   }
 }
 
-void Executor::succeed(agent::OpId id) { hooks_.result(agent::OpResult{id, true, {}, false, {}}); }
-void Executor::succeed(agent::OpId id, agent::ImageReady value) { hooks_.result(agent::OpResult{id, true, {}, false, std::move(value)}); }
+void Executor::succeed(agent::OpId id) {
+  hooks_.result(agent::OpResult{id, true, {}, false, {}});
+}
+void Executor::succeed(agent::OpId id, agent::ImageReady value) {
+  hooks_.result(agent::OpResult{id, true, {}, false, std::move(value)});
+}
 
 void Executor::fail(agent::OpId id, const Error& why, std::string_view fallback) {
   log_warn("agent", "{}", why.message);
   const std::string reason = why.field.empty() ? std::string(fallback) : why.field;
-  const bool permanent = why.code == Code::PermissionDenied || why.code == Code::Unsupported || why.code == Code::InvalidArgument ||
-                         reason == "image_pull.not_found" || reason == "image_pull.denied" || reason == "gpu.toolkit";
+  const bool permanent = why.code == Code::PermissionDenied || why.code == Code::Unsupported ||
+                         why.code == Code::InvalidArgument || reason == "image_pull.not_found" ||
+                         reason == "image_pull.denied" || reason == "gpu.toolkit";
   fail_code(id, reason, permanent);
 }
 
@@ -96,7 +109,9 @@ void Executor::perform(agent::OpId id, const agent::EnsureImage& op) {
         if (!reply.ok()) return fail(id, reply.error(), "image_pull.failed");
         succeed(id, agent::ImageReady{text_at(reply->fields, {"digest"})});
       },
-      [this, lease = op.lease](std::uint64_t done, std::uint64_t total) { hooks_.event(agent::PullProgress{lease, done, total}); });
+      [this, lease = op.lease](std::uint64_t done, std::uint64_t total) {
+        hooks_.event(agent::PullProgress{lease, done, total});
+      });
 }
 
 void Executor::perform(agent::OpId id, const agent::ProbeImage& op) {
@@ -121,7 +136,9 @@ void Executor::perform(agent::OpId id, const agent::ProbeImage& op) {
 void Executor::connect_probe(agent::OpId id) {
   const auto it = probing_.find(id);
   if (it == probing_.end() || it->second.link) return;
-  if (++it->second.tries > kProbeTriesMax) return end_probe(id, error(Code::DeadlineExceeded, "the image's Python did not answer the probe", "image_probe.no_answer"));
+  if (++it->second.tries > kProbeTriesMax)
+    return end_probe(
+        id, error(Code::DeadlineExceeded, "the image's Python did not answer the probe", "image_probe.no_answer"));
   Verb verb;
   verb.kind = VerbKind::Helper;
   verb.lease = it->second.lease.str();
@@ -139,9 +156,15 @@ void Executor::connect_probe(agent::OpId id) {
           const auto* seen = std::get_if<HelperProbe>(&event);
           if (seen == nullptr || !probing_.contains(id)) return;
           ImageProbe probe{probing_.at(id).digest, seen->ray, seen->python, seen->token_auth, seen->rocksdb};
-          poller_.post([this, id, probe, alive = alive_] { if (*alive) end_probe(id, probe); });
+          poller_.post([this, id, probe, alive = alive_] {
+            if (*alive) end_probe(id, probe);
+          });
         },
-        [this, id] { poller_.post([this, id, alive = alive_] { if (*alive) end_probe(id, error(Code::Unavailable, "the probe's container ended", "image_probe.exited")); }); });
+        [this, id] {
+          poller_.post([this, id, alive = alive_] {
+            if (*alive) end_probe(id, error(Code::Unavailable, "the probe's container ended", "image_probe.exited"));
+          });
+        });
     found->second.link->send(json::object{{"op", "probe"}});
   });
 }
@@ -178,7 +201,9 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
   spec.image = op.digest;
   spec.cpu_milli = a.resources.cpu_milli;
   spec.memory_bytes = a.resources.memory_bytes;
-  spec.shm_bytes = a.shm_bytes > 0 ? a.shm_bytes : std::max<std::int64_t>(a.resources.object_store_bytes + (64 << 20), std::int64_t{256} << 20);
+  spec.shm_bytes = a.shm_bytes > 0
+                       ? a.shm_bytes
+                       : std::max<std::int64_t>(a.resources.object_store_bytes + (64 << 20), std::int64_t{256} << 20);
   spec.nofile = a.nofile;
   spec.devices = a.devices;
   spec.env = a.env;
@@ -189,7 +214,8 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
   privd_.call(std::move(verb), [this, id, lease = a.lease](Result<PrivdReply> reply) {
     if (!reply.ok()) return fail(id, reply.error(), "container.create");
     if (const auto* warnings = reply->fields.if_contains("warnings"); warnings != nullptr && warnings->is_array()) {
-      for (const auto& warning : warnings->get_array()) log_warn("agent", "{}: {}", lease.str(), warning.is_string() ? warning.get_string().c_str() : "");
+      for (const auto& warning : warnings->get_array())
+        log_warn("agent", "{}: {}", lease.str(), warning.is_string() ? warning.get_string().c_str() : "");
     }
     const auto it = runs_.find(lease);
     if (it == runs_.end()) return fail_code(id, "cancelled", false);
@@ -218,10 +244,13 @@ void Executor::perform(agent::OpId id, const agent::ConfigureNetwork& op) {
   });
 }
 
-void Executor::perform(agent::OpId id, const agent::RunSetup& op) { copy_files(id, op.lease, op.files, 0, op.commands); }
+void Executor::perform(agent::OpId id, const agent::RunSetup& op) {
+  copy_files(id, op.lease, op.files, 0, op.commands);
+}
 
 // One file mount after the other.
-void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next, std::vector<std::string> commands) {
+void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next,
+                          std::vector<std::string> commands) {
   const auto it = runs_.find(lease);
   if (it == runs_.end()) return fail_code(id, "container.missing", false);
   if (next < files.size()) {
@@ -232,10 +261,12 @@ void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> 
     put.kind = VerbKind::PutFiles;
     put.lease = lease.str();
     put.path = files[next].path;
-    privd_.call(std::move(put), [=, this](Result<PrivdReply> done) {
-      if (!done.ok()) return fail(id, done.error(), "setup.files");
-      copy_files(id, lease, files, next + 1, commands);
-    }, {}, {source->get()});
+    privd_.call(std::move(put),
+                [=, this](Result<PrivdReply> done) {
+                  if (!done.ok()) return fail(id, done.error(), "setup.files");
+                  copy_files(id, lease, files, next + 1, commands);
+                },
+                {}, {source->get()});
     return;
   }
   Run& run = it->second;
@@ -243,7 +274,10 @@ void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> 
   run.setup = id;
   json::array list;
   for (const auto& command : commands) list.emplace_back(command);
-  const json::object order{{"op", "setup"}, {"commands", list}, {"env", string_map(run.assignment.env)}, {"head_ip", address_text(run.assignment.head_address)}};
+  const json::object order{{"op", "setup"},
+                           {"commands", list},
+                           {"env", string_map(run.assignment.env)},
+                           {"head_ip", address_text(run.assignment.head_address)}};
   with_helper(id, lease, [order](Run& ready) { ready.link->send(order); });
 }
 
@@ -265,10 +299,17 @@ void Executor::perform(agent::OpId id, const agent::StartRay& op) {
   const auto go = [this, id, op] {
     json::object custom;
     for (const auto& [name, milli] : op.resources.custom_milli) custom[name] = static_cast<double>(milli) / 1000.0;
-    const json::object order{
-        {"op", "ray_start"}, {"role", op.role == SlotRole::Head ? "head" : "worker"}, {"ip", address_text(op.address)}, {"head_ip", address_text(op.head_address)},
-        {"num_cpus", static_cast<double>(op.resources.cpu_milli) / 1000.0}, {"num_gpus", op.resources.gpus}, {"memory", op.resources.memory_bytes},
-        {"object_store_memory", op.resources.object_store_bytes}, {"resources", custom}, {"labels", string_map(op.labels)}, {"restart", op.restarts > 0}};
+    const json::object order{{"op", "ray_start"},
+                             {"role", op.role == SlotRole::Head ? "head" : "worker"},
+                             {"ip", address_text(op.address)},
+                             {"head_ip", address_text(op.head_address)},
+                             {"num_cpus", static_cast<double>(op.resources.cpu_milli) / 1000.0},
+                             {"num_gpus", op.resources.gpus},
+                             {"memory", op.resources.memory_bytes},
+                             {"object_store_memory", op.resources.object_store_bytes},
+                             {"resources", custom},
+                             {"labels", string_map(op.labels)},
+                             {"restart", op.restarts > 0}};
     with_helper(id, op.lease, [this, id, order](Run& run) {
       run.ray_started = true;
       run.link->send(order);
@@ -343,7 +384,8 @@ bool Executor::load_assignment(LeaseId lease, Run& run) {
   const auto newline = std::find(bytes->begin(), bytes->end(), '\n');
   if (newline == bytes->end()) return false;
   run.digest.assign(bytes->begin(), newline);
-  const auto frame = wire::decode_server_frame(ByteView(&*newline + 1, static_cast<std::size_t>(bytes->end() - newline - 1)));
+  const auto frame =
+      wire::decode_server_frame(ByteView(&*newline + 1, static_cast<std::size_t>(bytes->end() - newline - 1)));
   const auto* desired = frame.ok() ? std::get_if<session::Desired>(&*frame) : nullptr;
   if (desired == nullptr || desired->assignments.size() != 1) return false;
   run.assignment = desired->assignments[0];
@@ -360,14 +402,17 @@ void Executor::load_probes() {
     const auto* row = member.value().if_object();
     if (row == nullptr || probes_.size() >= 64) continue;
     Fields f(*row);
-    ImageProbe probe{std::string(member.key()), f.text("ray", 64), f.text("python", 64), f.boolean_or("token_auth", false), f.boolean_or("rocksdb", false)};
+    ImageProbe probe{std::string(member.key()), f.text("ray", 64), f.text("python", 64),
+                     f.boolean_or("token_auth", false), f.boolean_or("rocksdb", false)};
     if (f.finish_lenient("probe").ok()) probes_[probe.digest] = probe;
   }
 }
 
 void Executor::save_probes() {
   json::object all;
-  for (const auto& [digest, p] : probes_) all[digest] = json::object{{"ray", p.ray_version}, {"python", p.python_version}, {"token_auth", p.token_auth}, {"rocksdb", p.rocksdb}};
+  for (const auto& [digest, p] : probes_)
+    all[digest] = json::object{
+        {"ray", p.ray_version}, {"python", p.python_version}, {"token_auth", p.token_auth}, {"rocksdb", p.rocksdb}};
   (void)crypto::write_secret_file(layout_.probes(), as_bytes(to_text(all))).ok();
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// Performs the operations of the agent core (agent/ops.h) through privd, the helpers in the containers, the overlay port and
-// the blob cache; tells results and events back. Every operation may come again. Poller's thread only.
-// Bounds: blob cache kBlobCacheMax bytes, one helper line per lease, probes remembered 64.
+// Performs the operations of the agent core (agent/ops.h) through privd, the helpers in the containers, the overlay
+// port and the blob cache; tells results and events back. Every operation may come again. Poller's thread only. Bounds:
+// blob cache kBlobCacheMax bytes, one helper line per lease, probes remembered 64.
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,7 +24,8 @@ struct ExecutorHooks {
 
 class Executor {
  public:
-  Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, const crypto::SigningKey& device, Layout layout, ExecutorHooks hooks);
+  Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, const crypto::SigningKey& device, Layout layout,
+           ExecutorHooks hooks);
   ~Executor();
   // Finds what runs already (containers, helpers, keys); waits a little for the helpers to speak.
   void adopt(std::function<void(agent::Found)> done);
@@ -45,7 +46,12 @@ class Executor {
     std::map<std::pair<std::uint64_t, std::uint32_t>, agent::OpId> log_reads;
     std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint64_t> log_bytes;
   };
-  struct Probe { std::unique_ptr<HelperLink> link; LeaseId lease; std::string digest; int tries = 0; };
+  struct Probe {
+    std::unique_ptr<HelperLink> link;
+    LeaseId lease;
+    std::string digest;
+    int tries = 0;
+  };
 
   void perform(agent::OpId id, const agent::EnsureImage& op);
   void perform(agent::OpId id, const agent::ProbeImage& op);
@@ -74,7 +80,8 @@ class Executor {
   void with_helper(agent::OpId id, LeaseId lease, std::function<void(Run&)> order, int tries = 0);
   void connect_probe(agent::OpId id);
   void end_probe(agent::OpId id, Result<ImageProbe> outcome);
-  void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next, std::vector<std::string> commands);
+  void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next,
+                  std::vector<std::string> commands);
   void send_job(agent::OpId id, const agent::SubmitJob& op);
   void check_engine();
   void check_engine_in(Millis delay);

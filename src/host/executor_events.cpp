@@ -44,11 +44,18 @@ void Executor::connect_helper(LeaseId lease) {
     run.connecting = false;
     if (!run.wanted) return;
     if (!reply.ok() || reply->fds.empty()) {
-      poller_.after(kHelperRetry, [this, lease, alive = alive_] { if (*alive) connect_helper(lease); });
+      poller_.after(kHelperRetry, [this, lease, alive = alive_] {
+        if (*alive) connect_helper(lease);
+      });
       return;
     }
-    run.link = std::make_unique<HelperLink>(poller_, std::move(reply->fds[0]), [this, lease](HelperEvent event) { on_helper(lease, std::move(event)); },
-                                            [this, lease] { poller_.post([this, lease, alive = alive_] { if (*alive) helper_closed(lease); }); });
+    run.link = std::make_unique<HelperLink>(
+        poller_, std::move(reply->fds[0]), [this, lease](HelperEvent event) { on_helper(lease, std::move(event)); },
+        [this, lease] {
+          poller_.post([this, lease, alive = alive_] {
+            if (*alive) helper_closed(lease);
+          });
+        });
   });
 }
 
@@ -63,7 +70,9 @@ void Executor::helper_closed(LeaseId lease) {
   for (const auto& [key, op] : std::exchange(it->second.log_reads, {})) fail_code(op, "helper.missing", false);
   if (!it->second.wanted) return;
   check_engine_in(Millis(200));
-  poller_.after(Millis(300), [this, lease, alive = alive_] { if (*alive) connect_helper(lease); });
+  poller_.after(Millis(300), [this, lease, alive = alive_] {
+    if (*alive) connect_helper(lease);
+  });
 }
 
 void Executor::tell_job(LeaseId lease, const HelperJob& job) {
@@ -118,7 +127,8 @@ void Executor::on_helper(LeaseId lease, HelperEvent event) {
     agent::LogData data{log->data, std::max(run.log_bytes[key], log->offset + log->data.size())};
     hooks_.result(agent::OpResult{op, true, {}, false, std::move(data)});
   } else if (auto* report = std::get_if<HelperReport>(&event)) {
-    hooks_.event(agent::RayReported{RayReport{run.assignment.cluster, lease, std::move(report->nodes), std::move(report->demands)}});
+    hooks_.event(agent::RayReported{
+        RayReport{run.assignment.cluster, lease, std::move(report->nodes), std::move(report->demands)}});
   } else if (const auto* fault = std::get_if<HelperFault>(&event)) {
     log_debug("helper", "{}: fault in {}", lease.str(), fault->op);
     if (fault->op == "setup" && run.setup != 0) fail_code(std::exchange(run.setup, 0), "setup.failed", true);
@@ -135,16 +145,21 @@ void Executor::perform(agent::OpId id, const agent::SubmitJob& op) {
   verb.kind = VerbKind::Blob;
   verb.lease = op.lease.str();
   verb.blob = op.order.working_dir_blob + ".zip";
-  privd_.call(std::move(verb), [this, id, op](Result<PrivdReply> reply) {
-    if (!reply.ok()) return fail(id, reply.error(), "blob.copy");
-    send_job(id, op);
-  }, {}, {source->get()});
+  privd_.call(std::move(verb),
+              [this, id, op](Result<PrivdReply> reply) {
+                if (!reply.ok()) return fail(id, reply.error(), "blob.copy");
+                send_job(id, op);
+              },
+              {}, {source->get()});
 }
 
 void Executor::send_job(agent::OpId id, const agent::SubmitJob& op) {
   const auto it = runs_.find(op.lease);
   if (it == runs_.end() || !it->second.link) return fail_code(id, "helper.missing", false);
-  json::object message{{"op", "job_submit"}, {"job", op.order.job.str()}, {"attempt", op.order.attempt}, {"entrypoint", op.order.entrypoint}};
+  json::object message{{"op", "job_submit"},
+                       {"job", op.order.job.str()},
+                       {"attempt", op.order.attempt},
+                       {"entrypoint", op.order.entrypoint}};
   json::object metadata;
   for (const auto& [key, value] : op.order.metadata) metadata[key] = value;
   message["metadata"] = metadata;
@@ -154,7 +169,9 @@ void Executor::send_job(agent::OpId id, const agent::SubmitJob& op) {
     if (!runtime_env.ok()) return fail_code(id, "job.runtime_env", true);
     message["runtime_env"] = *runtime_env;
   }
-  message["working_dir"] = op.order.working_dir_blob.empty() ? json::value(nullptr) : json::value("/muster/run/blobs/" + op.order.working_dir_blob + ".zip");
+  message["working_dir"] = op.order.working_dir_blob.empty()
+                               ? json::value(nullptr)
+                               : json::value("/muster/run/blobs/" + op.order.working_dir_blob + ".zip");
   it->second.link->send(message);
   succeed(id);
 }
@@ -170,9 +187,14 @@ void Executor::perform(agent::OpId id, const agent::ReadJobLog& op) {
   const auto it = runs_.find(op.lease);
   if (it == runs_.end() || !it->second.link) return fail_code(id, "helper.missing", false);
   const auto key = std::pair(op.job.value, op.attempt);
-  if (const auto old = it->second.log_reads.find(key); old != it->second.log_reads.end()) fail_code(old->second, "superseded", false);
+  if (const auto old = it->second.log_reads.find(key); old != it->second.log_reads.end())
+    fail_code(old->second, "superseded", false);
   it->second.log_reads[key] = id;
-  it->second.link->send(json::object{{"op", "job_log"}, {"job", op.job.str()}, {"attempt", op.attempt}, {"offset", op.offset}, {"max", std::min<std::uint32_t>(op.bytes_max, 65'536)}});
+  it->second.link->send(json::object{{"op", "job_log"},
+                                     {"job", op.job.str()},
+                                     {"attempt", op.attempt},
+                                     {"offset", op.offset},
+                                     {"max", std::min<std::uint32_t>(op.bytes_max, 65'536)}});
   poller_.after(Millis(10'000), [this, id, lease = op.lease, key, alive = alive_] {
     const auto run = *alive ? runs_.find(lease) : runs_.end();
     if (!*alive || run == runs_.end()) return;
@@ -201,7 +223,9 @@ void Executor::adopt(std::function<void(agent::Found)> done) {
   call(VerbKind::List, LeaseId{}, [this, done = std::move(done)](Result<PrivdReply> reply) mutable {
     if (!reply.ok()) {
       // Without privd or engine nothing can be known; leases must not be given up for that.
-      poller_.after(Millis(500), [this, done = std::move(done), alive = alive_]() mutable { if (*alive) adopt(std::move(done)); });
+      poller_.after(Millis(500), [this, done = std::move(done), alive = alive_]() mutable {
+        if (*alive) adopt(std::move(done));
+      });
       return;
     }
     adopt_listed(reply->fields, std::move(done));
@@ -226,17 +250,19 @@ void Executor::adopt_listed(const json::object& listed, std::function<void(agent
       running.push_back(*lease);
       run.wanted = true;
       connect_helper(*lease);
-      overlay_.attach({*lease, run.assignment.address, run.assignment.prefix_bits}, [this, lease = *lease](Result<Bytes> key) {
-        const auto it = runs_.find(lease);
-        if (key.ok() && it != runs_.end()) it->second.overlay_key = *key;
-      });
+      overlay_.attach({*lease, run.assignment.address, run.assignment.prefix_bits},
+                      [this, lease = *lease](Result<Bytes> key) {
+                        const auto it = runs_.find(lease);
+                        if (key.ok() && it != runs_.end()) it->second.overlay_key = *key;
+                      });
     }
   }
-  poller_.after(running.empty() ? Millis(0) : Millis(1'500), [this, running, known, done = std::move(done), alive = alive_] {
-    if (!*alive) return;
-    done(found_now(running, known));
-    check_engine_in(kEngineCheck);
-  });
+  poller_.after(running.empty() ? Millis(0) : Millis(1'500),
+                [this, running, known, done = std::move(done), alive = alive_] {
+                  if (!*alive) return;
+                  done(found_now(running, known));
+                  check_engine_in(kEngineCheck);
+                });
 }
 
 agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known) const {
@@ -264,7 +290,9 @@ agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std:
 
 void Executor::check_engine_in(Millis delay) {
   poller_.cancel(engine_timer_);
-  engine_timer_ = poller_.after(delay, [this, alive = alive_] { if (*alive) check_engine(); });
+  engine_timer_ = poller_.after(delay, [this, alive = alive_] {
+    if (*alive) check_engine();
+  });
 }
 
 // Level-triggered watch over the engine: is it there, and does what should run still run.
@@ -305,7 +333,8 @@ void Executor::listed(const PrivdReply& reply) {
     it->second.ray_started = false;
     it->second.link.reset();
     const bool memory = bool_at(row, {"oom"});
-    hooks_.event(agent::ContainerExited{*lease, static_cast<std::int32_t>(int_at(row, {"exit_code"})), memory ? "container.out_of_memory" : "container.exited"});
+    hooks_.event(agent::ContainerExited{*lease, static_cast<std::int32_t>(int_at(row, {"exit_code"})),
+                                        memory ? "container.out_of_memory" : "container.exited"});
   }
 }
 

@@ -1,13 +1,13 @@
 #include "host/facts.h"
 
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <sstream>
 #include <thread>
-
-#include <sys/statvfs.h>
-#include <sys/utsname.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "host/nvml.h"
@@ -45,7 +45,7 @@ std::string os_name() {
 }
 
 std::uint64_t disk_free(const std::string& path) {
-  struct statvfs info{};
+  struct statvfs info {};
   return statvfs(path.c_str(), &info) == 0 ? static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize : 0;
 }
 
@@ -57,7 +57,9 @@ std::string host_name() {
   return name;
 }
 
-std::string boot_id() { return first_line("/proc/sys/kernel/random/boot_id"); }
+std::string boot_id() {
+  return first_line("/proc/sys/kernel/random/boot_id");
+}
 
 NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::string>& labels) {
   NodeFacts facts;
@@ -85,7 +87,8 @@ NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::st
   if (policy->max_cpu_milli > 0) capacity.cpu_milli = std::min(capacity.cpu_milli, policy->max_cpu_milli);
   capacity.memory_bytes = std::max<std::int64_t>(0, whole_memory - policy->reserve_memory_bytes);
   if (policy->max_memory_bytes > 0) capacity.memory_bytes = std::min(capacity.memory_bytes, policy->max_memory_bytes);
-  capacity.disk_bytes = std::max<std::int64_t>(0, static_cast<std::int64_t>(disk_free(layout.root)) - policy->reserve_disk_bytes);
+  capacity.disk_bytes =
+      std::max<std::int64_t>(0, static_cast<std::int64_t>(disk_free(layout.root)) - policy->reserve_disk_bytes);
   capacity.object_store_bytes = capacity.memory_bytes * 3 / 10;
   facts.egress_allowed = policy->egress_allowed;
   facts.runtimes = {RuntimeKind::Docker};
@@ -108,7 +111,8 @@ session::Telemetry Sampler::sample(WallTime now) {
   const double seconds = static_cast<double>((now - last_).count()) / 1000.0;
   const bool first = last_ == WallTime{} || seconds <= 0 || seconds > 3600;
   if (!first && busy >= busy_ticks_) {
-    out.cpu_milli = static_cast<std::uint64_t>(static_cast<double>(busy - busy_ticks_) * 1000.0 / static_cast<double>(sysconf(_SC_CLK_TCK)) / seconds);
+    out.cpu_milli = static_cast<std::uint64_t>(static_cast<double>(busy - busy_ticks_) * 1000.0 /
+                                               static_cast<double>(sysconf(_SC_CLK_TCK)) / seconds);
   }
   out.memory_total_bytes = meminfo("MemTotal:");
   out.memory_used_bytes = out.memory_total_bytes - std::min(out.memory_total_bytes, meminfo("MemAvailable:"));

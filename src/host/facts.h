@@ -1,6 +1,6 @@
 #pragma once
-// What this machine is and how busy it is, read from /proc, the engine's answers and NVML where a driver is. Capacity is what is
-// left after the owner's reserve. Telemetry: one Sampler per process, called once a second on one thread.
+// What this machine is and how busy it is, read from /proc, the engine's answers and NVML where a driver is. Capacity
+// is what is left after the owner's reserve. Telemetry: one Sampler per process, called once a second on one thread.
 #include <map>
 #include <string>
 

@@ -1,13 +1,13 @@
 #include "host/helper_link.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
-
-#include <arpa/inet.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/bytes.h"
 #include "base/log.h"
@@ -32,16 +32,25 @@ Resources read_resources(const json::object* map) {
     if (++count > 64) break;
     const std::string_view key(member.key().data(), member.key().size());
     double value = 0;
-    if (const auto* d = member.value().if_double()) value = *d;
-    else if (const auto* i = member.value().if_int64()) value = static_cast<double>(*i);
-    else if (const auto* u = member.value().if_uint64()) value = static_cast<double>(*u);
-    else continue;
+    if (const auto* d = member.value().if_double())
+      value = *d;
+    else if (const auto* i = member.value().if_int64())
+      value = static_cast<double>(*i);
+    else if (const auto* u = member.value().if_uint64())
+      value = static_cast<double>(*u);
+    else
+      continue;
     if (!std::isfinite(value) || value < 0) continue;
-    if (key == "CPU") out.cpu_milli = scaled(value, 1000);
-    else if (key == "GPU") out.gpus = scaled(std::ceil(value), 1);
-    else if (key == "memory") out.memory_bytes = scaled(value, 1);
-    else if (key == "object_store_memory") out.object_store_bytes = scaled(value, 1);
-    else if (key.size() <= 128) out.custom_milli[std::string(key)] = scaled(value, 1000);
+    if (key == "CPU")
+      out.cpu_milli = scaled(value, 1000);
+    else if (key == "GPU")
+      out.gpus = scaled(std::ceil(value), 1);
+    else if (key == "memory")
+      out.memory_bytes = scaled(value, 1);
+    else if (key == "object_store_memory")
+      out.object_store_bytes = scaled(value, 1);
+    else if (key.size() <= 128)
+      out.custom_milli[std::string(key)] = scaled(value, 1000);
   }
   return out;
 }
@@ -117,7 +126,8 @@ Result<HelperEvent> read_log(Fields& f) {
   log.eof = f.boolean_or("eof", false);
   const auto data = unbase64(f.text("data", 128 << 10));
   TRY_VOID(f.finish_lenient("job_log"));
-  if (!data || data->size() > (64 << 10)) return error(Code::InvalidArgument, "job_log: 'data' is not base64 of at most 64 KiB");
+  if (!data || data->size() > (64 << 10))
+    return error(Code::InvalidArgument, "job_log: 'data' is not base64 of at most 64 KiB");
   log.data = *data;
   return HelperEvent(std::move(log));
 }
@@ -132,14 +142,25 @@ Result<HelperEvent> parse_helper_event(std::string_view line) {
   if (ev == "hello") return read_hello(f);
   if (ev == "report") return read_report(f);
   if (ev == "job_log") return read_log(f);
-  if (ev == "probe") out = HelperProbe{f.text("ray", 64), f.text("python", 64), f.boolean_or("token_auth", false), f.boolean_or("rocksdb", false)};
-  else if (ev == "setup_done") out = HelperSetupDone{};
-  else if (ev == "setup_failed") out = HelperSetupFailed{static_cast<int>(f.integer_or("step", 0, 10'000, 0)), static_cast<int>(f.integer_or("code", -1000, 1000, 1)), f.text_or("tail", {}, 8192)};
-  else if (ev == "ray_ready") out = HelperRayReady{f.text("node_id", 128)};
-  else if (ev == "ray_exit") out = HelperRayExit{static_cast<int>(f.integer_or("code", -1000, 1000, 1)), f.boolean_or("wanted", false), f.text_or("tail", {}, 8192)};
-  else if (ev == "drained") out = HelperDrained{};
-  else if (ev == "ray_stopped") out = HelperRayStopped{};
-  else if (ev == "fault") out = HelperFault{f.text_or("op", {}, 32), f.text_or("text", {}, 4096)};
+  if (ev == "probe")
+    out = HelperProbe{f.text("ray", 64), f.text("python", 64), f.boolean_or("token_auth", false),
+                      f.boolean_or("rocksdb", false)};
+  else if (ev == "setup_done")
+    out = HelperSetupDone{};
+  else if (ev == "setup_failed")
+    out = HelperSetupFailed{static_cast<int>(f.integer_or("step", 0, 10'000, 0)),
+                            static_cast<int>(f.integer_or("code", -1000, 1000, 1)), f.text_or("tail", {}, 8192)};
+  else if (ev == "ray_ready")
+    out = HelperRayReady{f.text("node_id", 128)};
+  else if (ev == "ray_exit")
+    out = HelperRayExit{static_cast<int>(f.integer_or("code", -1000, 1000, 1)), f.boolean_or("wanted", false),
+                        f.text_or("tail", {}, 8192)};
+  else if (ev == "drained")
+    out = HelperDrained{};
+  else if (ev == "ray_stopped")
+    out = HelperRayStopped{};
+  else if (ev == "fault")
+    out = HelperFault{f.text_or("op", {}, 32), f.text_or("text", {}, 4096)};
   else if (ev == "job") {
     HelperJob job = read_job(f);
     if (!job.job) return error(Code::InvalidArgument, "job: not a job id");
@@ -152,7 +173,11 @@ Result<HelperEvent> parse_helper_event(std::string_view line) {
 }
 
 HelperLink::HelperLink(Poller& poller, Fd fd, std::function<void(HelperEvent)> event, std::function<void()> closed)
-    : poller_(poller), fd_(std::move(fd)), event_(std::move(event)), closed_(std::move(closed)), alive_(std::make_shared<bool>(true)) {
+    : poller_(poller),
+      fd_(std::move(fd)),
+      event_(std::move(event)),
+      closed_(std::move(closed)),
+      alive_(std::make_shared<bool>(true)) {
   (void)set_blocking(fd_.get(), false).ok();
   poller_.watch(fd_.get(), true, false, [this](Poller::Ready ready) { on_ready(ready); });
 }
@@ -175,7 +200,9 @@ void HelperLink::send(const json::object& message) {
   if (!fd_) return;
   out_ += to_text(message) + "\n";
   if (out_.size() > kOutMax) {
-    poller_.post([this, alive = alive_] { if (*alive) end(); });
+    poller_.post([this, alive = alive_] {
+      if (*alive) end();
+    });
     return;
   }
   flush();

@@ -1,7 +1,7 @@
 #pragma once
-// The line to the helper inside one container: JSON lines of at most 256 KiB over a stream socket that privd connected. What
-// comes back is hostile input: parsed strictly into the events below, lists cut at their bounds, everything else dropped.
-// A line that is too long or a flood ends the connection. On the poller's thread; closed() comes once.
+// The line to the helper inside one container: JSON lines of at most 256 KiB over a stream socket that privd connected.
+// What comes back is hostile input: parsed strictly into the events below, lists cut at their bounds, everything else
+// dropped. A line that is too long or a flood ends the connection. On the poller's thread; closed() comes once.
 #include <functional>
 #include <memory>
 #include <string>
@@ -17,20 +17,55 @@ namespace muster::host {
 
 inline constexpr std::size_t kHelperLineMax = 256 << 10;
 
-struct HelperJob { JobId job; std::uint32_t attempt = 0; std::string state, message; std::int32_t exit_code = -1; std::uint64_t log_bytes = 0; bool operator==(const HelperJob&) const = default; };
-struct HelperHello { std::string phase, ray_node_id; bool setup_done = false; std::vector<HelperJob> jobs; };
-struct HelperProbe { std::string ray, python; bool token_auth = false, rocksdb = false; };
+struct HelperJob {
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::string state, message;
+  std::int32_t exit_code = -1;
+  std::uint64_t log_bytes = 0;
+  bool operator==(const HelperJob&) const = default;
+};
+struct HelperHello {
+  std::string phase, ray_node_id;
+  bool setup_done = false;
+  std::vector<HelperJob> jobs;
+};
+struct HelperProbe {
+  std::string ray, python;
+  bool token_auth = false, rocksdb = false;
+};
 struct HelperSetupDone {};
-struct HelperSetupFailed { int step = 0, code = 0; std::string tail; };
-struct HelperRayReady { std::string node_id; };
-struct HelperRayExit { int code = 0; bool wanted = false; std::string tail; };
+struct HelperSetupFailed {
+  int step = 0, code = 0;
+  std::string tail;
+};
+struct HelperRayReady {
+  std::string node_id;
+};
+struct HelperRayExit {
+  int code = 0;
+  bool wanted = false;
+  std::string tail;
+};
 struct HelperDrained {};
 struct HelperRayStopped {};
-struct HelperJobLog { JobId job; std::uint32_t attempt = 0; std::uint64_t offset = 0; Bytes data; bool eof = false; };
-struct HelperReport { std::vector<RayNodeReport> nodes; std::vector<RayDemand> demands; };
-struct HelperFault { std::string op, text; };
-using HelperEvent = std::variant<HelperHello, HelperProbe, HelperSetupDone, HelperSetupFailed, HelperRayReady, HelperRayExit, HelperDrained, HelperRayStopped,
-                                 HelperJob, HelperJobLog, HelperReport, HelperFault>;
+struct HelperJobLog {
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::uint64_t offset = 0;
+  Bytes data;
+  bool eof = false;
+};
+struct HelperReport {
+  std::vector<RayNodeReport> nodes;
+  std::vector<RayDemand> demands;
+};
+struct HelperFault {
+  std::string op, text;
+};
+using HelperEvent =
+    std::variant<HelperHello, HelperProbe, HelperSetupDone, HelperSetupFailed, HelperRayReady, HelperRayExit,
+                 HelperDrained, HelperRayStopped, HelperJob, HelperJobLog, HelperReport, HelperFault>;
 
 Result<HelperEvent> parse_helper_event(std::string_view line);
 

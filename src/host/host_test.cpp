@@ -1,15 +1,15 @@
-// The rooms between agent and machine that need no engine: the language of privd, the policy, hostile helpers, local sockets.
-#include <filesystem>
-#include <fstream>
-#include <thread>
-
+// The rooms between agent and machine that need no engine: the language of privd, the policy, hostile helpers, local
+// sockets.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "crypto/hash.h"
 #include "host/blob_cache.h"
@@ -34,7 +34,9 @@ struct TempDir {
   std::string path;
 };
 
-std::string digest() { return "sha256:" + std::string(64, 'a'); }
+std::string digest() {
+  return "sha256:" + std::string(64, 'a');
+}
 
 TEST(PrivdVerbs, WhatIsWrittenIsRead) {
   Verb verb;
@@ -57,29 +59,33 @@ TEST(PrivdVerbs, WhatIsWrittenIsRead) {
 }
 
 TEST(PrivdVerbs, RefusesWhatIsNotTyped) {
-  const std::vector<std::string> bad{
-      R"({"id":1,"verb":"shell","lease":"lease-1"})",
-      R"({"id":1,"verb":"stop","lease":"../lease-1"})",
-      R"({"id":1,"verb":"stop","lease":"lease-1/../x"})",
-      R"({"id":1,"verb":"stop","lease":"lease-1","privileged":true})",
-      R"({"id":1,"verb":"stop","lease":"lease-1","grace_s":"9"})",
-      R"({"id":0,"verb":"list"})",
-      R"({"id":1,"verb":"exec","lease":"lease-1","argv":[]})",
-      R"({"id":1,"verb":"exec","lease":"lease-1","argv":[1]})",
-      R"({"id":1,"verb":"exec_code","lease":"lease-1","exec":"../../images/json"})",
-      R"({"id":1,"verb":"read_archive","lease":"lease-1","path":"/tmp/../etc/shadow"})",
-      R"({"id":1,"verb":"read_archive","lease":"lease-1","path":"etc/shadow"})",
-      R"({"id":1,"verb":"blob","lease":"lease-1","blob":"../../../etc/cron.d/x"})",
-      R"({"id":1,"verb":"pull","image":"../../containers/json?x"})",
-      R"({"id":1,"verb":"launch","lease":"lease-1","image":"alpine","address":1})",
-      R"({"id":1,"verb":"launch","lease":"lease-1","address":1,"image":"sha256:)" + std::string(64, 'a') + R"(","env":{"A=B":"c"}})",
-      R"({"id":1,"verb":"launch","lease":"lease-1","address":1,"image":"sha256:)" + std::string(64, 'a') + R"(","binds":["/:/host"]})",
-      R"([1])", "{", ""};
+  const std::vector<std::string> bad{R"({"id":1,"verb":"shell","lease":"lease-1"})",
+                                     R"({"id":1,"verb":"stop","lease":"../lease-1"})",
+                                     R"({"id":1,"verb":"stop","lease":"lease-1/../x"})",
+                                     R"({"id":1,"verb":"stop","lease":"lease-1","privileged":true})",
+                                     R"({"id":1,"verb":"stop","lease":"lease-1","grace_s":"9"})",
+                                     R"({"id":0,"verb":"list"})",
+                                     R"({"id":1,"verb":"exec","lease":"lease-1","argv":[]})",
+                                     R"({"id":1,"verb":"exec","lease":"lease-1","argv":[1]})",
+                                     R"({"id":1,"verb":"exec_code","lease":"lease-1","exec":"../../images/json"})",
+                                     R"({"id":1,"verb":"read_archive","lease":"lease-1","path":"/tmp/../etc/shadow"})",
+                                     R"({"id":1,"verb":"read_archive","lease":"lease-1","path":"etc/shadow"})",
+                                     R"({"id":1,"verb":"blob","lease":"lease-1","blob":"../../../etc/cron.d/x"})",
+                                     R"({"id":1,"verb":"pull","image":"../../containers/json?x"})",
+                                     R"({"id":1,"verb":"launch","lease":"lease-1","image":"alpine","address":1})",
+                                     R"({"id":1,"verb":"launch","lease":"lease-1","address":1,"image":"sha256:)" +
+                                         std::string(64, 'a') + R"(","env":{"A=B":"c"}})",
+                                     R"({"id":1,"verb":"launch","lease":"lease-1","address":1,"image":"sha256:)" +
+                                         std::string(64, 'a') + R"(","binds":["/:/host"]})",
+                                     R"([1])",
+                                     "{",
+                                     ""};
   for (const auto& text : bad) EXPECT_FALSE(parse_verb(text).ok()) << text;
 }
 
 TEST(Policy, DefaultsReadAndWrap) {
-  const auto policy = parse_policy(R"({"reserve":{"memory_bytes":17179869184,"cpus":1.5},"allowed_hours":["20:00-08:00"],"egress_allowed":true,"images":["muster/"]})");
+  const auto policy = parse_policy(
+      R"({"reserve":{"memory_bytes":17179869184,"cpus":1.5},"allowed_hours":["20:00-08:00"],"egress_allowed":true,"images":["muster/"]})");
   ASSERT_TRUE(policy.ok()) << policy.error().message;
   EXPECT_EQ(policy->reserve_cpu_milli, 1500);
   EXPECT_TRUE(hour_allowed(*policy, 23 * 60));
@@ -93,7 +99,8 @@ TEST(Policy, DefaultsReadAndWrap) {
 }
 
 TEST(HelperEvents, HostileLinesAreBounded) {
-  const auto job = parse_helper_event(R"({"ev":"job","job":"job-3","attempt":1,"state":"RUNNING","exit_code":-1,"message":"","log_bytes":12,"surprise":1})");
+  const auto job = parse_helper_event(
+      R"({"ev":"job","job":"job-3","attempt":1,"state":"RUNNING","exit_code":-1,"message":"","log_bytes":12,"surprise":1})");
   ASSERT_TRUE(job.ok()) << job.error().message;
   EXPECT_EQ(std::get<HelperJob>(*job).log_bytes, 12U);
   EXPECT_FALSE(parse_helper_event(R"({"ev":"job","job":"3","attempt":1,"state":"RUNNING"})").ok());
@@ -101,8 +108,9 @@ TEST(HelperEvents, HostileLinesAreBounded) {
   EXPECT_FALSE(parse_helper_event(R"({"ev":"job_log","job":"job-3","attempt":1,"offset":0,"data":"!!"})").ok());
   EXPECT_FALSE(parse_helper_event(R"({"ev":"launch_missiles"})").ok());
   EXPECT_FALSE(parse_helper_event(std::string(100, '[')).ok());
-  const auto report = parse_helper_event(R"({"ev":"report","nodes":[{"node_id":"ab","ip":"10.201.0.1","alive":true,"idle_s":1.5,"total":{"CPU":2.0,"memory":1e9,"x":1e300}},{"node_id":5}],)"
-                                         R"("demands":[{"bundle":{"CPU":0.5},"count":3,"strict_spread":true},{"bundle":{"CPU":-4},"count":1}]})");
+  const auto report = parse_helper_event(
+      R"({"ev":"report","nodes":[{"node_id":"ab","ip":"10.201.0.1","alive":true,"idle_s":1.5,"total":{"CPU":2.0,"memory":1e9,"x":1e300}},{"node_id":5}],)"
+      R"("demands":[{"bundle":{"CPU":0.5},"count":3,"strict_spread":true},{"bundle":{"CPU":-4},"count":1}]})");
   ASSERT_TRUE(report.ok()) << report.error().message;
   const auto& seen = std::get<HelperReport>(*report);
   ASSERT_EQ(seen.nodes.size(), 1U);
@@ -135,16 +143,17 @@ TEST(LocalSockets, ContainersCannotLeadTheConnectAstray) {
 // An engine that answers every connection with the same bytes.
 class FakeEngine {
  public:
-  FakeEngine(const std::string& path, std::string answer) : listener_(*listen_unix(path, SocketKind::Stream, getuid(), getgid(), 0600)), thread_([this, answer] {
-    while (true) {
-      const Fd peer(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      if (!peer) return;
-      char buffer[4096];
-      const ssize_t n = read(peer.get(), buffer, sizeof buffer);
-      if (n > 0) asked = std::string(buffer, static_cast<std::size_t>(n));
-      [[maybe_unused]] const auto sent = send(peer.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
-    }
-  }) {}
+  FakeEngine(const std::string& path, std::string answer)
+      : listener_(*listen_unix(path, SocketKind::Stream, getuid(), getgid(), 0600)), thread_([this, answer] {
+          while (true) {
+            const Fd peer(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+            if (!peer) return;
+            char buffer[4096];
+            const ssize_t n = read(peer.get(), buffer, sizeof buffer);
+            if (n > 0) asked = std::string(buffer, static_cast<std::size_t>(n));
+            [[maybe_unused]] const auto sent = send(peer.get(), answer.data(), answer.size(), MSG_NOSIGNAL);
+          }
+        }) {}
   ~FakeEngine() {
     shutdown(listener_.get(), SHUT_RDWR);
     thread_.join();
@@ -167,13 +176,15 @@ TEST(EngineHttp, ReadsLengthsChunksAndRefusesNonsense) {
     EXPECT_EQ(reply->body, "hello");
   }
   {
-    FakeEngine engine(path, "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+    FakeEngine engine(path,
+                      "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
     const auto reply = http.call({.target = "/x"});
     ASSERT_TRUE(reply.ok()) << reply.error().message;
     EXPECT_EQ(reply->status, 404);
     EXPECT_EQ(reply->body, "abcde");
   }
-  for (const std::string bad : {"SSH-2.0\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+  for (const std::string bad : {"SSH-2.0\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
                                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n"}) {
     FakeEngine engine(path, bad);
     EXPECT_FALSE(http.call({.target = "/", .timeout = Millis(2000)}).ok()) << bad;
@@ -203,10 +214,14 @@ class FakeRuntime : public Runtime {
     return out;
   }
   Result<Fd> connect_helper(const std::string&, Place) override { return error(Code::NotFound, "none"); }
-  Result<ExecOpen> exec(const std::string&, const std::vector<std::string>&, bool) override { return error(Code::NotFound, "none"); }
+  Result<ExecOpen> exec(const std::string&, const std::vector<std::string>&, bool) override {
+    return error(Code::NotFound, "none");
+  }
   Status resize(const std::string&, const std::string&, int, int) override { return {}; }
   Result<std::int64_t> exec_code(const std::string&, const std::string&) override { return std::int64_t{0}; }
-  Result<Fd> connect_tcp(const std::string&, std::uint32_t, std::uint16_t) override { return error(Code::NotFound, "none"); }
+  Result<Fd> connect_tcp(const std::string&, std::uint32_t, std::uint16_t) override {
+    return error(Code::NotFound, "none");
+  }
   Result<Fd> open_tun(const std::string&) override { return error(Code::NotFound, "none"); }
   Status read_archive(const std::string&, const std::string&, int) override { return {}; }
   Status write_archive(const std::string&, const std::string&, int) override { return {}; }
@@ -237,7 +252,8 @@ class PrivdTest : public testing::Test {
     return parsed.ok() ? *parsed : json::object{};
   }
   std::string launch_text(int lease, const std::string& more = {}) {
-    return fmt::format(R"({{"id":1,"verb":"launch","lease":"lease-{}","image":"{}","address":1{}}})", lease, digest(), more);
+    return fmt::format(R"({{"id":1,"verb":"launch","lease":"lease-{}","image":"{}","address":1{}}})", lease, digest(),
+                       more);
   }
   TempDir dir;
   Layout layout{dir.path};

@@ -1,14 +1,13 @@
 #include "host/identity.h"
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-
+#include <fmt/format.h>
 #include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "crypto/cert.h"
 #include "crypto/file.h"
@@ -28,8 +27,10 @@ Status owned_dir(const std::string& path, uid_t uid, gid_t gid, mode_t mode) {
   std::error_code failure;
   fs::create_directories(path, failure);
   if (failure) return error(Code::Unavailable, fmt::format("cannot make {}: {}", path, failure.message()));
-  if (geteuid() == 0 && chown(path.c_str(), uid, gid) != 0) return error(Code::Unavailable, fmt::format("cannot hand over {}: {}", path, errno_text(errno)));
-  if (chmod(path.c_str(), mode) != 0) return error(Code::Unavailable, fmt::format("cannot protect {}: {}", path, errno_text(errno)));
+  if (geteuid() == 0 && chown(path.c_str(), uid, gid) != 0)
+    return error(Code::Unavailable, fmt::format("cannot hand over {}: {}", path, errno_text(errno)));
+  if (chmod(path.c_str(), mode) != 0)
+    return error(Code::Unavailable, fmt::format("cannot protect {}: {}", path, errno_text(errno)));
   return {};
 }
 
@@ -53,7 +54,9 @@ Status make_directories(const Layout& layout, const Accounts& accounts) {
 
 Result<Config> load_config(const Layout& layout) {
   std::ifstream file(layout.config());
-  if (!file) return error(Code::FailedPrecondition, fmt::format("{} is not enrolled; run: muster-agent join https://HOST --token-file FILE", layout.root));
+  if (!file)
+    return error(Code::FailedPrecondition,
+                 fmt::format("{} is not enrolled; run: muster-agent join https://HOST --token-file FILE", layout.root));
   std::stringstream text;
   text << file.rdbuf();
   const json::object object = TRY(parse_object(text.str()));
@@ -78,15 +81,25 @@ Status save_config(const Layout& layout, const Config& c) {
   for (const auto& relay : c.relays) relays.emplace_back(relay);
   json::object labels;
   for (const auto& [key, value] : c.labels) labels[key] = value;
-  const json::object object{{"server", c.server}, {"node_id", c.node_id}, {"machine", c.machine}, {"name", c.name}, {"server_id", c.server_id}, {"ca_pem", c.ca_pem},
-                            {"roster_key", base64(c.roster_key)}, {"command_key", base64(c.command_key)}, {"relays", relays}, {"labels", labels}};
+  const json::object object{{"server", c.server},
+                            {"node_id", c.node_id},
+                            {"machine", c.machine},
+                            {"name", c.name},
+                            {"server_id", c.server_id},
+                            {"ca_pem", c.ca_pem},
+                            {"roster_key", base64(c.roster_key)},
+                            {"command_key", base64(c.command_key)},
+                            {"relays", relays},
+                            {"labels", labels}};
   return crypto::write_public_file(layout.config(), as_bytes(to_text(object)));
 }
 
 Result<Config> join(const JoinOptions& options) {
   const Layout& layout = options.layout;
   if (fs::exists(layout.config())) {
-    return error(Code::FailedPrecondition, fmt::format("{} is enrolled already; `muster-agent leave` first, or use another --state-dir", layout.root));
+    return error(
+        Code::FailedPrecondition,
+        fmt::format("{} is enrolled already; `muster-agent leave` first, or use another --state-dir", layout.root));
   }
   const Accounts accounts = find_accounts();
   const crypto::JoinTokenParts token = TRY(crypto::parse_join_token(options.token));
@@ -101,11 +114,15 @@ Result<Config> join(const JoinOptions& options) {
   request.csr_pem = TRY(crypto::make_csr(key, request.name));
   request.facts = gather_facts(layout, options.labels);
   net::Client client(endpoint);
-  const net::Response response = TRY(client.call({.method = "POST", .target = "/api/v1/enroll", .headers = {{"content-type", "application/json"}}, .body = wire::to_json(request)}));
+  const net::Response response = TRY(client.call({.method = "POST",
+                                                  .target = "/api/v1/enroll",
+                                                  .headers = {{"content-type", "application/json"}},
+                                                  .body = wire::to_json(request)}));
   if (response.status / 100 != 2) {
     const auto problem = parse_object(response.body);
     const std::string detail = problem.ok() ? text_at(*problem, {"detail"}) : std::string();
-    return error(Code::PermissionDenied, fmt::format("the control plane refused this machine ({}): {}", response.status, detail.empty() ? "no reason given" : detail));
+    return error(Code::PermissionDenied, fmt::format("the control plane refused this machine ({}): {}", response.status,
+                                                     detail.empty() ? "no reason given" : detail));
   }
   const json::object said = TRY(parse_object(response.body));
   Fields f(said);
@@ -124,12 +141,15 @@ Result<Config> join(const JoinOptions& options) {
   TRY_VOID(f.finish_lenient("enrolment answer"));
   // The CA that it names must be the one that the token pins, whatever the connection was.
   const Bytes ca_hash = TRY(crypto::certificate_sha256(config.ca_pem));
-  if (ca_hash != token.ca_sha256) return error(Code::PermissionDenied, "the control plane's CA is not the one named in the join token; nothing was written");
+  if (ca_hash != token.ca_sha256)
+    return error(Code::PermissionDenied,
+                 "the control plane's CA is not the one named in the join token; nothing was written");
   if (config.roster_key.size() != 32) return error(Code::Unavailable, "the control plane sent no roster key");
   TRY_VOID(crypto::write_secret_file(layout.device_key(), as_bytes(key.to_pem())));
   TRY_VOID(crypto::write_secret_file(layout.certificate(), as_bytes(certificate)));
   for (const auto& path : {layout.device_key(), layout.certificate()}) {
-    if (geteuid() == 0 && chown(path.c_str(), accounts.agent_uid, accounts.agent_gid) != 0) return error(Code::Unavailable, "cannot hand over " + path);
+    if (geteuid() == 0 && chown(path.c_str(), accounts.agent_uid, accounts.agent_gid) != 0)
+      return error(Code::Unavailable, "cannot hand over " + path);
   }
   TRY_VOID(save_config(layout, config));
   return config;

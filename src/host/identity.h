@@ -1,6 +1,7 @@
 #pragma once
-// Who this machine is: its configuration (public facts of the control plane), device key and certificate, and enrolment with a
-// one-time token. The key is made here and never leaves; config.json is root's and public, the key file is the agent's alone.
+// Who this machine is: its configuration (public facts of the control plane), device key and certificate, and enrolment
+// with a one-time token. The key is made here and never leaves; config.json is root's and public, the key file is the
+// agent's alone.
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@ struct Config {
   std::string server;            // "https://host[:port]"
   std::string node_id, machine;  // machine: first 12 hex digits of the device key's SHA-256
   std::string name, server_id, ca_pem;
-  Bytes roster_key, command_key; // Ed25519 public
+  Bytes roster_key, command_key;  // Ed25519 public
   std::vector<std::string> relays;
   std::map<std::string, std::string> labels;
   bool operator==(const Config&) const = default;
@@ -23,8 +24,11 @@ struct Config {
 Result<Config> load_config(const Layout& layout);
 Status save_config(const Layout& layout, const Config& config);
 
-struct Accounts { uid_t agent_uid = kAgentUid, netd_uid = kNetdUid; gid_t agent_gid = kAgentUid, netd_gid = kNetdUid; };
-Accounts find_accounts();         // the named accounts where they exist
+struct Accounts {
+  uid_t agent_uid = kAgentUid, netd_uid = kNetdUid;
+  gid_t agent_gid = kAgentUid, netd_gid = kNetdUid;
+};
+Accounts find_accounts();  // the named accounts where they exist
 Status make_directories(const Layout& layout, const Accounts& accounts);
 
 struct JoinOptions {
@@ -32,7 +36,8 @@ struct JoinOptions {
   std::string server, token, name;
   std::map<std::string, std::string> labels;
 };
-// Enrols and writes key, certificate and configuration. FailedPrecondition when this state directory is enrolled already.
+// Enrols and writes key, certificate and configuration. FailedPrecondition when this state directory is enrolled
+// already.
 Result<Config> join(const JoinOptions& options);
 
 }  // namespace muster::host

@@ -1,10 +1,10 @@
 #include "host/json.h"
 
-#include <algorithm>
-#include <cmath>
-
-#include <boost/json/src.hpp>
 #include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json/src.hpp>
+#include <cmath>
 
 #include "base/bytes.h"
 
@@ -25,7 +25,9 @@ Result<json::object> parse_object(std::string_view text) {
   return value.get_object();
 }
 
-std::string to_text(const json::value& value) { return json::serialize(value); }
+std::string to_text(const json::value& value) {
+  return json::serialize(value);
+}
 
 const json::value* find_path(const json::value& root, std::initializer_list<std::string_view> path) {
   const json::value* at = &root;
@@ -125,10 +127,14 @@ double Fields::number_or(std::string_view key, double otherwise) {
   const auto* value = take(key, false);
   if (value == nullptr) return otherwise;
   double number = otherwise;
-  if (const auto* d = value->if_double()) number = *d;
-  else if (const auto* i = value->if_int64()) number = static_cast<double>(*i);
-  else if (const auto* u = value->if_uint64()) number = static_cast<double>(*u);
-  else fault(key, "is not a number");
+  if (const auto* d = value->if_double())
+    number = *d;
+  else if (const auto* i = value->if_int64())
+    number = static_cast<double>(*i);
+  else if (const auto* u = value->if_uint64())
+    number = static_cast<double>(*u);
+  else
+    fault(key, "is not a number");
   if (!std::isfinite(number)) {
     fault(key, "is not a finite number");
     return otherwise;
@@ -162,7 +168,8 @@ std::vector<std::string> Fields::texts(std::string_view key, std::size_t count_m
   return out;
 }
 
-std::map<std::string, std::string> Fields::text_map(std::string_view key, std::size_t count_max, std::size_t bytes_max) {
+std::map<std::string, std::string> Fields::text_map(std::string_view key, std::size_t count_max,
+                                                    std::size_t bytes_max) {
   std::map<std::string, std::string> out;
   const auto* members = object(key);
   if (members == nullptr) return out;
@@ -202,7 +209,8 @@ const json::object* Fields::object(std::string_view key) {
 }
 
 Status Fields::finish_lenient(std::string_view what) {
-  if (!fault_.empty()) return error(Code::InvalidArgument, fmt::format("{}: '{}' {}", what, fault_key_, fault_), fault_key_);
+  if (!fault_.empty())
+    return error(Code::InvalidArgument, fmt::format("{}: '{}' {}", what, fault_key_, fault_), fault_key_);
   return {};
 }
 

@@ -1,15 +1,14 @@
 #pragma once
-// Strict reading of JSON objects from other processes: every read names its key; a missing, mistyped or oversized value is an
-// InvalidArgument with that key in `field`. Depth <= 16. Unknown keys are refused by finish(). Not thread-safe.
+// Strict reading of JSON objects from other processes: every read names its key; a missing, mistyped or oversized value
+// is an InvalidArgument with that key in `field`. Depth <= 16. Unknown keys are refused by finish(). Not thread-safe.
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <boost/json/object.hpp>
-#include <boost/json/value.hpp>
 
 #include "base/result.h"
 
@@ -30,19 +29,20 @@ bool bool_at(const json::value& root, std::initializer_list<std::string_view> pa
 class Fields {
  public:
   explicit Fields(const json::object& object) : object_(object) {}
-  std::string text(std::string_view key, std::size_t bytes_max = 4096);           // required
+  std::string text(std::string_view key, std::size_t bytes_max = 4096);  // required
   std::string text_or(std::string_view key, std::string otherwise, std::size_t bytes_max = 4096);
   std::int64_t integer(std::string_view key, std::int64_t low, std::int64_t high);  // required
   std::int64_t integer_or(std::string_view key, std::int64_t low, std::int64_t high, std::int64_t otherwise);
   double number_or(std::string_view key, double otherwise);
   bool boolean_or(std::string_view key, bool otherwise);
   std::vector<std::string> texts(std::string_view key, std::size_t count_max = 1024, std::size_t bytes_max = 65'536);
-  std::map<std::string, std::string> text_map(std::string_view key, std::size_t count_max = 1024, std::size_t bytes_max = 65'536);
-  const json::array* array(std::string_view key, std::size_t count_max);          // null when absent
-  const json::object* object(std::string_view key);                               // null when absent
+  std::map<std::string, std::string> text_map(std::string_view key, std::size_t count_max = 1024,
+                                              std::size_t bytes_max = 65'536);
+  const json::array* array(std::string_view key, std::size_t count_max);  // null when absent
+  const json::object* object(std::string_view key);                       // null when absent
   bool has(std::string_view key) const { return object_.contains(key); }
-  Status finish(std::string_view what);         // the first fault met, or an unknown key
-  Status finish_lenient(std::string_view what); // the first fault met; unknown keys pass
+  Status finish(std::string_view what);          // the first fault met, or an unknown key
+  Status finish_lenient(std::string_view what);  // the first fault met; unknown keys pass
 
  private:
   const json::value* take(std::string_view key, bool required);

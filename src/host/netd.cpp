@@ -53,8 +53,10 @@ Status Netd::start() {
     if (::getsockopt(options_.socket_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0) {
       return error(Code::InvalidArgument, "the inherited descriptor is no socket");
     }
-    if (listening != 0) listener_.reset(options_.socket_fd);
-    else add_agent(Fd(options_.socket_fd));
+    if (listening != 0)
+      listener_.reset(options_.socket_fd);
+    else
+      add_agent(Fd(options_.socket_fd));
   } else {
     listener_ = TRY(listen_unix(options_.socket_path, SocketKind::Seqpacket, ::geteuid(), ::getegid(), 0600));
   }
@@ -67,8 +69,12 @@ Status Netd::start() {
   return {};
 }
 
-void Netd::run() { poller_.run(); }
-void Netd::stop() { poller_.stop(); }
+void Netd::run() {
+  poller_.run();
+}
+void Netd::stop() {
+  poller_.stop();
+}
 
 Status Netd::bind_udp(std::uint16_t port) {
   udp_ = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -129,8 +135,10 @@ void Netd::serve_agent(int fd) {
   Status sent;
   if (!closed) {
     const auto request = netd::decode_request(message->text);
-    const netd::Reply reply = request.ok() ? answer(*request, message->fds)
-                                           : netd::Reply(netd::Failed{static_cast<std::uint8_t>(request.error().code), request.error().message});
+    const netd::Reply reply =
+        request.ok()
+            ? answer(*request, message->fds)
+            : netd::Reply(netd::Failed{static_cast<std::uint8_t>(request.error().code), request.error().message});
     sent = send_message(fd, netd::encode(reply));
   }
   if (closed || !sent.ok()) {
@@ -147,16 +155,20 @@ netd::Reply Netd::answer(const netd::Request& request, std::vector<Fd>& fds) {
 
 Result<NetdLease*> Netd::find(const std::string& lease) {
   const auto it = leases_.find(lease);
-  if (it == leases_.end()) return error(Code::NotFound, "netd does not know the lease " + lease.substr(0, 64) + "; add it again");
+  if (it == leases_.end())
+    return error(Code::NotFound, "netd does not know the lease " + lease.substr(0, 64) + "; add it again");
   return it->second.get();
 }
 
 Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>& fds) {
-  if (!netd::valid_lease_name(request.lease)) return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
+  if (!netd::valid_lease_name(request.lease))
+    return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
   auto it = leases_.find(request.lease);
   if (it == leases_.end()) {
-    if (leases_.size() >= kLeasesMax) return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
-    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_))).first;
+    if (leases_.size() >= kLeasesMax)
+      return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
+    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_)))
+             .first;
   }
   if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
   const auto& key = it->second->public_key();
@@ -169,22 +181,28 @@ Result<netd::Reply> Netd::handle(const netd::Configure& request, std::vector<Fd>
 }
 
 Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<Fd>&) {
-  if (!netd::valid_lease_name(request.lease)) return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
+  if (!netd::valid_lease_name(request.lease))
+    return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
   auto it = leases_.find(request.lease);
   // Unknown after a restart: its files may still be there.
-  if (it == leases_.end()) it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_))).first;
+  if (it == leases_.end())
+    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_)))
+             .first;
   it->second->erase_files();
   leases_.erase(it);
   return netd::Reply(netd::Done{});
 }
 
-Result<netd::Reply> Netd::handle(const netd::GetStats& request, std::vector<Fd>&) { return netd::Reply(TRY(find(request.lease))->stats()); }
+Result<netd::Reply> Netd::handle(const netd::GetStats& request, std::vector<Fd>&) {
+  return netd::Reply(TRY(find(request.lease))->stats());
+}
 
 Result<netd::Reply> Netd::handle(const netd::GetInfo&, std::vector<Fd>&) {
   netd::Info info;
   info.udp_port = port_;
   for (const auto& [name, lease] : leases_) {
-    info.leases.push_back({name, Bytes(lease->public_key().begin(), lease->public_key().end()), lease->has_tun(), lease->configured()});
+    info.leases.push_back(
+        {name, Bytes(lease->public_key().begin(), lease->public_key().end()), lease->has_tun(), lease->configured()});
   }
   return netd::Reply(std::move(info));
 }
@@ -207,7 +225,8 @@ void Netd::read_udp() {
     if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
     const ByteView datagram = ByteView(b.data[k]).first(b.messages[k].msg_len);
     // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
-    for (auto& [name, lease] : leases_) lease->from_udp(ntohl(b.from[k].sin_addr.s_addr), ntohs(b.from[k].sin_port), datagram, now);
+    for (auto& [name, lease] : leases_)
+      lease->from_udp(ntohl(b.from[k].sin_addr.s_addr), ntohs(b.from[k].sin_port), datagram, now);
   }
 }
 
@@ -228,7 +247,8 @@ Status run_netd(NetdOptions options) {
   const Fd signals(::signalfd(-1, &ends, SFD_CLOEXEC));
   std::thread waiter([&] {
     signalfd_siginfo info;
-    while (::read(signals.get(), &info, sizeof info) < 0 && errno == EINTR) {}
+    while (::read(signals.get(), &info, sizeof info) < 0 && errno == EINTR) {
+    }
     netd.stop();
   });
   netd.run();

@@ -1,8 +1,8 @@
 #pragma once
-// netd: the process that carries packets. It holds TUN, UDP and relay descriptors and overlay keys, nothing else, and obeys the
-// agent over a local socket (netd_protocol.h); it lives on when the agent restarts. After its own restart it finds its keys, its
-// UDP port and the highest rosters in its state directory; the agent gives it the TUNs and the configuration again.
-// One thread; relay clients bring theirs. Bounds: leases, agent connections.
+// netd: the process that carries packets. It holds TUN, UDP and relay descriptors and overlay keys, nothing else, and
+// obeys the agent over a local socket (netd_protocol.h); it lives on when the agent restarts. After its own restart it
+// finds its keys, its UDP port and the highest rosters in its state directory; the agent gives it the TUNs and the
+// configuration again. One thread; relay clients bring theirs. Bounds: leases, agent connections.
 #include <map>
 #include <memory>
 #include <string>
@@ -12,10 +12,10 @@
 namespace muster::host {
 
 struct NetdOptions {
-  std::string state_dir;     // 0700, ours
-  int socket_fd = -1;        // inherited: a listening or a connected SOCK_SEQPACKET socket; or
-  std::string socket_path;   // listen here (0600)
-  std::uint16_t udp_port = 0;  // 0: the one of last time, else any
+  std::string state_dir;                     // 0700, ours
+  int socket_fd = -1;                        // inherited: a listening or a connected SOCK_SEQPACKET socket; or
+  std::string socket_path;                   // listen here (0600)
+  std::uint16_t udp_port = 0;                // 0: the one of last time, else any
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
 };
 

@@ -41,12 +41,18 @@ Result<T> NetdClient::expect(Result<netd::Reply> reply) {
 Result<Bytes> NetdClient::add_lease(const std::string& lease, int tun_fd) {
   return std::move(TRY(expect<netd::LeaseKey>(call(netd::AddLease{lease}, tun_fd))).public_key);
 }
-Result<netd::Configured> NetdClient::configure(const netd::Configure& config) { return expect<netd::Configured>(call(config)); }
+Result<netd::Configured> NetdClient::configure(const netd::Configure& config) {
+  return expect<netd::Configured>(call(config));
+}
 Status NetdClient::remove_lease(const std::string& lease) {
   TRY(expect<netd::Done>(call(netd::RemoveLease{lease})));
   return {};
 }
-Result<netd::Stats> NetdClient::stats(const std::string& lease) { return expect<netd::Stats>(call(netd::GetStats{lease})); }
-Result<netd::Info> NetdClient::info() { return expect<netd::Info>(call(netd::GetInfo{})); }
+Result<netd::Stats> NetdClient::stats(const std::string& lease) {
+  return expect<netd::Stats>(call(netd::GetStats{lease}));
+}
+Result<netd::Info> NetdClient::info() {
+  return expect<netd::Info>(call(netd::GetInfo{}));
+}
 
 }  // namespace muster::host

@@ -1,6 +1,7 @@
 #pragma once
-// The agent's side of netd's socket: blocking calls with a time-out, one at a time, one thread. A broken connection is dialled
-// again at the next call (Unavailable until netd is back); the caller then gives TUNs and configuration again, as info() shows.
+// The agent's side of netd's socket: blocking calls with a time-out, one at a time, one thread. A broken connection is
+// dialled again at the next call (Unavailable until netd is back); the caller then gives TUNs and configuration again,
+// as info() shows.
 #include <string>
 
 #include "host/netd_protocol.h"
@@ -12,7 +13,8 @@ class NetdClient {
  public:
   explicit NetdClient(std::string socket_path) : path_(std::move(socket_path)) {}
   explicit NetdClient(Fd connected) : fd_(std::move(connected)) {}
-  Result<Bytes> add_lease(const std::string& lease, int tun_fd = -1);  // the public overlay key; tun_fd stays the caller's
+  Result<Bytes> add_lease(const std::string& lease,
+                          int tun_fd = -1);  // the public overlay key; tun_fd stays the caller's
   Result<netd::Configured> configure(const netd::Configure& config);
   Status remove_lease(const std::string& lease);
   Result<netd::Stats> stats(const std::string& lease);

@@ -1,6 +1,7 @@
 #pragma once
-// For tests of netd and the overlay: network namespaces joined by veth pairs, made with iproute2 and removed at the end; shell
-// commands with their exit code; a thread's socket inside a namespace. Needs root and /dev/net/tun: else skip with lab_missing().
+// For tests of netd and the overlay: network namespaces joined by veth pairs, made with iproute2 and removed at the
+// end; shell commands with their exit code; a thread's socket inside a namespace. Needs root and /dev/net/tun: else
+// skip with lab_missing().
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -55,7 +56,9 @@ class Pair {
   std::string a() const { return tag_ + "a"; }
   std::string b() const { return tag_ + "b"; }
   static std::string path(const std::string& ns) { return "/run/netns/" + ns; }
-  static std::string in(const std::string& ns, const std::string& command) { return "ip netns exec " + ns + " " + command; }
+  static std::string in(const std::string& ns, const std::string& command) {
+    return "ip netns exec " + ns + " " + command;
+  }
 
  private:
   std::string tag_;
@@ -82,7 +85,8 @@ class Echo {
         sockaddr_in from{};
         socklen_t size = sizeof from;
         const ssize_t n = ::recvfrom(fd_, buffer.data(), buffer.size(), 0, reinterpret_cast<sockaddr*>(&from), &size);
-        if (n >= 0) ::sendto(fd_, buffer.data(), static_cast<std::size_t>(n), 0, reinterpret_cast<sockaddr*>(&from), size);
+        if (n >= 0)
+          ::sendto(fd_, buffer.data(), static_cast<std::size_t>(n), 0, reinterpret_cast<sockaddr*>(&from), size);
       }
     });
   }
@@ -111,8 +115,8 @@ class Echo {
   std::thread thread_;
 };
 
-// Sends one datagram of `size` bytes from the namespace and waits up to `tries` x 200 ms for exactly it to come back; sends again
-// each time. The errno of a refused send is negative.
+// Sends one datagram of `size` bytes from the namespace and waits up to `tries` x 200 ms for exactly it to come back;
+// sends again each time. The errno of a refused send is negative.
 inline int echoed(const std::string& ns, std::uint32_t address, std::uint16_t port, std::size_t size, int tries = 10) {
   int result = 0;
   inside(ns, [&] {

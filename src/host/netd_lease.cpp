@@ -16,7 +16,7 @@
 
 namespace muster::host {
 namespace {
-constexpr int kPacketsPerTurn = 64;         // then others get their turn
+constexpr int kPacketsPerTurn = 64;  // then others get their turn
 constexpr std::size_t kInboxBytesMax = 8 << 20;
 constexpr std::size_t kRelaysMax = 3;
 constexpr std::size_t kDatagramMax = 65'536;
@@ -24,10 +24,15 @@ constexpr std::size_t kDatagramMax = 65'536;
 
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
 struct NetdLease::Inbox {
-  struct Item { std::size_t relay; crypto::Key32 member; Bytes datagram; enum class Kind : std::uint8_t { Packet, Gone, Up } kind = Kind::Packet; };
+  struct Item {
+    std::size_t relay;
+    crypto::Key32 member;
+    Bytes datagram;
+    enum class Kind : std::uint8_t { Packet, Gone, Up } kind = Kind::Packet;
+  };
   std::mutex mutex;
-  std::vector<Item> items;   // under mutex
-  std::size_t bytes = 0;     // under mutex
+  std::vector<Item> items;  // under mutex
+  std::size_t bytes = 0;    // under mutex
   NetdLease* owner = nullptr;
 
   static void put(const std::shared_ptr<Inbox>& self, Poller& poller, Item item) {
@@ -48,7 +53,11 @@ struct NetdLease::Inbox {
 };
 
 NetdLease::NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller)
-    : name_(std::move(name)), state_dir_(std::move(state_dir)), udp_(udp_fd), poller_(poller), inbox_(std::make_shared<Inbox>()),
+    : name_(std::move(name)),
+      state_dir_(std::move(state_dir)),
+      udp_(udp_fd),
+      poller_(poller),
+      inbox_(std::make_shared<Inbox>()),
       buffer_(kDatagramMax) {
   inbox_->owner = this;
 }
@@ -59,7 +68,8 @@ NetdLease::~NetdLease() {
   close_tun();
 }
 
-Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir, int udp_fd, Poller& poller) {
+Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir, int udp_fd,
+                                                   Poller& poller) {
   std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp_fd, poller));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
@@ -92,7 +102,8 @@ void NetdLease::close_tun() {
 
 Status NetdLease::set_tun(Fd tun) {
   ifreq request{};
-  if (::ioctl(tun.get(), TUNGETIFF, &request) != 0 || (request.ifr_flags & IFF_TUN) == 0 || (request.ifr_flags & IFF_NO_PI) == 0) {
+  if (::ioctl(tun.get(), TUNGETIFF, &request) != 0 || (request.ifr_flags & IFF_TUN) == 0 ||
+      (request.ifr_flags & IFF_NO_PI) == 0) {
     return error(Code::InvalidArgument, "the descriptor given for the lease is not a TUN device");
   }
   TRY_VOID(set_blocking(tun.get(), false));
@@ -103,16 +114,19 @@ Status NetdLease::set_tun(Fd tun) {
 }
 
 Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
-  if (config.prefix_bits > 30 || config.address == 0) return error(Code::InvalidArgument, "the lease's overlay address is not usable");
+  if (config.prefix_bits > 30 || config.address == 0)
+    return error(Code::InvalidArgument, "the lease's overlay address is not usable");
   crypto::Secret32 psk = psk_;
   if (!config.psk.empty()) {
     const auto key = crypto::key32(config.psk);
     if (!key) return error(Code::InvalidArgument, "a pre-shared key has 32 bytes");
     psk = crypto::Secret32(*key);
   }
-  const bool same = member_ && address_ == config.address && prefix_bits_ == config.prefix_bits && crypto::equal(psk.bytes, psk_.bytes);
+  const bool same = member_ && address_ == config.address && prefix_bits_ == config.prefix_bits &&
+                    crypto::equal(psk.bytes, psk_.bytes);
   if (!same) {
-    if (config.roster.empty()) return error(Code::FailedPrecondition, "the lease has no roster yet; send it with the configuration");
+    if (config.roster.empty())
+      return error(Code::FailedPrecondition, "the lease has no roster yet; send it with the configuration");
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
     address_ = config.address;
     prefix_bits_ = config.prefix_bits;
@@ -146,8 +160,10 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
 Status NetdLease::configure_relays(const netd::Configure& config) {
   const bool new_token = !config.relay_token.empty() && config.relay_token != relay_token_;
   if (new_token) relay_token_ = config.relay_token;
-  std::vector<netd::RelayAddress> wanted(config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
-  bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem && relay_server_name_ == config.relay_server_name;
+  std::vector<netd::RelayAddress> wanted(
+      config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
+  bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem &&
+              relay_server_name_ == config.relay_server_name;
   for (std::size_t i = 0; same && i < wanted.size(); ++i) same = wanted[i] == relays_[i].at;
   if (same) {
     for (Relay& r : relays_) {
@@ -172,13 +188,17 @@ Status NetdLease::configure_relays(const netd::Configure& config) {
     callbacks.on_packet = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& source, ByteView payload) {
       Inbox::put(inbox, poller, {i, source, Bytes(payload.begin(), payload.end())});
     };
-    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) { Inbox::put(inbox, poller, {i, peer, {}, Inbox::Item::Kind::Gone}); };
-    callbacks.on_state = [inbox = inbox_, &poller = poller_, i, name = name_, at = wanted[i]](relay::ClientState state, const std::string& detail) {
+    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) {
+      Inbox::put(inbox, poller, {i, peer, {}, Inbox::Item::Kind::Gone});
+    };
+    callbacks.on_state = [inbox = inbox_, &poller = poller_, i, name = name_, at = wanted[i]](
+                             relay::ClientState state, const std::string& detail) {
       if (state == relay::ClientState::Up) {
         log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
         Inbox::put(inbox, poller, {i, {}, {}, Inbox::Item::Kind::Up});
       }
-      if (state == relay::ClientState::Refused) log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
+      if (state == relay::ClientState::Refused)
+        log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
     };
     client->start(std::move(callbacks));
     relays_.push_back({wanted[i], std::move(client)});
@@ -252,7 +272,8 @@ void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) 
   to.sin_addr.s_addr = htonl(ip);
   to.sin_port = htons(port);
   // A lost datagram is the protocol's business; an unreachable network shows as unanswered probes.
-  static_cast<void>(::sendto(udp_, datagram.data(), datagram.size(), 0, reinterpret_cast<const sockaddr*>(&to), sizeof to));
+  static_cast<void>(
+      ::sendto(udp_, datagram.data(), datagram.size(), 0, reinterpret_cast<const sockaddr*>(&to), sizeof to));
 }
 
 void NetdLease::to_tun(ByteView packet) {
@@ -268,7 +289,8 @@ netd::Stats NetdLease::stats() const {
   if (!relays_.empty()) out.relay_detail = relays_[0].at.host + ":" + std::to_string(relays_[0].at.port);
   if (!member_) return out;
   for (const overlay::MemberStats& m : member_->stats()) {
-    out.peers.push_back({m.address, m.peer.rx_bytes, m.peer.tx_bytes, m.peer.last_handshake.ms, overlay::format_endpoint(m.peer.endpoint)});
+    out.peers.push_back({m.address, m.peer.rx_bytes, m.peer.tx_bytes, m.peer.last_handshake.ms,
+                         overlay::format_endpoint(m.peer.endpoint)});
   }
   return out;
 }

@@ -1,7 +1,7 @@
 #pragma once
-// Inside of netd: one lease's network: its TUN descriptor, its place in the overlay, its relay connections. Relay threads only put
-// packets into a bounded inbox; everything else runs on netd's thread. The overlay key and the highest roster seen live in 0600
-// files, so that a restarted netd is the same member.
+// Inside of netd: one lease's network: its TUN descriptor, its place in the overlay, its relay connections. Relay
+// threads only put packets into a bounded inbox; everything else runs on netd's thread. The overlay key and the highest
+// roster seen live in 0600 files, so that a restarted netd is the same member.
 #include <memory>
 #include <mutex>
 #include <string>
@@ -18,7 +18,8 @@ namespace muster::host {
 class NetdLease : overlay::Out {
  public:
   // udp_fd: shared by all leases, stays netd's.
-  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, int udp_fd, Poller& poller);
+  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, int udp_fd,
+                                                 Poller& poller);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -32,7 +33,10 @@ class NetdLease : overlay::Out {
 
  private:
   struct Inbox;
-  struct Relay { netd::RelayAddress at; std::unique_ptr<relay::Client> client; };
+  struct Relay {
+    netd::RelayAddress at;
+    std::unique_ptr<relay::Client> client;
+  };
   NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller);
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;

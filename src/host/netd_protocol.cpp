@@ -84,19 +84,31 @@ void fields(A& archive, F&... f) {
 template <typename A, typename T>
 void each(A& a, T& v) {
   using U = std::remove_const_t<T>;
-  if constexpr (std::is_same_v<U, RelayAddress>) fields(a, v.host, v.port);
-  else if constexpr (std::is_same_v<U, Bytes>) a.field(v);
-  else if constexpr (std::is_same_v<U, AddLease> || std::is_same_v<U, RemoveLease> || std::is_same_v<U, GetStats>) fields(a, v.lease);
-  else if constexpr (std::is_same_v<U, GetInfo> || std::is_same_v<U, Done>) static_cast<void>(a);
+  if constexpr (std::is_same_v<U, RelayAddress>)
+    fields(a, v.host, v.port);
+  else if constexpr (std::is_same_v<U, Bytes>)
+    a.field(v);
+  else if constexpr (std::is_same_v<U, AddLease> || std::is_same_v<U, RemoveLease> || std::is_same_v<U, GetStats>)
+    fields(a, v.lease);
+  else if constexpr (std::is_same_v<U, GetInfo> || std::is_same_v<U, Done>)
+    static_cast<void>(a);
   else if constexpr (std::is_same_v<U, Configure>)
-    fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem, v.relay_server_name, v.relay_token, v.psk);
-  else if constexpr (std::is_same_v<U, Failed>) fields(a, v.code, v.message);
-  else if constexpr (std::is_same_v<U, LeaseKey>) fields(a, v.public_key);
-  else if constexpr (std::is_same_v<U, Configured>) fields(a, v.incarnation, v.epoch, v.rejected);
-  else if constexpr (std::is_same_v<U, PeerLine>) fields(a, v.address, v.rx_bytes, v.tx_bytes, v.last_handshake_ms, v.path);
-  else if constexpr (std::is_same_v<U, Stats>) fields(a, v.tun, v.relay_up, v.relay_detail, v.incarnation, v.epoch, v.peers);
-  else if constexpr (std::is_same_v<U, LeaseLine>) fields(a, v.lease, v.public_key, v.tun, v.configured);
-  else if constexpr (std::is_same_v<U, Info>) fields(a, v.udp_port, v.leases);
+    fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem,
+           v.relay_server_name, v.relay_token, v.psk);
+  else if constexpr (std::is_same_v<U, Failed>)
+    fields(a, v.code, v.message);
+  else if constexpr (std::is_same_v<U, LeaseKey>)
+    fields(a, v.public_key);
+  else if constexpr (std::is_same_v<U, Configured>)
+    fields(a, v.incarnation, v.epoch, v.rejected);
+  else if constexpr (std::is_same_v<U, PeerLine>)
+    fields(a, v.address, v.rx_bytes, v.tx_bytes, v.last_handshake_ms, v.path);
+  else if constexpr (std::is_same_v<U, Stats>)
+    fields(a, v.tun, v.relay_up, v.relay_detail, v.incarnation, v.epoch, v.peers);
+  else if constexpr (std::is_same_v<U, LeaseLine>)
+    fields(a, v.lease, v.public_key, v.tun, v.configured);
+  else if constexpr (std::is_same_v<U, Info>)
+    fields(a, v.udp_port, v.leases);
 }
 
 template <typename V>
@@ -130,10 +142,18 @@ Result<V> decode_variant(std::string_view bytes) {
 
 }  // namespace
 
-std::string encode(const Request& request) { return encode_variant(request); }
-std::string encode(const Reply& reply) { return encode_variant(reply); }
-Result<Request> decode_request(std::string_view bytes) { return decode_variant<Request>(bytes); }
-Result<Reply> decode_reply(std::string_view bytes) { return decode_variant<Reply>(bytes); }
+std::string encode(const Request& request) {
+  return encode_variant(request);
+}
+std::string encode(const Reply& reply) {
+  return encode_variant(reply);
+}
+Result<Request> decode_request(std::string_view bytes) {
+  return decode_variant<Request>(bytes);
+}
+Result<Reply> decode_reply(std::string_view bytes) {
+  return decode_variant<Reply>(bytes);
+}
 
 bool valid_lease_name(std::string_view lease) {
   if (lease.empty() || lease.size() > 64 || lease[0] == '-') return false;

@@ -1,7 +1,8 @@
 #pragma once
-// What the agent and netd say to each other on a local SOCK_SEQPACKET socket: one request, one reply, in order; a TUN descriptor
-// travels beside AddLease. Own compact encoding (big endian, length-prefixed), strict on reading: netd never trusts the agent's
-// bytes more than a peer's. Limits: a message <= kMessageBytesMax (a roster of about 800 members). Values only.
+// What the agent and netd say to each other on a local SOCK_SEQPACKET socket: one request, one reply, in order; a TUN
+// descriptor travels beside AddLease. Own compact encoding (big endian, length-prefixed), strict on reading: netd never
+// trusts the agent's bytes more than a peer's. Limits: a message <= kMessageBytesMax (a roster of about 800 members).
+// Values only.
 #include <string>
 #include <variant>
 #include <vector>
@@ -11,42 +12,86 @@
 
 namespace muster::host::netd {
 
-struct RelayAddress { std::string host; std::uint16_t port = 0; bool operator==(const RelayAddress&) const = default; };
+struct RelayAddress {
+  std::string host;
+  std::uint16_t port = 0;
+  bool operator==(const RelayAddress&) const = default;
+};
 
 // Makes the lease's overlay key, or finds it again; a descriptor beside it (optional) is the lease's TUN from now on.
-struct AddLease { std::string lease; bool operator==(const AddLease&) const = default; };
-// Everything a lease's network needs; may be sent again at any time and replaces what was there. An empty token or psk keeps the
-// one known; an empty roster only changes the rest.
+struct AddLease {
+  std::string lease;
+  bool operator==(const AddLease&) const = default;
+};
+// Everything a lease's network needs; may be sent again at any time and replaces what was there. An empty token or psk
+// keeps the one known; an empty roster only changes the rest.
 struct Configure {
   std::string lease;
   std::uint32_t address = 0;
   std::uint8_t prefix_bits = 16;
   Bytes roster;
   std::vector<Bytes> signatures;
-  std::vector<Bytes> signers;     // Ed25519 public keys that must all have signed
+  std::vector<Bytes> signers;  // Ed25519 public keys that must all have signed
   std::vector<RelayAddress> relays;
   std::string relay_ca_pem, relay_server_name = "muster";
   Bytes relay_token;
-  Bytes psk;                      // 32 bytes or empty
+  Bytes psk;  // 32 bytes or empty
   bool operator==(const Configure&) const = default;
 };
-struct RemoveLease { std::string lease; bool operator==(const RemoveLease&) const = default; };
-struct GetStats { std::string lease; bool operator==(const GetStats&) const = default; };
-struct GetInfo { bool operator==(const GetInfo&) const = default; };
+struct RemoveLease {
+  std::string lease;
+  bool operator==(const RemoveLease&) const = default;
+};
+struct GetStats {
+  std::string lease;
+  bool operator==(const GetStats&) const = default;
+};
+struct GetInfo {
+  bool operator==(const GetInfo&) const = default;
+};
 using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo>;
 
-struct Failed { std::uint8_t code = 0; std::string message; bool operator==(const Failed&) const = default; };  // muster::Code
-struct Done { bool operator==(const Done&) const = default; };
-struct LeaseKey { Bytes public_key; bool operator==(const LeaseKey&) const = default; };
-struct Configured { std::uint64_t incarnation = 0, epoch = 0, rejected = 0; bool operator==(const Configured&) const = default; };
-struct PeerLine {
-  std::uint32_t address = 0; std::uint64_t rx_bytes = 0, tx_bytes = 0; std::int64_t last_handshake_ms = 0; /* WallTime, 0 = never */
-  std::string path; /* "relay" or "ip:port" */ bool operator==(const PeerLine&) const = default;
+struct Failed {
+  std::uint8_t code = 0;
+  std::string message;
+  bool operator==(const Failed&) const = default;
+};  // muster::Code
+struct Done {
+  bool operator==(const Done&) const = default;
 };
-struct Stats { bool tun = false, relay_up = false; std::string relay_detail; std::uint64_t incarnation = 0, epoch = 0; std::vector<PeerLine> peers;
-  bool operator==(const Stats&) const = default; };
-struct LeaseLine { std::string lease; Bytes public_key; bool tun = false, configured = false; bool operator==(const LeaseLine&) const = default; };
-struct Info { std::uint16_t udp_port = 0; std::vector<LeaseLine> leases; bool operator==(const Info&) const = default; };
+struct LeaseKey {
+  Bytes public_key;
+  bool operator==(const LeaseKey&) const = default;
+};
+struct Configured {
+  std::uint64_t incarnation = 0, epoch = 0, rejected = 0;
+  bool operator==(const Configured&) const = default;
+};
+struct PeerLine {
+  std::uint32_t address = 0;
+  std::uint64_t rx_bytes = 0, tx_bytes = 0;
+  std::int64_t last_handshake_ms = 0; /* WallTime, 0 = never */
+  std::string path;                   /* "relay" or "ip:port" */
+  bool operator==(const PeerLine&) const = default;
+};
+struct Stats {
+  bool tun = false, relay_up = false;
+  std::string relay_detail;
+  std::uint64_t incarnation = 0, epoch = 0;
+  std::vector<PeerLine> peers;
+  bool operator==(const Stats&) const = default;
+};
+struct LeaseLine {
+  std::string lease;
+  Bytes public_key;
+  bool tun = false, configured = false;
+  bool operator==(const LeaseLine&) const = default;
+};
+struct Info {
+  std::uint16_t udp_port = 0;
+  std::vector<LeaseLine> leases;
+  bool operator==(const Info&) const = default;
+};
 using Reply = std::variant<Failed, Done, LeaseKey, Configured, Stats, Info>;
 
 std::string encode(const Request& request);

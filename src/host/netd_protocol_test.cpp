@@ -8,15 +8,19 @@ namespace muster::host::netd {
 namespace {
 
 TEST(NetdProtocol, EveryMessageComesBack) {
-  const Configure configure{"lease-1", 0x64400001, 16, {1, 2, 3}, {{4, 5}, {}}, {Bytes(32, 7)}, {{"relay.example", 443}, {"::1", 1}}, "PEM", "muster", {9}, Bytes(32, 1)};
-  for (const Request& r : std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{}}) {
+  const Configure configure{
+      "lease-1", 0x64400001, 16,  {1, 2, 3},   {{4, 5}, {}}, {Bytes(32, 7)}, {{"relay.example", 443}, {"::1", 1}},
+      "PEM",     "muster",   {9}, Bytes(32, 1)};
+  for (const Request& r :
+       std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{}}) {
     const auto back = decode_request(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);
   }
   const Stats stats{true, false, "x", 1, 2, {{3, 4, 5, -6, "relay"}}};
   const Info info{51820, {{"l", Bytes(32, 2), true, false}}};
-  for (const Reply& r : std::initializer_list<Reply>{Failed{3, "no"}, Done{}, LeaseKey{Bytes(32, 3)}, Configured{1, 2, 3}, stats, info}) {
+  for (const Reply& r : std::initializer_list<Reply>{Failed{3, "no"}, Done{}, LeaseKey{Bytes(32, 3)},
+                                                     Configured{1, 2, 3}, stats, info}) {
     const auto back = decode_reply(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);
@@ -24,7 +28,8 @@ TEST(NetdProtocol, EveryMessageComesBack) {
 }
 
 TEST(NetdProtocol, DamageIsRefused) {
-  const std::string good = encode(Request(Configure{"lease-1", 1, 16, {1}, {{2}}, {{3}}, {{"h", 1}}, "c", "d", {4}, {5}}));
+  const std::string good =
+      encode(Request(Configure{"lease-1", 1, 16, {1}, {{2}}, {{3}}, {{"h", 1}}, "c", "d", {4}, {5}}));
   for (std::size_t i = 0; i < good.size(); ++i) EXPECT_FALSE(decode_request(good.substr(0, i)).ok()) << i;
   EXPECT_FALSE(decode_request(good + "x").ok());
   Rng rng(9);

@@ -1,5 +1,5 @@
-// Two netds and a real muster-relay in network namespaces: packets through the relay, its death and return, and the fall from a
-// direct path that is silently cut back to the relay.
+// Two netds and a real muster-relay in network namespaces: packets through the relay, its death and return, and the
+// fall from a direct path that is silently cut back to the relay.
 #include <gtest/gtest.h>
 
 #include "crypto/cert.h"
@@ -13,7 +13,8 @@ using Clock = std::chrono::steady_clock;
 
 struct NetdRelay : lab::NetdRig {
   crypto::KeyAndCert ca = crypto::create_ca("test", read_clocks().wall).value();
-  crypto::KeyAndCert server = crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
+  crypto::KeyAndCert server =
+      crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
 
@@ -56,7 +57,8 @@ TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
   if (IsSkipped()) return;
   const lab::Echo echo(b.lease_ns, 9000);
   until_echo();
-  for (std::size_t size = 1; size <= 1352; size += 193) EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size), 1) << size;
+  for (std::size_t size = 1; size <= 1352; size += 193)
+    EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size), 1) << size;
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
   const auto stats = a.client->stats("lease-1");
   ASSERT_TRUE(stats.ok());
@@ -76,7 +78,10 @@ TEST_F(NetdRelay, ATcpStreamFlowsBothWays) {
   for (const std::string way : {"", " -R"}) {
     ASSERT_EQ(lab::sh(lab::Pair::in(b.lease_ns, "iperf3 -s -1 -D -B 100.64.0.2")), 0);
     const std::string client = "iperf3 -c 100.64.0.2 -n 10M" + way;
-    EXPECT_EQ(lab::sh(lab::Pair::in(a.lease_ns, "sh -c 'for i in 1 2 3 4 5; do timeout 20 " + client + " && exit 0; sleep 0.5; done; exit 1'")), 0) << way;
+    EXPECT_EQ(lab::sh(lab::Pair::in(a.lease_ns, "sh -c 'for i in 1 2 3 4 5; do timeout 20 " + client +
+                                                    " && exit 0; sleep 0.5; done; exit 1'")),
+              0)
+        << way;
   }
 }
 
@@ -90,8 +95,11 @@ TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
   for (int i = 0; i < 50 && path() == "relay"; ++i) std::this_thread::sleep_for(100ms);
   ASSERT_NE(path(), "relay");
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
-  ASSERT_EQ(lab::sh(lab::Pair::in(pair->a(), "nft 'add table ip cut; add chain ip cut out { type filter hook output priority 0; }; add rule ip cut out udp sport " +
-                                                 std::to_string(a.netd->udp_port()) + " drop'")), 0);
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->a(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output priority 0; "
+                                  "}; add rule ip cut out udp sport " +
+                                      std::to_string(a.netd->udp_port()) + " drop'")),
+            0);
   EXPECT_LT(until_echo(), 6s);
   EXPECT_EQ(path(), "relay");
 }

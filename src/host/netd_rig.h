@@ -1,5 +1,6 @@
 #pragma once
-// For tests: two machines in namespaces, each with a netd, a lease namespace and a persistent TUN, in one cluster of two.
+// For tests: two machines in namespaces, each with a netd, a lease namespace and a persistent TUN, in one cluster of
+// two.
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
 

@@ -1,5 +1,5 @@
-// Two netds in two network namespaces with real TUNs: the direct path, a member removed under a TCP connection, the restart of one
-// side, hostile control messages. Skipped where the machine cannot make namespaces.
+// Two netds in two network namespaces with real TUNs: the direct path, a member removed under a TCP connection, the
+// restart of one side, hostile control messages. Skipped where the machine cannot make namespaces.
 #include "host/netd.h"
 
 #include <gtest/gtest.h>

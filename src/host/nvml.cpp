@@ -1,9 +1,9 @@
 #include "host/nvml.h"
 
+#include <dlfcn.h>
+
 #include <array>
 #include <cstdlib>
-
-#include <dlfcn.h>
 
 #include "base/log.h"
 
@@ -12,8 +12,12 @@ namespace {
 
 // The part of the C interface that we use; 0 = success everywhere.
 using Handle = void*;
-struct Memory { unsigned long long total, free, used; };
-struct Utilization { unsigned int gpu, memory; };
+struct Memory {
+  unsigned long long total, free, used;
+};
+struct Utilization {
+  unsigned int gpu, memory;
+};
 
 template <typename F>
 F symbol(void* library, const char* name) {
@@ -31,7 +35,8 @@ void each_device(void* library, Visit visit) {
   for (unsigned int i = 0; i < count && i < 64; ++i) {
     Handle handle = nullptr;
     std::array<char, 96> uuid{};
-    if (handle_of(i, &handle) == 0 && uuid_of(handle, uuid.data(), uuid.size() - 1) == 0) visit(handle, std::string(uuid.data()));
+    if (handle_of(i, &handle) == 0 && uuid_of(handle, uuid.data(), uuid.size() - 1) == 0)
+      visit(handle, std::string(uuid.data()));
   }
 }
 
@@ -56,15 +61,18 @@ Nvml::Nvml() {
 
 std::vector<Device> Nvml::devices() const {
   std::vector<Device> out;
-  const auto name_of = library_ != nullptr ? symbol<int (*)(Handle, char*, unsigned int)>(library_, "nvmlDeviceGetName") : nullptr;
-  const auto memory_of = library_ != nullptr ? symbol<int (*)(Handle, Memory*)>(library_, "nvmlDeviceGetMemoryInfo") : nullptr;
+  const auto name_of =
+      library_ != nullptr ? symbol<int (*)(Handle, char*, unsigned int)>(library_, "nvmlDeviceGetName") : nullptr;
+  const auto memory_of =
+      library_ != nullptr ? symbol<int (*)(Handle, Memory*)>(library_, "nvmlDeviceGetMemoryInfo") : nullptr;
   each_device(library_, [&](Handle handle, std::string uuid) {
     Device device;
     device.uuid = std::move(uuid);
     std::array<char, 96> name{};
     if (name_of != nullptr && name_of(handle, name.data(), name.size() - 1) == 0) device.model = name.data();
     Memory memory{};
-    if (memory_of != nullptr && memory_of(handle, &memory) == 0) device.memory_bytes = static_cast<std::int64_t>(memory.total);
+    if (memory_of != nullptr && memory_of(handle, &memory) == 0)
+      device.memory_bytes = static_cast<std::int64_t>(memory.total);
     out.push_back(std::move(device));
   });
   return out;
@@ -94,7 +102,8 @@ std::vector<session::GpuSample> Nvml::samples() const {
 
 std::string Nvml::driver_version() const {
   std::array<char, 96> text{};
-  const auto version_of = library_ != nullptr ? symbol<int (*)(char*, unsigned int)>(library_, "nvmlSystemGetDriverVersion") : nullptr;
+  const auto version_of =
+      library_ != nullptr ? symbol<int (*)(char*, unsigned int)>(library_, "nvmlSystemGetDriverVersion") : nullptr;
   if (version_of == nullptr || version_of(text.data(), text.size() - 1) != 0) return {};
   return text.data();
 }

@@ -1,7 +1,7 @@
 #pragma once
-// NVIDIA's management library, loaded at run time where a driver brought it; without one there are no devices. The C interface
-// is NVML's documented, stable one (nvml.h); MUSTER_NVML names another library (tests use a fake). One instance per process,
-// loaded on first use; calls from one thread.
+// NVIDIA's management library, loaded at run time where a driver brought it; without one there are no devices. The C
+// interface is NVML's documented, stable one (nvml.h); MUSTER_NVML names another library (tests use a fake). One
+// instance per process, loaded on first use; calls from one thread.
 #include <vector>
 
 #include "model/types.h"

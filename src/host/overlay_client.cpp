@@ -35,7 +35,9 @@ std::vector<std::string> private_endpoints(std::uint16_t port) {
   ifaddrs* list = nullptr;
   if (port == 0 || getifaddrs(&list) != 0) return out;
   for (const ifaddrs* each = list; each != nullptr && out.size() < 8; each = each->ifa_next) {
-    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET || (each->ifa_flags & IFF_LOOPBACK) != 0 || (each->ifa_flags & IFF_UP) == 0) continue;
+    if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET || (each->ifa_flags & IFF_LOOPBACK) != 0 ||
+        (each->ifa_flags & IFF_UP) == 0)
+      continue;
     const auto ip = ntohl(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr.s_addr);
     const bool is_private = (ip >> 24) == 10 || (ip >> 20) == 0xac1 || (ip >> 16) == 0xc0a8;
     if (!is_private) continue;
@@ -58,7 +60,9 @@ OverlayClient::~OverlayClient() {
   if (retry_ != 0) poller_.cancel(retry_);
 }
 
-std::vector<std::string> OverlayClient::lan_endpoints() const { return private_endpoints(udp_port_); }
+std::vector<std::string> OverlayClient::lan_endpoints() const {
+  return private_endpoints(udp_port_);
+}
 
 void OverlayClient::connect() {
   retry_ = 0;
@@ -75,7 +79,8 @@ void OverlayClient::connect() {
   for (const auto& [lease, known] : known_) {
     hand_over(lease, [this, lease = lease](Result<Bytes> key) {
       const auto it = known_.find(lease);
-      if (key.ok() && it != known_.end() && it->second.configured) send(*it->second.configured, [](const Result<netd::Reply>&) {});
+      if (key.ok() && it != known_.end() && it->second.configured)
+        send(*it->second.configured, [](const Result<netd::Reply>&) {});
     });
   }
 }
@@ -107,7 +112,8 @@ void OverlayClient::send(const netd::Request& request, Done done, int fd) {
     poller_.post([done = std::move(done)] { done(error(Code::Unavailable, "netd is not running", "netd.gone")); });
     return;
   }
-  const Status sent = send_message(fd_.get(), netd::encode(request), fd >= 0 ? std::vector<int>{fd} : std::vector<int>{});
+  const Status sent =
+      send_message(fd_.get(), netd::encode(request), fd >= 0 ? std::vector<int>{fd} : std::vector<int>{});
   if (!sent.ok()) {
     poller_.post([done = std::move(done), why = sent.error()] { done(why); });
     return;
@@ -124,12 +130,15 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
     const bool held = !reply.ok() && reply.error().field == "tun.held";
     if (!reply.ok() && !held) return done(reply.error());
     if (!held && reply->fds.empty()) return done(error(Code::Internal, "privd sent no TUN", "overlay.tun"));
-    send(netd::AddLease{lease.str()}, [done](Result<netd::Reply> answer) {
-      if (!answer.ok()) return done(answer.error());
-      const auto* key = std::get_if<netd::LeaseKey>(&*answer);
-      if (key == nullptr) return done(error(Code::Internal, "netd gave an unexpected answer", "overlay.attach"));
-      done(key->public_key);
-    }, held ? -1 : reply->fds[0].get());
+    send(
+        netd::AddLease{lease.str()},
+        [done](Result<netd::Reply> answer) {
+          if (!answer.ok()) return done(answer.error());
+          const auto* key = std::get_if<netd::LeaseKey>(&*answer);
+          if (key == nullptr) return done(error(Code::Internal, "netd gave an unexpected answer", "overlay.attach"));
+          done(key->public_key);
+        },
+        held ? -1 : reply->fds[0].get());
   });
 }
 
@@ -137,14 +146,17 @@ void OverlayClient::attach(const Attach& attach, std::function<void(Result<Bytes
   known_[attach.lease].attach = attach;
   hand_over(attach.lease, [this, lease = attach.lease, done = std::move(done)](Result<Bytes> key) {
     const auto it = known_.find(lease);
-    if (key.ok() && it != known_.end() && it->second.configured) send(*it->second.configured, [](const Result<netd::Reply>&) {});
+    if (key.ok() && it != known_.end() && it->second.configured)
+      send(*it->second.configured, [](const Result<netd::Reply>&) {});
     done(std::move(key));
   });
 }
 
-void OverlayClient::configure(const agent::ConfigureNetwork& network, const Bytes& roster_key, std::function<void(Status)> done) {
+void OverlayClient::configure(const agent::ConfigureNetwork& network, const Bytes& roster_key,
+                              std::function<void(Status)> done) {
   const auto it = known_.find(network.lease);
-  if (it == known_.end()) return done(error(Code::FailedPrecondition, "the lease has no overlay yet", "overlay.missing"));
+  if (it == known_.end())
+    return done(error(Code::FailedPrecondition, "the lease has no overlay yet", "overlay.missing"));
   netd::Configure request;
   request.lease = network.lease.str();
   request.address = it->second.attach.address;
@@ -164,7 +176,8 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
   it->second.configured = request;
   send(request, [done = std::move(done)](Result<netd::Reply> reply) {
     if (!reply.ok()) return done(reply.error());
-    if (const auto* configured = std::get_if<netd::Configured>(&*reply); configured != nullptr && configured->rejected > 0) {
+    if (const auto* configured = std::get_if<netd::Configured>(&*reply);
+        configured != nullptr && configured->rejected > 0) {
       log_warn("agent", "{} roster entries carry no genuine overlay key and were left out", configured->rejected);
     }
     done({});
@@ -174,7 +187,8 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
 void OverlayClient::detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) {
   const bool was = known_.erase(lease) > 0;
   if (!was && !forget_key) return done({});
-  send(netd::RemoveLease{lease.str()}, [done = std::move(done)](Result<netd::Reply> reply) { done(reply.ok() ? Status{} : Status(reply.error())); });
+  send(netd::RemoveLease{lease.str()},
+       [done = std::move(done)](Result<netd::Reply> reply) { done(reply.ok() ? Status{} : Status(reply.error())); });
 }
 
 }  // namespace muster::host

@@ -1,7 +1,7 @@
-// Our WireGuard against a foreign implementation (wireguard-go): handshakes begun by either side, data of all sizes, a TCP
-// stream both ways, a pre-shared key. In network namespaces; skipped where the machine cannot.
-#include <gtest/gtest.h>
+// Our WireGuard against a foreign implementation (wireguard-go): handshakes begun by either side, data of all sizes, a
+// TCP stream both ways, a pre-shared key. In network namespaces; skipped where the machine cannot.
 #include <arpa/inet.h>
+#include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
 
@@ -57,9 +57,11 @@ class Runner : overlay::Sink {
       for (int i = 0; i < 64; ++i) {
         sockaddr_in from{};
         socklen_t size = sizeof from;
-        const ssize_t n = ::recvfrom(udp_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT, reinterpret_cast<sockaddr*>(&from), &size);
+        const ssize_t n = ::recvfrom(udp_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT,
+                                     reinterpret_cast<sockaddr*>(&from), &size);
         if (n <= 0) break;
-        device_.decapsulate(ByteView(buffer).first(static_cast<std::size_t>(n)), Endpoint::udp(ntohl(from.sin_addr.s_addr), ntohs(from.sin_port)), now, *this);
+        device_.decapsulate(ByteView(buffer).first(static_cast<std::size_t>(n)),
+                            Endpoint::udp(ntohl(from.sin_addr.s_addr), ntohs(from.sin_port)), now, *this);
       }
       device_.tick(now, *this);
     }
@@ -86,8 +88,10 @@ struct Interop : ::testing::Test {
     ASSERT_TRUE(crypto::write_secret_file(dir + "/key", as_bytes(base64(theirs.secret.bytes) + "\n")).ok());
     ASSERT_TRUE(crypto::write_secret_file(dir + "/psk", as_bytes(base64(psk.bytes) + "\n")).ok());
     ASSERT_EQ(lab::sh(pair->in(pair->b(), "wireguard-go " + device)), 0);
-    const std::string peer = " peer " + base64(ours.public_key) + " preshared-key " + dir + "/psk allowed-ips 10.77.0.1/32 endpoint 10.99.0.1:7001";
-    ASSERT_EQ(lab::sh(pair->in(pair->b(), "wg set " + device + " listen-port 7002 private-key " + dir + "/key" + peer)), 0);
+    const std::string peer = " peer " + base64(ours.public_key) + " preshared-key " + dir +
+                             "/psk allowed-ips 10.77.0.1/32 endpoint 10.99.0.1:7001";
+    ASSERT_EQ(lab::sh(pair->in(pair->b(), "wg set " + device + " listen-port 7002 private-key " + dir + "/key" + peer)),
+              0);
     ASSERT_EQ(lab::sh("ip -n " + pair->b() + " addr add 10.77.0.2/24 dev " + device), 0);
     ASSERT_EQ(lab::sh("ip -n " + pair->b() + " link set " + device + " mtu 1380 up"), 0);
 
@@ -136,7 +140,8 @@ TEST_F(Interop, TheyInitiateAndTcpFlowsBothWays) {
   ASSERT_EQ(from_them("iperf3 -s -1 -D -B 10.77.0.2"), 0);
   EXPECT_EQ(from_us("sh -c 'for i in 1 2 3 4 5; do iperf3 -c 10.77.0.2 -n 20M && exit 0; sleep 0.3; done; exit 1'"), 0);
   ASSERT_EQ(from_them("iperf3 -s -1 -D -B 10.77.0.2"), 0);
-  EXPECT_EQ(from_us("sh -c 'for i in 1 2 3 4 5; do iperf3 -c 10.77.0.2 -R -n 20M && exit 0; sleep 0.3; done; exit 1'"), 0);
+  EXPECT_EQ(from_us("sh -c 'for i in 1 2 3 4 5; do iperf3 -c 10.77.0.2 -R -n 20M && exit 0; sleep 0.3; done; exit 1'"),
+            0);
 }
 
 }  // namespace

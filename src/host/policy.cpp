@@ -1,11 +1,11 @@
 #include "host/policy.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <sstream>
-
-#include <fmt/format.h>
 
 #include "host/json.h"
 
@@ -20,7 +20,8 @@ Result<int> parse_minute(std::string_view text) {
   if (colon == std::string_view::npos || text.size() > 5) return error(Code::InvalidArgument, "expected HH:MM");
   const auto a = std::from_chars(text.data(), text.data() + colon, hours);
   const auto b = std::from_chars(text.data() + colon + 1, text.data() + text.size(), minutes);
-  const bool whole = a.ptr == text.data() + colon && b.ptr == text.data() + text.size() && a.ec == std::errc() && b.ec == std::errc();
+  const bool whole =
+      a.ptr == text.data() + colon && b.ptr == text.data() + text.size() && a.ec == std::errc() && b.ec == std::errc();
   if (!whole || hours < 0 || hours > 24 || minutes < 0 || minutes > 59 || hours * 60 + minutes > 24 * 60) {
     return error(Code::InvalidArgument, "expected HH:MM");
   }
@@ -60,7 +61,9 @@ Result<Policy> parse_policy(std::string_view text) {
   for (const auto& range : fields.texts("allowed_hours", 48, 16)) {
     const auto parsed = parse_range(range);
     if (!parsed.ok()) {
-      return error(Code::InvalidArgument, fmt::format("policy: 'allowed_hours' holds '{}'; write it like \"20:00-08:00\"", range), "allowed_hours");
+      return error(Code::InvalidArgument,
+                   fmt::format("policy: 'allowed_hours' holds '{}'; write it like \"20:00-08:00\"", range),
+                   "allowed_hours");
     }
     p.allowed_hours.push_back(*parsed);
   }
@@ -75,7 +78,8 @@ Result<Policy> load_policy(const std::string& path) {
   text << file.rdbuf();
   auto parsed = parse_policy(text.str());
   if (!parsed.ok()) {
-    return error(Code::FailedPrecondition, fmt::format("{} is damaged ({}); nothing is started until it is repaired", path, parsed.error().message));
+    return error(Code::FailedPrecondition, fmt::format("{} is damaged ({}); nothing is started until it is repaired",
+                                                       path, parsed.error().message));
   }
   return parsed;
 }
@@ -90,7 +94,8 @@ bool hour_allowed(const Policy& policy, int minute) {
 
 bool image_allowed(const Policy& policy, const std::string& image) {
   if (policy.images.empty()) return true;
-  return std::any_of(policy.images.begin(), policy.images.end(), [&](const std::string& prefix) { return image.starts_with(prefix); });
+  return std::any_of(policy.images.begin(), policy.images.end(),
+                     [&](const std::string& prefix) { return image.starts_with(prefix); });
 }
 
 }  // namespace muster::host

@@ -1,13 +1,13 @@
 #include "host/poller.h"
 
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <ctime>
-
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "base/check.h"
 
@@ -25,7 +25,9 @@ std::uint32_t interest(bool read, bool write) {
 }
 
 // The generation travels beside the descriptor, so an event of a closed and reused number is not taken for the new one.
-std::uint64_t tag(int fd, std::uint64_t generation) { return (generation << 32) | static_cast<std::uint32_t>(fd); }
+std::uint64_t tag(int fd, std::uint64_t generation) {
+  return (generation << 32) | static_cast<std::uint32_t>(fd);
+}
 
 }  // namespace
 
@@ -70,7 +72,9 @@ std::uint64_t Poller::after(Millis delay, std::function<void()> f) {
   return id;
 }
 
-void Poller::cancel(std::uint64_t timer) { timers_.erase(timer); }
+void Poller::cancel(std::uint64_t timer) {
+  timers_.erase(timer);
+}
 
 void Poller::post(std::function<void()> f) {
   {

@@ -1,7 +1,7 @@
 #pragma once
-// The agent's event loop: file descriptors, timers and posted functions on one thread (epoll, eventfd, CLOCK_MONOTONIC).
-// Everything registered runs on the thread inside run(); only post() and stop() may be called from other threads.
-// A watch ends with unwatch(); closing a descriptor without unwatching it first is a programmer error.
+// The agent's event loop: file descriptors, timers and posted functions on one thread (epoll, eventfd,
+// CLOCK_MONOTONIC). Everything registered runs on the thread inside run(); only post() and stop() may be called from
+// other threads. A watch ends with unwatch(); closing a descriptor without unwatching it first is a programmer error.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -19,7 +19,9 @@ class Poller {
   Poller(const Poller&) = delete;
   Poller& operator=(const Poller&) = delete;
 
-  struct Ready { bool readable = false, writable = false, hung_up = false; };
+  struct Ready {
+    bool readable = false, writable = false, hung_up = false;
+  };
   using Callback = std::function<void(Ready)>;
   void watch(int fd, bool read, bool write, Callback callback);
   void rearm(int fd, bool read, bool write);  // change what is waited for
@@ -36,8 +38,14 @@ class Poller {
   void run_timers();
   void run_posted();
 
-  struct Watch { std::uint64_t generation = 0; Callback callback; };
-  struct Timer { std::int64_t due_ms = 0; std::function<void()> f; };
+  struct Watch {
+    std::uint64_t generation = 0;
+    Callback callback;
+  };
+  struct Timer {
+    std::int64_t due_ms = 0;
+    std::function<void()> f;
+  };
   int epoll_ = -1, wake_ = -1;
   bool stopping_ = false;  // under mutex_
   std::uint64_t next_ = 1;

@@ -1,8 +1,11 @@
 #pragma once
-// The privileged process: the only one that holds the container engine's socket and may enter namespaces. It has no network
-// of its own; it answers typed verbs (one JSON object a message, see privd_verbs.h) on a unix socket whose peer must be the
-// agent's uid, and applies the owner's policy to every one. Each verb runs on a thread of its own, at most kVerbsMax at once,
-// one per lease at a time except stop, which may overtake. A lost client loses nothing: leases go on.
+// The privileged process: the only one that holds the container engine's socket and may enter namespaces. It has no
+// network of its own; it answers typed verbs (one JSON object a message, see privd_verbs.h) on a unix socket whose peer
+// must be the agent's uid, and applies the owner's policy to every one. Each verb runs on a thread of its own, at most
+// kVerbsMax at once, one per lease at a time except stop, which may overtake. A lost client loses nothing: leases go
+// on.
+#include <sys/types.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -11,8 +14,6 @@
 #include <mutex>
 #include <set>
 #include <string>
-
-#include <sys/types.h>
 
 #include "host/layout.h"
 #include "host/privd_verbs.h"
@@ -37,7 +38,10 @@ class Privd {
   void stop();  // from any thread
 
  private:
-  struct Client { Fd fd; std::mutex mutex; };
+  struct Client {
+    Fd fd;
+    std::mutex mutex;
+  };
   using ClientPtr = std::shared_ptr<Client>;
   void serve(ClientPtr client);
   void perform(const ClientPtr& client, Verb verb, std::vector<Fd> fds);
@@ -57,8 +61,8 @@ class Privd {
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable changed_;
-  int active_ = 0;                  // under mutex_
-  std::set<std::string> busy_;      // leases with a lifecycle verb under way; under mutex_
+  int active_ = 0;                     // under mutex_
+  std::set<std::string> busy_;         // leases with a lifecycle verb under way; under mutex_
   std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
 };
 

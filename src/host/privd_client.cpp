@@ -4,7 +4,9 @@
 
 namespace muster::host {
 
-PrivdClient::PrivdClient(Poller& poller, std::string path) : poller_(poller), path_(std::move(path)) { connect(); }
+PrivdClient::PrivdClient(Poller& poller, std::string path) : poller_(poller), path_(std::move(path)) {
+  connect();
+}
 
 PrivdClient::~PrivdClient() {
   if (fd_) poller_.unwatch(fd_.get());
@@ -48,7 +50,9 @@ void PrivdClient::on_readable() {
     if (it == pending_.end()) continue;
     if (!fields->contains("ok")) {
       const auto progress = it->second.progress;
-      if (progress) progress(static_cast<std::uint64_t>(int_at(*fields, {"done"})), static_cast<std::uint64_t>(int_at(*fields, {"total"})));
+      if (progress)
+        progress(static_cast<std::uint64_t>(int_at(*fields, {"done"})),
+                 static_cast<std::uint64_t>(int_at(*fields, {"total"})));
       continue;
     }
     const auto done = std::move(it->second.done);
@@ -56,7 +60,8 @@ void PrivdClient::on_readable() {
     if (bool_at(*fields, {"ok"})) {
       done(PrivdReply{std::move(*fields), std::move(message->fds)});
     } else {
-      done(error(static_cast<Code>(int_at(*fields, {"code"}, static_cast<int>(Code::Internal))), text_at(*fields, {"message"}), text_at(*fields, {"reason"})));
+      done(error(static_cast<Code>(int_at(*fields, {"code"}, static_cast<int>(Code::Internal))),
+                 text_at(*fields, {"message"}), text_at(*fields, {"reason"})));
     }
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
-// The agent's end of the line to privd: calls with a callback each, on the poller's thread. Reconnects by itself; a call made
-// or under way while privd is gone ends with Unavailable and reason "privd.gone", so the caller's own retry covers restarts.
+// The agent's end of the line to privd: calls with a callback each, on the poller's thread. Reconnects by itself; a
+// call made or under way while privd is gone ends with Unavailable and reason "privd.gone", so the caller's own retry
+// covers restarts.
 #include <functional>
 #include <map>
 #include <string>
@@ -11,7 +12,10 @@
 
 namespace muster::host {
 
-struct PrivdReply { json::object fields; std::vector<Fd> fds; };
+struct PrivdReply {
+  json::object fields;
+  std::vector<Fd> fds;
+};
 using PrivdDone = std::function<void(Result<PrivdReply>)>;
 using PrivdProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
@@ -27,7 +31,10 @@ class PrivdClient {
   void connect();
   void lost();
   void on_readable();
-  struct Pending { PrivdDone done; PrivdProgress progress; };
+  struct Pending {
+    PrivdDone done;
+    PrivdProgress progress;
+  };
   Poller& poller_;
   std::string path_;
   Fd fd_;

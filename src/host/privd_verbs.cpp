@@ -1,10 +1,10 @@
 #include "host/privd_verbs.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <limits>
-
-#include <fmt/format.h>
 
 #include "base/id.h"
 #include "host/json.h"
@@ -12,12 +12,29 @@
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 22> kVerbs{{
-    {"info", VerbKind::Info}, {"list", VerbKind::List}, {"usage", VerbKind::Usage}, {"pull", VerbKind::Pull}, {"cancel", VerbKind::Cancel},
-    {"probe_start", VerbKind::ProbeStart}, {"probe_stop", VerbKind::ProbeStop}, {"launch", VerbKind::Launch}, {"secret", VerbKind::Secret},
-    {"blob", VerbKind::Blob}, {"stop", VerbKind::Stop}, {"remove", VerbKind::Remove}, {"helper", VerbKind::Helper}, {"exec", VerbKind::Exec},
-    {"resize", VerbKind::Resize}, {"exec_code", VerbKind::ExecCode}, {"tcp", VerbKind::Tcp}, {"read_archive", VerbKind::ReadArchive},
-    {"write_archive", VerbKind::WriteArchive}, {"put_files", VerbKind::PutFiles}, {"tun", VerbKind::Tun}, {"remove_everything", VerbKind::RemoveEverything}}};
+constexpr std::array<std::pair<std::string_view, VerbKind>, 22> kVerbs{
+    {{"info", VerbKind::Info},
+     {"list", VerbKind::List},
+     {"usage", VerbKind::Usage},
+     {"pull", VerbKind::Pull},
+     {"cancel", VerbKind::Cancel},
+     {"probe_start", VerbKind::ProbeStart},
+     {"probe_stop", VerbKind::ProbeStop},
+     {"launch", VerbKind::Launch},
+     {"secret", VerbKind::Secret},
+     {"blob", VerbKind::Blob},
+     {"stop", VerbKind::Stop},
+     {"remove", VerbKind::Remove},
+     {"helper", VerbKind::Helper},
+     {"exec", VerbKind::Exec},
+     {"resize", VerbKind::Resize},
+     {"exec_code", VerbKind::ExecCode},
+     {"tcp", VerbKind::Tcp},
+     {"read_archive", VerbKind::ReadArchive},
+     {"write_archive", VerbKind::WriteArchive},
+     {"put_files", VerbKind::PutFiles},
+     {"tun", VerbKind::Tun},
+     {"remove_everything", VerbKind::RemoveEverything}}};
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
 
@@ -28,19 +45,29 @@ bool valid_blob(std::string_view text) {
   const std::string_view stem = text.ends_with(".zip") ? text.substr(0, text.size() - 4) : text;
   return stem.size() == 64 && is_hex(stem);
 }
-bool valid_exec(std::string_view text) { return text.size() == 64 && is_hex(text); }
+bool valid_exec(std::string_view text) {
+  return text.size() == 64 && is_hex(text);
+}
 bool valid_env_name(std::string_view text) {
   if (text.empty() || text.size() > 256 || (text[0] >= '0' && text[0] <= '9')) return false;
   return std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; });
 }
 bool valid_device(std::string_view text) {
-  return !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
+  return !text.empty() && text.size() <= 64 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '-'; });
 }
 
 bool needs_lease(VerbKind kind) {
   switch (kind) {
-    case VerbKind::Info: case VerbKind::List: case VerbKind::Usage: case VerbKind::Pull: case VerbKind::Cancel: case VerbKind::RemoveEverything: return false;
-    default: return true;
+    case VerbKind::Info:
+    case VerbKind::List:
+    case VerbKind::Usage:
+    case VerbKind::Pull:
+    case VerbKind::Cancel:
+    case VerbKind::RemoveEverything:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -63,22 +90,28 @@ Status read_launch(Fields& f, Verb& verb) {
   spec.prefix_bits = static_cast<int>(f.integer_or("prefix_bits", 8, 30, 16));
   spec.head = f.boolean_or("head", false);
   spec.group = f.text_or("group", {}, 128);
-  if (!spec.image.starts_with("sha256:") || spec.image.size() != 71 || !is_hex(spec.image.substr(7))) return bad("image", "is not a content digest");
+  if (!spec.image.starts_with("sha256:") || spec.image.size() != 71 || !is_hex(spec.image.substr(7)))
+    return bad("image", "is not a content digest");
   for (const auto& device : spec.devices) {
     if (!valid_device(device)) return bad("devices", "holds something that is not a device id");
   }
   for (const auto& [key, value] : spec.env) {
-    if (!valid_env_name(key) || value.find('\0') != std::string::npos) return bad("env", "holds a name or value that no environment can have");
+    if (!valid_env_name(key) || value.find('\0') != std::string::npos)
+      return bad("env", "holds a name or value that no environment can have");
   }
   return {};
 }
 
 }  // namespace
 
-bool valid_lease(std::string_view text) { return LeaseId::parse(text).has_value(); }
+bool valid_lease(std::string_view text) {
+  return LeaseId::parse(text).has_value();
+}
 
 bool valid_image(std::string_view text) {
-  if (text.empty() || text.size() > 512 || text.find("..") != std::string_view::npos || text.front() == '-' || text.front() == '/') return false;
+  if (text.empty() || text.size() > 512 || text.find("..") != std::string_view::npos || text.front() == '-' ||
+      text.front() == '/')
+    return false;
   return std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '.' || c == '-' || c == '_' || c == '/' || c == ':' || c == '@';
   });
@@ -98,7 +131,8 @@ bool valid_path(std::string_view text) {
 }
 
 bool lifecycle(VerbKind kind) {
-  return kind == VerbKind::ProbeStart || kind == VerbKind::ProbeStop || kind == VerbKind::Launch || kind == VerbKind::Secret || kind == VerbKind::Blob || kind == VerbKind::Remove;
+  return kind == VerbKind::ProbeStart || kind == VerbKind::ProbeStop || kind == VerbKind::Launch ||
+         kind == VerbKind::Secret || kind == VerbKind::Blob || kind == VerbKind::Remove;
 }
 
 Result<Verb> parse_verb(std::string_view text) {
@@ -107,7 +141,8 @@ Result<Verb> parse_verb(std::string_view text) {
   Verb verb;
   verb.id = static_cast<std::uint64_t>(f.integer("id", 1, kMax));
   const std::string name = f.text("verb", 32);
-  const auto* known = std::find_if(kVerbs.begin(), kVerbs.end(), [&](const auto& entry) { return entry.first == name; });
+  const auto* known =
+      std::find_if(kVerbs.begin(), kVerbs.end(), [&](const auto& entry) { return entry.first == name; });
   if (known == kVerbs.end()) return error(Code::Unsupported, fmt::format("privd knows no verb '{}'", name), "verb");
   verb.kind = known->second;
   if (needs_lease(verb.kind)) {
@@ -120,12 +155,16 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.auth = {f.text_or("username", {}, 256), f.text_or("password", {}, 8192)};
       if (!valid_image(verb.image)) return bad("image", "is not an image reference");
       break;
-    case VerbKind::Cancel: verb.target = static_cast<std::uint64_t>(f.integer("target", 1, kMax)); break;
+    case VerbKind::Cancel:
+      verb.target = static_cast<std::uint64_t>(f.integer("target", 1, kMax));
+      break;
     case VerbKind::ProbeStart:
       verb.image = f.text("image", 512);
       if (!valid_image(verb.image)) return bad("image", "is not an image reference");
       break;
-    case VerbKind::Launch: TRY_VOID(read_launch(f, verb)); break;
+    case VerbKind::Launch:
+      TRY_VOID(read_launch(f, verb));
+      break;
     case VerbKind::Secret: {
       const auto secret = unbase64(f.text("secret", 8192));
       if (!secret || secret->empty()) return bad("secret", "is not base64");
@@ -136,8 +175,12 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.blob = f.text("blob", 80);
       if (!valid_blob(verb.blob)) return bad("blob", "is not a SHA-256 in hex");
       break;
-    case VerbKind::Stop: verb.grace_s = static_cast<int>(f.integer_or("grace_s", 0, 600, 10)); break;
-    case VerbKind::Helper: verb.place = f.boolean_or("probe", false) ? Place::Probe : Place::Main; break;
+    case VerbKind::Stop:
+      verb.grace_s = static_cast<int>(f.integer_or("grace_s", 0, 600, 10));
+      break;
+    case VerbKind::Helper:
+      verb.place = f.boolean_or("probe", false) ? Place::Probe : Place::Main;
+      break;
     case VerbKind::Exec:
       verb.argv = f.texts("argv", 256, 65'536);
       verb.tty = f.boolean_or("tty", false);
@@ -162,7 +205,8 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.path = f.text("path", 4096);
       if (!valid_path(verb.path)) return bad("path", "is not a plain absolute path");
       break;
-    default: break;
+    default:
+      break;
   }
   TRY_VOID(f.finish("request"));
   return verb;
@@ -183,26 +227,47 @@ std::string verb_text(const Verb& verb) {
         out["password"] = verb.auth.password;
       }
       break;
-    case VerbKind::Cancel: out["target"] = verb.target; break;
-    case VerbKind::ProbeStart: out["image"] = verb.image; break;
+    case VerbKind::Cancel:
+      out["target"] = verb.target;
+      break;
+    case VerbKind::ProbeStart:
+      out["image"] = verb.image;
+      break;
     case VerbKind::Launch: {
       const auto& spec = verb.launch;
       json::array devices;
       for (const auto& device : spec.devices) devices.emplace_back(device);
       json::object env;
       for (const auto& [key, value] : spec.env) env[key] = value;
-      for (auto&& [key, value] : std::initializer_list<std::pair<const char*, json::value>>{
-               {"image", json::value(spec.image)}, {"cpu_milli", spec.cpu_milli}, {"memory_bytes", spec.memory_bytes}, {"shm_bytes", spec.shm_bytes},
-               {"nofile", spec.nofile}, {"pids", spec.pids}, {"devices", devices}, {"env", env}, {"address", spec.address},
-               {"prefix_bits", spec.prefix_bits}, {"head", spec.head}, {"group", json::value(spec.group)}}) {
+      for (auto&& [key, value] :
+           std::initializer_list<std::pair<const char*, json::value>>{{"image", json::value(spec.image)},
+                                                                      {"cpu_milli", spec.cpu_milli},
+                                                                      {"memory_bytes", spec.memory_bytes},
+                                                                      {"shm_bytes", spec.shm_bytes},
+                                                                      {"nofile", spec.nofile},
+                                                                      {"pids", spec.pids},
+                                                                      {"devices", devices},
+                                                                      {"env", env},
+                                                                      {"address", spec.address},
+                                                                      {"prefix_bits", spec.prefix_bits},
+                                                                      {"head", spec.head},
+                                                                      {"group", json::value(spec.group)}}) {
         out[key] = value;
       }
       break;
     }
-    case VerbKind::Secret: out["secret"] = base64(verb.secret); break;
-    case VerbKind::Blob: out["blob"] = verb.blob; break;
-    case VerbKind::Stop: out["grace_s"] = verb.grace_s; break;
-    case VerbKind::Helper: out["probe"] = verb.place == Place::Probe; break;
+    case VerbKind::Secret:
+      out["secret"] = base64(verb.secret);
+      break;
+    case VerbKind::Blob:
+      out["blob"] = verb.blob;
+      break;
+    case VerbKind::Stop:
+      out["grace_s"] = verb.grace_s;
+      break;
+    case VerbKind::Helper:
+      out["probe"] = verb.place == Place::Probe;
+      break;
     case VerbKind::Exec: {
       json::array argv;
       for (const auto& word : verb.argv) argv.emplace_back(word);
@@ -210,13 +275,25 @@ std::string verb_text(const Verb& verb) {
       out["tty"] = verb.tty;
       break;
     }
-    case VerbKind::Resize: out["rows"] = verb.rows; out["cols"] = verb.cols; out["exec"] = verb.exec; break;
-    case VerbKind::ExecCode: out["exec"] = verb.exec; break;
-    case VerbKind::Tcp: out["address"] = verb.address; out["port"] = verb.port; break;
+    case VerbKind::Resize:
+      out["rows"] = verb.rows;
+      out["cols"] = verb.cols;
+      out["exec"] = verb.exec;
+      break;
+    case VerbKind::ExecCode:
+      out["exec"] = verb.exec;
+      break;
+    case VerbKind::Tcp:
+      out["address"] = verb.address;
+      out["port"] = verb.port;
+      break;
     case VerbKind::ReadArchive:
     case VerbKind::WriteArchive:
-    case VerbKind::PutFiles: out["path"] = verb.path; break;
-    default: break;
+    case VerbKind::PutFiles:
+      out["path"] = verb.path;
+      break;
+    default:
+      break;
   }
   return to_text(out);
 }

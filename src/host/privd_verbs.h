@@ -1,13 +1,12 @@
 #pragma once
-// The language between agent and privd, parsed strictly: unknown verbs, unknown keys, wrong types, ids that are not of the
-// form lease-N, blob names that are not 64 hex digits and paths with ".." are refused before anything is done with them.
-// Descriptors travel beside the message. Pure.
+// The language between agent and privd, parsed strictly: unknown verbs, unknown keys, wrong types, ids that are not of
+// the form lease-N, blob names that are not 64 hex digits and paths with ".." are refused before anything is done with
+// them. Descriptors travel beside the message. Pure.
+#include <boost/json/object.hpp>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <boost/json/object.hpp>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -16,7 +15,29 @@
 namespace muster::host {
 
 enum class VerbKind : std::uint8_t {
-  Info, List, Usage, Pull, Cancel, ProbeStart, ProbeStop, Launch, Secret, Blob, Stop, Remove, Helper, Exec, Resize, ExecCode, Tcp, ReadArchive, WriteArchive, PutFiles, Tun, RemoveEverything };
+  Info,
+  List,
+  Usage,
+  Pull,
+  Cancel,
+  ProbeStart,
+  ProbeStop,
+  Launch,
+  Secret,
+  Blob,
+  Stop,
+  Remove,
+  Helper,
+  Exec,
+  Resize,
+  ExecCode,
+  Tcp,
+  ReadArchive,
+  WriteArchive,
+  PutFiles,
+  Tun,
+  RemoveEverything
+};
 
 struct Verb {
   std::uint64_t id = 0;
@@ -33,7 +54,10 @@ struct Verb {
   std::uint32_t address = 0;
   std::uint64_t target = 0;  // of Cancel
 };
-struct Answer { boost::json::object fields; std::vector<Fd> fds; };
+struct Answer {
+  boost::json::object fields;
+  std::vector<Fd> fds;
+};
 
 Result<Verb> parse_verb(std::string_view text);
 std::string verb_text(const Verb& verb);
@@ -41,7 +65,7 @@ bool lifecycle(VerbKind kind);  // changes a lease: one at a time for it
 
 bool valid_lease(std::string_view text);
 bool valid_image(std::string_view text);
-bool valid_path(std::string_view text);   // absolute, no "." or ".." component, no control characters
+bool valid_path(std::string_view text);  // absolute, no "." or ".." component, no control characters
 
 std::string answer_text(std::uint64_t id, const Result<Answer>& answer);
 std::string progress_text(std::uint64_t id, std::uint64_t done, std::uint64_t total);

@@ -1,15 +1,16 @@
 #pragma once
 // What privd asks of whatever runs a lease's processes. Contract (tests/contract and docker_system_test): every call is
-// idempotent; only objects of this machine (label io.muster.machine) are ever looked at or touched; nothing of a lease runs
-// after stop(); remove() also forgets its workspace. Reasons of failures are stable codes in Error::field. Calls block; calls
-// for different leases may come from different threads, for one lease one at a time (except stop(), which may overtake).
+// idempotent; only objects of this machine (label io.muster.machine) are ever looked at or touched; nothing of a lease
+// runs after stop(); remove() also forgets its workspace. Reasons of failures are stable codes in Error::field. Calls
+// block; calls for different leases may come from different threads, for one lease one at a time (except stop(), which
+// may overtake).
+#include <sys/types.h>
+
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
-
-#include <sys/types.h>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -17,22 +18,41 @@
 
 namespace muster::host {
 
-struct EngineInfo { std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi */; std::vector<std::string> images; };
-struct RegistryAuth { std::string username, password; };
+struct EngineInfo {
+  std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi */;
+  std::vector<std::string> images;
+};
+struct RegistryAuth {
+  std::string username, password;
+};
 struct LaunchSpec {
-  std::string lease, image;               // image: content digest "sha256:..."
+  std::string lease, image;  // image: content digest "sha256:..."
   std::int64_t cpu_milli = 0, memory_bytes = 0, shm_bytes = 0, nofile = 65536, pids = 8192;
-  std::vector<std::string> devices;       // GPU UUIDs
-  std::map<std::string, std::string> env; // of the user; what we set wins
-  std::uint32_t address = 0;              // overlay, host order
+  std::vector<std::string> devices;        // GPU UUIDs
+  std::map<std::string, std::string> env;  // of the user; what we set wins
+  std::uint32_t address = 0;               // overlay, host order
   int prefix_bits = 16;
   bool head = false;
   std::string group;
 };
-struct Launched { std::vector<std::string> warnings; };
-struct LeaseState { std::string lease; bool namespace_up = false, running = false, exists = false; std::int64_t exit_code = 0; bool out_of_memory = false; pid_t namespace_pid = 0; };
-struct Usage { std::string lease; std::uint64_t cpu_ns = 0, memory_bytes = 0, pids = 0; };
-struct ExecOpen { Fd stream; std::string exec; };
+struct Launched {
+  std::vector<std::string> warnings;
+};
+struct LeaseState {
+  std::string lease;
+  bool namespace_up = false, running = false, exists = false;
+  std::int64_t exit_code = 0;
+  bool out_of_memory = false;
+  pid_t namespace_pid = 0;
+};
+struct Usage {
+  std::string lease;
+  std::uint64_t cpu_ns = 0, memory_bytes = 0, pids = 0;
+};
+struct ExecOpen {
+  Fd stream;
+  std::string exec;
+};
 enum class Place { Main, Probe };
 
 class Runtime {
@@ -41,7 +61,8 @@ class Runtime {
   virtual Result<EngineInfo> info() = 0;
   // done/total bytes; false cancels.
   using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
-  virtual Result<std::string> pull(const std::string& image, const RegistryAuth& auth, const Progress& progress) = 0;  // digest
+  virtual Result<std::string> pull(const std::string& image, const RegistryAuth& auth,
+                                   const Progress& progress) = 0;  // digest
   virtual Status start_probe(const std::string& lease, const std::string& image) = 0;
   virtual Status stop_probe(const std::string& lease) = 0;
   virtual Result<Launched> launch(const LaunchSpec& spec) = 0;
@@ -56,8 +77,9 @@ class Runtime {
   virtual Result<std::int64_t> exec_code(const std::string& lease, const std::string& exec) = 0;  // -1: still running
   virtual Result<Fd> connect_tcp(const std::string& lease, std::uint32_t address, std::uint16_t port) = 0;
   virtual Result<Fd> open_tun(const std::string& lease) = 0;  // the persistent TUN of the lease's namespace
-  virtual Status read_archive(const std::string& lease, const std::string& path, int sink) = 0;    // a tar
-  virtual Status write_archive(const std::string& lease, const std::string& path, int source) = 0; // a tar into that directory
+  virtual Status read_archive(const std::string& lease, const std::string& path, int sink) = 0;  // a tar
+  virtual Status write_archive(const std::string& lease, const std::string& path,
+                               int source) = 0;  // a tar into that directory
   virtual Result<std::vector<Usage>> usage() = 0;
   virtual Status remove_everything() = 0;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// How the agent's processes give up what they do not need: uid, groups, capabilities, new privileges and, for the process that
-// talks to the network, the system calls that it never makes. Called once at the start of a process.
+// How the agent's processes give up what they do not need: uid, groups, capabilities, new privileges and, for the
+// process that talks to the network, the system calls that it never makes. Called once at the start of a process.
 #include <sys/types.h>
 
 #include "base/result.h"

@@ -1,11 +1,11 @@
 #include "host/streams.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>
-
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/log.h"
 
@@ -15,9 +15,12 @@ constexpr std::size_t kReadMax = 32 << 10;
 constexpr std::size_t kFrameHeader = 8;  // of the engine's multiplexed streams: channel, 3 zero bytes, u32 length
 }  // namespace
 
-Streams::Streams(Poller& poller, PrivdClient& privd, Send send, Find find) : poller_(poller), privd_(privd), send_(std::move(send)), find_(std::move(find)) {}
+Streams::Streams(Poller& poller, PrivdClient& privd, Send send, Find find)
+    : poller_(poller), privd_(privd), send_(std::move(send)), find_(std::move(find)) {}
 
-Streams::~Streams() { close_all(); }
+Streams::~Streams() {
+  close_all();
+}
 
 void Streams::close_all() {
   for (auto& [id, stream] : streams_) {
@@ -33,7 +36,11 @@ bool Streams::on_frame(const session::ServerFrame& frame) {
     return true;
   }
   std::uint64_t id = 0;
-  std::visit([&](const auto& each) { if constexpr (requires { each.stream; }) id = each.stream; }, frame);
+  std::visit(
+      [&](const auto& each) {
+        if constexpr (requires { each.stream; }) id = each.stream;
+      },
+      frame);
   if (id == 0) return false;
   const auto it = streams_.find(id);
   if (it == streams_.end()) return true;  // crossed with our close
@@ -73,7 +80,8 @@ void Streams::open(const session::StreamOpen& request) {
   if (request.stream == 0 || streams_.contains(request.stream)) return;
   const auto address = find_(request.lease);
   if (!address || streams_.size() >= kStreamsMax) {
-    send_(session::StreamClose{request.stream, 255, address ? "too many streams on this machine" : "the container is not running"});
+    send_(session::StreamClose{request.stream, 255,
+                               address ? "too many streams on this machine" : "the container is not running"});
     return;
   }
   streams_[request.stream].open = request;
@@ -82,7 +90,9 @@ void Streams::open(const session::StreamOpen& request) {
   switch (request.kind) {
     case session::StreamKind::Exec:
       verb.kind = VerbKind::Exec;
-      verb.argv = request.argv.empty() ? std::vector<std::string>{"/bin/sh", "-c", "exec \"$(command -v bash || echo /bin/sh)\" -i"} : request.argv;
+      verb.argv = request.argv.empty()
+                      ? std::vector<std::string>{"/bin/sh", "-c", "exec \"$(command -v bash || echo /bin/sh)\" -i"}
+                      : request.argv;
       verb.tty = request.tty;
       break;
     case session::StreamKind::Tcp:
@@ -102,7 +112,8 @@ void Streams::open(const session::StreamOpen& request) {
 void Streams::opened(std::uint64_t id, Result<PrivdReply> reply) {
   const auto it = streams_.find(id);
   if (it == streams_.end()) return;
-  if (!reply.ok() || reply->fds.empty()) return close(id, 255, reply.ok() ? "privd sent no descriptor" : reply.error().message);
+  if (!reply.ok() || reply->fds.empty())
+    return close(id, 255, reply.ok() ? "privd sent no descriptor" : reply.error().message);
   Stream& stream = it->second;
   stream.fd = std::move(reply->fds[0]);
   stream.exec = text_at(reply->fields, {"exec"});
@@ -165,7 +176,8 @@ void Streams::deliver(std::uint64_t id, Stream& stream, ByteView data) {
   stream.demux.append(reinterpret_cast<const char*>(data.data()), data.size());
   while (stream.demux.size() >= kFrameHeader) {
     const auto* head = reinterpret_cast<const std::uint8_t*>(stream.demux.data());
-    const std::size_t length = (std::size_t{head[4]} << 24) | (std::size_t{head[5]} << 16) | (std::size_t{head[6]} << 8) | head[7];
+    const std::size_t length =
+        (std::size_t{head[4]} << 24) | (std::size_t{head[5]} << 16) | (std::size_t{head[6]} << 8) | head[7];
     if (length > (1 << 20)) return close(id, 255, "the container engine sent a frame that is too large");
     if (stream.demux.size() < kFrameHeader + length) return;
     for (std::size_t at = 0; at < length; at += session::kChunkBytesMax) {
@@ -179,7 +191,8 @@ void Streams::deliver(std::uint64_t id, Stream& stream, ByteView data) {
 
 void Streams::write_some(std::uint64_t id, Stream& stream) {
   if (!stream.fd) {
-    if (stream.exec.empty() && stream.open.kind == session::StreamKind::WriteFile && stream.outcome) stream.pending.clear();
+    if (stream.exec.empty() && stream.open.kind == session::StreamKind::WriteFile && stream.outcome)
+      stream.pending.clear();
     return;
   }
   std::size_t done = 0;
@@ -234,8 +247,10 @@ void Streams::ended(std::uint64_t id) {
     case session::StreamKind::ReadFile:
     case session::StreamKind::WriteFile:
       if (stream.outcome) return;  // how it went comes on the second pipe
-      return stream.told == "ok" ? close(id, 0, {}) : close(id, 1, stream.told.empty() ? "privd went away" : stream.told);
-    case session::StreamKind::Exec: break;
+      return stream.told == "ok" ? close(id, 0, {})
+                                 : close(id, 1, stream.told.empty() ? "privd went away" : stream.told);
+    case session::StreamKind::Exec:
+      break;
   }
   if (stream.fd) poller_.unwatch(stream.fd.get());
   stream.fd.reset();
@@ -248,7 +263,9 @@ void Streams::ended(std::uint64_t id) {
     if (!reply.ok()) return close(id, 255, "the container ended");
     const auto code = int_at(reply->fields, {"exit_code"}, -1);
     if (code < 0) {  // the stream ended a moment before the command
-      poller_.after(Millis(50), [this, id] { if (streams_.contains(id)) ended(id); });
+      poller_.after(Millis(50), [this, id] {
+        if (streams_.contains(id)) ended(id);
+      });
       return;
     }
     close(id, static_cast<int>(code), {});

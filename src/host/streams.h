@@ -1,7 +1,8 @@
 #pragma once
-// Streams that people open into a lease's container: commands with or without a terminal, TCP connections, tar archives in and
-// out. Bytes flow under credit both ways (session::kStreamWindowBytes at first), so a slow side stops the other one and nothing
-// piles up here. The access check was the server's; the lease must run here. Poller's thread. At most kStreamsMax at once.
+// Streams that people open into a lease's container: commands with or without a terminal, TCP connections, tar archives
+// in and out. Bytes flow under credit both ways (session::kStreamWindowBytes at first), so a slow side stops the other
+// one and nothing piles up here. The access check was the server's; the lease must run here. Poller's thread. At most
+// kStreamsMax at once.
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,7 +30,7 @@ class Streams {
     session::StreamOpen open;
     Fd fd, outcome;
     std::string exec, demux, told;
-    Bytes pending;                 // from the peer, not yet written
+    Bytes pending;  // from the peer, not yet written
     std::uint64_t credit = session::kStreamWindowBytes;
     bool peer_eof = false, local_eof = false, shut = false;
   };

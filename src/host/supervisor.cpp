@@ -1,18 +1,17 @@
 #include "host/supervisor.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <array>
 #include <csignal>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <thread>
-
-#include <fcntl.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 #include "host/agent_process.h"
@@ -27,9 +26,15 @@ namespace muster::host {
 namespace {
 
 constexpr int kNetdSocketFd = 3;
-struct Child { const char* role; pid_t pid = -1; std::int64_t started = 0; };
+struct Child {
+  const char* role;
+  pid_t pid = -1;
+  std::int64_t started = 0;
+};
 
-std::string namespace_of(pid_t pid) { return fmt::format("/proc/{}/ns/net", pid); }
+std::string namespace_of(pid_t pid) {
+  return fmt::format("/proc/{}/ns/net", pid);
+}
 
 Status make_tun(pid_t pid, const LaunchSpec& spec) {
   TunSpec tun;
@@ -37,13 +42,16 @@ Status make_tun(pid_t pid, const LaunchSpec& spec) {
   tun.prefix_bits = static_cast<std::uint8_t>(spec.prefix_bits);
   const auto made = create_tun(namespace_of(pid), tun);
   // In use: netd holds it since before; it keeps its address.
-  if (!made.ok() && made.error().code != Code::FailedPrecondition) return error(made.error().code, made.error().message, "tun.create");
+  if (!made.ok() && made.error().code != Code::FailedPrecondition)
+    return error(made.error().code, made.error().message, "tun.create");
   return {};
 }
 
 Result<Fd> fetch_tun(pid_t pid) {
   auto fd = open_tun(namespace_of(pid), TunSpec{}.name);
-  if (!fd.ok()) return error(fd.error().code, fd.error().message, fd.error().code == Code::FailedPrecondition ? "tun.held" : "tun.open");
+  if (!fd.ok())
+    return error(fd.error().code, fd.error().message,
+                 fd.error().code == Code::FailedPrecondition ? "tun.held" : "tun.open");
   return fd;
 }
 
@@ -56,14 +64,18 @@ pid_t spawn(const Layout& layout, const std::string& program, const char* role, 
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   if (std::string_view(role) == "netd-process") {
-    if (netd_socket == kNetdSocketFd) fcntl(netd_socket, F_SETFD, 0);
-    else dup2(netd_socket, kNetdSocketFd);
+    if (netd_socket == kNetdSocketFd)
+      fcntl(netd_socket, F_SETFD, 0);
+    else
+      dup2(netd_socket, kNetdSocketFd);
   }
   execv(program.c_str(), const_cast<char**>(argv.data()));
   _exit(127);
 }
 
-void die_with_parent() { prctl(PR_SET_PDEATHSIG, SIGTERM); }
+void die_with_parent() {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+}
 
 }  // namespace
 
@@ -129,7 +141,9 @@ Status run_agent_process(const Layout& layout) {
 }
 
 Status supervise(const Layout& layout, const std::string& program) {
-  if (geteuid() != 0) return error(Code::PermissionDenied, "muster-agent run starts as root (it gives privileges up per process); use sudo");
+  if (geteuid() != 0)
+    return error(Code::PermissionDenied,
+                 "muster-agent run starts as root (it gives privileges up per process); use sudo");
   TRY(load_config(layout));
   const Accounts accounts = find_accounts();
   TRY_VOID(make_directories(layout, accounts));
@@ -138,7 +152,8 @@ Status supervise(const Layout& layout, const std::string& program) {
   for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&set, signal);
   sigprocmask(SIG_BLOCK, &set, nullptr);
   // netd inherits the listener, so the agent's connections wait while netd is restarted.
-  Fd netd_socket = TRY(listen_unix(layout.netd_socket(), SocketKind::Seqpacket, accounts.agent_uid, accounts.agent_gid, 0600));
+  Fd netd_socket =
+      TRY(listen_unix(layout.netd_socket(), SocketKind::Seqpacket, accounts.agent_uid, accounts.agent_gid, 0600));
   std::ofstream(layout.sockets() + "/supervisor.pid") << getpid() << "\n";
   std::array<Child, 3> children{{{"privd-process"}, {"netd-process"}, {"agent-process"}}};
   bool ending = false;

@@ -1,6 +1,7 @@
 #pragma once
-// `muster-agent run`: starts privd, netd and the agent each under its own identity, restarts the one that dies (at most once a
-// second each), ends them on SIGTERM. Needs root, no systemd. The leases' containers do not depend on any of them.
+// `muster-agent run`: starts privd, netd and the agent each under its own identity, restarts the one that dies (at most
+// once a second each), ends them on SIGTERM. Needs root, no systemd. The leases' containers do not depend on any of
+// them.
 #include <string>
 
 #include "host/docker_runtime.h"

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -15,15 +16,15 @@
 #include <optional>
 #include <thread>
 
-#include <fmt/format.h>
-
 namespace muster::host {
 namespace {
 
 Error failed(const std::string& what) {
   const int code = errno;
   const bool denied = code == EPERM || code == EACCES;
-  return error(code == EBUSY ? Code::FailedPrecondition : denied ? Code::PermissionDenied : Code::Unavailable,
+  return error(code == EBUSY ? Code::FailedPrecondition
+               : denied      ? Code::PermissionDenied
+                             : Code::Unavailable,
                fmt::format("cannot {}: {}{}", what, errno_text(code),
                            denied          ? "; privd must run as root"
                            : code == EBUSY ? "; another process still holds the device"
@@ -106,7 +107,8 @@ Result<Fd> create_tun(const std::string& namespace_path, const TunSpec& spec) {
   return inside(namespace_path, [&]() -> Result<Fd> {
     Fd fd = TRY(attach(spec.name));
     if (ioctl(fd.get(), TUNSETPERSIST, 1) != 0) return failed("keep the TUN device " + spec.name);
-    if (spec.owner != static_cast<uid_t>(-1) && ioctl(fd.get(), TUNSETOWNER, static_cast<unsigned long>(spec.owner)) != 0) {
+    if (spec.owner != static_cast<uid_t>(-1) &&
+        ioctl(fd.get(), TUNSETOWNER, static_cast<unsigned long>(spec.owner)) != 0) {
       return failed("give the TUN device " + spec.name + " to its owner");
     }
     TRY_VOID(configure(spec));
@@ -117,7 +119,8 @@ Result<Fd> create_tun(const std::string& namespace_path, const TunSpec& spec) {
 Result<Fd> open_tun(const std::string& namespace_path, const std::string& name) {
   return inside(namespace_path, [&]() -> Result<Fd> {
     // TUNSETIFF would make a missing device; a caller who wants the old one must hear that it is gone.
-    if (if_nametoindex(name.c_str()) == 0) return error(Code::NotFound, "there is no TUN device " + name + "; create it again");
+    if (if_nametoindex(name.c_str()) == 0)
+      return error(Code::NotFound, "there is no TUN device " + name + "; create it again");
     return attach(name);
   });
 }

@@ -1,12 +1,12 @@
 #pragma once
-// Persistent TUN devices inside another network namespace: made and configured by privd (root), read and written by netd, which
-// only ever gets the descriptor. The device, its address and its routes outlive every process; who opens it again by name gets
-// the same device (FailedPrecondition while another descriptor holds it). A namespace is entered by a thread of its own that
-// ends afterwards, so the caller never leaves its own.
+// Persistent TUN devices inside another network namespace: made and configured by privd (root), read and written by
+// netd, which only ever gets the descriptor. The device, its address and its routes outlive every process; who opens it
+// again by name gets the same device (FailedPrecondition while another descriptor holds it). A namespace is entered by
+// a thread of its own that ends afterwards, so the caller never leaves its own.
+#include <sys/types.h>
+
 #include <cstdint>
 #include <string>
-
-#include <sys/types.h>
 
 #include "base/result.h"
 #include "host/unix_socket.h"
@@ -14,8 +14,8 @@
 namespace muster::host {
 
 struct TunSpec {
-  std::string name = "muster0";   // at most 15 characters
-  std::uint32_t address = 0;      // IPv4, host order
+  std::string name = "muster0";  // at most 15 characters
+  std::uint32_t address = 0;     // IPv4, host order
   std::uint8_t prefix_bits = 16;
   std::uint32_t mtu = 1380;
   uid_t owner = static_cast<uid_t>(-1);  // may attach without privileges; -1: nobody but root

@@ -1,10 +1,7 @@
 #include "host/unix_socket.h"
 
-#include <array>
-#include <cerrno>
-#include <cstring>
-
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/openat2.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -12,25 +9,32 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <fmt/format.h>
+#include <array>
+#include <cerrno>
+#include <cstring>
 
 namespace muster::host {
 namespace {
 
-int type_of(SocketKind kind) { return (kind == SocketKind::Seqpacket ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC; }
+int type_of(SocketKind kind) {
+  return (kind == SocketKind::Seqpacket ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC;
+}
 
 Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return error(Code::InvalidArgument, fmt::format("socket path '{}' is longer than {} bytes; use a shorter state directory",
-                                                    path, sizeof address.sun_path - 1));
+    return error(Code::InvalidArgument,
+                 fmt::format("socket path '{}' is longer than {} bytes; use a shorter state directory", path,
+                             sizeof address.sun_path - 1));
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   return address;
 }
 
-Error system_error(std::string_view what, int e) { return error(Code::Unavailable, fmt::format("{}: {}", what, errno_text(e))); }
+Error system_error(std::string_view what, int e) {
+  return error(Code::Unavailable, fmt::format("{}: {}", what, errno_text(e)));
+}
 
 }  // namespace
 
@@ -81,7 +85,7 @@ Result<Fd> connect_beneath(const std::string& directory, const std::string& name
     if (errno == ENOENT) return error(Code::NotFound, "the container has not opened its socket yet");
     return error(Code::PermissionDenied, "refused to open the container's socket: " + errno_text(errno));
   }
-  struct stat info{};
+  struct stat info {};
   if (fstat(target.get(), &info) != 0 || !S_ISSOCK(info.st_mode)) {
     return error(Code::PermissionDenied, "what the container put in place of its socket is not a socket");
   }
@@ -91,7 +95,8 @@ Result<Fd> connect_beneath(const std::string& directory, const std::string& name
 Result<Peer> peer_of(int fd) {
   ucred credentials{};
   socklen_t size = sizeof credentials;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return system_error("cannot read who is there", errno);
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+    return system_error("cannot read who is there", errno);
   return Peer{credentials.uid, credentials.gid, credentials.pid};
 }
 

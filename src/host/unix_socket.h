@@ -1,14 +1,15 @@
 #pragma once
 // Local sockets between the agent's processes: SOCK_SEQPACKET messages of at most kMessageBytesMax with at most kFdsMax
-// descriptors beside them, the peer's uid read from the kernel, and a connect that cannot be led astray by the owner of the
-// directory (no symbolic links, never outside, must be a socket). Descriptors are close-on-exec. Thread-safe: stateless.
+// descriptors beside them, the peer's uid read from the kernel, and a connect that cannot be led astray by the owner of
+// the directory (no symbolic links, never outside, must be a socket). Descriptors are close-on-exec. Thread-safe:
+// stateless.
+#include <sys/types.h>
+
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include <sys/types.h>
 
 #include "base/result.h"
 #include "base/time.h"
@@ -24,7 +25,10 @@ class Fd {
   Fd() = default;
   explicit Fd(int fd) : fd_(fd) {}
   Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd& operator=(Fd&& other) noexcept { reset(std::exchange(other.fd_, -1)); return *this; }
+  Fd& operator=(Fd&& other) noexcept {
+    reset(std::exchange(other.fd_, -1));
+    return *this;
+  }
   ~Fd() { reset(); }
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
@@ -42,10 +46,17 @@ Result<Fd> connect_unix(const std::string& path, SocketKind kind);
 // Connects to directory/name although somebody hostile owns the directory's content.
 Result<Fd> connect_beneath(const std::string& directory, const std::string& name);
 
-struct Peer { uid_t uid = 0; gid_t gid = 0; pid_t pid = 0; };
+struct Peer {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  pid_t pid = 0;
+};
 Result<Peer> peer_of(int fd);
 
-struct Message { std::string text; std::vector<Fd> fds; };
+struct Message {
+  std::string text;
+  std::vector<Fd> fds;
+};
 Status send_message(int fd, std::string_view text, const std::vector<int>& fds = {});
 // An empty text with no descriptors means the peer closed. NotFound: nothing there yet (non-blocking socket).
 Result<Message> receive_message(int fd);

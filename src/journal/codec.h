@@ -1,6 +1,7 @@
 #pragma once
-// Reading and writing of the journal's own small encodings: minimal LEB128 numbers, length-prefixed bytes. The reader is
-// strict (no over-long numbers, no byte left over) and sticky: after the first fault it returns zeros and ok() is false.
+// Reading and writing of the journal's own small encodings: minimal LEB128 numbers, length-prefixed bytes. The reader
+// is strict (no over-long numbers, no byte left over) and sticky: after the first fault it returns zeros and ok() is
+// false.
 #include <cstdint>
 
 #include "base/bytes.h"

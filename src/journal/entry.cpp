@@ -1,8 +1,8 @@
 #include "journal/entry.h"
 
-#include <limits>
-
 #include <fmt/format.h>
+
+#include <limits>
 
 #include "base/mutant.h"
 #include "crypto/hash.h"
@@ -16,7 +16,8 @@ constexpr std::uint8_t kSystem = 0x01, kPrincipal = 0x02, kOrg = 0x04, kNode = 0
 constexpr unsigned kRoleShift = 5;  // the three high bits
 
 Error damaged(std::string_view what) {
-  return error(Code::DataLoss, fmt::format("journal entry is damaged: {}; run 'musterd journal verify' and restore a backup", what));
+  return error(Code::DataLoss,
+               fmt::format("journal entry is damaged: {}; run 'musterd journal verify' and restore a backup", what));
 }
 
 void encode_actor(Writer& out, const EntryActor& actor) {
@@ -57,17 +58,21 @@ bool decode_actor(Reader& in, EntryActor& actor) {
   actor.request_id = as_string(in.sized());
   const ByteView hash = in.sized();
   actor.request_hash.assign(hash.begin(), hash.end());
-  return !actor.request_id.empty() && actor.request_id.size() <= kRequestIdBytesMax && (hash.empty() || hash.size() == kHashBytes);
+  return !actor.request_id.empty() && actor.request_id.size() <= kRequestIdBytesMax &&
+         (hash.empty() || hash.size() == kHashBytes);
 }
 
 Status check_fields(const Entry& entry) {
   const EntryActor& actor = entry.actor;
   if (entry.seq == 0) return error(Code::InvalidArgument, "journal entries are counted from 1", "seq");
   if (entry.wall.ms < 0) return error(Code::InvalidArgument, "the wall time is before 1970; set the clock", "wall");
-  if (entry.prev_hash.size() != kHashBytes) return error(Code::InvalidArgument, "the previous hash must be 32 bytes", "prev_hash");
+  if (entry.prev_hash.size() != kHashBytes)
+    return error(Code::InvalidArgument, "the previous hash must be 32 bytes", "prev_hash");
   if (actor.request_id.size() > kRequestIdBytesMax) {
-    return error(Code::InvalidArgument, fmt::format("the idempotency key has {} bytes, at most {} are allowed", actor.request_id.size(),
-                                                    kRequestIdBytesMax), "request_id");
+    return error(Code::InvalidArgument,
+                 fmt::format("the idempotency key has {} bytes, at most {} are allowed", actor.request_id.size(),
+                             kRequestIdBytesMax),
+                 "request_id");
   }
   const std::size_t hash = actor.request_hash.size();
   if ((hash != 0 && hash != kHashBytes) || (hash != 0 && actor.request_id.empty())) {
@@ -95,8 +100,10 @@ Result<Bytes> encode(const Entry& entry) {
   out.sized(entry.event);
   Bytes bytes = out.take();
   if (bytes.size() > kEntryBytesMax) {
-    return error(Code::TooLarge, fmt::format("the change needs {} bytes in the journal, at most {} fit into one entry; make it smaller "
-                                             "or upload large parts as blobs", bytes.size(), kEntryBytesMax));
+    return error(Code::TooLarge,
+                 fmt::format("the change needs {} bytes in the journal, at most {} fit into one entry; make it smaller "
+                             "or upload large parts as blobs",
+                             bytes.size(), kEntryBytesMax));
   }
   return bytes;
 }

@@ -1,7 +1,7 @@
 #pragma once
-// One journal entry and its bytes. An entry is encoded once; what is hashed (SHA-256) is exactly what is stored, and it holds
-// the hash of the entry before it, so a chain of entries cannot be changed without being noticed. Decoding is strict: one
-// value has one encoding, every byte is consumed. Pure values, no I/O. Sizes in bytes, times in ms.
+// One journal entry and its bytes. An entry is encoded once; what is hashed (SHA-256) is exactly what is stored, and it
+// holds the hash of the entry before it, so a chain of entries cannot be changed without being noticed. Decoding is
+// strict: one value has one encoding, every byte is consumed. Pure values, no I/O. Sizes in bytes, times in ms.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -15,29 +15,33 @@
 namespace muster::journal {
 
 inline constexpr std::size_t kHashBytes = 32;
-inline constexpr std::size_t kEntryBytesMax = 64 * 1024;      // a whole encoded entry; larger things go by digest
+inline constexpr std::size_t kEntryBytesMax = 64 * 1024;  // a whole encoded entry; larger things go by digest
 inline constexpr std::size_t kRequestIdBytesMax = 256;
 
 // Who caused it: ids only, never names, addresses or secrets.
 struct EntryActor {
-  PrincipalId principal; OrgId org; NodeId node; Role role = Role::None; bool system = false;
-  std::string request_id;   // idempotency key; empty = none
-  Bytes request_hash;       // SHA-256 of the request; empty or 32 bytes
+  PrincipalId principal;
+  OrgId org;
+  NodeId node;
+  Role role = Role::None;
+  bool system = false;
+  std::string request_id;  // idempotency key; empty = none
+  Bytes request_hash;      // SHA-256 of the request; empty or 32 bytes
   bool operator==(const EntryActor&) const = default;
 };
 struct Entry {
-  std::uint64_t seq = 0;            // 1 = first
+  std::uint64_t seq = 0;  // 1 = first
   std::uint64_t leader_epoch = 0;
-  WallTime wall;                    // never decreases along the journal
+  WallTime wall;  // never decreases along the journal
   EntryActor actor;
-  Bytes event;                      // encoded by control
-  Bytes prev_hash;                  // hash of entry seq-1; 32 zero bytes before the first
+  Bytes event;      // encoded by control
+  Bytes prev_hash;  // hash of entry seq-1; 32 zero bytes before the first
   bool operator==(const Entry&) const = default;
 };
 
-const Bytes& genesis_hash();                  // 32 zero bytes
-Result<Bytes> encode(const Entry& entry);     // TooLarge above kEntryBytesMax, InvalidArgument for malformed fields
-Result<Entry> decode(ByteView stored);        // DataLoss with what is wrong
+const Bytes& genesis_hash();               // 32 zero bytes
+Result<Bytes> encode(const Entry& entry);  // TooLarge above kEntryBytesMax, InvalidArgument for malformed fields
+Result<Entry> decode(ByteView stored);     // DataLoss with what is wrong
 Bytes hash_of(ByteView stored);
 
 // Follows a chain: each stored entry must be seq+1, name the last hash, not go back in time or leader epoch.

@@ -43,7 +43,9 @@ TEST(EntryCodec, RoundTripAndOneEncodingPerValue) {
     // Any other bytes are refused or mean another entry that encodes to exactly them: nothing is ignored.
     Bytes bent = stored;
     bent[rng.below(bent.size())] ^= static_cast<std::uint8_t>(1 + rng.below(255));
-    if (auto other = decode(bent)) { ASSERT_EQ(encode(*other).value(), bent); }
+    if (auto other = decode(bent)) {
+      ASSERT_EQ(encode(*other).value(), bent);
+    }
     ASSERT_FALSE(decode(ByteView(stored).first(rng.below(stored.size()))));
     bent = stored;
     bent.push_back(0);
@@ -56,7 +58,15 @@ TEST(EntryCodec, GoldenBytes) {
   entry.actor.principal.value = 7;
   entry.actor.role = Role::Operator;
   entry.actor.request_id = "r";
-  EXPECT_EQ(hex(encode(entry).value()), "01" + std::string(64, '1') + "ac02" "02" "80d095ffbc31" "32" "07" "0172" "00" "02aabb");
+  EXPECT_EQ(hex(encode(entry).value()), "01" + std::string(64, '1') +
+                                            "ac02"
+                                            "02"
+                                            "80d095ffbc31"
+                                            "32"
+                                            "07"
+                                            "0172"
+                                            "00"
+                                            "02aabb");
 }
 
 TEST(EntryCodec, RefusesWhatDoesNotBelongInAJournal) {
@@ -118,7 +128,8 @@ TEST(Chain, AnyChangedByteIsNoticed) {
 TEST(Chain, TimeAndEpochNeverGoBack) {
   Entry first{1, 5, WallTime{100}, {}, {}, genesis_hash()};
   const Bytes stored = encode(first).value();
-  for (Entry second : {Entry{2, 4, WallTime{100}, {}, {}, hash_of(stored)}, Entry{2, 5, WallTime{99}, {}, {}, hash_of(stored)}}) {
+  for (Entry second :
+       {Entry{2, 4, WallTime{100}, {}, {}, hash_of(stored)}, Entry{2, 5, WallTime{99}, {}, {}, hash_of(stored)}}) {
     EXPECT_FALSE(verify_chain(0, genesis_hash(), {stored, encode(second).value()}));
   }
 }

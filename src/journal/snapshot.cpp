@@ -10,7 +10,8 @@ namespace muster::journal {
 namespace {
 constexpr std::string_view kMagic = "MUSTSNP1";
 Error damaged(std::string_view what) {
-  return error(Code::DataLoss, "snapshot is damaged (" + std::string(what) + "); an older one and the journal are used instead");
+  return error(Code::DataLoss,
+               "snapshot is damaged (" + std::string(what) + "); an older one and the journal are used instead");
 }
 }  // namespace
 

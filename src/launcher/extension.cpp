@@ -1,7 +1,7 @@
 // The muster: section, this project's own extension of the cluster YAML.
-#include <cmath>
-
 #include <fmt/format.h>
+
+#include <cmath>
 
 #include "launcher/parts.h"
 
@@ -9,23 +9,31 @@ namespace muster::launcher {
 namespace {
 
 const std::vector<std::string_view>& muster_keys() {
-  static const std::vector<std::string_view> keys = {"spares", "pool", "egress", "tier", "priority", "max_lifetime_minutes", "region", "gpu_model", "image", "arch", "runtime", "head", "node_labels", "env"};
+  static const std::vector<std::string_view> keys = {
+      "spares",    "pool",  "egress", "tier",    "priority", "max_lifetime_minutes", "region",
+      "gpu_model", "image", "arch",   "runtime", "head",     "node_labels",          "env"};
   return keys;
 }
 
 Status read_runtime(Draft& draft, const Entry& entry, const std::string& key) {
   const std::string text = TRY(read_text(*entry.value, key));
-  if (text == "docker") draft.launch.spec.runtime = RuntimeKind::Docker;
-  else if (text == "venv") draft.launch.spec.runtime = RuntimeKind::Venv;
-  else return fault(*entry.value, key, "must be docker or venv");
+  if (text == "docker")
+    draft.launch.spec.runtime = RuntimeKind::Docker;
+  else if (text == "venv")
+    draft.launch.spec.runtime = RuntimeKind::Venv;
+  else
+    return fault(*entry.value, key, "must be docker or venv");
   return {};
 }
 
 Status read_arch(Draft& draft, const Entry& entry, const std::string& key) {
   const std::string text = TRY(read_text(*entry.value, key));
-  if (text == "x86_64" || text == "amd64") draft.launch.spec.arch = "x86_64";
-  else if (text == "aarch64" || text == "arm64") draft.launch.spec.arch = "aarch64";
-  else return fault(*entry.value, key, "must be x86_64 or aarch64");
+  if (text == "x86_64" || text == "amd64")
+    draft.launch.spec.arch = "x86_64";
+  else if (text == "aarch64" || text == "arm64")
+    draft.launch.spec.arch = "aarch64";
+  else
+    return fault(*entry.value, key, "must be x86_64 or aarch64");
   return {};
 }
 
@@ -40,27 +48,41 @@ Status read_pool(Draft& draft, const Entry& entry, const std::string& key) {
 Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   ClusterSpec& spec = draft.launch.spec;
   const Tree& value = *entry.value;
-  if (entry.key == "spares") spec.spares = static_cast<std::uint32_t>(TRY(read_count(value, key, 1'000)));
-  else if (entry.key == "pool") return read_pool(draft, entry, key);
-  else if (entry.key == "egress") spec.egress = TRY(read_flag(value, key));
-  else if (entry.key == "tier") spec.tier = static_cast<std::uint8_t>(TRY(read_count(value, key, 9)));
-  else if (entry.key == "priority") spec.priority = static_cast<std::int32_t>(TRY(read_integer(value, key, -100, 100)));
+  if (entry.key == "spares")
+    spec.spares = static_cast<std::uint32_t>(TRY(read_count(value, key, 1'000)));
+  else if (entry.key == "pool")
+    return read_pool(draft, entry, key);
+  else if (entry.key == "egress")
+    spec.egress = TRY(read_flag(value, key));
+  else if (entry.key == "tier")
+    spec.tier = static_cast<std::uint8_t>(TRY(read_count(value, key, 9)));
+  else if (entry.key == "priority")
+    spec.priority = static_cast<std::int32_t>(TRY(read_integer(value, key, -100, 100)));
   else if (entry.key == "max_lifetime_minutes") {
     const double minutes = TRY(read_number(value, key));
     if (minutes > 5'256'000) return fault(value, key, "is more than ten years");
     spec.max_lifetime = Millis(std::llround(minutes * 60'000));
-  } else if (entry.key == "region") draft.constraints["region"] = TRY(read_text(value, key));
-  else if (entry.key == "gpu_model") draft.gpu_model = TRY(read_text(value, key));
-  else if (entry.key == "image") spec.image = TRY(read_text(value, key));
-  else if (entry.key == "arch") return read_arch(draft, entry, key);
-  else if (entry.key == "runtime") return read_runtime(draft, entry, key);
-  else if (entry.key == "head") draft.head_resources = TRY(read_resources(draft, value, key));
+  } else if (entry.key == "region")
+    draft.constraints["region"] = TRY(read_text(value, key));
+  else if (entry.key == "gpu_model")
+    draft.gpu_model = TRY(read_text(value, key));
+  else if (entry.key == "image")
+    spec.image = TRY(read_text(value, key));
+  else if (entry.key == "arch")
+    return read_arch(draft, entry, key);
+  else if (entry.key == "runtime")
+    return read_runtime(draft, entry, key);
+  else if (entry.key == "head")
+    draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")
     for (const auto& [name, text] : TRY(read_text_map(value, key))) draft.constraints[name] = text;
-  else if (entry.key == "env") spec.env = TRY(read_text_map(value, key));
+  else if (entry.key == "env")
+    spec.env = TRY(read_text_map(value, key));
   else {
     const std::string near = nearest(entry.key, muster_keys());
-    return fault(value, key, near.empty() ? "is not a key of the muster section; remove it" : "is not a key of the muster section; did you mean " + near + "?");
+    return fault(value, key,
+                 near.empty() ? "is not a key of the muster section; remove it"
+                              : "is not a key of the muster section; did you mean " + near + "?");
   }
   return {};
 }

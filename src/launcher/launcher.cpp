@@ -1,10 +1,10 @@
 #include "launcher/launcher.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
-
-#include <fmt/format.h>
 
 #include "launcher/parts.h"
 
@@ -12,19 +12,46 @@ namespace muster::launcher {
 namespace {
 
 const std::vector<std::string_view>& known_keys() {
-  static const std::vector<std::string_view> keys = {
-      "cluster_name", "max_workers", "min_workers", "initial_workers", "upscaling_speed", "idle_timeout_minutes", "docker", "provider", "auth",
-      "available_node_types", "head_node_type", "worker_default_node_type", "head_node", "worker_nodes", "file_mounts", "cluster_synced_files",
-      "file_mounts_sync_continuously", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands", "head_setup_commands",
-      "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands", "metadata", "no_restart", "autoscaling_mode",
-      "target_utilization_fraction", "muster"};
+  static const std::vector<std::string_view> keys = {"cluster_name",
+                                                     "max_workers",
+                                                     "min_workers",
+                                                     "initial_workers",
+                                                     "upscaling_speed",
+                                                     "idle_timeout_minutes",
+                                                     "docker",
+                                                     "provider",
+                                                     "auth",
+                                                     "available_node_types",
+                                                     "head_node_type",
+                                                     "worker_default_node_type",
+                                                     "head_node",
+                                                     "worker_nodes",
+                                                     "file_mounts",
+                                                     "cluster_synced_files",
+                                                     "file_mounts_sync_continuously",
+                                                     "rsync_exclude",
+                                                     "rsync_filter",
+                                                     "initialization_commands",
+                                                     "setup_commands",
+                                                     "head_setup_commands",
+                                                     "worker_setup_commands",
+                                                     "head_start_ray_commands",
+                                                     "worker_start_ray_commands",
+                                                     "metadata",
+                                                     "no_restart",
+                                                     "autoscaling_mode",
+                                                     "target_utilization_fraction",
+                                                     "muster"};
   return keys;
 }
 
 Status check_keys(const Tree& root, Draft& draft) {
-  if (root.kind != Tree::Kind::Map) return fault(root, "the file", "must be a map of keys and values, like cluster_name: demo");
+  if (root.kind != Tree::Kind::Map)
+    return fault(root, "the file", "must be a map of keys and values, like cluster_name: demo");
   if (root.find("apiVersion") != nullptr && root.find("kind") != nullptr)
-    return fault(root, "kind", "makes this a Kubernetes object; `muster up` reads Ray's cluster-launcher YAML (cluster_name, provider, ...)");
+    return fault(
+        root, "kind",
+        "makes this a Kubernetes object; `muster up` reads Ray's cluster-launcher YAML (cluster_name, provider, ...)");
   for (const auto& entry : root.entries) {
     const auto& known = known_keys();
     if (std::find(known.begin(), known.end(), entry.key) != known.end()) continue;
@@ -33,7 +60,10 @@ Status check_keys(const Tree& root, Draft& draft) {
       continue;
     }
     const std::string near = nearest(entry.key, known);
-    return error(Code::InvalidArgument, fmt::format("line {}: {} is not a key of Ray's cluster YAML; {}", entry.line, entry.key, near.empty() ? "remove it" : "did you mean " + near + "?"), entry.key);
+    return error(Code::InvalidArgument,
+                 fmt::format("line {}: {} is not a key of Ray's cluster YAML; {}", entry.line, entry.key,
+                             near.empty() ? "remove it" : "did you mean " + near + "?"),
+                 entry.key);
   }
   return {};
 }
@@ -47,7 +77,12 @@ Status read_name(Draft& draft, const Tree& root) {
     draft.report.mapped("cluster_name", 0, "none given: default");
     return {};
   }
-  const bool good = name.size() <= 63 && std::all_of(name.begin(), name.end(), [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_'; }) &&
+  const bool good = name.size() <= 63 &&
+                    std::all_of(name.begin(), name.end(),
+                                [](char c) {
+                                  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                                         c == '-' || c == '_';
+                                }) &&
                     name.front() != '-';
   if (!good) return fault(*at, "cluster_name", "may hold letters, digits, - and _ only, at most 63");
   draft.report.mapped("cluster_name", at->line, name);
@@ -56,33 +91,41 @@ Status read_name(Draft& draft, const Tree& root) {
 
 // A key that is understood but has nothing to do here.
 void explain_rest(Draft& draft, const Tree& root) {
-  struct Why { std::string_view key; std::string_view text; };
-  static constexpr std::array<Why, 9> kIgnored = {{
-      {"cluster_synced_files", "syncs files from the head to later workers; file_mounts reach every member here"},
-      {"file_mounts_sync_continuously", "files are packed once, at `up`; use `muster rsync-up` for later changes"},
-      {"metadata", "free text for Ray's own tools"},
-      {"no_restart", "`up` on a running cluster restarts only what changed"},
-      {"autoscaling_mode", "legacy; workers follow what Ray asks for, between min and max"},
-      {"target_utilization_fraction", "legacy; workers follow what Ray asks for, between min and max"},
-      {"initial_workers", "legacy; the cluster starts with min_workers and grows by demand"},
-      {"worker_default_node_type", "legacy; every kind in available_node_types can grow"},
-      {"initialization_commands", "would run on the host, outside the container; use setup_commands"}}};
+  struct Why {
+    std::string_view key;
+    std::string_view text;
+  };
+  static constexpr std::array<Why, 9> kIgnored = {
+      {{"cluster_synced_files", "syncs files from the head to later workers; file_mounts reach every member here"},
+       {"file_mounts_sync_continuously", "files are packed once, at `up`; use `muster rsync-up` for later changes"},
+       {"metadata", "free text for Ray's own tools"},
+       {"no_restart", "`up` on a running cluster restarts only what changed"},
+       {"autoscaling_mode", "legacy; workers follow what Ray asks for, between min and max"},
+       {"target_utilization_fraction", "legacy; workers follow what Ray asks for, between min and max"},
+       {"initial_workers", "legacy; the cluster starts with min_workers and grows by demand"},
+       {"worker_default_node_type", "legacy; every kind in available_node_types can grow"},
+       {"initialization_commands", "would run on the host, outside the container; use setup_commands"}}};
   for (const auto& why : kIgnored) {
     const Tree* at = root.find(why.key);
-    if (at == nullptr || at->kind == Tree::Kind::Null || (at->kind == Tree::Kind::List && at->items.empty()) || (at->kind == Tree::Kind::Map && at->entries.empty())) continue;
+    if (at == nullptr || at->kind == Tree::Kind::Null || (at->kind == Tree::Kind::List && at->items.empty()) ||
+        (at->kind == Tree::Kind::Map && at->entries.empty()))
+      continue;
     draft.report.ignored(std::string(why.key), at->line, std::string(why.text));
   }
   if (const Tree* auth = root.find("auth"); auth != nullptr && auth->kind != Tree::Kind::Null) {
     std::vector<std::string> names;
     for (const auto& entry : auth->entries) names.push_back(entry.key);
-    draft.report.ignored("auth", auth->line, fmt::format("{}: not needed, there is no SSH; your Muster login decides", names.empty() ? std::string("keys") : fmt::format("{}", fmt::join(names, ", "))));
+    draft.report.ignored("auth", auth->line,
+                         fmt::format("{}: not needed, there is no SSH; your Muster login decides",
+                                     names.empty() ? std::string("keys") : fmt::format("{}", fmt::join(names, ", "))));
   }
 }
 
 Status read_scaling(Draft& draft, const Tree& root) {
   if (const Tree* at = root.find("upscaling_speed"); at != nullptr && at->kind != Tree::Kind::Null) {
     (void)TRY(read_number(*at, "upscaling_speed"));
-    draft.report.replaced("upscaling_speed", at->line, "Muster starts all workers that Ray asks for at once, up to max_workers");
+    draft.report.replaced("upscaling_speed", at->line,
+                          "Muster starts all workers that Ray asks for at once, up to max_workers");
   }
   double minutes = 5;
   const Tree* at = root.find("idle_timeout_minutes");
@@ -90,13 +133,17 @@ Status read_scaling(Draft& draft, const Tree& root) {
   if (minutes > 525'600) return fault(*at, "idle_timeout_minutes", "is more than a year");
   draft.launch.spec.idle_timeout = Millis(std::llround(minutes * 60'000));
   draft.report.mapped("idle_timeout_minutes", at == nullptr ? 0 : at->line,
-                      fmt::format("{}workers above the minimum leave after {:g} idle minutes", at == nullptr ? "none given: " : "", minutes));
+                      fmt::format("{}workers above the minimum leave after {:g} idle minutes",
+                                  at == nullptr ? "none given: " : "", minutes));
   return {};
 }
 
 bool needs_internet(const std::string& command) {
-  static constexpr std::array<std::string_view, 11> kTools = {"pip install", "pip3 install", "conda install", "apt-get", "apt install", "wget ", "curl ", "git clone", "huggingface-cli", "aws s3", "uv pip"};
-  return std::any_of(kTools.begin(), kTools.end(), [&](std::string_view tool) { return command.find(tool) != std::string::npos; });
+  static constexpr std::array<std::string_view, 11> kTools = {
+      "pip install", "pip3 install", "conda install",   "apt-get", "apt install", "wget ",
+      "curl ",       "git clone",    "huggingface-cli", "aws s3",  "uv pip"};
+  return std::any_of(kTools.begin(), kTools.end(),
+                     [&](std::string_view tool) { return command.find(tool) != std::string::npos; });
 }
 
 Status read_setup(Draft& draft, const Tree& root) {
@@ -106,14 +153,17 @@ Status read_setup(Draft& draft, const Tree& root) {
     if (at == nullptr || at->kind == Tree::Kind::Null) return {};
     out = TRY(read_texts(*at, key));
     if (out.size() > 1'000) return fault(*at, key, "has more than 1000 commands");
-    if (!out.empty()) draft.report.mapped(key, at->line, fmt::format("{}, in {}", plural(out.size(), "command"), where));
+    if (!out.empty())
+      draft.report.mapped(key, at->line, fmt::format("{}, in {}", plural(out.size(), "command"), where));
     return {};
   };
   TRY_VOID(take("setup_commands", spec.setup_commands, "every member's container before Ray starts"));
   TRY_VOID(take("head_setup_commands", spec.head_setup_commands, "the head's container"));
   TRY_VOID(take("worker_setup_commands", draft.worker_setup, "every worker's container"));
-  if (const Tree* at = root.find("head_start_ray_commands"); at != nullptr) TRY_VOID(read_start_commands(draft, *at, "head_start_ray_commands", draft.head));
-  if (const Tree* at = root.find("worker_start_ray_commands"); at != nullptr) TRY_VOID(read_start_commands(draft, *at, "worker_start_ray_commands", draft.worker));
+  if (const Tree* at = root.find("head_start_ray_commands"); at != nullptr)
+    TRY_VOID(read_start_commands(draft, *at, "head_start_ray_commands", draft.head));
+  if (const Tree* at = root.find("worker_start_ray_commands"); at != nullptr)
+    TRY_VOID(read_start_commands(draft, *at, "worker_start_ray_commands", draft.worker));
   spec.head_setup_commands.insert(spec.head_setup_commands.end(), draft.head.setup.begin(), draft.head.setup.end());
   return {};
 }
@@ -125,9 +175,15 @@ void check_commands(Draft& draft) {
   for (const auto& group : spec.groups) all.insert(all.end(), group.setup_commands.begin(), group.setup_commands.end());
   const auto internet = std::find_if(all.begin(), all.end(), needs_internet);
   if (internet != all.end() && !spec.egress)
-    draft.report.warning("setup_commands", 0, "\"" + internet->substr(0, 60) + "\" needs the internet, which a cluster has only with muster: {egress: true}");
-  const auto root = std::find_if(all.begin(), all.end(), [](const std::string& c) { return c.find("sudo ") != std::string::npos; });
-  if (root != all.end()) draft.report.warning("setup_commands", 0, "\"" + root->substr(0, 60) + "\" uses sudo: a container has no privilege, so put the package into the image");
+    draft.report.warning(
+        "setup_commands", 0,
+        "\"" + internet->substr(0, 60) + "\" needs the internet, which a cluster has only with muster: {egress: true}");
+  const auto root =
+      std::find_if(all.begin(), all.end(), [](const std::string& c) { return c.find("sudo ") != std::string::npos; });
+  if (root != all.end())
+    draft.report.warning(
+        "setup_commands", 0,
+        "\"" + root->substr(0, 60) + "\" uses sudo: a container has no privilege, so put the package into the image");
 }
 
 Status read_files(Draft& draft, const Tree& root) {
@@ -137,10 +193,12 @@ Status read_files(Draft& draft, const Tree& root) {
     for (const auto& entry : at->entries) {
       const std::string key = "file_mounts." + entry.key;
       const std::string local = TRY(read_text(*entry.value, key));
-      if (entry.key.empty() || local.empty()) return fault(*entry.value, key, "needs a remote and a local path, like ~/data: ./data");
+      if (entry.key.empty() || local.empty())
+        return fault(*entry.value, key, "needs a remote and a local path, like ~/data: ./data");
       if (entry.key.find("..") != std::string::npos) return fault(*entry.value, key, "must not hold ..");
       draft.launch.mounts.push_back({entry.key, local, entry.line});
-      draft.report.mapped("file_mounts", entry.line, local + " is packed here and unpacked at " + entry.key + " in every container");
+      draft.report.mapped("file_mounts", entry.line,
+                          local + " is packed here and unpacked at " + entry.key + " in every container");
     }
   }
   if (const Tree* at = root.find("rsync_exclude"); at != nullptr) {
@@ -149,7 +207,10 @@ Status read_files(Draft& draft, const Tree& root) {
   }
   if (const Tree* at = root.find("rsync_filter"); at != nullptr) {
     const auto files = TRY(read_texts(*at, "rsync_filter"));
-    if (!files.empty()) draft.report.warning("rsync_filter", at->line, fmt::format("{}: not read; name what to leave out in rsync_exclude", fmt::join(files, ", ")));
+    if (!files.empty())
+      draft.report.warning(
+          "rsync_filter", at->line,
+          fmt::format("{}: not read; name what to leave out in rsync_exclude", fmt::join(files, ", ")));
   }
   return {};
 }
@@ -168,10 +229,14 @@ void apply_constraints(Draft& draft) {
 
 std::string_view what_name(ReportRow::What what) {
   switch (what) {
-    case ReportRow::What::Mapped: return "mapped";
-    case ReportRow::What::Replaced: return "replaced";
-    case ReportRow::What::Ignored: return "ignored";
-    case ReportRow::What::Warning: return "warning";
+    case ReportRow::What::Mapped:
+      return "mapped";
+    case ReportRow::What::Replaced:
+      return "replaced";
+    case ReportRow::What::Ignored:
+      return "ignored";
+    case ReportRow::What::Warning:
+      return "warning";
   }
   return "";
 }
@@ -183,10 +248,12 @@ Result<Launch> from_yaml(std::string_view text, const Context& context) {
   Draft draft{.context = context};
   TRY_VOID(check_keys(root, draft));
   for (const auto& twice : parsed->duplicates)
-    draft.report.warning(twice.key, twice.line, fmt::format("given twice (line {} too): the last one counts", twice.first_line));
+    draft.report.warning(twice.key, twice.line,
+                         fmt::format("given twice (line {} too): the last one counts", twice.first_line));
   TRY_VOID(read_name(draft, root));
   if (const Tree* at = root.find("muster"); at != nullptr) TRY_VOID(read_muster(draft, *at));
-  if (const Tree* at = root.find("docker"); at != nullptr && at->kind != Tree::Kind::Null) TRY_VOID(read_docker(draft, *at, "docker"));
+  if (const Tree* at = root.find("docker"); at != nullptr && at->kind != Tree::Kind::Null)
+    TRY_VOID(read_docker(draft, *at, "docker"));
   TRY_VOID(read_setup(draft, root));
   TRY_VOID(read_machines(draft, root));
   choose_image(draft);
@@ -210,8 +277,10 @@ std::string report_text(const std::vector<ReportRow>& report, std::size_t width)
     std::string rest = row.line > 0 ? fmt::format("{} (line {})", row.text, row.line) : row.text;
     for (char& c : rest)
       if (c == '\n' || c == '\r' || c == '\t') c = ' ';
-    if (row.key.size() > key_width) out += fmt::format("  {}\n  {:<{}}  {:<8} ", row.key, "", key_width, what_name(row.what));
-    else out += fmt::format("  {:<{}}  {:<8} ", row.key, key_width, what_name(row.what));
+    if (row.key.size() > key_width)
+      out += fmt::format("  {}\n  {:<{}}  {:<8} ", row.key, "", key_width, what_name(row.what));
+    else
+      out += fmt::format("  {:<{}}  {:<8} ", row.key, key_width, what_name(row.what));
     while (rest.size() > room) {
       auto cut = rest.rfind(' ', room);
       if (cut == std::string::npos || cut == 0) cut = std::min(rest.find(' '), rest.size());

@@ -1,7 +1,8 @@
 #pragma once
-// Ray's cluster-launcher YAML -> what Muster is asked for, and a report of what became of every key. Pure: no files, no network;
-// local paths named in file_mounts are returned for the caller to pack and upload. An error names line and key and says what to do
-// (Error.field is the dotted key). Source of the keys: Ray's ray-schema.json and the docs page "Cluster YAML configuration".
+// Ray's cluster-launcher YAML -> what Muster is asked for, and a report of what became of every key. Pure: no files, no
+// network; local paths named in file_mounts are returned for the caller to pack and upload. An error names line and key
+// and says what to do (Error.field is the dotted key). Source of the keys: Ray's ray-schema.json and the docs page
+// "Cluster YAML configuration".
 #include <functional>
 #include <optional>
 #include <string>
@@ -13,7 +14,11 @@
 
 namespace muster::launcher {
 
-struct Alias { std::string prefix; std::string equivalent; std::string why; };  // "rayproject/ray-ml" matches any tag of it
+struct Alias {
+  std::string prefix;
+  std::string equivalent;
+  std::string why;
+};  // "rayproject/ray-ml" matches any tag of it
 
 struct Context {
   // The caller's own enrolled machine with this address or host name; nullopt for everybody else's.
@@ -33,10 +38,14 @@ struct ReportRow {
 };
 std::string_view what_name(ReportRow::What what);  // "mapped", ...
 
-struct LocalMount { std::string remote, local; int line = 0; bool operator==(const LocalMount&) const = default; };
+struct LocalMount {
+  std::string remote, local;
+  int line = 0;
+  bool operator==(const LocalMount&) const = default;
+};
 
 struct Launch {
-  ClusterSpec spec;                   // files are empty: `mounts` has to be uploaded first
+  ClusterSpec spec;  // files are empty: `mounts` has to be uploaded first
   std::vector<ReportRow> report;
   std::vector<LocalMount> mounts;
   std::vector<std::string> excludes;  // rsync_exclude: patterns not packed from mounts

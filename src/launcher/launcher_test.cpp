@@ -1,10 +1,10 @@
 #include "launcher/launcher.h"
 
+#include <gtest/gtest.h>
+
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-
-#include <gtest/gtest.h>
 
 namespace muster::launcher {
 namespace {
@@ -185,12 +185,15 @@ TEST(Launcher, OtherProvidersAreCounts) {
 
 TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   const std::string base = "cluster_name: a\nprovider: {type: aws}\n";
-  EXPECT_EQ(fails(base + "min_workers: TYPICALLY_TWO\n"), "line 3: min_workers must be a whole number, but is \"TYPICALLY_TWO\"; put a number there");
-  EXPECT_EQ(fails(base + "max_worker: 2\n"), "line 3: max_worker is not a key of Ray's cluster YAML; did you mean max_workers?");
+  EXPECT_EQ(fails(base + "min_workers: TYPICALLY_TWO\n"),
+            "line 3: min_workers must be a whole number, but is \"TYPICALLY_TWO\"; put a number there");
+  EXPECT_EQ(fails(base + "max_worker: 2\n"),
+            "line 3: max_worker is not a key of Ray's cluster YAML; did you mean max_workers?");
   EXPECT_NE(fails(base + "min_workers: 3\nmax_workers: 2\n").find("more than max_workers"), std::string::npos);
   EXPECT_NE(fails(base + "setup_commands:\n  - echo: x\n").find("put the command in quotes"), std::string::npos);
   EXPECT_NE(fails("cluster_name: a\n").find("provider is missing"), std::string::npos);
-  EXPECT_NE(fails("cluster_name: a\nprovider: {type: local, worker_ips: []}\n").find("head_ip is missing"), std::string::npos);
+  EXPECT_NE(fails("cluster_name: a\nprovider: {type: local, worker_ips: []}\n").find("head_ip is missing"),
+            std::string::npos);
   EXPECT_NE(fails("cluster_name: 'a b'\nprovider: {type: aws}\n").find("cluster_name may hold"), std::string::npos);
   EXPECT_NE(fails("apiVersion: ray.io/v1\nkind: RayCluster\n").find("Kubernetes"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {sparse: 1}\n").find("did you mean spares"), std::string::npos);
@@ -202,7 +205,8 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
 }
 
 TEST(Launcher, OldImagesAreWarnedAbout) {
-  const auto launch = from_yaml("cluster_name: a\nprovider: {type: aws}\ndocker: {image: 'rayproject/ray:2.9.0-py310'}\n", {});
+  const auto launch =
+      from_yaml("cluster_name: a\nprovider: {type: aws}\ndocker: {image: 'rayproject/ray:2.9.0-py310'}\n", {});
   ASSERT_TRUE(launch.ok());
   EXPECT_TRUE(says(*launch, "docker.image", What::Warning, "older than Ray 2.52"));
   Context context;
@@ -224,7 +228,8 @@ TEST(Launcher, ReportIsAReadableTable) {
 TEST(Launcher, DamagedFilesGiveErrorsOrLaunches) {
   const std::string text = slurp("tests/data/launcher/aws_full.yaml");
   std::size_t refused = 0;
-  for (std::size_t cut = 0; cut < text.size(); cut += 3) refused += from_yaml(text.substr(0, cut), owner()).ok() ? 0 : 1;
+  for (std::size_t cut = 0; cut < text.size(); cut += 3)
+    refused += from_yaml(text.substr(0, cut), owner()).ok() ? 0 : 1;
   for (std::size_t at = 0; at < text.size(); at += 2)
     for (const char c : {'{', '&', '*', '-', ':', '\t', '\n', '"', '\xff'}) {
       std::string damaged = text;

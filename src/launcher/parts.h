@@ -26,7 +26,7 @@ struct Draft {
   std::vector<std::string> images;                              // every image named, in order of the keys
   std::map<std::string, std::string> constraints;               // muster.region and muster.labels
   std::string gpu_model;
-  std::optional<Resources> head_resources;                      // muster.head
+  std::optional<Resources> head_resources;  // muster.head
 };
 
 Status read_docker(Draft& draft, const Tree& docker, const std::string& key);

@@ -1,20 +1,24 @@
 #include "launcher/reader.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-
-#include <fmt/format.h>
 
 namespace muster::launcher {
 namespace {
 
 std::string shown(const Tree& at) {
   switch (at.kind) {
-    case Tree::Kind::Null: return "empty";
-    case Tree::Kind::List: return "a list";
-    case Tree::Kind::Map: return "a map";
-    case Tree::Kind::Scalar: break;
+    case Tree::Kind::Null:
+      return "empty";
+    case Tree::Kind::List:
+      return "a list";
+    case Tree::Kind::Map:
+      return "a map";
+    case Tree::Kind::Scalar:
+      break;
   }
   return "\"" + (at.text.size() > 60 ? at.text.substr(0, 57) + "..." : at.text) + "\"";
 }
@@ -69,18 +73,23 @@ Result<std::int64_t> read_integer(const Tree& at, const std::string& key, std::i
   return static_cast<std::int64_t>(*number);
 }
 
-Result<std::int64_t> read_count(const Tree& at, const std::string& key, std::int64_t max) { return read_integer(at, key, 0, max); }
+Result<std::int64_t> read_count(const Tree& at, const std::string& key, std::int64_t max) {
+  return read_integer(at, key, 0, max);
+}
 
 Result<double> read_number(const Tree& at, const std::string& key) {
   const auto number = at.kind == Tree::Kind::Scalar ? as_number(at.text) : std::nullopt;
-  if (!number || *number < 0) return fault(at, key, fmt::format("must be a number, 0 or more, but is {}; put a number there", shown(at)));
+  if (!number || *number < 0)
+    return fault(at, key, fmt::format("must be a number, 0 or more, but is {}; put a number there", shown(at)));
   return *number;
 }
 
 Result<bool> read_flag(const Tree& at, const std::string& key) {
   const std::string text = lower(at.text);
   if (at.kind == Tree::Kind::Scalar && (text == "true" || text == "yes" || text == "on")) return true;
-  if (at.kind == Tree::Kind::Null || (at.kind == Tree::Kind::Scalar && (text == "false" || text == "no" || text == "off"))) return false;
+  if (at.kind == Tree::Kind::Null ||
+      (at.kind == Tree::Kind::Scalar && (text == "false" || text == "no" || text == "off")))
+    return false;
   return fault(at, key, "must be true or false, but is " + shown(at));
 }
 
@@ -91,7 +100,9 @@ Result<std::vector<std::string>> read_texts(const Tree& at, const std::string& k
   if (at.kind != Tree::Kind::List) return fault(at, key, "must be a list of texts, but is " + shown(at));
   for (const auto& item : at.items) {
     if (item->kind != Tree::Kind::Scalar)
-      return fault(*item, key, "must hold texts only, but one entry is " + shown(*item) + "; put the command in quotes (a colon and a space inside make it a map)");
+      return fault(*item, key,
+                   "must hold texts only, but one entry is " + shown(*item) +
+                       "; put the command in quotes (a colon and a space inside make it a map)");
     out.push_back(item->text);
   }
   return out;
@@ -136,9 +147,12 @@ std::vector<std::string> split_words(std::string_view text) {
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (quote != 0) {
-      if (c == quote) quote = 0;
-      else if (c == '\\' && quote == '"' && i + 1 < text.size() && (text[i + 1] == '"' || text[i + 1] == '\\')) word += text[++i];
-      else word += c;
+      if (c == quote)
+        quote = 0;
+      else if (c == '\\' && quote == '"' && i + 1 < text.size() && (text[i + 1] == '"' || text[i + 1] == '\\'))
+        word += text[++i];
+      else
+        word += c;
     } else if (c == '\'' || c == '"') {
       quote = c;
       open = true;

@@ -1,9 +1,9 @@
 // head_start_ray_commands and worker_start_ray_commands: Muster starts Ray itself, so they are read for what they mean.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
-
-#include <fmt/format.h>
 
 #include "launcher/parts.h"
 
@@ -47,12 +47,17 @@ Result<std::int64_t> flag_number(const std::string& value, const std::string& fl
   return static_cast<std::int64_t>(std::llround(number * 1000));
 }
 
-constexpr std::array<std::string_view, 6> kSwitches = {"--head", "--block", "--no-monitor", "--disable-usage-stats", "--no-redirect-output", "--include-log-monitor"};
+constexpr std::array<std::string_view, 6> kSwitches = {
+    "--head", "--block", "--no-monitor", "--disable-usage-stats", "--no-redirect-output", "--include-log-monitor"};
 
-Status set_json_map(Draft& draft, const std::string& json, const std::string& flag, const std::string& key, int line, StartFlags& role) {
+Status set_json_map(Draft& draft, const std::string& json, const std::string& flag, const std::string& key, int line,
+                    StartFlags& role) {
   auto parsed = parse_tree(json);
   if (!parsed.ok() || parsed->root->kind != Tree::Kind::Map)
-    return error(Code::InvalidArgument, fmt::format("line {}: {}: {} must be a JSON object like '{{\"name\": 1}}', but is {}", line, key, flag, json), key);
+    return error(
+        Code::InvalidArgument,
+        fmt::format("line {}: {}: {} must be a JSON object like '{{\"name\": 1}}', but is {}", line, key, flag, json),
+        key);
   auto map = *parsed->root;
   map.line = line;
   if (flag == "--labels") {
@@ -65,7 +70,8 @@ Status set_json_map(Draft& draft, const std::string& json, const std::string& fl
   return {};
 }
 
-Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const std::string& key, int line, StartFlags& role) {
+Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const std::string& key, int line,
+                      StartFlags& role) {
   std::vector<std::string> mapped, replaced;
   for (std::size_t at = 2; at < words.size(); ++at) {
     std::string flag = words[at];
@@ -74,7 +80,8 @@ Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const
     if (equals != std::string::npos) {
       value = flag.substr(equals + 1);
       flag.resize(equals);
-    } else if (std::find(kSwitches.begin(), kSwitches.end(), flag) == kSwitches.end() && at + 1 < words.size() && words[at + 1].rfind("--", 0) != 0) {
+    } else if (std::find(kSwitches.begin(), kSwitches.end(), flag) == kSwitches.end() && at + 1 < words.size() &&
+               words[at + 1].rfind("--", 0) != 0) {
       value = words[++at];
     }
     const auto resources = [&]() -> Resources& {
@@ -104,7 +111,8 @@ Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const
       while (!rest.empty()) {
         const std::string pair = rest.substr(0, rest.find(','));
         rest = pair.size() < rest.size() ? rest.substr(pair.size() + 1) : "";
-        if (pair.find('=') != std::string::npos) role.labels[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
+        if (pair.find('=') != std::string::npos)
+          role.labels[pair.substr(0, pair.find('='))] = pair.substr(pair.find('=') + 1);
       }
       mapped.push_back(flag);
     } else {
@@ -114,7 +122,8 @@ Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const
   std::string text = "Muster starts Ray itself, with pinned ports on the cluster's own network";
   if (!mapped.empty()) text += fmt::format("; taken over: {}", fmt::join(mapped, " "));
   if (!replaced.empty()) text += fmt::format("; replaced: {}", fmt::join(replaced, " "));
-  if (std::find(replaced.begin(), replaced.end(), "--autoscaling-config") != replaced.end()) text += " (Muster is the autoscaler)";
+  if (std::find(replaced.begin(), replaced.end(), "--autoscaling-config") != replaced.end())
+    text += " (Muster is the autoscaler)";
   draft.report.replaced(key, line, "ray start: " + text);
   return {};
 }
@@ -122,7 +131,8 @@ Status read_ray_start(Draft& draft, const std::vector<std::string>& words, const
 Status read_one(Draft& draft, const std::string& command, const std::string& key, int line, StartFlags& role) {
   const auto words = split_words(command);
   if (words.empty()) return {};
-  if (words[0] == "ray" && words.size() > 1 && words[1] == "start") return read_ray_start(draft, words, key, line, role);
+  if (words[0] == "ray" && words.size() > 1 && words[1] == "start")
+    return read_ray_start(draft, words, key, line, role);
   if (words[0] == "ray" && words.size() > 1 && words[1] == "stop") {
     draft.report.replaced(key, line, "ray stop: every start is in a fresh container");
     return {};
@@ -136,13 +146,16 @@ Status read_one(Draft& draft, const std::string& command, const std::string& key
     const auto number = n != words.end() && n + 1 != words.end() ? parse_bytes(*(n + 1)) : std::nullopt;
     if (number && *number >= 1'024 && *number <= (1 << 30)) {
       draft.launch.spec.nofile = *number;
-      draft.report.mapped(key, line, fmt::format("open files: {}; a machine that allows fewer gives what it has, and says so", *number));
+      draft.report.mapped(
+          key, line,
+          fmt::format("open files: {}; a machine that allows fewer gives what it has, and says so", *number));
     } else {
       draft.report.replaced(key, line, command + ": Muster sets the limits that Ray needs");
     }
     return {};
   }
-  if (words[0] == "export" && words.size() == 2 && words[1].find('=') != std::string::npos && words[1].find('$') == std::string::npos) {
+  if (words[0] == "export" && words.size() == 2 && words[1].find('=') != std::string::npos &&
+      words[1].find('$') == std::string::npos) {
     const std::string name = words[1].substr(0, words[1].find('='));
     if (name.rfind("RAY_AUTH", 0) == 0 || name == "RAY_ADDRESS") {
       draft.report.replaced(key, line, name + " is set by the lease");

@@ -1,20 +1,22 @@
 #include "launcher/tree.h"
 
-#include <algorithm>
-#include <map>
-#include <sstream>
-
 #include <fmt/format.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/exceptions.h>
 #include <yaml-cpp/parser.h>
+
+#include <algorithm>
+#include <map>
+#include <sstream>
 
 #include "base/bytes.h"
 
 namespace muster::launcher {
 namespace {
 
-struct Stop { Error error; };  // leaves yaml-cpp's parser; caught in parse_tree
+struct Stop {
+  Error error;
+};  // leaves yaml-cpp's parser; caught in parse_tree
 
 [[noreturn]] void stop(int line, const std::string& what) {
   throw Stop{error(Code::InvalidArgument, line > 0 ? fmt::format("line {}: {}", line, what) : what)};
@@ -28,11 +30,16 @@ class Builder : public YAML::EventHandler {
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
   void OnAnchor(const YAML::Mark&, const std::string&) override {}
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { leaf(mark, anchor, Tree::Kind::Null, {}, false); }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor, const std::string& value) override {
-    if (tag.size() > 1 && tag.rfind("tag:yaml.org,2002:", 0) != 0) stop(mark.line + 1, "the tag " + tag + " is not supported; write the plain value");
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    leaf(mark, anchor, Tree::Kind::Null, {}, false);
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    if (tag.size() > 1 && tag.rfind("tag:yaml.org,2002:", 0) != 0)
+      stop(mark.line + 1, "the tag " + tag + " is not supported; write the plain value");
     const bool quoted = tag == "!";
-    const bool null = !quoted && (value.empty() || value == "~" || value == "null" || value == "Null" || value == "NULL");
+    const bool null =
+        !quoted && (value.empty() || value == "~" || value == "null" || value == "Null" || value == "NULL");
     leaf(mark, anchor, null ? Tree::Kind::Null : Tree::Kind::Scalar, value, quoted);
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
@@ -40,17 +47,27 @@ class Builder : public YAML::EventHandler {
     if (found == anchors_.end()) stop(mark.line + 1, "an alias refers to itself or to nothing; write the value out");
     give(found->second, mark.line + 1);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
     open(mark, anchor, Tree::Kind::List);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     open(mark, anchor, Tree::Kind::Map);
   }
   void OnMapEnd() override { close(); }
 
  private:
-  struct Open { std::shared_ptr<Tree> tree; YAML::anchor_t anchor = 0; bool has_key = false; std::string key; int key_line = 0; std::map<std::string, std::size_t> index; std::vector<TreePtr> merges; };
+  struct Open {
+    std::shared_ptr<Tree> tree;
+    YAML::anchor_t anchor = 0;
+    bool has_key = false;
+    std::string key;
+    int key_line = 0;
+    std::map<std::string, std::size_t> index;
+    std::vector<TreePtr> merges;
+  };
 
   void leaf(const YAML::Mark& mark, YAML::anchor_t anchor, Tree::Kind kind, const std::string& value, bool quoted) {
     auto tree = std::make_shared<Tree>();
@@ -63,7 +80,8 @@ class Builder : public YAML::EventHandler {
   }
 
   void open(const YAML::Mark& mark, YAML::anchor_t anchor, Tree::Kind kind) {
-    if (static_cast<int>(stack_.size()) >= kMaxDepth) stop(mark.line + 1, fmt::format("nested deeper than {} levels", kMaxDepth));
+    if (static_cast<int>(stack_.size()) >= kMaxDepth)
+      stop(mark.line + 1, fmt::format("nested deeper than {} levels", kMaxDepth));
     Open frame;
     frame.tree = std::make_shared<Tree>();
     frame.tree->kind = kind;
@@ -97,7 +115,8 @@ class Builder : public YAML::EventHandler {
     }
     parent.tree->weight += tree->weight;
     parent.tree->depth = std::max(parent.tree->depth, tree->depth + 1);
-    if (parent.tree->weight > kMaxNodes) stop(line, fmt::format("more than {} values (aliases written out); split the file", kMaxNodes));
+    if (parent.tree->weight > kMaxNodes)
+      stop(line, fmt::format("more than {} values (aliases written out); split the file", kMaxNodes));
     if (parent.tree->depth > kMaxDepth) stop(line, fmt::format("nested deeper than {} levels", kMaxDepth));
     if (parent.tree->kind == Tree::Kind::List) {
       parent.tree->items.push_back(std::move(tree));
@@ -136,7 +155,11 @@ int tab_line(std::string_view text) {
   int line = 1;
   bool leading = true;
   for (char c : text) {
-    if (c == '\n') { ++line; leading = true; continue; }
+    if (c == '\n') {
+      ++line;
+      leading = true;
+      continue;
+    }
     if (leading && c == '\t') return line;
     if (c != ' ') leading = false;
   }
@@ -144,7 +167,8 @@ int tab_line(std::string_view text) {
 }
 
 Status check_bytes(std::string_view text) {
-  if (text.size() > kMaxBytes) return error(Code::TooLarge, fmt::format("the file has {} bytes; at most {} are read", text.size(), kMaxBytes));
+  if (text.size() > kMaxBytes)
+    return error(Code::TooLarge, fmt::format("the file has {} bytes; at most {} are read", text.size(), kMaxBytes));
   if (!valid_utf8(text)) return error(Code::InvalidArgument, "the file is not UTF-8 text; save it as UTF-8");
   int line = 1;
   int nesting = 0;
@@ -154,7 +178,8 @@ Status check_bytes(std::string_view text) {
       return error(Code::InvalidArgument, fmt::format("line {}: a control character; is this a text file?", line));
     if (c == '[' || c == '{') ++nesting;
     if (c == ']' || c == '}') nesting = std::max(0, nesting - 1);
-    if (nesting > 4 * kMaxDepth) return error(Code::InvalidArgument, fmt::format("line {}: nested deeper than {} levels", line, kMaxDepth));
+    if (nesting > 4 * kMaxDepth)
+      return error(Code::InvalidArgument, fmt::format("line {}: nested deeper than {} levels", line, kMaxDepth));
   }
   return {};
 }
@@ -174,15 +199,18 @@ Result<Document> parse_tree(std::string_view text) {
     std::istringstream in{std::string(text)};
     YAML::Parser parser(in);
     Builder builder;
-    if (!parser.HandleNextDocument(builder) || builder.root == nullptr) return error(Code::InvalidArgument, "the file is empty");
+    if (!parser.HandleNextDocument(builder) || builder.root == nullptr)
+      return error(Code::InvalidArgument, "the file is empty");
     Builder second;
-    if (parser.HandleNextDocument(second)) return error(Code::InvalidArgument, "the file holds more than one YAML document; give one cluster per file");
+    if (parser.HandleNextDocument(second))
+      return error(Code::InvalidArgument, "the file holds more than one YAML document; give one cluster per file");
     return Document{std::move(builder.root), std::move(builder.duplicates)};
   } catch (const Stop& stopped) {
     return stopped.error;
   } catch (const YAML::Exception& fault) {
     const int line = fault.mark.is_null() ? 0 : fault.mark.line + 1;
-    if (tab > 0 && line > 0 && tab <= line + 1) return error(Code::InvalidArgument, fmt::format("line {}: indented with a tab; YAML wants spaces", tab));
+    if (tab > 0 && line > 0 && tab <= line + 1)
+      return error(Code::InvalidArgument, fmt::format("line {}: indented with a tab; YAML wants spaces", tab));
     return error(Code::InvalidArgument, fmt::format("line {}: not valid YAML: {}", line, fault.msg));
   } catch (const std::exception& fault) {
     return error(Code::InvalidArgument, fmt::format("not valid YAML: {}", fault.what()));

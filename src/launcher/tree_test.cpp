@@ -45,7 +45,9 @@ TEST(Tree, AliasBombEndsEarly) {
   ASSERT_FALSE(doc.ok());
   EXPECT_NE(doc.error().message.find("aliases written out"), std::string::npos) << doc.error().message;
 }
-TEST(Tree, SelfReferenceIsRefused) { EXPECT_FALSE(parse_tree("a: &a [*a]\n").ok()); }
+TEST(Tree, SelfReferenceIsRefused) {
+  EXPECT_FALSE(parse_tree("a: &a [*a]\n").ok());
+}
 TEST(Tree, DepthIsBounded) {
   EXPECT_FALSE(parse_tree(std::string(100, '[') + std::string(100, ']')).ok());
   EXPECT_FALSE(parse_tree(std::string(100'000, '[')).ok());

@@ -1,6 +1,7 @@
 #pragma once
 // The words of Muster as plain values (see ARCHITECTURE.md, "Words"). Data only: structs with defaulted ==, ordered
-// containers (the core folds over them deterministically), integers with the unit in the name. Validation: model/validate.h.
+// containers (the core folds over them deterministically), integers with the unit in the name. Validation:
+// model/validate.h.
 #include <cstdint>
 #include <map>
 #include <string>
@@ -14,32 +15,64 @@ namespace muster {
 
 // ---- people -----------------------------------------------------------------------------------------------------
 enum class Role : std::uint8_t { None = 0, Operator = 1, Supplier = 2, Tenant = 3, Auditor = 4 };
-struct Org { OrgId id; std::string name; bool operator==(const Org&) const = default; };
-struct Project { ProjectId id; OrgId org; std::string name; bool operator==(const Project&) const = default; };
+struct Org {
+  OrgId id;
+  std::string name;
+  bool operator==(const Org&) const = default;
+};
+struct Project {
+  ProjectId id;
+  OrgId org;
+  std::string name;
+  bool operator==(const Project&) const = default;
+};
 struct Principal {
-  PrincipalId id; std::string name; Role role = Role::None; OrgId org; bool disabled = false;
+  PrincipalId id;
+  std::string name;
+  Role role = Role::None;
+  OrgId org;
+  bool disabled = false;
   bool operator==(const Principal&) const = default;
 };
-// Opaque API token: only SHA-256 of its 32 random bytes is kept. Scopes narrow the owner's role ("read", "clusters", "nodes",
-// "admin"); empty = all the owner may.
+// Opaque API token: only SHA-256 of its 32 random bytes is kept. Scopes narrow the owner's role ("read", "clusters",
+// "nodes", "admin"); empty = all the owner may.
 struct ApiToken {
-  TokenId id; PrincipalId owner; Bytes hash; std::string label; std::vector<std::string> scopes; WallTime expires;
+  TokenId id;
+  PrincipalId owner;
+  Bytes hash;
+  std::string label;
+  std::vector<std::string> scopes;
+  WallTime expires;
   bool revoked = false;
   bool operator==(const ApiToken&) const = default;
 };
 // One-use enrolment token, bound to a supplier organisation.
 struct JoinToken {
-  TokenId id; OrgId supplier; Bytes hash; std::map<std::string, std::string> labels; WallTime expires; NodeId used_by;
+  TokenId id;
+  OrgId supplier;
+  Bytes hash;
+  std::map<std::string, std::string> labels;
+  WallTime expires;
+  NodeId used_by;
   bool revoked = false;
   bool operator==(const JoinToken&) const = default;
 };
 
 // ---- machines ---------------------------------------------------------------------------------------------------
-struct Device { std::string uuid; std::string model; std::int64_t memory_bytes = 0; bool operator==(const Device&) const = default; };
+struct Device {
+  std::string uuid;
+  std::string model;
+  std::int64_t memory_bytes = 0;
+  bool operator==(const Device&) const = default;
+};
 // Milli-CPUs, bytes, whole GPUs; custom resources in thousandths (Ray allows fractions).
 struct Resources {
-  std::int64_t cpu_milli = 0; std::int64_t memory_bytes = 0; std::int64_t gpus = 0; std::int64_t disk_bytes = 0;
-  std::int64_t object_store_bytes = 0; std::map<std::string, std::int64_t> custom_milli;
+  std::int64_t cpu_milli = 0;
+  std::int64_t memory_bytes = 0;
+  std::int64_t gpus = 0;
+  std::int64_t disk_bytes = 0;
+  std::int64_t object_store_bytes = 0;
+  std::map<std::string, std::int64_t> custom_milli;
   bool operator==(const Resources&) const = default;
 };
 enum class RuntimeKind : std::uint8_t { Docker = 1, Venv = 2 };
@@ -47,58 +80,84 @@ enum class TrustTier : std::uint8_t { Community = 0, Verified = 1, Platform = 2 
 // What an agent says about its machine; checked for sanity, never trusted for authority.
 struct NodeFacts {
   std::string hostname, arch /* "x86_64" | "aarch64" */, os, kernel, agent_version, boot_id, region;
-  Resources capacity;                // after the owner's reserve
+  Resources capacity;  // after the owner's reserve
   std::vector<Device> devices;
-  std::vector<RuntimeKind> runtimes; // what it can run
-  std::vector<std::string> images;   // digests cached
-  std::vector<std::string> lan;      // private "ip:port" UDP endpoints of netd, for the direct path
-  bool egress_allowed = false;       // the owner consents to filtered egress
+  std::vector<RuntimeKind> runtimes;  // what it can run
+  std::vector<std::string> images;    // digests cached
+  std::vector<std::string> lan;       // private "ip:port" UDP endpoints of netd, for the direct path
+  bool egress_allowed = false;        // the owner consents to filtered egress
   std::map<std::string, std::string> labels;
   bool operator==(const NodeFacts&) const = default;
 };
 enum class NodeState : std::uint8_t {
-  Enrolled = 1, Admitted = 2, Online = 3, Suspect = 4, Lost = 5, Draining = 6, Disabled = 7, Revoked = 8 };
+  Enrolled = 1,
+  Admitted = 2,
+  Online = 3,
+  Suspect = 4,
+  Lost = 5,
+  Draining = 6,
+  Disabled = 7,
+  Revoked = 8
+};
 struct Node {
-  NodeId id; OrgId supplier; std::string name; Bytes device_key; /* Ed25519 public, 32 bytes */ TrustTier tier = TrustTier::Community;
-  NodeState state = NodeState::Enrolled; NodeFacts facts; std::map<std::string, std::string> labels;
-  bool draining = false; WallTime enrolled_at, state_since; std::uint64_t revision = 0; /* desired revision */
-  std::uint64_t failures = 0; WallTime backoff_until;
+  NodeId id;
+  OrgId supplier;
+  std::string name;
+  Bytes device_key; /* Ed25519 public, 32 bytes */
+  TrustTier tier = TrustTier::Community;
+  NodeState state = NodeState::Enrolled;
+  NodeFacts facts;
+  std::map<std::string, std::string> labels;
+  bool draining = false;
+  WallTime enrolled_at, state_since;
+  std::uint64_t revision = 0; /* desired revision */
+  std::uint64_t failures = 0;
+  WallTime backoff_until;
   bool operator==(const Node&) const = default;
 };
 
 // ---- clusters ---------------------------------------------------------------------------------------------------
-struct NodeRequest {           // what one bundle (head or one worker) needs
+struct NodeRequest {  // what one bundle (head or one worker) needs
   Resources resources;
-  bool whole_machine = false;  // no `resources` given: everything the node offers
-  std::string gpu_model;       // empty = any
-  std::map<std::string, std::string> labels;      // Ray labels put on the node
-  std::map<std::string, std::string> constraints; // node labels that must match (region=eu, ...)
-  std::vector<NodeId> pinned;                     // only these (the caller's own) nodes
+  bool whole_machine = false;                      // no `resources` given: everything the node offers
+  std::string gpu_model;                           // empty = any
+  std::map<std::string, std::string> labels;       // Ray labels put on the node
+  std::map<std::string, std::string> constraints;  // node labels that must match (region=eu, ...)
+  std::vector<NodeId> pinned;                      // only these (the caller's own) nodes
   bool operator==(const NodeRequest&) const = default;
 };
 struct WorkerGroup {
-  std::string name; std::uint32_t min = 0, max = 0; NodeRequest request;
-  std::vector<std::string> setup_commands; std::map<std::string, std::string> env;
+  std::string name;
+  std::uint32_t min = 0, max = 0;
+  NodeRequest request;
+  std::vector<std::string> setup_commands;
+  std::map<std::string, std::string> env;
   bool operator==(const WorkerGroup&) const = default;
 };
-struct FileMount { std::string path; std::string blob; /* sha256 hex of a tar in the blob store */ bool operator==(const FileMount&) const = default; };
+struct FileMount {
+  std::string path;
+  std::string blob; /* sha256 hex of a tar in the blob store */
+  bool operator==(const FileMount&) const = default;
+};
 struct ClusterSpec {
   std::string name;
-  std::string image;                  // reference as given (after the alias table); resolved to a digest by the agents' probe
+  std::string image;  // reference as given (after the alias table); resolved to a digest by the agents' probe
   RuntimeKind runtime = RuntimeKind::Docker;
   std::string arch = "x86_64";
-  std::string pool = "market";        // own | pool:NAME | market
-  NodeRequest head; std::vector<WorkerGroup> groups;
+  std::string pool = "market";  // own | pool:NAME | market
+  NodeRequest head;
+  std::vector<WorkerGroup> groups;
   std::vector<std::string> head_setup_commands, setup_commands;
-  std::map<std::string, std::string> env; std::vector<FileMount> files;
-  std::uint32_t spares = 0;           // hot spares: container created, in the roster, Ray not started
-  bool egress = false;                // needs the filtered way out
-  std::int64_t shm_bytes = 0;         // 0 = derived from object store
-  std::int64_t nofile = 65536;        // clamped to what the host allows, with a warning
-  std::uint8_t tier = 1;              // 0 = highest class
-  std::int32_t priority = 0;          // -100..100 inside the class
-  Millis idle_timeout{0};             // idle workers leave after it; 0 = never
-  Millis max_lifetime{0};             // 0 = unlimited
+  std::map<std::string, std::string> env;
+  std::vector<FileMount> files;
+  std::uint32_t spares = 0;     // hot spares: container created, in the roster, Ray not started
+  bool egress = false;          // needs the filtered way out
+  std::int64_t shm_bytes = 0;   // 0 = derived from object store
+  std::int64_t nofile = 65536;  // clamped to what the host allows, with a warning
+  std::uint8_t tier = 1;        // 0 = highest class
+  std::int32_t priority = 0;    // -100..100 inside the class
+  Millis idle_timeout{0};       // idle workers leave after it; 0 = never
+  Millis max_lifetime{0};       // 0 = unlimited
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };
@@ -111,86 +170,194 @@ struct Epoch {
 enum class SlotRole : std::uint8_t { Head = 1, Worker = 2, Spare = 3 };
 // One place in a cluster's roster. A replacement is a new slot; only the head's address is ever taken over.
 struct Slot {
-  SlotId id; ClusterId cluster; SlotRole role = SlotRole::Worker; std::string group; std::uint32_t address = 0; /* IPv4, host order */
-  LeaseId lease; bool in_roster = false; Bytes overlay_key; /* X25519 public, 32 B */ Bytes overlay_signature; /* device-signed */
+  SlotId id;
+  ClusterId cluster;
+  SlotRole role = SlotRole::Worker;
+  std::string group;
+  std::uint32_t address = 0; /* IPv4, host order */
+  LeaseId lease;
+  bool in_roster = false;
+  Bytes overlay_key;       /* X25519 public, 32 B */
+  Bytes overlay_signature; /* device-signed */
   bool operator==(const Slot&) const = default;
 };
 enum class LeaseWant : std::uint8_t { Run = 1, Standby = 2, Drain = 3, Stop = 4 };
 enum class LeasePhase : std::uint8_t {  // as observed, in order of a life
-  Pending = 0, Pulling = 1, Creating = 2, Standby = 3, Starting = 4, Ready = 5, Draining = 6, Stopped = 7, Failed = 8 };
+  Pending = 0,
+  Pulling = 1,
+  Creating = 2,
+  Standby = 3,
+  Starting = 4,
+  Ready = 5,
+  Draining = 6,
+  Stopped = 7,
+  Failed = 8
+};
 enum class LeaseEnd : std::uint8_t { None = 0, Confirmed = 1 /* stop acknowledged */, Expired = 2, NeverStarted = 3 };
 struct Lease {
-  LeaseId id; NodeId node; ClusterId cluster; SlotId slot; Epoch epoch; Resources resources; std::vector<std::string> devices;
-  LeaseWant want = LeaseWant::Run; LeasePhase phase = LeasePhase::Pending; LeaseEnd end = LeaseEnd::None;
-  WallTime granted_at, ended_at; std::string reason; // code of the last failure or stop, e.g. "image_probe.no_token_auth"
+  LeaseId id;
+  NodeId node;
+  ClusterId cluster;
+  SlotId slot;
+  Epoch epoch;
+  Resources resources;
+  std::vector<std::string> devices;
+  LeaseWant want = LeaseWant::Run;
+  LeasePhase phase = LeasePhase::Pending;
+  LeaseEnd end = LeaseEnd::None;
+  WallTime granted_at, ended_at;
+  std::string reason;  // code of the last failure or stop, e.g. "image_probe.no_token_auth"
   std::uint32_t restarts = 0;
   bool operator==(const Lease&) const = default;
 };
-struct ImageProbe { // what the agent found in the image
-  std::string digest, ray_version, python_version; bool token_auth = false, rocksdb = false;
+struct ImageProbe {  // what the agent found in the image
+  std::string digest, ray_version, python_version;
+  bool token_auth = false, rocksdb = false;
   bool operator==(const ImageProbe&) const = default;
 };
 struct Cluster {
-  ClusterId id; ProjectId project; PrincipalId owner; ClusterSpec spec; ClusterState state = ClusterState::Queued; std::string reason;
-  std::uint64_t generation = 1, roster_epoch = 0; std::uint32_t next_address = 1;
-  std::vector<SlotId> slots; // live ones, head first
-  std::map<std::string, std::uint32_t> wanted; // group -> workers wanted now (autoscaler), within [min, max]
-  ImageProbe probe; WallTime created_at, started_at, ended_at, idle_since; JobId ephemeral_for;
+  ClusterId id;
+  ProjectId project;
+  PrincipalId owner;
+  ClusterSpec spec;
+  ClusterState state = ClusterState::Queued;
+  std::string reason;
+  std::uint64_t generation = 1, roster_epoch = 0;
+  std::uint32_t next_address = 1;
+  std::vector<SlotId> slots;                    // live ones, head first
+  std::map<std::string, std::uint32_t> wanted;  // group -> workers wanted now (autoscaler), within [min, max]
+  ImageProbe probe;
+  WallTime created_at, started_at, ended_at, idle_since;
+  JobId ephemeral_for;
   bool operator==(const Cluster&) const = default;
 };
 
 // ---- jobs -------------------------------------------------------------------------------------------------------
 struct JobSpec {
-  std::string name, entrypoint; std::string cluster; /* name; empty = an own, ephemeral cluster from `cluster_spec` */
-  ClusterSpec cluster_spec; bool ephemeral = false;
-  std::string runtime_env_json; std::string working_dir_blob; /* sha256 hex of a zip */ std::map<std::string, std::string> metadata;
-  std::uint32_t retries = 0; Millis timeout{0};
+  std::string name, entrypoint;
+  std::string cluster; /* name; empty = an own, ephemeral cluster from `cluster_spec` */
+  ClusterSpec cluster_spec;
+  bool ephemeral = false;
+  std::string runtime_env_json;
+  std::string working_dir_blob; /* sha256 hex of a zip */
+  std::map<std::string, std::string> metadata;
+  std::uint32_t retries = 0;
+  Millis timeout{0};
   bool operator==(const JobSpec&) const = default;
 };
-enum class JobState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Succeeded = 5, Failed = 6, Stopped = 7 };
+enum class JobState : std::uint8_t {
+  Queued = 1,
+  Starting = 2,
+  Running = 3,
+  Stopping = 4,
+  Succeeded = 5,
+  Failed = 6,
+  Stopped = 7
+};
 struct Job {
-  JobId id; ProjectId project; PrincipalId owner; ClusterId cluster; JobSpec spec; JobState state = JobState::Queued;
-  std::uint32_t attempt = 0; /* 1 = first */ std::int32_t exit_code = -1; std::string reason; std::uint64_t log_bytes = 0;
+  JobId id;
+  ProjectId project;
+  PrincipalId owner;
+  ClusterId cluster;
+  JobSpec spec;
+  JobState state = JobState::Queued;
+  std::uint32_t attempt = 0; /* 1 = first */
+  std::int32_t exit_code = -1;
+  std::string reason;
+  std::uint64_t log_bytes = 0;
   WallTime created_at, started_at, ended_at;
   bool operator==(const Job&) const = default;
 };
 
 // ---- between control plane and agent -----------------------------------------------------------------------------
 struct RosterEntry {
-  SlotId slot; SlotRole role = SlotRole::Worker; std::uint32_t address = 0; NodeId node; Bytes overlay_key; Bytes overlay_signature;
-  Bytes device_key; Epoch epoch; std::vector<std::string> lan; // direct UDP endpoints worth a try
+  SlotId slot;
+  SlotRole role = SlotRole::Worker;
+  std::uint32_t address = 0;
+  NodeId node;
+  Bytes overlay_key;
+  Bytes overlay_signature;
+  Bytes device_key;
+  Epoch epoch;
+  std::vector<std::string> lan;  // direct UDP endpoints worth a try
   bool operator==(const RosterEntry&) const = default;
 };
-struct JobOrder { // desired: "this attempt of this job runs on your head"
-  JobId job; std::uint32_t attempt = 0; std::string entrypoint, runtime_env_json, working_dir_blob; bool stop = false;
+struct JobOrder {  // desired: "this attempt of this job runs on your head"
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::string entrypoint, runtime_env_json, working_dir_blob;
+  bool stop = false;
   std::map<std::string, std::string> metadata;
   bool operator==(const JobOrder&) const = default;
 };
-// Everything a node must know to hold one lease. The role is data. Secrets (Ray token, relay token, PSK) are not here: the
-// server adds them when it encodes, from its key files.
+// Everything a node must know to hold one lease. The role is data. Secrets (Ray token, relay token, PSK) are not here:
+// the server adds them when it encodes, from its key files.
 struct Assignment {
-  LeaseId lease; Epoch epoch; ClusterId cluster; SlotId slot; SlotRole role = SlotRole::Worker; LeaseWant want = LeaseWant::Run;
-  std::string cluster_name, group, image; RuntimeKind runtime = RuntimeKind::Docker; Resources resources; std::vector<std::string> devices;
-  std::uint32_t address = 0, head_address = 0; std::uint8_t prefix_bits = 16;
-  std::uint64_t roster_epoch = 0; std::vector<RosterEntry> roster;
-  std::vector<std::string> setup_commands; std::map<std::string, std::string> env, ray_labels; std::vector<FileMount> files;
-  bool egress = false; std::int64_t shm_bytes = 0, nofile = 0; std::vector<JobOrder> jobs;
-  std::vector<std::string> must_understand; // feature names; an agent that lacks one refuses the assignment
+  LeaseId lease;
+  Epoch epoch;
+  ClusterId cluster;
+  SlotId slot;
+  SlotRole role = SlotRole::Worker;
+  LeaseWant want = LeaseWant::Run;
+  std::string cluster_name, group, image;
+  RuntimeKind runtime = RuntimeKind::Docker;
+  Resources resources;
+  std::vector<std::string> devices;
+  std::uint32_t address = 0, head_address = 0;
+  std::uint8_t prefix_bits = 16;
+  std::uint64_t roster_epoch = 0;
+  std::vector<RosterEntry> roster;
+  std::vector<std::string> setup_commands;
+  std::map<std::string, std::string> env, ray_labels;
+  std::vector<FileMount> files;
+  bool egress = false;
+  std::int64_t shm_bytes = 0, nofile = 0;
+  std::vector<JobOrder> jobs;
+  std::vector<std::string> must_understand;  // feature names; an agent that lacks one refuses the assignment
   bool operator==(const Assignment&) const = default;
 };
 struct ObservedLease {
-  LeaseId lease; Epoch epoch; LeasePhase phase = LeasePhase::Pending; std::string reason; Bytes overlay_key, overlay_signature;
-  std::uint64_t roster_epoch = 0; /* acknowledged */ ImageProbe probe; std::uint32_t restarts = 0; std::string ray_node_id;
+  LeaseId lease;
+  Epoch epoch;
+  LeasePhase phase = LeasePhase::Pending;
+  std::string reason;
+  Bytes overlay_key, overlay_signature;
+  std::uint64_t roster_epoch = 0; /* acknowledged */
+  ImageProbe probe;
+  std::uint32_t restarts = 0;
+  std::string ray_node_id;
   bool operator==(const ObservedLease&) const = default;
 };
 struct ObservedJob {
-  JobId job; std::uint32_t attempt = 0; JobState state = JobState::Starting; std::int32_t exit_code = -1; std::string reason;
+  JobId job;
+  std::uint32_t attempt = 0;
+  JobState state = JobState::Starting;
+  std::int32_t exit_code = -1;
+  std::string reason;
   std::uint64_t log_bytes = 0;
   bool operator==(const ObservedJob&) const = default;
 };
 // What Ray on a head says about itself (from the helper); hostile input, bounded by max and quota.
-struct RayNodeReport { std::string ray_node_id; std::uint32_t address = 0; bool alive = false; Millis idle{0}; Resources total; bool operator==(const RayNodeReport&) const = default; };
-struct RayDemand { Resources bundle; std::uint32_t count = 0; bool strict_spread = false; bool operator==(const RayDemand&) const = default; };
-struct RayReport { ClusterId cluster; LeaseId lease; std::vector<RayNodeReport> nodes; std::vector<RayDemand> demands; bool operator==(const RayReport&) const = default; };
+struct RayNodeReport {
+  std::string ray_node_id;
+  std::uint32_t address = 0;
+  bool alive = false;
+  Millis idle{0};
+  Resources total;
+  bool operator==(const RayNodeReport&) const = default;
+};
+struct RayDemand {
+  Resources bundle;
+  std::uint32_t count = 0;
+  bool strict_spread = false;
+  bool operator==(const RayDemand&) const = default;
+};
+struct RayReport {
+  ClusterId cluster;
+  LeaseId lease;
+  std::vector<RayNodeReport> nodes;
+  std::vector<RayDemand> demands;
+  bool operator==(const RayReport&) const = default;
+};
 
 }  // namespace muster

@@ -8,24 +8,32 @@
 namespace muster {
 namespace {
 
-constexpr std::int64_t kBytesMax = std::int64_t{1} << 50;   // 1 PiB
+constexpr std::int64_t kBytesMax = std::int64_t{1} << 50;  // 1 PiB
 constexpr std::int64_t kCpuMilliMax = 100'000'000;
 constexpr std::int64_t kMonthMs = std::int64_t{366} * 24 * 3600 * 1000;
 
-Error wrong(const std::string& field, const std::string& what) { return error(Code::InvalidArgument, field + " " + what, field); }
+Error wrong(const std::string& field, const std::string& what) {
+  return error(Code::InvalidArgument, field + " " + what, field);
+}
 
 Status in_range(std::int64_t value, std::int64_t low, std::int64_t high, const std::string& field) {
   if (value >= low && value <= high) return {};
-  return wrong(field, "is " + std::to_string(value) + "; it must lie between " + std::to_string(low) + " and " + std::to_string(high));
+  return wrong(field, "is " + std::to_string(value) + "; it must lie between " + std::to_string(low) + " and " +
+                          std::to_string(high));
 }
 Status text(std::string_view value, std::size_t max, const std::string& field) {
-  if (value.size() > max) return wrong(field, "has " + std::to_string(value.size()) + " bytes; at most " + std::to_string(max) + " are allowed");
+  if (value.size() > max)
+    return wrong(field,
+                 "has " + std::to_string(value.size()) + " bytes; at most " + std::to_string(max) + " are allowed");
   if (!valid_utf8(value)) return wrong(field, "is not valid UTF-8");
   if (value.find('\0') != std::string_view::npos) return wrong(field, "holds a NUL byte");
   return {};
 }
-Status strings(const std::map<std::string, std::string>& map, std::size_t max, std::size_t value_max, const std::string& field) {
-  if (map.size() > max) return wrong(field, "has " + std::to_string(map.size()) + " entries; at most " + std::to_string(max) + " are allowed");
+Status strings(const std::map<std::string, std::string>& map, std::size_t max, std::size_t value_max,
+               const std::string& field) {
+  if (map.size() > max)
+    return wrong(field,
+                 "has " + std::to_string(map.size()) + " entries; at most " + std::to_string(max) + " are allowed");
   for (const auto& [key, value] : map) {
     if (key.empty()) return wrong(field, "has an empty key");
     TRY_VOID(text(key, 256, field));
@@ -68,7 +76,8 @@ Status request(const NodeRequest& r, const std::string& field) {
 Status blob(const std::string& digest, const std::string& field) {
   const auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   if (digest.size() != 64 || !std::all_of(digest.begin(), digest.end(), hexadecimal))
-    return wrong(field, "is not a SHA-256 in lower-case hexadecimal; upload the file first and use the digest it returns");
+    return wrong(field,
+                 "is not a SHA-256 in lower-case hexadecimal; upload the file first and use the digest it returns");
   return {};
 }
 
@@ -83,10 +92,14 @@ std::size_t weight(const std::vector<std::string>& list) {
   for (const auto& item : list) sum += item.size() + 2;
   return sum;
 }
-std::size_t weight(const NodeRequest& r) { return 64 + weight(r.labels) + weight(r.constraints) + r.pinned.size() * 5 + r.resources.custom_milli.size() * 64; }
+std::size_t weight(const NodeRequest& r) {
+  return 64 + weight(r.labels) + weight(r.constraints) + r.pinned.size() * 5 + r.resources.custom_milli.size() * 64;
+}
 std::size_t weight(const ClusterSpec& spec) {
-  std::size_t sum = 256 + spec.image.size() + weight(spec.head) + weight(spec.head_setup_commands) + weight(spec.setup_commands) + weight(spec.env);
-  for (const WorkerGroup& group : spec.groups) sum += 64 + weight(group.request) + weight(group.setup_commands) + weight(group.env);
+  std::size_t sum = 256 + spec.image.size() + weight(spec.head) + weight(spec.head_setup_commands) +
+                    weight(spec.setup_commands) + weight(spec.env);
+  for (const WorkerGroup& group : spec.groups)
+    sum += 64 + weight(group.request) + weight(group.setup_commands) + weight(group.env);
   for (const FileMount& file : spec.files) sum += file.path.size() + 68;
   return sum;
 }
@@ -107,13 +120,15 @@ Status groups(const ClusterSpec& spec, const std::string& field) {
     if (group.name.empty()) return wrong(at + ".name", "is empty");
     if (!names.insert(group.name).second) return wrong(at + ".name", "is used by two groups: " + group.name);
     TRY_VOID(in_range(group.max, 0, kWorkersMax, at + ".max"));
-    if (group.min > group.max) return wrong(at + ".min", "is " + std::to_string(group.min) + ", above max " + std::to_string(group.max));
+    if (group.min > group.max)
+      return wrong(at + ".min", "is " + std::to_string(group.min) + ", above max " + std::to_string(group.max));
     TRY_VOID(request(group.request, at + ".request"));
     TRY_VOID(commands(group.setup_commands, at + ".setup_commands"));
     TRY_VOID(environment(group.env, at + ".env"));
     max_sum += group.max;
   }
-  if (max_sum > kWorkersMax) return wrong(field, "ask for up to " + std::to_string(max_sum) + " workers; at most 1000 are allowed");
+  if (max_sum > kWorkersMax)
+    return wrong(field, "ask for up to " + std::to_string(max_sum) + " workers; at most 1000 are allowed");
   return {};
 }
 
@@ -138,16 +153,21 @@ Status validate_title(std::string_view value, const std::string& field) {
   return {};
 }
 
-Status validate_labels(const std::map<std::string, std::string>& labels, const std::string& field) { return strings(labels, 64, 256, field); }
+Status validate_labels(const std::map<std::string, std::string>& labels, const std::string& field) {
+  return strings(labels, 64, 256, field);
+}
 
 Status validate(const ClusterSpec& spec, const std::string& field) {
   TRY_VOID(validate_name(spec.name, field + ".name"));
   TRY_VOID(text(spec.image, 512, field + ".image"));
-  if (spec.image.empty() && spec.runtime == RuntimeKind::Docker) return wrong(field + ".image", "is empty; name an image");
-  if (spec.runtime != RuntimeKind::Docker && spec.runtime != RuntimeKind::Venv) return wrong(field + ".runtime", "must be docker or venv");
+  if (spec.image.empty() && spec.runtime == RuntimeKind::Docker)
+    return wrong(field + ".image", "is empty; name an image");
+  if (spec.runtime != RuntimeKind::Docker && spec.runtime != RuntimeKind::Venv)
+    return wrong(field + ".runtime", "must be docker or venv");
   if (spec.arch != "x86_64" && spec.arch != "aarch64") return wrong(field + ".arch", "must be x86_64 or aarch64");
   const bool named = spec.pool.starts_with("pool:") && valid_name(std::string_view(spec.pool).substr(5));
-  if (spec.pool != "own" && spec.pool != "market" && !named) return wrong(field + ".pool", "must be own, market or pool:NAME");
+  if (spec.pool != "own" && spec.pool != "market" && !named)
+    return wrong(field + ".pool", "must be own, market or pool:NAME");
   TRY_VOID(request(spec.head, field + ".head"));
   TRY_VOID(groups(spec, field + ".groups"));
   TRY_VOID(commands(spec.head_setup_commands, field + ".head_setup_commands"));
@@ -161,7 +181,8 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
     TRY_VOID(blob(spec.files[i].blob, at + ".blob"));
   }
   TRY_VOID(in_range(spec.spares, 0, 100, field + ".spares"));
-  if (spec.spares > 0 && spec.groups.empty()) return wrong(field + ".spares", "asks for spares, but there is no worker group they could serve");
+  if (spec.spares > 0 && spec.groups.empty())
+    return wrong(field + ".spares", "asks for spares, but there is no worker group they could serve");
   TRY_VOID(in_range(spec.shm_bytes, 0, kBytesMax, field + ".shm_bytes"));
   TRY_VOID(in_range(spec.nofile, 0, 10'000'000, field + ".nofile"));
   TRY_VOID(in_range(spec.tier, 0, 9, field + ".tier"));
@@ -181,7 +202,8 @@ Status validate(const JobSpec& spec, const std::string& field) {
   TRY_VOID(in_range(spec.retries, 0, 100, field + ".retries"));
   TRY_VOID(in_range(spec.timeout.count(), 0, kMonthMs, field + ".timeout"));
   if (spec.ephemeral) {
-    if (!spec.cluster.empty()) return wrong(field + ".cluster", "is set, but the job asks for a cluster of its own; give one of the two");
+    if (!spec.cluster.empty())
+      return wrong(field + ".cluster", "is set, but the job asks for a cluster of its own; give one of the two");
     TRY_VOID(validate(spec.cluster_spec, field + ".cluster_spec"));
   } else if (!valid_name(spec.cluster)) {
     return wrong(field + ".cluster", "names no cluster; give the name of a cluster or a cluster_spec");
@@ -191,7 +213,8 @@ Status validate(const JobSpec& spec, const std::string& field) {
 }
 
 Status validate(const NodeFacts& facts, const std::string& field) {
-  for (const std::string* item : {&facts.hostname, &facts.os, &facts.kernel, &facts.agent_version, &facts.boot_id, &facts.region})
+  for (const std::string* item :
+       {&facts.hostname, &facts.os, &facts.kernel, &facts.agent_version, &facts.boot_id, &facts.region})
     TRY_VOID(text(*item, 256, field));
   if (facts.arch != "x86_64" && facts.arch != "aarch64") return wrong(field + ".arch", "must be x86_64 or aarch64");
   TRY_VOID(resources(facts.capacity, field + ".capacity"));
@@ -205,7 +228,8 @@ Status validate(const NodeFacts& facts, const std::string& field) {
   }
   if (facts.runtimes.size() > 4) return wrong(field + ".runtimes", "lists more than 4 runtimes");
   for (const RuntimeKind runtime : facts.runtimes)
-    if (runtime != RuntimeKind::Docker && runtime != RuntimeKind::Venv) return wrong(field + ".runtimes", "holds an unknown runtime");
+    if (runtime != RuntimeKind::Docker && runtime != RuntimeKind::Venv)
+      return wrong(field + ".runtimes", "holds an unknown runtime");
   if (facts.images.size() > 64) return wrong(field + ".images", "lists more than 64 images");
   for (const std::string& image : facts.images) TRY_VOID(text(image, 512, field + ".images"));
   if (facts.lan.size() > 8) return wrong(field + ".lan", "lists more than 8 endpoints");

@@ -34,7 +34,8 @@ struct ChunkBody {
     std::size_t put(const Buffers& buffers, ErrorCode& ec) {
       ec = {};
       std::size_t total = 0;
-      for (auto it = boost::asio::buffer_sequence_begin(buffers); it != boost::asio::buffer_sequence_end(buffers); ++it) {
+      for (auto it = boost::asio::buffer_sequence_begin(buffers); it != boost::asio::buffer_sequence_end(buffers);
+           ++it) {
         const boost::asio::const_buffer piece = *it;
         total += piece.size();
         if (!value_.sink({static_cast<const char*>(piece.data()), piece.size()})) ec = http::error::end_of_stream;
@@ -55,10 +56,13 @@ bool repeatable(const Client::Call& call) {
   return false;
 }
 
-bool clean(std::string_view text) { return text.find_first_of(std::string_view("\r\n\0", 3)) == std::string_view::npos; }
+bool clean(std::string_view text) {
+  return text.find_first_of(std::string_view("\r\n\0", 3)) == std::string_view::npos;
+}
 
-// An upload that the server refuses is answered before the file is sent whole: look for the answer while sending. Bytes on
-// the socket alone prove nothing (TLS 1.3 sends session tickets unasked), so the record layer is asked. Also true at the end.
+// An upload that the server refuses is answered before the file is sent whole: look for the answer while sending. Bytes
+// on the socket alone prove nothing (TLS 1.3 sends session tickets unasked), so the record layer is asked. Also true at
+// the end.
 bool readable(Dialled& connection) {
   pollfd poll_fd{connection.fd.get(), POLLIN, 0};
   if (SSL_pending(connection.ssl.get()) == 0 && ::poll(&poll_fd, 1, 0) <= 0) return false;
@@ -81,17 +85,20 @@ struct Client::Impl {
   };
 
   Result<std::string> head(const Call& call, std::uint64_t body_bytes) const {
-    if (call.target.empty() || call.target[0] != '/' || !clean(call.target) || !clean(call.method) || call.target.find(' ') != std::string::npos) {
+    if (call.target.empty() || call.target[0] != '/' || !clean(call.target) || !clean(call.method) ||
+        call.target.find(' ') != std::string::npos) {
       return error(Code::InvalidArgument, "'" + call.target + "' is not a request path");
     }
     const std::string host = endpoint.host.find(':') == std::string::npos ? endpoint.host : "[" + endpoint.host + "]";
-    std::string out = call.method + " " + call.target + " HTTP/1.1\r\nHost: " + host + (endpoint.port == 443 ? "" : ":" + std::to_string(endpoint.port)) +
-                      "\r\nUser-Agent: muster\r\n";
+    std::string out = call.method + " " + call.target + " HTTP/1.1\r\nHost: " + host +
+                      (endpoint.port == 443 ? "" : ":" + std::to_string(endpoint.port)) + "\r\nUser-Agent: muster\r\n";
     for (const auto& [name, value] : call.headers) {
-      if (!clean(name) || !clean(value)) return error(Code::InvalidArgument, "the header " + name + " holds a line end");
+      if (!clean(name) || !clean(value))
+        return error(Code::InvalidArgument, "the header " + name + " holds a line end");
       out += name + ": " + value + "\r\n";
     }
-    if (body_bytes > 0 || call.method == "POST" || call.method == "PUT") out += "Content-Length: " + std::to_string(body_bytes) + "\r\n";
+    if (body_bytes > 0 || call.method == "POST" || call.method == "PUT")
+      out += "Content-Length: " + std::to_string(body_bytes) + "\r\n";
     return out + "\r\n";
   }
 
@@ -103,7 +110,8 @@ struct Client::Impl {
       if (readable(*connection)) return {};
       const ssize_t n = ::read(source.file, buffer.data(), std::min<std::uint64_t>(buffer.size(), source.size - sent));
       if (n <= 0) return error(Code::Aborted, "the file became shorter while it was sent; try again");
-      TRY_VOID(write_all(*connection, std::string_view(buffer).substr(0, static_cast<std::size_t>(n)), deadline_in(patience)));
+      TRY_VOID(write_all(*connection, std::string_view(buffer).substr(0, static_cast<std::size_t>(n)),
+                         deadline_in(patience)));
       sent += static_cast<std::uint64_t>(n);
       if (*source.progress) (*source.progress)(sent);
     }
@@ -111,7 +119,8 @@ struct Client::Impl {
   }
 
   // gap: the longest silence while the body comes; 0 = none.
-  Result<Response> receive(const Call& call, const std::function<bool(std::string_view)>* on_chunk, Millis gap, bool& any) {
+  Result<Response> receive(const Call& call, const std::function<bool(std::string_view)>* on_chunk, Millis gap,
+                           bool& any) {
     Response out;
     Parser parser;
     parser.header_limit(kHeaderMax);
@@ -135,12 +144,15 @@ struct Client::Impl {
       const std::size_t used = parser.put(boost::asio::buffer(buffer), ec);
       buffer.erase(0, used);
       if (stopped || too_large) break;
-      if (ec && ec != http::error::need_more) return error(Code::Unavailable, "the server's answer is not valid HTTP (" + ec.message() + ")");
+      if (ec && ec != http::error::need_more)
+        return error(Code::Unavailable, "the server's answer is not valid HTTP (" + ec.message() + ")");
       if (!header && parser.is_header_done()) {
         header = true;
         out.status = parser.get().result_int();
-        if (out.status < 200) return error(Code::Unsupported, "the server sent an interim answer that was not asked for");
-        for (const auto& field : parser.get()) out.headers[lower(std::string_view(field.name_string()))] = std::string(field.value());
+        if (out.status < 200)
+          return error(Code::Unsupported, "the server sent an interim answer that was not asked for");
+        for (const auto& field : parser.get())
+          out.headers[lower(std::string_view(field.name_string()))] = std::string(field.value());
         out.content_type = out.headers["content-type"];
         continue;
       }
@@ -151,7 +163,8 @@ struct Client::Impl {
       const std::size_t n = TRY(read_some(*connection, data, sizeof data, deadline));
       if (n == 0) {
         if (parser.got_some()) parser.put_eof(ec);
-        if (ec || !header) return error(Code::Unavailable, "the server closed the connection in the middle of its answer");
+        if (ec || !header)
+          return error(Code::Unavailable, "the server closed the connection in the middle of its answer");
         break;
       }
       any = true;
@@ -161,7 +174,8 @@ struct Client::Impl {
     if (stopped || !parser.is_done() || !parser.keep_alive() || !buffer.empty()) connection.reset();
     return out;
   }
-  Result<Response> run(const Call& call, const Source& source, const std::function<bool(std::string_view)>* on_chunk, Millis gap) {
+  Result<Response> run(const Call& call, const Source& source, const std::function<bool(std::string_view)>* on_chunk,
+                       Millis gap) {
     const std::string header = TRY(head(call, source.size));
     for (int attempt = 0;; ++attempt) {
       const bool reused = connection.has_value() && !readable(*connection);
@@ -174,14 +188,18 @@ struct Client::Impl {
       auto sent = write_all(*connection, header, deadline_in(call.timeout));
       if (sent.ok()) sent = send_body(source, call.timeout);
       // Even when sending broke, the server may have said why.
-      auto answer = sent.ok() || readable(*connection) ? receive(call, on_chunk, gap, any) : Result<Response>(sent.error());
+      auto answer =
+          sent.ok() || readable(*connection) ? receive(call, on_chunk, gap, any) : Result<Response>(sent.error());
       if (answer.ok()) {
         if (!sent.ok()) connection.reset();
         return answer;
       }
       connection.reset();
-      const bool again = reused && attempt == 0 && !any && source.file < 0 && answer.error().code == Code::Unavailable && repeatable(call);
-      if (!again) return error(answer.error().code, call.method + " " + call.target.substr(0, call.target.find('?')) + ": " + answer.error().message);
+      const bool again = reused && attempt == 0 && !any && source.file < 0 &&
+                         answer.error().code == Code::Unavailable && repeatable(call);
+      if (!again)
+        return error(answer.error().code,
+                     call.method + " " + call.target.substr(0, call.target.find('?')) + ": " + answer.error().message);
     }
   }
 
@@ -192,15 +210,20 @@ struct Client::Impl {
 
 Client::Client(Endpoint endpoint) : impl_(std::make_unique<Impl>(std::move(endpoint))) {}
 Client::~Client() = default;
-std::string Client::last_ca_pem() const { return impl_->ca_pem; }
+std::string Client::last_ca_pem() const {
+  return impl_->ca_pem;
+}
 
-Result<Response> Client::call(const Call& call) { return impl_->run(call, {call.body, -1, call.body.size()}, nullptr, Millis(0)); }
+Result<Response> Client::call(const Call& call) {
+  return impl_->run(call, {call.body, -1, call.body.size()}, nullptr, Millis(0));
+}
 
 Result<Response> Client::stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk) {
   return impl_->run(call, {call.body, -1, call.body.size()}, &on_chunk, Millis(0));
 }
 
-Result<Response> Client::upload(const Call& call, const std::string& file_path, const std::function<void(std::uint64_t)>& progress) {
+Result<Response> Client::upload(const Call& call, const std::string& file_path,
+                                const std::function<void(std::uint64_t)>& progress) {
   const Fd file(::open(file_path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat info {};
   if (!file || ::fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode)) {

@@ -22,7 +22,9 @@ std::string errno_text(int error) {
   char buffer[128];
   return ::strerror_r(error, buffer, sizeof buffer);
 }
-std::string shown(const std::string& host, std::uint16_t port) { return host + ":" + std::to_string(port); }
+std::string shown(const std::string& host, std::uint16_t port) {
+  return host + ":" + std::to_string(port);
+}
 
 Result<Fd> connect_address(const addrinfo& address, Deadline deadline) {
   Fd fd(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -46,7 +48,8 @@ Result<Fd> connect_host(const std::string& host, std::uint16_t port, Deadline de
   addrinfo* list = nullptr;
   const int rc = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
   if (rc != 0) {
-    return error(Code::Unavailable, "the name '" + host + "' cannot be resolved (" + ::gai_strerror(rc) + "); check the name and DNS");
+    return error(Code::Unavailable,
+                 "the name '" + host + "' cannot be resolved (" + ::gai_strerror(rc) + "); check the name and DNS");
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(list, ::freeaddrinfo);
   Error last = error(Code::Unavailable, "no address");
@@ -75,11 +78,12 @@ Status send_plain(int fd, std::string_view data, Deadline deadline) {
   return {};
 }
 
-// One byte beyond the blank line would be the server's, and a TLS server does not speak first: so reading ahead is safe but
-// must find nothing.
+// One byte beyond the blank line would be the server's, and a TLS server does not speak first: so reading ahead is safe
+// but must find nothing.
 Status open_tunnel(int fd, const Proxy& proxy, const std::string& target, Deadline deadline) {
   std::string request = "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n";
-  if (!proxy.credentials.empty()) request += "Proxy-Authorization: Basic " + base64(as_bytes(proxy.credentials)) + "\r\n";
+  if (!proxy.credentials.empty())
+    request += "Proxy-Authorization: Basic " + base64(as_bytes(proxy.credentials)) + "\r\n";
   TRY_VOID(send_plain(fd, request + "\r\n", deadline));
   std::string answer;
   while (answer.find("\r\n\r\n") == std::string::npos) {
@@ -95,10 +99,14 @@ Status open_tunnel(int fd, const Proxy& proxy, const std::string& target, Deadli
     answer.append(buffer, static_cast<std::size_t>(n));
     if (answer.size() > kProxyAnswerMax) return error(Code::Unavailable, "the proxy's answer is too long");
   }
-  if (answer.size() < 12 || answer.compare(0, 7, "HTTP/1.") != 0) return error(Code::Unavailable, "the proxy does not answer as an HTTP proxy");
+  if (answer.size() < 12 || answer.compare(0, 7, "HTTP/1.") != 0)
+    return error(Code::Unavailable, "the proxy does not answer as an HTTP proxy");
   const std::string status = answer.substr(9, 3);
-  if (status == "407") return error(Code::Unauthenticated, "the proxy asks for a user and password; put them into HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT");
-  if (status[0] != '2') return error(Code::Unavailable, "the proxy refuses the connection to " + target + " (status " + status + ")");
+  if (status == "407")
+    return error(Code::Unauthenticated,
+                 "the proxy asks for a user and password; put them into HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT");
+  if (status[0] != '2')
+    return error(Code::Unavailable, "the proxy refuses the connection to " + target + " (status " + status + ")");
   if (!answer.ends_with("\r\n\r\n")) return error(Code::Unavailable, "the proxy sent bytes of its own into the tunnel");
   return {};
 }
@@ -109,20 +117,28 @@ Error tls_failure(const Endpoint& endpoint, SSL& ssl, int rc) {
   const long verify = SSL_get_verify_result(&ssl);
   if (kind == SSL_ERROR_SSL && verify != X509_V_OK) {
     ERR_clear_error();
-    return error(Code::Unauthenticated, "the certificate of " + shown(endpoint.host, endpoint.port) + " is not trusted: " +
-                                            X509_verify_cert_error_string(verify) +
-                                            "; someone may sit in between, or the pinned CA is of another control plane");
+    return error(Code::Unauthenticated,
+                 "the certificate of " + shown(endpoint.host, endpoint.port) +
+                     " is not trusted: " + X509_verify_cert_error_string(verify) +
+                     "; someone may sit in between, or the pinned CA is of another control plane");
   }
-  const std::string detail = kind == SSL_ERROR_SSL ? ssl_error_text() : saved != 0 ? errno_text(saved) : "the peer closed the connection";
+  const std::string detail = kind == SSL_ERROR_SSL ? ssl_error_text()
+                             : saved != 0          ? errno_text(saved)
+                                                   : "the peer closed the connection";
   return error(Code::Unavailable, "TLS with " + shown(endpoint.host, endpoint.port) + " failed: " + detail);
 }
 
 // Waits for what OpenSSL wants; false in the result: it is an end or an error.
 Result<bool> wait_ssl(Dialled& connection, int rc, Deadline deadline) {
   switch (SSL_get_error(connection.ssl.get(), rc)) {
-    case SSL_ERROR_WANT_READ: TRY_VOID(await_fd(connection.fd.get(), POLLIN, deadline)); return true;
-    case SSL_ERROR_WANT_WRITE: TRY_VOID(await_fd(connection.fd.get(), POLLOUT, deadline)); return true;
-    default: return false;
+    case SSL_ERROR_WANT_READ:
+      TRY_VOID(await_fd(connection.fd.get(), POLLIN, deadline));
+      return true;
+    case SSL_ERROR_WANT_WRITE:
+      TRY_VOID(await_fd(connection.fd.get(), POLLOUT, deadline));
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -201,7 +217,8 @@ Result<std::size_t> read_some(Dialled& connection, char* data, std::size_t size,
     const int saved = errno;
     if (SSL_get_error(connection.ssl.get(), rc) == SSL_ERROR_ZERO_RETURN) return std::size_t{0};
     if (!TRY(wait_ssl(connection, rc, deadline))) {
-      return error(Code::Unavailable, "the connection broke: " + (saved != 0 ? errno_text(saved) : std::string("closed by the peer")));
+      return error(Code::Unavailable,
+                   "the connection broke: " + (saved != 0 ? errno_text(saved) : std::string("closed by the peer")));
     }
   }
 }
@@ -218,7 +235,8 @@ Status write_all(Dialled& connection, std::string_view data, Deadline deadline) 
     }
     const int saved = errno;
     if (!TRY(wait_ssl(connection, rc, deadline))) {
-      return error(Code::Unavailable, "the connection broke: " + (saved != 0 ? errno_text(saved) : std::string("closed by the peer")));
+      return error(Code::Unavailable,
+                   "the connection broke: " + (saved != 0 ? errno_text(saved) : std::string("closed by the peer")));
     }
   }
   return {};

@@ -10,7 +10,9 @@
 namespace muster::net {
 
 using Deadline = std::chrono::steady_clock::time_point;
-inline Deadline deadline_in(Millis time) { return std::chrono::steady_clock::now() + time; }
+inline Deadline deadline_in(Millis time) {
+  return std::chrono::steady_clock::now() + time;
+}
 
 class Fd {  // owns a descriptor
  public:

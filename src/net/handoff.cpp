@@ -33,7 +33,8 @@ Result<Fd> connect_unix(const std::string& path) {
   const sockaddr_un address = TRY(unix_address(path));
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return failed("cannot open a socket for", path);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return failed("cannot connect to", path);
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    return failed("cannot connect to", path);
   return fd;
 }
 
@@ -42,7 +43,8 @@ Result<Fd> listen_unix(const std::string& path, int mode) {
   if (connect_unix(path).ok()) return error(Code::AlreadyExists, "another process already listens on " + path);
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
-    if (!S_ISSOCK(info.st_mode)) return error(Code::AlreadyExists, path + " exists and is not a socket; remove it or name another path");
+    if (!S_ISSOCK(info.st_mode))
+      return error(Code::AlreadyExists, path + " exists and is not a socket; remove it or name another path");
     ::unlink(path.c_str());
   }
   Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -51,7 +53,8 @@ Result<Fd> listen_unix(const std::string& path, int mode) {
   const int rc = ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   ::umask(before);
   if (rc != 0) return failed("cannot listen on", path);
-  if (::chmod(path.c_str(), static_cast<mode_t>(mode)) != 0 || ::listen(fd.get(), 16) != 0) return failed("cannot listen on", path);
+  if (::chmod(path.c_str(), static_cast<mode_t>(mode)) != 0 || ::listen(fd.get(), 16) != 0)
+    return failed("cannot listen on", path);
   return fd;
 }
 
@@ -93,7 +96,8 @@ Result<std::optional<Fd>> receive_descriptor(int unix_fd) {
     if (n <= 0) return error(Code::Unavailable, "the sender is gone");
     const cmsghdr* header = CMSG_FIRSTHDR(&message);
     if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) {
-      return std::optional<Fd>(Fd());  // a byte whose descriptor was lost (this process is out of them): still to be answered
+      return std::optional<Fd>(
+          Fd());  // a byte whose descriptor was lost (this process is out of them): still to be answered
     }
     int fd = -1;
     std::memcpy(&fd, CMSG_DATA(header), sizeof fd);

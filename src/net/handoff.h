@@ -1,7 +1,8 @@
 #pragma once
-// Passing accepted TCP connections between processes on one machine. muster-relay listens on a unix socket; a server connects
-// and from then on gets one byte with one descriptor (SCM_RIGHTS) per connection, its bytes still unread in the socket, and
-// answers each with one byte. The relay keeps a duplicate until that answer, so a server that dies in between loses nothing.
+// Passing accepted TCP connections between processes on one machine. muster-relay listens on a unix socket; a server
+// connects and from then on gets one byte with one descriptor (SCM_RIGHTS) per connection, its bytes still unread in
+// the socket, and answers each with one byte. The relay keeps a duplicate until that answer, so a server that dies in
+// between loses nothing.
 #include <optional>
 #include <string>
 

@@ -23,7 +23,7 @@ namespace http = beast::http;
 constexpr std::size_t kHeaderMax = 16 << 10;
 constexpr std::size_t kReadSize = 16 << 10;
 constexpr std::size_t kIdleReadSize = 2 << 10;
-constexpr std::size_t kBufferedMax = 64 << 20;     // a reader this far behind is cut
+constexpr std::size_t kBufferedMax = 64 << 20;  // a reader this far behind is cut
 constexpr std::size_t kDrainMax = 1 << 20;
 constexpr Millis kDrainTime{2000};
 
@@ -72,9 +72,15 @@ class HttpResponder;
 
 class HttpConnection final : public Closable, public std::enable_shared_from_this<HttpConnection> {
  public:
-  HttpConnection(std::shared_ptr<const ServerContext> context, TlsStream stream, std::string peer, Registry::GuardPtr guard)
-      : context_(std::move(context)), stream_(std::move(stream)), timer_(stream_->get_executor()), write_timer_(stream_->get_executor()),
-        peer_(std::move(peer)), guard_(std::move(guard)), buffer_(2 * kReadSize) {}
+  HttpConnection(std::shared_ptr<const ServerContext> context, TlsStream stream, std::string peer,
+                 Registry::GuardPtr guard)
+      : context_(std::move(context)),
+        stream_(std::move(stream)),
+        timer_(stream_->get_executor()),
+        write_timer_(stream_->get_executor()),
+        peer_(std::move(peer)),
+        guard_(std::move(guard)),
+        buffer_(2 * kReadSize) {}
 
   void start() {
     guard_->bind(weak_from_this());
@@ -190,7 +196,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       const std::size_t n = parser_->put(buffer_.data(), ec);
       buffer_.consume(n);
       if (ec == http::error::need_more) {
-        if (was_header && buffer_.size() >= kHeaderMax) return refuse(431, "too_large", "the header is larger than 16 KiB");
+        if (was_header && buffer_.size() >= kHeaderMax)
+          return refuse(431, "too_large", "the header is larger than 16 KiB");
         ec = {};
         if (n == 0) return read();
       }
@@ -203,7 +210,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
 
   void refuse_parse(ErrorCode ec) {
     auto& body = parser_->get().body();
-    if (body.failure) return refuse(http_status(body.failure->code), code_name(body.failure->code), body.failure->message);
+    if (body.failure)
+      return refuse(http_status(body.failure->code), code_name(body.failure->code), body.failure->message);
     if (ec == http::error::header_limit) return refuse(431, "too_large", "the header is larger than 16 KiB");
     if (ec == http::error::body_limit) return refuse(413, "too_large", "the body is larger than this request may be");
     refuse(400, "invalid_argument", "this is not a valid HTTP/1.1 request (" + ec.message() + ")");
@@ -240,7 +248,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     if (hosts != 1 && !http10_) return refuse(400, "invalid_argument", "exactly one Host header is needed"), false;
     const std::string coding = lower(request_.header("transfer-encoding"));
     if (!coding.empty() && (coding != "chunked" || http10_ || request_.headers.count("content-length") != 0)) {
-      return refuse(400, "invalid_argument", "Transfer-Encoding must be 'chunked' alone, without Content-Length"), false;
+      return refuse(400, "invalid_argument", "Transfer-Encoding must be 'chunked' alone, without Content-Length"),
+             false;
     }
     auto target = parse_target(std::string_view(head.target()));
     if (!target.ok()) return refuse(400, "invalid_argument", target.error().message), false;
@@ -273,29 +282,39 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       }
     }
     if (length && *length > sink.limit) {
-      return refuse(413, "too_large", "the body has " + std::to_string(*length) + " bytes, at most " + std::to_string(sink.limit) + " are allowed here"), false;
+      return refuse(413, "too_large",
+                    "the body has " + std::to_string(*length) + " bytes, at most " + std::to_string(sink.limit) +
+                        " are allowed here"),
+             false;
     }
     if (body && lower(request_.header("expect")) == "100-continue") queue("HTTP/1.1 100 Continue\r\n\r\n");
     return true;
   }
 
-  bool is_upgrade() const { return has_token(request_.header("connection"), "upgrade") && lower(request_.header("upgrade")) == "websocket"; }
+  bool is_upgrade() const {
+    return has_token(request_.header("connection"), "upgrade") && lower(request_.header("upgrade")) == "websocket";
+  }
 
   void upgrade() {
     const auto& handlers = context_->handlers;
-    if (request_.method != "GET" || !handlers.upgrade || !handlers.websocket) return refuse(400, "invalid_argument", "no WebSocket is served here");
-    if (request_.header("sec-websocket-version") != "13") return refuse(426, "unsupported", "WebSocket version 13 is needed");
+    if (request_.method != "GET" || !handlers.upgrade || !handlers.websocket)
+      return refuse(400, "invalid_argument", "no WebSocket is served here");
+    if (request_.header("sec-websocket-version") != "13")
+      return refuse(426, "unsupported", "WebSocket version 13 is needed");
     const auto key = unbase64(request_.header("sec-websocket-key"));
-    if (!key || key->size() != 16 || buffer_.size() > 0) return refuse(400, "invalid_argument", "the WebSocket handshake is not valid");
+    if (!key || key->size() != 16 || buffer_.size() > 0)
+      return refuse(400, "invalid_argument", "the WebSocket handshake is not valid");
     if (auto refusal = handlers.upgrade(request_)) return refuse(std::move(*refusal));
     timer_.cancel();
     open_ = false;
-    WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_), context_->keep};
+    WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_),
+                             context_->keep};
     TlsStream stream = std::move(*stream_);
     stream_.reset();
-    accept_websocket(std::move(stream), request_, std::move(options), [context = context_, request = request_](Result<WebSocketPtr> socket) {
-      if (socket.ok()) context->handlers.websocket(request, std::move(*socket));
-    });
+    accept_websocket(std::move(stream), request_, std::move(options),
+                     [context = context_, request = request_](Result<WebSocketPtr> socket) {
+                       if (socket.ok()) context->handlers.websocket(request, std::move(*socket));
+                     });
   }
 
   void dispatch();
@@ -375,13 +394,16 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
 
 class HttpResponder final : public Responder {
  public:
-  HttpResponder(std::shared_ptr<HttpConnection> connection, std::uint64_t id) : connection_(std::move(connection)), id_(id) {}
+  HttpResponder(std::shared_ptr<HttpConnection> connection, std::uint64_t id)
+      : connection_(std::move(connection)), id_(id) {}
   ~HttpResponder() override {
     if (!answered_) post([](HttpConnection& c, std::uint64_t id) { c.abandon(id); });
   }
   void send(Response response) override {
     answered_ = true;
-    post([response = std::move(response)](HttpConnection& c, std::uint64_t id) mutable { c.respond(id, std::move(response)); });
+    post([response = std::move(response)](HttpConnection& c, std::uint64_t id) mutable {
+      c.respond(id, std::move(response));
+    });
   }
   void start_stream(Response head) override {
     post([head = std::move(head)](HttpConnection& c, std::uint64_t id) mutable { c.begin(id, std::move(head)); });
@@ -402,7 +424,9 @@ class HttpResponder final : public Responder {
   }
   void on_close(std::function<void()> callback) override {
     if (connection_->gone) return callback();
-    post([callback = std::move(callback)](HttpConnection& c, std::uint64_t id) mutable { c.watch(id, std::move(callback)); });
+    post([callback = std::move(callback)](HttpConnection& c, std::uint64_t id) mutable {
+      c.watch(id, std::move(callback));
+    });
   }
 
  private:
@@ -440,12 +464,14 @@ void HttpConnection::dispatch() {
 
 }  // namespace
 
-void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer, Registry::GuardPtr guard) {
+void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer,
+                      Registry::GuardPtr guard) {
   SslPtr ssl = new_ssl(*tls, socket.native_handle());
   if (!ssl) return;
   SSL_set_accept_state(ssl.get());
   const auto executor = socket.get_executor();
-  auto connection = std::make_shared<HttpConnection>(std::move(context), TlsStream(std::move(socket), std::move(ssl)), std::move(peer), std::move(guard));
+  auto connection = std::make_shared<HttpConnection>(std::move(context), TlsStream(std::move(socket), std::move(ssl)),
+                                                     std::move(peer), std::move(guard));
   asio::post(executor, [connection] { connection->start(); });
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Inside net: one accepted connection of the server, from the TLS handshake through any number of requests, until it ends or
-// becomes a WebSocket. Everything runs on the strand of its socket; Responders may be used from any thread.
+// Inside net: one accepted connection of the server, from the TLS handshake through any number of requests, until it
+// ends or becomes a WebSocket. Everything runs on the strand of its socket; Responders may be used from any thread.
 #include <memory>
 
 #include "net/registry.h"
@@ -14,7 +14,8 @@ struct ServerContext {  // shared by all connections of a server, immutable
   std::shared_ptr<void> keep;  // the io_context: a Responder may outlive the server
 };
 
-void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer, Registry::GuardPtr guard);
+void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer,
+                      Registry::GuardPtr guard);
 
 // A problem (RFC 9457) for faults that are found before any handler runs.
 Response problem(int status, std::string_view code, std::string_view detail);

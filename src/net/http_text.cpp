@@ -10,31 +10,56 @@ namespace {
 
 std::string_view reason_phrase(int status) {
   switch (status) {
-    case 101: return "Switching Protocols";
-    case 200: return "OK";
-    case 201: return "Created";
-    case 202: return "Accepted";
-    case 204: return "No Content";
-    case 206: return "Partial Content";
-    case 304: return "Not Modified";
-    case 307: return "Temporary Redirect";
-    case 400: return "Bad Request";
-    case 401: return "Unauthorized";
-    case 403: return "Forbidden";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 409: return "Conflict";
-    case 413: return "Content Too Large";
-    case 415: return "Unsupported Media Type";
-    case 422: return "Unprocessable Content";
-    case 426: return "Upgrade Required";
-    case 429: return "Too Many Requests";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 504: return "Gateway Timeout";
-    default: return "Status";
+    case 101:
+      return "Switching Protocols";
+    case 200:
+      return "OK";
+    case 201:
+      return "Created";
+    case 202:
+      return "Accepted";
+    case 204:
+      return "No Content";
+    case 206:
+      return "Partial Content";
+    case 304:
+      return "Not Modified";
+    case 307:
+      return "Temporary Redirect";
+    case 400:
+      return "Bad Request";
+    case 401:
+      return "Unauthorized";
+    case 403:
+      return "Forbidden";
+    case 404:
+      return "Not Found";
+    case 405:
+      return "Method Not Allowed";
+    case 409:
+      return "Conflict";
+    case 413:
+      return "Content Too Large";
+    case 415:
+      return "Unsupported Media Type";
+    case 422:
+      return "Unprocessable Content";
+    case 426:
+      return "Upgrade Required";
+    case 429:
+      return "Too Many Requests";
+    case 431:
+      return "Request Header Fields Too Large";
+    case 500:
+      return "Internal Server Error";
+    case 501:
+      return "Not Implemented";
+    case 503:
+      return "Service Unavailable";
+    case 504:
+      return "Gateway Timeout";
+    default:
+      return "Status";
   }
 }
 
@@ -47,9 +72,12 @@ void append_clean(std::string& out, std::string_view text) {
 std::string json_text(std::string_view text) {
   std::string out;
   for (char c : text) {
-    if (c == '"' || c == '\\') out += {'\\', c};
-    else if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-    else out.push_back(c);
+    if (c == '"' || c == '\\')
+      out += {'\\', c};
+    else if (static_cast<unsigned char>(c) < 0x20)
+      out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+    else
+      out.push_back(c);
   }
   return valid_utf8(out) ? out : "";
 }
@@ -77,9 +105,13 @@ std::string http_head(const Response& response, Framing framing, bool keep_alive
   return out;
 }
 
-std::string chunk_head(std::size_t size) { return fmt::format("{:x}\r\n", size); }
+std::string chunk_head(std::size_t size) {
+  return fmt::format("{:x}\r\n", size);
+}
 
-bool has_body(int status) { return status >= 200 && status != 204 && status != 304; }
+bool has_body(int status) {
+  return status >= 200 && status != 204 && status != 304;
+}
 
 bool has_token(const std::string& list, std::string_view token) {
   std::string_view rest = list;
@@ -92,8 +124,9 @@ bool has_token(const std::string& list, std::string_view token) {
 }
 
 bool may_repeat(const std::string& name) {
-  static constexpr std::string_view kOnce[] = {"authorization", "content-length", "content-type", "host", "idempotency-key",
-                                               "transfer-encoding", "last-event-id", "origin", "upgrade", "sec-websocket-key"};
+  static constexpr std::string_view kOnce[] = {"authorization",   "content-length",    "content-type",  "host",
+                                               "idempotency-key", "transfer-encoding", "last-event-id", "origin",
+                                               "upgrade",         "sec-websocket-key"};
   for (std::string_view once : kOnce) {
     if (name == once) return false;
   }
@@ -104,26 +137,37 @@ Response problem(int status, std::string_view code, std::string_view detail) {
   Response response;
   response.status = status;
   response.content_type = "application/problem+json";
-  response.body = fmt::format(R"({{"type":"about:blank","title":"{}","status":{},"code":"{}","detail":"{}"}})", reason_phrase(status), status,
-                              json_text(code), json_text(detail));
+  response.body = fmt::format(R"({{"type":"about:blank","title":"{}","status":{},"code":"{}","detail":"{}"}})",
+                              reason_phrase(status), status, json_text(code), json_text(detail));
   return response;
 }
 
 int http_status(Code code) {
   switch (code) {
-    case Code::InvalidArgument: return 400;
-    case Code::Unauthenticated: return 401;
-    case Code::PermissionDenied: return 403;
-    case Code::NotFound: return 404;
+    case Code::InvalidArgument:
+      return 400;
+    case Code::Unauthenticated:
+      return 401;
+    case Code::PermissionDenied:
+      return 403;
+    case Code::NotFound:
+      return 404;
     case Code::AlreadyExists:
     case Code::FailedPrecondition:
-    case Code::Aborted: return 409;
-    case Code::ResourceExhausted: return 429;
-    case Code::TooLarge: return 413;
-    case Code::Unavailable: return 503;
-    case Code::DeadlineExceeded: return 504;
-    case Code::Unsupported: return 501;
-    default: return 500;
+    case Code::Aborted:
+      return 409;
+    case Code::ResourceExhausted:
+      return 429;
+    case Code::TooLarge:
+      return 413;
+    case Code::Unavailable:
+      return 503;
+    case Code::DeadlineExceeded:
+      return 504;
+    case Code::Unsupported:
+      return 501;
+    default:
+      return 500;
   }
 }
 

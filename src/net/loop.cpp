@@ -18,10 +18,12 @@ constexpr std::size_t kDialsWaitingMax = 1024;
 constexpr Millis kDialTime{20'000};
 constexpr Millis kStopTime{3000};
 
-// Dialling resolves names, speaks to proxies and shakes hands: blocking, on a few threads of its own that come on demand.
+// Dialling resolves names, speaks to proxies and shakes hands: blocking, on a few threads of its own that come on
+// demand.
 class LoopImpl final : public Loop {
  public:
-  explicit LoopImpl(int threads) : registry_(std::make_shared<Registry>(100'000, 100'000)), work_(asio::make_work_guard(*io_)) {
+  explicit LoopImpl(int threads)
+      : registry_(std::make_shared<Registry>(100'000, 100'000)), work_(asio::make_work_guard(*io_)) {
     for (int i = 0; i < std::max(threads, 1); ++i) {
       threads_.emplace_back([this] {
         while (true) {
@@ -50,7 +52,9 @@ class LoopImpl final : public Loop {
     std::unique_lock lock(mutex_);
     if (stopped_ || jobs_.size() >= kDialsWaitingMax) {
       lock.unlock();
-      return post([done = std::move(done)] { done(error(Code::ResourceExhausted, "too many connections are being opened at once; try again")); });
+      return post([done = std::move(done)] {
+        done(error(Code::ResourceExhausted, "too many connections are being opened at once; try again"));
+      });
     }
     jobs_.push_back({std::move(endpoint), std::move(target), std::move(headers), std::move(done)});
     if (idle_ == 0 && diallers_.size() < kDiallersMax) diallers_.emplace_back([this] { dial_jobs(); });
@@ -74,8 +78,10 @@ class LoopImpl final : public Loop {
     work_.reset();
     io_->stop();
     for (auto& thread : threads_) {
-      if (thread.get_id() == std::this_thread::get_id()) thread.detach();
-      else thread.join();
+      if (thread.get_id() == std::this_thread::get_id())
+        thread.detach();
+      else
+        thread.join();
     }
     threads_.clear();
   }
@@ -120,7 +126,10 @@ class LoopImpl final : public Loop {
       ec = make_error_code(asio::error::not_connected);
     }
     auto guard = registry_->enter("");
-    if (ec || !guard) return post([done = std::move(job.done)] { done(error(Code::Unavailable, "the connection was lost while it was opened")); });
+    if (ec || !guard)
+      return post([done = std::move(job.done)] {
+        done(error(Code::Unavailable, "the connection was lost while it was opened"));
+      });
     (void)dialled.fd.release();
     const auto executor = socket.get_executor();
     const std::string peer = job.endpoint.host + ":" + std::to_string(job.endpoint.port);
@@ -148,6 +157,8 @@ class LoopImpl final : public Loop {
 
 }  // namespace
 
-std::unique_ptr<Loop> Loop::create(int threads) { return std::make_unique<LoopImpl>(threads); }
+std::unique_ptr<Loop> Loop::create(int threads) {
+  return std::make_unique<LoopImpl>(threads);
+}
 
 }  // namespace muster::net

@@ -1,8 +1,8 @@
 #pragma once
-// One HTTP/1.1 + WebSocket + TLS stack for both ends (Boost.Beast/Asio inside, never in this header). All callbacks of one
-// connection come on that connection's strand; every class here is safe to call from any thread unless it says otherwise.
-// Bounds: header <= 16 KiB, body <= Limits.body_bytes, frame <= Limits.frame_bytes, idle time-outs; a peer that breaks one is
-// answered 4xx or closed. Errors are values; no exception leaves this room.
+// One HTTP/1.1 + WebSocket + TLS stack for both ends (Boost.Beast/Asio inside, never in this header). All callbacks of
+// one connection come on that connection's strand; every class here is safe to call from any thread unless it says
+// otherwise. Bounds: header <= 16 KiB, body <= Limits.body_bytes, frame <= Limits.frame_bytes, idle time-outs; a peer
+// that breaks one is answered 4xx or closed. Errors are values; no exception leaves this room.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -18,36 +18,50 @@
 
 namespace muster::net {
 
-struct Limits { std::size_t body_bytes = 4 << 20; std::size_t upload_bytes = 512 << 20; std::size_t frame_bytes = 1 << 20; std::size_t connections = 10'000; std::size_t connections_per_address = 2'000; Millis header_timeout{10'000}; Millis idle_timeout{120'000}; };
+struct Limits {
+  std::size_t body_bytes = 4 << 20;
+  std::size_t upload_bytes = 512 << 20;
+  std::size_t frame_bytes = 1 << 20;
+  std::size_t connections = 10'000;
+  std::size_t connections_per_address = 2'000;
+  Millis header_timeout{10'000};
+  Millis idle_timeout{120'000};
+};
 
 struct Request {
-  std::string method, path;                                  // path without query, percent-decoded, normalised ("..": refused)
-  std::vector<std::pair<std::string, std::string>> query;    // decoded, in order; keys may repeat
-  std::map<std::string, std::string> headers;                // lower-case names
-  std::string body, peer;                                    // peer "ip:port"
+  std::string method, path;  // path without query, percent-decoded, normalised ("..": refused)
+  std::vector<std::pair<std::string, std::string>> query;  // decoded, in order; keys may repeat
+  std::map<std::string, std::string> headers;              // lower-case names
+  std::string body, peer;                                  // peer "ip:port"
   std::optional<std::string> query_value(std::string_view key) const;
-  std::string header(std::string_view lower_name) const;     // empty when absent
+  std::string header(std::string_view lower_name) const;  // empty when absent
 };
-struct Response { int status = 200; std::string content_type = "application/json"; std::map<std::string, std::string> headers; std::string body; };
+struct Response {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::map<std::string, std::string> headers;
+  std::string body;
+};
 
 // The answer to one request: either send() once, or start_stream() then write() any number of times then finish().
 class Responder {
  public:
   virtual ~Responder() = default;
   virtual void send(Response response) = 0;
-  virtual void start_stream(Response head) = 0;              // chunked; head.body is the first chunk
-  virtual bool write(std::string chunk) = 0;                 // false when the peer is gone
-  virtual std::size_t buffered() const = 0;                  // bytes not yet on the wire: stop feeding a slow reader
+  virtual void start_stream(Response head) = 0;  // chunked; head.body is the first chunk
+  virtual bool write(std::string chunk) = 0;     // false when the peer is gone
+  virtual std::size_t buffered() const = 0;      // bytes not yet on the wire: stop feeding a slow reader
   virtual void finish() = 0;
-  virtual void on_close(std::function<void()> callback) = 0; // the peer left before the answer was complete
+  virtual void on_close(std::function<void()> callback) = 0;  // the peer left before the answer was complete
 };
 using ResponderPtr = std::shared_ptr<Responder>;
 
 class WebSocket {
  public:
   virtual ~WebSocket() = default;
-  virtual void start(std::function<void(Bytes)> on_message, std::function<void(std::string reason)> on_close) = 0;  // once
-  virtual void send(Bytes message) = 0;                      // binary, queued
+  virtual void start(std::function<void(Bytes)> on_message,
+                     std::function<void(std::string reason)> on_close) = 0;  // once
+  virtual void send(Bytes message) = 0;                                      // binary, queued
   virtual std::size_t buffered() const = 0;
   virtual void pause_reading(bool paused) { static_cast<void>(paused); }  // back-pressure: no new reads while paused
   virtual void close(std::string reason) = 0;
@@ -60,44 +74,64 @@ struct ServerHandlers {
   // Decide on an upgrade: a Response refuses it; nullopt accepts, then `websocket` gets the open socket.
   std::function<std::optional<Response>(const Request&)> upgrade;
   std::function<void(Request, WebSocketPtr)> websocket;
-  // Large uploads (POST /api/v1/blobs): asked for every POST and PUT with a body, before it is read. A sink gets the chunks and
-  // then the end; nullopt with refusal.status >= 400 refuses; nullopt alone: an ordinary request, buffered, then `http`.
-  struct Upload { std::function<Status(ByteView)> chunk; std::function<Response()> end; };
+  // Large uploads (POST /api/v1/blobs): asked for every POST and PUT with a body, before it is read. A sink gets the
+  // chunks and then the end; nullopt with refusal.status >= 400 refuses; nullopt alone: an ordinary request, buffered,
+  // then `http`.
+  struct Upload {
+    std::function<Status(ByteView)> chunk;
+    std::function<Response()> end;
+  };
   std::function<std::optional<Upload>(const Request&, Response& refusal)> upload;
 };
-struct TlsFiles { std::string certificate_pem, key_pem; };   // contents, not paths
+struct TlsFiles {
+  std::string certificate_pem, key_pem;
+};  // contents, not paths
 
 class Server {
  public:
   static Result<std::unique_ptr<Server>> create(ServerHandlers handlers, TlsFiles tls, Limits limits, int threads);
   virtual ~Server() = default;
-  virtual Result<std::uint16_t> listen(const std::string& address, std::uint16_t port) = 0;  // 0 = any; returns the port
-  // Takes accepted TCP descriptors (SCM_RIGHTS) from muster-relay over this unix socket path (net/handoff.h); reconnects for ever.
+  virtual Result<std::uint16_t> listen(const std::string& address,
+                                       std::uint16_t port) = 0;  // 0 = any; returns the port
+  // Takes accepted TCP descriptors (SCM_RIGHTS) from muster-relay over this unix socket path (net/handoff.h);
+  // reconnects for ever.
   virtual Status adopt_from(const std::string& unix_socket) = 0;
   virtual void stop() = 0;
   virtual Status reload_tls(TlsFiles tls) = 0;
 };
 
-// Where to dial and whom to trust. ca_pem: the pinned CA (system roots are not used); ca_sha256 (32 bytes) instead pins the CA
-// by the SHA-256 of its DER while its PEM is not known yet (enrolment, first login): the chain sent must contain that CA.
+// Where to dial and whom to trust. ca_pem: the pinned CA (system roots are not used); ca_sha256 (32 bytes) instead pins
+// the CA by the SHA-256 of its DER while its PEM is not known yet (enrolment, first login): the chain sent must contain
+// that CA.
 struct Endpoint {
-  std::string host; std::uint16_t port = 443; std::string ca_pem; Bytes ca_sha256; std::string server_name = "muster";  // name checked in the certificate
-  bool use_proxy_env = true;                                 // HTTPS_PROXY / NO_PROXY, CONNECT with Basic auth
+  std::string host;
+  std::uint16_t port = 443;
+  std::string ca_pem;
+  Bytes ca_sha256;
+  std::string server_name = "muster";  // name checked in the certificate
+  bool use_proxy_env = true;           // HTTPS_PROXY / NO_PROXY, CONNECT with Basic auth
 };
-Result<Endpoint> parse_url(std::string_view url);            // "https://host[:port]"
+Result<Endpoint> parse_url(std::string_view url);  // "https://host[:port]"
 
 // Blocking client: one call at a time, one thread. Used by the CLI, enrolment and tests.
 class Client {
  public:
   explicit Client(Endpoint endpoint);
   ~Client();
-  struct Call { std::string method = "GET", target; std::map<std::string, std::string> headers; std::string body; Millis timeout{30'000}; };
+  struct Call {
+    std::string method = "GET", target;
+    std::map<std::string, std::string> headers;
+    std::string body;
+    Millis timeout{30'000};
+  };
   Result<Response> call(const Call& call);
   // Streams the body as it comes (SSE, logs); on_chunk returns false to stop.
   Result<Response> stream(const Call& call, const std::function<bool(std::string_view)>& on_chunk);
-  Result<Response> upload(const Call& call, const std::string& file_path, const std::function<void(std::uint64_t)>& progress);
-  std::string last_ca_pem() const;                           // the CA that the peer's chain ended in
+  Result<Response> upload(const Call& call, const std::string& file_path,
+                          const std::function<void(std::uint64_t)>& progress);
+  std::string last_ca_pem() const;  // the CA that the peer's chain ended in
   struct Impl;
+
  private:
   std::unique_ptr<Impl> impl_;
 };
@@ -109,7 +143,8 @@ class Loop {
   virtual ~Loop() = default;
   virtual void post(std::function<void()> f) = 0;
   virtual void after(Millis delay, std::function<void()> f) = 0;
-  virtual void dial_websocket(Endpoint endpoint, std::string target, std::map<std::string, std::string> headers, std::function<void(Result<WebSocketPtr>)> done) = 0;
+  virtual void dial_websocket(Endpoint endpoint, std::string target, std::map<std::string, std::string> headers,
+                              std::function<void(Result<WebSocketPtr>)> done) = 0;
   // Plain TCP or unix listener/connection helpers for port-forward.
   virtual void stop() = 0;
 };

@@ -24,7 +24,8 @@ namespace {
 
 struct Pki {
   crypto::KeyAndCert ca = *crypto::create_ca("test CA", read_clocks().wall);
-  crypto::KeyAndCert server = *crypto::issue_server_certificate(ca, "muster", {"muster", "127.0.0.1"}, read_clocks().wall, Millis(3'600'000));
+  crypto::KeyAndCert server =
+      *crypto::issue_server_certificate(ca, "muster", {"muster", "127.0.0.1"}, read_clocks().wall, Millis(3'600'000));
   TlsFiles files() const { return {server.cert_pem + ca.cert_pem, server.key_pem}; }
 };
 const Pki& pki() {
@@ -58,7 +59,11 @@ struct Site {
     };
     h.websocket = [](Request, WebSocketPtr socket) {
       std::weak_ptr<WebSocket> weak = socket;
-      socket->start([weak](Bytes message) { if (auto s = weak.lock()) s->send(std::move(message)); }, [](std::string) {});
+      socket->start(
+          [weak](Bytes message) {
+            if (auto s = weak.lock()) s->send(std::move(message));
+          },
+          [](std::string) {});
     };
     h.upload = [this](const Request& request, Response& refusal) -> std::optional<ServerHandlers::Upload> {
       if (request.path == "/forbidden") {
@@ -67,8 +72,13 @@ struct Site {
       }
       if (request.path != "/upload") return {};
       uploaded.clear();
-      return ServerHandlers::Upload{[this](ByteView data) -> Status { uploaded += as_string(data); return {}; },
-                                    [this] { return Response{200, "text/plain", {}, std::to_string(uploaded.size())}; }};
+      return ServerHandlers::Upload{[this](ByteView data) -> Status {
+                                      uploaded += as_string(data);
+                                      return {};
+                                    },
+                                    [this] {
+                                      return Response{200, "text/plain", {}, std::to_string(uploaded.size())};
+                                    }};
     };
     server = std::move(*Server::create(std::move(h), pki().files(), limits, 2));
     if (listen) port = *server->listen("127.0.0.1", 0);
@@ -117,7 +127,9 @@ std::string raw(std::uint16_t port, const std::string& request, Millis patience 
     out.append(buffer, *n);
   }
 }
-std::string status_of(const std::string& answer) { return answer.size() < 12 ? answer : answer.substr(9, 3); }
+std::string status_of(const std::string& answer) {
+  return answer.size() < 12 ? answer : answer.substr(9, 3);
+}
 
 TEST(NetServer, AnswersAndKeepsAlive) {
   Site site;
@@ -144,7 +156,8 @@ TEST(NetServer, AnswersAndKeepsAlive) {
 
 TEST(NetServer, PipelinedRequestsComeBackInOrder) {
   Site site;
-  const std::string answer = raw(site.port, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  const std::string answer =
+      raw(site.port, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
   EXPECT_LT(answer.find("GET /1"), answer.find("GET /2"));
   EXPECT_NE(answer.find("GET /2"), std::string::npos);
 }
@@ -162,15 +175,31 @@ TEST(NetServer, RefusesBrokenRequests) {
   EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n\r\n")), "400") << "no Host";
   EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n" + host + host + "\r\n")), "400") << "two Hosts";
   EXPECT_EQ(status_of(raw(site.port, "nonsense\r\n\r\n")), "400");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x")), "400");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /x")), "400");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef")), "400");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")), "400");
-  EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n" + host + "X: " + std::string(20'000, 'x') + "\r\n\r\n")), "431");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 1001\r\n\r\n" + std::string(1001, 'x'))), "413");
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + std::string(1001, 'x') + "\r\n0\r\n\r\n")), "413");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host +
+                                         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x")),
+            "400");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host +
+                                         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\nGET /x")),
+            "400");
+  EXPECT_EQ(
+      status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef")),
+      "400");
+  EXPECT_EQ(
+      status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n")),
+      "400");
+  EXPECT_EQ(status_of(raw(site.port, "GET / HTTP/1.1\r\n" + host + "X: " + std::string(20'000, 'x') + "\r\n\r\n")),
+            "431");
+  EXPECT_EQ(
+      status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Content-Length: 1001\r\n\r\n" + std::string(1001, 'x'))),
+      "413");
+  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n3e9\r\n" +
+                                         std::string(1001, 'x') + "\r\n0\r\n\r\n")),
+            "413");
   EXPECT_EQ(site.requests, 0);
-  EXPECT_EQ(status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n")), "200");
+  EXPECT_EQ(
+      status_of(raw(site.port, "POST / HTTP/1.1\r\n" + host +
+                                   "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
+      "200");
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(raw(site.port, "GET / HTTP/1.1\r\nHo"), "") << "a slow header is cut";
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
@@ -180,7 +209,10 @@ TEST(NetServer, StreamsUploadsAndNotices) {
   Site site;
   Client client(endpoint(site.port));
   std::string got;
-  auto r = client.stream({.target = "/stream"}, [&](std::string_view chunk) { got += chunk; return true; });
+  auto r = client.stream({.target = "/stream"}, [&](std::string_view chunk) {
+    got += chunk;
+    return true;
+  });
   ASSERT_TRUE(r.ok()) << r.error().message;
   EXPECT_EQ(got, "head;" + std::string(100'000, 'x'));
   const auto path = std::filesystem::temp_directory_path() / ("muster_net_upload_" + std::to_string(::getpid()));
@@ -196,7 +228,10 @@ TEST(NetServer, StreamsUploadsAndNotices) {
   std::filesystem::remove(path);
   // Back-pressure: the reader stops, the feeder sees it; then the reader leaves and the feeder ends.
   std::size_t seen = 0;
-  auto slow = client.stream({.target = "/slow"}, [&](std::string_view chunk) { seen += chunk.size(); return seen < 5'000'000; });
+  auto slow = client.stream({.target = "/slow"}, [&](std::string_view chunk) {
+    seen += chunk.size();
+    return seen < 5'000'000;
+  });
   EXPECT_TRUE(slow.ok());
   // A peer that leaves while its request waits is noticed.
   {
@@ -211,7 +246,8 @@ TEST(NetServer, StreamsUploadsAndNotices) {
 TEST(NetServer, CapsConnectionsPerAddress) {
   Site site({.connections = 100, .connections_per_address = 3});
   std::vector<Dialled> open;
-  for (int i = 0; i < 3; ++i) open.push_back(std::move(*dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000)))));
+  for (int i = 0; i < 3; ++i)
+    open.push_back(std::move(*dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000)))));
   EXPECT_FALSE(dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000))).ok());
   open.clear();
   bool ok = false;
@@ -266,7 +302,9 @@ struct Proxy1 {
     socklen_t size = sizeof address;
     ::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size);
     port = ntohs(address.sin_port);
-    thread = std::thread([this, target] { while (!stop) serve(target); });
+    thread = std::thread([this, target] {
+      while (!stop) serve(target);
+    });
   }
   ~Proxy1() {
     stop = true;
@@ -330,7 +368,9 @@ TEST(NetClient, GoesThroughConnectProxies) {
 }
 
 TEST(NetUrl, FindsTheProxy) {
-  auto is_direct = [](const char* host, const char* list) { return !proxy_for(host, 443, "http://p:1", list)->has_value(); };
+  auto is_direct = [](const char* host, const char* list) {
+    return !proxy_for(host, 443, "http://p:1", list)->has_value();
+  };
   EXPECT_TRUE(is_direct("a.example.com", ".example.com"));
   EXPECT_TRUE(is_direct("example.com", "x, example.com"));
   EXPECT_TRUE(is_direct("EXAMPLE.com", "*.example.com:443"));
@@ -341,7 +381,8 @@ TEST(NetUrl, FindsTheProxy) {
   EXPECT_EQ((*proxy_for("a", 1, "b:3128/", ""))->port, 3128);
   EXPECT_EQ(parse_url("https://h:8443/")->port, 8443);
   EXPECT_EQ(parse_url("https://[::1]")->host, "::1");
-  for (const char* bad : {"http://h", "https://h/x", "https://", "https://h:0", "https://h:99999", "https://::1", "https://u@h"}) {
+  for (const char* bad :
+       {"http://h", "https://h/x", "https://", "https://h:0", "https://h:99999", "https://::1", "https://u@h"}) {
     EXPECT_FALSE(parse_url(bad).ok()) << bad;
   }
 }
@@ -351,7 +392,8 @@ TEST(NetWebSocket, EchoesAndRefuses) {
   auto loop = Loop::create(1);
   auto open = [&](std::string target) {
     auto promise = std::make_shared<std::promise<Result<WebSocketPtr>>>();
-    loop->dial_websocket(endpoint(site.port), std::move(target), {{"X-A", "b"}}, [promise](Result<WebSocketPtr> r) { promise->set_value(std::move(r)); });
+    loop->dial_websocket(endpoint(site.port), std::move(target), {{"X-A", "b"}},
+                         [promise](Result<WebSocketPtr> r) { promise->set_value(std::move(r)); });
     return promise->get_future().get();
   };
   auto refused = open("/nope");
@@ -362,13 +404,21 @@ TEST(NetWebSocket, EchoesAndRefuses) {
   std::mutex mutex;
   std::vector<Bytes> got;
   std::promise<std::string> closed;
-  (*socket)->start([&](Bytes m) { const std::lock_guard lock(mutex); got.push_back(std::move(m)); }, [&](std::string why) { closed.set_value(why); });
+  (*socket)->start(
+      [&](Bytes m) {
+        const std::lock_guard lock(mutex);
+        got.push_back(std::move(m));
+      },
+      [&](std::string why) { closed.set_value(why); });
   std::vector<Bytes> sent;
   for (std::size_t i = 0; i < 100; ++i) {
     sent.push_back(Bytes(i * 900, static_cast<std::uint8_t>(i)));
     (*socket)->send(sent.back());
   }
-  auto count = [&] { const std::lock_guard lock(mutex); return got.size(); };
+  auto count = [&] {
+    const std::lock_guard lock(mutex);
+    return got.size();
+  };
   for (int i = 0; i < 500 && count() < sent.size(); ++i) std::this_thread::sleep_for(Millis(10));
   EXPECT_EQ(got, sent);
   (*socket)->send(Bytes(100'001));  // larger than the server allows
@@ -384,7 +434,8 @@ TEST(NetWebSocket, EchoesAndRefuses) {
 }
 
 TEST(NetServer, AdoptsPassedConnectionsWithTheirBytes) {
-  const std::string path = (std::filesystem::temp_directory_path() / ("muster_handoff_" + std::to_string(::getpid()))).string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("muster_handoff_" + std::to_string(::getpid()))).string();
   Site site({}, false);
   ASSERT_TRUE(site.server->adopt_from(path).ok());  // before the relay is there
   auto unix_listener = listen_unix(path, 0600);
@@ -397,7 +448,8 @@ TEST(NetServer, AdoptsPassedConnectionsWithTheirBytes) {
   ASSERT_EQ(::listen(tcp.get(), 4), 0);
   socklen_t size = sizeof address;
   ::getsockname(tcp.get(), reinterpret_cast<sockaddr*>(&address), &size);
-  auto answer = std::async(std::launch::async, [&] { return Client(endpoint(ntohs(address.sin_port))).call({.target = "/adopted"}); });
+  auto answer = std::async(std::launch::async,
+                           [&] { return Client(endpoint(ntohs(address.sin_port))).call({.target = "/adopted"}); });
   ASSERT_TRUE(await_fd(unix_listener->get(), POLLIN, deadline_in(Millis(5000))).ok());
   const Fd link(::accept(unix_listener->get(), nullptr, nullptr));
   {

@@ -1,6 +1,6 @@
 #pragma once
-// Inside net: the open connections of a server or loop, counted (in all and by peer address) and closable from outside. A guard
-// is held by each connection and leaves the registry with it. Any thread.
+// Inside net: the open connections of a server or loop, counted (in all and by peer address) and closable from outside.
+// A guard is held by each connection and leaves the registry with it. Any thread.
 #include <memory>
 #include <mutex>
 #include <string>

@@ -19,7 +19,8 @@ class ServerImpl;
 // One listening socket of our own.
 class Listener : public std::enable_shared_from_this<Listener> {
  public:
-  Listener(ServerImpl& server, asio::io_context& io) : server_(server), acceptor_(asio::make_strand(io)), pause_(acceptor_.get_executor()) {}
+  Listener(ServerImpl& server, asio::io_context& io)
+      : server_(server), acceptor_(asio::make_strand(io)), pause_(acceptor_.get_executor()) {}
   Result<std::uint16_t> open(const std::string& address, std::uint16_t port);
   void accept();
   void close() {
@@ -71,8 +72,10 @@ class Adopter : public std::enable_shared_from_this<Adopter> {
 class ServerImpl final : public Server {
  public:
   ServerImpl(ServerHandlers handlers, SslCtxPtr tls, Limits limits)
-      : tls_(std::move(tls)), registry_(std::make_shared<Registry>(limits.connections, limits.connections_per_address)),
-        context_(std::make_shared<ServerContext>(ServerContext{std::move(handlers), limits, io_})), work_(asio::make_work_guard(*io_)) {}
+      : tls_(std::move(tls)),
+        registry_(std::make_shared<Registry>(limits.connections, limits.connections_per_address)),
+        context_(std::make_shared<ServerContext>(ServerContext{std::move(handlers), limits, io_})),
+        work_(asio::make_work_guard(*io_)) {}
   ~ServerImpl() override { stop(); }
 
   void run(int threads) {
@@ -99,7 +102,8 @@ class ServerImpl final : public Server {
   }
 
   Status adopt_from(const std::string& unix_socket) override {
-    if (unix_socket.empty() || unix_socket.size() > 107) return error(Code::InvalidArgument, "the handoff path must have 1 to 107 characters");
+    if (unix_socket.empty() || unix_socket.size() > 107)
+      return error(Code::InvalidArgument, "the handoff path must have 1 to 107 characters");
     auto adopter = std::make_shared<Adopter>(*this, *io_, unix_socket);
     adopter->start();
     const std::lock_guard lock(mutex_);
@@ -130,8 +134,10 @@ class ServerImpl final : public Server {
     while (!io_->stopped() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(Millis(2));
     io_->stop();
     for (auto& thread : threads_) {
-      if (thread.get_id() == std::this_thread::get_id()) thread.detach();
-      else thread.join();
+      if (thread.get_id() == std::this_thread::get_id())
+        thread.detach();
+      else
+        thread.join();
     }
     threads_.clear();
   }
@@ -154,7 +160,8 @@ class ServerImpl final : public Server {
       tls = tls_;
     }
     const std::string shown = remote.address().is_v6() ? "[" + address + "]" : address;
-    serve_connection(context_, std::move(socket), std::move(tls), shown + ":" + std::to_string(remote.port()), std::move(guard));
+    serve_connection(context_, std::move(socket), std::move(tls), shown + ":" + std::to_string(remote.port()),
+                     std::move(guard));
   }
 
   void serve_fd(Fd fd) {
@@ -194,30 +201,33 @@ Result<std::uint16_t> Listener::open(const std::string& address, std::uint16_t p
   if (!ec) acceptor_.set_option(tcp::acceptor::reuse_address(true), ec);
   if (!ec) acceptor_.bind(endpoint, ec);
   if (!ec) acceptor_.listen(1024, ec);
-  if (ec) return error(Code::Unavailable, "cannot listen on " + address + ":" + std::to_string(port) + ": " + ec.message());
+  if (ec)
+    return error(Code::Unavailable, "cannot listen on " + address + ":" + std::to_string(port) + ": " + ec.message());
   asio::post(acceptor_.get_executor(), [self = shared_from_this()] { self->accept(); });
   return acceptor_.local_endpoint(ec).port();
 }
 
 void Listener::accept() {
   if (!acceptor_.is_open()) return;
-  acceptor_.async_accept(asio::make_strand(server_.io()), [self = shared_from_this()](ErrorCode ec, tcp::socket socket) {
-    if (ec == asio::error::operation_aborted || !self->acceptor_.is_open()) return;
-    if (!ec) {
-      self->server_.serve(std::move(socket));
-      return self->accept();
-    }
-    // Out of descriptors: the queue of the kernel holds them while we wait.
-    self->pause_.expires_after(Millis(100));
-    self->pause_.async_wait([self](ErrorCode) { self->accept(); });
-  });
+  acceptor_.async_accept(asio::make_strand(server_.io()),
+                         [self = shared_from_this()](ErrorCode ec, tcp::socket socket) {
+                           if (ec == asio::error::operation_aborted || !self->acceptor_.is_open()) return;
+                           if (!ec) {
+                             self->server_.serve(std::move(socket));
+                             return self->accept();
+                           }
+                           // Out of descriptors: the queue of the kernel holds them while we wait.
+                           self->pause_.expires_after(Millis(100));
+                           self->pause_.async_wait([self](ErrorCode) { self->accept(); });
+                         });
 }
 
 void Adopter::connect() {
   if (stopped_) return;
   auto fd = connect_unix(path_);
   if (!fd.ok()) {
-    if (!std::exchange(told_, true)) log_warn("net", "muster-relay is not there yet ({}); trying on", fd.error().message);
+    if (!std::exchange(told_, true))
+      log_warn("net", "muster-relay is not there yet ({}); trying on", fd.error().message);
     return retry();
   }
   ErrorCode ec;
@@ -250,7 +260,8 @@ void Adopter::take() {
       return;
     }
     if (!fd->has_value()) break;
-    if (::send(socket_.native_handle(), &kHandoffAck, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) continue;  // it keeps its copy
+    if (::send(socket_.native_handle(), &kHandoffAck, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1)
+      continue;  // it keeps its copy
     server_.serve_fd(std::move(**fd));
   }
   if (!stopped_) wait();

@@ -1,19 +1,23 @@
 #include "net/tls.h"
 
+#include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
 
-#include <arpa/inet.h>
 #include <cerrno>
 
 namespace muster::net {
 namespace {
 
 // A BIO over a non-blocking descriptor: like OpenSSL's socket BIO, but a broken peer gives EPIPE instead of a signal.
-int bio_fd(BIO* bio) { return static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio))); }
-bool again(int error) { return error == EAGAIN || error == EWOULDBLOCK || error == EINTR; }
+int bio_fd(BIO* bio) {
+  return static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
+}
+bool again(int error) {
+  return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
+}
 int bio_write(BIO* bio, const char* data, int size) {
   BIO_clear_retry_flags(bio);
   const ssize_t n = ::send(bio_fd(bio), data, static_cast<std::size_t>(size), MSG_NOSIGNAL);
@@ -45,7 +49,8 @@ const BIO_METHOD* socket_method() {
 
 void common_options(SSL_CTX& ctx) {
   SSL_CTX_set_min_proto_version(&ctx, TLS1_2_VERSION);
-  SSL_CTX_set_mode(&ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_mode(&ctx,
+                   SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_options(&ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF);
 }
 
@@ -63,7 +68,8 @@ std::string alpn_wire(const std::vector<std::string>& names) {
   return out;
 }
 
-int choose_alpn(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in, unsigned in_size, void* arg) {
+int choose_alpn(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* in, unsigned in_size,
+                void* arg) {
   const auto& ours = *static_cast<const std::string*>(arg);
   unsigned char* chosen = nullptr;
   const int rc = SSL_select_next_proto(&chosen, out_size, reinterpret_cast<const unsigned char*>(ours.data()),
@@ -121,7 +127,8 @@ Result<std::string> check_pin(SSL& ssl, const Endpoint& endpoint) {
   }
   X509_STORE_CTX_set_purpose(ctx.get(), X509_PURPOSE_SSL_SERVER);
   TRY_VOID(set_name(*X509_STORE_CTX_get0_param(ctx.get()), endpoint.server_name));
-  if (X509_verify_cert(ctx.get()) != 1) return untrusted(X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx.get())));
+  if (X509_verify_cert(ctx.get()) != 1)
+    return untrusted(X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx.get())));
   return to_pem(*pinned);
 }
 
@@ -143,25 +150,29 @@ Result<SslCtxPtr> server_context(const TlsFiles& files, const std::vector<std::s
   common_options(*ctx);
   auto certs = read_certificates(files.certificate_pem);
   if (certs.empty()) return error(Code::InvalidArgument, "the TLS certificate file holds no certificate in PEM form");
-  std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(files.key_pem.data(), static_cast<int>(files.key_pem.size())), BIO_free);
-  std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr), EVP_PKEY_free);
+  std::unique_ptr<BIO, decltype(&BIO_free)> bio(
+      BIO_new_mem_buf(files.key_pem.data(), static_cast<int>(files.key_pem.size())), BIO_free);
+  std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, nullptr),
+                                                          EVP_PKEY_free);
   if (!key) {
     ERR_clear_error();
-    return error(Code::InvalidArgument, "the TLS key file holds no private key in PEM form (encrypted keys are not read)");
+    return error(Code::InvalidArgument,
+                 "the TLS key file holds no private key in PEM form (encrypted keys are not read)");
   }
   if (SSL_CTX_use_certificate(ctx.get(), certs[0].get()) != 1 || SSL_CTX_use_PrivateKey(ctx.get(), key.get()) != 1) {
     return error(Code::InvalidArgument, "the TLS key does not belong to the first certificate: " + ssl_error_text());
   }
   for (std::size_t i = 1; i < certs.size(); ++i) {
-    if (SSL_CTX_add0_chain_cert(ctx.get(), certs[i].get()) != 1) return error(Code::InvalidArgument, "bad certificate chain: " + ssl_error_text());
+    if (SSL_CTX_add0_chain_cert(ctx.get(), certs[i].get()) != 1)
+      return error(Code::InvalidArgument, "bad certificate chain: " + ssl_error_text());
     (void)certs[i].release();
   }
   static const unsigned char kSessionId[] = "muster";
   SSL_CTX_set_session_id_context(ctx.get(), kSessionId, sizeof kSessionId - 1);
   SSL_CTX_set_session_cache_mode(ctx.get(), SSL_SESS_CACHE_OFF);  // tickets only: no memory per client
-  static const int kAlpnSlot = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, nullptr, [](void*, void* data, CRYPTO_EX_DATA*, int, long, void*) {
-    delete static_cast<std::string*>(data);
-  });
+  static const int kAlpnSlot = SSL_CTX_get_ex_new_index(
+      0, nullptr, nullptr, nullptr,
+      [](void*, void* data, CRYPTO_EX_DATA*, int, long, void*) { delete static_cast<std::string*>(data); });
   auto* wire = new std::string(alpn_wire(alpn));
   SSL_CTX_set_ex_data(ctx.get(), kAlpnSlot, wire);
   if (!wire->empty()) SSL_CTX_set_alpn_select_cb(ctx.get(), choose_alpn, wire);
@@ -170,7 +181,8 @@ Result<SslCtxPtr> server_context(const TlsFiles& files, const std::vector<std::s
 
 Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& alpn) {
   if (endpoint.ca_pem.empty() && endpoint.ca_sha256.size() != 32) {
-    return error(Code::InvalidArgument, "no CA to trust is known for " + endpoint.host + "; give its certificate or its SHA-256 pin");
+    return error(Code::InvalidArgument,
+                 "no CA to trust is known for " + endpoint.host + "; give its certificate or its SHA-256 pin");
   }
   SslCtxPtr ctx(SSL_CTX_new(TLS_client_method()), SslFree());
   if (!ctx) return error(Code::Internal, "cannot start TLS: " + ssl_error_text());
@@ -183,7 +195,8 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
     SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
   }
   const std::string wire = alpn_wire({alpn});
-  SSL_CTX_set_alpn_protos(ctx.get(), reinterpret_cast<const unsigned char*>(wire.data()), static_cast<unsigned>(wire.size()));
+  SSL_CTX_set_alpn_protos(ctx.get(), reinterpret_cast<const unsigned char*>(wire.data()),
+                          static_cast<unsigned>(wire.size()));
   return ctx;
 }
 
@@ -205,7 +218,8 @@ Status prepare_client(SSL& ssl, const Endpoint& endpoint) {
 
 Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint) {
   if (endpoint.ca_pem.empty()) return check_pin(ssl, endpoint);
-  if (SSL_get_verify_result(&ssl) != X509_V_OK) return untrusted(X509_verify_cert_error_string(SSL_get_verify_result(&ssl)));
+  if (SSL_get_verify_result(&ssl) != X509_V_OK)
+    return untrusted(X509_verify_cert_error_string(SSL_get_verify_result(&ssl)));
   STACK_OF(X509)* chain = SSL_get0_verified_chain(&ssl);
   if (chain == nullptr || sk_X509_num(chain) == 0) return untrusted("it has no verified chain");
   return to_pem(*sk_X509_value(chain, sk_X509_num(chain) - 1));

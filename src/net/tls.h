@@ -1,7 +1,7 @@
 #pragma once
-// Inside net and relay: OpenSSL without Asio. Contexts for both ends (TLS 1.2 and newer), a socket BIO that raises no SIGPIPE,
-// and the check of a server's chain against a pinned CA (by PEM or by SHA-256 of its DER). Buffers are released when idle.
-// Objects belong to one thread or strand at a time; contexts may be shared.
+// Inside net and relay: OpenSSL without Asio. Contexts for both ends (TLS 1.2 and newer), a socket BIO that raises no
+// SIGPIPE, and the check of a server's chain against a pinned CA (by PEM or by SHA-256 of its DER). Buffers are
+// released when idle. Objects belong to one thread or strand at a time; contexts may be shared.
 #include <openssl/ssl.h>
 
 #include <memory>
@@ -21,14 +21,16 @@ struct SslFree {
 using SslPtr = std::unique_ptr<SSL, SslFree>;
 using SslCtxPtr = std::shared_ptr<SSL_CTX>;
 
-// alpn: the protocols the server picks from, in its order of choice; a client that offers none of them goes on without ALPN.
+// alpn: the protocols the server picks from, in its order of choice; a client that offers none of them goes on without
+// ALPN.
 Result<SslCtxPtr> server_context(const TlsFiles& files, const std::vector<std::string>& alpn);
 Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& alpn);
 
-SslPtr new_ssl(SSL_CTX& ctx, int fd);                // the descriptor stays the caller's
-Status prepare_client(SSL& ssl, const Endpoint& endpoint);                  // SNI and the name to check
-// After the handshake and before any byte is sent: the peer is who the endpoint pins. Returns the CA its chain ends in (PEM).
+SslPtr new_ssl(SSL_CTX& ctx, int fd);                       // the descriptor stays the caller's
+Status prepare_client(SSL& ssl, const Endpoint& endpoint);  // SNI and the name to check
+// After the handshake and before any byte is sent: the peer is who the endpoint pins. Returns the CA its chain ends in
+// (PEM).
 Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint);
-std::string ssl_error_text();                        // the oldest error of this thread's queue, cleared
+std::string ssl_error_text();  // the oldest error of this thread's queue, cleared
 
 }  // namespace muster::net

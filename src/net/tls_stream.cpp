@@ -11,11 +11,19 @@ TlsStream::Outcome TlsStream::judge(int rc, std::size_t& bytes, ErrorCode& ec) {
   bytes = 0;
   const int saved = errno;
   switch (SSL_get_error(ssl_.get(), rc)) {
-    case SSL_ERROR_WANT_READ: return Outcome::WaitRead;
-    case SSL_ERROR_WANT_WRITE: return Outcome::WaitWrite;
-    case SSL_ERROR_ZERO_RETURN: ec = asio::error::eof; break;
-    case SSL_ERROR_SYSCALL: ec = saved != 0 ? ErrorCode(saved, boost::system::system_category()) : make_error_code(asio::error::eof); break;
-    default: ec = make_error_code(boost::system::errc::protocol_error); break;
+    case SSL_ERROR_WANT_READ:
+      return Outcome::WaitRead;
+    case SSL_ERROR_WANT_WRITE:
+      return Outcome::WaitWrite;
+    case SSL_ERROR_ZERO_RETURN:
+      ec = asio::error::eof;
+      break;
+    case SSL_ERROR_SYSCALL:
+      ec = saved != 0 ? ErrorCode(saved, boost::system::system_category()) : make_error_code(asio::error::eof);
+      break;
+    default:
+      ec = make_error_code(boost::system::errc::protocol_error);
+      break;
   }
   return Outcome::Failed;
 }

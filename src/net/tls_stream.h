@@ -1,7 +1,8 @@
 #pragma once
-// Inside net and relay: TLS as an Asio stream directly on the socket: OpenSSL reads and writes the descriptor itself and Asio
-// only waits for readiness, so an idle connection holds no record buffers (asio::ssl would keep two of 17 KiB). At most one
-// read and one write at a time, all on the executor of the socket. EOF is asio::error::eof, with or without close_notify.
+// Inside net and relay: TLS as an Asio stream directly on the socket: OpenSSL reads and writes the descriptor itself
+// and Asio only waits for readiness, so an idle connection holds no record buffers (asio::ssl would keep two of 17
+// KiB). At most one read and one write at a time, all on the executor of the socket. EOF is asio::error::eof, with or
+// without close_notify.
 #include <boost/asio/compose.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
@@ -30,7 +31,9 @@ class TlsStream {
   template <typename Buffers, typename Token>
   auto async_read_some(const Buffers& buffers, Token&& token) {
     asio::mutable_buffer target;
-    for (auto it = asio::buffer_sequence_begin(buffers); it != asio::buffer_sequence_end(buffers) && target.size() == 0; ++it) target = *it;
+    for (auto it = asio::buffer_sequence_begin(buffers); it != asio::buffer_sequence_end(buffers) && target.size() == 0;
+         ++it)
+      target = *it;
     return asio::async_compose<Token, void(ErrorCode, std::size_t)>(ReadOp{*this, target}, token, socket_);
   }
   template <typename Buffers, typename Token>
@@ -89,7 +92,8 @@ class TlsStream {
       thread_local char scratch[16 << 10];
       const std::size_t total = asio::buffer_size(buffers);
       const asio::const_buffer first = *asio::buffer_sequence_begin(buffers);
-      if (first.size() == total || first.size() >= sizeof scratch) return stream.write(first.data(), first.size(), n, ec);
+      if (first.size() == total || first.size() >= sizeof scratch)
+        return stream.write(first.data(), first.size(), n, ec);
       return stream.write(scratch, asio::buffer_copy(asio::buffer(scratch), buffers), n, ec);
     }
     TlsStream& stream;
@@ -101,8 +105,13 @@ class TlsStream {
 };
 
 // What boost::beast::websocket asks of its next layer.
-inline void beast_close_socket(TlsStream& stream) { stream.close(); }
-inline void teardown(boost::beast::role_type, TlsStream& stream, ErrorCode& ec) { stream.close(); ec = {}; }
+inline void beast_close_socket(TlsStream& stream) {
+  stream.close();
+}
+inline void teardown(boost::beast::role_type, TlsStream& stream, ErrorCode& ec) {
+  stream.close();
+  ec = {};
+}
 template <typename Handler>
 void async_teardown(boost::beast::role_type, TlsStream& stream, Handler&& handler) {
   stream.close();

@@ -15,7 +15,9 @@ int hex_digit(char c) {
   return -1;
 }
 
-Error bad_target(const char* why) { return error(Code::InvalidArgument, std::string("the request's path is refused: ") + why, "path"); }
+Error bad_target(const char* why) {
+  return error(Code::InvalidArgument, std::string("the request's path is refused: ") + why, "path");
+}
 
 bool has_control(std::string_view text) {
   for (char c : text) {
@@ -38,7 +40,8 @@ Result<std::pair<std::string, std::uint16_t>> parse_authority(std::string_view t
   } else if (const auto colon = text.rfind(':'); colon != std::string_view::npos) {
     host = text.substr(0, colon);
     digits = text.substr(colon + 1);
-    if (host.find(':') != std::string_view::npos) return error(Code::InvalidArgument, "write the IPv6 address in '" + std::string(text) + "' in brackets");
+    if (host.find(':') != std::string_view::npos)
+      return error(Code::InvalidArgument, "write the IPv6 address in '" + std::string(text) + "' in brackets");
   }
   if (host.empty() || has_control(host) || host.find_first_of(" /@?#") != std::string_view::npos) {
     return error(Code::InvalidArgument, "'" + std::string(text) + "' names no host");
@@ -114,11 +117,14 @@ Result<Target> parse_target(std::string_view target) {
     const auto segment = percent_decode(path.substr(0, slash), false);
     if (!segment) return bad_target("a % is not followed by two hex digits");
     if (*segment == "." || *segment == "..") return bad_target("'.' and '..' are not allowed");
-    if (segment->find('/') != std::string::npos || segment->find('\\') != std::string::npos) return bad_target("a name holds a slash");
+    if (segment->find('/') != std::string::npos || segment->find('\\') != std::string::npos)
+      return bad_target("a name holds a slash");
     if (has_control(*segment) || !valid_utf8(*segment)) return bad_target("it is not valid UTF-8 text");
     const bool last = slash == std::string_view::npos;
-    if (!segment->empty() || (last && out.path.empty())) out.path += "/" + *segment;
-    else if (last) out.path += "/";  // a trailing slash is kept
+    if (!segment->empty() || (last && out.path.empty()))
+      out.path += "/" + *segment;
+    else if (last)
+      out.path += "/";  // a trailing slash is kept
     path = last ? std::string_view() : path.substr(slash);
   }
   if (question == std::string_view::npos) return out;
@@ -142,10 +148,13 @@ Result<Target> parse_target(std::string_view target) {
 
 Result<Endpoint> parse_url(std::string_view url) {
   const std::string shown(url);
-  if (url.starts_with("https://")) url.remove_prefix(8);
-  else if (url.find("://") != std::string_view::npos) return error(Code::InvalidArgument, "'" + shown + "' must begin with https://");
+  if (url.starts_with("https://"))
+    url.remove_prefix(8);
+  else if (url.find("://") != std::string_view::npos)
+    return error(Code::InvalidArgument, "'" + shown + "' must begin with https://");
   if (const auto slash = url.find('/'); slash != std::string_view::npos) {
-    if (slash + 1 != url.size()) return error(Code::InvalidArgument, "'" + shown + "' must be https://HOST[:PORT] without a path");
+    if (slash + 1 != url.size())
+      return error(Code::InvalidArgument, "'" + shown + "' must be https://HOST[:PORT] without a path");
     url.remove_suffix(1);
   }
   auto [host, port] = TRY(parse_authority(url, 443));
@@ -167,18 +176,23 @@ std::string Request::header(std::string_view lower_name) const {
   return it == headers.end() ? std::string() : it->second;
 }
 
-Result<std::optional<Proxy>> proxy_for(const std::string& host, std::uint16_t port, const std::string& https_proxy, const std::string& no_proxy) {
+Result<std::optional<Proxy>> proxy_for(const std::string& host, std::uint16_t port, const std::string& https_proxy,
+                                       const std::string& no_proxy) {
   if (https_proxy.empty() || exempt(host, port, no_proxy)) return std::optional<Proxy>();
   std::string_view text = https_proxy;
-  if (text.starts_with("http://")) text.remove_prefix(7);
+  if (text.starts_with("http://"))
+    text.remove_prefix(7);
   else if (text.find("://") != std::string_view::npos) {
-    return error(Code::Unsupported, "HTTPS_PROXY must be http://[USER:PASSWORD@]HOST:PORT (a proxy that is itself reached by TLS or SOCKS is not supported)");
+    return error(Code::Unsupported,
+                 "HTTPS_PROXY must be http://[USER:PASSWORD@]HOST:PORT (a proxy that is itself reached by TLS or SOCKS "
+                 "is not supported)");
   }
   if (const auto slash = text.find('/'); slash != std::string_view::npos) text = text.substr(0, slash);
   Proxy proxy;
   if (const auto at = text.rfind('@'); at != std::string_view::npos) {
     const auto credentials = percent_decode(text.substr(0, at), false);
-    if (!credentials || has_control(*credentials)) return error(Code::InvalidArgument, "the user or password in HTTPS_PROXY is not valid percent-encoding");
+    if (!credentials || has_control(*credentials))
+      return error(Code::InvalidArgument, "the user or password in HTTPS_PROXY is not valid percent-encoding");
     proxy.credentials = *credentials;
     text = text.substr(at + 1);
   }

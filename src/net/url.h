@@ -9,8 +9,8 @@
 
 namespace muster::net {
 
-// "/a%20b?x=1" -> path "/a b", query {x,1}. Refused: not beginning with '/', bad escapes, '.' and '..' segments, an encoded
-// slash, control characters, anything that is not UTF-8, a fragment. Empty segments are folded.
+// "/a%20b?x=1" -> path "/a b", query {x,1}. Refused: not beginning with '/', bad escapes, '.' and '..' segments, an
+// encoded slash, control characters, anything that is not UTF-8, a fragment. Empty segments are folded.
 struct Target {
   std::string path;
   std::vector<std::pair<std::string, std::string>> query;
@@ -26,7 +26,8 @@ struct Proxy {
   std::uint16_t port = 8080;
   std::string credentials;  // "user:password", decoded; secret
 };
-Result<std::optional<Proxy>> proxy_for(const std::string& host, std::uint16_t port, const std::string& https_proxy, const std::string& no_proxy);
+Result<std::optional<Proxy>> proxy_for(const std::string& host, std::uint16_t port, const std::string& https_proxy,
+                                       const std::string& no_proxy);
 Result<std::optional<Proxy>> proxy_from_environment(const std::string& host, std::uint16_t port);
 
 }  // namespace muster::net

@@ -15,7 +15,7 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 namespace websocket = beast::websocket;
 
-constexpr std::size_t kQueueBytesMax = 64 << 20;   // a peer that reads nothing while we send this much is cut
+constexpr std::size_t kQueueBytesMax = 64 << 20;  // a peer that reads nothing while we send this much is cut
 constexpr std::size_t kKeepBuffer = 64 << 10;
 constexpr Millis kCloseTime{5000};
 
@@ -29,32 +29,39 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
     ws_.set_option(websocket::stream_base::timeout{std::chrono::seconds(10), options_.idle_timeout, true});
   }
 
-  void bind() { if (options_.guard) options_.guard->bind(weak_from_this()); }
+  void bind() {
+    if (options_.guard) options_.guard->bind(weak_from_this());
+  }
 
   void accept(const Request& request, WebSocketReady done) {
     http::request<http::empty_body> head{http::verb::get, "/", 11};
-    for (const char* name : {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version"}) head.set(name, request.header(name));
-    ws_.async_accept(head, [self = shared_from_this(), done = std::move(done)](ErrorCode ec) { self->opened(ec, done); });
+    for (const char* name : {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version"})
+      head.set(name, request.header(name));
+    ws_.async_accept(head,
+                     [self = shared_from_this(), done = std::move(done)](ErrorCode ec) { self->opened(ec, done); });
   }
 
-  void connect(const std::string& host, const std::string& target, const std::map<std::string, std::string>& headers, WebSocketReady done) {
+  void connect(const std::string& host, const std::string& target, const std::map<std::string, std::string>& headers,
+               WebSocketReady done) {
     ws_.set_option(websocket::stream_base::decorator([headers](websocket::request_type& request) {
       for (const auto& [name, value] : headers) request.set(name, value);
     }));
     auto answer = std::make_shared<websocket::response_type>();
-    ws_.async_handshake(*answer, host, target, [self = shared_from_this(), answer, done = std::move(done)](ErrorCode ec) {
-      if (ec == websocket::error::upgrade_declined) return done(declined(*answer));
-      self->opened(ec, done);
-    });
+    ws_.async_handshake(*answer, host, target,
+                        [self = shared_from_this(), answer, done = std::move(done)](ErrorCode ec) {
+                          if (ec == websocket::error::upgrade_declined) return done(declined(*answer));
+                          self->opened(ec, done);
+                        });
   }
 
   void start(std::function<void(Bytes)> on_message, std::function<void(std::string)> on_close) override {
-    asio::post(ws_.get_executor(), [self = shared_from_this(), m = std::move(on_message), c = std::move(on_close)]() mutable {
-      self->on_message_ = std::move(m);
-      self->on_close_ = std::move(c);
-      if (self->ended_) return self->report();
-      self->read();
-    });
+    asio::post(ws_.get_executor(),
+               [self = shared_from_this(), m = std::move(on_message), c = std::move(on_close)]() mutable {
+                 self->on_message_ = std::move(m);
+                 self->on_close_ = std::move(c);
+                 if (self->ended_) return self->report();
+                 self->read();
+               });
   }
 
   void send(Bytes message) override {
@@ -85,7 +92,9 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
       if (reason.size() > 120) reason.resize(120);
       self->goodbye_ = valid_utf8(reason) ? std::move(reason) : "closed";
       self->close_timer_.expires_after(kCloseTime);
-      self->close_timer_.async_wait([self](ErrorCode ec) { if (!ec) self->end("closed"); });
+      self->close_timer_.async_wait([self](ErrorCode ec) {
+        if (!ec) self->end("closed");
+      });
       self->write();
     });
   }
@@ -98,13 +107,15 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
  private:
   static Error declined(const websocket::response_type& answer) {
     const int status = answer.result_int();
-    const Code code = status == 401   ? Code::Unauthenticated
-                      : status == 403 ? Code::PermissionDenied
-                      : status == 404 ? Code::NotFound
-                      : status == 426 ? Code::Unsupported
-                      : status < 500 && status != 429 ? Code::FailedPrecondition : Code::Unavailable;
+    const Code code = status == 401                   ? Code::Unauthenticated
+                      : status == 403                 ? Code::PermissionDenied
+                      : status == 404                 ? Code::NotFound
+                      : status == 426                 ? Code::Unsupported
+                      : status < 500 && status != 429 ? Code::FailedPrecondition
+                                                      : Code::Unavailable;
     const std::string body = answer.body().substr(0, 2048);
-    return error(code, "the server refuses the connection with status " + std::to_string(status) + (body.empty() ? "" : ": " + body));
+    return error(code, "the server refuses the connection with status " + std::to_string(status) +
+                           (body.empty() ? "" : ": " + body));
   }
 
   void opened(ErrorCode ec, const WebSocketReady& done) {
@@ -153,7 +164,8 @@ class Session final : public WebSocket, public Closable, public std::enable_shar
       const std::string said(ws_.reason().reason.data(), ws_.reason().reason.size());
       return end(said.empty() ? "closed by the peer" : said);
     }
-    if (ec == websocket::error::buffer_overflow || ec == websocket::error::message_too_big) return end("the peer sent a message that is too large");
+    if (ec == websocket::error::buffer_overflow || ec == websocket::error::message_too_big)
+      return end("the peer sent a message that is too large");
     if (ec == beast::error::timeout) return end("the peer is silent");
     if (ec == asio::error::eof) return end("the peer closed the connection");
     if (ec == asio::error::operation_aborted && closing_) return end(goodbye_);
@@ -201,7 +213,8 @@ void accept_websocket(TlsStream stream, const Request& request, WebSocketOptions
 }
 
 void connect_websocket(TlsStream stream, const std::string& host, const std::string& target,
-                       const std::map<std::string, std::string>& headers, WebSocketOptions options, WebSocketReady done) {
+                       const std::map<std::string, std::string>& headers, WebSocketOptions options,
+                       WebSocketReady done) {
   auto session = std::make_shared<Session>(std::move(stream), std::move(options));
   session->bind();
   session->connect(host, target, headers, std::move(done));

@@ -23,15 +23,20 @@ Bytes source_bytes(const Endpoint& from) {
 }
 }  // namespace
 
-Key32 mac1_key_of(const Key32& public_key) { return crypto::blake2s(as_bytes("mac1----"), public_key); }
-Secret32 cookie_key_of(const Key32& public_key) { return Secret32(crypto::blake2s(as_bytes("cookie--"), public_key)); }
+Key32 mac1_key_of(const Key32& public_key) {
+  return crypto::blake2s(as_bytes("mac1----"), public_key);
+}
+Secret32 cookie_key_of(const Key32& public_key) {
+  return Secret32(crypto::blake2s(as_bytes("cookie--"), public_key));
+}
 
 CookieDoor::CookieDoor(const Key32& own, std::uint32_t handshakes_per_s)
     : mac1_key_(mac1_key_of(own)), cookie_key_(cookie_key_of(own)), limit_(handshakes_per_s) {}
 
 CookieDoor::Verdict CookieDoor::check(ByteView message, const Endpoint& from, LeaseTime now) {
   const std::size_t macs = message.size() - 32;
-  if (!crypto::equal(crypto::blake2s_mac16(mac1_key_, message.first(macs)), message.subspan(macs, 16))) return Verdict::Drop;
+  if (!crypto::equal(crypto::blake2s_mac16(mac1_key_, message.first(macs)), message.subspan(macs, 16)))
+    return Verdict::Drop;
   if (now - window_start_ >= 1s) {
     window_start_ = now;
     in_window_ = 0;
@@ -40,7 +45,8 @@ CookieDoor::Verdict CookieDoor::check(ByteView message, const Endpoint& from, Le
   if (++in_window_ > limit_) loaded_until_ = now + 1s;
   if (now >= loaded_until_) return Verdict::Accept;
   const crypto::Tag16 cookie = cookie_for(from, now);
-  if (!crypto::equal(crypto::blake2s_mac16(cookie, message.first(macs + 16)), message.subspan(macs + 16, 16))) return Verdict::SendCookie;
+  if (!crypto::equal(crypto::blake2s_mac16(cookie, message.first(macs + 16)), message.subspan(macs + 16, 16)))
+    return Verdict::SendCookie;
   const std::uint64_t source = load_le64(cookie.data());
   if (per_source_.size() >= kSourcesMax && !per_source_.contains(source)) return Verdict::Drop;
   return ++per_source_[source] <= kPerSourcePerSecond ? Verdict::Accept : Verdict::Drop;

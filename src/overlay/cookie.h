@@ -1,6 +1,7 @@
 #pragma once
-// Inside of Device: the two MACs of handshake messages (whitepaper 5.4.4) and the cookie door (5.4.7): above a rate of handshakes
-// a sender must first show, by echoing a cookie, that it receives where it claims to be; then it is limited per source.
+// Inside of Device: the two MACs of handshake messages (whitepaper 5.4.4) and the cookie door (5.4.7): above a rate of
+// handshakes a sender must first show, by echoing a cookie, that it receives where it claims to be; then it is limited
+// per source.
 #include <unordered_map>
 
 #include "overlay/session.h"

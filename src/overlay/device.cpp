@@ -39,7 +39,10 @@ struct Device::Impl {
     std::size_t operator()(const Key32& key) const { return static_cast<std::size_t>(load_le64(key.data())); }
   };
   enum class Slot : std::uint8_t { Handshake, Session };
-  struct IndexEntry { Peer* peer; Slot slot; };
+  struct IndexEntry {
+    Peer* peer;
+    Slot slot;
+  };
 
   crypto::X25519Pair self;
   DeviceOptions options;
@@ -51,7 +54,11 @@ struct Device::Impl {
   Bytes out, in;  // reused for every packet
 
   Impl(const crypto::X25519Pair& key, const DeviceOptions& o)
-      : self(key), options(o), door(key.public_key, o.load_handshakes_per_s), out(kPacketMax + 64), in(kPacketMax + 64) {}
+      : self(key),
+        options(o),
+        door(key.public_key, o.load_handshakes_per_s),
+        out(kPacketMax + 64),
+        in(kPacketMax + 64) {}
 
   Peer* find(const Key32& key) {
     const auto it = peers.find(key);
@@ -98,7 +105,9 @@ struct Device::Impl {
 
 Device::Device(const crypto::X25519Pair& key, DeviceOptions options) : impl_(std::make_unique<Impl>(key, options)) {}
 Device::~Device() = default;
-const Key32& Device::public_key() const { return impl_->self.public_key; }
+const Key32& Device::public_key() const {
+  return impl_->self.public_key;
+}
 
 void Device::Impl::set_peers(const std::vector<PeerConfig>& wanted) {
   MUSTER_CHECK(wanted.size() <= kPeersMax);
@@ -139,7 +148,8 @@ void Device::Impl::transmit(Peer& peer, ByteView datagram, LeaseTime now, Sink& 
   sink.send(peer.endpoint, datagram);
 }
 
-void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now, Sink& sink) {
+void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now,
+                                 Sink& sink) {
   Session& session = *peer.current;
   out[0] = kTypeTransport;
   out[1] = out[2] = out[3] = 0;
@@ -155,7 +165,8 @@ void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded,
   peer.stats.tx_bytes += size;
   ++peer.stats.tx_packets;
   if (to.kind != Endpoint::Kind::None) sink.send(to, {out.data(), size});
-  if (session.initiator && (now.lease - session.created >= kRekeyAfter || session.next_counter >= kRekeyAfterMessages)) {
+  if (session.initiator &&
+      (now.lease - session.created >= kRekeyAfter || session.next_counter >= kRekeyAfterMessages)) {
     initiate(peer, now, sink, false);
   }
 }
@@ -190,12 +201,14 @@ void Device::Impl::initiate(Peer& peer, const Now& now, Sink& sink, bool retry) 
   Bytes message(8);
   message[0] = kTypeInitiation;
   const auto timestamp = tai64n(now.wall, last_timestamp);
-  auto noise = write_first(self, peer.config.public_key, peer.static_static, ephemeral, as_bytes(kWireGuardPrologue), timestamp, message);
+  auto noise = write_first(self, peer.config.public_key, peer.static_static, ephemeral, as_bytes(kWireGuardPrologue),
+                           timestamp, message);
   if (!noise) return;
   const std::uint32_t local = new_index(peer, Slot::Handshake);
   store_le32(message.data() + 4, local);
   // Jitter keeps two sides that start together from colliding for ever.
-  peer.pending = PendingHandshake{*noise, ephemeral, local, now.lease, kRekeyTimeout + Millis(crypto::random_u32() % 334)};
+  peer.pending =
+      PendingHandshake{*noise, ephemeral, local, now.lease, kRekeyTimeout + Millis(crypto::random_u32() % 334)};
   add_macs(peer, message, now.lease);
   peer.last_initiation_sent = now.lease;
   transmit(peer, message, now.lease, sink);
@@ -223,7 +236,8 @@ void Device::Impl::on_initiation(ByteView message, const Endpoint& from, const N
   const crypto::X25519Pair ephemeral = crypto::x25519_generate();
   Bytes reply(12);
   reply[0] = kTypeResponse;
-  if (!write_second(first->noise, first->ephemeral, first->remote_static, ephemeral, peer->config.psk, {}, reply)) return;
+  if (!write_second(first->noise, first->ephemeral, first->remote_static, ephemeral, peer->config.psk, {}, reply))
+    return;
   const std::uint32_t local = new_index(*peer, Slot::Session);
   const std::uint32_t remote = load_le32(message.data() + 4);
   store_le32(reply.data() + 4, local);
@@ -252,7 +266,8 @@ void Device::Impl::on_response(ByteView message, const Endpoint& from, const Now
   drop(peer.previous);
   peer.previous = std::move(peer.next ? peer.next : peer.current);
   drop(peer.current);
-  peer.current = std::make_unique<Session>(local, load_le32(message.data() + 4), initiator_key, responder_key, now.lease, true);
+  peer.current =
+      std::make_unique<Session>(local, load_le32(message.data() + 4), initiator_key, responder_key, now.lease, true);
   peer.attempt_started.reset();
   authenticated(peer, from, message.size());
   ++peer.stats.handshakes;
@@ -266,8 +281,8 @@ void Device::Impl::on_cookie(ByteView message, LeaseTime now) {
   const auto it = by_index.find(load_le32(message.data() + 4));
   if (it == by_index.end()) return;
   Peer& peer = *it->second.peer;
-  const auto cookie = crypto::xchacha_open(peer.cookie_key, std::span<const std::uint8_t, 24>(message.data() + 8, 24), peer.last_mac1,
-                                           message.subspan(32, 32));
+  const auto cookie = crypto::xchacha_open(peer.cookie_key, std::span<const std::uint8_t, 24>(message.data() + 8, 24),
+                                           peer.last_mac1, message.subspan(32, 32));
   if (!cookie) return;
   std::copy(cookie->begin(), cookie->end(), peer.cookie.begin());
   peer.cookie_at = now;
@@ -279,11 +294,15 @@ void Device::Impl::on_transport(ByteView message, const Endpoint& from, const No
   if (it == by_index.end() || it->second.slot != Slot::Session) return;
   Peer& peer = *it->second.peer;
   const auto is = [&](const std::unique_ptr<Session>& s) { return s && s->local == index; };
-  Session* session = is(peer.current) ? peer.current.get() : is(peer.next) ? peer.next.get() : is(peer.previous) ? peer.previous.get() : nullptr;
+  Session* session = is(peer.current)    ? peer.current.get()
+                     : is(peer.next)     ? peer.next.get()
+                     : is(peer.previous) ? peer.previous.get()
+                                         : nullptr;
   const std::uint64_t counter = load_le64(message.data() + 8);
   if (session == nullptr || now.lease - session->created >= kRejectAfter || counter >= kRejectAfterMessages) return;
   const ByteView sealed = message.subspan(kTransportHeader);
-  if (sealed.size() > in.size() || !session->open.open(counter, {}, sealed, in.data()) || !session->replay.accept(counter)) {
+  if (sealed.size() > in.size() || !session->open.open(counter, {}, sealed, in.data()) ||
+      !session->replay.accept(counter)) {
     ++peer.stats.dropped;
     return;
   }
@@ -303,7 +322,8 @@ void Device::Impl::on_transport(ByteView message, const Endpoint& from, const No
 }
 
 void Device::Impl::on_plain(Peer& peer, ByteView plain, const Endpoint& from, const Now& now, Sink& sink) {
-  if (peer.current && peer.current->initiator && now.lease - peer.current->created >= kRejectAfter - kKeepalive - kRekeyTimeout) {
+  if (peer.current && peer.current->initiator &&
+      now.lease - peer.current->created >= kRejectAfter - kKeepalive - kRekeyTimeout) {
     initiate(peer, now, sink, false);
   }
   if (plain.empty()) return;  // keepalive
@@ -346,18 +366,24 @@ void Device::Impl::tick_peer(Peer& peer, const Now& now, Sink& sink) {
     initiate(peer, now, sink, false);
   }
   if (peer.config.keepalive.count() > 0 && now.lease - peer.last_sent >= peer.config.keepalive) {
-    if (usable) send_keepalive(peer, now, sink);
-    else if (!peer.pending) initiate(peer, now, sink, false);
+    if (usable)
+      send_keepalive(peer, now, sink);
+    else if (!peer.pending)
+      initiate(peer, now, sink, false);
   }
 }
 
-void Device::set_peers(const std::vector<PeerConfig>& peers) { impl_->set_peers(peers); }
+void Device::set_peers(const std::vector<PeerConfig>& peers) {
+  impl_->set_peers(peers);
+}
 
 void Device::set_endpoint(const Key32& key, const Endpoint& endpoint) {
   if (Peer* peer = impl_->find(key)) peer->endpoint = endpoint;
 }
 
-bool Device::has_peer(const Key32& key) const { return impl_->find(key) != nullptr; }
+bool Device::has_peer(const Key32& key) const {
+  return impl_->find(key) != nullptr;
+}
 
 bool Device::has_session(const Key32& key) const {
   const Peer* peer = impl_->find(key);
@@ -383,7 +409,8 @@ Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {
 }
 
 void Device::decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink) {
-  if (datagram.size() < kTransportHeader + crypto::kAeadTag || datagram[1] != 0 || datagram[2] != 0 || datagram[3] != 0) return;
+  if (datagram.size() < kTransportHeader + crypto::kAeadTag || datagram[1] != 0 || datagram[2] != 0 || datagram[3] != 0)
+    return;
   if (datagram[0] == kTypeTransport) return impl_->on_transport(datagram, from, now, sink);
   if (datagram[0] == kTypeCookie && datagram.size() == kCookieBytes) return impl_->on_cookie(datagram, now.lease);
   const bool initiation = datagram[0] == kTypeInitiation && datagram.size() == kInitiationBytes;
@@ -396,8 +423,10 @@ void Device::decapsulate(ByteView datagram, const Endpoint& from, const Now& now
     case CookieDoor::Verdict::Accept:
       break;
   }
-  if (initiation) impl_->on_initiation(datagram, from, now, sink);
-  else impl_->on_response(datagram, from, now, sink);
+  if (initiation)
+    impl_->on_initiation(datagram, from, now, sink);
+  else
+    impl_->on_response(datagram, from, now, sink);
 }
 
 bool Device::send_control(const Key32& key, const Endpoint& to, ByteView message, const Now& now, Sink& sink) {

@@ -1,9 +1,9 @@
 #pragma once
 // One WireGuard interface without sockets, clock or threads: handshake (mac1, mac2 and cookies under load), sessions
-// (previous, current, next), transport, replay window, rekey and keepalive timers (whitepaper section 6). Interoperable with
-// other implementations. Packets come in, the Sink gets what is to be sent or delivered, tick() is called a few times a second.
-// Buffers given to the Sink live only during the call; the Sink must not call back into the Device. One thread.
-// Bounds: peers, staged packets per peer, initiations per second and source, cookies' sources.
+// (previous, current, next), transport, replay window, rekey and keepalive timers (whitepaper section 6). Interoperable
+// with other implementations. Packets come in, the Sink gets what is to be sent or delivered, tick() is called a few
+// times a second. Buffers given to the Sink live only during the call; the Sink must not call back into the Device. One
+// thread. Bounds: peers, staged packets per peer, initiations per second and source, cookies' sources.
 #include <functional>
 #include <memory>
 #include <optional>
@@ -25,7 +25,7 @@ struct Endpoint {
   Kind kind = Kind::None;
   std::uint32_t ip = 0;  // IPv4, host order
   std::uint16_t port = 0;
-  Key32 key{};           // Relay: the member at the other end
+  Key32 key{};  // Relay: the member at the other end
   bool operator==(const Endpoint&) const = default;
   static Endpoint udp(std::uint32_t ip, std::uint16_t port) { return {Kind::Udp, ip, port, {}}; }
   static Endpoint relay(const Key32& key) { return {Kind::Relay, 0, 0, key}; }
@@ -43,7 +43,7 @@ struct PeerStats {
   Key32 public_key{};
   Endpoint endpoint;
   std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_packets = 0, tx_packets = 0, dropped = 0, handshakes = 0;
-  WallTime last_handshake;               // zero: never
+  WallTime last_handshake;  // zero: never
 };
 
 class Sink {
@@ -56,10 +56,10 @@ class Sink {
 };
 
 struct DeviceOptions {
-  bool roam = true;                      // follow the source of authenticated packets; false: set_endpoint() decides alone
+  bool roam = true;  // follow the source of authenticated packets; false: set_endpoint() decides alone
   std::uint32_t load_handshakes_per_s = 200;  // above it cookies are demanded
   std::size_t staged_packets_max = 256;
-  std::size_t mtu = 1380;                // padding never exceeds it
+  std::size_t mtu = 1380;  // padding never exceeds it
 };
 
 enum class Encapsulated : std::uint8_t { Sent, Staged, NoPeer, Invalid };

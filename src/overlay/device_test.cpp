@@ -278,8 +278,8 @@ TEST_F(Two, ControlMessagesTravelSealed) {
   EXPECT_EQ(box_b.controls[0], (Bytes{1, 2, 3}));
 }
 
-// Loss, duplication and reordering, with rekeys in between: whatever arrives is what was sent, nothing twice; and when the
-// network heals, packets flow again within a handshake's time.
+// Loss, duplication and reordering, with rekeys in between: whatever arrives is what was sent, nothing twice; and when
+// the network heals, packets flow again within a handshake's time.
 TEST(DeviceProperty, RandomNetworkNeverCorruptsAndHeals) {
   for (std::uint64_t seed = 1; seed <= 30; ++seed) {
     Rng rng(seed);
@@ -289,7 +289,11 @@ TEST(DeviceProperty, RandomNetworkNeverCorruptsAndHeals) {
     a.set_peers({PeerConfig{key_b.public_key, {}, {kB}, at_b, {}}});
     b.set_peers({PeerConfig{key_a.public_key, {}, {kA}, at_a, {}}});
     Now now{WallTime{1'795'000'000'000}, LeaseTime{1}};
-    struct Flight { std::int64_t at; bool to_b; Bytes data; };
+    struct Flight {
+      std::int64_t at;
+      bool to_b;
+      Bytes data;
+    };
     std::vector<Flight> air;
     Box box_a, box_b;
     std::set<std::uint32_t> got_a, got_b;

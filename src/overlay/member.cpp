@@ -22,11 +22,14 @@ DeviceOptions device_options() {
   return options;
 }
 
-bool initiation(ByteView datagram) { return !datagram.empty() && datagram[0] == 1; }
+bool initiation(ByteView datagram) {
+  return !datagram.empty() && datagram[0] == 1;
+}
 }  // namespace
 
-// From the Device's view of endpoints to sockets. An initiation through the relay also goes to every direct candidate: members on
-// one private network meet even while no relay answers. The receiver takes the first copy and drops the others as replays.
+// From the Device's view of endpoints to sockets. An initiation through the relay also goes to every direct candidate:
+// members on one private network meet even while no relay answers. The receiver takes the first copy and drops the
+// others as replays.
 class Member::Wire : public Sink {
  public:
   Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
@@ -39,7 +42,9 @@ class Member::Wire : public Sink {
     for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
   }
   void deliver(ByteView packet) override { out_.to_tun(packet); }
-  void control(const Key32& peer, const Endpoint& from, ByteView message) override { member_.on_control(peer, from, message, now_); }
+  void control(const Key32& peer, const Endpoint& from, ByteView message) override {
+    member_.on_control(peer, from, message, now_);
+  }
 
  private:
   Member& member_;
@@ -47,9 +52,14 @@ class Member::Wire : public Sink {
   const Now& now_;
 };
 
-Member::Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk, RosterGuard guard)
-    : key_(key), address_(address), mask_(prefix_bits == 0 ? 0 : ~std::uint32_t{0} << (32 - std::min<int>(prefix_bits, 32))), psk_(psk),
-      guard_(std::move(guard)), device_(key, device_options()) {}
+Member::Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk,
+               RosterGuard guard)
+    : key_(key),
+      address_(address),
+      mask_(prefix_bits == 0 ? 0 : ~std::uint32_t{0} << (32 - std::min<int>(prefix_bits, 32))),
+      psk_(psk),
+      guard_(std::move(guard)),
+      device_(key, device_options()) {}
 Member::~Member() = default;
 
 bool Member::usable_candidate(const Endpoint& e) const {
@@ -64,12 +74,14 @@ void Member::add_candidate(Path& path, const Endpoint& e) const {
   path.candidates.push_back({e, {}, {}, false, 0});
 }
 
-Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers) {
+Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
+                                       const std::vector<Key32>& signers) {
   const VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
   TRY_VOID(guard_.admit(verified.roster, bytes));
   const auto& members = verified.roster.members;
   // Without our own entry we were removed: nobody is a peer any more.
-  const bool ours = std::ranges::any_of(members, [&](const RosterMember& m) { return m.overlay_key == key_.public_key && m.address == address_; });
+  const bool ours = std::ranges::any_of(
+      members, [&](const RosterMember& m) { return m.overlay_key == key_.public_key && m.address == address_; });
   std::vector<PeerConfig> peers;
   std::map<Key32, Path> paths;
   for (const RosterMember& m : members) {
@@ -170,7 +182,9 @@ void Member::relay_up(const Now& now) {
   for (const auto& [key, path] : paths_) device_.hurry(key, Millis(0), now);
 }
 
-void Member::relay_lacks(const Key32& member, const Now& now) { device_.hurry(member, kAskAgain, now); }
+void Member::relay_lacks(const Key32& member, const Now& now) {
+  device_.hurry(member, kAskAgain, now);
+}
 
 void Member::tick(const Now& now, Out& out) {
   Wire wire(*this, out, now);

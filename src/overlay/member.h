@@ -1,9 +1,9 @@
 #pragma once
-// One machine's place in one cluster's overlay, without sockets or clock: Device + verified roster + choice of the path + answers
-// to packets that nobody can take. Every pair talks through the relay at once; UDP endpoints from the roster are probed inside the
-// session, and a direct path is used only after a full-size probe was answered (so both directions carry full packets); when its
-// probes stay unanswered for kDirectTimeout the relay takes over. One thread; Out must not call back.
-// Bounds: members as in the roster, candidates per member.
+// One machine's place in one cluster's overlay, without sockets or clock: Device + verified roster + choice of the path
+// + answers to packets that nobody can take. Every pair talks through the relay at once; UDP endpoints from the roster
+// are probed inside the session, and a direct path is used only after a full-size probe was answered (so both
+// directions carry full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. One thread;
+// Out must not call back. Bounds: members as in the roster, candidates per member.
 #include <deque>
 #include <map>
 #include <memory>
@@ -34,23 +34,30 @@ struct MemberStats {
 
 class Member {
  public:
-  Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk, RosterGuard guard = {});
+  Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk,
+         RosterGuard guard = {});
   ~Member();
   // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected.
-  Result<std::size_t> set_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers);
+  Result<std::size_t> set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
+                                 const std::vector<Key32>& signers);
   bool knows(const Key32& member) const { return paths_.contains(member); }
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
-  void relay_up(const Now& now);                           // what was sent before got lost: handshakes go out again
-  void relay_lacks(const Key32& member, const Now& now);   // the relay knows no such member (yet): ask again soon
+  void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
+  void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
   void tick(const Now& now, Out& out);
   std::vector<MemberStats> stats() const;
 
  private:
-  struct Candidate { Endpoint at; LeaseTime last_pong, last_ping; bool pinged = false; std::uint64_t id = 0; };
+  struct Candidate {
+    Endpoint at;
+    LeaseTime last_pong, last_ping;
+    bool pinged = false;
+    std::uint64_t id = 0;
+  };
   struct Path {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
@@ -58,7 +65,11 @@ class Member {
     LeaseTime next_probe, direct_since;
     Millis backoff = kProbeEvery;
   };
-  struct Pong { Key32 peer; Endpoint to; Bytes message; };
+  struct Pong {
+    Key32 peer;
+    Endpoint to;
+    Bytes message;
+  };
   class Wire;
   void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now);
   void flush(const Now& now, Out& out);

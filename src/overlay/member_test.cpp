@@ -25,7 +25,9 @@ struct Machine : Out {
   std::vector<std::pair<Endpoint, Bytes>> direct;
   std::vector<Bytes> tun;
   void to_relay(const Key32& m, ByteView d) override { relayed.emplace_back(m, Bytes(d.begin(), d.end())); }
-  void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override { direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end())); }
+  void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override {
+    direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
+  }
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
   RosterMember entry() const {
     RosterMember m;
@@ -89,7 +91,8 @@ struct Net : ::testing::Test {
         for (auto& [at, d] : direct) {
           direct_data += d[0] == 4;
           for (auto& to : machines) {
-            if (direct_up && d.size() <= direct_size_max && to->lan == at) to->member->from_udp(from->lan.ip, from->lan.port, d, now, *to);
+            if (direct_up && d.size() <= direct_size_max && to->lan == at)
+              to->member->from_udp(from->lan.ip, from->lan.port, d, now, *to);
           }
         }
       }
@@ -247,11 +250,20 @@ TEST_F(Net, RostersAreOrderedSignedAndChecked) {
   const Bytes good = encode_roster(r);
   EXPECT_EQ(decode_roster(good).value(), r);
   EXPECT_FALSE(machines[0]->member->set_roster(good, {}, {controller.public_key()}).ok());
-  EXPECT_FALSE(machines[0]->member->set_roster(good, {sign_roster(crypto::SigningKey::generate(), good)}, {controller.public_key()}).ok());
+  EXPECT_FALSE(
+      machines[0]
+          ->member->set_roster(good, {sign_roster(crypto::SigningKey::generate(), good)}, {controller.public_key()})
+          .ok());
   const auto tenant = crypto::SigningKey::generate();
-  EXPECT_FALSE(machines[0]->member->set_roster(good, {sign_roster(controller, good)}, {controller.public_key(), tenant.public_key()}).ok());
-  EXPECT_TRUE(machines[0]->member->set_roster(good, {sign_roster(controller, good), sign_roster(tenant, good)},
-                                             {controller.public_key(), tenant.public_key()}).ok());
+  EXPECT_FALSE(
+      machines[0]
+          ->member->set_roster(good, {sign_roster(controller, good)}, {controller.public_key(), tenant.public_key()})
+          .ok());
+  EXPECT_TRUE(machines[0]
+                  ->member
+                  ->set_roster(good, {sign_roster(controller, good), sign_roster(tenant, good)},
+                               {controller.public_key(), tenant.public_key()})
+                  .ok());
   EXPECT_TRUE(apply(*machines[0], good).ok());  // the same again
   // A key that the machine's device did not sign, or signed for another lease, never becomes a peer.
   r = make_roster();
@@ -288,7 +300,8 @@ TEST_F(Net, DamagedRostersNeverCrash) {
 
 TEST(Endpoints, Text) {
   EXPECT_EQ(format_endpoint(*parse_udp_endpoint("192.168.1.7:51820")), "192.168.1.7:51820");
-  for (const char* bad : {"", "1.2.3:4", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "256.1.1.1:5", "a.b.c.d:1", "1.2.3.4:5x", "::1:5"}) {
+  for (const char* bad : {"", "1.2.3:4", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "256.1.1.1:5",
+                          "a.b.c.d:1", "1.2.3.4:5x", "::1:5"}) {
     EXPECT_FALSE(parse_udp_endpoint(bad)) << bad;
   }
 }

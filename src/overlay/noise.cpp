@@ -17,7 +17,8 @@ std::array<Secret32, N> derive(const Secret32& chain, ByteView input) {
   std::array<Secret32, N> out;
   for (std::size_t i = 0; i < N; ++i) {
     const std::uint8_t number = static_cast<std::uint8_t>(i + 1);
-    out[i].bytes = crypto::hmac_blake2s(extracted.bytes, i == 0 ? ByteView{} : ByteView(out[i - 1].bytes), {&number, 1});
+    out[i].bytes =
+        crypto::hmac_blake2s(extracted.bytes, i == 0 ? ByteView{} : ByteView(out[i - 1].bytes), {&number, 1});
   }
   return out;
 }
@@ -37,7 +38,9 @@ Noise::Noise(ByteView prologue, const Key32& responder_static) {
   mix_hash(responder_static);
 }
 
-void Noise::mix_hash(ByteView data) { hash_ = crypto::blake2s(hash_, data); }
+void Noise::mix_hash(ByteView data) {
+  hash_ = crypto::blake2s(hash_, data);
+}
 
 void Noise::mix_ephemeral(const Key32& key) {
   mix_hash(key);
@@ -106,8 +109,8 @@ bool read_first_payload(FirstMessage& first, const Secret32& static_static, std:
   return first.noise.decrypt(first.sealed_payload, payload);
 }
 
-bool write_second(Noise& noise, const Key32& remote_ephemeral, const Key32& remote_static, const crypto::X25519Pair& ephemeral,
-                  const Secret32& psk, ByteView payload, Bytes& out) {
+bool write_second(Noise& noise, const Key32& remote_ephemeral, const Key32& remote_static,
+                  const crypto::X25519Pair& ephemeral, const Secret32& psk, ByteView payload, Bytes& out) {
   out.insert(out.end(), ephemeral.public_key.begin(), ephemeral.public_key.end());
   noise.mix_ephemeral(ephemeral.public_key);
   const auto ee = crypto::x25519_agree(ephemeral.secret, remote_ephemeral);

@@ -1,7 +1,7 @@
 #pragma once
-// The Noise handshake IKpsk2 with 25519, ChaChaPoly and BLAKE2s (noiseprotocol.org, WireGuard whitepaper section 5.4), for any
-// prologue and payload; WireGuard's messages are framed in device.cpp. Noise is the symmetric state: chaining key and transcript
-// hash; it wipes itself. Every key encrypts once, so nonces are zero. Pure; one thread per object.
+// The Noise handshake IKpsk2 with 25519, ChaChaPoly and BLAKE2s (noiseprotocol.org, WireGuard whitepaper section 5.4),
+// for any prologue and payload; WireGuard's messages are framed in device.cpp. Noise is the symmetric state: chaining
+// key and transcript hash; it wipes itself. Every key encrypts once, so nonces are zero. Pure; one thread per object.
 #include <optional>
 #include <utility>
 
@@ -23,9 +23,9 @@ class Noise {
   void mix_ephemeral(const Key32& key);  // transcript and, as psk patterns demand, the chaining key
   void mix_key(const Secret32& secret);
   void mix_psk(const Secret32& psk);
-  void encrypt(ByteView plain, Bytes& out);                   // appends plain.size() + 16
+  void encrypt(ByteView plain, Bytes& out);                    // appends plain.size() + 16
   bool decrypt(ByteView sealed, std::span<std::uint8_t> out);  // out: sealed.size() - 16
-  std::pair<Secret32, Secret32> split() const;                // initiator's sending key, responder's sending key
+  std::pair<Secret32, Secret32> split() const;                 // initiator's sending key, responder's sending key
 
  private:
   Secret32 chain_, key_;
@@ -47,8 +47,8 @@ std::optional<FirstMessage> read_first(const crypto::X25519Pair& self, ByteView 
 bool read_first_payload(FirstMessage& first, const Secret32& static_static, std::span<std::uint8_t> payload);
 
 // e, ee, se, psk, payload.
-bool write_second(Noise& noise, const Key32& remote_ephemeral, const Key32& remote_static, const crypto::X25519Pair& ephemeral,
-                  const Secret32& psk, ByteView payload, Bytes& out);
+bool write_second(Noise& noise, const Key32& remote_ephemeral, const Key32& remote_static,
+                  const crypto::X25519Pair& ephemeral, const Secret32& psk, ByteView payload, Bytes& out);
 bool read_second(Noise& noise, const crypto::X25519Pair& self, const crypto::X25519Pair& ephemeral, const Secret32& psk,
                  ByteView message, std::span<std::uint8_t> payload);
 

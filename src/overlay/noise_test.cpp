@@ -12,7 +12,9 @@
 namespace muster::overlay {
 namespace {
 
-Bytes from_hex(std::string_view text) { return unhex(text).value(); }
+Bytes from_hex(std::string_view text) {
+  return unhex(text).value();
+}
 crypto::X25519Pair pair_hex(std::string_view text) {
   crypto::X25519Pair out;
   out.secret = Secret32(*crypto::key32(from_hex(text)));
@@ -30,10 +32,12 @@ struct Vector {
   Bytes prologue = from_hex("4a6f686e2047616c74");
   Bytes payload1 = from_hex("4c756477696720766f6e204d69736573"), payload2 = from_hex("4d757272617920526f746862617264");
   std::string message1 =
-      "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8e2ad57527207feb56253c9c94a9e496782ecfcb2a75fbcaf"
+      "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8e2ad57527207feb56253c9c94a9e4967"
+      "82ecfcb2a75fbcaf"
       "1b52948cc48daefe660c62119ab5000980c84831215f2441eba616548e832985464cf17e51ee93109008399a21f7e13f";
   std::string message2 =
-      "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b8f007572dab0322217755c0632f365717edbf34d33e87a";
+      "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b8f007572dab0322217755c0632f36571"
+      "7edbf34d33e87a";
   std::string transport1 = "8153ca9833bc3c1b91a7e66e5f4d4f5b59bf9e64c2f20d15f0bba7";
   std::string transport2 = "07af0c9c86e1b4e80f36b04ff7688d51141af3debd0332f0a705ef";
 };
@@ -42,7 +46,8 @@ TEST(Noise, PublishedVectorBothRoles) {
   const Vector v;
   const Secret32 ss = *crypto::x25519_agree(v.initiator.secret, v.responder.public_key);
   Bytes first_bytes;
-  auto noise_i = write_first(v.initiator, v.responder.public_key, ss, v.initiator_ephemeral, v.prologue, v.payload1, first_bytes);
+  auto noise_i =
+      write_first(v.initiator, v.responder.public_key, ss, v.initiator_ephemeral, v.prologue, v.payload1, first_bytes);
   ASSERT_TRUE(noise_i);
   EXPECT_EQ(hex(first_bytes), v.message1);
   auto first = read_first(v.responder, v.prologue, first_bytes);
@@ -52,7 +57,8 @@ TEST(Noise, PublishedVectorBothRoles) {
   ASSERT_TRUE(read_first_payload(*first, ss, payload));
   EXPECT_EQ(payload, v.payload1);
   Bytes second_bytes;
-  ASSERT_TRUE(write_second(first->noise, first->ephemeral, first->remote_static, v.responder_ephemeral, v.psk, v.payload2, second_bytes));
+  ASSERT_TRUE(write_second(first->noise, first->ephemeral, first->remote_static, v.responder_ephemeral, v.psk,
+                           v.payload2, second_bytes));
   EXPECT_EQ(hex(second_bytes), v.message2);
   payload.resize(v.payload2.size());
   ASSERT_TRUE(read_second(*noise_i, v.initiator, v.initiator_ephemeral, v.psk, second_bytes, payload));
@@ -72,7 +78,8 @@ TEST(Noise, WrongPskPrologueOrBitIsRefused) {
   const Secret32 ss = *crypto::x25519_agree(v.initiator.secret, v.responder.public_key);
   EXPECT_FALSE(read_first(v.responder, as_bytes("other"), from_hex(v.message1)));
   Bytes bytes;
-  auto noise = write_first(v.initiator, v.responder.public_key, ss, v.initiator_ephemeral, v.prologue, v.payload1, bytes);
+  auto noise =
+      write_first(v.initiator, v.responder.public_key, ss, v.initiator_ephemeral, v.prologue, v.payload1, bytes);
   Bytes payload(v.payload2.size());
   Noise copy = *noise;
   EXPECT_FALSE(read_second(copy, v.initiator, v.initiator_ephemeral, Secret32{}, from_hex(v.message2), payload));
@@ -87,7 +94,7 @@ TEST(Replay, EdgesOfTheWindow) {
   EXPECT_TRUE(window.accept(0));
   EXPECT_FALSE(window.accept(0));
   EXPECT_TRUE(window.accept(kReplayWindow));
-  EXPECT_TRUE(window.accept(1));      // the oldest still inside
+  EXPECT_TRUE(window.accept(1));  // the oldest still inside
   EXPECT_FALSE(window.accept(0));
   EXPECT_TRUE(window.accept(1'000'000));
   EXPECT_FALSE(window.accept(1'000'000 - kReplayWindow));

@@ -11,7 +11,8 @@ namespace {
 constexpr std::uint8_t kIcmp = 1, kTcp = 6;
 constexpr std::uint8_t kFin = 1, kSyn = 2, kRst = 4, kAck = 16;
 constexpr std::size_t kIp = 20;
-// Linux takes "host unreachable" (1) for a passing trouble that a UDP socket need not hear of; this code it reports at once.
+// Linux takes "host unreachable" (1) for a passing trouble that a UDP socket need not hear of; this code it reports at
+// once.
 constexpr std::uint8_t kProhibited = 13, kFragmentationNeeded = 4;
 
 struct Parsed {
@@ -55,10 +56,12 @@ std::optional<Bytes> reset_for(const Parsed& p) {
   std::memcpy(tcp + 2, p.payload.data(), 2);
   tcp[12] = 5 << 4;
   if ((flags & kAck) != 0) {
-    std::memcpy(tcp + 4, p.payload.data() + 8, 4);  // exactly what the program expects next, else it must ignore the reset
+    std::memcpy(tcp + 4, p.payload.data() + 8,
+                4);  // exactly what the program expects next, else it must ignore the reset
     tcp[13] = kRst;
   } else {
-    const std::uint32_t length = static_cast<std::uint32_t>(p.payload.size() - header) + ((flags & kSyn) != 0) + ((flags & kFin) != 0);
+    const std::uint32_t length =
+        static_cast<std::uint32_t>(p.payload.size() - header) + ((flags & kSyn) != 0) + ((flags & kFin) != 0);
     store_be32(tcp + 8, load_be32(p.payload.data() + 4) + length);
     tcp[13] = kRst | kAck;
   }
@@ -70,7 +73,8 @@ std::optional<Bytes> reset_for(const Parsed& p) {
 }
 
 std::optional<Bytes> icmp_for(const Parsed& p, std::uint8_t code, std::uint16_t mtu) {
-  if (p.protocol == kIcmp && (p.payload.empty() || (p.payload[0] != 8 && p.payload[0] != 0))) return {};  // no error about an error
+  if (p.protocol == kIcmp && (p.payload.empty() || (p.payload[0] != 8 && p.payload[0] != 0)))
+    return {};  // no error about an error
   const std::size_t quoted = std::min<std::size_t>(p.whole.size(), 548);
   Bytes out = ip_answer(p.whole, kIcmp, 8 + quoted);
   std::uint8_t* icmp = out.data() + kIp;
@@ -84,8 +88,12 @@ std::optional<Bytes> icmp_for(const Parsed& p, std::uint8_t code, std::uint16_t 
 
 }  // namespace
 
-std::uint32_t packet_source(ByteView packet) { return load_be32(packet.data() + 12); }
-std::uint32_t packet_destination(ByteView packet) { return load_be32(packet.data() + 16); }
+std::uint32_t packet_source(ByteView packet) {
+  return load_be32(packet.data() + 12);
+}
+std::uint32_t packet_destination(ByteView packet) {
+  return load_be32(packet.data() + 16);
+}
 
 std::uint16_t internet_checksum(ByteView data, std::uint32_t sum) {
   for (std::size_t i = 0; i + 1 < data.size(); i += 2) sum += load_be16(data.data() + i);

@@ -14,7 +14,9 @@ constexpr std::string_view kProofDomain = "muster-relay-proof-v1";
 constexpr std::size_t kTokenMax = 512;
 constexpr std::size_t kMessageMax = 256;
 
-void append(Bytes& out, ByteView part) { out.insert(out.end(), part.begin(), part.end()); }
+void append(Bytes& out, ByteView part) {
+  out.insert(out.end(), part.begin(), part.end());
+}
 
 void append_header(Bytes& out, RelayType type, std::size_t size) {
   MUSTER_CHECK(size <= kRelayBodyMax);
@@ -44,11 +46,13 @@ Key32 key_at(ByteView body, std::size_t offset) {
   return key;
 }
 
-Error bad(const char* what) { return error(Code::InvalidArgument, std::string("relay protocol: damaged ") + what + "; the connection is cut"); }
+Error bad(const char* what) {
+  return error(Code::InvalidArgument, std::string("relay protocol: damaged ") + what + "; the connection is cut");
+}
 
 // The token is in the proof too, so that a proof made for one token cannot be moved to another.
-std::optional<Key32> proof_of(const crypto::Secret32& secret, const Key32& peer, const Key32& nonce, const Key32& ephemeral,
-                              const Key32& overlay_key, ByteView token) {
+std::optional<Key32> proof_of(const crypto::Secret32& secret, const Key32& peer, const Key32& nonce,
+                              const Key32& ephemeral, const Key32& overlay_key, ByteView token) {
   const auto shared = crypto::x25519_agree(secret, peer);
   if (!shared) return {};
   Bytes key = crypto::hkdf_sha256(shared->bytes, nonce, as_bytes(kProofDomain), 32);
@@ -95,12 +99,24 @@ void append_hello(Bytes& out, const RelayHello& hello) {
   append(out, hello.proof);
   append(out, hello.token);
 }
-void append_welcome(Bytes& out) { append_header(out, RelayType::Welcome, 0); }
-void append_send(Bytes& out, const Key32& destination, ByteView payload) { append_packet(out, RelayType::Send, destination, payload); }
-void append_recv(Bytes& out, const Key32& source, ByteView payload) { append_packet(out, RelayType::Recv, source, payload); }
-void append_peer_gone(Bytes& out, const Key32& key) { append_packet(out, RelayType::PeerGone, key, {}); }
-void append_ping(Bytes& out, std::uint64_t id) { append_id(out, RelayType::Ping, id); }
-void append_pong(Bytes& out, std::uint64_t id) { append_id(out, RelayType::Pong, id); }
+void append_welcome(Bytes& out) {
+  append_header(out, RelayType::Welcome, 0);
+}
+void append_send(Bytes& out, const Key32& destination, ByteView payload) {
+  append_packet(out, RelayType::Send, destination, payload);
+}
+void append_recv(Bytes& out, const Key32& source, ByteView payload) {
+  append_packet(out, RelayType::Recv, source, payload);
+}
+void append_peer_gone(Bytes& out, const Key32& key) {
+  append_packet(out, RelayType::PeerGone, key, {});
+}
+void append_ping(Bytes& out, std::uint64_t id) {
+  append_id(out, RelayType::Ping, id);
+}
+void append_pong(Bytes& out, std::uint64_t id) {
+  append_id(out, RelayType::Pong, id);
+}
 void append_error(Bytes& out, RelayErrorCode code, std::string_view message) {
   message = message.substr(0, kMessageMax);
   append_header(out, RelayType::Error, 1 + message.size());
@@ -165,25 +181,34 @@ Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, s
   out.overlay_key = key_at(body, 10 + name);
   out.not_after = WallTime{static_cast<std::int64_t>(load_be64(body.data() + 42 + name))};
   if (out.relay != relay) return error(Code::PermissionDenied, "the relay token is for another relay");
-  if (now >= out.not_after) return error(Code::Unauthenticated, "the relay token has expired; the agent gets a new one from the control plane");
+  if (now >= out.not_after)
+    return error(Code::Unauthenticated, "the relay token has expired; the agent gets a new one from the control plane");
   return out;
 }
 
-RelayDoor open_door() { return {crypto::random_key32(), crypto::x25519_generate()}; }
+RelayDoor open_door() {
+  return {crypto::random_key32(), crypto::x25519_generate()};
+}
 
 Result<RelayHello> make_hello(const RelayChallenge& challenge, const crypto::X25519Pair& overlay, ByteView token) {
-  if (challenge.version != kRelayVersion) return error(Code::Unsupported, "the relay speaks another version; update the older side");
-  const auto proof = proof_of(overlay.secret, challenge.ephemeral, challenge.nonce, challenge.ephemeral, overlay.public_key, token);
+  if (challenge.version != kRelayVersion)
+    return error(Code::Unsupported, "the relay speaks another version; update the older side");
+  const auto proof =
+      proof_of(overlay.secret, challenge.ephemeral, challenge.nonce, challenge.ephemeral, overlay.public_key, token);
   if (!proof) return bad("challenge");
   return RelayHello{kRelayVersion, overlay.public_key, *proof, Bytes(token.begin(), token.end())};
 }
 
-Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller, std::string_view relay, WallTime now) {
+Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller,
+                               std::string_view relay, WallTime now) {
   if (hello.version != kRelayVersion) return error(Code::Unsupported, "this relay speaks version 1; update the agent");
   RelayToken token = TRY(verify_relay_token(controller, hello.token, relay, now));
-  if (token.overlay_key != hello.overlay_key) return error(Code::PermissionDenied, "the relay token is for another key");
-  const auto proof = proof_of(door.ephemeral.secret, hello.overlay_key, door.nonce, door.ephemeral.public_key, hello.overlay_key, hello.token);
-  if (!proof || !crypto::equal(*proof, hello.proof)) return error(Code::Unauthenticated, "no proof of possession of the overlay key");
+  if (token.overlay_key != hello.overlay_key)
+    return error(Code::PermissionDenied, "the relay token is for another key");
+  const auto proof = proof_of(door.ephemeral.secret, hello.overlay_key, door.nonce, door.ephemeral.public_key,
+                              hello.overlay_key, hello.token);
+  if (!proof || !crypto::equal(*proof, hello.proof))
+    return error(Code::Unauthenticated, "no proof of possession of the overlay key");
   return token;
 }
 

@@ -1,8 +1,9 @@
 #pragma once
-// What a member and muster-relay say to each other over TLS (ALPN "muster-relay/1"). Sans-I/O: codec, token and proof only.
+// What a member and muster-relay say to each other over TLS (ALPN "muster-relay/1"). Sans-I/O: codec, token and proof
+// only.
 //   relay -> member  Challenge {version, nonce, ephemeral X25519 key}
-//   member -> relay  Hello {version, overlay key, proof, token}      proof = HMAC over a key that only DH(overlay, ephemeral) gives
-//   relay -> member  Welcome, then Recv{source key, payload}, PeerGone{key}, Error{code, message}
+//   member -> relay  Hello {version, overlay key, proof, token}      proof = HMAC over a key that only DH(overlay,
+//   ephemeral) gives relay -> member  Welcome, then Recv{source key, payload}, PeerGone{key}, Error{code, message}
 //   member -> relay  Send{destination key, payload}; either way Ping/Pong{8 bytes}
 // Frame: type u8, length u32 big endian, body. The relay forwards only between keys whose tokens name the same cluster.
 // Bounds: body <= kRelayBodyMax; a peer that breaks a rule is cut. Values; FrameReader is for one thread.
@@ -25,14 +26,35 @@ inline constexpr std::size_t kRelayPayloadMax = (64 << 10) - 64;
 inline constexpr std::size_t kRelayBodyMax = 64 << 10;
 inline constexpr Millis kRelayPingEvery{15'000};  // either side; no frame for three of them: the connection is dead
 
-enum class RelayType : std::uint8_t { Challenge = 1, Hello = 2, Welcome = 3, Send = 4, Recv = 5, PeerGone = 6, Ping = 7, Pong = 8, Error = 9 };
-enum class RelayErrorCode : std::uint8_t { BadFrame = 1, BadToken = 2, BadProof = 3, Version = 4, Replaced = 5 /* same key connected again */, Busy = 6, Expired = 7 };
+enum class RelayType : std::uint8_t {
+  Challenge = 1,
+  Hello = 2,
+  Welcome = 3,
+  Send = 4,
+  Recv = 5,
+  PeerGone = 6,
+  Ping = 7,
+  Pong = 8,
+  Error = 9
+};
+enum class RelayErrorCode : std::uint8_t {
+  BadFrame = 1,
+  BadToken = 2,
+  BadProof = 3,
+  Version = 4,
+  Replaced = 5 /* same key connected again */,
+  Busy = 6,
+  Expired = 7
+};
 
 // ---- frames
-struct RelayFrame { RelayType type; ByteView body; };  // body points into the reader; valid until its next call
+struct RelayFrame {
+  RelayType type;
+  ByteView body;
+};  // body points into the reader; valid until its next call
 class FrameReader {
  public:
-  void feed(ByteView data);             // bytes as they come
+  void feed(ByteView data);                  // bytes as they come
   Result<std::optional<RelayFrame>> next();  // nullopt: need more; an error: cut the connection
   std::size_t buffered() const { return buffer_.size() - start_; }
 
@@ -41,10 +63,23 @@ class FrameReader {
   std::size_t start_ = 0;
 };
 
-struct RelayChallenge { Key32 nonce{}, ephemeral{}; std::uint8_t version = kRelayVersion; };
-struct RelayHello { std::uint8_t version = kRelayVersion; Key32 overlay_key{}, proof{}; Bytes token; };
-struct RelayPacket { Key32 key{}; ByteView payload; };  // of Send (destination) and Recv (source)
-struct RelayError { RelayErrorCode code = RelayErrorCode::BadFrame; std::string message; };
+struct RelayChallenge {
+  Key32 nonce{}, ephemeral{};
+  std::uint8_t version = kRelayVersion;
+};
+struct RelayHello {
+  std::uint8_t version = kRelayVersion;
+  Key32 overlay_key{}, proof{};
+  Bytes token;
+};
+struct RelayPacket {
+  Key32 key{};
+  ByteView payload;
+};  // of Send (destination) and Recv (source)
+struct RelayError {
+  RelayErrorCode code = RelayErrorCode::BadFrame;
+  std::string message;
+};
 
 // append_*: one whole frame at the end of out (out is reused by the caller: no allocation per packet once warm).
 void append_challenge(Bytes& out, const RelayChallenge& challenge);
@@ -65,16 +100,28 @@ Result<std::uint64_t> parse_ping(ByteView body);  // and Pong
 Result<RelayError> parse_error(ByteView body);
 
 // ---- token: the controller allows this overlay key to use this relay for this cluster until then
-struct RelayToken { std::string relay; std::uint64_t cluster = 0; Key32 overlay_key{}; WallTime not_after; bool operator==(const RelayToken&) const = default; };
+struct RelayToken {
+  std::string relay;
+  std::uint64_t cluster = 0;
+  Key32 overlay_key{};
+  WallTime not_after;
+  bool operator==(const RelayToken&) const = default;
+};
 Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token);  // relay name <= 255 bytes
 Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, std::string_view relay, WallTime now);
 
 // ---- hello: proof of possession of the overlay key
-struct RelayDoor { Key32 nonce{}; crypto::X25519Pair ephemeral; };  // the relay's side, one per connection
+struct RelayDoor {
+  Key32 nonce{};
+  crypto::X25519Pair ephemeral;
+};  // the relay's side, one per connection
 RelayDoor open_door();
-inline RelayChallenge challenge_of(const RelayDoor& door) { return {door.nonce, door.ephemeral.public_key}; }
+inline RelayChallenge challenge_of(const RelayDoor& door) {
+  return {door.nonce, door.ephemeral.public_key};
+}
 Result<RelayHello> make_hello(const RelayChallenge& challenge, const crypto::X25519Pair& overlay, ByteView token);
 // Version, token (signature, relay, time), key binding and proof; the token tells the cluster.
-Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller, std::string_view relay, WallTime now);
+Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller,
+                               std::string_view relay, WallTime now);
 
 }  // namespace muster::overlay

@@ -1,6 +1,7 @@
 #pragma once
-// Which packet counters were seen: a ring of bits (RFC 6479) covering the last kReplayWindow counters. Idle sessions hold no
-// bitmap: it is allocated at the first packet. check() and accept() are apart because only authenticated packets may move it.
+// Which packet counters were seen: a ring of bits (RFC 6479) covering the last kReplayWindow counters. Idle sessions
+// hold no bitmap: it is allocated at the first packet. check() and accept() are apart because only authenticated
+// packets may move it.
 #include <array>
 #include <cstdint>
 #include <memory>

@@ -19,9 +19,12 @@ constexpr std::size_t kLanBytes = 6;
 
 template <typename T>
 void put(Bytes& out, T value) {
-  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8) out.push_back(static_cast<std::uint8_t>(value >> shift));
+  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8)
+    out.push_back(static_cast<std::uint8_t>(value >> shift));
 }
-void put(Bytes& out, ByteView bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+void put(Bytes& out, ByteView bytes) {
+  out.insert(out.end(), bytes.begin(), bytes.end());
+}
 
 struct Reader {
   ByteView rest;
@@ -49,15 +52,19 @@ Bytes key_statement(std::uint64_t cluster, const LeaseEpoch& epoch) {
   return out;
 }
 
-Error damaged() { return error(Code::DataLoss, "the roster is damaged; the control plane sends it again"); }
+Error damaged() {
+  return error(Code::DataLoss, "the roster is damaged; the control plane sends it again");
+}
 
 }  // namespace
 
-Bytes sign_overlay_key(const crypto::SigningKey& device, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key) {
+Bytes sign_overlay_key(const crypto::SigningKey& device, std::uint64_t cluster, const LeaseEpoch& epoch,
+                       const Key32& overlay_key) {
   return device.sign(kKeyDomain, {key_statement(cluster, epoch), overlay_key});
 }
 
-bool verify_overlay_key(ByteView device_key, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key, ByteView signature) {
+bool verify_overlay_key(ByteView device_key, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key,
+                        ByteView signature) {
   return crypto::verify(device_key, kKeyDomain, {key_statement(cluster, epoch), overlay_key}, signature);
 }
 
@@ -132,14 +139,20 @@ Result<Roster> decode_roster(ByteView bytes) {
   return out;
 }
 
-Bytes sign_roster(const crypto::SigningKey& key, ByteView roster_bytes) { return key.sign(kRosterDomain, {roster_bytes}); }
+Bytes sign_roster(const crypto::SigningKey& key, ByteView roster_bytes) {
+  return key.sign(kRosterDomain, {roster_bytes});
+}
 
-Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers) {
-  if (signers.empty()) return error(Code::FailedPrecondition, "no roster signer is configured; the agent must connect to the control plane first");
+Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures,
+                                     const std::vector<Key32>& signers) {
+  if (signers.empty())
+    return error(Code::FailedPrecondition,
+                 "no roster signer is configured; the agent must connect to the control plane first");
   if (signatures.size() > 16) return damaged();
   for (const Key32& signer : signers) {
     bool found = false;
-    for (const Bytes& signature : signatures) found = found || crypto::verify(signer, kRosterDomain, {bytes}, signature);
+    for (const Bytes& signature : signatures)
+      found = found || crypto::verify(signer, kRosterDomain, {bytes}, signature);
     if (!found) return error(Code::Unauthenticated, "the roster lacks a required signature and is not used");
   }
   VerifiedRoster out{TRY(decode_roster(bytes)), 0};
@@ -182,8 +195,8 @@ std::optional<Endpoint> parse_udp_endpoint(std::string_view text) {
 std::string format_endpoint(const Endpoint& e) {
   if (e.kind == Endpoint::Kind::Relay) return "relay";
   if (e.kind == Endpoint::Kind::None) return {};
-  return std::to_string(e.ip >> 24) + "." + std::to_string(e.ip >> 16 & 255) + "." + std::to_string(e.ip >> 8 & 255) + "." +
-         std::to_string(e.ip & 255) + ":" + std::to_string(e.port);
+  return std::to_string(e.ip >> 24) + "." + std::to_string(e.ip >> 16 & 255) + "." + std::to_string(e.ip >> 8 & 255) +
+         "." + std::to_string(e.ip & 255) + ":" + std::to_string(e.port);
 }
 
 }  // namespace muster::overlay

@@ -1,7 +1,8 @@
 #pragma once
-// Who belongs to a cluster's overlay. The control plane signs the exact bytes of a roster (room for several signatures); every
-// entry carries an overlay key that the machine's own device key signed for this cluster and lease, so that a control plane
-// cannot slip in a key that no machine made. Rosters are ordered by (incarnation, epoch); RosterGuard never goes back. Values.
+// Who belongs to a cluster's overlay. The control plane signs the exact bytes of a roster (room for several
+// signatures); every entry carries an overlay key that the machine's own device key signed for this cluster and lease,
+// so that a control plane cannot slip in a key that no machine made. Rosters are ordered by (incarnation, epoch);
+// RosterGuard never goes back. Values.
 #include <compare>
 #include <string>
 #include <vector>
@@ -20,11 +21,11 @@ struct LeaseEpoch {
 struct RosterMember {
   std::uint64_t slot = 0, node = 0;
   std::uint8_t role = 0;
-  std::uint32_t address = 0;      // inner IPv4, host order
+  std::uint32_t address = 0;  // inner IPv4, host order
   Key32 overlay_key{}, device_key{};
-  Bytes overlay_signature;        // of overlay_key by device_key
+  Bytes overlay_signature;  // of overlay_key by device_key
   LeaseEpoch epoch;
-  std::vector<Endpoint> lan;      // Udp endpoints worth a try
+  std::vector<Endpoint> lan;  // Udp endpoints worth a try
   bool operator==(const RosterMember&) const = default;
 };
 
@@ -37,15 +38,22 @@ struct Roster {
 inline constexpr std::size_t kRosterMembersMax = 4096;
 inline constexpr std::size_t kLanEndpointsMax = 8;
 
-Bytes sign_overlay_key(const crypto::SigningKey& device, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key);
-bool verify_overlay_key(ByteView device_key, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key, ByteView signature);
+Bytes sign_overlay_key(const crypto::SigningKey& device, std::uint64_t cluster, const LeaseEpoch& epoch,
+                       const Key32& overlay_key);
+bool verify_overlay_key(ByteView device_key, std::uint64_t cluster, const LeaseEpoch& epoch, const Key32& overlay_key,
+                        ByteView signature);
 
 Bytes encode_roster(const Roster& roster);
 Result<Roster> decode_roster(ByteView bytes);  // strict; signatures not looked at
 Bytes sign_roster(const crypto::SigningKey& key, ByteView roster_bytes);
-// Every one of `signers` must have signed these bytes. Members whose overlay key their device did not sign are left out and counted.
-struct VerifiedRoster { Roster roster; std::size_t rejected = 0; };
-Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures, const std::vector<Key32>& signers);
+// Every one of `signers` must have signed these bytes. Members whose overlay key their device did not sign are left out
+// and counted.
+struct VerifiedRoster {
+  Roster roster;
+  std::size_t rejected = 0;
+};
+Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures,
+                                     const std::vector<Key32>& signers);
 
 // The highest roster seen for one cluster; the caller keeps (incarnation, epoch) over restarts.
 class RosterGuard {

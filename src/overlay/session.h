@@ -12,7 +12,8 @@
 namespace muster::overlay {
 
 // Constants of the whitepaper, section 6.1.
-inline constexpr Millis kRekeyAfter{120'000}, kRejectAfter{180'000}, kRekeyAttempt{90'000}, kRekeyTimeout{5'000}, kKeepalive{10'000};
+inline constexpr Millis kRekeyAfter{120'000}, kRejectAfter{180'000}, kRekeyAttempt{90'000}, kRekeyTimeout{5'000},
+    kKeepalive{10'000};
 inline constexpr std::uint64_t kRekeyAfterMessages = std::uint64_t{1} << 60;
 inline constexpr std::uint64_t kRejectAfterMessages = ~std::uint64_t{0} - (std::uint64_t{1} << 13);
 inline constexpr Millis kCookieLife{120'000};
@@ -22,9 +23,14 @@ inline constexpr std::size_t kInitiationBytes = 148, kResponseBytes = 92, kCooki
 inline constexpr std::uint8_t kTypeInitiation = 1, kTypeResponse = 2, kTypeCookie = 3, kTypeTransport = 4;
 
 struct Session {
-  Session(std::uint32_t local_index, std::uint32_t remote_index, const Secret32& send_key, const Secret32& receive_key, LeaseTime now,
-          bool we_initiated)
-      : local(local_index), remote(remote_index), seal(send_key), open(receive_key), created(now), initiator(we_initiated) {}
+  Session(std::uint32_t local_index, std::uint32_t remote_index, const Secret32& send_key, const Secret32& receive_key,
+          LeaseTime now, bool we_initiated)
+      : local(local_index),
+        remote(remote_index),
+        seal(send_key),
+        open(receive_key),
+        created(now),
+        initiator(we_initiated) {}
   std::uint32_t local, remote;
   crypto::SealKey seal;
   crypto::OpenKey open;
@@ -46,8 +52,8 @@ struct PendingHandshake {
 struct Peer {
   PeerConfig config;
   Secret32 static_static;
-  Key32 mac1_key{};                        // of messages to this peer
-  Secret32 cookie_key;                     // opens cookie replies of this peer
+  Key32 mac1_key{};     // of messages to this peer
+  Secret32 cookie_key;  // opens cookie replies of this peer
   Endpoint endpoint;
   std::unique_ptr<Session> previous, current, next;
   std::optional<PendingHandshake> pending;

@@ -54,7 +54,8 @@ struct Client::Impl {
         queued = 0;
       }
       if (stopping) break;
-      const bool refused = why.code == Code::Unauthenticated || why.code == Code::PermissionDenied || why.code == Code::Unsupported;
+      const bool refused =
+          why.code == Code::Unauthenticated || why.code == Code::PermissionDenied || why.code == Code::Unsupported;
       if (SteadyClock::now() - begin > Millis(30'000)) back_off = options.back_off_min;
       set_state(refused ? ClientState::Refused : ClientState::Waiting, why.message);
       // Half fixed, half random: members of a fallen relay must not come back in step.
@@ -91,7 +92,8 @@ struct Client::Impl {
         ov::append_ping(pending, 1);
         continue;
       }
-      pollfd fds[2] = {{connection.fd.get(), static_cast<short>(POLLIN | (blocked ? POLLOUT : 0)), 0}, {wake.get(), POLLIN, 0}};
+      pollfd fds[2] = {{connection.fd.get(), static_cast<short>(POLLIN | (blocked ? POLLOUT : 0)), 0},
+                       {wake.get(), POLLIN, 0}};
       if (SSL_pending(connection.ssl.get()) == 0) ::poll(fds, 2, 1000);
       hush();
     }
@@ -147,15 +149,22 @@ struct Client::Impl {
         if (callbacks.on_peer_gone) callbacks.on_peer_gone(key);
         return {};
       }
-      case ov::RelayType::Ping: ov::append_pong(pending, TRY(ov::parse_ping(frame.body))); return {};
-      case ov::RelayType::Pong: return {};
+      case ov::RelayType::Ping:
+        ov::append_pong(pending, TRY(ov::parse_ping(frame.body)));
+        return {};
+      case ov::RelayType::Pong:
+        return {};
       case ov::RelayType::Error: {
         const auto told = TRY(ov::parse_error(frame.body));
-        const bool credentials = told.code == ov::RelayErrorCode::BadToken || told.code == ov::RelayErrorCode::BadProof || told.code == ov::RelayErrorCode::Expired;
-        const Code code = credentials ? Code::Unauthenticated : told.code == ov::RelayErrorCode::Version ? Code::Unsupported : Code::Unavailable;
+        const bool credentials = told.code == ov::RelayErrorCode::BadToken ||
+                                 told.code == ov::RelayErrorCode::BadProof || told.code == ov::RelayErrorCode::Expired;
+        const Code code = credentials                                ? Code::Unauthenticated
+                          : told.code == ov::RelayErrorCode::Version ? Code::Unsupported
+                                                                     : Code::Unavailable;
         return error(code, "the relay refuses: " + told.message.substr(0, 300));
       }
-      default: return error(Code::Unavailable, "the relay sent a frame that only members send");
+      default:
+        return error(Code::Unavailable, "the relay sent a frame that only members send");
     }
   }
 
@@ -205,7 +214,9 @@ struct Client::Impl {
 };
 
 Client::Client(ClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
-Client::~Client() { stop(); }
+Client::~Client() {
+  stop();
+}
 
 void Client::start(ClientCallbacks callbacks) {
   MUSTER_CHECK(!impl_->thread.joinable());
@@ -242,7 +253,9 @@ void Client::set_token(Bytes token) {
   impl_->changed.notify_all();
 }
 
-ClientState Client::state() const { return impl_->state; }
+ClientState Client::state() const {
+  return impl_->state;
+}
 
 void Client::stop() {
   impl_->stopping = true;

@@ -1,8 +1,9 @@
 #pragma once
-// A member's connection to muster-relay: TLS (through a CONNECT proxy where the environment names one), hello with token and
-// proof of the overlay key, packets both ways, pings, reconnect with back-off. One thread of its own runs it; callbacks come on
-// that thread and must not block. send() and the getters are for any thread. Packets may be lost, as with UDP: the send queue
-// is bounded and drops the oldest. stop() (and the destructor) returns when no callback runs any more.
+// A member's connection to muster-relay: TLS (through a CONNECT proxy where the environment names one), hello with
+// token and proof of the overlay key, packets both ways, pings, reconnect with back-off. One thread of its own runs it;
+// callbacks come on that thread and must not block. send() and the getters are for any thread. Packets may be lost, as
+// with UDP: the send queue is bounded and drops the oldest. stop() (and the destructor) returns when no callback runs
+// any more.
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,18 +13,24 @@
 
 namespace muster::relay {
 
-enum class ClientState : std::uint8_t { Stopped, Connecting, Up, Waiting /* back-off */, Refused /* token or key: waits for set_token */ };
+enum class ClientState : std::uint8_t {
+  Stopped,
+  Connecting,
+  Up,
+  Waiting /* back-off */,
+  Refused /* token or key: waits for set_token */
+};
 
 struct ClientOptions {
-  net::Endpoint endpoint;            // host, port, pinned CA, name in the relay's certificate
-  crypto::X25519Pair overlay;        // the key that the token is for
-  Bytes token;                       // from the assignment's secrets
+  net::Endpoint endpoint;      // host, port, pinned CA, name in the relay's certificate
+  crypto::X25519Pair overlay;  // the key that the token is for
+  Bytes token;                 // from the assignment's secrets
   Millis back_off_min{250}, back_off_max{15'000};
 };
 struct ClientCallbacks {
-  std::function<void(const crypto::Key32& source, ByteView payload)> on_packet;   // the view is valid during the call
-  std::function<void(const crypto::Key32& peer)> on_peer_gone;                     // optional: not connected to this relay
-  std::function<void(ClientState state, const std::string& detail)> on_state;      // optional
+  std::function<void(const crypto::Key32& source, ByteView payload)> on_packet;  // the view is valid during the call
+  std::function<void(const crypto::Key32& peer)> on_peer_gone;                 // optional: not connected to this relay
+  std::function<void(ClientState state, const std::string& detail)> on_state;  // optional
 };
 
 class Client {
@@ -32,7 +39,7 @@ class Client {
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
-  void set_token(Bytes token);                                    // a renewed one; used by the next hello, wakes a refused client
+  void set_token(Bytes token);  // a renewed one; used by the next hello, wakes a refused client
   ClientState state() const;
   void stop();
 

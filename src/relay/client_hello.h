@@ -1,6 +1,7 @@
 #pragma once
-// Reads ALPN and server name out of the first bytes of a TLS connection (RFC 8446 4.1.2, RFC 7301, RFC 6066) without taking
-// them. Pure; hostile input. A hello that is spread over several records is reported without names, not as an error.
+// Reads ALPN and server name out of the first bytes of a TLS connection (RFC 8446 4.1.2, RFC 7301, RFC 6066) without
+// taking them. Pure; hostile input. A hello that is spread over several records is reported without names, not as an
+// error.
 #include <string>
 #include <vector>
 

@@ -15,7 +15,11 @@ using ErrorCode = boost::system::error_code;
 using Stream = asio::posix::stream_descriptor;
 
 HandoffQueue::HandoffQueue(asio::io_context& io, std::shared_ptr<Hub> hub, std::size_t held_max, Millis hold_time)
-    : listener_(asio::make_strand(io)), timer_(listener_.get_executor()), hub_(std::move(hub)), held_max_(held_max), hold_time_(hold_time) {}
+    : listener_(asio::make_strand(io)),
+      timer_(listener_.get_executor()),
+      hub_(std::move(hub)),
+      held_max_(held_max),
+      hold_time_(hold_time) {}
 
 Status HandoffQueue::listen(const std::string& path) {
   net::Fd fd = TRY(net::listen_unix(path, 0660));

@@ -1,6 +1,7 @@
 #pragma once
-// Inside relay: connections on their way to the server. Given to the newest server that listens on the handoff socket, kept
-// until it answers, given again to the next one when it dies before; held for a while when none is there. One strand.
+// Inside relay: connections on their way to the server. Given to the newest server that listens on the handoff socket,
+// kept until it answers, given again to the next one when it dies before; held for a while when none is there. One
+// strand.
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>

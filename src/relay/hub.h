@@ -1,6 +1,6 @@
 #pragma once
-// The members connected to this relay, found by (cluster, overlay key), and the counts of everything. Forwarding happens only
-// inside a cluster. Any thread; locks are held for a look-up only.
+// The members connected to this relay, found by (cluster, overlay key), and the counts of everything. Forwarding
+// happens only inside a cluster. Any thread; locks are held for a look-up only.
 #include <array>
 #include <atomic>
 #include <map>
@@ -16,20 +16,21 @@ class Member {
  public:
   virtual ~Member() = default;
   virtual void deliver(const crypto::Key32& source, ByteView payload) = 0;  // any thread; drops the oldest when full
-  virtual void replaced() = 0;                                             // the same key connected again
+  virtual void replaced() = 0;                                              // the same key connected again
 };
 
 struct Counts {
-  std::atomic<std::uint64_t> accepted{0}, refused{0}, not_tls{0}, handed_off{0}, handoff_expired{0}, handoff_returned{0}, hello_refused{0},
-      members_total{0}, packets{0}, bytes{0}, dropped{0}, unknown_peer{0}, throttled{0};
+  std::atomic<std::uint64_t> accepted{0}, refused{0}, not_tls{0}, handed_off{0}, handoff_expired{0},
+      handoff_returned{0}, hello_refused{0}, members_total{0}, packets{0}, bytes{0}, dropped{0}, unknown_peer{0},
+      throttled{0};
   std::atomic<std::int64_t> members{0}, pending{0}, held{0};
 };
 
 class Hub {
  public:
   using Key = std::pair<std::uint64_t, crypto::Key32>;
-  void join(const Key& key, const std::shared_ptr<Member>& member);   // an older holder of the key is told to go
-  void leave(const Key& key, const Member* member);                   // no effect when another holds the key now
+  void join(const Key& key, const std::shared_ptr<Member>& member);  // an older holder of the key is told to go
+  void leave(const Key& key, const Member* member);                  // no effect when another holds the key now
   std::shared_ptr<Member> find(const Key& key) const;
   Counts counts;
   std::string metrics() const;  // Prometheus text

@@ -17,10 +17,19 @@ constexpr Millis kTick{1000};
 
 class MemberLink final : public Member, public Closable, public std::enable_shared_from_this<MemberLink> {
  public:
-  MemberLink(std::shared_ptr<Hub> hub, const RelayOptions& options, TlsStream stream, Registry::GuardPtr guard, std::shared_ptr<void> keep)
-      : keep_(std::move(keep)), hub_(std::move(hub)), options_(options), stream_(std::move(stream)), timer_(stream_.get_executor()),
-        pause_(stream_.get_executor()), guard_(std::move(guard)), door_(ov::open_door()) {}
-  ~MemberLink() override { if (joined_) --hub_->counts.members; }
+  MemberLink(std::shared_ptr<Hub> hub, const RelayOptions& options, TlsStream stream, Registry::GuardPtr guard,
+             std::shared_ptr<void> keep)
+      : keep_(std::move(keep)),
+        hub_(std::move(hub)),
+        options_(options),
+        stream_(std::move(stream)),
+        timer_(stream_.get_executor()),
+        pause_(stream_.get_executor()),
+        guard_(std::move(guard)),
+        door_(ov::open_door()) {}
+  ~MemberLink() override {
+    if (joined_) --hub_->counts.members;
+  }
 
   void start() {
     guard_->bind(weak_from_this());
@@ -41,7 +50,9 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     push(std::move(frame));
   }
   void replaced() override {
-    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->refuse(ov::RelayErrorCode::Replaced, "the same key connected again"); });
+    asio::post(timer_.get_executor(), [self = shared_from_this()] {
+      self->refuse(ov::RelayErrorCode::Replaced, "the same key connected again");
+    });
   }
   void abort() override {
     asio::post(timer_.get_executor(), [self = shared_from_this()] { self->close(); });
@@ -55,8 +66,10 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       if (ec || !self || !self->open_) return;
       const auto now = std::chrono::steady_clock::now();
       const auto silent = now - self->last_heard_;
-      if ((!self->joined_ && now - self->born_ > self->options_.hello_time) || silent > 3 * ov::kRelayPingEvery) return self->close();
-      if (self->joined_ && read_clocks().wall > self->token_.not_after) return self->refuse(ov::RelayErrorCode::Expired, "the token is too old");
+      if ((!self->joined_ && now - self->born_ > self->options_.hello_time) || silent > 3 * ov::kRelayPingEvery)
+        return self->close();
+      if (self->joined_ && read_clocks().wall > self->token_.not_after)
+        return self->refuse(ov::RelayErrorCode::Expired, "the token is too old");
       if (self->joined_ && silent > ov::kRelayPingEvery && now - self->last_ping_ > ov::kRelayPingEvery) {
         self->last_ping_ = now;
         Bytes ping;
@@ -81,7 +94,9 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     if (pause_needed()) {
       ++hub_->counts.throttled;
       pause_.expires_after(Millis(5));
-      return pause_.async_wait([self = shared_from_this()](ErrorCode ec) { if (!ec && self->open_) self->read(); });
+      return pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
+        if (!ec && self->open_) self->read();
+      });
     }
     if (input_.empty()) input_.resize(kReadBytes);
     stream_.async_read_some(asio::buffer(input_), [self = shared_from_this()](ErrorCode ec, std::size_t n) {
@@ -100,9 +115,12 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   }
 
   void handle(const ov::RelayFrame& frame) {
-    if (!joined_) return frame.type == ov::RelayType::Hello ? hello(frame.body) : refuse(ov::RelayErrorCode::BadFrame, "a hello must come first");
+    if (!joined_)
+      return frame.type == ov::RelayType::Hello ? hello(frame.body)
+                                                : refuse(ov::RelayErrorCode::BadFrame, "a hello must come first");
     switch (frame.type) {
-      case ov::RelayType::Send: return forward(frame.body);
+      case ov::RelayType::Send:
+        return forward(frame.body);
       case ov::RelayType::Ping: {
         const auto id = ov::parse_ping(frame.body);
         if (!id.ok()) return refuse(ov::RelayErrorCode::BadFrame, id.error().message);
@@ -110,8 +128,10 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
         ov::append_pong(pong, *id);
         return queue(std::move(pong));
       }
-      case ov::RelayType::Pong: return;
-      default: return refuse(ov::RelayErrorCode::BadFrame, "a member does not send such frames");
+      case ov::RelayType::Pong:
+        return;
+      default:
+        return refuse(ov::RelayErrorCode::BadFrame, "a member does not send such frames");
     }
   }
 
@@ -204,7 +224,9 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     ov::append_error(frame, code, message);
     queue(std::move(frame));
     pause_.expires_after(Millis(2000));
-    pause_.async_wait([self = shared_from_this()](ErrorCode ec) { if (!ec) self->close(); });
+    pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
+      if (!ec) self->close();
+    });
   }
 
   void close() {
@@ -232,7 +254,8 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   ov::RelayToken token_;
   ov::FrameReader reader_;
   Bytes input_, batch_;
-  std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{}, refilled_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
+      refilled_ = std::chrono::steady_clock::now();
   std::int64_t tokens_ = 1 << 20;
   bool open_ = true, joined_ = false, leaving_ = false;
   std::mutex mutex_;
@@ -249,7 +272,8 @@ void serve_member(std::shared_ptr<Hub> hub, const RelayOptions& options, net::tc
   if (!ssl) return;
   SSL_set_accept_state(ssl.get());
   const auto executor = socket.get_executor();
-  auto link = std::make_shared<MemberLink>(std::move(hub), options, TlsStream(std::move(socket), std::move(ssl)), std::move(guard), std::move(keep));
+  auto link = std::make_shared<MemberLink>(std::move(hub), options, TlsStream(std::move(socket), std::move(ssl)),
+                                           std::move(guard), std::move(keep));
   asio::post(executor, [link] { link->start(); });
 }
 

@@ -28,7 +28,11 @@ class RelayImpl;
 class Pending final : public Closable, public std::enable_shared_from_this<Pending> {
  public:
   Pending(RelayImpl& relay, std::shared_ptr<Hub> hub, tcp::socket socket, Registry::GuardPtr guard)
-      : relay_(relay), hub_(std::move(hub)), socket_(std::move(socket)), timer_(socket_.get_executor()), guard_(std::move(guard)) {}
+      : relay_(relay),
+        hub_(std::move(hub)),
+        socket_(std::move(socket)),
+        timer_(socket_.get_executor()),
+        guard_(std::move(guard)) {}
   ~Pending() override { --hub_->counts.pending; }
   void start();
   void abort() override {
@@ -68,9 +72,12 @@ Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& t
 class RelayImpl final : public Relay {
  public:
   explicit RelayImpl(RelayOptions options)
-      : options_(std::move(options)), members_(std::make_shared<Registry>(options_.members_max, options_.per_address_max)),
+      : options_(std::move(options)),
+        members_(std::make_shared<Registry>(options_.members_max, options_.per_address_max)),
         pending_(std::make_shared<Registry>(options_.pending_max, std::max<std::size_t>(options_.pending_max / 8, 16))),
-        acceptor_(asio::make_strand(*io_)), metrics_acceptor_(asio::make_strand(*io_)), pause_(acceptor_.get_executor()),
+        acceptor_(asio::make_strand(*io_)),
+        metrics_acceptor_(asio::make_strand(*io_)),
+        pause_(acceptor_.get_executor()),
         work_(asio::make_work_guard(*io_)) {}
   ~RelayImpl() override { stop(); }
 
@@ -93,7 +100,9 @@ class RelayImpl final : public Relay {
   }
 
   std::uint16_t port() const override { return acceptor_.local_endpoint().port(); }
-  std::uint16_t metrics_port() const override { return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0}; }
+  std::uint16_t metrics_port() const override {
+    return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0};
+  }
   std::string metrics() const override { return hub_->metrics(); }
 
   Status reload_tls(TlsFiles files) override {
@@ -105,8 +114,15 @@ class RelayImpl final : public Relay {
 
   void stop() override {
     if (std::exchange(stopped_, true)) return;
-    asio::post(acceptor_.get_executor(), [this] { ErrorCode e; acceptor_.close(e); pause_.cancel(); });
-    asio::post(metrics_acceptor_.get_executor(), [this] { ErrorCode e; metrics_acceptor_.close(e); });
+    asio::post(acceptor_.get_executor(), [this] {
+      ErrorCode e;
+      acceptor_.close(e);
+      pause_.cancel();
+    });
+    asio::post(metrics_acceptor_.get_executor(), [this] {
+      ErrorCode e;
+      metrics_acceptor_.close(e);
+    });
     if (handoff_) handoff_->close();
     const Deadline deadline = deadline_in(kStopTime);
     while (!threads_.empty() && std::chrono::steady_clock::now() < deadline) {
@@ -116,7 +132,8 @@ class RelayImpl final : public Relay {
       if (members_->size() == 0 && pending_->size() == 0) break;
     }
     work_.reset();
-    while (!threads_.empty() && !io_->stopped() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(Millis(2));
+    while (!threads_.empty() && !io_->stopped() && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(Millis(2));
     io_->stop();
     for (auto& thread : threads_) thread.join();
     threads_.clear();
@@ -164,7 +181,8 @@ class RelayImpl final : public Relay {
     if (!ec) acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
     if (!ec) acceptor.bind(endpoint, ec);
     if (!ec) acceptor.listen(4096, ec);
-    if (ec) return error(Code::Unavailable, "cannot listen on " + address + ":" + std::to_string(port) + ": " + ec.message());
+    if (ec)
+      return error(Code::Unavailable, "cannot listen on " + address + ":" + std::to_string(port) + ": " + ec.message());
     return {};
   }
 
@@ -200,14 +218,21 @@ class RelayImpl final : public Relay {
   }
   void answer_metrics(const std::shared_ptr<tcp::socket>& socket) {
     auto timer = std::make_shared<asio::steady_timer>(socket->get_executor(), Millis(5000));
-    timer->async_wait([socket](ErrorCode ec) { ErrorCode e; if (!ec) socket->close(e); });
-    auto text = std::make_shared<std::string>();
-    asio::async_read_until(*socket, asio::dynamic_buffer(*text, 8192), "\r\n\r\n", [this, socket, text, timer](ErrorCode ec, std::size_t) {
-      if (ec) return void(timer->cancel());
-      const std::string body = hub_->metrics();
-      *text = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-      asio::async_write(*socket, asio::buffer(*text), [socket, text, timer](ErrorCode, std::size_t) { timer->cancel(); });
+    timer->async_wait([socket](ErrorCode ec) {
+      ErrorCode e;
+      if (!ec) socket->close(e);
     });
+    auto text = std::make_shared<std::string>();
+    asio::async_read_until(
+        *socket, asio::dynamic_buffer(*text, 8192), "\r\n\r\n", [this, socket, text, timer](ErrorCode ec, std::size_t) {
+          if (ec) return void(timer->cancel());
+          const std::string body = hub_->metrics();
+          *text =
+              "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\nContent-Length: " +
+              std::to_string(body.size()) + "\r\n\r\n" + body;
+          asio::async_write(*socket, asio::buffer(*text),
+                            [socket, text, timer](ErrorCode, std::size_t) { timer->cancel(); });
+        });
   }
 
   const std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>();
@@ -267,7 +292,8 @@ void Pending::look() {
 }  // namespace
 
 Result<std::unique_ptr<Relay>> Relay::create(RelayOptions options) {
-  if (options.relay_id.empty() || options.relay_id.size() > 255) return error(Code::InvalidArgument, "the relay's name must have 1 to 255 characters");
+  if (options.relay_id.empty() || options.relay_id.size() > 255)
+    return error(Code::InvalidArgument, "the relay's name must have 1 to 255 characters");
   auto relay = std::make_unique<RelayImpl>(std::move(options));
   TRY_VOID(relay->open());
   return std::unique_ptr<Relay>(std::move(relay));

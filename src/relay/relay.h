@@ -1,8 +1,8 @@
 #pragma once
-// muster-relay as a class: owner of the public TCP listener. A connection whose ClientHello offers ALPN "muster-relay/1" is served
-// here (TLS, relay protocol of overlay/relay_protocol.h); every other TLS connection is passed to the server behind the handoff
-// socket (net/handoff.h), held for hold_time while none is there. Everything is bounded; a slow reader loses its oldest
-// packets. Threads of its own; stop() returns when they ended.
+// muster-relay as a class: owner of the public TCP listener. A connection whose ClientHello offers ALPN
+// "muster-relay/1" is served here (TLS, relay protocol of overlay/relay_protocol.h); every other TLS connection is
+// passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there. Everything is
+// bounded; a slow reader loses its oldest packets. Threads of its own; stop() returns when they ended.
 #include <memory>
 #include <string>
 
@@ -14,15 +14,15 @@ namespace muster::relay {
 
 struct RelayOptions {
   std::string address = "0.0.0.0";
-  std::uint16_t port = 443;             // 0 = any
-  std::string handoff_path;             // empty: other connections are closed
+  std::uint16_t port = 443;  // 0 = any
+  std::string handoff_path;  // empty: other connections are closed
   net::TlsFiles tls;
-  crypto::Key32 controller_key{};       // Ed25519, verifies tokens
-  std::string relay_id;                 // the name in the tokens
-  std::string metrics_address;          // "127.0.0.1:9151"; empty: none
+  crypto::Key32 controller_key{};  // Ed25519, verifies tokens
+  std::string relay_id;            // the name in the tokens
+  std::string metrics_address;     // "127.0.0.1:9151"; empty: none
   int threads = 2;
   std::size_t members_max = 20'000, pending_max = 4096, per_address_max = 2048, held_max = 1024;
-  std::size_t queue_bytes_max = 1 << 20;          // per member, drop-head
+  std::size_t queue_bytes_max = 1 << 20;  // per member, drop-head
   std::uint64_t member_bytes_per_second = 64 << 20;
   Millis hello_time{5000}, hold_time{10'000};
 };

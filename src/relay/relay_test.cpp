@@ -59,7 +59,8 @@ struct Process {
     fs::remove_all(dir);
   }
   void write_certificate() const {
-    const auto cert = *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+    const auto cert =
+        *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
     std::ofstream(dir / "cert.pem") << cert.cert_pem << ca.cert_pem;
     std::ofstream(dir / "key.pem") << cert.key_pem;
   }
@@ -68,9 +69,21 @@ struct Process {
     int pipe_fds[2];
     ASSERT_EQ(::pipe(pipe_fds), 0);
     const std::string program = fs::read_symlink("/proc/self/exe").parent_path() / "muster-relay";
-    const std::vector<std::string> args = {program, "--listen", "127.0.0.1:" + std::to_string(port), "--handoff", handoff(), "--cert", dir / "cert.pem",
-                                           "--key", dir / "key.pem", "--controller-key", dir / "controller", "--relay-id", "relay-1",
-                                           "--metrics", "127.0.0.1:0"};
+    const std::vector<std::string> args = {program,
+                                           "--listen",
+                                           "127.0.0.1:" + std::to_string(port),
+                                           "--handoff",
+                                           handoff(),
+                                           "--cert",
+                                           dir / "cert.pem",
+                                           "--key",
+                                           dir / "key.pem",
+                                           "--controller-key",
+                                           dir / "controller",
+                                           "--relay-id",
+                                           "relay-1",
+                                           "--metrics",
+                                           "127.0.0.1:0"};
     std::vector<char*> argv;
     for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
     argv.push_back(nullptr);
@@ -106,7 +119,8 @@ struct Process {
     return e;
   }
   Bytes token(const crypto::X25519Pair& pair, std::uint64_t cluster, const std::string& relay = "relay-1") const {
-    return overlay::sign_relay_token(controller, {relay, cluster, pair.public_key, read_clocks().wall + Millis(60'000)});
+    return overlay::sign_relay_token(controller,
+                                     {relay, cluster, pair.public_key, read_clocks().wall + Millis(60'000)});
   }
 };
 
@@ -125,7 +139,9 @@ struct Peer {
                    [this](const Key32&) { ++gone; },
                    [this](ClientState state, const std::string&) { refused += state == ClientState::Refused; }});
   }
-  bool up() const { return eventually([this] { return client->state() == ClientState::Up; }); }
+  bool up() const {
+    return eventually([this] { return client->state() == ClientState::Up; });
+  }
   std::size_t count() {
     const std::lock_guard lock(mutex);
     return got.size();
@@ -133,9 +149,12 @@ struct Peer {
 };
 
 std::unique_ptr<net::Server> make_server(const Process& relay, const std::string& answer) {
-  const auto cert = *crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+  const auto cert =
+      *crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
   net::ServerHandlers handlers;
-  handlers.http = [answer](net::Request request, net::ResponderPtr responder) { responder->send({200, "text/plain", {}, answer + request.path}); };
+  handlers.http = [answer](net::Request request, net::ResponderPtr responder) {
+    responder->send({200, "text/plain", {}, answer + request.path});
+  };
   auto server = net::Server::create(std::move(handlers), {cert.cert_pem + relay.ca.cert_pem, cert.key_pem}, {}, 1);
   EXPECT_TRUE((*server)->adopt_from(relay.handoff()).ok());
   return std::move(*server);
@@ -151,7 +170,8 @@ std::string scrape(const Process& relay) {
   (void)!::write(fd.get(), "GET /metrics HTTP/1.1\r\n\r\n", 25);
   std::string out;
   char buffer[4096];
-  for (ssize_t n = 0; (n = ::read(fd.get(), buffer, sizeof buffer)) > 0;) out.append(buffer, static_cast<std::size_t>(n));
+  for (ssize_t n = 0; (n = ::read(fd.get(), buffer, sizeof buffer)) > 0;)
+    out.append(buffer, static_cast<std::size_t>(n));
   return out;
 }
 
@@ -214,7 +234,9 @@ TEST(Relay, RefusesAReplayedHello) {
           answered = true;
           break;
         }
-        if (round == 0) overlay::append_hello(hello, *overlay::make_hello(*overlay::parse_challenge(frame->body), pair, relay.token(pair, 1)));
+        if (round == 0)
+          overlay::append_hello(
+              hello, *overlay::make_hello(*overlay::parse_challenge(frame->body), pair, relay.token(pair, 1)));
         ASSERT_TRUE(net::write_all(*connection, as_string(hello), net::deadline_in(Millis(3000))).ok());
       }
     }
@@ -307,7 +329,9 @@ TEST(Relay, ComesBackAndReloads) {
   relay.ca = *crypto::create_ca("new", read_clocks().wall);
   relay.write_certificate();
   ::kill(relay.pid, SIGHUP);
-  EXPECT_TRUE(eventually([&] { return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok(); }));
+  EXPECT_TRUE(eventually([&] {
+    return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok();
+  }));
   EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
 }
 
@@ -327,7 +351,8 @@ TEST(ClientHelloReader, SurvivesAnything) {
   EXPECT_EQ(whole.kind, ClientHello::Kind::Hello);
   EXPECT_EQ(whole.alpn, std::vector<std::string>{"muster-relay/1"});
   EXPECT_EQ(whole.server_name, "muster");
-  for (std::size_t n = 0; n < hello.size(); ++n) EXPECT_EQ(read_client_hello(ByteView(hello).first(n)).kind, ClientHello::Kind::NeedMore) << n;
+  for (std::size_t n = 0; n < hello.size(); ++n)
+    EXPECT_EQ(read_client_hello(ByteView(hello).first(n)).kind, ClientHello::Kind::NeedMore) << n;
   for (int i = 0; i < 20'000; ++i) {
     Bytes bad = hello;
     for (int flips = 0; flips < 5; ++flips) bad[rng.below(bad.size())] = static_cast<std::uint8_t>(rng.next());

@@ -18,11 +18,13 @@ bool has(const List& list, const T& item) {
 }
 
 bool fits(const Resources& need, const Resources& free) {
-  return need.cpu_milli <= free.cpu_milli && need.memory_bytes <= free.memory_bytes && need.gpus <= free.gpus && need.disk_bytes <= free.disk_bytes;
+  return need.cpu_milli <= free.cpu_milli && need.memory_bytes <= free.memory_bytes && need.gpus <= free.gpus &&
+         need.disk_bytes <= free.disk_bytes;
 }
 
 bool matches(const NodeRequest& need, const NodeView& node, const std::string& uuid) {
-  const auto device = std::find_if(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.uuid == uuid; });
+  const auto device =
+      std::find_if(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.uuid == uuid; });
   return device != node.devices.end() && (need.gpu_model.empty() || device->model == need.gpu_model);
 }
 
@@ -36,24 +38,32 @@ std::vector<std::string> matching_devices(const NodeRequest& need, const NodeVie
 }  // namespace
 
 bool suits(const Request& request, const NodeRequest& need, const NodeView& node) {
-  if (node.arch != request.arch || !has(node.runtimes, request.runtime) || (request.egress && !node.egress) || !in_pool(request, node)) return false;
+  if (node.arch != request.arch || !has(node.runtimes, request.runtime) || (request.egress && !node.egress) ||
+      !in_pool(request, node))
+    return false;
   if (!need.pinned.empty() && !has(need.pinned, node.node)) return false;
   for (const auto& [key, value] : need.constraints) {
     const auto it = node.labels.find(key);
     if (it == node.labels.end() || it->second != value) return false;
   }
   if (need.resources.gpus == 0 && need.gpu_model.empty()) return true;
-  const auto fitting = std::count_if(node.devices.begin(), node.devices.end(), [&](const Device& d) { return need.gpu_model.empty() || d.model == need.gpu_model; });
+  const auto fitting = std::count_if(node.devices.begin(), node.devices.end(), [&](const Device& d) {
+    return need.gpu_model.empty() || d.model == need.gpu_model;
+  });
   return fitting >= std::max<std::int64_t>(need.resources.gpus, need.gpu_model.empty() ? 0 : 1);
 }
 
 bool hosts(const Request& request, const NodeRequest& need, const NodeView& node, WallTime now) {
-  if (!node.schedulable || node.backoff_until > now || !fits(need.resources, node.free) || !suits(request, need, node)) return false;
+  if (!node.schedulable || node.backoff_until > now || !fits(need.resources, node.free) || !suits(request, need, node))
+    return false;
   if (need.whole_machine && (!node.whole || node.free_devices.size() != node.devices.size())) return false;
-  if (need.whole_machine && !need.gpu_model.empty())  // every device goes with it, so every one must be the model asked for
-    return std::all_of(node.devices.begin(), node.devices.end(), [&](const Device& d) { return d.model == need.gpu_model; });
+  if (need.whole_machine &&
+      !need.gpu_model.empty())  // every device goes with it, so every one must be the model asked for
+    return std::all_of(node.devices.begin(), node.devices.end(),
+                       [&](const Device& d) { return d.model == need.gpu_model; });
   if (need.resources.gpus <= 0) return true;
-  return std::count_if(node.free_devices.begin(), node.free_devices.end(), [&](const std::string& uuid) { return matches(need, node, uuid); }) >= need.resources.gpus;
+  return std::count_if(node.free_devices.begin(), node.free_devices.end(),
+                       [&](const std::string& uuid) { return matches(need, node, uuid); }) >= need.resources.gpus;
 }
 
 Score score(const Request& request, const Bundle& bundle, const NodeView& node, std::int64_t waste) {
@@ -76,7 +86,8 @@ Place place_on(const Bundle& bundle, const NodeView& node) {
     return place;
   }
   place.devices = matching_devices(bundle.request, node);
-  place.devices.resize(std::min<std::size_t>(place.devices.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, place.resources.gpus))));
+  place.devices.resize(std::min<std::size_t>(
+      place.devices.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, place.resources.gpus))));
   return place;
 }
 

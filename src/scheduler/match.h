@@ -1,6 +1,6 @@
 #pragma once
-// Which machine may and can host which bundle, and which one is best: two-sided constraints and the score. The seam for a better
-// packing: only score() decides between machines that qualify. Pure; private to scheduler.
+// Which machine may and can host which bundle, and which one is best: two-sided constraints and the score. The seam for
+// a better packing: only score() decides between machines that qualify. Pure; private to scheduler.
 #include <optional>
 
 #include "scheduler/scheduler.h"
@@ -13,7 +13,9 @@ bool suits(const Request& request, const NodeRequest& need, const NodeView& node
 bool hosts(const Request& request, const NodeRequest& need, const NodeView& node, WallTime now);
 // Smaller is better; `waste` is what the packing score says (pool_packing.h).
 struct Score {
-  std::int32_t tier = 0, cold = 0; std::int64_t waste = 0, gpus = 0, cpu = 0; NodeId node;
+  std::int32_t tier = 0, cold = 0;
+  std::int64_t waste = 0, gpus = 0, cpu = 0;
+  NodeId node;
   auto operator<=>(const Score&) const = default;
 };
 Score score(const Request& request, const Bundle& bundle, const NodeView& node, std::int64_t waste);

@@ -36,10 +36,12 @@ struct Captive {
   std::vector<std::int64_t> free, demand;
 };
 
-Captive captive_demand(std::uint32_t models, const std::map<std::uint32_t, std::int64_t>& by_mask, const std::array<std::int64_t, kPackingModels>& free) {
+Captive captive_demand(std::uint32_t models, const std::map<std::uint32_t, std::int64_t>& by_mask,
+                       const std::array<std::int64_t, kPackingModels>& free) {
   const std::uint32_t sets = 1U << models;
   Captive out{std::vector<std::int64_t>(sets, 0), std::vector<std::int64_t>(sets, 0)};
-  for (std::uint32_t set = 1; set < sets; ++set) out.free[set] = out.free[set & (set - 1)] + free[static_cast<std::size_t>(std::countr_zero(set))];
+  for (std::uint32_t set = 1; set < sets; ++set)
+    out.free[set] = out.free[set & (set - 1)] + free[static_cast<std::size_t>(std::countr_zero(set))];
   for (const auto& [mask, demand] : by_mask) out.demand[mask & (sets - 1)] += demand;
   for (std::uint32_t m = 0; m < models; ++m)
     for (std::uint32_t set = 0; set < sets; ++set)
@@ -47,14 +49,18 @@ Captive captive_demand(std::uint32_t models, const std::map<std::uint32_t, std::
   return out;
 }
 
-struct Densest { std::uint32_t models = 0; std::int64_t density = -1; };
+struct Densest {
+  std::uint32_t models = 0;
+  std::int64_t density = -1;
+};
 // The set around `done` with most captive demand per free milli-GPU among the models of `rest`; the larger of equals.
 Densest densest_set(const Captive& captive, std::uint32_t done, std::uint32_t rest) {
   Densest best;
   for (std::uint32_t set = rest; set != 0; set = (set - 1) & rest) {
     const std::int64_t demand = captive.demand[set | done] - captive.demand[done];
     const std::int64_t density = std::min(demand * kOne / std::max<std::int64_t>(1, captive.free[set]), kDensityMax);
-    if (density > best.density || (density == best.density && std::popcount(set) > std::popcount(best.models))) best = {set, density};
+    if (density > best.density || (density == best.density && std::popcount(set) > std::popcount(best.models)))
+      best = {set, density};
   }
   return best;
 }
@@ -123,10 +129,12 @@ void Packing::relearn() {
     common.emplace_back(count, task);
     cpu += count * (task.cpu_milli >> 4), gpu += count * task.gpu_milli();
   }
-  std::sort(common.begin(), common.end(), [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
+  std::sort(common.begin(), common.end(),
+            [](const auto& a, const auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
   std::int64_t covered = 0;
   std::size_t n = 0;
-  while (n < std::min(common.size(), kTargetMax) && covered * kCoverageDen < total_ * kCoverageNum) covered += common[n++].first;
+  while (n < std::min(common.size(), kTargetMax) && covered * kCoverageDen < total_ * kCoverageNum)
+    covered += common[n++].first;
   for (auto& shapes : shapes_) shapes.clear();
   weight_ = 0;
   common.resize(n);
@@ -140,7 +148,8 @@ void Packing::relearn() {
     for (std::uint32_t m = 0; m < kPackingModels; ++m) {
       if (task.devices == 0 || (task.models >> m & 1U) == 0) continue;
       std::vector<Shape>& shapes = shapes_[m];
-      if (shapes.empty() || shapes.back().devices != task.devices || shapes.back().share != task.share) shapes.push_back({task.devices, task.share, {}, {}});
+      if (shapes.empty() || shapes.back().devices != task.devices || shapes.back().share != task.share)
+        shapes.push_back({task.devices, task.share, {}, {}});
       Shape& shape = shapes.back();
       const std::int64_t before = shape.weight_up_to.empty() ? 0 : shape.weight_up_to.back();
       shape.cpu_milli.push_back(task.cpu_milli);
@@ -148,7 +157,8 @@ void Packing::relearn() {
     }
   }
   // Per 16 milli-CPU on both sides, so that the product stays in 64 bits.
-  gpu_per_cpu_ = cpu > 0 ? std::min<std::int64_t>(gpu * kOne / cpu * kStrandSlackNum / kStrandSlackDen, kOne * kOne) : 0;
+  gpu_per_cpu_ =
+      cpu > 0 ? std::min<std::int64_t>(gpu * kOne / cpu * kStrandSlackNum / kStrandSlackDen, kOne * kOne) : 0;
   ++generation_;
 }
 
@@ -166,7 +176,8 @@ void Packing::reprice(const std::array<std::int64_t, kPackingModels>& free_now) 
   const std::uint32_t all = (1U << models) - 1;
   for (const auto& [task, count] : seen_) {
     demand_all += count * task.gpu_milli();
-    const bool elsewhere = task.models != kAnyModel && task.models >> kPackingPriced != 0;  // it may go where nothing is priced
+    const bool elsewhere =
+        task.models != kAnyModel && task.models >> kPackingPriced != 0;  // it may go where nothing is priced
     if (task.devices > 0 && !elsewhere) by_mask[task.models & all] += count * task.gpu_milli();
   }
   if (demand_all == 0) return;
@@ -211,7 +222,8 @@ std::int64_t Packing::stranded(const PackingNode& node, std::int64_t idle) const
   return std::max<std::int64_t>(0, idle - usable);
 }
 
-std::int64_t Packing::value_after(const PackingNode& node, const PackingTask& task, std::size_t device, std::int64_t before, std::int64_t stranded_before) const {
+std::int64_t Packing::value_after(const PackingNode& node, const PackingTask& task, std::size_t device,
+                                  std::int64_t before, std::int64_t stranded_before) const {
   PackingNode after = node;
   packing_take(after, task, device);
   const std::int64_t idle = after.idle();
@@ -226,8 +238,8 @@ PackingChoice Packing::score(const PackingNode& node, const PackingTask& task, s
   if (!task.shared()) return {value_after(node, task, 0, before, stranded_before), 0};
   PackingChoice best{std::numeric_limits<std::int64_t>::min(), 0};
   for (std::size_t i = 0; i < node.devices; ++i) {
-    if (node.free[i] < task.share || std::find(node.free.begin(), node.free.begin() + static_cast<std::ptrdiff_t>(i), node.free[i]) !=
-                                         node.free.begin() + static_cast<std::ptrdiff_t>(i))
+    if (node.free[i] < task.share || std::find(node.free.begin(), node.free.begin() + static_cast<std::ptrdiff_t>(i),
+                                               node.free[i]) != node.free.begin() + static_cast<std::ptrdiff_t>(i))
       continue;  // equal devices give equal scores
     const std::int64_t value = value_after(node, task, i, before, stranded_before);
     if (value > best.score) best = {value, i};

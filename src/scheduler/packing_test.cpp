@@ -1,9 +1,9 @@
 #include "scheduler/packing.h"
 
+#include <gtest/gtest.h>
+
 #include <limits>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "base/rng.h"
 #include "testing/openb_packing.h"
@@ -53,7 +53,8 @@ TEST(Packing, AShareGoesToABrokenDeviceAndACpuTaskAwayFromGpus) {
   PackingNode node = node_of(64'000, 0, 4);
   node.free[2] = 500;
   EXPECT_EQ(packing.score(node, {1'000, 1, 500}, packing.fragmentation(node)).device, 2U);
-  EXPECT_GT(score_of(packing, node_of(64'000, 0, 1), {1'000, 0, 0}), score_of(packing, node_of(64'000, 0, 8), {1'000, 0, 0}));
+  EXPECT_GT(score_of(packing, node_of(64'000, 0, 1), {1'000, 0, 0}),
+            score_of(packing, node_of(64'000, 0, 8), {1'000, 0, 0}));
 }
 
 TEST(Packing, AScarceModelCostsMoreThanAPlentifulOne) {
@@ -76,12 +77,15 @@ TEST(Packing, AScarceModelCostsMoreThanAPlentifulOne) {
 TEST(Packing, TakesHostileNumbersAndStaysBounded) {
   Rng rng(7);
   Packing packing;
-  constexpr std::array<std::int64_t, 6> kCpu{std::numeric_limits<std::int64_t>::min(), -1, 0, 1, 1'000, std::numeric_limits<std::int64_t>::max()};
-  constexpr std::array<std::int32_t, 6> kSmall{std::numeric_limits<std::int32_t>::min(), -1, 0, 1, 1000, std::numeric_limits<std::int32_t>::max()};
+  constexpr std::array<std::int64_t, 6> kCpu{std::numeric_limits<std::int64_t>::min(), -1, 0, 1, 1'000,
+                                             std::numeric_limits<std::int64_t>::max()};
+  constexpr std::array<std::int32_t, 6> kSmall{std::numeric_limits<std::int32_t>::min(), -1, 0, 1, 1000,
+                                               std::numeric_limits<std::int32_t>::max()};
   std::array<std::int64_t, kPackingModels> free{};
   free[0] = std::numeric_limits<std::int64_t>::max(), free[1] = std::numeric_limits<std::int64_t>::min(), free[2] = 1;
   for (int i = 0; i < 20'000; ++i) {
-    packing.observe({kCpu[rng.below(kCpu.size())] ^ static_cast<std::int64_t>(rng.below(5'000)), kSmall[rng.below(6)], kSmall[rng.below(6)], static_cast<std::uint32_t>(rng.next())});
+    packing.observe({kCpu[rng.below(kCpu.size())] ^ static_cast<std::int64_t>(rng.below(5'000)), kSmall[rng.below(6)],
+                     kSmall[rng.below(6)], static_cast<std::uint32_t>(rng.next())});
     if (i % 64 == 0) packing.reprice(free);
   }
   PackingNode node = node_of(std::numeric_limits<std::int64_t>::max(), 31, kPackingDevices);

@@ -18,7 +18,9 @@ std::int64_t rounded(std::int64_t cpu_milli) {
 }
 
 // A machine counts as of its first device's model; mixed ones are rare and still placed correctly, only scored roughly.
-const std::string& model_of(const NodeView& node) { return node.devices.front().model; }
+const std::string& model_of(const NodeView& node) {
+  return node.devices.front().model;
+}
 
 }  // namespace
 
@@ -34,22 +36,28 @@ void PoolPacking::count(const NodeView& node, std::int64_t sign) {
 
 std::uint32_t PoolPacking::index_of(const std::string& model) const {
   const auto it = std::lower_bound(names_.begin(), names_.end(), model);
-  const auto last = static_cast<std::ptrdiff_t>(kPackingModels - 1);  // shared by what is beyond, and by what nobody has
+  const auto last =
+      static_cast<std::ptrdiff_t>(kPackingModels - 1);  // shared by what is beyond, and by what nobody has
   return static_cast<std::uint32_t>(it == names_.end() || *it != model ? last : std::min(it - names_.begin(), last));
 }
 
 PackingTask PoolPacking::task_of(const Shape& shape) const {
-  PackingTask task{shape.cpu_milli, static_cast<std::int32_t>(std::clamp<std::int64_t>(shape.gpus, 0, kPackingDevices)), 0, kAnyModel};
+  PackingTask task{shape.cpu_milli, static_cast<std::int32_t>(std::clamp<std::int64_t>(shape.gpus, 0, kPackingDevices)),
+                   0, kAnyModel};
   if (task.devices > 0) task.share = static_cast<std::int32_t>(kPackingWhole);
-  if (!shape.model.empty()) task.models = 1U << index_of(shape.model);
-  else if (names_.size() < kPackingModels) task.models = (1U << names_.size()) - 1;
+  if (!shape.model.empty())
+    task.models = 1U << index_of(shape.model);
+  else if (names_.size() < kPackingModels)
+    task.models = (1U << names_.size()) - 1;
   return task;
 }
 
 void PoolPacking::demand(ClusterId cluster, const std::vector<std::pair<NodeRequest, std::uint32_t>>& needs) {
   Shapes shapes;
   for (const auto& [need, n] : needs)  // who takes whole machines, whatever they have, says nothing of what is scarce
-    if (!need.whole_machine && n > 0) shapes[{rounded(need.resources.cpu_milli), need.resources.gpus, need.gpu_model}] += std::min<std::int64_t>(n, kSameMax);
+    if (!need.whole_machine && n > 0)
+      shapes[{rounded(need.resources.cpu_milli), need.resources.gpus, need.gpu_model}] +=
+          std::min<std::int64_t>(n, kSameMax);
   const auto known = asked_.find(cluster);
   if (known == asked_.end() ? shapes.empty() : known->second == shapes) return;
   demand_stale_ = true;
@@ -91,7 +99,9 @@ PackingNode PoolPacking::node_of(const NodeView& view) const {
 
 std::int64_t PoolPacking::waste_on(const NodeRequest& need, const PackingNode& node) const {
   PackingTask task = task_of({need.resources.cpu_milli, need.resources.gpus, need.gpu_model});
-  if (need.whole_machine) task = {node.cpu_milli, static_cast<std::int32_t>(node.devices), node.devices > 0 ? static_cast<std::int32_t>(kPackingWhole) : 0};
+  if (need.whole_machine)
+    task = {node.cpu_milli, static_cast<std::int32_t>(node.devices),
+            node.devices > 0 ? static_cast<std::int32_t>(kPackingWhole) : 0};
   return packing_.price(node.model, task) - packing_.score(node, task, packing_.fragmentation(node)).score;
 }
 

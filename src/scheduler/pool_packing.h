@@ -1,7 +1,8 @@
 #pragma once
-// The packing score for the planner's machines: numbers the GPU models, sums what is free of each, and takes what the known
-// clusters ask for as the expected workload. All of it is a function of the present state, never of how that came to be, so that
-// a planner that followed every change decides like one built anew. Scores are good between prepare() and the next change. Private.
+// The packing score for the planner's machines: numbers the GPU models, sums what is free of each, and takes what the
+// known clusters ask for as the expected workload. All of it is a function of the present state, never of how that came
+// to be, so that a planner that followed every change decides like one built anew. Scores are good between prepare()
+// and the next change. Private.
 #include <map>
 #include <string>
 #include <utility>
@@ -22,8 +23,8 @@ class PoolPacking {
   // What a cluster asks for in place of what it did; the same again costs nothing.
   void demand(ClusterId cluster, const std::vector<std::pair<NodeRequest, std::uint32_t>>& needs);
   void prepare();
-  // What hosting the need would waste on a machine that qualifies: smaller is better; 0 for all while no machine has a GPU.
-  // Equal machines in a row are scored once.
+  // What hosting the need would waste on a machine that qualifies: smaller is better; 0 for all while no machine has a
+  // GPU. Equal machines in a row are scored once.
   class ForNeed {
    public:
     ForNeed(const PoolPacking& pool, const NodeRequest& need) : pool_(pool), need_(need) {}
@@ -39,11 +40,14 @@ class PoolPacking {
 
  private:
   struct Shape {
-    std::int64_t cpu_milli = 0, gpus = 0; std::string model;
+    std::int64_t cpu_milli = 0, gpus = 0;
+    std::string model;
     auto operator<=>(const Shape&) const = default;
   };
   using Shapes = std::map<Shape, std::int64_t>;
-  struct Model { std::int64_t nodes = 0, free_milli = 0; };
+  struct Model {
+    std::int64_t nodes = 0, free_milli = 0;
+  };
   void count(const NodeView& node, std::int64_t sign);
   PackingNode node_of(const NodeView& view) const;
   std::int64_t waste_on(const NodeRequest& need, const PackingNode& node) const;

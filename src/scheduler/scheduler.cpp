@@ -1,6 +1,6 @@
-// Incremental planning. Requests that need the same are one class and wait together: when the first of a class finds no place,
-// no other does, so a plan looks at class heads only, and only at classes that something woke: a new request, or a machine that
-// got better and could host one of their bundles.
+// Incremental planning. Requests that need the same are one class and wait together: when the first of a class finds no
+// place, no other does, so a plan looks at class heads only, and only at classes that something woke: a new request, or
+// a machine that got better and could host one of their bundles.
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
@@ -14,20 +14,25 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr Millis kProposalLife{5'000};       // a proposal that nothing came of is made anew after it
-constexpr std::int64_t kLatchMs = 600'000;   // the oldest request waits no longer than this behind those that fit better
+constexpr Millis kProposalLife{5'000};      // a proposal that nothing came of is made anew after it
+constexpr std::int64_t kLatchMs = 600'000;  // the oldest request waits no longer than this behind those that fit better
 constexpr std::size_t kCandidates = 64, kGpuCandidates = 256;  // compared by score beyond what is needed
-constexpr std::size_t kImprovedMax = 256;    // more at once: every class is looked at again
+constexpr std::size_t kImprovedMax = 256;                      // more at once: every class is looked at again
 constexpr std::size_t kHeadsPerPlan = 20'000, kChecksPerPlan = 400'000;
 
 // What all members of a class have in common. Requests with exclusions of their own are a class of their own.
 struct ClassKey {
-  OrgId tenant; std::string pool, arch, image; RuntimeKind runtime = RuntimeKind::Docker; bool egress = false; ClusterId own;
+  OrgId tenant;
+  std::string pool, arch, image;
+  RuntimeKind runtime = RuntimeKind::Docker;
+  bool egress = false;
+  ClusterId own;
   std::vector<Bundle> gang;
 };
 bool less(const NodeRequest& a, const NodeRequest& b) {
   const auto tie = [](const NodeRequest& r) {
-    return std::tie(r.resources.cpu_milli, r.resources.memory_bytes, r.resources.gpus, r.resources.disk_bytes, r.whole_machine, r.gpu_model, r.constraints, r.pinned);
+    return std::tie(r.resources.cpu_milli, r.resources.memory_bytes, r.resources.gpus, r.resources.disk_bytes,
+                    r.whole_machine, r.gpu_model, r.constraints, r.pinned);
   };
   return tie(a) < tie(b);
 }
@@ -37,19 +42,38 @@ bool less(const Bundle& a, const Bundle& b) {
 }
 struct ClassLess {
   bool operator()(const ClassKey& a, const ClassKey& b) const {
-    const auto tie = [](const ClassKey& k) { return std::tie(k.own, k.tenant, k.pool, k.arch, k.image, k.runtime, k.egress); };
+    const auto tie = [](const ClassKey& k) {
+      return std::tie(k.own, k.tenant, k.pool, k.arch, k.image, k.runtime, k.egress);
+    };
     if (tie(a) != tie(b)) return tie(a) < tie(b);
-    return std::lexicographical_compare(a.gang.begin(), a.gang.end(), b.gang.begin(), b.gang.end(), [](const Bundle& x, const Bundle& y) { return less(x, y); });
+    return std::lexicographical_compare(a.gang.begin(), a.gang.end(), b.gang.begin(), b.gang.end(),
+                                        [](const Bundle& x, const Bundle& y) { return less(x, y); });
   }
 };
-struct Class { std::size_t members = 0; bool awake = true; std::uint64_t stuck_in = 0; /* pass that found no place for its first */ };
+struct Class {
+  std::size_t members = 0;
+  bool awake = true;
+  std::uint64_t stuck_in = 0; /* pass that found no place for its first */
+};
 using Classes = std::map<ClassKey, Class, ClassLess>;
-struct Waiting { Request request; Classes::iterator home; };
+struct Waiting {
+  Request request;
+  Classes::iterator home;
+};
 
-struct NodeEntry { NodeView view; std::map<ClusterId, std::vector<Place>> held; NodeView free; /* view minus held */ };
-struct Proposal { WallTime expires; std::vector<NodeId> nodes; };
+struct NodeEntry {
+  NodeView view;
+  std::map<ClusterId, std::vector<Place>> held;
+  NodeView free; /* view minus held */
+};
+struct Proposal {
+  WallTime expires;
+  std::vector<NodeId> nodes;
+};
 
-bool alone(const Request& r) { return r.gang.empty() || !r.backoff.empty() || !r.avoid.empty(); }
+bool alone(const Request& r) {
+  return r.gang.empty() || !r.backoff.empty() || !r.avoid.empty();
+}
 ClassKey key_of(const Request& r) {
   if (alone(r)) return {.own = r.cluster};
   ClassKey key{r.pool == "own" ? r.tenant : OrgId{}, r.pool, r.arch, r.image, r.runtime, r.egress, {}, r.gang};
@@ -57,19 +81,25 @@ ClassKey key_of(const Request& r) {
   return key;
 }
 
-struct Need { const Bundle* bundle = nullptr; std::size_t count = 0; };
+struct Need {
+  const Bundle* bundle = nullptr;
+  std::size_t count = 0;
+};
 // Equal bundles together, the most demanding first, so that a small one does not take the only large machine.
 std::vector<Need> needs_of(const std::vector<Bundle>& bundles) {
   std::vector<Need> needs;
   for (const Bundle& bundle : bundles) {
     auto it = std::find_if(needs.begin(), needs.end(), [&](const Need& n) { return *n.bundle == bundle; });
-    if (it == needs.end()) needs.push_back({&bundle, 1});
-    else ++it->count;
+    if (it == needs.end())
+      needs.push_back({&bundle, 1});
+    else
+      ++it->count;
   }
   std::stable_sort(needs.begin(), needs.end(), [](const Need& a, const Need& b) {
     const auto weight = [](const Need& n) {
       const NodeRequest& r = n.bundle->request;
-      return std::tuple(r.pinned.empty() ? 0 : 1, r.whole_machine ? 1 : 0, r.resources.gpus, r.constraints.size(), r.resources.cpu_milli, r.resources.memory_bytes);
+      return std::tuple(r.pinned.empty() ? 0 : 1, r.whole_machine ? 1 : 0, r.resources.gpus, r.constraints.size(),
+                        r.resources.cpu_milli, r.resources.memory_bytes);
     };
     return weight(a) > weight(b);
   });
@@ -80,9 +110,10 @@ std::vector<Need> needs_of(const std::vector<Bundle>& bundles) {
 
 struct Scheduler::Impl {
   std::map<NodeId, NodeEntry> nodes;
-  using Sizes = std::map<std::tuple<std::string, std::int64_t, std::int64_t, NodeId>, const NodeView*>;  // arch, free GPUs, free CPU
-  Sizes by_size;                          // schedulable machines
-  std::map<std::string, Sizes> by_model;  // the same by GPU model
+  using Sizes = std::map<std::tuple<std::string, std::int64_t, std::int64_t, NodeId>,
+                         const NodeView*>;  // arch, free GPUs, free CPU
+  Sizes by_size;                            // schedulable machines
+  std::map<std::string, Sizes> by_model;    // the same by GPU model
   std::map<OrgId, std::set<NodeId>> by_supplier;
   std::map<std::string, std::set<NodeId>> by_pool;
   std::map<ClusterId, Waiting> waiting;
@@ -90,15 +121,15 @@ struct Scheduler::Impl {
   QueueOrder everyone;
   std::map<ClusterId, Proposal> proposals;
   std::set<std::pair<WallTime, ClusterId>> proposals_due;
-  std::deque<NodeId> improved;      // since the last finished pass
-  std::size_t improved_seen = 0;    // of them known when the pass began
+  std::deque<NodeId> improved;    // since the last finished pass
+  std::size_t improved_seen = 0;  // of them known when the pass began
   PoolPacking packing;
   bool wake_all = false, work = false, frozen = false;
   bool in_pass = false, pass_all = false;
   std::uint64_t pass = 0;
-  std::size_t stuck = 0;            // classes stuck in this pass
-  QueueOrder::Cursor cursor;        // of a pass that ran out of budget
-  ClusterId latch;                  // nobody may take what this one could use
+  std::size_t stuck = 0;      // classes stuck in this pass
+  QueueOrder::Cursor cursor;  // of a pass that ran out of budget
+  ClusterId latch;            // nobody may take what this one could use
   mutable std::size_t checks = 0;
 
   // ---- nodes
@@ -112,7 +143,9 @@ struct Scheduler::Impl {
     const Sizes::key_type key{e.free.arch, e.free.free.gpus, e.free.free.cpu_milli, e.free.node};
     if (by_size.erase(key) == 0) return;
     for (const Device& d : e.free.devices)
-      if (const auto it = by_model.find(d.model); it != by_model.end() && it->second.erase(key) > 0 && it->second.empty()) by_model.erase(it);
+      if (const auto it = by_model.find(d.model);
+          it != by_model.end() && it->second.erase(key) > 0 && it->second.empty())
+        by_model.erase(it);
     packing.remove(e.free);
   }
   void refresh(NodeEntry& e) {
@@ -131,12 +164,17 @@ struct Scheduler::Impl {
     if (it == nodes.end()) return;
     unindex(it->second);
     const NodeView& view = it->second.view;
-    if (auto s = by_supplier.find(view.supplier); s != by_supplier.end() && s->second.erase(id) > 0 && s->second.empty()) by_supplier.erase(s);
-    if (auto p = by_pool.find(pool_of(view)); p != by_pool.end() && p->second.erase(id) > 0 && p->second.empty()) by_pool.erase(p);
+    if (auto s = by_supplier.find(view.supplier);
+        s != by_supplier.end() && s->second.erase(id) > 0 && s->second.empty())
+      by_supplier.erase(s);
+    if (auto p = by_pool.find(pool_of(view)); p != by_pool.end() && p->second.erase(id) > 0 && p->second.empty())
+      by_pool.erase(p);
   }
   void note_improved(NodeId id) {
-    if (improved.size() < 2 * kImprovedMax) improved.push_back(id);
-    else wake_all = true;
+    if (improved.size() < 2 * kImprovedMax)
+      improved.push_back(id);
+    else
+      wake_all = true;
     work = true;
   }
   void node_changed(const NodeView& view) {
@@ -215,13 +253,15 @@ struct Scheduler::Impl {
   // ---- placing
   bool excluded(const Request& r, NodeId node, WallTime now) const {
     if (std::find(r.avoid.begin(), r.avoid.end(), node) != r.avoid.end()) return true;
-    return std::any_of(r.backoff.begin(), r.backoff.end(), [&](const auto& entry) { return entry.first == node && entry.second > now; });
+    return std::any_of(r.backoff.begin(), r.backoff.end(),
+                       [&](const auto& entry) { return entry.first == node && entry.second > now; });
   }
   bool reserved(const Request& r, const NodeView& node) const {
     if (!latch || latch == r.cluster) return false;
     const auto it = waiting.find(latch);
-    return it != waiting.end() && std::any_of(it->second.request.gang.begin(), it->second.request.gang.end(),
-                                              [&](const Bundle& b) { return suits(it->second.request, b.request, node); });
+    return it != waiting.end() &&
+           std::any_of(it->second.request.gang.begin(), it->second.request.gang.end(),
+                       [&](const Bundle& b) { return suits(it->second.request, b.request, node); });
   }
   // Calls f(node) for the machines that might do, smallest first where that is indexed; f returns false to end.
   template <class F>
@@ -245,24 +285,28 @@ struct Scheduler::Impl {
       const auto model = need.gpu_model.empty() ? by_model.end() : by_model.find(need.gpu_model);
       if (!need.gpu_model.empty() && model == by_model.end()) return;
       const Sizes& sizes = need.gpu_model.empty() ? by_size : model->second;
-      for (auto it = sizes.lower_bound({r.arch, need.resources.gpus, need.resources.gpus == 0 ? need.resources.cpu_milli : 0, NodeId{}});
+      for (auto it = sizes.lower_bound(
+               {r.arch, need.resources.gpus, need.resources.gpus == 0 ? need.resources.cpu_milli : 0, NodeId{}});
            it != sizes.end() && std::get<0>(it->first) == r.arch; ++it)
         if (!f(*it->second)) return;
     }
   }
   // The best `count` machines for one bundle, none of `used`.
-  std::vector<const NodeView*> best(const Request& r, const Need& need, const std::set<NodeId>& used, WallTime now) const {
+  std::vector<const NodeView*> best(const Request& r, const Need& need, const std::set<NodeId>& used,
+                                    WallTime now) const {
     std::vector<std::pair<Score, const NodeView*>> found;
     const std::size_t enough = need.count + (need.bundle->request.resources.gpus > 0 ? kGpuCandidates : kCandidates);
     PoolPacking::ForNeed waste(packing, need.bundle->request);
     each_candidate(r, need.bundle->request, [&](const NodeView& node) {
       ++checks;
-      if (!used.contains(node.node) && hosts(r, need.bundle->request, node, now) && !excluded(r, node.node, now) && !reserved(r, node))
+      if (!used.contains(node.node) && hosts(r, need.bundle->request, node, now) && !excluded(r, node.node, now) &&
+          !reserved(r, node))
         found.emplace_back(score(r, *need.bundle, node, waste(node)), &node);
       return found.size() < enough;
     });
     const std::size_t n = std::min(found.size(), need.count);
-    std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(n), found.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(n), found.end(),
+                      [](const auto& a, const auto& b) { return a.first < b.first; });
     std::vector<const NodeView*> out;
     for (std::size_t i = 0; i < n; ++i) out.push_back(found[i].second);
     return out;
@@ -281,7 +325,8 @@ struct Scheduler::Impl {
       }
     }
     if (group.places.empty()) return {};
-    std::stable_sort(group.places.begin(), group.places.end(), [](const Place& a, const Place& b) { return a.bundle.role < b.bundle.role; });
+    std::stable_sort(group.places.begin(), group.places.end(),
+                     [](const Place& a, const Place& b) { return a.bundle.role < b.bundle.role; });
     return group;
   }
 
@@ -290,7 +335,9 @@ struct Scheduler::Impl {
     const auto& bundles = r.gang.empty() ? r.grow : r.gang;
     return std::any_of(improved.begin(), improved.end(), [&](NodeId id) {
       const auto it = nodes.find(id);
-      return it != nodes.end() && std::any_of(bundles.begin(), bundles.end(), [&](const Bundle& b) { return hosts(r, b.request, it->second.free, now); });
+      return it != nodes.end() && std::any_of(bundles.begin(), bundles.end(), [&](const Bundle& b) {
+               return hosts(r, b.request, it->second.free, now);
+             });
     });
   }
 
@@ -330,12 +377,14 @@ struct Scheduler::Impl {
       c.stuck_in = pass;
       ++stuck;
       c.awake = false;
-      if (!latch && !w.request.gang.empty() && now.ms - w.request.since.ms > kLatchMs && possible(w.request)) latch = *id;
+      if (!latch && !w.request.gang.empty() && now.ms - w.request.since.ms > kLatchMs && possible(w.request))
+        latch = *id;
     }
     return out;
   }
   void finish_pass() {
-    improved.erase(improved.begin(), improved.begin() + static_cast<std::ptrdiff_t>(std::min(improved_seen, improved.size())));
+    improved.erase(improved.begin(),
+                   improved.begin() + static_cast<std::ptrdiff_t>(std::min(improved_seen, improved.size())));
     work = !improved.empty() || wake_all;
     in_pass = pass_all = false;
   }
@@ -355,7 +404,8 @@ struct Scheduler::Impl {
 
   // ---- the queue as people see it
   Reason reason_of(const Request& r, WallTime now) const {
-    std::size_t earlier = 0;  // what more demanding bundles take is not there for this one: every bundle has its own machine
+    std::size_t earlier =
+        0;  // what more demanding bundles take is not there for this one: every bundle has its own machine
     for (Need need : needs_of(r.gang.empty() ? r.grow : r.gang)) {
       need.count = earlier += need.count;
       std::size_t exist = 0, free = 0, seen = 0;
@@ -368,26 +418,38 @@ struct Scheduler::Impl {
       if (free >= need.count) continue;
       return lacking(need, r, exist, free);
     }
-    if (latch && latch != r.cluster) return {"behind_older", {}, "waits behind an older request that needs the same machines"};
+    if (latch && latch != r.cluster)
+      return {"behind_older", {}, "waits behind an older request that needs the same machines"};
     return {"placing", {}, "machines are free; it starts in a moment"};
   }
   static std::string describe(const NodeRequest& need) {
     std::string out;
-    if (need.whole_machine) out = "nothing else running";
-    else out = std::to_string(need.resources.cpu_milli / 1000) + (need.resources.cpu_milli % 1000 != 0 ? "." + std::to_string(need.resources.cpu_milli % 1000 / 100) : "") + " CPU";
-    if (need.resources.gpus > 0) out += " and " + std::to_string(need.resources.gpus) + " GPU" + (need.gpu_model.empty() ? "" : " " + need.gpu_model);
+    if (need.whole_machine)
+      out = "nothing else running";
+    else
+      out = std::to_string(need.resources.cpu_milli / 1000) +
+            (need.resources.cpu_milli % 1000 != 0 ? "." + std::to_string(need.resources.cpu_milli % 1000 / 100) : "") +
+            " CPU";
+    if (need.resources.gpus > 0)
+      out +=
+          " and " + std::to_string(need.resources.gpus) + " GPU" + (need.gpu_model.empty() ? "" : " " + need.gpu_model);
     if (need.resources.memory_bytes > 0) out += " and " + std::to_string(need.resources.memory_bytes >> 20) + " MiB";
     return out + (need.whole_machine ? "" : " free");
   }
   static Reason lacking(const Need& need, const Request& r, std::size_t exist, std::size_t free) {
     Reason reason;
-    reason.params = {{"needed", std::to_string(need.count)}, {"exist", std::to_string(exist)}, {"free", std::to_string(free)},
-                     {"role", need.bundle->role == SlotRole::Head ? "head" : need.bundle->role == SlotRole::Spare ? "spare" : "worker"}};
-    const std::string what = "needs " + std::to_string(need.count) + (need.count == 1 ? " machine" : " machines") + " with " + describe(need.bundle->request);
+    reason.params = {{"needed", std::to_string(need.count)},
+                     {"exist", std::to_string(exist)},
+                     {"free", std::to_string(free)},
+                     {"role", need.bundle->role == SlotRole::Head    ? "head"
+                              : need.bundle->role == SlotRole::Spare ? "spare"
+                                                                     : "worker"}};
+    const std::string what = "needs " + std::to_string(need.count) + (need.count == 1 ? " machine" : " machines") +
+                             " with " + describe(need.bundle->request);
     if (exist < need.count) {
       reason.code = "no_such_machines";
-      reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + "); only " + std::to_string(exist) +
-                    " that could ever do are online; enrol more, or ask for less";
+      reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + "); only " +
+                    std::to_string(exist) + " that could ever do are online; enrol more, or ask for less";
     } else {
       reason.code = "machines_busy";
       reason.text = what + "; " + std::to_string(free) + (free == 1 ? " is free" : " are free");
@@ -424,9 +486,13 @@ void Scheduler::apply(const Change& change) {
   }
 }
 
-std::vector<Group> Scheduler::plan(const Budget& budget, WallTime now) { return impl_->plan(budget, now); }
+std::vector<Group> Scheduler::plan(const Budget& budget, WallTime now) {
+  return impl_->plan(budget, now);
+}
 
-std::vector<QueueView> Scheduler::queue(WallTime now) const { return queue_page(now, 0, impl_->waiting.size()); }
+std::vector<QueueView> Scheduler::queue(WallTime now) const {
+  return queue_page(now, 0, impl_->waiting.size());
+}
 
 std::vector<QueueView> Scheduler::queue_page(WallTime now, std::size_t offset, std::size_t limit) const {
   const Impl& s = *impl_;
@@ -460,6 +526,8 @@ QueueView Scheduler::queue_of(ClusterId cluster, WallTime now) const {
   return s.view_of(it->second.request, position, s.reason_of(it->second.request, now), now);
 }
 
-std::size_t Scheduler::waiting() const { return impl_->waiting.size(); }
+std::size_t Scheduler::waiting() const {
+  return impl_->waiting.size();
+}
 
 }  // namespace muster::scheduler

@@ -35,7 +35,8 @@ Bundle bundle(SlotRole role, std::int64_t cpus = 1) {
 }
 Request request(std::uint64_t id, int workers, std::int64_t cpus = 1, std::int64_t age_ms = 0) {
   Request r;
-  r.cluster = ClusterId{id}, r.tenant = OrgId{9}, r.since = kT0 - Millis(age_ms), r.pool = "market", r.arch = "x86_64", r.image = "ray";
+  r.cluster = ClusterId{id}, r.tenant = OrgId{9}, r.since = kT0 - Millis(age_ms), r.pool = "market", r.arch = "x86_64",
+  r.image = "ray";
   r.gang.push_back(bundle(SlotRole::Head, cpus));
   for (int i = 0; i < workers; ++i) r.gang.push_back(bundle(SlotRole::Worker, cpus));
   return r;
@@ -49,7 +50,9 @@ NodeView after(NodeView n, const Place& place) {
   n.free.cpu_milli -= place.resources.cpu_milli;
   n.free.gpus -= place.resources.gpus;
   n.whole = false;
-  std::erase_if(n.free_devices, [&](const std::string& d) { return std::find(place.devices.begin(), place.devices.end(), d) != place.devices.end(); });
+  std::erase_if(n.free_devices, [&](const std::string& d) {
+    return std::find(place.devices.begin(), place.devices.end(), d) != place.devices.end();
+  });
   return n;
 }
 
@@ -79,7 +82,8 @@ TEST(Scheduler, OrderIsTierThenAgedPriorityThenFifo) {
   s.apply(RequestChanged{a}), s.apply(RequestChanged{b}), s.apply(RequestChanged{c}), s.apply(RequestChanged{d});
   for (std::uint64_t i = 1; i <= 4; ++i) s.apply(NodeChanged{node(i)});
   // d waited an hour: six points, above c's five.
-  EXPECT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{2}, ClusterId{4}, ClusterId{3}, ClusterId{1}}));
+  EXPECT_EQ(clusters(s.plan({}, kT0)),
+            (std::vector<ClusterId>{ClusterId{2}, ClusterId{4}, ClusterId{3}, ClusterId{1}}));
 }
 
 TEST(Scheduler, AgeingIsBounded) {
@@ -200,7 +204,8 @@ TEST(Scheduler, AProposalHoldsItsMachinesUntilItIsAnsweredOrOld) {
   s.apply(RequestChanged{request(2, 0)});
   ASSERT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{1}}));
   EXPECT_TRUE(s.plan({}, kT0 + 1s).empty()) << "neither twice nor to another";
-  EXPECT_EQ(clusters(s.plan({}, kT0 + 10s)), (std::vector<ClusterId>{ClusterId{1}})) << "dropped by the core: proposed again";
+  EXPECT_EQ(clusters(s.plan({}, kT0 + 10s)), (std::vector<ClusterId>{ClusterId{1}}))
+      << "dropped by the core: proposed again";
 }
 
 TEST(Scheduler, QueueSaysWhatIsMissing) {
@@ -224,9 +229,11 @@ TEST(Scheduler, FlexibleWorkLeavesAScarceModelToThoseWhoNeedIt) {
   Request any = request(1, 0, 1, 60'000), only = request(2, 0);
   any.gang[0].request.resources.gpus = only.gang[0].request.resources.gpus = 1;
   only.gang[0].request.gpu_model = "T4";
-  for (const Request& r : {any, only}) s.apply(DemandChanged{r.cluster, {{r.gang[0].request, 1}}}), s.apply(RequestChanged{r});
+  for (const Request& r : {any, only})
+    s.apply(DemandChanged{r.cluster, {{r.gang[0].request, 1}}}), s.apply(RequestChanged{r});
   const auto groups = s.plan({}, kT0);
-  EXPECT_EQ(clusters(groups), (std::vector{ClusterId{1}, ClusterId{2}}));  // by node id alone the first would take the only T4
+  EXPECT_EQ(clusters(groups),
+            (std::vector{ClusterId{1}, ClusterId{2}}));  // by node id alone the first would take the only T4
 }
 
 TEST(Scheduler, SmallGpuWorkKeepsLargeMachinesWhole) {
@@ -256,7 +263,9 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       switch (rng.below(5)) {
         case 0:
         case 1: {
-          NodeView n = rng.chance(1, 3) ? gpu_node(id, 1 + static_cast<int>(rng.below(4)), rng.chance(1, 2) ? "A10" : "T4") : node(id, rng.between(0, 6));
+          NodeView n = rng.chance(1, 3)
+                           ? gpu_node(id, 1 + static_cast<int>(rng.below(4)), rng.chance(1, 2) ? "A10" : "T4")
+                           : node(id, rng.between(0, 6));
           n.schedulable = rng.chance(4, 5);
           if (rng.chance(1, 3)) n.labels["region"] = "eu";
           nodes[n.node] = n;
@@ -273,7 +282,8 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
           if (rng.chance(1, 4)) r.avoid = {NodeId{1 + rng.below(12)}};
           if (rng.chance(1, 4)) r.grow = std::move(r.gang), r.gang.clear();
           requests[r.cluster] = r;
-          asked[r.cluster] = {{(r.gang.empty() ? r.grow : r.gang).back().request, static_cast<std::uint32_t>(1 + rng.below(3))}};
+          asked[r.cluster] = {
+              {(r.gang.empty() ? r.grow : r.gang).back().request, static_cast<std::uint32_t>(1 + rng.below(3))}};
           incremental.apply(DemandChanged{r.cluster, asked[r.cluster]});
           incremental.apply(RequestChanged{r});
           break;
@@ -293,7 +303,8 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       const auto expected = rebuilt.plan({}, now);
       const auto planned = incremental.plan({}, now);
       ASSERT_EQ(clusters(planned), clusters(expected)) << "seed " << seed << " step " << step;
-      for (std::size_t i = 0; i < planned.size(); ++i) ASSERT_EQ(planned[i], expected[i]) << "seed " << seed << " step " << step;
+      for (std::size_t i = 0; i < planned.size(); ++i)
+        ASSERT_EQ(planned[i], expected[i]) << "seed " << seed << " step " << step;
       ASSERT_EQ(incremental.queue(now), rebuilt.queue(now)) << "seed " << seed << " step " << step;
       for (const Group& g : planned) {  // the core accepts: the places are taken, the request is gone
         for (const Place& p : g.places) {
@@ -311,7 +322,8 @@ TEST(Scheduler, NothingChangedCostsNothing) {
   Scheduler s;
   for (std::uint64_t i = 1; i <= 2000; ++i) s.apply(NodeChanged{node(i, 1)});
   for (std::uint64_t i = 1; i <= 20'000; ++i) s.apply(RequestChanged{request(i, 1, 2)});  // nobody has two CPUs
-  while (!s.plan({}, kT0).empty()) {}
+  while (!s.plan({}, kT0).empty()) {
+  }
   const auto begin = std::chrono::steady_clock::now();
   for (int i = 0; i < 1000; ++i) ASSERT_TRUE(s.plan({}, kT0 + Millis(i)).empty());
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 200ms);

@@ -1,8 +1,8 @@
 // What agents send beside the session itself: logs, Ray's reports, blobs, certificates, telemetry, streams.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 #include "crypto/cert.h"
@@ -18,7 +18,8 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* blob = std::get_if<session::BlobRequest>(&frame)) return on_blob(link, *blob);
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);
-  if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) return submit(link->node, control::NodePaused{link->node, pause->paused, pause->now});
+  if (const auto* pause = std::get_if<session::OwnerPause>(&frame))
+    return submit(link->node, control::NodePaused{link->node, pause->paused, pause->now});
   if (const auto* bye = std::get_if<session::Goodbye>(&frame)) {
     if (bye->leave) submit(link->node, control::NodeLeft{link->node});
     return;
@@ -35,17 +36,21 @@ void AgentHub::on_log(const LinkPtr& link, const session::LogChunk& chunk) {
     for (const LeaseId id : state.cluster_leases(job->cluster)) {
       const Lease* lease = state.find_lease(id);
       const Slot* slot = lease != nullptr ? state.find_slot(lease->slot) : nullptr;
-      if (lease != nullptr && lease->node == link->node && slot != nullptr && slot->role == SlotRole::Head) allowed = true;
+      if (lease != nullptr && lease->node == link->node && slot != nullptr && slot->role == SlotRole::Head)
+        allowed = true;
     }
   });
   if (!allowed) return;
   const std::weak_ptr<Link> weak = link;
-  const Status stored = context_.logs->append(chunk.job, chunk.attempt, chunk.offset, chunk.data, [weak, job = chunk.job, attempt = chunk.attempt](std::uint64_t offset) {
-    if (const auto held = weak.lock()) send(held, session::LogAck{job, attempt, offset});
-  });
+  const Status stored = context_.logs->append(chunk.job, chunk.attempt, chunk.offset, chunk.data,
+                                              [weak, job = chunk.job, attempt = chunk.attempt](std::uint64_t offset) {
+                                                if (const auto held = weak.lock())
+                                                  send(held, session::LogAck{job, attempt, offset});
+                                              });
   if (stored.ok()) return follow_->poke();
   if (stored.error().code == Code::FailedPrecondition) {
-    send(link, session::LogAck{chunk.job, chunk.attempt, context_.logs->size(chunk.job, chunk.attempt)});  // says where to go on
+    send(link, session::LogAck{chunk.job, chunk.attempt,
+                               context_.logs->size(chunk.job, chunk.attempt)});  // says where to go on
   } else {
     log_warn("logs", "{}", stored.error().message);
   }
@@ -56,7 +61,8 @@ void AgentHub::on_ray(const LinkPtr& link, const RayReport& report) {
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Lease* lease = state.find_lease(report.lease);
     const Slot* slot = lease != nullptr ? state.find_slot(lease->slot) : nullptr;
-    allowed = lease != nullptr && lease->node == link->node && lease->cluster == report.cluster && lease->end == LeaseEnd::None && slot != nullptr && slot->role == SlotRole::Head;
+    allowed = lease != nullptr && lease->node == link->node && lease->cluster == report.cluster &&
+              lease->end == LeaseEnd::None && slot != nullptr && slot->role == SlotRole::Head;
   });
   if (!allowed) return;
   {
@@ -71,8 +77,11 @@ void AgentHub::on_blob(const LinkPtr& link, const session::BlobRequest& request)
   chunk.blob = request.blob;
   chunk.offset = request.offset;
   bool named = false;
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { named = names_blob(control::desired_for(state, link->node), request.blob); });
-  const Status may = access::check({{}, Role::None, {}, link->node, {}}, access::Verb::Read, {access::Kind::Blob, {}, named ? link->node : NodeId{}, {}});
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    named = names_blob(control::desired_for(state, link->node), request.blob);
+  });
+  const Status may = access::check({{}, Role::None, {}, link->node, {}}, access::Verb::Read,
+                                   {access::Kind::Blob, {}, named ? link->node : NodeId{}, {}});
   if (!may.ok()) {
     chunk.error = "no assignment of this machine names this blob";
     send(link, chunk);
@@ -94,21 +103,35 @@ void AgentHub::on_blob(const LinkPtr& link, const session::BlobRequest& request)
 
 void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& request) {
   const auto key = crypto::verify_csr(as_string(request.csr_pem));
-  if (!key.ok()) return log_warn("agents", "{} sent a certificate request that is refused: {}", link->node.str(), key.error().message);
+  if (!key.ok())
+    return log_warn("agents", "{} sent a certificate request that is refused: {}", link->node.str(),
+                    key.error().message);
   bool same = false;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
     same = node != nullptr && node->state != NodeState::Revoked && crypto::equal(node->device_key, *key);
   });
   if (!same) return log_warn("agents", "{} asked for a certificate for a key that is not its own", link->node.str());
-  const auto issued = crypto::issue_device_certificate(context_.identity.ca, *key, link->node.str(), read_clocks().wall);
-  if (!issued.ok()) return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
+  const auto issued =
+      crypto::issue_device_certificate(context_.identity.ca, *key, link->node.str(), read_clocks().wall);
+  if (!issued.ok())
+    return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
   send(link, session::CertIssued{to_bytes(*issued)});
 }
 
 wire::TelemetryView telemetry_view(NodeId node, const std::string& name, const session::Telemetry& sample) {
-  wire::TelemetryView view{node, name, sample.at, sample.cpu_milli, sample.memory_used_bytes, sample.memory_total_bytes, sample.disk_free_bytes, sample.net_rx_bytes_s, sample.net_tx_bytes_s, {}};
-  for (const auto& gpu : sample.gpus) view.gpus.push_back({gpu.uuid, gpu.use_percent, gpu.temperature_c, gpu.power_w, gpu.memory_used_bytes});
+  wire::TelemetryView view{node,
+                           name,
+                           sample.at,
+                           sample.cpu_milli,
+                           sample.memory_used_bytes,
+                           sample.memory_total_bytes,
+                           sample.disk_free_bytes,
+                           sample.net_rx_bytes_s,
+                           sample.net_tx_bytes_s,
+                           {}};
+  for (const auto& gpu : sample.gpus)
+    view.gpus.push_back({gpu.uuid, gpu.use_percent, gpu.temperature_c, gpu.power_w, gpu.memory_used_bytes});
   return view;
 }
 
@@ -134,7 +157,9 @@ void AgentHub::on_telemetry(const LinkPtr& link, const session::Telemetry& sampl
 
 void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
   session::StreamOpen open;
-  const auto number = [&](const char* key) { return std::strtoul(call->request.query_value(key).value_or("0").c_str(), nullptr, 10); };
+  const auto number = [&](const char* key) {
+    return std::strtoul(call->request.query_value(key).value_or("0").c_str(), nullptr, 10);
+  };
   if (call->operation->name == "ForwardCluster") {
     const auto port = number("port");
     if (port < 1 || port > 65535) return Streams::refuse(user, "port must be between 1 and 65535");
@@ -147,7 +172,8 @@ void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
       open.argv.push_back(value);
       bytes += value.size() + 1;
     }
-    if (open.argv.empty() || open.argv.size() > 256 || bytes > (64 << 10)) return Streams::refuse(user, "argv must hold 1 to 256 words of together at most 64 KiB");
+    if (open.argv.empty() || open.argv.size() > 256 || bytes > (64 << 10))
+      return Streams::refuse(user, "argv must hold 1 to 256 words of together at most 64 KiB");
     open.tty = call->request.query_value("tty").value_or("0") == "1";
     open.rows = static_cast<std::uint16_t>(number("rows"));
     open.cols = static_cast<std::uint16_t>(number("cols"));
@@ -160,11 +186,14 @@ void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
     const Slot* slot = cluster == nullptr ? nullptr : state.find_head(*cluster);
     if (cluster != nullptr && !wanted.empty()) {
       const auto id = SlotId::parse(wanted);
-      slot = id && std::find(cluster->slots.begin(), cluster->slots.end(), *id) != cluster->slots.end() ? state.find_slot(*id) : nullptr;
+      slot = id && std::find(cluster->slots.begin(), cluster->slots.end(), *id) != cluster->slots.end()
+                 ? state.find_slot(*id)
+                 : nullptr;
     }
     const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
     if (lease == nullptr || lease->end != LeaseEnd::None) {
-      fault = wanted.empty() ? "the cluster has no head yet; see its status" : "the cluster has no such slot; see its status";
+      fault = wanted.empty() ? "the cluster has no head yet; see its status"
+                             : "the cluster has no such slot; see its status";
       return;
     }
     open.lease = lease->id;
@@ -173,7 +202,8 @@ void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
   if (!fault.empty()) return Streams::refuse(user, fault);
   const LinkPtr link = find(node);
   if (!link) return Streams::refuse(user, "the machine is not connected just now; try again");
-  log_info("audit", "{} opens {} on {} {}", call->caller.subject.principal.str(), call->operation->name, call->id, open.lease.str());
+  log_info("audit", "{} opens {} on {} {}", call->caller.subject.principal.str(), call->operation->name, call->id,
+           open.lease.str());
   const std::weak_ptr<Link> weak = link;
   streams_.open(
       node,
@@ -181,7 +211,10 @@ void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
         const auto held = weak.lock();
         return held != nullptr && send(held, frame);
       },
-      std::move(open), std::move(user), [this, caller = call->caller](std::function<void()> close) { return context_.events->guard(caller, std::move(close)); });
+      std::move(open), std::move(user),
+      [this, caller = call->caller](std::function<void()> close) {
+        return context_.events->guard(caller, std::move(close));
+      });
 }
 
 }  // namespace muster::server

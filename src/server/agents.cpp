@@ -15,16 +15,26 @@ namespace {
 constexpr Millis kPump{50};
 constexpr Millis kTick{1000};
 
-bool expects_agent(NodeState state) { return state == NodeState::Online || state == NodeState::Suspect || state == NodeState::Draining; }
-std::string domain_of(const Node& node) { return node.facts.region.empty() ? node.supplier.str() : node.facts.region; }
+bool expects_agent(NodeState state) {
+  return state == NodeState::Online || state == NodeState::Suspect || state == NodeState::Draining;
+}
+std::string domain_of(const Node& node) {
+  return node.facts.region.empty() ? node.supplier.str() : node.facts.region;
+}
 
 }  // namespace
 
 AgentHub::AgentHub(Context& context, Options options)
-    : context_(context), options_(std::move(options)), leases_(options_.lease), liveness_(options_.liveness), streams_(Streams::Bounds{}),
+    : context_(context),
+      options_(std::move(options)),
+      leases_(options_.lease),
+      liveness_(options_.liveness),
+      streams_(Streams::Bounds{}),
       follow_(std::make_unique<LogFollow>(context)) {}
 
-AgentHub::~AgentHub() { stop(); }
+AgentHub::~AgentHub() {
+  stop();
+}
 
 void AgentHub::start() {
   const Now now = read_clocks();
@@ -57,8 +67,10 @@ void AgentHub::stop() {
 // ---- session::Authority
 
 Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
-  const auto certificate = crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem, read_clocks().wall);
-  if (!certificate.ok()) return error(Code::Unauthenticated, "the device certificate is refused: " + certificate.error().message);
+  const auto certificate =
+      crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem, read_clocks().wall);
+  if (!certificate.ok())
+    return error(Code::Unauthenticated, "the device certificate is refused: " + certificate.error().message);
   const auto id = NodeId::parse(certificate->node_id);
   if (!id) return error(Code::Unauthenticated, "the device certificate names no machine");
   Status known = error(Code::Unauthenticated, "this machine is not enrolled here; join it with a new token");
@@ -66,13 +78,15 @@ Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
     const Node* node = state.find_node(*id);
     if (node == nullptr) return;
     if (node->state == NodeState::Revoked) {
-      known = error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token");
+      known =
+          error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token");
     } else if (crypto::equal(node->device_key, certificate->device_key)) {
       known = access::check({{}, Role::None, {}, *id, {}}, access::Verb::Report, object_of(*node));
     }
   });
   TRY_VOID(known);
-  if (!crypto::verify(certificate->device_key, message, hello.signature)) return error(Code::Unauthenticated, "the challenge is not signed by this machine's device key");
+  if (!crypto::verify(certificate->device_key, message, hello.signature))
+    return error(Code::Unauthenticated, "the challenge is not signed by this machine's device key");
   return *id;
 }
 
@@ -86,19 +100,27 @@ std::string AgentHub::failure_domain(NodeId node) {
 std::vector<LeaseId> AgentHub::live_leases(NodeId node) {
   std::vector<LeaseId> out;
   if (!leading_) return out;
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { out = state.live_leases(node); });
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler&) { out = state.live_leases(node); });
   return out;
 }
-void AgentHub::heard(NodeId node, const std::string& domain, LeaseTime now) { liveness_.heard(node, domain, now); }
-void AgentHub::granted(LeaseId lease, LeaseTime now) { leases_.granted(lease, now); }
-void AgentHub::renewed(LeaseId lease, LeaseTime now) { leases_.renewed(lease, now); }
+void AgentHub::heard(NodeId node, const std::string& domain, LeaseTime now) {
+  liveness_.heard(node, domain, now);
+}
+void AgentHub::granted(LeaseId lease, LeaseTime now) {
+  leases_.granted(lease, now);
+}
+void AgentHub::renewed(LeaseId lease, LeaseTime now) {
+  leases_.renewed(lease, now);
+}
 
 // ---- links
 
 bool AgentHub::send(const LinkPtr& link, const session::ServerFrame& frame) {
   Bytes bytes = wire::encode(frame);
   if (bytes.size() > session::kFrameBytesMax) {
-    log_error("agents", "a frame of {} bytes for {} is over the bound and was not sent", bytes.size(), link->node.str());
+    log_error("agents", "a frame of {} bytes for {} is over the bound and was not sent", bytes.size(),
+              link->node.str());
     return false;
   }
   if (link->closed) return false;
@@ -123,7 +145,8 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   options.relays = context_.identity.relays;
   options.heartbeat = options_.heartbeat;
   options.lease = options_.lease;
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { options.incarnation = state.incarnation; });
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler&) { options.incarnation = state.incarnation; });
   const Bytes random = crypto::random_bytes(8);
   std::uint64_t number = 0;
   for (const auto byte : random) number = number << 8 | byte;
@@ -132,7 +155,8 @@ void AgentHub::accept(net::WebSocketPtr socket) {
     const std::lock_guard lock(mutex_);
     link->number = next_link_++;
     session::Authority& authority = *this;
-    link->session = std::make_unique<session::Server>(std::move(options), authority, directory_, number | 1, crypto::random_bytes(32));
+    link->session = std::make_unique<session::Server>(std::move(options), authority, directory_, number | 1,
+                                                      crypto::random_bytes(32));
     links_[link->number] = link;
     link->session->open(now);
     flush(link, todo);
@@ -194,14 +218,16 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
 void AgentHub::flush(const LinkPtr& link, Todo& todo) {
   session::ServerOut out = link->session->take();
   for (const auto& frame : out.send) send(link, frame);
-  if (out.report) todo.push_back([this, link, report = std::move(*out.report)]() mutable { this->report(link, std::move(report)); });
+  if (out.report)
+    todo.push_back([this, link, report = std::move(*out.report)]() mutable { this->report(link, std::move(report)); });
   if (!out.close.empty()) todo.push_back([link, why = out.close] { link->socket->close(why); });
 }
 
 void AgentHub::report(const LinkPtr& link, session::Report report) {
   control::Command command;
   if (report.online) {
-    command = control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs)};
+    command =
+        control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs)};
   } else {
     command = control::ReportObserved{link->node, report.revision, std::move(report.leases), std::move(report.jobs)};
   }
@@ -221,21 +247,26 @@ void AgentHub::submit(NodeId node, control::Command command, std::function<void(
   actor.subject.node = node;
   // That a machine is online is the session's own finding: only the control plane may say it.
   actor.system = std::holds_alternative<control::NodeOnline>(command);
-  context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor), [node, done = std::move(done)](const Result<engine::Reply>& reply) {
-    if (!reply.ok()) log_debug("agents", "a report of {} was not taken: {}", node.str(), reply.error().message);
-    if (done) done(reply.ok());
-  });
+  context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor),
+                          [node, done = std::move(done)](const Result<engine::Reply>& reply) {
+                            if (!reply.ok())
+                              log_debug("agents", "a report of {} was not taken: {}", node.str(),
+                                        reply.error().message);
+                            if (done) done(reply.ok());
+                          });
 }
 
 void AgentHub::submit_system(control::Command command, std::function<void(bool)> done) {
   control::Actor actor;
   actor.system = true;
-  context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor), [done = std::move(done)](const Result<engine::Reply>& reply) {
-    if (!reply.ok()) log_warn("agents", "the core refused: {}", reply.error().message);
-    // Only what may go better later is asked again.
-    const bool later = !reply.ok() && (reply.error().code == Code::Unavailable || reply.error().code == Code::ResourceExhausted);
-    done(!later);
-  });
+  context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor),
+                          [done = std::move(done)](const Result<engine::Reply>& reply) {
+                            if (!reply.ok()) log_warn("agents", "the core refused: {}", reply.error().message);
+                            // Only what may go better later is asked again.
+                            const bool later = !reply.ok() && (reply.error().code == Code::Unavailable ||
+                                                               reply.error().code == Code::ResourceExhausted);
+                            done(!later);
+                          });
 }
 
 void AgentHub::bring_desired(const LinkPtr& link, Now now) {
@@ -243,7 +274,9 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
   session::Desired desired;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
-    if (node == nullptr || (link->built && link->built_incarnation == state.incarnation && link->built_revision == node->revision)) return;
+    if (node == nullptr ||
+        (link->built && link->built_incarnation == state.incarnation && link->built_revision == node->revision))
+      return;
     desired = build_desired(state, context_.identity, link->node, now.wall);
     link->built = true;
     link->built_incarnation = desired.incarnation;
@@ -293,7 +326,8 @@ void AgentHub::run() {
       // A deposed leader must not renew: the store knows the newest leader epoch.
       const auto tail = context_.store->tail();
       std::uint64_t epoch = 0;
-      context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { epoch = state.leader_epoch; });
+      context_.runner->read(
+          [&](const control::State& state, const scheduler::Scheduler&) { epoch = state.leader_epoch; });
       const std::lock_guard lock(mutex_);
       leading_ = tail.ok() && tail->leader_epoch == epoch;
     }
@@ -314,7 +348,9 @@ void AgentHub::pump_desired(Now now, Todo& todo) {
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     for (const auto& [id, link] : by_node_) {
       const Node* node = state.find_node(id);
-      if (node != nullptr && (!link->built || node->revision != link->built_revision || state.incarnation != link->built_incarnation)) stale.push_back(link);
+      if (node != nullptr &&
+          (!link->built || node->revision != link->built_revision || state.incarnation != link->built_incarnation))
+        stale.push_back(link);
     }
   });
   for (const auto& link : stale) {

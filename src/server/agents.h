@@ -1,8 +1,8 @@
 #pragma once
-// The agents' side of the server: one session::Server per WebSocket of /agent/v1, joined to the engine (reports up, desired
-// revisions down), liveness and leases, logs, blobs, telemetry and user streams. One mutex guards all sessions and the
-// directory; commands are submitted only outside of it. Telemetry and Ray's reports are kept in memory, bounded, never
-// journalled. Own thread for time. Thread-safe.
+// The agents' side of the server: one session::Server per WebSocket of /agent/v1, joined to the engine (reports up,
+// desired revisions down), liveness and leases, logs, blobs, telemetry and user streams. One mutex guards all sessions
+// and the directory; commands are submitted only outside of it. Telemetry and Ray's reports are kept in memory,
+// bounded, never journalled. Own thread for time. Thread-safe.
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -30,7 +30,11 @@ wire::TelemetryView telemetry_view(NodeId node, const std::string& name, const s
 
 class AgentHub final : private session::Authority {
  public:
-  struct Options { Millis lease{2'400'000}, heartbeat{5000}; session::LivenessOptions liveness; std::size_t ring = 60; };
+  struct Options {
+    Millis lease{2'400'000}, heartbeat{5000};
+    session::LivenessOptions liveness;
+    std::size_t ring = 60;
+  };
   AgentHub(Context& context, Options options);
   ~AgentHub() override;
   void start();
@@ -42,13 +46,21 @@ class AgentHub final : private session::Authority {
   std::optional<session::Telemetry> telemetry(NodeId node) const;
   void watch();
   LogFollow& follow() { return *follow_; }
-  struct Counts { std::size_t connected = 0, streams = 0, leases = 0; bool frozen = false, leading = false; };
+  struct Counts {
+    std::size_t connected = 0, streams = 0, leases = 0;
+    bool frozen = false, leading = false;
+  };
   Counts counts() const;
 
  private:
   struct Link {
-    std::uint64_t number = 0; net::WebSocketPtr socket; std::unique_ptr<session::Server> session; NodeId node; std::atomic<bool> closed = false;
-    std::uint64_t built_incarnation = 0, built_revision = 0; bool built = false;
+    std::uint64_t number = 0;
+    net::WebSocketPtr socket;
+    std::unique_ptr<session::Server> session;
+    NodeId node;
+    std::atomic<bool> closed = false;
+    std::uint64_t built_incarnation = 0, built_revision = 0;
+    bool built = false;
   };
   using LinkPtr = std::shared_ptr<Link>;
   using Todo = std::vector<std::function<void()>>;  // what must run without the mutex
@@ -91,9 +103,9 @@ class AgentHub final : private session::Authority {
   session::Liveness liveness_;
   std::map<std::uint64_t, LinkPtr> links_;
   std::unordered_map<NodeId, LinkPtr> by_node_;
-  std::map<NodeId, session::Heard> turned_;   // transitions that the core has not taken yet
+  std::map<NodeId, session::Heard> turned_;  // transitions that the core has not taken yet
   std::optional<session::FreezeTurned> freeze_;
-  std::set<NodeId> refused_;                  // revoked: to be cut at the next tick
+  std::set<NodeId> refused_;  // revoked: to be cut at the next tick
   std::uint64_t next_link_ = 1;
   bool dirty_ = false, stopping_ = false, leading_ = false, expiring_ = false, live_ = false;
   LeaseTime watch_until_{0};

@@ -1,10 +1,10 @@
 #include "server/api.h"
 
-#include <algorithm>
-#include <charconv>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
 
 #include "base/log.h"
 #include "crypto/hash.h"
@@ -48,7 +48,9 @@ net::Response problem(const Error& error) {
   return response;
 }
 
-std::string cursor_text(std::uint64_t id) { return base64url(as_bytes(fmt::format("v1:{}", id))); }
+std::string cursor_text(std::uint64_t id) {
+  return base64url(as_bytes(fmt::format("v1:{}", id)));
+}
 
 Result<ListQuery> list_query(const net::Request& request, std::initializer_list<std::string_view> keys) {
   ListQuery out;
@@ -61,7 +63,8 @@ Result<ListQuery> list_query(const net::Request& request, std::initializer_list<
   if (const auto cursor = request.query_value("cursor"); cursor && !cursor->empty()) {
     const auto bytes = unbase64url(*cursor);
     const std::string text = bytes ? as_string(*bytes) : std::string();
-    const auto [end, fault] = std::from_chars(text.data() + std::min<std::size_t>(3, text.size()), text.data() + text.size(), out.after);
+    const auto [end, fault] =
+        std::from_chars(text.data() + std::min<std::size_t>(3, text.size()), text.data() + text.size(), out.after);
     if (!text.starts_with("v1:") || fault != std::errc() || end != text.data() + text.size()) {
       return error(Code::InvalidArgument, "cursor must be the nextCursor of the page before", "cursor");
     }
@@ -76,7 +79,10 @@ Result<ListQuery> list_query(const net::Request& request, std::initializer_list<
     const auto equals = part.find('=');
     const auto key = part.substr(0, equals);
     if (equals == std::string_view::npos || std::find(keys.begin(), keys.end(), key) == keys.end()) {
-      return error(Code::InvalidArgument, fmt::format("filter must be key=value pairs, comma separated, with the keys: {}", fmt::join(keys, ", ")), "filter");
+      return error(
+          Code::InvalidArgument,
+          fmt::format("filter must be key=value pairs, comma separated, with the keys: {}", fmt::join(keys, ", ")),
+          "filter");
     }
     out.filter[std::string(key)] = std::string(part.substr(equals + 1));
   }
@@ -107,7 +113,9 @@ void Api::ok(const CallPtr& call, std::string body) const {
   response.headers["Cache-Control"] = "no-store";
   call->responder->send(std::move(response));
 }
-void Api::fail(const CallPtr& call, const Error& error) const { call->responder->send(problem(error)); }
+void Api::fail(const CallPtr& call, const Error& error) const {
+  call->responder->send(problem(error));
+}
 
 bool Api::post(const CallPtr& call, std::function<void()> job) {
   if (context_.pool->post(std::move(job))) return true;
@@ -118,7 +126,8 @@ bool Api::post(const CallPtr& call, std::function<void()> job) {
 Result<Caller> Api::authenticate(const net::Request& request) const {
   const std::string header = request.header("authorization");
   if (header.empty()) return error(Code::Unauthenticated, "send your API token as: Authorization: Bearer mst_...");
-  if (!header.starts_with("Bearer ")) return error(Code::Unauthenticated, "the Authorization header must be: Bearer mst_...");
+  if (!header.starts_with("Bearer "))
+    return error(Code::Unauthenticated, "the Authorization header must be: Bearer mst_...");
   const Bytes hash = TRY(crypto::api_token_hash(std::string_view(header).substr(7)));
   const WallTime now = read_clocks().wall;
   Result<Caller> out = error(Code::Unauthenticated, "this API token is unknown, expired or revoked; log in again");
@@ -151,26 +160,32 @@ Result<CallPtr> Api::match(net::Request request, net::ResponderPtr responder) co
     call->id = *id;
     return call;
   }
-  if (path_known) return error(Code::Unsupported, "this path does not take the method " + request.method + "; see /api/v1/openapi.json");
+  if (path_known)
+    return error(Code::Unsupported,
+                 "this path does not take the method " + request.method + "; see /api/v1/openapi.json");
   return error(Code::NotFound, "there is no such path; see /api/v1/openapi.json");
 }
 
 Status Api::authorise(const CallPtr& call) const {
   const auto route = routes_.find(call->operation->name);
-  if (route == routes_.end()) return error(Code::PermissionDenied, "this operation has no access rule and is therefore closed");
+  if (route == routes_.end())
+    return error(Code::PermissionDenied, "this operation has no access rule and is therefore closed");
   if (route->second.open) return {};
   call->caller = TRY(authenticate(call->request));
   Result<Ask> ask = error(Code::Internal, "not asked");
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { ask = route->second.resolve(state, *call); });
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler&) { ask = route->second.resolve(state, *call); });
   if (!ask.ok()) {
     // What left the state may still be in the history.
     const std::string& name = call->operation->name;
-    if (ask.error().code != Code::NotFound || (name != "GetJob" && name != "GetCluster" && name != "JobLogs")) return ask.error();
+    if (ask.error().code != Code::NotFound || (name != "GetJob" && name != "GetCluster" && name != "JobLogs"))
+      return ask.error();
     const auto past = read_history(context_, call->id);
     if (!past) return ask.error();
     call->archived = true;
     const bool job = call->id.starts_with("job-");
-    return access::check(call->caller.subject, call->operation->name == "JobLogs" ? access::Verb::Logs : access::Verb::Read,
+    return access::check(call->caller.subject,
+                         call->operation->name == "JobLogs" ? access::Verb::Logs : access::Verb::Read,
                          {job ? access::Kind::Job : access::Kind::Cluster, past->org, {}, past->owner});
   }
   return access::check(call->caller.subject, ask->verb, ask->object);
@@ -181,7 +196,8 @@ void Api::after_min_seq(const CallPtr& call, Handler handler) {
   std::uint64_t seq = 0;
   if (text && !text->empty()) {
     const auto [end, fault] = std::from_chars(text->data(), text->data() + text->size(), seq);
-    if (fault != std::errc() || end != text->data() + text->size()) return fail(call, error(Code::InvalidArgument, "min_seq must be a whole number", "min_seq"));
+    if (fault != std::errc() || end != text->data() + text->size())
+      return fail(call, error(Code::InvalidArgument, "min_seq must be a whole number", "min_seq"));
   }
   const auto go = [this, call, handler] {
     if (const Status allowed = authorise(call); !allowed.ok()) return fail(call, allowed.error());
@@ -190,14 +206,16 @@ void Api::after_min_seq(const CallPtr& call, Handler handler) {
   if (seq == 0 || context_.runner->wait_for(seq, Millis(0))) return go();
   post(call, [this, call, seq, go] {
     if (!context_.runner->wait_for(seq, kMinSeqWait)) {
-      return fail(call, error(Code::Unavailable, fmt::format("this server has not reached seq {} yet; try again", seq), "min_seq"));
+      return fail(call, error(Code::Unavailable, fmt::format("this server has not reached seq {} yet; try again", seq),
+                              "min_seq"));
     }
     go();
   });
 }
 
 void Api::handle(net::Request request, net::ResponderPtr responder) {
-  if (!request.path.starts_with("/api/v1/") || request.path == "/api/v1/openapi.json") return special(request, responder);
+  if (!request.path.starts_with("/api/v1/") || request.path == "/api/v1/openapi.json")
+    return special(request, responder);
   auto call = match(std::move(request), responder);
   if (!call.ok()) {
     net::Response response = problem(call.error());
@@ -207,7 +225,8 @@ void Api::handle(net::Request request, net::ResponderPtr responder) {
     }
     return responder->send(std::move(response));
   }
-  if ((*call)->operation->streams == "websocket") return fail(*call, error(Code::InvalidArgument, "open this path as a WebSocket"));
+  if ((*call)->operation->streams == "websocket")
+    return fail(*call, error(Code::InvalidArgument, "open this path as a WebSocket"));
   const auto route = routes_.find((*call)->operation->name);
   if (route == routes_.end()) return fail(*call, error(Code::PermissionDenied, "this operation is closed"));
   after_min_seq(*call, route->second.handler);
@@ -267,7 +286,9 @@ void Api::special(const net::Request& request, const net::ResponderPtr& responde
     bool allowed = request.peer.starts_with("127.0.0.1:") || request.peer.starts_with("[::1]:");
     if (!allowed) {
       const auto caller = authenticate(request);
-      const Status may = caller.ok() ? access::check(caller->subject, access::Verb::Read, {access::Kind::Platform, {}, {}, {}}) : Status(caller.error());
+      const Status may = caller.ok()
+                             ? access::check(caller->subject, access::Verb::Read, {access::Kind::Platform, {}, {}, {}})
+                             : Status(caller.error());
       if (!may.ok()) return responder->send(problem(may.error()));
     }
     response.content_type = "text/plain; version=0.0.4";
@@ -278,14 +299,18 @@ void Api::special(const net::Request& request, const net::ResponderPtr& responde
   responder->send(std::move(response));
 }
 
-void Api::submit(const CallPtr& call, control::Command command, Render render, std::function<void(const engine::Reply&)> before) {
+void Api::submit(const CallPtr& call, control::Command command, Render render,
+                 std::function<void(const engine::Reply&)> before) {
   control::Actor actor;
   actor.subject = call->caller.subject;
   const std::string key = call->request.header("idempotency-key");
   if (!key.empty()) {
     const bool plain = std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7f; });
     if (key.size() > kIdempotencyKeyMax || !plain) {
-      return fail(call, error(Code::InvalidArgument, fmt::format("Idempotency-Key must be at most {} printable ASCII characters", kIdempotencyKeyMax), "Idempotency-Key"));
+      return fail(
+          call, error(Code::InvalidArgument,
+                      fmt::format("Idempotency-Key must be at most {} printable ASCII characters", kIdempotencyKeyMax),
+                      "Idempotency-Key"));
     }
     actor.request_id = key;
     crypto::Sha256 hash;
@@ -296,28 +321,36 @@ void Api::submit(const CallPtr& call, control::Command command, Render render, s
     const auto digest = hash.finish();
     actor.request_hash.assign(digest.begin(), digest.end());
   }
-  context_.runner->submit(lane_of(call->caller.subject), std::move(command), std::move(actor),
-                          [this, call, render = std::move(render), before = std::move(before)](Result<engine::Reply> reply) {
-    if (!reply.ok()) return fail(call, reply.error());
-    post(call, [this, call, render, before, reply = *reply] {
-      if (before) before(reply);
-      if (!context_.runner->wait_for(reply.seq, kMinSeqWait)) {
-        return fail(call, error(Code::Unavailable, fmt::format("it is done (seq {}), but this server cannot show it yet; read it again", reply.seq)));
-      }
-      Result<std::string> body = error(Code::Internal, "not rendered");
-      context_.runner->read([&](const control::State& state, const scheduler::Scheduler& scheduler) { body = render(state, scheduler, reply); });
-      if (!body.ok()) return fail(call, body.error());
-      net::Response response;
-      response.body = std::move(*body);
-      response.headers["Muster-Seq"] = std::to_string(reply.seq);
-      call->responder->send(std::move(response));
-    });
-  });
+  context_.runner->submit(
+      lane_of(call->caller.subject), std::move(command), std::move(actor),
+      [this, call, render = std::move(render), before = std::move(before)](Result<engine::Reply> reply) {
+        if (!reply.ok()) return fail(call, reply.error());
+        post(call, [this, call, render, before, reply = *reply] {
+          if (before) before(reply);
+          if (!context_.runner->wait_for(reply.seq, kMinSeqWait)) {
+            return fail(call,
+                        error(Code::Unavailable,
+                              fmt::format("it is done (seq {}), but this server cannot show it yet; read it again",
+                                          reply.seq)));
+          }
+          Result<std::string> body = error(Code::Internal, "not rendered");
+          context_.runner->read([&](const control::State& state, const scheduler::Scheduler& scheduler) {
+            body = render(state, scheduler, reply);
+          });
+          if (!body.ok()) return fail(call, body.error());
+          net::Response response;
+          response.body = std::move(*body);
+          response.headers["Muster-Seq"] = std::to_string(reply.seq);
+          call->responder->send(std::move(response));
+        });
+      });
 }
 
-void Api::read(const CallPtr& call, const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f) {
+void Api::read(const CallPtr& call,
+               const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f) {
   Result<std::string> body = error(Code::Internal, "not rendered");
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler& scheduler) { body = f(state, scheduler); });
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler& scheduler) { body = f(state, scheduler); });
   if (!body.ok()) return fail(call, body.error());
   ok(call, std::move(*body));
 }

@@ -1,8 +1,8 @@
 #pragma once
 // The REST API: one route per rpc of the contract (wire::operations()), each with a handler and with what it asks of
-// access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route without a rule
-// cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the hash of the request to
-// the core. Handlers may answer later; they never block a network thread. Thread-safe.
+// access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route
+// without a rule cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the
+// hash of the request to the core. Handlers may answer later; they never block a network thread. Thread-safe.
 #include <deque>
 #include <functional>
 #include <map>
@@ -23,15 +23,18 @@ struct Call {
   net::Request request;
   net::ResponderPtr responder;
   const wire::Operation* operation = nullptr;
-  std::string id;        // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
+  std::string id;  // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
   Caller caller;
-  bool archived = false; // only in the history table
+  bool archived = false;  // only in the history table
 };
 using CallPtr = std::shared_ptr<Call>;
 using Handler = std::function<void(const CallPtr&)>;
 
 // What a route asks: the verb and the object, resolved against the state. nullopt: there is no such object.
-struct Ask { access::Verb verb; access::Object object; };
+struct Ask {
+  access::Verb verb;
+  access::Object object;
+};
 using Resolver = std::function<Result<Ask>(const control::State&, Call&)>;
 
 class Api {
@@ -46,8 +49,13 @@ class Api {
   bool has_route(std::string_view operation) const { return routes_.contains(std::string(operation)); }
 
  private:
-  struct Route { bool open = false; Resolver resolve; Handler handler; };
-  using Render = std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&, const engine::Reply&)>;
+  struct Route {
+    bool open = false;
+    Resolver resolve;
+    Handler handler;
+  };
+  using Render =
+      std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&, const engine::Reply&)>;
 
   void add(const std::string& name, Resolver resolve, Handler handler);
   void add_open(const std::string& name, Handler handler);
@@ -65,9 +73,11 @@ class Api {
   void ok(const CallPtr& call, std::string body) const;
   void fail(const CallPtr& call, const Error& error) const;
   bool post(const CallPtr& call, std::function<void()> job);
-  void submit(const CallPtr& call, control::Command command, Render render, std::function<void(const engine::Reply&)> before = {});
+  void submit(const CallPtr& call, control::Command command, Render render,
+              std::function<void(const engine::Reply&)> before = {});
   // Answers from the follower's state.
-  void read(const CallPtr& call, const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
+  void read(const CallPtr& call,
+            const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
 
   void login(const CallPtr& call);
   void enroll(const CallPtr& call);
@@ -83,14 +93,22 @@ class Api {
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").
-struct ListQuery { std::size_t limit = 100; std::uint64_t after = 0; std::map<std::string, std::string> filter; };
+struct ListQuery {
+  std::size_t limit = 100;
+  std::uint64_t after = 0;
+  std::map<std::string, std::string> filter;
+};
 Result<ListQuery> list_query(const net::Request& request, std::initializer_list<std::string_view> keys);
 std::string cursor_text(std::uint64_t id);
 net::Response problem(const Error& error);
 std::string metrics_text(Context& context);
 // Keeps ended jobs and clusters readable after they left the state.
 void keep_history(Context& context, const engine::DurableEvent& event);
-struct History { OrgId org; PrincipalId owner; std::string json; };
+struct History {
+  OrgId org;
+  PrincipalId owner;
+  std::string json;
+};
 std::optional<History> read_history(const Context& context, const std::string& id);
 
 }  // namespace muster::server

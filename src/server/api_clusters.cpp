@@ -1,7 +1,7 @@
 // Clusters and the queue.
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "server/agents.h"
 #include "server/api.h"
@@ -14,7 +14,10 @@ namespace {
 
 Result<Ask> ask_cluster(const control::State& state, Call& call, access::Verb verb) {
   const Cluster* cluster = find_cluster(state, call.caller.subject, call.id);
-  if (cluster == nullptr) return error(Code::NotFound, fmt::format("there is no cluster {} among those you may see; list them with GET /api/v1/clusters", call.id));
+  if (cluster == nullptr)
+    return error(
+        Code::NotFound,
+        fmt::format("there is no cluster {} among those you may see; list them with GET /api/v1/clusters", call.id));
   call.id = cluster->id.str();
   return Ask{verb, object_of(state, *cluster)};
 }
@@ -25,7 +28,9 @@ Status blobs_held(const BlobStore& blobs, OrgId org, const ClusterSpec& spec, co
   for (std::size_t i = 0; i < spec.files.size(); ++i) {
     if (blobs.holds(org, spec.files[i].blob)) continue;
     const std::string field = fmt::format("{}.files[{}].blob", path, i);
-    return error(Code::InvalidArgument, fmt::format("{}: your organisation uploaded no such blob; send it to POST /api/v1/blobs first", field), field);
+    return error(Code::InvalidArgument,
+                 fmt::format("{}: your organisation uploaded no such blob; send it to POST /api/v1/blobs first", field),
+                 field);
   }
   return {};
 }
@@ -35,7 +40,8 @@ Status blobs_held(const BlobStore& blobs, OrgId org, const ClusterSpec& spec, co
 void Api::add_clusters() {
   using access::Kind;
   using access::Verb;
-  const auto show = [this](const control::State& state, const std::string& id, const std::map<ClusterId, wire::QueueView>* queue) -> Result<std::string> {
+  const auto show = [this](const control::State& state, const std::string& id,
+                           const std::map<ClusterId, wire::QueueView>* queue) -> Result<std::string> {
     const auto parsed = ClusterId::parse(id);
     const Cluster* found = parsed ? state.find_cluster(*parsed) : nullptr;
     if (found == nullptr) return error(Code::NotFound, "the cluster is gone");
@@ -46,35 +52,50 @@ void Api::add_clusters() {
     }
     return wire::to_json(view);
   };
-  add("CreateCluster", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::Create, {Kind::Cluster, call.caller.subject.org, {}, call.caller.subject.principal}}; },
+  add(
+      "CreateCluster",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::Create, {Kind::Cluster, call.caller.subject.org, {}, call.caller.subject.principal}};
+      },
       [this, show](const CallPtr& call) {
-    const auto request = wire::parse_create_cluster(call->request.body);
-    if (!request.ok()) return fail(call, request.error());
-    if (const Status held = blobs_held(*context_.blobs, call->caller.subject.org, request->spec, "spec"); !held.ok()) return fail(call, held.error());
-    Result<ProjectId> project = ProjectId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { project = find_project(state, call->caller.subject, request->project); });
-    if (!project.ok()) return fail(call, project.error());
-    submit(call, control::CreateCluster{*project, request->spec}, [show](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-      return show(state, reply.outcome.id, nullptr);
-    });
-  });
-  add("ListClusters", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Cluster, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto query = list_query(call->request, {"state", "name", "project"});
-    if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
-      const auto queue = queue_views(state, scheduler, read_clocks().wall);
-      return list_page(*query, state, state.clusters, [&](const Cluster& item) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(state, item)) || !passes(*query, "state", wire::text(item.state)) || !passes(*query, "name", item.spec.name) ||
-            !passes(*query, "project", item.project.str())) {
-          return {};
-        }
-        const auto ray = context_.agents->ray(item.id);
-        auto view = cluster_view(state, item, ray ? &*ray : nullptr);
-        if (const auto waiting = queue.find(item.id); waiting != queue.end()) view.queue = waiting->second;
-        return wire::to_json(view);
+        const auto request = wire::parse_create_cluster(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        if (const Status held = blobs_held(*context_.blobs, call->caller.subject.org, request->spec, "spec");
+            !held.ok())
+          return fail(call, held.error());
+        Result<ProjectId> project = ProjectId{};
+        context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+          project = find_project(state, call->caller.subject, request->project);
+        });
+        if (!project.ok()) return fail(call, project.error());
+        submit(call, control::CreateCluster{*project, request->spec},
+               [show](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+                 return show(state, reply.outcome.id, nullptr);
+               });
       });
-    });
-  });
+  add(
+      "ListClusters",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::Cluster, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto query = list_query(call->request, {"state", "name", "project"});
+        if (!query.ok()) return fail(call, query.error());
+        read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
+          const auto queue = queue_views(state, scheduler, read_clocks().wall);
+          return list_page(*query, state, state.clusters, [&](const Cluster& item) -> std::optional<std::string> {
+            if (!access::visible(call->caller.subject, object_of(state, item)) ||
+                !passes(*query, "state", wire::text(item.state)) || !passes(*query, "name", item.spec.name) ||
+                !passes(*query, "project", item.project.str())) {
+              return {};
+            }
+            const auto ray = context_.agents->ray(item.id);
+            auto view = cluster_view(state, item, ray ? &*ray : nullptr);
+            if (const auto waiting = queue.find(item.id); waiting != queue.end()) view.queue = waiting->second;
+            return wire::to_json(view);
+          });
+        });
+      });
   add("GetCluster", cluster(Verb::Read), [this, show](const CallPtr& call) {
     if (call->archived) {
       const auto past = read_history(context_, call->id);
@@ -88,36 +109,52 @@ void Api::add_clusters() {
   add("UpdateCluster", cluster(Verb::Update), [this, show](const CallPtr& call) {
     const auto request = wire::parse_update_cluster(call->request.body);
     if (!request.ok()) return fail(call, request.error());
-    if (const Status held = blobs_held(*context_.blobs, call->caller.subject.org, request->spec, "spec"); !held.ok()) return fail(call, held.error());
+    if (const Status held = blobs_held(*context_.blobs, call->caller.subject.org, request->spec, "spec"); !held.ok())
+      return fail(call, held.error());
     submit(call, control::UpdateCluster{*ClusterId::parse(call->id), request->spec, request->expected_generation},
-           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) { return show(state, id, nullptr); });
+           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+             return show(state, id, nullptr);
+           });
   });
   add("StopCluster", cluster(Verb::Stop), [this, show](const CallPtr& call) {
     submit(call, control::StopCluster{*ClusterId::parse(call->id), "stopped by request"},
-           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) { return show(state, id, nullptr); });
+           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+             return show(state, id, nullptr);
+           });
   });
   // These two are WebSockets: admit() resolves and checks, AgentHub carries the bytes.
-  const Handler no_http = [this](const CallPtr& call) { fail(call, error(Code::InvalidArgument, "open this path as a WebSocket")); };
+  const Handler no_http = [this](const CallPtr& call) {
+    fail(call, error(Code::InvalidArgument, "open this path as a WebSocket"));
+  };
   add("ExecCluster", cluster(Verb::Exec), no_http);
   add("ForwardCluster", cluster(Verb::Forward), no_http);
-  add("ListQueue", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Queue, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto query = list_query(call->request, {"name"});
-    if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
-      std::vector<wire::QueueView> waiting;
-      for (auto& [id, view] : queue_views(state, scheduler, read_clocks().wall)) {
-        const Cluster* item = state.find_cluster(id);
-        if (item == nullptr || !access::visible(call->caller.subject, object_of(state, *item)) || !passes(*query, "name", view.name)) continue;
-        waiting.push_back(std::move(view));
-      }
-      // In the order of service; the cursor is a count of rows, since positions move.
-      std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) { return std::pair(a.tier, a.position) < std::pair(b.tier, b.position); });
-      std::vector<std::string> items;
-      std::size_t at = static_cast<std::size_t>(query->after);
-      for (; at < waiting.size() && items.size() < query->limit; ++at) items.push_back(wire::to_json(waiting[at]));
-      return wire::list_json(items, at < waiting.size() ? cursor_text(at) : "", state.seq);
-    });
-  });
+  add(
+      "ListQueue",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::Queue, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto query = list_query(call->request, {"name"});
+        if (!query.ok()) return fail(call, query.error());
+        read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
+          std::vector<wire::QueueView> waiting;
+          for (auto& [id, view] : queue_views(state, scheduler, read_clocks().wall)) {
+            const Cluster* item = state.find_cluster(id);
+            if (item == nullptr || !access::visible(call->caller.subject, object_of(state, *item)) ||
+                !passes(*query, "name", view.name))
+              continue;
+            waiting.push_back(std::move(view));
+          }
+          // In the order of service; the cursor is a count of rows, since positions move.
+          std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
+            return std::pair(a.tier, a.position) < std::pair(b.tier, b.position);
+          });
+          std::vector<std::string> items;
+          std::size_t at = static_cast<std::size_t>(query->after);
+          for (; at < waiting.size() && items.size() < query->limit; ++at) items.push_back(wire::to_json(waiting[at]));
+          return wire::list_json(items, at < waiting.size() ? cursor_text(at) : "", state.seq);
+        });
+      });
 }
 
 }  // namespace muster::server

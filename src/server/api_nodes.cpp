@@ -27,7 +27,8 @@ Result<std::string> shown_join(const control::State& state, const std::string& i
 }
 Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb) {
   const Node* node = find_node(state, call.caller.subject, call.id);
-  if (node == nullptr) return error(Code::NotFound, fmt::format("there is no machine {} among those you may see", call.id));
+  if (node == nullptr)
+    return error(Code::NotFound, fmt::format("there is no machine {} among those you may see", call.id));
   call.id = node->id.str();
   return Ask{verb, object_of(*node)};
 }
@@ -56,133 +57,177 @@ void Api::enroll(const CallPtr& call) {
   if (!token.ok()) return fail(call, error(token.error().code, token.error().message, "token"));
   const auto key = crypto::verify_csr(request->csr_pem);
   if (!key.ok()) return fail(call, error(key.error().code, key.error().message, "csrPem"));
-  if (const Status may = access::check(call->caller.subject, access::Verb::Enroll, {access::Kind::Node, {}, {}, {}}); !may.ok()) return fail(call, may.error());
+  if (const Status may = access::check(call->caller.subject, access::Verb::Enroll, {access::Kind::Node, {}, {}, {}});
+      !may.ok())
+    return fail(call, may.error());
   const std::string name = request->name.empty() ? request->facts.hostname : request->name;
   submit(call, control::EnrollNode{token->hash, Bytes(key->begin(), key->end()), name, request->facts},
-         [this, key = *key](const control::State&, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
-    const Identity& id = context_.identity;
-    const auto node = NodeId::parse(reply.outcome.id);
-    if (!node) return error(Code::Internal, "enrolment gave no machine id");
-    wire::EnrollView view;
-    view.node = *node;
-    view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall));
-    view.ca_pem = id.ca.cert_pem;
-    view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
-    view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
-    view.relays = id.relays;
-    view.server_id = id.server_id;
-    return wire::to_json(view);
-  });
+         [this, key = *key](const control::State&, const scheduler::Scheduler&,
+                            const engine::Reply& reply) -> Result<std::string> {
+           const Identity& id = context_.identity;
+           const auto node = NodeId::parse(reply.outcome.id);
+           if (!node) return error(Code::Internal, "enrolment gave no machine id");
+           wire::EnrollView view;
+           view.node = *node;
+           view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall));
+           view.ca_pem = id.ca.cert_pem;
+           view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
+           view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
+           view.relays = id.relays;
+           view.server_id = id.server_id;
+           return wire::to_json(view);
+         });
 }
 
 void Api::add_nodes() {
   using access::Kind;
   using access::Verb;
-  add("CreateJoinToken", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto request = TRY(wire::parse_create_join_token(call.request.body));
-    return Ask{Verb::Create, {Kind::JoinToken, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
-  }, [this](const CallPtr& call) {
-    const auto request = wire::parse_create_join_token(call->request.body);
-    if (!request.ok()) return fail(call, request.error());
-    if (request->lifetime > kJoinLifetimeMax) return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 86400 (a day)", "lifetimeSeconds"));
-    Result<OrgId> org = OrgId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { org = wanted_org(state, call->caller.subject, request->org); });
-    if (!org.ok()) return fail(call, org.error());
-    const auto token = crypto::make_join_token(context_.identity.ca_sha256, context_.public_host);
-    const Millis lifetime = request->lifetime == Millis(0) ? kJoinLifetime : request->lifetime;
-    submit(call, control::CreateJoinToken{*org, token.hash, request->labels, lifetime}, [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-      return shown_join(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
-    });
-  });
-  add("ListJoinTokens", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::JoinToken, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto query = list_query(call->request, {"used"});
-    if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
-      return list_page(*query, state, state.join_tokens, [&](const JoinToken& token) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(token)) || !passes(*query, "used", token.used_by ? "true" : "false")) return {};
-        return wire::to_json(wire::JoinTokenView{token, {}});
+  add(
+      "CreateJoinToken",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto request = TRY(wire::parse_create_join_token(call.request.body));
+        return Ask{Verb::Create, {Kind::JoinToken, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_create_join_token(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        if (request->lifetime > kJoinLifetimeMax)
+          return fail(call,
+                      error(Code::InvalidArgument, "lifetimeSeconds must be at most 86400 (a day)", "lifetimeSeconds"));
+        Result<OrgId> org = OrgId{};
+        context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+          org = wanted_org(state, call->caller.subject, request->org);
+        });
+        if (!org.ok()) return fail(call, org.error());
+        const auto token = crypto::make_join_token(context_.identity.ca_sha256, context_.public_host);
+        const Millis lifetime = request->lifetime == Millis(0) ? kJoinLifetime : request->lifetime;
+        submit(call, control::CreateJoinToken{*org, token.hash, request->labels, lifetime},
+               [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+                 return shown_join(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
+               });
       });
-    });
-  });
-  add("RevokeJoinToken", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto id = TokenId::parse(call.id);
-    const auto found = id ? state.join_tokens.find(*id) : state.join_tokens.end();
-    if (found == state.join_tokens.end()) return error(Code::NotFound, "there is no such join token");
-    return Ask{Verb::Revoke, object_of(found->second)};
-  }, [this](const CallPtr& call) {
-    submit(call, control::RevokeJoinToken{*TokenId::parse(call->id)}, [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
-      return shown_join(state, id, {});
-    });
-  });
+  add(
+      "ListJoinTokens",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::JoinToken, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto query = list_query(call->request, {"used"});
+        if (!query.ok()) return fail(call, query.error());
+        read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+          return list_page(*query, state, state.join_tokens, [&](const JoinToken& token) -> std::optional<std::string> {
+            if (!access::visible(call->caller.subject, object_of(token)) ||
+                !passes(*query, "used", token.used_by ? "true" : "false"))
+              return {};
+            return wire::to_json(wire::JoinTokenView{token, {}});
+          });
+        });
+      });
+  add(
+      "RevokeJoinToken",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto id = TokenId::parse(call.id);
+        const auto found = id ? state.join_tokens.find(*id) : state.join_tokens.end();
+        if (found == state.join_tokens.end()) return error(Code::NotFound, "there is no such join token");
+        return Ask{Verb::Revoke, object_of(found->second)};
+      },
+      [this](const CallPtr& call) {
+        submit(call, control::RevokeJoinToken{*TokenId::parse(call->id)},
+               [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+                 return shown_join(state, id, {});
+               });
+      });
   add_open("Enroll", [this](const CallPtr& call) { enroll(call); });
-  add("ListNodes", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Node, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto query = list_query(call->request, {"state", "name", "arch", "region", "tier"});
-    if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
-      return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(node)) || !passes(*query, "state", wire::text(node.state)) || !passes(*query, "name", node.name) ||
-            !passes(*query, "arch", node.facts.arch) || !passes(*query, "region", node.facts.region) || !passes(*query, "tier", wire::text(node.tier))) {
-          return {};
+  add(
+      "ListNodes",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::Node, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto query = list_query(call->request, {"state", "name", "arch", "region", "tier"});
+        if (!query.ok()) return fail(call, query.error());
+        read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+          return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
+            if (!access::visible(call->caller.subject, object_of(node)) ||
+                !passes(*query, "state", wire::text(node.state)) || !passes(*query, "name", node.name) ||
+                !passes(*query, "arch", node.facts.arch) || !passes(*query, "region", node.facts.region) ||
+                !passes(*query, "tier", wire::text(node.tier))) {
+              return {};
+            }
+            return wire::to_json(node_view(state, call->caller.subject, node));
+          });
+        });
+      });
+  add(
+      "GetNode", [](const control::State& state, Call& call) { return ask_node(state, call, Verb::Read); },
+      [this](const CallPtr& call) {
+        read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+          const Node* node = state.find_node(*NodeId::parse(call->id));
+          if (node == nullptr) return error(Code::NotFound, "the machine is gone");
+          return wire::to_json(node_view(state, call->caller.subject, *node));
+        });
+      });
+  add(
+      "ActOnNode",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto request = TRY(wire::parse_node_action(call.request.body));
+        return ask_node(state, call, verb_of(request.action));
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_node_action(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        const NodeId node = *NodeId::parse(call->id);
+        if (!request->id.empty() && request->id != call->id)
+          return fail(call, error(Code::InvalidArgument, "id in the body names another machine than the path", "id"));
+        control::Command command;
+        if (request->tier) {
+          if (!request->action.empty() && request->action != "admit")
+            return fail(call, error(Code::InvalidArgument, "tier goes alone or with the action admit", "tier"));
+          command = control::SetNodeTier{node, *request->tier};
+        } else {
+          const auto action = action_of(request->action);
+          if (!action.ok()) return fail(call, action.error());
+          command = control::SetNode{node, *action};
         }
-        return wire::to_json(node_view(state, call->caller.subject, node));
+        const auto render = [call](const control::State& state, const scheduler::Scheduler&,
+                                   const engine::Reply&) -> Result<std::string> {
+          const Node* found = state.find_node(*NodeId::parse(call->id));
+          if (found == nullptr) return error(Code::NotFound, "the machine is gone");
+          return wire::to_json(node_view(state, call->caller.subject, *found));
+        };
+        if (request->tier && request->action == "admit") {
+          // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
+          control::Actor actor;
+          actor.subject = call->caller.subject;
+          return context_.runner->submit(
+              control::Lane::Operator, std::move(command), std::move(actor),
+              [this, call, node, render](Result<engine::Reply> reply) {
+                if (!reply.ok()) return fail(call, reply.error());
+                submit(call, control::SetNode{node, control::SetNode::Action::Admit}, render);
+              });
+        }
+        submit(call, std::move(command), render);
       });
-    });
-  });
-  add("GetNode", [](const control::State& state, Call& call) { return ask_node(state, call, Verb::Read); }, [this](const CallPtr& call) {
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
-      const Node* node = state.find_node(*NodeId::parse(call->id));
-      if (node == nullptr) return error(Code::NotFound, "the machine is gone");
-      return wire::to_json(node_view(state, call->caller.subject, *node));
-    });
-  });
-  add("ActOnNode", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto request = TRY(wire::parse_node_action(call.request.body));
-    return ask_node(state, call, verb_of(request.action));
-  }, [this](const CallPtr& call) {
-    const auto request = wire::parse_node_action(call->request.body);
-    if (!request.ok()) return fail(call, request.error());
-    const NodeId node = *NodeId::parse(call->id);
-    if (!request->id.empty() && request->id != call->id) return fail(call, error(Code::InvalidArgument, "id in the body names another machine than the path", "id"));
-    control::Command command;
-    if (request->tier) {
-      if (!request->action.empty() && request->action != "admit") return fail(call, error(Code::InvalidArgument, "tier goes alone or with the action admit", "tier"));
-      command = control::SetNodeTier{node, *request->tier};
-    } else {
-      const auto action = action_of(request->action);
-      if (!action.ok()) return fail(call, action.error());
-      command = control::SetNode{node, *action};
-    }
-    const auto render = [call](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) -> Result<std::string> {
-      const Node* found = state.find_node(*NodeId::parse(call->id));
-      if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-      return wire::to_json(node_view(state, call->caller.subject, *found));
-    };
-    if (request->tier && request->action == "admit") {
-      // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
-      control::Actor actor;
-      actor.subject = call->caller.subject;
-      return context_.runner->submit(control::Lane::Operator, std::move(command), std::move(actor), [this, call, node, render](Result<engine::Reply> reply) {
-        if (!reply.ok()) return fail(call, reply.error());
-        submit(call, control::SetNode{node, control::SetNode::Action::Admit}, render);
+  add(
+      "ListTelemetry",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::Telemetry, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto query = list_query(call->request, {"node"});
+        if (!query.ok()) return fail(call, query.error());
+        context_.agents->watch();  // somebody looks: machines sample at 1 Hz for a while
+        read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+          return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
+            access::Object object = object_of(node);
+            object.kind = Kind::Telemetry;
+            if (!access::visible(call->caller.subject, object) || !passes(*query, "node", node.id.str())) return {};
+            const auto latest = context_.agents->telemetry(node.id);
+            if (!latest) return {};
+            return wire::to_json(telemetry_view(node.id, node.name, *latest));
+          });
+        });
       });
-    }
-    submit(call, std::move(command), render);
-  });
-  add("ListTelemetry", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Telemetry, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto query = list_query(call->request, {"node"});
-    if (!query.ok()) return fail(call, query.error());
-    context_.agents->watch();  // somebody looks: machines sample at 1 Hz for a while
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
-      return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
-        access::Object object = object_of(node);
-        object.kind = Kind::Telemetry;
-        if (!access::visible(call->caller.subject, object) || !passes(*query, "node", node.id.str())) return {};
-        const auto latest = context_.agents->telemetry(node.id);
-        if (!latest) return {};
-        return wire::to_json(telemetry_view(node.id, node.name, *latest));
-      });
-    });
-  });
 }
 
 }  // namespace muster::server

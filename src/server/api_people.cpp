@@ -30,7 +30,8 @@ Result<OrgId> wanted_org(const control::State& state, const access::Subject& sub
   return *org;
 }
 Status password_rule(const std::string& password) {
-  if (password.size() < 8 || password.size() > 1024) return error(Code::InvalidArgument, "password must have between 8 and 1024 characters", "password");
+  if (password.size() < 8 || password.size() > 1024)
+    return error(Code::InvalidArgument, "password must have between 8 and 1024 characters", "password");
   return {};
 }
 Result<std::string> shown(const control::State& state, const std::string& id, const std::string& secret) {
@@ -52,7 +53,8 @@ bool Api::login_allowed(const std::string& key) {
   const LeaseTime now = read_clocks().lease;
   const std::lock_guard lock(attempts_mutex_);
   if (attempts_.size() > kAttemptKeysMax) {
-    std::erase_if(attempts_, [&](const auto& row) { return row.second.empty() || row.second.back() + kAttemptWindow < now; });
+    std::erase_if(attempts_,
+                  [&](const auto& row) { return row.second.empty() || row.second.back() + kAttemptWindow < now; });
     if (attempts_.size() > kAttemptKeysMax) return false;
   }
   auto& times = attempts_[key];
@@ -92,12 +94,14 @@ void Api::login(const CallPtr& call) {
     const auto token = crypto::make_api_token();
     const std::string label = request.label.empty() ? "login" : request.label.substr(0, 64);
     submit(call, control::CreateApiToken{principal->id, token.hash, label, {}, kLoginLifetime},
-           [token, id = principal->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
-      const auto made = TokenId::parse(reply.outcome.id);
-      const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-      if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-      return wire::to_json(wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
-    });
+           [token, id = principal->id](const control::State& state, const scheduler::Scheduler&,
+                                       const engine::Reply& reply) -> Result<std::string> {
+             const auto made = TokenId::parse(reply.outcome.id);
+             const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+             if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+             return wire::to_json(
+                 wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
+           });
   });
 }
 
@@ -107,7 +111,9 @@ void Api::create_principal(const CallPtr& call) {
   if (const Status rule = password_rule(request->password); !rule.ok()) return fail(call, rule.error());
   post(call, [this, call, request = *request] {
     Result<OrgId> org = OrgId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { org = wanted_org(state, call->caller.subject, request.org); });
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      org = wanted_org(state, call->caller.subject, request.org);
+    });
     if (!org.ok()) return fail(call, org.error());
     const auto hash = crypto::hash_password(request.password);
     if (!hash.ok()) return fail(call, hash.error());
@@ -115,8 +121,12 @@ void Api::create_principal(const CallPtr& call) {
       // A repeat writes again: that heals an account whose password was lost between the two stores.
       static_cast<void>(context_.store->put_side(kPasswords, reply.outcome.id, to_bytes(hash)).ok());
     };
-    submit(call, control::CreatePrincipal{request.name, request.role, *org},
-           [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) { return shown_principal(state, reply.outcome.id); }, keep);
+    submit(
+        call, control::CreatePrincipal{request.name, request.role, *org},
+        [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+          return shown_principal(state, reply.outcome.id);
+        },
+        keep);
   });
 }
 
@@ -125,18 +135,27 @@ void Api::add_people() {
   using access::Verb;
   add_open("Login", [this](const CallPtr& call) { login(call); });
   add("WhoAmI", own(Kind::Principal, Verb::Read), [this](const CallPtr& call) {
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) { return shown_principal(state, call->caller.subject.principal.str()); });
-  });
-  add("CreateOrg", [](const control::State&, Call&) -> Result<Ask> { return Ask{Verb::Create, {Kind::Org, {}, {}, {}}}; }, [this](const CallPtr& call) {
-    const auto request = wire::parse_create_org(call->request.body);
-    if (!request.ok()) return fail(call, request.error());
-    submit(call, control::CreateOrg{request->name}, [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
-      const auto id = OrgId::parse(reply.outcome.id);
-      const auto found = id ? state.orgs.find(*id) : state.orgs.end();
-      if (found == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
-      return wire::to_json(found->second);
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+      return shown_principal(state, call->caller.subject.principal.str());
     });
   });
+  add(
+      "CreateOrg",
+      [](const control::State&, Call&) -> Result<Ask> {
+        return Ask{Verb::Create, {Kind::Org, {}, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_create_org(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        submit(call, control::CreateOrg{request->name},
+               [](const control::State& state, const scheduler::Scheduler&,
+                  const engine::Reply& reply) -> Result<std::string> {
+                 const auto id = OrgId::parse(reply.outcome.id);
+                 const auto found = id ? state.orgs.find(*id) : state.orgs.end();
+                 if (found == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
+                 return wire::to_json(found->second);
+               });
+      });
   add("ListOrgs", own(Kind::Org, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"name"});
     if (!query.ok()) return fail(call, query.error());
@@ -147,56 +166,73 @@ void Api::add_people() {
       });
     });
   });
-  add("CreateProject", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto request = TRY(wire::parse_create_project(call.request.body));
-    return Ask{Verb::Create, {Kind::Project, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
-  }, [this](const CallPtr& call) {
-    const auto request = wire::parse_create_project(call->request.body);
-    if (!request.ok()) return fail(call, request.error());
-    Result<OrgId> org = OrgId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) { org = wanted_org(state, call->caller.subject, request->org); });
-    if (!org.ok()) return fail(call, org.error());
-    submit(call, control::CreateProject{*org, request->name}, [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
-      const auto id = ProjectId::parse(reply.outcome.id);
-      const auto found = id ? state.projects.find(*id) : state.projects.end();
-      if (found == state.projects.end()) return error(Code::NotFound, "the project is gone");
-      return wire::to_json(found->second);
-    });
-  });
+  add(
+      "CreateProject",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto request = TRY(wire::parse_create_project(call.request.body));
+        return Ask{Verb::Create, {Kind::Project, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_create_project(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        Result<OrgId> org = OrgId{};
+        context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+          org = wanted_org(state, call->caller.subject, request->org);
+        });
+        if (!org.ok()) return fail(call, org.error());
+        submit(call, control::CreateProject{*org, request->name},
+               [](const control::State& state, const scheduler::Scheduler&,
+                  const engine::Reply& reply) -> Result<std::string> {
+                 const auto id = ProjectId::parse(reply.outcome.id);
+                 const auto found = id ? state.projects.find(*id) : state.projects.end();
+                 if (found == state.projects.end()) return error(Code::NotFound, "the project is gone");
+                 return wire::to_json(found->second);
+               });
+      });
   add("ListProjects", own(Kind::Project, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"name"});
     if (!query.ok()) return fail(call, query.error());
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return list_page(*query, state, state.projects, [&](const Project& project) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(project)) || !passes(*query, "name", project.name)) return {};
+        if (!access::visible(call->caller.subject, object_of(project)) || !passes(*query, "name", project.name))
+          return {};
         return wire::to_json(project);
       });
     });
   });
-  add("CreatePrincipal", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto request = TRY(wire::parse_create_principal(call.request.body));
-    return Ask{Verb::Create, {Kind::Principal, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
-  }, [this](const CallPtr& call) { create_principal(call); });
+  add(
+      "CreatePrincipal",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto request = TRY(wire::parse_create_principal(call.request.body));
+        return Ask{Verb::Create, {Kind::Principal, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+      },
+      [this](const CallPtr& call) { create_principal(call); });
   add("ListPrincipals", own(Kind::Principal, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"name", "role"});
     if (!query.ok()) return fail(call, query.error());
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return list_page(*query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) || !passes(*query, "role", wire::text(principal.role))) return {};
+        if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) ||
+            !passes(*query, "role", wire::text(principal.role)))
+          return {};
         return wire::to_json(principal_view(state, principal));
       });
     });
   });
-  add("DisablePrincipal", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto id = PrincipalId::parse(call.id);
-    const auto found = id ? state.principals.find(*id) : state.principals.end();
-    if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
-    return Ask{Verb::Delete, object_of(found->second)};
-  }, [this](const CallPtr& call) {
-    submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)}, [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
-      return shown_principal(state, id);
-    });
-  });
+  add(
+      "DisablePrincipal",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto id = PrincipalId::parse(call.id);
+        const auto found = id ? state.principals.find(*id) : state.principals.end();
+        if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
+        return Ask{Verb::Delete, object_of(found->second)};
+      },
+      [this](const CallPtr& call) {
+        submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)},
+               [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+                 return shown_principal(state, id);
+               });
+      });
 }
 
 void Api::add_tokens() {
@@ -205,35 +241,43 @@ void Api::add_tokens() {
   add("CreateApiToken", own(Kind::ApiToken, Verb::Create), [this](const CallPtr& call) {
     const auto request = wire::parse_create_api_token(call->request.body);
     if (!request.ok()) return fail(call, request.error());
-    if (request->lifetime > kTokenLifetimeMax) return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 400 days", "lifetimeSeconds"));
+    if (request->lifetime > kTokenLifetimeMax)
+      return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 400 days", "lifetimeSeconds"));
     const auto token = crypto::make_api_token();
     const Millis lifetime = request->lifetime == Millis(0) ? kLoginLifetime : request->lifetime;
-    submit(call, control::CreateApiToken{call->caller.subject.principal, token.hash, request->label, request->scopes, lifetime},
-           [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-      // The secret of the first answer cannot be told again: only its hash was kept.
-      return shown(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
-    });
+    submit(
+        call,
+        control::CreateApiToken{call->caller.subject.principal, token.hash, request->label, request->scopes, lifetime},
+        [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+          // The secret of the first answer cannot be told again: only its hash was kept.
+          return shown(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
+        });
   });
   add("ListApiTokens", own(Kind::ApiToken, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"label"});
     if (!query.ok()) return fail(call, query.error());
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return list_page(*query, state, state.api_tokens, [&](const ApiToken& token) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(state, token)) || !passes(*query, "label", token.label)) return {};
+        if (!access::visible(call->caller.subject, object_of(state, token)) || !passes(*query, "label", token.label))
+          return {};
         return wire::to_json(wire::ApiTokenView{token, {}});
       });
     });
   });
-  add("RevokeApiToken", [](const control::State& state, Call& call) -> Result<Ask> {
-    const auto id = TokenId::parse(call.id);
-    const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
-    if (found == state.api_tokens.end()) return error(Code::NotFound, "there is no such API token");
-    return Ask{Verb::Revoke, object_of(state, found->second)};
-  }, [this](const CallPtr& call) {
-    submit(call, control::RevokeApiToken{*TokenId::parse(call->id)}, [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
-      return shown(state, id, {});
-    });
-  });
+  add(
+      "RevokeApiToken",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto id = TokenId::parse(call.id);
+        const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
+        if (found == state.api_tokens.end()) return error(Code::NotFound, "there is no such API token");
+        return Ask{Verb::Revoke, object_of(state, found->second)};
+      },
+      [this](const CallPtr& call) {
+        submit(call, control::RevokeApiToken{*TokenId::parse(call->id)},
+               [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+                 return shown(state, id, {});
+               });
+      });
 }
 
 }  // namespace muster::server

@@ -1,7 +1,7 @@
 // The server itself: identity, events, uploads, metrics.
-#include <charconv>
-
 #include <fmt/format.h>
+
+#include <charconv>
 
 #include "server/agents.h"
 #include "server/api.h"
@@ -16,7 +16,8 @@ void Api::stream_events(const CallPtr& call) {
   if (!text.empty()) {
     std::uint64_t seq = 0;
     const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), seq);
-    if (fault != std::errc() || end != text.data() + text.size()) return fail(call, error(Code::InvalidArgument, "Last-Event-ID must be the id of an event", "Last-Event-ID"));
+    if (fault != std::errc() || end != text.data() + text.size())
+      return fail(call, error(Code::InvalidArgument, "Last-Event-ID must be the id of an event", "Last-Event-ID"));
     from = seq;
   }
   net::Response head;
@@ -36,12 +37,25 @@ void Api::add_rest() {
   add_open("GetServer", [this](const CallPtr& call) {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       const Identity& id = context_.identity;
-      return wire::to_json(wire::ServerView{std::string(kServerVersion), id.server_id, state.seq, context_.runner->read_only(), hex(id.ca_sha256), id.relays, state.incarnation});
+      return wire::to_json(wire::ServerView{std::string(kServerVersion), id.server_id, state.seq,
+                                            context_.runner->read_only(), hex(id.ca_sha256), id.relays,
+                                            state.incarnation});
     });
   });
-  add("StreamEvents", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::List, {Kind::Event, call.caller.subject.org, {}, {}}}; }, [this](const CallPtr& call) { stream_events(call); });
-  add("PutBlob", [](const control::State&, Call& call) -> Result<Ask> { return Ask{Verb::Create, {Kind::Blob, call.caller.subject.org, {}, {}}}; },
-      [this](const CallPtr& call) { fail(call, error(Code::InvalidArgument, "send the bytes of the file as the body of POST /api/v1/blobs")); });
+  add(
+      "StreamEvents",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::List, {Kind::Event, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) { stream_events(call); });
+  add(
+      "PutBlob",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::Create, {Kind::Blob, call.caller.subject.org, {}, {}}};
+      },
+      [this](const CallPtr& call) {
+        fail(call, error(Code::InvalidArgument, "send the bytes of the file as the body of POST /api/v1/blobs"));
+      });
 }
 
 std::string metrics_text(Context& context) {
@@ -64,7 +78,8 @@ std::string metrics_text(Context& context) {
   const auto table = [&](std::string_view name, std::string_view help, const std::map<std::string, std::size_t>& rows) {
     bool first = true;
     for (const auto& [state, count] : rows) {
-      gauge(name, first ? help : std::string_view(), static_cast<double>(count), fmt::format("{{state=\"{}\"}}", state));
+      gauge(name, first ? help : std::string_view(), static_cast<double>(count),
+            fmt::format("{{state=\"{}\"}}", state));
       first = false;
     }
   };

@@ -10,10 +10,22 @@ namespace muster::server {
 
 namespace {
 // The chain holds the CA, so that a client which only knows its digest can pin it.
-net::TlsFiles tls_files(const Identity& identity) { return {identity.tls.cert_pem + identity.ca.cert_pem, identity.tls.key_pem}; }
+net::TlsFiles tls_files(const Identity& identity) {
+  return {identity.tls.cert_pem + identity.ca.cert_pem, identity.tls.key_pem};
+}
 }  // namespace
 
-Context::Context() : identity{{}, {}, {}, {}, {}, {}, crypto::SigningKey::generate(), crypto::SigningKey::generate(), crypto::SigningKey::generate(), {}} {}
+Context::Context()
+    : identity{{},
+               {},
+               {},
+               {},
+               {},
+               {},
+               crypto::SigningKey::generate(),
+               crypto::SigningKey::generate(),
+               crypto::SigningKey::generate(),
+               {}} {}
 Context::~Context() = default;
 
 Result<std::unique_ptr<App>> App::start(Options options) {
@@ -42,16 +54,21 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;
-  handlers.http = [api](net::Request request, net::ResponderPtr responder) { api->handle(std::move(request), std::move(responder)); };
+  handlers.http = [api](net::Request request, net::ResponderPtr responder) {
+    api->handle(std::move(request), std::move(responder));
+  };
   handlers.upgrade = [api](const net::Request& request) { return api->upgrade(request); };
-  handlers.upload = [api](const net::Request& request, net::Response& refusal) { return api->upload(request, refusal); };
+  handlers.upload = [api](const net::Request& request, net::Response& refusal) {
+    return api->upload(request, refusal);
+  };
   handlers.websocket = [api, &context](net::Request request, net::WebSocketPtr socket) {
     if (request.path == "/agent/v1") return context.agents->accept(std::move(socket));
     const auto call = api->admit(std::move(request));
     if (!call.ok()) return Streams::refuse(socket, call.error().message);
     context.agents->open_stream(*call, std::move(socket));
   };
-  app->server_ = TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
+  app->server_ =
+      TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
   app->port_ = TRY(app->server_->listen(options.address, options.port));
   if (!options.handoff.empty()) TRY_VOID(app->server_->adopt_from(options.handoff));
   return app;
@@ -62,7 +79,9 @@ Status App::renew_certificate() {
   return server_->reload_tls(tls_files(fresh));
 }
 
-App::~App() { stop(); }
+App::~App() {
+  stop();
+}
 
 void App::stop() {
   if (std::exchange(stopped_, true) || !context_) return;

@@ -1,7 +1,7 @@
 #pragma once
-// The composition of musterd: engine, agents, events, logs, blobs and the HTTP server, started and stopped in order. stop() is
-// graceful: no new connections, open ones closed, the journal's tail durable; agents go on working and come back. One object a
-// process; any thread may call stop().
+// The composition of musterd: engine, agents, events, logs, blobs and the HTTP server, started and stopped in order.
+// stop() is graceful: no new connections, open ones closed, the journal's tail durable; agents go on working and come
+// back. One object a process; any thread may call stop().
 #include <memory>
 #include <string>
 

@@ -1,6 +1,7 @@
 #include "server/blob_store.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,14 +9,14 @@
 #include <cstring>
 #include <filesystem>
 
-#include <fmt/format.h>
-
 namespace muster::server {
 namespace {
 
 constexpr const char* kTable = "blobs";
 
-bool digest_like(const std::string& text) { return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos; }
+bool digest_like(const std::string& text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
 
 }  // namespace
 
@@ -50,13 +51,17 @@ Result<std::shared_ptr<BlobStore::Upload>> BlobStore::begin(OrgId org) {
   auto upload = std::make_shared<Upload>();
   const std::lock_guard lock(mutex_);
   if (sums_[org] >= bounds_.org_bytes) {
-    return error(Code::ResourceExhausted, fmt::format("your organisation holds {} bytes of uploads, the bound is {}; ask the operator for more room", sums_[org], bounds_.org_bytes));
+    return error(
+        Code::ResourceExhausted,
+        fmt::format("your organisation holds {} bytes of uploads, the bound is {}; ask the operator for more room",
+                    sums_[org], bounds_.org_bytes));
   }
   upload->blobs_ = this;
   upload->org_ = org;
   upload->temp_ = fmt::format("{}/tmp-{}-{}", root_, ::getpid(), ++next_temp_);
   upload->fd_ = ::open(upload->temp_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (upload->fd_ < 0) return error(Code::Unavailable, fmt::format("uploads cannot be stored: {}", std::strerror(errno)));
+  if (upload->fd_ < 0)
+    return error(Code::Unavailable, fmt::format("uploads cannot be stored: {}", std::strerror(errno)));
   return upload;
 }
 
@@ -67,30 +72,37 @@ BlobStore::Upload::~Upload() {
 
 Status BlobStore::Upload::chunk(ByteView data) {
   bytes_ += data.size();
-  if (bytes_ > blobs_->bounds_.blob_bytes) return error(Code::TooLarge, fmt::format("an upload has at most {} bytes", blobs_->bounds_.blob_bytes));
+  if (bytes_ > blobs_->bounds_.blob_bytes)
+    return error(Code::TooLarge, fmt::format("an upload has at most {} bytes", blobs_->bounds_.blob_bytes));
   hash_.update(data);
   while (!data.empty()) {
     const ssize_t n = ::write(fd_, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return error(errno == ENOSPC ? Code::ResourceExhausted : Code::Unavailable, fmt::format("the upload cannot be stored: {}", std::strerror(errno)));
+    if (n <= 0)
+      return error(errno == ENOSPC ? Code::ResourceExhausted : Code::Unavailable,
+                   fmt::format("the upload cannot be stored: {}", std::strerror(errno)));
     data = data.subspan(static_cast<std::size_t>(n));
   }
   return {};
 }
 
 Result<BlobStore::Upload::Done> BlobStore::Upload::end() {
-  if (::fsync(fd_) != 0) return error(Code::Unavailable, fmt::format("the upload cannot be stored: {}", std::strerror(errno)));
+  if (::fsync(fd_) != 0)
+    return error(Code::Unavailable, fmt::format("the upload cannot be stored: {}", std::strerror(errno)));
   const std::string digest = hex(hash_.finish());
   auto done = blobs_->keep(org_, temp_, digest, bytes_);
   if (done.ok()) temp_.clear();
   return done;
 }
 
-Result<BlobStore::Upload::Done> BlobStore::keep(OrgId org, const std::string& temp, const std::string& digest, std::uint64_t bytes) {
+Result<BlobStore::Upload::Done> BlobStore::keep(OrgId org, const std::string& temp, const std::string& digest,
+                                                std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   const bool known = held_[org].contains(digest);
   if (!known && sums_[org] + bytes > bounds_.org_bytes) {
-    return error(Code::ResourceExhausted, fmt::format("this upload would exceed the bound of {} bytes for your organisation", bounds_.org_bytes));
+    return error(
+        Code::ResourceExhausted,
+        fmt::format("this upload would exceed the bound of {} bytes for your organisation", bounds_.org_bytes));
   }
   if (::rename(temp.c_str(), fmt::format("{}/{}", root_, digest).c_str()) != 0) {
     return error(Code::Unavailable, fmt::format("the upload cannot be stored: {}", std::strerror(errno)));

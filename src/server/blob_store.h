@@ -1,7 +1,8 @@
 #pragma once
-// Uploaded files (working directories, file mounts), named by their SHA-256 under DIR. An upload goes to a temporary file and is
-// renamed when its digest is known. Which organisation holds which blob is kept in the side table "blobs"; the sum per
-// organisation is bounded. Files are shared between organisations, the right to use them is not. Thread-safe.
+// Uploaded files (working directories, file mounts), named by their SHA-256 under DIR. An upload goes to a temporary
+// file and is renamed when its digest is known. Which organisation holds which blob is kept in the side table "blobs";
+// the sum per organisation is bounded. Files are shared between organisations, the right to use them is not.
+// Thread-safe.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,7 +19,10 @@ namespace muster::server {
 
 class BlobStore {
  public:
-  struct Bounds { std::uint64_t blob_bytes = 512ULL << 20; std::uint64_t org_bytes = 20ULL << 30; };
+  struct Bounds {
+    std::uint64_t blob_bytes = 512ULL << 20;
+    std::uint64_t org_bytes = 20ULL << 30;
+  };
   BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds);
   Status load();  // the side table, once at start; removes left-over temporary files
 
@@ -26,7 +30,10 @@ class BlobStore {
    public:
     ~Upload();
     Status chunk(ByteView data);
-    struct Done { std::string digest; std::uint64_t bytes = 0; };
+    struct Done {
+      std::string digest;
+      std::uint64_t bytes = 0;
+    };
     Result<Done> end();
 
    private:

@@ -1,6 +1,7 @@
-// Backup file: "MUSTERB1", then for every file u32 name length, u64 size (little endian), name, bytes; closed by the SHA-256 of
-// everything before. It holds all keys: mode 0600, keep it as you keep them. Logs and blobs are not in it.
+// Backup file: "MUSTERB1", then for every file u32 name length, u64 size (little endian), name, bytes; closed by the
+// SHA-256 of everything before. It holds all keys: mode 0600, keep it as you keep them. Logs and blobs are not in it.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,8 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "crypto/file.h"
 #include "crypto/hash.h"
@@ -28,14 +27,17 @@ namespace fs = std::filesystem;
 
 class Writer {
  public:
-  explicit Writer(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {}
+  explicit Writer(const std::string& path)
+      : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) {}
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
   ~Writer() {
     if (fd_ >= 0) ::close(fd_);
   }
   Status put(ByteView data, bool hashed = true) {
-    if (fd_ < 0) return error(Code::Unavailable, fmt::format("{} cannot be made; it must not exist yet and its directory must be writable", path_));
+    if (fd_ < 0)
+      return error(Code::Unavailable,
+                   fmt::format("{} cannot be made; it must not exist yet and its directory must be writable", path_));
     if (hashed) hash_.update(data);
     while (!data.empty()) {
       const ssize_t n = ::write(fd_, data.data(), data.size());
@@ -89,10 +91,12 @@ Status backup(const Arguments& arguments, const CopyStore& copy) {
   const auto write = [&]() -> Status {
     TRY_VOID(out.put(as_bytes(kMagic)));
     for (const auto& entry : fs::directory_iterator(dir.root + "/keys")) {
-      if (entry.is_regular_file()) TRY_VOID(out.file("keys/" + entry.path().filename().string(), entry.path().string()));
+      if (entry.is_regular_file())
+        TRY_VOID(out.file("keys/" + entry.path().filename().string(), entry.path().string()));
     }
     for (const auto& entry : fs::directory_iterator(dir.relay())) {
-      if (entry.is_regular_file()) TRY_VOID(out.file("relay/" + entry.path().filename().string(), entry.path().string()));
+      if (entry.is_regular_file())
+        TRY_VOID(out.file("relay/" + entry.path().filename().string(), entry.path().string()));
     }
     TRY_VOID(out.file("ca.pem", dir.root + "/ca.pem"));
     TRY_VOID(out.file("journal.db", copied));
@@ -108,14 +112,17 @@ Result<std::uint64_t> number(std::istream& in, crypto::Sha256& hash, int bytes) 
   if (!in.read(raw.data(), bytes)) return error(Code::DataLoss, "the backup ends too early");
   hash.update(as_bytes(raw));
   std::uint64_t value = 0;
-  for (int i = bytes - 1; i >= 0; --i) value = value << 8 | static_cast<unsigned char>(raw[static_cast<std::size_t>(i)]);
+  for (int i = bytes - 1; i >= 0; --i)
+    value = value << 8 | static_cast<unsigned char>(raw[static_cast<std::size_t>(i)]);
   return value;
 }
 
 bool safe_name(const std::string& name) {
   if (name == "ca.pem" || name == "journal.db") return true;
   for (const char* prefix : {"keys/", "relay/"}) {
-    if (name.starts_with(prefix) && name.size() > std::string_view(prefix).size() && name.find('/', std::string_view(prefix).size()) == std::string::npos && name.find("..") == std::string::npos) return true;
+    if (name.starts_with(prefix) && name.size() > std::string_view(prefix).size() &&
+        name.find('/', std::string_view(prefix).size()) == std::string::npos && name.find("..") == std::string::npos)
+      return true;
   }
   return false;
 }
@@ -125,7 +132,8 @@ Status unpack(const std::string& path, const std::string& root) {
   std::ifstream in(path, std::ios::binary);
   std::error_code fault;
   const std::uint64_t total = fs::file_size(path, fault);
-  if (!in || fault || total < kMagic.size() + 32) return error(Code::NotFound, fmt::format("{} is no backup of Muster", path));
+  if (!in || fault || total < kMagic.size() + 32)
+    return error(Code::NotFound, fmt::format("{} is no backup of Muster", path));
   crypto::Sha256 hash;
   std::string magic(kMagic.size(), '\0');
   in.read(magic.data(), static_cast<std::streamsize>(magic.size()));
@@ -149,12 +157,14 @@ Status unpack(const std::string& path, const std::string& root) {
       const auto n = static_cast<std::streamsize>(std::min<std::uint64_t>(left, block.size()));
       if (!in.read(block.data(), n)) return error(Code::DataLoss, "the backup ends too early");
       hash.update(as_bytes({block.data(), static_cast<std::size_t>(n)}));
-      if (!root.empty() && !out.write(block.data(), n)) return error(Code::Unavailable, fmt::format("{}/{} cannot be written", root, name));
+      if (!root.empty() && !out.write(block.data(), n))
+        return error(Code::Unavailable, fmt::format("{}/{} cannot be written", root, name));
       left -= static_cast<std::uint64_t>(n);
     }
   }
   std::string stored(32, '\0');
-  if (!in.read(stored.data(), 32) || !crypto::equal(as_bytes(stored), hash.finish())) return error(Code::DataLoss, "the backup is damaged: its digest does not match");
+  if (!in.read(stored.data(), 32) || !crypto::equal(as_bytes(stored), hash.finish()))
+    return error(Code::DataLoss, "the backup is damaged: its digest does not match");
   return {};
 }
 
@@ -162,13 +172,15 @@ Result<std::uint64_t> restore(const Arguments& arguments, const OpenStore& open)
   const DataDir dir{arguments.option("--data")};
   const std::string& file = arguments.words[1];
   if (fs::exists(dir.key("ca.key.pem")) || fs::exists(dir.journal())) {
-    return error(Code::AlreadyExists, fmt::format("{} holds a control plane already; restore into an empty directory", dir.root));
+    return error(Code::AlreadyExists,
+                 fmt::format("{} holds a control plane already; restore into an empty directory", dir.root));
   }
   TRY_VOID(unpack(file, ""));  // whole and undamaged before anything is written
   std::error_code fault;
   for (const auto& path : {dir.root, dir.root + "/keys", dir.relay(), dir.logs(), dir.blobs()}) {
     fs::create_directories(path, fault);
-    if (::chmod(path.c_str(), 0700) != 0) return error(Code::Unavailable, fmt::format("the directory {} cannot be made", path));
+    if (::chmod(path.c_str(), 0700) != 0)
+      return error(Code::Unavailable, fmt::format("the directory {} cannot be made", path));
   }
   TRY_VOID(unpack(file, dir.root));
   engine::Runner::Options options;
@@ -176,7 +188,8 @@ Result<std::uint64_t> restore(const Arguments& arguments, const OpenStore& open)
   const auto runner = TRY(engine::Runner::start(std::move(options)));
   control::Actor actor;
   actor.system = true;
-  const auto reply = TRY(runner->submit_wait(control::Lane::Operator, control::RaiseIncarnation{"restored from a backup"}, std::move(actor)));
+  const auto reply = TRY(runner->submit_wait(control::Lane::Operator,
+                                             control::RaiseIncarnation{"restored from a backup"}, std::move(actor)));
   runner->wait_for(reply.seq, Millis(5000));
   std::uint64_t incarnation = 0;
   runner->read([&](const control::State& state, const scheduler::Scheduler&) { incarnation = state.incarnation; });
@@ -198,7 +211,8 @@ int cmd_backup(const Arguments& arguments, const CopyStore& copy) {
     fmt::print(stderr, "musterd backup: {}\n", done.error().message);
     return 1;
   }
-  fmt::print("{} holds the keys and the journal of {}; keep it as secret as the keys\n", arguments.words[1], arguments.option("--data"));
+  fmt::print("{} holds the keys and the journal of {}; keep it as secret as the keys\n", arguments.words[1],
+             arguments.option("--data"));
   return 0;
 }
 
@@ -209,7 +223,8 @@ int cmd_restore(const Arguments& arguments, const OpenStore& open) {
     fmt::print(stderr, "musterd restore: {}\n", done.error().message);
     return 1;
   }
-  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}\n", arguments.option("--data"), *done, arguments.option("--data"));
+  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}\n", arguments.option("--data"),
+             *done, arguments.option("--data"));
   return 0;
 }
 

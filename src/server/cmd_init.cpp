@@ -1,8 +1,8 @@
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <fstream>
 #include <sstream>
-
-#include <fmt/format.h>
 
 #include "crypto/password.h"
 #include "crypto/random.h"
@@ -25,12 +25,16 @@ std::vector<std::string> split(const std::string& text) {
 Result<std::string> read_password(const std::string& path) {
   std::ifstream file(path);
   std::string line;
-  if (!file || !std::getline(file, line)) return error(Code::InvalidArgument, fmt::format("--password-file {}: the first line cannot be read", path));
+  if (!file || !std::getline(file, line))
+    return error(Code::InvalidArgument, fmt::format("--password-file {}: the first line cannot be read", path));
   if (line.size() < 8) return error(Code::InvalidArgument, "the password must have at least 8 characters");
   return line;
 }
 
-struct Made { std::string ca_sha256, password; bool generated = false; };
+struct Made {
+  std::string ca_sha256, password;
+  bool generated = false;
+};
 
 Result<std::string> make(engine::Runner& runner, control::Command command) {
   control::Actor actor;
@@ -59,7 +63,8 @@ Result<Made> init(const Arguments& arguments, const OpenStore& open) {
   const auto org_id = OrgId::parse(org);
   if (!org_id) return error(Code::Internal, "the first organisation could not be made");
   TRY_VOID(make(*runner, control::CreateProject{*org_id, "default"}));
-  const std::string principal = TRY(make(*runner, control::CreatePrincipal{arguments.option("--operator", "admin"), Role::Operator, *org_id}));
+  const std::string principal =
+      TRY(make(*runner, control::CreatePrincipal{arguments.option("--operator", "admin"), Role::Operator, *org_id}));
   TRY_VOID(store->put_side("passwords", principal, to_bytes(hash)));
   return made;
 }
@@ -76,10 +81,12 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
     fmt::print(stderr, "musterd init: {}\n", made.error().message);
     return 1;
   }
-  const std::string data = arguments.option("--data"), name = split(arguments.option("--name")).front(), account = arguments.option("--operator", "admin");
+  const std::string data = arguments.option("--data"), name = split(arguments.option("--name")).front(),
+                    account = arguments.option("--operator", "admin");
   fmt::print("The control plane is ready in {}\n", data);
   fmt::print("CA SHA-256: {}\n", made->ca_sha256);
-  if (made->generated) fmt::print("Operator {} has the password {} (shown once; change it soon)\n", account, made->password);
+  if (made->generated)
+    fmt::print("Operator {} has the password {} (shown once; change it soon)\n", account, made->password);
   fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
   fmt::print("Log in:  muster login https://{}:8443 --user {} --ca-sha256 {}\n", name, account, made->ca_sha256);
   return 0;

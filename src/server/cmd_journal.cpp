@@ -1,9 +1,9 @@
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
-
-#include <fmt/format.h>
 
 #include "control/core.h"
 #include "journal/entry.h"
@@ -24,7 +24,8 @@ std::string actor_of(const journal::EntryActor& actor) {
 wire::Json as_json(const journal::Entry& entry, const Bytes& stored) {
   auto out = wire::Json::object();
   out.set("seq", wire::Json::string(std::to_string(entry.seq))).set("at", wire::Json::string(format_utc(entry.wall)));
-  out.set("leaderEpoch", wire::Json::string(std::to_string(entry.leader_epoch))).set("actor", wire::Json::string(actor_of(entry.actor)));
+  out.set("leaderEpoch", wire::Json::string(std::to_string(entry.leader_epoch)))
+      .set("actor", wire::Json::string(actor_of(entry.actor)));
   const auto event = control::decode_event(entry.event);
   out.set("type", wire::Json::string(event.ok() ? std::string(control::event_name(*event)) : "unknown"));
   out.set("subject", wire::Json::string(event.ok() ? control::event_subject(*event) : ""));
@@ -33,7 +34,10 @@ wire::Json as_json(const journal::Entry& entry, const Bytes& stored) {
   return out;
 }
 
-struct Walk { std::uint64_t entries = 0, bytes = 0; Bytes hash; };
+struct Walk {
+  std::uint64_t entries = 0, bytes = 0;
+  Bytes hash;
+};
 
 // Always from the first entry, so that the chain is checked even when only a part is printed.
 Result<Walk> walk(const journal::Store& store, const std::function<bool(const journal::Entry&, const Bytes&)>& visit) {
@@ -73,7 +77,8 @@ int cmd_journal(const Arguments& arguments, const OpenStore& open) {
     return 1;
   }
   const std::uint64_t from = std::strtoull(arguments.option("--from", "1").c_str(), nullptr, 10);
-  std::uint64_t left = std::strtoull(arguments.option("--count", what == "show" ? "100" : "18446744073709551615").c_str(), nullptr, 10);
+  std::uint64_t left =
+      std::strtoull(arguments.option("--count", what == "show" ? "100" : "18446744073709551615").c_str(), nullptr, 10);
   const auto done = walk(**store, [&](const journal::Entry& entry, const Bytes& stored) {
     if (what == "verify" || entry.seq < from) return true;
     if (left-- == 0) return false;
@@ -81,7 +86,8 @@ int cmd_journal(const Arguments& arguments, const OpenStore& open) {
       fmt::print("{}\n", as_json(entry, stored).dump());
     } else {
       const auto event = control::decode_event(entry.event);
-      fmt::print("{:>8}  {}  {:<22} {:<10} {}\n", entry.seq, format_utc(entry.wall), control::event_name(*event), control::event_subject(*event), actor_of(entry.actor));
+      fmt::print("{:>8}  {}  {:<22} {:<10} {}\n", entry.seq, format_utc(entry.wall), control::event_name(*event),
+                 control::event_subject(*event), actor_of(entry.actor));
     }
     return true;
   });

@@ -1,10 +1,9 @@
+#include <fmt/format.h>
 #include <signal.h>
 #include <time.h>
 
 #include <charconv>
 #include <cstdio>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 #include "server/app.h"
@@ -13,16 +12,22 @@
 namespace muster::server {
 namespace {
 
-struct Listen { std::string address = "127.0.0.1"; std::uint16_t port = 8443; };
+struct Listen {
+  std::string address = "127.0.0.1";
+  std::uint16_t port = 8443;
+};
 Result<Listen> parse_listen(const std::string& text) {
   Listen out;
   if (text.empty()) return out;
   const auto colon = text.rfind(':');
-  if (colon == std::string::npos) return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
+  if (colon == std::string::npos)
+    return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
   out.address = text.substr(0, colon);
-  if (out.address.starts_with("[") && out.address.ends_with("]")) out.address = out.address.substr(1, out.address.size() - 2);
+  if (out.address.starts_with("[") && out.address.ends_with("]"))
+    out.address = out.address.substr(1, out.address.size() - 2);
   const auto [end, fault] = std::from_chars(text.data() + colon + 1, text.data() + text.size(), out.port);
-  if (fault != std::errc() || end != text.data() + text.size()) return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
+  if (fault != std::errc() || end != text.data() + text.size())
+    return error(Code::InvalidArgument, "--listen must be ADDR:PORT, for example 0.0.0.0:8443");
   return out;
 }
 
@@ -44,11 +49,13 @@ Status serve(const Arguments& arguments, const OpenStore& open) {
   options.handoff = arguments.option("--handoff");
   options.public_host = arguments.option("--public");
   if (options.public_host.empty()) {
-    options.public_host = !identity.relays.empty() ? identity.relays.front() : fmt::format("{}:{}", identity.sans.front(), listen.port);
+    options.public_host =
+        !identity.relays.empty() ? identity.relays.front() : fmt::format("{}:{}", identity.sans.front(), listen.port);
   }
   options.store = TRY(open(options.dir.journal()));
   const auto app = TRY(App::start(options));
-  log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id, app->context().runner->durable_seq());
+  log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id,
+           app->context().runner->durable_seq());
   while (true) {
     const timespec hour{3600, 0};
     const int got = sigtimedwait(&signals, nullptr, &hour);

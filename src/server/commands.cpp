@@ -1,8 +1,8 @@
 #include "server/commands.h"
 
-#include <cstdio>
-
 #include <fmt/format.h>
+
+#include <cstdio>
 
 namespace muster::server {
 
@@ -23,7 +23,8 @@ std::string Arguments::option(const std::string& name, const std::string& otherw
 }
 
 Result<Arguments> parse_arguments(int count, char** values) {
-  static const std::vector<std::string> known = {"--data", "--name", "--operator", "--password-file", "--relay", "--listen", "--handoff", "--public", "--from", "--count"};
+  static const std::vector<std::string> known = {"--data",   "--name",    "--operator", "--password-file", "--relay",
+                                                 "--listen", "--handoff", "--public",   "--from",          "--count"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

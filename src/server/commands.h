@@ -1,6 +1,6 @@
 #pragma once
-// The commands of musterd, one function each, given the store by the program (server never names one). Each returns the exit
-// code: 0 done, 1 failed (reason on standard error), 2 wrong usage. Blocking; one a process.
+// The commands of musterd, one function each, given the store by the program (server never names one). Each returns the
+// exit code: 0 done, 1 failed (reason on standard error), 2 wrong usage. Blocking; one a process.
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,7 +17,7 @@ using OpenStore = std::function<Result<std::shared_ptr<journal::Store>>(const st
 using CopyStore = std::function<Status(const std::string& from, const std::string& to)>;
 
 struct Arguments {
-  std::vector<std::string> words;            // what is no option
+  std::vector<std::string> words;              // what is no option
   std::map<std::string, std::string> options;  // "--data" -> value
   std::string option(const std::string& name, const std::string& otherwise = {}) const;
 };

@@ -1,9 +1,9 @@
 #include "server/desired.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
-
-#include <fmt/format.h>
 
 #include "crypto/hash.h"
 #include "overlay/relay_protocol.h"
@@ -16,7 +16,9 @@ namespace {
 constexpr Millis kRelayTokenLifetime{30LL * 86'400'000};
 
 Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& cluster) {
-  const auto mac = crypto::hmac_sha256(identity.secret.view(), as_bytes(fmt::format("muster-{}-v1|{}|{}", purpose, cluster.id.str(), cluster.created_at.ms)));
+  const auto mac = crypto::hmac_sha256(
+      identity.secret.view(),
+      as_bytes(fmt::format("muster-{}-v1|{}|{}", purpose, cluster.id.str(), cluster.created_at.ms)));
   return {mac.begin(), mac.end()};
 }
 
@@ -53,7 +55,9 @@ session::SignedRoster sign(const control::State& state, const Identity& identity
 
 }  // namespace
 
-Bytes ray_token(const Identity& identity, const Cluster& cluster) { return to_bytes(hex(derive(identity, "ray-token", cluster))); }
+Bytes ray_token(const Identity& identity, const Cluster& cluster) {
+  return to_bytes(hex(derive(identity, "ray-token", cluster)));
+}
 
 session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now) {
   session::Desired out;
@@ -72,7 +76,8 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
       if (entry.slot != assignment.slot || !key) continue;
-      secrets.relay_token = overlay::sign_relay_token(identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
+      secrets.relay_token = overlay::sign_relay_token(
+          identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
     }
     out.secrets.push_back(std::move(secrets));
     if (rostered.insert(assignment.cluster).second) out.rosters.push_back(sign(state, identity, assignment));

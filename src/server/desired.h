@@ -1,8 +1,8 @@
 #pragma once
-// What a machine is told: its assignments from the state, plus what never enters the journal, added here from the key files: the
-// cluster's Ray token and pre-shared key (HMAC of the server's secret over the cluster's id and birth, so a restored journal
-// never gives an old cluster's token to a new one), relay tokens, signed rosters, the controller's signature. Pure over its
-// inputs; the caller holds the follower's lock.
+// What a machine is told: its assignments from the state, plus what never enters the journal, added here from the key
+// files: the cluster's Ray token and pre-shared key (HMAC of the server's secret over the cluster's id and birth, so a
+// restored journal never gives an old cluster's token to a new one), relay tokens, signed rosters, the controller's
+// signature. Pure over its inputs; the caller holds the follower's lock.
 #include "control/core.h"
 #include "server/identity.h"
 #include "session/frames.h"

@@ -1,8 +1,8 @@
 #include "server/event_hub.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "base/log.h"
 #include "server/event_text.h"
@@ -35,7 +35,9 @@ void EventHub::start(engine::Runner& runner) {
   thread_ = std::thread([this] { run(); });
 }
 
-EventHub::~EventHub() { stop(); }
+EventHub::~EventHub() {
+  stop();
+}
 
 void EventHub::stop() {
   subscription_.reset();
@@ -54,7 +56,8 @@ Status EventHub::open(Caller caller, net::ResponderPtr responder, std::optional<
   stream->next = from ? *from + 1 : 0;
   {
     const std::lock_guard lock(mutex_);
-    if (stream_count_ >= options_.streams_max) return error(Code::ResourceExhausted, "too many event streams are open; close one or try again later");
+    if (stream_count_ >= options_.streams_max)
+      return error(Code::ResourceExhausted, "too many event streams are open; close one or try again later");
     ++stream_count_;
     opened_.push_back(stream);
   }
@@ -158,7 +161,9 @@ void EventHub::revoke(const control::Event& event) {
   if (const auto* revoked = std::get_if<control::ApiTokenRevoked>(&event)) token = revoked->token;
   if (const auto* disabled = std::get_if<control::PrincipalDisabled>(&event)) principal = disabled->principal;
   if (!token && !principal) return;
-  const auto hit = [&](const Caller& caller) { return (token && caller.token == token) || (principal && caller.subject.principal == principal); };
+  const auto hit = [&](const Caller& caller) {
+    return (token && caller.token == token) || (principal && caller.subject.principal == principal);
+  };
   for (const auto& stream : streams_) {
     if (!hit(stream->caller)) continue;
     stream->gone = true;
@@ -207,7 +212,8 @@ void EventHub::run() {
     {
       std::unique_lock lock(mutex_);
       const auto until = more ? std::chrono::steady_clock::now() + Millis(20) : next_beat;
-      wake_.wait_until(lock, until, [this] { return stopping_ || !events_.empty() || !transients_.empty() || !opened_.empty(); });
+      wake_.wait_until(lock, until,
+                       [this] { return stopping_ || !events_.empty() || !transients_.empty() || !opened_.empty(); });
       if (stopping_) break;
       if (skipped_ > fanned_) {
         fanned_ = skipped_;
@@ -226,7 +232,8 @@ void EventHub::run() {
     }
     for (const auto& transient : transients) {
       for (const auto& stream : streams_) {
-        if (stream->live && !stream->gone && access::visible(stream->caller.subject, transient.object)) write(*stream, transient.text);
+        if (stream->live && !stream->gone && access::visible(stream->caller.subject, transient.object))
+          write(*stream, transient.text);
       }
     }
     more = false;

@@ -1,8 +1,9 @@
 #pragma once
-// GET /api/v1/events: one thread fans durable events out to Server-Sent Event streams, each only what its caller may see. A new
-// stream first catches up from the journal in pages, then is live; an id that is archived or from another history gets
-// `event: reset`. Slow readers are dropped at a bound, heartbeats are comments, a revoked token closes its streams at once.
-// Transient events (telemetry) have no id and are never replayed. Thread-safe; callbacks of the engine only enqueue.
+// GET /api/v1/events: one thread fans durable events out to Server-Sent Event streams, each only what its caller may
+// see. A new stream first catches up from the journal in pages, then is live; an id that is archived or from another
+// history gets `event: reset`. Slow readers are dropped at a bound, heartbeats are comments, a revoked token closes its
+// streams at once. Transient events (telemetry) have no id and are never replayed. Thread-safe; callbacks of the engine
+// only enqueue.
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -22,11 +23,19 @@
 
 namespace muster::server {
 
-struct Caller { access::Subject subject; TokenId token; WallTime expires; bool known = false; };
+struct Caller {
+  access::Subject subject;
+  TokenId token;
+  WallTime expires;
+  bool known = false;
+};
 
 class EventHub {
  public:
-  struct Options { std::size_t streams_max = 2000, buffered_max = 1 << 20, page = 256, transient_max = 4096, queue_max = 100'000; Millis heartbeat{15'000}; };
+  struct Options {
+    std::size_t streams_max = 2000, buffered_max = 1 << 20, page = 256, transient_max = 4096, queue_max = 100'000;
+    Millis heartbeat{15'000};
+  };
   EventHub(const engine::Runner& runner, Options options);
   ~EventHub();
   void start(engine::Runner& runner);
@@ -41,9 +50,21 @@ class EventHub {
   std::size_t streams() const;
 
  private:
-  struct Stream { Caller caller; net::ResponderPtr responder; std::uint64_t next = 0; bool live = false; std::atomic<bool> gone = false; };
-  struct Transient { access::Object object; std::string text; };
-  struct Guarded { Caller caller; std::function<void()> close; };
+  struct Stream {
+    Caller caller;
+    net::ResponderPtr responder;
+    std::uint64_t next = 0;
+    bool live = false;
+    std::atomic<bool> gone = false;
+  };
+  struct Transient {
+    access::Object object;
+    std::string text;
+  };
+  struct Guarded {
+    Caller caller;
+    std::function<void()> close;
+  };
   void run();
   void fan_out(const engine::DurableEvent& event);
   bool catch_up(Stream& stream);

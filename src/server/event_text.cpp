@@ -10,7 +10,9 @@ namespace {
 
 using namespace control;  // NOLINT: the events are the vocabulary of this file
 
-access::Object nobody() { return {access::Kind::Platform, {}, {}, {}}; }
+access::Object nobody() {
+  return {access::Kind::Platform, {}, {}, {}};
+}
 access::Object of(const State& s, ClusterId id) {
   const Cluster* cluster = s.find_cluster(id);
   return cluster != nullptr ? object_of(s, *cluster) : nobody();
@@ -41,7 +43,9 @@ access::Object of_token(const State& s, const Table& table, Key id) {
     return object_of(found->second);
   }
 }
-std::string because(const std::string& reason) { return reason.empty() ? std::string() : ": " + reason; }
+std::string because(const std::string& reason) {
+  return reason.empty() ? std::string() : ": " + reason;
+}
 std::string name_of(const State& s, NodeId id) {
   const Node* node = s.find_node(id);
   return node != nullptr && !node->name.empty() ? fmt::format("{} ({})", node->name, id.str()) : id.str();
@@ -57,49 +61,108 @@ struct Teller {
   std::map<std::string, std::string> data = {};
   bool shown = true;
 
-  std::string operator()(const OrgCreated& e) { object = object_of(e.org); return fmt::format("organisation {} was made", e.org.name); }
-  std::string operator()(const ProjectCreated& e) { object = object_of(e.project); return fmt::format("project {} was made", e.project.name); }
-  std::string operator()(const PrincipalCreated& e) { object = object_of(e.principal); return fmt::format("account {} ({}) was made", e.principal.name, wire::text(e.principal.role)); }
+  std::string operator()(const OrgCreated& e) {
+    object = object_of(e.org);
+    return fmt::format("organisation {} was made", e.org.name);
+  }
+  std::string operator()(const ProjectCreated& e) {
+    object = object_of(e.project);
+    return fmt::format("project {} was made", e.project.name);
+  }
+  std::string operator()(const PrincipalCreated& e) {
+    object = object_of(e.principal);
+    return fmt::format("account {} ({}) was made", e.principal.name, wire::text(e.principal.role));
+  }
   std::string operator()(const PrincipalDisabled& e) {
     const auto found = s.principals.find(e.principal);
     if (found == s.principals.end()) return "an account was disabled";
     object = object_of(found->second);
     return fmt::format("account {} was disabled", found->second.name);
   }
-  std::string operator()(const ApiTokenCreated& e) { object = object_of(s, e.token); return fmt::format("API token {} was made", e.token.label); }
-  std::string operator()(const ApiTokenRevoked& e) { object = of_token(s, s.api_tokens, e.token); return "API token was revoked"; }
-  std::string operator()(const JoinTokenCreated& e) { object = object_of(e.token); return "join token was made"; }
-  std::string operator()(const JoinTokenRevoked& e) { object = of_token(s, s.join_tokens, e.token); return "join token was revoked"; }
-  std::string operator()(const NodeEnrolled& e) { object = object_of(e.node); return fmt::format("machine {} enrolled", e.node.name); }
-  std::string operator()(const NodeFactsChanged& e) { object = of(s, e.node); return fmt::format("machine {} reported what it has", name_of(s, e.node)); }
+  std::string operator()(const ApiTokenCreated& e) {
+    object = object_of(s, e.token);
+    return fmt::format("API token {} was made", e.token.label);
+  }
+  std::string operator()(const ApiTokenRevoked& e) {
+    object = of_token(s, s.api_tokens, e.token);
+    return "API token was revoked";
+  }
+  std::string operator()(const JoinTokenCreated& e) {
+    object = object_of(e.token);
+    return "join token was made";
+  }
+  std::string operator()(const JoinTokenRevoked& e) {
+    object = of_token(s, s.join_tokens, e.token);
+    return "join token was revoked";
+  }
+  std::string operator()(const NodeEnrolled& e) {
+    object = object_of(e.node);
+    return fmt::format("machine {} enrolled", e.node.name);
+  }
+  std::string operator()(const NodeFactsChanged& e) {
+    object = of(s, e.node);
+    return fmt::format("machine {} reported what it has", name_of(s, e.node));
+  }
   std::string operator()(const NodeStateChanged& e) {
     object = of(s, e.node);
     data["state"] = wire::text(e.state);
     return fmt::format("machine {} is {}{}", name_of(s, e.node), wire::text(e.state), because(e.reason));
   }
-  std::string operator()(const NodeTierChanged& e) { object = of(s, e.node); return fmt::format("machine {} has trust tier {}", name_of(s, e.node), wire::text(e.tier)); }
-  std::string operator()(const FreezeSet& e) { return e.frozen ? "evictions are frozen" + because(e.reason) : "evictions are no longer frozen"; }
-  std::string operator()(const BackoffSet& e) { object = of(s, e.cluster); return fmt::format("{} leaves machine {} alone for a while after a failure there", name_of(s, e.cluster), e.node.str()); }
+  std::string operator()(const NodeTierChanged& e) {
+    object = of(s, e.node);
+    return fmt::format("machine {} has trust tier {}", name_of(s, e.node), wire::text(e.tier));
+  }
+  std::string operator()(const FreezeSet& e) {
+    return e.frozen ? "evictions are frozen" + because(e.reason) : "evictions are no longer frozen";
+  }
+  std::string operator()(const BackoffSet& e) {
+    object = of(s, e.cluster);
+    return fmt::format("{} leaves machine {} alone for a while after a failure there", name_of(s, e.cluster),
+                       e.node.str());
+  }
   std::string operator()(const BackoffEnded&) { return hidden(); }
-  std::string operator()(const ClusterCreated& e) { object = object_of(s, e.cluster); return fmt::format("cluster {} was asked for", e.cluster.spec.name); }
-  std::string operator()(const ClusterUpdated& e) { object = of(s, e.cluster); return fmt::format("{} was changed to generation {}", name_of(s, e.cluster), e.generation); }
+  std::string operator()(const ClusterCreated& e) {
+    object = object_of(s, e.cluster);
+    return fmt::format("cluster {} was asked for", e.cluster.spec.name);
+  }
+  std::string operator()(const ClusterUpdated& e) {
+    object = of(s, e.cluster);
+    return fmt::format("{} was changed to generation {}", name_of(s, e.cluster), e.generation);
+  }
   std::string operator()(const ClusterStateChanged& e) {
     object = of(s, e.cluster);
     data["state"] = wire::text(e.state);
     return fmt::format("{} is {}{}", name_of(s, e.cluster), wire::text(e.state), because(e.reason));
   }
-  std::string operator()(const ClusterWanted& e) { object = of(s, e.cluster); return fmt::format("{} wants {} workers in {}", name_of(s, e.cluster), e.workers, e.group); }
-  std::string operator()(const ClusterProbed& e) { object = of(s, e.cluster); return fmt::format("{} runs Ray {} on Python {}", name_of(s, e.cluster), e.probe.ray_version, e.probe.python_version); }
+  std::string operator()(const ClusterWanted& e) {
+    object = of(s, e.cluster);
+    return fmt::format("{} wants {} workers in {}", name_of(s, e.cluster), e.workers, e.group);
+  }
+  std::string operator()(const ClusterProbed& e) {
+    object = of(s, e.cluster);
+    return fmt::format("{} runs Ray {} on Python {}", name_of(s, e.cluster), e.probe.ray_version,
+                       e.probe.python_version);
+  }
   std::string operator()(const LeaseGranted& e) {
     object = of(s, e.lease.cluster);
     data["node"] = e.lease.node.str();
     data["role"] = wire::text(e.slot.role);
     data["cluster"] = e.lease.cluster.str();
-    return fmt::format("{}: {} {} goes to machine {}", name_of(s, e.lease.cluster), wire::text(e.slot.role), e.slot.id.str(), name_of(s, e.lease.node));
+    return fmt::format("{}: {} {} goes to machine {}", name_of(s, e.lease.cluster), wire::text(e.slot.role),
+                       e.slot.id.str(), name_of(s, e.lease.node));
   }
-  std::string operator()(const SlotKeyed& e) { object = of(s, e.slot); return fmt::format("{} is in the roster", e.slot.str()); }
-  std::string operator()(const SlotLeft& e) { object = of(s, e.slot); return fmt::format("{} left the roster{}", e.slot.str(), because(e.reason)); }
-  std::string operator()(const SlotPromoted& e) { object = of(s, e.slot); return fmt::format("spare {} becomes a worker of {}", e.slot.str(), e.group); }
+  std::string operator()(const SlotKeyed& e) {
+    object = of(s, e.slot);
+    return fmt::format("{} is in the roster", e.slot.str());
+  }
+  std::string operator()(const SlotLeft& e) {
+    object = of(s, e.slot);
+    return fmt::format("{} left the roster{}", e.slot.str(), because(e.reason));
+  }
+  std::string operator()(const SlotPromoted& e) {
+    object = of(s, e.slot);
+    return fmt::format("spare {} becomes a worker of {}", e.slot.str(), e.group);
+  }
   std::string operator()(const LeaseWantChanged& e) {
     object = of(s, e.lease);
     data["want"] = wire::text(e.want);
@@ -110,8 +173,14 @@ struct Teller {
     data["phase"] = wire::text(e.phase);
     return fmt::format("{} is {}{}", e.lease.str(), wire::text(e.phase), because(e.reason));
   }
-  std::string operator()(const LeaseEnded& e) { object = of(s, e.lease); return fmt::format("{} ended{}", e.lease.str(), because(e.reason)); }
-  std::string operator()(const JobCreated& e) { object = object_of(s, e.job); return fmt::format("job {} was submitted", e.job.id.str()); }
+  std::string operator()(const LeaseEnded& e) {
+    object = of(s, e.lease);
+    return fmt::format("{} ended{}", e.lease.str(), because(e.reason));
+  }
+  std::string operator()(const JobCreated& e) {
+    object = object_of(s, e.job);
+    return fmt::format("job {} was submitted", e.job.id.str());
+  }
   std::string operator()(const JobStateChanged& e) {
     object = of(s, e.job);
     data["state"] = wire::text(e.state);
@@ -123,10 +192,17 @@ struct Teller {
   std::string operator()(const RequestsAged&) { return hidden(); }
   std::string operator()(const Archived&) { return hidden(); }
   std::string operator()(const TimerSet&) { return hidden(); }
-  std::string operator()(const LeaderChanged& e) { return fmt::format("the control plane took over as leader {}", e.leader_epoch); }
-  std::string operator()(const IncarnationRaised& e) { return fmt::format("the control plane was restored: incarnation {}{}", e.incarnation, because(e.why)); }
+  std::string operator()(const LeaderChanged& e) {
+    return fmt::format("the control plane took over as leader {}", e.leader_epoch);
+  }
+  std::string operator()(const IncarnationRaised& e) {
+    return fmt::format("the control plane was restored: incarnation {}{}", e.incarnation, because(e.why));
+  }
   std::string operator()(const FormatRaised& e) { return fmt::format("the journal's format is {}", e.version); }
-  std::string hidden() { shown = false; return {}; }
+  std::string hidden() {
+    shown = false;
+    return {};
+  }
 };
 
 }  // namespace
@@ -139,7 +215,13 @@ std::optional<ShownEvent> show_event(const State& state, const engine::DurableEv
   out.object = teller.object;
   std::string actor = event.actor.system ? "system" : event.actor.subject.principal.str();
   if (actor.empty()) actor = event.actor.subject.node.str();
-  out.view = {event.seq, event.at, std::string(event_name(event.event)), event_subject(event.event), std::move(text), std::move(actor), std::move(teller.data)};
+  out.view = {event.seq,
+              event.at,
+              std::string(event_name(event.event)),
+              event_subject(event.event),
+              std::move(text),
+              std::move(actor),
+              std::move(teller.data)};
   return out;
 }
 

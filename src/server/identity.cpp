@@ -1,12 +1,11 @@
 #include "server/identity.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <sstream>
-
-#include <fmt/format.h>
 
 #include "crypto/file.h"
 #include "crypto/hash.h"
@@ -21,7 +20,8 @@ Status make_dir(const std::string& path, mode_t mode) {
   std::error_code fault;
   std::filesystem::create_directories(path, fault);
   if (fault || ::chmod(path.c_str(), mode) != 0) {
-    return error(Code::Unavailable, fmt::format("cannot make the directory {}: {}; check its owner and the disk", path, fault.message()));
+    return error(Code::Unavailable,
+                 fmt::format("cannot make the directory {}: {}; check its owner and the disk", path, fault.message()));
   }
   return {};
 }
@@ -61,14 +61,25 @@ Status write_relay_files(const DataDir& dir, const Identity& id) {
 }
 
 Identity empty_identity() {
-  return Identity{{}, {}, {}, {}, {}, {}, crypto::SigningKey::generate(), crypto::SigningKey::generate(), crypto::SigningKey::generate(), {}};
+  return Identity{{},
+                  {},
+                  {},
+                  {},
+                  {},
+                  {},
+                  crypto::SigningKey::generate(),
+                  crypto::SigningKey::generate(),
+                  crypto::SigningKey::generate(),
+                  {}};
 }
 
 }  // namespace
 
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now) {
   if (std::filesystem::exists(dir.key("ca.key.pem"))) {
-    return error(Code::AlreadyExists, fmt::format("{} holds a control plane already; choose another --data directory or serve this one", dir.root));
+    return error(
+        Code::AlreadyExists,
+        fmt::format("{} holds a control plane already; choose another --data directory or serve this one", dir.root));
   }
   TRY_VOID(make_dir(dir.root, 0700));
   TRY_VOID(make_dir(dir.root + "/keys", 0700));
@@ -94,13 +105,15 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(write_relay_files(dir, id));
   TRY_VOID(crypto::write_public_file(dir.root + "/ca.pem", as_bytes(id.ca.cert_pem)));
   TRY_VOID(crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(id.ca.cert_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(id.ca.key_pem)));  // last: its presence means complete
+  TRY_VOID(
+      crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(id.ca.key_pem)));  // last: its presence means complete
   return id;
 }
 
 Result<Identity> load_identity(const DataDir& dir, WallTime now) {
   if (!std::filesystem::exists(dir.key("ca.key.pem"))) {
-    return error(Code::NotFound, fmt::format("{} holds no control plane; run: musterd init --data {} --name HOST", dir.root, dir.root));
+    return error(Code::NotFound,
+                 fmt::format("{} holds no control plane; run: musterd init --data {} --name HOST", dir.root, dir.root));
   }
   Identity id = empty_identity();
   id.server_id = TRY(read_text(dir.key("server_id")));
@@ -116,7 +129,9 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
   id.relay_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("relay.pem")))));
   const Bytes secret = TRY(crypto::read_secret_file(dir.key("secret")));
   const auto key = crypto::key32(secret);
-  if (!key) return error(Code::DataLoss, fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
+  if (!key)
+    return error(Code::DataLoss,
+                 fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
   id.secret = crypto::Secret32(*key);
   const WallTime expiry = TRY(crypto::certificate_expiry(id.tls.cert_pem));
   if (expiry - now < kTlsLifetime / 3) {

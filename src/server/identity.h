@@ -1,7 +1,7 @@
 #pragma once
-// The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay needs is
-// copied to DIR/relay; the journal, logs and blobs lie beside. Made once by create_identity, then only read; the server
-// certificate is renewed from the CA when a third of its life is left. Values; any thread.
+// The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay
+// needs is copied to DIR/relay; the journal, logs and blobs lie beside. Made once by create_identity, then only read;
+// the server certificate is renewed from the CA when a third of its life is left. Values; any thread.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,17 +23,19 @@ struct DataDir {
 };
 
 struct Identity {
-  std::string server_id;                 // public, random, never changes
-  std::vector<std::string> sans, relays; // names of the server certificate; host:port of muster-relay
+  std::string server_id;                  // public, random, never changes
+  std::vector<std::string> sans, relays;  // names of the server certificate; host:port of muster-relay
   crypto::KeyAndCert ca, tls;
   Bytes ca_sha256;
   crypto::SigningKey roster_key, command_key, relay_key;
-  crypto::Secret32 secret;               // derives Ray tokens and pre-shared keys
+  crypto::Secret32 secret;  // derives Ray tokens and pre-shared keys
   // The relay's name in its tokens (muster-relay --relay-id): its host:port.
   const std::string& relay_id() const { return relays.empty() ? server_id : relays.front(); }
 };
 
-struct NewIdentity { std::vector<std::string> sans, relays; };
+struct NewIdentity {
+  std::vector<std::string> sans, relays;
+};
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
 Result<Identity> load_identity(const DataDir& dir, WallTime now);  // renews the server certificate when due
 

@@ -1,6 +1,6 @@
 #pragma once
-// One page of a table ordered by id: skip to the cursor, show what is visible and passes the filter, stop at the limit. show
-// gives the JSON of an item, or nullopt when the filter leaves it out.
+// One page of a table ordered by id: skip to the cursor, show what is visible and passes the filter, stop at the limit.
+// show gives the JSON of an item, or nullopt when the filter leaves it out.
 #include <iterator>
 
 #include "server/api.h"

@@ -8,7 +8,11 @@ constexpr Millis kPoll{200};
 // A job is over in the state before the agent's last chunk may have come; wait so long for the rest.
 constexpr Millis kTail{5000};
 
-struct JobNow { bool known = false, over = false; std::uint32_t attempt = 0; std::uint64_t log_bytes = 0; };
+struct JobNow {
+  bool known = false, over = false;
+  std::uint32_t attempt = 0;
+  std::uint64_t log_bytes = 0;
+};
 JobNow look(const Context& context, JobId id) {
   JobNow out;
   context.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
@@ -21,7 +25,8 @@ JobNow look(const Context& context, JobId id) {
 
 }  // namespace
 
-LogFollow::LogFollow(Context& context, std::size_t readers_max) : context_(context), readers_max_(readers_max), thread_([this] { run(); }) {}
+LogFollow::LogFollow(Context& context, std::size_t readers_max)
+    : context_(context), readers_max_(readers_max), thread_([this] { run(); }) {}
 
 LogFollow::~LogFollow() {
   {
@@ -95,7 +100,8 @@ bool LogFollow::step(Reader& reader) {
     reader.wanted.offset = 0;
     return true;
   }
-  if (!job.known || (job.attempt == reader.attempt && reader.wanted.offset >= job.log_bytes && job.log_bytes > 0)) return false;
+  if (!job.known || (job.attempt == reader.attempt && reader.wanted.offset >= job.log_bytes && job.log_bytes > 0))
+    return false;
   const LeaseTime now = read_clocks().lease;
   if (reader.ended == LeaseTime{0}) reader.ended = now;
   return now - reader.ended < kTail;

@@ -1,6 +1,7 @@
 #include "server/log_store.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,8 +10,6 @@
 #include <cstring>
 #include <filesystem>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "base/log.h"
 
@@ -27,7 +26,8 @@ struct File {
   }
 };
 Error file_fault(const std::string& path) {
-  return error(errno == ENOSPC ? Code::ResourceExhausted : Code::Unavailable, fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+  return error(errno == ENOSPC ? Code::ResourceExhausted : Code::Unavailable,
+               fmt::format("cannot write {}: {}", path, std::strerror(errno)));
 }
 
 }  // namespace
@@ -44,9 +44,12 @@ LogStore::~LogStore() {
   thread_.join();
 }
 
-std::string LogStore::path(JobId job, std::uint32_t attempt) const { return fmt::format("{}/{}/{}.log", root_, job.str(), attempt); }
+std::string LogStore::path(JobId job, std::uint32_t attempt) const {
+  return fmt::format("{}/{}/{}.log", root_, job.str(), attempt);
+}
 
-Status LogStore::append(JobId job, std::uint32_t attempt, std::uint64_t offset, ByteView data, std::function<void(std::uint64_t)> acknowledged) {
+Status LogStore::append(JobId job, std::uint32_t attempt, std::uint64_t offset, ByteView data,
+                        std::function<void(std::uint64_t)> acknowledged) {
   const std::lock_guard lock(mutex_);
   const std::string name = path(job, attempt);
   std::error_code ignored;
@@ -56,8 +59,12 @@ Status LogStore::append(JobId job, std::uint32_t attempt, std::uint64_t offset, 
   if (file.fd < 0 || ::fstat(file.fd, &facts) != 0) return file_fault(name);
   std::uint64_t end = static_cast<std::uint64_t>(facts.st_size);
   if (offset > end) {
-    if (end >= bytes_max_) end = offset;  // past the bound nothing is kept, so there is no gap to complain about
-    else return error(Code::FailedPrecondition, fmt::format("log of {} attempt {}: {} bytes are stored, the chunk starts at {}; send from {}", job.str(), attempt, end, offset, end));
+    if (end >= bytes_max_)
+      end = offset;  // past the bound nothing is kept, so there is no gap to complain about
+    else
+      return error(Code::FailedPrecondition,
+                   fmt::format("log of {} attempt {}: {} bytes are stored, the chunk starts at {}; send from {}",
+                               job.str(), attempt, end, offset, end));
   }
   std::uint64_t upto = offset + data.size();
   if (upto > end && end < bytes_max_) {
@@ -103,7 +110,8 @@ std::uint32_t LogStore::newest_attempt(JobId job) const {
   for (const auto& entry : std::filesystem::directory_iterator(fmt::format("{}/{}", root_, job.str()), fault)) {
     const std::string stem = entry.path().stem().string();
     std::uint32_t attempt = 0;
-    if (std::from_chars(stem.data(), stem.data() + stem.size(), attempt).ec == std::errc()) newest = std::max(newest, attempt);
+    if (std::from_chars(stem.data(), stem.data() + stem.size(), attempt).ec == std::errc())
+      newest = std::max(newest, attempt);
   }
   return newest;
 }
@@ -113,7 +121,8 @@ void LogStore::run() {
   while (true) {
     wake_.wait(lock, [this] { return stopping_ || !dirty_.empty(); });
     if (dirty_.empty()) return;
-    if (!stopping_) wake_.wait_for(lock, sync_every_, [this] { return stopping_; });  // gather more before one fsync each
+    if (!stopping_)
+      wake_.wait_for(lock, sync_every_, [this] { return stopping_; });  // gather more before one fsync each
     auto batch = std::exchange(dirty_, {});
     lock.unlock();
     for (auto& [key, dirty] : batch) {

@@ -1,7 +1,8 @@
 #pragma once
-// Job logs: one file per attempt, DIR/<job>/<attempt>.log, appended only at its end (a chunk that repeats stored bytes is
-// trimmed, one behind a gap is refused), so agents may send again what was not acknowledged. Acknowledgements follow an fsync,
-// batched every 200 ms. An attempt is bounded (default 1 GiB): what comes after is counted and dropped. Thread-safe.
+// Job logs: one file per attempt, DIR/<job>/<attempt>.log, appended only at its end (a chunk that repeats stored bytes
+// is trimmed, one behind a gap is refused), so agents may send again what was not acknowledged. Acknowledgements follow
+// an fsync, batched every 200 ms. An attempt is bounded (default 1 GiB): what comes after is counted and dropped.
+// Thread-safe.
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -23,13 +24,18 @@ class LogStore {
   explicit LogStore(std::string root, std::uint64_t bytes_max = 1ULL << 30, Millis sync_every = Millis(200));
   ~LogStore();
   // acknowledged(offset): bytes below it are on disk; called from the sync thread.
-  Status append(JobId job, std::uint32_t attempt, std::uint64_t offset, ByteView data, std::function<void(std::uint64_t)> acknowledged);
-  Result<std::string> read(JobId job, std::uint32_t attempt, std::uint64_t offset, std::size_t max) const;  // "" at the end
+  Status append(JobId job, std::uint32_t attempt, std::uint64_t offset, ByteView data,
+                std::function<void(std::uint64_t)> acknowledged);
+  Result<std::string> read(JobId job, std::uint32_t attempt, std::uint64_t offset,
+                           std::size_t max) const;  // "" at the end
   std::uint64_t size(JobId job, std::uint32_t attempt) const;
   std::uint32_t newest_attempt(JobId job) const;  // 0 = none
 
  private:
-  struct Dirty { std::uint64_t upto = 0; std::function<void(std::uint64_t)> acknowledged; };
+  struct Dirty {
+    std::uint64_t upto = 0;
+    std::function<void(std::uint64_t)> acknowledged;
+  };
   std::string path(JobId job, std::uint32_t attempt) const;
   void run();
 

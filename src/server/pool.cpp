@@ -5,7 +5,9 @@ namespace muster::server {
 Pool::Pool(int threads, std::size_t queue_max) : queue_max_(queue_max) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
 }
-Pool::~Pool() { stop(); }
+Pool::~Pool() {
+  stop();
+}
 
 bool Pool::post(std::function<void()> job) {
   {

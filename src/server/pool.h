@@ -1,6 +1,7 @@
 #pragma once
-// Threads for work that may block: password hashing, files, waiting for a seq. The queue is bounded; a full one refuses, so that
-// a flood becomes 429 instead of memory. Thread-safe; the destructor runs what is queued no more and joins.
+// Threads for work that may block: password hashing, files, waiting for a seq. The queue is bounded; a full one
+// refuses, so that a flood becomes 429 instead of memory. Thread-safe; the destructor runs what is queued no more and
+// joins.
 #include <condition_variable>
 #include <deque>
 #include <functional>

@@ -1,4 +1,5 @@
 // The server in one process on loopback: real TLS, REST, WebSocket and engine; the agent is played by the test.
+#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -7,8 +8,6 @@
 #include <mutex>
 #include <set>
 #include <thread>
-
-#include <gtest/gtest.h>
 
 #include "crypto/cert.h"
 #include "crypto/random.h"
@@ -27,7 +26,11 @@ namespace {
 
 using wire::Json;
 
-struct Answer { int status = 0; Json body; std::map<std::string, std::string> headers; };
+struct Answer {
+  int status = 0;
+  Json body;
+  std::map<std::string, std::string> headers;
+};
 
 class Platform : public ::testing::Test {
  protected:
@@ -36,8 +39,13 @@ class Platform : public ::testing::Test {
     store_ = std::make_shared<TestStore>();
     std::ofstream(root_ + ".password") << "correct horse battery\n";
     Arguments arguments;
-    arguments.options = {{"--data", root_}, {"--name", "localhost,127.0.0.1"}, {"--operator", "admin"}, {"--password-file", root_ + ".password"}};
-    const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> { return std::shared_ptr<journal::Store>(store_); };
+    arguments.options = {{"--data", root_},
+                         {"--name", "localhost,127.0.0.1"},
+                         {"--operator", "admin"},
+                         {"--password-file", root_ + ".password"}};
+    const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+      return std::shared_ptr<journal::Store>(store_);
+    };
     ASSERT_EQ(cmd_init(arguments, open), 0);
     App::Options options;
     options.dir.root = root_;
@@ -64,7 +72,8 @@ class Platform : public ::testing::Test {
     out.use_proxy_env = false;
     return out;
   }
-  static Answer call(const std::string& method, const std::string& target, const std::string& body = "", const std::string& token = admin_, std::map<std::string, std::string> headers = {}) {
+  static Answer call(const std::string& method, const std::string& target, const std::string& body = "",
+                     const std::string& token = admin_, std::map<std::string, std::string> headers = {}) {
     net::Client client(endpoint());
     if (!token.empty()) headers["Authorization"] = "Bearer " + token;
     if (!body.empty()) headers["Content-Type"] = "application/json";
@@ -78,11 +87,16 @@ class Platform : public ::testing::Test {
     return out;
   }
   static std::string login(const std::string& name, const std::string& password) {
-    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test"}), "").body["token"].text();
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test"}), "")
+        .body["token"]
+        .text();
   }
   static std::string user(const std::string& name, Role role, const std::string& org) {
     EXPECT_EQ(call("POST", "/api/v1/orgs", "{\"name\":\"" + org + "\"}").status / 100 * 100, 200);
-    EXPECT_EQ(call("POST", "/api/v1/users", wire::to_json(wire::CreatePrincipalRequest{name, role, org, "password-of-" + name})).status, 200);
+    EXPECT_EQ(call("POST", "/api/v1/users",
+                   wire::to_json(wire::CreatePrincipalRequest{name, role, org, "password-of-" + name}))
+                  .status,
+              200);
     return login(name, "password-of-" + name);
   }
   template <typename F>
@@ -103,8 +117,14 @@ class Platform : public ::testing::Test {
 // A machine that obeys: whatever is desired is observed as ready.
 class FakeAgent {
  public:
-  FakeAgent(net::Endpoint endpoint, NodeId node, std::string certificate, crypto::SigningKey key, NodeFacts facts, Bytes command_key)
-      : node_(node), certificate_(std::move(certificate)), key_(std::move(key)), facts_(std::move(facts)), command_key_(std::move(command_key)), loop_(net::Loop::create(1)) {
+  FakeAgent(net::Endpoint endpoint, NodeId node, std::string certificate, crypto::SigningKey key, NodeFacts facts,
+            Bytes command_key)
+      : node_(node),
+        certificate_(std::move(certificate)),
+        key_(std::move(key)),
+        facts_(std::move(facts)),
+        command_key_(std::move(command_key)),
+        loop_(net::Loop::create(1)) {
     loop_->dial_websocket(std::move(endpoint), "/agent/v1", {}, [this](Result<net::WebSocketPtr> socket) {
       if (!socket.ok()) {
         const std::lock_guard lock(mutex_);
@@ -124,7 +144,13 @@ class FakeAgent {
     beats_.join();
     loop_->stop();
   }
-  struct Seen { std::string closed; bool welcomed = false, genuine = true; session::Desired desired; std::uint64_t log_acked = 0; session::Refused refused; };
+  struct Seen {
+    std::string closed;
+    bool welcomed = false, genuine = true;
+    session::Desired desired;
+    std::uint64_t log_acked = 0;
+    session::Refused refused;
+  };
   Seen seen() {
     const std::lock_guard lock(mutex_);
     Seen out = seen_;
@@ -164,7 +190,8 @@ class FakeAgent {
     {
       const std::lock_guard lock(mutex_);
       seen_.desired = desired;
-      seen_.genuine = seen_.genuine && crypto::verify(command_key_, wire::desired_signing_bytes(node_, desired), desired.signature);
+      seen_.genuine =
+          seen_.genuine && crypto::verify(command_key_, wire::desired_signing_bytes(node_, desired), desired.signature);
     }
     session::Observed observed;
     observed.revision = desired.revision;
@@ -176,11 +203,16 @@ class FakeAgent {
       auto& pair = keys_[assignment.lease];
       if (pair.secret.zero()) pair = crypto::x25519_generate();
       lease.overlay_key.assign(pair.public_key.begin(), pair.public_key.end());
-      lease.overlay_signature = overlay::sign_overlay_key(key_, assignment.cluster.value, {assignment.epoch.incarnation, assignment.epoch.leader, assignment.epoch.counter}, pair.public_key);
+      lease.overlay_signature = overlay::sign_overlay_key(
+          key_, assignment.cluster.value,
+          {assignment.epoch.incarnation, assignment.epoch.leader, assignment.epoch.counter}, pair.public_key);
       lease.probe = {"sha256:ab", "2.55.0", "3.11.2", true, true};
-      lease.phase = assignment.want == LeaseWant::Stop ? LeasePhase::Stopped : assignment.want == LeaseWant::Standby ? LeasePhase::Standby : LeasePhase::Ready;
+      lease.phase = assignment.want == LeaseWant::Stop      ? LeasePhase::Stopped
+                    : assignment.want == LeaseWant::Standby ? LeasePhase::Standby
+                                                            : LeasePhase::Ready;
       observed.leases.push_back(std::move(lease));
-      for (const auto& job : assignment.jobs) observed.jobs.push_back({job.job, job.attempt, JobState::Running, -1, "", 0});
+      for (const auto& job : assignment.jobs)
+        observed.jobs.push_back({job.job, job.attempt, JobState::Running, -1, "", 0});
     }
     send(observed);
   }
@@ -207,16 +239,28 @@ class FakeAgent {
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
   for (const auto& operation : wire::operations()) {
     EXPECT_TRUE(app_->api().has_route(operation.name)) << operation.name;
-    if (operation.name == "GetServer" || operation.name == "Login" || operation.name == "Enroll" || !operation.streams.empty()) continue;
+    if (operation.name == "GetServer" || operation.name == "Login" || operation.name == "Enroll" ||
+        !operation.streams.empty())
+      continue;
     std::string path = operation.path;
-    if (const auto open = path.find('{'); open != std::string::npos) path.replace(open, path.find('}') - open + 1, "x-1");
-    EXPECT_EQ(call(operation.method, path, operation.method == "GET" ? "" : "{}", "").status, 401) << operation.name << ": without a token everything is closed";
+    if (const auto open = path.find('{'); open != std::string::npos)
+      path.replace(open, path.find('}') - open + 1, "x-1");
+    EXPECT_EQ(call(operation.method, path, operation.method == "GET" ? "" : "{}", "").status, 401)
+        << operation.name << ": without a token everything is closed";
   }
 }
 
 TEST_F(Platform, RefusalsAreProblemDetails) {
   const std::string tenant = user("refused", Role::Tenant, "refused-org");
-  struct Row { const char* method; const char* path; const char* body; bool admin; int status; const char* code; const char* field; };
+  struct Row {
+    const char* method;
+    const char* path;
+    const char* body;
+    bool admin;
+    int status;
+    const char* code;
+    const char* field;
+  };
   const Row table[] = {
       {"GET", "/api/v1/nothing", "", true, 404, "not_found", ""},
       {"PUT", "/api/v1/orgs", "{}", true, 405, "unsupported", ""},
@@ -255,7 +299,8 @@ TEST_F(Platform, ARepeatedKeyIsDoneOnce) {
 }
 
 TEST_F(Platform, ListsPageByCursor) {
-  for (const char* name : {"page-a", "page-b", "page-c"}) EXPECT_EQ(call("POST", "/api/v1/orgs", std::string("{\"name\":\"") + name + "\"}").status, 200);
+  for (const char* name : {"page-a", "page-b", "page-c"})
+    EXPECT_EQ(call("POST", "/api/v1/orgs", std::string("{\"name\":\"") + name + "\"}").status, 200);
   std::set<std::string> seen;
   std::string cursor;
   do {
@@ -274,10 +319,12 @@ TEST_F(Platform, ARevokedTokenEndsItsStream) {
   std::atomic<bool> ended = false, told = false;
   std::thread reader([&] {
     net::Client client(endpoint());
-    const auto response = client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + secret}, {"Last-Event-ID", "0"}}, "", Millis(30'000)}, [&](std::string_view chunk) {
-      if (chunk.find("event: org.created") != std::string_view::npos) told = true;
-      return true;
-    });
+    const auto response = client.stream(
+        {"GET", "/api/v1/events", {{"Authorization", "Bearer " + secret}, {"Last-Event-ID", "0"}}, "", Millis(30'000)},
+        [&](std::string_view chunk) {
+          if (chunk.find("event: org.created") != std::string_view::npos) told = true;
+          return true;
+        });
     static_cast<void>(response.ok());
     ended = true;
   });
@@ -315,8 +362,12 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(call("POST", "/api/v1/enroll", wire::to_json(enrol), "").status, 401) << "a join token works once";
   const auto node = NodeId::parse(enrolled.body["nodeId"].text());
   ASSERT_TRUE(node.has_value());
-  FakeAgent agent(endpoint(), *node, enrolled.body["certificatePem"].text(), key, facts, *unbase64(enrolled.body["commandKey"].text()));
-  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/nodes/box", "", supplier).body["state"].text() == "online"; })) << agent.seen().closed << agent.seen().refused.message;
+  FakeAgent agent(endpoint(), *node, enrolled.body["certificatePem"].text(), key, facts,
+                  *unbase64(enrolled.body["commandKey"].text()));
+  EXPECT_TRUE(eventually([&] {
+    return call("GET", "/api/v1/nodes/box", "", supplier).body["state"].text() == "online";
+  })) << agent.seen().closed
+      << agent.seen().refused.message;
 
   wire::CreateClusterRequest request;
   request.spec.name = "demo";
@@ -325,11 +376,17 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   request.spec.head.resources.memory_bytes = 2LL << 30;
   const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
   ASSERT_EQ(made.status, 200) << made.body.dump();
-  EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404) << "a foreign cluster looks missing";
-  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/clusters/demo", "", tenant).body["state"].text() == "running"; }, Millis(30'000)))
+  EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404)
+      << "a foreign cluster looks missing";
+  EXPECT_TRUE(
+      eventually([&] { return call("GET", "/api/v1/clusters/demo", "", tenant).body["state"].text() == "running"; },
+                 Millis(30'000)))
       << call("GET", "/api/v1/clusters/demo", "", tenant).body.dump(1);
   // Its key is known to the control plane, so the next Desired brings the roster and a relay token.
-  EXPECT_TRUE(eventually([&] { const auto now = agent.seen(); return now.desired.secrets.size() == 1 && !now.desired.secrets[0].relay_token.empty(); }));
+  EXPECT_TRUE(eventually([&] {
+    const auto now = agent.seen();
+    return now.desired.secrets.size() == 1 && !now.desired.secrets[0].relay_token.empty();
+  }));
   const auto seen = agent.seen();
   EXPECT_TRUE(seen.genuine) << "every Desired is signed by the controller";
   ASSERT_EQ(seen.desired.secrets.size(), 1u);
@@ -337,29 +394,39 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(seen.desired.secrets[0].psk.size(), 32u);
   EXPECT_FALSE(seen.desired.secrets[0].relay_token.empty());
   ASSERT_EQ(seen.desired.rosters.size(), 1u);
-  const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures, {app_->context().identity.roster_key.public_key()});
+  const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures,
+                                             {app_->context().identity.roster_key.public_key()});
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
 
-  const auto job = call("POST", "/api/v1/jobs", R"({"name":"hello","entrypoint":"python hi.py","cluster":"demo"})", tenant);
+  const auto job =
+      call("POST", "/api/v1/jobs", R"({"name":"hello","entrypoint":"python hi.py","cluster":"demo"})", tenant);
   ASSERT_EQ(job.status, 200) << job.body.dump();
   const auto id = JobId::parse(job.body["id"].text());
-  ASSERT_TRUE(eventually([&] { return call("GET", "/api/v1/jobs/hello", "", tenant).body["state"].text() == "running"; }));
+  ASSERT_TRUE(
+      eventually([&] { return call("GET", "/api/v1/jobs/hello", "", tenant).body["state"].text() == "running"; }));
   agent.send(session::LogChunk{*id, 1, 0, to_bytes("hello, ")});
   agent.send(session::LogChunk{*id, 1, 7, to_bytes("world\n")});
   agent.send(session::LogChunk{*id, 1, 99, to_bytes("a gap")});
   EXPECT_TRUE(eventually([&] { return agent.seen().log_acked == 13; }));
   net::Client client(endpoint());
-  const auto log = client.call({"GET", "/api/v1/jobs/hello/logs?offset=7", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)});
+  const auto log = client.call(
+      {"GET", "/api/v1/jobs/hello/logs?offset=7", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)});
   ASSERT_TRUE(log.ok());
   EXPECT_EQ(log->body, "world\n");
 
   EXPECT_EQ(call("DELETE", "/api/v1/clusters/demo", "", tenant).status, 200);
-  EXPECT_TRUE(eventually([&] { return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped"; }));
-  EXPECT_EQ(client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})->body, "hello, world\n");
+  EXPECT_TRUE(eventually([&] {
+    return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped";
+  }));
+  EXPECT_EQ(
+      client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})
+          ->body,
+      "hello, world\n");
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"action":"revoke"})", supplier).status, 200);
-  EXPECT_TRUE(eventually([&] { return agent.seen().refused.code == "revoked"; }, Millis(5000))) << "revocation takes effect at once";
+  EXPECT_TRUE(eventually([&] { return agent.seen().refused.code == "revoked"; }, Millis(5000)))
+      << "revocation takes effect at once";
 }
 
 }  // namespace

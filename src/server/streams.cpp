@@ -9,7 +9,8 @@ enum Channel : std::uint8_t { kData = 0, kStderr = 1, kResize = 2, kExit = 3, kE
 
 Bytes exit_message(std::int32_t code, const std::string& why) {
   const auto bits = static_cast<std::uint32_t>(code);
-  Bytes out{kExit, static_cast<std::uint8_t>(bits >> 24), static_cast<std::uint8_t>(bits >> 16), static_cast<std::uint8_t>(bits >> 8), static_cast<std::uint8_t>(bits)};
+  Bytes out{kExit, static_cast<std::uint8_t>(bits >> 24), static_cast<std::uint8_t>(bits >> 16),
+            static_cast<std::uint8_t>(bits >> 8), static_cast<std::uint8_t>(bits)};
   out.insert(out.end(), why.begin(), why.end());
   return out;
 }
@@ -27,7 +28,8 @@ std::size_t Streams::size() const {
   return streams_.size();
 }
 
-void Streams::open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user, std::function<std::shared_ptr<void>(std::function<void()>)> guard) {
+void Streams::open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user,
+                   std::function<std::shared_ptr<void>(std::function<void()>)> guard) {
   auto stream = std::make_shared<Stream>();
   {
     const std::lock_guard lock(mutex_);
@@ -51,7 +53,8 @@ void Streams::open(NodeId node, Send send, session::StreamOpen open, net::WebSoc
     const std::lock_guard lock(mutex_);
     stream->guard = std::move(held);
   }
-  user->start([this, id](Bytes message) { from_user(id, std::move(message)); }, [this, id](const std::string&) { user_gone(id); });
+  user->start([this, id](Bytes message) { from_user(id, std::move(message)); },
+              [this, id](const std::string&) { user_gone(id); });
 }
 
 // Locked. Sends what the agent's credit allows, in order, end of input last.
@@ -98,7 +101,8 @@ void Streams::from_user(std::uint64_t id, Bytes message) {
         push(stream);
       }
     } else if (channel == kResize && message.size() == 5) {
-      stream.send(session::StreamResize{id, static_cast<std::uint16_t>(message[1] << 8 | message[2]), static_cast<std::uint16_t>(message[3] << 8 | message[4])});
+      stream.send(session::StreamResize{id, static_cast<std::uint16_t>(message[1] << 8 | message[2]),
+                                        static_cast<std::uint16_t>(message[3] << 8 | message[4])});
     } else if (channel == kEof) {
       stream.eof = true;
       push(stream);
@@ -109,7 +113,9 @@ void Streams::from_user(std::uint64_t id, Bytes message) {
   if (!fault.empty()) end(id, -1, fault, true);
 }
 
-void Streams::user_gone(std::uint64_t id) { end(id, -1, "", true); }
+void Streams::user_gone(std::uint64_t id) {
+  end(id, -1, "", true);
+}
 
 void Streams::end(std::uint64_t id, std::int32_t exit_code, const std::string& why, bool tell_agent) {
   StreamPtr stream;
@@ -132,7 +138,8 @@ void Streams::from_agent(NodeId node, const session::AgentFrame& frame) {
     const std::lock_guard lock(mutex_);
     const auto find = [&](std::uint64_t id) -> Stream* {
       const auto found = streams_.find(id);
-      return found != streams_.end() && found->second->node == node ? found->second.get() : nullptr;  // never another machine's
+      return found != streams_.end() && found->second->node == node ? found->second.get()
+                                                                    : nullptr;  // never another machine's
     };
     if (const auto* data = std::get_if<session::StreamData>(&frame)) {
       Stream* stream = find(data->stream);

@@ -1,8 +1,8 @@
 #pragma once
-// Exec and forward: a user's WebSocket joined to a stream of an agent's connection. Flow control both ways: bytes to the agent
-// wait for its credit and pause the user's socket, credit goes back to the agent as the user's socket drains. Bounded streams
-// per agent and in all; a stream ends with the link, the user's socket or the user's token. Thread-safe; never calls back into
-// its owner while locked.
+// Exec and forward: a user's WebSocket joined to a stream of an agent's connection. Flow control both ways: bytes to
+// the agent wait for its credit and pause the user's socket, credit goes back to the agent as the user's socket drains.
+// Bounded streams per agent and in all; a stream ends with the link, the user's socket or the user's token.
+// Thread-safe; never calls back into its owner while locked.
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -22,11 +22,14 @@ namespace muster::server {
 
 class Streams {
  public:
-  struct Bounds { std::size_t per_node = 256, in_all = 10'000, pending_bytes = 4 << 20, user_buffer = 512 << 10; };
+  struct Bounds {
+    std::size_t per_node = 256, in_all = 10'000, pending_bytes = 4 << 20, user_buffer = 512 << 10;
+  };
   using Send = std::function<bool(const session::ServerFrame&)>;  // to the agent; false: the link is gone
   explicit Streams(Bounds bounds) : bounds_(bounds) {}
   // open.stream is filled in here.
-  void open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user, std::function<std::shared_ptr<void>(std::function<void()>)> guard);
+  void open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user,
+            std::function<std::shared_ptr<void>(std::function<void()>)> guard);
   void from_agent(NodeId node, const session::AgentFrame& frame);
   void link_lost(NodeId node);
   void tick();  // gives credit back as users drain
@@ -35,8 +38,15 @@ class Streams {
 
  private:
   struct Stream {
-    std::uint64_t id = 0; NodeId node; Send send; net::WebSocketPtr user; std::uint64_t credit = session::kStreamWindowBytes, owed = 0;
-    std::deque<Bytes> pending; std::size_t pending_bytes = 0; bool paused = false, eof = false, eof_sent = false; std::shared_ptr<void> guard;
+    std::uint64_t id = 0;
+    NodeId node;
+    Send send;
+    net::WebSocketPtr user;
+    std::uint64_t credit = session::kStreamWindowBytes, owed = 0;
+    std::deque<Bytes> pending;
+    std::size_t pending_bytes = 0;
+    bool paused = false, eof = false, eof_sent = false;
+    std::shared_ptr<void> guard;
   };
   using StreamPtr = std::shared_ptr<Stream>;
   void from_user(std::uint64_t id, Bytes message);

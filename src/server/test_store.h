@@ -1,6 +1,6 @@
 #pragma once
-// A journal in memory for the server's tests (the rooms of the stores may not be included here): appends in order, the leader's
-// epoch fences, side tables. No faults: those are the store contract's business. Thread-safe.
+// A journal in memory for the server's tests (the rooms of the stores may not be included here): appends in order, the
+// leader's epoch fences, side tables. No faults: those are the store contract's business. Thread-safe.
 #include <map>
 #include <mutex>
 
@@ -29,10 +29,13 @@ class TestStore final : public journal::Store {
   Result<std::vector<Bytes>> read(std::uint64_t from, std::size_t limit) const override {
     const std::lock_guard lock(mutex_);
     std::vector<Bytes> out;
-    for (std::uint64_t seq = from; seq >= 1 && seq <= entries_.size() && out.size() < limit; ++seq) out.push_back(entries_[seq - 1]);
+    for (std::uint64_t seq = from; seq >= 1 && seq <= entries_.size() && out.size() < limit; ++seq)
+      out.push_back(entries_[seq - 1]);
     return out;
   }
-  Result<std::vector<Bytes>> read_all(std::uint64_t from, std::size_t limit) const override { return read(from, limit); }
+  Result<std::vector<Bytes>> read_all(std::uint64_t from, std::size_t limit) const override {
+    return read(from, limit);
+  }
   Result<journal::Tail> tail() const override {
     const std::lock_guard lock(mutex_);
     return tail_;
@@ -43,7 +46,9 @@ class TestStore final : public journal::Store {
   }
   Status probe() override { return {}; }
   Status save_snapshot(const journal::Snapshot&) override { return {}; }
-  Result<std::optional<journal::Snapshot>> load_snapshot(std::uint64_t) const override { return std::optional<journal::Snapshot>(); }
+  Result<std::optional<journal::Snapshot>> load_snapshot(std::uint64_t) const override {
+    return std::optional<journal::Snapshot>();
+  }
   Status archive_before(std::uint64_t) override { return {}; }
   Result<std::optional<Bytes>> get_side(const std::string& table, const std::string& key) const override {
     const std::lock_guard lock(mutex_);
@@ -60,10 +65,13 @@ class TestStore final : public journal::Store {
     side_.erase({table, key});
     return {};
   }
-  Result<std::vector<std::pair<std::string, Bytes>>> list_side(const std::string& table, const std::string& after, std::size_t limit) const override {
+  Result<std::vector<std::pair<std::string, Bytes>>> list_side(const std::string& table, const std::string& after,
+                                                               std::size_t limit) const override {
     const std::lock_guard lock(mutex_);
     std::vector<std::pair<std::string, Bytes>> out;
-    for (auto it = side_.upper_bound({table, after}); it != side_.end() && it->first.first == table && out.size() < limit; ++it) out.emplace_back(it->first.second, it->second);
+    for (auto it = side_.upper_bound({table, after});
+         it != side_.end() && it->first.first == table && out.size() < limit; ++it)
+      out.emplace_back(it->first.second, it->second);
     return out;
   }
 

@@ -1,8 +1,8 @@
 #include "server/views.h"
 
-#include <set>
-
 #include <fmt/format.h>
+
+#include <set>
 
 #include "wire/names.h"
 
@@ -19,16 +19,28 @@ OrgId org_of(const control::State& state, ProjectId project) {
 access::Object object_of(const control::State& state, const Cluster& cluster) {
   return {access::Kind::Cluster, org_of(state, cluster.project), {}, cluster.owner};
 }
-access::Object object_of(const control::State& state, const Job& job) { return {access::Kind::Job, org_of(state, job.project), {}, job.owner}; }
-access::Object object_of(const Node& node) { return {access::Kind::Node, node.supplier, node.id, {}}; }
-access::Object object_of(const Principal& principal) { return {access::Kind::Principal, principal.org, {}, principal.id}; }
+access::Object object_of(const control::State& state, const Job& job) {
+  return {access::Kind::Job, org_of(state, job.project), {}, job.owner};
+}
+access::Object object_of(const Node& node) {
+  return {access::Kind::Node, node.supplier, node.id, {}};
+}
+access::Object object_of(const Principal& principal) {
+  return {access::Kind::Principal, principal.org, {}, principal.id};
+}
 access::Object object_of(const control::State& state, const ApiToken& token) {
   const auto owner = state.principals.find(token.owner);
   return {access::Kind::ApiToken, owner == state.principals.end() ? OrgId{} : owner->second.org, {}, token.owner};
 }
-access::Object object_of(const JoinToken& token) { return {access::Kind::JoinToken, token.supplier, {}, {}}; }
-access::Object object_of(const Project& project) { return {access::Kind::Project, project.org, {}, {}}; }
-access::Object object_of(const Org& org) { return {access::Kind::Org, org.id, {}, {}}; }
+access::Object object_of(const JoinToken& token) {
+  return {access::Kind::JoinToken, token.supplier, {}, {}};
+}
+access::Object object_of(const Project& project) {
+  return {access::Kind::Project, project.org, {}, {}};
+}
+access::Object object_of(const Org& org) {
+  return {access::Kind::Org, org.id, {}, {}};
+}
 
 const Cluster* find_cluster(const control::State& state, const access::Subject& caller, const std::string& text) {
   if (const auto id = ClusterId::parse(text)) return state.find_cluster(*id);
@@ -45,7 +57,8 @@ const Cluster* find_cluster(const control::State& state, const access::Subject& 
   if (only != nullptr) return only;
   // An ended cluster keeps its name readable until it is archived: the newest one of that name.
   for (auto it = state.clusters.rbegin(); it != state.clusters.rend(); ++it) {
-    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org)) return &it->second;
+    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org))
+      return &it->second;
   }
   return nullptr;
 }
@@ -54,7 +67,8 @@ const Job* find_job(const control::State& state, const access::Subject& caller, 
   if (const auto id = JobId::parse(text)) return state.find_job(*id);
   const bool anywhere = caller.role == Role::Operator || caller.role == Role::Auditor;
   for (auto it = state.jobs.rbegin(); it != state.jobs.rend(); ++it) {
-    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org)) return &it->second;
+    if (it->second.spec.name == text && (anywhere || org_of(state, it->second.project) == caller.org))
+      return &it->second;
   }
   return nullptr;
 }
@@ -82,20 +96,26 @@ Result<ProjectId> find_project(const control::State& state, const access::Subjec
   if (!text.empty()) {
     const auto found = state.project_by_name.find({caller.org, text});
     if (found != state.project_by_name.end()) return found->second;
-    return error(Code::NotFound, fmt::format("there is no project {} in your organisation; list them with GET /api/v1/projects", text), "project");
+    return error(Code::NotFound,
+                 fmt::format("there is no project {} in your organisation; list them with GET /api/v1/projects", text),
+                 "project");
   }
   for (const auto& [id, project] : state.projects) {
     if (project.org == caller.org) return id;
   }
-  return error(Code::FailedPrecondition, "your organisation has no project yet; make one with POST /api/v1/projects", "project");
+  return error(Code::FailedPrecondition, "your organisation has no project yet; make one with POST /api/v1/projects",
+               "project");
 }
 
-std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler, WallTime now) {
+std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler,
+                                                 WallTime now) {
   std::map<ClusterId, wire::QueueView> out;
   for (const auto& waiting : scheduler.queue(now)) {
     const Cluster* cluster = state.find_cluster(waiting.cluster);
     if (cluster == nullptr) continue;
-    wire::QueueView view{waiting.cluster, cluster->spec.name, waiting.position, waiting.reason.code, waiting.reason.text, {}, cluster->spec.tier, cluster->spec.priority, cluster->created_at};
+    wire::QueueView view{waiting.cluster,     cluster->spec.name,     waiting.position,
+                         waiting.reason.code, waiting.reason.text,    {},
+                         cluster->spec.tier,  cluster->spec.priority, cluster->created_at};
     if (waiting.known) view.expected_start = waiting.expected_start;
     out.emplace(waiting.cluster, std::move(view));
   }
@@ -147,13 +167,17 @@ std::vector<std::string> differences(const wire::ClusterView& view, const RayFac
   std::set<std::uint32_t> known;
   for (const auto& slot : view.slots) {
     const bool should = slot.slot.role != SlotRole::Spare && slot.phase == LeasePhase::Ready && slot.slot.in_roster;
-    if (slot.phase == LeasePhase::Ready || slot.phase == LeasePhase::Draining || slot.phase == LeasePhase::Starting) known.insert(slot.slot.address);
+    if (slot.phase == LeasePhase::Ready || slot.phase == LeasePhase::Draining || slot.phase == LeasePhase::Starting)
+      known.insert(slot.slot.address);
     if (should && !alive.contains(slot.slot.address)) {
-      out.push_back(fmt::format("{} ({}, {}): the machine reports ready, Ray does not list it as alive", slot.slot.id.str(), wire::address_text(slot.slot.address), slot.node_name));
+      out.push_back(fmt::format("{} ({}, {}): the machine reports ready, Ray does not list it as alive",
+                                slot.slot.id.str(), wire::address_text(slot.slot.address), slot.node_name));
     }
   }
   for (const auto& [address, node] : alive) {
-    if (!known.contains(address)) out.push_back(fmt::format("{}: Ray lists it as alive, no machine reports a ready slot there", wire::address_text(address)));
+    if (!known.contains(address))
+      out.push_back(
+          fmt::format("{}: Ray lists it as alive, no machine reports a ready slot there", wire::address_text(address)));
   }
   return out;
 }
@@ -186,9 +210,11 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
   if (ray != nullptr && !control::terminal(cluster.state)) view.ray_nodes = ray->report.nodes;
   view.differences = differences(view, ray);
   if (state.frozen) view.warnings.push_back("evictions are frozen: " + state.freeze_reason);
-  if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb) view.warnings.push_back("this image's Ray has no RocksDB: the head's state is lost when its container restarts");
+  if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb)
+    view.warnings.push_back("this image's Ray has no RocksDB: the head's state is lost when its container restarts");
   for (const auto& slot : view.slots) {
-    if (!slot.reason.empty()) view.warnings.push_back(fmt::format("{} on {}: {}", slot.slot.id.str(), slot.node_name, slot.reason));
+    if (!slot.reason.empty())
+      view.warnings.push_back(fmt::format("{} on {}: {}", slot.slot.id.str(), slot.node_name, slot.reason));
   }
   return view;
 }

@@ -1,7 +1,7 @@
 #pragma once
-// What is shown of the state: pure functions from the follower's copy (under its lock), the planner's queue and what is kept in
-// memory (Ray's own reports) to the wire's views. Differences between what Ray and what the machines say are computed here.
-// Objects are looked up by id, or by name in the caller's organisation.
+// What is shown of the state: pure functions from the follower's copy (under its lock), the planner's queue and what is
+// kept in memory (Ray's own reports) to the wire's views. Differences between what Ray and what the machines say are
+// computed here. Objects are looked up by id, or by name in the caller's organisation.
 #include <map>
 #include <optional>
 #include <string>
@@ -13,7 +13,10 @@
 
 namespace muster::server {
 
-struct RayFacts { RayReport report; WallTime at; };
+struct RayFacts {
+  RayReport report;
+  WallTime at;
+};
 
 // Objects as the access check sees them.
 access::Object object_of(const control::State& state, const Cluster& cluster);
@@ -33,7 +36,8 @@ std::optional<OrgId> find_org(const control::State& state, const std::string& te
 // "" = the first project of the caller's organisation.
 Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text);
 
-std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler, WallTime now);
+std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler,
+                                                 WallTime now);
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal);
 wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node);
 wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray);

@@ -9,7 +9,8 @@ class Sink {
  public:
   void number(std::int64_t value) {
     Bytes bytes(8);
-    for (std::size_t i = 0; i < 8; ++i) bytes[i] = static_cast<std::uint8_t>(static_cast<std::uint64_t>(value) >> (8 * i));
+    for (std::size_t i = 0; i < 8; ++i)
+      bytes[i] = static_cast<std::uint8_t>(static_cast<std::uint64_t>(value) >> (8 * i));
     hash_.update(bytes);
   }
   void text(const std::string& value) {
@@ -30,15 +31,18 @@ class Sink {
 
 Bytes inventory_digest(const NodeFacts& facts) {
   Sink sink;
-  for (const std::string* text : {&facts.hostname, &facts.arch, &facts.os, &facts.kernel, &facts.agent_version, &facts.boot_id, &facts.region}) {
+  for (const std::string* text :
+       {&facts.hostname, &facts.arch, &facts.os, &facts.kernel, &facts.agent_version, &facts.boot_id, &facts.region}) {
     sink.text(*text);
   }
   const Resources& r = facts.capacity;
-  for (const std::int64_t value : {r.cpu_milli, r.memory_bytes, r.gpus, r.disk_bytes, r.object_store_bytes}) sink.number(value);
+  for (const std::int64_t value : {r.cpu_milli, r.memory_bytes, r.gpus, r.disk_bytes, r.object_store_bytes})
+    sink.number(value);
   sink.number(static_cast<std::int64_t>(r.custom_milli.size()));
   for (const auto& [name, value] : r.custom_milli) sink.text(name), sink.number(value);
   sink.number(static_cast<std::int64_t>(facts.devices.size()));
-  for (const Device& device : facts.devices) sink.text(device.uuid), sink.text(device.model), sink.number(device.memory_bytes);
+  for (const Device& device : facts.devices)
+    sink.text(device.uuid), sink.text(device.model), sink.number(device.memory_bytes);
   sink.number(static_cast<std::int64_t>(facts.runtimes.size()));
   for (const RuntimeKind kind : facts.runtimes) sink.number(static_cast<std::int64_t>(kind));
   sink.texts(facts.images);

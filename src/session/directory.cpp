@@ -62,7 +62,9 @@ void Directory::closed(NodeId node, std::uint64_t session) {
   if (it->second.pending == session) it->second.pending = 0, it->second.pending_boot_id.clear();
 }
 
-std::vector<Kicked> Directory::take_kicked() { return std::exchange(kicked_, {}); }
+std::vector<Kicked> Directory::take_kicked() {
+  return std::exchange(kicked_, {});
+}
 
 std::optional<std::uint64_t> Directory::current(NodeId node) const {
   const auto it = nodes_.find(node);
@@ -74,7 +76,11 @@ Bytes Directory::inventory_digest(NodeId node) const {
   return it == nodes_.end() ? Bytes{} : it->second.digest;
 }
 
-void Directory::set_inventory_digest(NodeId node, Bytes digest) { nodes_[node].digest = std::move(digest); }
-void Directory::forget(NodeId node) { nodes_.erase(node); }
+void Directory::set_inventory_digest(NodeId node, Bytes digest) {
+  nodes_[node].digest = std::move(digest);
+}
+void Directory::forget(NodeId node) {
+  nodes_.erase(node);
+}
 
 }  // namespace muster::session

@@ -1,8 +1,8 @@
 #pragma once
-// Which session speaks for which node, and whether a device key is used twice. A second session with the same boot id is a
-// reconnect and replaces the first. With another boot id it is either a machine that rebooted or a clone: the newcomer waits,
-// and if the old session still beats meanwhile, both hold the key at once: both are refused. Silence makes it a reboot.
-// Also keeps the digest of the last inventory of each node. Single-threaded (the server guards it).
+// Which session speaks for which node, and whether a device key is used twice. A second session with the same boot id
+// is a reconnect and replaces the first. With another boot id it is either a machine that rebooted or a clone: the
+// newcomer waits, and if the old session still beats meanwhile, both hold the key at once: both are refused. Silence
+// makes it a reboot. Also keeps the digest of the last inventory of each node. Single-threaded (the server guards it).
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,13 +16,17 @@
 namespace muster::session {
 
 enum class Verdict : std::uint8_t { Accept = 1, Wait = 2, Clone = 3, Replaced = 4 };
-struct Kicked { std::uint64_t session = 0; Verdict why = Verdict::Replaced; bool operator==(const Kicked&) const = default; };
+struct Kicked {
+  std::uint64_t session = 0;
+  Verdict why = Verdict::Replaced;
+  bool operator==(const Kicked&) const = default;
+};
 
 class Directory {
  public:
   explicit Directory(Millis quiet = Millis(12'500)) : quiet_(quiet) {}  // 2.5 heartbeats
   Verdict hello(NodeId node, const std::string& boot_id, std::uint64_t session, LeaseTime now);
-  Verdict heard(NodeId node, std::uint64_t session, LeaseTime now);   // a heartbeat: Accept or Clone (or Replaced)
+  Verdict heard(NodeId node, std::uint64_t session, LeaseTime now);    // a heartbeat: Accept or Clone (or Replaced)
   Verdict waiting(NodeId node, std::uint64_t session, LeaseTime now);  // asked by a session that waits
   void closed(NodeId node, std::uint64_t session);
   std::vector<Kicked> take_kicked();  // other sessions that must be closed now

@@ -1,7 +1,8 @@
 #pragma once
-// What agent and server say to each other, as values; wire/agent_frames turns them into protobuf bytes (one frame = one binary
-// WebSocket message). Level-triggered: Desired carries all assignments of the node with a revision, Observed all that the agent
-// sees; losing, repeating or reordering either cannot hurt. Limits: a frame <= 1 MiB, a stream chunk <= 64 KiB.
+// What agent and server say to each other, as values; wire/agent_frames turns them into protobuf bytes (one frame = one
+// binary WebSocket message). Level-triggered: Desired carries all assignments of the node with a revision, Observed all
+// that the agent sees; losing, repeating or reordering either cannot hurt. Limits: a frame <= 1 MiB, a stream chunk <=
+// 64 KiB.
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -12,61 +13,215 @@
 
 namespace muster::session {
 
-inline constexpr std::uint32_t kProtocolVersion = 1;      // the newest we speak
-inline constexpr std::uint32_t kProtocolVersionMin = 1;   // the oldest we accept (window stated in docs)
+inline constexpr std::uint32_t kProtocolVersion = 1;     // the newest we speak
+inline constexpr std::uint32_t kProtocolVersionMin = 1;  // the oldest we accept (window stated in docs)
 inline constexpr std::size_t kFrameBytesMax = 1 << 20;
 inline constexpr std::size_t kChunkBytesMax = 64 << 10;
 
 // ---- server -> agent
-struct Challenge { Bytes nonce; /* 32 B */ std::string server_id; std::uint32_t version_min = kProtocolVersionMin, version_max = kProtocolVersion; bool operator==(const Challenge&) const = default; };
-struct Welcome { NodeId node; std::uint64_t session = 0; Millis heartbeat{5000}; Millis lease{2'400'000}; WallTime server_time; std::uint64_t incarnation = 0;
-  Bytes roster_key; /* Ed25519 public of the roster signer */ std::vector<std::string> relays; /* host:port */ bool want_inventory = true; bool operator==(const Welcome&) const = default; };
+struct Challenge {
+  Bytes nonce; /* 32 B */
+  std::string server_id;
+  std::uint32_t version_min = kProtocolVersionMin, version_max = kProtocolVersion;
+  bool operator==(const Challenge&) const = default;
+};
+struct Welcome {
+  NodeId node;
+  std::uint64_t session = 0;
+  Millis heartbeat{5000};
+  Millis lease{2'400'000};
+  WallTime server_time;
+  std::uint64_t incarnation = 0;
+  Bytes roster_key;                /* Ed25519 public of the roster signer */
+  std::vector<std::string> relays; /* host:port */
+  bool want_inventory = true;
+  bool operator==(const Welcome&) const = default;
+};
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
-struct Refused { std::string code, message; Millis retry_after{0}; bool operator==(const Refused&) const = default; };
-struct LeaseSecrets { LeaseId lease; Bytes ray_token; Bytes relay_token; Bytes psk; bool operator==(const LeaseSecrets&) const = default; };
-struct SignedRoster { ClusterId cluster; Bytes bytes; std::vector<Bytes> signatures; bool operator==(const SignedRoster&) const = default; };
-struct Desired { std::uint64_t incarnation = 0, revision = 0; std::vector<Assignment> assignments; std::vector<LeaseSecrets> secrets;
-  std::vector<SignedRoster> rosters; Bytes signature; /* controller over (node, incarnation, revision, assignment bytes) */ bool operator==(const Desired&) const = default; };
+struct Refused {
+  std::string code, message;
+  Millis retry_after{0};
+  bool operator==(const Refused&) const = default;
+};
+struct LeaseSecrets {
+  LeaseId lease;
+  Bytes ray_token;
+  Bytes relay_token;
+  Bytes psk;
+  bool operator==(const LeaseSecrets&) const = default;
+};
+struct SignedRoster {
+  ClusterId cluster;
+  Bytes bytes;
+  std::vector<Bytes> signatures;
+  bool operator==(const SignedRoster&) const = default;
+};
+struct Desired {
+  std::uint64_t incarnation = 0, revision = 0;
+  std::vector<Assignment> assignments;
+  std::vector<LeaseSecrets> secrets;
+  std::vector<SignedRoster> rosters;
+  Bytes signature; /* controller over (node, incarnation, revision, assignment bytes) */
+  bool operator==(const Desired&) const = default;
+};
 // Answer to a Heartbeat: leases renewed for `lease` counted from the send of that heartbeat (`echo`).
-struct Renewed { std::uint64_t echo = 0; std::vector<LeaseId> leases; Millis lease{0}; bool operator==(const Renewed&) const = default; };
-struct LogAck { JobId job; std::uint32_t attempt = 0; std::uint64_t offset = 0; /* stored up to here */ bool operator==(const LogAck&) const = default; };
-struct BlobChunk { std::string blob; std::uint64_t offset = 0; Bytes data; bool last = false; std::string error; bool operator==(const BlobChunk&) const = default; };
-struct Watch { bool live = false; /* telemetry at 1 Hz instead of roll-ups */ bool operator==(const Watch&) const = default; };
-struct CertIssued { Bytes der_chain_pem; bool operator==(const CertIssued&) const = default; };
+struct Renewed {
+  std::uint64_t echo = 0;
+  std::vector<LeaseId> leases;
+  Millis lease{0};
+  bool operator==(const Renewed&) const = default;
+};
+struct LogAck {
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::uint64_t offset = 0; /* stored up to here */
+  bool operator==(const LogAck&) const = default;
+};
+struct BlobChunk {
+  std::string blob;
+  std::uint64_t offset = 0;
+  Bytes data;
+  bool last = false;
+  std::string error;
+  bool operator==(const BlobChunk&) const = default;
+};
+struct Watch {
+  bool live = false; /* telemetry at 1 Hz instead of roll-ups */
+  bool operator==(const Watch&) const = default;
+};
+struct CertIssued {
+  Bytes der_chain_pem;
+  bool operator==(const CertIssued&) const = default;
+};
 
 // ---- agent -> server
-// Proof of identity: device certificate + signature over ("muster-agent-hello-v1", nonce, server_id) with the device key.
-struct Hello { std::uint32_t version = kProtocolVersion; std::string certificate_pem; Bytes signature; std::string agent_version; std::string boot_id;
-  Bytes inventory_digest; std::uint64_t revision_seen = 0, incarnation_seen = 0; std::vector<std::string> features; bool operator==(const Hello&) const = default; };
-struct Inventory { NodeFacts facts; std::vector<ObservedLease> leases; std::vector<ObservedJob> jobs; bool operator==(const Inventory&) const = default; };
-struct Observed { std::uint64_t revision = 0; /* applied */ std::vector<ObservedLease> leases; std::vector<ObservedJob> jobs; bool operator==(const Observed&) const = default; };
-struct Heartbeat { std::uint64_t echo = 0; std::vector<LeaseId> leases; bool operator==(const Heartbeat&) const = default; };
-struct LogChunk { JobId job; std::uint32_t attempt = 0; std::uint64_t offset = 0; Bytes data; bool operator==(const LogChunk&) const = default; };
-struct RayReportFrame { RayReport report; bool operator==(const RayReportFrame&) const = default; };
-struct BlobRequest { std::string blob; std::uint64_t offset = 0; bool operator==(const BlobRequest&) const = default; };
-struct CertRequest { Bytes csr_pem; bool operator==(const CertRequest&) const = default; };
-struct GpuSample { std::string uuid; std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0; std::uint64_t memory_used_bytes = 0; bool operator==(const GpuSample&) const = default; };
-struct ContainerSample { LeaseId lease; std::uint64_t cpu_milli = 0, memory_bytes = 0, pids = 0; bool operator==(const ContainerSample&) const = default; };
-struct Telemetry { WallTime at; std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0, net_tx_bytes_s = 0;
-  std::vector<GpuSample> gpus; std::vector<ContainerSample> containers; bool operator==(const Telemetry&) const = default; };
-struct Goodbye { std::string reason; bool leave = false; /* the owner leaves the platform */ bool operator==(const Goodbye&) const = default; };
-struct OwnerPause { bool paused = false; bool now = false; std::string reason; bool operator==(const OwnerPause&) const = default; };
+// Proof of identity: device certificate + signature over ("muster-agent-hello-v1", nonce, server_id) with the device
+// key.
+struct Hello {
+  std::uint32_t version = kProtocolVersion;
+  std::string certificate_pem;
+  Bytes signature;
+  std::string agent_version;
+  std::string boot_id;
+  Bytes inventory_digest;
+  std::uint64_t revision_seen = 0, incarnation_seen = 0;
+  std::vector<std::string> features;
+  bool operator==(const Hello&) const = default;
+};
+struct Inventory {
+  NodeFacts facts;
+  std::vector<ObservedLease> leases;
+  std::vector<ObservedJob> jobs;
+  bool operator==(const Inventory&) const = default;
+};
+struct Observed {
+  std::uint64_t revision = 0; /* applied */
+  std::vector<ObservedLease> leases;
+  std::vector<ObservedJob> jobs;
+  bool operator==(const Observed&) const = default;
+};
+struct Heartbeat {
+  std::uint64_t echo = 0;
+  std::vector<LeaseId> leases;
+  bool operator==(const Heartbeat&) const = default;
+};
+struct LogChunk {
+  JobId job;
+  std::uint32_t attempt = 0;
+  std::uint64_t offset = 0;
+  Bytes data;
+  bool operator==(const LogChunk&) const = default;
+};
+struct RayReportFrame {
+  RayReport report;
+  bool operator==(const RayReportFrame&) const = default;
+};
+struct BlobRequest {
+  std::string blob;
+  std::uint64_t offset = 0;
+  bool operator==(const BlobRequest&) const = default;
+};
+struct CertRequest {
+  Bytes csr_pem;
+  bool operator==(const CertRequest&) const = default;
+};
+struct GpuSample {
+  std::string uuid;
+  std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0;
+  std::uint64_t memory_used_bytes = 0;
+  bool operator==(const GpuSample&) const = default;
+};
+struct ContainerSample {
+  LeaseId lease;
+  std::uint64_t cpu_milli = 0, memory_bytes = 0, pids = 0;
+  bool operator==(const ContainerSample&) const = default;
+};
+struct Telemetry {
+  WallTime at;
+  std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0,
+                net_tx_bytes_s = 0;
+  std::vector<GpuSample> gpus;
+  std::vector<ContainerSample> containers;
+  bool operator==(const Telemetry&) const = default;
+};
+struct Goodbye {
+  std::string reason;
+  bool leave = false; /* the owner leaves the platform */
+  bool operator==(const Goodbye&) const = default;
+};
+struct OwnerPause {
+  bool paused = false;
+  bool now = false;
+  std::string reason;
+  bool operator==(const OwnerPause&) const = default;
+};
 
 // ---- streams (exec, attach, port-forward, rsync), either way; opened by the server after its access check
 // Flow control: after StreamOpen each side may send kStreamWindowBytes of StreamData; StreamWindow adds to that.
 inline constexpr std::uint32_t kStreamWindowBytes = 256 << 10;
 enum class StreamKind : std::uint8_t { Exec = 1, Tcp = 2, ReadFile = 3, WriteFile = 4 };
-struct StreamOpen { std::uint64_t stream = 0; LeaseId lease; StreamKind kind = StreamKind::Exec; std::vector<std::string> argv; bool tty = false;
-  std::uint16_t rows = 0, cols = 0; std::uint16_t port = 0; std::string path; bool operator==(const StreamOpen&) const = default; };
-struct StreamData { std::uint64_t stream = 0; std::uint8_t channel = 0; /* 0 in/out, 1 stderr */ Bytes data; bool operator==(const StreamData&) const = default; };
-struct StreamWindow { std::uint64_t stream = 0; std::uint32_t credit = 0; /* more bytes the peer may send */ bool operator==(const StreamWindow&) const = default; };
-struct StreamResize { std::uint64_t stream = 0; std::uint16_t rows = 0, cols = 0; bool operator==(const StreamResize&) const = default; };
-struct StreamEof { std::uint64_t stream = 0; bool operator==(const StreamEof&) const = default; };  // half close
-struct StreamClose { std::uint64_t stream = 0; std::int32_t exit_code = 0; std::string error; bool operator==(const StreamClose&) const = default; };
+struct StreamOpen {
+  std::uint64_t stream = 0;
+  LeaseId lease;
+  StreamKind kind = StreamKind::Exec;
+  std::vector<std::string> argv;
+  bool tty = false;
+  std::uint16_t rows = 0, cols = 0;
+  std::uint16_t port = 0;
+  std::string path;
+  bool operator==(const StreamOpen&) const = default;
+};
+struct StreamData {
+  std::uint64_t stream = 0;
+  std::uint8_t channel = 0; /* 0 in/out, 1 stderr */
+  Bytes data;
+  bool operator==(const StreamData&) const = default;
+};
+struct StreamWindow {
+  std::uint64_t stream = 0;
+  std::uint32_t credit = 0; /* more bytes the peer may send */
+  bool operator==(const StreamWindow&) const = default;
+};
+struct StreamResize {
+  std::uint64_t stream = 0;
+  std::uint16_t rows = 0, cols = 0;
+  bool operator==(const StreamResize&) const = default;
+};
+struct StreamEof {
+  std::uint64_t stream = 0;
+  bool operator==(const StreamEof&) const = default;
+};  // half close
+struct StreamClose {
+  std::uint64_t stream = 0;
+  std::int32_t exit_code = 0;
+  std::string error;
+  bool operator==(const StreamClose&) const = default;
+};
 
-using ServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued, StreamOpen, StreamData,
-                                 StreamWindow, StreamResize, StreamEof, StreamClose>;
-using AgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest, CertRequest, Telemetry, Goodbye,
-                                OwnerPause, StreamData, StreamWindow, StreamEof, StreamClose>;
+using ServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued,
+                                 StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose>;
+using AgentFrame =
+    std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest, CertRequest, Telemetry,
+                 Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof, StreamClose>;
 
 }  // namespace muster::session

@@ -23,7 +23,9 @@ void LeaseTable::start(const std::vector<LeaseId>& live, LeaseTime now) {
   for (const LeaseId lease : live) put(lease, now + unknown);
 }
 
-void LeaseTable::granted(LeaseId lease, LeaseTime now) { put(lease, now + lease_ + margin_); }
+void LeaseTable::granted(LeaseId lease, LeaseTime now) {
+  put(lease, now + lease_ + margin_);
+}
 
 void LeaseTable::renewed(LeaseId lease, LeaseTime now) {
   if (MUSTER_MUTANT("session.renewal_forgotten")) return;

@@ -24,7 +24,9 @@ Bytes hello_message(const Challenge& challenge) {
 
 Link::Link(Options options) : options_(std::move(options)), rng_(options_.seed) {}
 
-void Link::start(LeaseTime now) { dial(now); }
+void Link::start(LeaseTime now) {
+  dial(now);
+}
 
 void Link::dial(LeaseTime now) {
   state_ = State::Dialing;
@@ -75,8 +77,9 @@ bool Link::on_frame(const ServerFrame& frame, LeaseTime now) {
 void Link::on_challenge(const Challenge& challenge, LeaseTime now) {
   if (state_ != State::Challenged) return;
   if (challenge.version_min > kProtocolVersion || challenge.version_max < kProtocolVersionMin) {
-    refusal_ = "server speaks protocol " + std::to_string(challenge.version_min) + ".." + std::to_string(challenge.version_max) +
-               ", this agent " + std::to_string(kProtocolVersionMin) + ".." + std::to_string(kProtocolVersion) + ": update the agent";
+    refusal_ = "server speaks protocol " + std::to_string(challenge.version_min) + ".." +
+               std::to_string(challenge.version_max) + ", this agent " + std::to_string(kProtocolVersionMin) + ".." +
+               std::to_string(kProtocolVersion) + ": update the agent";
     out_.drop = "protocol version";
     return wait(now, Millis(300'000));
   }
@@ -100,7 +103,9 @@ void Link::on_challenge(const Challenge& challenge, LeaseTime now) {
 void Link::on_welcome(const Welcome& welcome, LeaseTime now) {
   if (state_ != State::Greeting) return;
   if (welcome.incarnation < incarnation_) {
-    refusal_ = "server is older than what this machine has already seen (a restored backup?): run `musterd restore` with a raised incarnation";
+    refusal_ =
+        "server is older than what this machine has already seen (a restored backup?): run `musterd restore` with a "
+        "raised incarnation";
     out_.drop = "older incarnation";
     return wait(now, Millis(60'000));
   }
@@ -124,7 +129,8 @@ void Link::on_refused(const Refused& refused, LeaseTime now) {
 
 void Link::on_renewed(const Renewed& renewed, LeaseTime now) {
   if (state_ != State::Online) return;
-  const auto sent = std::find_if(sent_.begin(), sent_.end(), [&](const auto& beat) { return beat.first == renewed.echo; });
+  const auto sent =
+      std::find_if(sent_.begin(), sent_.end(), [&](const auto& beat) { return beat.first == renewed.echo; });
   if (sent == sent_.end()) return;  // of another session, or a repeat
   last_heard_ = now;
   LeaseTime from = sent->second;
@@ -157,11 +163,14 @@ void Link::tick(LeaseTime now) {
       if (now - last_heard_ >= welcome_.heartbeat * kSilentIntervals) return close("server is silent", now);
       if (now >= next_beat_) beat(now);
       break;
-    case State::Final: break;
+    case State::Final:
+      break;
   }
 }
 
-LinkOut Link::take() { return std::exchange(out_, LinkOut{}); }
+LinkOut Link::take() {
+  return std::exchange(out_, LinkOut{});
+}
 
 LeaseTime Link::next_deadline() const {
   if (state_ == State::Final) return LeaseTime{std::numeric_limits<std::int64_t>::max()};

@@ -1,8 +1,8 @@
 #pragma once
-// The agent's end of a session, sans-I/O: dial, answer the challenge, heartbeats, dead-peer detection, back-off. It sees the
-// frames Challenge, Welcome, Refused and Renewed; the rest passes by it. A lease counts from the *send* of the heartbeat whose
-// echo came back, so a reply that sat in a queue renews nothing. Back-off has full jitter from the first retry on and starts
-// anew only after a session that lasted. Single-threaded.
+// The agent's end of a session, sans-I/O: dial, answer the challenge, heartbeats, dead-peer detection, back-off. It
+// sees the frames Challenge, Welcome, Refused and Renewed; the rest passes by it. A lease counts from the *send* of the
+// heartbeat whose echo came back, so a reply that sat in a queue renews nothing. Back-off has full jitter from the
+// first retry on and starts anew only after a session that lasted. Single-threaded.
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -19,17 +19,26 @@ namespace muster::session {
 // What the device signs to prove itself: both ends build it from the challenge.
 Bytes hello_message(const Challenge& challenge);
 
-struct Renewal { std::vector<LeaseId> leases; LeaseTime from; Millis lease{0}; };
+struct Renewal {
+  std::vector<LeaseId> leases;
+  LeaseTime from;
+  Millis lease{0};
+};
 
 struct LinkOut {
-  bool dial = false; std::string drop; /* not empty: close the link, for this reason */ std::vector<AgentFrame> send; bool welcomed = false;
+  bool dial = false;
+  std::string drop; /* not empty: close the link, for this reason */
+  std::vector<AgentFrame> send;
+  bool welcomed = false;
   std::optional<Renewal> renewal;
 };
 
 class Link {
  public:
   struct Options {
-    std::string agent_version, boot_id, certificate_pem; std::vector<std::string> features; std::uint64_t seed = 0;
+    std::string agent_version, boot_id, certificate_pem;
+    std::vector<std::string> features;
+    std::uint64_t seed = 0;
     std::function<Bytes(ByteView)> sign;
     Millis backoff_base{1000}, backoff_max{60'000}, handshake_timeout{20'000}, lasted{60'000};
   };
@@ -44,7 +53,10 @@ class Link {
   void close(const std::string& reason, LeaseTime now);  // our own decision: drop, dial again after a back-off
 
   // What the next Hello and heartbeat say.
-  void set_seen(std::uint64_t incarnation, std::uint64_t revision) { incarnation_ = incarnation; revision_ = revision; }
+  void set_seen(std::uint64_t incarnation, std::uint64_t revision) {
+    incarnation_ = incarnation;
+    revision_ = revision;
+  }
   void set_inventory_digest(Bytes digest) { inventory_digest_ = std::move(digest); }
   void set_leases(std::vector<LeaseId> leases) { leases_ = std::move(leases); }
   void set_certificate(std::string pem) { options_.certificate_pem = std::move(pem); }
@@ -53,7 +65,8 @@ class Link {
   LeaseTime next_deadline() const;
   bool online() const { return state_ == State::Online; }
   const Welcome& welcome() const { return welcome_; }
-  // A lease that the server grants on this session counts from here: the send of the newest answered heartbeat, or of the Hello.
+  // A lease that the server grants on this session counts from here: the send of the newest answered heartbeat, or of
+  // the Hello.
   LeaseTime granted_from() const { return granted_from_; }
   const std::string& refusal() const { return refusal_; }
 

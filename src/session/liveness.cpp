@@ -58,13 +58,14 @@ std::optional<Heard> Liveness::find(NodeId node) const {
   return it == home.nodes.end() ? std::nullopt : std::optional(it->second.state);
 }
 
-// Outside a freeze only fresh silence counts: machines that went away one by one over days are no mass silence. In a frozen
-// domain everything since shortly before the freeze counts, so that the freeze lasts as long as that silence.
+// Outside a freeze only fresh silence counts: machines that went away one by one over days are no mass silence. In a
+// frozen domain everything since shortly before the freeze counts, so that the freeze lasts as long as that silence.
 std::map<std::string, Liveness::Count> Liveness::count(LeaseTime now) const {
   std::map<std::string, Count> counts;
   const auto add = [&](const std::string& domain, Millis silence) {
     Millis horizon = options_.suspect + options_.window;
-    if (const auto frozen = frozen_domains_.find(domain); frozen != frozen_domains_.end()) horizon += now - frozen->second.since;
+    if (const auto frozen = frozen_domains_.find(domain); frozen != frozen_domains_.end())
+      horizon += now - frozen->second.since;
     Count& sum = counts[domain];
     if (silence >= Millis(0) && silence < horizon) ++sum.known;
     if (silence >= options_.suspect && silence < horizon) ++sum.silent;
@@ -91,7 +92,8 @@ void Liveness::judge_domains(LeaseTime now, std::vector<LivenessEvent>& out) {
     if (mass(sum)) {
       if (frozen == frozen_domains_.end()) {
         frozen_domains_[domain] = Frozen{now, now};
-        reason = std::to_string(sum.silent) + " of " + std::to_string(sum.known) + " nodes of '" + domain + "' fell silent together";
+        reason = std::to_string(sum.silent) + " of " + std::to_string(sum.known) + " nodes of '" + domain +
+                 "' fell silent together";
       } else {
         frozen->second.calm_since = now;
         if (now - frozen->second.since >= options_.freeze_max) frozen_domains_.erase(frozen);

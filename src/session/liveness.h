@@ -1,11 +1,12 @@
 #pragma once
-// Who is heard from, beside the core: a table sharded by node, on LeaseTime, with damped transitions as output. A node is
-// Suspect after 7 s and Lost after 12 s without a heartbeat (every 5 s), so a single lost node is known within 13 s at a tick
-// of 1 s, before the bar of 15 s. When a failure domain falls silent together (at least 5 nodes and at least 30 % of those that
-// were heard shortly before), *we* are cut off: Freeze is on until enough of them returned or `freeze_max` passed. After
-// a start or a change of leader a node that was not heard since has a grace period; one that was heard has none. heard() is thread-safe per shard; tick() is for one thread.
-// Freeze comes before the losses it covers: the core still learns who is silent (a lost worker may be replaced in a new slot,
-// which its roster fences), but evicts nothing.
+// Who is heard from, beside the core: a table sharded by node, on LeaseTime, with damped transitions as output. A node
+// is Suspect after 7 s and Lost after 12 s without a heartbeat (every 5 s), so a single lost node is known within 13 s
+// at a tick of 1 s, before the bar of 15 s. When a failure domain falls silent together (at least 5 nodes and at least
+// 30 % of those that were heard shortly before), *we* are cut off: Freeze is on until enough of them returned or
+// `freeze_max` passed. After a start or a change of leader a node that was not heard since has a grace period; one that
+// was heard has none. heard() is thread-safe per shard; tick() is for one thread. Freeze comes before the losses it
+// covers: the core still learns who is silent (a lost worker may be replaced in a new slot, which its roster fences),
+// but evicts nothing.
 #include <array>
 #include <cstdint>
 #include <map>
@@ -23,16 +24,25 @@ namespace muster::session {
 
 struct LivenessOptions {
   Millis suspect{7000}, lost{12'000}, grace{75'000};  // longer than the agents' longest back-off
-  // Mass silence: within `window` at least `mass_min` nodes and `mass_percent` of a domain went silent. Fewer than mass_min
-  // nodes are never "mass": with four machines in a room, losing two is what two broken machines look like, and a replacement
-  // that proves unneeded costs less than a cluster that waits for ever.
-  Millis window{20'000}; std::uint32_t mass_min = 5, mass_percent = 30;
-  Millis thaw{15'000};          // calm for so long before the freeze ends
+  // Mass silence: within `window` at least `mass_min` nodes and `mass_percent` of a domain went silent. Fewer than
+  // mass_min nodes are never "mass": with four machines in a room, losing two is what two broken machines look like,
+  // and a replacement that proves unneeded costs less than a cluster that waits for ever.
+  Millis window{20'000};
+  std::uint32_t mass_min = 5, mass_percent = 30;
+  Millis thaw{15'000};           // calm for so long before the freeze ends
   Millis freeze_max{3'600'000};  // longer than any lease: by then the silence is the truth
 };
 enum class Heard : std::uint8_t { Live = 1, Suspect = 2, Lost = 3 };
-struct NodeTurned { NodeId node; Heard now = Heard::Live; bool operator==(const NodeTurned&) const = default; };
-struct FreezeTurned { bool frozen = false; std::string reason; bool operator==(const FreezeTurned&) const = default; };
+struct NodeTurned {
+  NodeId node;
+  Heard now = Heard::Live;
+  bool operator==(const NodeTurned&) const = default;
+};
+struct FreezeTurned {
+  bool frozen = false;
+  std::string reason;
+  bool operator==(const FreezeTurned&) const = default;
+};
 using LivenessEvent = std::variant<NodeTurned, FreezeTurned>;
 
 class Liveness {
@@ -41,16 +51,28 @@ class Liveness {
   // Leadership begins: every node in the list was live when the state was written and gets the grace period.
   void start(const std::vector<std::pair<NodeId, std::string>>& nodes_and_domains, LeaseTime now);
   void heard(NodeId node, const std::string& domain, LeaseTime now);
-  void forget(NodeId node);                       // revoked, left
+  void forget(NodeId node);                        // revoked, left
   std::vector<LivenessEvent> tick(LeaseTime now);  // every second or so
   bool frozen() const { return frozen_; }
   std::optional<Heard> find(NodeId node) const;
 
  private:
-  struct Entry { LeaseTime last{0}; Heard state = Heard::Live; std::string domain; bool awaited = false; };
-  struct Shard { mutable std::mutex mutex; std::unordered_map<NodeId, Entry> nodes; };
-  struct Count { std::uint32_t known = 0, silent = 0; };
-  struct Frozen { LeaseTime since{0}, calm_since{0}; };
+  struct Entry {
+    LeaseTime last{0};
+    Heard state = Heard::Live;
+    std::string domain;
+    bool awaited = false;
+  };
+  struct Shard {
+    mutable std::mutex mutex;
+    std::unordered_map<NodeId, Entry> nodes;
+  };
+  struct Count {
+    std::uint32_t known = 0, silent = 0;
+  };
+  struct Frozen {
+    LeaseTime since{0}, calm_since{0};
+  };
   static constexpr std::size_t kShards = 16;
   Shard& shard(NodeId node) { return shards_[node.value % kShards]; }
   const Shard& shard(NodeId node) const { return shards_[node.value % kShards]; }

@@ -37,8 +37,11 @@ void Server::refuse(std::string code, std::string message, Millis retry_after) {
 
 void Server::kick(Verdict why, Now) {
   if (why == Verdict::Clone) {
-    refuse("clone", "this machine's device key is in use on two machines at once; both are refused. Remove the copy, then enrol one of them "
-                    "anew or restart its agent", Millis(0));
+    refuse("clone",
+           "this machine's device key is in use on two machines at once; both are refused. Remove the copy, then enrol "
+           "one of them "
+           "anew or restart its agent",
+           Millis(0));
   } else {
     refuse("replaced", "another connection of this agent took over", Millis(5000));
   }
@@ -62,26 +65,35 @@ bool Server::on_frame(const AgentFrame& frame, Now now) {
 }
 
 void Server::on_hello(const Hello& hello, Now now) {
-  if (state_ != State::Challenged) return refuse("protocol", "Hello may come once, after the challenge", Millis(60'000));
+  if (state_ != State::Challenged)
+    return refuse("protocol", "Hello may come once, after the challenge", Millis(60'000));
   if (hello.version < kProtocolVersionMin || hello.version > kProtocolVersion) {
-    return refuse("protocol_version", "agent speaks protocol " + std::to_string(hello.version) + ", this server " +
-                  std::to_string(kProtocolVersionMin) + ".." + std::to_string(kProtocolVersion) + ": update the older one", Millis(600'000));
+    return refuse("protocol_version",
+                  "agent speaks protocol " + std::to_string(hello.version) + ", this server " +
+                      std::to_string(kProtocolVersionMin) + ".." + std::to_string(kProtocolVersion) +
+                      ": update the older one",
+                  Millis(600'000));
   }
-  if (hello.boot_id.empty() || hello.boot_id.size() > 128) return refuse("protocol", "Hello without a boot id", Millis(60'000));
+  if (hello.boot_id.empty() || hello.boot_id.size() > 128)
+    return refuse("protocol", "Hello without a boot id", Millis(60'000));
   const Result<NodeId> node = authority_->verify(hello, hello_message(challenge_));
   if (!node) {
     const bool passing = node.error().code == Code::Unavailable || node.error().code == Code::ResourceExhausted;
-    return refuse(std::string(code_name(node.error().code)), node.error().message, passing ? Millis(10'000) : Millis(0));
+    return refuse(std::string(code_name(node.error().code)), node.error().message,
+                  passing ? Millis(10'000) : Millis(0));
   }
   node_ = *node;
   hello_digest_ = hello.inventory_digest;
   switch (directory_->hello(node_, hello.boot_id, session_, now.lease)) {
-    case Verdict::Accept: return welcome(now);
+    case Verdict::Accept:
+      return welcome(now);
     case Verdict::Wait:
       state_ = State::Waiting;
       return;
-    case Verdict::Clone: return kick(Verdict::Clone, now);
-    case Verdict::Replaced: return kick(Verdict::Replaced, now);
+    case Verdict::Clone:
+      return kick(Verdict::Clone, now);
+    case Verdict::Replaced:
+      return kick(Verdict::Replaced, now);
   }
 }
 
@@ -111,7 +123,8 @@ void Server::on_inventory(const Inventory& inventory) {
 
 void Server::on_observed(const Observed& observed) {
   const bool keep_facts = newest_ && newest_->facts && !online_told_;
-  newest_ = Report{!online_told_, keep_facts ? newest_->facts : std::nullopt, observed.revision, observed.leases, observed.jobs};
+  newest_ = Report{!online_told_, keep_facts ? newest_->facts : std::nullopt, observed.revision, observed.leases,
+                   observed.jobs};
   report_next();
 }
 
@@ -155,7 +168,8 @@ void Server::report_again() {
 }
 
 void Server::on_heartbeat(const Heartbeat& heartbeat, Now now) {
-  if (const Verdict verdict = directory_->heard(node_, session_, now.lease); verdict != Verdict::Accept) return kick(verdict, now);
+  if (const Verdict verdict = directory_->heard(node_, session_, now.lease); verdict != Verdict::Accept)
+    return kick(verdict, now);
   deadline_ = now.lease + options_.heartbeat * kSilentIntervals;
   authority_->heard(node_, domain_, now.lease);
   Renewed renewed;
@@ -202,7 +216,9 @@ void Server::tick(Now now) {
   }
 }
 
-ServerOut Server::take() { return std::exchange(out_, ServerOut{}); }
+ServerOut Server::take() {
+  return std::exchange(out_, ServerOut{});
+}
 
 LeaseTime Server::next_deadline() const {
   if (state_ == State::New || state_ == State::Closed) return kNever;

@@ -1,9 +1,9 @@
 #pragma once
-// The server's end of one agent connection, sans-I/O: challenge, proof, Welcome, reports to the core, desired revisions,
-// renewals. Order on a connection: identity, inventory, taken by the core, and only then Desired. Reports are deduplicated and
-// one at a time is on its way to the core; a refused one is tried again. A heartbeat renews exactly the leases that the agent
-// names *and* Authority calls live, which it must answer from durable state while it leads. Single-threaded per connection;
-// Authority and Directory are shared and guarded by their owner.
+// The server's end of one agent connection, sans-I/O: challenge, proof, Welcome, reports to the core, desired
+// revisions, renewals. Order on a connection: identity, inventory, taken by the core, and only then Desired. Reports
+// are deduplicated and one at a time is on its way to the core; a refused one is tried again. A heartbeat renews
+// exactly the leases that the agent names *and* Authority calls live, which it must answer from durable state while it
+// leads. Single-threaded per connection; Authority and Directory are shared and guarded by their owner.
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -20,38 +20,51 @@ namespace muster::session {
 class Authority {
  public:
   virtual ~Authority() = default;
-  // Certificate chain and dates, revocation, then the signature over hello_message(challenge). The error is told to the agent.
+  // Certificate chain and dates, revocation, then the signature over hello_message(challenge). The error is told to the
+  // agent.
   virtual Result<NodeId> verify(const Hello& hello, ByteView message) = 0;
-  virtual std::string failure_domain(NodeId node) = 0;                  // for liveness
-  virtual std::vector<LeaseId> live_leases(NodeId node) = 0;            // empty while not leading
+  virtual std::string failure_domain(NodeId node) = 0;        // for liveness
+  virtual std::vector<LeaseId> live_leases(NodeId node) = 0;  // empty while not leading
   virtual void heard(NodeId node, const std::string& domain, LeaseTime now) = 0;
-  virtual void granted(LeaseId lease, LeaseTime now) = 0;               // a Desired that holds it leaves now
-  virtual void renewed(LeaseId lease, LeaseTime now) = 0;               // a Renewed that names it leaves now
+  virtual void granted(LeaseId lease, LeaseTime now) = 0;  // a Desired that holds it leaves now
+  virtual void renewed(LeaseId lease, LeaseTime now) = 0;  // a Renewed that names it leaves now
 };
 
 struct ServerOptions {
-  std::string server_id; Bytes roster_key; std::vector<std::string> relays; std::uint64_t incarnation = 0;
+  std::string server_id;
+  Bytes roster_key;
+  std::vector<std::string> relays;
+  std::uint64_t incarnation = 0;
   Millis heartbeat{5000}, lease{2'400'000}, handshake_timeout{20'000}, report_retry{1000};
 };
 // To become NodeOnline (online) or ReportObserved.
 struct Report {
-  bool online = false; std::optional<NodeFacts> facts; std::uint64_t revision = 0; std::vector<ObservedLease> leases; std::vector<ObservedJob> jobs;
+  bool online = false;
+  std::optional<NodeFacts> facts;
+  std::uint64_t revision = 0;
+  std::vector<ObservedLease> leases;
+  std::vector<ObservedJob> jobs;
   bool operator==(const Report&) const = default;
 };
-struct ServerOut { std::vector<ServerFrame> send; std::optional<Report> report; std::string close; /* not empty: after sending */ };
+struct ServerOut {
+  std::vector<ServerFrame> send;
+  std::optional<Report> report;
+  std::string close; /* not empty: after sending */
+};
 
 class Server {
  public:
   Server(ServerOptions options, Authority& authority, Directory& directory, std::uint64_t session, Bytes nonce);
   void open(Now now);
-  // False: not a frame of the session (logs, Ray reports, blobs, telemetry, streams...), take it yourself if welcomed().
+  // False: not a frame of the session (logs, Ray reports, blobs, telemetry, streams...), take it yourself if
+  // welcomed().
   bool on_frame(const AgentFrame& frame, Now now);
-  void taken(bool ok, Now now);                 // the core's answer to the last Report
-  void set_desired(Desired desired, Now now);   // the newest, signed; older or equal ones are ignored
-  void report_again();                          // after the node was taken for lost while this connection stayed
-  void kick(Verdict why, Now now);              // of Directory::take_kicked
+  void taken(bool ok, Now now);                // the core's answer to the last Report
+  void set_desired(Desired desired, Now now);  // the newest, signed; older or equal ones are ignored
+  void report_again();                         // after the node was taken for lost while this connection stayed
+  void kick(Verdict why, Now now);             // of Directory::take_kicked
   void refuse(std::string code, std::string message, Millis retry_after);  // revoked, overload
-  void close(Now now);                          // the connection is gone
+  void close(Now now);                                                     // the connection is gone
   void tick(Now now);
   ServerOut take();
   LeaseTime next_deadline() const;

@@ -12,7 +12,9 @@
 namespace muster::session {
 namespace {
 
-LeaseTime at(std::int64_t ms) { return LeaseTime{ms}; }
+LeaseTime at(std::int64_t ms) {
+  return LeaseTime{ms};
+}
 
 TEST(LeaseTable, EndsOnlyAfterLeaseAndMargin) {
   LeaseTable table(Millis(100'000));

@@ -22,12 +22,18 @@ sqlite3_vfs* system_vfs() {
 // SQLite allocates szOsFile bytes; the system's file object follows ours.
 struct ShimFile {
   sqlite3_file base;
-  std::string* path;   // null: a temporary file, not tracked
+  std::string* path;  // null: a temporary file, not tracked
   sqlite3_file* real() { return reinterpret_cast<sqlite3_file*>(this + 1); }
 };
-ShimFile* shim(sqlite3_file* file) { return reinterpret_cast<ShimFile*>(file); }
-const sqlite3_io_methods* real_methods(sqlite3_file* file) { return shim(file)->real()->pMethods; }
-sqlite3_file* real(sqlite3_file* file) { return shim(file)->real(); }
+ShimFile* shim(sqlite3_file* file) {
+  return reinterpret_cast<ShimFile*>(file);
+}
+const sqlite3_io_methods* real_methods(sqlite3_file* file) {
+  return shim(file)->real()->pMethods;
+}
+sqlite3_file* real(sqlite3_file* file) {
+  return shim(file)->real();
+}
 
 int shim_close(sqlite3_file* file) {
   delete shim(file)->path;
@@ -40,7 +46,8 @@ int shim_read(sqlite3_file* file, void* data, int size, sqlite3_int64 at) {
 int shim_write(sqlite3_file* file, const void* data, int size, sqlite3_int64 at) {
   if (shim(file)->path != nullptr) {
     const auto* bytes = static_cast<const std::uint8_t*>(data);
-    const int rc = FaultVfs::instance().before_write(*shim(file)->path, {static_cast<std::uint64_t>(at), Bytes(bytes, bytes + size), false});
+    const int rc = FaultVfs::instance().before_write(
+        *shim(file)->path, {static_cast<std::uint64_t>(at), Bytes(bytes, bytes + size), false});
     if (rc != SQLITE_OK) return rc;
   }
   return real_methods(file)->xWrite(real(file), data, size, at);
@@ -56,26 +63,46 @@ int shim_sync(sqlite3_file* file, int) {
   // The real sync is left out: this process does not lose power, and the tests run far faster without it.
   return shim(file)->path == nullptr ? SQLITE_OK : FaultVfs::instance().before_sync(*shim(file)->path);
 }
-int shim_size(sqlite3_file* file, sqlite3_int64* size) { return real_methods(file)->xFileSize(real(file), size); }
-int shim_lock(sqlite3_file* file, int level) { return real_methods(file)->xLock(real(file), level); }
-int shim_unlock(sqlite3_file* file, int level) { return real_methods(file)->xUnlock(real(file), level); }
-int shim_reserved(sqlite3_file* file, int* out) { return real_methods(file)->xCheckReservedLock(real(file), out); }
+int shim_size(sqlite3_file* file, sqlite3_int64* size) {
+  return real_methods(file)->xFileSize(real(file), size);
+}
+int shim_lock(sqlite3_file* file, int level) {
+  return real_methods(file)->xLock(real(file), level);
+}
+int shim_unlock(sqlite3_file* file, int level) {
+  return real_methods(file)->xUnlock(real(file), level);
+}
+int shim_reserved(sqlite3_file* file, int* out) {
+  return real_methods(file)->xCheckReservedLock(real(file), out);
+}
 int shim_control(sqlite3_file* file, int op, void* argument) {
   if (op == SQLITE_FCNTL_SIZE_HINT || op == SQLITE_FCNTL_CHUNK_SIZE) return SQLITE_OK;  // no write behind our back
   return real_methods(file)->xFileControl(real(file), op, argument);
 }
-int shim_sector(sqlite3_file*) { return kSector; }
-int shim_traits(sqlite3_file*) { return 0; }  // promises nothing: no atomic writes, no safe append, no power-safe overwrite
+int shim_sector(sqlite3_file*) {
+  return kSector;
+}
+int shim_traits(sqlite3_file*) {
+  return 0;
+}  // promises nothing: no atomic writes, no safe append, no power-safe overwrite
 int shim_shm_map(sqlite3_file* file, int page, int size, int extend, void volatile** out) {
   return real_methods(file)->xShmMap(real(file), page, size, extend, out);
 }
-int shim_shm_lock(sqlite3_file* file, int offset, int count, int flags) { return real_methods(file)->xShmLock(real(file), offset, count, flags); }
-void shim_shm_barrier(sqlite3_file* file) { real_methods(file)->xShmBarrier(real(file)); }
-int shim_shm_unmap(sqlite3_file* file, int remove) { return real_methods(file)->xShmUnmap(real(file), remove); }
+int shim_shm_lock(sqlite3_file* file, int offset, int count, int flags) {
+  return real_methods(file)->xShmLock(real(file), offset, count, flags);
+}
+void shim_shm_barrier(sqlite3_file* file) {
+  real_methods(file)->xShmBarrier(real(file));
+}
+int shim_shm_unmap(sqlite3_file* file, int remove) {
+  return real_methods(file)->xShmUnmap(real(file), remove);
+}
 
-const sqlite3_io_methods kMethods = {2, shim_close, shim_read, shim_write, shim_truncate, shim_sync, shim_size, shim_lock, shim_unlock,
-                                     shim_reserved, shim_control, shim_sector, shim_traits, shim_shm_map, shim_shm_lock, shim_shm_barrier,
-                                     shim_shm_unmap, nullptr, nullptr};
+const sqlite3_io_methods kMethods = {
+    2,           shim_close,   shim_read,     shim_write,       shim_truncate,  shim_sync,
+    shim_size,   shim_lock,    shim_unlock,   shim_reserved,    shim_control,   shim_sector,
+    shim_traits, shim_shm_map, shim_shm_lock, shim_shm_barrier, shim_shm_unmap, nullptr,
+    nullptr};
 
 int vfs_open(sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out_flags) {
   ShimFile* ours = shim(file);
@@ -117,7 +144,8 @@ void put_torn(Bytes& image, const FaultVfs::Change& change, Rng& rng) {
   for (std::size_t at = 0; at < change.bytes.size(); at += kSector) {
     const std::size_t size = std::min(kSector, change.bytes.size() - at);
     const auto begin = change.bytes.begin() + static_cast<std::ptrdiff_t>(at);
-    if (rng.chance(1, 2)) put(image, {change.offset + at, Bytes(begin, begin + static_cast<std::ptrdiff_t>(size)), false});
+    if (rng.chance(1, 2))
+      put(image, {change.offset + at, Bytes(begin, begin + static_cast<std::ptrdiff_t>(size)), false});
   }
 }
 
@@ -180,7 +208,8 @@ int FaultVfs::before_write(const std::string& path, Change change) {
   const bool was_dead = crashed_;
   const bool dead = tick();
   const bool grows = !change.truncate;
-  if (!was_dead && !(grows && full_from_ != 0 && operations_ >= full_from_)) files_[path].unsynced.push_back(std::move(change));
+  if (!was_dead && !(grows && full_from_ != 0 && operations_ >= full_from_))
+    files_[path].unsynced.push_back(std::move(change));
   if (dead) return SQLITE_IOERR_WRITE;
   return grows && full_from_ != 0 && operations_ >= full_from_ ? SQLITE_FULL : SQLITE_OK;
 }
@@ -214,8 +243,10 @@ void FaultVfs::recover(Loss loss, std::uint64_t seed) {
   for (auto& [path, file] : files_) {
     for (const Change& change : file.unsynced) {
       if (loss == Loss::All || rng.chance(1, 2)) continue;
-      if (loss == Loss::Torn) put_torn(file.synced, change, rng);
-      else put(file.synced, change);
+      if (loss == Loss::Torn)
+        put_torn(file.synced, change, rng);
+      else
+        put(file.synced, change);
     }
     file.unsynced.clear();
     std::ofstream out(path, std::ios::binary | std::ios::trunc);

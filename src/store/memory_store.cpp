@@ -1,8 +1,8 @@
 #include "store/memory_store.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "store/limits.h"
 
@@ -71,14 +71,27 @@ std::optional<AppendResult> MemoryStore::commit(const AppendRequest& request) {
     return write(request);
   }
   switch (std::exchange(fault_, Fault::None)) {
-    case Fault::None: break;
-    case Fault::CrashAfter: write(request); [[fallthrough]];
-    case Fault::CrashBefore: crashed_ = true; return std::nullopt;
-    case Fault::AmbiguousWritten: write(request); return AppendResult{AppendOutcome::Ambiguous, "injected: the answer was lost"};
-    case Fault::AmbiguousLate: late_.push_back(request); [[fallthrough]];
-    case Fault::AmbiguousLost: return AppendResult{AppendOutcome::Ambiguous, "injected: the connection broke"};
-    case Fault::DiskFull: disk_full_ = true; return AppendResult{AppendOutcome::DiskFull, kDiskFullText};
-    case Fault::Error: return AppendResult{AppendOutcome::Error, "injected: the store refused"};
+    case Fault::None:
+      break;
+    case Fault::CrashAfter:
+      write(request);
+      [[fallthrough]];
+    case Fault::CrashBefore:
+      crashed_ = true;
+      return std::nullopt;
+    case Fault::AmbiguousWritten:
+      write(request);
+      return AppendResult{AppendOutcome::Ambiguous, "injected: the answer was lost"};
+    case Fault::AmbiguousLate:
+      late_.push_back(request);
+      [[fallthrough]];
+    case Fault::AmbiguousLost:
+      return AppendResult{AppendOutcome::Ambiguous, "injected: the connection broke"};
+    case Fault::DiskFull:
+      disk_full_ = true;
+      return AppendResult{AppendOutcome::DiskFull, kDiskFullText};
+    case Fault::Error:
+      return AppendResult{AppendOutcome::Error, "injected: the store refused"};
   }
   return write(request);
 }
@@ -184,12 +197,14 @@ Status MemoryStore::erase_side(const std::string& table, const std::string& key)
   return {};
 }
 
-Result<std::vector<std::pair<std::string, Bytes>>> MemoryStore::list_side(const std::string& table, const std::string& after,
+Result<std::vector<std::pair<std::string, Bytes>>> MemoryStore::list_side(const std::string& table,
+                                                                          const std::string& after,
                                                                           std::size_t limit) const {
   Lock lock(mutex_);
   TRY_VOID(alive());
   std::vector<std::pair<std::string, Bytes>> out;
-  for (auto it = side_.upper_bound({table, after}); it != side_.end() && it->first.first == table && out.size() < limit; ++it) {
+  for (auto it = side_.upper_bound({table, after}); it != side_.end() && it->first.first == table && out.size() < limit;
+       ++it) {
     out.emplace_back(it->first.second, it->second);
   }
   return out;

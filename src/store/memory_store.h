@@ -1,7 +1,7 @@
 #pragma once
-// A journal in memory with faults on request, for simulation and tests. The object is the "disk": it outlives the engines that
-// use it, and two engines may compete on it. Answers inline; thread-safe. After a crash fault every call fails with Unavailable
-// until reopen(), as if the process had died; what was not committed is gone.
+// A journal in memory with faults on request, for simulation and tests. The object is the "disk": it outlives the
+// engines that use it, and two engines may compete on it. Answers inline; thread-safe. After a crash fault every call
+// fails with Unavailable until reopen(), as if the process had died; what was not committed is gone.
 #include <deque>
 #include <map>
 #include <mutex>
@@ -12,12 +12,13 @@ namespace muster::store {
 
 enum class Fault : std::uint8_t {
   None,
-  CrashBefore,        // dies before the commit: nothing written, no answer
-  CrashAfter,         // dies after the commit: written, no answer
-  AmbiguousWritten,   // answers Ambiguous, is written
-  AmbiguousLost,      // answers Ambiguous, is not written
-  AmbiguousLate,      // answers Ambiguous, is written at settle(), unless a new leader epoch fences it before
-  DiskFull, Error,
+  CrashBefore,       // dies before the commit: nothing written, no answer
+  CrashAfter,        // dies after the commit: written, no answer
+  AmbiguousWritten,  // answers Ambiguous, is written
+  AmbiguousLost,     // answers Ambiguous, is not written
+  AmbiguousLate,     // answers Ambiguous, is written at settle(), unless a new leader epoch fences it before
+  DiskFull,
+  Error,
 };
 
 class MemoryStore final : public journal::Store {
@@ -25,8 +26,8 @@ class MemoryStore final : public journal::Store {
   void inject(Fault fault, std::uint32_t after_appends = 0);  // hits the append after so many good ones
   void set_disk_full(bool full);
   void corrupt_newest_snapshot();
-  void settle();        // late writes land or are fenced
-  void crash();         // now
+  void settle();  // late writes land or are fenced
+  void crash();   // now
   bool crashed() const;
   void reopen();
   std::uint64_t syncs() const;
@@ -57,7 +58,7 @@ class MemoryStore final : public journal::Store {
   Fault fault_ = Fault::None;
   std::uint32_t fault_after_ = 0;
   std::uint64_t leader_epoch_ = 0, first_seq_ = 1, syncs_ = 0;
-  std::deque<Bytes> entries_;                      // seq 1.., archived ones included
+  std::deque<Bytes> entries_;  // seq 1.., archived ones included
   Bytes tail_hash_ = journal::genesis_hash();
   std::vector<journal::AppendRequest> late_;
   std::map<std::uint64_t, Bytes> snapshots_;

@@ -1,9 +1,8 @@
 #include "store/sqlite.h"
 
 #include <fcntl.h>
-#include <unistd.h>
-
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "store/limits.h"
 
@@ -18,13 +17,17 @@ Bytes Statement::bytes(int column) {
   return data == nullptr ? Bytes() : Bytes(data, data + size);
 }
 
-std::string Statement::text(int column) { return as_string(bytes(column)); }
+std::string Statement::text(int column) {
+  return as_string(bytes(column));
+}
 
 Result<Connection> Connection::open(const std::string& path, const std::string& vfs) {
   // SQLite gives -wal and -shm the mode of the main file, so the mode is set before it opens anything.
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) {
-    return muster::error(Code::Unavailable, fmt::format("cannot open {} for writing (errno {}); check the folder and its owner", path, errno));
+    return muster::error(
+        Code::Unavailable,
+        fmt::format("cannot open {} for writing (errno {}); check the folder and its owner", path, errno));
   }
   ::close(fd);
   Connection connection;
@@ -32,8 +35,10 @@ Result<Connection> Connection::open(const std::string& path, const std::string& 
   const int rc = sqlite3_open_v2(path.c_str(), &connection.handle_, kFlags, vfs.empty() ? nullptr : vfs.c_str());
   if (rc != SQLITE_OK) return connection.last_error("open the journal");
   sqlite3_busy_timeout(connection.handle_, kBusyMs);
-  TRY_VOID(connection.run("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;"
-                          "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA temp_store=MEMORY; PRAGMA secure_delete=ON;"));
+  TRY_VOID(connection.run(
+      "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;"
+      "PRAGMA wal_autocheckpoint=4000; PRAGMA journal_size_limit=67108864; PRAGMA temp_store=MEMORY; PRAGMA "
+      "secure_delete=ON;"));
   return connection;
 }
 
@@ -58,14 +63,18 @@ Error Connection::last_error(const char* doing) const {
   const int rc = handle_ == nullptr ? SQLITE_NOMEM : sqlite3_extended_errcode(handle_);
   const char* text = handle_ == nullptr ? "out of memory" : sqlite3_errmsg(handle_);
   switch (rc & 0xff) {
-    case SQLITE_FULL: return muster::error(Code::ResourceExhausted, kDiskFullText);
+    case SQLITE_FULL:
+      return muster::error(Code::ResourceExhausted, kDiskFullText);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-      return muster::error(Code::DataLoss, fmt::format("cannot {}: the file is damaged ({}); restore a backup", doing, text));
+      return muster::error(Code::DataLoss,
+                           fmt::format("cannot {}: the file is damaged ({}); restore a backup", doing, text));
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-      return muster::error(Code::Unavailable, fmt::format("cannot {}: another process holds the file ({}); stop it", doing, text));
-    default: return muster::error(Code::Unavailable, fmt::format("cannot {}: {} (SQLite {})", doing, text, rc));
+      return muster::error(Code::Unavailable,
+                           fmt::format("cannot {}: another process holds the file ({}); stop it", doing, text));
+    default:
+      return muster::error(Code::Unavailable, fmt::format("cannot {}: {} (SQLite {})", doing, text, rc));
   }
 }
 

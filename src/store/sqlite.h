@@ -1,10 +1,10 @@
 #pragma once
-// The little of SQLite's C interface that the store needs: owned connections and statements, errors as values. A connection is
-// used by one thread at a time (its owner holds a mutex). SQLite 3.40.
+// The little of SQLite's C interface that the store needs: owned connections and statements, errors as values. A
+// connection is used by one thread at a time (its owner holds a mutex). SQLite 3.40.
+#include <sqlite3.h>
+
 #include <cstdint>
 #include <string>
-
-#include <sqlite3.h>
 
 #include "base/bytes.h"
 #include "base/result.h"
@@ -25,7 +25,10 @@ class Statement {
     sqlite3_bind_text(handle_, index, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT);
   }
   // The bytes must live until reset().
-  void bind(int index, ByteView bytes) { sqlite3_bind_blob64(handle_, index, bytes.empty() ? "" : static_cast<const void*>(bytes.data()), bytes.size(), SQLITE_STATIC); }
+  void bind(int index, ByteView bytes) {
+    sqlite3_bind_blob64(handle_, index, bytes.empty() ? "" : static_cast<const void*>(bytes.data()), bytes.size(),
+                        SQLITE_STATIC);
+  }
   int step() { return sqlite3_step(handle_); }
   void reset() {
     sqlite3_reset(handle_);

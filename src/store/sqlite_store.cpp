@@ -1,10 +1,9 @@
 #include "store/sqlite_store.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
-
-#include <fmt/format.h>
 
 #include "store/limits.h"
 #include "store/sqlite.h"
@@ -21,16 +20,19 @@ namespace {
 constexpr std::uint64_t kSchema = 1;
 constexpr const char* kCreate =
     "BEGIN IMMEDIATE;"
-    "CREATE TABLE IF NOT EXISTS leader(one INTEGER PRIMARY KEY CHECK(one=1), epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL);"
+    "CREATE TABLE IF NOT EXISTS leader(one INTEGER PRIMARY KEY CHECK(one=1), epoch INTEGER NOT NULL, first_seq INTEGER "
+    "NOT NULL);"
     "INSERT OR IGNORE INTO leader VALUES(1,0,1);"
     "CREATE TABLE IF NOT EXISTS entry(seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
     "CREATE TABLE IF NOT EXISTS archive(seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
-    "CREATE TABLE IF NOT EXISTS side(tbl BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY(tbl,key)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS side(tbl BLOB NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY(tbl,key)) "
+    "WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS scratch(one INTEGER PRIMARY KEY, filler BLOB);"
     "PRAGMA user_version=1; COMMIT;";
 constexpr const char* kCreateSnapshots =
     "BEGIN IMMEDIATE;"
-    "CREATE TABLE IF NOT EXISTS part(seq INTEGER NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY(seq,number)) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS part(seq INTEGER NOT NULL, number INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY "
+    "KEY(seq,number)) WITHOUT ROWID;"
     "PRAGMA user_version=1; COMMIT;";
 constexpr std::size_t kPartBytes = 1024 * 1024;
 constexpr std::uint64_t kArchiveStep = 2'000;  // rows moved per transaction, so that appends get their turn
@@ -46,7 +48,9 @@ Status prepare_schema(Connection& db, const char* create) {
   }
   if (found == kSchema) return {};
   if (found == 0) return db.run(create);
-  return error(Code::Unsupported, fmt::format("the journal file has version {}, this program reads {}; use the newer program", found, kSchema));
+  return error(
+      Code::Unsupported,
+      fmt::format("the journal file has version {}, this program reads {}; use the newer program", found, kSchema));
 }
 
 }  // namespace
@@ -132,8 +136,9 @@ struct SqliteStore::ReadSide {
     side->leader = TRY(db.prepare("SELECT epoch, first_seq FROM leader"));
     side->newest = TRY(db.prepare("SELECT seq, bytes FROM entry ORDER BY seq DESC LIMIT 1"));
     side->range = TRY(db.prepare("SELECT bytes FROM entry WHERE seq>=?1 ORDER BY seq LIMIT ?2"));
-    side->range_all = TRY(db.prepare("SELECT seq, bytes FROM archive WHERE seq>=?1 UNION ALL SELECT seq, bytes FROM entry WHERE seq>=?1 "
-                                     "ORDER BY seq LIMIT ?2"));
+    side->range_all = TRY(
+        db.prepare("SELECT seq, bytes FROM archive WHERE seq>=?1 UNION ALL SELECT seq, bytes FROM entry WHERE seq>=?1 "
+                   "ORDER BY seq LIMIT ?2"));
     side->get = TRY(db.prepare("SELECT value FROM side WHERE tbl=?1 AND key=?2"));
     side->list = TRY(db.prepare("SELECT key, value FROM side WHERE tbl=?1 AND key>?2 ORDER BY key LIMIT ?3"));
     return side;
@@ -288,9 +293,12 @@ void SqliteStore::commit_group(std::vector<Queued> group) {
     }
     db.rollback();
     if (!done) {
-      // Before COMMIT nothing can have reached the disk as committed; a full disk is noticed before the commit mark is written.
+      // Before COMMIT nothing can have reached the disk as committed; a full disk is noticed before the commit mark is
+      // written.
       const bool full = done.error().code == Code::ResourceExhausted;
-      const AppendOutcome outcome = full ? AppendOutcome::DiskFull : commit_tried ? AppendOutcome::Ambiguous : AppendOutcome::Error;
+      const AppendOutcome outcome = full           ? AppendOutcome::DiskFull
+                                    : commit_tried ? AppendOutcome::Ambiguous
+                                                   : AppendOutcome::Error;
       for (AppendResult& result : results) {
         if (result.outcome == AppendOutcome::Committed) result = {outcome, done.error().message};
       }
@@ -416,7 +424,8 @@ Status SqliteStore::erase_side(const std::string& table, const std::string& key)
   return writer_->change(writer_->erase);
 }
 
-Result<std::vector<std::pair<std::string, Bytes>>> SqliteStore::list_side(const std::string& table, const std::string& after,
+Result<std::vector<std::pair<std::string, Bytes>>> SqliteStore::list_side(const std::string& table,
+                                                                          const std::string& after,
                                                                           std::size_t limit) const {
   Lock lock(reader_->mutex);
   Use use(reader_->list);
@@ -452,7 +461,9 @@ Status copy_database(const std::string& from, const std::string& to, const std::
 }
 }  // namespace
 
-Status SqliteStore::backup(const std::string& path) const { return copy_database(options_.path, path, options_.vfs); }
+Status SqliteStore::backup(const std::string& path) const {
+  return copy_database(options_.path, path, options_.vfs);
+}
 
 Status SqliteStore::restore(const std::string& backup, const std::string& path) {
   if (::access(backup.c_str(), R_OK) != 0) return error(Code::NotFound, "there is no readable backup at " + backup);

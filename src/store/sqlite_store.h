@@ -1,8 +1,8 @@
 #pragma once
-// The default store: SQLite in WAL mode with synchronous=FULL, so a commit is on disk before it is answered. Appends go to a
-// thread of its own that commits everything queued in one transaction; inline mode (simulation) commits in the caller. Snapshots
-// live in a second file "<path>-snapshots", so writing a large one never delays an append. Files have mode 0600. A second
-// process may open the same file: the leader epoch fences whichever came first. Thread-safe.
+// The default store: SQLite in WAL mode with synchronous=FULL, so a commit is on disk before it is answered. Appends go
+// to a thread of its own that commits everything queued in one transaction; inline mode (simulation) commits in the
+// caller. Snapshots live in a second file "<path>-snapshots", so writing a large one never delays an append. Files have
+// mode 0600. A second process may open the same file: the leader epoch fences whichever came first. Thread-safe.
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -19,12 +19,12 @@ class SqliteStore final : public journal::Store {
  public:
   struct Options {
     std::string path;
-    std::string vfs;            // empty = the system's; tests name a fault VFS
-    bool threaded = true;       // false: append() commits and answers before it returns
+    std::string vfs;       // empty = the system's; tests name a fault VFS
+    bool threaded = true;  // false: append() commits and answers before it returns
     std::size_t queue_max = 1024;
   };
   static Result<std::unique_ptr<SqliteStore>> open(Options options);
-  ~SqliteStore() override;      // answers what is queued, then closes
+  ~SqliteStore() override;  // answers what is queued, then closes
 
   void append(journal::AppendRequest request, std::function<void(journal::AppendResult)> done) override;
   Result<std::vector<Bytes>> read(std::uint64_t from, std::size_t limit) const override;
@@ -42,8 +42,8 @@ class SqliteStore final : public journal::Store {
                                                                std::size_t limit) const override;
   // A consistent copy into a new file (mode 0600) while the store is in use. AlreadyExists when `path` is there.
   Status backup(const std::string& path) const;
-  // Makes the journal file `path` out of a backup; AlreadyExists when it is there. Raise the incarnation before anything else
-  // uses it (engine/tools.h).
+  // Makes the journal file `path` out of a backup; AlreadyExists when it is there. Raise the incarnation before
+  // anything else uses it (engine/tools.h).
   static Status restore(const std::string& backup, const std::string& path);
   std::uint64_t transactions() const { return transactions_.load(); }  // group commits so far
 
@@ -51,7 +51,10 @@ class SqliteStore final : public journal::Store {
   struct Writer;
   struct ReadSide;
   struct Snapshots;
-  struct Queued { journal::AppendRequest request; std::function<void(journal::AppendResult)> done; };
+  struct Queued {
+    journal::AppendRequest request;
+    std::function<void(journal::AppendResult)> done;
+  };
   explicit SqliteStore(Options options);
   void loop();
   void commit_group(std::vector<Queued> group);

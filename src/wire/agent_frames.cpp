@@ -13,13 +13,16 @@ using namespace session;
 
 constexpr std::size_t kPemMax = 64 << 10;
 
-std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field, Check& check) {
+std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field,
+                             Check& check) {
   std::vector<LeaseId> out;
   if (!check.count(in, kListMax, field)) return out;
   for (std::uint64_t id : in) out.push_back({id});
   return out;
 }
-Bytes get_chunk(const std::string& in, Check& check) { return check.bytes(in, kChunkBytesMax, "data"); }
+Bytes get_chunk(const std::string& in, Check& check) {
+  return check.bytes(in, kChunkBytesMax, "data");
+}
 
 // ---- server frames
 void put(const Challenge& v, pb::ServerFrame& f) {
@@ -30,7 +33,8 @@ void put(const Challenge& v, pb::ServerFrame& f) {
   o.set_version_max(v.version_max);
 }
 Challenge get(const pb::Challenge& in, Check& c) {
-  return {c.bytes(in.nonce(), 64, "nonce"), c.text(in.server_id(), kNameMax, "server_id"), in.version_min(), in.version_max()};
+  return {c.bytes(in.nonce(), 64, "nonce"), c.text(in.server_id(), kNameMax, "server_id"), in.version_min(),
+          in.version_max()};
 }
 
 void put(const Welcome& v, pb::ServerFrame& f) {
@@ -46,9 +50,15 @@ void put(const Welcome& v, pb::ServerFrame& f) {
   o.set_want_inventory(v.want_inventory);
 }
 Welcome get(const pb::Welcome& in, Check& c) {
-  return {{in.node()}, in.session(), c.millis(in.heartbeat_ms(), "heartbeat_ms"), c.millis(in.lease_ms(), "lease_ms"),
-          {c.between(in.server_time_ms(), 0, kMillisMax, "server_time_ms")}, in.incarnation(), c.bytes(in.roster_key(), 64, "roster_key"),
-          c.texts(in.relays(), 64, kNameMax, "relays"), in.want_inventory()};
+  return {{in.node()},
+          in.session(),
+          c.millis(in.heartbeat_ms(), "heartbeat_ms"),
+          c.millis(in.lease_ms(), "lease_ms"),
+          {c.between(in.server_time_ms(), 0, kMillisMax, "server_time_ms")},
+          in.incarnation(),
+          c.bytes(in.roster_key(), 64, "roster_key"),
+          c.texts(in.relays(), 64, kNameMax, "relays"),
+          in.want_inventory()};
 }
 
 void put(const Refused& v, pb::ServerFrame& f) {
@@ -58,7 +68,8 @@ void put(const Refused& v, pb::ServerFrame& f) {
   o.set_retry_after_ms(v.retry_after.count());
 }
 Refused get(const pb::Refused& in, Check& c) {
-  return {c.text(in.code(), kNameMax, "code"), c.text(in.message(), kReasonMax, "message"), c.millis(in.retry_after_ms(), "retry_after_ms")};
+  return {c.text(in.code(), kNameMax, "code"), c.text(in.message(), kReasonMax, "message"),
+          c.millis(in.retry_after_ms(), "retry_after_ms")};
 }
 
 void put_desired(const Desired& v, pb::Desired& o) {
@@ -80,21 +91,26 @@ void put_desired(const Desired& v, pb::Desired& o) {
   }
   o.set_signature(raw(v.signature));
 }
-void put(const Desired& v, pb::ServerFrame& f) { put_desired(v, *f.mutable_desired()); }
+void put(const Desired& v, pb::ServerFrame& f) {
+  put_desired(v, *f.mutable_desired());
+}
 Desired get(const pb::Desired& in, Check& c) {
   Desired v{in.incarnation(), in.revision(), {}, {}, {}, c.bytes(in.signature(), 512, "signature")};
   get_list(in.assignments(), v.assignments, kListMax, "assignments", c);
   if (c.count(in.secrets(), kListMax, "secrets")) {
     for (const auto& s : in.secrets()) {
-      v.secrets.push_back({{s.lease()}, c.bytes(s.ray_token(), kReasonMax, "secrets.ray_token"),
-                           c.bytes(s.relay_token(), kReasonMax, "secrets.relay_token"), c.bytes(s.psk(), 64, "secrets.psk")});
+      v.secrets.push_back({{s.lease()},
+                           c.bytes(s.ray_token(), kReasonMax, "secrets.ray_token"),
+                           c.bytes(s.relay_token(), kReasonMax, "secrets.relay_token"),
+                           c.bytes(s.psk(), 64, "secrets.psk")});
     }
   }
   if (c.count(in.rosters(), kListMax, "rosters")) {
     for (const auto& r : in.rosters()) {
       SignedRoster roster{{r.cluster()}, c.bytes(r.bytes(), kFrameBytesMax, "rosters.bytes"), {}};
       if (!c.count(r.signatures(), 8, "rosters.signatures")) break;
-      for (const auto& signature : r.signatures()) roster.signatures.push_back(c.bytes(signature, 512, "rosters.signatures"));
+      for (const auto& signature : r.signatures())
+        roster.signatures.push_back(c.bytes(signature, 512, "rosters.signatures"));
       v.rosters.push_back(std::move(roster));
     }
   }
@@ -117,7 +133,9 @@ void put(const LogAck& v, pb::ServerFrame& f) {
   o.set_attempt(v.attempt);
   o.set_offset(v.offset);
 }
-LogAck get(const pb::LogAck& in, Check&) { return {{in.job()}, in.attempt(), in.offset()}; }
+LogAck get(const pb::LogAck& in, Check&) {
+  return {{in.job()}, in.attempt(), in.offset()};
+}
 
 void put(const BlobChunk& v, pb::ServerFrame& f) {
   auto& o = *f.mutable_blob_chunk();
@@ -128,13 +146,22 @@ void put(const BlobChunk& v, pb::ServerFrame& f) {
   o.set_error(utf8(v.error));
 }
 BlobChunk get(const pb::BlobChunk& in, Check& c) {
-  return {c.text(in.blob(), kNameMax, "blob"), in.offset(), get_chunk(in.data(), c), in.last(), c.text(in.error(), kReasonMax, "error")};
+  return {c.text(in.blob(), kNameMax, "blob"), in.offset(), get_chunk(in.data(), c), in.last(),
+          c.text(in.error(), kReasonMax, "error")};
 }
 
-void put(const Watch& v, pb::ServerFrame& f) { f.mutable_watch()->set_live(v.live); }
-Watch get(const pb::Watch& in, Check&) { return {in.live()}; }
-void put(const CertIssued& v, pb::ServerFrame& f) { f.mutable_cert_issued()->set_der_chain_pem(raw(v.der_chain_pem)); }
-CertIssued get(const pb::CertIssued& in, Check& c) { return {c.bytes(in.der_chain_pem(), kPemMax, "der_chain_pem")}; }
+void put(const Watch& v, pb::ServerFrame& f) {
+  f.mutable_watch()->set_live(v.live);
+}
+Watch get(const pb::Watch& in, Check&) {
+  return {in.live()};
+}
+void put(const CertIssued& v, pb::ServerFrame& f) {
+  f.mutable_cert_issued()->set_der_chain_pem(raw(v.der_chain_pem));
+}
+CertIssued get(const pb::CertIssued& in, Check& c) {
+  return {c.bytes(in.der_chain_pem(), kPemMax, "der_chain_pem")};
+}
 
 void put(const StreamOpen& v, pb::ServerFrame& f) {
   auto& o = *f.mutable_stream_open();
@@ -148,11 +175,19 @@ void put(const StreamOpen& v, pb::ServerFrame& f) {
   o.set_port(v.port);
   o.set_path(utf8(v.path));
 }
-std::uint16_t get_u16(std::uint32_t in, const char* field, Check& c) { return static_cast<std::uint16_t>(c.below(in, 65'535, field)); }
+std::uint16_t get_u16(std::uint32_t in, const char* field, Check& c) {
+  return static_cast<std::uint16_t>(c.below(in, 65'535, field));
+}
 StreamOpen get(const pb::StreamOpen& in, Check& c) {
-  return {in.stream(), {in.lease()}, c.choice(in.kind(), StreamKind::Exec, StreamKind::WriteFile, "kind"),
-          c.texts(in.argv(), kListMax, 2 * kTextMax, "argv"), in.tty(), get_u16(in.rows(), "rows", c), get_u16(in.cols(), "cols", c),
-          get_u16(in.port(), "port", c), c.text(in.path(), kReasonMax, "path")};
+  return {in.stream(),
+          {in.lease()},
+          c.choice(in.kind(), StreamKind::Exec, StreamKind::WriteFile, "kind"),
+          c.texts(in.argv(), kListMax, 2 * kTextMax, "argv"),
+          in.tty(),
+          get_u16(in.rows(), "rows", c),
+          get_u16(in.cols(), "cols", c),
+          get_u16(in.port(), "port", c),
+          c.text(in.path(), kReasonMax, "path")};
 }
 void put(const StreamResize& v, pb::ServerFrame& f) {
   auto& o = *f.mutable_stream_resize();
@@ -180,10 +215,16 @@ void put(const StreamWindow& v, Frame& f) {
   f.mutable_stream_window()->set_stream(v.stream);
   f.mutable_stream_window()->set_credit(v.credit);
 }
-StreamWindow get(const pb::StreamWindow& in, Check&) { return {in.stream(), in.credit()}; }
+StreamWindow get(const pb::StreamWindow& in, Check&) {
+  return {in.stream(), in.credit()};
+}
 template <typename Frame>
-void put(const StreamEof& v, Frame& f) { f.mutable_stream_eof()->set_stream(v.stream); }
-StreamEof get(const pb::StreamEof& in, Check&) { return {in.stream()}; }
+void put(const StreamEof& v, Frame& f) {
+  f.mutable_stream_eof()->set_stream(v.stream);
+}
+StreamEof get(const pb::StreamEof& in, Check&) {
+  return {in.stream()};
+}
 template <typename Frame>
 void put(const StreamClose& v, Frame& f) {
   auto& o = *f.mutable_stream_close();
@@ -191,7 +232,9 @@ void put(const StreamClose& v, Frame& f) {
   o.set_exit_code(v.exit_code);
   o.set_error(utf8(v.error));
 }
-StreamClose get(const pb::StreamClose& in, Check& c) { return {in.stream(), in.exit_code(), c.text(in.error(), kReasonMax, "error")}; }
+StreamClose get(const pb::StreamClose& in, Check& c) {
+  return {in.stream(), in.exit_code(), c.text(in.error(), kReasonMax, "error")};
+}
 
 // ---- agent frames
 void put(const Hello& v, pb::AgentFrame& f) {
@@ -207,9 +250,14 @@ void put(const Hello& v, pb::AgentFrame& f) {
   for (const auto& feature : v.features) o.add_features(utf8(feature));
 }
 Hello get(const pb::Hello& in, Check& c) {
-  return {in.version(), c.text(in.certificate_pem(), kPemMax, "certificate_pem"), c.bytes(in.signature(), 512, "signature"),
-          c.text(in.agent_version(), kNameMax, "agent_version"), c.text(in.boot_id(), kNameMax, "boot_id"),
-          c.bytes(in.inventory_digest(), 64, "inventory_digest"), in.revision_seen(), in.incarnation_seen(),
+  return {in.version(),
+          c.text(in.certificate_pem(), kPemMax, "certificate_pem"),
+          c.bytes(in.signature(), 512, "signature"),
+          c.text(in.agent_version(), kNameMax, "agent_version"),
+          c.text(in.boot_id(), kNameMax, "boot_id"),
+          c.bytes(in.inventory_digest(), 64, "inventory_digest"),
+          in.revision_seen(),
+          in.incarnation_seen(),
           c.texts(in.features(), 256, kNameMax, "features")};
 }
 
@@ -244,7 +292,9 @@ void put(const Heartbeat& v, pb::AgentFrame& f) {
   f.mutable_heartbeat()->set_echo(v.echo);
   for (LeaseId id : v.leases) f.mutable_heartbeat()->add_leases(id.value);
 }
-Heartbeat get(const pb::Heartbeat& in, Check& c) { return {in.echo(), get_ids(in.leases(), "leases", c)}; }
+Heartbeat get(const pb::Heartbeat& in, Check& c) {
+  return {in.echo(), get_ids(in.leases(), "leases", c)};
+}
 
 void put(const LogChunk& v, pb::AgentFrame& f) {
   auto& o = *f.mutable_log_chunk();
@@ -253,9 +303,13 @@ void put(const LogChunk& v, pb::AgentFrame& f) {
   o.set_offset(v.offset);
   o.set_data(raw(v.data));
 }
-LogChunk get(const pb::LogChunk& in, Check& c) { return {{in.job()}, in.attempt(), in.offset(), get_chunk(in.data(), c)}; }
+LogChunk get(const pb::LogChunk& in, Check& c) {
+  return {{in.job()}, in.attempt(), in.offset(), get_chunk(in.data(), c)};
+}
 
-void put(const RayReportFrame& v, pb::AgentFrame& f) { wire::put(v.report, *f.mutable_ray_report()); }
+void put(const RayReportFrame& v, pb::AgentFrame& f) {
+  wire::put(v.report, *f.mutable_ray_report());
+}
 RayReportFrame get(const pb::RayReport& in, Check& c) {
   RayReportFrame v;
   wire::get(in, v.report, c);
@@ -266,9 +320,15 @@ void put(const BlobRequest& v, pb::AgentFrame& f) {
   f.mutable_blob_request()->set_blob(utf8(v.blob));
   f.mutable_blob_request()->set_offset(v.offset);
 }
-BlobRequest get(const pb::BlobRequest& in, Check& c) { return {c.text(in.blob(), kNameMax, "blob"), in.offset()}; }
-void put(const CertRequest& v, pb::AgentFrame& f) { f.mutable_cert_request()->set_csr_pem(raw(v.csr_pem)); }
-CertRequest get(const pb::CertRequest& in, Check& c) { return {c.bytes(in.csr_pem(), kPemMax, "csr_pem")}; }
+BlobRequest get(const pb::BlobRequest& in, Check& c) {
+  return {c.text(in.blob(), kNameMax, "blob"), in.offset()};
+}
+void put(const CertRequest& v, pb::AgentFrame& f) {
+  f.mutable_cert_request()->set_csr_pem(raw(v.csr_pem));
+}
+CertRequest get(const pb::CertRequest& in, Check& c) {
+  return {c.bytes(in.csr_pem(), kPemMax, "csr_pem")};
+}
 
 void put(const Telemetry& v, pb::AgentFrame& f) {
   auto& o = *f.mutable_telemetry();
@@ -296,15 +356,24 @@ void put(const Telemetry& v, pb::AgentFrame& f) {
   }
 }
 Telemetry get(const pb::Telemetry& in, Check& c) {
-  Telemetry v{{c.between(in.at_ms(), 0, kMillisMax, "at_ms")}, in.cpu_milli(), in.memory_used_bytes(), in.memory_total_bytes(),
-              in.disk_free_bytes(), in.net_rx_bytes_s(), in.net_tx_bytes_s(), {}, {}};
+  Telemetry v{{c.between(in.at_ms(), 0, kMillisMax, "at_ms")},
+              in.cpu_milli(),
+              in.memory_used_bytes(),
+              in.memory_total_bytes(),
+              in.disk_free_bytes(),
+              in.net_rx_bytes_s(),
+              in.net_tx_bytes_s(),
+              {},
+              {}};
   if (c.count(in.gpus(), 256, "gpus")) {
     for (const auto& g : in.gpus()) {
-      v.gpus.push_back({c.text(g.uuid(), kNameMax, "gpus.uuid"), g.use_percent(), g.temperature_c(), g.power_w(), g.memory_used_bytes()});
+      v.gpus.push_back({c.text(g.uuid(), kNameMax, "gpus.uuid"), g.use_percent(), g.temperature_c(), g.power_w(),
+                        g.memory_used_bytes()});
     }
   }
   if (c.count(in.containers(), kListMax, "containers")) {
-    for (const auto& k : in.containers()) v.containers.push_back({{k.lease()}, k.cpu_milli(), k.memory_bytes(), k.pids()});
+    for (const auto& k : in.containers())
+      v.containers.push_back({{k.lease()}, k.cpu_milli(), k.memory_bytes(), k.pids()});
   }
   return v;
 }
@@ -313,14 +382,18 @@ void put(const Goodbye& v, pb::AgentFrame& f) {
   f.mutable_goodbye()->set_reason(utf8(v.reason));
   f.mutable_goodbye()->set_leave(v.leave);
 }
-Goodbye get(const pb::Goodbye& in, Check& c) { return {c.text(in.reason(), kReasonMax, "reason"), in.leave()}; }
+Goodbye get(const pb::Goodbye& in, Check& c) {
+  return {c.text(in.reason(), kReasonMax, "reason"), in.leave()};
+}
 void put(const OwnerPause& v, pb::AgentFrame& f) {
   auto& o = *f.mutable_owner_pause();
   o.set_paused(v.paused);
   o.set_now(v.now);
   o.set_reason(utf8(v.reason));
 }
-OwnerPause get(const pb::OwnerPause& in, Check& c) { return {in.paused(), in.now(), c.text(in.reason(), kReasonMax, "reason")}; }
+OwnerPause get(const pb::OwnerPause& in, Check& c) {
+  return {in.paused(), in.now(), c.text(in.reason(), kReasonMax, "reason")};
+}
 
 // ---- envelopes
 template <typename Message>
@@ -344,13 +417,15 @@ template <typename Message>
 Status parse(ByteView bytes, Message& message) {
   [[maybe_unused]] static const auto quiet = google::protobuf::SetLogHandler(nullptr);  // a peer must not write our log
   if (bytes.size() > kFrameBytesMax) {
-    return error(Code::TooLarge, "the frame has " + std::to_string(bytes.size()) + " bytes, at most " + std::to_string(kFrameBytesMax) + " are allowed");
+    return error(Code::TooLarge, "the frame has " + std::to_string(bytes.size()) + " bytes, at most " +
+                                     std::to_string(kFrameBytesMax) + " are allowed");
   }
   if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return error(Code::InvalidArgument, "the frame is not a valid message of muster.v1.agent");
   }
   if (message.kind_case() == Message::KIND_NOT_SET) {
-    return error(Code::Unsupported, "the peer sent a frame of a kind that this version does not know; update this side");
+    return error(Code::Unsupported,
+                 "the peer sent a frame of a kind that this version does not know; update this side");
   }
   return {};
 }
@@ -365,29 +440,49 @@ Result<Frame> checked(const Message& in) {
 
 }  // namespace
 
-Bytes encode(const ServerFrame& frame) { return encode_frame<pb::ServerFrame>(frame); }
-Bytes encode(const AgentFrame& frame) { return encode_frame<pb::AgentFrame>(frame); }
+Bytes encode(const ServerFrame& frame) {
+  return encode_frame<pb::ServerFrame>(frame);
+}
+Bytes encode(const AgentFrame& frame) {
+  return encode_frame<pb::AgentFrame>(frame);
+}
 
 Result<ServerFrame> decode_server_frame(ByteView bytes) {
   pb::ServerFrame m;
   TRY_VOID(parse(bytes, m));
   switch (m.kind_case()) {
-    case pb::ServerFrame::kChallenge: return checked<ServerFrame>(m.challenge());
-    case pb::ServerFrame::kWelcome: return checked<ServerFrame>(m.welcome());
-    case pb::ServerFrame::kRefused: return checked<ServerFrame>(m.refused());
-    case pb::ServerFrame::kDesired: return checked<ServerFrame>(m.desired());
-    case pb::ServerFrame::kRenewed: return checked<ServerFrame>(m.renewed());
-    case pb::ServerFrame::kLogAck: return checked<ServerFrame>(m.log_ack());
-    case pb::ServerFrame::kBlobChunk: return checked<ServerFrame>(m.blob_chunk());
-    case pb::ServerFrame::kWatch: return checked<ServerFrame>(m.watch());
-    case pb::ServerFrame::kCertIssued: return checked<ServerFrame>(m.cert_issued());
-    case pb::ServerFrame::kStreamOpen: return checked<ServerFrame>(m.stream_open());
-    case pb::ServerFrame::kStreamData: return checked<ServerFrame>(m.stream_data());
-    case pb::ServerFrame::kStreamWindow: return checked<ServerFrame>(m.stream_window());
-    case pb::ServerFrame::kStreamResize: return checked<ServerFrame>(m.stream_resize());
-    case pb::ServerFrame::kStreamEof: return checked<ServerFrame>(m.stream_eof());
-    case pb::ServerFrame::kStreamClose: return checked<ServerFrame>(m.stream_close());
-    case pb::ServerFrame::KIND_NOT_SET: break;
+    case pb::ServerFrame::kChallenge:
+      return checked<ServerFrame>(m.challenge());
+    case pb::ServerFrame::kWelcome:
+      return checked<ServerFrame>(m.welcome());
+    case pb::ServerFrame::kRefused:
+      return checked<ServerFrame>(m.refused());
+    case pb::ServerFrame::kDesired:
+      return checked<ServerFrame>(m.desired());
+    case pb::ServerFrame::kRenewed:
+      return checked<ServerFrame>(m.renewed());
+    case pb::ServerFrame::kLogAck:
+      return checked<ServerFrame>(m.log_ack());
+    case pb::ServerFrame::kBlobChunk:
+      return checked<ServerFrame>(m.blob_chunk());
+    case pb::ServerFrame::kWatch:
+      return checked<ServerFrame>(m.watch());
+    case pb::ServerFrame::kCertIssued:
+      return checked<ServerFrame>(m.cert_issued());
+    case pb::ServerFrame::kStreamOpen:
+      return checked<ServerFrame>(m.stream_open());
+    case pb::ServerFrame::kStreamData:
+      return checked<ServerFrame>(m.stream_data());
+    case pb::ServerFrame::kStreamWindow:
+      return checked<ServerFrame>(m.stream_window());
+    case pb::ServerFrame::kStreamResize:
+      return checked<ServerFrame>(m.stream_resize());
+    case pb::ServerFrame::kStreamEof:
+      return checked<ServerFrame>(m.stream_eof());
+    case pb::ServerFrame::kStreamClose:
+      return checked<ServerFrame>(m.stream_close());
+    case pb::ServerFrame::KIND_NOT_SET:
+      break;
   }
   return error(Code::Unsupported, "unknown frame kind");
 }
@@ -396,22 +491,38 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
   pb::AgentFrame m;
   TRY_VOID(parse(bytes, m));
   switch (m.kind_case()) {
-    case pb::AgentFrame::kHello: return checked<AgentFrame>(m.hello());
-    case pb::AgentFrame::kInventory: return checked<AgentFrame>(m.inventory());
-    case pb::AgentFrame::kObserved: return checked<AgentFrame>(m.observed());
-    case pb::AgentFrame::kHeartbeat: return checked<AgentFrame>(m.heartbeat());
-    case pb::AgentFrame::kLogChunk: return checked<AgentFrame>(m.log_chunk());
-    case pb::AgentFrame::kRayReport: return checked<AgentFrame>(m.ray_report());
-    case pb::AgentFrame::kBlobRequest: return checked<AgentFrame>(m.blob_request());
-    case pb::AgentFrame::kCertRequest: return checked<AgentFrame>(m.cert_request());
-    case pb::AgentFrame::kTelemetry: return checked<AgentFrame>(m.telemetry());
-    case pb::AgentFrame::kGoodbye: return checked<AgentFrame>(m.goodbye());
-    case pb::AgentFrame::kOwnerPause: return checked<AgentFrame>(m.owner_pause());
-    case pb::AgentFrame::kStreamData: return checked<AgentFrame>(m.stream_data());
-    case pb::AgentFrame::kStreamWindow: return checked<AgentFrame>(m.stream_window());
-    case pb::AgentFrame::kStreamEof: return checked<AgentFrame>(m.stream_eof());
-    case pb::AgentFrame::kStreamClose: return checked<AgentFrame>(m.stream_close());
-    case pb::AgentFrame::KIND_NOT_SET: break;
+    case pb::AgentFrame::kHello:
+      return checked<AgentFrame>(m.hello());
+    case pb::AgentFrame::kInventory:
+      return checked<AgentFrame>(m.inventory());
+    case pb::AgentFrame::kObserved:
+      return checked<AgentFrame>(m.observed());
+    case pb::AgentFrame::kHeartbeat:
+      return checked<AgentFrame>(m.heartbeat());
+    case pb::AgentFrame::kLogChunk:
+      return checked<AgentFrame>(m.log_chunk());
+    case pb::AgentFrame::kRayReport:
+      return checked<AgentFrame>(m.ray_report());
+    case pb::AgentFrame::kBlobRequest:
+      return checked<AgentFrame>(m.blob_request());
+    case pb::AgentFrame::kCertRequest:
+      return checked<AgentFrame>(m.cert_request());
+    case pb::AgentFrame::kTelemetry:
+      return checked<AgentFrame>(m.telemetry());
+    case pb::AgentFrame::kGoodbye:
+      return checked<AgentFrame>(m.goodbye());
+    case pb::AgentFrame::kOwnerPause:
+      return checked<AgentFrame>(m.owner_pause());
+    case pb::AgentFrame::kStreamData:
+      return checked<AgentFrame>(m.stream_data());
+    case pb::AgentFrame::kStreamWindow:
+      return checked<AgentFrame>(m.stream_window());
+    case pb::AgentFrame::kStreamEof:
+      return checked<AgentFrame>(m.stream_eof());
+    case pb::AgentFrame::kStreamClose:
+      return checked<AgentFrame>(m.stream_close());
+    case pb::AgentFrame::KIND_NOT_SET:
+      break;
   }
   return error(Code::Unsupported, "unknown frame kind");
 }

@@ -1,8 +1,8 @@
 #include "wire/agent_frames.h"
 
-#include <set>
-
 #include <gtest/gtest.h>
+
+#include <set>
 
 #include "base/rng.h"
 
@@ -52,74 +52,174 @@ struct Gen {
     return r;
   }
   template <typename E>
-  E choice(E low, E high) { return static_cast<E>(rng.between(static_cast<int>(low), static_cast<int>(high))); }
+  E choice(E low, E high) {
+    return static_cast<E>(rng.between(static_cast<int>(low), static_cast<int>(high)));
+  }
   LeaseId lease() { return {u64()}; }
   JobId job() { return {u64()}; }
   Assignment assignment() {
-    Assignment a{lease(), epoch(), {u64()}, {u64()}, choice(SlotRole::Head, SlotRole::Spare), choice(LeaseWant::Run, LeaseWant::Stop), text(),
-      text(), text(), choice(RuntimeKind::Docker, RuntimeKind::Venv), resources(), texts(), u32(), u32(), static_cast<std::uint8_t>(rng.below(33)),
-      u64(), {}, texts(), map(), map(), {}, flag(), amount(), amount(), {}, texts()};
-    a.roster = list([&] { return RosterEntry{{u64()}, choice(SlotRole::Head, SlotRole::Spare), u32(), {u64()}, bytes(), bytes(64), bytes(), epoch(), texts()}; });
+    Assignment a{lease(),
+                 epoch(),
+                 {u64()},
+                 {u64()},
+                 choice(SlotRole::Head, SlotRole::Spare),
+                 choice(LeaseWant::Run, LeaseWant::Stop),
+                 text(),
+                 text(),
+                 text(),
+                 choice(RuntimeKind::Docker, RuntimeKind::Venv),
+                 resources(),
+                 texts(),
+                 u32(),
+                 u32(),
+                 static_cast<std::uint8_t>(rng.below(33)),
+                 u64(),
+                 {},
+                 texts(),
+                 map(),
+                 map(),
+                 {},
+                 flag(),
+                 amount(),
+                 amount(),
+                 {},
+                 texts()};
+    a.roster = list([&] {
+      return RosterEntry{
+          {u64()}, choice(SlotRole::Head, SlotRole::Spare), u32(), {u64()}, bytes(), bytes(64), bytes(), epoch(),
+          texts()};
+    });
     a.files = list([&] { return FileMount{text(), text()}; });
     a.jobs = list([&] { return JobOrder{job(), u32(), text(), text(), text(), flag(), map()}; });
     return a;
   }
   ObservedLease observed_lease() {
-    return {lease(), epoch(), choice(LeasePhase::Pending, LeasePhase::Failed), text(), bytes(), bytes(), u64(),
-            {text(), text(), text(), flag(), flag()}, u32(), text()};
+    return {lease(), epoch(), choice(LeasePhase::Pending, LeasePhase::Failed), text(), bytes(),
+            bytes(), u64(),   {text(), text(), text(), flag(), flag()},        u32(),  text()};
   }
   ObservedJob observed_job() {
     return {job(), u32(), choice(JobState::Queued, JobState::Stopped), static_cast<std::int32_t>(u32()), text(), u64()};
   }
   NodeFacts facts() {
-    return {text(), text(), text(), text(), text(), text(), text(), resources(), list([&] { return Device{text(), text(), amount()}; }),
-            list([&] { return choice(RuntimeKind::Docker, RuntimeKind::Venv); }), texts(), texts(), flag(), map()};
+    return {text(),
+            text(),
+            text(),
+            text(),
+            text(),
+            text(),
+            text(),
+            resources(),
+            list([&] {
+              return Device{text(), text(), amount()};
+            }),
+            list([&] { return choice(RuntimeKind::Docker, RuntimeKind::Venv); }),
+            texts(),
+            texts(),
+            flag(),
+            map()};
   }
   Desired desired() {
-    return {u64(), u64(), list([&] { return assignment(); }), list([&] { return LeaseSecrets{lease(), bytes(), bytes(200), bytes()}; }),
-            list([&] { return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); })}; }), bytes(64)};
+    return {u64(),
+            u64(),
+            list([&] { return assignment(); }),
+            list([&] {
+              return LeaseSecrets{lease(), bytes(), bytes(200), bytes()};
+            }),
+            list([&] {
+              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); })};
+            }),
+            bytes(64)};
   }
   StreamData data() { return {u64(), static_cast<std::uint8_t>(rng.below(256)), bytes(2000)}; }
   StreamClose close() { return {u64(), static_cast<std::int32_t>(u32()), text()}; }
   ServerFrame server() {
     switch (rng.below(15)) {
-      case 0: return Challenge{bytes(), text(), u32(), u32()};
-      case 1: return Welcome{{u64()}, u64(), Millis(amount() >> 20), Millis(amount() >> 20), {amount() >> 8}, u64(), bytes(), texts(), flag()};
-      case 2: return Refused{text(), text(), Millis(amount() >> 20)};
-      case 3: return desired();
-      case 4: return Renewed{u64(), list([&] { return lease(); }), Millis(5)};
-      case 5: return LogAck{job(), u32(), u64()};
-      case 6: return BlobChunk{text(), u64(), bytes(3000), flag(), text()};
-      case 7: return Watch{flag()};
-      case 8: return CertIssued{bytes(900)};
-      case 9: return StreamOpen{u64(), lease(), choice(StreamKind::Exec, StreamKind::WriteFile), texts(), flag(), u16(), u16(), u16(), text()};
-      case 10: return data();
-      case 11: return StreamWindow{u64(), u32()};
-      case 12: return StreamResize{u64(), u16(), u16()};
-      case 13: return StreamEof{u64()};
-      default: return close();
+      case 0:
+        return Challenge{bytes(), text(), u32(), u32()};
+      case 1:
+        return Welcome{{u64()}, u64(), Millis(amount() >> 20), Millis(amount() >> 20), {amount() >> 8}, u64(), bytes(),
+                       texts(), flag()};
+      case 2:
+        return Refused{text(), text(), Millis(amount() >> 20)};
+      case 3:
+        return desired();
+      case 4:
+        return Renewed{u64(), list([&] { return lease(); }), Millis(5)};
+      case 5:
+        return LogAck{job(), u32(), u64()};
+      case 6:
+        return BlobChunk{text(), u64(), bytes(3000), flag(), text()};
+      case 7:
+        return Watch{flag()};
+      case 8:
+        return CertIssued{bytes(900)};
+      case 9:
+        return StreamOpen{u64(),   lease(), choice(StreamKind::Exec, StreamKind::WriteFile),
+                          texts(), flag(),  u16(),
+                          u16(),   u16(),   text()};
+      case 10:
+        return data();
+      case 11:
+        return StreamWindow{u64(), u32()};
+      case 12:
+        return StreamResize{u64(), u16(), u16()};
+      case 13:
+        return StreamEof{u64()};
+      default:
+        return close();
     }
   }
   AgentFrame agent() {
     switch (rng.below(15)) {
-      case 0: return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts()};
-      case 1: return Inventory{facts(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
-      case 2: return Observed{u64(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
-      case 3: return Heartbeat{u64(), list([&] { return lease(); })};
-      case 4: return LogChunk{job(), u32(), u64(), bytes(3000)};
-      case 5: return RayReportFrame{{{u64()}, lease(), list([&] { return RayNodeReport{text(), u32(), flag(), Millis(7), resources()}; }),
-                                     list([&] { return RayDemand{resources(), u32(), flag()}; })}};
-      case 6: return BlobRequest{text(), u64()};
-      case 7: return CertRequest{bytes(900)};
-      case 8: return Telemetry{{amount() >> 8}, u64(), u64(), u64(), u64(), u64(), u64(),
-                               list([&] { return GpuSample{text(), u32(), u32(), u32(), u64()}; }),
-                               list([&] { return ContainerSample{lease(), u64(), u64(), u64()}; })};
-      case 9: return Goodbye{text(), flag()};
-      case 10: return OwnerPause{flag(), flag(), text()};
-      case 11: return data();
-      case 12: return StreamWindow{u64(), u32()};
-      case 13: return StreamEof{u64()};
-      default: return close();
+      case 0:
+        return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts()};
+      case 1:
+        return Inventory{facts(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
+      case 2:
+        return Observed{u64(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
+      case 3:
+        return Heartbeat{u64(), list([&] { return lease(); })};
+      case 4:
+        return LogChunk{job(), u32(), u64(), bytes(3000)};
+      case 5:
+        return RayReportFrame{{{u64()},
+                               lease(),
+                               list([&] {
+                                 return RayNodeReport{text(), u32(), flag(), Millis(7), resources()};
+                               }),
+                               list([&] {
+                                 return RayDemand{resources(), u32(), flag()};
+                               })}};
+      case 6:
+        return BlobRequest{text(), u64()};
+      case 7:
+        return CertRequest{bytes(900)};
+      case 8:
+        return Telemetry{{amount() >> 8},
+                         u64(),
+                         u64(),
+                         u64(),
+                         u64(),
+                         u64(),
+                         u64(),
+                         list([&] {
+                           return GpuSample{text(), u32(), u32(), u32(), u64()};
+                         }),
+                         list([&] {
+                           return ContainerSample{lease(), u64(), u64(), u64()};
+                         })};
+      case 9:
+        return Goodbye{text(), flag()};
+      case 10:
+        return OwnerPause{flag(), flag(), text()};
+      case 11:
+        return data();
+      case 12:
+        return StreamWindow{u64(), u32()};
+      case 13:
+        return StreamEof{u64()};
+      default:
+        return close();
     }
   }
 };
@@ -149,10 +249,15 @@ TEST(AgentFrames, SurvivesTruncationAndNoise) {
   for (int i = 0; i < 3000; ++i) {
     Bytes bytes = gen.rng.chance(1, 2) ? encode(gen.server()) : encode(gen.agent());
     switch (gen.rng.below(3)) {
-      case 0: bytes.resize(gen.rng.below(bytes.size() + 1)); break;
-      case 1: bytes = gen.bytes(400); break;
+      case 0:
+        bytes.resize(gen.rng.below(bytes.size() + 1));
+        break;
+      case 1:
+        bytes = gen.bytes(400);
+        break;
       default:
-        for (int flips = 0; flips < 4 && !bytes.empty(); ++flips) bytes[gen.rng.below(bytes.size())] ^= static_cast<std::uint8_t>(gen.rng.next());
+        for (int flips = 0; flips < 4 && !bytes.empty(); ++flips)
+          bytes[gen.rng.below(bytes.size())] ^= static_cast<std::uint8_t>(gen.rng.next());
     }
     refused += !decode_server_frame(bytes).ok();
     refused += !decode_agent_frame(bytes).ok();
@@ -183,7 +288,8 @@ TEST(AgentFrames, RefusesBrokenBounds) {
   EXPECT_EQ(decode_agent_frame(Bytes(kFrameBytesMax + 1)).error().code, Code::TooLarge);
   Assignment assignment;
   assignment.prefix_bits = 33;
-  EXPECT_EQ(decode_server_frame(encode(ServerFrame{Desired{1, 1, {assignment}, {}, {}, {}}})).error().field, "assignment.prefix_bits");
+  EXPECT_EQ(decode_server_frame(encode(ServerFrame{Desired{1, 1, {assignment}, {}, {}, {}}})).error().field,
+            "assignment.prefix_bits");
 }
 
 TEST(AgentFrames, BadUtf8IsReplacedNotLost) {

@@ -173,7 +173,9 @@ void put(const Epoch& value, pb::Epoch& out) {
   out.set_leader(value.leader);
   out.set_counter(value.counter);
 }
-void get(const pb::Epoch& in, Epoch& value, Check&) { value = {in.incarnation(), in.leader(), in.counter()}; }
+void get(const pb::Epoch& in, Epoch& value, Check&) {
+  value = {in.incarnation(), in.leader(), in.counter()};
+}
 
 void put(const Resources& value, pb::Resources& out) {
   out.set_cpu_milli(value.cpu_milli);
@@ -191,7 +193,8 @@ void get(const pb::Resources& in, Resources& value, Check& check) {
   value.object_store_bytes = check.amount(in.object_store_bytes(), "resources.object_store_bytes");
   if (!check.count(in.custom_milli(), 256, "resources.custom_milli")) return;
   for (const auto& [name, amount] : in.custom_milli()) {
-    value.custom_milli.emplace(check.text(name, kNameMax, "resources.custom_milli"), check.amount(amount, "resources.custom_milli"));
+    value.custom_milli.emplace(check.text(name, kNameMax, "resources.custom_milli"),
+                               check.amount(amount, "resources.custom_milli"));
   }
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// Inside wire only: model values <-> protobuf messages. put() writes a value, get() reads one through a Check that keeps the
-// first fault (field and bound) and makes everything after it harmless; the caller asks ok() once at the end.
+// Inside wire only: model values <-> protobuf messages. put() writes a value, get() reads one through a Check that
+// keeps the first fault (field and bound) and makes everything after it harmless; the caller asks ok() once at the end.
 #include <map>
 #include <optional>
 #include <string>
@@ -15,8 +15,8 @@ namespace muster::wire {
 
 namespace pb = ::muster::v1::agent;
 
-inline constexpr std::size_t kNameMax = 512;            // names, ids, codes, versions
-inline constexpr std::size_t kTextMax = 64 << 10;       // commands, environment values, runtime environments
+inline constexpr std::size_t kNameMax = 512;       // names, ids, codes, versions
+inline constexpr std::size_t kTextMax = 64 << 10;  // commands, environment values, runtime environments
 inline constexpr std::size_t kReasonMax = 4096;
 inline constexpr int kListMax = 1024;
 inline constexpr int kRosterMax = 8192;
@@ -37,7 +37,8 @@ class Check {
   std::int64_t between(std::int64_t value, std::int64_t low, std::int64_t high, const char* field);
   template <typename E>
   E choice(std::uint32_t value, E low, E high, const char* field) {
-    if (value >= static_cast<std::uint32_t>(low) && value <= static_cast<std::uint32_t>(high)) return static_cast<E>(value);
+    if (value >= static_cast<std::uint32_t>(low) && value <= static_cast<std::uint32_t>(high))
+      return static_cast<E>(value);
     fail(field, "has the unknown value " + std::to_string(value));
     return low;
   }
@@ -69,7 +70,9 @@ class Check {
 };
 
 std::string utf8(const std::string& text);  // the text, its bad bytes replaced by '?'
-inline std::string raw(ByteView bytes) { return as_string(bytes); }
+inline std::string raw(ByteView bytes) {
+  return as_string(bytes);
+}
 
 void put(const Epoch& value, pb::Epoch& out);
 void put(const Resources& value, pb::Resources& out);
@@ -107,7 +110,8 @@ void put_list(const std::vector<T>& values, google::protobuf::RepeatedPtrField<M
   for (const T& value : values) put(value, *out.Add());
 }
 template <typename T, typename Message>
-void get_list(const google::protobuf::RepeatedPtrField<Message>& in, std::vector<T>& values, int max, const char* field, Check& check) {
+void get_list(const google::protobuf::RepeatedPtrField<Message>& in, std::vector<T>& values, int max, const char* field,
+              Check& check) {
   if (!check.count(in, max, field)) return;
   values.resize(static_cast<std::size_t>(in.size()));
   for (int i = 0; i < in.size() && check.ok(); ++i) get(in.Get(i), values[static_cast<std::size_t>(i)], check);

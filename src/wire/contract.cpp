@@ -1,10 +1,10 @@
 #include "wire/contract.h"
 
-#include <memory>
-
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
+
+#include <memory>
 
 #include "base/bytes.h"
 #include "muster/v1/api.pb.h"
@@ -20,7 +20,8 @@ const std::vector<Operation>& operations() {
     for (int i = 0; i < service->method_count(); ++i) {
       const auto* method = service->method(i);
       const v1::Http& http = method->options().GetExtension(v1::http);
-      out.push_back({method->name(), http.method(), http.path(), http.summary(), http.body(), http.streams(), method->input_type()->name(), method->output_type()->name()});
+      out.push_back({method->name(), http.method(), http.path(), http.summary(), http.body(), http.streams(),
+                     method->input_type()->name(), method->output_type()->name()});
     }
     return out;
   }();
@@ -37,27 +38,40 @@ const Operation* find_operation(std::string_view name) {
 Status check_json(std::string_view message, const Json& value) {
   const auto* descriptor = v1::ServerInfo::descriptor()->file()->FindMessageTypeByName(std::string(message));
   if (descriptor == nullptr) return error(Code::Internal, fmt::format("the contract has no message {}", message));
-  const std::unique_ptr<google::protobuf::Message> out(google::protobuf::MessageFactory::generated_factory()->GetPrototype(descriptor)->New());
+  const std::unique_ptr<google::protobuf::Message> out(
+      google::protobuf::MessageFactory::generated_factory()->GetPrototype(descriptor)->New());
   return read_message(value, *out);
 }
 
 int http_status(Code code) {
   switch (code) {
-    case Code::InvalidArgument: return 400;
-    case Code::Unauthenticated: return 401;
-    case Code::PermissionDenied: return 403;
-    case Code::NotFound: return 404;
+    case Code::InvalidArgument:
+      return 400;
+    case Code::Unauthenticated:
+      return 401;
+    case Code::PermissionDenied:
+      return 403;
+    case Code::NotFound:
+      return 404;
     case Code::AlreadyExists:
     case Code::FailedPrecondition:
-    case Code::Aborted: return 409;
-    case Code::ResourceExhausted: return 429;
-    case Code::Unavailable: return 503;
+    case Code::Aborted:
+      return 409;
+    case Code::ResourceExhausted:
+      return 429;
+    case Code::Unavailable:
+      return 503;
     case Code::DataLoss:
-    case Code::Internal: return 500;
-    case Code::Cancelled: return 499;
-    case Code::DeadlineExceeded: return 504;
-    case Code::TooLarge: return 413;
-    case Code::Unsupported: return 501;
+    case Code::Internal:
+      return 500;
+    case Code::Cancelled:
+      return 499;
+    case Code::DeadlineExceeded:
+      return 504;
+    case Code::TooLarge:
+      return 413;
+    case Code::Unsupported:
+      return 501;
   }
   return 500;
 }
@@ -65,21 +79,36 @@ int http_status(Code code) {
 namespace {
 std::string_view title(Code code) {
   switch (code) {
-    case Code::InvalidArgument: return "The request is not valid";
-    case Code::Unauthenticated: return "Log in first";
-    case Code::PermissionDenied: return "Not allowed";
-    case Code::NotFound: return "Not found";
-    case Code::AlreadyExists: return "It exists already";
-    case Code::FailedPrecondition: return "Not possible in this state";
-    case Code::ResourceExhausted: return "Too much at once";
-    case Code::Unavailable: return "Try again later";
-    case Code::DataLoss: return "Stored data is damaged";
-    case Code::Internal: return "A fault of the server";
-    case Code::Cancelled: return "Cancelled";
-    case Code::DeadlineExceeded: return "It took too long";
-    case Code::Aborted: return "Somebody else was faster";
-    case Code::TooLarge: return "Too large";
-    case Code::Unsupported: return "Not supported";
+    case Code::InvalidArgument:
+      return "The request is not valid";
+    case Code::Unauthenticated:
+      return "Log in first";
+    case Code::PermissionDenied:
+      return "Not allowed";
+    case Code::NotFound:
+      return "Not found";
+    case Code::AlreadyExists:
+      return "It exists already";
+    case Code::FailedPrecondition:
+      return "Not possible in this state";
+    case Code::ResourceExhausted:
+      return "Too much at once";
+    case Code::Unavailable:
+      return "Try again later";
+    case Code::DataLoss:
+      return "Stored data is damaged";
+    case Code::Internal:
+      return "A fault of the server";
+    case Code::Cancelled:
+      return "Cancelled";
+    case Code::DeadlineExceeded:
+      return "It took too long";
+    case Code::Aborted:
+      return "Somebody else was faster";
+    case Code::TooLarge:
+      return "Too large";
+    case Code::Unsupported:
+      return "Not supported";
   }
   return "Error";
 }
@@ -97,6 +126,8 @@ std::string problem_json(int status, const Error& error, std::string_view instan
   problem.set_instance(std::string(instance));
   return write_message(problem);
 }
-std::string problem_json(const Error& error, std::string_view instance) { return problem_json(http_status(error.code), error, instance); }
+std::string problem_json(const Error& error, std::string_view instance) {
+  return problem_json(http_status(error.code), error, instance);
+}
 
 }  // namespace muster::wire

@@ -1,7 +1,8 @@
 #pragma once
-// The REST contract as data: every rpc of muster.v1.Api with its (http) option. Router, OpenAPI document and tests walk this one
-// table, so they cannot drift apart. check_json validates a JSON value against a message of the contract: unknown fields, wrong
-// types and bad values give InvalidArgument with the exact field path. Thread-safe (immutable after first use).
+// The REST contract as data: every rpc of muster.v1.Api with its (http) option. Router, OpenAPI document and tests walk
+// this one table, so they cannot drift apart. check_json validates a JSON value against a message of the contract:
+// unknown fields, wrong types and bad values give InvalidArgument with the exact field path. Thread-safe (immutable
+// after first use).
 #include <string>
 #include <string_view>
 #include <vector>

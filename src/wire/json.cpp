@@ -1,16 +1,26 @@
 #include "wire/json.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 #include <cmath>
-
-#include <fmt/format.h>
 
 #include "base/bytes.h"
 
 namespace muster::wire {
 
-Json Json::boolean(bool value) { Json j; j.kind_ = Kind::Bool; j.bool_ = value; return j; }
-Json Json::number(std::int64_t value) { Json j; j.kind_ = Kind::Number; j.text_ = std::to_string(value); return j; }
+Json Json::boolean(bool value) {
+  Json j;
+  j.kind_ = Kind::Bool;
+  j.bool_ = value;
+  return j;
+}
+Json Json::number(std::int64_t value) {
+  Json j;
+  j.kind_ = Kind::Number;
+  j.text_ = std::to_string(value);
+  return j;
+}
 Json Json::number(double value) {
   Json j;
   if (!std::isfinite(value)) return j;
@@ -18,9 +28,22 @@ Json Json::number(double value) {
   j.text_ = fmt::format("{}", value);
   return j;
 }
-Json Json::string(std::string value) { Json j; j.kind_ = Kind::String; j.text_ = std::move(value); return j; }
-Json Json::array() { Json j; j.kind_ = Kind::Array; return j; }
-Json Json::object() { Json j; j.kind_ = Kind::Object; return j; }
+Json Json::string(std::string value) {
+  Json j;
+  j.kind_ = Kind::String;
+  j.text_ = std::move(value);
+  return j;
+}
+Json Json::array() {
+  Json j;
+  j.kind_ = Kind::Array;
+  return j;
+}
+Json Json::object() {
+  Json j;
+  j.kind_ = Kind::Object;
+  return j;
+}
 
 const Json* Json::find(std::string_view key) const {
   for (const auto& [name, value] : members_) {
@@ -71,11 +94,21 @@ void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
           out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
@@ -94,10 +127,18 @@ void Json::write(std::string& out, int indent, int level) const {
     out.append(static_cast<std::size_t>(indent * depth), ' ');
   };
   switch (kind_) {
-    case Kind::Null: out += "null"; break;
-    case Kind::Bool: out += bool_ ? "true" : "false"; break;
-    case Kind::Number: out += text_; break;
-    case Kind::String: append_json_string(out, text_); break;
+    case Kind::Null:
+      out += "null";
+      break;
+    case Kind::Bool:
+      out += bool_ ? "true" : "false";
+      break;
+    case Kind::Number:
+      out += text_;
+      break;
+    case Kind::String:
+      append_json_string(out, text_);
+      break;
     case Kind::Array:
       out += '[';
       for (std::size_t i = 0; i < items_.size(); ++i) {
@@ -145,7 +186,8 @@ class JsonReader {
     return error(Code::InvalidArgument, fmt::format("the body is not valid JSON: {} (at byte {})", what, at_));
   }
   void skip() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n' || text_[at_] == '\r'))
+      ++at_;
   }
   bool take(char c) {
     if (at_ >= text_.size() || text_[at_] != c) return false;
@@ -184,7 +226,8 @@ class JsonReader {
       if (at_ >= text_.size() || text_[at_] != '"') return fault("a key in double quotes was expected");
       std::string key = TRY(read_string());
       if (out.members_.size() < 64 ? out.find(key) != nullptr : !large_key(out, key)) {
-        return error(Code::InvalidArgument, fmt::format("the key \"{}\" is given twice in one object; send it once", key), key);
+        return error(Code::InvalidArgument,
+                     fmt::format("the key \"{}\" is given twice in one object; send it once", key), key);
       }
       skip();
       if (!take(':')) return fault("':' was expected after a key");
@@ -306,7 +349,8 @@ class JsonReader {
 
 Result<Json> parse_json(std::string_view text, const JsonLimits& limits) {
   if (text.size() > limits.bytes) {
-    return error(Code::TooLarge, fmt::format("the body has {} bytes; at most {} are accepted here", text.size(), limits.bytes));
+    return error(Code::TooLarge,
+                 fmt::format("the body has {} bytes; at most {} are accepted here", text.size(), limits.bytes));
   }
   if (!valid_utf8(text)) return error(Code::InvalidArgument, "the body is not valid UTF-8; encode it as UTF-8");
   return JsonReader(text, limits).run();

@@ -1,7 +1,7 @@
 #pragma once
-// A JSON value (RFC 8259) with a strict, bounded reader: UTF-8 only, no duplicate keys, nesting and size limits, nothing after
-// the value. Numbers keep their text, so int64 never passes through a double. Objects keep the order of their members.
-// Errors name the fault and, once a path is known, the field. Values only: no threads, no I/O.
+// A JSON value (RFC 8259) with a strict, bounded reader: UTF-8 only, no duplicate keys, nesting and size limits,
+// nothing after the value. Numbers keep their text, so int64 never passes through a double. Objects keep the order of
+// their members. Errors name the fault and, once a path is known, the field. Values only: no threads, no I/O.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -34,13 +34,13 @@ class Json {
   const std::vector<Member>& members() const { return members_; }
   const Json* find(std::string_view key) const;
   bool truth() const { return kind_ == Kind::Bool && bool_; }
-  const std::string& text() const { return text_; }           // string contents, or the digits of a number
-  std::int64_t integer(std::int64_t otherwise = 0) const;     // number or decimal string (proto3 int64)
+  const std::string& text() const { return text_; }        // string contents, or the digits of a number
+  std::int64_t integer(std::int64_t otherwise = 0) const;  // number or decimal string (proto3 int64)
   double real(double otherwise = 0) const;
   // Building.
-  Json& set(std::string key, Json value);                     // replaces
+  Json& set(std::string key, Json value);  // replaces
   Json& push(Json value);
-  std::string dump(int indent = -1) const;                    // compact, or indented by `indent` spaces
+  std::string dump(int indent = -1) const;  // compact, or indented by `indent` spaces
   bool operator==(const Json&) const = default;
 
  private:
@@ -53,7 +53,11 @@ class Json {
   std::vector<Member> members_;
 };
 
-struct JsonLimits { std::size_t bytes = 1 << 20; int depth = 32; std::size_t values = 200'000; };
+struct JsonLimits {
+  std::size_t bytes = 1 << 20;
+  int depth = 32;
+  std::size_t values = 200'000;
+};
 Result<Json> parse_json(std::string_view text, const JsonLimits& limits = {});
 void append_json_string(std::string& out, std::string_view text);  // quoted and escaped
 

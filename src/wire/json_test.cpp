@@ -17,8 +17,10 @@ TEST(Json, ReadsAndWritesBack) {
 }
 
 TEST(Json, RefusesWhatIsNotStrictJson) {
-  const std::vector<std::string> bad = {"", "{", "[1,]", "{\"a\":1,}", "{\"a\":1,\"a\":2}", "01", "1.", "nul", "'x'", "\"\x01\"", "\"\\x\"",
-                                        "\"\\ud800\"", "\"\\udc00x\"", "{} {}", "\"\xff\"", "NaN", "+1", "{a:1}", "[1 2]"};
+  const std::vector<std::string> bad = {"",        "{",           "[1,]",         "{\"a\":1,}", "{\"a\":1,\"a\":2}",
+                                        "01",      "1.",          "nul",          "'x'",        "\"\x01\"",
+                                        "\"\\x\"", "\"\\ud800\"", "\"\\udc00x\"", "{} {}",      "\"\xff\"",
+                                        "NaN",     "+1",          "{a:1}",        "[1 2]"};
   for (const auto& text : bad) {
     const auto value = parse_json(text);
     ASSERT_FALSE(value.ok()) << text;

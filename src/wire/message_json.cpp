@@ -1,13 +1,13 @@
 #include "wire/message_json.h"
 
+#include <fmt/format.h>
+#include <google/protobuf/descriptor.h>
+
 #include <charconv>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <set>
-
-#include <fmt/format.h>
-#include <google/protobuf/descriptor.h>
 
 namespace muster::wire {
 namespace {
@@ -53,17 +53,20 @@ Status read_scalar(const Json& value, Message& out, const FieldDescriptor* field
   const bool many = field->is_repeated();
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32: {
-      const auto v = static_cast<std::int32_t>(TRY(read_signed(value, path, std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max())));
+      const auto v = static_cast<std::int32_t>(TRY(read_signed(value, path, std::numeric_limits<std::int32_t>::min(),
+                                                               std::numeric_limits<std::int32_t>::max())));
       many ? r.AddInt32(&out, field, v) : r.SetInt32(&out, field, v);
       return {};
     }
     case FieldDescriptor::CPPTYPE_INT64: {
-      const auto v = TRY(read_signed(value, path, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()));
+      const auto v = TRY(
+          read_signed(value, path, std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()));
       many ? r.AddInt64(&out, field, v) : r.SetInt64(&out, field, v);
       return {};
     }
     case FieldDescriptor::CPPTYPE_UINT32: {
-      const auto v = static_cast<std::uint32_t>(TRY(read_unsigned(value, path, std::numeric_limits<std::uint32_t>::max())));
+      const auto v =
+          static_cast<std::uint32_t>(TRY(read_unsigned(value, path, std::numeric_limits<std::uint32_t>::max())));
       many ? r.AddUInt32(&out, field, v) : r.SetUInt32(&out, field, v);
       return {};
     }
@@ -115,7 +118,8 @@ Status read_field(const Json& value, Message& out, const FieldDescriptor* field,
   if (field->is_map()) return read_map(value, out, field, path);
   const bool message = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
   if (!field->is_repeated()) {
-    return message ? read_message(value, *out.GetReflection()->MutableMessage(&out, field), path) : read_scalar(value, out, field, path);
+    return message ? read_message(value, *out.GetReflection()->MutableMessage(&out, field), path)
+                   : read_scalar(value, out, field, path);
   }
   if (!value.is(Json::Kind::Array)) return wrong(path, "a list");
   if (value.items().size() > kItemsMax) return wrong(path, fmt::format("a list of at most {} items", kItemsMax));
@@ -196,10 +200,14 @@ Status read_message(const Json& value, Message& out, const std::string& path) {
     const FieldDescriptor* field = descriptor->FindFieldByCamelcaseName(key);
     if (field == nullptr || field->json_name() != key) field = descriptor->FindFieldByName(key);
     if (field == nullptr) {
-      return error(Code::InvalidArgument, fmt::format("{} is not a field of {}; remove it or check its spelling", field_path, descriptor->name()), field_path);
+      return error(
+          Code::InvalidArgument,
+          fmt::format("{} is not a field of {}; remove it or check its spelling", field_path, descriptor->name()),
+          field_path);
     }
     if (!seen.insert(field->number()).second) {
-      return error(Code::InvalidArgument, fmt::format("{} is given twice under two spellings; send it once", field_path), field_path);
+      return error(Code::InvalidArgument,
+                   fmt::format("{} is given twice under two spellings; send it once", field_path), field_path);
     }
     if (item.is(Json::Kind::Null)) continue;
     TRY_VOID(read_field(item, out, field, field_path));

@@ -1,10 +1,10 @@
 #pragma once
-// proto3 JSON mapping by reflection, with exact field paths in errors (private to wire). Reading is strict: unknown fields,
-// repeated spellings of one field, wrong types, out-of-range numbers and NUL characters are refused; null means absent.
-// Writing prints every singular scalar, also defaults, so clients need no presence logic; int64 as strings.
-#include <string>
-
+// proto3 JSON mapping by reflection, with exact field paths in errors (private to wire). Reading is strict: unknown
+// fields, repeated spellings of one field, wrong types, out-of-range numbers and NUL characters are refused; null means
+// absent. Writing prints every singular scalar, also defaults, so clients need no presence logic; int64 as strings.
 #include <google/protobuf/message.h>
+
+#include <string>
 
 #include "base/result.h"
 #include "wire/json.h"

@@ -1,8 +1,8 @@
 #include "wire/names.h"
 
-#include <array>
-
 #include <fmt/format.h>
+
+#include <array>
 
 namespace muster::wire {
 namespace {
@@ -22,27 +22,55 @@ std::optional<E> search(std::string_view wanted, const std::array<std::string_vi
 constexpr std::array<std::string_view, 5> kRoles{"none", "operator", "supplier", "tenant", "auditor"};
 constexpr std::array<std::string_view, 3> kRuntimes{"", "docker", "venv"};
 constexpr std::array<std::string_view, 3> kTiers{"community", "verified", "platform"};
-constexpr std::array<std::string_view, 9> kNodeStates{"", "enrolled", "admitted", "online", "suspect", "lost", "draining", "disabled", "revoked"};
-constexpr std::array<std::string_view, 7> kClusterStates{"", "queued", "starting", "running", "stopping", "stopped", "failed"};
+constexpr std::array<std::string_view, 9> kNodeStates{"",     "enrolled", "admitted", "online", "suspect",
+                                                      "lost", "draining", "disabled", "revoked"};
+constexpr std::array<std::string_view, 7> kClusterStates{"",         "queued",  "starting", "running",
+                                                         "stopping", "stopped", "failed"};
 constexpr std::array<std::string_view, 4> kSlotRoles{"", "head", "worker", "spare"};
 constexpr std::array<std::string_view, 5> kWants{"", "run", "standby", "drain", "stop"};
-constexpr std::array<std::string_view, 9> kPhases{"pending", "pulling", "creating", "standby", "starting", "ready", "draining", "stopped", "failed"};
-constexpr std::array<std::string_view, 8> kJobStates{"", "queued", "starting", "running", "stopping", "succeeded", "failed", "stopped"};
+constexpr std::array<std::string_view, 9> kPhases{"pending", "pulling",  "creating", "standby", "starting",
+                                                  "ready",   "draining", "stopped",  "failed"};
+constexpr std::array<std::string_view, 8> kJobStates{"",         "queued",    "starting", "running",
+                                                     "stopping", "succeeded", "failed",   "stopped"};
 
 }  // namespace
 
-std::string_view text(Role value) { return pick(value, kRoles); }
-std::string_view text(RuntimeKind value) { return pick(value, kRuntimes); }
-std::string_view text(TrustTier value) { return pick(value, kTiers); }
-std::string_view text(NodeState value) { return pick(value, kNodeStates); }
-std::string_view text(ClusterState value) { return pick(value, kClusterStates); }
-std::string_view text(SlotRole value) { return pick(value, kSlotRoles); }
-std::string_view text(LeaseWant value) { return pick(value, kWants); }
-std::string_view text(LeasePhase value) { return pick(value, kPhases); }
-std::string_view text(JobState value) { return pick(value, kJobStates); }
-std::optional<Role> parse_role(std::string_view wanted) { return search<Role>(wanted, kRoles, 1); }
-std::optional<RuntimeKind> parse_runtime(std::string_view wanted) { return search<RuntimeKind>(wanted, kRuntimes, 1); }
-std::optional<TrustTier> parse_tier(std::string_view wanted) { return search<TrustTier>(wanted, kTiers, 0); }
+std::string_view text(Role value) {
+  return pick(value, kRoles);
+}
+std::string_view text(RuntimeKind value) {
+  return pick(value, kRuntimes);
+}
+std::string_view text(TrustTier value) {
+  return pick(value, kTiers);
+}
+std::string_view text(NodeState value) {
+  return pick(value, kNodeStates);
+}
+std::string_view text(ClusterState value) {
+  return pick(value, kClusterStates);
+}
+std::string_view text(SlotRole value) {
+  return pick(value, kSlotRoles);
+}
+std::string_view text(LeaseWant value) {
+  return pick(value, kWants);
+}
+std::string_view text(LeasePhase value) {
+  return pick(value, kPhases);
+}
+std::string_view text(JobState value) {
+  return pick(value, kJobStates);
+}
+std::optional<Role> parse_role(std::string_view wanted) {
+  return search<Role>(wanted, kRoles, 1);
+}
+std::optional<RuntimeKind> parse_runtime(std::string_view wanted) {
+  return search<RuntimeKind>(wanted, kRuntimes, 1);
+}
+std::optional<TrustTier> parse_tier(std::string_view wanted) {
+  return search<TrustTier>(wanted, kTiers, 0);
+}
 std::string address_text(std::uint32_t address) {
   if (address == 0) return {};
   return fmt::format("{}.{}.{}.{}", address >> 24, (address >> 16) & 255, (address >> 8) & 255, address & 255);

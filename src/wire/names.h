@@ -1,6 +1,6 @@
 #pragma once
-// The texts that the API uses for enumerations of the model ("running", "head", ...): lower case, stable, the same in REST, SSE,
-// CLI and filters. parse_* accept exactly these texts.
+// The texts that the API uses for enumerations of the model ("running", "head", ...): lower case, stable, the same in
+// REST, SSE, CLI and filters. parse_* accept exactly these texts.
 #include <optional>
 #include <string>
 #include <string_view>

@@ -13,25 +13,52 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 
-Json text(std::string value) { return Json::string(std::move(value)); }
-Json type(std::string name) { Json j = Json::object(); j.set("type", text(std::move(name))); return j; }
-Json reference(const std::string& message) { Json j = Json::object(); j.set("$ref", text("#/components/schemas/" + message)); return j; }
+Json text(std::string value) {
+  return Json::string(std::move(value));
+}
+Json type(std::string name) {
+  Json j = Json::object();
+  j.set("type", text(std::move(name)));
+  return j;
+}
+Json reference(const std::string& message) {
+  Json j = Json::object();
+  j.set("$ref", text("#/components/schemas/" + message));
+  return j;
+}
 
 Json scalar_schema(const FieldDescriptor* field) {
   Json schema;
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_INT32: schema = type("integer"); schema.set("format", text("int32")); break;
+    case FieldDescriptor::CPPTYPE_INT32:
+      schema = type("integer");
+      schema.set("format", text("int32"));
+      break;
     case FieldDescriptor::CPPTYPE_UINT32:
       schema = type("integer");
       schema.set("minimum", Json::number(std::int64_t{0}));
       schema.set("maximum", Json::number(std::int64_t{4294967295}));
       break;
-    case FieldDescriptor::CPPTYPE_INT64: schema = type("string"); schema.set("format", text("int64")); break;
-    case FieldDescriptor::CPPTYPE_UINT64: schema = type("string"); schema.set("format", text("uint64")); break;
-    case FieldDescriptor::CPPTYPE_DOUBLE: schema = type("number"); schema.set("format", text("double")); break;
-    case FieldDescriptor::CPPTYPE_BOOL: schema = type("boolean"); break;
-    case FieldDescriptor::CPPTYPE_MESSAGE: schema = reference(field->message_type()->name()); break;
-    default: schema = type("string");
+    case FieldDescriptor::CPPTYPE_INT64:
+      schema = type("string");
+      schema.set("format", text("int64"));
+      break;
+    case FieldDescriptor::CPPTYPE_UINT64:
+      schema = type("string");
+      schema.set("format", text("uint64"));
+      break;
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      schema = type("number");
+      schema.set("format", text("double"));
+      break;
+    case FieldDescriptor::CPPTYPE_BOOL:
+      schema = type("boolean");
+      break;
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      schema = reference(field->message_type()->name());
+      break;
+    default:
+      schema = type("string");
   }
   return schema;
 }
@@ -51,7 +78,8 @@ Json field_schema(const FieldDescriptor* field) {
 Json message_schema(const Descriptor* message) {
   Json schema = type("object");
   Json properties = Json::object();
-  for (int i = 0; i < message->field_count(); ++i) properties.set(message->field(i)->json_name(), field_schema(message->field(i)));
+  for (int i = 0; i < message->field_count(); ++i)
+    properties.set(message->field(i)->json_name(), field_schema(message->field(i)));
   schema.set("properties", std::move(properties));
   schema.set("additionalProperties", Json::boolean(false));
   return schema;
@@ -59,7 +87,10 @@ Json message_schema(const Descriptor* message) {
 
 Json parameter(const std::string& name, const std::string& in, Json schema, bool required, const std::string& about) {
   Json p = Json::object();
-  p.set("name", text(name)).set("in", text(in)).set("required", Json::boolean(required)).set("schema", std::move(schema));
+  p.set("name", text(name))
+      .set("in", text(in))
+      .set("required", Json::boolean(required))
+      .set("schema", std::move(schema));
   if (!about.empty()) p.set("description", text(about));
   return p;
 }
@@ -77,9 +108,11 @@ Json parameters(const Operation& op, const Descriptor* request) {
   for (int i = 0; i < request->field_count(); ++i) {
     const auto* field = request->field(i);
     if (op.path.find("{" + field->name() + "}") != std::string::npos) {
-      out.push(parameter(field->json_name(), "path", scalar_schema(field), true, "An id, or a name in the caller's project"));
+      out.push(parameter(field->json_name(), "path", scalar_schema(field), true,
+                         "An id, or a name in the caller's project"));
     } else if (!mutation && op.body.empty()) {
-      out.push(parameter(field->name(), "query", field_schema(field), false, field->name() == "filter" ? "key=value pairs, comma separated: state=running,name=x" : ""));
+      out.push(parameter(field->name(), "query", field_schema(field), false,
+                         field->name() == "filter" ? "key=value pairs, comma separated: state=running,name=x" : ""));
     }
   }
   if (op.name == "ExecCluster") {
@@ -93,9 +126,12 @@ Json parameters(const Operation& op, const Descriptor* request) {
     out.push(parameter("port", "query", type("integer"), true, "The TCP port on the slot's overlay address"));
     out.push(parameter("slot", "query", type("string"), false, "A slot id; the head when absent"));
   }
-  if (op.name == "StreamEvents") out.push(parameter("Last-Event-ID", "header", type("string"), false, "Resume after this seq"));
+  if (op.name == "StreamEvents")
+    out.push(parameter("Last-Event-ID", "header", type("string"), false, "Resume after this seq"));
   if (mutation) {
-    if (op.name != "Login" && op.name != "Enroll" && op.name != "PutBlob") out.push(parameter("Idempotency-Key", "header", type("string"), false, "The same key and request within 24 hours is done once"));
+    if (op.name != "Login" && op.name != "Enroll" && op.name != "PutBlob")
+      out.push(parameter("Idempotency-Key", "header", type("string"), false,
+                         "The same key and request within 24 hours is done once"));
   } else {
     out.push(parameter("min_seq", "query", type("string"), false, "Answer only from a state that holds this seq"));
   }
@@ -127,7 +163,8 @@ std::string build() {
   const auto* file = v1::ServerInfo::descriptor()->file();
   Json info = Json::object(), root = Json::object(), paths = Json::object(), schemas = Json::object();
   info.set("title", text("Muster")).set("version", text("v1"));
-  info.set("description", text("Ray clusters from enrolled machines. int64 values are JSON strings; errors are problem details (RFC 9457)."));
+  info.set("description", text("Ray clusters from enrolled machines. int64 values are JSON strings; errors are problem "
+                               "details (RFC 9457)."));
   for (int i = 0; i < file->message_type_count(); ++i) {
     const auto* message = file->message_type(i);
     if (message->name() != "Http") schemas.set(message->name(), message_schema(message));
@@ -139,7 +176,8 @@ std::string build() {
     if (!op.body.empty()) {
       Json body = Json::object();
       body.set("required", Json::boolean(true));
-      body.set("content", op.body == "binary" ? content("application/octet-stream", type("string")) : content("application/json", reference(op.request)));
+      body.set("content", op.body == "binary" ? content("application/octet-stream", type("string"))
+                                              : content("application/json", reference(op.request)));
       operation.set("requestBody", std::move(body));
     }
     operation.set("responses", responses(op));
@@ -150,12 +188,16 @@ std::string build() {
     item.set(method, std::move(operation));
     paths.set(op.path, std::move(item));
   }
-  Json bearer = type("http"), schemes = Json::object(), problem = Json::object(), all = Json::object(), components = Json::object();
+  Json bearer = type("http"), schemes = Json::object(), problem = Json::object(), all = Json::object(),
+       components = Json::object();
   bearer.set("scheme", text("bearer"));
   schemes.set("bearer", std::move(bearer));
-  problem.set("description", text("What went wrong and what to do")).set("content", content("application/problem+json", reference("Problem")));
+  problem.set("description", text("What went wrong and what to do"))
+      .set("content", content("application/problem+json", reference("Problem")));
   all.set("Problem", std::move(problem));
-  components.set("schemas", std::move(schemas)).set("responses", std::move(all)).set("securitySchemes", std::move(schemes));
+  components.set("schemas", std::move(schemas))
+      .set("responses", std::move(all))
+      .set("securitySchemes", std::move(schemes));
   Json need = Json::object(), security = Json::array();
   need.set("bearer", Json::array());
   security.push(std::move(need));

@@ -1,7 +1,8 @@
 #pragma once
-// REST bodies <-> model values. Requests: parse_* read strict JSON (wire/contract.h says what is refused) into plain structs,
-// to_json writes them (CLI). Views: what the server shows, as model values plus what it computed, written by to_json. Shapes
-// only: whether a value makes sense is decided by model validation and the core. Pure; thread-safe. Times are WallTime, 0 = "".
+// REST bodies <-> model values. Requests: parse_* read strict JSON (wire/contract.h says what is refused) into plain
+// structs, to_json writes them (CLI). Views: what the server shows, as model values plus what it computed, written by
+// to_json. Shapes only: whether a value makes sense is decided by model validation and the core. Pure; thread-safe.
+// Times are WallTime, 0 = "".
 #include <map>
 #include <optional>
 #include <string>
@@ -15,17 +16,51 @@
 namespace muster::wire {
 
 // ---- requests
-struct LoginRequest { std::string name, password, label; };
-struct CreatePrincipalRequest { std::string name; Role role = Role::None; std::string org, password; };
-struct CreateOrgRequest { std::string name; };
-struct CreateProjectRequest { std::string org, name; };
-struct CreateApiTokenRequest { std::string label; std::vector<std::string> scopes; Millis lifetime{0}; };
-struct CreateJoinTokenRequest { std::string org; std::map<std::string, std::string> labels; Millis lifetime{0}; };
-struct NodeActionRequest { std::string id, action; std::optional<TrustTier> tier; };
-struct EnrollRequest { std::string token, csr_pem, name; NodeFacts facts; };
-struct CreateClusterRequest { ClusterSpec spec; std::string project; };
-struct UpdateClusterRequest { std::string id; ClusterSpec spec; std::uint64_t expected_generation = 0; };
-struct CreateJobRequest { JobSpec spec; std::string project; };
+struct LoginRequest {
+  std::string name, password, label;
+};
+struct CreatePrincipalRequest {
+  std::string name;
+  Role role = Role::None;
+  std::string org, password;
+};
+struct CreateOrgRequest {
+  std::string name;
+};
+struct CreateProjectRequest {
+  std::string org, name;
+};
+struct CreateApiTokenRequest {
+  std::string label;
+  std::vector<std::string> scopes;
+  Millis lifetime{0};
+};
+struct CreateJoinTokenRequest {
+  std::string org;
+  std::map<std::string, std::string> labels;
+  Millis lifetime{0};
+};
+struct NodeActionRequest {
+  std::string id, action;
+  std::optional<TrustTier> tier;
+};
+struct EnrollRequest {
+  std::string token, csr_pem, name;
+  NodeFacts facts;
+};
+struct CreateClusterRequest {
+  ClusterSpec spec;
+  std::string project;
+};
+struct UpdateClusterRequest {
+  std::string id;
+  ClusterSpec spec;
+  std::uint64_t expected_generation = 0;
+};
+struct CreateJobRequest {
+  JobSpec spec;
+  std::string project;
+};
 
 Result<LoginRequest> parse_login(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
@@ -53,22 +88,102 @@ std::string to_json(const CreateJobRequest& request);
 Result<ClusterSpec> parse_cluster_spec(const Json& value);
 
 // ---- views
-struct PrincipalView { Principal principal; std::string org, default_project; };
-struct LoginView { std::string token; WallTime expires; PrincipalView principal; };
-struct ApiTokenView { ApiToken token; std::string secret; };
-struct JoinTokenView { JoinToken token; std::string secret; };
-struct EnrollView { NodeId node; std::string certificate_pem, ca_pem; Bytes roster_key, command_key; std::vector<std::string> relays; std::string server_id; };
-struct NodeLeaseView { Lease lease; SlotRole role = SlotRole::Worker; std::string cluster; };
-struct NodeView { Node node; Resources free; std::vector<NodeLeaseView> leases; std::string not_hired; };
-struct QueueView { ClusterId cluster; std::string name; std::uint32_t position = 0; std::string reason_code, reason; WallTime expected_start; std::uint32_t tier = 0; std::int32_t priority = 0; WallTime since; };
-struct SlotView { Slot slot; NodeId node; std::string node_name; LeasePhase phase = LeasePhase::Pending; LeaseWant want = LeaseWant::Run; std::string reason, ray_node_id; bool ray_alive = false; };
-struct ClusterView { Cluster cluster; std::vector<SlotView> slots; std::vector<RayNodeReport> ray_nodes; std::vector<std::string> differences, warnings; std::optional<QueueView> queue; };
-struct JobView { Job job; std::string cluster; };
-struct BlobView { std::string digest; std::uint64_t bytes = 0; };
-struct EventView { std::uint64_t seq = 0; WallTime at; std::string type, subject, text, actor; std::map<std::string, std::string> data; };
-struct GpuView { std::string uuid; std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0; std::uint64_t memory_used_bytes = 0; };
-struct TelemetryView { NodeId node; std::string node_name; WallTime at; std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0, net_tx_bytes_s = 0; std::vector<GpuView> gpus; };
-struct ServerView { std::string version, server_id; std::uint64_t seq = 0; bool read_only = false; std::string ca_sha256; std::vector<std::string> relays; std::uint64_t incarnation = 0; };
+struct PrincipalView {
+  Principal principal;
+  std::string org, default_project;
+};
+struct LoginView {
+  std::string token;
+  WallTime expires;
+  PrincipalView principal;
+};
+struct ApiTokenView {
+  ApiToken token;
+  std::string secret;
+};
+struct JoinTokenView {
+  JoinToken token;
+  std::string secret;
+};
+struct EnrollView {
+  NodeId node;
+  std::string certificate_pem, ca_pem;
+  Bytes roster_key, command_key;
+  std::vector<std::string> relays;
+  std::string server_id;
+};
+struct NodeLeaseView {
+  Lease lease;
+  SlotRole role = SlotRole::Worker;
+  std::string cluster;
+};
+struct NodeView {
+  Node node;
+  Resources free;
+  std::vector<NodeLeaseView> leases;
+  std::string not_hired;
+};
+struct QueueView {
+  ClusterId cluster;
+  std::string name;
+  std::uint32_t position = 0;
+  std::string reason_code, reason;
+  WallTime expected_start;
+  std::uint32_t tier = 0;
+  std::int32_t priority = 0;
+  WallTime since;
+};
+struct SlotView {
+  Slot slot;
+  NodeId node;
+  std::string node_name;
+  LeasePhase phase = LeasePhase::Pending;
+  LeaseWant want = LeaseWant::Run;
+  std::string reason, ray_node_id;
+  bool ray_alive = false;
+};
+struct ClusterView {
+  Cluster cluster;
+  std::vector<SlotView> slots;
+  std::vector<RayNodeReport> ray_nodes;
+  std::vector<std::string> differences, warnings;
+  std::optional<QueueView> queue;
+};
+struct JobView {
+  Job job;
+  std::string cluster;
+};
+struct BlobView {
+  std::string digest;
+  std::uint64_t bytes = 0;
+};
+struct EventView {
+  std::uint64_t seq = 0;
+  WallTime at;
+  std::string type, subject, text, actor;
+  std::map<std::string, std::string> data;
+};
+struct GpuView {
+  std::string uuid;
+  std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0;
+  std::uint64_t memory_used_bytes = 0;
+};
+struct TelemetryView {
+  NodeId node;
+  std::string node_name;
+  WallTime at;
+  std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0,
+                net_tx_bytes_s = 0;
+  std::vector<GpuView> gpus;
+};
+struct ServerView {
+  std::string version, server_id;
+  std::uint64_t seq = 0;
+  bool read_only = false;
+  std::string ca_sha256;
+  std::vector<std::string> relays;
+  std::uint64_t incarnation = 0;
+};
 
 std::string to_json(const LoginView& view);
 std::string to_json(const PrincipalView& view);

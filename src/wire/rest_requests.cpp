@@ -53,12 +53,14 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body) {
 
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
-  return CreateApiTokenRequest{m.label(), {m.scopes().begin(), m.scopes().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+  return CreateApiTokenRequest{
+      m.label(), {m.scopes().begin(), m.scopes().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
 }
 
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateJoinTokenRequest>(body));
-  return CreateJoinTokenRequest{m.org(), {m.labels().begin(), m.labels().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+  return CreateJoinTokenRequest{
+      m.org(), {m.labels().begin(), m.labels().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
 }
 
 Result<NodeActionRequest> parse_node_action(std::string_view body) {
@@ -68,7 +70,9 @@ Result<NodeActionRequest> parse_node_action(std::string_view body) {
     out.tier = parse_tier(m.tier());
     if (!out.tier) return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
   }
-  if (out.action.empty() && !out.tier) return error(Code::InvalidArgument, "action is required: admit, disable, enable, drain, undrain or revoke", "action");
+  if (out.action.empty() && !out.tier)
+    return error(Code::InvalidArgument, "action is required: admit, disable, enable, drain, undrain or revoke",
+                 "action");
   return out;
 }
 
@@ -95,11 +99,15 @@ Result<CreateJobRequest> parse_create_job(std::string_view body) {
   const auto m = TRY(decode<v1::CreateJobRequest>(body));
   TRY_VOID(required(m.entrypoint(), "entrypoint"));
   if (m.cluster().empty() == !m.has_cluster_spec()) {
-    return error(Code::InvalidArgument, "give either cluster (a name or id) or clusterSpec (an own cluster for this job), not both and not neither", "cluster");
+    return error(
+        Code::InvalidArgument,
+        "give either cluster (a name or id) or clusterSpec (an own cluster for this job), not both and not neither",
+        "cluster");
   }
   if (!m.runtime_env_json().empty()) {
     const auto env = parse_json(m.runtime_env_json());
-    if (!env.ok() || !env->is(Json::Kind::Object)) return error(Code::InvalidArgument, "runtimeEnvJson must be the text of a JSON object", "runtimeEnvJson");
+    if (!env.ok() || !env->is(Json::Kind::Object))
+      return error(Code::InvalidArgument, "runtimeEnvJson must be the text of a JSON object", "runtimeEnvJson");
   }
   CreateJobRequest out;
   out.project = m.project();

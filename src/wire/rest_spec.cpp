@@ -1,8 +1,8 @@
 #include "wire/rest_spec.h"
 
-#include <cmath>
-
 #include <fmt/format.h>
+
+#include <cmath>
 
 #include "wire/names.h"
 
@@ -13,17 +13,26 @@ constexpr double kUnitsMax = 1e9;
 constexpr std::int64_t kSecondsMax = 10LL * 366 * 86'400;
 
 Result<std::int64_t> milli(double value, const std::string& path) {
-  if (value < 0 || value > kUnitsMax) return error(Code::InvalidArgument, fmt::format("{} must be between 0 and {:.0f}", path, kUnitsMax), path);
+  if (value < 0 || value > kUnitsMax)
+    return error(Code::InvalidArgument, fmt::format("{} must be between 0 and {:.0f}", path, kUnitsMax), path);
   return static_cast<std::int64_t>(std::llround(value * 1000));
 }
 Status not_negative(std::int64_t value, const std::string& path) {
   if (value < 0) return error(Code::InvalidArgument, fmt::format("{} must not be negative", path), path);
   return {};
 }
-std::map<std::string, std::string> texts(const google::protobuf::Map<std::string, std::string>& from) { return {from.begin(), from.end()}; }
-std::vector<std::string> texts(const google::protobuf::RepeatedPtrField<std::string>& from) { return {from.begin(), from.end()}; }
-void texts(const std::map<std::string, std::string>& from, google::protobuf::Map<std::string, std::string>& to) { to.insert(from.begin(), from.end()); }
-void texts(const std::vector<std::string>& from, google::protobuf::RepeatedPtrField<std::string>& to) { to.Assign(from.begin(), from.end()); }
+std::map<std::string, std::string> texts(const google::protobuf::Map<std::string, std::string>& from) {
+  return {from.begin(), from.end()};
+}
+std::vector<std::string> texts(const google::protobuf::RepeatedPtrField<std::string>& from) {
+  return {from.begin(), from.end()};
+}
+void texts(const std::map<std::string, std::string>& from, google::protobuf::Map<std::string, std::string>& to) {
+  to.insert(from.begin(), from.end());
+}
+void texts(const std::vector<std::string>& from, google::protobuf::RepeatedPtrField<std::string>& to) {
+  to.Assign(from.begin(), from.end());
+}
 
 void write(const NodeRequest& from, v1::NodeRequest& to) {
   wire::write(from.resources, *to.mutable_resources());
@@ -61,7 +70,9 @@ Result<WorkerGroup> read(const v1::WorkerGroup& from, const std::string& path) {
 
 }  // namespace
 
-std::string time_text(WallTime time) { return time.ms == 0 ? std::string() : format_utc(time); }
+std::string time_text(WallTime time) {
+  return time.ms == 0 ? std::string() : format_utc(time);
+}
 
 Result<Millis> read_seconds(std::int64_t seconds, const std::string& path) {
   if (seconds < 0 || seconds > kSecondsMax) {
@@ -76,7 +87,8 @@ void write(const Resources& from, v1::Resources& to) {
   to.set_gpus(from.gpus);
   to.set_disk_bytes(from.disk_bytes);
   to.set_object_store_bytes(from.object_store_bytes);
-  for (const auto& [name, amount] : from.custom_milli) (*to.mutable_custom())[name] = static_cast<double>(amount) / 1000;
+  for (const auto& [name, amount] : from.custom_milli)
+    (*to.mutable_custom())[name] = static_cast<double>(amount) / 1000;
 }
 
 Result<Resources> read(const v1::Resources& from, const std::string& path) {
@@ -142,7 +154,8 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
   if (!from.arch().empty()) to.arch = from.arch();
   if (!from.pool().empty()) to.pool = from.pool();
   to.head = TRY(read(from.head(), at + "head"));
-  for (int i = 0; i < from.groups_size(); ++i) to.groups.push_back(TRY(read(from.groups(i), fmt::format("{}groups[{}]", at, i))));
+  for (int i = 0; i < from.groups_size(); ++i)
+    to.groups.push_back(TRY(read(from.groups(i), fmt::format("{}groups[{}]", at, i))));
   to.head_setup_commands = texts(from.head_setup_commands());
   to.setup_commands = texts(from.setup_commands());
   to.env = texts(from.env());
@@ -191,7 +204,8 @@ Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path) {
   to.boot_id = from.boot_id();
   to.region = from.region();
   to.capacity = TRY(read(from.capacity(), path + ".capacity"));
-  for (const auto& device : from.devices()) to.devices.push_back({device.uuid(), device.model(), device.memory_bytes()});
+  for (const auto& device : from.devices())
+    to.devices.push_back({device.uuid(), device.model(), device.memory_bytes()});
   for (int i = 0; i < from.runtimes_size(); ++i) {
     const auto runtime = parse_runtime(from.runtimes(i));
     const std::string at = fmt::format("{}.runtimes[{}]", path, i);

@@ -1,6 +1,6 @@
 #pragma once
-// Model values <-> contract messages that requests and views share (private to wire). Thousandths travel as decimal numbers and
-// are rounded once; durations travel as whole seconds. Errors carry the field path below `path`.
+// Model values <-> contract messages that requests and views share (private to wire). Thousandths travel as decimal
+// numbers and are rounded once; durations travel as whole seconds. Errors carry the field path below `path`.
 #include <string>
 
 #include "base/result.h"

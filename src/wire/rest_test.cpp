@@ -1,8 +1,8 @@
 #include "wire/rest.h"
 
-#include <set>
-
 #include <gtest/gtest.h>
+
+#include <set>
 
 #include "wire/contract.h"
 #include "wire/openapi.h"
@@ -47,7 +47,11 @@ TEST(Rest, DefaultsComeFromTheModel) {
   EXPECT_EQ(request->spec, expected);
 }
 
-struct Refusal { const char* body; Code code; const char* field; };
+struct Refusal {
+  const char* body;
+  Code code;
+  const char* field;
+};
 TEST(Rest, RefusalsNameTheField) {
   const Refusal table[] = {
       {"{}", Code::InvalidArgument, "spec"},
@@ -101,11 +105,24 @@ TEST(Rest, ViewsMatchTheContract) {
   TelemetryView telemetry;
   telemetry.gpus.push_back({});
   const std::vector<std::pair<const char*, std::string>> views = {
-      {"LoginResponse", to_json(LoginView{})}, {"Principal", to_json(PrincipalView{})}, {"Org", to_json(Org{})}, {"Project", to_json(Project{})},
-      {"ApiToken", to_json(ApiTokenView{})}, {"JoinToken", to_json(JoinTokenView{})}, {"EnrollResponse", to_json(EnrollView{})},
-      {"Node", to_json(node)}, {"QueueEntry", to_json(QueueView{})}, {"Cluster", to_json(cluster)}, {"Job", to_json(JobView{})},
-      {"Blob", to_json(BlobView{})}, {"Event", to_json(EventView{})}, {"TelemetryView", to_json(telemetry)}, {"ServerInfo", to_json(ServerView{})},
-      {"ClusterList", list_json({to_json(cluster)}, "c", 7)}, {"QueueList", list_json({}, "", 7)}, {"TelemetryList", list_json({to_json(telemetry)}, "", 7)},
+      {"LoginResponse", to_json(LoginView{})},
+      {"Principal", to_json(PrincipalView{})},
+      {"Org", to_json(Org{})},
+      {"Project", to_json(Project{})},
+      {"ApiToken", to_json(ApiTokenView{})},
+      {"JoinToken", to_json(JoinTokenView{})},
+      {"EnrollResponse", to_json(EnrollView{})},
+      {"Node", to_json(node)},
+      {"QueueEntry", to_json(QueueView{})},
+      {"Cluster", to_json(cluster)},
+      {"Job", to_json(JobView{})},
+      {"Blob", to_json(BlobView{})},
+      {"Event", to_json(EventView{})},
+      {"TelemetryView", to_json(telemetry)},
+      {"ServerInfo", to_json(ServerView{})},
+      {"ClusterList", list_json({to_json(cluster)}, "c", 7)},
+      {"QueueList", list_json({}, "", 7)},
+      {"TelemetryList", list_json({to_json(telemetry)}, "", 7)},
       {"Problem", problem_json(error(Code::NotFound, "no \xff"))}};
   for (const auto& [message, text] : views) {
     const auto value = parse_json(text);
@@ -132,7 +149,8 @@ TEST(OpenApi, HoldsEveryOperationOnceAndResolvesReferences) {
     if (open == std::string::npos) continue;
     const auto name = op.path.substr(open + 1, op.path.find('}') - open - 1);
     bool declared = false;
-    for (const auto& p : found["parameters"].items()) declared = declared || (p["name"].text() == name && p["in"].text() == "path");
+    for (const auto& p : found["parameters"].items())
+      declared = declared || (p["name"].text() == name && p["in"].text() == "path");
     EXPECT_TRUE(declared) << op.name;
   }
   const std::string& text = openapi_json();

@@ -1,4 +1,5 @@
-// Power loss at every write and sync of the SQLite store: everything acknowledged survives, the chain holds, work goes on.
+// Power loss at every write and sync of the SQLite store: everything acknowledged survives, the chain holds, work goes
+// on.
 #include <sys/stat.h>
 
 #include "contract/disk.h"
@@ -10,7 +11,13 @@ using journal::AppendOutcome;
 using store::FaultVfs;
 using store::Loss;
 
-struct Acknowledged { std::vector<Bytes> entries; std::vector<Bytes> maybe; std::uint64_t epoch = 0; Bytes incarnation; bool snapshot = false; };
+struct Acknowledged {
+  std::vector<Bytes> entries;
+  std::vector<Bytes> maybe;
+  std::uint64_t epoch = 0;
+  Bytes incarnation;
+  bool snapshot = false;
+};
 
 // A small life of a journal; stops at the first answer that is not a success, as an engine would.
 void work(journal::Store& store, Acknowledged& acked, Rng& rng) {
@@ -50,10 +57,15 @@ void check_after(SqliteDisk& disk, const Acknowledged& acked, std::uint64_t poin
   ASSERT_TRUE(chain) << "crash point " << point << ": " << chain.error().message;
   auto expected = acked.entries;
   if (all.size() != expected.size()) expected.insert(expected.end(), acked.maybe.begin(), acked.maybe.end());
-  ASSERT_EQ(all.size(), expected.size()) << "crash point " << point << ": an acknowledged entry is gone, or half a batch is there";
+  ASSERT_EQ(all.size(), expected.size()) << "crash point " << point
+                                         << ": an acknowledged entry is gone, or half a batch is there";
   ASSERT_EQ(all, expected) << "crash point " << point;
-  if (!acked.incarnation.empty()) { ASSERT_EQ(store->get_meta("incarnation").value(), acked.incarnation); }
-  if (acked.snapshot) { ASSERT_TRUE(store->load_snapshot().value().has_value()); }
+  if (!acked.incarnation.empty()) {
+    ASSERT_EQ(store->get_meta("incarnation").value(), acked.incarnation);
+  }
+  if (acked.snapshot) {
+    ASSERT_TRUE(store->load_snapshot().value().has_value());
+  }
   const auto tail = store->tail().value();
   ASSERT_GE(tail.leader_epoch, acked.epoch);
   const std::uint64_t epoch = store->acquire_leader().value();

@@ -1,13 +1,13 @@
 #pragma once
-// A place that a store is opened on, again and again: the contract suite runs on each kind. Opening twice gives two competing
-// handles on the same journal.
+// A place that a store is opened on, again and again: the contract suite runs on each kind. Opening twice gives two
+// competing handles on the same journal.
+#include <gtest/gtest.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "base/rng.h"
 #include "journal/store.h"
@@ -65,7 +65,8 @@ class SqliteDisk final : public Disk {
 };
 
 // A valid continuation of `tail`: entries of `bytes` random payload each.
-inline journal::AppendRequest make_batch(const journal::Tail& tail, std::uint64_t epoch, std::size_t count, Rng& rng, std::size_t bytes = 40) {
+inline journal::AppendRequest make_batch(const journal::Tail& tail, std::uint64_t epoch, std::size_t count, Rng& rng,
+                                         std::size_t bytes = 40) {
   auto entries = std::make_shared<std::vector<Bytes>>();
   journal::Entry entry;
   entry.seq = tail.seq;

@@ -1,6 +1,6 @@
 #pragma once
-// Drives one engine and its follower in one thread under virtual time, the way engine/core.h describes. Appends wait in `batch`
-// until deliver(), so a test decides what happens between.
+// Drives one engine and its follower in one thread under virtual time, the way engine/core.h describes. Appends wait in
+// `batch` until deliver(), so a test decides what happens between.
 #include <map>
 #include <memory>
 #include <string>
@@ -20,7 +20,8 @@ inline control::Actor operator_actor() {
 
 class EngineLoop {
  public:
-  explicit EngineLoop(journal::Store& store, engine::Engine::Options options = quiet(), std::int64_t wall = 1'700'000'000'000)
+  explicit EngineLoop(journal::Store& store, engine::Engine::Options options = quiet(),
+                      std::int64_t wall = 1'700'000'000'000)
       : store_(store), now{WallTime{wall}, LeaseTime{1'000}} {
     auto base = engine::load_base(store);
     if (!base) {
@@ -40,7 +41,8 @@ class EngineLoop {
 
   std::uint64_t create_org(const std::string& name, control::Lane lane = control::Lane::Operator) {
     const std::uint64_t token = ++last_token_;
-    if (Status taken = core->submit(lane, control::CreateOrg{name}, operator_actor(), token); !taken) replies.emplace(token, taken.error());
+    if (Status taken = core->submit(lane, control::CreateOrg{name}, operator_actor(), token); !taken)
+      replies.emplace(token, taken.error());
     return token;
   }
   // Decides; what is to be appended waits.
@@ -79,8 +81,10 @@ class EngineLoop {
     follower->expect(out.digests);
     for (const Bytes& stored : out.entries) {
       auto event = follower->fold(stored);
-      if (event) events.push_back(std::move(*event));
-      else fault = event.error().message;
+      if (event)
+        events.push_back(std::move(*event));
+      else
+        fault = event.error().message;
     }
     for (auto& reply : out.replies) {
       if (!replies.emplace(reply.token, std::move(reply.result)).second) fault = "a command was answered twice";

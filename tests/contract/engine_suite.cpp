@@ -1,4 +1,5 @@
-// What the engine promises on top of any store: nothing leaves before it is durable, failures are told apart by the tail.
+// What the engine promises on top of any store: nothing leaves before it is durable, failures are told apart by the
+// tail.
 #include <set>
 
 #include "base/mutant.h"
@@ -160,8 +161,8 @@ TEST_F(EngineOnMemory, RestartFromASnapshotEqualsReplay) {
 std::string random_life(std::uint64_t seed) {
   Rng rng(seed);
   store::MemoryStore store;
-  std::set<std::string> promised;              // acknowledged names
-  std::set<std::string> denied;                // names whose creation was told to exist already
+  std::set<std::string> promised;  // acknowledged names
+  std::set<std::string> denied;    // names whose creation was told to exist already
   int made = 0;
   for (int life = 0; life < 4; ++life) {
     store.reopen();
@@ -172,9 +173,11 @@ std::string random_life(std::uint64_t seed) {
     }
     std::map<std::uint64_t, std::string> asked;
     for (int step = 0; step < 30 && !store.crashed(); ++step) {
-      if (rng.chance(1, 6)) store.inject(static_cast<Fault>(1 + rng.below(7)), static_cast<std::uint32_t>(rng.below(3)));
+      if (rng.chance(1, 6))
+        store.inject(static_cast<Fault>(1 + rng.below(7)), static_cast<std::uint32_t>(rng.below(3)));
       for (std::uint64_t i = rng.below(5); i > 0; --i) {
-        const std::string name = "n" + std::to_string(rng.chance(1, 4) ? rng.below(static_cast<std::uint64_t>(made) + 1) : ++made);
+        const std::string name =
+            "n" + std::to_string(rng.chance(1, 4) ? rng.below(static_cast<std::uint64_t>(made) + 1) : ++made);
         asked[loop.create_org(name)] = name;
       }
       loop.poll();
@@ -196,7 +199,8 @@ std::string random_life(std::uint64_t seed) {
         loop.run();
         loop.advance(Millis(1'100));
       }
-      if (loop.core->mode() != Mode::Leading || !loop.core->idle()) return "healed, yet no progress: " + loop.core->mode_reason();
+      if (loop.core->mode() != Mode::Leading || !loop.core->idle())
+        return "healed, yet no progress: " + loop.core->mode_reason();
       if (loop.replies.size() != asked.size()) return "a command was never answered";
     }
     for (const auto& [token, name] : asked) {
@@ -228,8 +232,9 @@ TEST(EngineLives, KeepEveryPromise) {
 
 #ifdef MUSTER_MUTANTS
 class EngineMutants : public testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(All, EngineMutants, testing::Values("engine.reply_before_commit", "engine.skip_tail_reread", "engine.keep_speculative",
-                                                             "journal.snapshot_wrong_seq"));
+INSTANTIATE_TEST_SUITE_P(All, EngineMutants,
+                         testing::Values("engine.reply_before_commit", "engine.skip_tail_reread",
+                                         "engine.keep_speculative", "journal.snapshot_wrong_seq"));
 TEST_P(EngineMutants, AreCaughtWithinOneHundredLives) {
   bool caught = false;
   for (std::uint64_t seed = 1; seed <= 100 && !caught; ++seed) {

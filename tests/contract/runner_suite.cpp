@@ -42,7 +42,9 @@ TEST(RunnerOnSqlite, ManySubmittersReadTheirOwnWrites) {
         ASSERT_TRUE(reply) << reply.error().message;
         ASSERT_LE(reply->seq, runner->durable_seq());
         ASSERT_TRUE(runner->wait_for(reply->seq, Millis(5'000)));
-        runner->read([&](const control::State& state, const scheduler::Scheduler&) { ASSERT_TRUE(state.org_by_name.contains(name)); });
+        runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+          ASSERT_TRUE(state.org_by_name.contains(name));
+        });
       }
     });
   }
@@ -59,7 +61,8 @@ TEST(RunnerOnSqlite, ManySubmittersReadTheirOwnWrites) {
   EXPECT_TRUE(store->load_snapshot().value().has_value());
   EXPECT_EQ(engine::load_base(*store).value().state.orgs.size(), 600u);
   auto again = start(store);
-  EXPECT_EQ(again->submit_wait(Lane::Tenant, control::CreateOrg{"org0x0"}, operator_actor()).error().code, Code::AlreadyExists);
+  EXPECT_EQ(again->submit_wait(Lane::Tenant, control::CreateOrg{"org0x0"}, operator_actor()).error().code,
+            Code::AlreadyExists);
 }
 
 TEST(RunnerOnSqlite, ASecondProcessFencesTheFirst) {
@@ -67,7 +70,8 @@ TEST(RunnerOnSqlite, ASecondProcessFencesTheFirst) {
   auto first = start(disk.open());
   ASSERT_TRUE(first->submit_wait(Lane::Operator, control::CreateOrg{"one"}, operator_actor()));
   auto second = start(disk.open());
-  EXPECT_EQ(first->submit_wait(Lane::Operator, control::CreateOrg{"two"}, operator_actor()).error().code, Code::Unavailable);
+  EXPECT_EQ(first->submit_wait(Lane::Operator, control::CreateOrg{"two"}, operator_actor()).error().code,
+            Code::Unavailable);
   EXPECT_TRUE(first->read_only());
   EXPECT_TRUE(second->submit_wait(Lane::Operator, control::CreateOrg{"two"}, operator_actor()));
 }
@@ -77,7 +81,8 @@ TEST(RunnerOnMemory, FullDiskIsSaidAndPasses) {
   auto runner = start(store);
   ASSERT_TRUE(runner->submit_wait(Lane::Operator, control::CreateOrg{"one"}, operator_actor()));
   store->set_disk_full(true);
-  EXPECT_EQ(runner->submit_wait(Lane::Operator, control::CreateOrg{"two"}, operator_actor()).error().code, Code::Unavailable);
+  EXPECT_EQ(runner->submit_wait(Lane::Operator, control::CreateOrg{"two"}, operator_actor()).error().code,
+            Code::Unavailable);
   EXPECT_TRUE(runner->read_only());
   runner->read([](const control::State& state, const scheduler::Scheduler&) { EXPECT_EQ(state.orgs.size(), 1u); });
   store->set_disk_full(false);
@@ -91,7 +96,8 @@ TEST(RunnerOnMemory, StoppingAnswersEverybody) {
   {
     auto runner = start(store);
     for (int i = 0; i < 2'000; ++i) {
-      runner->submit(Lane::Tenant, control::CreateOrg{"org" + std::to_string(i)}, operator_actor(), [&](Result<engine::Reply>) { ++answers; });
+      runner->submit(Lane::Tenant, control::CreateOrg{"org" + std::to_string(i)}, operator_actor(),
+                     [&](Result<engine::Reply>) { ++answers; });
     }
   }
   EXPECT_EQ(answers.load(), 2'000);
@@ -104,7 +110,8 @@ TEST(JournalTools, VerifyShowExportBackupRestore) {
   std::shared_ptr<store::SqliteStore> store(std::move(*opened));
   {
     auto runner = start(store, 20);
-    for (int i = 0; i < 50; ++i) ASSERT_TRUE(runner->submit_wait(Lane::Operator, control::CreateOrg{"org" + std::to_string(i)}, operator_actor()));
+    for (int i = 0; i < 50; ++i)
+      ASSERT_TRUE(runner->submit_wait(Lane::Operator, control::CreateOrg{"org" + std::to_string(i)}, operator_actor()));
   }
   const auto report = engine::verify(*store);
   ASSERT_TRUE(report) << report.error().message;
@@ -139,11 +146,12 @@ TEST(JournalTools, VerifyShowExportBackupRestore) {
   if (!runner) ::_exit(3);
   for (int i = 0;; ++i) {
     const std::string name = "r" + std::to_string(round) + "n" + std::to_string(i);
-    (*runner)->submit(Lane::Tenant, control::CreateOrg{name}, operator_actor(), [pipe, name](Result<engine::Reply> reply) {
-      if (!reply) return;
-      const std::string line = name + "\n";
-      if (::write(pipe, line.data(), line.size()) < 0) ::_exit(4);
-    });
+    (*runner)->submit(Lane::Tenant, control::CreateOrg{name}, operator_actor(),
+                      [pipe, name](Result<engine::Reply> reply) {
+                        if (!reply) return;
+                        const std::string line = name + "\n";
+                        if (::write(pipe, line.data(), line.size()) < 0) ::_exit(4);
+                      });
     if (i % 16 == 15) std::this_thread::sleep_for(Millis(1));
   }
 }
@@ -182,7 +190,8 @@ TEST(KillNine, NothingAcknowledgedIsLost) {
     auto store = disk.open();
     const auto base = engine::load_base(*store);
     ASSERT_TRUE(base) << base.error().message;
-    for (const std::string& name : acknowledged) ASSERT_TRUE(base->state.org_by_name.contains(name)) << name << " was acknowledged, round " << round;
+    for (const std::string& name : acknowledged)
+      ASSERT_TRUE(base->state.org_by_name.contains(name)) << name << " was acknowledged, round " << round;
     const Status chain = journal::verify_chain(0, journal::genesis_hash(), read_everything(*store));
     ASSERT_TRUE(chain) << chain.error().message;
   }

@@ -30,7 +30,10 @@ std::vector<Bytes> read_everything(const journal::Store& store) {
 
 namespace {
 
-struct Kind { const char* name; std::function<std::unique_ptr<Disk>()> make; };
+struct Kind {
+  const char* name;
+  std::function<std::unique_ptr<Disk>()> make;
+};
 const Kind kKinds[] = {
     {"Memory", [] { return std::make_unique<MemoryDisk>(); }},
     {"Sqlite", [] { return std::make_unique<SqliteDisk>(true, ""); }},
@@ -61,7 +64,8 @@ class StoreContract : public testing::TestWithParam<Kind> {
   std::shared_ptr<journal::Store> store_;
   Rng rng_{7};
 };
-INSTANTIATE_TEST_SUITE_P(Stores, StoreContract, testing::ValuesIn(kKinds), [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Stores, StoreContract, testing::ValuesIn(kKinds),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_P(StoreContract, EmptyJournalHasGenesisTail) {
   EXPECT_EQ(tail(), journal::Tail{});
@@ -98,7 +102,8 @@ TEST_P(StoreContract, AHigherLeaderEpochFencesTheOldLeader) {
   const std::uint64_t new_epoch = second->acquire_leader().value();
   EXPECT_GT(new_epoch, old_epoch);
   EXPECT_EQ(add(old_epoch, 1).outcome, AppendOutcome::Conflict);
-  EXPECT_EQ(append_wait(*second, make_batch(second->tail().value(), new_epoch, 1, rng_)).outcome, AppendOutcome::Committed);
+  EXPECT_EQ(append_wait(*second, make_batch(second->tail().value(), new_epoch, 1, rng_)).outcome,
+            AppendOutcome::Committed);
   EXPECT_EQ(store_->acquire_leader(old_epoch).error().code, Code::Aborted);
   EXPECT_EQ(tail().leader_epoch, new_epoch);
 }
@@ -119,7 +124,8 @@ TEST_P(StoreContract, TwoCompetingWritersNeverFork) {
       }
       const std::size_t count = 1 + rng.below(4);
       const AppendResult result = append_wait(store, make_batch(*at, epoch, count, rng));
-      ASSERT_TRUE(result.outcome == AppendOutcome::Committed || result.outcome == AppendOutcome::Conflict) << result.message;
+      ASSERT_TRUE(result.outcome == AppendOutcome::Committed || result.outcome == AppendOutcome::Conflict)
+          << result.message;
       if (result.outcome == AppendOutcome::Committed) committed += count;
     }
   };
@@ -184,7 +190,8 @@ TEST_P(StoreContract, ArchivedEntriesLeaveTheLiveJournalOnly) {
 
 TEST_P(StoreContract, SideTableHoldsAndForgets) {
   EXPECT_FALSE(store_->get_side("password", "usr-1").value().has_value());
-  for (int i = 0; i < 10; ++i) ASSERT_TRUE(store_->put_side("password", "usr-" + std::to_string(i), {static_cast<std::uint8_t>(i), 0, 255}));
+  for (int i = 0; i < 10; ++i)
+    ASSERT_TRUE(store_->put_side("password", "usr-" + std::to_string(i), {static_cast<std::uint8_t>(i), 0, 255}));
   ASSERT_TRUE(store_->put_side("job", "usr-3", {9}));
   ASSERT_TRUE(store_->put_side("password", "usr-3", {}));
   EXPECT_EQ(store_->get_side("password", "usr-3").value(), Bytes{});

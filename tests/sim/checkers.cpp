@@ -11,7 +11,9 @@ using control::State;
 using engine::DurableEvent;
 
 // Who just woke or started needs a moment to stop what ended meanwhile.
-bool settled(const Node& node, const View& view) { return node.core && view.world.now() - node.alive_since > Millis(8000); }
+bool settled(const Node& node, const View& view) {
+  return node.core && view.world.now() - node.alive_since > Millis(8000);
+}
 
 // I1: at most one effective holder: of a device, of a lease, of a job attempt, of an overlay address.
 class OneHolder final : public Checker {
@@ -19,23 +21,29 @@ class OneHolder final : public Checker {
   void driver(const Node& node, LeaseId lease, JobId job, std::uint32_t attempt, World& world) override {
     const std::string where = std::to_string(node.index) + "/" + lease.str();
     const auto [it, fresh] = drivers_.try_emplace({job, attempt}, where);
-    if (!fresh) world.fail("I1: " + job.str() + " attempt " + std::to_string(attempt) + " was started twice: " + it->second + " and " + where);
+    if (!fresh)
+      world.fail("I1: " + job.str() + " attempt " + std::to_string(attempt) + " was started twice: " + it->second +
+                 " and " + where);
   }
   void durable(const DurableEvent& event, const State& state, World& world) override {
     const auto* granted = std::get_if<control::LeaseGranted>(&event.event);
     if (granted == nullptr) return;
     const auto [it, fresh] = addresses_.try_emplace({granted->slot.cluster, granted->slot.address}, granted->slot.id);
-    if (!fresh && granted->slot.role != SlotRole::Head) world.fail("I1: address of " + it->second.str() + " was given again to " + granted->slot.id.str());
+    if (!fresh && granted->slot.role != SlotRole::Head)
+      world.fail("I1: address of " + it->second.str() + " was given again to " + granted->slot.id.str());
     std::set<std::string> held;
     for (const LeaseId id : state.live_leases(granted->lease.node)) {
       for (const std::string& device : state.leases.at(id).devices) {
-        if (!held.insert(device).second) world.fail("I1: " + device + " of " + granted->lease.node.str() + " is leased twice");
+        if (!held.insert(device).second)
+          world.fail("I1: " + device + " of " + granted->lease.node.str() + " is leased twice");
       }
     }
     const muster::Node& node = state.nodes.at(granted->lease.node);
     Resources used;
-    for (const LeaseId id : state.live_leases(node.id)) used.gpus += state.leases.at(id).resources.gpus, used.cpu_milli += state.leases.at(id).resources.cpu_milli;
-    if (used.cpu_milli > node.facts.capacity.cpu_milli) world.fail("I1: CPUs of " + node.id.str() + " are leased twice");
+    for (const LeaseId id : state.live_leases(node.id))
+      used.gpus += state.leases.at(id).resources.gpus, used.cpu_milli += state.leases.at(id).resources.cpu_milli;
+    if (used.cpu_milli > node.facts.capacity.cpu_milli)
+      world.fail("I1: CPUs of " + node.id.str() + " are leased twice");
   }
   void step(const View& view) override {
     std::map<LeaseId, const Node*> running;
@@ -69,14 +77,17 @@ class WithinLease final : public Checker {
       if (node->liar || !node->powered || node->asleep || !settled(*node, view)) continue;
       for (const auto& [id, c] : node->containers) {
         const Lease* lease = view.state->find_lease(id);
-        if (!c.running || lease == nullptr || lease->end == LeaseEnd::None || lease->epoch != c.assignment.epoch) continue;
-        view.world.fail("I4: " + id.str() + " still runs on " + std::to_string(node->index) + " after its lease ended (" + lease->reason + ")");
+        if (!c.running || lease == nullptr || lease->end == LeaseEnd::None || lease->epoch != c.assignment.epoch)
+          continue;
+        view.world.fail("I4: " + id.str() + " still runs on " + std::to_string(node->index) +
+                        " after its lease ended (" + lease->reason + ")");
       }
     }
   }
 };
 
-// I5: who cannot reach the server stops by the lease's end; counted from the send of the last renewed heartbeat, never later.
+// I5: who cannot reach the server stops by the lease's end; counted from the send of the last renewed heartbeat, never
+// later.
 class SelfFence final : public Checker {
  public:
   void step(const View& view) override {
@@ -84,7 +95,8 @@ class SelfFence final : public Checker {
       if (!node->powered || node->asleep || !node->core || !settled(*node, view)) continue;
       for (const auto& [id, end] : node->allowed) {
         if (const auto counted = node->core->lease_end(id); counted && *counted > end) {
-          view.world.fail("I5: " + id.str() + " counts " + std::to_string((*counted - end).count()) + " ms more than its renewal allows");
+          view.world.fail("I5: " + id.str() + " counts " + std::to_string((*counted - end).count()) +
+                          " ms more than its renewal allows");
         }
         const auto c = node->containers.find(id);
         if (c != node->containers.end() && c->second.running && node->time() > end + Millis(8000)) {
@@ -105,13 +117,15 @@ class NoEarlyFence final : public Checker {
     for (const ObservedLease& lease : seen->leases) {
       if (lease.reason != "lease_ended" || !last_.contains(lease.lease) || !told_.insert(lease.lease).second) continue;
       // 60 s of it may be lost by a restart of the agent, 20 s lie between renewal and the start of the count.
-      if (world.now() - last_[lease.lease] < kLease - Millis(80'000)) world.fail("I6: " + lease.lease.str() + " was fenced though it was renewed lately");
+      if (world.now() - last_[lease.lease] < kLease - Millis(80'000))
+        world.fail("I6: " + lease.lease.str() + " was fenced though it was renewed lately");
     }
   }
   void durable(const DurableEvent& event, const State&, World& world) override {
     const auto* ended = std::get_if<control::LeaseEnded>(&event.event);
     if (ended == nullptr || ended->end != LeaseEnd::Expired || !last_.contains(ended->lease)) return;
-    if (world.now() - last_[ended->lease] < kLease) world.fail("I6: " + ended->lease.str() + " was ended as expired though it was renewed lately");
+    if (world.now() - last_[ended->lease] < kLease)
+      world.fail("I6: " + ended->lease.str() + " was ended as expired though it was renewed lately");
   }
 
  private:
@@ -127,16 +141,19 @@ class NoMassEviction final : public Checker {
       if (open_) world.fail("I7: a silent worker was evicted without a replacement during a freeze");
       open_ = after.frozen && left->reason == "node_lost";
       if (left->reason == "node_lost") evictions_.push_back(world.now());
-      while (!evictions_.empty() && world.now() - evictions_.front() > Millis(15'000)) evictions_.erase(evictions_.begin());
+      while (!evictions_.empty() && world.now() - evictions_.front() > Millis(15'000))
+        evictions_.erase(evictions_.begin());
     } else {
-      const bool replaced = std::holds_alternative<control::SlotPromoted>(event.event) || std::holds_alternative<control::LeaseGranted>(event.event);
+      const bool replaced = std::holds_alternative<control::SlotPromoted>(event.event) ||
+                            std::holds_alternative<control::LeaseGranted>(event.event);
       if (open_ && !replaced) world.fail("I7: a silent worker was evicted without a replacement during a freeze");
       open_ = false;
     }
     const auto* ended = std::get_if<control::LeaseEnded>(&event.event);
     if (ended != nullptr && ended->end == LeaseEnd::Expired && after.frozen) {
       const Lease* lease = after.find_lease(ended->lease);
-      if (lease != nullptr && ended->reason == "lease_expired" && wanted_.contains(ended->lease)) world.fail("I7: " + ended->lease.str() + " was ended while everyone was silent");
+      if (lease != nullptr && ended->reason == "lease_expired" && wanted_.contains(ended->lease))
+        world.fail("I7: " + ended->lease.str() + " was ended while everyone was silent");
     }
     if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) wanted_.insert(granted->lease.id);
     if (const auto* changed = std::get_if<control::LeaseWantChanged>(&event.event)) {
@@ -156,10 +173,13 @@ class NoMassEviction final : public Checker {
     }
     for (const auto& [at, count] : together) silent = std::max(silent, count);
     const bool mass = silent >= 6 && silent * 100 >= on * 50;
-    if (!mass || !view.leading) since_ = LeaseTime{0};
-    else if (since_ == LeaseTime{0}) since_ = view.world.now();
+    if (!mass || !view.leading)
+      since_ = LeaseTime{0};
+    else if (since_ == LeaseTime{0})
+      since_ = view.world.now();
     // 75 s of grace, 12 s of silence, a tick.
-    if (since_ != LeaseTime{0} && view.world.now() - since_ > Millis(95'000) && view.world.now() - since_ < Millis(97'000) && !view.frozen) {
+    if (since_ != LeaseTime{0} && view.world.now() - since_ > Millis(95'000) &&
+        view.world.now() - since_ < Millis(97'000) && !view.frozen) {
       view.world.fail("I7: most machines are silent and nothing is frozen");
     }
   }
@@ -177,23 +197,27 @@ class OnlyValid final : public Checker {
   void op(const Node& node, const agent::Op& op, const State* state, World& world) override {
     if (const auto* network = std::get_if<agent::ConfigureNetwork>(&op)) {
       std::uint64_t& highest = rosters_[{node.index, network->cluster}];
-      if (network->roster_epoch < highest) world.fail("I9: node " + std::to_string(node.index) + " went back to an older roster");
+      if (network->roster_epoch < highest)
+        world.fail("I9: node " + std::to_string(node.index) + " went back to an older roster");
       highest = std::max(highest, network->roster_epoch);
     }
     const auto* create = std::get_if<agent::CreateLease>(&op);
     if (create == nullptr) return;
     const LeaseId id = create->assignment.lease;
     const auto [boot, first] = boots_.try_emplace({node.index, id}, node.facts.boot_id);
-    if (!first && boot->second != node.facts.boot_id) world.fail("I5: " + id.str() + " was started again after a reboot");
+    if (!first && boot->second != node.facts.boot_id)
+      world.fail("I5: " + id.str() + " was started again after a reboot");
     const Lease* lease = state == nullptr ? nullptr : state->find_lease(id);
-    if (lease != nullptr && lease->end != LeaseEnd::None) world.fail("I9: " + id.str() + " is created though its lease has ended");
+    if (lease != nullptr && lease->end != LeaseEnd::None)
+      world.fail("I9: " + id.str() + " is created though its lease has ended");
   }
   void sent(const Node& node, const session::AgentFrame& frame, World& world) override {
     const std::vector<ObservedLease>* leases = nullptr;
     if (const auto* seen = std::get_if<session::Observed>(&frame)) {
       leases = &seen->leases;
       std::uint64_t& highest = revisions_[node.index];
-      if (seen->revision < highest) world.fail("I9: node " + std::to_string(node.index) + " went back to an older revision");
+      if (seen->revision < highest)
+        world.fail("I9: node " + std::to_string(node.index) + " went back to an older revision");
       highest = std::max(highest, seen->revision);
     }
     if (const auto* inventory = std::get_if<session::Inventory>(&frame)) leases = &inventory->leases;
@@ -204,20 +228,24 @@ class OnlyValid final : public Checker {
     }
   }
   void durable(const DurableEvent& event, const State& after, World& world) override {
-    if (const auto* ended = std::get_if<control::LeaseEnded>(&event.event); ended != nullptr && ended->end == LeaseEnd::Confirmed) {
+    if (const auto* ended = std::get_if<control::LeaseEnded>(&event.event);
+        ended != nullptr && ended->end == LeaseEnd::Confirmed) {
       const Lease* lease = after.find_lease(ended->lease);
-      if (lease != nullptr && !ended_claims_.contains({lease->node, lease->id, lease->epoch})) world.fail("I9: the end of " + ended->lease.str() + " was confirmed by nobody who held it");
+      if (lease != nullptr && !ended_claims_.contains({lease->node, lease->id, lease->epoch}))
+        world.fail("I9: the end of " + ended->lease.str() + " was confirmed by nobody who held it");
     }
     if (const auto* keyed = std::get_if<control::SlotKeyed>(&event.event)) {
       const Slot* slot = after.find_slot(keyed->slot);
       const Lease* lease = slot == nullptr ? nullptr : after.find_lease(slot->lease);
-      if (lease != nullptr && !key_claims_.contains({lease->node, lease->id, lease->epoch})) world.fail("I9: " + keyed->slot.str() + " took a key that its holder never sent");
+      if (lease != nullptr && !key_claims_.contains({lease->node, lease->id, lease->epoch}))
+        world.fail("I9: " + keyed->slot.str() + " took a key that its holder never sent");
     }
     const auto* seen = std::get_if<control::LeaseObserved>(&event.event);
     const NodeId by = event.actor.subject.node;
     if (seen != nullptr && by) {
       const Lease* lease = after.find_lease(seen->lease);
-      if (lease != nullptr && lease->node != by) world.fail("I9: " + by.str() + " was believed about " + seen->lease.str() + " of " + lease->node.str());
+      if (lease != nullptr && lease->node != by)
+        world.fail("I9: " + by.str() + " was believed about " + seen->lease.str() + " of " + lease->node.str());
     }
     if (const auto* job = std::get_if<control::JobStateChanged>(&event.event); job != nullptr && by) {
       const Job* found = after.find_job(job->job);
@@ -225,7 +253,8 @@ class OnlyValid final : public Checker {
       const Slot* head = cluster == nullptr ? nullptr : after.find_head(*cluster);
       const Lease* lease = head == nullptr ? nullptr : after.find_lease(head->lease);
       const bool ends = job->state == JobState::Succeeded;
-      if (ends && lease != nullptr && lease->node != by) world.fail("I9: " + by.str() + " was believed about " + job->job.str());
+      if (ends && lease != nullptr && lease->node != by)
+        world.fail("I9: " + by.str() + " was believed about " + job->job.str());
     }
   }
 
@@ -236,16 +265,19 @@ class OnlyValid final : public Checker {
   std::set<std::tuple<NodeId, LeaseId, Epoch>> ended_claims_, key_claims_;
 };
 
-// What one decision may contain: gangs whole, retries bounded, tokens used once, members replaced before they are promoted.
+// What one decision may contain: gangs whole, retries bounded, tokens used once, members replaced before they are
+// promoted.
 class SoundDecisions final : public Checker {
  public:
   void durable(const DurableEvent& event, const State& after, World& world) override {
     if (const auto* enrolled = std::get_if<control::NodeEnrolled>(&event.event)) {
-      if (!tokens_.insert(enrolled->token).second) world.fail("I9: join token " + enrolled->token.str() + " enrolled two machines");
+      if (!tokens_.insert(enrolled->token).second)
+        world.fail("I9: join token " + enrolled->token.str() + " enrolled two machines");
     }
     if (const auto* job = std::get_if<control::JobStateChanged>(&event.event)) {
       const Job* found = after.find_job(job->job);
-      if (found != nullptr && job->attempt > found->spec.retries + 1) world.fail("I1: " + job->job.str() + " was tried more often than its retries allow");
+      if (found != nullptr && job->attempt > found->spec.retries + 1)
+        world.fail("I1: " + job->job.str() + " was tried more often than its retries allow");
     }
     if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) {
       const Cluster* cluster = after.find_cluster(granted->lease.cluster);
@@ -253,7 +285,8 @@ class SoundDecisions final : public Checker {
       if (!live) world.fail("I9: a lease was granted for a cluster that is not wanted any more");
       grants_.insert(granted->lease.cluster);
     }
-    if (std::holds_alternative<control::SlotPromoted>(event.event) && !std::holds_alternative<control::SlotLeft>(last_)) {
+    if (std::holds_alternative<control::SlotPromoted>(event.event) &&
+        !std::holds_alternative<control::SlotLeft>(last_)) {
       world.fail("I1: a spare was promoted while the lost worker stayed in the roster");
     }
     last_ = event.event;
@@ -276,7 +309,8 @@ class SoundDecisions final : public Checker {
       }
       gangs_.insert(id);
       for (const WorkerGroup& group : cluster->spec.groups) {
-        if (have[group.name] > group.max + 8) view.world.fail("I10: " + id.str() + " holds more workers than its maximum");
+        if (have[group.name] > group.max + 8)
+          view.world.fail("I10: " + id.str() + " holds more workers than its maximum");
       }
     }
     grants_.clear();
@@ -292,10 +326,12 @@ class SoundDecisions final : public Checker {
 class Bounded final : public Checker {
  public:
   void step(const View& view) override {
-    if (view.queued > 4 * 512 + 2) view.world.fail("I10: the engine queues " + std::to_string(view.queued) + " commands");
+    if (view.queued > 4 * 512 + 2)
+      view.world.fail("I10: the engine queues " + std::to_string(view.queued) + " commands");
     if (view.world.steps % 64 != 0) return;
     for (const auto& node : view.nodes) {
-      if (node->core && node->core->observed_leases().size() > 64) view.world.fail("I10: an agent holds too many leases");
+      if (node->core && node->core->observed_leases().size() > 64)
+        view.world.fail("I10: an agent holds too many leases");
       if (node->disk.size() > 256 * 1024) view.world.fail("I10: an agent's memory grows without bound");
     }
   }

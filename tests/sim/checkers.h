@@ -1,6 +1,7 @@
 #pragma once
-// The invariants of the platform as small classes: each sees durable events, what agents do, and the whole world after every
-// step, and says what broke. They use only what an outside observer could know, never the verdict of the code under test.
+// The invariants of the platform as small classes: each sees durable events, what agents do, and the whole world after
+// every step, and says what broke. They use only what an outside observer could know, never the verdict of the code
+// under test.
 #include <map>
 #include <memory>
 #include <set>

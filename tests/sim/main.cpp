@@ -29,14 +29,18 @@ int one(const RunOptions& options, const std::string& mutant, bool log) {
                 static_cast<unsigned long long>(result.steps), static_cast<unsigned long long>(result.hash));
     return 0;
   }
-  std::printf("seed %llu FAILED: %s\n  reproduce: make sim SEED=%llu STEPS=%llu%s%s\n", static_cast<unsigned long long>(options.seed), result.failure.c_str(),
-              static_cast<unsigned long long>(options.seed), static_cast<unsigned long long>(options.steps), mutant.empty() ? "" : " MUTANT=", mutant.c_str());
+  std::printf("seed %llu FAILED: %s\n  reproduce: make sim SEED=%llu STEPS=%llu%s%s\n",
+              static_cast<unsigned long long>(options.seed), result.failure.c_str(),
+              static_cast<unsigned long long>(options.seed), static_cast<unsigned long long>(options.steps),
+              mutant.empty() ? "" : " MUTANT=", mutant.c_str());
   return 1;
 }
 
 void print_coverage() {
   std::printf("fault x state of the machine it hit: %zu pairs\n", coverage.size());
-  for (const auto& [pair, times] : coverage) std::printf("  %-16s %-10s %llu\n", pair.first.c_str(), pair.second.c_str(), static_cast<unsigned long long>(times));
+  for (const auto& [pair, times] : coverage)
+    std::printf("  %-16s %-10s %llu\n", pair.first.c_str(), pair.second.c_str(),
+                static_cast<unsigned long long>(times));
 }
 
 int hunt_all(std::uint64_t seeds, std::uint64_t steps) {
@@ -44,7 +48,8 @@ int hunt_all(std::uint64_t seeds, std::uint64_t steps) {
   for (const muster::sim::MutantRow& row : muster::sim::mutant_table()) {
     const auto caught = muster::sim::hunt(row.name, 1, seeds != 0 ? seeds : row.seeds, steps);
     if (caught) {
-      std::printf("caught  %-36s seed %llu: %s\n", std::string(row.name).c_str(), static_cast<unsigned long long>(caught->seed), caught->failure.c_str());
+      std::printf("caught  %-36s seed %llu: %s\n", std::string(row.name).c_str(),
+                  static_cast<unsigned long long>(caught->seed), caught->failure.c_str());
     } else {
       std::printf("MISSED  %-36s within %u seeds\n", std::string(row.name).c_str(), row.seeds);
       ++missed;
@@ -66,15 +71,24 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const auto value = [&] { return i + 1 < argc ? std::string(argv[++i]) : std::string("0"); };
-    if (arg == "--seed") options.seed = std::strtoull(value().c_str(), nullptr, 10);
-    else if (arg == "--steps") options.steps = std::strtoull(value().c_str(), nullptr, 10);
-    else if (arg == "--seeds") seeds = std::strtoull(value().c_str(), nullptr, 10);
-    else if (arg == "--seconds") seconds = std::strtod(value().c_str(), nullptr);
-    else if (arg == "--hours") seconds = 3600 * std::strtod(value().c_str(), nullptr);
-    else if (arg == "--mutant") mutant = value();
-    else if (arg == "--mutants") mutants = true;
-    else if (arg == "--log") log = options.verbose = true;
-    else return std::fprintf(stderr, "unknown argument %s; see the top of tests/sim/main.cpp\n", arg.c_str()), 2;
+    if (arg == "--seed")
+      options.seed = std::strtoull(value().c_str(), nullptr, 10);
+    else if (arg == "--steps")
+      options.steps = std::strtoull(value().c_str(), nullptr, 10);
+    else if (arg == "--seeds")
+      seeds = std::strtoull(value().c_str(), nullptr, 10);
+    else if (arg == "--seconds")
+      seconds = std::strtod(value().c_str(), nullptr);
+    else if (arg == "--hours")
+      seconds = 3600 * std::strtod(value().c_str(), nullptr);
+    else if (arg == "--mutant")
+      mutant = value();
+    else if (arg == "--mutants")
+      mutants = true;
+    else if (arg == "--log")
+      log = options.verbose = true;
+    else
+      return std::fprintf(stderr, "unknown argument %s; see the top of tests/sim/main.cpp\n", arg.c_str()), 2;
   }
   if (mutants) return hunt_all(seeds, options.steps);
 #ifdef MUSTER_MUTANTS

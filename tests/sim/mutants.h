@@ -8,9 +8,16 @@
 
 namespace muster::sim {
 
-struct MutantRow { std::string_view name; std::uint32_t seeds; std::string_view what; };
+struct MutantRow {
+  std::string_view name;
+  std::uint32_t seeds;
+  std::string_view what;
+};
 const std::vector<MutantRow>& mutant_table();
-struct Caught { std::uint64_t seed = 0; std::string failure; };
+struct Caught {
+  std::uint64_t seed = 0;
+  std::string failure;
+};
 // Runs seeds first..first+count-1 with the mutant on until one fails.
 std::optional<Caught> hunt(std::string_view mutant, std::uint64_t first, std::uint64_t count, std::uint64_t steps);
 

@@ -8,7 +8,9 @@
 
 namespace muster::sim {
 
-Bytes controller_key() { return Bytes(32, 0xC0); }
+Bytes controller_key() {
+  return Bytes(32, 0xC0);
+}
 
 Bytes sim_sign(const Bytes& key, ByteView message) {
   const crypto::Digest digest = crypto::hmac_sha256(key, message);
@@ -60,7 +62,9 @@ LeaseTime Node::time() const {
   return LeaseTime{1000 + up + up * drift_ppm / 1'000'000};
 }
 
-Now Node::clocks() const { return {env_->world().wall() + Millis(wall_step), time()}; }
+Now Node::clocks() const {
+  return {env_->world().wall() + Millis(wall_step), time()};
+}
 
 void Node::boot() {
   powered = true;
@@ -68,7 +72,8 @@ void Node::boot() {
   booted_ = env_->world().now();
   ++boots_;
   facts.boot_id = "boot-" + std::to_string(index) + "-" + std::to_string(boots_);
-  for (auto& [lease, container] : containers) container.running = container.ray = container.ray_ready = false, ++container.life;
+  for (auto& [lease, container] : containers)
+    container.running = container.ray = container.ray_ready = false, ++container.life;
   allowed.clear();
   beats.clear();
   start_agent();
@@ -76,7 +81,8 @@ void Node::boot() {
 
 void Node::power_off() {
   kill_agent();
-  for (auto& [lease, container] : containers) container.running = container.ray = container.ray_ready = false, ++container.life;
+  for (auto& [lease, container] : containers)
+    container.running = container.ray = container.ray_ready = false, ++container.life;
   for (auto& [key_, job] : jobs) ++job.run;
   powered = false;
   held_.clear();
@@ -190,7 +196,8 @@ void Node::send(session::AgentFrame frame) {
       lie.phase = static_cast<LeasePhase>(rng.below(9));
       lie.overlay_key = Bytes(32, static_cast<std::uint8_t>(rng.below(256)));
       seen.leases.push_back(lie);
-      seen.jobs.push_back({JobId{1 + rng.below(20)}, 1 + static_cast<std::uint32_t>(rng.below(2)), static_cast<JobState>(1 + rng.below(7)), 0, "", rng.below(99)});
+      seen.jobs.push_back({JobId{1 + rng.below(20)}, 1 + static_cast<std::uint32_t>(rng.below(2)),
+                           static_cast<JobState>(1 + rng.below(7)), 0, "", rng.below(99)});
     }
   }
   env_->to_server(*this, connection, frame);
@@ -233,7 +240,8 @@ void Node::from_server(std::uint64_t which, const session::ServerFrame& frame) {
   if (!core || which != connection) return;
   if (const auto* renewed = std::get_if<session::Renewed>(&frame)) {
     if (const auto beat = beats.find(renewed->echo); beat != beats.end()) {
-      for (const LeaseId lease : renewed->leases) allowed[lease] = std::max(allowed[lease], beat->second + renewed->lease);
+      for (const LeaseId lease : renewed->leases)
+        allowed[lease] = std::max(allowed[lease], beat->second + renewed->lease);
       hello_sent = std::max(hello_sent, beat->second);
       beats.erase(beats.begin(), std::next(beat));
     }
@@ -276,8 +284,10 @@ void Node::run_op(agent::OpId op_id, const agent::Op& op) {
       agent::OpResult value = do_op(op);
       if (!lost) env_->world().after(second, [this, op_id, value, life] { result(op_id, value, life); });
     };
-    if (asleep) held_.push_back(act);
-    else act();
+    if (asleep)
+      held_.push_back(act);
+    else
+      act();
   });
 }
 
@@ -285,7 +295,8 @@ agent::OpResult Node::do_op(const agent::Op& op) {
   World& world = env_->world();
   agent::OpResult out;
   const bool ending = std::holds_alternative<agent::StopLease>(op) || std::holds_alternative<agent::RemoveLease>(op);
-  if (!ending && !env_->chaos().calm && world.rng.below(100) < env_->chaos().op_fault_percent) return out.ok = false, out.reason = "injected", out;
+  if (!ending && !env_->chaos().calm && world.rng.below(100) < env_->chaos().op_fault_percent)
+    return out.ok = false, out.reason = "injected", out;
   if (const auto* image = std::get_if<agent::EnsureImage>(&op)) {
     if (disk_full) return out.ok = false, out.reason = "disk_full", out;
     out.value = agent::ImageReady{"sha256:" + image->image};
@@ -306,19 +317,24 @@ agent::OpResult Node::do_op(const agent::Op& op) {
     out.value = agent::LeaseCreated{c.key, c.signature};
   } else if (const auto* network = std::get_if<agent::ConfigureNetwork>(&op)) {
     Container& c = containers[network->lease];
-    if (c.running) c.roster_epoch = network->roster_epoch, c.entries = network->entries;
-    else out.ok = false, out.reason = "not_running";
+    if (c.running)
+      c.roster_epoch = network->roster_epoch, c.entries = network->entries;
+    else
+      out.ok = false, out.reason = "not_running";
   } else if (const auto* setup = std::get_if<agent::RunSetup>(&op)) {
     Container& c = containers[setup->lease];
-    if (c.running) c.setup = true;
-    else out.ok = false, out.reason = "not_running";
+    if (c.running)
+      c.setup = true;
+    else
+      out.ok = false, out.reason = "not_running";
   } else if (const auto* start = std::get_if<agent::StartRay>(&op)) {
     Container& c = containers[start->lease];
     if (!c.running) return out.ok = false, out.reason = "not_running", out;
     c.assignment.role = start->role;
     if (!c.ray) {
       c.ray = true;
-      world.after(Millis(world.rng.between(500, 3000)), [this, lease = start->lease, life = c.life] { poll_ray(lease, life); });
+      world.after(Millis(world.rng.between(500, 3000)),
+                  [this, lease = start->lease, life = c.life] { poll_ray(lease, life); });
     }
   } else if (const auto* stop = std::get_if<agent::StopLease>(&op)) {
     if (const auto it = containers.find(stop->lease); it != containers.end()) kill_container(it->second, false);
@@ -334,20 +350,25 @@ agent::OpResult Node::do_op(const agent::Op& op) {
     const auto [job, fresh] = jobs.try_emplace({submit->lease, submit->order.job, submit->order.attempt});
     if (fresh) {
       env_->driver_started(*this, submit->lease, submit->order.job, submit->order.attempt);
-      world.after(Millis(500), [this, key_ = job->first, run = job->second.run] { run_job(std::get<0>(key_), std::get<1>(key_), std::get<2>(key_), run); });
+      world.after(Millis(500), [this, key_ = job->first, run = job->second.run] {
+        run_job(std::get<0>(key_), std::get<1>(key_), std::get<2>(key_), run);
+      });
     }
   } else if (const auto* stop_job = std::get_if<agent::StopJob>(&op)) {
     const auto it = jobs.find({stop_job->lease, stop_job->job, stop_job->attempt});
     if (it != jobs.end() && it->second.state == JobState::Running) {
       it->second.state = JobState::Stopped;
       ++it->second.run;
-      tell(agent::JobStatus{stop_job->lease, {stop_job->job, stop_job->attempt, JobState::Stopped, -1, "stopped", it->second.log.size()}});
+      tell(agent::JobStatus{
+          stop_job->lease,
+          {stop_job->job, stop_job->attempt, JobState::Stopped, -1, "stopped", it->second.log.size()}});
     }
   } else if (const auto* read = std::get_if<agent::ReadJobLog>(&op)) {
     const auto it = jobs.find({read->lease, read->job, read->attempt});
     agent::LogData data;
     if (it != jobs.end() && read->offset <= it->second.log.size()) {
-      data.data = to_bytes(std::string_view(it->second.log).substr(read->offset, std::min<std::size_t>(read->bytes_max, 200)));
+      data.data =
+          to_bytes(std::string_view(it->second.log).substr(read->offset, std::min<std::size_t>(read->bytes_max, 200)));
       data.log_bytes = it->second.log.size();
     }
     out.value = data;
@@ -364,7 +385,8 @@ void Node::poll_ray(LeaseId lease, std::uint64_t life) {
   bool ready = c.assignment.role == SlotRole::Head;
   if (!ready && !asleep) {
     const Container* head = env_->find_head(c.assignment.cluster, c.assignment.head_address, c.assignment.slot, c.key);
-    const bool known = head != nullptr && std::any_of(c.entries.begin(), c.entries.end(), [&](const RosterEntry& e) { return e.overlay_key == head->key; });
+    const bool known = head != nullptr && std::any_of(c.entries.begin(), c.entries.end(),
+                                                      [&](const RosterEntry& e) { return e.overlay_key == head->key; });
     ready = known;
   }
   if (!ready) {
@@ -383,7 +405,9 @@ void Node::run_job(LeaseId lease, JobId job, std::uint32_t attempt, std::uint64_
   SimJob& sim = it->second;
   const std::uint64_t lines = 3 + job.value % 7;
   const std::uint64_t line = static_cast<std::uint64_t>(std::count(sim.log.begin(), sim.log.end(), '\n'));
-  if (!asleep) sim.log += job.str() + " attempt " + std::to_string(attempt) + " line " + std::to_string(line) + std::string(100, '.') + "\n";
+  if (!asleep)
+    sim.log += job.str() + " attempt " + std::to_string(attempt) + " line " + std::to_string(line) +
+               std::string(100, '.') + "\n";
   if (line + 1 >= lines && !asleep) {
     sim.state = job.value % 11 == 10 ? JobState::Failed : JobState::Succeeded;
     sim.exit_code = sim.state == JobState::Failed ? 3 : 0;
@@ -398,7 +422,8 @@ void Node::kill_container(Container& c, bool ray_only) {
   if (!ray_only) c.running = c.setup = false, c.roster_epoch = 0, c.entries.clear();
   ++c.life;
   for (auto& [key_, job] : jobs) {
-    if (std::get<0>(key_) == c.assignment.lease && job.state == JobState::Running) ++job.run, job.state = JobState::Failed;
+    if (std::get<0>(key_) == c.assignment.lease && job.state == JobState::Running)
+      ++job.run, job.state = JobState::Failed;
   }
 }
 
@@ -406,8 +431,10 @@ void Node::container_fault(bool ray_only) {
   for (auto& [lease, c] : containers) {
     if (!c.running || (ray_only && !c.ray)) continue;
     kill_container(c, ray_only);
-    if (ray_only) tell(agent::RayExited{lease, 137, "ray_exited"});
-    else tell(agent::ContainerExited{lease, 137, "container_exited"});
+    if (ray_only)
+      tell(agent::RayExited{lease, 137, "ray_exited"});
+    else
+      tell(agent::ContainerExited{lease, 137, "container_exited"});
     return;
   }
 }

@@ -1,7 +1,7 @@
 #pragma once
-// One simulated machine: the real agent::Core on a simulated host with containers, Ray, jobs, a disk, clocks of its own and a
-// link. The agent may be killed, the machine may lose power, sleep, or be copied. Containers outlive the agent, workspaces the
-// machine's reboots.
+// One simulated machine: the real agent::Core on a simulated host with containers, Ray, jobs, a disk, clocks of its own
+// and a link. The agent may be killed, the machine may lose power, sleep, or be copied. Containers outlive the agent,
+// workspaces the machine's reboots.
 #include <memory>
 #include <optional>
 #include <set>
@@ -13,7 +13,12 @@ namespace muster::sim {
 
 class Node;
 
-struct SimJob { JobState state = JobState::Running; std::string log; std::uint64_t run = 0; std::int32_t exit_code = -1; };
+struct SimJob {
+  JobState state = JobState::Running;
+  std::string log;
+  std::uint64_t run = 0;
+  std::int32_t exit_code = -1;
+};
 struct Container {
   Assignment assignment;
   std::string digest;
@@ -31,7 +36,8 @@ class Environment {
   virtual void dial(Node& node, std::uint64_t connection) = 0;
   virtual void hang_up(Node& node, std::uint64_t connection) = 0;
   virtual void to_server(Node& node, std::uint64_t connection, const session::AgentFrame& frame) = 0;
-  virtual const Container* find_head(ClusterId cluster, std::uint32_t address, SlotId member, const Bytes& member_key) = 0;
+  virtual const Container* find_head(ClusterId cluster, std::uint32_t address, SlotId member,
+                                     const Bytes& member_key) = 0;
   virtual void driver_started(Node& node, LeaseId lease, JobId job, std::uint32_t attempt) = 0;
   virtual void op_started(Node& node, const agent::Op& op) = 0;
   virtual void fenced(Node& node, LeaseId lease, const std::string& reason) = 0;
@@ -40,7 +46,7 @@ class Environment {
 class Node {
  public:
   Node(Environment& env, std::uint32_t index, Bytes key, NodeFacts facts);
-  void boot();             // power on: new boot id, containers dead
+  void boot();  // power on: new boot id, containers dead
   void power_off();
   void start_agent();
   void kill_agent();
@@ -53,24 +59,24 @@ class Node {
   void owner(agent::OwnerAction action);
   LeaseTime time() const;  // this machine's boot clock
   Now clocks() const;
-  void poke();             // perform what the core wants, set the alarm
+  void poke();  // perform what the core wants, set the alarm
 
   std::uint32_t index;
-  Bytes key;               // device key; a clone has the same
+  Bytes key;  // device key; a clone has the same
   NodeFacts facts;
-  NodeId id;               // once enrolled
+  NodeId id;  // once enrolled
   bool powered = false, asleep = false, liar = false, disk_full = false, silent = false;
   std::uint64_t connection = 0;
   std::int64_t drift_ppm = 0, wall_step = 0;
   std::unique_ptr<agent::Core> core;
-  Bytes disk;              // what Persist wrote
+  Bytes disk;  // what Persist wrote
   std::map<LeaseId, Container> containers;
   std::map<std::tuple<LeaseId, JobId, std::uint32_t>, SimJob> jobs;  // in the workspaces
   std::map<std::uint64_t, LeaseTime> beats;                          // echo -> send, for the checker
   std::map<LeaseId, LeaseTime> allowed;                              // latest end that the protocol allows
   LeaseTime hello_sent{0};
-  LeaseTime alive_since{0}, cut_at{0};   // of the world: agent started or machine woke; packets stopped
-  bool cut_online = false;               // it was heard when they stopped
+  LeaseTime alive_since{0}, cut_at{0};  // of the world: agent started or machine woke; packets stopped
+  bool cut_online = false;              // it was heard when they stopped
   std::uint64_t revision_high = 0, incarnation_high = 0;
 
  private:

@@ -15,7 +15,11 @@ Bytes digest_of(const Bytes& bytes) {
 }  // namespace
 
 SimServer::SimServer(World& world, journal::Store& store, ServerWatcher& watcher, ToAgent to_agent, HangUp hang_up)
-    : world_(&world), store_(&store), watcher_(&watcher), to_agent_(std::move(to_agent)), hang_up_(std::move(hang_up)) {}
+    : world_(&world),
+      store_(&store),
+      watcher_(&watcher),
+      to_agent_(std::move(to_agent)),
+      hang_up_(std::move(hang_up)) {}
 
 control::Actor SimServer::system_actor() {
   control::Actor actor;
@@ -28,10 +32,12 @@ void SimServer::start() {
   Result<engine::Base> base = engine::load_base(*store_);
   if (!base) return world_->fail("I2: the journal does not load: " + base.error().message);
   // Whatever left before the crash must still be there, byte for byte.
-  if (base->seq < published_hashes_.size()) watcher_->journal_rewritten("the tail moved back behind an acknowledged entry");
+  if (base->seq < published_hashes_.size())
+    watcher_->journal_rewritten("the tail moved back behind an acknowledged entry");
   const Result<std::vector<Bytes>> entries = store_->read_all(1, published_hashes_.size());
   for (std::size_t i = 0; entries.ok() && i < std::min(entries->size(), published_hashes_.size()); ++i) {
-    if (digest_of((*entries)[i]) != published_hashes_[i]) watcher_->journal_rewritten("entry " + std::to_string(i + 1) + " changed");
+    if (digest_of((*entries)[i]) != published_hashes_[i])
+      watcher_->journal_rewritten("entry " + std::to_string(i + 1) + " changed");
   }
   // What was committed without an answer is now read back and thereby public.
   if (const auto rest = store_->read_all(published_hashes_.size() + 1, 1'000'000); rest.ok()) {
@@ -45,7 +51,8 @@ void SimServer::start() {
   std::vector<std::pair<NodeId, std::string>> known;
   std::vector<LeaseId> live;
   for (const auto& [id, node] : state().nodes) {
-    if (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining) known.emplace_back(id, failure_domain(id));
+    if (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining)
+      known.emplace_back(id, failure_domain(id));
   }
   for (const auto& [id, lease] : state().leases) {
     if (lease.end == LeaseEnd::None) live.push_back(id);
@@ -71,10 +78,12 @@ void SimServer::crash() {
   for (const std::uint64_t id : open) hang_up_(id);
 }
 
-void SimServer::submit(control::Lane lane, control::Command command, control::Actor actor, std::function<void(const Result<engine::Reply>&)> reply) {
+void SimServer::submit(control::Lane lane, control::Command command, control::Actor actor,
+                       std::function<void(const Result<engine::Reply>&)> reply) {
   if (!up()) return reply(error(Code::Unavailable, "down"));
   const std::uint64_t token = next_token_++;
-  if (const Status taken = engine_->submit(lane, std::move(command), std::move(actor), token); !taken) return reply(taken.error());
+  if (const Status taken = engine_->submit(lane, std::move(command), std::move(actor), token); !taken)
+    return reply(taken.error());
   replies_[token] = std::move(reply);
   pump();
 }
@@ -111,7 +120,8 @@ void SimServer::pump() {
       if (it == replies_.end()) continue;
       auto callback = std::move(it->second);
       replies_.erase(it);
-      if (reply.result.ok() && reply.result->seq > published_hashes_.size()) world_->fail("I2: a reply left before its entry was durable");
+      if (reply.result.ok() && reply.result->seq > published_hashes_.size())
+        world_->fail("I2: a reply left before its entry was durable");
       callback(reply.result);
       if (life != life_ || !up()) break;
     }
@@ -139,11 +149,13 @@ void SimServer::fold(const std::vector<Bytes>& entries) {
     if (!folded) return world_->fail("I2: the follower cannot fold an entry: " + folded.error().message);
     // The store must hold it: a reply or a view of something that a crash undoes would be a lie.
     const auto stored = store_->read_all(folded->seq, 1);
-    if (stored.ok() && (stored->empty() || stored->front() != entry)) world_->fail("I2: an entry left the engine before the store had it");
+    if (stored.ok() && (stored->empty() || stored->front() != entry))
+      world_->fail("I2: an entry left the engine before the store had it");
     if (folded->seq == published_hashes_.size() + 1) published_hashes_.push_back(digest_of(entry));
     world_->note(control::event_name(folded->event));
     world_->note(control::event_subject(folded->event));
-    if (const auto* granted_event = std::get_if<control::LeaseGranted>(&folded->event)) leases_.granted(granted_event->lease.id, world_->now());
+    if (const auto* granted_event = std::get_if<control::LeaseGranted>(&folded->event))
+      leases_.granted(granted_event->lease.id, world_->now());
     if (const auto* ended = std::get_if<control::LeaseEnded>(&folded->event)) leases_.ended(ended->lease);
     watcher_->durable(*folded, state());
   }
@@ -220,13 +232,14 @@ void SimServer::drain(std::uint64_t connection) {
       actor.subject.node = node;
       command = control::ReportObserved{node, out.report->revision, out.report->leases, out.report->jobs};
     }
-    submit(control::Lane::Liveness, std::move(command), actor, [this, connection, session_id](const Result<engine::Reply>& reply) {
-      const auto c = connections_.find(connection);
-      if (c == connections_.end() || c->second.session->session() != session_id) return;
-      c->second.session->taken(reply.ok(), now());
-      push_desired(*c->second.session);
-      drain(connection);
-    });
+    submit(control::Lane::Liveness, std::move(command), actor,
+           [this, connection, session_id](const Result<engine::Reply>& reply) {
+             const auto c = connections_.find(connection);
+             if (c == connections_.end() || c->second.session->session() != session_id) return;
+             c->second.session->taken(reply.ok(), now());
+             push_desired(*c->second.session);
+             drain(connection);
+           });
   }
   if (!out.close.empty()) {
     disconnect(connection);
@@ -250,7 +263,8 @@ void SimServer::from_agent(std::uint64_t connection, const session::AgentFrame& 
     if (const auto* chunk = std::get_if<session::LogChunk>(&frame)) {
       Bytes& log = logs[{chunk->job, chunk->attempt}];
       if (chunk->offset <= log.size() && chunk->offset + chunk->data.size() > log.size()) {
-        log.insert(log.end(), chunk->data.begin() + static_cast<std::ptrdiff_t>(log.size() - chunk->offset), chunk->data.end());
+        log.insert(log.end(), chunk->data.begin() + static_cast<std::ptrdiff_t>(log.size() - chunk->offset),
+                   chunk->data.end());
       }
       to_agent_(connection, session::LogAck{chunk->job, chunk->attempt, log.size()});
     } else if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) {
@@ -277,13 +291,16 @@ void SimServer::tick() {
     for (const auto& [id, node] : state().nodes) {
       const auto heard_state = liveness_.find(id);
       if (!heard_state) continue;
-      if (*heard_state == session::Heard::Lost && (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining)) {
+      if (*heard_state == session::Heard::Lost &&
+          (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining)) {
         submit_system(control::NodeLost{id});
-      } else if (*heard_state == session::Heard::Suspect && (node.state == NodeState::Online || node.state == NodeState::Draining)) {
+      } else if (*heard_state == session::Heard::Suspect &&
+                 (node.state == NodeState::Online || node.state == NodeState::Draining)) {
         submit_system(control::NodeSuspect{id});
       }
     }
-    if (const std::vector<LeaseId> expired = leases_.expired(world_->now()); !expired.empty()) submit_system(control::LeasesExpired{expired});
+    if (const std::vector<LeaseId> expired = leases_.expired(world_->now()); !expired.empty())
+      submit_system(control::LeasesExpired{expired});
   }
   std::vector<std::uint64_t> open;
   for (auto& [id, connection] : connections_) {
@@ -292,7 +309,8 @@ void SimServer::tick() {
     session.tick(now());
     if (!session.ready()) continue;
     const muster::Node* node = state().find_node(session.node());
-    const bool lost = node != nullptr && (node->state == NodeState::Lost || node->state == NodeState::Suspect || node->state == NodeState::Admitted);
+    const bool lost = node != nullptr && (node->state == NodeState::Lost || node->state == NodeState::Suspect ||
+                                          node->state == NodeState::Admitted);
     if (lost && liveness_.find(session.node()) == session::Heard::Live) session.report_again();
     push_desired(session);
   }
@@ -310,7 +328,8 @@ Result<NodeId> SimServer::verify(const session::Hello& hello, ByteView message) 
   if (!key) return error(Code::Unauthenticated, "certificate");
   const auto it = state().node_by_key.find(*key);
   if (it == state().node_by_key.end()) return error(Code::Unavailable, "this machine is not enrolled yet");
-  if (hello.signature != sim_sign(*key, message)) return error(Code::Unauthenticated, "the signature does not fit the certificate");
+  if (hello.signature != sim_sign(*key, message))
+    return error(Code::Unauthenticated, "the signature does not fit the certificate");
   if (state().nodes.at(it->second).state == NodeState::Revoked) return error(Code::PermissionDenied, "revoked");
   return it->second;
 }
@@ -329,7 +348,9 @@ std::vector<LeaseId> SimServer::live_leases(NodeId node) {
   return live;
 }
 
-void SimServer::heard(NodeId node, const std::string& domain, LeaseTime at) { liveness_.heard(node, domain, at); }
+void SimServer::heard(NodeId node, const std::string& domain, LeaseTime at) {
+  liveness_.heard(node, domain, at);
+}
 
 void SimServer::renewed(LeaseId lease, LeaseTime at) {
   leases_.renewed(lease, at);

@@ -1,7 +1,7 @@
 #pragma once
-// The simulated musterd: the real engine, follower, sessions, liveness and lease table on a store that outlives it. crash()
-// drops everything but the store; start() begins again from it. Answers to appends come after a random delay, so a crash falls
-// before or after a commit.
+// The simulated musterd: the real engine, follower, sessions, liveness and lease table on a store that outlives it.
+// crash() drops everything but the store; start() begins again from it. Answers to appends come after a random delay,
+// so a crash falls before or after a commit.
 #include <map>
 #include <memory>
 #include <set>
@@ -40,7 +40,8 @@ class SimServer final : public session::Authority {
   void disconnect(std::uint64_t connection);
   void from_agent(std::uint64_t connection, const session::AgentFrame& frame);
   // The reply is called once with the durable outcome or an error; never after a crash.
-  void submit(control::Lane lane, control::Command command, control::Actor actor, std::function<void(const Result<engine::Reply>&)> reply);
+  void submit(control::Lane lane, control::Command command, control::Actor actor,
+              std::function<void(const Result<engine::Reply>&)> reply);
   const control::State& state() const { return follower_->state(); }
   std::size_t queued() const { return up() ? engine_->queued() : 0; }
   const session::Liveness& liveness() const { return liveness_; }
@@ -57,7 +58,9 @@ class SimServer final : public session::Authority {
   void renewed(LeaseId lease, LeaseTime now) override;
 
  private:
-  struct Connection { std::unique_ptr<session::Server> session; };
+  struct Connection {
+    std::unique_ptr<session::Server> session;
+  };
   Now now() const { return {world_->wall(), world_->now()}; }
   void pump();
   void fold(const std::vector<Bytes>& entries);
@@ -65,7 +68,9 @@ class SimServer final : public session::Authority {
   void drain(std::uint64_t connection);
   void push_desired(session::Server& session);
   session::Desired desired_of(NodeId node) const;
-  void submit_system(control::Command command) { submit(control::Lane::Liveness, std::move(command), system_actor(), no_reply); }
+  void submit_system(control::Command command) {
+    submit(control::Lane::Liveness, std::move(command), system_actor(), no_reply);
+  }
 
  public:
   static control::Actor system_actor();

@@ -24,7 +24,9 @@ NodeFacts facts_of(std::uint32_t index) {
   facts.capacity.memory_bytes = std::int64_t{32} << 30;
   facts.capacity.disk_bytes = std::int64_t{500} << 30;
   facts.capacity.gpus = 2;
-  for (int i = 0; i < 2; ++i) facts.devices.push_back({"GPU-" + std::to_string(index) + "-" + std::to_string(i), "RTX 4090", std::int64_t{24} << 30});
+  for (int i = 0; i < 2; ++i)
+    facts.devices.push_back(
+        {"GPU-" + std::to_string(index) + "-" + std::to_string(i), "RTX 4090", std::int64_t{24} << 30});
   facts.runtimes = {RuntimeKind::Docker};
   return facts;
 }
@@ -34,19 +36,23 @@ Sim::Sim(const RunOptions& options) : options_(options), world_(options.seed) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {
-    dir_ = std::filesystem::temp_directory_path() / ("muster-sim-" + std::to_string(::getpid()) + "-" + std::to_string(options.seed));
+    dir_ = std::filesystem::temp_directory_path() /
+           ("muster-sim-" + std::to_string(::getpid()) + "-" + std::to_string(options.seed));
     std::filesystem::remove_all(dir_);
     std::filesystem::create_directories(dir_);
     store::SqliteStore::Options sqlite_options;
     sqlite_options.path = (dir_ / "journal.db").string();
     sqlite_options.threaded = false;
     auto opened = store::SqliteStore::open(sqlite_options);
-    if (opened.ok()) sqlite_ = std::move(*opened);
-    else world_.fail("store: " + opened.error().message);
+    if (opened.ok())
+      sqlite_ = std::move(*opened);
+    else
+      world_.fail("store: " + opened.error().message);
   }
   if (!sqlite_) memory_ = std::make_unique<store::MemoryStore>();
   journal::Store& store = sqlite_ ? *sqlite_ : static_cast<journal::Store&>(*memory_);
-  server_ = std::make_unique<SimServer>(world_, store, *this,
+  server_ = std::make_unique<SimServer>(
+      world_, store, *this,
       [this](std::uint64_t connection, const session::ServerFrame& frame) { deliver(connection, frame); },
       [this](std::uint64_t connection) { server_hung_up(connection); });
 }
@@ -129,7 +135,8 @@ void Sim::deliver(std::uint64_t connection, const session::ServerFrame& frame) {
     // A hostile path repeats an old frame, or a forged one.
     if (chaos_.calm || captured_.empty() || world_.rng.below(100) >= chaos_.replay_percent) return;
     auto [to, old] = captured_[world_.rng.below(captured_.size())];
-    if (world_.rng.chance(1, 4)) std::get<session::Desired>(old).revision += 1000, std::get<session::Desired>(old).assignments.clear();
+    if (world_.rng.chance(1, 4))
+      std::get<session::Desired>(old).revision += 1000, std::get<session::Desired>(old).assignments.clear();
     if (to == node) node->from_server(connection, old);
   });
 }
@@ -167,7 +174,12 @@ void Sim::renewed(NodeId, LeaseId lease) {
   checkers_.each([&](Checker& c) { c.renewed(lease, world_); });
 }
 void Sim::check() {
-  const View view{world_, nodes_, clone_.get(), server_->up() ? &server_->state() : nullptr, server_->queued(), server_->leading(),
+  const View view{world_,
+                  nodes_,
+                  clone_.get(),
+                  server_->up() ? &server_->state() : nullptr,
+                  server_->queued(),
+                  server_->leading(),
                   server_->up() && server_->state().frozen};
   checkers_.each([&](Checker& c) { c.step(view); });
 }
@@ -180,12 +192,16 @@ void Sim::setup() {
   const auto now_do = [&](control::Command command) {
     std::string id;
     bool done = false;
-    server_->submit(control::Lane::Operator, std::move(command), SimServer::system_actor(), [&](const Result<engine::Reply>& reply) {
-      done = true;
-      if (reply.ok()) id = reply->outcome.id;
-      else world_.fail("setup: " + reply.error().message);
-    });
-    while (!done && world_.failure.empty() && world_.step()) {}
+    server_->submit(control::Lane::Operator, std::move(command), SimServer::system_actor(),
+                    [&](const Result<engine::Reply>& reply) {
+                      done = true;
+                      if (reply.ok())
+                        id = reply->outcome.id;
+                      else
+                        world_.fail("setup: " + reply.error().message);
+                    });
+    while (!done && world_.failure.empty() && world_.step()) {
+    }
     return id;
   };
   org_ = *OrgId::parse(now_do(control::CreateOrg{"tenants"}));
@@ -202,8 +218,10 @@ void Sim::setup() {
     node.drift_ppm = world_.rng.between(-300, 300);
     node.facts.boot_id = "enrol";
     const std::string id = now_do(control::EnrollNode{token, key, "node-" + std::to_string(i), node.facts});
-    if (const auto parsed = NodeId::parse(id)) node.id = *parsed;
-    else return world_.fail("setup: enrolment gave no id");
+    if (const auto parsed = NodeId::parse(id))
+      node.id = *parsed;
+    else
+      return world_.fail("setup: enrolment gave no id");
     node.boot();
   }
 }
@@ -248,32 +266,41 @@ void Sim::ask(Request request, std::uint32_t tries) {
     ask(request, tries + 1);
   };
   world_.after(Millis(5000), again);
-  server_->submit(control::Lane::Tenant, request.command, request.actor, [this, request, tries, answered](const Result<engine::Reply>& reply) {
-    if (*answered) return;
-    *answered = true;
-    if (!reply.ok()) {
-      if (reply.error().code == Code::Unavailable || reply.error().code == Code::ResourceExhausted) {
-        if (tries <= 40) world_.after(Millis(world_.rng.between(500, 4000)), [this, request, tries] { ask(request, tries + 1); });
-      }
-      return;
-    }
-    if (request.must_fail) return world_.fail("I9: " + request.kind + " was accepted");
-    const std::string id = reply->outcome.id;
-    const auto [known, fresh] = request_ids_.try_emplace(request.actor.request_id, id);
-    if (!fresh && known->second != id) world_.fail("I2: the repeated request " + request.actor.request_id + " made " + id + " beside " + known->second);
-    const bool there = !server_->up() || (request.kind == "cluster" ? server_->state().find_cluster(ClusterId::parse(id).value_or(ClusterId{})) != nullptr
-                                          : request.kind == "job"   ? server_->state().find_job(JobId::parse(id).value_or(JobId{})) != nullptr : true);
-    if (!there) world_.fail("I2: " + id + " was acknowledged and is not there");
-    // The answer got lost on its way now and then: the same key once more, and once with another body.
-    if (tries < 3 && world_.rng.chance(1, 6)) world_.after(Millis(700), [this, request] { ask(request, 30); });
-    if (fresh && world_.rng.chance(1, 6)) {
-      Request other = request;
-      other.actor.request_hash = Bytes(32, 0xEE);
-      other.must_fail = true;
-      other.kind = "another request under the same idempotency key";
-      ask(other, 38);
-    }
-  });
+  server_->submit(
+      control::Lane::Tenant, request.command, request.actor,
+      [this, request, tries, answered](const Result<engine::Reply>& reply) {
+        if (*answered) return;
+        *answered = true;
+        if (!reply.ok()) {
+          if (reply.error().code == Code::Unavailable || reply.error().code == Code::ResourceExhausted) {
+            if (tries <= 40)
+              world_.after(Millis(world_.rng.between(500, 4000)), [this, request, tries] { ask(request, tries + 1); });
+          }
+          return;
+        }
+        if (request.must_fail) return world_.fail("I9: " + request.kind + " was accepted");
+        const std::string id = reply->outcome.id;
+        const auto [known, fresh] = request_ids_.try_emplace(request.actor.request_id, id);
+        if (!fresh && known->second != id)
+          world_.fail("I2: the repeated request " + request.actor.request_id + " made " + id + " beside " +
+                      known->second);
+        const bool there =
+            !server_->up() ||
+            (request.kind == "cluster"
+                 ? server_->state().find_cluster(ClusterId::parse(id).value_or(ClusterId{})) != nullptr
+             : request.kind == "job" ? server_->state().find_job(JobId::parse(id).value_or(JobId{})) != nullptr
+                                     : true);
+        if (!there) world_.fail("I2: " + id + " was acknowledged and is not there");
+        // The answer got lost on its way now and then: the same key once more, and once with another body.
+        if (tries < 3 && world_.rng.chance(1, 6)) world_.after(Millis(700), [this, request] { ask(request, 30); });
+        if (fresh && world_.rng.chance(1, 6)) {
+          Request other = request;
+          other.actor.request_hash = Bytes(32, 0xEE);
+          other.must_fail = true;
+          other.kind = "another request under the same idempotency key";
+          ask(other, 38);
+        }
+      });
 }
 
 void Sim::client_step() {
@@ -287,7 +314,8 @@ void Sim::client_step() {
     if (cluster.state <= ClusterState::Running) live.push_back(id);
   }
   const std::uint64_t dice = world_.rng.below(10);
-  if (dice < 3 || live.empty()) return ask({control::CreateCluster{project_, random_spec()}, tenant(key), "cluster", "", false});
+  if (dice < 3 || live.empty())
+    return ask({control::CreateCluster{project_, random_spec()}, tenant(key), "cluster", "", false});
   const ClusterId any = live[world_.rng.below(live.size())];
   if (dice < 7) {
     JobSpec job;
@@ -315,15 +343,18 @@ void Sim::client_step() {
   foreign.actor.subject.org = other_org_;
   ask(foreign, 38);
   if (world_.rng.chance(1, 2)) {
-    Request reuse{control::EnrollNode{Bytes(32, 100), Bytes(32, static_cast<std::uint8_t>(200 + world_.rng.below(50))), "copy", facts_of(90)}, SimServer::system_actor(),
-                  "a second enrolment with a used join token", "", true};
+    Request reuse{control::EnrollNode{Bytes(32, 100), Bytes(32, static_cast<std::uint8_t>(200 + world_.rng.below(50))),
+                                      "copy", facts_of(90)},
+                  SimServer::system_actor(), "a second enrolment with a used join token", "", true};
     ask(reuse, 38);
   }
 }
 
 // ---- faults
 
-Node& Sim::any_node() { return *nodes_[world_.rng.below(nodes_.size())]; }
+Node& Sim::any_node() {
+  return *nodes_[world_.rng.below(nodes_.size())];
+}
 
 std::string Sim::state_word(const Node& node) const {
   if (!node.powered) return "off";
@@ -331,7 +362,8 @@ std::string Sim::state_word(const Node& node) const {
   LeasePhase worst = LeasePhase::Pending;
   bool any = false;
   for (const ObservedLease& lease : node.core->observed_leases()) any = true, worst = std::max(worst, lease.phase);
-  static const char* const words[] = {"pending", "pulling", "creating", "standby", "starting", "ready", "draining", "stopped", "failed"};
+  static const char* const words[] = {"pending", "pulling",  "creating", "standby", "starting",
+                                      "ready",   "draining", "stopped",  "failed"};
   return any ? words[static_cast<std::size_t>(worst)] : node.core->online() ? "idle" : "offline";
 }
 
@@ -354,8 +386,10 @@ void Sim::cut(Node& node, Millis length) {
 void Sim::fault_step() {
   if (chaos_.calm) return;
   world_.after(Millis(world_.rng.between(1000, 25'000)), [this] { fault_step(); });
-  static const char* const names[] = {"server crash", "agent kill", "power off", "suspend", "partition", "mass partition", "link drop", "container exit", "ray exit",
-                                      "engine restart", "disk full", "liar", "clone", "clock step", "store fault", "long partition", "owner pause", "server pause"};
+  static const char* const names[] = {"server crash",   "agent kill",  "power off",      "suspend",    "partition",
+                                      "mass partition", "link drop",   "container exit", "ray exit",   "engine restart",
+                                      "disk full",      "liar",        "clone",          "clock step", "store fault",
+                                      "long partition", "owner pause", "server pause"};
   fault(names[world_.rng.below(std::size(names))]);
 }
 
@@ -369,9 +403,10 @@ void Sim::fault(const std::string& name) {
     if (!server_->up()) return;
     server_->crash();
     if (memory_) memory_->settle();
-    world_.after(name == "server crash" ? Millis(rng.between(100, 20'000)) : Millis(rng.between(20'000, 150'000)), [this] {
-      if (!server_->up()) server_->start();
-    });
+    world_.after(name == "server crash" ? Millis(rng.between(100, 20'000)) : Millis(rng.between(20'000, 150'000)),
+                 [this] {
+                   if (!server_->up()) server_->start();
+                 });
   } else if (name == "agent kill") {
     node.kill_agent();
     world_.after(Millis(rng.between(500, 8000)), [&node] { node.start_agent(); });
@@ -411,10 +446,13 @@ void Sim::fault(const std::string& name) {
       if (clone_) clone_->power_off();
     });
   } else if (name == "clock step") {
-    if (rng.chance(1, 2)) world_.wall_offset += rng.between(-3'600'000, 3'600'000);
-    else node.wall_step = rng.between(-86'400'000, 86'400'000);
+    if (rng.chance(1, 2))
+      world_.wall_offset += rng.between(-3'600'000, 3'600'000);
+    else
+      node.wall_step = rng.between(-86'400'000, 86'400'000);
   } else if (name == "store fault" && memory_) {
-    static constexpr store::Fault faults[] = {store::Fault::AmbiguousWritten, store::Fault::AmbiguousLost, store::Fault::AmbiguousLate, store::Fault::DiskFull, store::Fault::Error};
+    static constexpr store::Fault faults[] = {store::Fault::AmbiguousWritten, store::Fault::AmbiguousLost,
+                                              store::Fault::AmbiguousLate, store::Fault::DiskFull, store::Fault::Error};
     memory_->inject(faults[rng.below(std::size(faults))], static_cast<std::uint32_t>(rng.below(3)));
     world_.after(Millis(rng.between(500, 5000)), [this] { memory_->settle(), memory_->set_disk_full(false); });
   } else if (name == "owner pause") {
@@ -447,11 +485,16 @@ std::string Sim::not_converged() const {
   if (state.frozen) return "still frozen";
   for (const auto& node : nodes_) {
     const muster::Node* known = state.find_node(node->id);
-    if (known == nullptr || known->state != NodeState::Online) return "node " + std::to_string(node->index) + " is not online";
-    if (!node->core || !node->core->online()) return "agent " + std::to_string(node->index) + " has no session: " + (node->core ? node->core->last_refusal() : "");
+    if (known == nullptr || known->state != NodeState::Online)
+      return "node " + std::to_string(node->index) + " is not online";
+    if (!node->core || !node->core->online())
+      return "agent " + std::to_string(node->index) +
+             " has no session: " + (node->core ? node->core->last_refusal() : "");
     const std::vector<LeaseId> live = state.live_leases(node->id);
     const std::vector<ObservedLease> seen = node->core->observed_leases();
-    if (live.size() != seen.size()) return "node " + std::to_string(node->index) + " holds " + std::to_string(seen.size()) + " leases, the journal " + std::to_string(live.size());
+    if (live.size() != seen.size())
+      return "node " + std::to_string(node->index) + " holds " + std::to_string(seen.size()) + " leases, the journal " +
+             std::to_string(live.size());
     for (const ObservedLease& lease : seen) {
       const Lease* granted = state.find_lease(lease.lease);
       if (granted == nullptr || granted->want == LeaseWant::Stop) return lease.lease.str() + " is not let go of";
@@ -460,14 +503,18 @@ std::string Sim::not_converged() const {
   }
   for (const auto& [id, cluster] : state.clusters) {
     if (control::terminal(cluster.state)) continue;
-    if (cluster.state != ClusterState::Running) return id.str() + " does not run: state " + std::to_string(static_cast<int>(cluster.state)) + " " + cluster.reason;
+    if (cluster.state != ClusterState::Running)
+      return id.str() + " does not run: state " + std::to_string(static_cast<int>(cluster.state)) + " " +
+             cluster.reason;
     std::map<std::string, std::uint32_t> ready;
     for (const SlotId slot_id : cluster.slots) {
       const Slot* slot = state.find_slot(slot_id);
       const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
       if (lease == nullptr) return id.str() + " has a slot without a lease";
       const LeasePhase wanted = slot->role == SlotRole::Spare ? LeasePhase::Standby : LeasePhase::Ready;
-      if (lease->phase != wanted) return id.str() + ": " + slot_id.str() + " is in phase " + std::to_string(static_cast<int>(lease->phase)) + " " + lease->reason;
+      if (lease->phase != wanted)
+        return id.str() + ": " + slot_id.str() + " is in phase " + std::to_string(static_cast<int>(lease->phase)) +
+               " " + lease->reason;
       if (slot->role == SlotRole::Worker) ++ready[slot->group];
     }
     for (const WorkerGroup& group : cluster.spec.groups) {
@@ -475,12 +522,14 @@ std::string Sim::not_converged() const {
     }
   }
   for (const auto& [id, job] : state.jobs) {
-    if (!control::terminal(job.state)) return id.str() + " has not ended: state " + std::to_string(static_cast<int>(job.state)) + " " + job.reason;
+    if (!control::terminal(job.state))
+      return id.str() + " has not ended: state " + std::to_string(static_cast<int>(job.state)) + " " + job.reason;
     if (job.state != JobState::Succeeded) continue;
     const auto log = server_->logs.find({id, job.attempt});
     const auto lines = log == server_->logs.end() ? 0 : std::count(log->second.begin(), log->second.end(), '\n');
     const bool archived_early = job.log_bytes == 0;
-    if (!archived_early && (log == server_->logs.end() || log->second.size() < job.log_bytes)) return "the log of " + id.str() + " has " + std::to_string(lines) + " lines only";
+    if (!archived_early && (log == server_->logs.end() || log->second.size() < job.log_bytes))
+      return "the log of " + id.str() + " has " + std::to_string(lines) + " lines only";
   }
   return {};
 }
@@ -501,13 +550,15 @@ bool Sim::run_until(const std::function<std::string()>& unmet, Millis limit, con
   return false;
 }
 
-// After the heal a fresh request must come true, a change must take, a spare must step in, and a stop must end, each in good time.
+// After the heal a fresh request must come true, a change must take, a spare must step in, and a stop must end, each in
+// good time.
 void Sim::prove_progress() {
   std::map<std::string, std::string> done;
   const auto request = [&](control::Command command, const std::string& name) {
-    server_->submit(control::Lane::Tenant, std::move(command), tenant("final-" + name), [&done, name](const Result<engine::Reply>& reply) {
-      done[name] = reply.ok() ? reply->outcome.id : "error: " + reply.error().message;
-    });
+    server_->submit(control::Lane::Tenant, std::move(command), tenant("final-" + name),
+                    [&done, name](const Result<engine::Reply>& reply) {
+                      done[name] = reply.ok() ? reply->outcome.id : "error: " + reply.error().message;
+                    });
   };
   ClusterSpec spec = random_spec();
   spec.name = "final";
@@ -518,7 +569,13 @@ void Sim::prove_progress() {
     const auto id = ClusterId::parse(done["cluster"]);
     return id && server_->up() ? server_->state().find_cluster(*id) : nullptr;
   };
-  if (!run_until([&] { return cluster() != nullptr && cluster()->state == ClusterState::Running ? not_converged() : "no cluster: " + done["cluster"]; }, Millis(240'000), "a fresh cluster did not come up")) return;
+  if (!run_until(
+          [&] {
+            return cluster() != nullptr && cluster()->state == ClusterState::Running ? not_converged()
+                                                                                     : "no cluster: " + done["cluster"];
+          },
+          Millis(240'000), "a fresh cluster did not come up"))
+    return;
   JobSpec job;
   job.name = "final";
   job.entrypoint = "true";
@@ -533,7 +590,8 @@ void Sim::prove_progress() {
   if (!run_until(job_done, Millis(90'000), "a fresh job did not end")) return;
   const std::uint64_t number = JobId::parse(done["job"])->value;
   const Job* ended = server_->state().find_job(JobId{number});
-  if (number % 11 != 10 && ended->state != JobState::Succeeded) return world_.fail("I8: the fresh job did not succeed: " + ended->reason);
+  if (number % 11 != 10 && ended->state != JobState::Succeeded)
+    return world_.fail("I8: the fresh job did not succeed: " + ended->reason);
   // A worker's machine vanishes; the spare steps in.
   Node* victim = nullptr;
   for (const SlotId slot_id : cluster()->slots) {
@@ -541,7 +599,8 @@ void Sim::prove_progress() {
     if (slot->role != SlotRole::Worker) continue;
     const NodeId on = server_->state().find_lease(slot->lease)->node;
     bool heads = false;
-    for (const LeaseId lease : server_->state().live_leases(on)) heads = heads || server_->state().find_slot(server_->state().leases.at(lease).slot)->role == SlotRole::Head;
+    for (const LeaseId lease : server_->state().live_leases(on))
+      heads = heads || server_->state().find_slot(server_->state().leases.at(lease).slot)->role == SlotRole::Head;
     for (const auto& node : nodes_) {
       if (node->id == on && !heads) victim = node.get();
     }
@@ -562,12 +621,20 @@ void Sim::prove_progress() {
     if (!run_until(replaced, Millis(45'000), "a lost worker was not replaced")) return;
   }
   // What was granted while all is well lives on well past one lease time.
-  if (!run_until([&]() -> std::string { return not_converged(); }, Millis(400'000), "no agreement after the loss")) return;
+  if (!run_until([&]() -> std::string { return not_converged(); }, Millis(400'000), "no agreement after the loss"))
+    return;
   const LeaseTime later = world_.now() + kLease + Millis(60'000);
-  if (!run_until([&]() -> std::string { return world_.now() >= later ? not_converged() : "waiting"; }, kLease + Millis(90'000), "leases do not outlive their first term")) return;
-  if (cluster() == nullptr || cluster()->state != ClusterState::Running) return world_.fail("I6: a healthy cluster ended by itself");
+  if (!run_until([&]() -> std::string { return world_.now() >= later ? not_converged() : "waiting"; },
+                 kLease + Millis(90'000), "leases do not outlive their first term"))
+    return;
+  if (cluster() == nullptr || cluster()->state != ClusterState::Running)
+    return world_.fail("I6: a healthy cluster ended by itself");
   request(control::StopCluster{*ClusterId::parse(done["cluster"]), "done"}, "stop");
-  run_until([&]() -> std::string { return cluster() != nullptr && cluster()->state == ClusterState::Stopped ? "" : "not stopped"; }, Millis(60'000), "a stop did not end");
+  run_until(
+      [&]() -> std::string {
+        return cluster() != nullptr && cluster()->state == ClusterState::Stopped ? "" : "not stopped";
+      },
+      Millis(60'000), "a stop did not end");
 }
 
 RunResult Sim::run() {
@@ -577,11 +644,14 @@ RunResult Sim::run() {
   while (world_.steps < options_.steps && world_.failure.empty() && world_.step()) check();
   if (options_.liveness && world_.failure.empty()) {
     heal();
-    if (run_until([this] { return not_converged(); }, Millis(3'600'000), "no agreement after the heal")) prove_progress();
+    if (run_until([this] { return not_converged(); }, Millis(3'600'000), "no agreement after the heal"))
+      prove_progress();
   }
   return {world_.failure, world_.hash(), world_.steps, world_.coverage, world_.log()};
 }
 
-RunResult run_simulation(const RunOptions& options) { return Sim(options).run(); }
+RunResult run_simulation(const RunOptions& options) {
+  return Sim(options).run();
+}
 
 }  // namespace muster::sim

@@ -1,7 +1,7 @@
 #pragma once
-// One simulated platform under one seed: a control plane, machines, a network between them, clients and faults. Safety mode runs
-// `steps` events under faults; liveness mode then heals everything and demands that all that was asked for comes true in time.
-// Every step is followed by the checkers. failure() is empty or says which invariant broke, where.
+// One simulated platform under one seed: a control plane, machines, a network between them, clients and faults. Safety
+// mode runs `steps` events under faults; liveness mode then heals everything and demands that all that was asked for
+// comes true in time. Every step is followed by the checkers. failure() is empty or says which invariant broke, where.
 #include <filesystem>
 #include <memory>
 
@@ -11,8 +11,16 @@
 
 namespace muster::sim {
 
-struct RunOptions { std::uint64_t seed = 1, steps = 20'000; bool liveness = true, verbose = false; };
-struct RunResult { std::string failure; std::uint64_t hash = 0, steps = 0; std::map<std::pair<std::string, std::string>, std::uint64_t> coverage; std::vector<std::string> log; };
+struct RunOptions {
+  std::uint64_t seed = 1, steps = 20'000;
+  bool liveness = true, verbose = false;
+};
+struct RunResult {
+  std::string failure;
+  std::uint64_t hash = 0, steps = 0;
+  std::map<std::pair<std::string, std::string>, std::uint64_t> coverage;
+  std::vector<std::string> log;
+};
 RunResult run_simulation(const RunOptions& options);
 
 class Sim final : public Environment, public ServerWatcher {
@@ -35,8 +43,17 @@ class Sim final : public Environment, public ServerWatcher {
   void journal_rewritten(const std::string& what) override { world_.fail("I2: " + what); }
 
  private:
-  struct Link { Node* node = nullptr; bool open = false; LeaseTime to_server{0}, to_agent{0}; };
-  struct Request { control::Command command; control::Actor actor; std::string kind, acked_id; bool must_fail = false; };
+  struct Link {
+    Node* node = nullptr;
+    bool open = false;
+    LeaseTime to_server{0}, to_agent{0};
+  };
+  struct Request {
+    control::Command command;
+    control::Actor actor;
+    std::string kind, acked_id;
+    bool must_fail = false;
+  };
   void setup();
   void enroll(Node& node, const Bytes& token);
   void deliver(std::uint64_t connection, const session::ServerFrame& frame);

@@ -1,8 +1,10 @@
-// A short form of the simulation for every test run: a few seeds, the same seed twice, and a sample of the planted faults.
+// A short form of the simulation for every test run: a few seeds, the same seed twice, and a sample of the planted
+// faults.
+#include "sim/sim.h"
+
 #include <gtest/gtest.h>
 
 #include "sim/mutants.h"
-#include "sim/sim.h"
 
 namespace muster::sim {
 namespace {
@@ -36,7 +38,8 @@ TEST(Simulation, TheSameSeedIsTheSameRun) {
 
 #ifdef MUSTER_MUTANTS
 TEST(Simulation, CatchesASampleOfThePlantedFaults) {
-  for (const char* name : {"agent.ignore_lease_end", "agent.accept_old_desired", "session.takeover_no_wait", "control_forget_idempotency"}) {
+  for (const char* name : {"agent.ignore_lease_end", "agent.accept_old_desired", "session.takeover_no_wait",
+                           "control_forget_idempotency"}) {
     EXPECT_TRUE(hunt(name, 1, 10, 20'000)) << name << " was not caught";
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Virtual time, one queue of what happens next, one source of randomness, one hash over everything that happened. Two runs with
-// the same seed are the same run. Single-threaded; nothing in the simulation reads a real clock.
+// Virtual time, one queue of what happens next, one source of randomness, one hash over everything that happened. Two
+// runs with the same seed are the same run. Single-threaded; nothing in the simulation reads a real clock.
 #include <cstdint>
 #include <functional>
 #include <map>

@@ -15,8 +15,10 @@ namespace {
 std::vector<std::string> split(const std::string& line, char by) {
   std::vector<std::string> out(1);
   for (const char c : line)
-    if (c == by) out.emplace_back();
-    else if (c != '\r') out.back() += c;
+    if (c == by)
+      out.emplace_back();
+    else if (c != '\r')
+      out.back() += c;
   return out;
 }
 
@@ -73,7 +75,11 @@ std::vector<Task> arrivals(const Trace& trace, Rng& rng) {
   return list;
 }
 
-struct Kept { std::uint64_t version = 0; bool fits = false; Choice choice; };
+struct Kept {
+  std::uint64_t version = 0;
+  bool fits = false;
+  Choice choice;
+};
 
 }  // namespace
 
@@ -87,7 +93,8 @@ bool fits(const Node& node, const Task& task) {
   if (node.cpu < task.cpu) return false;
   if (task.devices == 0) return true;
   if ((task.models >> node.model & 1U) == 0) return false;
-  return std::count_if(node.free.begin(), node.free.begin() + node.devices, [&](int free) { return free >= task.share; }) >= task.devices;
+  return std::count_if(node.free.begin(), node.free.begin() + node.devices,
+                       [&](int free) { return free >= task.share; }) >= task.devices;
 }
 
 void take(Node& node, const Task& task, int device) {
@@ -105,10 +112,12 @@ Trace load(const std::string& folder, const std::string& variant, std::string& e
   Trace trace;
   std::map<std::string, std::uint32_t> models;
   Table nodes(folder + "/csv/openb_node_list_gpu_node.csv");
-  if (!nodes.has("cpu_milli") || !nodes.has("gpu") || !nodes.has("model")) error = "no node list with cpu_milli, gpu and model in " + folder + "/csv";
+  if (!nodes.has("cpu_milli") || !nodes.has("gpu") || !nodes.has("model"))
+    error = "no node list with cpu_milli, gpu and model in " + folder + "/csv";
   while (nodes.next()) {
     Node node;
-    node.cpu = static_cast<std::int64_t>(nodes.number("cpu_milli")), node.memory = static_cast<std::int64_t>(nodes.number("memory_mib"));
+    node.cpu = static_cast<std::int64_t>(nodes.number("cpu_milli")),
+    node.memory = static_cast<std::int64_t>(nodes.number("memory_mib"));
     node.devices = std::clamp(static_cast<int>(nodes.number("gpu")), 0, 8);
     node.model = models.try_emplace(nodes.text("model"), static_cast<std::uint32_t>(models.size() % 32)).first->second;
     std::fill_n(node.free.begin(), node.devices, 1000);
@@ -116,18 +125,21 @@ Trace load(const std::string& folder, const std::string& variant, std::string& e
     trace.nodes.push_back(node);
   }
   Table pods(folder + "/csv/openb_pod_list_" + variant + ".csv");
-  if (!pods.has("cpu_milli") || !pods.has("num_gpu") || !pods.has("gpu_milli")) error = "no task list " + variant + " with cpu_milli, num_gpu and gpu_milli in " + folder + "/csv";
+  if (!pods.has("cpu_milli") || !pods.has("num_gpu") || !pods.has("gpu_milli"))
+    error = "no task list " + variant + " with cpu_milli, num_gpu and gpu_milli in " + folder + "/csv";
   std::map<std::tuple<std::int64_t, int, int, std::uint32_t>, int> shapes;
   while (pods.next()) {
     Task task;
-    task.cpu = static_cast<std::int64_t>(pods.number("cpu_milli")), task.memory = static_cast<std::int64_t>(pods.number("memory_mib"));
+    task.cpu = static_cast<std::int64_t>(pods.number("cpu_milli")),
+    task.memory = static_cast<std::int64_t>(pods.number("memory_mib"));
     task.devices = static_cast<int>(pods.number("num_gpu")), task.share = static_cast<int>(pods.number("gpu_milli"));
     if (const std::string spec = pods.text("gpu_spec"); !spec.empty()) {
       task.models = 0;
       for (const std::string& model : split(spec, '|'))
         if (const auto it = models.find(model); it != models.end()) task.models |= 1U << it->second;
     }
-    const auto [it, fresh] = shapes.try_emplace({task.cpu, task.devices, task.share, task.models}, static_cast<int>(shapes.size()));
+    const auto [it, fresh] =
+        shapes.try_emplace({task.cpu, task.devices, task.share, task.models}, static_cast<int>(shapes.size()));
     task.shape = it->second;
     if (fresh) trace.shapes.push_back(task);
     trace.tasks.push_back(task);
@@ -138,7 +150,8 @@ Trace load(const std::string& folder, const std::string& variant, std::string& e
 std::map<std::string, double> published(const std::string& folder) {
   std::map<std::string, double> out;
   Table table(folder + "/expected_alloc_pct.csv");
-  while (table.next()) out[table.text("trace") + "/" + table.text("policy") + "/" + table.text("arrived_pct")] = table.number("mean");
+  while (table.next())
+    out[table.text("trace") + "/" + table.text("policy") + "/" + table.text("arrived_pct")] = table.number("mean");
   return out;
 }
 
@@ -147,7 +160,8 @@ std::vector<std::string> variants(const std::string& folder) {
   std::vector<std::string> out;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(folder + "/csv", ignored))
-    if (const std::string name = entry.path().stem().string(); name.starts_with(prefix)) out.push_back(name.substr(prefix.size()));
+    if (const std::string name = entry.path().stem().string(); name.starts_with(prefix))
+      out.push_back(name.substr(prefix.size()));
   std::sort(out.begin(), out.end());
   return out;
 }
@@ -200,10 +214,12 @@ Choice Fgd::score(const Node& node, std::size_t index, const Task& task) {
 
 // ---- BestFit: least left over, CPU and GPU weighted alike on the scale of the largest node; the tightest device
 Choice BestFit::score(const Node& node, std::size_t, const Task& task) {
-  const double left = 0.5 * static_cast<double>(node.cpu - task.cpu) / 128'000 + 0.5 * static_cast<double>(node.idle() - task.gpu()) / 8'000;
+  const double left = 0.5 * static_cast<double>(node.cpu - task.cpu) / 128'000 +
+                      0.5 * static_cast<double>(node.idle() - task.gpu()) / 8'000;
   Choice choice{-static_cast<std::int64_t>(left * 1e9), 0};
   for (int i = 0, best = 2000; i < node.devices; ++i)
-    if (const int free = node.free[static_cast<std::size_t>(i)]; free >= task.share && free < best) best = free, choice.device = i;
+    if (const int free = node.free[static_cast<std::size_t>(i)]; free >= task.share && free < best)
+      best = free, choice.device = i;
   return choice;
 }
 
@@ -253,11 +269,13 @@ Curve replay(const Trace& trace, std::uint64_t seed, Policy& policy) {
       allocated += task.gpu();
     }
     const auto capacity = static_cast<double>(std::max<std::int64_t>(1, trace.capacity));
-    auto& event = events[static_cast<std::size_t>(std::clamp(std::lround(100.0 * static_cast<double>(arrived) / capacity), 0L, 139L))];
+    auto& event = events[static_cast<std::size_t>(
+        std::clamp(std::lround(100.0 * static_cast<double>(arrived) / capacity), 0L, 139L))];
     event.first += 100.0 * static_cast<double>(allocated) / capacity, ++event.second;
   }
   Curve curve{};
-  for (std::size_t x = 0; x < curve.size(); ++x) curve[x] = events[x].second > 0 ? events[x].first / events[x].second : x > 0 ? curve[x - 1] : 0;
+  for (std::size_t x = 0; x < curve.size(); ++x)
+    curve[x] = events[x].second > 0 ? events[x].first / events[x].second : x > 0 ? curve[x - 1] : 0;
   return curve;
 }
 

@@ -1,8 +1,9 @@
 #pragma once
-// Replays the openb trace (tests/data/openb) against a placement policy, as the FGD paper did (Weng et al., USENIX ATC'23):
-// tasks arrive one by one until 130 % of the GPUs are asked for, each is placed on the best node or dropped, nothing departs.
-// The policies here are the paper's, as controls; they may use floating point. Scores are kept per (task shape, node) until the
-// node changes or the policy's generation does. Single-threaded; the same seed gives the same replay.
+// Replays the openb trace (tests/data/openb) against a placement policy, as the FGD paper did (Weng et al., USENIX
+// ATC'23): tasks arrive one by one until 130 % of the GPUs are asked for, each is placed on the best node or dropped,
+// nothing departs. The policies here are the paper's, as controls; they may use floating point. Scores are kept per
+// (task shape, node) until the node changes or the policy's generation does. Single-threaded; the same seed gives the
+// same replay.
 #include <array>
 #include <cstdint>
 #include <map>
@@ -11,9 +12,26 @@
 
 namespace muster::testing::openb {
 
-struct Task { std::int64_t cpu = 0, memory = 0; int devices = 0, share = 0; std::uint32_t models = ~0U; int shape = 0; std::int64_t gpu() const { return std::int64_t{devices} * share; } };
-struct Node { std::int64_t cpu = 0, memory = 0; int devices = 0; std::uint32_t model = 0; std::array<int, 8> free{}; std::int64_t idle() const; };
-struct Trace { std::vector<Node> nodes; std::vector<Task> tasks; std::vector<Task> shapes; /* without memory */ std::int64_t capacity = 0; /* milli-GPU */ };
+struct Task {
+  std::int64_t cpu = 0, memory = 0;
+  int devices = 0, share = 0;
+  std::uint32_t models = ~0U;
+  int shape = 0;
+  std::int64_t gpu() const { return std::int64_t{devices} * share; }
+};
+struct Node {
+  std::int64_t cpu = 0, memory = 0;
+  int devices = 0;
+  std::uint32_t model = 0;
+  std::array<int, 8> free{};
+  std::int64_t idle() const;
+};
+struct Trace {
+  std::vector<Node> nodes;
+  std::vector<Task> tasks;
+  std::vector<Task> shapes;  /* without memory */
+  std::int64_t capacity = 0; /* milli-GPU */
+};
 
 // `error` is set when a file is missing or has another format.
 Trace load(const std::string& folder, const std::string& variant, std::string& error);
@@ -25,7 +43,10 @@ std::vector<std::string> variants(const std::string& folder);
 bool fits(const Node& node, const Task& task);  // memory aside
 void take(Node& node, const Task& task, int device);
 
-struct Choice { std::int64_t score = 0; int device = 0; };
+struct Choice {
+  std::int64_t score = 0;
+  int device = 0;
+};
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -35,7 +56,9 @@ class Policy {
   virtual Choice score(const Node& node, std::size_t index, const Task& task) = 0;  // the node fits; highest wins
   virtual void changed(const Node&, std::size_t) {}                                 // the node took a task
   virtual std::int64_t price(std::uint32_t, const Task&) const { return 0; }        // of a model, taken off the score
-  virtual bool spread_to_100() const { return false; }  // scores are stretched to 0..100 over the nodes that fit, per decision
+  virtual bool spread_to_100() const {
+    return false;
+  }  // scores are stretched to 0..100 over the nodes that fit, per decision
 };
 class Fgd : public Policy {  // with the trace's own workload, as published
  public:

@@ -26,10 +26,16 @@ class OurPacking : public Policy {
     const auto choice = packing_.score(packing_node(node), packing_task(task), before_[index]);
     return {choice.score, static_cast<int>(choice.device)};
   }
-  void changed(const Node& node, std::size_t index) override { before_[index] = packing_.fragmentation(packing_node(node)); }
-  std::int64_t price(std::uint32_t model, const Task& task) const override { return packing_.price(model, packing_task(task)); }
+  void changed(const Node& node, std::size_t index) override {
+    before_[index] = packing_.fragmentation(packing_node(node));
+  }
+  std::int64_t price(std::uint32_t model, const Task& task) const override {
+    return packing_.price(model, packing_task(task));
+  }
 
-  static scheduler::PackingTask packing_task(const Task& task) { return {task.cpu, task.devices, task.share, task.models}; }
+  static scheduler::PackingTask packing_task(const Task& task) {
+    return {task.cpu, task.devices, task.share, task.models};
+  }
   static scheduler::PackingNode packing_node(const Node& node) {
     scheduler::PackingNode out{node.cpu, node.model, static_cast<std::size_t>(node.devices), {}};
     for (std::size_t i = 0; i < out.devices; ++i) out.free[i] = node.free[i];
