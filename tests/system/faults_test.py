@@ -1,0 +1,207 @@
+"""Faults on real processes: a small Ray cluster in the lab, one process after another killed under it. Each test asks afterwards that
+Ray still computes on the worker, that no container was restarted and that the members are the same.
+"""
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
+import demo  # noqa: E402
+
+BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
+CLUSTER = """cluster_name: small
+provider: {type: local, head_ip: 10.0.0.1, worker_ips: [10.0.0.2]}
+docker: {image: "muster/ray:2.60.0", container_name: ray_container}
+"""
+ON_WORKER = """
+import ray
+ray.init(address='auto', log_to_driver=False, logging_level='error')
+me = ray.util.get_node_ip_address()
+other = next(n for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] != me)
+where = ray.remote(ray.util.get_node_ip_address).options(
+    scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other['NodeID'], soft=False))
+print('computed on', ray.get(where.remote(), timeout=60))
+"""
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root for network namespaces and a container engine")
+@unittest.skipUnless(os.path.exists(os.path.join(BUILD, "musterd")), "the release build is missing: make build")
+class Faults(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        subprocess.run([os.path.join(ROOT, "images/ray/build")], check=True, stdout=subprocess.DEVNULL)
+        cls.world = world = demo.World(BUILD, name="faults", say=lambda text: None)
+        try:
+            world.lab.start_docker()
+            subprocess.run([os.path.join(ROOT, "images/ray/build"), "--docker-host", world.lab.docker], check=True, stdout=subprocess.DEVNULL)
+            world.start_server()
+            for name, nat in (("alpha", "home"), ("beta", "strict"), ("gamma", "lan:alpha")):
+                world.add_machine(name, nat)
+            world.wait("machines", "all machines online", 60, lambda: sum(n["state"] == "online" for n in world.nodes().values()) >= 3)
+            with open(world.dir + "/small.yaml", "w") as f:
+                f.write(CLUSTER)
+            world.cli("up", world.dir + "/small.yaml", "--yes")
+        except Exception:
+            world.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
+
+    def setUp(self):
+        self.before = self.members()
+
+    def members(self):
+        slots = self.world.cluster("small").get("slots", [])
+        return sorted((s["address"], s["nodeName"], s.get("rayNodeId", ""), s["phase"]) for s in slots)
+
+    def containers(self):
+        return sorted(self.world.lab.sh(["docker", "-H", self.world.lab.docker, "ps", "-q"]).stdout.split())
+
+    def compute(self):
+        done = self.world.cli("exec", "small", "--", "python3", "-c", ON_WORKER, check=False, timeout=120)
+        self.assertIn("computed on 10.201.", done.stdout, done.stdout[-800:] + done.stderr[-800:])
+
+    def unharmed(self, containers):
+        self.compute()
+        self.assertEqual(self.containers(), containers, "a container was restarted")
+        end = time.time() + 30
+        while time.time() < end and self.members() != self.before:
+            time.sleep(0.5)
+        self.assertEqual(self.members(), self.before)
+
+    def kill_part(self, part):
+        """Kills one of the three processes on the worker's machine; its supervisor must bring it back."""
+        worker = next(s["nodeName"] for s in self.world.cluster("small")["slots"] if s["role"] == "worker")
+        supervisor = self.world.agents[worker].popen.pid
+
+        def find():
+            done = self.world.lab.sh(["pgrep", "-f", "-P", str(supervisor), part], check=False)
+            return [int(pid) for pid in done.stdout.split()]
+        old = find()
+        self.assertTrue(old, "no %s runs under the supervisor" % part)
+        containers = self.containers()
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        self.world.wait(part, "its restart", 15, lambda: [p for p in find() if p not in old])
+        self.unharmed(containers)
+
+    def test_agent_killed(self):
+        self.kill_part("agent-process")
+
+    def test_privd_killed(self):
+        self.kill_part("privd-process")
+
+    def test_netd_killed(self):
+        self.kill_part("netd-process")
+
+    def test_relay_killed(self):
+        containers = self.containers()
+        self.world.relay.kill()
+        os.unlink(self.world.dir + "/handoff.sock")
+        self.world.start_relay()
+        self.world.wait("relay", "the control plane behind the new relay", 40, lambda: self.world.cli("status", "small", check=False).returncode == 0)
+        self.unharmed(containers)
+
+    def test_server_killed(self):
+        containers = self.containers()
+        self.world.musterd.kill()
+        self.compute_without_server()
+        self.world.start_musterd()
+        self.world.wait("restart", "the control plane serving again", 20, lambda: self.world.cli("status", "small", check=False).returncode == 0)
+        self.world.wait("restart", "the machines online again", 60, lambda: sum(n["state"] == "online" for n in self.world.nodes().values()) >= 3)
+        self.unharmed(containers)
+
+    def compute_without_server(self):
+        head = next(c for c in self.world.lab.sh(["docker", "-H", self.world.lab.docker, "ps", "--format", "{{.Names}}"]).stdout.split()
+                    if c.endswith("lease-1-ray"))
+        done = self.world.lab.sh(["docker", "-H", self.world.lab.docker, "exec", head, "python3", "-c", ON_WORKER], check=False, timeout=120)
+        self.assertIn("computed on 10.201.", done.stdout, done.stderr[-800:])
+
+    def test_exec(self):
+        done = self.world.cli("exec", "small", "--", "sh", "-c", "echo out; echo err >&2; exit 7", check=False)
+        self.assertEqual((done.stdout, done.returncode), ("out\n", 7), done.stderr)
+
+    def test_foreign_tenant_sees_nothing(self):
+        with open(self.world.dir + "/operator.password") as f:
+            password = f.read()
+        self.world.cli("org", "create", "rivals", who="admin", check=False)
+        self.world.cli("user", "create", "mallory", "--role", "tenant", "--org", "rivals", "--password-file", self.world.dir + "/operator.password", who="admin")
+        self.world.cli("login", "https://" + demo.SERVER, "--ca-sha256", self.world.ca, "--user", "mallory", "--password-file",
+                       self.world.dir + "/operator.password", who="mallory")
+        self.assertTrue(password)
+        cluster = self.world.cluster("small")["id"]
+        for words in (["status", cluster], ["exec", cluster, "--", "id"], ["down", cluster, "--yes"]):
+            done = self.world.cli(*words, check=False, who="mallory")
+            self.assertEqual(done.returncode, 3, (words, done.stdout, done.stderr))
+        self.assertEqual(self.world.json("list", who="mallory")["items"], [])
+
+    def test_jobs_api_through_forward(self):
+        token, port = self.world.dir + "/ray.token", 18265
+        forward = self.world.lab.spawn("user", [self.world.binary("muster"), "port-forward", "small", "%d:8265" % port, "--token-file", token],
+                                       self.world.dir + "/forward.log", env=self.world.account("alice"))
+        try:
+            self.world.wait("forward", "the token file", 20, lambda: os.path.exists(token) and os.path.getsize(token), forward.log)
+            self.assertEqual(os.stat(token).st_mode & 0o777, 0o600)
+            script = ("import json,urllib.request\n"
+                      "r=urllib.request.Request('http://127.0.0.1:%d/api/jobs/',headers={'Authorization':'Bearer '+open('%s').read().strip()})\n"
+                      "print(json.load(urllib.request.urlopen(r,timeout=20)))\n" % (port, token))
+            done = self.world.lab.run("user", [sys.executable, "-c", script], check=False)
+            self.assertTrue(done.stdout.startswith("["), done.stdout + done.stderr[-500:])
+            bare = script.replace("headers=", "headers={} and ")
+            self.assertIn("401", self.world.lab.run("user", [sys.executable, "-c", bare], check=False).stderr)
+        finally:
+            forward.kill()
+
+    def test_no_port_is_open(self):
+        """From a machine of the same LAN and from the internet no port of Ray answers, while Ray is busy."""
+        ports = list(range(6379, 6386)) + [8000, 8265, 10001, 44217, 44227, 52365] + list(range(10002, 10040))
+        scan = ("import socket,sys\nfor p in %r:\n s=socket.socket(); s.settimeout(0.15)\n"
+                " if s.connect_ex((sys.argv[1],p))==0: print('open',p)\n" % ports)
+        busy = self.world.lab.spawn("user", [self.world.binary("muster"), "exec", "small", "--", "python3", "-c", ON_WORKER], self.world.dir + "/busy.log",
+                                    env=self.world.account("alice"))
+        try:
+            for place, address in (("gamma", self.world.lab.addresses["alpha"]), ("server", "203.0.113.101"), ("server", "203.0.113.102")):
+                done = self.world.lab.run(place, [sys.executable, "-c", scan, address])
+                self.assertEqual(done.stdout, "", "%s reaches ports of %s" % (place, address))
+            # The scan itself can see: the relay's public port is open.
+            seen = self.world.lab.run("user", [sys.executable, "-c", scan.replace(repr(ports), "[443]"), demo.SERVER])
+            self.assertEqual(seen.stdout.strip(), "open 443")
+        finally:
+            busy.wait(60)
+            busy.kill()
+
+    def test_secrets_stay_out_of_sight(self):
+        """The Ray token is in no environment, argument, log or journal."""
+        token = self.world.cli("exec", "small", "--", "cat", "/muster/secrets/ray_token").stdout.strip()
+        self.assertRegex(token, r"^[0-9a-f]{64}$")
+        places = []
+        for pid in [p for p in os.listdir("/proc") if p.isdigit()]:
+            for part in ("environ", "cmdline"):
+                try:
+                    with open("/proc/%s/%s" % (pid, part), "rb") as f:
+                        if token.encode() in f.read():
+                            places.append("/proc/%s/%s" % (pid, part))
+                except OSError:
+                    pass
+        for folder, _, names in os.walk(self.world.dir):
+            if "/docker/" in folder + "/" or "/secrets" in folder:
+                continue
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 64 << 20:
+                    with open(path, "rb") as f:
+                        if token.encode() in f.read():
+                            places.append(path)
+        self.assertEqual([p for p in places if not re.search(r"ray\.token$", p)], [])
+
+
+if __name__ == "__main__":
+    unittest.main()
