@@ -39,10 +39,10 @@ NodeRequest default_head(Draft& draft, bool own) {
                         "no resources given and the machine is yours: the whole machine, less what its owner keeps");
     return head;
   }
-  head.resources.cpu_milli = 1'000;
-  head.resources.memory_bytes = 2 * kGiB;
+  head.resources.cpu_milli = 2'000;
+  head.resources.memory_bytes = 4 * kGiB;
   draft.report.mapped("head", 0,
-                      "no resources given: 1 CPU, 2 GiB, no GPU (more with muster.head or `ray start --num-cpus`)");
+                      "no resources given: 2 CPU, 4 GiB, no GPU (more with muster.head or `ray start --num-cpus`)");
   return head;
 }
 
