@@ -227,7 +227,7 @@ void Core::Impl::tell_observed(Now now) {
 void Core::Impl::settle(Now now) {
   last_now = now.lease;
   owner_told(now);
-  for (auto& [id, run] : leases) settle_lease(run, now);
+  for (auto& [id, run] : leases) settle_lease(run, now), remember_end(run);
   settle_jobs(now);
   settle_blobs(now);
   forget_gone(now);

@@ -68,6 +68,7 @@ struct Core::Impl {
   void adopt_found(const Found& found, bool same_boot, Now now);
   void renew(const session::Renewal& renewal, Now now);
   void fence(LeaseRun& run, const std::string& reason, Now now);
+  void remember_end(const LeaseRun& run);
   void lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
   void lease_event(LeaseRun& run, const std::string& reason, bool container, Now now);
   void settle_lease(LeaseRun& run, Now now);

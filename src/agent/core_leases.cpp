@@ -67,7 +67,7 @@ void Core::Impl::take_assignment(const Assignment& assignment, Now) {
   if (fresh_epoch) {
     // Counted from a moment before the server can have sent this grant.
     const LeaseTime end = link.granted_from() + link.welcome().lease;
-    memory.leases[assignment.lease] = LeaseMemory{assignment.epoch, end, false, {}};
+    memory.leases[assignment.lease] = LeaseMemory{assignment.epoch, end, false, false, {}};
     memory_dirty = true;
     run.end = end;
     run.over = run.failed = run.stopped = run.removed = false;
@@ -76,6 +76,7 @@ void Core::Impl::take_assignment(const Assignment& assignment, Now) {
   } else if (run.end == LeaseTime{0}) {
     run.end = known->second.end;
     run.over = known->second.over;
+    run.failed = known->second.failed;
     run.reason = known->second.reason;
   }
   // Image, resources and devices are fixed for the life of a lease; role, want, jobs and labels move.
@@ -106,7 +107,7 @@ void Core::Impl::adopt_found(const Found& found, bool same_boot, Now now) {
       continue;
     }
     run.end = known->second.end;
-    if (known->second.over) run.over = true, run.reason = known->second.reason;
+    if (known->second.over) run.over = true, run.failed = known->second.failed, run.reason = known->second.reason;
     if (!same_boot && !MUSTER_MUTANT("agent.forget_boot_id")) fence(run, "rebooted", now);
     // Meanwhile the container may have ended: its drivers died with it, Ray is started again in place.
     if (!run.ray_started && run.want.role == SlotRole::Head) drivers_died(run.want.lease, "driver_lost");
@@ -204,6 +205,8 @@ void Core::Impl::settle_lease(LeaseRun& run, Now now) {
   if (run.in_desired) run.gone_at = LeaseTime{0};
   LeaseView view = view_of(run, now);
   const bool stopping = must_stop(run, view.stop_all);
+  if (stopping && !run.stopping) run.retry_at = LeaseTime{0};
+  run.stopping = stopping;
   if (stopping && !run.stopped) drivers_died(run.want.lease, run.reason.empty() ? "stopped" : run.reason);
   if (!stopping && run.created && !run.setup_done) {
     for (const FileMount& file : run.want.files) {
@@ -225,6 +228,18 @@ void Core::Impl::settle_lease(LeaseRun& run, Now now) {
   run.touched = true;
   run.stopped = run.stopped && std::holds_alternative<RemoveLease>(*op);
   run.op = issue(std::move(*op), now);
+}
+
+// What was told to stop, or failed, stays so when the agent starts again: the server may have ended it on our word.
+void Core::Impl::remember_end(const LeaseRun& run) {
+  if (!must_stop(run, false)) return;
+  LeaseMemory& known = memory.leases[run.want.lease];
+  if (known.over) return;
+  known.epoch = run.want.epoch;
+  known.over = true;
+  known.failed = run.failed;
+  known.reason = run.reason;
+  memory_dirty = true;
 }
 
 void Core::Impl::forget_gone(Now) {

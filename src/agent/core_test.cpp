@@ -202,6 +202,56 @@ TEST(Core, AStopOvertakesAndARestartAdopts) {
   EXPECT_EQ(stranger.count<StopLease>(), 1U);
 }
 
+TEST(Core, AStopDoesNotWaitForTheBackOffOfACrash) {
+  Bench bench;
+  bench.connect();
+  bench.desire(1, {head()}, 1);
+  for (int i = 0; i < 2; ++i) {
+    bench.core->on_event(ContainerExited{LeaseId{7}, 137, ""}, bench.now());
+    bench.work();
+  }
+  EXPECT_EQ(bench.count<CreateLease>(), 2U) << "the second restart waits";
+  Assignment stop = head();
+  stop.want = LeaseWant::Stop;
+  bench.desire(2, {stop});
+  EXPECT_EQ(bench.count<StopLease>(), 1U);
+}
+
+TEST(Core, WhatWasStoppedOrFailedStaysSoAfterARestartOfTheAgent) {
+  Found found;
+  AdoptedLease adopted;
+  adopted.assignment = head();
+  adopted.probe = {"sha256:1", "2.55.1", "3.11", true, true};
+  found.leases = {adopted};
+
+  Bench stopped;
+  stopped.connect();
+  stopped.desire(1, {head()}, 2);
+  Assignment stop = head();
+  stop.want = LeaseWant::Stop;
+  stopped.desire(2, {stop});
+  EXPECT_EQ(stopped.lease().phase, LeasePhase::Stopped);
+  Bench after_stop(stopped.persisted_, found);
+  after_stop.pass(5000);
+  EXPECT_EQ(after_stop.count<CreateLease>(), 0U);
+  EXPECT_EQ(after_stop.lease().phase, LeasePhase::Stopped);
+
+  found.leases[0].assignment.role = SlotRole::Worker;
+  Bench failed;
+  failed.connect();
+  failed.desire(1, {found.leases[0].assignment}, 2);
+  for (int i = 0; i < 2; ++i) {
+    failed.core->on_event(ContainerExited{LeaseId{7}, 137, "broken"}, failed.now());
+    failed.work();
+  }
+  EXPECT_EQ(failed.lease().phase, LeasePhase::Failed);
+  Bench after_failure(failed.persisted_, found);
+  after_failure.pass(5000);
+  EXPECT_EQ(after_failure.count<CreateLease>(), 0U);
+  EXPECT_EQ(after_failure.lease().phase, LeasePhase::Failed);
+  EXPECT_EQ(after_failure.lease().reason, "broken");
+}
+
 TEST(Core, RefusesWhatItDoesNotUnderstandAndImagesWithoutTokens) {
   Bench bench;
   bench.connect();
@@ -248,7 +298,7 @@ TEST(Memory, SurvivesARoundTripAndNothingElse) {
   Memory memory;
   memory.boot_id = "b";
   memory.revision = 77;
-  memory.leases[LeaseId{1}] = {{1, 2, 3}, LeaseTime{55}, true, "why"};
+  memory.leases[LeaseId{1}] = {{1, 2, 3}, LeaseTime{55}, true, true, "why"};
   memory.jobs[{JobId{2}, 1}] = {LeaseId{1}, JobState::Failed, -1, "r", 10, 5};
   const Bytes bytes = encode(memory);
   EXPECT_EQ(decode_memory(bytes), memory);

@@ -31,6 +31,7 @@ struct LeaseRun {
   std::string ray_node_id;
   // its life
   bool over = false, failed = false;
+  bool stopping = false;  // a stop is under way: it waits for no back-off of what was tried before
   std::string reason;
   LeaseTime end{0};
   std::uint32_t restarts = 0, in_a_row = 0, faults = 0;

@@ -78,7 +78,8 @@ Bytes encode(const Memory& memory) {
   out.number(memory.leases.size());
   for (const auto& [id, lease] : memory.leases) {
     for (const std::uint64_t value : {id.value, lease.epoch.incarnation, lease.epoch.leader, lease.epoch.counter,
-                                      static_cast<std::uint64_t>(lease.end.ms), std::uint64_t{lease.over}}) {
+                                      static_cast<std::uint64_t>(lease.end.ms),
+                                      std::uint64_t{(lease.over ? 1U : 0U) | (lease.failed ? 2U : 0U)}}) {
       out.number(value);
     }
     out.text(lease.reason);
@@ -120,7 +121,9 @@ std::optional<Memory> decode_memory(ByteView bytes) {
     lease.epoch.leader = in.number();
     lease.epoch.counter = in.number();
     lease.end = LeaseTime{static_cast<std::int64_t>(in.number())};
-    lease.over = in.number() != 0;
+    const std::uint64_t ended = in.number();
+    lease.over = ended != 0;
+    lease.failed = (ended & 2) != 0;
     lease.reason = in.text();
   }
   for (std::uint64_t n = in.count(); n > 0 && in.ok(); --n) {

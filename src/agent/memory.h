@@ -18,7 +18,7 @@ using JobKey = std::pair<JobId, std::uint32_t>;  // job and attempt
 struct LeaseMemory {
   Epoch epoch;
   LeaseTime end{0};
-  bool over = false;
+  bool over = false, failed = false;
   std::string reason;
   bool operator==(const LeaseMemory&) const = default;
 };
