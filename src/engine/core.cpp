@@ -112,7 +112,7 @@ void Engine::decide_queued(Now now) {
 }
 
 void Engine::decide_one(Queued queued, Now now) {
-  now.wall = control::journal_wall(base_.state, now);
+  now.wall = clock_.at(now, base_.state.last_wall);
   const std::uint64_t before = base_.seq;
   auto decision = control::decide(base_.state, queued.command, queued.actor, now);
   Result<Reply> result = decision ? Result<Reply>(Reply{decision->outcome, 0}) : Result<Reply>(decision.error());

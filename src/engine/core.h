@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "control/core.h"
+#include "engine/journal_clock.h"
 #include "journal/store.h"
 
 namespace muster::engine {
@@ -138,6 +139,7 @@ class Engine {
   Options options_;
   journal::Store* store_;
   std::function<Base()> copy_base_;
+  JournalClock clock_;
   Base base_;  // leader's state: durable plus everything decided since
   Mode mode_ = Mode::Starting;
   std::string mode_reason_ = "the engine has not started";

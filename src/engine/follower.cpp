@@ -40,12 +40,13 @@ void Follower::expect(const std::vector<Digest>& digests) {
 }
 
 std::optional<control::ApplyPlan> Follower::plan(Now now) {
+  const WallTime wall = clock_.at(now, base_.state.last_wall);
   if (plan_out_ || base_.seq < plan_after_seq_ || now.lease < not_before_) return std::nullopt;
   if (!changed_ && now.lease < next_plan_) return std::nullopt;
   changed_ = false;
   next_plan_ = now.lease + options_.plan_every;
   not_before_ = now.lease + options_.plan_pause;
-  control::ApplyPlan plan{scheduler_.plan({options_.plan_groups_max}, control::journal_wall(base_.state, now))};
+  control::ApplyPlan plan{scheduler_.plan({options_.plan_groups_max}, wall)};
   if (plan.groups.empty()) return std::nullopt;
   plan_out_ = true;
   return plan;

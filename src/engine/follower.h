@@ -47,6 +47,7 @@ class Follower {
  private:
   Options options_;
   Base base_;
+  JournalClock clock_;
   journal::ChainVerifier chain_;
   scheduler::Scheduler scheduler_;
   std::deque<Digest> expected_;
