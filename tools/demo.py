@@ -150,7 +150,7 @@ def job_lines(path):
         return []
 
 
-def story(world, say, pieces=64):
+def story(world, say, pieces=90):
     lab = world.lab
     say("starting a container engine of our own and loading the Ray image (built from Debian and PyPI)")
     lab.start_docker()
