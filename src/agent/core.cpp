@@ -11,6 +11,7 @@
 namespace muster::agent {
 namespace {
 constexpr Millis kRefresh{60'000};  // an unchanged Observed is repeated: a lost one must not stay lost
+constexpr Millis kPauseTaken{5'000};
 constexpr std::size_t kRayNodesMax = 4096, kRayDemandsMax = 4096;
 
 Millis timeout_of(const Op& op, const Options& options) {
@@ -101,12 +102,21 @@ void Core::Impl::pump_link(Now now) {
   if (!out.drop.empty()) actions.emplace_back(DropLink{out.drop});
   if (out.dial) actions.emplace_back(Dial{});
   for (session::AgentFrame& frame : out.send) send(std::move(frame));
-  if (out.renewal) renew(*out.renewal, now);
+  if (out.renewal) {
+    renew(*out.renewal, now);
+    // The server answers in order: what was sent well before this heartbeat has arrived and is stored.
+    if (memory.pause_untold && pause_told && out.renewal->from - pause_told_at >= kPauseTaken) {
+      memory.pause_untold = false;
+      memory_dirty = true;
+    }
+  }
   if (!out.welcomed) return;
   told = false;
   restart_logs();
   forget_blob_requests();
-  pause_untold = pause_untold || memory.paused;
+  pause_told = false;
+  memory_dirty = memory_dirty || (memory.paused && !memory.pause_untold);
+  memory.pause_untold = memory.pause_untold || memory.paused;
   if (link.welcome().want_inventory) {
     // Facts first; the lists in it are what Observed would say.
     told = true;
@@ -180,7 +190,8 @@ void Core::Impl::on_owner(OwnerAction action, const std::string& reason, Now now
     memory.leaving = true;
   } else {
     const bool pause = action != OwnerAction::Resume;
-    pause_untold = true;
+    memory.pause_untold = true;
+    pause_told = false;
     pause_reason = reason.substr(0, 200);
     pause_now = action == OwnerAction::PauseNow;
     memory.paused = pause;
@@ -204,9 +215,10 @@ void Core::Impl::owner_told(Now now) {
       if (run.gone_at == LeaseTime{0}) run.gone_at = now.lease;
     }
   }
-  if (link.online() && pause_untold) {
+  if (link.online() && memory.pause_untold && !pause_told) {
     send(session::OwnerPause{memory.paused, pause_now, pause_reason});
-    pause_untold = false;
+    pause_told = true;
+    pause_told_at = now.lease;
   }
 }
 

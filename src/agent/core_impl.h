@@ -110,12 +110,12 @@ struct Core::Impl {
   OpId next_op_id = 1;
   std::vector<Action> actions;
   // what the server was told on this session
-  bool told = false, pause_untold = true, pause_now = false, leave_done = false, goodbye_sent = false;
+  bool told = false, pause_told = false, pause_now = false, leave_done = false, goodbye_sent = false;
   std::string pause_reason;
   std::uint64_t told_revision = 0;
   std::vector<ObservedLease> told_leases;
   std::vector<ObservedJob> told_jobs;
-  LeaseTime told_at{0}, last_now{0};
+  LeaseTime told_at{0}, pause_told_at{0}, last_now{0};
 };
 
 }  // namespace muster::agent

@@ -252,6 +252,42 @@ TEST(Core, WhatWasStoppedOrFailedStaysSoAfterARestartOfTheAgent) {
   EXPECT_EQ(after_failure.lease().reason, "broken");
 }
 
+TEST(Core, RepeatsTheOwnersWordUntilItMustHaveArrivedAndNoLonger) {
+  Bench bench;
+  const auto told = [&bench] {
+    return std::count_if(bench.frames.begin(), bench.frames.end(), [](const session::AgentFrame& frame) {
+      const auto* pause = std::get_if<session::OwnerPause>(&frame);
+      return pause != nullptr && !pause->paused;
+    });
+  };
+  const auto answer_beats = [&bench] {
+    for (const session::AgentFrame& frame : std::vector(bench.frames)) {
+      if (const auto* beat = std::get_if<session::Heartbeat>(&frame))
+        bench.core->on_frame(session::Renewed{beat->echo, {}, Millis(100'000)}, bench.now());
+    }
+  };
+  bench.connect();
+  EXPECT_EQ(told(), 1) << "a new machine says how things stand";
+  bench.core->on_owner(OwnerAction::Pause, "", bench.now());
+  bench.core->on_owner(OwnerAction::Resume, "", bench.now());
+  bench.work();
+  EXPECT_EQ(told(), 2);
+  bench.core->on_link_down(bench.now());
+  bench.connect();
+  EXPECT_EQ(told(), 3) << "it may have been lost with the link";
+  bench.pass(12'000);
+  answer_beats();
+  bench.work();
+  bench.core->on_link_down(bench.now());
+  bench.connect();
+  EXPECT_EQ(told(), 3) << "an operator may have drained the machine meanwhile";
+  Bench again(bench.persisted_);
+  again.connect();
+  EXPECT_TRUE(std::none_of(again.frames.begin(), again.frames.end(), [](const session::AgentFrame& frame) {
+    return std::holds_alternative<session::OwnerPause>(frame);
+  }));
+}
+
 TEST(Core, RefusesWhatItDoesNotUnderstandAndImagesWithoutTokens) {
   Bench bench;
   bench.connect();
