@@ -73,7 +73,7 @@ class RuntimeTest(unittest.TestCase):
             if os.path.exists(self.state + "/run/privd.sock"):
                 break
             time.sleep(0.05)
-        self.id = 0
+        self.next_id = 0
         self.connection = self.connect_as(AGENT_UID)
 
     def tearDown(self):
@@ -96,13 +96,13 @@ class RuntimeTest(unittest.TestCase):
         return peer
 
     def ask(self, verb, fds=(), **fields):
-        self.id += 1
-        text = json.dumps(dict(fields, id=self.id, verb=verb)).encode()
+        self.next_id += 1
+        text = json.dumps(dict(fields, id=self.next_id, verb=verb)).encode()
         self.connection.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
         while True:
             data, extra, _, _ = self.connection.recvmsg(1 << 18, socket.CMSG_SPACE(16))
             answer = json.loads(data)
-            if answer.get("id") == self.id and "ok" in answer:
+            if answer.get("id") == self.next_id and "ok" in answer:
                 break
         got = array.array("i")
         for _, _, payload in extra:
@@ -133,7 +133,7 @@ class RuntimeTest(unittest.TestCase):
 
     def test_life_of_a_lease(self):
         digest = self.good("pull", image=IMAGE)["digest"]
-        self.assertEqual(self.ask("pull", image="muster/none:1")["ok"], False)
+        self.assertEqual(self.ask("pull", image="127.0.0.1:9/none:1")["ok"], False)
         self.good("launch", lease="lease-1", image=digest, cpu_milli=1000, memory_bytes=512 << 20, shm_bytes=128 << 20, nofile=65536, pids=300,
                   address=0x0AC90001, head=True, env={"GREETING": "hello", "NVIDIA_VISIBLE_DEVICES": "all", "RAY_AUTH_TOKEN": "leak"})
         code, out = self.run_in("lease-1", "sh", "-c", "echo $GREETING $NVIDIA_VISIBLE_DEVICES $RAY_AUTH_MODE [$RAY_AUTH_TOKEN]; id -u; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; "
