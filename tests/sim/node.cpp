@@ -251,7 +251,8 @@ void Node::from_server(std::uint64_t which, const session::ServerFrame& frame) {
 }
 
 void Node::owner(agent::OwnerAction action) {
-  if (!core || asleep) return;
+  if (asleep) return held_.push_back([this, action] { owner(action); });
+  if (!core) return;
   core->on_owner(action, "owner", clocks());
   poke();
 }

@@ -270,7 +270,11 @@ void SimServer::from_agent(std::uint64_t connection, const session::AgentFrame& 
     } else if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) {
       control::Actor actor;
       actor.subject.node = session.node();
-      submit(control::Lane::Supplier, control::NodePaused{session.node(), pause->paused, pause->now}, actor, no_reply);
+      // Not stored: the agent says it again on its next session.
+      submit(control::Lane::Supplier, control::NodePaused{session.node(), pause->paused, pause->now}, actor,
+             [this, connection](const Result<engine::Reply>& reply) {
+               if (!reply.ok()) world_->after(Millis(1), [this, connection] { disconnect(connection), hang_up_(connection); });
+             });
     }
   }
   push_desired(session);

@@ -486,7 +486,10 @@ std::string Sim::not_converged() const {
   for (const auto& node : nodes_) {
     const muster::Node* known = state.find_node(node->id);
     if (known == nullptr || known->state != NodeState::Online)
-      return "node " + std::to_string(node->index) + " is not online";
+      return "node " + std::to_string(node->index) + " is not online: state " +
+             (known == nullptr ? "unknown" : std::to_string(static_cast<int>(known->state))) +
+             (known != nullptr && known->draining ? ", draining" : "") +
+             (node->core && node->core->paused() ? ", paused" : "");
     if (!node->core || !node->core->online())
       return "agent " + std::to_string(node->index) +
              " has no session: " + (node->core ? node->core->last_refusal() : "");
