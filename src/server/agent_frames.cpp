@@ -19,7 +19,9 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);
   if (const auto* pause = std::get_if<session::OwnerPause>(&frame))
-    return submit(link->node, control::NodePaused{link->node, pause->paused, pause->now});
+    return submit(link->node, control::NodePaused{link->node, pause->paused, pause->now}, [link](bool stored) {
+      if (!stored) link->socket->close("the owner's word could not be stored; say it again");
+    });
   if (const auto* bye = std::get_if<session::Goodbye>(&frame)) {
     if (bye->leave) submit(link->node, control::NodeLeft{link->node});
     return;
