@@ -372,7 +372,8 @@ void Sim::cut(Node& node, Millis length) {
   node.silent = true;
   node.cut_at = world_.now();
   node.cut_online = node.core && node.core->online() && !node.asleep;
-  world_.after(length, [this, &node] {
+  world_.after(length, [this, &node, at = node.cut_at] {
+    if (node.cut_at != at) return;  // healed meanwhile, and cut again since
     node.silent = false;
     // What stood half open breaks when packets flow again.
     std::vector<std::uint64_t> stale;
