@@ -6,7 +6,7 @@
 namespace muster::agent {
 namespace {
 constexpr std::uint32_t kFaultsMax = 6;  // tries of one operation in a row
-constexpr Millis kLogsWait{120'000};     // how long a removal waits for the server to take the logs
+constexpr Millis kLogsWait{120'000};     // how long a removal waits, with the link up, for the server to take the logs
 constexpr Millis kPersistLag{60'000};    // a renewal is written down at most so often; losing it only ends sooner
 constexpr Millis kFaultBackoffMax{60'000};
 }  // namespace
@@ -201,7 +201,8 @@ void Core::Impl::settle_lease(LeaseRun& run, Now now) {
   if (run.ray_started && !run.ray_ready && !run.over && now.lease - run.started_at >= options.ray_ready_timeout) {
     lease_event(run, "ray_not_ready", false, now);
   }
-  if (!run.in_desired && run.gone_at == LeaseTime{0}) run.gone_at = now.lease;
+  const bool nobody_asks = !link.online() && !memory.leaving;  // the server cannot take the logs now
+  if (!run.in_desired && (run.gone_at == LeaseTime{0} || nobody_asks)) run.gone_at = now.lease;
   if (run.in_desired) run.gone_at = LeaseTime{0};
   LeaseView view = view_of(run, now);
   const bool stopping = must_stop(run, view.stop_all);

@@ -330,6 +330,31 @@ TEST(Core, RestartsAHeadInPlaceAndEndsItsJobs) {
   EXPECT_EQ(bench.count<SubmitJob>(), 1U);  // the same attempt is never started twice
 }
 
+TEST(Core, KeepsTheLogsWhileTheServerIsAwayAndNotForEver) {
+  Bench bench;
+  bench.connect();
+  Assignment with_job = head();
+  with_job.jobs.push_back({JobId{3}, 1, "python x.py", "", "", false, {}});
+  bench.desire(1, {with_job}, 1);
+  bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+  bench.work();
+  bench.core->on_event(JobStatus{LeaseId{7}, {JobId{3}, 1, JobState::Succeeded, 0, "", 10}}, bench.now());
+  bench.desire(2, {});
+  EXPECT_EQ(bench.count<StopLease>(), 1U);
+  bench.core->on_link_down(bench.now());
+  bench.pass(300'000);
+  EXPECT_EQ(bench.count<RemoveLease>(), 0U);
+  bench.connect();
+  for (int i = 0; i < 130; ++i) {
+    bench.pass(1000);
+    for (const session::AgentFrame& frame : std::vector(bench.frames)) {
+      if (const auto* beat = std::get_if<session::Heartbeat>(&frame))
+        bench.core->on_frame(session::Renewed{beat->echo, {}, Millis(100'000)}, bench.now());
+    }
+  }
+  EXPECT_EQ(bench.count<RemoveLease>(), 1U) << "a log that nobody takes does not hold the disk";
+}
+
 TEST(Memory, SurvivesARoundTripAndNothingElse) {
   Memory memory;
   memory.boot_id = "b";
