@@ -115,9 +115,11 @@ class NoEarlyFence final : public Checker {
     const auto* seen = std::get_if<session::Observed>(&frame);
     if (seen == nullptr || node.liar) return;
     for (const ObservedLease& lease : seen->leases) {
-      if (lease.reason != "lease_ended" || !last_.contains(lease.lease) || !told_.insert(lease.lease).second) continue;
-      // 60 s of it may be lost by a restart of the agent, 20 s lie between renewal and the start of the count.
-      if (world.now() - last_[lease.lease] < kLease - Millis(80'000))
+      const auto allowed = node.allowed.find(lease.lease);
+      if (lease.reason != "lease_ended" || allowed == node.allowed.end() || !told_.insert(lease.lease).second) continue;
+      // What the server renewed counts once the answer arrived: it may come a moment after the end of a long outage's
+      // lease. 60 s may be lost by a restart of the agent, since renewals are written down that seldom.
+      if (node.time() < allowed->second - Millis(62'000))
         world.fail("I6: " + lease.lease.str() + " was fenced though it was renewed lately");
     }
   }
@@ -173,20 +175,26 @@ class NoMassEviction final : public Checker {
     }
     for (const auto& [at, count] : together) silent = std::max(silent, count);
     const bool mass = silent >= 6 && silent * 100 >= on * 50;
+    if (!view.leading)
+      leading_ = LeaseTime{0};
+    else if (leading_ == LeaseTime{0})
+      leading_ = view.world.now();
     if (!mass || !view.leading)
       since_ = LeaseTime{0};
     else if (since_ == LeaseTime{0})
       since_ = view.world.now();
-    // 75 s of grace, 12 s of silence, a tick.
-    if (since_ != LeaseTime{0} && view.world.now() - since_ > Millis(95'000) &&
-        view.world.now() - since_ < Millis(97'000) && !view.frozen) {
+    // 75 s of grace after a start, 7 s of silence, ticks, a commit.
+    const Millis silence = view.world.now() - since_;
+    const bool graceful = leading_ == LeaseTime{0} || since_ - leading_ < Millis(95'000);
+    const Millis limit(graceful ? 95'000 : 25'000);
+    if (since_ != LeaseTime{0} && silence > limit && silence < limit + Millis(2000) && !view.frozen) {
       view.world.fail("I7: most machines are silent and nothing is frozen");
     }
   }
 
  private:
   bool open_ = false;
-  LeaseTime since_{0};
+  LeaseTime since_{0}, leading_{0};
   std::vector<LeaseTime> evictions_;
   std::set<LeaseId> wanted_;
 };

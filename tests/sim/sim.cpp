@@ -171,6 +171,8 @@ void Sim::durable(const engine::DurableEvent& event, const control::State& after
   checkers_.each([&](Checker& c) { c.durable(event, after, world_); });
 }
 void Sim::renewed(NodeId, LeaseId lease) {
+  const Lease* found = server_->state().find_lease(lease);
+  if (found != nullptr && found->end != LeaseEnd::None) world_.fail("I9: " + lease.str() + " was renewed after its end");
   checkers_.each([&](Checker& c) { c.renewed(lease, world_); });
 }
 void Sim::check() {
