@@ -145,6 +145,14 @@ class ThreadedRunner final : public Runner {
     Output out = engine_->take_output();
     if (!out.entries.empty() || !out.digests.empty()) follower_->put(std::move(out.entries), std::move(out.digests));
     durable_seq_ = engine_->durable_seq();
+    // Before the replies: who is refused because of it must find it said.
+    const bool stuck = engine_->mode() != Mode::Leading || follower_->broken();
+    if (read_only_.exchange(stuck) != stuck) {
+      if (stuck)
+        log_error("engine", "no changes are accepted: {}", engine_->mode_reason());
+      else
+        log_info("engine", "changes are accepted again");
+    }
     for (TokenReply& reply : out.replies) {
       if (reply.token == Engine::kPlanToken) {
         follower_->plan_done(std::move(reply.result));
@@ -152,13 +160,6 @@ class ThreadedRunner final : public Runner {
       }
       auto found = callbacks_.extract(reply.token);
       if (!found.empty()) replies_.put({std::move(found.mapped()), std::move(reply.result)});
-    }
-    const bool stuck = engine_->mode() != Mode::Leading || follower_->broken();
-    if (read_only_.exchange(stuck) != stuck) {
-      if (stuck)
-        log_error("engine", "no changes are accepted: {}", engine_->mode_reason());
-      else
-        log_info("engine", "changes are accepted again");
     }
   }
 
