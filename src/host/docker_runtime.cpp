@@ -494,6 +494,7 @@ Status DockerRuntime::stop(const std::string& lease, int grace_s) {
   TRY_VOID(drop(name(lease, "net"), 0));
   std::error_code ignored;
   fs::remove_all(secrets(lease), ignored);
+  rmdir(options_.secrets_root.c_str());  // stays while another lease has secrets there; made again when needed
   return {};
 }
 

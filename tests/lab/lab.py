@@ -12,6 +12,7 @@ lan:NAME (beside NAME, behind the same router). Addresses are TEST-NET-3 and pri
 Thread rule: one thread. Errors: LabError with the command that failed and what it printed.
 """
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,7 +217,10 @@ table ip filter {
         if self.dockerd is not None:
             ids = self.sh(["docker", "-H", self.docker, "ps", "-aq"], check=False).stdout.split()
             if ids:
+                binds = self.sh(["docker", "-H", self.docker, "inspect", "--format", "{{range .HostConfig.Binds}}{{println .}}{{end}}"] + ids, check=False).stdout
                 self.sh(["docker", "-H", self.docker, "rm", "-f"] + ids, check=False)
+                for folder in set(re.findall(r"^((?:/run|/dev/shm)/muster-[0-9]+)/", binds, re.M)):
+                    shutil.rmtree(folder, ignore_errors=True)  # secrets of leases that were not stopped politely
             self.dockerd.kill(signal.SIGTERM)
             self.dockerd.kill()
         for name in reversed(self.namespaces):
