@@ -28,7 +28,7 @@ demo: build ## a control plane, machines behind NATs, a Ray cluster, a job, faul
 	@tools/install-deps demo
 	@$(SUDO) python3 tools/demo.py --build build/release $(if $(KEEP),--keep) $(ARGS)
 
-lint: ## formatting, clang-tidy, dependency rule, tidy rules
+lint: ## formatting, dependency rule, tidy rules
 	@tools/install-deps build lint
 	@python3 tests/lint/lint.py --all
 
@@ -37,7 +37,7 @@ format: ## clang-format all sources in place
 
 sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SECONDS=180 | HOURS=2
 	@cmake --preset asan >/dev/null && cmake --build --preset asan -j $(JOBS) --target muster-sim
-	@build/asan/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS_MAX),--seconds $(SECONDS_MAX)) $(if $(MUTANT),--mutant $(MUTANT))
+	@build/asan/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MUTANT),--mutant $(MUTANT))
 
 bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@tools/install-deps build bench
