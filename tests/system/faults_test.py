@@ -56,7 +56,10 @@ class Faults(unittest.TestCase):
         cls.world.close()
 
     def setUp(self):
-        self.before = self.members()
+        # Ray's own report of a member comes a little after the member itself.
+        whole = lambda members: len(members) == 2 and all(ray and phase == "ready" for _, _, ray, phase in members)  # noqa: E731
+        self.before = self.world.wait("members", "two ready members that Ray knows", 60,
+                                      lambda: (lambda found: found if whole(found) else None)(self.members()))
 
     def members(self):
         slots = self.world.cluster("small").get("slots", [])
@@ -72,7 +75,7 @@ class Faults(unittest.TestCase):
     def unharmed(self, containers):
         self.compute()
         self.assertEqual(self.containers(), containers, "a container was restarted")
-        end = time.time() + 30
+        end = time.time() + 60
         while time.time() < end and self.members() != self.before:
             time.sleep(0.5)
         self.assertEqual(self.members(), self.before)
