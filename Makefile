@@ -21,7 +21,7 @@ asan: ## build with address and undefined behaviour sanitizers (what the tests r
 	@cmake --build --preset asan -j $(JOBS)
 
 test: ## unit, contract, simulation, lint and system tests; ends with "N passed, N failed, N skipped"
-	@tools/install-deps build demo test
+	@tools/install-deps build demo test lint
 	@python3 tools/test.py $(ARGS)
 
 demo: build ## a control plane, machines behind NATs, a Ray cluster, a job, faults; KEEP=1 leaves it up
@@ -30,7 +30,7 @@ demo: build ## a control plane, machines behind NATs, a Ray cluster, a job, faul
 
 lint: ## formatting, dependency rule, tidy rules
 	@tools/install-deps build lint
-	@python3 tests/lint/lint.py --all
+	@python3 tests/lint/lint.py
 
 format: ## clang-format all sources in place
 	@clang-format-16 -i $$(git ls-files 'src/*.h' 'src/*.cpp' 'tests/*.h' 'tests/*.cpp' 'bench/*.cpp')

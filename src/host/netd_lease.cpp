@@ -162,7 +162,8 @@ Status NetdLease::configure_relays(const netd::Configure& config) {
   if (new_token) relay_token_ = config.relay_token;
   std::vector<netd::RelayAddress> wanted(
       config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
-  if (relay_token_.empty()) wanted.clear();  // the token binds our key, so it comes one message later: no relay lets us in before
+  if (relay_token_.empty())
+    wanted.clear();  // the token binds our key, so it comes one message later: no relay lets us in before
   bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem &&
               relay_server_name_ == config.relay_server_name;
   for (std::size_t i = 0; same && i < wanted.size(); ++i) same = wanted[i] == relays_[i].at;

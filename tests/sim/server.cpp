@@ -273,7 +273,8 @@ void SimServer::from_agent(std::uint64_t connection, const session::AgentFrame& 
       // Not stored: the agent says it again on its next session.
       submit(control::Lane::Supplier, control::NodePaused{session.node(), pause->paused, pause->now}, actor,
              [this, connection](const Result<engine::Reply>& reply) {
-               if (!reply.ok()) world_->after(Millis(1), [this, connection] { disconnect(connection), hang_up_(connection); });
+               if (!reply.ok())
+                 world_->after(Millis(1), [this, connection] { disconnect(connection), hang_up_(connection); });
              });
     }
   }

@@ -172,7 +172,8 @@ void Sim::durable(const engine::DurableEvent& event, const control::State& after
 }
 void Sim::renewed(NodeId, LeaseId lease) {
   const Lease* found = server_->state().find_lease(lease);
-  if (found != nullptr && found->end != LeaseEnd::None) world_.fail("I9: " + lease.str() + " was renewed after its end");
+  if (found != nullptr && found->end != LeaseEnd::None)
+    world_.fail("I9: " + lease.str() + " was renewed after its end");
   checkers_.each([&](Checker& c) { c.renewed(lease, world_); });
 }
 void Sim::check() {
