@@ -77,9 +77,9 @@ Bytes encode(const Memory& memory) {
   out.number((memory.paused ? 1U : 0U) | (memory.leaving ? 2U : 0U) | (memory.pause_untold ? 4U : 0U));
   out.number(memory.leases.size());
   for (const auto& [id, lease] : memory.leases) {
-    for (const std::uint64_t value : {id.value, lease.epoch.incarnation, lease.epoch.leader, lease.epoch.counter,
-                                      static_cast<std::uint64_t>(lease.end.ms),
-                                      std::uint64_t{(lease.over ? 1U : 0U) | (lease.failed ? 2U : 0U)}}) {
+    for (const std::uint64_t value :
+         {id.value, lease.epoch.incarnation, lease.epoch.leader, lease.epoch.counter,
+          static_cast<std::uint64_t>(lease.end.ms), std::uint64_t{(lease.over ? 1U : 0U) | (lease.failed ? 2U : 0U)}}) {
       out.number(value);
     }
     out.text(lease.reason);
