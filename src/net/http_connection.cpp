@@ -9,6 +9,7 @@
 #include <boost/beast/http/parser.hpp>
 #include <deque>
 
+#include "base/http_status.h"
 #include "base/log.h"
 #include "net/http_text.h"
 #include "net/url.h"

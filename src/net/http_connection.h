@@ -19,6 +19,5 @@ void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket 
 
 // A problem (RFC 9457) for faults that are found before any handler runs.
 Response problem(int status, std::string_view code, std::string_view detail);
-int http_status(Code code);
 
 }  // namespace muster::net

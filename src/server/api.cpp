@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/http_status.h"
 #include "base/log.h"
 #include "crypto/hash.h"
 #include "crypto/token.h"
@@ -40,7 +41,7 @@ control::Lane lane_of(const access::Subject& subject) {
 
 net::Response problem(const Error& error) {
   net::Response response;
-  response.status = wire::http_status(error.code);
+  response.status = http_status(error.code);
   response.content_type = "application/problem+json";
   response.body = wire::problem_json(error);
   if (error.code == Code::Unauthenticated) response.headers["WWW-Authenticate"] = "Bearer";

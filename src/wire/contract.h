@@ -25,7 +25,6 @@ const Operation* find_operation(std::string_view name);
 Status check_json(std::string_view message, const Json& value);
 
 // RFC 9457 problem details of an error.
-int http_status(Code code);
 std::string problem_json(const Error& error, std::string_view instance = {});
 std::string problem_json(int status, const Error& error, std::string_view instance = {});
 
