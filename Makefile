@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint format sim bench docs clean lab gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim bench docs clean lab gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,12 +32,16 @@ lint: ## formatting, dependency rule, tidy rules
 	@tools/install-deps build lint
 	@python3 tests/lint/lint.py
 
+tidy: asan ## clang-tidy-16 over every source (make test: over those that read what strangers send)
+	@tools/install-deps lint
+	@python3 tools/tidy.py $(ROOM)
+
 format: ## clang-format all sources in place
 	@clang-format-16 -i $$(git ls-files 'src/*.h' 'src/*.cpp' 'tests/*.h' 'tests/*.cpp' 'bench/*.cpp')
 
-sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SECONDS=180 | HOURS=2
-	@cmake --preset asan >/dev/null && cmake --build --preset asan -j $(JOBS) --target muster-sim
-	@build/asan/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MUTANT),--mutant $(MUTANT))
+sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SEEDS=100 | SECONDS=180 | HOURS=2 | MUTANTS=1 | MUTANT=name (docs/simulation.md)
+	@cmake --preset sim >/dev/null && cmake --build --preset sim -j $(JOBS) --target muster-sim
+	@build/sim/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MUTANTS),--mutants) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(LOG),--log) $(if $(TWICE),--twice)
 
 bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@tools/install-deps build bench
@@ -46,8 +50,8 @@ bench: ## one benchmark, JSON lines: make bench NAME=journal
 docs: ## where the documentation is
 	@ls README.md ARCHITECTURE.md CONTRIBUTING.md docs/*.md docs/adr/*.md
 
-gpu-check: build ## what the agent sees of the GPUs of this machine
-	@build/release/muster-agent doctor
+gpu-check: build ## what the agent sees of the GPUs of this machine, and whether a container gets one (IMAGE=...)
+	@$(SUDO) build/release/muster-agent gpu-check $(if $(IMAGE),--image $(IMAGE))
 
 clean: ## remove build output
 	@rm -rf build

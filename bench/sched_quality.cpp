@@ -1,9 +1,10 @@
 // sched-quality.VARIANT.ARRIVED: GPUs allocated, in percent, when 100 or 130 percent of them have been asked for, on
-// every variant of the openb trace in a folder; baseline = the published mean of FGD, so that ratio > 1 packs better.
-// Besides, as names of their own: the FGD and BestFit controls against their published means, and ours against our FGD
-// control, paired by seed. Usage: bench_sched_quality [folder=$DATA or tests/data/openb] [seeds=10]. One JSON line per
-// figure; exit 1 when data is missing. Shares of one GPU between tenants are allowed here, as in the paper; the
-// scheduler itself gives shares within a tenant only.
+// every variant of the openb trace in a folder, by the scheduler itself (requests in, plans out) with its defaults;
+// baseline = the published mean of FGD, so that ratio > 1 packs better. Besides, as names of their own: the FGD and
+// BestFit controls against their published means, and ours against our FGD control, paired by seed. Usage:
+// bench_sched_quality [folder=$DATA or tests/data/openb] [seeds=10]. One JSON line per figure; exit 1 when data is
+// missing. Shares of one GPU between tenants are allowed here, as in the paper; the scheduler itself gives shares
+// within a tenant only.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "testing/openb_packing.h"
+#include "testing/openb_scheduler.h"
 
 namespace {
 
@@ -58,11 +59,10 @@ int main(int argc, char** argv) {
     }
     std::array<std::vector<double>, 2> ours, fgd, best_fit, paired;
     for (int seed = 0; seed < seeds; ++seed) {
-      openb::OurPacking packing;
       openb::Fgd control;
       openb::BestFit second;
       const auto s = static_cast<std::uint64_t>(42 + seed);
-      const openb::Curve a = openb::replay(trace, s, packing), b = openb::replay(trace, s, control),
+      const openb::Curve a = openb::replay_scheduler(trace, s), b = openb::replay(trace, s, control),
                          c = openb::replay(trace, s, second);
       for (std::size_t i = 0; i < kArrived.size(); ++i) {
         const std::size_t x = kArrived[i];

@@ -36,6 +36,7 @@ class World:
         self.dir = self.lab.dir
         self.data = self.dir + "/server"
         self.musterd = self.relay = None
+        self.musterd_args, self.agent_env = [], {}  # beyond the usual ones; the second by machine
         self.agents = {}
         self.lab.host("server", SERVER)
         self.lab.host("user", "203.0.113.5")
@@ -79,29 +80,31 @@ class World:
                                     self.dir + "/relay.log")
         self.wait("relay", "the public listener", 10, lambda: os.path.exists(self.dir + "/handoff.sock"), self.relay.log)
 
-    def start_musterd(self):
-        self.musterd = self.lab.spawn("server", [self.binary("musterd"), "serve", "--data", self.data, "--handoff", self.dir + "/handoff.sock"],
-                                      self.dir + "/musterd.log")
+    def start_musterd(self, env=None):
+        self.musterd = self.lab.spawn("server", [self.binary("musterd"), "serve", "--data", self.data, "--handoff", self.dir + "/handoff.sock"] + self.musterd_args,
+                                      self.dir + "/musterd.log", env=env)
 
     # ---- machines
-    def add_machine(self, name, nat, egress=False, policy=None):
-        self.lab.machine(name, nat)
+    def add_machine(self, name, nat, egress=False, policy=None, labels=(), six=False):
+        self.lab.machine(name, nat, six)
         state = "%s/%s" % (self.dir, name)
         os.makedirs(state, exist_ok=True)
         token = json.loads(self.cli("join-token", "create", "--org", "hall", "-o", "json", who="admin").stdout)["secret"]
-        rules = {"reserve": {"memory_bytes": 16 << 30, "cpus": 0}, "engine_socket": self.lab.docker[len("unix://"):], "egress_allowed": egress}
+        rules = {"reserve": {"memory_bytes": 16 << 30, "cpus": 0}, "egress_allowed": egress}
+        if self.lab.docker:
+            rules["engine_socket"] = self.lab.docker[len("unix://"):]
         rules.update(policy or {})
         with open(state + "/policy.json", "w") as f:
             json.dump(rules, f)
         done = subprocess.run(self.lab.enter(name) + [self.binary("muster-agent"), "join", "https://" + SERVER, "--token-file", "-", "--name", name,
-                                                      "--state-dir", state, "--no-service"], input=token + "\n", text=True, capture_output=True)
+                                                      "--state-dir", state, "--no-service"] + [w for l in labels for w in ("--label", l)], input=token + "\n", text=True, capture_output=True)
         if done.returncode != 0:
             raise DemoError("enrol " + name, (done.stderr or done.stdout).strip()[-500:])
         self.start_agent(name)
 
-    def start_agent(self, name):
+    def start_agent(self, name, env=None):
         state = "%s/%s" % (self.dir, name)
-        self.agents[name] = self.lab.spawn(name, [self.binary("muster-agent"), "run", "--state-dir", state], state + "/agent.log")
+        self.agents[name] = self.lab.spawn(name, [self.binary("muster-agent"), "run", "--state-dir", state], state + "/agent.log", env={**self.agent_env.get(name, {}), **(env or {})} or None)
 
     # ---- the user
     def account(self, who):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Runs every test there is and ends with one plain line "N passed, N failed, N skipped".
 
-    tools/test.py [--only lint,unit,contract,sim,system] [--list] [--no-build] [-k SUBSTRING]
+    tools/test.py [--only lint,unit,contract,sim,tsan,system] [--no-build] [-k SUBSTRING] [--module NAME]
 
-Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan); system tests run the
-release binaries (build/release) with real containers, real Ray and real network namespaces. A system test that this
+Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); the rooms with
+threads once more under the thread sanitizer (build/tsan); system tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. A system test that this
 machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure.
 """
 import argparse
@@ -12,6 +12,7 @@ import glob
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 os.chdir(ROOT)
+sys.path.insert(0, os.path.join(ROOT, "tools"))
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 passed, failed, skipped = [], [], []
 
@@ -30,14 +32,28 @@ def say(text):
 
 def note(kind, name, seconds=None, why=""):
     {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(name)
-    if kind != "ok" or seconds is None or seconds >= 1.0:
+    if kind != "ok" or seconds is None or seconds >= 1.0 or name.startswith("system."):
         say("%-4s %s%s%s" % (kind, name, "" if seconds is None else " (%.1f s)" % seconds, "  " + why if why else ""))
 
 
-def build(preset, *extra):
+# Programs worth a run under the thread sanitizer: those with threads of their own, and the tests that use them.
+THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "", "contract_test": "RunnerOn*"}
+
+
+built = {}  # preset and targets -> did it build
+
+
+def build(preset, *extra, targets=()):
+    if (preset, tuple(targets)) not in built:
+        built[preset, tuple(targets)] = build_now(preset, *extra, targets=targets)
+    return built[preset, tuple(targets)]
+
+
+def build_now(preset, *extra, targets=()):
     started = time.time()
     say("== build %s" % preset)
-    for command in (["cmake", "--preset", preset] + list(extra), ["cmake", "--build", "--preset", preset, "-j", str(os.cpu_count() or 2)]):
+    make = ["cmake", "--build", "--preset", preset, "-j", str(os.cpu_count() or 2)]
+    for command in (["cmake", "--preset", preset] + list(extra), make + (["--target"] + list(targets) if targets else [])):
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
             say(done.stdout[-6000:])
@@ -47,13 +63,25 @@ def build(preset, *extra):
     return True
 
 
-def run_gtest(label, binary, timeout, pattern):
+def run_tidy(built_already):
+    """clang-tidy over the rooms that read what strangers send; it wants the generated headers, so after a build."""
+    import tidy
+    started = time.time()
+    if not built_already and not build("asan"):
+        return
+    say("== clang-tidy over " + ", ".join(tidy.STRANGERS))
+    count, findings = tidy.run(tidy.STRANGERS, say)
+    note("FAIL" if findings else "ok", "lint.tidy", time.time() - started, "; ".join(findings[:3]))
+
+
+def run_gtest(label, binary, timeout, pattern, only=""):
     say("== %s" % label)
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         command = [binary, "--gtest_output=json:" + out.name, "--gtest_brief=1"]
-        if pattern:
-            command.append("--gtest_filter=*%s*" % pattern)
-        env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1")
+        if pattern or only:
+            command.append("--gtest_filter=" + (only or "*%s*" % pattern))
+        env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1",
+                   TSAN_OPTIONS="halt_on_error=0:exitcode=66")
         log = tempfile.TemporaryFile("w+")
         try:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout, env=env).returncode
@@ -76,11 +104,16 @@ def run_gtest(label, binary, timeout, pattern):
                         note("skip", name)
                 else:
                     note("ok", name, seconds)
-        if code != 0 and not bad:
-            note("FAIL", label, None, "ended with %s" % code)
         if code != 0:
             log.seek(0)
-            say(log.read()[-5000:])
+            text = log.read()
+            races = text.count("WARNING: ThreadSanitizer")
+            if races:
+                say(text[text.index("WARNING: ThreadSanitizer"):][:5000])  # the first; what comes after it may follow from it
+                note("FAIL", label, None, "%d reports of the thread sanitizer, the first is above" % races)
+            elif not bad:
+                note("FAIL", label, None, "ended with %s" % code)
+            say(text[-5000:])
 
 
 class Report(unittest.TestResult):
@@ -108,31 +141,72 @@ class Report(unittest.TestResult):
             self.bad(subtest, err)
 
 
-def run_system(pattern):
-    say("== system (release binaries)")
-    sys.path.insert(0, os.path.join(ROOT, "tests"))
-    sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
+def lanes():
+    """Modules by lane: BESIDE = "name" in a module of tests/system puts it there; "" is the lane of this process."""
+    found = {"": []}
     for path in sorted(glob.glob("tests/system/*_test.py")):
-        name = os.path.basename(path)[:-3]
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        said = re.search(r'^BESIDE = "(\w+)"', open(path).read(), re.M)
+        found.setdefault(said.group(1) if said else "", []).append(os.path.basename(path)[:-3])
+    return found
+
+
+def run_module(name, pattern):
+    path = "tests/system/%s.py" % name
+    spec = importlib.util.spec_from_file_location(name, path)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as fault:
+        return note("FAIL", "system." + name, None, "does not load: %s" % fault)
+    suite = unittest.defaultTestLoader.loadTestsFromModule(loaded)
+    if pattern:
+        suite = unittest.TestSuite(t for group in suite for t in group if pattern in t.id())
+    suite.run(Report())
+
+
+def run_system(pattern, modules):
+    """The modules one after the other; with none given all of them, those of other lanes in processes beside this one."""
+    sys.path.insert(0, os.path.join(ROOT, "tests"))
+    for folder in ("tests/lab", "tests/system"):
+        sys.path.insert(0, os.path.join(ROOT, folder))
+    beside = []
+    if not modules:
+        found = lanes()
+        modules = found.pop("") if not pattern else sorted(name for names in [found.pop("")] + list(found.values()) for name in names)
+        for lane, names in sorted({} if pattern else found.items()):
+            out = tempfile.TemporaryFile("w+")
+            command = [sys.executable, "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)]
+            beside.append((lane, names, out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
+    say("== system (release binaries): " + ", ".join(modules))
+    for name in modules:
+        run_module(name, pattern)
+    for lane, names, out, process in beside:
+        say("== system, beside the others: " + ", ".join(names))
         try:
-            spec.loader.exec_module(module)
-        except Exception as fault:
-            note("FAIL", "system." + name, None, "does not load: %s" % fault)
-            continue
-        suite = unittest.defaultTestLoader.loadTestsFromModule(module)
-        if pattern:
-            suite = unittest.TestSuite(t for group in suite for t in group if pattern in t.id())
-        suite.run(Report())
+            process.wait(2400)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            note("FAIL", "system." + lane, None, "did not end")
+        out.seek(0)
+        text = out.read()
+        for line in text.split("\n"):
+            if line.startswith(("ok ", "FAIL ", "skip ")):
+                kind, test = line.split()[:2]
+                {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(test)
+                say(line)
+        if process.returncode != 0:
+            say(text[-12000:])
+            if not any(test in text for test in failed):
+                note("FAIL", "system." + lane, None, "ended with %s" % process.returncode)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="lint,unit,contract,sim,system")
+    parser.add_argument("--only", default="lint,unit,contract,sim,tsan,system")
     parser.add_argument("--no-build", action="store_true")
     parser.add_argument("-k", dest="pattern", default="")
+    parser.add_argument("--module", action="append", default=[], help="only this file of tests/system; may be repeated")
     args = parser.parse_args()
     only = args.only.split(",")
     began = time.time()
@@ -143,6 +217,8 @@ def main():
         for rule in lint.QUICK:
             complaints = list(rule())
             note("FAIL" if complaints else "ok", "lint." + rule.__name__[5:], None, "; ".join(complaints[:5]))
+        if not args.pattern:
+            run_tidy(args.no_build)
     if set(only) & {"unit", "contract", "sim"} and (args.no_build or build("asan")):
         for binary in sorted(glob.glob("build/asan/*_test")):
             label = os.path.basename(binary)[:-5]
@@ -156,8 +232,11 @@ def main():
         done = subprocess.run(["build/asan/muster-sim", "--seconds", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         say(done.stdout[-3000:])
         note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
-    if "system" in only and (args.no_build or build("release", "-DBUILD_TESTING=OFF")):
-        run_system(args.pattern)
+    if "tsan" in only and not args.pattern and (args.no_build or build("tsan", targets=sorted(THREADED))):
+        for name, tests in sorted(THREADED.items()):
+            run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
+    if "system" in only and (args.no_build or build("release", "-DBUILD_TESTING=OFF", targets=("all", "musterd-faulty"))):
+        run_system(args.pattern, args.module)
     if CI and skipped:
         for name in skipped:
             failed.append(name)

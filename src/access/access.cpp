@@ -6,11 +6,11 @@
 namespace muster::access {
 namespace {
 
-constexpr std::size_t kKinds = 14;
+constexpr std::size_t kKinds = 15;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project", "account", "API token", "join token", "machine",
-    "cluster",  "job",          "queue",   "event",   "audit log", "blob",       "telemetry"};
+    "platform", "organisation", "project", "account",   "API token", "join token", "machine", "cluster",
+    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -28,6 +28,7 @@ constexpr std::uint32_t kLook = bits({List, Read});
 constexpr std::uint32_t kWork = bits({List, Read, Create, Update, Delete, Exec, Forward, Logs, Submit, Stop});
 constexpr std::uint32_t kMachine = bits({List, Read, Update, Drain, Revoke});
 constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
+constexpr std::uint32_t kAccount = bits({List, Create, Delete});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
@@ -56,6 +57,7 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Audit, Reach::Any, kLook},
     {Role::Operator, Kind::Blob, Reach::Own, kWork},
     {Role::Operator, Kind::Telemetry, Reach::Any, kLook},
+    {Role::Operator, Kind::Registry, Reach::Own, kAccount},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kLook},
@@ -67,7 +69,7 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
-    {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create})},
+    {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
     {Role::Tenant, Kind::Principal, Reach::Self, kLook},
     {Role::Tenant, Kind::ApiToken, Reach::Self, kOwnToken},
     {Role::Tenant, Kind::JoinToken, Reach::Own, kJoin},  // an organisation may bring machines of its own (pool own)
@@ -78,6 +80,7 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Event, Reach::Own, kLook},
     {Role::Tenant, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
     {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
+    {Role::Tenant, Kind::Registry, Reach::Own, kAccount},
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -121,8 +124,8 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
   for (const std::string& scope : subject.scopes) {
     if (scope == "admin") return true;
     if (scope == "read" && (verb == List || verb == Read)) return true;
-    if (scope == "clusters" &&
-        (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob || kind == Kind::Queue))
+    if (scope == "clusters" && (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob ||
+                                kind == Kind::Queue || kind == Kind::Registry))
       return true;
     if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
     if (scope == "nodes" && (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry)) return true;

@@ -25,7 +25,8 @@ enum class Kind : std::uint8_t {
   Event,
   Audit,
   Blob,
-  Telemetry
+  Telemetry,
+  Registry
 };
 enum class Verb : std::uint8_t {
   List,

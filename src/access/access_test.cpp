@@ -52,6 +52,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Audit, "lr", "lr"},
     {Role::Operator, Kind::Blob, "lrcudxfgst", ""},
     {Role::Operator, Kind::Telemetry, "lr", "lr"},
+    {Role::Operator, Kind::Registry, "lcd", ""},
     {Role::Supplier, Kind::Platform, "", ""},
     {Role::Supplier, Kind::Org, "lr", ""},
     {Role::Supplier, Kind::Project, "", ""},
@@ -66,9 +67,10 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::Audit, "", ""},
     {Role::Supplier, Kind::Blob, "", ""},
     {Role::Supplier, Kind::Telemetry, "lr", ""},
+    {Role::Supplier, Kind::Registry, "", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
-    {Role::Tenant, Kind::Project, "lrc", ""},
+    {Role::Tenant, Kind::Project, "lrcu", ""},
     {Role::Tenant, Kind::Principal, "lr", ""},
     {Role::Tenant, Kind::ApiToken, "lrcdv", ""},
     {Role::Tenant, Kind::JoinToken, "lrcdv", ""},
@@ -80,6 +82,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Audit, "", ""},
     {Role::Tenant, Kind::Blob, "lrcd", ""},
     {Role::Tenant, Kind::Telemetry, "lr", ""},
+    {Role::Tenant, Kind::Registry, "lcd", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
@@ -94,10 +97,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Audit, "lr", "lr"},
     {Role::Auditor, Kind::Blob, "", ""},
     {Role::Auditor, Kind::Telemetry, "lr", "lr"},
+    {Role::Auditor, Kind::Registry, "", ""},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 14U);
+  EXPECT_EQ(std::size(kMatrix), 4U * 15U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
@@ -107,7 +111,7 @@ TEST(Access, EveryRoleKindVerbAndOwnership) {
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
-  for (int kind = 0; kind < 14; ++kind) {
+  for (int kind = 0; kind < 15; ++kind) {
     const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
     EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
     EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
@@ -116,7 +120,7 @@ TEST(Access, NobodyMayOnlyEnrol) {
 }
 
 TEST(Access, DevicesSpeakOnlyAboutThemselves) {
-  for (int kind = 0; kind < 14; ++kind) {
+  for (int kind = 0; kind < 15; ++kind) {
     const Kind k = static_cast<Kind>(kind);
     const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
     EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);

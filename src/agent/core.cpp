@@ -57,7 +57,6 @@ Core::Impl::Impl(Options o, Hooks h, NodeFacts f)
 void Core::Impl::start(ByteView persisted, const Found& found, Now now) {
   memory = decode_memory(persisted).value_or(Memory{});
   const bool same_boot = memory.boot_id == options.boot_id;
-  pause_now = memory.paused;
   started = true;
   last_now = now.lease;
   adopt_found(found, same_boot, now);
@@ -99,6 +98,10 @@ void Core::Impl::on_frame(const session::ServerFrame& frame, Now now) {
 
 void Core::Impl::pump_link(Now now) {
   session::LinkOut out = link.take();
+  if (out.revoked) {
+    // Nobody will renew or end these leases any more: what runs ends now, its workspace stays until `leave`.
+    for (auto& [id, run] : leases) fence(run, "node_revoked", now);
+  }
   if (!out.drop.empty()) actions.emplace_back(DropLink{out.drop});
   if (out.dial) actions.emplace_back(Dial{});
   for (session::AgentFrame& frame : out.send) send(std::move(frame));
@@ -111,9 +114,10 @@ void Core::Impl::pump_link(Now now) {
     }
   }
   if (!out.welcomed) return;
-  told = false;
+  told = desired_seen = false;
   restart_logs();
   forget_blob_requests();
+  locks_offered.clear();
   pause_told = false;
   memory_dirty = memory_dirty || (memory.paused && !memory.pause_untold);
   memory.pause_untold = memory.pause_untold || memory.paused;
@@ -124,6 +128,7 @@ void Core::Impl::pump_link(Now now) {
     told_leases = observed_leases();
     told_jobs = observed_jobs();
     told_at = now.lease;
+    offer_locks();
     send(session::Inventory{facts, told_leases, told_jobs});
   }
 }
@@ -137,8 +142,9 @@ void Core::Impl::on_result(const OpResult& result, Now now) {
     job_result(op, result, now);
   } else if (is_blob_op(op)) {
     blob_result(op, result, now);
-  } else if (const auto lease = leases.find(lease_of(op)); lease != leases.end() && lease->second.op == result.op) {
-    lease_result(lease->second, op, result, now);
+  } else if (const auto lease = leases.find(lease_of(op)); lease != leases.end()) {
+    if (lease->second.op == result.op) lease_result(lease->second, op, result, now);
+    if (lease->second.network_op == result.op) network_result(lease->second, op, result, now);
   }
   settle(now);
 }
@@ -168,6 +174,7 @@ void Core::Impl::on_event(const RuntimeEvent& event, Now now) {
   } else if (const auto* progress = std::get_if<PullProgress>(&event)) {
     if (LeaseRun* run = run_of(progress->lease); run != nullptr && in_flight.contains(run->op)) {
       in_flight[run->op].deadline = now.lease + timeout_of(in_flight[run->op].op, options);
+      if (link.online()) send(session::PullReport{progress->lease, progress->done_bytes, progress->total_bytes});
     }
   } else if (std::holds_alternative<EngineGone>(event)) {
     engine_up = false;
@@ -179,7 +186,8 @@ void Core::Impl::on_event(const RuntimeEvent& event, Now now) {
       const bool runs = it != back->found.leases.end() && it->container_running;
       if (run.created && !runs) lease_event(run, "engine_restarted", true, now);
       if (run.ray_started && runs && !it->ray_running) lease_event(run, "ray_exited", false, now);
-      if (run.op != 0) cancel(std::exchange(run.op, 0));  // asked of an engine that is gone
+      for (OpId* op : {&run.op, &run.network_op})
+        if (*op != 0) cancel(std::exchange(*op, 0));  // asked of an engine that is gone
     }
   }
   settle(now);
@@ -193,7 +201,7 @@ void Core::Impl::on_owner(OwnerAction action, const std::string& reason, Now now
     memory.pause_untold = true;
     pause_told = false;
     pause_reason = reason.substr(0, 200);
-    pause_now = action == OwnerAction::PauseNow;
+    memory.pause_now = action == OwnerAction::PauseNow;
     memory.paused = pause;
   }
   memory_dirty = true;
@@ -203,7 +211,7 @@ void Core::Impl::on_owner(OwnerAction action, const std::string& reason, Now now
 // With the link up a plain pause is the server's to carry out (it drains and moves the work); now and leave never wait
 // for it.
 void Core::Impl::owner_told(Now now) {
-  if (pause_now && memory.paused) {
+  if (memory.pause_now && memory.paused) {
     for (auto& [id, run] : leases) {
       if (!run.over) fence(run, "owner_paused", now);
     }
@@ -216,14 +224,24 @@ void Core::Impl::owner_told(Now now) {
     }
   }
   if (link.online() && memory.pause_untold && !pause_told) {
-    send(session::OwnerPause{memory.paused, pause_now, pause_reason});
+    send(session::OwnerPause{memory.paused, memory.pause_now, pause_reason});
     pause_told = true;
     pause_told_at = now.lease;
   }
 }
 
+// Before the report that names the lock, so that the server can give it to the other members.
+void Core::Impl::offer_locks() {
+  for (auto& [id, run] : leases) {
+    if (run.lock.empty() || run.pinned.empty() || locks_offered.contains(run.pinned)) continue;
+    locks_offered.insert(run.pinned);
+    send(session::LockOffer{id, run.lock});
+  }
+}
+
 void Core::Impl::tell_observed(Now now) {
   if (!link.online()) return;
+  offer_locks();
   std::vector<ObservedLease> leases_now = observed_leases();
   std::vector<ObservedJob> jobs_now = observed_jobs();
   const bool same = told && told_revision == memory.revision && leases_now == told_leases && jobs_now == told_jobs;
@@ -296,7 +314,8 @@ LeaseTime Core::Impl::next_deadline() const {
   bool busy = !in_flight.empty() || !blobs.empty();
   for (const auto& [id, run] : leases) {
     if (!run.over) next = std::min(next, run.end);
-    busy = busy || run.over || run.retry_at > last_now || run.ray_started != run.ray_ready || !run.in_desired;
+    busy = busy || run.over || run.retry_at > last_now || run.network_retry_at > last_now ||
+           run.ray_started != run.ray_ready || !run.in_desired;
   }
   for (const auto& [key, known] : memory.jobs)
     busy = busy || known.acked < known.log_bytes || known.state <= JobState::Stopping;
@@ -369,6 +388,9 @@ LeaseTime Core::next_deadline() const {
 bool Core::online() const {
   return impl_->link.online();
 }
+bool Core::ready() const {
+  return impl_->link.online() && impl_->desired_seen;
+}
 bool Core::Impl::lease_running(LeaseId lease) const {
   const auto it = leases.find(lease);
   return it != leases.end() && !it->second.over && it->second.created && !it->second.stopped;
@@ -395,6 +417,9 @@ std::vector<ObservedJob> Core::observed_jobs() const {
 }
 bool Core::paused() const {
   return impl_->memory.paused;
+}
+bool Core::paused_now() const {
+  return impl_->memory.paused && impl_->memory.pause_now;
 }
 std::string Core::last_refusal() const {
   return impl_->link.refusal();

@@ -94,12 +94,14 @@ class Core {
 
   // Views for `status`, doctor, streams and tests.
   bool online() const;                      // welcomed on the current link
+  bool ready() const;                       // and the control plane has taken this machine as online
   bool lease_running(LeaseId lease) const;  // may streams and forwards be opened into it now
   std::optional<Assignment> assignment(LeaseId lease) const;
   std::optional<LeaseTime> lease_end(LeaseId lease) const;  // when it fences itself unless renewed
   std::vector<ObservedLease> observed_leases() const;
   std::vector<ObservedJob> observed_jobs() const;
   bool paused() const;
+  bool paused_now() const;           // and what runs is stopped
   std::string last_refusal() const;  // what the server said when it refused the session, or empty
 
   struct Impl;

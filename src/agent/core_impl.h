@@ -55,6 +55,7 @@ struct Core::Impl {
   OpId issue(Op op, Now now);
   void cancel(OpId id);
   void tell_observed(Now now);
+  void offer_locks();
   void owner_told(Now now);
   std::vector<ObservedLease> observed_leases() const;
   std::vector<ObservedJob> observed_jobs() const;
@@ -70,6 +71,8 @@ struct Core::Impl {
   void fence(LeaseRun& run, const std::string& reason, Now now);
   void remember_end(const LeaseRun& run);
   void lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
+  void network_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
+  void settle_network(LeaseRun& run, const LeaseView& view, Now now);
   void lease_event(LeaseRun& run, const std::string& reason, bool container, Now now);
   void settle_lease(LeaseRun& run, Now now);
   void forget_gone(Now now);
@@ -103,6 +106,7 @@ struct Core::Impl {
   session::Link link;
   Memory memory;
   bool started = false, memory_dirty = false, engine_up = true;
+  bool desired_here = false;  // in this life: until then nobody knows what is still ordered
   std::map<LeaseId, LeaseRun> leases;
   std::map<JobKey, JobRun> jobs;
   std::map<std::string, BlobRun> blobs;
@@ -110,8 +114,11 @@ struct Core::Impl {
   OpId next_op_id = 1;
   std::vector<Action> actions;
   // what the server was told on this session
-  bool told = false, pause_told = false, pause_now = false, leave_done = false, goodbye_sent = false;
+  // desired_seen: orders come only after the control plane has taken this machine as online.
+  bool desired_seen = false;
+  bool told = false, pause_told = false, leave_done = false, goodbye_sent = false;
   std::string pause_reason;
+  std::set<std::string> locks_offered;
   std::uint64_t told_revision = 0;
   std::vector<ObservedLease> told_leases;
   std::vector<ObservedJob> told_jobs;

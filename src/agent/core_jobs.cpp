@@ -175,7 +175,9 @@ void Core::Impl::settle_jobs(Now now) {
   for (auto it = memory.jobs.begin(); it != memory.jobs.end();) {
     JobRun& job = jobs[it->first];
     settle_job(it->first, job, now);
-    const bool forgotten = terminal(it->second.state) && order_of(it->first) == nullptr &&
+    // An order that is gone means that the server has taken the end; that no order came yet means nothing.
+    const bool settled = desired_here || MUSTER_MUTANT("agent.forget_untold_job");
+    const bool forgotten = terminal(it->second.state) && settled && order_of(it->first) == nullptr &&
                            it->second.acked >= it->second.log_bytes && job.op == 0 && job.read_op == 0;
     if (forgotten) {
       jobs.erase(it->first);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "agent/core_impl.h"
 #include "base/mutant.h"
@@ -9,6 +10,10 @@ constexpr std::uint32_t kFaultsMax = 6;  // tries of one operation in a row
 constexpr Millis kLogsWait{120'000};     // how long a removal waits, with the link up, for the server to take the logs
 constexpr Millis kPersistLag{60'000};    // a renewal is written down at most so often; losing it only ends sooner
 constexpr Millis kFaultBackoffMax{60'000};
+
+Millis backoff_of(std::uint32_t faults) {
+  return std::min(Millis(1000) * (1U << std::min(faults, 6U)), kFaultBackoffMax);
+}
 }  // namespace
 
 void Core::Impl::on_desired(const session::Desired& desired, Now now) {
@@ -17,6 +22,8 @@ void Core::Impl::on_desired(const session::Desired& desired, Now now) {
   if (older && !MUSTER_MUTANT("agent.accept_old_desired")) return;
   if (desired.assignments.size() > kLeasesMax) return;
   if (hooks.desired_genuine && !hooks.desired_genuine(desired)) return;
+  desired_seen = true;
+  desired_here = true;
   std::tie(memory.incarnation, memory.revision) = version;
   memory_dirty = true;
   for (auto& [id, run] : leases) run.in_desired = MUSTER_MUTANT("agent.keep_dropped_lease");
@@ -49,7 +56,7 @@ void Core::Impl::take_rosters(const session::Desired& desired) {
   }
 }
 
-void Core::Impl::take_assignment(const Assignment& assignment, Now) {
+void Core::Impl::take_assignment(const Assignment& assignment, Now now) {
   const auto known = memory.leases.find(assignment.lease);
   if (known != memory.leases.end() && assignment.epoch < known->second.epoch) {
     // Of an older leader: what we hold under the newer epoch stays as it is.
@@ -79,7 +86,11 @@ void Core::Impl::take_assignment(const Assignment& assignment, Now) {
     run.failed = known->second.failed;
     run.reason = known->second.reason;
   }
-  // Image, resources and devices are fixed for the life of a lease; role, want, jobs and labels move.
+  // Resources and devices are fixed for the life of a lease; role, want, jobs and labels move. The image moves once,
+  // from its name to what the cluster's first member found behind it.
+  const bool other_image = change_image(run, assignment.image);
+  if (run.op != 0 && other_image) cancel(std::exchange(run.op, 0));
+  if (other_image) lease_event(run, "image_moved", true, now);
   run.want.epoch = assignment.epoch;
   run.want.role = assignment.role;
   run.want.want = assignment.want;
@@ -153,11 +164,40 @@ void Core::Impl::lease_event(LeaseRun& run, const std::string& reason, bool cont
         Millis(rng.between(0, 1000)));
 }
 
+void Core::Impl::network_result(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
+  run.network_op = 0;
+  if (!run.network) return;  // the container ended meanwhile; its network begins anew
+  if (result.ok) {
+    run.network_faults = 0;
+    run.network_retry_at = LeaseTime{0};
+    const LeaseTime retry_at = run.retry_at;
+    const std::uint32_t faults = run.faults;
+    succeed(run, op, result, now);
+    run.retry_at = retry_at;  // of the operation beside it
+    run.faults = faults;
+    return;
+  }
+  const Millis wait = backoff_of(++run.network_faults);
+  run.network_retry_at = now.lease + wait + Millis(rng.between(0, wait.count() / 2));
+  if (!result.permanent && run.network_faults < kFaultsMax) return;
+  run.over = run.failed = true;
+  run.reason = result.reason.empty() ? "runtime_failed" : result.reason;
+  drivers_died(run.want.lease, run.reason);
+}
+
+void Core::Impl::settle_network(LeaseRun& run, const LeaseView& view, Now now) {
+  if (run.network_op != 0) {
+    if (must_stop(run, view.stop_all) || !run.network) cancel(std::exchange(run.network_op, 0));
+    return;
+  }
+  if (std::optional<Op> op = network_op(run, view)) run.network_op = issue(std::move(*op), now);
+}
+
 void Core::Impl::lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   run.op = 0;
   if (result.ok) return succeed(run, op, result, now);
   ++run.faults;
-  Millis wait = std::min(Millis(1000) * (1U << std::min(run.faults, 6U)), kFaultBackoffMax);
+  const Millis wait = backoff_of(run.faults);
   run.retry_at = now.lease + wait + Millis(rng.between(0, wait.count() / 2));
   const bool ending = std::holds_alternative<StopLease>(op) || std::holds_alternative<RemoveLease>(op);
   if (ending) return;  // for ever: a lease must not stay half stopped
@@ -187,7 +227,7 @@ bool Core::Impl::devices_free(const LeaseRun& run) const {
 LeaseView Core::Impl::view_of(const LeaseRun& run, Now now) {
   LeaseView view;
   view.now = now;
-  view.stop_all = memory.leaving || (memory.paused && pause_now);
+  view.stop_all = memory.leaving || (memory.paused && memory.pause_now);
   view.engine_up = engine_up;
   view.devices_free = devices_free(run);
   view.logs_done = logs_done(run, now) || now.lease - run.gone_at >= kLogsWait;
@@ -209,12 +249,18 @@ void Core::Impl::settle_lease(LeaseRun& run, Now now) {
   if (stopping && !run.stopping) run.retry_at = LeaseTime{0};
   run.stopping = stopping;
   if (stopping && !run.stopped) drivers_died(run.want.lease, run.reason.empty() ? "stopped" : run.reason);
+  if (!stopping && run.digest.empty()) {
+    const std::string lock = lock_blob(run.want);
+    view.lock_ready = lock.empty() || blob_ready(lock, now);
+    if (!lock.empty() && blob_failed(lock)) run.over = run.failed = true, run.reason = "venv.lock_missing";
+  }
   if (!stopping && run.created && !run.setup_done) {
     for (const FileMount& file : run.want.files) {
       if (!blob_ready(file.blob, now)) view.blobs_ready = false;
       if (blob_failed(file.blob)) run.over = run.failed = true, run.reason = "file_mount_missing";
     }
   }
+  settle_network(run, view, now);
   if (run.op != 0) {
     // A stop overtakes whatever is under way.
     const Op& busy = in_flight.at(run.op).op;
@@ -246,7 +292,7 @@ void Core::Impl::remember_end(const LeaseRun& run) {
 void Core::Impl::forget_gone(Now) {
   for (auto it = leases.begin(); it != leases.end();) {
     const LeaseRun& run = it->second;
-    const bool gone = !run.in_desired && run.op == 0 && (run.removed || !run.touched);
+    const bool gone = !run.in_desired && run.op == 0 && run.network_op == 0 && (run.removed || !run.touched);
     if (!gone) {
       ++it;
       continue;

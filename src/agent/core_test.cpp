@@ -50,7 +50,7 @@ class Bench {
     const auto* op = std::get_if<StartOp>(&action);
     if (op == nullptr) return;
     ops.push_back(op->op);
-    if (deaf) return;
+    if (deaf || (mute_setup && std::holds_alternative<RunSetup>(op->op))) return;
     OpResult result;
     result.op = op->id;
     if (std::holds_alternative<EnsureImage>(op->op)) result.value = ImageReady{"sha256:1"};
@@ -97,7 +97,7 @@ class Bench {
   std::unique_ptr<Core> core;
   std::vector<Op> ops;
   std::vector<session::AgentFrame> frames;
-  bool deaf = false, token_auth = true;
+  bool deaf = false, mute_setup = false, token_auth = true;
   Bytes persisted_;
 };
 
@@ -328,6 +328,83 @@ TEST(Core, RestartsAHeadInPlaceAndEndsItsJobs) {
   bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
   bench.work();
   EXPECT_EQ(bench.count<SubmitJob>(), 1U);  // the same attempt is never started twice
+}
+
+TEST(Core, AFullRootBeginsAnewAFullWorkspaceFails) {
+  Bench bench;
+  bench.connect();
+  bench.desire(1, {head()}, 1);
+  bench.core->on_event(ContainerExited{LeaseId{7}, 137, "container.root_full"}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<CreateLease>(), 2U);
+  EXPECT_EQ(bench.lease().restarts, 1U);
+  bench.core->on_event(ContainerExited{LeaseId{7}, 137, "container.workspace_full"}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<CreateLease>(), 2U);
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Failed);
+  EXPECT_EQ(bench.lease().reason, "container.workspace_full");
+}
+
+TEST(Core, RemembersTheEndOfAJobUntilTheServerNoLongerOrdersIt) {
+  Bench first;
+  first.connect();
+  Assignment with_job = head();
+  with_job.jobs.push_back({JobId{3}, 1, "python x.py", "", "", false, {}});
+  first.desire(1, {with_job}, 1);
+  first.core->on_event(RayReady{LeaseId{7}, "r"}, first.now());
+  first.work();
+  first.core->on_link_down(first.now());
+  first.core->on_event(JobStatus{LeaseId{7}, {JobId{3}, 1, JobState::Succeeded, 0, "", 0}}, first.now());
+  first.work();
+  AdoptedLease adopted;
+  adopted.assignment = head();
+  adopted.container_running = adopted.ray_running = adopted.ray_ready = adopted.setup_done = true;
+  adopted.roster_epoch = 1;
+  adopted.probe = {"sha256:1", "2.55.1", "3.11", true, true};
+  Found found;
+  found.leases = {adopted};
+  Bench second(first.persisted_, found);
+  second.connect();
+  second.pass(5000);
+  ASSERT_EQ(second.core->observed_jobs().size(), 1U) << "no order has come yet: that says nothing";
+  second.desire(1, {with_job}, 1);
+  ASSERT_EQ(second.core->observed_jobs().size(), 1U);
+  EXPECT_EQ(second.core->observed_jobs().at(0).state, JobState::Succeeded);
+  EXPECT_EQ(second.count<SubmitJob>(), 0U);
+  second.desire(2, {head()}, 1);
+  EXPECT_TRUE(second.core->observed_jobs().empty());
+}
+
+TEST(Core, TakesANewerRosterWhileALongSetupRuns) {
+  Bench bench;
+  bench.connect();
+  Assignment worker = head();
+  worker.setup_commands = {"pip install x"};
+  bench.desire(1, {worker});
+  bench.deaf = true;
+  bench.desire(2, {worker}, 4);
+  EXPECT_EQ(bench.count<ConfigureNetwork>(), 1U);
+  bench.deaf = false;
+  bench.pass(40'000);  // the first try got no answer
+  EXPECT_EQ(bench.count<RunSetup>(), 1U);
+  Bench slow;
+  slow.connect();
+  slow.mute_setup = true;
+  slow.desire(1, {worker}, 4);
+  EXPECT_EQ(slow.count<RunSetup>(), 1U);
+  EXPECT_EQ(slow.count<StartRay>(), 0U);
+  slow.desire(2, {worker}, 5);
+  EXPECT_EQ(slow.count<ConfigureNetwork>(), 2U);
+  EXPECT_EQ(slow.lease().roster_epoch, 5U);
+  EXPECT_EQ(slow.count<RunSetup>(), 1U) << "and the setup goes on";
+  // A try that fails is made again, the lease lives on; many in a row end it.
+  slow.deaf = true;
+  slow.desire(3, {worker}, 6);
+  slow.pass(40'000);
+  EXPECT_EQ(slow.lease().roster_epoch, 5U);
+  slow.deaf = false;
+  slow.pass(40'000);
+  EXPECT_EQ(slow.lease().roster_epoch, 6U);
 }
 
 TEST(Core, KeepsTheLogsWhileTheServerIsAwayAndNotForEver) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/venv_image.h"
+
 namespace muster::agent {
 
 bool must_stop(const LeaseRun& run, bool stop_all) {
@@ -69,18 +71,24 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
     if (run.drained) return {};
     return DrainRay{want.lease, view.options->drain_deadline};
   }
-  if (run.digest.empty()) return EnsureImage{want.lease, want.image, want.runtime};
+  if (run.digest.empty()) {
+    if (!view.lock_ready) return {};
+    return EnsureImage{want.lease,
+                       want.image,
+                       want.runtime,
+                       lock_blob(want),
+                       run.secrets.registry_user,
+                       run.secrets.registry_password};
+  }
   if (!run.probed) return ProbeImage{want.lease, run.digest, want.runtime};
   if (!run.created) {
     if (!view.devices_free) return {};
-    CreateLease op{want, run.digest};
+    CreateLease op{want, run.digest, run.pinned};
     op.assignment.roster.clear();
     op.assignment.jobs.clear();
     return op;
   }
-  if (run.roster && (!run.network || run.configured_epoch != run.opened.epoch || !run.secrets_sent))
-    return configure_op(run, view);
-  if (!run.network) return {};
+  if (!run.network) return run.roster ? std::optional<Op>(configure_op(run, view)) : std::nullopt;
   if (!run.setup_done) {
     if (roster_self(run) == nullptr || !view.blobs_ready) return {};
     return RunSetup{want.lease, want.setup_commands, want.files};
@@ -89,12 +97,23 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
   return {};
 }
 
+std::optional<Op> network_op(const LeaseRun& run, const LeaseView& view) {
+  if (!run.created || !run.network || !run.roster || view.now.lease < run.network_retry_at) return {};
+  if (must_stop(run, view.stop_all) || (run.configured_epoch == run.opened.epoch && run.secrets_sent)) return {};
+  return configure_op(run, view);
+}
+
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   run.faults = 0;
   run.retry_at = LeaseTime{0};
-  if (const auto* image = std::get_if<ImageReady>(&result.value);
-      image != nullptr && std::holds_alternative<EnsureImage>(op)) {
-    run.digest = image->digest;
+  if (const auto* ensured = std::get_if<EnsureImage>(&op)) {
+    const auto* image = std::get_if<ImageReady>(&result.value);
+    // Meanwhile the cluster's image may have been settled to another one: then this was for nothing.
+    if (image != nullptr && (ensured->image == run.want.image || image->pinned == run.want.image)) {
+      run.digest = image->digest;
+      run.pinned = image->pinned;
+      run.lock = image->lock;
+    }
   } else if (std::holds_alternative<ProbeImage>(op)) {
     if (const auto* probe = std::get_if<ImageProbe>(&result.value)) run.probe = *probe;
     run.probed = true;
@@ -106,7 +125,9 @@ void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
       run.overlay_signature = made->overlay_signature;
     }
   } else if (const auto* network = std::get_if<ConfigureNetwork>(&op)) {
-    run.network = run.secrets_sent = true;
+    run.network = true;
+    // Newer ones may have come meanwhile.
+    run.secrets_sent = network->relay_token == run.secrets.relay_token && network->psk == run.secrets.psk;
     run.configured_epoch = network->roster_epoch;
   } else if (std::holds_alternative<RunSetup>(op)) {
     run.setup_done = true;
@@ -133,7 +154,9 @@ void crash(LeaseRun& run, const std::string& reason, bool container, const Optio
   ++run.restarts;
   ++run.in_a_row;
   const std::uint32_t limit = run.want.role == SlotRole::Head ? options.head_restarts_max : options.worker_restarts_max;
-  if (run.in_a_row > limit) {
+  // The workspace outlives a restart, so a full one would be full again.
+  const bool hopeless = reason == "container.workspace_full" || reason == "container.disk_reserve";
+  if (run.in_a_row > limit || hopeless) {
     run.over = run.failed = true;
     run.reason = reason;
     return;
@@ -142,8 +165,28 @@ void crash(LeaseRun& run, const std::string& reason, bool container, const Optio
   run.retry_at = now.lease + std::min(wait, Millis(60'000)) + (wait > Millis(0) ? jitter : Millis(0));
 }
 
+std::string lock_blob(const Assignment& want) {
+  if (want.runtime != RuntimeKind::Venv) return {};
+  const auto image = parse_venv_image(want.image);
+  return image.ok() ? image->lock : std::string();
+}
+
+bool change_image(LeaseRun& run, const std::string& image) {
+  if (run.want.image == image) return false;
+  run.want.image = image;
+  if (run.digest.empty() || run.pinned == image) return false;
+  run.digest.clear();
+  run.pinned.clear();
+  run.lock.clear();
+  run.probe = {};
+  run.probed = false;
+  return run.created;
+}
+
 void adopt(LeaseRun& run, const AdoptedLease& found, Now now) {
   run.want = found.assignment;
+  run.pinned = found.pinned;
+  run.lock = found.lock;
   run.touched = true;
   run.digest = found.probe.digest.empty() ? found.assignment.image : found.probe.digest;
   run.probe = found.probe;
@@ -187,6 +230,7 @@ ObservedLease observed_of(const LeaseRun& run) {
   seen.overlay_signature = run.overlay_signature;
   seen.roster_epoch = run.configured_epoch;
   seen.probe = run.probe;
+  if (!run.pinned.empty() && !seen.probe.digest.empty()) seen.probe.digest = run.pinned;
   seen.restarts = run.restarts;
   seen.ray_node_id = run.ray_node_id;
   return seen;

@@ -19,7 +19,8 @@ struct LeaseRun {
   std::optional<session::SignedRoster> roster;
   OpenedRoster opened;
   // exists
-  std::string digest;
+  std::string digest, pinned;
+  Bytes lock;
   ImageProbe probe;
   bool probed = false, created = false, network = false, setup_done = false, ray_started = false, ray_ready = false,
        drained = false;
@@ -37,18 +38,24 @@ struct LeaseRun {
   std::uint32_t restarts = 0, in_a_row = 0, faults = 0;
   LeaseTime ready_since{0}, started_at{0}, retry_at{0}, gone_at{0};
   OpId op = 0;  // lifecycle operation in flight
+  // A newer roster on its way into the network, beside whatever else is under way.
+  OpId network_op = 0;
+  std::uint32_t network_faults = 0;
+  LeaseTime network_retry_at{0};
 };
 
 struct LeaseView {  // what the decision may look at beside the lease
   Now now;
   bool stop_all = false;  // paused now, leaving
-  bool engine_up = true, devices_free = true, blobs_ready = true, logs_done = true;
+  bool engine_up = true, devices_free = true, blobs_ready = true, lock_ready = true, logs_done = true;
   const Options* options = nullptr;
   const std::vector<std::string>* relays = nullptr;
 };
 
 // The next lifecycle operation, or none when the lease is as wanted or must wait.
 std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view);
+// The network is there and lacks the newest roster or secrets.
+std::optional<Op> network_op(const LeaseRun& run, const LeaseView& view);
 bool must_stop(const LeaseRun& run, bool stop_all);
 LeasePhase phase_of(const LeaseRun& run);
 ObservedLease observed_of(const LeaseRun& run);
@@ -56,6 +63,10 @@ ObservedLease observed_of(const LeaseRun& run);
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now);
 // Ray or the container ended by itself: restart in place, or over.
 void crash(LeaseRun& run, const std::string& reason, bool container, const Options& options, Now now, Millis jitter);
+// The cluster's image is settled: what its first member resolved. True: what runs here is another one and must go.
+bool change_image(LeaseRun& run, const std::string& image);
+// The blob that holds the lock of a pinned virtual environment; empty = none is needed.
+std::string lock_blob(const Assignment& want);
 void adopt(LeaseRun& run, const AdoptedLease& found, Now now);
 const RosterEntry* roster_self(const LeaseRun& run);
 bool roster_allows_ray(const LeaseRun& run);

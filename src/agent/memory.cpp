@@ -74,7 +74,8 @@ Bytes encode(const Memory& memory) {
   out.text(memory.boot_id);
   out.number(memory.incarnation);
   out.number(memory.revision);
-  out.number((memory.paused ? 1U : 0U) | (memory.leaving ? 2U : 0U) | (memory.pause_untold ? 4U : 0U));
+  out.number((memory.paused ? 1U : 0U) | (memory.leaving ? 2U : 0U) | (memory.pause_untold ? 4U : 0U) |
+             (memory.pause_now ? 8U : 0U));
   out.number(memory.leases.size());
   for (const auto& [id, lease] : memory.leases) {
     for (const std::uint64_t value :
@@ -116,6 +117,7 @@ std::optional<Memory> decode_memory(ByteView bytes) {
   memory.paused = (flags & 1) != 0;
   memory.leaving = (flags & 2) != 0;
   memory.pause_untold = (flags & 4) != 0;
+  memory.pause_now = (flags & 8) != 0;
   for (std::uint64_t n = in.count(); n > 0 && in.ok(); --n) {
     LeaseMemory& lease = memory.leases[LeaseId{in.number()}];
     lease.epoch.incarnation = in.number();

@@ -34,6 +34,7 @@ struct Memory {
   std::string boot_id;
   std::uint64_t incarnation = 0, revision = 0;
   bool paused = false, leaving = false;
+  bool pause_now = false;    // what runs is stopped too
   bool pause_untold = true;  // the server has not taken the owner's last word yet
   std::map<LeaseId, LeaseMemory> leases;
   std::map<ClusterId, std::uint64_t> roster_epochs;

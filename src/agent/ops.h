@@ -2,8 +2,9 @@
 // The typed operations that the agent core asks of its runtime (containers, overlay, Ray, jobs, blobs), their results,
 // and what the runtime tells on its own. Contract for a runtime: every operation is idempotent and may be issued again
 // with a new op id when its result got lost; at most one lifecycle operation per lease is in flight, except that
-// StopLease may overtake (and must cancel) a running one. Reasons are stable codes ("image_pull.not_found"), never
-// secrets or free text of tenants.
+// StopLease may overtake (and must cancel) a running one, and that ConfigureNetwork with a newer roster runs beside any
+// of them once the network is there: who left a cluster must be cut off while others run a long setup. Reasons are
+// stable codes ("image_pull.not_found"), never secrets or free text of tenants.
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -19,10 +20,13 @@ namespace muster::agent {
 using OpId = std::uint64_t;
 
 // ---- lifecycle of a lease: one in flight per lease
+// `lock`: of a pinned virtual environment, complete in the blob cache. The registry's account is never written down.
 struct EnsureImage {
   LeaseId lease;
   std::string image;
   RuntimeKind runtime = RuntimeKind::Docker;
+  std::string lock, registry_user;
+  Bytes registry_password;
   bool operator==(const EnsureImage&) const = default;
 };  // -> ImageReady
 struct ProbeImage {
@@ -36,7 +40,7 @@ struct ProbeImage {
 // when it adopts.
 struct CreateLease {
   Assignment assignment;
-  std::string digest;
+  std::string digest, pinned;
   bool operator==(const CreateLease&) const = default;
 };  // -> LeaseCreated
 // Applied to the overlay at once, also while Ray runs; `entries` is what the verified bytes say. Empty secrets = keep
@@ -123,7 +127,8 @@ using Op = std::variant<EnsureImage, ProbeImage, CreateLease, ConfigureNetwork, 
                         RemoveLease, SubmitJob, StopJob, ReadJobLog, FindBlob, WriteBlob>;
 
 struct ImageReady {
-  std::string digest;
+  std::string digest, pinned;  // pinned: what other machines ask for to get the same; empty = nobody else can
+  Bytes lock;                  // of a virtual environment, for them
   bool operator==(const ImageReady&) const = default;
 };
 struct LeaseCreated {
@@ -157,7 +162,8 @@ struct AdoptedLease {
   std::uint64_t roster_epoch = 0; /* configured in the overlay; 0 = none */
   Bytes overlay_key, overlay_signature;
   ImageProbe probe;
-  std::string ray_node_id;
+  std::string ray_node_id, pinned;
+  Bytes lock;
   bool operator==(const AdoptedLease&) const = default;
 };
 struct Found {

@@ -1,6 +1,7 @@
 #include "cli/archive.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,13 +20,6 @@ namespace muster::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Item {
-  std::string name;
-  fs::path path;
-  std::uint64_t bytes = 0;
-  bool executable = false;
-};
 
 std::array<std::uint32_t, 256> crc_table() {
   std::array<std::uint32_t, 256> table{};
@@ -83,71 +77,115 @@ Status each_chunk(const Item& item, const std::function<void(std::string_view)>&
     const auto got = static_cast<std::size_t>(in.gcount());
     if (got == 0)
       return error(Code::FailedPrecondition,
-                   item.path.string() + " could not be read or changed while it was packed; try again");
+                   item.path + " could not be read or changed while it was packed; try again");
     f(std::string_view(buffer).substr(0, got));
     left -= got;
   }
   return {};
 }
 
-std::vector<std::string> gitignore(const fs::path& root) {
-  std::vector<std::string> out;
-  std::ifstream in(root / ".gitignore");
+void add_patterns(const fs::path& file, std::vector<std::string>& out) {
+  std::ifstream in(file);
   for (std::string line; std::getline(in, line) && out.size() < 1'000;) {
     while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '/')) line.pop_back();
     if (line.empty() || line[0] == '#' || line[0] == '!' || line.find('[') != std::string::npos) continue;
     if (line[0] == '/') line.erase(0, 1);
     out.push_back(line);
   }
-  return out;
 }
 
-Result<std::vector<Item>> collect(const fs::path& source, std::vector<std::string> excludes, std::size_t& skipped) {
-  std::error_code failed;
-  std::vector<Item> items;
-  const auto status = fs::status(source, failed);
-  if (failed || !fs::exists(status)) return error(Code::NotFound, source.string() + " does not exist");
-  const auto executable = [](const fs::file_status& s) {
-    return (s.permissions() & fs::perms::owner_exec) != fs::perms::none;
-  };
-  if (fs::is_regular_file(status))
-    return std::vector<Item>{{source.filename().string(), source, fs::file_size(source), executable(status)}};
-  if (!fs::is_directory(status))
-    return error(Code::InvalidArgument, source.string() + " is neither a file nor a folder");
-  for (auto& pattern : gitignore(source)) excludes.push_back(std::move(pattern));
-  excludes.insert(excludes.end(), {".git", "__pycache__"});
-  std::uint64_t total = 0;
-  fs::recursive_directory_iterator at(source, fs::directory_options::none, failed), end;
-  for (; !failed && at != end; at.increment(failed)) {
-    const std::string name = at->path().lexically_relative(source).generic_string();
-    const auto kind = at->symlink_status(failed);
-    if (failed) break;
-    if (std::any_of(excludes.begin(), excludes.end(), [&](const auto& pattern) { return matches(pattern, name); })) {
-      if (fs::is_directory(kind)) at.disable_recursion_pending();
-      continue;
+class Lister {
+ public:
+  Lister(const Selection& selection, Listing& out) : selection_(selection), out_(out), excludes_(selection.excludes) {}
+
+  Status folder(const fs::path& root) {
+    if (selection_.ignore_files) {
+      for (const char* name : {".gitignore", ".rayignore"}) add_patterns(root / name, excludes_);
+      excludes_.insert(excludes_.end(), {".git", "__pycache__"});
     }
-    if (fs::is_directory(kind)) continue;
-    if (!fs::is_regular_file(kind)) {
-      ++skipped;
-      continue;
-    }
-    items.push_back({name, at->path(), at->file_size(failed), executable(kind)});
-    total += items.back().bytes;
-    if (items.size() > kArchiveFilesMax)
-      return error(Code::TooLarge,
-                   fmt::format("{} holds more than {} files; leave some out", source.string(), kArchiveFilesMax));
-    if (total > kArchiveBytesMax)
-      return error(Code::TooLarge, fmt::format("{} holds more than {} MiB; leave some out, or put data into a dataset",
-                                               source.string(), kArchiveBytesMax >> 20));
+    struct stat info {};
+    if (stat(root.c_str(), &info) == 0) above_.emplace_back(info.st_dev, info.st_ino);
+    TRY_VOID(walk(root, ""));
+    std::sort(out_.items.begin(), out_.items.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
+    return {};
   }
-  if (failed) return error(Code::InvalidArgument, fmt::format("{}: {}", source.string(), failed.message()));
-  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
-  return items;
-}
+
+  Status add(const fs::path& path, const std::string& name) {
+    struct stat info {};
+    if (lstat(path.c_str(), &info) != 0) return unreadable(path);
+    const bool link = S_ISLNK(info.st_mode);
+    if (link && selection_.follow_links && stat(path.c_str(), &info) != 0) return skip();
+    Item item{.name = name, .path = path.string(), .mode = info.st_mode & 0777, .mtime = info.st_mtime};
+    if (S_ISDIR(info.st_mode)) {
+      if (selection_.follow_links && !enter(info)) return skip();
+      item.entry = Entry::Folder;
+      TRY_VOID(take(std::move(item)));
+      TRY_VOID(walk(path, name + "/"));
+      if (selection_.follow_links) above_.pop_back();
+      return {};
+    }
+    if (S_ISLNK(info.st_mode)) {
+      std::error_code failed;
+      item.entry = Entry::Link;
+      item.link = fs::read_symlink(path, failed).string();
+      return failed ? unreadable(path) : take(std::move(item));
+    }
+    if (!S_ISREG(info.st_mode)) return skip();
+    item.bytes = static_cast<std::uint64_t>(info.st_size);
+    ++out_.files;
+    return take(std::move(item));
+  }
+
+ private:
+  Status walk(const fs::path& folder, const std::string& prefix) {
+    std::error_code failed;
+    for (fs::directory_iterator at(folder, failed), end; !failed && at != end; at.increment(failed)) {
+      const std::string name = prefix + at->path().filename().string();
+      const bool out = std::any_of(excludes_.begin(), excludes_.end(), [&](const auto& p) { return matches(p, name); });
+      if (!out) TRY_VOID(add(at->path(), name));
+    }
+    return failed ? unreadable(folder, failed.message()) : Status();
+  }
+
+  // False: a link leads back into a folder that we are in.
+  bool enter(const struct stat& info) {
+    const std::pair<dev_t, ino_t> here{info.st_dev, info.st_ino};
+    if (above_.size() >= 64 || std::find(above_.begin(), above_.end(), here) != above_.end()) return false;
+    above_.push_back(here);
+    return true;
+  }
+
+  Status take(Item item) {
+    out_.bytes += item.bytes;
+    out_.items.push_back(std::move(item));
+    if (out_.items.size() > selection_.items_max)
+      return error(Code::TooLarge, fmt::format("more than {} files; leave some out", selection_.items_max));
+    if (out_.bytes > selection_.bytes_max)
+      return error(Code::TooLarge, fmt::format("more than {} MiB; leave some out, or copy data with `muster rsync-up`",
+                                               selection_.bytes_max >> 20));
+    return {};
+  }
+  Status skip() {
+    ++out_.skipped;
+    return {};
+  }
+  static Status unreadable(const fs::path& path, const std::string& why = {}) {
+    return error(Code::InvalidArgument,
+                 fmt::format("{} cannot be read: {}", path.string(), why.empty() ? std::strerror(errno) : why));
+  }
+
+  const Selection& selection_;
+  Listing& out_;
+  std::vector<std::string> excludes_;
+  std::vector<std::pair<dev_t, ino_t>> above_;
+};
 
 Status write_zip(const std::vector<Item>& items, Output& out) {
   std::string central;
+  std::size_t count = 0;
   for (const auto& item : items) {
+    if (item.entry != Entry::File) continue;
+    ++count;
     std::uint32_t crc = 0xffffffffU;
     TRY_VOID(each_chunk(item, [&](std::string_view bytes) { crc = crc_update(crc, bytes); }));
     crc ^= 0xffffffffU;
@@ -163,62 +201,34 @@ Status write_zip(const std::vector<Item>& items, Output& out) {
       out.put(bytes);
     }));
     if ((again ^ 0xffffffffU) != crc)
-      return error(Code::FailedPrecondition, item.path.string() + " changed while it was packed; try again");
-    const std::uint32_t mode = (item.executable ? 0100755U : 0100644U) << 16;
+      return error(Code::FailedPrecondition, item.path + " changed while it was packed; try again");
+    const std::uint32_t mode = ((item.mode & 0100) != 0 ? 0100755U : 0100644U) << 16;
     central += "PK\x01\x02" + little(0x0314, 2) + common + little(0, 2) + little(0, 2) + little(0, 2) +
                little(mode, 4) + little(offset, 4) + item.name;
   }
   const std::uint64_t start = out.size();
   out.put(central);
   // More than 65,535 entries: the zip64 end record and its locator carry the true numbers.
-  const bool wide = items.size() >= 0xffff;
+  const bool wide = count >= 0xffff;
   if (wide) {
     const std::uint64_t at = out.size();
     out.put("PK\x06\x06" + little(44, 8) + little(45, 2) + little(45, 2) + little(0, 4) + little(0, 4) +
-            little(items.size(), 8) + little(items.size(), 8) + little(central.size(), 8) + little(start, 8));
+            little(count, 8) + little(count, 8) + little(central.size(), 8) + little(start, 8));
     out.put("PK\x06\x07" + little(0, 4) + little(at, 8) + little(1, 4));
   }
-  const std::uint64_t shown = wide ? 0xffff : items.size();
+  const std::uint64_t shown = wide ? 0xffff : count;
   out.put("PK\x05\x06" + little(0, 4) + little(shown, 2) + little(shown, 2) + little(central.size(), 4) +
           little(start, 4) + little(0, 2));
   return {};
 }
 
-std::string tar_header(const std::string& name, std::uint64_t bytes, bool executable, char kind) {
-  std::string block(512, '\0');
-  const auto put = [&](std::size_t at, std::string_view text) { block.replace(at, text.size(), text); };
-  put(0, name.substr(0, 100));
-  put(100, executable ? "0000755" : "0000644");
-  put(108, "0000000");
-  put(116, "0000000");
-  put(124, fmt::format("{:011o}", bytes));
-  put(136, "00000000000");
-  put(148, "        ");
-  block[156] = kind;
-  put(257, std::string("ustar\0", 6) + "00");
-  unsigned sum = 0;
-  for (const char c : block) sum += static_cast<unsigned char>(c);
-  put(148, fmt::format("{:06o}", sum) + std::string("\0 ", 2));
-  return block;
-}
-
-std::string padding(std::uint64_t bytes) {
-  return std::string((512 - bytes % 512) % 512, '\0');
-}
-
-Status write_tar(const std::vector<Item>& items, Output& out) {
-  for (const auto& item : items) {
-    if (item.name.size() > 100) {
-      const std::string name = item.name + '\0';
-      out.put(tar_header("././@LongLink", name.size(), false, 'L'));
-      out.put(name + padding(name.size()));
-    }
-    out.put(tar_header(item.name, item.bytes, item.executable, '0'));
-    TRY_VOID(each_chunk(item, [&](std::string_view bytes) { out.put(bytes); }));
-    out.put(padding(item.bytes));
+Status write_tar(std::vector<Item> items, Output& out) {
+  TarStream tar(std::move(items), TarStream::Times::Fixed);
+  for (;;) {
+    const std::string piece = TRY(tar.next());
+    if (piece.empty()) return {};
+    out.put(piece);
   }
-  out.put(std::string(1024, '\0'));
-  return {};
 }
 
 bool glob(std::string_view pattern, std::string_view text) {
@@ -253,32 +263,48 @@ TemporaryFile::~TemporaryFile() {
   if (!path_.empty()) unlink(path_.c_str());
 }
 
-Result<Packed> pack(const std::string& source, Format format, const std::vector<std::string>& excludes) {
-  try {
-    Packed packed;
-    fs::path root = fs::path(source);
-    if (!source.empty() && source.back() == '/') root = fs::path(source.substr(0, source.size() - 1));
-    const auto items = TRY(collect(root, excludes, packed.skipped));
-    std::string name = (fs::temp_directory_path() / "muster-XXXXXX").string();
-    const int fd = mkstemp(name.data());
-    if (fd < 0)
-      return error(Code::FailedPrecondition, fmt::format("no temporary file can be made: {}", std::strerror(errno)));
-    close(fd);
-    Output out(name);
-    const Status written = format == Format::Zip ? write_zip(items, out) : write_tar(items, out);
-    auto digest = out.finish();
-    if (!written.ok() || !digest.ok()) {
-      unlink(name.c_str());
-      return written.ok() ? digest.error() : written.error();
-    }
-    packed.file = name;
-    packed.sha256 = *digest;
-    packed.bytes = out.size();
-    packed.files = items.size();
-    return packed;
-  } catch (const fs::filesystem_error& fault) {
-    return error(Code::InvalidArgument, fault.what());
+Result<Listing> list_folder(const std::string& source, const Selection& selection) {
+  fs::path root(source);
+  if (source.size() > 1 && source.back() == '/') root = fs::path(source.substr(0, source.size() - 1));
+  std::error_code failed;
+  const auto status = fs::status(root, failed);
+  if (failed || !fs::exists(status)) return error(Code::NotFound, source + " does not exist");
+  Listing out;
+  Lister lister(selection, out);
+  Status done;
+  if (fs::is_directory(status)) {
+    done = lister.folder(root);
+  } else if (fs::is_regular_file(status)) {
+    done = lister.add(fs::canonical(root, failed), root.filename().string());
+  } else {
+    return error(Code::InvalidArgument, source + " is neither a file nor a folder");
   }
+  if (!done.ok()) return error(done.error().code, source + ": " + done.error().message);
+  return out;
+}
+
+Result<Packed> pack(const std::string& source, Format format, const std::vector<std::string>& excludes,
+                    const std::string& as) {
+  const bool zip = format == Format::Zip;
+  Listing listing = TRY(list_folder(source, {.excludes = excludes, .follow_links = zip}));
+  if (std::error_code failed; !as.empty() && listing.items.size() == 1 && fs::is_regular_file(source, failed))
+    listing.items[0].name = as;
+  std::string name = (fs::temp_directory_path() / "muster-XXXXXX").string();
+  const int fd = mkstemp(name.data());
+  if (fd < 0)
+    return error(Code::FailedPrecondition, fmt::format("no temporary file can be made: {}", std::strerror(errno)));
+  close(fd);
+  Packed packed{.file = name, .sha256 = {}, .files = listing.files, .skipped = listing.skipped};
+  Output out(name);
+  const Status written = zip ? write_zip(listing.items, out) : write_tar(std::move(listing.items), out);
+  auto digest = out.finish();
+  if (!written.ok() || !digest.ok()) {
+    unlink(name.c_str());
+    return written.ok() ? digest.error() : written.error();
+  }
+  packed.sha256 = *digest;
+  packed.bytes = out.size();
+  return packed;
 }
 
 }  // namespace muster::cli

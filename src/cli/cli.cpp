@@ -29,34 +29,63 @@ Result<int> version(Shell& shell) {
   return 0;
 }
 
-void collect(const CLI::App& app, const std::string& path, std::map<std::string, std::vector<std::string>>& out) {
-  auto& words = out[path];
-  for (const auto* option : app.get_options())
-    for (const auto& name : option->get_lnames()) words.push_back("--" + name);
+// What may follow each command, read off the parser itself.
+void collect(const CLI::App& app, const std::string& path, std::map<std::string, Completable>& out) {
+  Completable& here = out[path];
+  for (const auto* option : app.get_options()) {
+    for (const auto& name : option->get_lnames()) here.words.push_back("--" + name);
+    if (!option->get_positional()) continue;
+    const std::string name = option->get_name(true);
+    const bool names_cluster = name == "cluster" || (name == "name" && path == "logs");
+    if (names_cluster) here.names = "clusters";
+    if (name == "job") here.names = "jobs";
+    if (name == "node") here.names = "nodes";
+    here.files = here.files || names_cluster || name == "file" || name == "script" || name == "source";
+  }
   for (const auto* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
-    words.push_back(sub->get_name());
+    here.words.push_back(sub->get_name());
     collect(*sub, path.empty() ? sub->get_name() : path + " " + sub->get_name(), out);
   }
+}
+
+// One name a line, for the shells: quick, and silent when the server is not there.
+Result<int> print_names(Shell& shell, const std::string& kind) {
+  Api* api = TRY(shell.api());
+  api->set_patience(Millis(0));
+  for (const auto& item : TRY(api->list("/api/v1/" + kind))) {
+    const auto& state = item["state"].text();
+    if (kind == "clusters" && (state == "stopped" || state == "failed")) continue;
+    const std::string text = clean(item[kind == "clusters" ? "name" : "id"].text()) + "\n";
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+  return 0;
 }
 
 }  // namespace
 
 void add_version(CLI::App& app, Shell& shell) {
-  app.add_subcommand("version", "Version of this command and of the server")->callback([&shell] {
-    shell.action = [&shell] { return version(shell); };
-  });
+  auto* command = app.add_subcommand("version", "Version of this command and of the server");
+  command->footer("Example:\n  muster version -o json");
+  command->callback([&shell] { shell.action = [&shell] { return version(shell); }; });
 }
 
 void add_completion(CLI::App& app, Shell& shell) {
   auto kind = std::make_shared<std::string>();
+  auto names = std::make_shared<std::string>();
   auto* command = app.add_subcommand("completion", "Print completion code for a shell");
-  command->add_option("shell", *kind, "bash, zsh or fish")->required()->check(CLI::IsMember({"bash", "zsh", "fish"}));
-  command->footer("Example:\n  muster completion bash > ~/.local/share/bash-completion/completions/muster");
-  command->callback([kind, &app, &shell] {
-    shell.action = [kind, &app]() -> Result<int> {
-      std::map<std::string, std::vector<std::string>> words;
-      collect(app, "", words);
-      const std::string text = completion_script(*kind, words);
+  command->add_option("shell", *kind, "bash, zsh or fish")->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  command->add_option("--names", *names, "print names instead: what the completion code asks for")
+      ->check(CLI::IsMember({"clusters", "jobs", "nodes"}));
+  command->footer(
+      "Examples:\n  muster completion bash > ~/.local/share/bash-completion/completions/muster\n  source <(muster "
+      "completion zsh)\n  muster completion fish > ~/.config/fish/completions/muster.fish");
+  command->callback([kind, names, &app, &shell] {
+    shell.action = [kind, names, &app, &shell]() -> Result<int> {
+      if (!names->empty()) return print_names(shell, *names);
+      if (kind->empty()) return error(Code::InvalidArgument, "say for which shell: bash, zsh or fish");
+      std::map<std::string, Completable> commands;
+      collect(app, "", commands);
+      const std::string text = completion_script(*kind, commands);
       std::fwrite(text.data(), 1, text.size(), stdout);
       return 0;
     };
@@ -71,7 +100,7 @@ int run(int argc, const char* const* argv) {
   app.fallthrough();
   app.add_option("--output,-o", shell.output, "table, json or yaml")->check(CLI::IsMember({"table", "json", "yaml"}));
   app.add_option("--context", shell.context, "which login of the config to use");
-  app.add_option("--project", shell.project, "project for new clusters and jobs");
+  app.add_option("--project", shell.project, "project for new clusters and jobs, and of a quota");
   app.footer(
       "Start here:\n  muster login https://HOST --ca-sha256 HEX --user NAME\n  muster up default.yaml\n  muster job "
       "submit --cluster default --working-dir . -- python script.py\n"
@@ -79,7 +108,7 @@ int run(int argc, const char* const* argv) {
       "interrupted;\nexec, submit and job submit end with the command's own code.");
   for (const auto add :
        {add_login, add_up, add_down, add_status, add_exec, add_rsync, add_logs, add_job, add_forward, add_queue,
-        add_nodes, add_top, add_events, add_token, add_accounts, add_completion, add_version})
+        add_nodes, add_top, add_events, add_token, add_registry, add_accounts, add_quota, add_completion, add_version})
     add(app, shell);
   try {
     app.parse(argc, argv);

@@ -7,14 +7,18 @@
 #include "cli/api.h"
 #include "cli/archive.h"
 #include "cli/channel.h"
+#include "cli/cluster_logs.h"
 #include "cli/completion.h"
 #include "cli/config.h"
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/quota.h"
 #include "cli/request.h"
+#include "cli/runtime_env.h"
 #include "cli/shell.h"
 #include "cli/table.h"
+#include "wire/rest.h"
 
 namespace muster::cli {
 namespace {
@@ -119,11 +123,17 @@ TEST(Archive, TarRoundTripInPieces) {
   folder.put("src/" + long_name, "long");
   folder.put("src/big", std::string(70'001, 'q'));
   folder.put("src/empty", "");
-  fs::create_symlink("/etc/passwd", folder.path / "src/link");
+  folder.put("src/secret", "s");
+  fs::permissions(folder.path / "src/secret", fs::perms::owner_read);
+  fs::create_directory(folder.path / "src/nothing");
+  fs::permissions(folder.path / "src/nothing", fs::perms::owner_all | fs::perms::group_read);
+  fs::create_symlink("/etc/passwd", folder.path / "src/out");
+  fs::create_symlink("../" + std::string(120, 'u'), folder.path / "src/up");
+  fs::create_symlink(long_name, folder.path / "src/link");
   auto packed = pack((folder.path / "src").string(), Format::Tar);
   ASSERT_TRUE(packed.ok());
   const TemporaryFile temporary(packed->file);
-  EXPECT_EQ(packed->skipped, 1u);
+  EXPECT_EQ(packed->skipped, 0u);
   EXPECT_EQ(std::system(("tar -tf " + packed->file + " >/dev/null").c_str()), 0);
   fs::create_directories(folder.path / "dst");
   Unpacker unpacker((folder.path / "dst").string());
@@ -131,6 +141,12 @@ TEST(Archive, TarRoundTripInPieces) {
   for (std::size_t at = 0; at < bytes.size(); at += 333)
     ASSERT_TRUE(unpacker.feed(std::string_view(bytes).substr(at, 333)).ok());
   ASSERT_TRUE(unpacker.finish().ok());
+  EXPECT_EQ(unpacker.skipped(), 2u) << "links that lead out of the target";
+  EXPECT_EQ(fs::read_symlink(folder.path / "dst/link"), long_name);
+  EXPECT_EQ(fs::status(folder.path / "dst/secret").permissions(), fs::perms::owner_read);
+  EXPECT_EQ(fs::status(folder.path / "dst/nothing").permissions(), fs::perms::owner_all | fs::perms::group_read);
+  EXPECT_FALSE(fs::is_symlink(fs::symlink_status(folder.path / "dst/out")));
+  EXPECT_FALSE(fs::is_symlink(fs::symlink_status(folder.path / "dst/up")));
   EXPECT_EQ(slurp(folder.path / "dst" / long_name), "long");
   EXPECT_EQ(slurp(folder.path / "dst/big").size(), 70'001u);
   EXPECT_TRUE(fs::exists(folder.path / "dst/empty"));
@@ -154,6 +170,61 @@ TEST(Archive, UnpackStaysInside) {
   Unpacker linked((folder.path / "dst").string());
   EXPECT_FALSE(linked.feed(slurp(packed->file)).ok());
   EXPECT_FALSE(fs::exists(folder.path / "planted"));
+}
+// A container may send anything: nothing of it lands outside, and a second copy over the first one works.
+TEST(Archive, HostileLinksLeadNowhere) {
+  Folder folder;
+  const auto python = [&](const std::string& body) {
+    folder.put("make.py",
+               "import tarfile, io\nt = tarfile.open('" + (folder.path / "t.tar").string() +
+                   "', 'w')\n"
+                   "def add(name, kind=tarfile.REGTYPE, link='', data=b'', mode=0o644):\n"
+                   "  i = tarfile.TarInfo(name); i.type = kind; i.linkname = link; i.size = len(data); i.mode = mode\n"
+                   "  t.addfile(i, io.BytesIO(data))\n" +
+                   body + "t.close()\n");
+    EXPECT_EQ(std::system(("python3 " + (folder.path / "make.py").string()).c_str()), 0);
+    return slurp(folder.path / "t.tar");
+  };
+  fs::create_directories(folder.path / "dst");
+  const auto feed = [&](const std::string& bytes) {
+    Unpacker unpacker((folder.path / "dst/").string());
+    const Status fed = unpacker.feed(bytes);
+    return fed.ok() ? unpacker.finish() : fed;
+  };
+  EXPECT_FALSE(feed(python("add('d', tarfile.SYMTYPE, '.')\nadd('d/../../x', data=b'x')\n")).ok());
+  EXPECT_FALSE(feed(python("add('in', tarfile.SYMTYPE, 'sub')\nadd('in/x', data=b'x')\n")).ok());
+  EXPECT_TRUE(
+      feed(python("add('s', mode=0o6755)\nadd('h', tarfile.LNKTYPE, '../../etc/passwd')\nadd('p', tarfile.FIFOTYPE)\n"))
+          .ok());
+  EXPECT_EQ(fs::status(folder.path / "dst/s").permissions(), static_cast<fs::perms>(0755)) << "no set-user-id";
+  EXPECT_FALSE(fs::exists(folder.path / "dst/h"));
+  const std::string twice = python("add('f', tarfile.SYMTYPE, 's')\nadd('g', data=b'1')\n");
+  EXPECT_TRUE(feed(twice).ok());
+  EXPECT_TRUE(feed(twice).ok());
+  fs::remove(folder.path / "dst/g");
+  folder.put("mine", "mine");
+  fs::create_symlink(folder.path / "mine", folder.path / "dst/g");
+  EXPECT_TRUE(feed(twice).ok());
+  EXPECT_EQ(slurp(folder.path / "mine"), "mine") << "a link in the place of a file is replaced, not written through";
+  Unpacker one((folder.path / "dst").string(), "renamed");
+  EXPECT_TRUE(one.feed(python("add('any', data=b'abc')\n")).ok());
+  EXPECT_EQ(slurp(folder.path / "dst/renamed"), "abc");
+}
+TEST(Archive, ZipHoldsWhatLinksPointTo) {
+  Folder folder;
+  folder.put("lib/code.py", "code");
+  fs::create_directories(folder.path / "src");
+  fs::create_directory_symlink(folder.path / "lib", folder.path / "src/lib");
+  fs::create_directory_symlink(folder.path / "src", folder.path / "src/loop");
+  fs::create_symlink("nowhere", folder.path / "src/broken");
+  auto packed = pack((folder.path / "src").string(), Format::Zip);
+  ASSERT_TRUE(packed.ok());
+  const TemporaryFile temporary(packed->file);
+  EXPECT_EQ(std::system(("python3 -c \"import zipfile,sys; z=zipfile.ZipFile(sys.argv[1]); assert "
+                         "z.read('lib/code.py')==b'code', z.namelist(); assert len(z.namelist())<=2\" " +
+                         packed->file)
+                            .c_str()),
+            0);
 }
 TEST(Archive, Patterns) {
   EXPECT_TRUE(matches("*.pyc", "a/b/c.pyc"));
@@ -218,6 +289,29 @@ TEST(ApiCalls, MutationsRetryUnderOneKey) {
   EXPECT_EQ(state.calls[0].headers.at("idempotency-key"), state.calls[2].headers.at("idempotency-key"));
   EXPECT_EQ(state.calls[0].headers.at("authorization"), "Bearer secret");
   EXPECT_EQ(state.slept, Millis(600));
+}
+TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
+  const std::string view =
+      R"({"project":{"id":"prj-1","name":"default","limit":{"gpus":"8","cpus":1.5,"clusters":"0"},)"
+      R"("held":{"gpus":"4","cpus":0.5,"clusters":"2"}},"org":{"id":"org-1","name":"lab","limit":{"gpus":"0","cpus":0,)"
+      R"("clusters":"0"},"held":{"gpus":"5","cpus":12,"clusters":"3"}}})";
+  FakeTransport::State state;
+  state.answers = {ok(view), ok(view)};
+  auto api = api_of(state);
+  const auto answer = change_quota(api, "/api/v1/projects/default/quota", {.gpus = 0, .clusters = 3, .cpus = {}});
+  ASSERT_TRUE(answer.ok()) << answer.error().message;
+  ASSERT_EQ(state.calls.size(), 2u);
+  EXPECT_EQ(state.calls[1].method, "PUT");
+  EXPECT_EQ(state.calls[1].target, "/api/v1/projects/default/quota");
+  const auto put = wire::parse_set_quota(state.calls[1].body);
+  ASSERT_TRUE(put.ok()) << put.error().message;
+  EXPECT_EQ(put->quota, (Quota{0, 1'500, 3}));
+  EXPECT_EQ(quota_table(*answer, false),
+            "OF            NAME     GPUS    CPUS        CLUSTERS\n"
+            "project       default  4 of 8  0.5 of 1.5  2\n"
+            "organisation  lab      5       12          3\n");
+  state.answers = {ok(view)};
+  EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }
 TEST(ApiCalls, ProblemsBecomeErrors) {
   FakeTransport::State state;
@@ -383,11 +477,61 @@ TEST(Arguments, ClusterNameFromFile) {
   EXPECT_EQ(*cluster_name("plain"), "plain");
   EXPECT_EQ(cluster_name("missing.yaml").error().code, Code::NotFound);
 }
-TEST(Completion, BashKnowsSubcommands) {
-  const auto text =
-      completion_script("bash", {{"", {"job", "--output"}}, {"job", {"submit"}}, {"job submit", {"--cluster"}}});
-  EXPECT_NE(text.find("\"job submit\") path=\"job submit\""), std::string::npos);
+TEST(Completion, KnowsSubcommandsAndAsksForNames) {
+  const std::map<std::string, Completable> commands = {{"", {{"job", "--output"}}},
+                                                       {"job", {{"submit"}}},
+                                                       {"job submit", {{"--cluster"}}},
+                                                       {"down", {{"--yes"}, "clusters", true}}};
+  const auto text = completion_script("bash", commands);
+  EXPECT_NE(text.find("\"job submit\") at=\"job submit\""), std::string::npos);
+  EXPECT_NE(text.find("\"down\") offered=\"--yes\" names=clusters files=1"), std::string::npos);
   EXPECT_NE(completion_script("zsh", {}).find("bashcompinit"), std::string::npos);
+  EXPECT_NE(completion_script("fish", commands).find("muster completion --names clusters"), std::string::npos);
+}
+
+TEST(ClusterLogs, FramesKeepTheirPlaceAndRefuseNoise) {
+  std::string text;
+  LogFrames frames(
+      [&](const std::string& file, std::string_view bytes) { text += file + ":" + std::string(bytes) + ";"; });
+  const std::string stream = "s1 raylet.out 10 3\nabcs1 gcs_server.out 0 4\nx\ny\n";
+  for (const char c : stream) ASSERT_TRUE(frames.feed({&c, 1}).ok());
+  EXPECT_EQ(
+      text,
+      "raylet.out:a;raylet.out:b;raylet.out:c;gcs_server.out:x;gcs_server.out:\n;gcs_server.out:y;gcs_server.out:\n;");
+  EXPECT_EQ(frames.offsets().at("raylet.out"), 13U);
+  ASSERT_TRUE(frames.feed("s1 raylet.out 13 5\nde").ok());
+  EXPECT_EQ(frames.offsets().at("raylet.out"), 15U) << "cut in the middle: it goes on after what was shown";
+  frames.restart();
+  ASSERT_TRUE(frames.feed("s2 raylet.out 0 1\nz").ok());
+  EXPECT_EQ(frames.offsets().size(), 1U) << "another session begins anew";
+  for (const char* noise :
+       {"../x raylet.out 0 1\n", "s a 0 99999999\n", "s a -1 1\n", "s a 0 1 more\n", "bash: no python\n"}) {
+    LogFrames other([](const std::string&, std::string_view) {});
+    EXPECT_FALSE(other.feed(noise).ok()) << noise;
+  }
+  EXPECT_FALSE(frames.feed(std::string(5'000, 'n')).ok());
+}
+TEST(RuntimeEnv, WhatIsHereTravelsAlong) {
+  Folder folder;
+  folder.put("requirements.txt", "numpy==1.26  # fixed\n\n# nothing\nrequests\n");
+  folder.put("conda.yaml", "dependencies: [pip, {pip: [torch]}]\n");
+  const auto env = resolve_runtime_env(
+      "working_dir: ./src\nexcludes: ['*.ckpt']\npip: requirements.txt\nconda: conda.yaml\nenv_vars: {A: '1', B: "
+      "two}\n",
+      folder.path.string());
+  ASSERT_TRUE(env.ok()) << env.error().message;
+  EXPECT_EQ(env->working_dir, (folder.path / "./src").string());
+  EXPECT_EQ(env->excludes, std::vector<std::string>{"*.ckpt"});
+  EXPECT_EQ(
+      env->json,
+      R"({"pip":["numpy==1.26","requests"],"conda":{"dependencies":["pip",{"pip":["torch"]}]},"env_vars":{"A":"1","B":"two"}})");
+  EXPECT_EQ(resolve_runtime_env(R"({"working_dir": "https://x/y.zip"})", ".")->json,
+            R"({"working_dir":"https://x/y.zip"})");
+  EXPECT_EQ(resolve_runtime_env(R"({"py_modules": ["./mine"]})", ".").error().field, "py_modules");
+  folder.put("bad.txt", "-r other.txt\n");
+  EXPECT_EQ(resolve_runtime_env("pip: bad.txt", folder.path.string()).error().field, "pip");
+  EXPECT_FALSE(resolve_runtime_env("[1, 2]", ".").ok());
+  EXPECT_FALSE(resolve_runtime_env("pip: missing.txt", folder.path.string()).ok());
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/config.h"
+#include "cli/quota.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
 #include "wire/names.h"
@@ -38,14 +39,18 @@ Result<int> list(Shell& shell, const std::string& what) {
   shell.show_list(TRY(api->list("/api/v1/" + what)), [&](const auto& items) {
     const bool users = what == "users";
     Table table(users ? std::vector<std::string>{"ID", "NAME", "ROLE", "ORGANISATION", "STATE"}
-                      : std::vector<std::string>{"ID", "NAME", "ORGANISATION"});
+                : what == "projects"
+                    ? std::vector<std::string>{"ID", "NAME", "ORGANISATION", "GPUS", "CPUS", "CLUSTERS"}
+                    : std::vector<std::string>{"ID", "NAME", "GPUS", "CPUS", "CLUSTERS"});
     for (const auto& i : items) {
+      std::vector<std::string> row{i["id"].text(), i["name"].text()};
       if (users)
-        table.add({i["id"].text(), i["name"].text(), i["role"].text(),
-                   i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
-                   i["disabled"].truth() ? "disabled" : "enabled"});
-      else
-        table.add({i["id"].text(), i["name"].text(), i["orgId"].text()});
+        row.insert(row.end(), {i["role"].text(), i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
+                               i["disabled"].truth() ? "disabled" : "enabled"});
+      if (what == "projects") row.push_back(i["orgId"].text());
+      for (const char* each : {"gpus", "cpus", "clusters"})
+        if (!users) row.push_back(held_text(i["held"], i["quota"], each));
+      table.add(std::move(row));
     }
     return table.text(shell.colour());
   });
@@ -82,12 +87,16 @@ void add_accounts(CLI::App& app, Shell& shell) {
     parent->require_subcommand(1);
     auto* create = parent->add_subcommand("create", "Make one");
     create->add_option("name", options->name, "its name")->required();
+    create->footer(what == "users"  ? "Example:\n  muster user create bob --role tenant --org lab"
+                   : what == "orgs" ? "Example:\n  muster org create lab"
+                                    : "Example:\n  muster project create default --org lab");
     if (what != "orgs") create->add_option("--org", options->org, "organisation");
     if (what == "users") {
       create->add_option("--role", options->role, "operator, supplier, tenant or auditor");
       create->add_option("--password-file", options->password_file,
                          "read the password from a file, - for standard input");
       auto* disable = parent->add_subcommand("disable", "Disable an account");
+      disable->footer("Example:\n  muster user disable usr-3");
       disable->add_option("user", options->name, "id")->required();
       disable->callback(
           [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
@@ -97,9 +106,9 @@ void add_accounts(CLI::App& app, Shell& shell) {
         return what == "users" ? create_user(shell, *options) : create_named(shell, what, *options);
       };
     });
-    parent->add_subcommand("list", "List them")->callback([what, &shell] {
-      shell.action = [what, &shell] { return list(shell, what); };
-    });
+    auto* list_command = parent->add_subcommand("list", "List them");
+    list_command->footer(fmt::format("Example:\n  muster {} list", singular));
+    list_command->callback([what, &shell] { shell.action = [what, &shell] { return list(shell, what); }; });
   }
 }
 

@@ -3,16 +3,12 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/lifecycle.h"
 #include "cli/request.h"
 #include "cli/terminal.h"
 
 namespace muster::cli {
 namespace {
-
-struct DownOptions {
-  std::string name;
-  bool yes = false, no_wait = false;
-};
 
 // Nothing that we can reach runs any more. A machine that is out of reach keeps the cluster in "stopping" until it
 // confirms or its lease ends and it fences itself; nobody need wait for that.
@@ -24,8 +20,10 @@ bool settled(const wire::Json& cluster) {
   return true;
 }
 
+}  // namespace
+
 Result<int> down(Shell& shell, const DownOptions& options) {
-  const std::string name = TRY(cluster_name(options.name));
+  const std::string name = TRY(options.cluster.name());
   Api* api = TRY(shell.api());
   const auto before = TRY(api->get(path_of("clusters", name)));
   const std::string state = before["state"].text();
@@ -43,9 +41,9 @@ Result<int> down(Shell& shell, const DownOptions& options) {
   const std::string id = before["id"].text();
   wire::Json after = TRY(api->send("DELETE", path_of("clusters", id)));
   if (!options.no_wait)
-    after =
-        TRY(wait_cluster(shell, id, settled,
-                         fmt::format("Cluster {} goes on stopping by itself. Watch it: muster status {}", name, name)));
+    after = TRY(wait_cluster(shell, id, settled, [name](const wire::Json& now) {
+      return fmt::format("{}. It goes on stopping by itself. Watch it: muster status {}", cluster_progress(now), name);
+    }));
   shell.show(after, [&] {
     const bool waits = after["state"].text() == "stopping";
     return fmt::format(
@@ -59,14 +57,13 @@ Result<int> down(Shell& shell, const DownOptions& options) {
   return 0;
 }
 
-}  // namespace
-
 void add_down(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<DownOptions>();
   auto* command = app.add_subcommand("down", "Stop a cluster");
-  command->add_option("cluster", options->name, "name, id or the YAML file")->required();
+  add_cluster(*command, options->cluster);
   command->add_flag("--yes,-y", options->yes, "do not ask");
   command->add_flag("--no-wait", options->no_wait, "return once the stop is accepted");
+  add_ray_flags(*command, {"workers", "verbose", "log"});
   command->footer("Example:\n  muster down default.yaml --yes");
   command->callback([options, &shell] { shell.action = [options, &shell] { return down(shell, *options); }; });
 }

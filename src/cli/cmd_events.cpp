@@ -82,6 +82,7 @@ void add_events(CLI::App& app, Shell& shell) {
   command->add_flag("--follow,-f", options->follow, "go on; resumes after a break");
   command->add_option("--from", options->from, "after this sequence number (0 = from the beginning)");
   command->add_option("--filter", options->filter, "such as subject=cl-3");
+  command->footer("Examples:\n  muster events -f\n  muster events --from 100 -o json");
   command->callback([options, &shell] { shell.action = [options, &shell] { return events(shell, *options); }; });
 }
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "cli/forward.h"
+#include "cli/ray_flags.h"
 #include "cli/remote.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
@@ -15,10 +16,11 @@ namespace muster::cli {
 namespace {
 
 struct ForwardOptions {
-  std::string cluster, slot, token_file;
+  ClusterChoice cluster;
+  std::string slot, token_file;
   std::vector<std::string> ports;
   bool inject = false, no_open = false;
-  std::uint16_t local = 8265;
+  std::uint16_t local = 8265, remote = 8265;
 };
 
 Result<std::string> ray_token(const Account& account, const std::string& cluster) {
@@ -37,7 +39,7 @@ std::unique_ptr<HttpGate> make_gate(std::uint16_t port, const std::string& token
 
 Result<int> forward(Shell& shell, const ForwardOptions& options) {
   Api* api = TRY(shell.api());
-  const std::string cluster = TRY(cluster_name(options.cluster));
+  const std::string cluster = TRY(options.cluster.name());
   (void)TRY(api->get(path_of("clusters", cluster)));
   auto forwarder = TRY(Forwarder::create(api->account(), cluster));
   std::string token;
@@ -75,15 +77,15 @@ void open_browser(const std::string& url) {
 
 Result<int> dashboard(Shell& shell, const ForwardOptions& options) {
   Api* api = TRY(shell.api());
-  const std::string cluster = TRY(cluster_name(options.cluster));
+  const std::string cluster = TRY(options.cluster.name());
   const auto status = TRY(api->get(path_of("clusters", cluster)));
   if (status["state"].text() != "running")
     return error(Code::FailedPrecondition,
                  fmt::format("cluster {} is {}; its dashboard comes with Ray", cluster, clean(status["state"].text())));
   const std::string token = TRY(ray_token(api->account(), cluster));
   auto forwarder = TRY(Forwarder::create(api->account(), cluster));
-  auto port = forwarder->listen({options.local, 8265, {}});
-  if (!port.ok()) port = forwarder->listen({0, 8265, {}});
+  auto port = forwarder->listen({options.local, options.remote, {}});
+  if (!port.ok()) port = forwarder->listen({0, options.remote, {}});
   if (!port.ok()) return port.error();
   auto gate = make_gate(*port, token);
   const std::string link = gate->link();
@@ -101,7 +103,7 @@ Result<int> dashboard(Shell& shell, const ForwardOptions& options) {
 void add_forward(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<ForwardOptions>();
   auto* command = app.add_subcommand("port-forward", "Reach ports of a cluster on 127.0.0.1");
-  command->add_option("cluster", options->cluster, "name, id or YAML file")->required();
+  add_cluster(*command, options->cluster);
   command->add_option("ports", options->ports, "[LOCAL:]REMOTE")->required();
   command->add_option("--slot", options->slot, "another member than the head");
   command->add_flag("--inject-token", options->inject, "for 8265: add the Ray token here, behind a one-time link");
@@ -112,9 +114,13 @@ void add_forward(CLI::App& app, Shell& shell) {
       "RAY_AUTH_TOKEN_PATH=~/.default.token\n  ray job submit --address http://localhost:8265 -- python script.py");
   command->callback([options, &shell] { shell.action = [options, &shell] { return forward(shell, *options); }; });
   auto* dashboard_command = app.add_subcommand("dashboard", "Open Ray's dashboard in the browser");
-  dashboard_command->add_option("cluster", options->cluster, "name, id or YAML file")->required();
-  dashboard_command->add_option("--port", options->local, "local port (another one if taken)");
+  add_cluster(*dashboard_command, options->cluster);
+  dashboard_command->add_option("--port,-p", options->local, "local port (another one if taken)");
+  dashboard_command->add_option("--remote-port", options->remote, "where Ray's dashboard listens in the head");
   dashboard_command->add_flag("--no-open", options->no_open, "print the link only");
+  add_ray_flags(*dashboard_command, {"cache", "verbose", "log"});
+  dashboard_command->footer(
+      "Examples:\n  muster dashboard default\n  muster dashboard default.yaml --port 9000 --no-open");
   dashboard_command->callback(
       [options, &shell] { shell.action = [options, &shell] { return dashboard(shell, *options); }; });
 }

@@ -108,12 +108,12 @@ void add_login(CLI::App& app, Shell& shell) {
   login_command->add_option("--label", options->label, "name of the token in `muster token list`");
   login_command->footer("Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });
-  app.add_subcommand("logout", "Forget the token on this machine")->callback([&shell] {
-    shell.action = [&shell] { return logout(shell); };
-  });
-  app.add_subcommand("whoami", "Show who this token belongs to")->callback([&shell] {
-    shell.action = [&shell] { return whoami(shell); };
-  });
+  auto* logout_command = app.add_subcommand("logout", "Forget the token on this machine");
+  logout_command->footer("Example:\n  muster logout --context work");
+  logout_command->callback([&shell] { shell.action = [&shell] { return logout(shell); }; });
+  auto* whoami_command = app.add_subcommand("whoami", "Show who this token belongs to");
+  whoami_command->footer("Example:\n  muster whoami -o json");
+  whoami_command->callback([&shell] { shell.action = [&shell] { return whoami(shell); }; });
 }
 
 }  // namespace muster::cli

@@ -1,4 +1,4 @@
-// queue, nodes, top
+// queue, nodes
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -27,7 +27,7 @@ Result<int> explain(Shell& shell, const std::string& name) {
   Api* api = TRY(shell.api());
   const auto cluster = TRY(api->get(path_of("clusters", TRY(cluster_name(name)))));
   const auto& q = cluster["queue"];
-  if (cluster["state"].text() != "queued")
+  if (cluster["state"].text() != "queued" && q["reasonCode"].text().empty())
     return error(Code::FailedPrecondition,
                  fmt::format("cluster {} is not waiting; it is {}", name, clean(cluster["state"].text())));
   shell.show(q, [&] {
@@ -36,8 +36,9 @@ Result<int> explain(Shell& shell, const std::string& name) {
         "with aging, then time\n",
         clean(cluster["name"].text()), q["position"].integer(), short_time(q["waitingSince"]),
         clean(q["reason"].text()), clean(q["reasonCode"].text()),
-        q["expectedStart"].text().empty() ? "not known" : short_time(q["expectedStart"]), q["tier"].integer(),
-        q["priority"].integer());
+        q["expectedStart"].text().empty() ? "not known; too little of what runs has an end (max_lifetime)"
+                                          : short_time(q["expectedStart"]),
+        q["tier"].integer(), q["priority"].integer());
   });
   return 0;
 }
@@ -111,35 +112,6 @@ Result<int> act(Shell& shell, const std::string& action, const ActOptions& optio
   return 0;
 }
 
-std::string top_table(const std::vector<wire::Json>& items, bool colour) {
-  Table table({"NODE", "CPU", "MEMORY", "DISK FREE", "NET IN", "NET OUT", "GPUS"});
-  for (const auto& t : items) {
-    std::string gpus;
-    for (const auto& g : t["gpus"].items())
-      gpus +=
-          fmt::format("{}{}% {}C {}W {}", gpus.empty() ? "" : "; ", g["usePercent"].integer(),
-                      g["temperatureC"].integer(), g["powerW"].integer(), size_text(g["memoryUsedBytes"].integer()));
-    table.add({t["nodeName"].text().empty() ? t["nodeId"].text() : t["nodeName"].text(),
-               fmt::format("{:.1f}", t["cpusUsed"].real()),
-               size_text(t["memoryUsedBytes"].integer()) + " of " + size_text(t["memoryTotalBytes"].integer()),
-               size_text(t["diskFreeBytes"].integer()), size_text(t["netRxBytesS"].integer()) + "/s",
-               size_text(t["netTxBytesS"].integer()) + "/s", gpus});
-  }
-  return table.text(colour);
-}
-
-Result<int> top(Shell& shell, bool once) {
-  Api* api = TRY(shell.api());
-  for (;;) {
-    auto items = TRY(api->list("/api/v1/telemetry"));
-    const bool live = !once && shell.table() && stdout_is_terminal();
-    if (live) std::fputs("\033[H\033[2J", stdout);
-    shell.show_list(std::move(items), [&](const auto& list) { return top_table(list, shell.colour()); });
-    if (!live) return 0;
-    api->sleep(Millis(1'000));
-  }
-}
-
 }  // namespace
 
 void add_queue(CLI::App& app, Shell& shell) {
@@ -149,6 +121,7 @@ void add_queue(CLI::App& app, Shell& shell) {
     if (command->get_subcommands().empty()) shell.action = [&shell] { return queue(shell); };
   });
   auto* explain_command = command->add_subcommand("explain", "Why one cluster waits");
+  explain_command->footer("Example:\n  muster queue explain default");
   explain_command->add_option("cluster", *name, "name, id or YAML file")->required();
   explain_command->callback([name, &shell] { shell.action = [name, &shell] { return explain(shell, *name); }; });
 }
@@ -159,11 +132,12 @@ void add_nodes(CLI::App& app, Shell& shell) {
   nodes->callback([&shell, nodes] {
     if (nodes->get_subcommands().empty()) shell.action = [&shell] { return list_nodes(shell); };
   });
-  nodes->add_subcommand("list", "List machines")->callback([&shell] {
-    shell.action = [&shell] { return list_nodes(shell); };
-  });
+  auto* list_command = nodes->add_subcommand("list", "List machines");
+  list_command->footer("Example:\n  muster nodes list -o json");
+  list_command->callback([&shell] { shell.action = [&shell] { return list_nodes(shell); }; });
   auto* show = nodes->add_subcommand("show", "Show one machine");
   show->add_option("node", options->id, "id")->required();
+  show->footer("Example:\n  muster nodes show node-3");
   show->callback([options, &shell] { shell.action = [options, &shell] { return show_node(shell, options->id); }; });
   const std::pair<const char*, const char*> actions[] = {{"admit", "Let an enrolled machine work"},
                                                          {"drain", "Give it no new work, let the present end"},
@@ -176,18 +150,12 @@ void add_nodes(CLI::App& app, Shell& shell) {
     command->add_option("node", options->id, "id")->required();
     if (std::string_view(name) == "admit")
       command->add_option("--tier", options->tier, "trust tier: community, verified or platform");
+    command->footer(fmt::format("Example:\n  muster nodes {} node-3", name));
     if (std::string_view(name) == "revoke") command->add_flag("--yes,-y", options->yes, "do not ask");
     command->callback([options, name = std::string(name), &shell] {
       shell.action = [options, name, &shell] { return act(shell, name, *options); };
     });
   }
-}
-
-void add_top(CLI::App& app, Shell& shell) {
-  auto once = std::make_shared<bool>(false);
-  auto* command = app.add_subcommand("top", "Live use of the machines one may see");
-  command->add_flag("--once", *once, "print once");
-  command->callback([once, &shell] { shell.action = [once, &shell] { return top(shell, *once); }; });
 }
 
 }  // namespace muster::cli

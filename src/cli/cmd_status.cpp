@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/request.h"
 #include "cli/shell.h"
 
 namespace muster::cli {
@@ -14,12 +15,23 @@ std::string cluster_table(const std::vector<wire::Json>& items, bool colour) {
   for (const auto& c : items) {
     int ready = 0;
     for (const auto& slot : c["slots"].items()) ready += slot["phase"].text() == "ready" ? 1 : 0;
-    const auto& why = c["state"].text() == "queued" ? c["queue"]["reason"].text() : c["reason"].text();
+    const auto& q = c["queue"];
+    const bool held =
+        c["state"].text() == "queued" || (c["reason"].text().empty() && q["reasonCode"].text() == "quota");
+    const auto& why = held ? q["reason"].text() : c["reason"].text();
     table.add({c["id"].text(), c["name"].text(), c["state"].text(),
                fmt::format("{}/{}", ready, c["slots"].items().size()), c["spec"]["image"].text(),
                short_time(c["createdAt"]), why});
   }
   return table.text(colour);
+}
+
+// "pulling 43 % of 2.2 GiB"
+std::string phase_text(const wire::Json& slot) {
+  const std::string& phase = slot["phase"].text();
+  const auto done = slot["pullDoneBytes"].integer();
+  if (phase != "pulling" || done <= 0) return phase;
+  return phase + " " + pull_text(done, slot["pullTotalBytes"].integer());
 }
 
 std::string cluster_text(const wire::Json& c, bool colour) {
@@ -30,6 +42,8 @@ std::string cluster_text(const wire::Json& c, bool colour) {
   if (!c["rayVersion"].text().empty())
     out += fmt::format(", Ray {}, Python {}, head recovery {}", clean(c["rayVersion"].text()),
                        clean(c["pythonVersion"].text()), c["headRecovery"].truth() ? "on" : "off");
+  if (const auto& pinned = c["imageDigest"].text(); pinned.find('@') != std::string::npos)
+    out += fmt::format("\npinned {}", clean(pinned));
   out += "\n";
   if (const auto& q = c["queue"]; q.is(wire::Json::Kind::Object) && !q["reason"].text().empty())
     out += fmt::format("waiting at place {}: {}{}\n", q["position"].integer(), clean(q["reason"].text()),
@@ -38,7 +52,7 @@ std::string cluster_text(const wire::Json& c, bool colour) {
     Table table({"SLOT", "ROLE", "GROUP", "ADDRESS", "NODE", "PHASE", "WANT", "RAY", "WHY"});
     for (const auto& s : c["slots"].items())
       table.add({s["id"].text(), s["role"].text(), s["group"].text(), s["address"].text(),
-                 s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text(), s["phase"].text(),
+                 s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text(), phase_text(s),
                  s["want"].text(), s["rayAlive"].truth() ? "alive" : "-", s["reason"].text()});
     out += "\n" + table.text(colour);
   }
@@ -80,6 +94,7 @@ void add_status(CLI::App& app, Shell& shell) {
   status_command->footer("Example:\n  muster status default -o json");
   status_command->callback([name, &shell] { shell.action = [name, &shell] { return status(shell, *name); }; });
   auto* list_command = app.add_subcommand("list", "List clusters");
+  list_command->footer("Example:\n  muster list --all");
   list_command->add_flag("--all,-a", *all, "stopped ones too");
   list_command->callback([all, &shell] { shell.action = [all, &shell] { return list(shell, *all); }; });
 }

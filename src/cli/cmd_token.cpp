@@ -107,14 +107,18 @@ void add_token(CLI::App& app, Shell& shell) {
       create_command
           ->add_option("--scope", options->scopes, "read, clusters, nodes or admin; may repeat; none = all you may")
           ->allow_extra_args(false);
+      create_command->footer(
+          "Example:\n  muster token create --label ci --scope clusters --lifetime 90d --out ci.token");
     }
     create_command->callback([options, join, &shell] {
       shell.action = [options, join, &shell] { return join ? create_join(shell, *options) : create(shell, *options); };
     });
-    parent->add_subcommand("list", "List them")->callback([join, &shell] {
-      shell.action = [join, &shell] { return list(shell, join); };
-    });
+    const std::string name = join ? "join-token" : "token";
+    auto* list_command = parent->add_subcommand("list", "List them");
+    list_command->footer(fmt::format("Example:\n  muster {} list -o json", name));
+    list_command->callback([join, &shell] { shell.action = [join, &shell] { return list(shell, join); }; });
     auto* revoke_command = parent->add_subcommand("revoke", "End one at once");
+    revoke_command->footer(fmt::format("Example:\n  muster {0} revoke ID    # from muster {0} list", name));
     revoke_command->add_option("token", options->id, "id")->required();
     revoke_command->callback([options, join, &shell] {
       shell.action = [options, join, &shell] { return revoke(shell, join, options->id); };

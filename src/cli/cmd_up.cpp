@@ -2,19 +2,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <mutex>
 
+#include "cli/lifecycle.h"
 #include "cli/request.h"
 #include "cli/terminal.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
 namespace {
-
-struct UpOptions {
-  std::string file, image;
-  std::optional<std::uint32_t> spares;
-  bool yes = false, no_wait = false, dry_run = false;
-};
 
 bool live(const wire::Json& cluster) {
   const auto& state = cluster["state"].text();
@@ -54,10 +50,51 @@ Result<wire::Json> change(Shell& shell, const wire::Json& old, const ClusterSpec
   return answer;
 }
 
+// `--min-workers` and `--max-workers`, as `ray up` has them: for the only kind of worker there is.
+Status override_counts(ClusterSpec& spec, const UpOptions& options) {
+  if (!options.min_workers && !options.max_workers) return {};
+  if (spec.groups.size() != 1)
+    return error(Code::InvalidArgument,
+                 fmt::format("--min-workers and --max-workers are for files with one kind of worker; this one has {}: "
+                             "change its available_node_types",
+                             spec.groups.size()));
+  WorkerGroup& group = spec.groups[0];
+  if (options.min_workers) group.min = *options.min_workers;
+  if (options.max_workers) group.max = *options.max_workers;
+  if (options.min_workers && !options.max_workers) group.max = std::max(group.max, group.min);
+  if (options.max_workers && !options.min_workers) group.min = std::min(group.min, group.max);
+  spec.max_workers = 0;
+  return {};
+}
+
+// Where an interrupted `up` stands.
+class Stage {
+ public:
+  void set(std::string text) {
+    const std::lock_guard lock(mutex_);
+    text_ = std::move(text);
+  }
+  std::string get() {
+    const std::lock_guard lock(mutex_);
+    return text_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string text_ = "Nothing was started or changed.";
+};
+
+}  // namespace
+
 Result<int> up(Shell& shell, const UpOptions& options) {
-  launcher::Launch launch = TRY(read_launch(shell, options.file, options.image));
+  auto stage = std::make_shared<Stage>();
+  const OnInterrupt interrupt([stage] { return stage->get(); });
+  const std::string& file = options.cluster.given;
+  launcher::Launch launch = TRY(read_launch(shell, file, options.image, options.egress));
   if (options.spares) launch.spec.spares = *options.spares;
-  const std::string report = "What became of " + options.file + ":\n" +
+  if (!options.cluster.override.empty()) launch.spec.name = options.cluster.override;
+  TRY_VOID(override_counts(launch.spec, options));
+  const std::string report = "What became of " + file + ":\n" +
                              launcher::report_text(launch.report, stdout_is_terminal() ? terminal_size().cols : 120);
   if (shell.table())
     shell.show({}, [&] { return report; });  // for programs only the answer goes to standard output
@@ -67,27 +104,29 @@ Result<int> up(Shell& shell, const UpOptions& options) {
     shell.show(spec_json(launch.spec), [&] { return yaml_text(spec_json(launch.spec)); });
     return 0;
   }
-  TRY_VOID(upload_mounts(shell, launch, options.file));
+  TRY_VOID(upload_mounts(shell, launch, file));
   Api* api = TRY(shell.api());
   const std::string& name = launch.spec.name;
+  const std::string go_on =
+      fmt::format("Watch it: muster status {0}. Wait again: muster up {1}. Stop it: muster down {0}.", name, file);
   wire::Json cluster;
   auto old = api->get(path_of("clusters", name));
   if (!old.ok() && old.error().code != Code::NotFound) return old.error();
   if (old.ok() && (*old)["state"].text() == "stopping")
     return error(Code::FailedPrecondition,
                  "cluster " + name + " is stopping; try again when `muster status " + name + "` says stopped");
-  if (old.ok() && live(*old))
+  if (old.ok() && live(*old)) {
     cluster = TRY(change(shell, *old, launch.spec, options.yes));
-  else
+  } else {
+    stage->set(fmt::format("The request for cluster {} may have been accepted. {}", name, go_on));
     cluster = TRY(
         api->send("POST", "/api/v1/clusters", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
-  const std::string id = cluster["id"].text();
-  if (!options.no_wait) {
-    cluster = TRY(wait_cluster(
-        shell, id, complete,
-        fmt::format("Cluster {} ({}) goes on starting. Watch it: muster status {}. Stop it: muster down {}", name,
-                    clean(id), name, name)));
   }
+  const std::string id = cluster["id"].text();
+  const auto left = [name, id, go_on](const wire::Json& now) {
+    return fmt::format("{} ({}). It goes on by itself. {}", cluster_progress(now), clean(id), go_on);
+  };
+  if (!options.no_wait) cluster = TRY(wait_cluster(shell, id, complete, left));
   for (const auto& warning : cluster["warnings"].items()) say("warning: " + clean(warning.text()));
   if (!options.no_wait && !live(cluster))
     return error(Code::FailedPrecondition, fmt::format("cluster {} {}: {}", name, clean(cluster["state"].text()),
@@ -101,18 +140,24 @@ Result<int> up(Shell& shell, const UpOptions& options) {
   return 0;
 }
 
-}  // namespace
-
 void add_up(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<UpOptions>();
   auto* command = app.add_subcommand("up", "Start or change a cluster from Ray's cluster YAML");
-  command->add_option("file", options->file, "cluster-launcher YAML, - for standard input")->required();
+  command->add_option("file", options->cluster.given, "cluster-launcher YAML, - for standard input")->required();
+  command->add_option("--cluster-name,-n", options->cluster.override, "instead of the file's cluster_name");
+  command->add_option("--min-workers", options->min_workers, "whatever the file says")->check(CLI::Range(0, 1'000));
+  command->add_option("--max-workers", options->max_workers, "whatever the file says")->check(CLI::Range(0, 1'000));
   command->add_flag("--yes,-y", options->yes, "do not ask");
   command->add_flag("--no-wait", options->no_wait, "return once the request is accepted");
   command->add_flag("--dry-run", options->dry_run, "print the report and the request, start nothing");
   command->add_option("--spares", options->spares, "hot spares, whatever the file says")->check(CLI::Range(0, 1'000));
+  command->add_flag("--egress", options->egress,
+                    "let its containers reach the internet, filtered, on machines whose owners allow it");
   command->add_option("--image", options->image, "image where the file names none that exists");
-  command->footer("Examples:\n  muster up default.yaml\n  muster up default.yaml --dry-run -o json");
+  add_ray_flags(*command, {"cache", "restart", "shells", "usage", "verbose", "log"});
+  command->footer(
+      "Examples:\n  muster up default.yaml\n  muster up default.yaml --dry-run -o json\n  muster up default.yaml -y "
+      "--max-workers 4    # changes the cluster that runs");
   command->callback([options, &shell] { shell.action = [options, &shell] { return up(shell, *options); }; });
 }
 

@@ -214,6 +214,7 @@ class AsioForwarder : public Forwarder {
   }
   void set_gate(std::uint16_t local, std::unique_ptr<HttpGate> gate) override { gates_[local] = std::move(gate); }
   void run() override { shared_.io.run(); }
+  void stop() override { shared_.io.stop(); }
 
  private:
   void accept(const std::shared_ptr<tcp::acceptor>& acceptor, const Tunnel& tunnel, std::uint16_t port) {

@@ -25,6 +25,7 @@ class Forwarder {
   virtual Result<std::uint16_t> listen(const Tunnel& tunnel) = 0;                  // the local port; 0 asks for any
   virtual void set_gate(std::uint16_t local, std::unique_ptr<HttpGate> gate) = 0;  // before run()
   virtual void run() = 0;
+  virtual void stop() = 0;  // from any thread: run() returns
 };
 
 }  // namespace muster::cli

@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
+#include <mutex>
 
 #include "cli/archive.h"
 #include "cli/config.h"
@@ -45,15 +47,16 @@ void flatten(const wire::Json& value, const std::string& path, std::map<std::str
   }
 }
 
-std::string expand_home(const std::string& path) {
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && (path == "~" || path.rfind("~/", 0) == 0)) return home + path.substr(1);
-  return path;
-}
-
 }  // namespace
 
-Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, const std::string& image) {
+std::string local_path(const std::string& path, const std::string& file) {
+  const char* home = std::getenv("HOME");
+  if (home != nullptr && (path == "~" || path.starts_with("~/"))) return home + path.substr(1);
+  if (path.starts_with("/") || file == "-") return path;
+  return (std::filesystem::path(file).parent_path() / path).string();
+}
+
+Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, const std::string& image, bool egress) {
   const std::string text = TRY(read_file(file, launcher::Context{}.default_image.size() + (1 << 20)));
   Api* api = TRY(shell.api());
   auto nodes = own_nodes(*api);
@@ -66,6 +69,7 @@ Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, cons
   else if (worth_retrying(nodes.error()) || nodes.error().code == Code::Unauthenticated)
     return nodes.error();
   if (!image.empty()) context.default_image = image;
+  context.egress = egress;
   auto launch = launcher::from_yaml(text, context);
   if (!launch.ok()) return error(launch.error().code, file + ": " + launch.error().message, launch.error().field);
   return launch;
@@ -74,9 +78,16 @@ Result<launcher::Launch> read_launch(Shell& shell, const std::string& file, cons
 Status upload_mounts(Shell& shell, launcher::Launch& launch, const std::string& file) {
   Api* api = TRY(shell.api());
   for (const auto& mount : launch.mounts) {
-    std::filesystem::path local = expand_home(mount.local);
-    if (local.is_relative()) local = std::filesystem::path(file).parent_path() / local;
-    auto packed = pack(local.string(), Format::Tar, launch.excludes);
+    // A file is mounted as a file: its folder is where it is unpacked, under its name there.
+    const std::string local = local_path(mount.local, file);
+    std::string remote = mount.remote, as;
+    std::error_code failed;
+    const auto slash = remote.rfind('/');
+    if (std::filesystem::is_regular_file(local, failed) && slash != std::string::npos) {
+      as = remote.substr(slash + 1);
+      remote = slash == 0 ? "/" : remote.substr(0, slash);
+    }
+    auto packed = pack(local, Format::Tar, launch.excludes, as);
     if (!packed.ok())
       return error(packed.error().code, fmt::format("file_mounts (line {}): {}", mount.line, packed.error().message),
                    "file_mounts");
@@ -86,9 +97,8 @@ Status upload_mounts(Shell& shell, launcher::Launch& launch, const std::string& 
       progress.show(fmt::format("uploading {}: {} of {}", mount.local, size_text(static_cast<std::int64_t>(sent)),
                                 size_text(static_cast<std::int64_t>(packed->bytes))));
     }));
-    if (packed->skipped > 0)
-      say(fmt::format("{}: {} symbolic links or special files were left out", mount.local, packed->skipped));
-    launch.spec.files.push_back({mount.remote, digest});
+    if (packed->skipped > 0) say(fmt::format("{}: {} sockets or devices were left out", mount.local, packed->skipped));
+    launch.spec.files.push_back({remote, digest});
   }
   return {};
 }
@@ -119,6 +129,11 @@ std::vector<std::string> difference(const wire::Json& before, const wire::Json& 
   return out;
 }
 
+std::string pull_text(std::int64_t done, std::int64_t total) {
+  if (total <= 0) return size_text(done);
+  return fmt::format("{} % of {}", std::clamp<std::int64_t>(done * 100 / total, 0, 100), size_text(total));
+}
+
 std::string cluster_progress(const wire::Json& cluster) {
   std::string line = clean(cluster["name"].text()) + " " + clean(cluster["state"].text());
   if (cluster["state"].text() == "queued" && cluster["queue"].is(wire::Json::Kind::Object)) {
@@ -144,23 +159,45 @@ std::string cluster_progress(const wire::Json& cluster) {
   if (!head.empty()) line += ": head " + clean(head);
   if (workers > 0) line += fmt::format(", workers {}/{} ready", ready, workers);
   for (const auto& [phase, count] : phases) line += fmt::format(", {} {}", count, clean(phase));
+  std::int64_t done = 0, total = 0;
+  bool known = true;
+  for (const auto& slot : cluster["slots"].items()) {
+    if (slot["phase"].text() != "pulling") continue;
+    done += slot["pullDoneBytes"].integer();
+    total += slot["pullTotalBytes"].integer();
+    known = known && slot["pullTotalBytes"].integer() > 0;
+  }
+  if (done > 0) line += ", image " + pull_text(done, known ? total : 0);
   return line;
 }
 
 Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done,
-                                const std::string& left_behind) {
+                                const std::function<std::string(const wire::Json&)>& left_behind) {
   Api* api = TRY(shell.api());
   api->set_patience(Millis(600'000));
-  const OnInterrupt interrupt([left_behind] { return left_behind; });
+  struct Seen {
+    std::mutex mutex;
+    wire::Json cluster;
+  };
+  auto seen = std::make_shared<Seen>();
+  seen->cluster = TRY(api->get(path_of("clusters", id)));
+  const OnInterrupt interrupt([seen, left_behind] {
+    const std::lock_guard lock(seen->mutex);
+    return left_behind(seen->cluster);
+  });
   Progress progress;
   for (;;) {
     auto cluster = TRY(api->get(path_of("clusters", id)));
+    {
+      const std::lock_guard lock(seen->mutex);
+      seen->cluster = cluster;
+    }
     progress.show(cluster_progress(cluster));
     if (done(cluster)) {
       progress.clear();
       return cluster;
     }
-    api->sleep(Millis(1'000));
+    api->sleep(Millis(200));
   }
 }
 

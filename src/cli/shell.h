@@ -52,7 +52,9 @@ void add_nodes(CLI::App& app, Shell& shell);
 void add_top(CLI::App& app, Shell& shell);
 void add_events(CLI::App& app, Shell& shell);
 void add_token(CLI::App& app, Shell& shell);
+void add_registry(CLI::App& app, Shell& shell);
 void add_accounts(CLI::App& app, Shell& shell);
+void add_quota(CLI::App& app, Shell& shell);
 void add_version(CLI::App& app, Shell& shell);
 void add_completion(CLI::App& app, Shell& shell);
 

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "cli/table.h"
 
@@ -51,9 +52,11 @@ bool stderr_is_terminal() {
 }
 
 Size terminal_size() {
-  winsize size{};
-  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return {};
-  return {size.ws_row, size.ws_col};
+  for (const int fd : {STDOUT_FILENO, STDERR_FILENO, STDIN_FILENO}) {
+    winsize size{};
+    if (ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col != 0 && size.ws_row != 0) return {size.ws_row, size.ws_col};
+  }
+  return {};
 }
 
 Result<std::string> ask_password(const std::string& prompt) {
@@ -128,11 +131,11 @@ void start_signals() {
 
 OnInterrupt::OnInterrupt(std::function<std::string()> say) {
   const std::lock_guard lock(mutex());
-  handler() = std::move(say);
+  outer_ = std::exchange(handler(), std::move(say));
 }
 OnInterrupt::~OnInterrupt() {
   const std::lock_guard lock(mutex());
-  handler() = nullptr;
+  handler() = std::move(outer_);
 }
 
 void Progress::show(const std::string& text) {
@@ -142,8 +145,6 @@ void Progress::show(const std::string& text) {
     const std::size_t width = terminal_size().cols;
     std::fprintf(stderr, "\r\033[K%s", line.substr(0, width > 1 ? width - 1 : 1).c_str());
     std::fflush(stderr);
-  } else {
-    std::fprintf(stderr, "%s\n", line.c_str());
   }
   shown_ = line;
 }

@@ -31,16 +31,19 @@ class RawMode {
 };
 
 void start_signals();
-// While it lives, an interrupt prints `say()` on stderr before the process leaves with 130.
+// While it lives, an interrupt prints `say()` on stderr before the process leaves with 130; the innermost one counts.
 class OnInterrupt {
  public:
   explicit OnInterrupt(std::function<std::string()> say);
   ~OnInterrupt();
   OnInterrupt(const OnInterrupt&) = delete;
   OnInterrupt& operator=(const OnInterrupt&) = delete;
+
+ private:
+  std::function<std::string()> outer_;
 };
 
-// One line that is rewritten in place on a terminal, a new line per change otherwise.
+// One line that is rewritten in place on a terminal; elsewhere nothing.
 class Progress {
  public:
   void show(const std::string& text);

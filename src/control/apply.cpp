@@ -4,6 +4,8 @@
 
 #include "control/core.h"
 #include "control/mutants.h"
+#include "control/quota.h"
+#include "model/image_name.h"
 
 namespace muster::control {
 namespace {
@@ -61,6 +63,7 @@ struct Apply {
     raise(s.last.project, e.project.id.value);
     s.project_by_name[{e.project.org, e.project.name}] = e.project.id;
     s.projects[e.project.id] = e.project;
+    note_limited(s, e.project.id);
   }
   void operator()(const PrincipalCreated& e) {
     raise(s.last.principal, e.principal.id.value);
@@ -126,6 +129,7 @@ struct Apply {
   void operator()(const FreezeSet& e) {
     s.frozen = e.frozen;
     s.freeze_reason = e.reason;
+    s.frozen_since = e.frozen ? context.wall : WallTime{};
   }
   void operator()(const BackoffSet& e) {
     s.backoffs[{e.cluster, e.node}] = Backoff{e.failures, e.until};
@@ -158,6 +162,8 @@ struct Apply {
       const auto it = s.cluster_by_name.find({cluster->project, cluster->spec.name});
       if (it != s.cluster_by_name.end() && it->second == e.cluster) s.cluster_by_name.erase(it);
     }
+    if (counts_as_cluster(e.state) != counts_as_cluster(cluster->state))
+      hold(s, cluster->project, {0, 0, 1}, counts_as_cluster(e.state));
     cluster->state = e.state;
     cluster->reason = e.reason;
     set_timer(s, TimerKind::Cluster, e.cluster.value, 0, e.deadline);
@@ -166,7 +172,14 @@ struct Apply {
     if (Cluster* cluster = find_in(s.clusters, e.cluster)) cluster->wanted[e.group] = e.workers;
   }
   void operator()(const ClusterProbed& e) {
-    if (Cluster* cluster = find_in(s.clusters, e.cluster)) cluster->probe = e.probe;
+    Cluster* cluster = find_in(s.clusters, e.cluster);
+    if (cluster == nullptr) return;
+    cluster->probe = e.probe;
+    if (!image_pinned(e.probe.digest)) return;
+    for (const LeaseId id : s.cluster_leases(e.cluster)) {  // their assignments name the pinned image now
+      const Lease* lease = find_in(s.leases, id);
+      if (lease != nullptr && lease->end == LeaseEnd::None) touch(s, lease->node);
+    }
   }
 
   void operator()(const LeaseGranted& e) {
@@ -183,6 +196,7 @@ struct Apply {
       else
         cluster->slots.push_back(e.slot.id);
       cluster->next_address = std::max(cluster->next_address, e.slot.address - kSubnet + 1);
+      hold(s, cluster->project, amount_of(e.lease.resources), true);
     }
     touch(s, e.lease.node);
   }
@@ -238,6 +252,9 @@ struct Apply {
   void operator()(const LeaseEnded& e) {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
+    const Cluster* cluster = find_in(s.clusters, lease->cluster);
+    if (cluster != nullptr && lease->end == LeaseEnd::None)
+      hold(s, cluster->project, amount_of(lease->resources), false);
     lease->end = e.end;
     lease->reason = e.reason;
     lease->ended_at = context.wall;
@@ -308,10 +325,16 @@ struct Apply {
     for (auto* counter :
          {&c.org, &c.project, &c.principal, &c.token, &c.node, &c.cluster, &c.slot, &c.lease, &c.job, &c.epoch})
       *counter += kJump;
-    for (auto& [id, cluster] : s.clusters) cluster.next_address += 1024;
+    for (auto& [id, cluster] : s.clusters) cluster.next_address += 1024, cluster.roster_epoch += kJump;
     for (auto& [id, node] : s.nodes) node.revision += kJump;
   }
   void operator()(const FormatRaised& e) { s.format_version = e.version; }
+  void operator()(const QuotaSet& e) {
+    if (Project* project = find_in(s.projects, e.project)) project->quota = e.quota;
+    if (e.project) return note_limited(s, e.project);
+    if (Org* org = find_in(s.orgs, e.org)) org->quota = e.quota;
+    for (const ProjectId project : projects_of(s, e.org)) note_limited(s, project);
+  }
 
  private:
   void set_roster(ClusterId id, std::uint64_t roster_epoch) {

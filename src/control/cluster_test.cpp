@@ -146,6 +146,41 @@ TEST(ClusterLife, FreezeEndsWithTheLostOnesLeaving) {
   EXPECT_EQ(w.state.leases.at(lost.lease).want, LeaseWant::Stop);
 }
 
+TEST(ClusterLife, ADisabledMachineIsAwaitedOnlyInAFreeze) {
+  World w;
+  const NodeId off = w.enrol("a"), on = w.enrol("b");
+  w.must(SetNode{off, SetNode::Action::Disable});
+  EXPECT_EQ(awaited_nodes(w.state), std::vector<NodeId>{on});
+  w.must(SetFreeze{true, "silence"});
+  EXPECT_EQ(awaited_nodes(w.state), (std::vector<NodeId>{off, on}));
+}
+
+TEST(ClusterLife, ASpareIsNotSpentOnAWorkerThatNobodyMisses) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec(2, 2, 1));
+  w.must(SetFreeze{true, "silence"});
+  const Slot first = *w.slots(id, SlotRole::Worker).at(0), second = *w.slots(id, SlotRole::Worker).at(1);
+  w.silent = {w.lease_of(&second).node};
+  w.must(NodeLost{w.lease_of(&second).node});  // the spare takes its place
+  w.silent.insert(w.lease_of(&first).node);
+  w.must(NodeLost{w.lease_of(&first).node});  // nothing replaces it: it stays
+  for (const char* name : {"e", "f"}) w.enrol(name);
+  w.rounds();  // a new worker and a new spare; the lost one left
+  w.must(NodeOnline{w.lease_of(&first).node});
+  ASSERT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  ASSERT_EQ(w.slots(id, SlotRole::Spare).size(), 1U);
+  // One more than wanted, as after a freeze in which two were lost and both came back.
+  const Slot spare = *w.slots(id, SlotRole::Spare).at(0);
+  ClusterSpec fewer = World::spec(1, 2, 1);
+  w.must(UpdateCluster{id, fewer, 0}, w.user());
+  const LeaseId failed = w.lease_of(w.slots(id, SlotRole::Worker).at(0)).id;
+  w.state.clusters.at(id).wanted["workers"] = 1;
+  ASSERT_TRUE(w.report(failed, LeasePhase::Failed, "oom").ok());
+  EXPECT_EQ(w.state.slots.at(spare.id).role, SlotRole::Spare) << "one worker is enough";
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 1U);
+}
+
 TEST(ClusterLife, HeadRestartsInPlaceThreeTimes) {
   World w;
   for (const char* name : {"a", "b", "c"}) w.enrol(name);
@@ -164,6 +199,97 @@ TEST(ClusterLife, HeadRestartsInPlaceThreeTimes) {
   EXPECT_EQ(w.cluster(id).reason, "head_failed:oom");
   w.agents();
   EXPECT_TRUE(w.state.leases_by_node.empty());
+}
+
+TEST(ClusterLife, ARebootEndsWhatTheMachineHeldAndItsWordIsTakenForIt) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0));
+  NodeFacts facts = w.state.nodes.at(worker.node).facts;
+  facts.boot_id = "next";
+  // What it says of its old boot changes nothing: neither Ready nor an older key brings the lease back.
+  w.must(NodeOnline{worker.node, facts, {w.seen(worker.id, LeasePhase::Ready)}, {}, "next"});
+  EXPECT_EQ(w.state.leases.at(worker.id).want, LeaseWant::Stop);
+  EXPECT_EQ(w.state.leases.at(worker.id).end, LeaseEnd::None) << "its devices are free when it says so";
+  EXPECT_EQ(w.state.leases.at(worker.id).reason, "node_rebooted");
+  for (const SlotId slot : w.cluster(id).slots) EXPECT_NE(slot, worker.slot);
+  w.rounds();
+  EXPECT_EQ(w.state.leases.at(worker.id).end, LeaseEnd::Confirmed);
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  // Facts may be left out: the session's boot id counts.
+  w.must(NodeOnline{w.head(id).node, std::nullopt, {}, {}, "other"});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  EXPECT_EQ(w.cluster(id).reason, "node_rebooted");
+}
+
+TEST(ClusterLife, OfTwoMachinesWithOneKeyNeitherIsBelieved) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0)), head = w.head(id);
+  EXPECT_FALSE(w.run(NodeContested{worker.node}, w.user()).ok());
+  w.must(NodeContested{worker.node});
+  EXPECT_EQ(w.state.nodes.at(worker.node).state, NodeState::Lost);
+  EXPECT_EQ(w.cluster(id).reason, "workers_below_min");
+  w.rounds();
+  EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 2U) << "replaced";
+  w.must(NodeOnline{worker.node});
+  ASSERT_EQ(desired_for(w.state, worker.node).size(), 1U);
+  EXPECT_EQ(desired_for(w.state, worker.node)[0].want, LeaseWant::Stop);
+  ASSERT_TRUE(w.report(worker.id, LeasePhase::Stopped).ok());
+  w.must(NodeLeft{worker.node}, World::device(worker.node));
+  EXPECT_EQ(w.state.leases.at(worker.id).end, LeaseEnd::None) << "the other one may still run it";
+  w.must(LeasesExpired{{worker.id}});
+  EXPECT_EQ(w.state.leases.at(worker.id).end, LeaseEnd::Expired);
+  w.must(NodeContested{head.node});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  w.rounds();
+  EXPECT_EQ(w.state.leases.at(head.id).end, LeaseEnd::None);
+  for (const LeaseId lease : w.state.cluster_leases(id))
+    if (lease != head.id) EXPECT_NE(w.state.leases.at(lease).end, LeaseEnd::None) << "others confirm as ever";
+}
+
+TEST(ClusterLife, WhoDoesNotAcknowledgeARosterLeavesToo) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d", "e"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec(2, 2));
+  const Lease worker = w.lease_of(w.slots(id, SlotRole::Worker).at(0)), head = w.head(id);
+  EXPECT_FALSE(w.run(RostersLate{{worker.id}}, w.user()).ok());
+  const std::uint64_t epoch = w.cluster(id).roster_epoch;
+  w.must(SetFreeze{true, "silence"});
+  w.must(RostersLate{{worker.id}});
+  EXPECT_EQ(w.cluster(id).roster_epoch, epoch) << "nobody is evicted while we may be the ones cut off";
+  w.must(SetFreeze{false, ""});
+  w.must(RostersLate{{worker.id, LeaseId{999}}});
+  EXPECT_GT(w.cluster(id).roster_epoch, epoch);
+  EXPECT_EQ(w.state.leases.at(worker.id).want, LeaseWant::Stop);
+  EXPECT_EQ(w.state.leases.at(worker.id).reason, "roster_not_acknowledged");
+  const std::size_t before = w.journal.size();
+  w.must(RostersLate{{worker.id}});
+  EXPECT_EQ(w.journal.size(), before) << "it left already";
+  w.rounds();
+  ASSERT_EQ(w.slots(id, SlotRole::Worker).size(), 2U);
+  for (const Slot* slot : w.slots(id, SlotRole::Worker)) EXPECT_NE(w.lease_of(slot).node, worker.node);
+  w.must(RostersLate{{head.id}});
+  EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  EXPECT_EQ(w.cluster(id).reason, "head_roster_not_acknowledged");
+}
+
+TEST(ClusterLife, ARestoredBackupGivesRostersThatNobodyHasSeen) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const State backup = w.state;
+  for (int i = 0; i < 3; ++i) {
+    w.must(NodeOnline{
+        w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node, std::nullopt, {}, {}, "boot" + std::to_string(i)});
+    w.rounds();
+  }
+  const std::uint64_t seen = w.cluster(id).roster_epoch;
+  w.state = backup;
+  w.must(RaiseIncarnation{"restored"});
+  EXPECT_GT(w.cluster(id).roster_epoch, seen) << "members keep the highest they saw";
 }
 
 TEST(ClusterLife, FailedHeadThatDoesNotComeBackIsLost) {
@@ -256,7 +382,10 @@ TEST(ClusterLife, LifetimeAndIdleWorkersEnd) {
   };
   report({{{.cpu_milli = 2000}, 2, true}}, Millis(0));
   EXPECT_EQ(w.cluster(id).wanted.at("workers"), 3U) << "two bundles, strictly spread, on new workers";
-  report({{{.cpu_milli = std::int64_t{1} << 60}, 4'000'000'000U, true}, {{.cpu_milli = -5}, 9, false}}, Millis(0));
+  report({{{.cpu_milli = 2000}, 2, true},
+          {{.cpu_milli = std::int64_t{1} << 60}, 4'000'000'000U, true},
+          {{.cpu_milli = -5}, 9, false}},
+         Millis(0));
   EXPECT_EQ(w.cluster(id).wanted.at("workers"), 3U) << "bounded by max";
   w.rounds();
   EXPECT_EQ(w.slots(id, SlotRole::Worker).size(), 3U);
@@ -372,6 +501,10 @@ TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   EXPECT_EQ(w.state.nodes.at(id).labels.at("pool"), "lab");
   EXPECT_EQ(w.state.nodes.at(id).state, NodeState::Admitted);
   EXPECT_EQ(w.run(EnrollNode{hash, Bytes(32, 9), "pc", facts}, Actor{}).error().code, Code::Unauthenticated);
+  // The answer was lost: the same key with the same token gets the same machine, and nothing is stored twice.
+  const std::size_t before = w.journal.size();
+  EXPECT_EQ(w.must(EnrollNode{hash, key, "pc", facts}, Actor{}).id, id.str());
+  EXPECT_EQ(w.journal.size(), before);
   const Bytes second(32, 17);
   w.must(CreateJoinToken{w.supplier, second, {}, 1h});
   EXPECT_EQ(w.run(EnrollNode{second, key, "copy", facts}, Actor{}).error().code, Code::AlreadyExists);
@@ -386,6 +519,43 @@ TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   w.must(SetNode{id, SetNode::Action::Revoke}, w.as(Role::Operator, {}));
   EXPECT_FALSE(w.run(NodeOnline{id}).ok());
   EXPECT_FALSE(w.run(NodeLost{id}, w.user()).ok()) << "people do not decide about liveness";
+}
+
+// The planner knows what runs, and until when, from the events alone and from a snapshot alike.
+TEST(Cluster, WaitersAreToldWhenRunningWorkMustEnd) {
+  World w;
+  w.enrol("a"), w.enrol("b"), w.enrol("c");
+  ClusterSpec first = World::spec(), second = World::spec();
+  for (ClusterSpec* spec : {&first, &second})
+    spec->head.resources.cpu_milli = spec->groups[0].request.resources.cpu_milli = 3000;
+  first.max_lifetime = 2h, second.name = "second";
+  w.up(first);
+  const WallTime running = w.now.wall;
+  const ClusterId waits = ClusterId::parse(w.must(CreateCluster{w.project, second}, w.user()).id).value();
+  w.plan();
+  const auto view = w.planner.queue_of(waits, w.now.wall);
+  EXPECT_EQ(view.position, 1U);
+  EXPECT_EQ(view.reason.code, "machines_busy");
+  ASSERT_TRUE(view.known);
+  EXPECT_LT(view.expected_start - (running + 2h), 2min);
+  EXPECT_LE(running + 2h, view.expected_start + 1s);
+  scheduler::Scheduler rebuilt;
+  for (const auto& change : planner_snapshot(w.state)) rebuilt.apply(change);
+  EXPECT_EQ(rebuilt.queue(w.now.wall), w.planner.queue(w.now.wall));
+}
+
+TEST(Machines, EqualOnesTakeTurnsByTheDay) {
+  World w;
+  for (const char* name : {"a", "b", "c", "d", "e", "f"}) w.enrol(name);
+  std::set<NodeId> first;
+  for (int day = 0; day < 8; ++day) {
+    const ClusterId id = w.up(World::spec(1, 1));
+    first.insert(w.head(id).node);
+    w.must(StopCluster{id}, w.user());
+    w.rounds();
+    w.pass(24h);
+  }
+  EXPECT_GT(first.size(), 2U) << "the same supplier is always hired first";
 }
 
 TEST(Machines, DrainingMovesWorkersAway) {

@@ -1,7 +1,9 @@
 #pragma once
 // The compact codec of control: unsigned integers as LEB128 varints, signed ones zigzagged, enums and bools as one
 // varint with a range check, text and bytes length-prefixed, containers as a count and their elements. A Decoder never
-// reads past its bytes and never allocates more than they can hold; after an error it stays failed. Private to control.
+// reads past its bytes and never allocates more than they can hold; after an error it stays failed. Both know the
+// format (state.h): fields that came later stand in a.since(format, ...) and are absent from older bytes. Private to
+// control.
 #include <chrono>
 #include <limits>
 #include <type_traits>
@@ -60,9 +62,14 @@ constexpr std::uint64_t enum_last<TimerKind>() {
 
 class Encoder {
  public:
+  explicit Encoder(std::uint64_t format) : format_(format) {}
   template <class... T>
   void operator()(const T&... values) {
     (put(values), ...);
+  }
+  template <class... T>
+  void since(std::uint64_t format, const T&... values) {
+    if (format_ >= format) (put(values), ...);
   }
   Bytes take() { return std::move(out_); }
   void varint(std::uint64_t value) {
@@ -98,7 +105,7 @@ class Encoder {
   }
   template <class... T>
   void put(const std::tuple<T...>& tuple) {
-    std::apply([this](const auto&... item) { (put(item), ...); }, tuple);
+    std::apply([this](const auto&... item) { (this->put(item), ...); }, tuple);
   }
   template <class T>
   void put(const T& value) {
@@ -113,15 +120,21 @@ class Encoder {
       fields(*this, const_cast<T&>(value));  // fields() only reads here: this archive takes const references
     }
   }
+  std::uint64_t format_;
   Bytes out_;
 };
 
 class Decoder {
  public:
   explicit Decoder(ByteView bytes) : rest_(bytes) {}
+  void set_format(std::uint64_t format) { format_ = format; }
   template <class... T>
   void operator()(T&... values) {
     (get(values), ...);
+  }
+  template <class... T>
+  void since(std::uint64_t format, T&... values) {
+    if (format_ >= format) (get(values), ...);
   }
   bool ok() const { return ok_; }
   bool done() const { return ok_ && rest_.empty(); }
@@ -190,7 +203,7 @@ class Decoder {
   }
   template <class... T>
   void get(std::tuple<T...>& tuple) {
-    std::apply([this](auto&... item) { (get(item), ...); }, tuple);
+    std::apply([this](auto&... item) { (this->get(item), ...); }, tuple);
   }
   template <class T>
   void get(T& value) {
@@ -216,6 +229,7 @@ class Decoder {
     }
   }
   ByteView rest_;
+  std::uint64_t format_ = 1;
   bool ok_ = true;
 };
 

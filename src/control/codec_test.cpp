@@ -10,14 +10,15 @@ template <std::size_t... I>
 std::vector<Event> one_of_each(std::index_sequence<I...>) {
   return {Event(std::in_place_index<I>)...};
 }
-constexpr std::string_view kSizes = "2 3 5 1 7 1 7 1 33 20 4 2 2 4 2 63 46 4 3 6 30 4 3 3 4 4 4 64 6 3 4 1 4 3 1 2 1 ";
+constexpr std::string_view kSizes =
+    "5 6 5 1 7 1 7 1 33 20 4 2 2 4 2 67 50 4 3 6 30 4 3 3 4 4 4 69 6 3 4 1 4 3 1 2 1 5 ";
 std::vector<Event> all_events() {
   return one_of_each(std::make_index_sequence<std::variant_size_v<Event>>());
 }
 
 TEST(EventCodec, GoldenBytes) {
   const std::vector<std::pair<Event, std::string>> golden = {
-      {OrgCreated{{OrgId{3}, "lab"}}, "010103036c6162"},
+      {OrgCreated{{OrgId{3}, "lab"}}, "010103036c6162000000"},
       {PrincipalDisabled{PrincipalId{300}}, "0401ac02"},
       {NodeStateChanged{NodeId{7}, NodeState::Lost, true, "x"}, "0b010705010178"},
       {BackoffSet{ClusterId{1}, NodeId{2}, 3, WallTime{4}}, "0e0101020308"},
@@ -29,6 +30,10 @@ TEST(EventCodec, GoldenBytes) {
        "22010308"
        "8001"},
       {FormatRaised{1}, "250101"},
+      {QuotaSet{OrgId{2}, ProjectId{3}, {4, 64'000, 1}},
+       "2601020308"
+       "80e807"
+       "02"},
   };
   for (const auto& [event, bytes] : golden) EXPECT_EQ(hex(encode(event)), bytes) << event_name(event);
 }
@@ -49,7 +54,7 @@ TEST(EventCodec, GoldenSizesAndNamesOfEveryType) {
 
 TEST(EventCodec, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(decode_event({}).error().code, Code::DataLoss);
-  for (const char* bytes : {"00", "0001", "260100", "0102036c", "010103", "01010303", "0b010709010178" /* state 9 */,
+  for (const char* bytes : {"00", "0001", "270100", "0100036c", "010103", "01010303", "0b010709010178" /* state 9 */,
                             "0b010705020178" /* bool 2 */, "010183000000" /* overlong */, "25010101" /* trailing */})
     EXPECT_EQ(decode_event(*unhex(bytes)).error().code, Code::DataLoss) << bytes;
 }

@@ -30,6 +30,12 @@ struct CreateProject {
   OrgId org;
   std::string name;
 };
+// Of an organisation, or of a project (then org is not looked at). 0 = no limit.
+struct SetQuota {
+  OrgId org;
+  ProjectId project;
+  Quota quota;
+};
 struct CreatePrincipal {
   std::string name;
   Role role = Role::None;
@@ -77,6 +83,7 @@ struct NodeOnline {
   std::optional<NodeFacts> facts;
   std::vector<ObservedLease> leases;
   std::vector<ObservedJob> jobs;
+  std::string boot_id;  // of the session; what an earlier boot held is over
 };
 struct NodeSuspect {
   NodeId node;
@@ -84,6 +91,9 @@ struct NodeSuspect {
 struct NodeLost {
   NodeId node;
 };
+struct NodeContested {
+  NodeId node;
+};  // two machines hold its key: what it holds ends by its time alone
 struct SetFreeze {
   bool frozen = false;
   std::string reason;
@@ -108,6 +118,9 @@ struct NodeLeft {
 struct LeasesExpired {
   std::vector<LeaseId> leases;
 };  // the lease table's verdict, LeaseTime based
+struct RostersLate {
+  std::vector<LeaseId> leases;
+};  // the roster table's verdict: members that do not acknowledge who left
 // Tenants.
 struct CreateCluster {
   ProjectId project;
@@ -149,11 +162,12 @@ struct RaiseFormat {
   std::uint32_t version = 0;
 };
 
-using Command = std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken,
-                             RevokeApiToken, CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier,
-                             NodeOnline, NodeSuspect, NodeLost, SetFreeze, ReportObserved, ReportRay, NodePaused,
-                             NodeLeft, LeasesExpired, CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob,
-                             SetJobLog, ApplyPlan, Tick, BecomeLeader, RaiseIncarnation, RaiseFormat>;
+using Command =
+    std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken, RevokeApiToken,
+                 CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
+                 NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
+                 CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota>;
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
 struct Outcome {

@@ -16,8 +16,9 @@ class World {
   State state;
   scheduler::Scheduler planner;
   Now now{WallTime{1'700'000'000'000}, LeaseTime{0}};
-  std::vector<Event> journal;  // everything that happened
-  std::set<NodeId> silent;     // their agents do not answer
+  std::vector<Event> journal;          // everything that happened
+  std::vector<EntryContext> contexts;  // and who, when
+  std::set<NodeId> silent;             // their agents do not answer
   std::map<std::pair<ClusterId, std::uint32_t>, SlotId> addresses;
   OrgId supplier, tenant;
   ProjectId project;
@@ -56,8 +57,10 @@ class World {
     const WallTime wall = journal_wall(state, now);
     for (const Event& event : decision->events) {
       EXPECT_EQ(decode_event(encode(event)).value(), event);
-      apply(state, event, {state.seq + 1, wall, state.leader_epoch, actor});
+      const EntryContext context{state.seq + 1, wall, state.leader_epoch, actor};
+      apply(state, event, context);
       journal.push_back(event);
+      contexts.push_back(context);
       note_address(event);
       for (const auto& change : planner_changes(state, event)) planner.apply(change);
     }

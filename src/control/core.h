@@ -25,13 +25,18 @@ struct Decision {
 Result<Decision> decide(const State& state, const Command& command, const Actor& actor, Now now);
 void apply(State& state, const Event& event, const EntryContext& context);
 
-// Event codec: own compact, versioned encoding; unknown type or version -> DataLoss. Golden bytes in the tests.
-Bytes encode(const Event& event);
+// Event codec: own compact encoding, each event with the format it was written in (1..kFormatVersion). An unknown type
+// or damage -> DataLoss, a format from the future -> Unsupported. Golden bytes of every type in the tests. Written is
+// what the journal was raised to (State::format_version), so that every member can read it; an event type that came
+// later than that must not be written.
+Bytes encode(const Event& event, std::uint32_t format = kFormatVersion);
 Result<Event> decode_event(ByteView bytes);
+std::uint32_t format_needed(const Event& event);
 // Snapshot of the whole state; decode(encode(s)) == s. digest: SHA-256 of it, for comparing folds.
-Bytes encode_state(const State& state);
+Bytes encode_state(const State& state, std::uint32_t format = kFormatVersion);
 Result<State> decode_state(ByteView bytes);
-Bytes state_digest(const State& state);
+std::uint32_t snapshot_format(ByteView bytes);  // 0 = not one of ours
+Bytes state_digest(const State& state, std::uint32_t format = kFormatVersion);
 
 // Everything the outside must now do, recomputed from state: all assignments of a node with the node's desired
 // revision. Stopped leases stay in it with want = Stop until the stop is confirmed or the lease ended.

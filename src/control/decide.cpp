@@ -69,7 +69,11 @@ Decided decide(const Asking& a, const BecomeLeader& c) {
   if (c.leader_epoch <= a.base.leader_epoch && a.base.leader_epoch != 0)
     return error(Code::Aborted, "leader epoch " + std::to_string(c.leader_epoch) + " is not newer than " +
                                     std::to_string(a.base.leader_epoch));
-  return one(LeaderChanged{c.leader_epoch});
+  Decision decision = one(LeaderChanged{c.leader_epoch});
+  // A new journal has no older readers.
+  if (a.base.seq == 0 && a.base.format_version < kFormatVersion)
+    decision.events.emplace_back(FormatRaised{kFormatVersion});
+  return decision;
 }
 Decided decide(const Asking& a, const RaiseIncarnation& c) {
   if (!a.actor.system) TRY_VOID(a.may(access::Verb::Update, {.kind = access::Kind::Platform}));

@@ -26,6 +26,7 @@ Error missing(std::string_view what, const std::string& id);
 
 Decided decide(const Asking& a, const CreateOrg& c);
 Decided decide(const Asking& a, const CreateProject& c);
+Decided decide(const Asking& a, const SetQuota& c);
 Decided decide(const Asking& a, const CreatePrincipal& c);
 Decided decide(const Asking& a, const DisablePrincipal& c);
 Decided decide(const Asking& a, const CreateApiToken& c);
@@ -38,12 +39,14 @@ Decided decide(const Asking& a, const SetNodeTier& c);
 Decided decide(const Asking& a, const NodeOnline& c);
 Decided decide(const Asking& a, const NodeSuspect& c);
 Decided decide(const Asking& a, const NodeLost& c);
+Decided decide(const Asking& a, const NodeContested& c);
 Decided decide(const Asking& a, const SetFreeze& c);
 Decided decide(const Asking& a, const ReportObserved& c);
 Decided decide(const Asking& a, const ReportRay& c);
 Decided decide(const Asking& a, const NodePaused& c);
 Decided decide(const Asking& a, const NodeLeft& c);
 Decided decide(const Asking& a, const LeasesExpired& c);
+Decided decide(const Asking& a, const RostersLate& c);
 Decided decide(const Asking& a, const CreateCluster& c);
 Decided decide(const Asking& a, const UpdateCluster& c);
 Decided decide(const Asking& a, const StopCluster& c);
@@ -56,8 +59,9 @@ Decided decide(const Asking& a, const BecomeLeader& c);
 Decided decide(const Asking& a, const RaiseIncarnation& c);
 Decided decide(const Asking& a, const RaiseFormat& c);
 
-// Shared by NodeOnline and ReportObserved.
-void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs);
+// Shared by NodeOnline and ReportObserved. Jobs come first: a job's end counts even if its head ends with it.
+void observe_jobs(Draft& d, NodeId node, const std::vector<ObservedJob>& jobs);
+void observe_leases(Draft& d, NodeId node, const std::vector<ObservedLease>& leases);
 // Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool
 // grants.
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);

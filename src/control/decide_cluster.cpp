@@ -13,12 +13,12 @@ using access::Verb;
 constexpr std::size_t kClustersMax = 2'000'000;
 
 Error fixed(const std::string& field, const std::string& name) {
-  return error(
-      Code::FailedPrecondition,
-      field +
-          " of a living cluster cannot change (only min, max, spares, idle_timeout, max_lifetime and priority); stop " +
-          name + " and start it again, or use another name",
-      field);
+  return error(Code::FailedPrecondition,
+               field +
+                   " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime "
+                   "and priority); stop " +
+                   name + " and start it again, or use another name",
+               field);
 }
 
 Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::string& field) {
@@ -44,6 +44,26 @@ Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::str
     if (same != old.groups[i]) return fixed(field + ".groups." + std::to_string(i), n);
   }
   return {};
+}
+
+// How many workers each group keeps under a changed spec: inside its own bounds, and together inside max_workers, where
+// the last groups give first.
+std::map<std::string, std::uint32_t> wanted_after(const Cluster& cluster, const ClusterSpec& spec) {
+  std::map<std::string, std::uint32_t> wanted;
+  std::uint32_t all = 0;
+  for (const WorkerGroup& group : spec.groups) {
+    const auto it = cluster.wanted.find(group.name);
+    const std::uint32_t now = it == cluster.wanted.end() ? group.min : it->second;
+    wanted[group.name] = cluster.state == ClusterState::Queued ? group.min : std::clamp(now, group.min, group.max);
+    all += wanted[group.name];
+  }
+  for (auto group = spec.groups.rbegin(); group != spec.groups.rend() && spec.max_workers != 0; ++group) {
+    if (all <= spec.max_workers) break;
+    std::uint32_t& has = wanted[group->name];
+    const std::uint32_t give = std::min(all - spec.max_workers, has - group->min);
+    has -= give, all -= give;
+  }
+  return wanted;
 }
 
 }  // namespace
@@ -98,6 +118,7 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, const Clust
     return error(Code::ResourceExhausted,
                  "the platform holds two million clusters, which is its limit; try again later");
   TRY_VOID(attainable(a.base, project.org, spec, field));
+  TRY_VOID(startable(a.base, project.id, spec, field));
   Cluster cluster;
   cluster.id = ClusterId{a.base.last.cluster + 1};
   cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = spec,
@@ -130,18 +151,18 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
   TRY_VOID(validate(c.spec));
   TRY_VOID(changeable(cluster->spec, c.spec, "spec"));
   if (cluster->spec == c.spec) return Decision{{}, {c.cluster.str()}};
+  const Quota before = start_need(cluster->spec), after = start_need(c.spec);
+  if (after.gpus > before.gpus || after.cpu_milli > before.cpu_milli)
+    TRY_VOID(startable(a.base, cluster->project, c.spec, "spec"));
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.cluster);
   Cluster changed = *cluster;
   changed.spec = c.spec;
   const bool runs = cluster->state == ClusterState::Running;
   d.emit(ClusterUpdated{c.cluster, c.spec, cluster->generation + 1, runs ? end_of_life(changed, a.wall) : WallTime{}});
-  for (const WorkerGroup& group : c.spec.groups) {
-    const auto it = cluster->wanted.find(group.name);
-    const std::uint32_t now = it == cluster->wanted.end() ? group.min : it->second;
-    const std::uint32_t then =
-        cluster->state == ClusterState::Queued ? group.min : std::clamp(now, group.min, group.max);
-    if (then != now) d.emit(ClusterWanted{c.cluster, group.name, then});
+  for (const auto& [group, then] : wanted_after(*cluster, c.spec)) {
+    const auto it = cluster->wanted.find(group);
+    if (it == cluster->wanted.end() || it->second != then) d.emit(ClusterWanted{c.cluster, group, then});
   }
   settle(d, c.cluster);
   return done(d, c.cluster.str());

@@ -55,6 +55,12 @@ void lose_workers(Draft& d, NodeId id) {
   }
 }
 
+// Under a new boot id nothing of the old one runs; its leases are over, whatever the machine says of them.
+void leave_behind(Draft& d, NodeId id) {
+  take_workers_away(d, id, Leave::AtOnce, "node_rebooted");
+  take_heads_away(d, id, "node_rebooted");
+}
+
 bool off(NodeState state) {
   return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled;
 }
@@ -76,6 +82,11 @@ Decided decide(const Asking& a, const EnrollNode& c) {
   TRY_VOID(a.may(Verb::Enroll, {.kind = Kind::Node}));
   const auto it = a.base.join_token_by_hash.find(c.token_hash);
   const JoinToken* token = it == a.base.join_token_by_hash.end() ? nullptr : &a.base.join_tokens.at(it->second);
+  // The answer to an enrolment may get lost: the same key with the same token gets it again, and nothing is made twice.
+  const Node* again = token != nullptr && token->used_by ? a.base.find_node(token->used_by) : nullptr;
+  if (again != nullptr && again->device_key == c.device_key && again->state != NodeState::Revoked && !token->revoked &&
+      (token->expires.ms == 0 || token->expires > a.wall))
+    return Decision{{}, {again->id.str()}};
   const bool used = token != nullptr && token->used_by && !MUSTER_MUTANT(mutants::kAcceptUsedJoinToken);
   if (token == nullptr || token->revoked || used || (token->expires.ms != 0 && token->expires <= a.wall))
     return error(Code::Unauthenticated,
@@ -159,14 +170,19 @@ Decided decide(const Asking& a, const NodeOnline& c) {
     return error(Code::FailedPrecondition, "the machine is revoked; enrol it again with a new join token");
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.node);
-  if (c.facts && *c.facts != node->facts) {
-    TRY_VOID(validate(*c.facts));
-    d.emit(NodeFactsChanged{c.node, *c.facts});
+  NodeFacts facts = c.facts ? *c.facts : node->facts;
+  if (!c.boot_id.empty()) facts.boot_id = c.boot_id;
+  const bool rebooted = facts.boot_id != node->facts.boot_id && !MUSTER_MUTANT(mutants::kKeepLeasesOverReboot);
+  if (facts != node->facts) {
+    TRY_VOID(validate(facts));
+    d.emit(NodeFactsChanged{c.node, std::move(facts)});
   }
+  observe_jobs(d, c.node, c.jobs);
+  if (rebooted) leave_behind(d, c.node);
   const NodeState state = node->draining ? NodeState::Draining : NodeState::Online;
   const bool returned = !off(node->state) && node->state != state;
   if (returned) d.emit(NodeStateChanged{c.node, state, node->draining, ""});
-  observe(d, c.node, c.leases, c.jobs);
+  observe_leases(d, c.node, c.leases);
   if (returned) settle_all(d, c.node);
   return done(d, c.node.str());
 }
@@ -188,6 +204,26 @@ Decided decide(const Asking& a, const NodeLost& c) {
   d.pull(c.node);
   d.emit(NodeStateChanged{c.node, NodeState::Lost, node->draining, "silent"});
   lose_workers(d, c.node);
+  settle_all(d, c.node);
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const NodeContested& c) {
+  TRY_VOID(a.system_only("call a machine contested"));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  const std::string reason(kContested);
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  if (!off(node->state) && node->state != NodeState::Lost)
+    d.emit(NodeStateChanged{c.node, NodeState::Lost, node->draining, reason});
+  take_workers_away(d, c.node, Leave::AtOnce, reason);
+  take_heads_away(d, c.node, "head_" + reason);
+  for (const LeaseId id : a.base.live_leases(c.node)) {
+    d.pull(id);
+    const Lease& lease = *d.lease(id);
+    if (lease.end == LeaseEnd::None && !contested(lease)) d.emit(LeaseWantChanged{id, LeaseWant::Stop, reason, {}});
+  }
   settle_all(d, c.node);
   return done(d, c.node.str());
 }
@@ -236,6 +272,7 @@ Decided decide(const Asking& a, const NodeLeft& c) {
   take_workers_away(d, c.node, Leave::AtOnce, "node_left");
   take_heads_away(d, c.node, "node_left");
   for (const LeaseId lease : a.base.live_leases(c.node)) {  // `leave` removed everything before it said so
+    if (contested(*d.lease(lease))) continue;
     const ClusterId cluster = d.lease(lease)->cluster;
     end_lease(d, lease, LeaseEnd::Confirmed, "node_left");
     if (d.pull(cluster)) settle(d, cluster);
@@ -259,6 +296,29 @@ Decided decide(const Asking& a, const LeasesExpired& c) {
     const bool head = slot != nullptr && slot->role == SlotRole::Head;
     if (head && wanted) fail_cluster(d, lease->cluster, "head_lost");
     end_lease(d, id, LeaseEnd::Expired, "lease_expired");
+    settle(d, lease->cluster);
+  }
+  return done(d);
+}
+
+Decided decide(const Asking& a, const RostersLate& c) {
+  TRY_VOID(a.system_only("judge who holds which roster"));
+  Draft d(a.base, a.actor, a.wall);
+  constexpr std::size_t kEventsMax = 4000;
+  if (a.base.frozen) return done(d);  // the verdict comes again
+  for (const LeaseId id : c.leases) {
+    const Lease* lease = a.base.find_lease(id);
+    if (lease == nullptr || lease->end != LeaseEnd::None || d.events.size() > kEventsMax) continue;
+    if (!d.pull(lease->cluster)) continue;
+    const Slot* slot = d.slot(lease->slot);
+    if (slot == nullptr || !slot->in_roster || MUSTER_MUTANT(mutants::kKeepLateMember)) continue;
+    const std::string reason = "roster_not_acknowledged";
+    if (slot->role == SlotRole::Head) {
+      fail_cluster(d, lease->cluster, "head_" + reason);
+      continue;
+    }
+    back_off(d, lease->cluster, lease->node);
+    lose_slot(d, slot->id, reason);
     settle(d, lease->cluster);
   }
   return done(d);

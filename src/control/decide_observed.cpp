@@ -14,6 +14,7 @@ constexpr std::size_t kReasonMax = 200;
 const Lease* believed(const State& base, NodeId node, const ObservedLease& o) {
   const Lease* lease = base.find_lease(o.lease);
   if (lease == nullptr || lease->end != LeaseEnd::None || o.phase > LeasePhase::Failed) return nullptr;
+  if (contested(*lease) && !MUSTER_MUTANT(mutants::kBelieveContested)) return nullptr;
   if (lease->node != node && !MUSTER_MUTANT(mutants::kAcceptWrongNode)) return nullptr;
   if (lease->epoch != o.epoch && !MUSTER_MUTANT(mutants::kSkipEpochCheck)) return nullptr;
   return lease;
@@ -42,7 +43,7 @@ bool is_news(const State& base, const Lease& lease, const ObservedLease& o) {
 // One Ray and Python version per cluster, with token authentication; false: the cluster failed.
 bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
   if (probe.ray_version.empty()) return true;
-  if (probe.ray_version.size() > 64 || probe.python_version.size() > 64 || probe.digest.size() > 256) return true;
+  if (probe.ray_version.size() > 64 || probe.python_version.size() > 64 || probe.digest.size() > 512) return true;
   if (!probe.token_auth) {
     fail_cluster(d, id, "image_probe.no_token_auth");
     return false;
@@ -57,8 +58,14 @@ bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
   return false;
 }
 
+// Wrong on every machine alike: waiting for another try helps nobody.
+bool hopeless(const std::string& reason) {
+  return reason.starts_with("image_probe.") || reason == "image_pull.not_found" || reason == "image_pull.denied" ||
+         reason == "image_pull.wrong_architecture" || reason == "venv.no_such_package" || reason == "venv.reference";
+}
+
 void head_failed(Draft& d, const Lease& lease, const std::string& reason, std::uint32_t restarts) {
-  if (restarts > kHeadRestartsMax || reason.starts_with("image_probe.")) {
+  if (restarts > kHeadRestartsMax || hopeless(reason)) {
     fail_cluster(d, lease.cluster, reason.empty() ? "head_failed" : "head_failed:" + reason);
     end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
     return;
@@ -176,10 +183,12 @@ bool is_news(const State& base, NodeId node, const ObservedJob& o) {
 
 }  // namespace
 
-void observe(Draft& d, NodeId node, const std::vector<ObservedLease>& leases, const std::vector<ObservedJob>& jobs) {
-  for (std::size_t i = 0; i < std::min(jobs.size(), kReportedMax);
-       ++i)  // first: a job's end counts even if its head ends with it
+void observe_jobs(Draft& d, NodeId node, const std::vector<ObservedJob>& jobs) {
+  for (std::size_t i = 0; i < std::min(jobs.size(), kReportedMax); ++i)
     if (is_news(d.base, node, jobs[i])) observe_job(d, jobs[i]);
+}
+
+void observe_leases(Draft& d, NodeId node, const std::vector<ObservedLease>& leases) {
   for (std::size_t i = 0; i < std::min(leases.size(), kReportedMax); ++i) {
     const Lease* lease = believed(d.base, node, leases[i]);
     if (lease == nullptr || !is_news(d.base, *lease, leases[i])) continue;
@@ -192,7 +201,8 @@ Decided decide(const Asking& a, const ReportObserved& c) {
   TRY_VOID(a.device_only(c.node));
   if (!a.base.nodes.contains(c.node)) return missing("machine", c.node.str());
   Draft d(a.base, a.actor, a.wall);
-  observe(d, c.node, c.leases, c.jobs);
+  observe_jobs(d, c.node, c.jobs);
+  observe_leases(d, c.node, c.leases);
   return done(d, c.node.str());
 }
 

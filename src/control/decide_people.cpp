@@ -9,12 +9,17 @@ using access::Kind;
 using access::Verb;
 
 constexpr std::size_t kTokensMax = 1'000'000;
+constexpr std::int64_t kQuotaMax = 1'000'000'000;
 constexpr Millis kJoinTokenMax{std::int64_t{30} * 24 * 3'600'000};
 
 Status room(std::size_t size, std::size_t max, std::string_view what) {
   if (size < max) return {};
   return error(Code::ResourceExhausted,
                "there are already " + std::to_string(size) + " " + std::string(what) + "; remove some first");
+}
+Status limit(std::int64_t value, std::int64_t max, const std::string& field) {
+  if (value >= 0 && value <= max) return {};
+  return error(Code::InvalidArgument, field + " must lie between 0 (no limit) and " + std::to_string(kQuotaMax), field);
 }
 Status sha256(const Bytes& hash, const std::string& field) {
   if (hash.size() == 32) return {};
@@ -43,6 +48,25 @@ Decided decide(const Asking& a, const CreateProject& c) {
                  "name");
   const ProjectId id{a.base.last.project + 1};
   return one(ProjectCreated{{id, c.org, c.name}}, id.str());
+}
+
+Decided decide(const Asking& a, const SetQuota& c) {
+  const auto project = a.base.projects.find(c.project);
+  const bool of_project = static_cast<bool>(c.project);
+  const bool known = project != a.base.projects.end();
+  TRY_VOID(a.may(Verb::Update, {.kind = of_project ? Kind::Project : Kind::Org,
+                                .owner = !of_project ? c.org
+                                         : known     ? project->second.org
+                                                     : OrgId{}}));
+  if (of_project && !known) return missing("project", c.project.str());
+  if (!of_project && !a.base.orgs.contains(c.org)) return missing("organisation", c.org.str());
+  TRY_VOID(limit(c.quota.gpus, kQuotaMax, "gpus"));
+  TRY_VOID(limit(c.quota.cpu_milli, kQuotaMax * 1000, "cpus"));
+  TRY_VOID(limit(c.quota.clusters, kQuotaMax, "clusters"));
+  const std::string id = of_project ? c.project.str() : c.org.str();
+  const Quota& now = of_project ? project->second.quota : a.base.orgs.find(c.org)->second.quota;
+  if (now == c.quota) return Decision{{}, {id}};
+  return one(QuotaSet{of_project ? project->second.org : c.org, c.project, c.quota}, id);
 }
 
 Decided decide(const Asking& a, const CreatePrincipal& c) {

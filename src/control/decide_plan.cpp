@@ -11,10 +11,11 @@ namespace {
 using scheduler::Place;
 
 constexpr std::size_t kGroupsMax = 4096;
+constexpr Millis kTooLargeFor{60'000};
 
 const NodeRequest* request_of(const Cluster& cluster, const Place& place) {
-  if (place.bundle.role == SlotRole::Head) return &cluster.spec.head;
-  const WorkerGroup* group = find_group(cluster.spec, place.bundle.group);
+  if (place.role == SlotRole::Head) return &cluster.spec.head;
+  const WorkerGroup* group = find_group(cluster.spec, place.group);
   return group == nullptr ? nullptr : &group->request;
 }
 
@@ -45,6 +46,13 @@ bool admits(const Draft& d, const Cluster& cluster, const NodeRequest& request, 
           std::find(request.pinned.begin(), request.pinned.end(), node.id) != request.pinned.end());
 }
 
+bool gpu_suits(const NodeRequest& request, const Device& device) {
+  if (device.memory_bytes < request.gpu_memory_bytes) return false;
+  if (request.gpu_any.empty()) return request.gpu_model.empty() || device.model == request.gpu_model;
+  return std::any_of(request.gpu_any.begin(), request.gpu_any.end(),
+                     [&](const GpuChoice& choice) { return choice.model == device.model; });
+}
+
 bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, const Place& place, std::int64_t count) {
   if (static_cast<std::int64_t>(place.devices.size()) != count) return false;
   const std::vector<std::string> free = free_devices(d.state, node);
@@ -56,7 +64,7 @@ bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, co
       return false;
     const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(),
                                      [&](const Device& x) { return x.uuid == uuid; });
-    if (!request.gpu_model.empty() && device->model != request.gpu_model) return false;
+    if (!gpu_suits(request, *device)) return false;
   }
   return true;
 }
@@ -82,33 +90,33 @@ std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place&
 }
 
 // A slot on a lost node that stayed because nobody could take its place: now somebody can.
-void leave_lost_slot(Draft& d, const Cluster& cluster, const scheduler::Bundle& bundle) {
+void leave_lost_slot(Draft& d, const Cluster& cluster, const Place& place) {
   for (const SlotId id : std::vector<SlotId>(cluster.slots)) {
     const Slot* slot = d.slot(id);
     const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
     const Node* node = lease == nullptr ? nullptr : d.node(lease->node);
-    if (node == nullptr || node->state != NodeState::Lost || slot->role != bundle.role || slot->role == SlotRole::Head)
+    if (node == nullptr || node->state != NodeState::Lost || slot->role != place.role || slot->role == SlotRole::Head)
       continue;
-    if (slot->role == SlotRole::Worker && slot->group != bundle.group) continue;
+    if (slot->role == SlotRole::Worker && slot->group != place.group) continue;
     d.emit(SlotLeft{id, "node_lost", cluster.roster_epoch + (slot->in_roster ? 1 : 0)});
     return;
   }
 }
 
 void grant(Draft& d, const Cluster& cluster, const Place& place, Resources resources) {
-  leave_lost_slot(d, cluster, place.bundle);
-  const bool head = place.bundle.role == SlotRole::Head;
+  leave_lost_slot(d, cluster, place);
+  const bool head = place.role == SlotRole::Head;
   std::uint32_t n = head ? 1 : std::max<std::uint32_t>(cluster.next_address, 2);
   if (MUSTER_MUTANT(mutants::kReuseAddress) && n > 2) --n;
   Slot slot;
   slot.id = SlotId{d.state.last.slot + 1};
-  slot.cluster = cluster.id, slot.role = place.bundle.role, slot.group = place.bundle.group, slot.address = kSubnet + n;
+  slot.cluster = cluster.id, slot.role = place.role, slot.group = place.group, slot.address = kSubnet + n;
   Lease lease;
   lease.id = LeaseId{d.state.last.lease + 1};
   lease.node = place.node, lease.cluster = cluster.id, lease.slot = slot.id;
   lease.epoch = {d.state.incarnation, d.state.leader_epoch, d.state.last.epoch + 1};
   lease.resources = std::move(resources), lease.devices = place.devices, lease.granted_at = d.wall;
-  lease.want = place.bundle.role == SlotRole::Spare ? LeaseWant::Standby : LeaseWant::Run;
+  lease.want = place.role == SlotRole::Spare ? LeaseWant::Standby : LeaseWant::Run;
   slot.lease = lease.id;
   d.emit(LeaseGranted{std::move(slot), std::move(lease)});
 }
@@ -119,15 +127,26 @@ bool whole_gang(const Cluster& cluster, const scheduler::Group& group, const Mis
   std::set<NodeId> nodes;
   std::uint32_t heads = 0;
   for (const Place& place : group.places) {
-    if (place.bundle.role == SlotRole::Head)
+    if (place.role == SlotRole::Head)
       ++heads;
-    else if (place.bundle.role == SlotRole::Worker)
-      ++workers[place.bundle.group];
+    else if (place.role == SlotRole::Worker)
+      ++workers[place.group];
     else
       return false;
     if (!nodes.insert(place.node).second) return false;
   }
   return cluster.state == ClusterState::Queued && heads == 1 && missing.head && workers == missing.workers;
+}
+
+// Others may have used up the quota since this was proposed. A machine that is had whole may be too large, which the
+// planner does not know: it leaves that one alone for a minute.
+bool quota_allows(Draft& d, const Cluster& cluster, const Quota& more) {
+  return !d.quota(cluster.project).lack(more) || MUSTER_MUTANT(mutants::kIgnoreQuota);
+}
+void leave_too_large(Draft& d, const Cluster& cluster, const Place& place) {
+  const NodeRequest* request = request_of(cluster, place);
+  if (request != nullptr && request->whole_machine)
+    d.emit(BackoffSet{cluster.id, place.node, d.backoff(cluster.id, place.node).failures, d.wall + kTooLargeFor});
 }
 
 void start(Draft& d, ClusterId id, const scheduler::Group& group) {
@@ -138,10 +157,18 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
   for (const Place& place : group.places) {
     auto resources = can_host(d, cluster, place);
     if (!resources) return;
-    if (place.bundle.role == SlotRole::Head)
+    if (place.role == SlotRole::Head)
       places.insert(places.begin(), {&place, std::move(*resources)});
     else
       places.emplace_back(&place, std::move(*resources));
+  }
+  Quota need{0, 0, 1};
+  for (const auto& [place, resources] : places) add(need, amount_of(resources));
+  if (!quota_allows(d, cluster, need)) {
+    const auto largest = std::max_element(places.begin(), places.end(), [](const auto& x, const auto& y) {
+      return std::pair(x.second.gpus, x.second.cpu_milli) < std::pair(y.second.gpus, y.second.cpu_milli);
+    });
+    return leave_too_large(d, cluster, *largest->first);
   }
   if (MUSTER_MUTANT(mutants::kPartialGang) && places.size() > 1) places.pop_back();
   for (auto& [place, resources] : places) grant(d, cluster, *place, std::move(resources));
@@ -154,10 +181,15 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
   const auto nodes = [&](NodeId node) { return d.node(node); };
   for (const Place& place : group.places) {
     const Missing missing = missing_of(d.state, cluster, nodes);
-    const bool worker = place.bundle.role == SlotRole::Worker && missing.workers.contains(place.bundle.group);
-    const bool spare = place.bundle.role == SlotRole::Spare && missing.spares > 0;
-    if (!worker && !spare && (!MUSTER_MUTANT(mutants::kStalePlan) || place.bundle.role == SlotRole::Head)) continue;
-    if (auto resources = can_host(d, cluster, place)) grant(d, cluster, place, std::move(*resources));
+    const bool worker = place.role == SlotRole::Worker && missing.workers.contains(place.group);
+    const bool spare = place.role == SlotRole::Spare && missing.spares > 0;
+    if (!worker && !spare && (!MUSTER_MUTANT(mutants::kStalePlan) || place.role == SlotRole::Head)) continue;
+    auto resources = can_host(d, cluster, place);
+    if (!resources) continue;
+    if (quota_allows(d, cluster, amount_of(*resources)))
+      grant(d, cluster, place, std::move(*resources));
+    else
+      leave_too_large(d, cluster, place);
   }
 }
 

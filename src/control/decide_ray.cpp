@@ -1,6 +1,7 @@
 // The helper on a head tells what only Ray knows. Hostile input: it can raise nothing above max, and lower nothing
 // below min.
 #include <algorithm>
+#include <set>
 
 #include "control/decide.h"
 #include "model/validate.h"
@@ -12,20 +13,15 @@ constexpr std::size_t kDemandsMax = 256;
 constexpr std::uint32_t kUnitsMax = 4096;
 constexpr std::size_t kRayNodesMax = 2 * kWorkersMax;
 
-struct Bin {
-  Resources free;
-  std::string group;
-};
-
-bool take(Bin& bin, const Resources& need) {
-  if (!fits(need, bin.free)) return false;
+bool take(Resources& free, const Resources& need) {
+  if (!fits(need, free)) return false;
   for (const auto& [name, amount] : need.custom_milli) {
-    const auto it = bin.free.custom_milli.find(name);
-    if (amount > 0 && (it == bin.free.custom_milli.end() || it->second < amount)) return false;
+    const auto it = free.custom_milli.find(name);
+    if (amount > 0 && (it == free.custom_milli.end() || it->second < amount)) return false;
   }
-  bin.free.cpu_milli -= need.cpu_milli, bin.free.memory_bytes -= need.memory_bytes, bin.free.gpus -= need.gpus;
+  free.cpu_milli -= need.cpu_milli, free.memory_bytes -= need.memory_bytes, free.gpus -= need.gpus;
   for (const auto& [name, amount] : need.custom_milli)
-    if (const auto it = bin.free.custom_milli.find(name); it != bin.free.custom_milli.end()) it->second -= amount;
+    if (const auto it = free.custom_milli.find(name); it != free.custom_milli.end()) it->second -= amount;
   return true;
 }
 bool sane(const Resources& r) {
@@ -52,7 +48,7 @@ struct RaySide {  // the report, matched to our slots
 RaySide match(const Draft& d, const Cluster& cluster, const RayReport& report) {
   RaySide side;
   for (std::size_t i = 0; i < std::min(report.nodes.size(), kRayNodesMax); ++i)
-    if (report.nodes[i].alive && sane(report.nodes[i].total))
+    if (report.nodes[i].alive && sane(report.nodes[i].total) && sane(report.nodes[i].free))
       side.by_address[report.nodes[i].address] = &report.nodes[i];
   for (const SlotId id : cluster.slots) {
     const Slot* slot = d.slot(id);
@@ -66,51 +62,128 @@ RaySide match(const Draft& d, const Cluster& cluster, const RayReport& report) {
   return side;
 }
 
-// First fit of the pending demands into workers that idle or are on their way, then into new ones up to max.
-std::map<std::string, std::uint32_t> demanded(const Draft& d, const Cluster& cluster, const RayReport& report,
-                                              const RaySide& side) {
-  std::map<std::string, std::uint32_t> wanted = cluster.wanted, coming = cluster.wanted;
-  std::vector<Bin> bins;
-  for (const SlotId id : cluster.slots) {
-    const Slot* slot = d.slot(id);
-    if (slot == nullptr || slot->role != SlotRole::Worker) continue;
-    const auto it = side.by_address.find(slot->address);
-    if (it == side.by_address.end()) continue;
-    if (auto& left = coming[slot->group]; left > 0) --left;
-    if (it->second->idle.count() > 0)
-      bins.push_back({it->second->total, slot->group}), bins.back().free.disk_bytes = std::int64_t{1} << 50;
-  }
-  const auto template_for = [&](const WorkerGroup& group) {
-    const auto it = side.largest.find(group.name);
-    return template_of(group, it == side.largest.end() ? Resources{} : it->second);
-  };
-  for (const WorkerGroup& group : cluster.spec.groups)
-    for (std::uint32_t n = coming[group.name]; n > 0; --n) bins.push_back({template_for(group), group.name});
-  const auto open_bin = [&](const Resources& need) {
+// First fit of what Ray asks for into what there is, what is on its way, and then new workers up to the bounds. Work
+// that waits looks for room that is free now; a standing request looks at the cluster as if it were empty.
+class Fitting {
+ public:
+  Fitting(const Draft& d, const Cluster& cluster, const RaySide& side) : d_(d), cluster_(cluster), side_(side) {
     for (const WorkerGroup& group : cluster.spec.groups) {
-      Bin bin{template_for(group), group.name};
-      if (wanted[group.name] >= group.max || !take(bin, need)) continue;
-      ++wanted[group.name];
+      const auto it = cluster.wanted.find(group.name);
+      wanted_[group.name] = it == cluster.wanted.end() ? group.min : it->second;
+      all_ += wanted_[group.name];
+    }
+  }
+  void run(const RayReport& report) {
+    pass(report, false);
+    pass(report, true);
+    withdraw();
+  }
+  const std::map<std::string, std::uint32_t>& wanted() const { return wanted_; }
+  bool needs(SlotId slot) const { return needed_.contains(slot); }
+
+ private:
+  struct Bin {
+    Resources free;
+    SlotId slot;  // none: a worker of `group` that is not there yet
+    std::string group;
+    std::uint32_t apart = 0;
+    bool used = false;
+  };
+
+  void pass(const RayReport& report, bool standing) {
+    std::vector<Bin> bins = present(standing);
+    std::uint32_t units = kUnitsMax;
+    for (std::size_t i = 0; i < std::min(report.demands.size(), kDemandsMax); ++i) {
+      const RayDemand& demand = report.demands[i];
+      if (demand.standing == standing && sane(demand.bundle)) place(demand, bins, units);
+    }
+    coming_.clear();
+    std::map<std::string, std::uint32_t> used;
+    for (const Bin& bin : bins) {
+      if (bin.slot) continue;
+      ++coming_[bin.group];
+      if (bin.used) ++used[bin.group];
+    }
+    for (const auto& [group, count] : used) used_[group] = std::max(used_[group], count);
+  }
+
+  // Workers that nothing asks for any more and that have no machine yet are not waited for.
+  void withdraw() {
+    std::map<std::string, std::uint32_t> placed;
+    for (const SlotId id : cluster_.slots) {
+      const Slot* slot = d_.slot(id);
+      const Lease* lease = slot == nullptr ? nullptr : d_.lease(slot->lease);
+      if (lease != nullptr && slot->role == SlotRole::Worker && lease->want == LeaseWant::Run) ++placed[slot->group];
+    }
+    for (const WorkerGroup& group : cluster_.spec.groups) {
+      std::uint32_t& wanted = wanted_[group.name];
+      const std::uint32_t kept = std::max(group.min, placed[group.name]);
+      const std::uint32_t idle = coming_[group.name] - used_[group.name];
+      if (wanted > kept) wanted -= std::min(wanted - kept, idle);
+    }
+  }
+
+  std::vector<Bin> present(bool whole) const {
+    std::vector<Bin> bins;
+    auto coming = wanted_;
+    for (const SlotId id : cluster_.slots) {
+      const Slot* slot = d_.slot(id);
+      const auto it = slot == nullptr ? side_.by_address.end() : side_.by_address.find(slot->address);
+      if (it == side_.by_address.end() || slot->role == SlotRole::Spare) continue;
+      const Lease* lease = d_.lease(slot->lease);
+      if (lease == nullptr || lease->want != LeaseWant::Run) continue;
+      if (auto left = coming.find(slot->group);
+          slot->role == SlotRole::Worker && left != coming.end() && left->second > 0)
+        --left->second;
+      Bin bin{whole ? it->second->total : it->second->free, id};
+      bin.free.disk_bytes = std::int64_t{1} << 50;
+      bins.push_back(std::move(bin));
+    }
+    for (const WorkerGroup& group : cluster_.spec.groups)
+      for (std::uint32_t n = coming[group.name]; n > 0; --n) bins.push_back({template_for(group), {}, group.name});
+    return bins;
+  }
+
+  void place(const RayDemand& demand, std::vector<Bin>& bins, std::uint32_t& units) {
+    const std::uint32_t apart = demand.strict_spread ? std::max<std::uint32_t>(demand.group, 1) : 0;
+    std::size_t at = 0;  // equal units: a bin that refused one refuses all
+    for (std::uint32_t n = std::min(demand.count, units); n > 0; --n, --units) {
+      while (at < bins.size() && ((apart != 0 && bins[at].apart == apart) || !take(bins[at].free, demand.bundle))) ++at;
+      if (at == bins.size() && !open(demand.bundle, bins)) return;
+      if (bins[at].slot) needed_.insert(bins[at].slot);
+      bins[at].apart = apart;
+      bins[at].used = true;
+      if (apart != 0) ++at;
+    }
+  }
+
+  bool open(const Resources& need, std::vector<Bin>& bins) {
+    for (const WorkerGroup& group : cluster_.spec.groups) {
+      Bin bin{template_for(group), {}, group.name};
+      const bool full = cluster_.spec.max_workers != 0 && all_ >= cluster_.spec.max_workers;
+      if (full || wanted_[group.name] >= group.max || !take(bin.free, need)) continue;
+      ++wanted_[group.name];
+      ++all_;
       bins.push_back(std::move(bin));
       return true;
     }
     return false;
-  };
-  std::uint32_t units = kUnitsMax;
-  for (std::size_t i = 0; i < std::min(report.demands.size(), kDemandsMax); ++i) {
-    const RayDemand& demand = report.demands[i];
-    if (!sane(demand.bundle)) continue;
-    std::size_t at = 0;  // equal units: a bin that refused one refuses all
-    for (std::uint32_t n = std::min(demand.count, units); n > 0; --n, --units) {
-      while (at < bins.size() && !take(bins[at], demand.bundle)) ++at;
-      if (at == bins.size() && !open_bin(demand.bundle)) break;
-      if (demand.strict_spread) ++at;
-    }
   }
-  return wanted;
-}
 
-void release_idle(Draft& d, ClusterId id, const RaySide& side) {
+  Resources template_for(const WorkerGroup& group) const {
+    const auto it = side_.largest.find(group.name);
+    return template_of(group, it == side_.largest.end() ? Resources{} : it->second);
+  }
+
+  const Draft& d_;
+  const Cluster& cluster_;
+  const RaySide& side_;
+  std::map<std::string, std::uint32_t> wanted_, coming_, used_;
+  std::uint32_t all_ = 0;
+  std::set<SlotId> needed_;
+};
+
+void release_idle(Draft& d, ClusterId id, const RaySide& side, const Fitting& fitting) {
   const Cluster& cluster = d.cluster(id);
   if (cluster.spec.idle_timeout.count() == 0 || d.state.frozen) return;
   const std::vector<SlotId> slots = cluster.slots;
@@ -119,7 +192,7 @@ void release_idle(Draft& d, ClusterId id, const RaySide& side) {
     const Lease* lease = slot == nullptr ? nullptr : d.lease(slot->lease);
     const auto ray = slot == nullptr ? side.by_address.end() : side.by_address.find(slot->address);
     if (lease == nullptr || slot->role != SlotRole::Worker || lease->want != LeaseWant::Run ||
-        ray == side.by_address.end())
+        ray == side.by_address.end() || fitting.needs(*slot_it))
       continue;
     const WorkerGroup* group = find_group(cluster.spec, slot->group);
     if (group == nullptr || ray->second->idle < cluster.spec.idle_timeout) continue;
@@ -144,13 +217,12 @@ Decided decide(const Asking& a, const ReportRay& c) {
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.report.cluster);
   const RaySide side = match(d, d.cluster(cluster->id), c.report);
-  bool raised = false;
-  for (const auto& [group, workers] : demanded(d, *cluster, c.report, side))
-    if (const auto it = cluster->wanted.find(group); it != cluster->wanted.end() && workers > it->second) {
+  Fitting fitting(d, *cluster, side);
+  fitting.run(c.report);
+  for (const auto& [group, workers] : fitting.wanted())
+    if (const auto it = cluster->wanted.find(group); it != cluster->wanted.end() && workers != it->second)
       d.emit(ClusterWanted{cluster->id, group, workers});
-      raised = true;
-    }
-  if (!raised && c.report.demands.empty()) release_idle(d, cluster->id, side);
+  release_idle(d, cluster->id, side, fitting);
   for (const SlotId id : std::vector<SlotId>(d.cluster(cluster->id).slots)) {  // drained: Ray no longer counts on it
     const Slot* worker = d.slot(id);
     const Lease* held = worker == nullptr ? nullptr : d.lease(worker->lease);

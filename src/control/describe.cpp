@@ -16,6 +16,13 @@ class Describer {
     ((out_ += first ? "" : ",", first = false, put(values)), ...);
     out_ += ']';
   }
+  // Fields of a later format join the ones before them.
+  template <class... T>
+  void since(std::uint64_t, const T&... values) {
+    if (!out_.empty() && out_.back() == ']') out_.pop_back();
+    ((out_ += out_.back() == '[' ? "" : ",", put(values)), ...);
+    out_ += ']';
+  }
   std::string take() { return std::move(out_); }
 
  private:

@@ -2,6 +2,7 @@
 
 #include "control/core.h"
 #include "control/mutants.h"
+#include "model/image_name.h"
 
 namespace muster::control {
 namespace {
@@ -44,7 +45,8 @@ std::vector<JobOrder> orders_of(const State& state, ClusterId cluster) {
     const Job* job = state.find_job(it->second);
     if (job == nullptr) continue;
     orders.push_back({job->id, job->attempt, job->spec.entrypoint, job->spec.runtime_env_json,
-                      job->spec.working_dir_blob, job->state == JobState::Stopping, job->spec.metadata});
+                      job->spec.working_dir_blob, job->state == JobState::Stopping, job->spec.metadata,
+                      job->spec.driver_json});
   }
   return orders;
 }
@@ -78,7 +80,9 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
     return a;
   }
   a.role = slot->role, a.group = slot->group, a.address = slot->address;
-  a.cluster_name = cluster->spec.name, a.image = cluster->spec.image, a.runtime = cluster->spec.runtime;
+  a.cluster_name = cluster->spec.name, a.runtime = cluster->spec.runtime;
+  // What the first member found behind the name runs everywhere, also when the name has moved on since.
+  a.image = image_pinned(cluster->probe.digest) ? cluster->probe.digest : cluster->spec.image;
   a.roster_epoch = cluster->roster_epoch;
   a.files = cluster->spec.files, a.egress = cluster->spec.egress, a.shm_bytes = cluster->spec.shm_bytes,
   a.nofile = cluster->spec.nofile;

@@ -9,8 +9,8 @@ Draft::Draft(const State& from, const Actor& actor, WallTime at)
     : base(from), wall(at), context_{from.seq, at, from.leader_epoch, actor} {
   state.seq = from.seq, state.last_wall = from.last_wall, state.incarnation = from.incarnation,
   state.leader_epoch = from.leader_epoch;
-  state.format_version = from.format_version, state.frozen = from.frozen, state.last = from.last,
-  state.requests_recorded = from.requests_recorded;
+  state.format_version = from.format_version, state.frozen = from.frozen, state.frozen_since = from.frozen_since,
+  state.last = from.last, state.requests_recorded = from.requests_recorded;
 }
 
 void Draft::pull_timer(TimerKind kind, std::uint64_t id) {
@@ -87,6 +87,18 @@ const Lease* Draft::lease(LeaseId id) const {
 const Slot* Draft::slot(SlotId id) const {
   const Slot* pulled = state.find_slot(id);
   return pulled != nullptr ? pulled : base.find_slot(id);
+}
+// The draft's own index holds only what its events changed, by project.
+QuotaBounds Draft::quota(ProjectId id) const {
+  QuotaBounds bounds = quota_bounds(base, id);
+  const auto asked = base.projects.find(id);
+  for (const auto& [project, change] : state.held_by_project) {
+    if (project == id) add(bounds.in_project, change);
+    const auto found = base.projects.find(project);
+    if (found != base.projects.end() && asked != base.projects.end() && found->second.org == asked->second.org)
+      add(bounds.in_org, change);
+  }
+  return bounds;
 }
 Backoff Draft::backoff(ClusterId cluster, NodeId node) const {
   for (const State* s : {static_cast<const State*>(&state), &base})

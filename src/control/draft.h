@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "control/core.h"
+#include "control/quota.h"
 
 namespace muster::control {
 
@@ -25,6 +26,7 @@ class Draft {
   const Lease* lease(LeaseId id) const;
   const Slot* slot(SlotId id) const;
   Backoff backoff(ClusterId cluster, NodeId node) const;
+  QuotaBounds quota(ProjectId project) const;
   Cluster& cluster(ClusterId id) { return state.clusters.at(id); }  // pulled before
 
   const State& base;

@@ -238,6 +238,14 @@ struct FormatRaised {
   bool operator==(const FormatRaised&) const = default;
 };
 
+// Of an organisation or, where a project is named, of that project.
+struct QuotaSet {
+  OrgId org;
+  ProjectId project;
+  Quota quota;
+  bool operator==(const QuotaSet&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using Event =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -245,7 +253,7 @@ using Event =
                  FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised>;
+                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
 std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times

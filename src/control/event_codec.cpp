@@ -1,3 +1,4 @@
+#include <array>
 #include <utility>
 
 #include "control/codec.h"
@@ -6,9 +7,9 @@
 namespace muster::control {
 namespace {
 
-constexpr std::uint64_t kEventVersion =
-    1;  // of every type so far; a changed layout gets its own number and a reader for the old one
 constexpr std::size_t kTypes = std::variant_size_v<Event>;
+// Types that came after format 1: {index in Event, format}.
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 0> kLaterTypes{};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -31,7 +32,7 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "job.created",        "job.state_changed",  "job.log",
                                        "request.recorded",   "requests.aged",      "archived",
                                        "timer.set",          "leader.changed",     "incarnation.raised",
-                                       "format.raised"};
+                                       "format.raised",      "quota.set"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {
@@ -47,6 +48,7 @@ struct SubjectOf {
   std::string operator()(const ClusterCreated& e) const { return e.cluster.id.str(); }
   std::string operator()(const LeaseGranted& e) const { return e.lease.id.str(); }
   std::string operator()(const JobCreated& e) const { return e.job.id.str(); }
+  std::string operator()(const QuotaSet& e) const { return e.project ? e.project.str() : e.org.str(); }
   template <class E>
   std::string operator()(const E& e) const {
     if constexpr (requires { e.slot.str(); })
@@ -64,12 +66,25 @@ struct SubjectOf {
   }
 };
 
+// Not damage: somebody upgraded the platform, and this build was left behind.
+Error from_the_future(std::uint64_t format) {
+  return error(Code::Unsupported, "the journal is written in format " + std::to_string(format) +
+                                      " and this build reads up to " + std::to_string(kFormatVersion) +
+                                      "; upgrade this control plane");
+}
+
 }  // namespace
 
-Bytes encode(const Event& event) {
-  Encoder encoder;
+std::uint32_t format_needed(const Event& event) {
+  for (const auto& [index, format] : kLaterTypes)
+    if (index == event.index()) return format;
+  return 1;
+}
+
+Bytes encode(const Event& event, std::uint32_t format) {
+  Encoder encoder(format);
   encoder.varint(event.index() + 1);
-  encoder.varint(kEventVersion);
+  encoder.varint(format);
   std::visit([&](const auto& e) { encoder(e); }, event);
   return encoder.take();
 }
@@ -77,17 +92,21 @@ Bytes encode(const Event& event) {
 Result<Event> decode_event(ByteView bytes) {
   Decoder decoder(bytes);
   const std::uint64_t type = decoder.varint();
-  const std::uint64_t version = decoder.varint();
+  const std::uint64_t format = decoder.varint();
   if (!decoder.ok()) return error(Code::DataLoss, "a journal event is cut short; restore the journal from a backup");
-  if (type == 0 || type > kTypes || version != kEventVersion)
-    return error(Code::DataLoss, "a journal event has type " + std::to_string(type) + " version " +
-                                     std::to_string(version) +
+  if (format > kFormatVersion) return from_the_future(format);
+  if (type == 0 || type > kTypes || format == 0)
+    return error(Code::DataLoss, "a journal event has type " + std::to_string(type) + " in format " +
+                                     std::to_string(format) +
                                      ", which this build does not know; run the version that wrote it");
+  decoder.set_format(format);
   Event event;
   decode_type(type, decoder, event, std::make_index_sequence<kTypes>());
   if (!decoder.done())
     return error(Code::DataLoss,
                  "a journal event of type " + std::to_string(type) + " is damaged; restore the journal from a backup");
+  if (const auto* raised = std::get_if<FormatRaised>(&event); raised != nullptr && raised->version > kFormatVersion)
+    return from_the_future(raised->version);
   return event;
 }
 

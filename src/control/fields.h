@@ -1,7 +1,7 @@
 #pragma once
 // One description of every stored struct, used by the encoder and the decoder alike: fields(a, x) names the members in
-// their order on disk. Changing an order or a type needs a new version of the types that hold it (event_codec.cpp).
-// Private to control.
+// their order on disk. An order or a type never changes; a new member goes to the end as `a.since(N, x.member)` with
+// kFormatVersion (state.h) raised to N, so journals and snapshots of older formats are still read. Private to control.
 #include "control/state.h"
 
 namespace muster::control {
@@ -15,12 +15,16 @@ void fields(A& a, TimePoint<Tag>& x) {
   a(x.ms);
 }
 template <class A>
+void fields(A& a, Quota& x) {
+  a(x.gpus, x.cpu_milli, x.clusters);
+}
+template <class A>
 void fields(A& a, Org& x) {
-  a(x.id, x.name);
+  a(x.id, x.name, x.quota);
 }
 template <class A>
 void fields(A& a, Project& x) {
-  a(x.id, x.org, x.name);
+  a(x.id, x.org, x.name, x.quota);
 }
 template <class A>
 void fields(A& a, Principal& x) {
@@ -53,8 +57,13 @@ void fields(A& a, Node& x) {
     x.state_since, x.revision, x.failures, x.backoff_until);
 }
 template <class A>
+void fields(A& a, GpuChoice& x) {
+  a(x.model, x.speed_permille);
+}
+template <class A>
 void fields(A& a, NodeRequest& x) {
-  a(x.resources, x.whole_machine, x.gpu_model, x.labels, x.constraints, x.pinned);
+  a(x.resources, x.whole_machine, x.gpu_model, x.labels, x.constraints, x.pinned, x.gpu_memory_bytes, x.gpu_share_milli,
+    x.gpu_any);
 }
 template <class A>
 void fields(A& a, WorkerGroup& x) {
@@ -67,7 +76,8 @@ void fields(A& a, FileMount& x) {
 template <class A>
 void fields(A& a, ClusterSpec& x) {
   a(x.name, x.image, x.runtime, x.arch, x.pool, x.head, x.groups, x.head_setup_commands, x.setup_commands, x.env,
-    x.files, x.spares, x.egress, x.shm_bytes, x.nofile, x.tier, x.priority, x.idle_timeout, x.max_lifetime);
+    x.files, x.spares, x.egress, x.shm_bytes, x.nofile, x.tier, x.priority, x.idle_timeout, x.max_lifetime,
+    x.max_workers);
 }
 template <class A>
 void fields(A& a, Epoch& x) {
@@ -94,7 +104,7 @@ void fields(A& a, Cluster& x) {
 template <class A>
 void fields(A& a, JobSpec& x) {
   a(x.name, x.entrypoint, x.cluster, x.cluster_spec, x.ephemeral, x.runtime_env_json, x.working_dir_blob, x.metadata,
-    x.retries, x.timeout);
+    x.retries, x.timeout, x.driver_json);
 }
 template <class A>
 void fields(A& a, Job& x) {
@@ -261,6 +271,10 @@ void fields(A& a, IncarnationRaised& x) {
 template <class A>
 void fields(A& a, FormatRaised& x) {
   a(x.version);
+}
+template <class A>
+void fields(A& a, QuotaSet& x) {
+  a(x.org, x.project, x.quota);
 }
 
 }  // namespace muster::control

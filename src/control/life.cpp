@@ -110,16 +110,35 @@ Missing missing_of(const State& state, const Cluster& cluster, const FindNode& f
     const std::uint32_t wanted = it == cluster.wanted.end() ? group.min : it->second;
     if (wanted > have[group.name]) missing.workers[group.name] = wanted - have[group.name];
   }
-  if (cluster.state != ClusterState::Queued && cluster.spec.spares > spares)
+  // Spares come when the cluster runs: until then they would only take time from those it waits for.
+  if (cluster.state == ClusterState::Running && cluster.spec.spares > spares)
     missing.spares = cluster.spec.spares - spares;
   return missing;
 }
+
+namespace {
+// Would the group lack a worker without this one? Others may have come back since it was replaced.
+bool missed(const Draft& d, const Cluster& cluster, const WorkerGroup& group, SlotId without) {
+  const auto it = cluster.wanted.find(group.name);
+  const std::uint32_t wanted = it == cluster.wanted.end() ? group.min : it->second;
+  std::uint32_t have = 0;
+  for (const SlotId id : cluster.slots) {
+    const Slot* slot = d.slot(id);
+    const Lease* lease = slot == nullptr || id == without ? nullptr : d.lease(slot->lease);
+    if (lease == nullptr || slot->role != SlotRole::Worker || slot->group != group.name) continue;
+    const Node* node = d.node(lease->node);
+    if (lease->want == LeaseWant::Run && node != nullptr && node->state != NodeState::Lost) ++have;
+  }
+  return have < wanted;
+}
+}  // namespace
 
 bool replace_by_spare(Draft& d, SlotId lost_id, const std::string& reason) {
   const Slot lost = *d.slot(lost_id);
   const Cluster& cluster = d.cluster(lost.cluster);
   const WorkerGroup* group = find_group(cluster.spec, lost.group);
   if (lost.role != SlotRole::Worker || group == nullptr || !live(cluster.state)) return false;
+  if (!missed(d, cluster, *group, lost_id)) return false;
   for (const SlotId id : slots_of(cluster)) {
     const Slot* spare = d.slot(id);
     const Lease* lease = spare == nullptr ? nullptr : d.lease(spare->lease);

@@ -18,6 +18,12 @@ inline constexpr Millis kBackoffFirst{10'000}, kBackoffMax{1'800'000};
 inline constexpr Millis kRetryFirst{1'000}, kRetryMax{300'000};
 inline constexpr std::uint32_t kHeadRestartsMax = 3;
 inline constexpr std::size_t kJobsEndedAtOnce = 500;
+// Why a lease was ended whose machine exists twice: until its time is over nobody's word about it counts, since what it
+// is about may be said by the other one.
+inline constexpr std::string_view kContested = "key_used_twice";
+inline bool contested(const Lease& lease) {
+  return lease.want == LeaseWant::Stop && lease.reason == kContested;
+}
 
 // What a cluster lacks now. Slots on lost nodes count as missing: they are replaced when somebody can take their place.
 struct Missing {
@@ -28,6 +34,8 @@ struct Missing {
 };
 using FindNode = std::function<const Node*(NodeId)>;
 Missing missing_of(const State& state, const Cluster& cluster, const FindNode& find_node);
+// What of it the quotas allow now: a start whole or not at all, else as many as fit.
+Missing within_quota(const State& state, const Cluster& cluster, Missing missing);
 const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name);
 bool fits(const Resources& need,
           const Resources& have);  // CPU, memory, GPUs, disk; custom resources are Ray's own words

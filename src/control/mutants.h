@@ -30,6 +30,10 @@ inline constexpr std::string_view kStalePlan = "control_stale_plan";
 inline constexpr std::string_view kSkipAccessCheck = "control_skip_access_check";
 inline constexpr std::string_view kEndedLeaseInDesired = "control_ended_lease_in_desired";
 inline constexpr std::string_view kExpireWhileFrozen = "control_expire_while_frozen";
+inline constexpr std::string_view kKeepLeasesOverReboot = "control_keep_leases_over_reboot";
+inline constexpr std::string_view kBelieveContested = "control_believe_contested";
+inline constexpr std::string_view kKeepLateMember = "control_keep_late_member";
+inline constexpr std::string_view kIgnoreQuota = "control_ignore_quota";
 
 inline constexpr Row kAll[] = {
     {kSkipEpochCheck, "an observation with a stale epoch is believed"},
@@ -51,6 +55,10 @@ inline constexpr Row kAll[] = {
     {kSkipAccessCheck, "the core does not check the caller's rights again"},
     {kEndedLeaseInDesired, "a lease that ended is still sent to its node"},
     {kExpireWhileFrozen, "leases end for everyone when we are the ones cut off"},
+    {kKeepLeasesOverReboot, "a machine under a new boot id goes on with the leases of the old one"},
+    {kBelieveContested, "of two machines with one key the one confirms what the other runs"},
+    {kKeepLateMember, "who does not acknowledge a roster stays a member"},
+    {kIgnoreQuota, "a plan is applied although it exceeds a quota that others used up meanwhile"},
 };
 
 }  // namespace muster::control::mutants

@@ -11,7 +11,7 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   scheduler::NodeView view;
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
   view.free = free_resources(state, node), view.free_devices = free_devices(state, node),
-  view.devices = node.facts.devices;
+  view.devices = node.facts.devices, view.capacity = node.facts.capacity;
   view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
@@ -25,13 +25,14 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
 
 void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request,
          std::uint32_t count) {
-  for (; count > 0; --count) out.push_back({role, group, request});
+  if (count > 0) out.push_back({role, group, request, count});
 }
 
 scheduler::Change request_of(const State& state, ClusterId id) {
   const Cluster* cluster = state.find_cluster(id);
   if (cluster == nullptr) return scheduler::RequestGone{id};
-  const Missing missing = missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); });
+  const Missing missing =
+      within_quota(state, *cluster, missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); }));
   if (missing.none()) return scheduler::RequestGone{id};
   scheduler::Request r;
   const ClusterSpec& spec = cluster->spec;
@@ -54,6 +55,32 @@ scheduler::Change request_of(const State& state, ClusterId id) {
   return scheduler::RequestChanged{std::move(r)};
 }
 
+scheduler::Change lease_of(const State& state, LeaseId id) {
+  const Lease* lease = state.find_lease(id);
+  if (lease == nullptr || lease->end != LeaseEnd::None) return scheduler::LeaseGone{id};
+  const Slot* slot = state.find_slot(lease->slot);
+  return scheduler::LeaseChanged{{id, lease->cluster, lease->node, slot == nullptr ? SlotRole::Worker : slot->role,
+                                  lease->resources, lease->devices,
+                                  lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop}};
+}
+
+// The end that is promised: of the cluster's life, or of the one job that a cluster was made for.
+scheduler::Change terms_of(const State& state, ClusterId id) {
+  const Cluster* cluster = state.find_cluster(id);
+  if (cluster == nullptr || (cluster->state != ClusterState::Running && cluster->state != ClusterState::Starting))
+    return scheduler::TermsGone{id};
+  WallTime end;
+  if (const auto timer = state.timers.find({TimerKind::Cluster, id.value, 0});
+      timer != state.timers.end() && cluster->state == ClusterState::Running)
+    end = timer->second;
+  const Job* job = cluster->ephemeral_for ? state.find_job(cluster->ephemeral_for) : nullptr;
+  if (job != nullptr && job->state == JobState::Running && job->spec.timeout.count() > 0 && job->spec.retries == 0) {
+    const WallTime timeout = job->started_at + job->spec.timeout;
+    end = end.ms == 0 ? timeout : std::min(end, timeout);
+  }
+  return scheduler::TermsChanged{id, end};
+}
+
 // Ended clusters count until they are archived: the recent past is what is expected.
 scheduler::Change demand_of(const State& state, ClusterId id) {
   scheduler::DemandChanged demand{id, {}};
@@ -65,17 +92,36 @@ scheduler::Change demand_of(const State& state, ClusterId id) {
   return demand;
 }
 
+// The order among equal machines is another one every day (UTC), so that no supplier is always first.
+scheduler::Change day_of(const State& state) {
+  constexpr std::int64_t kDayMs = 24 * 3'600'000;
+  return scheduler::DayChanged{static_cast<std::uint64_t>(state.last_wall.ms / kDayMs)};
+}
+
 struct Affected {
   const State& state;
   std::set<NodeId> nodes;
-  std::set<ClusterId> clusters, demands;
+  std::set<ClusterId> clusters, demands, terms;
+  std::set<LeaseId> leases;
   bool freeze = false;
 
   void slot(SlotId id) {
-    if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster);
+    if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster), leases.insert(found->lease);
   }
   void lease(LeaseId id) {
     if (const Lease* found = state.find_lease(id)) clusters.insert(found->cluster);
+  }
+  // What is held of a quota has changed: for some there is room now, for others no more.
+  void quota(ClusterId id) {
+    if (const Cluster* found = state.find_cluster(id))
+      for (const ClusterId each : sharing_quota(state, found->project)) clusters.insert(each);
+  }
+  void quota_of(ProjectId id) {
+    for (const ClusterId each : living_clusters(state, id)) clusters.insert(each);
+  }
+  void operator()(const QuotaSet& e) {
+    if (e.project) return quota_of(e.project);
+    for (const ProjectId project : projects_of(state, e.org)) quota_of(project);
   }
   void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
   void operator()(const NodeFactsChanged& e) { nodes.insert(e.node); }
@@ -83,30 +129,46 @@ struct Affected {
   void operator()(const NodeStateChanged& e) {
     nodes.insert(e.node);
     for (const LeaseId id : state.live_leases(e.node)) lease(id);  // lost members are missing members
+    if (e.state != NodeState::Online) return;
+    for (const ProjectId project : state.limited_projects)  // a smaller machine may be what fits a quota
+      for (const ClusterId id : living_clusters(state, project))
+        if (const Cluster* found = state.find_cluster(id); found != nullptr && takes_whole_machines(found->spec))
+          clusters.insert(id);
   }
   void operator()(const FreezeSet&) { freeze = true; }
   void operator()(const BackoffSet& e) { clusters.insert(e.cluster); }
   void operator()(const BackoffEnded& e) { clusters.insert(e.cluster); }
   void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id), demands.insert(e.cluster.id); }
-  void operator()(const ClusterUpdated& e) { clusters.insert(e.cluster), demands.insert(e.cluster); }
-  void operator()(const ClusterStateChanged& e) { clusters.insert(e.cluster); }
+  void operator()(const ClusterUpdated& e) {
+    clusters.insert(e.cluster), demands.insert(e.cluster), terms.insert(e.cluster);
+  }
+  void operator()(const ClusterStateChanged& e) {
+    clusters.insert(e.cluster), terms.insert(e.cluster);
+    quota(e.cluster);
+  }
   void operator()(const ClusterWanted& e) { clusters.insert(e.cluster); }
   void operator()(const LeaseGranted& e) {
-    nodes.insert(e.lease.node);
+    nodes.insert(e.lease.node), leases.insert(e.lease.id);
     // The gang of a start is told when its last event, the change to Starting, is folded.
     const Cluster* cluster = state.find_cluster(e.lease.cluster);
-    if (cluster != nullptr && cluster->state != ClusterState::Queued) clusters.insert(e.lease.cluster);
+    if (cluster == nullptr || cluster->state == ClusterState::Queued) return;
+    clusters.insert(e.lease.cluster);
+    quota(e.lease.cluster);
   }
   void operator()(const SlotLeft& e) { slot(e.slot); }
   void operator()(const SlotPromoted& e) { slot(e.slot); }
-  void operator()(const LeaseWantChanged& e) { lease(e.lease); }
+  void operator()(const LeaseWantChanged& e) { lease(e.lease), leases.insert(e.lease); }
+  void operator()(const JobStateChanged& e) {
+    if (const Job* job = state.find_job(e.job); job != nullptr && job->spec.ephemeral) terms.insert(job->cluster);
+  }
   void operator()(const LeaseEnded& e) {
-    lease(e.lease);
-    if (const Lease* found = state.find_lease(e.lease)) nodes.insert(found->node);
+    lease(e.lease), leases.insert(e.lease);
+    if (const Lease* found = state.find_lease(e.lease)) nodes.insert(found->node), quota(found->cluster);
   }
   void operator()(const Archived& e) {
     clusters.insert(e.clusters.begin(), e.clusters.end());
     demands.insert(e.clusters.begin(), e.clusters.end());
+    terms.insert(e.clusters.begin(), e.clusters.end()), leases.insert(e.leases.begin(), e.leases.end());
   }
   void operator()(const auto&) {}
 };
@@ -114,11 +176,13 @@ struct Affected {
 }  // namespace
 
 std::vector<scheduler::Change> planner_changes(const State& state, const Event& event) {
-  Affected affected{state, {}, {}, {}, false};
+  Affected affected{state, {}, {}, {}, {}, {}, false};
   std::visit(affected, event);
-  std::vector<scheduler::Change> out;
+  std::vector<scheduler::Change> out{day_of(state)};
   for (const NodeId id : affected.nodes)
     if (const Node* node = state.find_node(id)) out.emplace_back(scheduler::NodeChanged{view_of(state, *node)});
+  for (const LeaseId id : affected.leases) out.push_back(lease_of(state, id));
+  for (const ClusterId id : affected.terms) out.push_back(terms_of(state, id));
   for (const ClusterId id : affected.demands) out.push_back(demand_of(state, id));
   for (const ClusterId id : affected.clusters) out.push_back(request_of(state, id));
   if (affected.freeze) out.emplace_back(scheduler::FreezeChanged{state.frozen});
@@ -126,8 +190,11 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
 }
 
 std::vector<scheduler::Change> planner_snapshot(const State& state) {
-  std::vector<scheduler::Change> out;
+  std::vector<scheduler::Change> out{day_of(state)};
   for (const auto& [id, node] : state.nodes) out.emplace_back(scheduler::NodeChanged{view_of(state, node)});
+  for (const auto& [id, lease] : state.leases)
+    if (lease.end == LeaseEnd::None) out.push_back(lease_of(state, id));
+  for (const auto& [id, cluster] : state.clusters) out.push_back(terms_of(state, id));
   for (const auto& [id, cluster] : state.clusters) out.push_back(demand_of(state, id));
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change))

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/mutants.h"
+#include "control/quota.h"
 
 namespace muster::control {
 namespace {
@@ -75,17 +76,26 @@ void rebuild_indexes(State& s) {
   s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(),
       s.active_jobs.clear();
   s.queued_jobs.clear(), s.timers_due.clear(), s.requests_by_order.clear();
+  s.held_by_project.clear(), s.held_by_org.clear(), s.limited_projects.clear();
   for (const auto& [id, org] : s.orgs) s.org_by_name[org.name] = id;
-  for (const auto& [id, project] : s.projects) s.project_by_name[{project.org, project.name}] = id;
+  for (const auto& [id, project] : s.projects) {
+    s.project_by_name[{project.org, project.name}] = id;
+    note_limited(s, id);
+  }
   for (const auto& [id, principal] : s.principals) s.principal_by_name[principal.name] = id;
   for (const auto& [id, token] : s.api_tokens) s.api_token_by_hash[token.hash] = id;
   for (const auto& [id, token] : s.join_tokens) s.join_token_by_hash[token.hash] = id;
   for (const auto& [id, node] : s.nodes) s.node_by_key[node.device_key] = id;
-  for (const auto& [id, cluster] : s.clusters)
+  for (const auto& [id, cluster] : s.clusters) {
     if (!terminal(cluster.state)) s.cluster_by_name[{cluster.project, cluster.spec.name}] = id;
+    if (counts_as_cluster(cluster.state)) hold(s, cluster.project, {0, 0, 1}, true);
+  }
   for (const auto& [id, lease] : s.leases) {
     s.leases_by_cluster.emplace(lease.cluster, id);
-    if (lease.end == LeaseEnd::None) s.leases_by_node.emplace(lease.node, id);
+    if (lease.end != LeaseEnd::None) continue;
+    s.leases_by_node.emplace(lease.node, id);
+    if (const Cluster* cluster = s.find_cluster(lease.cluster))
+      hold(s, cluster->project, amount_of(lease.resources), true);
   }
   for (const auto& [id, job] : s.jobs) {
     if (terminal(job.state)) continue;
@@ -127,6 +137,49 @@ std::vector<std::string> free_devices(const State& state, const Node& node) {
 
 bool schedulable(const Node& node) {
   return node.state == NodeState::Online && !node.draining;
+}
+
+std::string failure_domain(const Node& node) {
+  return node.facts.region.empty() ? node.supplier.str() : node.facts.region;
+}
+
+std::vector<NodeId> awaited_nodes(const State& state) {
+  constexpr Millis kTogether{30'000};  // the first of them were lost a little before the freeze
+  std::vector<NodeId> out;
+  for (const auto& [id, node] : state.nodes) {
+    const bool heard =
+        node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining;
+    const bool with_the_others =
+        state.frozen && node.state == NodeState::Lost && node.state_since + kTogether >= state.frozen_since;
+    // Of a disabled machine the journal does not say whether it is heard. It counted when the freeze began, so it is
+    // awaited too: a freeze that lasts a little longer is better than one that ends under the silence.
+    const bool unknown = state.frozen && node.state == NodeState::Disabled;
+    if (heard || with_the_others || unknown) out.push_back(id);
+  }
+  return out;
+}
+
+std::string boot_of_leases(const State& state, NodeId id) {
+  const Node* node = state.find_node(id);
+  return node == nullptr || state.live_leases(id).empty() ? std::string() : node->facts.boot_id;
+}
+
+std::vector<LeaseId> renewable_leases(const State& state, NodeId node) {
+  std::vector<LeaseId> out = state.live_leases(node);
+  std::erase_if(out, [&](LeaseId id) { return state.leases.at(id).want == LeaseWant::Stop; });
+  return out;
+}
+
+bool held_by(const State& state, NodeId node, const ObservedLease& seen) {
+  const Lease* lease = state.find_lease(seen.lease);
+  return lease != nullptr && lease->end == LeaseEnd::None && lease->node == node && lease->epoch == seen.epoch;
+}
+
+std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster) {
+  std::vector<LeaseId> out;
+  for (const SlotId id : cluster.slots)
+    if (const Slot* slot = state.find_slot(id); slot != nullptr && slot->in_roster) out.push_back(slot->lease);
+  return out;
 }
 
 }  // namespace muster::control

@@ -49,6 +49,7 @@ struct State {
   std::uint32_t format_version = 1;
   bool frozen = false;  // mass silence: no evictions
   std::string freeze_reason;
+  WallTime frozen_since;
   Counters last;
   std::map<OrgId, Org> orgs;
   std::map<ProjectId, Project> projects;
@@ -76,6 +77,9 @@ struct State {
   std::set<std::pair<ClusterId, LeaseId>> leases_by_cluster;  // not archived
   std::set<std::pair<ClusterId, JobId>> active_jobs;          // Starting, Running, Stopping
   std::set<std::pair<ClusterId, JobId>> queued_jobs;
+  std::map<ProjectId, Quota> held_by_project;  // of what quotas bound (quota.h); nothing held = no row
+  std::map<OrgId, Quota> held_by_org;
+  std::set<ProjectId> limited_projects;  // that a quota bounds, their own or their organisation's
   std::set<std::pair<WallTime, TimerKey>> timers_due;
   std::map<std::uint64_t, RequestKey> requests_by_order;
 
@@ -102,5 +106,15 @@ void rebuild_indexes(State& state);
 Resources free_resources(const State& state, const Node& node);
 std::vector<std::string> free_devices(const State& state, const Node& node);
 bool schedulable(const Node& node);
+
+// ---- what sessions and their tables ask
+std::string failure_domain(const Node& node);
+// Who is awaited when leadership begins: everybody that was heard, and in a freeze also who fell silent with the
+// others and every disabled machine, of which nobody knows.
+std::vector<NodeId> awaited_nodes(const State& state);
+std::string boot_of_leases(const State& state, NodeId node);  // empty: it holds none
+std::vector<LeaseId> renewable_leases(const State& state, NodeId node);
+bool held_by(const State& state, NodeId node, const ObservedLease& lease);  // not ended, this node's, of this epoch
+std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster);  // of the members, the head's first
 
 }  // namespace muster::control

@@ -32,7 +32,6 @@ struct FreeBio {
 };
 using BioPtr = std::unique_ptr<BIO, FreeBio>;
 
-constexpr Millis kBackdate{300'000};
 constexpr std::size_t kPemBytesMax = 256 << 10;
 constexpr std::string_view kNodeUri = "spiffe://muster/node/";
 

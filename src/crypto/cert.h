@@ -13,6 +13,8 @@
 
 namespace muster::crypto {
 
+inline constexpr Millis kBackdate{300'000};  // how far not_before lies before the issue
+
 struct KeyAndCert {
   std::string key_pem, cert_pem;
 };

@@ -142,9 +142,15 @@ Status Engine::append_events(const std::vector<control::Event>& events, const co
   stored.reserve(events.size());
   journal::Entry entry{base_.seq, leader_epoch_, wall, actor_of(actor), {}, base_.hash};
   std::size_t bytes = 0;
+  const std::uint32_t format = base_.state.format_version;
   for (const control::Event& event : events) {
+    if (control::format_needed(event) > format)
+      return error(Code::Unsupported,
+                   fmt::format("this needs journal format {}, and this journal is kept in format {} so that older "
+                               "control planes can read it; upgrade all of them, then raise the format",
+                               control::format_needed(event), format));
     ++entry.seq;
-    entry.event = control::encode(event);
+    entry.event = control::encode(event, format);
     stored.push_back(TRY(journal::encode(entry)));
     entry.prev_hash = journal::hash_of(stored.back());
     bytes += stored.back().size();

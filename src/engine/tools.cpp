@@ -57,7 +57,8 @@ Result<VerifyReport> verify(const journal::Store& store) {
   std::string differs;
   TRY_VOID(catch_up(store, base, [&](std::uint64_t seq, const Bytes& stored) {
     if (!snapshot || seq != snapshot->seq) return;
-    if (journal::hash_of(stored) != snapshot->entry_hash || control::encode_state(base.state) != snapshot->state) {
+    if (journal::hash_of(stored) != snapshot->entry_hash ||
+        control::encode_state(base.state, control::snapshot_format(snapshot->state)) != snapshot->state) {
       differs = fmt::format(
           "the snapshot at entry {} differs from the fold of the entries; delete the snapshots file, it is rebuilt",
           seq);

@@ -17,9 +17,12 @@
 #include "crypto/random.h"
 #include "host/executor.h"
 #include "host/facts.h"
+#include "host/local_ports.h"
 #include "host/overlay_client.h"
+#include "host/policy.h"
 #include "host/sandbox.h"
 #include "host/streams.h"
+#include "host/telemetry_pump.h"
 #include "net/net.h"
 #include "overlay/roster.h"
 #include "wire/agent_frames.h"
@@ -28,8 +31,16 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kRollup{15'000}, kLive{1'000}, kFactsEvery{10'000};
+constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000};
 constexpr std::size_t kLinkBufferMax = 8 << 20;
+
+// Begins or feeds something: must wait while the agent's own memory cannot be written.
+bool begins(const agent::Op& op) {
+  return std::holds_alternative<agent::EnsureImage>(op) || std::holds_alternative<agent::ProbeImage>(op) ||
+         std::holds_alternative<agent::CreateLease>(op) || std::holds_alternative<agent::RunSetup>(op) ||
+         std::holds_alternative<agent::StartRay>(op) || std::holds_alternative<agent::SubmitJob>(op) ||
+         std::holds_alternative<agent::WriteBlob>(op);
+}
 
 Result<agent::OpenedRoster> open_roster(const session::SignedRoster& roster, const Bytes& roster_key) {
   const auto key = crypto::key32(roster_key);
@@ -66,7 +77,16 @@ class AgentProcess {
         streams_(
             poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); },
             [this](LeaseId lease) { return stream_address(lease); }),
-        sampler_(layout_.root) {}
+        pump_(poller_, privd_, layout_.root, seed(),
+              {[this] { return started_ && core_->online(); },
+               [this](session::Telemetry sample) { send(std::move(sample)); },
+               [this](const Gate& gate) { heed_owner(gate); }}),
+        control_(poller_, layout_.agent_socket(),
+                 [this](const std::string& command, ControlPort::Reply tell) {
+                   if (command == "egress") return tell_egress(std::move(tell));
+                   tell(control(command));
+                 }),
+        metrics_(poller_, [this] { return metrics_text(pump_.latest(), started_ && core_->online()); }) {}
 
   Status run();
 
@@ -88,12 +108,12 @@ class AgentProcess {
   void on_message(const Bytes& bytes);
   void link_down(const std::string& why);
   void send(session::AgentFrame frame);
+  void persist(const Bytes& bytes);
   void refresh_facts();
-  void telemetry();
+  void heed_owner(const Gate& gate);
   void watch_certificate();
-  Status listen_control();
-  void accept_control();
   std::string control(const std::string& command);
+  void tell_egress(ControlPort::Reply tell);
   std::string status_text() const;
 
   Layout layout_;
@@ -105,18 +125,22 @@ class AgentProcess {
   PrivdClient privd_;
   OverlayClient overlay_;
   Streams streams_;
-  Sampler sampler_;
+  TelemetryPump pump_;
+  ControlPort control_;
+  MetricsPort metrics_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<agent::Core> core_;
   NodeFacts facts_;
   std::unique_ptr<net::Loop> loop_;
   net::WebSocketPtr socket_;
-  std::uint64_t generation_ = 0, deadline_timer_ = 0, telemetry_timer_ = 0;
-  bool live_ = false, pumping_ = false, started_ = false;
-  std::string link_fault_;
-  Fd control_, signals_;
-  std::map<int, Fd> control_clients_;
-  std::map<LeaseId, std::pair<std::uint64_t, WallTime>> cpu_seen_;
+  std::uint64_t generation_ = 0, deadline_timer_ = 0, persist_timer_ = 0;
+  bool pumping_ = false, started_ = false;
+  std::string link_fault_, engine_fault_;
+  std::string planned_for_;  // the certificate that renewal_ is about
+  RenewalPlan renewal_;
+  std::uint64_t certificate_timer_ = 0;
+  Bytes unsaved_;  // what the disk did not take yet
+  Fd signals_;
 };
 
 void AgentProcess::make_core() {
@@ -125,7 +149,7 @@ void AgentProcess::make_core() {
   options.agent_version = kAgentVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
-  options.features = {"docker", "standby"};  // must-understand names of assignments that this agent honours
+  options.features = {"docker", "standby", "egress"};  // must-understand names of assignments that this agent honours
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };
@@ -165,7 +189,6 @@ void AgentProcess::begin(const agent::Found& found) {
   log_info("agent", "{} starts, {} leases adopted", config_.node_id, found.leases.size());
   core_->start(persisted.ok() ? ByteView(*persisted) : ByteView(), found, read_clocks());
   refresh_facts();
-  telemetry();
   watch_certificate();
   pump();
 }
@@ -190,6 +213,14 @@ void AgentProcess::perform(agent::Action action) {
   if (auto* frame = std::get_if<agent::SendFrame>(&action)) {
     send(std::move(frame->frame));
   } else if (auto* op = std::get_if<agent::StartOp>(&action)) {
+    if (!unsaved_.empty() && begins(op->op)) {
+      // What it would have to remember of it could not be kept: ends go on, beginnings wait.
+      poller_.post([this, id = op->id] {
+        core_->on_result({id, false, "disk_full", false, {}}, read_clocks());
+        pump();
+      });
+      return;
+    }
     executor_->start(op->id, op->op);
   } else if (const auto* cancel = std::get_if<agent::CancelOp>(&action)) {
     executor_->cancel(cancel->id);
@@ -202,17 +233,31 @@ void AgentProcess::perform(agent::Action action) {
     socket_.reset();
     streams_.close_all();
   } else if (const auto* persist = std::get_if<agent::Persist>(&action)) {
-    const Status written = crypto::write_secret_file(layout_.state(), persist->bytes);
-    if (!written.ok())
-      log_error("agent", "the agent's state cannot be written: {}; free some disk", written.error().message);
+    this->persist(persist->bytes);
   } else if (const auto* watch = std::get_if<agent::SetTelemetry>(&action)) {
-    live_ = watch->live;
-    if (telemetry_timer_ != 0) poller_.cancel(telemetry_timer_);
-    telemetry_timer_ = poller_.after(kLive, [this] { telemetry(); });
+    pump_.set_live(watch->live);
   } else if (const auto* done = std::get_if<agent::OwnerDone>(&action)) {
     log_info("agent", "{}: done", done->what);
     if (done->what == "leave") poller_.after(Millis(500), [this] { poller_.stop(); });
   }
+}
+
+void AgentProcess::persist(const Bytes& bytes) {
+  if (persist_timer_ != 0) poller_.cancel(std::exchange(persist_timer_, 0));
+  const Status written = crypto::write_secret_file(layout_.state(), bytes);
+  if (written.ok()) {
+    if (!unsaved_.empty()) log_info("agent", "the agent's state is written again");
+    unsaved_.clear();
+    return;
+  }
+  if (unsaved_.empty())
+    log_error("agent", "the agent's state cannot be written: {}; free some disk. Nothing new is started until then",
+              written.error().message);
+  unsaved_ = bytes;
+  persist_timer_ = poller_.after(kPersistRetry, [this] {
+    persist_timer_ = 0;
+    persist(Bytes(unsaved_));
+  });
 }
 
 // ---- the link
@@ -247,6 +292,8 @@ void AgentProcess::linked(Result<net::WebSocketPtr> socket, std::uint64_t genera
       });
   core_->on_link_up(read_clocks());
   pump();
+  poller_.cancel(std::exchange(certificate_timer_, 0));
+  certificate_timer_ = poller_.after(Millis(2'000), [this] { watch_certificate(); });  // one that ended is due at once
 }
 
 void AgentProcess::link_down(const std::string& why) {
@@ -268,7 +315,8 @@ void AgentProcess::on_message(const Bytes& bytes) {
   if (streams_.on_frame(*frame)) return;
   if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
     const std::string pem = as_string(issued->der_chain_pem);
-    if (!crypto::verify_device_certificate(pem, config_.ca_pem, read_clocks().wall).ok())
+    // Its dates are the control plane's business: a clock that is off here must not keep this machine out.
+    if (!plan_renewal(pem, config_.ca_pem, 0).ok())
       return log_error("agent", "a renewed certificate was not genuine and was dropped");
     certificate_ = pem;
     const Status written = crypto::write_secret_file(layout_.certificate(), as_bytes(pem));
@@ -293,105 +341,89 @@ void AgentProcess::send(session::AgentFrame frame) {
   socket_->send(wire::encode(frame));
 }
 
-// Renewed at two thirds of its life, with jitter so that a fleet does not come at once; again every minute until it is
-// there.
+// Asked for again until it is there; one that ended while the machine slept is renewed on proof of the device key.
 void AgentProcess::watch_certificate() {
-  const auto expiry = crypto::certificate_expiry(certificate_);
-  const Millis life{86'400'000};
-  const WallTime now = read_clocks().wall;
-  if (expiry.ok() && core_->online() && *expiry - now < life / 3 - Millis(rng_.between(0, 600'000))) {
+  if (planned_for_ != certificate_) {
+    const auto plan = plan_renewal(certificate_, config_.ca_pem, static_cast<double>(rng_.below(1000)) / 1000);
+    if (plan.ok()) renewal_ = *plan;
+    if (!plan.ok()) log_error("agent", "the device certificate cannot be read: {}", plan.error().message);
+    planned_for_ = certificate_;
+  }
+  if (core_->online() && read_clocks().wall >= renewal_.renew_at) {
     const auto csr = crypto::make_csr(key_, config_.node_id);
     if (csr.ok()) send(session::CertRequest{to_bytes(*csr)});
   }
-  poller_.after(Millis(60'000), [this] { watch_certificate(); });
+  poller_.cancel(std::exchange(certificate_timer_, 0));
+  certificate_timer_ = poller_.after(renewal_.check_every, [this] { watch_certificate(); });
 }
 
 void AgentProcess::refresh_facts() {
   privd_.call(Verb{.kind = VerbKind::Info}, [this](Result<PrivdReply> reply) {
     NodeFacts facts = gather_facts(layout_, config_.labels);
     facts.lan = overlay_.lan_endpoints();
+    engine_fault_.clear();
     if (reply.ok()) {
       if (const auto* images = reply->fields.if_contains("images"); images != nullptr && images->is_array()) {
         for (const auto& image : images->get_array()) {
           if (image.is_string() && facts.images.size() < 64) facts.images.emplace_back(image.get_string());
         }
       }
+      facts.runtimes.clear();
+      if (const auto* runtimes = reply->fields.if_contains("runtimes"); runtimes != nullptr && runtimes->is_array()) {
+        for (const auto& each : runtimes->get_array())
+          facts.runtimes.push_back(each == "venv" ? RuntimeKind::Venv : RuntimeKind::Docker);
+      }
+      if (!facts.devices.empty() && text_at(reply->fields, {"gpu"}) == "none") {
+        // A GPU that no container can get is nothing to hire.
+        engine_fault_ = "the container engine cannot give GPUs to containers; see `muster-agent doctor`";
+        facts.devices.clear();
+        facts.capacity.gpus = 0;
+      }
     } else if (reply.error().field != "privd.gone") {
+      engine_fault_ = reply.error().message;
       facts.runtimes.clear();
     }
     // Free disk moves all the time; only what matters for placing work makes a new inventory.
     const std::int64_t disk_step = std::int64_t{10} << 30;
     facts.capacity.disk_bytes -= facts.capacity.disk_bytes % disk_step;
     if (!(facts == facts_)) {
+      if (facts.devices != facts_.devices)
+        log_info("agent", "{} GPUs can be hired, {} before", facts.devices.size(), facts_.devices.size());
       facts_ = facts;
       core_->set_facts(facts_, read_clocks());
       pump();
     }
+    if (const auto policy = load_policy(layout_.policy()); policy.ok())
+      metrics_.set_port(static_cast<std::uint16_t>(policy->metrics_port));
     poller_.after(kFactsEvery, [this] { refresh_facts(); });
   });
 }
 
-void AgentProcess::telemetry() {
-  telemetry_timer_ = poller_.after(live_ ? kLive : kRollup, [this] { telemetry(); });
-  if (!core_->online()) return;
-  privd_.call(Verb{.kind = VerbKind::Usage}, [this](Result<PrivdReply> reply) {
-    const WallTime now = read_clocks().wall;
-    session::Telemetry sample = sampler_.sample(now);
-    const auto* rows = reply.ok() ? reply->fields.if_contains("usage") : nullptr;
-    if (rows != nullptr && rows->is_array()) {
-      for (const auto& row : rows->get_array()) {
-        const auto lease = LeaseId::parse(text_at(row, {"lease"}));
-        if (!lease) continue;
-        const auto cpu_ns = static_cast<std::uint64_t>(int_at(row, {"cpu_ns"}));
-        session::ContainerSample each{*lease, 0, static_cast<std::uint64_t>(int_at(row, {"memory_bytes"})),
-                                      static_cast<std::uint64_t>(int_at(row, {"pids"}))};
-        const auto seen = cpu_seen_.find(*lease);
-        const auto ms = seen == cpu_seen_.end() ? 0 : (now - seen->second.second).count();
-        if (ms > 0 && cpu_ns >= seen->second.first)
-          each.cpu_milli = (cpu_ns - seen->second.first) / 1000 / static_cast<std::uint64_t>(ms);
-        if (cpu_seen_.size() > 256) cpu_seen_.clear();
-        cpu_seen_[*lease] = {cpu_ns, now};
-        sample.containers.push_back(each);
-      }
-    }
-    send(std::move(sample));
-  });
+// Level-triggered: privd decides, the core and through it the control plane are told what changed.
+void AgentProcess::heed_owner(const Gate& gate) {
+  if (!started_) return;
+  std::optional<agent::OwnerAction> action;
+  if (gate.open && core_->paused()) action = agent::OwnerAction::Resume;
+  if (!gate.open && gate.stop && !core_->paused_now()) action = agent::OwnerAction::PauseNow;
+  if (!gate.open && !gate.stop && (!core_->paused() || core_->paused_now())) action = agent::OwnerAction::Pause;
+  if (!action) return;
+  core_->on_owner(*action, gate.text, read_clocks());
+  pump();
 }
 
 // ---- the owner's commands
-Status AgentProcess::listen_control() {
-  control_ = TRY(listen_unix(layout_.agent_socket(), SocketKind::Seqpacket, geteuid(), getegid(), 0600));
-  poller_.watch(control_.get(), true, false, [this](Poller::Ready) { accept_control(); });
-  return {};
-}
-
-void AgentProcess::accept_control() {
-  Fd fd(accept4(control_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd || control_clients_.size() >= 16) return;
-  const auto peer = peer_of(fd.get());
-  if (!peer.ok() || (peer->uid != 0 && peer->uid != geteuid())) return;
-  const int raw = fd.get();
-  control_clients_[raw] = std::move(fd);
-  poller_.watch(raw, true, false, [this, raw](Poller::Ready) {
-    auto message = receive_message(raw);
-    if (message.ok() && !message->text.empty()) {
-      (void)send_message(raw, control(message->text)).ok();
-      return;
-    }
-    if (!message.ok() && message.error().code == Code::NotFound) return;
-    poller_.unwatch(raw);
-    control_clients_.erase(raw);
+// privd knows.
+void AgentProcess::tell_egress(ControlPort::Reply tell) {
+  privd_.call(Verb{.kind = VerbKind::Egress}, [tell = std::move(tell)](Result<PrivdReply> reply) {
+    tell(to_text(reply.ok() ? std::move(reply->fields) : json::object{{"error", reply.error().message}}));
   });
 }
 
 std::string AgentProcess::control(const std::string& command) {
-  const std::map<std::string, agent::OwnerAction> actions{{"pause", agent::OwnerAction::Pause},
-                                                          {"pause-now", agent::OwnerAction::PauseNow},
-                                                          {"resume", agent::OwnerAction::Resume},
-                                                          {"drain", agent::OwnerAction::Drain},
-                                                          {"leave", agent::OwnerAction::Leave}};
-  if (const auto action = actions.find(command); action != actions.end() && started_) {
-    core_->on_owner(action->second, "owner", read_clocks());
+  if (command == "look") {
+    pump_.look();  // the owner said something: privd knows what
+  } else if (command == "leave" && started_) {
+    core_->on_owner(agent::OwnerAction::Leave, "owner", read_clocks());
     poller_.post([this] { pump(); });
   } else if (command != "status") {
     return "{\"error\":\"unknown command\"}";
@@ -415,7 +447,12 @@ std::string AgentProcess::status_text() const {
                               {"name", config_.name},
                               {"server", config_.server},
                               {"online", started_ && core_->online()},
+                              {"ready", started_ && core_->ready()},
                               {"paused", started_ && core_->paused()},
+                              {"owner", pump_.gate().open ? std::string() : pump_.gate().text},
+                              {"owner_reason", pump_.gate().reason},
+                              {"engine_fault", engine_fault_},
+                              {"disk_full", !unsaved_.empty()},
                               {"refusal", started_ ? core_->last_refusal() : std::string()},
                               {"link_fault", link_fault_},
                               {"privd", privd_.connected()},
@@ -425,7 +462,7 @@ std::string AgentProcess::status_text() const {
 Status AgentProcess::run() {
   loop_ = net::Loop::create(1);
   make_core();
-  TRY_VOID(listen_control());
+  TRY_VOID(control_.listen());
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
@@ -433,12 +470,12 @@ Status AgentProcess::run() {
   signals_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   poller_.watch(signals_.get(), true, false, [this](Poller::Ready) { poller_.stop(); });
   executor_->adopt([this](const agent::Found& found) { begin(found); });
+  pump_.start();
   poller_.run();
   // The process ends; what runs goes on and is adopted by the next one.
   ++generation_;
   if (socket_) socket_->close("the agent stops");
   loop_->stop();
-  unlink(layout_.agent_socket().c_str());
   return {};
 }
 

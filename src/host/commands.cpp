@@ -12,12 +12,21 @@
 #include <iostream>
 #include <thread>
 
+#include "crypto/file.h"
 #include "host/agent_process.h"
 #include "host/doctor.h"
+#include "host/egress_protocol.h"
 #include "host/facts.h"
+#include "host/gpu_check.h"
 #include "host/identity.h"
 #include "host/json.h"
+#include "host/limits.h"
+#include "host/nft.h"
+#include "host/nvml.h"
+#include "host/owner_commands.h"
+#include "host/power.h"
 #include "host/supervisor.h"
+#include "host/unit.h"
 
 namespace muster::host {
 namespace fs = std::filesystem;
@@ -27,11 +36,17 @@ constexpr const char* kHelp =
     "muster-agent: lends this machine to Muster\n\n"
     "  muster-agent join https://HOST[:PORT] --token-file FILE|- [--name NAME] [--label KEY=VALUE]... [--no-service]\n"
     "  muster-agent run          starts the agent in the foreground (root; what the service does)\n"
-    "  muster-agent status       what runs here, and whether the control plane sees this machine\n"
+    "  muster-agent status [--wait SECONDS] [--json]   what runs here, what limits apply, does the control plane see "
+    "it\n"
+    "  muster-agent limits [set KEY VALUE...]  hours, idle-only, CPUs, memory, GPU power, bandwidth; `limits --help`\n"
+    "  muster-agent egress       what the containers here reach on the internet: counts and addresses, no contents\n"
     "  muster-agent doctor [https://HOST]   finds what is broken and says how to repair it\n"
-    "  muster-agent pause [--now]           take no new work; --now also stops what runs\n"
-    "  muster-agent resume | drain          work again | let what runs end, take nothing new\n"
-    "  muster-agent leave        leaves the platform and removes everything the agent made\n\n"
+    "  muster-agent gpu-check [--image IMAGE]  what the agent sees of the GPUs, and whether a container gets one\n"
+    "  muster-agent pause [--now]           take no new work; --now also stops what runs, within seconds\n"
+    "  muster-agent resume                  take work again\n"
+    "  muster-agent drain [--no-wait]       take no new work and wait until what runs has moved or ended\n"
+    "  muster-agent leave        leaves the platform and removes everything the agent made\n"
+    "  muster-agent unit         prints the systemd unit that join installs\n\n"
     "  --state-dir DIR           where everything is kept (default /var/lib/muster)\n\n"
     "  The token is read from a file or from standard input (-), never from the command line:\n"
     "  echo 'mj1....' | sudo muster-agent join https://muster.example.org --token-file -\n";
@@ -39,8 +54,8 @@ constexpr const char* kUnit = "/etc/systemd/system/muster-agent.service";
 
 struct Words {
   std::vector<std::string> plain, labels;
-  std::string state_dir = "/var/lib/muster", token_file, name, bad;
-  bool no_service = false, now = false, help = false;
+  std::string state_dir = "/var/lib/muster", token_file, name, image, wait, bad;
+  bool no_service = false, now = false, help = false, json = false, no_wait = false;
 };
 
 Words parse(const std::vector<std::string>& words) {
@@ -68,6 +83,14 @@ Words parse(const std::vector<std::string>& words) {
       out.labels.push_back(value());
     else if (word == "--no-service")
       out.no_service = true;
+    else if (word == "--image")
+      out.image = value();
+    else if (word == "--wait")
+      out.wait = value();
+    else if (word == "--no-wait")
+      out.no_wait = true;
+    else if (word == "--json")
+      out.json = true;
     else if (word == "--now")
       out.now = true;
     else if (word == "--help" || word == "-h")
@@ -80,11 +103,6 @@ Words parse(const std::vector<std::string>& words) {
   while (out.state_dir.size() > 1 && out.state_dir.ends_with('/')) out.state_dir.pop_back();
   if (!out.state_dir.starts_with('/')) out.state_dir = fs::absolute(out.state_dir).string();
   return out;
-}
-
-int fail(const std::string& message) {
-  std::cerr << "muster-agent: " << message << "\n";
-  return 1;
 }
 
 int run_program(const std::vector<std::string>& argv) {
@@ -108,14 +126,8 @@ std::string own_path() {
 }
 
 Status install_service(const Words& words) {
-  std::ofstream unit(kUnit);
-  unit
-      << "[Unit]\nDescription=Muster agent\nAfter=network-online.target docker.service\nWants=network-online.target\n\n"
-      << "[Service]\nExecStart=" << own_path() << " run --state-dir " << words.state_dir
-      << "\nRestart=always\nRestartSec=2\nKillMode=mixed\nLimitNOFILE=65536\n\n"
-      << "[Install]\nWantedBy=multi-user.target\n";
-  unit.close();
-  if (!unit) return error(Code::Unavailable, fmt::format("cannot write {}", kUnit));
+  const Status written = crypto::write_public_file(kUnit, as_bytes(unit_text(own_path(), words.state_dir)));
+  if (!written.ok()) return written;
   if (run_program({"systemctl", "daemon-reload"}) != 0 ||
       run_program({"systemctl", "enable", "--now", "muster-agent.service"}) != 0) {
     return error(Code::Unavailable, "systemctl did not start muster-agent.service; see: journalctl -u muster-agent");
@@ -129,7 +141,7 @@ Status wait_online(const Layout& layout, int seconds) {
   for (int i = 0; i < seconds * 2; ++i) {
     const auto status = ask_agent(layout, "status", Millis(2000));
     const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
-    if (said.ok() && bool_at(*said, {"online"})) return {};
+    if (said.ok() && bool_at(*said, {"ready"})) return {};
     last = said.ok() ? text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}) : said.error().message;
     std::this_thread::sleep_for(Millis(500));
   }
@@ -166,7 +178,9 @@ int do_join(const Words& words, const Layout& layout) {
   if (!config.ok()) return fail(config.error().message);
   std::cout << fmt::format("enrolled as {} ({})\n", config->node_id, config->name);
   if (words.no_service || !fs::exists("/run/systemd/system")) {
-    std::cout << fmt::format("start it with: {} run --state-dir {}\n", own_path(), layout.root);
+    std::cout << fmt::format(
+        "start it with: {0} run --state-dir {1}\nthen see whether it is ready: {0} status --wait 60 --state-dir {1}\n",
+        own_path(), layout.root);
     return 0;
   }
   const Status installed = install_service(words);
@@ -177,47 +191,40 @@ int do_join(const Words& words, const Layout& layout) {
   return 0;
 }
 
-int do_status(const Layout& layout) {
-  const auto text = ask_agent(layout, "status", Millis(5000));
+std::string amount(std::int64_t bytes) {
+  if (bytes < 10'000) return fmt::format("{} B", bytes);
+  if (bytes < 10'000'000) return fmt::format("{} kB", bytes / 1000);
+  return fmt::format("{} MB", bytes / 1'000'000);
+}
+
+int do_egress(const Layout& layout) {
+  const auto text = ask_agent(layout, "egress", Millis(10'000));
   if (!text.ok()) return fail(text.error().message);
   const auto said = parse_object(*text);
   if (!said.ok()) return fail(said.error().message);
-  std::cout << fmt::format(
-      "machine  {} ({})\nserver   {}\nlink     {}\nwork     {}\n", text_at(*said, {"node"}), text_at(*said, {"name"}),
-      text_at(*said, {"server"}),
-      bool_at(*said, {"online"}) ? "online" : "offline " + text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}),
-      bool_at(*said, {"paused"}) ? "paused by the owner" : "open");
-  if (const auto* leases = said->if_contains("leases"); leases != nullptr && leases->is_array()) {
-    for (const auto& lease : leases->get_array()) {
-      std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}),
-                               text_at(lease, {"phase"}), text_at(lease, {"reason"}));
-    }
+  if (said->contains("error")) return fail(text_at(*said, {"error"}));
+  const auto* rows = said->if_contains("egress");
+  if (rows == nullptr || !rows->is_array() || rows->get_array().empty()) {
+    std::cout << "no lease on this machine has a way out to the internet\n";
+    return 0;
   }
-  return bool_at(*said, {"online"}) ? 0 : 1;
-}
-
-int do_owner(const std::string& verb, const Words& words, const Layout& layout) {
-  if (verb == "pause") std::ofstream(layout.paused()) << "by the owner\n";  // privd starts nothing while it is there
-  std::error_code ignored;
-  if (verb == "resume") fs::remove(layout.paused(), ignored);
-  const auto answer = ask_agent(layout, verb == "pause" && words.now ? "pause-now" : verb, Millis(5000));
-  if (!answer.ok()) return fail(answer.error().message);
-  if (verb == "pause" && words.now) {  // ends when nothing runs any more
-    for (int i = 0; i < 60; ++i) {
-      const auto status = ask_agent(layout, "status", Millis(2000));
-      const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
-      const auto* leases = said.ok() ? said->if_contains("leases") : nullptr;
-      const bool busy =
-          leases != nullptr && leases->is_array() &&
-          std::any_of(leases->get_array().begin(), leases->get_array().end(), [](const json::value& lease) {
-            const std::string phase = text_at(lease, {"phase"});
-            return phase != "stopped" && phase != "failed" && phase != "pending";
-          });
-      if (!busy) break;
-      std::this_thread::sleep_for(Millis(500));
-    }
+  for (const auto& row : rows->get_array()) {
+    const EgressCounters c = read_counters(row);
+    std::cout << fmt::format("{}  {} open, {} done, {} failed; up {}, down {}; {} names asked\n",
+                             text_at(row, {"lease"}), c.open, c.flows, c.failed,
+                             amount(static_cast<std::int64_t>(c.up_bytes)),
+                             amount(static_cast<std::int64_t>(c.down_bytes)), c.questions);
+    std::string refused;
+    for (const auto& [code, count] : c.refused)
+      refused += fmt::format("{}{} {}", refused.empty() ? "" : ", ", code, count);
+    if (!refused.empty()) std::cout << "  refused: " << refused << "\n";
+    for (const auto& flow : c.now)
+      std::cout << fmt::format("  now {}  up {}, down {}, {} s\n", flow.to,
+                               amount(static_cast<std::int64_t>(flow.up_bytes)),
+                               amount(static_cast<std::int64_t>(flow.down_bytes)), flow.age_ms / 1000);
+    for (const auto& each : c.last_refused)
+      std::cout << fmt::format("  refused {} ({}) {} s ago\n", each.what, each.code, each.age_ms / 1000);
   }
-  std::cout << verb << ": done\n";
   return 0;
 }
 
@@ -239,31 +246,41 @@ int do_leave(const Layout& layout) {
   std::ifstream(layout.sockets() + "/supervisor.pid") >> supervisor;
   if (supervisor > 1) kill(supervisor, SIGTERM);
   for (int i = 0; supervisor > 1 && i < 40 && kill(supervisor, 0) == 0; ++i) std::this_thread::sleep_for(Millis(250));
-  DockerRuntime runtime(docker_options(layout, config->node_id, config->machine));
+  Runtimes runtime(docker_options(layout, config->node_id, config->machine), venv_options(layout, config->machine));
   const Status removed = runtime.remove_everything();
+  PowerKeeper(Nvml::instance(), layout.power()).reconcile(0, {});
   if (!removed.ok())
     return fail("some containers could not be removed: " + removed.error().message +
                 "; start the engine and run leave again");
   std::error_code failure;
+  if (fs::exists(layout.egress_table(), failure)) {
+    const Status table = nft_remove();
+    if (!table.ok()) std::cerr << "muster-agent: " << table.error().message << "\n";
+  }
   for (const auto* part :
-       {"config.json", "paused", "leases", "helper", "run", "agent", "netd", "secrets", "policy.json"})
+       {"config.json", "paused", "paused.now", "leases", "helper", "run", "agent", "netd", "secrets", "venvs",
+        "policy.json", "images.json", "allowed_images.json", "power.json", "last_input", "egress_volume.json"})
     fs::remove_all(layout.root + "/" + part, failure);
   fs::remove(layout.root, failure);  // only when nothing else is in it
+  std::string others;
+  for (const auto& entry : fs::directory_iterator(layout.root, failure)) others += " " + entry.path().string();
   std::cout << fmt::format("{} has left; everything the agent made is removed\n", config->node_id);
+  if (!others.empty()) std::cout << "not the agent's, left alone:" << others << "\n";
   return 0;
 }
 
 int do_doctor(const Words& words, const Layout& layout) {
-  bool broken = false;
+  std::string broken;
   for (const auto& finding : examine(layout, words.plain.size() > 1 ? words.plain[1] : std::string())) {
     const char* mark = finding.verdict == Verdict::Good   ? "ok    "
                        : finding.verdict == Verdict::Note ? "note  "
                                                           : "BROKEN";
     std::cout << fmt::format("{} {}: {}\n", mark, finding.step, finding.detail);
     if (!finding.repair.empty()) std::cout << "         -> " << finding.repair << "\n";
-    broken = broken || finding.verdict == Verdict::Broken;
+    if (finding.verdict == Verdict::Broken) broken += (broken.empty() ? "" : ", ") + finding.step;
   }
-  return broken ? 3 : 0;
+  std::cout << (broken.empty() ? "nothing is broken\n" : "broken: " + broken + "\n");
+  return broken.empty() ? 0 : 3;
 }
 
 int finish(const Status& status) {
@@ -276,7 +293,7 @@ int agent_main(const std::vector<std::string>& raw) {
   const Words words = parse(raw);
   const std::string verb = words.plain.empty() ? std::string() : words.plain[0];
   if (words.help || verb == "help") {
-    std::cout << kHelp;
+    std::cout << (verb == "limits" ? limits_help() : kHelp);
     return 0;
   }
   if (!words.bad.empty() || verb.empty()) {
@@ -286,14 +303,23 @@ int agent_main(const std::vector<std::string>& raw) {
   const Layout layout{words.state_dir};
   if (verb == "join") return do_join(words, layout);
   if (verb == "run") return finish(supervise(layout, own_path()));
-  if (verb == "status") return do_status(layout);
-  if (verb == "pause" || verb == "resume" || verb == "drain") return do_owner(verb, words, layout);
+  if (verb == "status") return do_status(layout, words.json, Millis(std::atol(words.wait.c_str()) * 1000));
+  if (verb == "pause") return do_pause(layout, words.now);
+  if (verb == "resume") return do_resume(layout);
+  if (verb == "drain") return do_drain(layout, !words.no_wait);
+  if (verb == "limits") return do_limits(layout, {words.plain.begin() + 1, words.plain.end()});
+  if (verb == "gpu-check") return gpu_check(layout, words.image);
+  if (verb == "unit") return std::cout << unit_text(own_path(), words.state_dir), 0;
+  if (verb == "egress") return do_egress(layout);
   if (verb == "leave") return do_leave(layout);
   if (verb == "doctor") return do_doctor(words, layout);
   if (verb == "version") return std::cout << kAgentVersion << "\n", 0;
   if (verb == "privd-process") return finish(run_privd(layout));
+  if (verb == "venv-box" && words.plain.size() == 2) return run_box(words.plain[1]);
+  if (verb == "venv-exec" && words.plain.size() == 3) return run_box_exec(words.plain[1], words.plain[2]);
   if (verb == "netd-process") return finish(run_netd_process(layout, 3));
   if (verb == "agent-process") return finish(run_agent_process(layout));
+  if (verb == "egress-process") return finish(run_egress_role(3));
   std::cerr << "muster-agent: unknown command '" << verb << "'\n" << kHelp;
   return 2;
 }

@@ -1,24 +1,18 @@
 // The second half of DockerRuntime: looking at what runs and getting into it.
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <future>
 #include <thread>
 
 #include "base/bytes.h"
 #include "host/docker_runtime.h"
 #include "host/json.h"
+#include "host/tcp_inside.h"
 
 namespace muster::host {
 namespace fs = std::filesystem;
@@ -43,74 +37,14 @@ Error engine_said(const EngineReply& reply, std::string_view what, std::string r
                std::move(reason));
 }
 
-Result<Fd> dial(std::uint32_t address, std::uint16_t port) {
-  Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!fd) return error(Code::Unavailable, "cannot make a socket: " + errno_text(errno), "tcp");
-  sockaddr_in to{};
-  to.sin_family = AF_INET;
-  to.sin_port = htons(port);
-  to.sin_addr.s_addr = htonl(address);
-  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) != 0) {
-    if (errno != EINPROGRESS)
-      return error(Code::Unavailable, fmt::format("port {}: {}", port, errno_text(errno)), "tcp.refused");
-    pollfd wait{fd.get(), POLLOUT, 0};
-    if (poll(&wait, 1, 5000) <= 0)
-      return error(Code::DeadlineExceeded, fmt::format("port {} did not answer within 5 s", port), "tcp.timeout");
-    int failure = 0;
-    socklen_t size = sizeof failure;
-    getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &failure, &size);
-    if (failure != 0)
-      return error(Code::Unavailable, fmt::format("port {}: {}", port, errno_text(failure)), "tcp.refused");
-  }
-  const int one = 1;
-  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  return fd;
-}
-
-// A file of ours below a directory, made anew and complete before it gets its name.
-Status write_file(const std::string& path, ByteView data, mode_t mode, uid_t uid, gid_t gid) {
-  const std::string part = path + ".part";
-  unlink(part.c_str());
-  Fd file(open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
-  if (!file) return error(Code::Unavailable, "cannot write " + path + ": " + errno_text(errno), "disk");
-  if (write(file.get(), data.data(), data.size()) != static_cast<ssize_t>(data.size()) ||
-      fchown(file.get(), uid, gid) != 0 || fchmod(file.get(), mode) != 0 || rename(part.c_str(), path.c_str()) != 0) {
-    return error(Code::Unavailable, "cannot write " + path + ": " + errno_text(errno), "disk");
-  }
-  return {};
-}
-
 }  // namespace
 
 Status DockerRuntime::put_secret(const std::string& lease, ByteView ray_token) {
-  const std::string run = options_.layout.lease(lease) + "/run";
-  struct stat owner {};
-  if (lstat(run.c_str(), &owner) != 0)
-    return error(Code::FailedPrecondition, "the lease has no container", "container.missing");
-  return write_file(secrets(lease) + "/ray_token", ray_token, 0400, owner.st_uid, owner.st_gid);
+  return dirs_.put_secret(lease, ray_token);
 }
 
 Status DockerRuntime::put_blob(const std::string& lease, const std::string& blob, int source) {
-  const std::string dir = options_.layout.lease(lease) + "/blobs";
-  if (!fs::is_directory(dir)) return error(Code::FailedPrecondition, "the lease has no container", "container.missing");
-  const std::string path = dir + "/" + blob, part = path + ".part";
-  unlink(part.c_str());
-  Fd file(open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644));
-  if (!file) return error(Code::Unavailable, "cannot write a blob: " + errno_text(errno), "disk");
-  char buffer[65536];
-  while (true) {
-    const ssize_t n = read(source, buffer, sizeof buffer);
-    if (n < 0 && errno == EINTR) continue;
-    if (n == 0) break;
-    if (n < 0 || write(file.get(), buffer, static_cast<std::size_t>(n)) != n) {
-      unlink(part.c_str());
-      return error(Code::Unavailable, "cannot write a blob: " + errno_text(errno), "disk");
-    }
-  }
-  fchmod(file.get(), 0644);
-  if (rename(part.c_str(), path.c_str()) != 0)
-    return error(Code::Unavailable, "cannot write a blob: " + errno_text(errno), "disk");
-  return {};
+  return dirs_.put_blob(lease, blob, source);
 }
 
 Result<std::vector<LeaseState>> DockerRuntime::list() {
@@ -135,20 +69,26 @@ Result<std::vector<LeaseState>> DockerRuntime::list() {
     if (part == "net") {
       state.namespace_up = running;
       state.namespace_pid = static_cast<pid_t>(int_at(*about, {"State", "Pid"}));
+      if (running) state.network = fmt::format("/proc/{}/ns/net", state.namespace_pid);
     } else {
       state.exists = true;
       state.running = running;
+      state.main_pid = running ? static_cast<pid_t>(int_at(*about, {"State", "Pid"})) : 0;
       state.exit_code = int_at(*about, {"State", "ExitCode"});
       state.out_of_memory = bool_at(*about, {"State", "OOMKilled"});
+      if (!running) state.reason = dirs_.halted(lease);
     }
   }
   std::vector<LeaseState> out;
-  for (auto& [id, state] : leases) out.push_back(std::move(state));
+  for (auto& [id, state] : leases) {
+    dirs_.recall_egress(state);
+    out.push_back(std::move(state));
+  }
   return out;
 }
 
 Result<Fd> DockerRuntime::connect_helper(const std::string& lease, Place place) {
-  return connect_beneath(options_.layout.lease(lease) + (place == Place::Main ? "/run" : "/probe"), "helper.sock");
+  return dirs_.connect_helper(lease, place);
 }
 
 Result<ExecOpen> DockerRuntime::exec(const std::string& lease, const std::vector<std::string>& argv, bool tty) {
@@ -192,15 +132,7 @@ Result<Fd> DockerRuntime::connect_tcp(const std::string& lease, std::uint32_t ad
   const json::value pause = TRY(inspect(name(lease, "net")));
   const auto pid = int_at(pause, {"State", "Pid"});
   if (pid <= 0) return error(Code::FailedPrecondition, "the lease's network is not up", "container.missing");
-  Fd ns(open(fmt::format("/proc/{}/ns/net", pid).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!ns) return error(Code::Unavailable, "cannot open the lease's network: " + errno_text(errno), "tcp");
-  // A thread of its own enters the namespace and ends there; the socket it made stays in it.
-  auto dialled = std::async(std::launch::async, [&]() -> Result<Fd> {
-    if (setns(ns.get(), CLONE_NEWNET) != 0)
-      return error(Code::Unavailable, "cannot enter the lease's network: " + errno_text(errno), "tcp");
-    return dial(address, port);
-  });
-  return dialled.get();
+  return tcp_inside(fmt::format("/proc/{}/ns/net", pid), address, port);
 }
 
 Result<Fd> DockerRuntime::open_tun(const std::string& lease) {
@@ -208,7 +140,7 @@ Result<Fd> DockerRuntime::open_tun(const std::string& lease) {
   const auto pid = static_cast<pid_t>(int_at(pause, {"State", "Pid"}));
   if (pid <= 0 || !options_.open_tun)
     return error(Code::FailedPrecondition, "the lease's network is not up", "container.missing");
-  return options_.open_tun(pid);
+  return options_.open_tun(fmt::format("/proc/{}/ns/net", pid));
 }
 
 Status DockerRuntime::read_archive(const std::string& lease, const std::string& path, int sink) {
@@ -256,10 +188,52 @@ Result<std::vector<Usage>> DockerRuntime::usage() {
   return out;
 }
 
+Result<DiskUse> DockerRuntime::disk(const std::string& lease, const DiskUse& enough) {
+  DiskUse use;
+  const json::value about = TRY(inspect(name(lease, "ray")));
+  const std::string upper = text_at(about, {"GraphDriver", "Data", "UpperDir"});
+  struct stat info {};
+  if (!upper.empty() && lstat(upper.c_str(), &info) == 0) {
+    use.root_bytes = tree_bytes(upper, enough.root_bytes);
+  } else {  // a storage driver that keeps no directory of changes: the engine counts
+    const EngineReply reply = TRY(ask("GET", "/containers/" + name(lease, "ray") + "/json?size=true", {}, 300));
+    const auto counted = parse_object(reply.body);
+    use.root_bytes =
+        counted.ok() ? static_cast<std::uint64_t>(std::max<std::int64_t>(0, int_at(*counted, {"SizeRw"}))) : 0;
+  }
+  use.workspace_bytes = tree_bytes(dirs_.dir(lease) + "/workspace", enough.workspace_bytes);
+  return use;
+}
+
+Status DockerRuntime::halt(const std::string& lease, const std::string& reason) {
+  TRY(inspect(name(lease, "ray")));
+  TRY_VOID(dirs_.mark_halted(lease, reason));
+  const EngineReply reply = TRY(ask("POST", "/containers/" + name(lease, "ray") + "/kill"));
+  if (reply.status / 100 == 2 || reply.status == 409 || reply.status == 404) return {};  // it ended meanwhile
+  return engine_said(reply, "kill the container", "container.stop");
+}
+
+Result<std::string> DockerRuntime::logs(const std::string& lease, std::size_t bytes_max) {
+  TRY(inspect(name(lease, "ray")));
+  const EngineReply reply = TRY(ask("GET", "/containers/" + name(lease, "ray") + "/logs?stdout=1&stderr=1&tail=400"));
+  if (reply.status != 200) return engine_said(reply, "read the container's output", "logs");
+  std::string out;
+  for (std::size_t at = 0; at + 8 <= reply.body.size();) {  // frames: channel, 3 zero bytes, u32 length
+    const auto byte = [&](std::size_t i) {
+      return static_cast<std::size_t>(static_cast<unsigned char>(reply.body[i]));
+    };
+    const std::size_t length = byte(at + 4) << 24 | byte(at + 5) << 16 | byte(at + 6) << 8 | byte(at + 7);
+    out += reply.body.substr(at + 8, length);
+    at += 8 + length;
+  }
+  return out.size() > bytes_max ? out.substr(out.size() - bytes_max) : out;
+}
+
 Status DockerRuntime::remove_everything() {
   for (const auto& state : TRY(list())) TRY_VOID(remove(state.lease));
   std::error_code ignored;
-  fs::remove_all(options_.secrets_root, ignored);
+  fs::remove_all(dirs_.secrets_root(), ignored);
+  remove_pulled();
   return {};
 }
 

@@ -1,11 +1,7 @@
 #include "host/docker_runtime.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/magic.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,14 +9,15 @@
 #include <fstream>
 #include <thread>
 
-#include "base/log.h"
 #include "host/embedded.h"
+#include "host/gpu.h"
 #include "host/json.h"
 
 namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::int64_t kNofileSmall = 4096;
 constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine",
                            kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
 // The image's own Python, wherever stock images keep it.
@@ -39,15 +36,23 @@ Error refused(const EngineReply& reply, std::string_view what, std::string reaso
                std::move(reason));
 }
 
-std::string encode_query(std::string_view text) {
-  std::string out;
-  for (const unsigned char c : text) {
-    if (std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == '~')
-      out.push_back(static_cast<char>(c));
-    else
-      out += fmt::format("%{:02X}", c);
-  }
-  return out;
+// The id of a container's image; Podman leaves out the algorithm.
+std::string image_id(const json::value& container) {
+  const std::string id = text_at(container, {"Image"});
+  return id.starts_with("sha256:") ? id : "sha256:" + id;
+}
+
+std::int64_t hard_limit(int what) {
+  rlimit limit{};
+  if (getrlimit(static_cast<__rlimit_resource>(what), &limit) != 0 || limit.rlim_max == RLIM_INFINITY)
+    return std::int64_t{1} << 20;
+  return static_cast<std::int64_t>(std::min<rlim_t>(limit.rlim_max, 1 << 20));
+}
+
+std::int64_t most_processes() {
+  std::int64_t pid_max = 32768;
+  std::ifstream("/proc/sys/kernel/pid_max") >> pid_max;
+  return std::min(hard_limit(RLIMIT_NPROC), pid_max);
 }
 
 json::array strings(const std::vector<std::string>& items) {
@@ -56,33 +61,14 @@ json::array strings(const std::vector<std::string>& items) {
   return out;
 }
 
-Status make_dir(const std::string& path, mode_t mode) {
-  if (mkdir(path.c_str(), mode) != 0 && errno != EEXIST) {
-    return error(Code::Unavailable, fmt::format("cannot make {}: {}", path, errno_text(errno)), "disk");
-  }
-  chmod(path.c_str(), mode);
-  return {};
-}
-
-bool on_tmpfs(const std::string& path) {
-  struct statfs info {};
-  return statfs(path.c_str(), &info) == 0 && static_cast<long>(info.f_type) == static_cast<long>(TMPFS_MAGIC);
-}
-
 }  // namespace
 
-std::string choose_secrets_root(const Layout& layout) {
-  const std::string leaf = "muster-" + std::to_string(std::hash<std::string>{}(layout.root));
-  for (const std::string base : {"/run", "/dev/shm"}) {
-    if (on_tmpfs(base)) return base + "/" + leaf;
-  }
-  log_warn("privd",
-           "this machine has no tmpfs at /run or /dev/shm: cluster secrets are kept on its disk while a lease runs");
-  return layout.root + "/secrets";
-}
+DockerRuntime::DockerRuntime(DockerOptions options)
+    : options_(std::move(options)), http_(options_.socket), dirs_(options_.layout, options_.secrets_root) {}
 
-DockerRuntime::DockerRuntime(DockerOptions options) : options_(std::move(options)), http_(options_.socket) {
-  if (options_.secrets_root.empty()) options_.secrets_root = choose_secrets_root(options_.layout);
+bool DockerRuntime::podman() const {
+  const std::lock_guard lock(mutex_);
+  return podman_;
 }
 
 std::string DockerRuntime::name(const std::string& lease, std::string_view part) const {
@@ -103,7 +89,12 @@ Result<std::string> DockerRuntime::api(const std::string& path) {
                  fmt::format("the container engine speaks API {}; 1.40 or newer is needed: update it", newest),
                  "engine_too_old");
   }
+  bool podman = false;
+  if (const auto* parts = version.if_contains("Components"); parts != nullptr && parts->is_array()) {
+    for (const auto& part : parts->get_array()) podman = podman || text_at(part, {"Name"}) == "Podman Engine";
+  }
   const std::lock_guard lock(mutex_);
+  podman_ = podman;
   api_version_ = fmt::format("1.{}", std::min(minor, 47));
   return "/v" + api_version_ + path;
 }
@@ -116,20 +107,17 @@ Result<EngineReply> DockerRuntime::ask(const std::string& method, const std::str
 
 Result<EngineInfo> DockerRuntime::info() {
   EngineInfo out;
+  out.runtimes = {RuntimeKind::Docker};
   const EngineReply version = TRY(ask("GET", "/version"));
   const json::object about = TRY(parse_object(version.body));
-  out.kind = text_at(about, {"Platform", "Name"}).find("odman") != std::string::npos ? "podman" : "docker";
+  out.kind = podman() ? "podman" : "docker";
   out.version = text_at(about, {"Version"});
   out.api = text_at(about, {"ApiVersion"});
   const EngineReply reply = TRY(ask("GET", "/info"));
   const json::object info = TRY(parse_object(reply.body));
   out.arch = text_at(info, {"Architecture"});
   out.cgroup = text_at(info, {"CgroupVersion"});
-  out.gpu_mode = "none";
-  if (find_path(info, {"Runtimes", "nvidia"}) != nullptr) out.gpu_mode = "nvidia";
-  if (find_path(info, {"CDISpecDirs"}) != nullptr &&
-      (fs::exists("/etc/cdi/nvidia.yaml") || fs::exists("/var/run/cdi/nvidia.yaml")))
-    out.gpu_mode = "cdi";
+  find_gpus(info, out);
   const EngineReply images = TRY(ask("GET", "/images/json"));
   const json::value list = TRY(parse_value(images.body));
   if (const auto* items = list.if_array()) {
@@ -138,68 +126,6 @@ Result<EngineInfo> DockerRuntime::info() {
     }
   }
   return out;
-}
-
-Result<std::string> DockerRuntime::pull(const std::string& image, const RegistryAuth& auth, const Progress& progress) {
-  const auto local = [&]() -> Result<std::string> {
-    const EngineReply reply = TRY(ask("GET", "/images/" + image + "/json"));
-    if (reply.status != 200) return refused(reply, "find image " + image, "image_pull.not_found");
-    const json::object object = TRY(parse_object(reply.body));
-    return text_at(object, {"Id"});
-  };
-  auto present = local();
-  if (present.ok() || present.error().code != Code::NotFound || image.starts_with("sha256:")) return present;
-  std::string query = "fromImage=" + encode_query(image);
-  const auto slash = image.rfind('/'), colon = image.rfind(':');
-  const bool tagged = colon != std::string::npos && (slash == std::string::npos || colon > slash);
-  if (image.find('@') == std::string::npos) {
-    query = "fromImage=" + encode_query(image.substr(0, tagged ? colon : image.size())) +
-            "&tag=" + encode_query(tagged ? image.substr(colon + 1) : "latest");
-  }
-  EngineCall call{.method = "POST", .target = TRY(api("/images/create?" + query)), .timeout = Millis(600'000)};
-  if (!auth.username.empty()) {
-    const json::object credentials{{"username", auth.username}, {"password", auth.password}};
-    call.headers["X-Registry-Auth"] = base64url(as_bytes(to_text(credentials)));
-  }
-  std::string line, failure;
-  std::map<std::string, std::pair<std::uint64_t, std::uint64_t>> layers;
-  const auto reply = http_.stream(call, [&](std::string_view part) -> Status {
-    line.append(part);
-    if (line.size() > (1 << 20))
-      return error(Code::TooLarge, "the engine's progress line is too long", "image_pull.failed");
-    for (auto end = line.find('\n'); end != std::string::npos; end = line.find('\n')) {
-      const auto said = parse_object(line.substr(0, end));
-      line.erase(0, end + 1);
-      if (!said.ok()) continue;
-      if (said->contains("error")) failure = text_at(*said, {"error"});
-      if (layers.size() < 512) {
-        auto& layer = layers[text_at(*said, {"id"})];
-        layer = {static_cast<std::uint64_t>(
-                     int_at(*said, {"progressDetail", "current"}, static_cast<std::int64_t>(layer.first))),
-                 static_cast<std::uint64_t>(
-                     int_at(*said, {"progressDetail", "total"}, static_cast<std::int64_t>(layer.second)))};
-      }
-      std::uint64_t done = 0, total = 0;
-      for (const auto& [id, layer] : layers) {
-        done += layer.first;
-        total += layer.second;
-      }
-      if (!progress(done, total)) return error(Code::Cancelled, "the pull was cancelled", "cancelled");
-    }
-    return {};
-  });
-  if (!reply.ok()) return reply.error();
-  if (reply->status != 200) {
-    const bool missing = reply->status == 404;
-    return refused(*reply, "pull " + image, missing ? "image_pull.not_found" : "image_pull.unreachable");
-  }
-  if (!failure.empty()) {
-    const bool denied =
-        failure.find("denied") != std::string::npos || failure.find("unauthorized") != std::string::npos;
-    return error(Code::Unavailable, fmt::format("pulling {} failed: {}", image, failure.substr(0, 300)),
-                 denied ? "image_pull.denied" : "image_pull.failed");
-  }
-  return local();
 }
 
 json::object DockerRuntime::labels(const std::string& lease, std::string_view part) const {
@@ -211,10 +137,18 @@ json::object DockerRuntime::labels(const std::string& lease, std::string_view pa
   return out;
 }
 
-json::object DockerRuntime::common_host_config(std::int64_t pids) const {
+json::object DockerRuntime::common_host_config(std::int64_t pids, std::int64_t nofile) const {
   json::object config;
   config["CapDrop"] = json::array{"ALL"};
-  config["SecurityOpt"] = strings({"no-new-privileges", "seccomp=" + std::string(seccomp_profile())});
+  // Docker takes the profile itself, Podman (on the same machine) the name of a file.
+  const std::string profile = podman() ? options_.layout.helper() + "/seccomp.json" : std::string(seccomp_profile());
+  config["SecurityOpt"] = strings({"no-new-privileges", "seccomp=" + profile});
+  json::array ulimits{json::object{{"Name", "nofile"}, {"Soft", nofile}, {"Hard", nofile}}};
+  if (podman()) {  // its own default is a million, which a machine that lowered its limits refuses
+    const std::int64_t most = most_processes();
+    ulimits.push_back(json::object{{"Name", "nproc"}, {"Soft", most}, {"Hard", most}});
+  }
+  config["Ulimits"] = ulimits;
   config["PidsLimit"] = pids;
   config["Init"] = true;
   config["Privileged"] = false;
@@ -269,39 +203,6 @@ Status DockerRuntime::drop(const std::string& container, int grace_s) {
   return refused(reply, "remove " + container, "container.remove");
 }
 
-Status DockerRuntime::prepare_dirs(const std::string& lease) {
-  const auto& layout = options_.layout;
-  TRY_VOID(make_dir(layout.root, 0755));
-  TRY_VOID(make_dir(layout.leases(), 0711));
-  TRY_VOID(make_dir(layout.lease(lease), 0711));
-  for (const auto* part : {"/run", "/probe", "/blobs", "/workspace"}) {
-    const std::string path = layout.lease(lease) + part;
-    if (!fs::exists(path)) TRY_VOID(make_dir(path, 0755));
-  }
-  if (!fs::exists(layout.lease(lease) + "/run/blobs")) TRY_VOID(make_dir(layout.lease(lease) + "/run/blobs", 0755));
-  TRY_VOID(make_dir(options_.secrets_root, 0711));
-  TRY_VOID(make_dir(secrets(lease), 0755));
-  TRY_VOID(make_dir(layout.helper(), 0755));
-  std::ofstream file(layout.helper() + "/.ray_helper.py.part", std::ios::trunc | std::ios::binary);
-  file << ray_helper_source();
-  file.close();
-  chmod((layout.helper() + "/.ray_helper.py.part").c_str(), 0644);
-  std::error_code failure;
-  fs::rename(layout.helper() + "/.ray_helper.py.part", layout.helper() + "/ray_helper.py", failure);
-  if (failure) return error(Code::Unavailable, "cannot write the Ray helper: " + failure.message(), "disk");
-  return {};
-}
-
-Status DockerRuntime::hand_over_dirs(const std::string& lease, const User& user) {
-  for (const auto* part : {"/run", "/probe", "/workspace"}) {
-    // The container could have replaced what is inside; the directory itself sits in ours.
-    const std::string path = options_.layout.lease(lease) + part;
-    if (lchown(path.c_str(), user.uid, user.gid) != 0)
-      return error(Code::Unavailable, "cannot hand over " + path + ": " + errno_text(errno), "disk");
-  }
-  return {};
-}
-
 // Who the image runs as. A name is looked up in the image's own /etc/passwd.
 Result<DockerRuntime::User> DockerRuntime::user_of(const std::string& image, const std::string& container) {
   {
@@ -344,17 +245,14 @@ Result<pid_t> DockerRuntime::ensure_namespace(const LaunchSpec& spec, bool* made
   // A namespace whose holder is gone took the workload's network with it: both are made anew.
   TRY_VOID(drop(name(spec.lease, "ray"), 0));
   TRY_VOID(drop(pause, 0));
-  json::object config = common_host_config(32);
+  json::object config = common_host_config(32, kNofileSmall);
   config["NetworkMode"] = "none";
   config["ReadonlyRootfs"] = true;
   config["Memory"] = 64 << 20;
-  const json::object body{{"Image", spec.image},
-                          {"Entrypoint", json::array{"/bin/sleep"}},
-                          {"Cmd", json::array{"infinity"}},
-                          {"User", "65534:65534"},
-                          {"Env", json::array{"NVIDIA_VISIBLE_DEVICES=void"}},
-                          {"Labels", labels(spec.lease, "net")},
-                          {"HostConfig", config}};
+  const json::object body{
+      {"Image", spec.image},   {"Entrypoint", json::array{"/bin/sleep"}},      {"Cmd", json::array{"infinity"}},
+      {"User", "65534:65534"}, {"Env", quiet_env(TRY(image_env(spec.image)))}, {"Labels", labels(spec.lease, "net")},
+      {"HostConfig", config}};
   TRY_VOID(create(pause, body));
   TRY_VOID(start(pause));
   const json::value about = TRY(inspect(pause));
@@ -365,9 +263,15 @@ Result<pid_t> DockerRuntime::ensure_namespace(const LaunchSpec& spec, bool* made
   return pid;
 }
 
-json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& engine, Launched& told) const {
-  const std::string dir = options_.layout.lease(spec.lease);
-  json::object config = common_host_config(spec.pids);
+json::object DockerRuntime::workload(const LaunchSpec& spec, const std::vector<std::string>& image_env,
+                                     Launched& told) const {
+  const std::string dir = dirs_.dir(spec.lease);
+  std::int64_t nofile = spec.nofile > 0 ? spec.nofile : 65536;
+  if (const std::int64_t most = hard_limit(RLIMIT_NOFILE); nofile > most) {
+    told.warnings.push_back(fmt::format("nofile {} was lowered to {}, the most this machine allows", nofile, most));
+    nofile = most;
+  }
+  json::object config = common_host_config(spec.pids, nofile);
   config["NetworkMode"] = "container:" + name(spec.lease, "net");
   if (spec.memory_bytes > 0) {
     config["Memory"] = spec.memory_bytes;
@@ -376,59 +280,21 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& e
   const auto host_cpus = static_cast<std::int64_t>(std::thread::hardware_concurrency()) * 1000;
   if (spec.cpu_milli > 0) config["NanoCpus"] = std::min(spec.cpu_milli, host_cpus) * 1'000'000;
   config["ShmSize"] = spec.shm_bytes > 0 ? spec.shm_bytes : std::int64_t{512} << 20;
-  rlimit limit{};
-  getrlimit(RLIMIT_NOFILE, &limit);
-  std::int64_t nofile = spec.nofile > 0 ? spec.nofile : 65536;
-  if (limit.rlim_max != RLIM_INFINITY && nofile > static_cast<std::int64_t>(limit.rlim_max)) {
-    told.warnings.push_back(
-        fmt::format("nofile {} was lowered to {}, the most this machine allows", nofile, limit.rlim_max));
-    nofile = static_cast<std::int64_t>(limit.rlim_max);
-  }
-  config["Ulimits"] = json::array{json::object{{"Name", "nofile"}, {"Soft", nofile}, {"Hard", nofile}}};
   config["Binds"] =
       strings({dir + "/run:/muster/run", dir + "/blobs:/muster/run/blobs:ro", dir + "/workspace:/tmp/ray",
-               secrets(spec.lease) + ":/muster/secrets:ro", options_.layout.helper() + ":/muster/helper:ro"});
-  std::string visible = "void";
-  if (!spec.devices.empty()) {
-    visible = fmt::format("{}", fmt::join(spec.devices, ","));
-    json::array ids;
-    for (const auto& device : spec.devices)
-      ids.emplace_back(engine.gpu_mode == "cdi" ? "nvidia.com/gpu=" + device : device);
-    json::object request{{"Driver", engine.gpu_mode == "cdi" ? "cdi" : "nvidia"}, {"DeviceIDs", ids}};
-    if (engine.gpu_mode != "cdi") request["Capabilities"] = json::array{json::array{"gpu", "compute", "utility"}};
-    config["DeviceRequests"] = json::array{request};
-  }
-  std::map<std::string, std::string> env = spec.env;
-  const std::map<std::string, std::string> ours{
-      {"NVIDIA_VISIBLE_DEVICES", visible},
-      {"RAY_AUTH_MODE", "token"},
-      {"RAY_AUTH_TOKEN_PATH", "/muster/secrets/ray_token"},
-      {"RAY_USAGE_STATS_ENABLED", "0"},
-      {"RAY_gcs_rpc_server_reconnect_timeout_s", "600"},
-      {"RAY_health_check_period_ms", "1000"},
-      {"RAY_health_check_timeout_ms", "2000"},
-      {"RAY_health_check_failure_threshold", "5"},
-      {"RAY_grpc_client_keepalive_time_ms", "5000"},
-      {"RAY_grpc_client_keepalive_timeout_ms", "10000"},
-      {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "2"},
-      {"RAY_CLOUD_INSTANCE_ID", spec.lease},
-      {"RAY_NODE_TYPE_NAME", spec.group.empty() ? (spec.head ? "head" : "worker") : spec.group},
-      {"NCCL_SOCKET_IFNAME", "muster0"},
-      {"GLOO_SOCKET_IFNAME", "muster0"},
-      {"MUSTER_HELPER_SOCKET", "/muster/run/helper.sock"}};
-  for (const auto& [key, value] : ours) env[key] = value;
-  env.erase("RAY_AUTH_TOKEN");
-  if (spec.head) {
-    env["RAY_gcs_storage"] = "rocksdb";
-    env["RAY_gcs_storage_path"] = "/tmp/ray/muster_gcs";
-  }
-  json::array env_list;
-  for (const auto& [key, value] : env) env_list.emplace_back(key + "=" + value);
+               dirs_.secrets(spec.lease) + ":/muster/secrets:ro", options_.layout.helper() + ":/muster/helper:ro",
+               dir + "/resolv.conf:/etc/resolv.conf:ro"});
+  const std::string visible = spec.devices.empty() ? "void" : fmt::format("{}", fmt::join(spec.devices, ","));
+  std::vector<std::string> dropped;
+  const auto env_list = container_env(image_env, lease_environment(spec, visible), &dropped);
+  if (!dropped.empty())
+    told.warnings.push_back(fmt::format("{} of the cluster's environment is not passed on: GPUs come from the lease",
+                                        fmt::join(dropped, ", ")));
   json::object labelled = labels(spec.lease, "ray");
   return json::object{{"Image", spec.image},
                       {"Entrypoint", json::array{"/bin/sh"}},
-                      {"Cmd", strings({"-c", std::string(kStartHelper)})},
-                      {"Env", env_list},
+                      {"Cmd", strings({"-c", std::string(kRestoreLoader) + std::string(kStartHelper)})},
+                      {"Env", strings(env_list)},
                       {"Labels", labelled},
                       {"HostConfig", config},
                       {"StopTimeout", 15}};
@@ -436,7 +302,12 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const EngineInfo& e
 
 Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
   Launched told;
-  TRY_VOID(prepare_dirs(spec.lease));
+  TRY_VOID(dirs_.prepare(spec.lease));
+  TRY_VOID(dirs_.remember_limits(spec));
+  TRY_VOID(dirs_.remember_egress(spec));
+  TRY_VOID(
+      write_whole(dirs_.dir(spec.lease) + "/resolv.conf", as_bytes(lease_resolver(spec)), 0644, geteuid(), getegid()));
+  dirs_.clear_halted(spec.lease);
   const EngineInfo engine = TRY(info());
   if (!spec.devices.empty() && engine.gpu_mode == "none") {
     return error(Code::FailedPrecondition,
@@ -446,16 +317,17 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
   }
   bool made = false;
   const pid_t pid = TRY(ensure_namespace(spec, &made));
-  if (options_.make_tun) TRY_VOID(options_.make_tun(pid, spec));
+  told.network = fmt::format("/proc/{}/ns/net", pid);
+  if (options_.make_tun) TRY_VOID(options_.make_tun(told.network, spec));
   const std::string main = name(spec.lease, "ray");
-  const json::object body = workload(spec, engine, told);
+  const json::object body = workload(spec, TRY(image_env(spec.image)), told);
   const auto found = inspect(main);
-  if (found.ok() && bool_at(*found, {"State", "Running"})) return told;
+  if (found.ok() && bool_at(*found, {"State", "Running"}) && image_id(*found) == spec.image) return told;
   if (found.ok()) TRY_VOID(drop(main, 0));  // a fresh root each time; the workspace is what lasts
   if (!found.ok() && found.error().code != Code::NotFound) return found.error();
-  TRY_VOID(create(main, body));
+  TRY_VOID(create_with_gpus(main, body, spec.devices, engine));
   const User user = TRY(user_of(spec.image, main));
-  TRY_VOID(hand_over_dirs(spec.lease, user));
+  TRY_VOID(dirs_.hand_over(spec.lease, user.uid, user.gid));
   std::error_code ignored;
   fs::remove(options_.layout.lease(spec.lease) + "/run/helper.sock", ignored);
   TRY_VOID(start(main));
@@ -464,9 +336,9 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
 
 Status DockerRuntime::start_probe(const std::string& lease, const std::string& image) {
   const std::string probe = name(lease, "probe");
-  TRY_VOID(prepare_dirs(lease));
+  TRY_VOID(dirs_.prepare(lease));
   TRY_VOID(drop(probe, 0));
-  json::object config = common_host_config(512);
+  json::object config = common_host_config(512, kNofileSmall);
   config["NetworkMode"] = "none";
   config["Memory"] = std::int64_t{2} << 30;
   config["Binds"] =
@@ -474,13 +346,13 @@ Status DockerRuntime::start_probe(const std::string& lease, const std::string& i
   const json::object body{
       {"Image", image},
       {"Entrypoint", json::array{"/bin/sh"}},
-      {"Cmd", strings({"-c", std::string(kStartHelper)})},
-      {"Env", strings({"NVIDIA_VISIBLE_DEVICES=void", "MUSTER_HELPER_STATE=/tmp/muster_probe.json"})},
+      {"Cmd", strings({"-c", std::string(kRestoreLoader) + std::string(kStartHelper)})},
+      {"Env", quiet_env(TRY(image_env(image)), {{"MUSTER_HELPER_STATE", "/tmp/muster_probe.json"}})},
       {"Labels", labels(lease, "probe")},
       {"HostConfig", config}};
   TRY_VOID(create(probe, body));
   const User user = TRY(user_of(image, probe));
-  TRY_VOID(hand_over_dirs(lease, user));
+  TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid));
   return start(probe);
 }
 
@@ -492,18 +364,14 @@ Status DockerRuntime::stop(const std::string& lease, int grace_s) {
   TRY_VOID(drop(name(lease, "probe"), 0));
   TRY_VOID(drop(name(lease, "ray"), grace_s));
   TRY_VOID(drop(name(lease, "net"), 0));
-  std::error_code ignored;
-  fs::remove_all(secrets(lease), ignored);
-  rmdir(options_.secrets_root.c_str());  // stays while another lease has secrets there; made again when needed
+  dirs_.forget_secrets(lease);
+  dirs_.clear_halted(lease);
   return {};
 }
 
 Status DockerRuntime::remove(const std::string& lease) {
   TRY_VOID(stop(lease, 0));
-  std::error_code failure;
-  fs::remove_all(options_.layout.lease(lease), failure);
-  if (failure) return error(Code::Unavailable, "cannot remove the workspace: " + failure.message(), "disk");
-  return {};
+  return dirs_.remove(lease);
 }
 
 }  // namespace muster::host

@@ -9,7 +9,7 @@
 #include <string>
 
 #include "host/engine_http.h"
-#include "host/layout.h"
+#include "host/lease_dirs.h"
 #include "host/runtime.h"
 
 namespace muster::host {
@@ -20,16 +20,16 @@ struct DockerOptions {
   std::string node_id;       // "node-12", shown in labels
   std::string machine;       // unique per enrolment, in names and labels
   std::string secrets_root;  // a directory on a tmpfs; empty = chosen
-  // Makes the persistent TUN in the namespace of that process; replaced in tests.
-  std::function<Status(pid_t, const LaunchSpec&)> make_tun;
-  std::function<Result<Fd>(pid_t)> open_tun;
+  // Make and open the persistent TUN in the namespace at that path; replaced in tests.
+  std::function<Status(const std::string&, const LaunchSpec&)> make_tun;
+  std::function<Result<Fd>(const std::string&)> open_tun;
 };
 
 class DockerRuntime : public Runtime {
  public:
   explicit DockerRuntime(DockerOptions options);
   Result<EngineInfo> info() override;
-  Result<std::string> pull(const std::string& image, const RegistryAuth& auth, const Progress& progress) override;
+  Result<Pulled> pull(const PullSpec& spec, const Progress& progress) override;
   Status start_probe(const std::string& lease, const std::string& image) override;
   Status stop_probe(const std::string& lease) override;
   Result<Launched> launch(const LaunchSpec& spec) override;
@@ -47,7 +47,13 @@ class DockerRuntime : public Runtime {
   Status read_archive(const std::string& lease, const std::string& path, int sink) override;
   Status write_archive(const std::string& lease, const std::string& path, int source) override;
   Result<std::vector<Usage>> usage() override;
+  Result<DiskUse> disk(const std::string& lease, const DiskUse& enough) override;
+  Status halt(const std::string& lease, const std::string& reason) override;
+  Result<std::string> logs(const std::string& lease, std::size_t bytes_max) override;
   Status remove_everything() override;
+  // For gpu-check: runs a shell script in a container with these GPUs, as a lease would get them; its output.
+  Result<std::string> run_once(const std::string& image, const std::vector<std::string>& uuids,
+                               const std::string& script);
 
  private:
   struct User {
@@ -63,21 +69,34 @@ class DockerRuntime : public Runtime {
   Status create(const std::string& container, const boost::json::value& body);
   Status start(const std::string& container);
   Result<pid_t> ensure_namespace(const LaunchSpec& spec, bool* made);
+  Result<Pulled> find_image(const std::string& image);  // here already, of this machine's architecture
+  Status pull_once(const std::string& image, const RegistryAuth& auth, const Progress& progress);
+  std::vector<std::string> pulled_images();  // by us and still ours to remove, the oldest first
+  bool pulled_by_us(const std::string& digest);
+  void remember_pulled(const std::string& digest);
+  void remove_pulled();
   Result<User> user_of(const std::string& image, const std::string& container);
-  Status prepare_dirs(const std::string& lease);
-  Status hand_over_dirs(const std::string& lease, const User& user);
-  boost::json::object common_host_config(std::int64_t pids) const;
+  boost::json::object common_host_config(std::int64_t pids, std::int64_t nofile) const;
   boost::json::object labels(const std::string& lease, std::string_view part) const;
-  boost::json::object workload(const LaunchSpec& spec, const EngineInfo& engine, Launched& told) const;
-  std::string secrets(const std::string& lease) const { return options_.secrets_root + "/" + lease; }
+  boost::json::object workload(const LaunchSpec& spec, const std::vector<std::string>& image_env, Launched& told) const;
+  bool podman() const;
+  // docker_gpu.cpp
+  void find_gpus(const boost::json::object& info, EngineInfo& out) const;
+  Result<std::vector<std::string>> image_env(const std::string& image);
+  // Of containers without GPUs.
+  static boost::json::array quiet_env(const std::vector<std::string>& image,
+                                      std::map<std::string, std::string> env = {});
+  Status create_with_gpus(const std::string& container, boost::json::object body, const std::vector<std::string>& uuids,
+                          const EngineInfo& engine);
 
   DockerOptions options_;
   EngineHttp http_;
-  std::mutex mutex_;
+  LeaseDirs dirs_;
+  std::mutex images_mutex_;  // over images.json
+  mutable std::mutex mutex_;
   std::string api_version_;            // under mutex_
+  bool podman_ = false;                // known with api_version_; under mutex_
   std::map<std::string, User> users_;  // image -> who it runs as; under mutex_
 };
-
-std::string choose_secrets_root(const Layout& layout);  // on a tmpfs where the host has one
 
 }  // namespace muster::host

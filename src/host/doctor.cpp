@@ -7,18 +7,24 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 #include "crypto/cert.h"
-#include "crypto/file.h"
 #include "host/agent_process.h"
+#include "host/doctor_firewall.h"
 #include "host/identity.h"
+#include "host/json.h"
 #include "host/nvml.h"
 #include "host/policy.h"
+#include "host/runtimes.h"
 #include "host/supervisor.h"
 #include "net/net.h"
 
@@ -68,10 +74,7 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
   if (!endpoint.ok())
     return walk.broken("control plane", endpoint.error().message, "give the address as https://HOST[:PORT]");
   const std::string proxy = proxy_of_environment();
-  if (!proxy.empty()) {
-    walk.note("proxy", fmt::format("{} is set: connections go through it", proxy),
-              "set NO_PROXY for the control plane if it must be reached directly");
-  } else {
+  if (proxy.empty()) {
     addrinfo hints{}, *list = nullptr;
     hints.ai_socktype = SOCK_STREAM;
     const int failed = getaddrinfo(endpoint->host.c_str(), std::to_string(endpoint->port).c_str(), &hints, &list);
@@ -91,11 +94,27 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
   if (ca_pem.empty()) return walk.note("TLS", "not checked: this machine is not enrolled and knows no CA yet");
   endpoint->ca_pem = ca_pem;
   net::Client client(*endpoint);
-  const auto response = client.call({.target = "/api/v1/openapi.json", .timeout = Millis(15'000)});
+  const auto response = client.call({.target = "/healthz", .timeout = Millis(15'000)});
+  const std::string fault = response.ok() ? std::string() : response.error().message;
+  const auto says = [&](std::string_view words) { return fault.find(words) != std::string::npos; };
+  if (!proxy.empty() && says("the proxy")) {
+    return walk.broken("proxy", fmt::format("{} is set, but {}", proxy, fault),
+                       "correct " + proxy +
+                           " (in the service: systemctl edit muster-agent), or put the control plane "
+                           "into NO_PROXY if it can be reached directly");
+  }
+  if (!proxy.empty()) walk.good("proxy", fmt::format("{} is set: connections go through it", proxy));
+  // The control plane's certificate is renewed long before its end: dates that do not fit are this clock's.
+  if (says("not yet valid") || says("has expired")) {
+    return walk.broken("clock",
+                       fmt::format("at this machine's time, {}, the control plane's certificate is not valid: {}",
+                                   format_utc(read_clocks().wall), fault),
+                       "turn time synchronisation on: timedatectl set-ntp true");
+  }
   if (!response.ok()) {
-    return walk.broken(
-        "TLS", response.error().message,
-        "if a device on the way inspects TLS, exempt the control plane from it; else check this machine's clock");
+    return walk.broken("TLS", fault,
+                       "something on the way answers in the control plane's name: exempt it from TLS inspection, and "
+                       "check that its address is right");
   }
   walk.good("TLS", "the control plane is genuine");
   const auto date = response->headers.find("date");
@@ -112,7 +131,41 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
     walk.good("clock", "agrees with the control plane");
 }
 
+bool gpu_on_the_bus() {
+  std::error_code failure;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/bus/pci/devices", failure)) {
+    std::string vendor, kind;
+    std::ifstream(entry.path() / "vendor") >> vendor;
+    std::ifstream(entry.path() / "class") >> kind;
+    if (vendor == "0x10de" && kind.starts_with("0x03")) return true;
+  }
+  return std::filesystem::exists("/dev/nvidiactl");
+}
+
+void gpus(Walk& walk, const std::string& gpu_mode) {
+  Nvml& nvml = Nvml::instance();
+  const auto devices = nvml.devices();
+  if (devices.empty() && !gpu_on_the_bus())
+    return walk.note("GPU", "no NVIDIA GPU on this machine; it serves CPU work");
+  if (devices.empty())
+    return walk.broken("GPU driver", "a GPU is there but its driver does not answer",
+                       "install the NVIDIA driver that fits the kernel and reboot; nvidia-smi must work");
+  walk.good("GPU driver",
+            fmt::format("{} GPUs, driver {}, CUDA {}", devices.size(), nvml.driver_version(), nvml.cuda_version()));
+  if (gpu_mode == "none") {
+    walk.broken("GPU toolkit", "the container engine cannot give GPUs to containers",
+                "install nvidia-container-toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");
+  } else {
+    walk.good("GPU toolkit", gpu_mode);
+  }
+}
+
 void engine(Walk& walk, const Layout& layout) {
+  Runtimes runtimes(docker_options(layout, "doctor", "doctor"), venv_options(layout, "doctor"));
+  if (const auto without = runtimes.info(); without.ok() && without->kind == "venv") {
+    walk.good("runtime", "virtual environments in a sandbox; no container engine is used");
+    return gpus(walk, without->gpu_mode);
+  }
   const std::string socket = engine_socket(layout);
   if (!std::filesystem::exists(socket)) {
     return walk.broken(
@@ -125,19 +178,23 @@ void engine(Walk& walk, const Layout& layout) {
     return walk.broken("container engine", info.error().message,
                        "start the engine (systemctl start docker) and run this as root");
   walk.good("container engine", fmt::format("{} {} (API {})", info->kind, info->version, info->api));
-  const auto gpus = Nvml::instance().devices();
-  if (gpus.empty() && !std::filesystem::exists("/dev/nvidiactl"))
-    return walk.note("GPU", "no NVIDIA GPU on this machine; it serves CPU work");
-  if (gpus.empty())
-    return walk.broken("GPU driver", "a GPU is there but its driver does not answer",
-                       "install the NVIDIA driver that fits the kernel and reboot; nvidia-smi must work");
-  walk.good("GPU driver", fmt::format("{} GPUs, driver {}", gpus.size(), Nvml::instance().driver_version()));
-  if (info->gpu_mode == "none") {
-    walk.broken("GPU toolkit", "the container engine cannot give GPUs to containers",
-                "install nvidia-container-toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");
-  } else {
-    walk.good("GPU toolkit", info->gpu_mode);
-  }
+  gpus(walk, info->gpu_mode);
+}
+
+void disk(Walk& walk, const Layout& layout, const Policy& policy) {
+  struct statvfs info {};
+  const std::string place = std::filesystem::exists(layout.root) ? layout.root : "/";
+  if (statvfs(place.c_str(), &info) != 0)
+    return walk.broken("disk", fmt::format("{}: {}", place, errno_text(errno)), "check the disk and its mount");
+  const double gib = static_cast<double>(info.f_bavail) * static_cast<double>(info.f_frsize) / (1 << 30);
+  const double needed = static_cast<double>(std::max<std::int64_t>(policy.reserve_disk_bytes, 1 << 30)) / (1 << 30);
+  if (gib < needed)
+    return walk.broken(
+        "disk", fmt::format("{:.1f} GiB free at {}", gib, place),
+        fmt::format("free at least {:.0f} GiB: images and workspaces need it, and nothing new starts below "
+                    "the owner's keep-disk",
+                    needed));
+  walk.good("disk", fmt::format("{:.0f} GiB free at {}", gib, place));
 }
 
 }  // namespace
@@ -159,42 +216,37 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
     walk.good("policy", "readable");
   else
     walk.broken("policy", policy.error().message, "repair or remove " + layout.policy());
-  struct statvfs disk {};
-  const std::string place = std::filesystem::exists(layout.root) ? layout.root : "/";
-  if (statvfs(place.c_str(), &disk) == 0) {
-    const double gib = static_cast<double>(disk.f_bavail) * static_cast<double>(disk.f_frsize) / (1 << 30);
-    if (gib < 5)
-      walk.broken("disk", fmt::format("{:.1f} GiB free at {}", gib, place),
-                  "free at least 5 GiB; images and workspaces need it");
-    else
-      walk.good("disk", fmt::format("{:.0f} GiB free", gib));
-  }
+  disk(walk, layout, policy.ok() ? *policy : Policy{});
   engine(walk, layout);
   const Fd tun(open("/dev/net/tun", O_RDWR | O_CLOEXEC));
   if (tun)
     walk.good("TUN", "/dev/net/tun opens");
   else
     walk.broken("TUN", "/dev/net/tun: " + errno_text(errno), "modprobe tun, and run this as root");
-  const bool nft = std::filesystem::exists("/usr/sbin/nft") || std::filesystem::exists("/sbin/nft");
-  if (nft)
-    walk.good("firewall", "nft is there");
-  else
-    walk.note("firewall", "nft is missing; only clusters that need egress are affected", "apt-get install nftables");
+  for (auto& finding : examine_firewall(layout, where)) walk.findings.push_back(std::move(finding));
   if (config.ok()) {
-    const auto certificate = crypto::read_secret_file(layout.certificate());
-    const auto expiry =
-        certificate.ok() ? crypto::certificate_expiry(as_string(*certificate)) : Result<WallTime>(certificate.error());
-    if (expiry.ok() && *expiry < read_clocks().wall)
-      walk.broken("certificate", "expired " + format_utc(*expiry),
-                  "join again with a new token: muster-agent leave, then join");
+    std::ifstream file(layout.certificate());  // the agent's own, so not for read_secret_file
+    std::stringstream certificate;
+    certificate << file.rdbuf();
+    const auto expiry = crypto::certificate_expiry(certificate.str());
+    if (!expiry.ok())
+      walk.broken("certificate", expiry.error().message, "muster-agent leave, then join with a new token");
+    else if (*expiry < read_clocks().wall)
+      walk.note("certificate", "ended " + format_utc(*expiry) + "; it is renewed as soon as there is a link",
+                "when the control plane refuses it for its age: muster-agent leave, then join with a new token");
     const auto status = ask_agent(layout, "status", Millis(3000));
+    const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
     if (!status.ok())
       walk.broken("agent", status.error().message, "start it: systemctl start muster-agent, or muster-agent run");
-    else if (status->find("\"online\":true") == std::string::npos)
-      walk.broken("link", "the agent runs but the control plane does not have it online",
+    else if (!said.ok() || !bool_at(*said, {"ready"}))
+      walk.broken("link",
+                  "the agent runs but the control plane does not have it online: " +
+                      (said.ok() ? text_at(*said, {"refusal"}) + text_at(*said, {"link_fault"}) : std::string()),
                   "see the agent's log; the steps above name what is in the way");
     else
       walk.good("link", "online");
+    if (said.ok() && !text_at(*said, {"owner"}).empty())
+      walk.note("owner", "not hired now: " + text_at(*said, {"owner"}));
   }
   return walk.findings;
 }

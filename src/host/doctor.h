@@ -1,6 +1,6 @@
 #pragma once
 // `muster-agent doctor`: walks everything between this machine and useful work, in order, and says for each broken step
-// what to do. Reads only; safe at any time; needs root for the engine's socket.
+// what to do. Safe at any time: it changes nothing that stays (doctor_firewall.h); needs root for the engine's socket.
 #include <string>
 #include <vector>
 

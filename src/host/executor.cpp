@@ -3,14 +3,19 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "base/log.h"
 #include "crypto/file.h"
+#include "crypto/hash.h"
+#include "model/venv_image.h"
 #include "overlay/roster.h"
 #include "wire/agent_frames.h"
 
@@ -80,7 +85,8 @@ void Executor::fail(agent::OpId id, const Error& why, std::string_view fallback)
   const std::string reason = why.field.empty() ? std::string(fallback) : why.field;
   const bool permanent = why.code == Code::PermissionDenied || why.code == Code::Unsupported ||
                          why.code == Code::InvalidArgument || reason == "image_pull.not_found" ||
-                         reason == "image_pull.denied" || reason == "gpu.toolkit";
+                         reason == "image_pull.denied" || reason == "image_pull.tls" || reason == "gpu.toolkit" ||
+                         reason == "venv.python" || reason == "venv.tools" || reason == "venv.lock";
   fail_code(id, reason, permanent);
 }
 
@@ -97,21 +103,56 @@ void Executor::call(VerbKind kind, LeaseId lease, PrivdDone done) {
 
 // ---- images
 void Executor::perform(agent::OpId id, const agent::EnsureImage& op) {
-  if (op.runtime != RuntimeKind::Docker) return fail_code(id, "runtime.unsupported", true);
+  const bool venv = op.runtime == RuntimeKind::Venv;
   Verb verb;
   verb.kind = VerbKind::Pull;
   verb.image = op.image;
-  if (!valid_image(op.image)) return fail_code(id, "image.name", true);
+  verb.auth = {op.registry_user, as_string(op.registry_password)};
+  if (!valid_image(op.image) || venv != is_venv_image(op.image))
+    return fail_code(id, venv ? "venv.reference" : "image.name", true);
+  Fd lock;
+  if (!op.lock.empty()) {
+    auto opened = blobs_.open(op.lock);
+    if (!opened.ok()) return fail(id, opened.error(), "venv.lock_missing");
+    lock = std::move(*opened);
+  }
   pulls_[id] = privd_.call(
       std::move(verb),
-      [this, id](Result<PrivdReply> reply) {
+      [this, id, venv](Result<PrivdReply> reply) {
         pulls_.erase(id);
-        if (!reply.ok()) return fail(id, reply.error(), "image_pull.failed");
-        succeed(id, agent::ImageReady{text_at(reply->fields, {"digest"})});
+        if (!reply.ok()) return fail(id, reply.error(), venv ? "venv.failed" : "image_pull.failed");
+        agent::ImageReady ready{text_at(reply->fields, {"digest"}), text_at(reply->fields, {"pinned"}), {}};
+        if (!reply->fds.empty()) ready.lock = keep_lock(reply->fds[0].get());
+        succeed(id, std::move(ready));
       },
       [this, lease = op.lease](std::uint64_t done, std::uint64_t total) {
         hooks_.event(agent::PullProgress{lease, done, total});
-      });
+      },
+      lock ? std::vector<int>{lock.get()} : std::vector<int>{});
+}
+
+// The lock of a virtual environment is a blob like any other, so that it is here again after a restart.
+Bytes Executor::keep_lock(int fd) {
+  Bytes out;
+  std::array<std::uint8_t, 16384> buffer;
+  for (ssize_t n = 0; (n = read(fd, buffer.data(), buffer.size())) != 0;) {
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 || out.size() > kVenvLockBytesMax) return {};
+    out.insert(out.end(), buffer.begin(), buffer.begin() + n);
+  }
+  const std::string name = crypto::sha256_hex(out);
+  const auto known = blobs_.find(name);
+  if (known.ok() && !known->complete)
+    (void)blobs_.write(name, known->have, ByteView(out).subspan(std::min<std::size_t>(known->have, out.size())), true)
+        .ok();
+  return out;
+}
+
+Bytes Executor::lock_of(const std::string& pinned) {
+  const auto image = parse_venv_image(pinned);
+  if (!image.ok() || image->lock.empty()) return {};
+  const auto file = blobs_.open(image->lock);
+  return file.ok() ? keep_lock(file->get()) : Bytes{};
 }
 
 void Executor::perform(agent::OpId id, const agent::ProbeImage& op) {
@@ -192,7 +233,8 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
   Run& run = runs_[a.lease];
   run.assignment = a;
   run.digest = op.digest;
-  save_assignment(a, op.digest);
+  run.pinned = op.pinned;
+  save_assignment(a, op.digest + " " + op.pinned);
   Verb verb;
   verb.kind = VerbKind::Launch;
   verb.lease = a.lease.str();
@@ -205,12 +247,14 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
                        ? a.shm_bytes
                        : std::max<std::int64_t>(a.resources.object_store_bytes + (64 << 20), std::int64_t{256} << 20);
   spec.nofile = a.nofile;
+  spec.workspace_bytes_max = a.resources.disk_bytes;
   spec.devices = a.devices;
   spec.env = a.env;
   spec.address = a.address;
   spec.prefix_bits = a.prefix_bits;
   spec.head = a.role == SlotRole::Head;
   spec.group = a.group;
+  spec.egress = a.egress;
   privd_.call(std::move(verb), [this, id, lease = a.lease](Result<PrivdReply> reply) {
     if (!reply.ok()) return fail(id, reply.error(), "container.create");
     if (const auto* warnings = reply->fields.if_contains("warnings"); warnings != nullptr && warnings->is_array()) {
@@ -250,10 +294,22 @@ void Executor::perform(agent::OpId id, const agent::RunSetup& op) {
 
 // One file mount after the other.
 void Executor::copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next,
-                          std::vector<std::string> commands) {
+                          std::vector<std::string> commands, int tries) {
   const auto it = runs_.find(lease);
   if (it == runs_.end()) return fail_code(id, "container.missing", false);
   if (next < files.size()) {
+    if (std::string& path = files[next].path; path == "~" || path.starts_with("~/")) {
+      // The home of the container's user: its helper says it first of all.
+      if (!it->second.hello_seen) {
+        if (tries > kHelperTriesMax) return fail_code(id, "helper.missing", false);
+        return with_helper(id, lease, [=, this, alive = alive_](Run&) {
+          poller_.after(Millis(50), [=, this] {
+            if (*alive) copy_files(id, lease, files, next, commands, tries + 1);
+          });
+        });
+      }
+      path = it->second.hello.home + path.substr(1);
+    }
     if (!valid_path(files[next].path)) return fail_code(id, "setup.path", true);
     auto source = blobs_.open(files[next].blob);
     if (!source.ok()) return fail(id, source.error(), "setup.files");
@@ -309,7 +365,7 @@ void Executor::perform(agent::OpId id, const agent::StartRay& op) {
                              {"object_store_memory", op.resources.object_store_bytes},
                              {"resources", custom},
                              {"labels", string_map(op.labels)},
-                             {"restart", op.restarts > 0}};
+                             {"restarts", op.restarts}};
     with_helper(id, op.lease, [this, id, order](Run& run) {
       run.ray_started = true;
       run.link->send(order);
@@ -368,10 +424,10 @@ void Executor::perform(agent::OpId id, const agent::RemoveLease& op) {
 }
 
 // ---- what is kept over a restart
-void Executor::save_assignment(const Assignment& assignment, const std::string& digest) {
+void Executor::save_assignment(const Assignment& assignment, const std::string& image) {
   session::Desired kept;
   kept.assignments.push_back(assignment);
-  Bytes bytes = to_bytes(digest + "\n");
+  Bytes bytes = to_bytes(image + "\n");
   const Bytes encoded = wire::encode(session::ServerFrame(kept));
   bytes.insert(bytes.end(), encoded.begin(), encoded.end());
   const Status written = crypto::write_secret_file(layout_.assignments() + "/" + assignment.lease.str(), bytes);
@@ -384,6 +440,10 @@ bool Executor::load_assignment(LeaseId lease, Run& run) {
   const auto newline = std::find(bytes->begin(), bytes->end(), '\n');
   if (newline == bytes->end()) return false;
   run.digest.assign(bytes->begin(), newline);
+  if (const auto space = run.digest.find(' '); space != std::string::npos) {
+    run.pinned = run.digest.substr(space + 1);
+    run.digest.resize(space);
+  }
   const auto frame =
       wire::decode_server_frame(ByteView(&*newline + 1, static_cast<std::size_t>(bytes->end() - newline - 1)));
   const auto* desired = frame.ok() ? std::get_if<session::Desired>(&*frame) : nullptr;

@@ -39,7 +39,7 @@ class Executor {
     bool connecting = false, wanted = false, ray_started = false, hello_seen = false;
     HelperHello hello;
     Assignment assignment;
-    std::string digest;
+    std::string digest, pinned;
     Bytes overlay_key, overlay_signature;
     std::uint64_t roster_epoch = 0;
     agent::OpId setup = 0, drain = 0;
@@ -81,14 +81,17 @@ class Executor {
   void connect_probe(agent::OpId id);
   void end_probe(agent::OpId id, Result<ImageProbe> outcome);
   void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next,
-                  std::vector<std::string> commands);
+                  std::vector<std::string> commands, int tries = 0);
   void send_job(agent::OpId id, const agent::SubmitJob& op);
   void check_engine();
   void check_engine_in(Millis delay);
   void listed(const PrivdReply& reply);
+  void tell_last_words(LeaseId lease, const std::string& reason, std::int32_t code);
   void adopt_listed(const json::object& listed, std::function<void(agent::Found)> done);
-  agent::Found found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known) const;
-  void save_assignment(const Assignment& assignment, const std::string& digest);
+  agent::Found found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known);
+  Bytes keep_lock(int fd);
+  Bytes lock_of(const std::string& pinned);
+  void save_assignment(const Assignment& assignment, const std::string& image);  // digest and pinned reference
   bool load_assignment(LeaseId lease, Run& run);
   void load_probes();
   void save_probes();

@@ -11,6 +11,7 @@ namespace {
 
 constexpr Millis kEngineCheck{5'000};
 constexpr Millis kHelperRetry{50};
+constexpr std::size_t kLastWordsMax = 2000;
 
 std::optional<JobState> job_state(const std::string& text) {
   if (text == "PENDING") return JobState::Starting;
@@ -169,6 +170,12 @@ void Executor::send_job(agent::OpId id, const agent::SubmitJob& op) {
     if (!runtime_env.ok()) return fail_code(id, "job.runtime_env", true);
     message["runtime_env"] = *runtime_env;
   }
+  message["driver"] = json::object{};
+  if (!op.order.driver_json.empty()) {
+    const auto driver = parse_object(op.order.driver_json);
+    if (!driver.ok()) return fail_code(id, "job.driver", true);
+    message["driver"] = *driver;
+  }
   message["working_dir"] = op.order.working_dir_blob.empty()
                                ? json::value(nullptr)
                                : json::value("/muster/run/blobs/" + op.order.working_dir_blob + ".zip");
@@ -265,7 +272,7 @@ void Executor::adopt_listed(const json::object& listed, std::function<void(agent
                 });
 }
 
-agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known) const {
+agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std::vector<LeaseId>& known) {
   agent::Found found;
   for (const LeaseId lease : known) {
     const auto it = runs_.find(lease);
@@ -282,6 +289,8 @@ agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std:
     adopted.overlay_key = run.overlay_key;
     adopted.overlay_signature = run.overlay_signature;
     adopted.ray_node_id = run.hello.ray_node_id;
+    adopted.pinned = run.pinned;
+    adopted.lock = lock_of(run.pinned);
     if (const auto probe = probes_.find(run.digest); probe != probes_.end()) adopted.probe = probe->second;
     found.leases.push_back(std::move(adopted));
   }
@@ -312,6 +321,16 @@ void Executor::check_engine() {
   });
 }
 
+// Why a container ended is often only in what it printed; that is the tenant's, so it stays in this machine's log.
+void Executor::tell_last_words(LeaseId lease, const std::string& reason, std::int32_t code) {
+  call(VerbKind::Logs, lease, [lease, reason, code](const Result<PrivdReply>& reply) {
+    std::string text = reply.ok() ? text_at(reply->fields, {"text"}) : std::string();
+    if (text.size() > kLastWordsMax) text.erase(0, text.size() - kLastWordsMax);
+    log_warn("agent", "{}: {} with code {}; its last output: {}", lease.str(), reason, code,
+             text.empty() ? "none" : text);
+  });
+}
+
 void Executor::listed(const PrivdReply& reply) {
   if (!engine_up_) {
     engine_up_ = true;
@@ -332,9 +351,13 @@ void Executor::listed(const PrivdReply& reply) {
     it->second.wanted = false;
     it->second.ray_started = false;
     it->second.link.reset();
-    const bool memory = bool_at(row, {"oom"});
-    hooks_.event(agent::ContainerExited{*lease, static_cast<std::int32_t>(int_at(row, {"exit_code"})),
-                                        memory ? "container.out_of_memory" : "container.exited"});
+    const std::string halted = text_at(row, {"reason"});
+    const std::string reason = !halted.empty()         ? halted
+                               : bool_at(row, {"oom"}) ? "container.out_of_memory"
+                                                       : "container.exited";
+    const auto code = static_cast<std::int32_t>(int_at(row, {"exit_code"}));
+    tell_last_words(*lease, reason, code);
+    hooks_.event(agent::ContainerExited{*lease, code, reason});
   }
 }
 

@@ -71,6 +71,7 @@ Result<HelperEvent> read_hello(Fields& f) {
   HelperHello hello;
   hello.phase = f.text("phase", 32);
   hello.ray_node_id = f.text_or("ray_node_id", {}, 128);
+  hello.home = f.text_or("home", {}, 1024);
   hello.setup_done = f.boolean_or("setup_done", false);
   if (const auto* jobs = f.array("jobs", 1000)) {
     for (const auto& item : *jobs) {
@@ -99,6 +100,7 @@ Result<HelperEvent> read_report(Fields& f) {
       node.alive = n.boolean_or("alive", false);
       node.idle = Millis(scaled(n.number_or("idle_s", 0), 1000));
       node.total = read_resources(n.object("total"));
+      node.free = read_resources(n.object("free"));
       if (n.finish_lenient("node").ok()) report.nodes.push_back(std::move(node));
     }
   }
@@ -111,6 +113,8 @@ Result<HelperEvent> read_report(Fields& f) {
       demand.bundle = read_resources(d.object("bundle"));
       demand.count = static_cast<std::uint32_t>(d.integer_or("count", 0, 1'000'000, 0));
       demand.strict_spread = d.boolean_or("strict_spread", false);
+      demand.group = static_cast<std::uint32_t>(d.integer_or("group", 0, 1'000'000, 0));
+      demand.standing = d.boolean_or("standing", false);
       if (d.finish_lenient("demand").ok()) report.demands.push_back(std::move(demand));
     }
   }

@@ -27,6 +27,7 @@ struct HelperJob {
 };
 struct HelperHello {
   std::string phase, ray_node_id;
+  std::string home;  // of the container's user, where "~" of a file mount leads; empty: not said
   bool setup_done = false;
   std::vector<HelperJob> jobs;
 };

@@ -17,6 +17,7 @@
 #include "host/engine_http.h"
 #include "host/helper_link.h"
 #include "host/json.h"
+#include "host/lease_dirs.h"
 #include "host/policy.h"
 #include "host/privd.h"
 #include "host/privd_client.h"
@@ -96,6 +97,55 @@ TEST(Policy, DefaultsReadAndWrap) {
   EXPECT_FALSE(parse_policy(R"({"reserv":{}})").ok());
   EXPECT_FALSE(parse_policy(R"({"allowed_hours":["25:00-26:00"]})").ok());
   EXPECT_FALSE(parse_policy(R"({"max_gpus":"all"})").ok());
+}
+
+TEST(Policy, LimitsOfEgress) {
+  const auto policy = parse_policy(
+      R"({"egress_allowed":true,"egress":{"max_bytes_per_s":5000000,"max_bytes_per_month":1000000000,"max_connections":9,)"
+      R"("deny":["45.33.0.0/16","2606:4700::/32"],"deny_ports":["6660-6669"],"allow_ports":["443"],"resolvers":["9.9.9.9"]}})");
+  ASSERT_TRUE(policy.ok()) << policy.error().message;
+  EXPECT_EQ(policy->egress.max_bytes_per_s, 5'000'000);
+  EXPECT_EQ(policy->egress.max_connections, 9);
+  EXPECT_EQ(policy->egress.deny.size(), 2U);
+  EXPECT_EQ(policy->egress.deny_ports, (std::vector<egress::PortRange>{{6660, 6669}}));
+  EXPECT_EQ(policy->egress.allow_ports, (std::vector<egress::PortRange>{{443, 443}}));
+  const auto plain = parse_policy("{}");
+  EXPECT_FALSE(plain->egress_allowed);
+  EXPECT_EQ(plain->egress.deny_ports, egress::default_deny_ports())
+      << "mail is refused unless the owner says otherwise";
+  EXPECT_TRUE(parse_policy(R"({"egress":{"deny_ports":[]}})")->egress.deny_ports.empty());
+  for (const char* bad :
+       {R"({"egress":{"deny":["10.0.0.0/33"]}})", R"({"egress":{"deny_ports":[25]}})", R"({"egress":{"deny_port":[]}})",
+        R"({"egress":{"resolvers":["dns.example"]}})", R"({"egress":{"max_connections":0}})", R"({"egress":true})"})
+    EXPECT_FALSE(parse_policy(bad).ok()) << bad;
+}
+
+TEST(EgressProtocol, OrdersAndReportsComeBackAsTheyWere) {
+  EgressConfig config;
+  config.rules.local = {*egress::parse_prefix("185.10.20.0/24")};
+  config.rules.deny_ports = egress::default_deny_ports();
+  config.resolvers = {*egress::parse_ip("192.168.1.1"), *egress::parse_ip("2606:4700::1111")};
+  config.bytes_per_s = 125'000;
+  config.bytes_left = 1LL << 40;
+  config.blocked = "firewall";
+  for (const EgressOrder& order : {EgressOrder(config), EgressOrder(EgressConfig{}), EgressOrder(AddWay{"lease-7"}),
+                                   EgressOrder(RemoveWay{"lease-7"}), EgressOrder(AskReport{true})}) {
+    const auto again = parse_order(order_text(order));
+    ASSERT_TRUE(again.ok()) << again.error().message;
+    EXPECT_EQ(*again, order);
+  }
+  for (const char* bad : {"", "{}", R"({"op":"shell"})", R"({"op":"add"})", R"({"op":"add","lease":"lease-1","x":1})",
+                          R"({"op":"configure","bytes_per_s":1,"bytes_left":-2,"flows_max":1})",
+                          R"({"op":"configure","bytes_per_s":1,"bytes_left":1,"flows_max":1,"deny":["lan"]})"})
+    EXPECT_FALSE(parse_order(bad).ok()) << bad;
+  EgressReport report;
+  report.bytes = 99;
+  report.leases["lease-7"] = {
+      3, 1, 2, 10, 20, 5, {{"private", 4}}, {{"45.33.32.10:443", 1, 2, 3}}, {{"nas", "dns.local_name", 9}}};
+  const auto again = parse_report(report_text(report));
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(*again, report);
+  EXPECT_EQ(parse_report(report_text(error(Code::NotFound, "none"))).error().code, Code::NotFound);
 }
 
 TEST(HelperEvents, HostileLinesAreBounded) {
@@ -197,20 +247,35 @@ TEST(EngineHttp, ReadsLengthsChunksAndRefusesNonsense) {
 class FakeRuntime : public Runtime {
  public:
   Result<EngineInfo> info() override { return EngineInfo{}; }
-  Result<std::string> pull(const std::string&, const RegistryAuth&, const Progress&) override { return digest(); }
+  Result<Pulled> pull(const PullSpec&, const Progress&) override {
+    return Pulled{digest(), "registry.example/a@" + digest(), {}};
+  }
   Status start_probe(const std::string&, const std::string&) override { return {}; }
   Status stop_probe(const std::string&) override { return {}; }
   Result<Launched> launch(const LaunchSpec& spec) override {
+    const std::lock_guard lock(mutex);
     launched.push_back(spec);
-    return Launched{};
+    Launched told;
+    told.network = "/run/netns/x";
+    return told;
   }
   Status put_secret(const std::string&, ByteView) override { return {}; }
   Status put_blob(const std::string&, const std::string&, int) override { return {}; }
-  Status stop(const std::string&, int) override { return {}; }
+  Status stop(const std::string& lease, int) override {
+    const std::lock_guard lock(mutex);
+    std::erase_if(launched, [&](const LaunchSpec& spec) { return spec.lease == lease; });
+    return {};
+  }
   Status remove(const std::string&) override { return {}; }
   Result<std::vector<LeaseState>> list() override {
+    const std::lock_guard lock(mutex);
     std::vector<LeaseState> out;
-    for (const auto& spec : launched) out.push_back({spec.lease, true, true, true, 0, false, 1});
+    for (const auto& spec : launched) {
+      LeaseState state;
+      state.lease = spec.lease;
+      state.namespace_up = state.running = state.exists = true;
+      out.push_back(std::move(state));
+    }
     return out;
   }
   Result<Fd> connect_helper(const std::string&, Place) override { return error(Code::NotFound, "none"); }
@@ -226,8 +291,37 @@ class FakeRuntime : public Runtime {
   Status read_archive(const std::string&, const std::string&, int) override { return {}; }
   Status write_archive(const std::string&, const std::string&, int) override { return {}; }
   Result<std::vector<Usage>> usage() override { return std::vector<Usage>{}; }
+  Result<DiskUse> disk(const std::string&, const DiskUse&) override { return DiskUse{}; }
+  Status halt(const std::string&, const std::string&) override { return {}; }
+  Result<std::string> logs(const std::string&, std::size_t) override { return std::string("last words \x1b[31m"); }
   Status remove_everything() override { return {}; }
-  std::vector<LaunchSpec> launched;
+  std::vector<LaunchSpec> seen() {
+    const std::lock_guard lock(mutex);
+    return launched;
+  }
+
+ private:
+  std::mutex mutex;
+  std::vector<LaunchSpec> launched;  // what runs
+};
+
+// Remembers which leases have a way out.
+class FakeEgress : public EgressPort {
+ public:
+  Status open(const LeaseWay& way) override {
+    ways[way.lease] = way;
+    return {};
+  }
+  void close(const std::string& lease) override { ways.erase(lease); }
+  EgressReport report(bool) override {
+    EgressReport out;
+    for (const auto& [lease, way] : ways) out.leases[lease].up_bytes = 42;
+    return out;
+  }
+  void adopt(const std::vector<LeaseWay>& found) override {
+    for (const auto& way : found) ways[way.lease] = way;
+  }
+  std::map<std::string, LeaseWay> ways;
 };
 
 class PrivdTest : public testing::Test {
@@ -235,7 +329,7 @@ class PrivdTest : public testing::Test {
   void start(uid_t agent_uid) {
     fs::create_directories(layout.sockets());
     PrivdOptions options{layout, agent_uid, getgid()};
-    privd = std::make_unique<Privd>(options, runtime);
+    privd = std::make_unique<Privd>(options, runtime, &egress);
     ASSERT_TRUE(privd->listen().ok());
     thread = std::thread([this] { privd->run(); });
   }
@@ -258,6 +352,7 @@ class PrivdTest : public testing::Test {
   TempDir dir;
   Layout layout{dir.path};
   FakeRuntime runtime;
+  FakeEgress egress;
   std::unique_ptr<Privd> privd;
   std::thread thread;
 };
@@ -269,12 +364,17 @@ TEST_F(PrivdTest, OnlyTheAgentsUidIsServed) {
 
 TEST_F(PrivdTest, TheOwnersPolicyCannotBeWidened) {
   start(getuid());
+  EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.image");  // never pulled for a lease
+  EXPECT_EQ(text_at(ask(R"({"id":1,"verb":"pull","image":")" + digest() + R"("})"), {"reason"}), "owner.image");
+  EXPECT_TRUE(bool_at(ask(R"({"id":1,"verb":"pull","image":"muster/ray:1"})"), {"ok"}));
   EXPECT_TRUE(bool_at(ask(launch_text(1)), {"ok"}));
   std::ofstream(layout.policy()) << R"({"max_leases":1,"max_gpus":0,"max_cpu_milli":500})";
   EXPECT_EQ(text_at(ask(launch_text(2)), {"reason"}), "owner.max_leases");
   EXPECT_EQ(text_at(ask(launch_text(1, R"(,"devices":["GPU-1"])")), {"reason"}), "owner.max_gpus");
   EXPECT_TRUE(bool_at(ask(launch_text(1, R"(,"cpu_milli":9000)")), {"ok"}));
-  EXPECT_EQ(runtime.launched.back().cpu_milli, 500);
+  EXPECT_EQ(runtime.seen().back().cpu_milli, 500);
+  std::ofstream(layout.policy()) << R"({"images":["rayproject/"]})";
+  EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.image");
   std::ofstream(layout.policy()) << "{ damaged";
   EXPECT_FALSE(bool_at(ask(launch_text(1)), {"ok"}));
   fs::remove(layout.policy());
@@ -282,12 +382,73 @@ TEST_F(PrivdTest, TheOwnersPolicyCannotBeWidened) {
   EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.paused");
 }
 
+TEST_F(PrivdTest, DiskLimitsComeFromTheOwner) {
+  start(getuid());
+  EXPECT_TRUE(bool_at(ask(R"({"id":1,"verb":"pull","image":"muster/ray:1"})"), {"ok"}));
+  EXPECT_TRUE(bool_at(ask(launch_text(1, R"(,"workspace_bytes":1000000)")), {"ok"}));
+  EXPECT_EQ(runtime.seen().back().root_bytes_max, 20LL << 30);
+  EXPECT_EQ(runtime.seen().back().workspace_bytes_max, 1'000'000);
+  std::ofstream(layout.policy()) << R"({"max_root_bytes":5000,"max_workspace_bytes":7000})";
+  EXPECT_TRUE(bool_at(ask(launch_text(1, R"(,"workspace_bytes":1000000)")), {"ok"}));
+  EXPECT_EQ(runtime.seen().back().root_bytes_max, 5000);
+  EXPECT_EQ(runtime.seen().back().workspace_bytes_max, 7000);
+  EXPECT_FALSE(bool_at(ask(launch_text(1, R"(,"root_bytes":1)")), {"ok"}));
+  EXPECT_EQ(text_at(ask(R"({"id":3,"verb":"logs","lease":"lease-1"})"), {"text"}), "last words .[31m");
+}
+
+TEST(DiskWatch, EndsWhoIsOverAndTheLargestForTheReserve) {
+  constexpr std::uint64_t gib = 1ULL << 30;
+  const LeaseDisk small{"lease-1", {1, 2}, {gib, gib}}, root{"lease-2", {gib, 0}, {gib, 0}},
+      workspace{"lease-3", {0, 2 * gib}, {gib, 2 * gib}}, large{"lease-4", {gib, 2 * gib}, {}};
+  EXPECT_TRUE(judge_disk({small, large}, 5 * gib, 5 * gib).empty());
+  const std::vector<DiskVerdict> over{{"lease-2", "container.root_full"}, {"lease-3", "container.workspace_full"}};
+  EXPECT_EQ(judge_disk({small, root, workspace, large}, 0, gib), over);
+  const std::vector<DiskVerdict> reserve{{"lease-4", "container.disk_reserve"}};
+  EXPECT_EQ(judge_disk({small, large}, gib, 5 * gib), reserve);
+  EXPECT_TRUE(judge_disk({small}, 0, 5 * gib).empty());
+}
+
+TEST(LeaseDirs, CountsBlocksAndFollowsNoLinks) {
+  const TempDir dir, elsewhere;
+  std::ofstream(elsewhere.path + "/big") << std::string(1 << 20, 'x');
+  const std::uint64_t empty = tree_bytes(dir.path, 0);
+  fs::create_directory(dir.path + "/a");
+  for (int i = 0; i < 100; ++i) std::ofstream(dir.path + "/a/" + std::to_string(i)) << "x";
+  fs::create_symlink(elsewhere.path, dir.path + "/link");
+  const std::uint64_t small = tree_bytes(dir.path, 0) - empty;
+  EXPECT_GE(small, 100U * 4096);  // a byte costs a block: many small files are not free
+  EXPECT_LT(small, 1U << 20);     // the link is not followed
+  std::ofstream(dir.path + "/a/big") << std::string(4 << 20, 'x');
+  EXPECT_GE(tree_bytes(dir.path, 0), 4U << 20);
+  EXPECT_LT(tree_bytes(dir.path, 8192), 4U << 20);  // ends early
+  EXPECT_EQ(tree_bytes(dir.path + "/missing", 0), 0U);
+}
+
+TEST_F(PrivdTest, EgressIsTheOwnersToGive) {
+  start(getuid());
+  EXPECT_TRUE(bool_at(ask(R"({"id":1,"verb":"pull","image":"muster/ray:1"})"), {"ok"}));
+  EXPECT_EQ(text_at(ask(launch_text(1, R"(,"egress":true)")), {"reason"}), "owner.egress");
+  EXPECT_TRUE(runtime.seen().empty()) << "refused before anything was started";
+  EXPECT_TRUE(bool_at(ask(launch_text(1, R"(,"cpu_milli":100,"memory_bytes":1000000)")), {"ok"}));
+  EXPECT_TRUE(egress.ways.empty()) << "nobody asked for it";
+  std::ofstream(layout.policy()) << R"({"egress_allowed":true})";
+  EXPECT_TRUE(bool_at(ask(launch_text(2, R"(,"cpu_milli":100,"memory_bytes":1000000,"egress":true,"prefix_bits":20)")),
+                      {"ok"}));
+  ASSERT_TRUE(egress.ways.contains("lease-2"));
+  EXPECT_EQ(egress.ways["lease-2"].network, "/run/netns/x");
+  EXPECT_EQ(egress.ways["lease-2"].prefix_bits, 20);
+  const auto told = ask(R"({"id":2,"verb":"egress"})");
+  EXPECT_NE(to_text(told).find(R"("up_bytes":42)"), std::string::npos);
+  EXPECT_TRUE(bool_at(ask(R"({"id":3,"verb":"stop","lease":"lease-2","grace_s":0})"), {"ok"}));
+  EXPECT_TRUE(egress.ways.empty()) << "the way ends with the lease";
+}
+
 TEST_F(PrivdTest, UnknownVerbsAreRefusedByName) {
   start(getuid());
   const auto answer = ask(R"({"id":5,"verb":"shell","lease":"lease-1"})");
   EXPECT_FALSE(bool_at(answer, {"ok"}));
   EXPECT_EQ(int_at(answer, {"id"}), 5);
-  EXPECT_TRUE(runtime.launched.empty());
+  EXPECT_TRUE(runtime.seen().empty());
 }
 
 TEST(BlobCache, ContentMustBeWhatItsNameSays) {

@@ -5,9 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "crypto/cert.h"
 #include "crypto/file.h"
@@ -34,12 +36,51 @@ Status owned_dir(const std::string& path, uid_t uid, gid_t gid, mode_t mode) {
   return {};
 }
 
+Status hand_over(const std::string& path, const Accounts& accounts) {
+  if (geteuid() == 0 && chown(path.c_str(), accounts.agent_uid, accounts.agent_gid) != 0)
+    return error(Code::Unavailable, fmt::format("cannot hand over {}: {}", path, errno_text(errno)));
+  return {};
+}
+
+// The key of an enrolment that was begun and not finished, or a new one; on disk before anybody hears of it.
+Result<crypto::SigningKey> own_key(const Layout& layout, const Accounts& accounts) {
+  std::ifstream begun(layout.device_key());
+  std::stringstream text;
+  text << begun.rdbuf();
+  if (begun) {
+    auto known = crypto::SigningKey::from_pem(text.str());
+    if (known.ok()) return known;
+  }
+  auto key = crypto::SigningKey::generate();
+  TRY_VOID(crypto::write_secret_file(layout.device_key(), as_bytes(key.to_pem())));
+  TRY_VOID(hand_over(layout.device_key(), accounts));
+  return key;
+}
+
+// Asks again when no answer came: the control plane gives the same one for the same key and token.
+Result<net::Response> ask_enrolment(const net::Endpoint& endpoint, const std::string& body) {
+  constexpr int kTries = 4;
+  for (int i = 1;; ++i) {
+    net::Client client(endpoint);
+    auto response = client.call({.method = "POST",
+                                 .target = "/api/v1/enroll",
+                                 .headers = {{"content-type", "application/json"}},
+                                 .body = body});
+    const bool lost =
+        response.ok() ? response->status >= 500
+                      : response.error().code == Code::Unavailable || response.error().code == Code::DeadlineExceeded;
+    if (!lost || i == kTries) return response;
+    std::this_thread::sleep_for(Millis(500 << i));
+  }
+}
+
 }  // namespace
 
 Accounts find_accounts() {
   Accounts out;
   if (const passwd* entry = getpwnam("muster-agent")) out.agent_uid = entry->pw_uid, out.agent_gid = entry->pw_gid;
   if (const passwd* entry = getpwnam("muster-netd")) out.netd_uid = entry->pw_uid, out.netd_gid = entry->pw_gid;
+  if (const passwd* entry = getpwnam("muster-egress")) out.egress_uid = entry->pw_uid, out.egress_gid = entry->pw_gid;
   return out;
 }
 
@@ -94,6 +135,19 @@ Status save_config(const Layout& layout, const Config& c) {
   return crypto::write_public_file(layout.config(), as_bytes(to_text(object)));
 }
 
+Result<RenewalPlan> plan_renewal(const std::string& pem, const std::string& ca_pem, double jitter) {
+  const WallTime end = TRY(crypto::certificate_expiry(pem));
+  const auto certificate = TRY(crypto::verify_device_certificate(pem, ca_pem, end - Millis(1)));
+  const WallTime issued = certificate.not_before + crypto::kBackdate;
+  const Millis life = std::max(Millis(1000), end - issued);
+  RenewalPlan plan;
+  plan.ends_at = end;
+  plan.renew_at =
+      issued + life * 2 / 3 + Millis(static_cast<std::int64_t>(static_cast<double>(life.count()) / 10 * jitter));
+  plan.check_every = std::clamp(life / 30, Millis(1'000), Millis(60'000));
+  return plan;
+}
+
 Result<Config> join(const JoinOptions& options) {
   const Layout& layout = options.layout;
   if (fs::exists(layout.config())) {
@@ -107,20 +161,18 @@ Result<Config> join(const JoinOptions& options) {
   endpoint.ca_sha256 = token.ca_sha256;
   TRY_VOID(make_directories(layout, accounts));
 
-  const auto key = crypto::SigningKey::generate();
+  crypto::SigningKey key = TRY(own_key(layout, accounts));
   wire::EnrollRequest request;
   request.token = options.token;
   request.name = options.name.empty() ? host_name() : options.name;
   request.csr_pem = TRY(crypto::make_csr(key, request.name));
   request.facts = gather_facts(layout, options.labels);
-  net::Client client(endpoint);
-  const net::Response response = TRY(client.call({.method = "POST",
-                                                  .target = "/api/v1/enroll",
-                                                  .headers = {{"content-type", "application/json"}},
-                                                  .body = wire::to_json(request)}));
+  const net::Response response = TRY(ask_enrolment(endpoint, wire::to_json(request)));
   if (response.status / 100 != 2) {
     const auto problem = parse_object(response.body);
     const std::string detail = problem.ok() ? text_at(*problem, {"detail"}) : std::string();
+    // A key that was refused for good is of no use to the next try.
+    if (response.status / 100 == 4) unlink(layout.device_key().c_str());
     return error(Code::PermissionDenied, fmt::format("the control plane refused this machine ({}): {}", response.status,
                                                      detail.empty() ? "no reason given" : detail));
   }
@@ -145,12 +197,8 @@ Result<Config> join(const JoinOptions& options) {
     return error(Code::PermissionDenied,
                  "the control plane's CA is not the one named in the join token; nothing was written");
   if (config.roster_key.size() != 32) return error(Code::Unavailable, "the control plane sent no roster key");
-  TRY_VOID(crypto::write_secret_file(layout.device_key(), as_bytes(key.to_pem())));
   TRY_VOID(crypto::write_secret_file(layout.certificate(), as_bytes(certificate)));
-  for (const auto& path : {layout.device_key(), layout.certificate()}) {
-    if (geteuid() == 0 && chown(path.c_str(), accounts.agent_uid, accounts.agent_gid) != 0)
-      return error(Code::Unavailable, "cannot hand over " + path);
-  }
+  TRY_VOID(hand_over(layout.certificate(), accounts));
   TRY_VOID(save_config(layout, config));
   return config;
 }

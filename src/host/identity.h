@@ -25,11 +25,19 @@ Result<Config> load_config(const Layout& layout);
 Status save_config(const Layout& layout, const Config& config);
 
 struct Accounts {
-  uid_t agent_uid = kAgentUid, netd_uid = kNetdUid;
-  gid_t agent_gid = kAgentUid, netd_gid = kNetdUid;
+  uid_t agent_uid = kAgentUid, netd_uid = kNetdUid, egress_uid = kEgressUid;
+  gid_t agent_gid = kAgentUid, netd_gid = kNetdUid, egress_gid = kEgressUid;
 };
 Accounts find_accounts();  // the named accounts where they exist
 Status make_directories(const Layout& layout, const Accounts& accounts);
+
+// When to ask for the next certificate: at two thirds of this one's life and up to a tenth later, so that a fleet does
+// not come at once. `jitter` in [0, 1).
+struct RenewalPlan {
+  WallTime renew_at, ends_at;
+  Millis check_every{60'000};
+};
+Result<RenewalPlan> plan_renewal(const std::string& certificate_pem, const std::string& ca_pem, double jitter);
 
 struct JoinOptions {
   Layout layout;
@@ -37,7 +45,8 @@ struct JoinOptions {
   std::map<std::string, std::string> labels;
 };
 // Enrols and writes key, certificate and configuration. FailedPrecondition when this state directory is enrolled
-// already.
+// already. The key is stored before it is sent, and an answer that got lost is asked for again with the same key and
+// token: by this call a few times, by the next `join` when this one was killed.
 Result<Config> join(const JoinOptions& options);
 
 }  // namespace muster::host

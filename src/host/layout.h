@@ -8,8 +8,11 @@
 
 namespace muster::host {
 
-inline constexpr uid_t kAgentUid = 64790;  // used unless the accounts muster-agent / muster-netd exist
+inline constexpr uid_t kAgentUid = 64790;  // used unless the accounts muster-agent, muster-netd, muster-egress exist
 inline constexpr uid_t kNetdUid = 64791;
+inline constexpr uid_t kVenvJobUid = 64792;    // who a tenant's processes are in a virtual environment
+inline constexpr uid_t kVenvBuildUid = 64793;  // who builds virtual environments
+inline constexpr uid_t kEgressUid = 64794;
 
 struct Layout {
   std::string root = "/var/lib/muster";
@@ -19,17 +22,23 @@ struct Layout {
   std::string leases() const { return root + "/leases"; }
   std::string lease(const std::string& id) const { return leases() + "/" + id; }
   std::string helper() const { return root + "/helper"; }
+  std::string power() const { return root + "/power.json"; }         // power limits of GPUs before we lowered them
+  std::string bandwidth() const { return root + "/run/bandwidth"; }  // what netd obeys; only root writes it
   std::string sockets() const { return root + "/run"; }
   std::string privd_socket() const { return sockets() + "/privd.sock"; }
   std::string agent_socket() const { return agent() + "/agent.sock"; }
   std::string netd_socket() const { return sockets() + "/netd.sock"; }
-  std::string agent() const { return root + "/agent"; }  // owned by the agent's uid
+  std::string egress_socket() const { return sockets() + "/egress.sock"; }
+  std::string egress_volume() const { return root + "/egress_volume.json"; }  // bytes of this month
+  std::string egress_table() const { return sockets() + "/egress_table"; }    // there while our nft table may be
+  std::string agent() const { return root + "/agent"; }                       // owned by the agent's uid
   std::string device_key() const { return agent() + "/device.key"; }
   std::string certificate() const { return agent() + "/device.pem"; }
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }
   std::string assignments() const { return agent() + "/assignments"; }
   std::string probes() const { return agent() + "/probes.json"; }
+  std::string venvs() const { return root + "/venvs"; }
   std::string netd() const { return root + "/netd"; }  // owned by netd's uid
 };
 

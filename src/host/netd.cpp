@@ -32,7 +32,8 @@ struct Netd::UdpBatch {
   std::array<mmsghdr, kUdpBatch> messages;
 };
 
-Netd::Netd(NetdOptions options) : options_(std::move(options)), batch_(std::make_unique<UdpBatch>()) {}
+Netd::Netd(NetdOptions options)
+    : options_(std::move(options)), bandwidth_(options_.bandwidth_file), batch_(std::make_unique<UdpBatch>()) {}
 
 Netd::~Netd() {
   leases_.clear();
@@ -64,6 +65,7 @@ Status Netd::start() {
     TRY_VOID(set_blocking(listener_.get(), false));
     poller_.watch(listener_.get(), true, false, [this](Poller::Ready) { accept_agent(); });
   }
+  bandwidth_.refresh();
   poller_.after(kTick, [this] { tick(); });
   log_info("netd", "ready, UDP port {}", port_);
   return {};
@@ -167,7 +169,9 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
   if (it == leases_.end()) {
     if (leases_.size() >= kLeasesMax)
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
-    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_)))
+    it = leases_
+             .emplace(request.lease,
+                      TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_, bandwidth_)))
              .first;
   }
   if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
@@ -186,7 +190,9 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   auto it = leases_.find(request.lease);
   // Unknown after a restart: its files may still be there.
   if (it == leases_.end())
-    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_)))
+    it = leases_
+             .emplace(request.lease,
+                      TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_, bandwidth_)))
              .first;
   it->second->erase_files();
   leases_.erase(it);
@@ -224,6 +230,7 @@ void Netd::read_udp() {
     const auto k = static_cast<std::size_t>(i);
     if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
     const ByteView datagram = ByteView(b.data[k]).first(b.messages[k].msg_len);
+    if (!bandwidth_.admit(datagram, now.lease)) continue;
     // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
     for (auto& [name, lease] : leases_)
       lease->from_udp(ntohl(b.from[k].sin_addr.s_addr), ntohs(b.from[k].sin_port), datagram, now);
@@ -232,6 +239,7 @@ void Netd::read_udp() {
 
 void Netd::tick() {
   const Now now = read_clocks();
+  bandwidth_.refresh();
   for (auto& [name, lease] : leases_) lease->tick(now);
   poller_.after(kTick, [this] { tick(); });
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "host/bandwidth.h"
 #include "host/netd_lease.h"
 
 namespace muster::host {
@@ -16,6 +17,7 @@ struct NetdOptions {
   int socket_fd = -1;                        // inherited: a listening or a connected SOCK_SEQPACKET socket; or
   std::string socket_path;                   // listen here (0600)
   std::uint16_t udp_port = 0;                // 0: the one of last time, else any
+  std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
 };
 
@@ -48,6 +50,7 @@ class Netd {
   Poller poller_;
   Fd listener_, udp_;
   std::uint16_t port_ = 0;
+  Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
   std::map<std::string, std::unique_ptr<NetdLease>> leases_;
   struct UdpBatch;

@@ -20,6 +20,7 @@ constexpr int kPacketsPerTurn = 64;  // then others get their turn
 constexpr std::size_t kInboxBytesMax = 8 << 20;
 constexpr std::size_t kRelaysMax = 3;
 constexpr std::size_t kDatagramMax = 65'536;
+constexpr Millis kStampsAhead{600'000};
 }  // namespace
 
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
@@ -52,11 +53,12 @@ struct NetdLease::Inbox {
   }
 };
 
-NetdLease::NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller)
+NetdLease::NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller, Bandwidth& bandwidth)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
       udp_(udp_fd),
       poller_(poller),
+      bandwidth_(bandwidth),
       inbox_(std::make_shared<Inbox>()),
       buffer_(kDatagramMax) {
   inbox_->owner = this;
@@ -69,8 +71,8 @@ NetdLease::~NetdLease() {
 }
 
 Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir, int udp_fd,
-                                                   Poller& poller) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp_fd, poller));
+                                                   Poller& poller, Bandwidth& bandwidth) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp_fd, poller, bandwidth));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -82,6 +84,9 @@ Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, cons
   } else {
     return stored.error();
   }
+  if (const auto kept = crypto::read_secret_file(lease->file(".stamp"), 64); kept.ok() && kept->size() == 8)
+    lease->stamps_from_ = WallTime{static_cast<std::int64_t>(overlay::load_be64(kept->data()) & ~(1ULL << 63))};
+  lease->keep_stamps(std::max(read_clocks().wall, lease->stamps_from_));
   const auto seen = crypto::read_secret_file(lease->file(".roster"), 64);
   if (seen.ok() && seen->size() == 16) {
     lease->guard_ = overlay::RosterGuard(overlay::load_be64(seen->data()), overlay::load_be64(seen->data() + 8));
@@ -92,6 +97,16 @@ Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, cons
 void NetdLease::erase_files() {
   ::unlink(file(".key").c_str());
   ::unlink(file(".roster").c_str());
+  ::unlink(file(".stamp").c_str());
+}
+
+// Well ahead, so that this is written every ten minutes of handshakes and not with each.
+void NetdLease::keep_stamps(WallTime latest) {
+  stamps_kept_ = latest + kStampsAhead;
+  Bytes raw(8);
+  overlay::store_be64(raw.data(), static_cast<std::uint64_t>(stamps_kept_.ms));
+  const Status written = crypto::write_secret_file(file(".stamp"), raw);
+  if (!written.ok()) log_warn("netd", "{}: {}", name_, written.error().message);
 }
 
 void NetdLease::close_tun() {
@@ -127,7 +142,9 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
   if (!same) {
     if (config.roster.empty())
       return error(Code::FailedPrecondition, "the lease has no roster yet; send it with the configuration");
+    if (member_) stamps_from_ = std::max(stamps_from_, member_->latest_stamp());
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
+    member_->stamp_from(stamps_from_);
     address_ = config.address;
     prefix_bits_ = config.prefix_bits;
     psk_ = psk;
@@ -224,6 +241,7 @@ void NetdLease::drain() {
       continue;
     }
     if (!member_->knows(item.member)) continue;
+    if (item.kind == Inbox::Item::Kind::Packet && !bandwidth_.admit(item.datagram, now.lease)) continue;
     if (item.kind == Inbox::Item::Kind::Gone) {
       // Not on that relay: try the next one with the next packet.
       std::size_t& at = relay_of_[item.member];
@@ -236,9 +254,23 @@ void NetdLease::drain() {
   }
 }
 
+// Over the owner's cap nothing is read until the debt is paid: the queue before the tunnel fills and the senders in the
+// container slow down, without a packet lost.
+bool NetdLease::pause_tun(LeaseTime now) {
+  const Millis wait = bandwidth_.up.wait(now);
+  if (wait == Millis(0)) return false;
+  poller_.rearm(tun_.get(), false, false);
+  poller_.after(wait, [inbox = inbox_] {
+    NetdLease* self = inbox->owner;
+    if (self != nullptr && self->tun_) self->poller_.rearm(self->tun_.get(), true, false);
+  });
+  return true;
+}
+
 void NetdLease::read_tun() {
   const Now now = read_clocks();
   for (int i = 0; i < kPacketsPerTurn; ++i) {
+    if (bandwidth_.up.rate() > 0 && pause_tun(now.lease)) return;
     const ssize_t n = ::read(tun_.get(), buffer_.data(), buffer_.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EIO)) return;  // EIO: the device is down
@@ -256,11 +288,14 @@ void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram
 }
 
 void NetdLease::tick(const Now& now) {
-  if (member_) member_->tick(now, *this);
+  if (!member_) return;
+  member_->tick(now, *this);
+  if (member_->latest_stamp() > stamps_kept_) keep_stamps(member_->latest_stamp());
 }
 
 void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
   if (relays_.empty()) return;
+  if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   const auto known = relay_of_.find(member);
   const std::size_t first = known == relay_of_.end() ? 0 : known->second;
   for (std::size_t i = 0; i < relays_.size(); ++i) {
@@ -269,6 +304,7 @@ void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
 }
 
 void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
+  if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   sockaddr_in to{};
   to.sin_family = AF_INET;
   to.sin_addr.s_addr = htonl(ip);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "host/bandwidth.h"
 #include "host/netd_protocol.h"
 #include "host/poller.h"
 #include "host/unix_socket.h"
@@ -17,9 +18,9 @@ namespace muster::host {
 
 class NetdLease : overlay::Out {
  public:
-  // udp_fd: shared by all leases, stays netd's.
+  // udp_fd and the owner's bandwidth: shared by all leases, stay netd's.
   static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, int udp_fd,
-                                                 Poller& poller);
+                                                 Poller& poller, Bandwidth& bandwidth);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -32,16 +33,18 @@ class NetdLease : overlay::Out {
   void erase_files();
 
  private:
+  void keep_stamps(WallTime latest);
   struct Inbox;
   struct Relay {
     netd::RelayAddress at;
     std::unique_ptr<relay::Client> client;
   };
-  NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller);
+  NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller, Bandwidth& bandwidth);
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
   void read_tun();
+  bool pause_tun(LeaseTime now);
   void drain();
   Status configure_relays(const netd::Configure& config);
   void close_tun();
@@ -50,12 +53,16 @@ class NetdLease : overlay::Out {
   std::string name_, state_dir_;
   int udp_;
   Poller& poller_;
+  Bandwidth& bandwidth_;
   crypto::X25519Pair key_;
   Fd tun_;
   std::uint32_t address_ = 0;
   std::uint8_t prefix_bits_ = 0;
   crypto::Secret32 psk_;
   overlay::RosterGuard guard_;
+  // Handshakes of this life are stamped from here on, and not past `stamps_kept_` before the disk knows: a restart on a
+  // clock that was set back would otherwise be ignored by its peers.
+  WallTime stamps_from_, stamps_kept_;
   std::unique_ptr<overlay::Member> member_;
   Bytes relay_token_;
   std::string relay_ca_pem_, relay_server_name_;

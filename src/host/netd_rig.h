@@ -31,6 +31,7 @@ struct Machine {
     NetdOptions options;
     options.state_dir = dir + "/netd";
     options.socket_path = dir + "/netd.sock";
+    options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
     netd = std::make_unique<Netd>(options);
     // The relay clients' threads inherit the namespace of the thread that starts them.
     std::promise<bool> started;

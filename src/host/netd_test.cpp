@@ -5,6 +5,10 @@
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
 
+#include <chrono>
+#include <cstring>
+#include <fstream>
+
 #include "crypto/file.h"
 #include "host/netd_rig.h"
 
@@ -60,6 +64,100 @@ TEST_F(NetdPair, ARemovedMemberResetsConnections) {
   EXPECT_EQ(errno, ECONNRESET);
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 10, 3), -EHOSTUNREACH);
   for (const int fd : {listener, connection, accepted}) ::close(fd);
+}
+
+// Bytes a second that one TCP connection moves from a's lease to b's, without its first second.
+double tcp_rate(const lab::Machine& a, const lab::Machine& b, std::uint16_t port, Millis measured) {
+  int listener = -1, sender = -1;
+  lab::inside(b.lease_ns, [&] {
+    listener = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(port);
+    ::bind(listener, reinterpret_cast<sockaddr*>(&at), sizeof at);
+    ::listen(listener, 1);
+  });
+  lab::inside(a.lease_ns, [&] { sender = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0); });
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(port);
+  to.sin_addr.s_addr = htonl(b.address);
+  EXPECT_EQ(::connect(sender, reinterpret_cast<sockaddr*>(&to), sizeof to), 0) << std::strerror(errno);
+  const int receiver = ::accept(listener, nullptr, nullptr);
+  std::atomic<bool> stop{false};
+  std::thread pump([&] {
+    const std::vector<char> block(64 << 10);
+    while (!stop && ::send(sender, block.data(), block.size(), MSG_NOSIGNAL) > 0) {
+    }
+  });
+  std::vector<char> buffer(256 << 10);
+  std::int64_t counted = 0;
+  const auto began = std::chrono::steady_clock::now();
+  const auto passed = [&] { return std::chrono::duration_cast<Millis>(std::chrono::steady_clock::now() - began); };
+  while (passed() < measured + 1s) {
+    const ssize_t n = ::recv(receiver, buffer.data(), buffer.size(), 0);
+    if (n <= 0) break;
+    if (passed() > 1s) counted += n;
+  }
+  stop = true;
+  for (const int fd : {sender, receiver}) ::shutdown(fd, SHUT_RDWR);
+  pump.join();
+  for (const int fd : {listener, sender, receiver}) ::close(fd);
+  return static_cast<double>(counted) * 1000 / static_cast<double>(measured.count());
+}
+
+TEST_F(NetdPair, TheOwnersBandwidthCapHolds) {
+  const lab::Echo echo(b.lease_ns, 9000);
+  ASSERT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 50, 30), 1);
+  const double cap = 400'000;
+  EXPECT_GT(tcp_rate(a, b, 9201, 1s), cap * 3);  // the machine itself could do more
+  std::ofstream(a.dir + "/bandwidth") << "400000 0\n";
+  std::this_thread::sleep_for(600ms);
+  const double sent = tcp_rate(a, b, 9202, 3s);
+  EXPECT_LT(sent, cap * 1.2);
+  EXPECT_GT(sent, cap * 0.4);  // slowed down, not broken
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 50, 30), 1);
+  std::ofstream(a.dir + "/bandwidth") << "0 0\n";
+  std::ofstream(b.dir + "/bandwidth") << "0 400000\n";
+  std::this_thread::sleep_for(600ms);
+  const double received = tcp_rate(a, b, 9203, 3s);
+  EXPECT_LT(received, cap * 1.2);
+  EXPECT_GT(received, cap * 0.2);
+}
+
+// A container cannot even try (no CAP_NET_RAW); root in its namespace can, and gets nowhere.
+TEST_F(NetdPair, SpoofedSourcesAreDropped) {
+  const lab::Echo echo(b.lease_ns, 9000);
+  ASSERT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 20, 30), 1);
+  int receiver = -1;
+  lab::inside(b.lease_ns, [&] { receiver = lab::Echo::bound_udp(9001); });
+  const auto arrives = [&](std::uint32_t source) {
+    Bytes packet(28 + 4);
+    packet[0] = 0x45;
+    packet[8] = 64;
+    packet[9] = IPPROTO_UDP;
+    for (int i = 0; i < 4; ++i) {
+      packet[12 + static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(source >> (24 - 8 * i));
+      packet[16 + static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(b.address >> (24 - 8 * i));
+    }
+    packet[20] = 0x11, packet[21] = 0x11, packet[22] = 9001 >> 8, packet[23] = 9001 & 255;
+    packet[24] = 0, packet[25] = 12, packet[26] = packet[27] = 0;
+    lab::inside(a.lease_ns, [&] {
+      const Fd raw(::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW));
+      sockaddr_in to{};
+      to.sin_family = AF_INET;
+      to.sin_addr.s_addr = htonl(b.address);
+      EXPECT_EQ(::sendto(raw.get(), packet.data(), packet.size(), 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+                static_cast<ssize_t>(packet.size()));
+    });
+    char got[64];
+    return ::recv(receiver, got, sizeof got, 0) == 4;
+  };
+  EXPECT_TRUE(arrives(a.address));
+  for (const std::uint32_t source : {kNet + 77, b.address + 5, std::uint32_t{0x08080808}})
+    EXPECT_FALSE(arrives(source));
+  EXPECT_TRUE(arrives(a.address));
+  ::close(receiver);
 }
 
 TEST_F(NetdPair, ARestartedNetdIsTheSameMember) {

@@ -3,38 +3,77 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <ctime>
 #include <thread>
 
 #include "base/log.h"
+#include "host/container_use.h"
 #include "host/json.h"
+#include "host/nvml.h"
 #include "host/policy.h"
+#include "model/venv_image.h"
 
 namespace muster::host {
 namespace {
 
-int minute_of_day() {
-  const std::time_t now = std::time(nullptr);
-  std::tm local{};
-  localtime_r(&now, &local);
-  return local.tm_hour * 60 + local.tm_min;
+constexpr std::size_t kLogsBytesMax = 16 << 10;
+
+// What a container wrote, fit for a log: hostile bytes become dots.
+std::string printable(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c != '\n' && (byte < 0x20 || byte > 0x7e)) c = '.';
+  }
+  return text;
+}
+
+Result<std::string> read_lock(int fd) {
+  std::string out;
+  char buffer[16384];
+  for (ssize_t n = 0; (n = read(fd, buffer, sizeof buffer)) != 0;) {
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 || out.size() > kVenvLockBytesMax)
+      return error(Code::InvalidArgument, "the lock cannot be read", "venv.lock");
+    out.append(buffer, static_cast<std::size_t>(n));
+  }
+  return out;
+}
+
+// Too long for a message: it travels as a file that has no name.
+Result<Fd> file_with(const std::string& text) {
+  Fd file(memfd_create("muster-lock", MFD_CLOEXEC));
+  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+      lseek(file.get(), 0, SEEK_SET) != 0)
+    return error(Code::ResourceExhausted, "cannot hand over the lock: " + errno_text(errno), "fds");
+  return file;
 }
 
 }  // namespace
 
-Privd::Privd(PrivdOptions options, Runtime& runtime) : options_(std::move(options)), runtime_(runtime) {}
+Privd::Privd(PrivdOptions options, Runtime& runtime, EgressPort* egress)
+    : options_(std::move(options)),
+      runtime_(runtime),
+      egress_(egress),
+      disk_watch_(options_.layout, runtime),
+      grants_(options_.layout),
+      guard_(options_.layout, runtime_, grants_, [this](const std::string& lease, int grace_s) {
+        const Status stopped = stop_lease(lease, grace_s);
+        if (!stopped.ok()) log_warn("privd", "{}: {}", lease, stopped.error().message);
+      }) {}
 
 Privd::~Privd() {
   stop();
+  guard_.stop();
 }
 
 Status Privd::listen() {
   listener_ = TRY(listen_unix(options_.layout.privd_socket(), SocketKind::Seqpacket, 0, options_.agent_gid, 0660));
+  guard_.start();
   return {};
 }
 
@@ -43,6 +82,8 @@ void Privd::stop() {
 }
 
 void Privd::run() {
+  disk_watch_.start();
+  if (egress_ != nullptr) start([this] { adopt_egress(); });
   while (!stopping_) {
     pollfd wait{listener_.get(), POLLIN, 0};
     if (poll(&wait, 1, 500) <= 0) continue;
@@ -56,10 +97,24 @@ void Privd::run() {
     }
     auto client = std::make_shared<Client>();
     client->fd = std::move(fd);
-    std::thread([this, client] { serve(client); }).detach();
+    start([this, client] { serve(client); });
   }
+  disk_watch_.stop();
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::seconds(10), [this] { return active_ == 0; });
+  changed_.wait_for(lock, std::chrono::seconds(10), [this] { return threads_ == 0; });
+}
+
+void Privd::start(std::function<void()> work) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++threads_;
+  }
+  std::thread([this, work = std::move(work)] {
+    work();
+    const std::lock_guard lock(mutex_);
+    --threads_;
+    changed_.notify_all();
+  }).detach();
 }
 
 void Privd::reply(const ClientPtr& client, const std::string& text, const std::vector<int>& fds) {
@@ -91,12 +146,11 @@ void Privd::serve(ClientPtr client) {
       }
       ++active_;
     }
-    std::thread([this, client, v = std::move(*verb), fds = std::move(message->fds)]() mutable {
-      perform(client, std::move(v), std::move(fds));
+    start([this, client, v = std::move(*verb), fds = std::make_shared<std::vector<Fd>>(std::move(message->fds))] {
+      perform(client, v, std::move(*fds));
       const std::lock_guard lock(mutex_);
       --active_;
-      changed_.notify_all();
-    }).detach();
+    });
   }
 }
 
@@ -136,46 +190,54 @@ void Privd::perform(const ClientPtr& client, Verb verb, std::vector<Fd> fds) {
   reply(client, answer_text(verb.id, answer), out);
 }
 
-Status Privd::allowed_now() const {
-  struct stat info {};
-  if (stat(options_.layout.paused().c_str(), &info) == 0) {
-    return error(Code::PermissionDenied, "the owner has paused this machine; `muster-agent resume` ends that",
-                 "owner.paused");
-  }
-  const Policy policy = TRY(load_policy(options_.layout.policy()));
-  if (!hour_allowed(policy, minute_of_day())) {
-    return error(Code::PermissionDenied, "the owner's policy allows no work at this hour", "owner.hours");
-  }
-  return {};
-}
-
 Result<Answer> Privd::launch(const Verb& verb) {
-  TRY_VOID(allowed_now());
+  TRY_VOID(guard_.allowed());
   const Policy policy = TRY(load_policy(options_.layout.policy()));
-  const auto leases = TRY(runtime_.list());
-  const bool known =
-      std::any_of(leases.begin(), leases.end(), [&](const LeaseState& l) { return l.lease == verb.lease; });
-  if (!known && static_cast<std::int64_t>(leases.size()) >= policy.max_leases) {
-    return error(Code::PermissionDenied,
-                 fmt::format("the owner's policy allows {} leases at a time", policy.max_leases), "owner.max_leases");
-  }
+  TRY_VOID(grants_.image_allowed(verb.launch.image, policy));
   LaunchSpec spec = verb.launch;
-  if (policy.max_gpus >= 0 && static_cast<std::int64_t>(spec.devices.size()) > policy.max_gpus) {
-    return error(Code::PermissionDenied, fmt::format("the owner's policy allows {} GPUs", policy.max_gpus),
-                 "owner.max_gpus");
+  if (spec.egress && !policy.egress_allowed)
+    return error(Code::PermissionDenied, "the owner's policy lets no container out to the internet", "owner.egress");
+  TRY_VOID(grants_.book(spec, policy, read_machine()));
+  spec.root_bytes_max = policy.max_root_bytes;
+  if (policy.max_workspace_bytes > 0 &&
+      (spec.workspace_bytes_max == 0 || spec.workspace_bytes_max > policy.max_workspace_bytes))
+    spec.workspace_bytes_max = policy.max_workspace_bytes;
+  guard_.poke();  // the power cap holds before the work begins to draw
+  auto launched = runtime_.launch(spec);
+  guard_.poke();  // and what it uses is not taken for the owner's
+  if (!launched.ok()) {
+    // Booked stays what may still run: a start that failed half-way is stopped or asked again by the agent.
+    return launched.error();
   }
-  if (policy.max_cpu_milli > 0)
-    spec.cpu_milli = spec.cpu_milli == 0 ? policy.max_cpu_milli : std::min(spec.cpu_milli, policy.max_cpu_milli);
-  if (policy.max_memory_bytes > 0 && (spec.memory_bytes == 0 || spec.memory_bytes > policy.max_memory_bytes)) {
-    return error(Code::PermissionDenied, "the lease asks for more memory than the owner's policy allows",
-                 "owner.max_memory");
-  }
-  const Launched told = TRY(runtime_.launch(spec));
+  if (spec.egress) TRY_VOID(open_egress(spec, launched->network));
   Answer answer;
   json::array warnings;
-  for (const auto& warning : told.warnings) warnings.emplace_back(warning);
+  for (const auto& warning : launched->warnings) warnings.emplace_back(warning);
   answer.fields["warnings"] = warnings;
   return answer;
+}
+
+Status Privd::open_egress(const LaunchSpec& spec, const std::string& network) {
+  if (egress_ == nullptr || network.empty())
+    return error(Code::Unsupported, "this runtime cannot give its containers a way out", "egress.unsupported");
+  return egress_->open({spec.lease, network, spec.address, spec.prefix_bits});
+}
+
+// After a start: the leases that run with egress get their way out again. The engine may take its time.
+void Privd::adopt_egress() {
+  while (!stopping_) {
+    const auto leases = runtime_.list();
+    if (!leases.ok()) {
+      std::this_thread::sleep_for(Millis(500));
+      continue;
+    }
+    std::vector<LeaseWay> ways;
+    for (const auto& lease : *leases) {
+      if (lease.egress && !lease.network.empty())
+        ways.push_back({lease.lease, lease.network, lease.address, lease.prefix_bits});
+    }
+    return egress_->adopt(ways);
+  }
 }
 
 // The agent gets one end of a pipe; a thread moves the tar between it and the engine and says how it went on a second
@@ -210,16 +272,104 @@ Status Privd::put_files(const Verb& verb, int source) {
 }
 
 // Stop overtakes a launch under way; what that launch still made is stopped after it.
-Status Privd::stop_lease(const Verb& verb) {
-  TRY_VOID(runtime_.stop(verb.lease, verb.grace_s));
+Status Privd::stop_lease(const std::string& lease, int grace_s) {
+  TRY_VOID(runtime_.stop(lease, grace_s));
+  if (egress_ != nullptr) egress_->close(lease);
+  bool again = false;
   {
     std::unique_lock lock(mutex_);
-    if (!busy_.contains(verb.lease)) return {};
-    if (!changed_.wait_for(lock, std::chrono::seconds(120), [&] { return !busy_.contains(verb.lease); })) {
+    again = busy_.contains(lease);
+    if (again && !changed_.wait_for(lock, std::chrono::seconds(120), [&] { return !busy_.contains(lease); }))
       return error(Code::Unavailable, "another operation on this lease takes too long", "busy");
-    }
   }
-  return runtime_.stop(verb.lease, 0);
+  if (again) {
+    TRY_VOID(runtime_.stop(lease, 0));
+    if (egress_ != nullptr) egress_->close(lease);
+  }
+  grants_.release(lease);
+  guard_.poke();
+  return {};
+}
+
+Result<Answer> Privd::pull(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client) {
+  const Policy policy = TRY(load_policy(options_.layout.policy()));
+  const bool bare = verb.image.starts_with("sha256:");  // names anything on this machine, also what is the owner's own
+  if (bare) TRY_VOID(grants_.image_allowed(verb.image, policy));
+  if (!bare && !image_allowed(policy, verb.image))
+    return error(Code::PermissionDenied, "the owner's policy does not allow this image", "owner.image");
+  PullSpec spec{verb.image, verb.auth, {}};
+  if (fds.size() > 1) return error(Code::InvalidArgument, "a pull comes with at most one descriptor", "fds");
+  if (!fds.empty()) spec.lock = TRY(read_lock(fds[0].get()));
+  auto last = std::chrono::steady_clock::time_point{};
+  const Pulled pulled = TRY(runtime_.pull(spec, [&](std::uint64_t done, std::uint64_t total) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last > std::chrono::seconds(1)) {
+      last = now;
+      reply(client, progress_text(verb.id, done, total), {});
+    }
+    const std::lock_guard lock(mutex_);
+    return !cancelled_.contains(verb.id) && !stopping_;
+  }));
+  if (!bare) grants_.allow_image(pulled.digest, verb.image);
+  Answer answer;
+  answer.fields["digest"] = pulled.digest;
+  answer.fields["pinned"] = pulled.pinned;
+  if (!pulled.lock.empty()) answer.fds.push_back(TRY(file_with(pulled.lock)));
+  return answer;
+}
+
+Result<Answer> Privd::list() {
+  const auto leases = TRY(runtime_.list());
+  guard_.saw(leases);
+  json::array rows;
+  for (const auto& s : leases) {
+    rows.push_back(json::object{{"lease", s.lease},
+                                {"namespace_up", s.namespace_up},
+                                {"exists", s.exists},
+                                {"running", s.running},
+                                {"exit_code", s.exit_code},
+                                {"oom", s.out_of_memory},
+                                {"reason", s.reason}});
+  }
+  Answer answer;
+  answer.fields["leases"] = rows;
+  return answer;
+}
+
+// Asked once a second: read from the kernel, not from the engine. What the owner's limits say comes along.
+Result<Answer> Privd::usage() {
+  const auto grants = grants_.all();
+  const bool gpus = std::any_of(grants.begin(), grants.end(), [](const auto& g) { return !g.second.devices.empty(); });
+  const auto holders = gpus ? Nvml::instance().processes() : std::vector<GpuProcess>{};
+  const EgressReport ways = egress_ == nullptr ? EgressReport{} : egress_->report(false);
+  json::array rows;
+  for (const auto& lease : guard_.leases()) {
+    if (!lease.running || lease.main_pid <= 0) continue;
+    const auto use = container_use(lease.main_pid);
+    if (!use.ok()) continue;
+    const NetCount net = net_count(lease.main_pid);
+    const std::string group = cgroup_of(lease.main_pid);
+    std::uint64_t gpu_memory = 0;
+    for (const auto& holder : holders) {
+      if (cgroup_of(static_cast<pid_t>(holder.pid)) == group) gpu_memory += holder.memory_bytes;
+    }
+    json::object row{{"lease", lease.lease},
+                     {"cpu_ns", use->cpu_ns},
+                     {"memory_bytes", use->memory_bytes},
+                     {"pids", use->pids},
+                     {"rx_bytes", net.rx_bytes},
+                     {"tx_bytes", net.tx_bytes},
+                     {"gpu_memory_bytes", gpu_memory}};
+    if (const auto way = ways.leases.find(lease.lease); way != ways.leases.end())
+      row["egress"] = counters_json(lease.lease, way->second);
+    rows.push_back(std::move(row));
+  }
+  const Gate gate = guard_.gate();
+  Answer answer;
+  answer.fields["usage"] = rows;
+  answer.fields["owner"] =
+      json::object{{"open", gate.open}, {"stop", gate.stop}, {"reason", gate.reason}, {"text", gate.text}};
+  return answer;
 }
 
 Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client) {
@@ -229,53 +379,23 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
       const EngineInfo info = TRY(runtime_.info());
       json::array images;
       for (const auto& image : info.images) images.emplace_back(image);
-      answer.fields = {{"kind", info.kind}, {"version", info.version}, {"api", info.api},
-                       {"arch", info.arch}, {"gpu", info.gpu_mode},    {"images", images}};
+      json::array runtimes;
+      for (const auto runtime : info.runtimes) runtimes.emplace_back(runtime == RuntimeKind::Venv ? "venv" : "docker");
+      answer.fields = {{"kind", info.kind},    {"version", info.version}, {"api", info.api},     {"arch", info.arch},
+                       {"gpu", info.gpu_mode}, {"images", images},        {"runtimes", runtimes}};
       return answer;
     }
-    case VerbKind::List: {
-      json::array rows;
-      for (const auto& s : TRY(runtime_.list())) {
-        rows.push_back(json::object{{"lease", s.lease},
-                                    {"namespace_up", s.namespace_up},
-                                    {"exists", s.exists},
-                                    {"running", s.running},
-                                    {"exit_code", s.exit_code},
-                                    {"oom", s.out_of_memory}});
-      }
-      answer.fields["leases"] = rows;
-      return answer;
-    }
-    case VerbKind::Usage: {
-      json::array rows;
-      for (const auto& u : TRY(runtime_.usage())) {
-        rows.push_back(
-            json::object{{"lease", u.lease}, {"cpu_ns", u.cpu_ns}, {"memory_bytes", u.memory_bytes}, {"pids", u.pids}});
-      }
-      answer.fields["usage"] = rows;
-      return answer;
-    }
-    case VerbKind::Pull: {
-      const Policy policy = TRY(load_policy(options_.layout.policy()));
-      if (!image_allowed(policy, verb.image)) {
-        return error(Code::PermissionDenied, "the owner's policy does not allow this image", "owner.image");
-      }
-      auto last = std::chrono::steady_clock::time_point{};
-      answer.fields["digest"] = TRY(runtime_.pull(verb.image, verb.auth, [&](std::uint64_t done, std::uint64_t total) {
-        const auto now = std::chrono::steady_clock::now();
-        if (now - last > std::chrono::seconds(1)) {
-          last = now;
-          reply(client, progress_text(verb.id, done, total), {});
-        }
-        const std::lock_guard lock(mutex_);
-        return !cancelled_.contains(verb.id) && !stopping_;
-      }));
-      return answer;
-    }
+    case VerbKind::List:
+      return list();
+    case VerbKind::Usage:
+      return usage();
+    case VerbKind::Pull:
+      return pull(verb, fds, client);
     case VerbKind::Cancel:
       return answer;
     case VerbKind::ProbeStart:
-      TRY_VOID(allowed_now());
+      TRY_VOID(guard_.allowed());
+      TRY_VOID(grants_.image_allowed(verb.image, TRY(load_policy(options_.layout.policy()))));
       TRY_VOID(runtime_.start_probe(verb.lease, verb.image));
       return answer;
     case VerbKind::ProbeStop:
@@ -291,10 +411,13 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
       TRY_VOID(runtime_.put_blob(verb.lease, verb.blob, fds[0].get()));
       return answer;
     case VerbKind::Stop:
-      TRY_VOID(stop_lease(verb));
+      TRY_VOID(stop_lease(verb.lease, guard_.gate().stop ? std::min(verb.grace_s, kOwnerGrace) : verb.grace_s));
       return answer;
     case VerbKind::Remove:
       TRY_VOID(runtime_.remove(verb.lease));
+      grants_.release(verb.lease);
+      guard_.poke();
+      if (egress_ != nullptr) egress_->close(verb.lease);
       return answer;
     case VerbKind::Helper:
       answer.fds.push_back(TRY(runtime_.connect_helper(verb.lease, verb.place)));
@@ -328,6 +451,18 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
     case VerbKind::Tun:
       answer.fds.push_back(TRY(runtime_.open_tun(verb.lease)));
       return answer;
+    case VerbKind::Logs:
+      answer.fields["text"] = printable(TRY(runtime_.logs(verb.lease, kLogsBytesMax)));
+      return answer;
+    case VerbKind::Egress: {
+      json::array rows;
+      if (egress_ != nullptr) {
+        for (const auto& [lease, counters] : egress_->report(true).leases)
+          rows.push_back(counters_json(lease, counters));
+      }
+      answer.fields["egress"] = rows;
+      return answer;
+    }
     case VerbKind::RemoveEverything:
       TRY_VOID(runtime_.remove_everything());
       return answer;

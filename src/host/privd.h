@@ -15,7 +15,11 @@
 #include <set>
 #include <string>
 
+#include "host/disk_watch.h"
+#include "host/egress_port.h"
+#include "host/grants.h"
 #include "host/layout.h"
+#include "host/owner_guard.h"
 #include "host/privd_verbs.h"
 #include "host/runtime.h"
 
@@ -31,7 +35,8 @@ struct PrivdOptions {
 
 class Privd {
  public:
-  Privd(PrivdOptions options, Runtime& runtime);
+  // egress may be null: then leases that need it are refused.
+  Privd(PrivdOptions options, Runtime& runtime, EgressPort* egress = nullptr);
   ~Privd();
   Status listen();
   void run();   // until stop()
@@ -43,27 +48,36 @@ class Privd {
     std::mutex mutex;
   };
   using ClientPtr = std::shared_ptr<Client>;
+  void start(std::function<void()> work);  // on a thread of its own, which run() waits for
   void serve(ClientPtr client);
   void perform(const ClientPtr& client, Verb verb, std::vector<Fd> fds);
   Result<Answer> dispatch(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client);
   Result<Answer> launch(const Verb& verb);
   Result<Answer> open_archive(const Verb& verb, bool read);
-  Status stop_lease(const Verb& verb);
+  Result<Answer> pull(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client);
+  Result<Answer> list();
+  Result<Answer> usage();
+  Status stop_lease(const std::string& lease, int grace_s);
   Status put_files(const Verb& verb, int source);
-  Status allowed_now() const;
+  Status open_egress(const LaunchSpec& spec, const std::string& network);
+  void adopt_egress();
   void reply(const ClientPtr& client, const std::string& text, const std::vector<int>& fds);
   bool enter(const Verb& verb);
   void leave(const Verb& verb);
 
-  PrivdOptions options_;
+  const PrivdOptions options_;
   Runtime& runtime_;
+  EgressPort* egress_;
+  DiskWatch disk_watch_;
   Fd listener_;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable changed_;
-  int active_ = 0;                     // under mutex_
+  int threads_ = 0, active_ = 0;       // of any kind, and verbs under way; under mutex_
   std::set<std::string> busy_;         // leases with a lifecycle verb under way; under mutex_
   std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
+  Grants grants_;
+  OwnerGuard guard_;
 };
 
 }  // namespace muster::host

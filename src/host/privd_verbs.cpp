@@ -8,11 +8,12 @@
 
 #include "base/id.h"
 #include "host/json.h"
+#include "model/venv_image.h"
 
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 22> kVerbs{
+constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
     {{"info", VerbKind::Info},
      {"list", VerbKind::List},
      {"usage", VerbKind::Usage},
@@ -34,7 +35,9 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 22> kVerbs{
      {"write_archive", VerbKind::WriteArchive},
      {"put_files", VerbKind::PutFiles},
      {"tun", VerbKind::Tun},
-     {"remove_everything", VerbKind::RemoveEverything}}};
+     {"logs", VerbKind::Logs},
+     {"remove_everything", VerbKind::RemoveEverything},
+     {"egress", VerbKind::Egress}}};
 
 constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
 
@@ -65,6 +68,7 @@ bool needs_lease(VerbKind kind) {
     case VerbKind::Pull:
     case VerbKind::Cancel:
     case VerbKind::RemoveEverything:
+    case VerbKind::Egress:
       return false;
     default:
       return true;
@@ -84,12 +88,14 @@ Status read_launch(Fields& f, Verb& verb) {
   spec.shm_bytes = f.integer_or("shm_bytes", 0, kMax, 0);
   spec.nofile = f.integer_or("nofile", 0, 1 << 30, 65536);
   spec.pids = f.integer_or("pids", 64, 1 << 20, 8192);
+  spec.workspace_bytes_max = f.integer_or("workspace_bytes", 0, kMax, 0);
   spec.devices = f.texts("devices", 64, 64);
   spec.env = f.text_map("env", 256, 16'384);
   spec.address = static_cast<std::uint32_t>(f.integer("address", 0, 0xffffffffLL));
   spec.prefix_bits = static_cast<int>(f.integer_or("prefix_bits", 8, 30, 16));
   spec.head = f.boolean_or("head", false);
   spec.group = f.text_or("group", {}, 128);
+  spec.egress = f.boolean_or("egress", false);
   if (!spec.image.starts_with("sha256:") || spec.image.size() != 71 || !is_hex(spec.image.substr(7)))
     return bad("image", "is not a content digest");
   for (const auto& device : spec.devices) {
@@ -109,6 +115,7 @@ bool valid_lease(std::string_view text) {
 }
 
 bool valid_image(std::string_view text) {
+  if (is_venv_image(text)) return parse_venv_image(text).ok();
   if (text.empty() || text.size() > 512 || text.find("..") != std::string_view::npos || text.front() == '-' ||
       text.front() == '/')
     return false;
@@ -246,12 +253,14 @@ std::string verb_text(const Verb& verb) {
                                                                       {"shm_bytes", spec.shm_bytes},
                                                                       {"nofile", spec.nofile},
                                                                       {"pids", spec.pids},
+                                                                      {"workspace_bytes", spec.workspace_bytes_max},
                                                                       {"devices", devices},
                                                                       {"env", env},
                                                                       {"address", spec.address},
                                                                       {"prefix_bits", spec.prefix_bits},
                                                                       {"head", spec.head},
-                                                                      {"group", json::value(spec.group)}}) {
+                                                                      {"group", json::value(spec.group)},
+                                                                      {"egress", spec.egress}}) {
         out[key] = value;
       }
       break;

@@ -36,7 +36,9 @@ enum class VerbKind : std::uint8_t {
   WriteArchive,
   PutFiles,
   Tun,
-  RemoveEverything
+  Logs,
+  RemoveEverything,
+  Egress
 };
 
 struct Verb {

@@ -3,7 +3,6 @@ speaks the image's Ray version. It listens on a unix stream socket (JSON lines, 
 starts, watches and drains Ray, runs jobs through Ray's own job server and reports demand. Standard library only until
 Ray is needed. Every event repeats state, so a lost connection loses nothing: the first line of a connection is "hello".
 """
-import base64
 import glob
 import importlib.metadata
 import json
@@ -19,14 +18,14 @@ import sys
 import threading
 import time
 
+import ray_jobs
+
 SOCKET = os.environ.get("MUSTER_HELPER_SOCKET", "/muster/run/helper.sock")
-STATE = os.environ.get("MUSTER_HELPER_STATE", "/tmp/ray/.muster_jobs.json")
+RAY_LOG = "/tmp/ray/.muster_ray.log"
 PORTS = {  # pinned: the namespace is the cluster's own, so nothing else can hold them
     "gcs": 6379, "node_manager": 6380, "object_manager": 6381, "agent_http": 6382, "agent_grpc": 6383,
     "metrics": 6384, "runtime_env": 6385, "dashboard": 8265, "client": 10001, "worker_min": 10002, "worker_max": 10999}
 LINE_MAX = 256 * 1024
-JOBS_MAX = 1000
-TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def ray_command(*words):
@@ -42,8 +41,63 @@ def tail_of(path, size=2000):
         return ""
 
 
-def submission_id(job, attempt):
-    return "%s-%d" % (job, attempt)
+def tail_after(path, offset):
+    try:
+        with open(path, "rb") as f:
+            f.seek(offset)
+            return f.read(64 * 1024)
+    except OSError:
+        return b""
+
+
+def plain(resources):
+    """Without what Ray adds for its own book-keeping: an entry a node, copies for placement groups."""
+    return {str(k): float(v) for k, v in dict(resources).items() if not k.startswith(("node:", "bundle_group_")) and "_group_" not in k}
+
+
+def added(rows):
+    total = {}
+    for bundle, count in rows:
+        for name, amount in bundle.items():
+            total[name] = total.get(name, 0.0) + amount * count
+    return total
+
+
+def raylet_id():
+    """The id that the raylet of this container was started with, or an empty one."""
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        try:
+            with open(path, "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"/raylet"):
+            for word in words:
+                found = re.fullmatch(rb"--node_id=([0-9a-f]{8,128})", word)
+                if found:
+                    return found[1].decode()
+    return ""
+
+
+def answers(ip, port):
+    try:
+        socket.create_connection((ip, port), timeout=2).close()
+        return True
+    except OSError:
+        return False
+
+
+def listen():
+    os.makedirs(os.path.dirname(SOCKET), exist_ok=True)
+    try:
+        os.unlink(SOCKET)
+    except FileNotFoundError:
+        pass
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(SOCKET)
+    os.chmod(SOCKET, 0o666)
+    server.listen(4)
+    return server
 
 
 class Link:
@@ -55,16 +109,7 @@ class Link:
         self.out = queue.Queue(maxsize=1000)
         self.lock = threading.Lock()
 
-    def serve(self):
-        os.makedirs(os.path.dirname(SOCKET), exist_ok=True)
-        try:
-            os.unlink(SOCKET)
-        except FileNotFoundError:
-            pass
-        server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        server.bind(SOCKET)
-        os.chmod(SOCKET, 0o666)
-        server.listen(4)
+    def serve(self, server):
         threading.Thread(target=self.write_loop, daemon=True).start()
         while True:
             peer, _ = server.accept()
@@ -121,173 +166,29 @@ class Link:
                 pass
 
 
-class Jobs:
-    """Jobs of this head: submitted to Ray's job server under an id of ours, so that a repeat is no second run."""
-
-    def __init__(self, helper):
-        self.helper = helper
-        self.lock = threading.Lock()
-        self.table = {}
-        try:
-            with open(STATE) as f:
-                for row in json.load(f)[:JOBS_MAX]:
-                    if row["state"] not in TERMINAL:
-                        # The container started anew: the driver lived in the old one and is gone with it.
-                        row.update(state="FAILED", message="driver_lost: the head's container restarted", exit_code=-1)
-                    self.table[(row["job"], row["attempt"])] = row
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-
-    def save(self):
-        part = STATE + ".part"
-        try:
-            with open(part, "w") as f:
-                json.dump(list(self.table.values())[-JOBS_MAX:], f)
-            os.replace(part, STATE)
-        except OSError:
-            pass
-
-    def rows(self):
-        with self.lock:
-            return [dict(row, log_bytes=self.log_bytes(row["job"], row["attempt"])) for row in self.table.values()]
-
-    def update(self, job, attempt, **fields):
-        with self.lock:
-            row = self.table.setdefault((job, attempt), {"job": job, "attempt": attempt, "state": "PENDING", "exit_code": -1, "message": ""})
-            if row["state"] in TERMINAL:
-                return
-            if all(row.get(k) == v for k, v in fields.items()) and "fresh" not in fields:
-                return
-            fields.pop("fresh", None)
-            row.update(fields)
-            self.save()
-            event = dict(row, ev="job", log_bytes=self.log_bytes(job, attempt))
-        self.helper.link.send(event)
-
-    def client(self):
-        from ray.job_submission import JobSubmissionClient
-        return JobSubmissionClient("http://%s:%d" % (self.helper.ip, PORTS["dashboard"]))
-
-    def submit(self, m):
-        job, attempt = str(m["job"]), int(m["attempt"])
-        with self.lock:
-            known = self.table.get((job, attempt))
-        if known is not None:
-            self.helper.link.send(dict(known, ev="job", log_bytes=self.log_bytes(job, attempt)))
-            return
-        self.update(job, attempt, state="PENDING", fresh=True)
-        runtime_env = dict(m.get("runtime_env") or {})
-        if m.get("working_dir"):
-            runtime_env["working_dir"] = m["working_dir"]
-        fault = ""
-        for _ in range(20):  # the job server comes up a little after Ray itself
-            try:
-                client = self.client()
-                try:
-                    client.get_job_info(submission_id(job, attempt))
-                except Exception:
-                    client.submit_job(entrypoint=m["entrypoint"], submission_id=submission_id(job, attempt),
-                                      runtime_env=runtime_env, metadata={str(k): str(v) for k, v in (m.get("metadata") or {}).items()})
-                threading.Thread(target=self.watch, args=(job, attempt), daemon=True).start()
-                return
-            except Exception as e:
-                fault = str(e)[:1500]
-                if "runtime_env" in fault or "Invalid" in fault:
-                    break
-                time.sleep(0.5)
-        self.update(job, attempt, state="FAILED", message="submit_failed: " + fault, exit_code=1)
-
-    def watch(self, job, attempt):
-        misses, told = 0, 0
-        while True:
-            time.sleep(0.5)
-            try:
-                info = self.client().get_job_info(submission_id(job, attempt))
-                misses = 0
-            except Exception as fault:
-                misses += 1
-                if misses > 240:
-                    self.update(job, attempt, state="FAILED", message="driver_lost: " + str(fault)[:500])
-                    return
-                continue
-            state = str(getattr(info.status, "value", info.status))
-            code = info.driver_exit_code if info.driver_exit_code is not None else {"SUCCEEDED": 0, "FAILED": 1}.get(state, -1)
-            message = info.message or ""
-            if state == "FAILED" and info.driver_exit_code is None:
-                lost = re.search(r"supervisor|died|node.*dead|unexpected", message, re.I)
-                message = ("driver_lost: " if lost else "") + message
-            if state in TERMINAL:
-                time.sleep(0.3)  # the last lines of the log
-            grown = self.log_bytes(job, attempt) != told
-            told = self.log_bytes(job, attempt)
-            self.update(job, attempt, state=state, message=message[:1500], exit_code=code, **({"fresh": True} if grown else {}))
-            if state in TERMINAL:
-                return
-
-    def resume(self):
-        for row in self.rows():
-            if row["state"] not in TERMINAL:
-                threading.Thread(target=self.watch, args=(row["job"], row["attempt"]), daemon=True).start()
-
-    def fail_running(self, why):
-        for row in self.rows():
-            if row["state"] not in TERMINAL:
-                self.update(row["job"], row["attempt"], state="FAILED", message="driver_lost: " + why, exit_code=-1)
-
-    def stop(self, m):
-        try:
-            self.client().stop_job(submission_id(str(m["job"]), int(m["attempt"])))
-        except Exception as fault:
-            self.update(str(m["job"]), int(m["attempt"]), message="stop: " + str(fault)[:300])
-
-    def log_path(self, job, attempt):
-        name = "job-driver-%s.log" % submission_id(job, attempt)
-        if not re.fullmatch(r"job-driver-[A-Za-z0-9_.-]+\.log", name):
-            return None
-        found = sorted(glob.glob("/tmp/ray/session_2*/logs/" + name))
-        return found[-1] if found else None
-
-    def log_bytes(self, job, attempt):
-        path = self.log_path(job, attempt)
-        try:
-            return os.path.getsize(path) if path else 0
-        except OSError:
-            return 0
-
-    def log(self, m):
-        job, attempt, offset = str(m["job"]), int(m["attempt"]), int(m["offset"])
-        data, size = b"", 0
-        path = self.log_path(job, attempt)
-        if path:
-            with open(path, "rb") as f:
-                size = os.fstat(f.fileno()).st_size
-                f.seek(offset)
-                data = f.read(max(0, min(int(m.get("max", 65536)), 65536)))
-        with self.lock:
-            row = self.table.get((job, attempt))
-        done = row is None or row["state"] in TERMINAL
-        self.helper.link.send({"ev": "job_log", "job": job, "attempt": attempt, "offset": offset,
-                               "data": base64.b64encode(data).decode(), "eof": bool(done and offset + len(data) >= size)})
-
-
 class Helper:
-    def __init__(self):
+    def __init__(self, warm=None):
         self.link = Link(self)
+        self.warm = warm  # a child with Ray imported (ray_warm.py), or None
         self.phase = "idle"
         self.role = ""
         self.ip = ""
         self.head_ip = ""
         self.node_id = ""
         self.process = None
+        self.gcs = None  # a client of the head's GCS
+        self.standing = []  # what request_resources asked for
+        self.attempt = 0  # of begin(): what an older one still does is of no interest
+        self.restarts = 0  # as the agent counts them: a higher number while starting means "that one hangs, again"
         self.stopping = False
         self.setup_done = False
         self.lock = threading.RLock()
         self.work = queue.Queue(maxsize=1000)
-        self.jobs = Jobs(self)
+        self.jobs = ray_jobs.Jobs(self)
         threading.Thread(target=self.work_loop, daemon=True).start()
 
     def hello(self):
-        return {"ev": "hello", "phase": self.phase, "role": self.role, "ray_node_id": self.node_id, "setup_done": self.setup_done,
+        return {"ev": "hello", "phase": self.phase, "home": os.path.expanduser("~")[:1024], "role": self.role, "ray_node_id": self.node_id, "setup_done": self.setup_done,
                 "jobs": self.jobs.rows()}
 
     def handle(self, m):
@@ -336,7 +237,10 @@ class Helper:
         if self.head_ip or m.get("head_ip"):
             env["RAY_HEAD_IP"] = str(m.get("head_ip") or self.head_ip)
         env["PATH"] = os.path.dirname(sys.executable) + ":" + env.get("PATH", "")
-        for index, command in enumerate(m.get("commands") or []):
+        commands = m.get("commands") or []
+        if commands:
+            self.warm = None  # they may install other packages: Ray is imported anew
+        for index, command in enumerate(commands):
             with open("/tmp/ray/.muster_setup.log", "ab+") as log:
                 done = subprocess.run(["/bin/sh", "-c", command], env=env, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             if done.returncode != 0:
@@ -345,14 +249,30 @@ class Helper:
         self.setup_done = True
         self.link.send({"ev": "setup_done"})
 
+    def run_ray(self, *words):
+        words = [str(w) for w in words]
+        process = self.warm.spawn(words, RAY_LOG) if self.warm else None
+        if process is None:
+            with open(RAY_LOG, "ab") as log:
+                process = subprocess.Popen(ray_command(*words), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        return process
+
     def ray_start(self, m):
         with self.lock:
-            if self.process is not None and self.process.poll() is None:
-                if self.phase == "ready":
-                    self.link.send({"ev": "ray_ready", "node_id": self.node_id})
+            if self.phase == "ready":
+                return self.link.send({"ev": "ray_ready", "node_id": self.node_id})
+            restarts, hangs = int(m.get("restarts", 0)), self.process
+            if self.phase == "starting" and restarts <= self.restarts:
                 return
+            self.restarts, self.process = restarts, None
+            if hangs is not None:
+                hangs.kill()
             self.role, self.ip, self.head_ip = m["role"], m["ip"], m["head_ip"]
             self.node_id, self.stopping, self.phase = "", False, "starting"
+            self.attempt += 1
+        threading.Thread(target=self.begin, args=(self.start_words(m), restarts > 0, self.attempt), daemon=True).start()
+
+    def start_words(self, m):
         p = PORTS
         words = ["start", "--block", "--disable-usage-stats", "--node-ip-address", self.ip,
                  "--node-manager-port", p["node_manager"], "--object-manager-port", p["object_manager"],
@@ -373,25 +293,47 @@ class Helper:
                       "--ray-client-server-port", p["client"], "--include-dashboard", "true"]
         else:
             words += ["--address", "%s:%d" % (self.head_ip, p["gcs"])]
-        subprocess.run(ray_command("stop", "--force"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) if m.get("restart") else None
-        log = open("/tmp/ray/.muster_ray.log", "ab")
-        self.process = subprocess.Popen(ray_command(*[str(w) for w in words]), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        threading.Thread(target=self.wait_exit, args=(self.process,), daemon=True).start()
-        threading.Thread(target=self.wait_ready, args=(self.process,), daemon=True).start()
+        return words
+
+    def begin(self, words, restart, attempt):
+        """A worker begins once the head's GCS answers: Ray itself would look again only seconds later."""
+        while self.role != "head" and not answers(self.head_ip, PORTS["gcs"]):
+            if self.stopping or self.attempt != attempt:
+                return
+            time.sleep(0.05)
+        if restart:
+            self.run_ray("stop", "--force").wait()
+        with self.lock:
+            if self.stopping or self.attempt != attempt:
+                return
+            said = os.path.getsize(RAY_LOG) if os.path.exists(RAY_LOG) else 0
+            self.process = process = self.run_ray(*words)
+        threading.Thread(target=self.wait_exit, args=(process,), daemon=True).start()
+        self.wait_ready(process, said)
 
     def status(self):
         from ray.autoscaler.v2.sdk import get_cluster_status
         return get_cluster_status("%s:%d" % (self.head_ip, PORTS["gcs"]), timeout=5)
 
-    def wait_ready(self, process):
-        own = os.environ.get("RAY_CLOUD_INSTANCE_ID", "")
+    def wait_ready(self, process, said):
+        """Ready is what Ray's GCS says of this container's own raylet: a restarted GCS still lists the one before, at the same
+        address, as alive. It is asked when `ray start` has said that it is done, and once a second in any case."""
+        own, asked = os.environ.get("RAY_CLOUD_INSTANCE_ID", ""), time.monotonic()
         while process.poll() is None:
+            done = b"Ray runtime started" in tail_after(RAY_LOG, said)
+            if not done and time.monotonic() - asked < 1.0:
+                time.sleep(0.05)
+                continue
+            asked, ours = time.monotonic(), raylet_id()
             try:
-                status = self.status()
-                for node in list(status.active_nodes) + list(status.idle_nodes):
-                    if node.ip_address == self.ip and node.node_id and (not own or node.instance_id in ("", own)):
+                status = self.status() if ours or done else None
+                for node in list(status.active_nodes) + list(status.idle_nodes) if status else []:
+                    mine = node.node_id == ours if ours else node.ip_address == self.ip and node.instance_id in ("", own)
+                    if node.node_id and mine:
                         with self.lock:
-                            self.node_id, self.phase = node.node_id, "ready"
+                            if self.process is not process:
+                                return
+                            self.node_id, self.phase, self.gcs = node.node_id, "ready", None
                         self.link.send({"ev": "ray_ready", "node_id": self.node_id})
                         if self.role == "head":
                             self.jobs.resume()
@@ -399,7 +341,7 @@ class Helper:
                         return
             except Exception:
                 pass
-            time.sleep(0.25)
+            time.sleep(0.05)
 
     def wait_exit(self, process):
         code = process.wait()
@@ -409,7 +351,7 @@ class Helper:
             self.phase = "exited"
         if self.role == "head" and not self.stopping:
             self.jobs.fail_running("Ray on the head ended")
-        self.link.send({"ev": "ray_exit", "code": code, "tail": tail_of("/tmp/ray/.muster_ray.log"), "wanted": self.stopping})
+        self.link.send({"ev": "ray_exit", "code": code, "tail": tail_of(RAY_LOG), "wanted": self.stopping})
 
     def report_loop(self, process):
         while process.poll() is None:
@@ -426,18 +368,35 @@ class Helper:
             for node in group[:2000]:
                 idle = node.resource_usage.idle_time_ms / 1000.0 if node.resource_usage and group is status.idle_nodes else 0.0
                 nodes.append({"node_id": node.node_id or "", "ip": node.ip_address or "", "alive": alive, "idle_s": idle,
-                              "total": {k: v for k, v in node.total_resources().items() if not k.startswith("node:")} if alive else {}})
-        demands = []
-        summary = status.resource_demands
-        for demand in summary.ray_task_actor_demand + summary.cluster_constraint_demand:
-            for row in demand.bundles_by_count:
-                demands.append({"bundle": dict(row.bundle), "count": row.count, "strict_spread": False,
-                                "constraint": demand in summary.cluster_constraint_demand})
-        for group in summary.placement_group_demand:
-            for row in group.bundles_by_count:
-                demands.append({"bundle": {str(k): float(v) for k, v in dict(row.bundle).items() if "_group_" not in k}, "count": row.count,
-                                "strict_spread": group.strategy == "STRICT_SPREAD"})
-        return {"ev": "report", "nodes": nodes, "demands": demands[:500]}
+                              "total": plain(node.total_resources()) if alive else {}, "free": plain(node.available_resources()) if alive else {}})
+        summary, demands = status.resource_demands, []
+        for demand in summary.ray_task_actor_demand:
+            demands += [{"bundle": plain(row.bundle), "count": row.count} for row in demand.bundles_by_count]
+        for number, group in enumerate(summary.placement_group_demand, 1):
+            rows = [(plain(row.bundle), row.count) for row in group.bundles_by_count]
+            if group.strategy == "STRICT_PACK":  # all on one node
+                rows = [(added(rows), 1)]
+            demands += [{"bundle": bundle, "count": count, "group": number, "strict_spread": group.strategy == "STRICT_SPREAD"} for bundle, count in rows]
+        for demand in summary.cluster_constraint_demand:
+            demands += [{"bundle": plain(row.bundle), "count": row.count, "standing": True} for row in demand.bundles_by_count]
+        return {"ev": "report", "nodes": nodes, "demands": (demands + self.requested())[:500]}
+
+    def requested(self):
+        """What ray.autoscaler.sdk.request_resources last asked for: Ray keeps it for an autoscaler, and that is us."""
+        from ray._raylet import GcsClient
+        from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+        try:
+            if self.gcs is None:
+                self.gcs = GcsClient("%s:%d" % (self.head_ip, PORTS["gcs"]))
+            value = self.gcs.internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL, None, timeout=5)
+            counts = {}
+            for bundle in json.loads(value) if value else []:
+                shape = json.dumps(plain(bundle), sort_keys=True)
+                counts[shape] = counts.get(shape, 0) + 1
+            self.standing = [{"bundle": json.loads(shape), "count": count, "standing": True} for shape, count in counts.items()]
+        except Exception as fault:  # what was asked before still holds
+            self.link.send({"ev": "fault", "op": "report", "text": str(fault)[:300]})
+        return self.standing
 
     def ray_drain(self, m):
         if self.phase == "ready" and self.node_id:
@@ -451,6 +410,8 @@ class Helper:
         with self.lock:
             self.stopping = True
             process = self.process
+            if process is None:
+                self.phase = "idle"
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
@@ -461,7 +422,15 @@ class Helper:
 
 
 def main():
-    helper = Helper()
+    server = listen()
+    warm = None
+    if os.environ.get("MUSTER_HELPER_WARM") == "1":
+        try:
+            import ray_warm
+            warm = ray_warm.make(close=[server])
+        except ImportError:
+            pass
+    helper = Helper(warm)
 
     def end(*_):
         helper.stopping = True
@@ -474,8 +443,8 @@ def main():
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
-    os.makedirs(os.path.dirname(STATE), exist_ok=True)
-    threading.Thread(target=helper.link.serve, daemon=True).start()
+    os.makedirs(os.path.dirname(ray_jobs.STATE), exist_ok=True)
+    threading.Thread(target=helper.link.serve, args=(server,), daemon=True).start()
     while True:
         signal.pause()
 

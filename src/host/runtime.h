@@ -1,9 +1,9 @@
 #pragma once
-// What privd asks of whatever runs a lease's processes. Contract (tests/contract and docker_system_test): every call is
-// idempotent; only objects of this machine (label io.muster.machine) are ever looked at or touched; nothing of a lease
-// runs after stop(); remove() also forgets its workspace. Reasons of failures are stable codes in Error::field. Calls
-// block; calls for different leases may come from different threads, for one lease one at a time (except stop(), which
-// may overtake).
+// What privd asks of whatever runs a lease's processes. Contract (tests/system/runtime_test.py runs it on every
+// runtime): every call is idempotent; only objects of this machine's enrolment are ever looked at or touched; nothing
+// of a lease runs after stop(); remove() also forgets its workspace; what ended by itself or by halt() stays listed
+// until stop() or launch(). Reasons of failures are stable codes in Error::field. Calls block; calls for different
+// leases may come from different threads, for one lease one at a time (except stop() and halt(), which may overtake).
 #include <sys/types.h>
 
 #include <cstdint>
@@ -15,15 +15,29 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "host/unix_socket.h"
+#include "model/types.h"
 
 namespace muster::host {
 
 struct EngineInfo {
-  std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi */;
+  std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi | device */;
   std::vector<std::string> images;
+  std::vector<RuntimeKind> runtimes;  // what may be used here
+  std::vector<std::string> cdi;       // names of GPUs in the engine's CDI specifications
 };
 struct RegistryAuth {
   std::string username, password;
+};
+// An image that is here. `pinned` names the same content for other machines ("repository@sha256:..."); empty where
+// nobody else can fetch it (imported by hand).
+struct Pulled {
+  std::string digest, pinned;
+  std::string lock;  // of a virtual environment, for the other members
+};
+struct PullSpec {
+  std::string image;
+  RegistryAuth auth;
+  std::string lock;  // of a pinned virtual environment; empty: what is here, or resolved anew
 };
 struct LaunchSpec {
   std::string lease, image;  // image: content digest "sha256:..."
@@ -34,8 +48,11 @@ struct LaunchSpec {
   int prefix_bits = 16;
   bool head = false;
   std::string group;
+  std::int64_t root_bytes_max = 0, workspace_bytes_max = 0;  // watched by privd; 0 = not limited
+  bool egress = false;                                       // a filtered way out will be opened in its namespace
 };
 struct Launched {
+  std::string network;  // where the lease's network namespace can be entered
   std::vector<std::string> warnings;
 };
 struct LeaseState {
@@ -43,7 +60,12 @@ struct LeaseState {
   bool namespace_up = false, running = false, exists = false;
   std::int64_t exit_code = 0;
   bool out_of_memory = false;
-  pid_t namespace_pid = 0;
+  pid_t namespace_pid = 0, main_pid = 0;  // 0: not running
+  std::string reason;                     // of halt(); empty when it ended by itself
+  std::string network;                    // as in Launched; empty when it is not up
+  bool egress = false;                    // was launched with it
+  std::uint32_t address = 0;              // overlay, where egress is
+  int prefix_bits = 16;
 };
 struct Usage {
   std::string lease;
@@ -53,6 +75,12 @@ struct ExecOpen {
   Fd stream;
   std::string exec;
 };
+// Bytes on disk, in whole blocks: what the processes wrote into their root, which dies with them, and the workspace,
+// which outlives them.
+struct DiskUse {
+  std::uint64_t root_bytes = 0, workspace_bytes = 0;
+  bool operator==(const DiskUse&) const = default;
+};
 enum class Place { Main, Probe };
 
 class Runtime {
@@ -61,8 +89,8 @@ class Runtime {
   virtual Result<EngineInfo> info() = 0;
   // done/total bytes; false cancels.
   using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
-  virtual Result<std::string> pull(const std::string& image, const RegistryAuth& auth,
-                                   const Progress& progress) = 0;  // digest
+  // Waits a while for a registry that is away, and goes on with what came before.
+  virtual Result<Pulled> pull(const PullSpec& spec, const Progress& progress) = 0;
   virtual Status start_probe(const std::string& lease, const std::string& image) = 0;
   virtual Status stop_probe(const std::string& lease) = 0;
   virtual Result<Launched> launch(const LaunchSpec& spec) = 0;
@@ -81,6 +109,11 @@ class Runtime {
   virtual Status write_archive(const std::string& lease, const std::string& path,
                                int source) = 0;  // a tar into that directory
   virtual Result<std::vector<Usage>> usage() = 0;
+  // Counting may end early once a part has reached its `enough` (0 = count all).
+  virtual Result<DiskUse> disk(const std::string& lease, const DiskUse& enough) = 0;
+  virtual Status halt(const std::string& lease, const std::string& reason) = 0;  // kills at once
+  virtual Result<std::string> logs(const std::string& lease,
+                                   std::size_t bytes_max) = 0;  // last output of the main process
   virtual Status remove_everything() = 0;
 };
 

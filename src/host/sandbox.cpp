@@ -2,10 +2,14 @@
 
 #include <grp.h>
 #include <seccomp.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <initializer_list>
+#include <vector>
 
 #include "host/unix_socket.h"
 
@@ -48,6 +52,40 @@ Status confine_agent() {
     if (number != __NR_SCMP_ERROR) seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), number, 0);
   }
   const int loaded = seccomp_load(filter);
+  seccomp_release(filter);
+  if (loaded != 0) return error(Code::Unavailable, "the kernel refused the system call filter: " + errno_text(-loaded));
+  return {};
+}
+
+// An allow list: what is not on it fails with EPERM. Descriptors come from privd and from the network only.
+Status confine_egress() {
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+  if (filter == nullptr) return error(Code::Internal, "cannot build the system call filter");
+  int failed = 0;
+  const auto allow = [&](const char* name, std::initializer_list<scmp_arg_cmp> when = {}) {
+    const int number = seccomp_syscall_resolve_name(name);
+    if (number == __NR_SCMP_ERROR) return;  // of another architecture
+    const std::vector<scmp_arg_cmp> rules(when);
+    const int added = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, static_cast<unsigned>(rules.size()),
+                                             rules.empty() ? nullptr : rules.data());
+    if (added != 0) failed = added;
+  };
+  for (const char* name : {"read",         "write",          "close",         "recvfrom",        "recvmsg",
+                           "sendto",       "sendmsg",        "accept4",       "connect",         "shutdown",
+                           "getsockname",  "getpeername",    "getsockopt",    "setsockopt",      "epoll_ctl",
+                           "epoll_wait",   "epoll_pwait",    "poll",          "ppoll",           "fcntl",
+                           "fstat",        "newfstatat",     "brk",           "munmap",          "mremap",
+                           "madvise",      "futex",          "clock_gettime", "clock_nanosleep", "nanosleep",
+                           "gettimeofday", "getrandom",      "getpid",        "gettid",          "tgkill",
+                           "rt_sigaction", "rt_sigprocmask", "rt_sigreturn",  "sigaltstack",     "restart_syscall",
+                           "exit",         "exit_group",     "rseq",          "sched_yield",     "getuid",
+                           "geteuid",      "getgid",         "getegid"})
+    allow(name);
+  for (const int family : {AF_INET, AF_INET6})
+    allow("socket", {scmp_arg_cmp{0, SCMP_CMP_EQ, static_cast<scmp_datum_t>(family), 0}});
+  for (const char* name : {"mmap", "mprotect"})  // memory, never code
+    allow(name, {scmp_arg_cmp{2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0}});
+  const int loaded = failed != 0 ? failed : seccomp_load(filter);
   seccomp_release(filter);
   if (loaded != 0) return error(Code::Unavailable, "the kernel refused the system call filter: " + errno_text(-loaded));
   return {};

@@ -9,5 +9,6 @@ namespace muster::host {
 
 Status become(uid_t uid, gid_t gid);  // no supplementary groups, no capabilities, no new privileges
 Status confine_agent();               // seccomp: no exec, mounts, namespaces, tracing, kernel modules, keyrings
+Status confine_egress();  // seccomp: only what relaying needs; no files, programs, listeners, other families
 
 }  // namespace muster::host

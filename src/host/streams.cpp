@@ -56,15 +56,9 @@ bool Streams::on_frame(const session::ServerFrame& frame) {
     stream.credit = std::min<std::uint64_t>(stream.credit + window->credit, 64 << 20);
     interest(stream);
   } else if (const auto* size = std::get_if<session::StreamResize>(&frame)) {
-    Verb verb;
-    verb.kind = VerbKind::Resize;
-    verb.lease = stream.open.lease.str();
-    verb.exec = stream.exec;
-    verb.rows = std::max<int>(1, size->rows);
-    verb.cols = std::max<int>(1, size->cols);
     stream.open.rows = size->rows;
     stream.open.cols = size->cols;
-    if (!stream.exec.empty()) privd_.call(std::move(verb), [](const Result<PrivdReply>&) {});
+    if (!stream.exec.empty()) set_size(stream, [](const Result<PrivdReply>&) {});
   } else if (std::holds_alternative<session::StreamEof>(frame)) {
     stream.peer_eof = true;
     write_some(id, stream);
@@ -125,16 +119,35 @@ void Streams::opened(std::uint64_t id, Result<PrivdReply> reply) {
     poller_.watch(stream.outcome.get(), true, false, [this, id](Poller::Ready) { on_outcome(id); });
   }
   if (stream.open.tty && stream.open.rows > 0 && !stream.exec.empty()) {
-    on_frame(session::StreamResize{id, stream.open.rows, stream.open.cols});
+    stream.held = true;  // what is typed at once must not run on a terminal without a size
+    set_size(stream, [this, id](const Result<PrivdReply>&) { release(id); });
   }
   write_some(id, stream);
   if (streams_.contains(id)) interest(stream);
 }
 
+void Streams::set_size(const Stream& stream, PrivdDone done) {
+  Verb verb;
+  verb.kind = VerbKind::Resize;
+  verb.lease = stream.open.lease.str();
+  verb.exec = stream.exec;
+  verb.rows = std::max<int>(1, stream.open.rows);
+  verb.cols = std::max<int>(1, stream.open.cols);
+  privd_.call(std::move(verb), std::move(done));
+}
+
+void Streams::release(std::uint64_t id) {
+  const auto it = streams_.find(id);
+  if (it == streams_.end()) return;
+  it->second.held = false;
+  write_some(id, it->second);
+  if (const auto still = streams_.find(id); still != streams_.end()) interest(still->second);
+}
+
 void Streams::interest(Stream& stream) {
   if (!stream.fd) return;
   const bool reads = stream.open.kind != session::StreamKind::WriteFile && !stream.local_eof && stream.credit > 0;
-  poller_.rearm(stream.fd.get(), reads, !stream.pending.empty());
+  poller_.rearm(stream.fd.get(), reads, !stream.pending.empty() && !stream.held);
 }
 
 void Streams::on_ready(std::uint64_t id, Poller::Ready ready) {
@@ -195,6 +208,7 @@ void Streams::write_some(std::uint64_t id, Stream& stream) {
       stream.pending.clear();
     return;
   }
+  if (stream.held) return;
   std::size_t done = 0;
   while (done < stream.pending.size()) {
     const ssize_t n = write(stream.fd.get(), stream.pending.data() + done, stream.pending.size() - done);

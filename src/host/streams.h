@@ -33,9 +33,12 @@ class Streams {
     Bytes pending;  // from the peer, not yet written
     std::uint64_t credit = session::kStreamWindowBytes;
     bool peer_eof = false, local_eof = false, shut = false;
+    bool held = false;  // the terminal has no size yet: `pending` waits
   };
   void open(const session::StreamOpen& request);
   void opened(std::uint64_t id, Result<PrivdReply> reply);
+  void set_size(const Stream& stream, PrivdDone done);
+  void release(std::uint64_t id);
   void on_ready(std::uint64_t id, Poller::Ready ready);
   void read_some(std::uint64_t id, Stream& stream);
   void write_some(std::uint64_t id, Stream& stream);

@@ -14,9 +14,13 @@
 #include <thread>
 
 #include "base/log.h"
+#include "crypto/random.h"
 #include "host/agent_process.h"
+#include "host/egress_control.h"
+#include "host/egress_process.h"
 #include "host/identity.h"
 #include "host/netd.h"
+#include "host/owner_guard.h"
 #include "host/policy.h"
 #include "host/privd.h"
 #include "host/sandbox.h"
@@ -25,52 +29,53 @@
 namespace muster::host {
 namespace {
 
-constexpr int kNetdSocketFd = 3;
-struct Child {
+constexpr int kInheritedFd = 3;  // the listener that a process gets from here
+constexpr const char* kEgressRole = "egress-process";
+struct Role {
   const char* role;
+  int listener = -1;
   pid_t pid = -1;
   std::int64_t started = 0;
 };
 
-std::string namespace_of(pid_t pid) {
-  return fmt::format("/proc/{}/ns/net", pid);
-}
-
-Status make_tun(pid_t pid, const LaunchSpec& spec) {
+Status make_tun(const std::string& network, const LaunchSpec& spec) {
   TunSpec tun;
   tun.address = spec.address;
   tun.prefix_bits = static_cast<std::uint8_t>(spec.prefix_bits);
-  const auto made = create_tun(namespace_of(pid), tun);
+  const auto made = create_tun(network, tun);
   // In use: netd holds it since before; it keeps its address.
   if (!made.ok() && made.error().code != Code::FailedPrecondition)
     return error(made.error().code, made.error().message, "tun.create");
   return {};
 }
 
-Result<Fd> fetch_tun(pid_t pid) {
-  auto fd = open_tun(namespace_of(pid), TunSpec{}.name);
+Result<Fd> fetch_tun(const std::string& network) {
+  auto fd = open_tun(network, TunSpec{}.name);
   if (!fd.ok())
     return error(fd.error().code, fd.error().message,
                  fd.error().code == Code::FailedPrecondition ? "tun.held" : "tun.open");
   return fd;
 }
 
-pid_t spawn(const Layout& layout, const std::string& program, const char* role, int netd_socket) {
+pid_t spawn(const Layout& layout, const std::string& program, const Role& child) {
   const std::string state = "--state-dir=" + layout.root;
-  const std::array<const char*, 4> argv{program.c_str(), role, state.c_str(), nullptr};
+  const std::array<const char*, 4> argv{program.c_str(), child.role, state.c_str(), nullptr};
   const pid_t pid = fork();
   if (pid != 0) return pid;
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  if (std::string_view(role) == "netd-process") {
-    if (netd_socket == kNetdSocketFd)
-      fcntl(netd_socket, F_SETFD, 0);
-    else
-      dup2(netd_socket, kNetdSocketFd);
-  }
+  if (child.listener == kInheritedFd)
+    fcntl(child.listener, F_SETFD, 0);
+  else if (child.listener >= 0)
+    dup2(child.listener, kInheritedFd);
   execv(program.c_str(), const_cast<char**>(argv.data()));
   _exit(127);
+}
+
+bool egress_wanted(const Layout& layout) {
+  const auto policy = load_policy(layout.policy());
+  return policy.ok() && policy->egress_allowed;
 }
 
 void die_with_parent() {
@@ -99,6 +104,21 @@ DockerOptions docker_options(const Layout& layout, const std::string& node_id, c
   return options;
 }
 
+VenvOptions venv_options(const Layout& layout, const std::string& machine) {
+  VenvOptions options;
+  options.layout = layout;
+  options.machine = machine;
+  options.make_tun = make_tun;
+  options.open_tun = fetch_tun;
+  const auto policy = load_policy(layout.policy());
+  if (policy.ok()) options.uv = policy->uv;
+  options.index = [path = layout.policy()] {
+    const auto now = load_policy(path);
+    return now.ok() ? now->python_index : std::string();
+  };
+  return options;
+}
+
 Status run_privd(const Layout& layout) {
   die_with_parent();
   std::signal(SIGPIPE, SIG_IGN);
@@ -109,8 +129,10 @@ Status run_privd(const Layout& layout) {
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
   sigprocmask(SIG_BLOCK, &set, nullptr);
-  DockerRuntime runtime(docker_options(layout, config.node_id, config.machine));
-  Privd privd({layout, accounts.agent_uid, accounts.agent_gid}, runtime);
+  Runtimes runtime(docker_options(layout, config.node_id, config.machine), venv_options(layout, config.machine));
+  EgressControl egress({layout, accounts.egress_uid});
+  TRY_VOID(egress.start());
+  Privd privd({layout, accounts.agent_uid, accounts.agent_gid}, runtime, &egress);
   TRY_VOID(privd.listen());
   std::thread([&privd, set] {
     int signal = 0;
@@ -130,7 +152,18 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   options.state_dir = layout.netd();
   options.socket_fd = socket_fd;
   options.agent_uid = accounts.agent_uid;
+  options.bandwidth_file = layout.bandwidth();
   return run_netd(options);
+}
+
+Status run_egress_role(int socket_fd) {
+  const Accounts accounts = find_accounts();
+  const uid_t privd_uid = geteuid();
+  TRY_VOID(become(accounts.egress_uid, accounts.egress_gid));
+  die_with_parent();
+  std::signal(SIGPIPE, SIG_IGN);
+  crypto::random_u32();  // seeded before there are no more files
+  return run_egress_process(socket_fd, privd_uid, confine_egress);
 }
 
 Status run_agent_process(const Layout& layout) {
@@ -154,8 +187,12 @@ Status supervise(const Layout& layout, const std::string& program) {
   // netd inherits the listener, so the agent's connections wait while netd is restarted.
   Fd netd_socket =
       TRY(listen_unix(layout.netd_socket(), SocketKind::Seqpacket, accounts.agent_uid, accounts.agent_gid, 0600));
+  if (const auto policy = load_policy(layout.policy()); policy.ok()) write_bandwidth(layout, *policy);
+  // privd waits the same way for the egress process.
+  Fd egress_socket = TRY(listen_unix(layout.egress_socket(), SocketKind::Seqpacket, 0, 0, 0600));
   std::ofstream(layout.sockets() + "/supervisor.pid") << getpid() << "\n";
-  std::array<Child, 3> children{{{"privd-process"}, {"netd-process"}, {"agent-process"}}};
+  std::array<Role, 4> children{
+      {{"privd-process"}, {"netd-process", netd_socket.get()}, {"agent-process"}, {kEgressRole, egress_socket.get()}}};
   bool ending = false;
   while (true) {
     bool running = false;
@@ -165,8 +202,9 @@ Status supervise(const Layout& layout, const std::string& program) {
         if (!ending) log_warn("run", "{} ended; it is started again", child.role);
         child.pid = -1;
       }
-      if (child.pid < 0 && !ending && now > child.started) {
-        child.pid = spawn(layout, program, child.role, netd_socket.get());
+      const bool wanted = child.role != kEgressRole || egress_wanted(layout);
+      if (child.pid < 0 && !ending && wanted && now > child.started) {
+        child.pid = spawn(layout, program, child);
         child.started = now;
       }
       running = running || child.pid > 0;

@@ -175,9 +175,9 @@ void check_commands(Draft& draft) {
   for (const auto& group : spec.groups) all.insert(all.end(), group.setup_commands.begin(), group.setup_commands.end());
   const auto internet = std::find_if(all.begin(), all.end(), needs_internet);
   if (internet != all.end() && !spec.egress)
-    draft.report.warning(
-        "setup_commands", 0,
-        "\"" + internet->substr(0, 60) + "\" needs the internet, which a cluster has only with muster: {egress: true}");
+    draft.report.warning("setup_commands", 0,
+                         "\"" + internet->substr(0, 60) +
+                             "\" needs the internet, which a cluster has only with muster: {egress: true} or --egress");
   const auto root =
       std::find_if(all.begin(), all.end(), [](const std::string& c) { return c.find("sudo ") != std::string::npos; });
   if (root != all.end())
@@ -252,11 +252,13 @@ Result<Launch> from_yaml(std::string_view text, const Context& context) {
                          fmt::format("given twice (line {} too): the last one counts", twice.first_line));
   TRY_VOID(read_name(draft, root));
   if (const Tree* at = root.find("muster"); at != nullptr) TRY_VOID(read_muster(draft, *at));
+  if (context.egress) draft.launch.spec.egress = true;
   if (const Tree* at = root.find("docker"); at != nullptr && at->kind != Tree::Kind::Null)
     TRY_VOID(read_docker(draft, *at, "docker"));
   TRY_VOID(read_setup(draft, root));
   TRY_VOID(read_machines(draft, root));
   choose_image(draft);
+  TRY_VOID(choose_runtime(draft));
   TRY_VOID(read_scaling(draft, root));
   TRY_VOID(read_files(draft, root));
   explain_rest(draft, root);

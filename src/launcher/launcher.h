@@ -25,6 +25,7 @@ struct Context {
   std::function<std::optional<NodeId>(std::string_view address)> find_node;
   std::string default_image = "muster/ray:2.60.0";
   std::vector<Alias> aliases = default_aliases();
+  bool egress = false;  // asked for beside the file
   static std::vector<Alias> default_aliases();
 };
 
@@ -52,6 +53,8 @@ struct Launch {
 };
 
 Result<Launch> from_yaml(std::string_view text, const Context& context);
+// Any YAML as the text of JSON, with the types YAML 1.1 gives to plain words (so a runtime environment may be YAML).
+Result<std::string> json_of_yaml(std::string_view text);
 // The report as text in columns, at most `width` wide; for the CLI and server answers alike.
 std::string report_text(const std::vector<ReportRow>& report, std::size_t width = 120);
 

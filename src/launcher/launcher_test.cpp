@@ -12,7 +12,7 @@ namespace {
 using What = ReportRow::What;
 
 std::string slurp(const std::string& relative) {
-  const auto root = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  const std::filesystem::path root = MUSTER_TEST_ROOT;
   std::ifstream in(root / relative);
   std::ostringstream text;
   text << in.rdbuf();
@@ -153,6 +153,21 @@ TEST(Launcher, AwsFull) {
   EXPECT_TRUE(says(launch, "provider.security_group", What::Ignored));
 }
 
+TEST(Launcher, EgressMayBeAskedForBesideTheFile) {
+  const char* text =
+      "cluster_name: x\nprovider: {type: local, head_ip: 10.0.0.1, worker_ips: []}\nsetup_commands: [pip install y]\n";
+  const auto plain = from_yaml(text, Context{});
+  ASSERT_TRUE(plain.ok()) << plain.error().message;
+  EXPECT_FALSE(plain->spec.egress);
+  EXPECT_TRUE(says(*plain, "setup_commands", What::Warning, "egress"));
+  Context context;
+  context.egress = true;
+  const auto asked = from_yaml(text, context);
+  ASSERT_TRUE(asked.ok());
+  EXPECT_TRUE(asked->spec.egress);
+  EXPECT_FALSE(says(*asked, "setup_commands", What::Warning, "egress"));
+}
+
 TEST(Launcher, ManyKinds) {
   const Launch launch = load("tests/data/launcher/aws_multi_node_type.yaml");
   const ClusterSpec& spec = launch.spec;
@@ -164,7 +179,18 @@ TEST(Launcher, ManyKinds) {
   EXPECT_EQ(spec.groups[1].request.resources.object_store_bytes, 100'000'000'000);
   EXPECT_EQ(spec.shm_bytes, std::int64_t{8} << 30);
   EXPECT_EQ(spec.image, "muster/ray:2.60.0");
-  EXPECT_TRUE(says(launch, "max_workers", What::Warning, "15 together"));
+  EXPECT_EQ(spec.max_workers, 10u);
+  EXPECT_TRUE(says(launch, "max_workers", What::Mapped, "10 over all kinds"));
+}
+
+TEST(Launcher, MaxWorkersBoundsAllKindsTogether) {
+  const std::string kinds =
+      "cluster_name: a\nprovider: {type: aws}\nhead_node_type: h\navailable_node_types:\n"
+      "  h: {resources: {CPU: 1}}\n  w: {resources: {CPU: 2}, min_workers: 3, max_workers: 9}\n";
+  EXPECT_EQ(from_yaml(kinds + "max_workers: 4\n", {})->spec.max_workers, 4u);
+  EXPECT_EQ(from_yaml(kinds + "max_workers: 20\n", {})->spec.max_workers, 0u) << "the kinds say it already";
+  EXPECT_EQ(from_yaml(kinds, {})->spec.max_workers, 3u) << "Ray's default of 2, but never below the minimum";
+  EXPECT_NE(fails(kinds + "max_workers: 2\n").find("minimum of 3 together"), std::string::npos);
 }
 
 TEST(Launcher, OtherProvidersAreCounts) {
@@ -237,6 +263,24 @@ TEST(Launcher, DamagedFilesGiveErrorsOrLaunches) {
       refused += from_yaml(damaged, owner()).ok() ? 0 : 1;
     }
   EXPECT_GT(refused, 100u);
+}
+
+TEST(Launcher, VirtualEnvironments) {
+  const std::string head = "cluster_name: a\nprovider: {type: aws}\n";
+  const auto named = from_yaml(head + "muster: {image: 'venv:numpy==1.26.4,ray[default]==2.60.0,python3.11'}\n", {});
+  ASSERT_TRUE(named.ok()) << named.error().message;
+  EXPECT_EQ(named->spec.image, "venv:ray==2.60.0,python3.11,numpy==1.26.4");
+  EXPECT_EQ(named->spec.runtime, RuntimeKind::Venv);
+  const auto derived =
+      from_yaml(head + "docker: {image: 'rayproject/ray:2.59.1-py310-gpu'}\nmuster: {runtime: venv}\n", {});
+  ASSERT_TRUE(derived.ok()) << derived.error().message;
+  EXPECT_EQ(derived->spec.image, "venv:ray==2.59.1,python3.10");
+  EXPECT_TRUE(says(*derived, "muster.runtime", What::Replaced, "rayproject/ray:2.59.1-py310-gpu"));
+  const auto plain = from_yaml(head + "muster: {runtime: venv}\n", {});
+  ASSERT_TRUE(plain.ok()) << plain.error().message;
+  EXPECT_EQ(plain->spec.image, "venv:ray==2.60.0,python3");
+  EXPECT_FALSE(from_yaml(head + "muster: {image: 'venv:ray>=2'}\n", {}).ok());
+  EXPECT_EQ(from_yaml(head, {})->spec.runtime, RuntimeKind::Docker);
 }
 
 }  // namespace

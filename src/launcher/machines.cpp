@@ -62,7 +62,11 @@ NodeRequest worker_request(Draft& draft, const std::optional<Resources>& typed, 
     fill_memory(draft, request, key, line);
   } else if (draft.worker.resources) {
     request.resources = *draft.worker.resources;
-    if (request.resources.cpu_milli == 0 && request.resources.gpus == 0) request.whole_machine = true;
+    if (request.resources.cpu_milli == 0 && request.resources.gpus == 0) {
+      request.whole_machine = true;
+      draft.report.mapped(key, line,
+                          "no CPUs and no GPUs given: a worker gets a whole machine, less what its owner keeps");
+    }
     fill_memory(draft, request, key, line);
   } else {
     request.whole_machine = true;
@@ -279,17 +283,20 @@ Status node_types(Draft& draft, const Tree& root, const Tree& types) {
   if (counts.min)
     draft.report.ignored("min_workers", root.find("min_workers")->line,
                          "with available_node_types each kind has its own min_workers");
-  const std::int64_t all_max = counts.max.value_or(2);
+  const std::int64_t given = counts.max.value_or(2);  // as in Ray
   std::optional<Resources> head_resources;
-  std::int64_t sum = 0;
-  for (const auto& type : types.entries) {
-    TRY_VOID(read_node_type(draft, type, type.key == head, all_max, head_resources));
+  for (const auto& type : types.entries) TRY_VOID(read_node_type(draft, type, type.key == head, given, head_resources));
+  std::int64_t min_sum = 0, max_sum = 0;
+  for (const auto& group : draft.launch.spec.groups) min_sum += group.min, max_sum += group.max;
+  const std::int64_t bound = counts.max ? given : std::max(given, min_sum);
+  if (min_sum > bound)
+    return fault(*root.find("max_workers"), "max_workers",
+                 fmt::format("is {}, but the kinds have a minimum of {} together", bound, min_sum));
+  if (max_sum > bound) {
+    draft.launch.spec.max_workers = static_cast<std::uint32_t>(std::max<std::int64_t>(bound, 1));
+    draft.report.mapped("max_workers", counts.max ? root.find("max_workers")->line : 0,
+                        fmt::format("{} over all kinds{}", bound, counts.max ? "" : ", since it is not given"));
   }
-  for (const auto& group : draft.launch.spec.groups) sum += group.max;
-  if (sum > all_max && draft.launch.spec.groups.size() > 1)
-    draft.report.warning(
-        "max_workers", counts.max ? root.find("max_workers")->line : 0,
-        fmt::format("{} over all kinds in Ray; here each kind has its own maximum, {} together", all_max, sum));
   finish_head(draft, head_resources, false);
   return {};
 }

@@ -32,6 +32,7 @@ struct Draft {
 Status read_docker(Draft& draft, const Tree& docker, const std::string& key);
 Status read_run_options(Draft& draft, const Tree& options, const std::string& key);
 void choose_image(Draft& draft);
+Status choose_runtime(Draft& draft);  // after the image
 Status read_start_commands(Draft& draft, const Tree& commands, const std::string& key, StartFlags& role);
 Result<Resources> read_resources(Draft& draft, const Tree& map, const std::string& key);
 Status read_machines(Draft& draft, const Tree& root);  // provider, node types, counts

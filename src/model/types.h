@@ -15,15 +15,24 @@ namespace muster {
 
 // ---- people -----------------------------------------------------------------------------------------------------
 enum class Role : std::uint8_t { None = 0, Operator = 1, Supplier = 2, Tenant = 3, Auditor = 4 };
+// Of a project or an organisation: what it may hold at a time, each 0 = no limit; also what is held of that.
+struct Quota {
+  std::int64_t gpus = 0;
+  std::int64_t cpu_milli = 0;
+  std::int64_t clusters = 0;
+  bool operator==(const Quota&) const = default;
+};
 struct Org {
   OrgId id;
   std::string name;
+  Quota quota = {};
   bool operator==(const Org&) const = default;
 };
 struct Project {
   ProjectId id;
   OrgId org;
   std::string name;
+  Quota quota = {};
   bool operator==(const Project&) const = default;
 };
 struct Principal {
@@ -117,6 +126,11 @@ struct Node {
 };
 
 // ---- clusters ---------------------------------------------------------------------------------------------------
+struct GpuChoice {  // one of the models that will do
+  std::string model;
+  std::int32_t speed_permille = 1'000;  // work done per hour, against the others
+  bool operator==(const GpuChoice&) const = default;
+};
 struct NodeRequest {  // what one bundle (head or one worker) needs
   Resources resources;
   bool whole_machine = false;                      // no `resources` given: everything the node offers
@@ -124,6 +138,9 @@ struct NodeRequest {  // what one bundle (head or one worker) needs
   std::map<std::string, std::string> labels;       // Ray labels put on the node
   std::map<std::string, std::string> constraints;  // node labels that must match (region=eu, ...)
   std::vector<NodeId> pinned;                      // only these (the caller's own) nodes
+  std::int64_t gpu_memory_bytes = 0;               // of each GPU, at least
+  std::int32_t gpu_share_milli = 0;                // of one GPU, shared within the tenant; 0 = whole ones
+  std::vector<GpuChoice> gpu_any;                  // any of these models; empty = gpu_model decides
   bool operator==(const NodeRequest&) const = default;
 };
 struct WorkerGroup {
@@ -150,14 +167,15 @@ struct ClusterSpec {
   std::vector<std::string> head_setup_commands, setup_commands;
   std::map<std::string, std::string> env;
   std::vector<FileMount> files;
-  std::uint32_t spares = 0;     // hot spares: container created, in the roster, Ray not started
-  bool egress = false;          // needs the filtered way out
-  std::int64_t shm_bytes = 0;   // 0 = derived from object store
-  std::int64_t nofile = 65536;  // clamped to what the host allows, with a warning
-  std::uint8_t tier = 1;        // 0 = highest class
-  std::int32_t priority = 0;    // -100..100 inside the class
-  Millis idle_timeout{0};       // idle workers leave after it; 0 = never
-  Millis max_lifetime{0};       // 0 = unlimited
+  std::uint32_t spares = 0;       // hot spares: container created, in the roster, Ray not started
+  bool egress = false;            // needs the filtered way out
+  std::int64_t shm_bytes = 0;     // 0 = derived from object store
+  std::int64_t nofile = 65536;    // clamped to what the host allows, with a warning
+  std::uint8_t tier = 1;          // 0 = highest class
+  std::int32_t priority = 0;      // -100..100 inside the class
+  Millis idle_timeout{0};         // idle workers leave after it; 0 = never
+  Millis max_lifetime{0};         // 0 = unlimited
+  std::uint32_t max_workers = 0;  // over all groups; 0 = the sum of their max
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };
@@ -243,6 +261,7 @@ struct JobSpec {
   std::map<std::string, std::string> metadata;
   std::uint32_t retries = 0;
   Millis timeout{0};
+  std::string driver_json;  // what the driver itself occupies: num_cpus, num_gpus, memory, resources, label_selector
   bool operator==(const JobSpec&) const = default;
 };
 enum class JobState : std::uint8_t {
@@ -288,6 +307,7 @@ struct JobOrder {  // desired: "this attempt of this job runs on your head"
   std::string entrypoint, runtime_env_json, working_dir_blob;
   bool stop = false;
   std::map<std::string, std::string> metadata;
+  std::string driver_json;
   bool operator==(const JobOrder&) const = default;
 };
 // Everything a node must know to hold one lease. The role is data. Secrets (Ray token, relay token, PSK) are not here:
@@ -343,13 +363,15 @@ struct RayNodeReport {
   std::uint32_t address = 0;
   bool alive = false;
   Millis idle{0};
-  Resources total;
+  Resources total, free;
   bool operator==(const RayNodeReport&) const = default;
 };
 struct RayDemand {
   Resources bundle;
   std::uint32_t count = 0;
-  bool strict_spread = false;
+  bool strict_spread = false;  // each unit, over all demands of the same group, on a node of its own
+  std::uint32_t group = 0;     // the placement group it belongs to, by a number of the report's own
+  bool standing = false;       // a floor for the whole cluster (request_resources), not work that waits
   bool operator==(const RayDemand&) const = default;
 };
 struct RayReport {

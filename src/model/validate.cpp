@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/bytes.h"
+#include "model/venv_image.h"
 
 namespace muster {
 namespace {
@@ -112,7 +113,7 @@ Status fits(std::size_t bytes, const std::string& field) {
 Status groups(const ClusterSpec& spec, const std::string& field) {
   if (spec.groups.size() > 32) return wrong(field, "has more than 32 worker groups");
   std::set<std::string> names;
-  std::uint64_t max_sum = 0;
+  std::uint64_t max_sum = 0, min_sum = 0;
   for (std::size_t i = 0; i < spec.groups.size(); ++i) {
     const WorkerGroup& group = spec.groups[i];
     const std::string at = field + "." + std::to_string(i);
@@ -125,10 +126,13 @@ Status groups(const ClusterSpec& spec, const std::string& field) {
     TRY_VOID(request(group.request, at + ".request"));
     TRY_VOID(commands(group.setup_commands, at + ".setup_commands"));
     TRY_VOID(environment(group.env, at + ".env"));
-    max_sum += group.max;
+    max_sum += group.max, min_sum += group.min;
   }
   if (max_sum > kWorkersMax)
     return wrong(field, "ask for up to " + std::to_string(max_sum) + " workers; at most 1000 are allowed");
+  if (spec.max_workers != 0 && min_sum > spec.max_workers)
+    return wrong(field, "have a minimum of " + std::to_string(min_sum) + " workers together, above max_workers " +
+                            std::to_string(spec.max_workers));
   return {};
 }
 
@@ -160,8 +164,15 @@ Status validate_labels(const std::map<std::string, std::string>& labels, const s
 Status validate(const ClusterSpec& spec, const std::string& field) {
   TRY_VOID(validate_name(spec.name, field + ".name"));
   TRY_VOID(text(spec.image, 512, field + ".image"));
-  if (spec.image.empty() && spec.runtime == RuntimeKind::Docker)
-    return wrong(field + ".image", "is empty; name an image");
+  if (spec.image.empty()) return wrong(field + ".image", "is empty; name an image");
+  if ((spec.runtime == RuntimeKind::Venv) != is_venv_image(spec.image))
+    return wrong(field + ".image", spec.runtime == RuntimeKind::Venv
+                                       ? "must be a virtual environment such as venv:ray==2.60.0 for the runtime venv"
+                                       : "is a virtual environment, which wants the runtime venv");
+  if (spec.runtime == RuntimeKind::Venv) {
+    const auto image = parse_venv_image(spec.image);
+    if (!image.ok()) return wrong(field + ".image", "is refused: " + image.error().message);
+  }
   if (spec.runtime != RuntimeKind::Docker && spec.runtime != RuntimeKind::Venv)
     return wrong(field + ".runtime", "must be docker or venv");
   if (spec.arch != "x86_64" && spec.arch != "aarch64") return wrong(field + ".arch", "must be x86_64 or aarch64");
@@ -197,6 +208,7 @@ Status validate(const JobSpec& spec, const std::string& field) {
   TRY_VOID(text(spec.entrypoint, 16 << 10, field + ".entrypoint"));
   if (spec.entrypoint.empty()) return wrong(field + ".entrypoint", "is empty; say what to run");
   TRY_VOID(text(spec.runtime_env_json, 16 << 10, field + ".runtime_env_json"));
+  TRY_VOID(text(spec.driver_json, 4 << 10, field + ".driver_json"));
   TRY_VOID(strings(spec.metadata, 64, 1024, field + ".metadata"));
   if (!spec.working_dir_blob.empty()) TRY_VOID(blob(spec.working_dir_blob, field + ".working_dir_blob"));
   TRY_VOID(in_range(spec.retries, 0, 100, field + ".retries"));
@@ -208,7 +220,8 @@ Status validate(const JobSpec& spec, const std::string& field) {
   } else if (!valid_name(spec.cluster)) {
     return wrong(field + ".cluster", "names no cluster; give the name of a cluster or a cluster_spec");
   }
-  const std::size_t own = spec.entrypoint.size() + spec.runtime_env_json.size() + weight(spec.metadata);
+  const std::size_t own =
+      spec.entrypoint.size() + spec.runtime_env_json.size() + spec.driver_json.size() + weight(spec.metadata);
   return fits(own + (spec.ephemeral ? weight(spec.cluster_spec) : 0), field);
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <ctime>
+
 #include "net/http_connection.h"
 #include "net/url.h"
 
@@ -82,10 +84,23 @@ std::string json_text(std::string_view text) {
   return valid_utf8(out) ? out : "";
 }
 
+// "Tue, 15 Nov 1994 08:12:31 GMT": machines compare their clock with it.
+std::string date_now() {
+  static constexpr const char* kDays[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  static constexpr const char* kMonths[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                            "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  const std::time_t now = std::time(nullptr);
+  std::tm t{};
+  gmtime_r(&now, &t);
+  return fmt::format("{}, {:02} {} {} {:02}:{:02}:{:02} GMT", kDays[t.tm_wday], t.tm_mday, kMonths[t.tm_mon],
+                     t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
+}
+
 }  // namespace
 
 std::string http_head(const Response& response, Framing framing, bool keep_alive) {
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, reason_phrase(response.status));
+  std::string out =
+      fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\n", response.status, reason_phrase(response.status), date_now());
   if (!response.content_type.empty() && has_body(response.status)) {
     out += "Content-Type: ";
     append_clean(out, response.content_type);

@@ -51,6 +51,7 @@ struct Device::Impl {
   std::unordered_map<std::uint32_t, Peer*> by_address;
   std::unordered_map<std::uint32_t, IndexEntry> by_index;
   std::array<std::uint8_t, 12> last_timestamp{};
+  WallTime stamp_floor, latest_stamp;
   Bytes out, in;  // reused for every packet
 
   Impl(const crypto::X25519Pair& key, const DeviceOptions& o)
@@ -200,7 +201,9 @@ void Device::Impl::initiate(Peer& peer, const Now& now, Sink& sink, bool retry) 
   const crypto::X25519Pair ephemeral = crypto::x25519_generate();
   Bytes message(8);
   message[0] = kTypeInitiation;
-  const auto timestamp = tai64n(now.wall, last_timestamp);
+  const WallTime stamp = std::max(now.wall, stamp_floor);
+  latest_stamp = std::max(latest_stamp, stamp);
+  const auto timestamp = tai64n(stamp, last_timestamp);
   auto noise = write_first(self, peer.config.public_key, peer.static_static, ephemeral, as_bytes(kWireGuardPrologue),
                            timestamp, message);
   if (!noise) return;
@@ -449,6 +452,13 @@ void Device::hurry(const Key32& key, Millis within, const Now& now) {
 
 void Device::tick(const Now& now, Sink& sink) {
   for (auto& [key, peer] : impl_->peers) impl_->tick_peer(*peer, now, sink);
+}
+
+void Device::stamp_from(WallTime floor) {
+  impl_->stamp_floor = floor;
+}
+WallTime Device::latest_stamp() const {
+  return impl_->latest_stamp;
 }
 
 std::vector<PeerStats> Device::stats() const {

@@ -84,6 +84,10 @@ class Device {
   void hurry(const Key32& peer, Millis within, const Now& now);
   void tick(const Now& now, Sink& sink);
   std::vector<PeerStats> stats() const;
+  // Peers ignore initiations that are stamped earlier than one they have seen. After a restart on a clock that was set
+  // back, stamps begin at this time all the same; keep latest_stamp() for the next life.
+  void stamp_from(WallTime floor);
+  WallTime latest_stamp() const;
 
  private:
   struct Impl;

@@ -150,6 +150,25 @@ TEST_F(Two, ReplayedInitiationIsIgnored) {
   EXPECT_TRUE(box_b.sent.empty());
 }
 
+TEST_F(Two, ARestartOnAClockSetBackIsHeardWithTheStampsItKept) {
+  a_sends();
+  exchange();
+  ASSERT_EQ(box_b.delivered.size(), 1U);
+  const WallTime kept = a->latest_stamp();
+  EXPECT_GE(kept, now.wall - Millis(1000));
+  now.wall = now.wall - Millis(3 * 3600 * 1000);
+  for (const bool remembers : {false, true}) {
+    pass(Millis(100));  // initiations that follow at once count as a flood
+    a = std::make_unique<Device>(key_a, options);
+    if (remembers) a->stamp_from(kept + Millis(1000));
+    a->set_peers({PeerConfig{key_b.public_key, psk, {kB}, at_b, {}}});
+    box_b.delivered.clear();
+    a_sends();
+    exchange();
+    EXPECT_EQ(box_b.delivered.size(), remembers ? 1U : 0U);
+  }
+}
+
 TEST_F(Two, RoamsWithAuthenticatedPackets) {
   a_sends();
   exchange();

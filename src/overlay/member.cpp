@@ -41,7 +41,10 @@ class Member::Wire : public Sink {
     if (path == member_.paths_.end()) return;
     for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
   }
-  void deliver(ByteView packet) override { out_.to_tun(packet); }
+  // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
+  void deliver(ByteView packet) override {
+    if (packet_destination(packet) == member_.address_) out_.to_tun(packet);
+  }
   void control(const Key32& peer, const Endpoint& from, ByteView message) override {
     member_.on_control(peer, from, message, now_);
   }
@@ -99,6 +102,8 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
 }
 
 void Member::from_tun(ByteView packet, const Now& now, Out& out) {
+  // Another source than the roster's is dropped here, as the other end would drop it too.
+  if (packet.size() < 20 || packet[0] >> 4 != 4 || packet_source(packet) != address_) return;
   if (packet.size() > kInnerMtu) {
     if (const auto answer = refuse_too_large(packet, kInnerMtu)) out.to_tun(*answer);
     return;

@@ -43,13 +43,15 @@ class Member {
   bool knows(const Key32& member) const { return paths_.contains(member); }
   const RosterGuard& guard() const { return guard_; }
 
-  void from_tun(ByteView ip_packet, const Now& now, Out& out);
+  void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
   void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
   void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
   void tick(const Now& now, Out& out);
   std::vector<MemberStats> stats() const;
+  void stamp_from(WallTime floor) { device_.stamp_from(floor); }  // as of Device
+  WallTime latest_stamp() const { return device_.latest_stamp(); }
 
  private:
   struct Candidate {

@@ -242,6 +242,50 @@ TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
   EXPECT_FALSE(refuse_packet(udp_packet(1, 0xe0000001)).has_value());
 }
 
+TEST_F(Net, ForeignSourcesNeitherLeaveNorArrive) {
+  build(3, false);
+  ASSERT_TRUE(delivers(0, 1));
+  Machine &a = *machines[0], &b = *machines[1];
+  for (const std::uint32_t source : {machines[2]->address, b.address, kNet + 77, std::uint32_t{0x08080808}, 0U}) {
+    b.tun.clear();
+    a.member->from_tun(udp_packet(source, b.address), now, a);
+    EXPECT_TRUE(a.relayed.empty()) << source;
+    exchange();
+    EXPECT_TRUE(b.tun.empty()) << source;
+  }
+  a.member->from_tun(Bytes{0x45}, now, a);
+  a.member->from_tun(Bytes(40, 0x60), now, a);  // IPv6: not carried
+  EXPECT_TRUE(a.relayed.empty());
+
+  // A member that runs something else than our code: it sends what it likes under its own key.
+  struct Attacker : Sink {
+    std::vector<Bytes> sent;
+    void send(const Endpoint&, ByteView d) override { sent.emplace_back(d.begin(), d.end()); }
+    void deliver(ByteView) override {}
+    void control(const Key32&, const Endpoint&, ByteView) override {}
+  } sink;
+  Device device(a.key);
+  device.set_peers(
+      {PeerConfig{b.key.public_key, {}, {b.address, 0x08080808, 0x7f000001}, Endpoint::relay(b.key.public_key), {}}});
+  const auto attack = [&](std::uint32_t from, std::uint32_t to) {
+    b.tun.clear();
+    const Bytes packet = udp_packet(from, to);
+    device.encapsulate(packet, now, sink);
+    for (int i = 0; i < 6; ++i) {
+      for (const Bytes& d : std::exchange(sink.sent, {})) b.member->from_relay(a.key.public_key, d, now, b);
+      for (const auto& [key, d] : std::exchange(b.relayed, {}))
+        if (key == a.key.public_key) device.decapsulate(d, Endpoint::relay(b.key.public_key), now, sink);
+    }
+    return std::ranges::count(b.tun, packet);
+  };
+  run(6s);
+  EXPECT_EQ(attack(a.address, b.address), 1) << "what is honest arrives";
+  EXPECT_EQ(attack(machines[2]->address, b.address), 0) << "another member's address";
+  EXPECT_EQ(attack(0x08080808, b.address), 0);
+  EXPECT_EQ(attack(a.address, 0x08080808), 0) << "b is no router";
+  EXPECT_EQ(attack(a.address, 0x7f000001), 0) << "nor has it a loopback for others";
+}
+
 TEST_F(Net, RostersAreOrderedSignedAndChecked) {
   build(3, false);
   const Bytes older = encode_roster(Roster{kCluster, 1, 0, {}});

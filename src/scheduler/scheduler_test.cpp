@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <limits>
+#include <set>
 
 #include "base/rng.h"
 
@@ -16,6 +19,7 @@ NodeView node(std::uint64_t id, std::int64_t cpus = 4) {
   NodeView n;
   n.node = NodeId{id}, n.supplier = OrgId{1}, n.arch = "x86_64", n.schedulable = true;
   n.free.cpu_milli = cpus * 1000, n.free.memory_bytes = std::int64_t{8} << 30;
+  n.capacity.cpu_milli = 64'000, n.capacity.memory_bytes = std::int64_t{8} << 30;
   n.runtimes = {RuntimeKind::Docker};
   return n;
 }
@@ -68,7 +72,7 @@ TEST(Scheduler, GangIsAllOrNothingOnDistinctNodes) {
   ASSERT_EQ(groups.size(), 1U);
   EXPECT_EQ(groups[0].kind, ActionKind::Start);
   ASSERT_EQ(groups[0].places.size(), 3U);
-  EXPECT_EQ(groups[0].places[0].bundle.role, SlotRole::Head);
+  EXPECT_EQ(groups[0].places[0].role, SlotRole::Head);
   std::set<NodeId> distinct;
   for (const Place& p : groups[0].places) distinct.insert(p.node);
   EXPECT_EQ(distinct.size(), 3U);
@@ -222,6 +226,45 @@ TEST(Scheduler, QueueSaysWhatIsMissing) {
   EXPECT_EQ(view.reason.text, "needs 2 machines with 1 CPU free; 1 is free");
 }
 
+LeaseView lease(std::uint64_t id, std::uint64_t cluster, std::uint64_t node, std::int64_t cpus) {
+  LeaseView l;
+  l.lease = LeaseId{id}, l.cluster = ClusterId{cluster}, l.node = NodeId{node}, l.resources.cpu_milli = cpus * 1000;
+  return l;
+}
+
+TEST(Scheduler, ExpectsAStartWhenMachinesArePromisedToBeFree) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    NodeView busy = node(i, 2);
+    busy.free.cpu_milli = 0, busy.whole = false;
+    s.apply(NodeChanged{busy});
+    s.apply(LeaseChanged{lease(i, 100 + i, i, 2)});
+  }
+  s.apply(TermsChanged{ClusterId{101}, kT0 + 2h});
+  s.apply(TermsChanged{ClusterId{102}, kT0 + 1h});  // the third never ends
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    Request r = request(i, 0, 2);
+    r.since = kT0 + Millis(i);
+    s.apply(RequestChanged{r});
+  }
+  const auto queue = s.queue(kT0 + 1s);
+  ASSERT_EQ(queue.size(), 3U);
+  EXPECT_EQ(queue[0].expected_start, kT0 + 1h + 1min) << "the end, and a minute to clear up";
+  EXPECT_EQ(queue[1].expected_start, kT0 + 2h + 1min) << "behind the first";
+  EXPECT_FALSE(queue[2].known) << "nothing promises a third machine";
+  EXPECT_EQ(s.queue_of(ClusterId{2}, kT0 + 1s), queue[1]);
+  s.apply(RequestChanged{request(4, 1, 2)});  // two machines, and it waited longest
+  EXPECT_EQ(s.queue_of(ClusterId{4}, kT0 + 1s).expected_start, kT0 + 2h + 1min);
+  s.apply(LeaseGone{LeaseId{2}});
+  s.apply(NodeChanged{node(2, 2)});
+  s.apply(RequestGone{ClusterId{4}});
+  EXPECT_EQ(s.queue_of(ClusterId{1}, kT0 + 1s).expected_start, kT0 + 1s);
+  LeaseView leaving = lease(3, 103, 3, 2);
+  leaving.leaving = true;
+  s.apply(LeaseChanged{leaving});
+  EXPECT_EQ(s.queue_of(ClusterId{2}, kT0 + 1s).expected_start, kT0 + 1s + 1min);
+}
+
 // After any changes, what the incremental scheduler plans and shows is what one built from the final snapshot would.
 TEST(Scheduler, FlexibleWorkLeavesAScarceModelToThoseWhoNeedIt) {
   Scheduler s;
@@ -250,7 +293,7 @@ TEST(Scheduler, SmallGpuWorkKeepsLargeMachinesWhole) {
 }
 
 TEST(Scheduler, IncrementalEqualsRebuilt) {
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
     Rng rng(seed);
     Scheduler incremental;
     std::map<NodeId, NodeView> nodes;
@@ -300,6 +343,8 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       for (const auto& [nid, n] : nodes) rebuilt.apply(NodeChanged{n});
       for (const auto& [cid, needs] : asked) rebuilt.apply(DemandChanged{cid, needs});
       for (const auto& [cid, r] : requests) rebuilt.apply(RequestChanged{r});
+      for (const Change& change : incremental.snapshot())  // what it learned is a part of the snapshot
+        if (std::holds_alternative<LearnedChanged>(change)) rebuilt.apply(change);
       const auto expected = rebuilt.plan({}, now);
       const auto planned = incremental.plan({}, now);
       ASSERT_EQ(clusters(planned), clusters(expected)) << "seed " << seed << " step " << step;
@@ -315,6 +360,127 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
         incremental.apply(RequestGone{g.cluster});
       }
     }
+  }
+}
+
+// A gang starts exactly when some assignment to distinct machines exists.
+TEST(Scheduler, GangsStartWheneverAnAssignmentExists) {
+  int started = 0, waited = 0;
+  for (std::uint64_t seed = 1; seed <= 500; ++seed) {
+    Rng rng(seed);
+    std::vector<NodeView> nodes;
+    Scheduler s;
+    for (std::uint64_t i = 1; i <= 3 + rng.below(4); ++i) {
+      NodeView n =
+          rng.chance(1, 2) ? gpu_node(i, 1 + static_cast<int>(rng.below(2)), rng.chance(1, 2) ? "A10" : "T4") : node(i);
+      n.free.cpu_milli = rng.between(1, 4) * 1000;
+      if (rng.chance(1, 2)) n.labels["region"] = "eu";
+      nodes.push_back(n);
+      s.apply(NodeChanged{n});
+    }
+    Request r = request(1, static_cast<int>(1 + rng.below(4)));
+    for (Bundle& b : r.gang) {
+      b.request.resources.cpu_milli = rng.between(1, 4) * 1000;
+      if (rng.chance(1, 3)) b.request.resources.gpus = 1;
+      if (rng.chance(1, 3)) b.request.constraints["region"] = "eu";
+      if (b.request.resources.gpus > 0 && rng.chance(1, 2)) b.request.gpu_model = "T4";
+    }
+    s.apply(RequestChanged{r});
+    std::vector<std::size_t> order(nodes.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    const auto fits = [](const NodeView& n, const NodeRequest& q) {
+      return n.free.cpu_milli >= q.resources.cpu_milli && n.free.gpus >= q.resources.gpus &&
+             (q.constraints.empty() || n.labels.contains("region")) &&
+             (q.gpu_model.empty() || (!n.devices.empty() && n.devices[0].model == q.gpu_model));
+    };
+    bool possible = false;
+    do {
+      possible = r.gang.size() <= nodes.size();
+      for (std::size_t i = 0; possible && i < r.gang.size(); ++i) possible = fits(nodes[order[i]], r.gang[i].request);
+    } while (!possible && std::next_permutation(order.begin(), order.end()));
+    const auto groups = s.plan({}, kT0);
+    ASSERT_EQ(!groups.empty(), possible) << "seed " << seed;
+    ++(possible ? started : waited);
+    if (groups.empty()) continue;
+    std::set<NodeId> distinct;
+    ASSERT_EQ(groups[0].places.size(), r.gang.size());
+    for (const Place& p : groups[0].places) distinct.insert(p.node);
+    ASSERT_EQ(distinct.size(), r.gang.size());
+  }
+  EXPECT_GT(started, 100);
+  EXPECT_GT(waited, 100);
+}
+
+std::int64_t hostile(Rng& rng) {
+  constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max(),
+                         kMin = std::numeric_limits<std::int64_t>::min();
+  constexpr std::array<std::int64_t, 12> kValues{kMin, kMin + 1, -1'000'000, -1,      0,        1,
+                                                 63,   64,       1'000,      1 << 30, kMax - 1, kMax};
+  return kValues[rng.below(kValues.size())];
+}
+
+// Nothing that a peer or a user can send breaks it or makes it promise more than there is.
+TEST(Scheduler, TakesHostileNumbers) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
+    Rng rng(seed);
+    Scheduler s;
+    WallTime now = kT0;
+    std::map<NodeId, NodeView> nodes;
+    for (int step = 0; step < 40; ++step) {
+      const auto small = [&] { return static_cast<std::int32_t>(hostile(rng)); };
+      NodeView n = rng.chance(1, 2) ? gpu_node(1 + rng.below(5), static_cast<int>(rng.below(70)), "A10")
+                                    : node(1 + rng.below(5));
+      n.free = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng), {}};
+      n.capacity = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), 0, {}};
+      for (Device& d : n.devices) d.memory_bytes = hostile(rng);
+      if (rng.chance(1, 2))
+        for (const Device& d : n.devices)
+          n.shared.push_back({d.uuid, rng.chance(1, 2) ? Sharing::Mig : Sharing::TenantShares, small(),
+                              OrgId{rng.below(2)}, static_cast<std::uint8_t>(rng.next() & 0xff)});
+      n.link = {hostile(rng),
+                hostile(rng),
+                hostile(rng),
+                hostile(rng),
+                hostile(rng),
+                rng.chance(1, 2),
+                {small(), small(), small()}};
+      n.reliability = {hostile(rng), hostile(rng), hostile(rng), {}};
+      n.offer.price_per_gpu_hour = hostile(rng), n.offer.price_per_hour = hostile(rng),
+      n.offer.notice = Millis(hostile(rng) / 2);
+      n.offer.shortest = Millis(hostile(rng)), n.offer.longest = Millis(hostile(rng));
+      if (rng.chance(1, 3)) n.offer.hours = {{{hostile(rng)}, {hostile(rng)}}, {kT0, {kT0.ms + 5'000}}};
+      n.backoff_until = {hostile(rng)};
+      nodes[n.node] = n;
+      s.apply(NodeChanged{n});
+      Request r = request(1 + rng.below(4), static_cast<int>(rng.below(3)));
+      r.priority = small(), r.since = {hostile(rng)}, r.tier = static_cast<std::uint8_t>(rng.next());
+      for (Bundle& b : r.gang) {
+        b.count = rng.chance(1, 2) ? 1 : static_cast<std::uint32_t>(rng.below(4));
+        b.request.resources = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng), {}};
+        b.request.gpu_share_milli = small(), b.request.gpu_memory_bytes = hostile(rng);
+        if (rng.chance(1, 4)) b.request.gpu_any = {{"A10", small()}, {"", small()}};
+        if (rng.chance(1, 4)) b.request.whole_machine = true;
+      }
+      r.backoff.emplace_back(NodeId{1 + rng.below(5)}, WallTime{hostile(rng)});
+      s.apply(RequestChanged{r});
+      LeaseView l = lease(1 + rng.below(3), 1 + rng.below(4), 1 + rng.below(5), 1);
+      l.resources = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), 0, {}};
+      s.apply(LeaseChanged{l});
+      s.apply(TermsChanged{ClusterId{1 + rng.below(4)}, {hostile(rng)}});
+      now = now + Millis(rng.below(900'000));
+      for (const Group& g : s.plan({4}, now))
+        for (const Place& p : g.places) {
+          const NodeView& view = nodes.at(p.node);
+          ASSERT_LE(p.resources.cpu_milli, std::max<std::int64_t>(0, view.free.cpu_milli)) << seed;
+          for (const std::string& uuid : p.devices)
+            ASSERT_TRUE(
+                std::any_of(view.devices.begin(), view.devices.end(), [&](const Device& d) { return d.uuid == uuid; }));
+        }
+      (void)s.queue(now);
+    }
+    Scheduler again;
+    for (const Change& change : s.snapshot()) again.apply(change);
+    EXPECT_EQ(again.waiting(), s.waiting());
   }
 }
 

@@ -6,27 +6,35 @@
 
 #include "base/log.h"
 #include "crypto/cert.h"
+#include "model/venv_image.h"
 #include "server/agents.h"
 #include "server/blob_store.h"
 #include "server/desired.h"
 
 namespace muster::server {
+namespace {
+constexpr Millis kCertificateEvery{2'000};
+}
 
 void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame) {
   if (const auto* log = std::get_if<session::LogChunk>(&frame)) return on_log(link, *log);
   if (const auto* ray = std::get_if<session::RayReportFrame>(&frame)) return on_ray(link, ray->report);
   if (const auto* blob = std::get_if<session::BlobRequest>(&frame)) return on_blob(link, *blob);
+  if (const auto* pull = std::get_if<session::PullReport>(&frame)) return on_pull(link, *pull);
+  if (const auto* lock = std::get_if<session::LockOffer>(&frame)) return on_lock(link, *lock);
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);
-  if (const auto* pause = std::get_if<session::OwnerPause>(&frame))
+  if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) {
+    set_owner_word(link->node, pause->paused ? pause->reason : std::string());
     return submit(link->node, control::NodePaused{link->node, pause->paused, pause->now}, [link](bool stored) {
       if (!stored) link->socket->close("the owner's word could not be stored; say it again");
     });
+  }
   if (const auto* bye = std::get_if<session::Goodbye>(&frame)) {
     if (bye->leave) submit(link->node, control::NodeLeft{link->node});
     return;
   }
-  streams_.from_agent(link->node, frame);
+  streams_.from_agent(link->number, frame);
 }
 
 void AgentHub::on_log(const LinkPtr& link, const session::LogChunk& chunk) {
@@ -103,6 +111,50 @@ void AgentHub::on_blob(const LinkPtr& link, const session::BlobRequest& request)
   send(link, chunk);
 }
 
+void AgentHub::on_pull(const LinkPtr& link, const session::PullReport& report) {
+  bool pulling = false;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const Lease* lease = state.find_lease(report.lease);
+    pulling = lease != nullptr && lease->node == link->node && lease->end == LeaseEnd::None &&
+              lease->phase <= LeasePhase::Pulling;
+  });
+  if (!pulling) return;
+  const std::lock_guard lock(facts_mutex_);
+  pulls_[report.lease] = {report.done_bytes, report.total_bytes};
+}
+
+// The first member of a cluster says what its reference was resolved to; the others will be told to take exactly that.
+// It comes from a supplier's machine: only a lock that fulfils the tenant's own reference is kept, among his blobs.
+void AgentHub::on_lock(const LinkPtr& link, const session::LockOffer& offer) {
+  std::string image;
+  OrgId org;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const Lease* lease = state.find_lease(offer.lease);
+    const Cluster* cluster = lease == nullptr ? nullptr : state.find_cluster(lease->cluster);
+    if (cluster == nullptr || lease->node != link->node || lease->end != LeaseEnd::None ||
+        cluster->spec.runtime != RuntimeKind::Venv)
+      return;
+    image = cluster->spec.image;
+    const auto project = state.projects.find(cluster->project);
+    if (project != state.projects.end()) org = project->second.org;
+  });
+  if (image.empty() || !org) return;
+  const auto wanted = parse_venv_image(image);
+  const auto parsed = parse_lock(as_string(offer.lock));
+  const Status fulfils = !parsed.ok()  ? Status(parsed.error())
+                         : wanted.ok() ? lock_fulfils(*parsed, *wanted)
+                                       : Status(wanted.error());
+  if (!fulfils.ok())
+    return log_warn("agents", "{} offered a lock that is refused: {}", link->node.str(), fulfils.error().message);
+  auto upload = context_.blobs->begin(org);
+  Status kept = upload.ok() ? (*upload)->chunk(offer.lock) : Status(upload.error());
+  if (kept.ok()) {
+    const auto done = (*upload)->end();
+    if (!done.ok()) kept = done.error();
+  }
+  if (!kept.ok()) log_warn("agents", "a lock of {} cannot be kept: {}", link->node.str(), kept.error().message);
+}
+
 void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& request) {
   const auto key = crypto::verify_csr(as_string(request.csr_pem));
   if (!key.ok())
@@ -114,27 +166,22 @@ void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& r
     same = node != nullptr && node->state != NodeState::Revoked && crypto::equal(node->device_key, *key);
   });
   if (!same) return log_warn("agents", "{} asked for a certificate for a key that is not its own", link->node.str());
-  const auto issued =
-      crypto::issue_device_certificate(context_.identity.ca, *key, link->node.str(), read_clocks().wall);
+  const LeaseTime now = read_clocks().lease;
+  {
+    const std::lock_guard lock(mutex_);
+    if (link->issued_at != LeaseTime{0} && now - link->issued_at < kCertificateEvery) return;
+    link->issued_at = now;
+  }
+  const auto issued = crypto::issue_device_certificate(context_.identity.ca, *key, link->node.str(), read_clocks().wall,
+                                                       context_.certificate_life);
   if (!issued.ok())
     return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
+  {
+    const std::lock_guard lock(mutex_);
+    link->renew_by = now + context_.certificate_life + kRenewGrace;
+  }
+  log_info("agents", "{} has a new certificate", link->node.str());
   send(link, session::CertIssued{to_bytes(*issued)});
-}
-
-wire::TelemetryView telemetry_view(NodeId node, const std::string& name, const session::Telemetry& sample) {
-  wire::TelemetryView view{node,
-                           name,
-                           sample.at,
-                           sample.cpu_milli,
-                           sample.memory_used_bytes,
-                           sample.memory_total_bytes,
-                           sample.disk_free_bytes,
-                           sample.net_rx_bytes_s,
-                           sample.net_tx_bytes_s,
-                           {}};
-  for (const auto& gpu : sample.gpus)
-    view.gpus.push_back({gpu.uuid, gpu.use_percent, gpu.temperature_c, gpu.power_w, gpu.memory_used_bytes});
-  return view;
 }
 
 void AgentHub::on_telemetry(const LinkPtr& link, const session::Telemetry& sample) {
@@ -144,17 +191,18 @@ void AgentHub::on_telemetry(const LinkPtr& link, const session::Telemetry& sampl
     ring.push_back(sample);
     while (ring.size() > options_.ring) ring.pop_front();
   }
+  set_owner_word(link->node, sample.owner);
   std::optional<access::Object> object;
-  std::string name;
+  std::string view;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
     if (node == nullptr) return;
     object = object_of(*node);
-    name = node->name;
+    view = wire::to_json(telemetry_view(state, {}, *node, sample, Sight::Machine));
   });
   if (!object) return;
   object->kind = access::Kind::Telemetry;
-  context_.events->transient(*object, "telemetry", wire::to_json(telemetry_view(link->node, name, sample)));
+  context_.events->transient(*object, "telemetry", view);
 }
 
 void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
@@ -208,7 +256,7 @@ void AgentHub::open_stream(const CallPtr& call, net::WebSocketPtr user) {
            open.lease.str());
   const std::weak_ptr<Link> weak = link;
   streams_.open(
-      node,
+      node, link->number,
       [weak](const session::ServerFrame& frame) {
         const auto held = weak.lock();
         return held != nullptr && send(held, frame);

@@ -6,7 +6,9 @@
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
+#include "server/core_state.h"
 #include "server/desired.h"
+#include "server/registry_store.h"
 #include "wire/agent_frames.h"
 
 namespace muster::server {
@@ -15,11 +17,11 @@ namespace {
 constexpr Millis kPump{50};
 constexpr Millis kTick{1000};
 
-bool expects_agent(NodeState state) {
-  return state == NodeState::Online || state == NodeState::Suspect || state == NodeState::Draining;
-}
-std::string domain_of(const Node& node) {
-  return node.facts.region.empty() ? node.supplier.str() : node.facts.region;
+session::Keeper::Options keeping(const AgentHub::Options& options) {
+  session::Keeper::Options out;
+  out.liveness = options.liveness;
+  out.lease = options.lease;
+  return out;
 }
 
 }  // namespace
@@ -27,8 +29,7 @@ std::string domain_of(const Node& node) {
 AgentHub::AgentHub(Context& context, Options options)
     : context_(context),
       options_(std::move(options)),
-      leases_(options_.lease),
-      liveness_(options_.liveness),
+      keeper_(keeping(options_)),
       streams_(Streams::Bounds{}),
       follow_(std::make_unique<LogFollow>(context)) {}
 
@@ -38,16 +39,9 @@ AgentHub::~AgentHub() {
 
 void AgentHub::start() {
   const Now now = read_clocks();
-  std::vector<std::pair<NodeId, std::string>> nodes;
-  std::vector<LeaseId> live;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    for (const auto& [id, node] : state.nodes) {
-      if (expects_agent(node.state)) nodes.emplace_back(id, domain_of(node));
-    }
-    for (const auto& [node, lease] : state.leases_by_node) live.push_back(lease);
+    keeper_.start(keeper_start(state), CoreState(state), now.lease);
   });
-  liveness_.start(nodes, now.lease);
-  leases_.start(live, now.lease);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -67,10 +61,26 @@ void AgentHub::stop() {
 // ---- session::Authority
 
 Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
-  const auto certificate =
-      crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem, read_clocks().wall);
-  if (!certificate.ok())
-    return error(Code::Unauthenticated, "the device certificate is refused: " + certificate.error().message);
+  const WallTime now = read_clocks().wall;
+  const auto expiry = crypto::certificate_expiry(hello.certificate_pem);
+  // A machine that slept past the end of its certificate still holds its device key, and proves it below. It may come
+  // in for a while, to have its certificate renewed (note_certificate).
+  const bool ended = expiry.ok() && *expiry <= now;
+  if (ended && now - *expiry > context_.reenrol_within)
+    return error(
+        Code::Unauthenticated,
+        fmt::format("the device certificate ended {} days ago; `muster-agent leave`, then join with a new token",
+                    (now - *expiry).count() / 86'400'000));
+  const auto certificate = crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem,
+                                                             ended ? *expiry - Millis(1) : now);
+  if (!certificate.ok()) {
+    // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
+    const bool early = expiry.ok() && crypto::verify_device_certificate(
+                                          hello.certificate_pem, context_.identity.ca.cert_pem, *expiry - Millis(1))
+                                          .ok();
+    return error(early ? Code::Unavailable : Code::Unauthenticated,
+                 "the device certificate is refused: " + certificate.error().message);
+  }
   const auto id = NodeId::parse(certificate->node_id);
   if (!id) return error(Code::Unauthenticated, "the device certificate names no machine");
   Status known = error(Code::Unauthenticated, "this machine is not enrolled here; join it with a new token");
@@ -78,8 +88,8 @@ Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
     const Node* node = state.find_node(*id);
     if (node == nullptr) return;
     if (node->state == NodeState::Revoked) {
-      known =
-          error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token");
+      known = error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token",
+                    "revoked");
     } else if (crypto::equal(node->device_key, certificate->device_key)) {
       known = access::check({{}, Role::None, {}, *id, {}}, access::Verb::Report, object_of(*node));
     }
@@ -93,25 +103,31 @@ Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
 std::string AgentHub::failure_domain(NodeId node) {
   std::string out;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    if (const Node* found = state.find_node(node)) out = domain_of(*found);
+    if (const Node* found = state.find_node(node)) out = control::failure_domain(*found);
   });
+  return out;
+}
+std::string AgentHub::known_boot(NodeId node) {
+  std::string out;
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler&) { out = control::boot_of_leases(state, node); });
   return out;
 }
 std::vector<LeaseId> AgentHub::live_leases(NodeId node) {
   std::vector<LeaseId> out;
   if (!leading_) return out;
   context_.runner->read(
-      [&](const control::State& state, const scheduler::Scheduler&) { out = state.live_leases(node); });
+      [&](const control::State& state, const scheduler::Scheduler&) { out = control::renewable_leases(state, node); });
   return out;
 }
 void AgentHub::heard(NodeId node, const std::string& domain, LeaseTime now) {
-  liveness_.heard(node, domain, now);
+  keeper_.heard(node, domain, now);
 }
 void AgentHub::granted(LeaseId lease, LeaseTime now) {
-  leases_.granted(lease, now);
+  keeper_.granted(lease, now);
 }
 void AgentHub::renewed(LeaseId lease, LeaseTime now) {
-  leases_.renewed(lease, now);
+  keeper_.renewed(lease, now);
 }
 
 // ---- links
@@ -155,7 +171,7 @@ void AgentHub::accept(net::WebSocketPtr socket) {
     const std::lock_guard lock(mutex_);
     link->number = next_link_++;
     session::Authority& authority = *this;
-    link->session = std::make_unique<session::Server>(std::move(options), authority, directory_, number | 1,
+    link->session = std::make_unique<session::Server>(std::move(options), authority, keeper_.directory(), number | 1,
                                                       crypto::random_bytes(32));
     links_[link->number] = link;
     link->session->open(now);
@@ -185,7 +201,10 @@ void AgentHub::on_close(const LinkPtr& link) {
       lost = link->node;
     }
   }
-  if (lost) streams_.link_lost(lost);
+  streams_.link_lost(link->number);  // also of a connection that another one of the same machine took over from
+  if (!lost) return;
+  const std::lock_guard lock(facts_mutex_);
+  telemetry_.erase(lost);  // what a machine that is away did last is no news
 }
 
 void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
@@ -201,6 +220,7 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
       const Now now = read_clocks();
       const bool before = link->session->welcomed();
       other = !link->session->on_frame(*frame, now) && link->session->welcomed();
+      if (const auto* hello = std::get_if<session::Hello>(&*frame)) note_certificate(link, *hello, now);
       if (!before && link->session->welcomed()) {
         link->node = link->session->node();
         by_node_[link->node] = link;
@@ -214,20 +234,32 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
   if (other) other_frame(link, *frame);
 }
 
+// With the mutex held. Counted on the boot clock: a step of the wall clock ends no link.
+void AgentHub::note_certificate(const LinkPtr& link, const session::Hello& hello, Now now) {
+  const auto expiry = crypto::certificate_expiry(hello.certificate_pem);
+  if (!expiry.ok() || link->renew_by != LeaseTime{0}) return;
+  link->renew_by = now.lease + std::max(Millis(0), *expiry - now.wall) + kRenewGrace;
+}
+
 // With the mutex held.
 void AgentHub::flush(const LinkPtr& link, Todo& todo) {
   session::ServerOut out = link->session->take();
   for (const auto& frame : out.send) send(link, frame);
-  if (out.report)
+  if (out.report) {
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      for (const ObservedLease& lease : out.report->leases)
+        if (control::held_by(state, link->node, lease)) keeper_.acknowledged(lease.lease, lease.roster_epoch);
+    });
     todo.push_back([this, link, report = std::move(*out.report)]() mutable { this->report(link, std::move(report)); });
+  }
   if (!out.close.empty()) todo.push_back([link, why = out.close] { link->socket->close(why); });
 }
 
 void AgentHub::report(const LinkPtr& link, session::Report report) {
   control::Command command;
   if (report.online) {
-    command =
-        control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs)};
+    command = control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs),
+                                  std::move(report.boot_id)};
   } else {
     command = control::ReportObserved{link->node, report.revision, std::move(report.leases), std::move(report.jobs)};
   }
@@ -262,10 +294,7 @@ void AgentHub::submit_system(control::Command command, std::function<void(bool)>
   context_.runner->submit(control::Lane::Liveness, std::move(command), std::move(actor),
                           [done = std::move(done)](const Result<engine::Reply>& reply) {
                             if (!reply.ok()) log_warn("agents", "the core refused: {}", reply.error().message);
-                            // Only what may go better later is asked again.
-                            const bool later = !reply.ok() && (reply.error().code == Code::Unavailable ||
-                                                               reply.error().code == Code::ResourceExhausted);
-                            done(!later);
+                            if (done) done(reply.ok());
                           });
 }
 
@@ -277,7 +306,7 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
     if (node == nullptr ||
         (link->built && link->built_incarnation == state.incarnation && link->built_revision == node->revision))
       return;
-    desired = build_desired(state, context_.identity, link->node, now.wall);
+    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get());
     link->built = true;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
@@ -289,12 +318,21 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
 
 void AgentHub::on_event(const engine::DurableEvent& event) {
   if (const auto* ended = std::get_if<control::LeaseEnded>(&event.event)) {
-    const std::lock_guard lock(mutex_);
-    leases_.ended(ended->lease);
+    {
+      const std::lock_guard lock(mutex_);
+      keeper_.lease_ended(ended->lease);
+    }
+    const std::lock_guard lock(facts_mutex_);
+    pulls_.erase(ended->lease);
+  } else if (const auto* seen = std::get_if<control::LeaseObserved>(&event.event)) {
+    if (seen->phase > LeasePhase::Pulling) {
+      const std::lock_guard lock(facts_mutex_);
+      pulls_.erase(seen->lease);
+    }
   } else if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) {
     // Counted from here even if the machine never connects: it may have left before its first Desired.
     const std::lock_guard lock(mutex_);
-    leases_.granted(granted->lease.id, read_clocks().lease);
+    keeper_.granted(granted->lease.id, read_clocks().lease);
   } else if (const auto* changed = std::get_if<control::NodeStateChanged>(&event.event)) {
     if (changed->state == NodeState::Revoked) {
       const std::lock_guard lock(mutex_);
@@ -304,8 +342,13 @@ void AgentHub::on_event(const engine::DurableEvent& event) {
     const std::lock_guard lock(facts_mutex_);
     for (const ClusterId id : archived->clusters) ray_.erase(id);
   }
+  ClusterId roster;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    roster = roster_changed_by(state, event.event);
+  });
   {
     const std::lock_guard lock(mutex_);
+    if (roster) keeper_.roster_changed(roster);
     dirty_ = true;
   }
   wake_.notify_one();
@@ -359,63 +402,45 @@ void AgentHub::pump_desired(Now now, Todo& todo) {
   }
 }
 
-void AgentHub::turn(NodeId node, session::Heard heard, Todo& todo) {
-  if (heard == session::Heard::Live) {
-    turned_.erase(node);
-    const auto found = by_node_.find(node);
-    if (found != by_node_.end()) {
-      found->second->session->report_again();
-      flush(found->second, todo);
-    }
-    return;
+// The keeper says each again until the core has it.
+void AgentHub::tell_core(const session::Verdicts& verdicts, Todo& todo) {
+  const auto tell = [&](control::Command command) {
+    todo.push_back([this, command = std::move(command)] { submit_system(command); });
+  };
+  if (verdicts.freeze) tell(control::SetFreeze{verdicts.freeze->frozen, verdicts.freeze->reason});
+  for (const NodeId node : verdicts.contested) {
+    todo.push_back([this, node] {
+      submit_system(control::NodeContested{node}, [this, node](bool ok) {
+        const std::lock_guard lock(mutex_);
+        if (ok) keeper_.contested_taken(node);
+      });
+    });
   }
-  turned_[node] = heard;
+  for (const NodeId node : verdicts.suspect) tell(control::NodeSuspect{node});
+  for (const NodeId node : verdicts.lost) tell(control::NodeLost{node});
+  if (!verdicts.expired.empty()) tell(control::LeasesExpired{verdicts.expired});
+  if (!verdicts.late.empty()) tell(control::RostersLate{verdicts.late});
+  for (const NodeId node : verdicts.again) {
+    const auto found = by_node_.find(node);
+    if (found == by_node_.end()) continue;
+    found->second->session->report_again();
+    flush(found->second, todo);
+  }
 }
 
 void AgentHub::tick(Now now, Todo& todo) {
   for (const NodeId node : std::exchange(refused_, {})) {
-    liveness_.forget(node);
+    keeper_.forget(node);
     const auto found = by_node_.find(node);
     if (found == by_node_.end()) continue;
     found->second->session->refuse("revoked", "this machine was revoked", Millis(0));
     flush(found->second, todo);
   }
-  for (const auto& event : liveness_.tick(now.lease)) {
-    if (const auto* node = std::get_if<session::NodeTurned>(&event)) turn(node->node, node->now, todo);
-    if (const auto* freeze = std::get_if<session::FreezeTurned>(&event)) freeze_ = *freeze;
-  }
-  // Each transition is sent until the core took it; the newest one wins.
-  if (leading_) {
-    for (const auto& [node, heard] : turned_) {
-      control::Command command = control::NodeSuspect{node};
-      if (heard == session::Heard::Lost) command = control::NodeLost{node};
-      todo.push_back([this, node = node, heard = heard, command = std::move(command)] {
-        submit_system(command, [this, node, heard](bool settled) {
-          const std::lock_guard lock(mutex_);
-          const auto found = turned_.find(node);
-          if (settled && found != turned_.end() && found->second == heard) turned_.erase(found);
-        });
-      });
-    }
-    if (freeze_) {
-      todo.push_back([this, freeze = *freeze_] {
-        submit_system(control::SetFreeze{freeze.frozen, freeze.reason}, [this, freeze](bool settled) {
-          const std::lock_guard lock(mutex_);
-          if (settled && freeze_ == freeze) freeze_.reset();
-        });
-      });
-    }
-    const auto expired = leases_.expired(now.lease);
-    if (!expired.empty() && !expiring_) {
-      expiring_ = true;
-      todo.push_back([this, expired] {
-        submit_system(control::LeasesExpired{expired}, [this](bool) {
-          const std::lock_guard lock(mutex_);
-          expiring_ = false;
-        });
-      });
-    }
-  }
+  session::Verdicts verdicts;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    verdicts = keeper_.tick(now.lease, CoreState(state), leading_);
+  });
+  tell_core(verdicts, todo);
   for (const auto& [number, link] : links_) {
     const bool before = link->session->welcomed();
     link->session->tick(now);
@@ -424,9 +449,12 @@ void AgentHub::tick(Now now, Todo& todo) {
       by_node_[link->node] = link;
       bring_desired(link, now);
     }
+    if (link->renew_by != LeaseTime{0} && now.lease >= link->renew_by)
+      link->session->refuse("certificate_expired", "this machine's certificate ended and was not renewed",
+                            Millis(1000));
     flush(link, todo);
   }
-  for (const auto& kicked : directory_.take_kicked()) {
+  for (const auto& kicked : keeper_.directory().take_kicked()) {
     for (const auto& [number, link] : links_) {
       if (link->session->session() != kicked.session) continue;
       link->session->kick(kicked.why, now);
@@ -447,13 +475,42 @@ void AgentHub::watch() {
 
 AgentHub::Counts AgentHub::counts() const {
   const std::lock_guard lock(mutex_);
-  return {by_node_.size(), streams_.size(), leases_.size(), liveness_.frozen(), leading_};
+  return {by_node_.size(), streams_.size(), keeper_.leases().size(), keeper_.frozen(), leading_};
 }
 
 std::optional<RayFacts> AgentHub::ray(ClusterId cluster) const {
   const std::lock_guard lock(facts_mutex_);
   const auto found = ray_.find(cluster);
   return found == ray_.end() ? std::nullopt : std::optional(found->second);
+}
+std::vector<std::pair<NodeId, session::Telemetry>> AgentHub::latest_telemetry(std::size_t max) const {
+  std::vector<std::pair<NodeId, session::Telemetry>> out;
+  {
+    const std::lock_guard lock(facts_mutex_);
+    for (const auto& [node, ring] : telemetry_) {
+      if (out.size() >= max) break;
+      if (!ring.empty()) out.emplace_back(node, ring.back());
+    }
+  }
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  return out;
+}
+std::string AgentHub::owner_word(NodeId node) const {
+  const std::lock_guard lock(facts_mutex_);
+  const auto found = owner_.find(node);
+  return found == owner_.end() ? std::string() : found->second;
+}
+void AgentHub::set_owner_word(NodeId node, const std::string& text) {
+  const std::lock_guard lock(facts_mutex_);
+  if (text.empty())
+    owner_.erase(node);
+  else
+    owner_[node] = text;
+}
+std::optional<PullFacts> AgentHub::pull(LeaseId lease) const {
+  const std::lock_guard lock(facts_mutex_);
+  const auto found = pulls_.find(lease);
+  return found == pulls_.end() ? std::nullopt : std::optional(found->second);
 }
 std::optional<session::Telemetry> AgentHub::telemetry(NodeId node) const {
   const std::lock_guard lock(facts_mutex_);

@@ -20,13 +20,12 @@
 #include "server/log_follow.h"
 #include "server/streams.h"
 #include "server/views.h"
-#include "session/lease_table.h"
-#include "session/liveness.h"
+#include "session/keeper.h"
 #include "session/server.h"
 
 namespace muster::server {
 
-wire::TelemetryView telemetry_view(NodeId node, const std::string& name, const session::Telemetry& sample);
+inline constexpr Millis kRenewGrace{60'000};  // what a machine with an ended certificate gets to ask for a new one
 
 class AgentHub final : private session::Authority {
  public:
@@ -43,7 +42,10 @@ class AgentHub final : private session::Authority {
   void open_stream(const CallPtr& call, net::WebSocketPtr user);
   void on_event(const engine::DurableEvent& event);  // from the event hub's thread
   std::optional<RayFacts> ray(ClusterId cluster) const;
+  std::optional<PullFacts> pull(LeaseId lease) const;
   std::optional<session::Telemetry> telemetry(NodeId node) const;
+  std::vector<std::pair<NodeId, session::Telemetry>> latest_telemetry(std::size_t max) const;
+  std::string owner_word(NodeId node) const;  // why the owner's limits keep the machine from being hired
   void watch();
   LogFollow& follow() { return *follow_; }
   struct Counts {
@@ -61,6 +63,7 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
   using Todo = std::vector<std::function<void()>>;  // what must run without the mutex
@@ -68,12 +71,14 @@ class AgentHub final : private session::Authority {
   // session::Authority, with the mutex held.
   Result<NodeId> verify(const session::Hello& hello, ByteView message) override;
   std::string failure_domain(NodeId node) override;
+  std::string known_boot(NodeId node) override;
   std::vector<LeaseId> live_leases(NodeId node) override;
   void heard(NodeId node, const std::string& domain, LeaseTime now) override;
   void granted(LeaseId lease, LeaseTime now) override;
   void renewed(LeaseId lease, LeaseTime now) override;
 
   void on_message(const LinkPtr& link, const Bytes& message);
+  void note_certificate(const LinkPtr& link, const session::Hello& hello, Now now);
   void on_close(const LinkPtr& link);
   void flush(const LinkPtr& link, Todo& todo);
   void bring_desired(const LinkPtr& link, Now now);
@@ -81,38 +86,39 @@ class AgentHub final : private session::Authority {
   void other_frame(const LinkPtr& link, const session::AgentFrame& frame);
   void on_log(const LinkPtr& link, const session::LogChunk& chunk);
   void on_ray(const LinkPtr& link, const RayReport& report);
+  void on_pull(const LinkPtr& link, const session::PullReport& report);
+  void on_lock(const LinkPtr& link, const session::LockOffer& offer);
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
   void on_certificate(const LinkPtr& link, const session::CertRequest& request);
+  void set_owner_word(NodeId node, const std::string& text);
   void on_telemetry(const LinkPtr& link, const session::Telemetry& sample);
   void submit(NodeId node, control::Command command, std::function<void(bool)> done = {});
-  void submit_system(control::Command command, std::function<void(bool)> done);
+  void submit_system(control::Command command, std::function<void(bool ok)> done = {});
   static bool send(const LinkPtr& link, const session::ServerFrame& frame);
   LinkPtr find(NodeId node) const;
 
   void run();
   void tick(Now now, Todo& todo);
-  void turn(NodeId node, session::Heard heard, Todo& todo);
+  void tell_core(const session::Verdicts& verdicts, Todo& todo);
   void pump_desired(Now now, Todo& todo);
 
   Context& context_;
   const Options options_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  session::Directory directory_;
-  session::LeaseTable leases_;
-  session::Liveness liveness_;
+  session::Keeper keeper_;
   std::map<std::uint64_t, LinkPtr> links_;
   std::unordered_map<NodeId, LinkPtr> by_node_;
-  std::map<NodeId, session::Heard> turned_;  // transitions that the core has not taken yet
-  std::optional<session::FreezeTurned> freeze_;
   std::set<NodeId> refused_;  // revoked: to be cut at the next tick
   std::uint64_t next_link_ = 1;
-  bool dirty_ = false, stopping_ = false, leading_ = false, expiring_ = false, live_ = false;
+  bool dirty_ = false, stopping_ = false, leading_ = false, live_ = false;
   LeaseTime watch_until_{0};
 
   mutable std::mutex facts_mutex_;
   std::map<ClusterId, RayFacts> ray_;
+  std::map<LeaseId, PullFacts> pulls_;  // of live leases that have not their image yet
   std::unordered_map<NodeId, std::deque<session::Telemetry>> telemetry_;
+  std::unordered_map<NodeId, std::string> owner_;  // only machines whose owner says something
 
   Streams streams_;
   std::unique_ptr<LogFollow> follow_;

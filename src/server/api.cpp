@@ -92,11 +92,13 @@ Result<ListQuery> list_query(const net::Request& request, std::initializer_list<
 
 Api::Api(Context& context) : context_(context) {
   add_people();
+  add_quotas();
   add_tokens();
   add_nodes();
   add_clusters();
   add_jobs();
   add_rest();
+  add_registries();
 }
 
 void Api::add(const std::string& name, Resolver resolve, Handler handler) {

@@ -60,11 +60,13 @@ class Api {
   void add(const std::string& name, Resolver resolve, Handler handler);
   void add_open(const std::string& name, Handler handler);
   void add_people();
+  void add_quotas();
   void add_tokens();
   void add_nodes();
   void add_clusters();
   void add_jobs();
   void add_rest();
+  void add_registries();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
   void after_min_seq(const CallPtr& call, Handler handler);

@@ -46,7 +46,8 @@ void Api::add_clusters() {
     const Cluster* found = parsed ? state.find_cluster(*parsed) : nullptr;
     if (found == nullptr) return error(Code::NotFound, "the cluster is gone");
     const auto ray = context_.agents->ray(found->id);
-    auto view = cluster_view(state, *found, ray ? &*ray : nullptr);
+    auto view = cluster_view(state, *found, ray ? &*ray : nullptr,
+                             [this](LeaseId lease) { return context_.agents->pull(lease); });
     if (queue != nullptr) {
       if (const auto waiting = queue->find(found->id); waiting != queue->end()) view.queue = waiting->second;
     }
@@ -90,7 +91,8 @@ void Api::add_clusters() {
               return {};
             }
             const auto ray = context_.agents->ray(item.id);
-            auto view = cluster_view(state, item, ray ? &*ray : nullptr);
+            auto view = cluster_view(state, item, ray ? &*ray : nullptr,
+                                     [this](LeaseId lease) { return context_.agents->pull(lease); });
             if (const auto waiting = queue.find(item.id); waiting != queue.end()) view.queue = waiting->second;
             return wire::to_json(view);
           });

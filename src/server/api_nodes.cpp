@@ -69,7 +69,8 @@ void Api::enroll(const CallPtr& call) {
            if (!node) return error(Code::Internal, "enrolment gave no machine id");
            wire::EnrollView view;
            view.node = *node;
-           view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall));
+           view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall,
+                                                                       context_.certificate_life));
            view.ca_pem = id.ca.cert_pem;
            view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
            view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
@@ -154,7 +155,7 @@ void Api::add_nodes() {
                 !passes(*query, "tier", wire::text(node.tier))) {
               return {};
             }
-            return wire::to_json(node_view(state, call->caller.subject, node));
+            return wire::to_json(node_view(state, call->caller.subject, node, context_.agents->owner_word(node.id)));
           });
         });
       });
@@ -164,7 +165,7 @@ void Api::add_nodes() {
         read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
           const Node* node = state.find_node(*NodeId::parse(call->id));
           if (node == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *node));
+          return wire::to_json(node_view(state, call->caller.subject, *node, context_.agents->owner_word(node->id)));
         });
       });
   add(
@@ -189,11 +190,11 @@ void Api::add_nodes() {
           if (!action.ok()) return fail(call, action.error());
           command = control::SetNode{node, *action};
         }
-        const auto render = [call](const control::State& state, const scheduler::Scheduler&,
-                                   const engine::Reply&) -> Result<std::string> {
+        const auto render = [this, call](const control::State& state, const scheduler::Scheduler&,
+                                         const engine::Reply&) -> Result<std::string> {
           const Node* found = state.find_node(*NodeId::parse(call->id));
           if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *found));
+          return wire::to_json(node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
         };
         if (request->tier && request->action == "admit") {
           // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
@@ -221,10 +222,13 @@ void Api::add_nodes() {
           return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
             access::Object object = object_of(node);
             object.kind = Kind::Telemetry;
-            if (!access::visible(call->caller.subject, object) || !passes(*query, "node", node.id.str())) return {};
+            if (!passes(*query, "node", node.id.str()) && !passes(*query, "node", node.name)) return {};
+            const bool whole = access::visible(call->caller.subject, object);
+            if (!whole && !hires_from(state, call->caller.subject, node)) return {};
             const auto latest = context_.agents->telemetry(node.id);
             if (!latest) return {};
-            return wire::to_json(telemetry_view(node.id, node.name, *latest));
+            return wire::to_json(telemetry_view(state, call->caller.subject, node, *latest,
+                                                whole ? Sight::Machine : Sight::OwnContainers));
           });
         });
       });

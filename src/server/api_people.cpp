@@ -1,6 +1,7 @@
 // Accounts, organisations, projects, API tokens, login.
 #include <fmt/format.h>
 
+#include "control/quota.h"
 #include "crypto/password.h"
 #include "crypto/token.h"
 #include "server/api.h"
@@ -153,7 +154,7 @@ void Api::add_people() {
                  const auto id = OrgId::parse(reply.outcome.id);
                  const auto found = id ? state.orgs.find(*id) : state.orgs.end();
                  if (found == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
-                 return wire::to_json(found->second);
+                 return wire::to_json(found->second, control::held_of(state, found->first));
                });
       });
   add("ListOrgs", own(Kind::Org, Verb::List), [this](const CallPtr& call) {
@@ -162,7 +163,7 @@ void Api::add_people() {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return list_page(*query, state, state.orgs, [&](const Org& org) -> std::optional<std::string> {
         if (!access::visible(call->caller.subject, object_of(org)) || !passes(*query, "name", org.name)) return {};
-        return wire::to_json(org);
+        return wire::to_json(org, control::held_of(state, org.id));
       });
     });
   });
@@ -186,7 +187,7 @@ void Api::add_people() {
                  const auto id = ProjectId::parse(reply.outcome.id);
                  const auto found = id ? state.projects.find(*id) : state.projects.end();
                  if (found == state.projects.end()) return error(Code::NotFound, "the project is gone");
-                 return wire::to_json(found->second);
+                 return wire::to_json(found->second, control::held_of(state, found->first));
                });
       });
   add("ListProjects", own(Kind::Project, Verb::List), [this](const CallPtr& call) {
@@ -196,7 +197,7 @@ void Api::add_people() {
       return list_page(*query, state, state.projects, [&](const Project& project) -> std::optional<std::string> {
         if (!access::visible(call->caller.subject, object_of(project)) || !passes(*query, "name", project.name))
           return {};
-        return wire::to_json(project);
+        return wire::to_json(project, control::held_of(state, project.id));
       });
     });
   });

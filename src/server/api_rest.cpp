@@ -58,6 +58,70 @@ void Api::add_rest() {
       });
 }
 
+namespace {
+constexpr std::size_t kMachinesInMetrics = 2000;
+
+// What a label may hold without breaking the line: machines chose these texts.
+std::string label_text(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c >= 0x20 && c < 0x7f && c != '"' && c != '\\') out.push_back(c);
+  }
+  return out;
+}
+
+using Machines = std::vector<std::pair<NodeId, session::Telemetry>>;
+void add_machine_metrics(std::string& out, const Machines& machines) {
+  const auto head = [&](std::string_view name, std::string_view help) {
+    out += fmt::format("# HELP muster_{} {}\n# TYPE muster_{} gauge\n", name, help, name);
+  };
+  const auto machine = [&](std::string_view name, std::string_view help, auto value) {
+    head(name, help);
+    for (const auto& [node, t] : machines)
+      out += fmt::format("muster_{}{{node=\"{}\"}} {}\n", name, node.str(), value(t));
+  };
+  const auto gpu = [&](std::string_view name, std::string_view help, auto value) {
+    head(name, help);
+    for (const auto& [node, t] : machines) {
+      for (const auto& each : t.gpus)
+        out += fmt::format("muster_{}{{node=\"{}\",gpu=\"{}\"}} {}\n", name, node.str(), label_text(each.uuid),
+                           value(each));
+    }
+  };
+  const auto container = [&](std::string_view name, std::string_view help, auto value) {
+    head(name, help);
+    for (const auto& [node, t] : machines) {
+      for (const auto& each : t.containers)
+        out +=
+            fmt::format("muster_{}{{node=\"{}\",lease=\"{}\"}} {}\n", name, node.str(), each.lease.str(), value(each));
+    }
+  };
+  using session::ContainerSample;
+  using session::GpuSample;
+  using session::Telemetry;
+  machine("node_cpus_used", "CPUs in use", [](const Telemetry& t) { return static_cast<double>(t.cpu_milli) / 1000; });
+  machine("node_memory_used_bytes", "memory in use", [](const Telemetry& t) { return t.memory_used_bytes; });
+  machine("node_disk_free_bytes", "room below the state directory",
+          [](const Telemetry& t) { return t.disk_free_bytes; });
+  machine("node_net_rx_bytes_per_second", "received", [](const Telemetry& t) { return t.net_rx_bytes_s; });
+  machine("node_net_tx_bytes_per_second", "sent", [](const Telemetry& t) { return t.net_tx_bytes_s; });
+  machine("node_owner_holds_back", "1 while the owner's limits keep it from being hired",
+          [](const Telemetry& t) { return t.owner.empty() ? 0 : 1; });
+  gpu("gpu_use_percent", "use", [](const GpuSample& g) { return g.use_percent; });
+  gpu("gpu_memory_used_bytes", "memory in use", [](const GpuSample& g) { return g.memory_used_bytes; });
+  gpu("gpu_temperature_celsius", "temperature", [](const GpuSample& g) { return g.temperature_c; });
+  gpu("gpu_power_watts", "power drawn", [](const GpuSample& g) { return g.power_w; });
+  gpu("gpu_power_limit_watts", "power allowed", [](const GpuSample& g) { return g.power_limit_w; });
+  gpu("gpu_sm_mhz", "clock of the processors", [](const GpuSample& g) { return g.sm_mhz; });
+  gpu("gpu_ecc_uncorrected", "memory errors not corrected since the driver started",
+      [](const GpuSample& g) { return g.ecc_uncorrected; });
+  gpu("gpu_xid_events", "Xid faults since the agent started", [](const GpuSample& g) { return g.xid_count; });
+  container("container_cpus_used", "CPUs in use",
+            [](const ContainerSample& c) { return static_cast<double>(c.cpu_milli) / 1000; });
+  container("container_memory_bytes", "memory in use", [](const ContainerSample& c) { return c.memory_bytes; });
+}
+}  // namespace
+
 std::string metrics_text(Context& context) {
   std::string out;
   const auto gauge = [&](std::string_view name, std::string_view help, double value, std::string_view labels = {}) {
@@ -96,6 +160,7 @@ std::string metrics_text(Context& context) {
   table("nodes", "machines by state", nodes);
   table("clusters", "clusters by state", clusters);
   table("jobs", "jobs by state", jobs);
+  add_machine_metrics(out, context.agents->latest_telemetry(kMachinesInMetrics));
   return out;
 }
 

@@ -5,6 +5,7 @@
 #include "server/blob_store.h"
 #include "server/event_hub.h"
 #include "server/log_store.h"
+#include "server/registry_store.h"
 
 namespace muster::server {
 
@@ -36,6 +37,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.identity = TRY(load_identity(options.dir, read_clocks().wall));
   context.store = options.store;
   context.public_host = options.public_host;
+  context.certificate_life = options.certificate_life;
+  context.reenrol_within = options.reenrol_within;
   engine::Runner::Options runner;
   runner.store = options.store;
   context.runner = TRY(engine::Runner::start(std::move(runner)));
@@ -43,6 +46,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.logs = std::make_unique<LogStore>(options.dir.logs());
   context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{});
   TRY_VOID(context.blobs->load());
+  context.registries = std::make_unique<RegistryStore>(context.identity.secret, options.store);
+  TRY_VOID(context.registries->load(read_clocks().wall));
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_event([&context](const engine::DurableEvent& event) {

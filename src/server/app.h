@@ -21,6 +21,7 @@ class App {
     std::string handoff;      // unix socket of muster-relay; empty = none
     std::string public_host;  // put into join tokens; empty = none
     int threads = 4;
+    Millis certificate_life{86'400'000}, reenrol_within{30LL * 86'400'000};
     AgentHub::Options agents;
   };
   static Result<std::unique_ptr<App>> start(Options options);

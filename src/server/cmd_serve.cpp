@@ -31,6 +31,17 @@ Result<Listen> parse_listen(const std::string& text) {
   return out;
 }
 
+Result<Millis> parse_span(const Arguments& arguments, const std::string& name, Millis unit, std::int64_t low,
+                          std::int64_t high, Millis otherwise) {
+  const std::string text = arguments.option(name);
+  if (text.empty()) return otherwise;
+  std::int64_t value = 0;
+  const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (fault != std::errc() || end != text.data() + text.size() || value < low || value > high)
+    return error(Code::InvalidArgument, fmt::format("{} must be a whole number from {} to {}", name, low, high));
+  return unit * value;
+}
+
 Status serve(const Arguments& arguments, const OpenStore& open) {
   // Blocked before any thread starts, so that only the wait below takes them.
   sigset_t signals;
@@ -52,6 +63,10 @@ Status serve(const Arguments& arguments, const OpenStore& open) {
     options.public_host =
         !identity.relays.empty() ? identity.relays.front() : fmt::format("{}:{}", identity.sans.front(), listen.port);
   }
+  options.certificate_life =
+      TRY(parse_span(arguments, "--certificate-life", Millis(1000), 60, 7 * 86'400, options.certificate_life));
+  options.reenrol_within =
+      TRY(parse_span(arguments, "--reenrol-days", Millis(86'400'000), 0, 365, options.reenrol_within));
   options.store = TRY(open(options.dir.journal()));
   const auto app = TRY(App::start(options));
   log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id,

@@ -11,10 +11,14 @@ const char* const kUsage =
     "\n"
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
+    "                [--certificate-life SECONDS] [--reenrol-days N]\n"
     "  musterd journal verify|show|export --data DIR [--from SEQ] [--count N]\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
     "\n"
+    "Machines' certificates live 24 hours and are renewed at two thirds of that. A machine that slept through the end "
+    "of\n"
+    "its certificate proves its device key and gets a new one for --reenrol-days (30), then it must join anew.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
 std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
@@ -23,8 +27,9 @@ std::string Arguments::option(const std::string& name, const std::string& otherw
 }
 
 Result<Arguments> parse_arguments(int count, char** values) {
-  static const std::vector<std::string> known = {"--data",   "--name",    "--operator", "--password-file", "--relay",
-                                                 "--listen", "--handoff", "--public",   "--from",          "--count"};
+  static const std::vector<std::string> known = {"--data",  "--name",   "--operator",         "--password-file",
+                                                 "--relay", "--listen", "--handoff",          "--public",
+                                                 "--from",  "--count",  "--certificate-life", "--reenrol-days"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

@@ -15,6 +15,7 @@ class AgentHub;
 class EventHub;
 class LogStore;
 class BlobStore;
+class RegistryStore;
 
 inline constexpr std::string_view kServerVersion = "0.1.0";
 
@@ -26,9 +27,12 @@ struct Context {
   std::unique_ptr<Pool> pool;
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
+  std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
-  std::string public_host;  // host[:port] put into join tokens
+  std::string public_host;                   // host[:port] put into join tokens
+  Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
+  Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long
   Context();
   ~Context();
 };

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "crypto/hash.h"
+#include "model/image_name.h"
+#include "model/venv_image.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "wire/agent_frames.h"
@@ -53,13 +55,29 @@ session::SignedRoster sign(const control::State& state, const Identity& identity
   return out;
 }
 
+// Only while the machine has not the image yet.
+void add_registry(const control::State& state, const Cluster& cluster, const Assignment& assignment,
+                  const RegistryStore* registries, WallTime now, session::LeaseSecrets& secrets) {
+  const Lease* lease = state.find_lease(assignment.lease);
+  if (registries == nullptr || lease == nullptr || lease->phase > LeasePhase::Pulling ||
+      cluster.spec.runtime != RuntimeKind::Docker)
+    return;
+  const auto project = state.projects.find(cluster.project);
+  if (project == state.projects.end()) return;
+  const auto account = registries->find(project->second.org, image_registry(cluster.spec.image), now);
+  if (!account) return;
+  secrets.registry_user = account->username;
+  secrets.registry_password = to_bytes(account->password);
+}
+
 }  // namespace
 
 Bytes ray_token(const Identity& identity, const Cluster& cluster) {
   return to_bytes(hex(derive(identity, "ray-token", cluster)));
 }
 
-session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now) {
+session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
+                               const RegistryStore* registries) {
   session::Desired out;
   const Node* found = state.find_node(node);
   out.incarnation = state.incarnation;
@@ -79,6 +97,7 @@ session::Desired build_desired(const control::State& state, const Identity& iden
       secrets.relay_token = overlay::sign_relay_token(
           identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
     }
+    add_registry(state, *cluster, assignment, registries, now, secrets);
     out.secrets.push_back(std::move(secrets));
     if (rostered.insert(assignment.cluster).second) out.rosters.push_back(sign(state, identity, assignment));
   }
@@ -90,6 +109,10 @@ bool names_blob(const std::vector<Assignment>& assignments, const std::string& d
   for (const auto& assignment : assignments) {
     for (const auto& file : assignment.files) {
       if (file.blob == digest) return true;
+    }
+    if (assignment.runtime == RuntimeKind::Venv) {
+      const auto image = parse_venv_image(assignment.image);
+      if (image.ok() && image->lock == digest) return true;
     }
     for (const auto& job : assignment.jobs) {
       if (job.working_dir_blob == digest) return true;

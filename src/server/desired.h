@@ -5,12 +5,15 @@
 // signature. Pure over its inputs; the caller holds the follower's lock.
 #include "control/core.h"
 #include "server/identity.h"
+#include "server/registry_store.h"
 #include "session/frames.h"
 
 namespace muster::server {
 
 Bytes ray_token(const Identity& identity, const Cluster& cluster);  // 64 hex characters
-session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now);
+// `registries` may be null: then no account of a registry is given away.
+session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
+                               const RegistryStore* registries = nullptr);
 // May this machine read that blob: one of its assignments names it.
 bool names_blob(const std::vector<Assignment>& assignments, const std::string& digest);
 

@@ -69,6 +69,23 @@ struct Teller {
     object = object_of(e.project);
     return fmt::format("project {} was made", e.project.name);
   }
+  std::string operator()(const QuotaSet& e) {
+    const auto project = s.projects.find(e.project);
+    const auto org = s.orgs.find(e.org);
+    if (project != s.projects.end())
+      object = object_of(project->second);
+    else if (org != s.orgs.end())
+      object = object_of(org->second);
+    const auto amount = [](std::int64_t n, double unit, std::string_view what) {
+      return n == 0 ? fmt::format("any number of {}", what) : fmt::format("{} {}", static_cast<double>(n) / unit, what);
+    };
+    return fmt::format("{} may hold {}, {}, {}",
+                       project != s.projects.end() ? "project " + project->second.name
+                       : org != s.orgs.end()       ? "organisation " + org->second.name
+                                                   : e.org.str(),
+                       amount(e.quota.gpus, 1, "GPUs"), amount(e.quota.cpu_milli, 1000, "CPUs"),
+                       amount(e.quota.clusters, 1, "clusters"));
+  }
   std::string operator()(const PrincipalCreated& e) {
     object = object_of(e.principal);
     return fmt::format("account {} ({}) was made", e.principal.name, wire::text(e.principal.role));

@@ -146,7 +146,7 @@ class FakeAgent {
   }
   struct Seen {
     std::string closed;
-    bool welcomed = false, genuine = true;
+    bool welcomed = false, genuine = true, hanging = false;
     session::Desired desired;
     std::uint64_t log_acked = 0;
     session::Refused refused;
@@ -180,6 +180,11 @@ class FakeAgent {
       const std::lock_guard lock(mutex_);
       seen_.log_acked = ack->offset;
     } else if (const auto* open = std::get_if<session::StreamOpen>(&*frame)) {
+      if (!open->argv.empty() && open->argv.back() == "hang") {
+        const std::lock_guard lock(mutex_);
+        seen_.hanging = true;
+        return;
+      }
       send(session::StreamData{open->stream, 0, to_bytes(open->argv.empty() ? "tcp" : open->argv.back())});
       send(session::StreamClose{open->stream, 7, ""});
     } else if (const auto* desired = std::get_if<session::Desired>(&*frame)) {
@@ -288,6 +293,60 @@ TEST_F(Platform, RefusalsAreProblemDetails) {
   }
 }
 
+TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
+  const std::string tenant = user("quentin", Role::Tenant, "quota-org"),
+                    other = user("quirin", Role::Tenant, "other-org");
+  const std::string project = call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).body["id"].text();
+  const std::string of_project = "/api/v1/projects/main/quota", of_org = "/api/v1/orgs/quota-org/quota";
+  const auto set = call("PUT", of_project, R"({"gpus":"8","cpus":1.5,"clusters":"3"})", tenant);
+  ASSERT_EQ(set.status, 200) << set.body.dump();
+  EXPECT_TRUE(wire::check_json("QuotaView", set.body).ok());
+  EXPECT_EQ(set.body["project"]["name"].text(), "main");
+  EXPECT_EQ(set.body["project"]["limit"].dump(), R"({"gpus":"8","cpus":1.5,"clusters":"3"})");
+  EXPECT_EQ(set.body["org"]["name"].text(), "quota-org");
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1"})", tenant).status, 403) << "operators bound organisations";
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1","clusters":"0"})").status, 200);
+  EXPECT_EQ(call("GET", of_project, "", tenant).body["org"]["limit"]["gpus"].text(), "1");
+  EXPECT_EQ(call("GET", of_org, "", tenant).body["project"].dump(), "null");
+  for (const std::string& foreign : {"/api/v1/projects/" + project + "/quota", of_org}) {
+    EXPECT_EQ(call("GET", foreign, "", other).status, 404) << foreign;
+    EXPECT_EQ(call("PUT", foreign, "{}", other).status, 404) << foreign;
+  }
+  EXPECT_EQ(call("PUT", of_project, R"({"gpus":"-1"})", tenant).body["field"].text(), "gpus");
+  EXPECT_EQ(call("PUT", of_project, R"({"cpus":-1})", tenant).body["field"].text(), "cpus");
+  EXPECT_EQ(call("PUT", of_project, R"({"disks":1})", tenant).status, 400);
+  EXPECT_EQ(call("PUT", "/api/v1/projects/none/quota", "{}", tenant).status, 404);
+  const auto projects = call("GET", "/api/v1/projects", "", tenant);
+  ASSERT_EQ(projects.body["items"].items().size(), 1u);
+  for (const auto& each : projects.body["items"].items()) {
+    EXPECT_EQ(each["quota"]["cpus"].dump(), "1.5");
+    EXPECT_EQ(each["held"]["clusters"].text(), "0");
+  }
+
+  wire::CreateClusterRequest request;
+  request.spec.name = "demo", request.spec.image = "muster/ray:1", request.spec.head.resources.cpu_milli = 2000;
+  const auto refused = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  EXPECT_EQ(refused.status, call("POST", "/api/v1/clusters", wire::to_json(request), tenant).status);
+  EXPECT_EQ(refused.body["code"].text(), "failed_precondition") << refused.body.dump();
+  EXPECT_NE(refused.body["detail"].text().find("needs 2 CPUs and the quota of project main allows 1.5"),
+            std::string::npos)
+      << refused.body.dump();
+  EXPECT_EQ(call("PUT", of_project, R"({"cpus":2})", tenant).status, 200);
+  const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  EXPECT_EQ(call("PUT", of_project, R"({"cpus":1})", tenant).status, 200);
+  const auto queue = call("GET", "/api/v1/clusters/demo", "", tenant).body["queue"];
+  EXPECT_EQ(queue["reasonCode"].text(), "quota");
+  EXPECT_EQ(queue["reasonParams"]["limit"].text(), "1") << queue.dump();
+  EXPECT_GE(queue["position"].integer(), 1);
+  const auto list = call("GET", "/api/v1/queue", "", tenant);
+  ASSERT_EQ(list.body["items"].items().size(), 1u) << list.body.dump();
+  EXPECT_EQ(list.body["items"].items()[0]["reasonCode"].text(), "quota");
+  EXPECT_EQ(call("PUT", of_project, "{}", tenant).status, 200) << "no limits any more";
+  EXPECT_NE(call("GET", "/api/v1/clusters/demo", "", tenant).body["queue"]["reasonCode"].text(), "quota");
+  EXPECT_EQ(call("DELETE", "/api/v1/clusters/demo", "", tenant).status, 200);
+}
+
 TEST_F(Platform, ARepeatedKeyIsDoneOnce) {
   const std::map<std::string, std::string> key = {{"Idempotency-Key", "k-1"}};
   const auto first = call("POST", "/api/v1/orgs", "{\"name\":\"once\"}", admin_, key);
@@ -336,6 +395,42 @@ TEST_F(Platform, ARevokedTokenEndsItsStream) {
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", secret).status, 401);
 }
 
+// A machine that slept past the end of its certificate comes back on proof of its device key; not after too long, not
+// with another key, not when it was revoked.
+TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
+  const std::string supplier = user("night", Role::Supplier, "nighthall");
+  wire::EnrollRequest enrol;
+  enrol.token = call("POST", "/api/v1/join-tokens", "{}", supplier).body["secret"].text();
+  const auto key = crypto::SigningKey::generate();
+  enrol.csr_pem = *crypto::make_csr(key, "sleeper");
+  enrol.name = enrol.facts.hostname = "sleeper";
+  enrol.facts.arch = "x86_64";
+  enrol.facts.boot_id = "boot-1";
+  const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(enrol), "");
+  ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
+  const auto node = *NodeId::parse(enrolled.body["nodeId"].text());
+  const auto ended = [&](const crypto::SigningKey& of, Millis ago) {  // after a life of a second
+    return *crypto::issue_device_certificate(app_->context().identity.ca, of.public_key(), node.str(),
+                                             read_clocks().wall - ago - Millis(1000), Millis(1000));
+  };
+  const auto come = [&](const crypto::SigningKey& with, const std::string& certificate, auto&& see) {
+    FakeAgent agent(endpoint(), node, certificate, with, enrol.facts, *unbase64(enrolled.body["commandKey"].text()));
+    return eventually([&] { return see(agent); });
+  };
+  EXPECT_TRUE(come(key, ended(key, 40 * 24h), [](FakeAgent& agent) {
+    return agent.seen().refused.message.find("ended 40 days ago") != std::string::npos;
+  }));
+  const auto stranger = crypto::SigningKey::generate();
+  EXPECT_TRUE(come(stranger, ended(key, 1s), [](FakeAgent& agent) { return !agent.seen().refused.code.empty(); }));
+  EXPECT_TRUE(come(stranger, ended(stranger, 1s), [](FakeAgent& agent) { return !agent.seen().refused.code.empty(); }));
+  EXPECT_TRUE(come(key, ended(key, 1s), [&](FakeAgent&) {
+    return call("GET", "/api/v1/nodes/sleeper", "", supplier).body["state"].text() == "online";
+  }));
+  EXPECT_EQ(call("POST", "/api/v1/nodes/" + node.str() + "/action", R"({"action":"revoke"})", supplier).status, 200);
+  EXPECT_TRUE(come(key, ended(key, 1s),
+                   [](FakeAgent& agent) { return agent.seen().refused.message.find("revoked") != std::string::npos; }));
+}
+
 TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const std::string supplier = user("sue", Role::Supplier, "sue-org");
   const std::string tenant = user("tom", Role::Tenant, "tom-org");
@@ -359,7 +454,12 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   facts.runtimes = {RuntimeKind::Docker};
   const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(enrol), "");
   ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
-  EXPECT_EQ(call("POST", "/api/v1/enroll", wire::to_json(enrol), "").status, 401) << "a join token works once";
+  EXPECT_EQ(call("POST", "/api/v1/enroll", wire::to_json(enrol), "").body["nodeId"].text(),
+            enrolled.body["nodeId"].text())
+      << "whose answer was lost asks again with the same key";
+  wire::EnrollRequest other = enrol;
+  other.csr_pem = *crypto::make_csr(crypto::SigningKey::generate(), "box");
+  EXPECT_EQ(call("POST", "/api/v1/enroll", wire::to_json(other), "").status, 401) << "a join token works once";
   const auto node = NodeId::parse(enrolled.body["nodeId"].text());
   ASSERT_TRUE(node.has_value());
   FakeAgent agent(endpoint(), *node, enrolled.body["certificatePem"].text(), key, facts,
@@ -416,6 +516,34 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(log.ok());
   EXPECT_EQ(log->body, "world\n");
 
+  // A stream ends with the connection that carried it, also when the machine has made another one meanwhile.
+  std::mutex mutex;
+  std::string last;
+  net::WebSocketPtr user_end;
+  const auto loop = net::Loop::create(1);
+  loop->dial_websocket(endpoint(), "/api/v1/clusters/demo/exec?argv=hang", {{"Authorization", "Bearer " + tenant}},
+                       [&](Result<net::WebSocketPtr> socket) {
+                         const std::lock_guard lock(mutex);
+                         if (!socket.ok()) return void(last = socket.error().message);
+                         user_end = *socket;
+                         user_end->start(
+                             [&](const Bytes& message) {
+                               const std::lock_guard inner(mutex);
+                               last = as_string(message);
+                             },
+                             [](const std::string&) {});
+                       });
+  EXPECT_TRUE(eventually([&] { return agent.seen().hanging; }));
+  FakeAgent second(endpoint(), *node, enrolled.body["certificatePem"].text(), key, facts,
+                   *unbase64(enrolled.body["commandKey"].text()));
+  EXPECT_TRUE(eventually([&] { return second.seen().welcomed; })) << second.seen().refused.message;
+  EXPECT_TRUE(eventually([&] {
+    const std::lock_guard lock(mutex);
+    return last.find("the connection to the machine was lost") != std::string::npos;
+  })) << last;
+  loop->stop();
+  user_end.reset();
+
   EXPECT_EQ(call("DELETE", "/api/v1/clusters/demo", "", tenant).status, 200);
   EXPECT_TRUE(eventually([&] {
     return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped";
@@ -425,7 +553,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
           ->body,
       "hello, world\n");
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"action":"revoke"})", supplier).status, 200);
-  EXPECT_TRUE(eventually([&] { return agent.seen().refused.code == "revoked"; }, Millis(5000)))
+  EXPECT_TRUE(eventually([&] { return second.seen().refused.code == "revoked"; }, Millis(5000)))
       << "revocation takes effect at once";
 }
 

@@ -28,7 +28,7 @@ std::size_t Streams::size() const {
   return streams_.size();
 }
 
-void Streams::open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user,
+void Streams::open(NodeId node, std::uint64_t link, Send send, session::StreamOpen open, net::WebSocketPtr user,
                    std::function<std::shared_ptr<void>(std::function<void()>)> guard) {
   auto stream = std::make_shared<Stream>();
   {
@@ -36,6 +36,7 @@ void Streams::open(NodeId node, Send send, session::StreamOpen open, net::WebSoc
     if (streams_.size() < bounds_.in_all && per_node_[node] < bounds_.per_node) {
       stream->id = open.stream = next_++;
       stream->node = node;
+      stream->link = link;
       stream->send = send;
       stream->user = user;
       streams_[stream->id] = stream;
@@ -132,13 +133,13 @@ void Streams::end(std::uint64_t id, std::int32_t exit_code, const std::string& w
   stream->user->close("done");
 }
 
-void Streams::from_agent(NodeId node, const session::AgentFrame& frame) {
+void Streams::from_agent(std::uint64_t link, const session::AgentFrame& frame) {
   std::optional<session::StreamClose> closed;
   {
     const std::lock_guard lock(mutex_);
     const auto find = [&](std::uint64_t id) -> Stream* {
       const auto found = streams_.find(id);
-      return found != streams_.end() && found->second->node == node ? found->second.get()
+      return found != streams_.end() && found->second->link == link ? found->second.get()
                                                                     : nullptr;  // never another machine's
     };
     if (const auto* data = std::get_if<session::StreamData>(&frame)) {
@@ -167,12 +168,12 @@ void Streams::from_agent(NodeId node, const session::AgentFrame& frame) {
   if (closed) end(closed->stream, closed->exit_code, closed->error, false);
 }
 
-void Streams::link_lost(NodeId node) {
+void Streams::link_lost(std::uint64_t link) {
   std::vector<std::uint64_t> ids;
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, stream] : streams_) {
-      if (stream->node == node) ids.push_back(id);
+      if (stream->link == link) ids.push_back(id);
     }
   }
   for (const auto id : ids) end(id, -1, "the connection to the machine was lost", false);

@@ -27,18 +27,19 @@ class Streams {
   };
   using Send = std::function<bool(const session::ServerFrame&)>;  // to the agent; false: the link is gone
   explicit Streams(Bounds bounds) : bounds_(bounds) {}
-  // open.stream is filled in here.
-  void open(NodeId node, Send send, session::StreamOpen open, net::WebSocketPtr user,
+  // open.stream is filled in here. link: the agent's connection that carries it; it ends with that one, whatever
+  // connections the machine makes later.
+  void open(NodeId node, std::uint64_t link, Send send, session::StreamOpen open, net::WebSocketPtr user,
             std::function<std::shared_ptr<void>(std::function<void()>)> guard);
-  void from_agent(NodeId node, const session::AgentFrame& frame);
-  void link_lost(NodeId node);
+  void from_agent(std::uint64_t link, const session::AgentFrame& frame);
+  void link_lost(std::uint64_t link);
   void tick();  // gives credit back as users drain
   std::size_t size() const;
   static void refuse(const net::WebSocketPtr& user, const std::string& why);
 
  private:
   struct Stream {
-    std::uint64_t id = 0;
+    std::uint64_t id = 0, link = 0;
     NodeId node;
     Send send;
     net::WebSocketPtr user;

@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
+#include <tuple>
 
+#include "control/quota.h"
+#include "model/reason.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -107,6 +111,31 @@ Result<ProjectId> find_project(const control::State& state, const access::Subjec
                "project");
 }
 
+namespace {
+
+// The planner is not told of what a quota holds back. It stands behind those that wait for machines, in the same order.
+void add_quota_waits(const control::State& state, std::map<ClusterId, wire::QueueView>& views) {
+  auto waits = control::quota_waits(state);
+  if (waits.empty()) return;
+  std::stable_sort(waits.begin(), waits.end(), [&](const auto& a, const auto& b) {
+    const Cluster &x = *state.find_cluster(a.cluster), &y = *state.find_cluster(b.cluster);
+    return std::tuple(-x.spec.priority, x.created_at) < std::tuple(-y.spec.priority, y.created_at);
+  });
+  std::map<std::uint32_t, std::uint32_t> last;  // place taken, by tier
+  for (const auto& [id, view] : views) last[view.tier] = std::max(last[view.tier], view.position);
+  for (auto& wait : waits) {
+    const Cluster& cluster = *state.find_cluster(wait.cluster);
+    auto [it, fresh] = views.try_emplace(wait.cluster);
+    wire::QueueView& view = it->second;
+    if (fresh) view.position = ++last[cluster.spec.tier];
+    view.cluster = wait.cluster, view.name = cluster.spec.name, view.tier = cluster.spec.tier;
+    view.priority = cluster.spec.priority, view.since = cluster.created_at, view.expected_start = {};
+    view.reason_code = wait.reason.code, view.reason = wait.reason.text, view.reason_params = wait.reason.params;
+  }
+}
+
+}  // namespace
+
 std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler,
                                                  WallTime now) {
   std::map<ClusterId, wire::QueueView> out;
@@ -116,10 +145,25 @@ std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, co
     wire::QueueView view{waiting.cluster,     cluster->spec.name,     waiting.position,
                          waiting.reason.code, waiting.reason.text,    {},
                          cluster->spec.tier,  cluster->spec.priority, cluster->created_at};
+    view.reason_params = waiting.reason.params;
     if (waiting.known) view.expected_start = waiting.expected_start;
     out.emplace(waiting.cluster, std::move(view));
   }
+  add_quota_waits(state, out);
   return out;
+}
+
+Result<wire::QuotaView> quota_view(const control::State& state, OrgId id) {
+  const auto org = state.orgs.find(id);
+  if (org == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
+  return wire::QuotaView{{}, {id.str(), org->second.name, org->second.quota, control::held_of(state, id)}};
+}
+Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
+  const auto project = state.projects.find(id);
+  if (project == state.projects.end()) return error(Code::NotFound, "the project is gone");
+  wire::QuotaView view = TRY(quota_view(state, project->second.org));
+  view.project = {id.str(), project->second.name, project->second.quota, control::held_of(state, id)};
+  return view;
 }
 
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal) {
@@ -133,7 +177,8 @@ wire::PrincipalView principal_view(const control::State& state, const Principal&
   return view;
 }
 
-wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node) {
+wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node,
+                         const std::string& owner) {
   wire::NodeView view{node, control::free_resources(state, node), {}, {}};
   for (const LeaseId id : state.live_leases(node.id)) {
     const Lease* lease = state.find_lease(id);
@@ -145,7 +190,9 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) shown.cluster = cluster->spec.name;
     view.leases.push_back(std::move(shown));
   }
-  if (node.state != NodeState::Online) {
+  if (!owner.empty() && (node.state == NodeState::Online || node.state == NodeState::Draining)) {
+    view.not_hired = owner;
+  } else if (node.state != NodeState::Online) {
     view.not_hired = fmt::format("the machine is {}", wire::text(node.state));
   } else if (node.draining) {
     view.not_hired = "the machine drains: it gets no new work";
@@ -153,6 +200,55 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     view.not_hired = "everything it offers is hired";
   } else if (view.leases.empty()) {
     view.not_hired = "no waiting request fits it right now";
+  }
+  return view;
+}
+
+bool hires_from(const control::State& state, const access::Subject& caller, const Node& node) {
+  for (const LeaseId id : state.live_leases(node.id)) {
+    const Lease* lease = state.find_lease(id);
+    const Cluster* cluster = lease == nullptr ? nullptr : state.find_cluster(lease->cluster);
+    if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) return true;
+  }
+  return false;
+}
+
+wire::TelemetryView telemetry_view(const control::State& state, const access::Subject& caller, const Node& node,
+                                   const session::Telemetry& sample, Sight sight) {
+  wire::TelemetryView view;
+  view.node = node.id;
+  view.node_name = node.name;
+  if (sight == Sight::Machine) view.sample = sample;
+  view.sample.at = sample.at;
+  view.sample.window = sample.window;
+  view.sample.gpus.clear();
+  view.sample.containers.clear();
+  std::map<std::string, LeaseId> used;  // GPU -> the lease that has it
+  std::set<LeaseId> shown;
+  for (const LeaseId id : state.live_leases(node.id)) {
+    const Lease* lease = state.find_lease(id);
+    if (lease == nullptr) continue;
+    const Cluster* cluster = state.find_cluster(lease->cluster);
+    const bool own = cluster != nullptr && access::visible(caller, object_of(state, *cluster));
+    if (sight != Sight::Machine && !own) continue;
+    shown.insert(id);
+    for (const auto& device : lease->devices) used[device] = id;
+    const auto found = std::find_if(sample.containers.begin(), sample.containers.end(),
+                                    [&](const session::ContainerSample& each) { return each.lease == id; });
+    if (found == sample.containers.end()) continue;
+    wire::ContainerView container{*found, {}, SlotRole::Worker, lease->devices};
+    if (own) container.cluster = cluster->spec.name;
+    if (const Slot* slot = state.find_slot(lease->slot)) container.role = slot->role;
+    view.containers.push_back(std::move(container));
+  }
+  for (const auto& gpu : sample.gpus) {
+    const auto lease = used.find(gpu.uuid);
+    if (sight != Sight::Machine && lease == used.end()) continue;
+    wire::GpuView each{gpu, {}, lease == used.end() ? LeaseId{} : lease->second};
+    for (const auto& device : node.facts.devices) {
+      if (device.uuid == gpu.uuid) each.model = device.model;
+    }
+    view.gpus.push_back(std::move(each));
   }
   return view;
 }
@@ -182,7 +278,8 @@ std::vector<std::string> differences(const wire::ClusterView& view, const RayFac
   return out;
 }
 
-wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray) {
+wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray,
+                               const FindPull& pull) {
   wire::ClusterView view;
   view.cluster = cluster;
   for (const SlotId id : cluster.slots) {
@@ -196,6 +293,10 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
       shown.want = lease->want;
       shown.reason = lease->reason;
       if (const Node* node = state.find_node(lease->node)) shown.node_name = node->name;
+      if (const auto facts = pull && lease->phase <= LeasePhase::Pulling ? pull(lease->id) : std::nullopt) {
+        shown.pull_done_bytes = facts->done_bytes;
+        shown.pull_total_bytes = facts->total_bytes;
+      }
     }
     if (ray != nullptr) {
       for (const auto& node : ray->report.nodes) {
@@ -212,9 +313,11 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
   if (state.frozen) view.warnings.push_back("evictions are frozen: " + state.freeze_reason);
   if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb)
     view.warnings.push_back("this image's Ray has no RocksDB: the head's state is lost when its container restarts");
+  if (const auto sentence = reason_sentence(cluster.reason); !sentence.empty()) view.warnings.emplace_back(sentence);
   for (const auto& slot : view.slots) {
     if (!slot.reason.empty())
-      view.warnings.push_back(fmt::format("{} on {}: {}", slot.slot.id.str(), slot.node_name, slot.reason));
+      view.warnings.push_back(
+          fmt::format("{} on {}: {}", slot.slot.id.str(), slot.node_name, with_sentence(slot.reason)));
   }
   return view;
 }

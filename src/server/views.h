@@ -2,6 +2,7 @@
 // What is shown of the state: pure functions from the follower's copy (under its lock), the planner's queue and what is
 // kept in memory (Ray's own reports) to the wire's views. Differences between what Ray and what the machines say are
 // computed here. Objects are looked up by id, or by name in the caller's organisation.
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -13,6 +14,9 @@
 
 namespace muster::server {
 
+struct PullFacts {
+  std::uint64_t done_bytes = 0, total_bytes = 0;
+};
 struct RayFacts {
   RayReport report;
   WallTime at;
@@ -38,9 +42,22 @@ Result<ProjectId> find_project(const control::State& state, const access::Subjec
 
 std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, const scheduler::Scheduler& scheduler,
                                                  WallTime now);
+// Of a project and its organisation, or of an organisation alone.
+Result<wire::QuotaView> quota_view(const control::State& state, ProjectId project);
+Result<wire::QuotaView> quota_view(const control::State& state, OrgId org);
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal);
-wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node);
-wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray);
+// owner: why the owner's limits keep the machine from being hired, as its agent says; empty = they do not.
+wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node,
+                         const std::string& owner);
+// A supplier and an operator see the machine; a tenant sees of it only the containers and GPUs of clusters that are
+// its.
+enum class Sight : std::uint8_t { Machine, OwnContainers };
+bool hires_from(const control::State& state, const access::Subject& caller, const Node& node);
+wire::TelemetryView telemetry_view(const control::State& state, const access::Subject& caller, const Node& node,
+                                   const session::Telemetry& sample, Sight sight);
+using FindPull = std::function<std::optional<PullFacts>(LeaseId)>;
+wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray,
+                               const FindPull& pull = {});
 wire::JobView job_view(const control::State& state, const Job& job);
 std::vector<std::string> differences(const wire::ClusterView& view, const RayFacts* ray);
 

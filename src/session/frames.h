@@ -48,6 +48,8 @@ struct LeaseSecrets {
   Bytes ray_token;
   Bytes relay_token;
   Bytes psk;
+  std::string registry_user;  // of the image's registry, while the image is not there yet; never written down
+  Bytes registry_password;
   bool operator==(const LeaseSecrets&) const = default;
 };
 struct SignedRoster {
@@ -106,6 +108,7 @@ struct Hello {
   Bytes inventory_digest;
   std::uint64_t revision_seen = 0, incarnation_seen = 0;
   std::vector<std::string> features;
+  Millis uptime{0}; /* of the machine under this boot id */
   bool operator==(const Hello&) const = default;
 };
 struct Inventory {
@@ -123,6 +126,7 @@ struct Observed {
 struct Heartbeat {
   std::uint64_t echo = 0;
   std::vector<LeaseId> leases;
+  std::uint64_t incarnation = 0, revision = 0; /* of the Desired applied last */
   bool operator==(const Heartbeat&) const = default;
 };
 struct LogChunk {
@@ -141,6 +145,18 @@ struct BlobRequest {
   std::uint64_t offset = 0;
   bool operator==(const BlobRequest&) const = default;
 };
+// How far an image is on this machine; total 0 = not known. Transient: shown, never journalled.
+struct PullReport {
+  LeaseId lease;
+  std::uint64_t done_bytes = 0, total_bytes = 0;
+  bool operator==(const PullReport&) const = default;
+};
+// What a virtual environment was resolved to here, for the other members of its cluster.
+struct LockOffer {
+  LeaseId lease;
+  Bytes lock;
+  bool operator==(const LockOffer&) const = default;
+};
 struct CertRequest {
   Bytes csr_pem;
   bool operator==(const CertRequest&) const = default;
@@ -148,20 +164,30 @@ struct CertRequest {
 struct GpuSample {
   std::string uuid;
   std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0;
-  std::uint64_t memory_used_bytes = 0;
+  std::uint64_t memory_used_bytes = 0, memory_total_bytes = 0;
+  std::uint32_t power_limit_w = 0, sm_mhz = 0, memory_mhz = 0;
+  std::uint64_t ecc_corrected = 0, ecc_uncorrected = 0; /* since the driver started */
+  std::uint32_t xid = 0, xid_count = 0;                 /* the last Xid code; how many since the agent started */
   bool operator==(const GpuSample&) const = default;
 };
 struct ContainerSample {
   LeaseId lease;
   std::uint64_t cpu_milli = 0, memory_bytes = 0, pids = 0;
+  std::uint64_t net_rx_bytes_s = 0, net_tx_bytes_s = 0; /* of the cluster's network */
+  std::uint64_t gpu_memory_bytes = 0;
   bool operator==(const ContainerSample&) const = default;
 };
+// One second while somebody watches, else a roll-up: rates and use are means over `window`, the rest is the last value.
 struct Telemetry {
   WallTime at;
   std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0,
                 net_tx_bytes_s = 0;
   std::vector<GpuSample> gpus;
   std::vector<ContainerSample> containers;
+  std::uint64_t cpu_peak_milli = 0, cpu_total_milli = 0, disk_total_bytes = 0, disk_read_bytes_s = 0,
+                disk_write_bytes_s = 0;
+  Millis window{0};
+  std::string owner; /* why the owner's limits keep this machine from being hired now; empty = they do not */
   bool operator==(const Telemetry&) const = default;
 };
 struct Goodbye {
@@ -222,6 +248,6 @@ using ServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, 
                                  StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose>;
 using AgentFrame =
     std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest, CertRequest, Telemetry,
-                 Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof, StreamClose>;
+                 Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof, StreamClose, PullReport, LockOffer>;
 
 }  // namespace muster::session

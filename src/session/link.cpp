@@ -94,6 +94,7 @@ void Link::on_challenge(const Challenge& challenge, LeaseTime now) {
   hello.revision_seen = revision_;
   hello.incarnation_seen = incarnation_;
   hello.features = options_.features;
+  hello.uptime = Millis(now.ms);  // the boot clock
   out_.send.emplace_back(std::move(hello));
   granted_from_ = now;
   state_ = State::Greeting;
@@ -122,6 +123,7 @@ void Link::on_welcome(const Welcome& welcome, LeaseTime now) {
 void Link::on_refused(const Refused& refused, LeaseTime now) {
   if (state_ == State::Waiting || state_ == State::Final) return;
   refusal_ = refused.code + ": " + refused.message;
+  out_.revoked = refused.code == "revoked";
   out_.drop = "refused: " + refused.code;
   wait(now, refused.retry_after);
   if (refused.retry_after <= Millis(0)) state_ = State::Final;
@@ -144,7 +146,7 @@ void Link::on_renewed(const Renewed& renewed, LeaseTime now) {
 void Link::beat(LeaseTime now) {
   if (sent_.size() >= kUnansweredMax) sent_.pop_front();
   sent_.emplace_back(next_echo_, now);
-  out_.send.emplace_back(Heartbeat{next_echo_, leases_});
+  out_.send.emplace_back(Heartbeat{next_echo_, leases_, incarnation_, revision_});
   ++next_echo_;
   next_beat_ = now + welcome_.heartbeat;
 }

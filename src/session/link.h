@@ -27,7 +27,8 @@ struct Renewal {
 
 struct LinkOut {
   bool dial = false;
-  std::string drop; /* not empty: close the link, for this reason */
+  std::string drop;     /* not empty: close the link, for this reason */
+  bool revoked = false; /* the control plane gave this machine's identity up for good */
   std::vector<AgentFrame> send;
   bool welcomed = false;
   std::optional<Renewal> renewal;

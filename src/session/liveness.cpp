@@ -11,7 +11,7 @@ const std::string kEverywhere = "*";  // all domains together are one more
 
 Liveness::Liveness(LivenessOptions options) : options_(options) {}
 
-void Liveness::start(const std::vector<std::pair<NodeId, std::string>>& nodes_and_domains, LeaseTime now) {
+void Liveness::start(const std::vector<std::pair<NodeId, std::string>>& nodes_and_domains, bool frozen, LeaseTime now) {
   for (Shard& each : shards_) {
     const std::lock_guard lock(each.mutex);
     each.nodes.clear();
@@ -24,7 +24,9 @@ void Liveness::start(const std::vector<std::pair<NodeId, std::string>>& nodes_an
     home.nodes[node] = Entry{from, Heard::Live, domain, true};
   }
   frozen_domains_.clear();
-  frozen_ = false;
+  frozen_ = frozen && !MUSTER_MUTANT("session.freeze_forgotten");
+  // Which domain it was is not known any more; whether it still is one shows at the end of the grace period.
+  if (frozen_) frozen_domains_[kEverywhere] = Frozen{now, now + options_.grace};
 }
 
 void Liveness::heard(NodeId node, const std::string& domain, LeaseTime now) {
@@ -55,7 +57,18 @@ std::optional<Heard> Liveness::find(NodeId node) const {
   const Shard& home = shard(node);
   const std::lock_guard lock(home.mutex);
   const auto it = home.nodes.find(node);
-  return it == home.nodes.end() ? std::nullopt : std::optional(it->second.state);
+  if (it == home.nodes.end()) return std::nullopt;
+  return it->second.awaited && it->second.state == Heard::Live ? Heard::Awaited : it->second.state;
+}
+
+std::vector<NodeId> Liveness::part(std::size_t number) const {
+  const Shard& home = shards_[number % kShards];
+  const std::lock_guard lock(home.mutex);
+  std::vector<NodeId> out;
+  out.reserve(home.nodes.size());
+  for (const auto& [node, entry] : home.nodes) out.push_back(node);
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 // Outside a freeze only fresh silence counts: machines that went away one by one over days are no mass silence. In a
@@ -67,6 +80,7 @@ std::map<std::string, Liveness::Count> Liveness::count(LeaseTime now) const {
     if (const auto frozen = frozen_domains_.find(domain); frozen != frozen_domains_.end())
       horizon += now - frozen->second.since;
     Count& sum = counts[domain];
+    if (silence < Millis(0)) ++sum.awaited;
     if (silence >= Millis(0) && silence < horizon) ++sum.known;
     if (silence >= options_.suspect && silence < horizon) ++sum.silent;
   };
@@ -82,7 +96,9 @@ std::map<std::string, Liveness::Count> Liveness::count(LeaseTime now) const {
 
 bool Liveness::mass(const Count& count) const {
   if (MUSTER_MUTANT("session.no_freeze")) return false;
-  return count.silent >= options_.mass_min && count.silent * 100 >= count.known * options_.mass_percent;
+  if (count.silent == 0) return false;
+  const std::uint32_t silent = count.silent + count.awaited, known = count.known + count.awaited;
+  return silent >= options_.mass_min && silent * 100 >= known * options_.mass_percent;
 }
 
 void Liveness::judge_domains(LeaseTime now, std::vector<LivenessEvent>& out) {
@@ -95,7 +111,7 @@ void Liveness::judge_domains(LeaseTime now, std::vector<LivenessEvent>& out) {
         reason = std::to_string(sum.silent) + " of " + std::to_string(sum.known) + " nodes of '" + domain +
                  "' fell silent together";
       } else {
-        frozen->second.calm_since = now;
+        frozen->second.calm_since = std::max(frozen->second.calm_since, now);
         if (now - frozen->second.since >= options_.freeze_max) frozen_domains_.erase(frozen);
       }
     } else if (frozen != frozen_domains_.end() && now - frozen->second.calm_since >= options_.thaw) {

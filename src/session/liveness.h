@@ -4,9 +4,10 @@
 // at a tick of 1 s, before the bar of 15 s. When a failure domain falls silent together (at least 5 nodes and at least
 // 30 % of those that were heard shortly before), *we* are cut off: Freeze is on until enough of them returned or
 // `freeze_max` passed. After a start or a change of leader a node that was not heard since has a grace period; one that
-// was heard has none. heard() is thread-safe per shard; tick() is for one thread. Freeze comes before the losses it
-// covers: the core still learns who is silent (a lost worker may be replaced in a new slot, which its roster fences),
-// but evicts nothing.
+// was heard has none; but while many are still awaited, one that falls silent again is taken as a sign that they are
+// cut off, too. heard() is thread-safe per shard; tick() is for one thread. Freeze comes before the losses it covers:
+// the core still learns who is silent (a lost worker may be replaced in a new slot, which its roster fences), but
+// evicts nothing. A freeze that stood when leadership began stands until the grace period told who came back.
 #include <array>
 #include <cstdint>
 #include <map>
@@ -32,7 +33,7 @@ struct LivenessOptions {
   Millis thaw{15'000};           // calm for so long before the freeze ends
   Millis freeze_max{3'600'000};  // longer than any lease: by then the silence is the truth
 };
-enum class Heard : std::uint8_t { Live = 1, Suspect = 2, Lost = 3 };
+enum class Heard : std::uint8_t { Live = 1, Suspect = 2, Lost = 3, Awaited = 4 /* not since the start */ };
 struct NodeTurned {
   NodeId node;
   Heard now = Heard::Live;
@@ -48,13 +49,15 @@ using LivenessEvent = std::variant<NodeTurned, FreezeTurned>;
 class Liveness {
  public:
   explicit Liveness(LivenessOptions options = {});
-  // Leadership begins: every node in the list was live when the state was written and gets the grace period.
-  void start(const std::vector<std::pair<NodeId, std::string>>& nodes_and_domains, LeaseTime now);
+  // Leadership begins: every node in the list was live when the state was written (or, if `frozen`, when the freeze
+  // began) and gets the grace period.
+  void start(const std::vector<std::pair<NodeId, std::string>>& nodes_and_domains, bool frozen, LeaseTime now);
   void heard(NodeId node, const std::string& domain, LeaseTime now);
   void forget(NodeId node);                        // revoked, left
   std::vector<LivenessEvent> tick(LeaseTime now);  // every second or so
   bool frozen() const { return frozen_; }
   std::optional<Heard> find(NodeId node) const;
+  std::vector<NodeId> part(std::size_t number) const;  // one shard of all known nodes; numbers wrap around
 
  private:
   struct Entry {
@@ -68,7 +71,7 @@ class Liveness {
     std::unordered_map<NodeId, Entry> nodes;
   };
   struct Count {
-    std::uint32_t known = 0, silent = 0;
+    std::uint32_t known = 0, silent = 0, awaited = 0;
   };
   struct Frozen {
     LeaseTime since{0}, calm_since{0};

@@ -13,6 +13,7 @@ namespace muster::session {
 namespace {
 constexpr LeaseTime kNever{std::numeric_limits<std::int64_t>::max()};
 constexpr int kSilentIntervals = 3;
+constexpr Millis kUptimeMax{1'000'000'000'000};  // 30 years
 }  // namespace
 
 Server::Server(ServerOptions options, Authority& authority, Directory& directory, std::uint64_t session, Bytes nonce)
@@ -38,10 +39,11 @@ void Server::refuse(std::string code, std::string message, Millis retry_after) {
 void Server::kick(Verdict why, Now) {
   if (why == Verdict::Clone) {
     refuse("clone",
-           "this machine's device key is in use on two machines at once; both are refused. Remove the copy, then enrol "
-           "one of them "
-           "anew or restart its agent",
-           Millis(0));
+           "this machine's device key is in use on two machines at once; both are refused, and what they held ends. "
+           "Remove "
+           "the copy (or enrol it anew with a token of its own), then restart the agent of the machine that stays; "
+           "without that it is tried again when its leases have ended",
+           options_.lease);
   } else {
     refuse("replaced", "another connection of this agent took over", Millis(5000));
   }
@@ -79,12 +81,16 @@ void Server::on_hello(const Hello& hello, Now now) {
   const Result<NodeId> node = authority_->verify(hello, hello_message(challenge_));
   if (!node) {
     const bool passing = node.error().code == Code::Unavailable || node.error().code == Code::ResourceExhausted;
-    return refuse(std::string(code_name(node.error().code)), node.error().message,
-                  passing ? Millis(10'000) : Millis(0));
+    const std::string code =
+        node.error().field.empty() ? std::string(code_name(node.error().code)) : node.error().field;
+    return refuse(code, node.error().message, passing ? Millis(10'000) : Millis(0));
   }
   node_ = *node;
+  boot_id_ = hello.boot_id;
   hello_digest_ = hello.inventory_digest;
-  switch (directory_->hello(node_, hello.boot_id, session_, now.lease)) {
+  const Caller caller{boot_id_, now.lease - std::clamp(hello.uptime, Millis(0), kUptimeMax),
+                      authority_->known_boot(node_)};
+  switch (directory_->hello(node_, caller, session_, now.lease)) {
     case Verdict::Accept:
       return welcome(now);
     case Verdict::Wait:
@@ -116,15 +122,16 @@ void Server::welcome(Now now) {
 }
 
 void Server::on_inventory(const Inventory& inventory) {
-  newest_ = Report{true, inventory.facts, newest_ ? newest_->revision : 0, inventory.leases, inventory.jobs};
+  newest_ = Report{true, boot_id_, inventory.facts, newest_ ? newest_->revision : 0, inventory.leases, inventory.jobs};
+  newest_->facts->boot_id = boot_id_;
   online_told_ = false;
   report_next();
 }
 
 void Server::on_observed(const Observed& observed) {
   const bool keep_facts = newest_ && newest_->facts && !online_told_;
-  newest_ = Report{!online_told_, keep_facts ? newest_->facts : std::nullopt, observed.revision, observed.leases,
-                   observed.jobs};
+  newest_ = Report{!online_told_,     boot_id_,        keep_facts ? newest_->facts : std::nullopt,
+                   observed.revision, observed.leases, observed.jobs};
   report_next();
 }
 
@@ -183,6 +190,11 @@ void Server::on_heartbeat(const Heartbeat& heartbeat, Now now) {
   if (MUSTER_MUTANT("session.renew_ended")) renewed.leases.assign(named.begin(), named.end());
   for (const LeaseId lease : renewed.leases) authority_->renewed(lease, now.lease);
   out_.send.emplace_back(std::move(renewed));
+  const auto applied = std::pair(heartbeat.incarnation, heartbeat.revision);
+  if (sent_revision_ == 0 || applied >= std::pair(sent_incarnation_, sent_revision_)) return;
+  if (now.lease - sent_at_ < options_.resend) return;
+  sent_incarnation_ = sent_revision_ = 0;
+  send_desired(now);
 }
 
 void Server::set_desired(Desired desired, Now now) {
@@ -197,6 +209,7 @@ void Server::send_desired(Now now) {
   const auto version = std::pair(desired_->incarnation, desired_->revision);
   if (version <= std::pair(sent_incarnation_, sent_revision_)) return;
   std::tie(sent_incarnation_, sent_revision_) = version;
+  sent_at_ = now.lease;
   for (const Assignment& assignment : desired_->assignments) authority_->granted(assignment.lease, now.lease);
   out_.send.emplace_back(*desired_);
 }

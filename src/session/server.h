@@ -3,7 +3,8 @@
 // revisions, renewals. Order on a connection: identity, inventory, taken by the core, and only then Desired. Reports
 // are deduplicated and one at a time is on its way to the core; a refused one is tried again. A heartbeat renews
 // exactly the leases that the agent names *and* Authority calls live, which it must answer from durable state while it
-// leads. Single-threaded per connection; Authority and Directory are shared and guarded by their owner.
+// leads, and brings what was sent and not applied once more. Single-threaded per connection; Authority and Directory
+// are shared and guarded by their owner.
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -21,9 +22,10 @@ class Authority {
  public:
   virtual ~Authority() = default;
   // Certificate chain and dates, revocation, then the signature over hello_message(challenge). The error is told to the
-  // agent.
+  // agent; its field, where it has one, is the code ("revoked").
   virtual Result<NodeId> verify(const Hello& hello, ByteView message) = 0;
   virtual std::string failure_domain(NodeId node) = 0;        // for liveness
+  virtual std::string known_boot(NodeId node) = 0;            // that its live leases are held by; empty: it has none
   virtual std::vector<LeaseId> live_leases(NodeId node) = 0;  // empty while not leading
   virtual void heard(NodeId node, const std::string& domain, LeaseTime now) = 0;
   virtual void granted(LeaseId lease, LeaseTime now) = 0;  // a Desired that holds it leaves now
@@ -35,11 +37,12 @@ struct ServerOptions {
   Bytes roster_key;
   std::vector<std::string> relays;
   std::uint64_t incarnation = 0;
-  Millis heartbeat{5000}, lease{2'400'000}, handshake_timeout{20'000}, report_retry{1000};
+  Millis heartbeat{5000}, lease{2'400'000}, handshake_timeout{20'000}, report_retry{1000}, resend{10'000};
 };
 // To become NodeOnline (online) or ReportObserved.
 struct Report {
   bool online = false;
+  std::string boot_id;  // of the session
   std::optional<NodeFacts> facts;
   std::uint64_t revision = 0;
   std::vector<ObservedLease> leases;
@@ -92,9 +95,9 @@ class Server {
   Challenge challenge_;
   State state_ = State::New;
   NodeId node_;
-  std::string domain_;
+  std::string domain_, boot_id_;
   Bytes hello_digest_;
-  LeaseTime deadline_{0}, retry_at_{0};
+  LeaseTime deadline_{0}, retry_at_{0}, sent_at_{0};
   ServerOut out_;
   std::optional<Report> newest_, in_flight_, taken_;
   Bytes digest_in_flight_;

@@ -1,6 +1,8 @@
 #include "store/fault_vfs.h"
 
+#include <signal.h>
 #include <sqlite3.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -180,6 +182,11 @@ void FaultVfs::crash_now() {
   std::lock_guard lock(mutex_);
   crashed_ = true;
 }
+void FaultVfs::kill_at(std::uint64_t operation, Loss loss) {
+  std::lock_guard lock(mutex_);
+  kill_at_ = operation == 0 ? 0 : operations_ + operation;
+  kill_loss_ = loss;
+}
 bool FaultVfs::crashed() const {
   std::lock_guard lock(mutex_);
   return crashed_;
@@ -200,6 +207,11 @@ void FaultVfs::fail_sync(std::uint64_t operation) {
 bool FaultVfs::tick() {
   ++operations_;
   if (crash_at_ != 0 && operations_ >= crash_at_) crashed_ = true;
+  if (kill_at_ != 0 && operations_ >= kill_at_) {
+    leave(kill_loss_, kill_at_);
+    ::kill(::getpid(), SIGKILL);
+    ::pause();
+  }
   return crashed_;
 }
 
@@ -239,6 +251,12 @@ void FaultVfs::removed(const std::string& path) {
 
 void FaultVfs::recover(Loss loss, std::uint64_t seed) {
   std::lock_guard lock(mutex_);
+  leave(loss, seed);
+  crashed_ = false;
+  crash_at_ = full_from_ = fail_sync_at_ = 0;
+}
+
+void FaultVfs::leave(Loss loss, std::uint64_t seed) {
   Rng rng(seed);
   for (auto& [path, file] : files_) {
     for (const Change& change : file.unsynced) {
@@ -253,8 +271,6 @@ void FaultVfs::recover(Loss loss, std::uint64_t seed) {
     out.write(reinterpret_cast<const char*>(file.synced.data()), static_cast<std::streamsize>(file.synced.size()));
     std::remove((path + "-shm").c_str());
   }
-  crashed_ = false;
-  crash_at_ = full_from_ = fail_sync_at_ = 0;
 }
 
 }  // namespace muster::store

@@ -28,6 +28,9 @@ class FaultVfs {
   void crash_now();
   bool crashed() const;
   std::uint64_t operations() const;  // writes, truncates and syncs since reset()
+  // The same for a process of its own: at that operation the disk is left as after recover(), and the process gets
+  // SIGKILL.
+  void kill_at(std::uint64_t operation, Loss loss);
   // Writes fail with SQLITE_FULL from the n-th on; 0 = room again.
   void full_after(std::uint64_t operation);
   void fail_sync(std::uint64_t operation);  // that sync answers an I/O error and syncs nothing
@@ -52,9 +55,11 @@ class FaultVfs {
  private:
   FaultVfs() = default;
   bool tick();  // counts one operation; true = the process is dead now
+  void leave(Loss loss, std::uint64_t seed);
   mutable std::mutex mutex_;
   std::map<std::string, File> files_;
-  std::uint64_t operations_ = 0, crash_at_ = 0, full_from_ = 0, fail_sync_at_ = 0;
+  std::uint64_t operations_ = 0, crash_at_ = 0, kill_at_ = 0, full_from_ = 0, fail_sync_at_ = 0;
+  Loss kill_loss_ = Loss::All;
   bool crashed_ = false;
 };
 

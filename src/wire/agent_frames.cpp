@@ -11,7 +11,7 @@ namespace {
 
 using namespace session;
 
-constexpr std::size_t kPemMax = 64 << 10;
+constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kLockMax = 512 << 10;
 
 std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field,
                              Check& check) {
@@ -82,6 +82,8 @@ void put_desired(const Desired& v, pb::Desired& o) {
     s.set_ray_token(raw(secret.ray_token));
     s.set_relay_token(raw(secret.relay_token));
     s.set_psk(raw(secret.psk));
+    s.set_registry_user(utf8(secret.registry_user));
+    s.set_registry_password(raw(secret.registry_password));
   }
   for (const auto& roster : v.rosters) {
     auto& r = *o.add_rosters();
@@ -102,7 +104,9 @@ Desired get(const pb::Desired& in, Check& c) {
       v.secrets.push_back({{s.lease()},
                            c.bytes(s.ray_token(), kReasonMax, "secrets.ray_token"),
                            c.bytes(s.relay_token(), kReasonMax, "secrets.relay_token"),
-                           c.bytes(s.psk(), 64, "secrets.psk")});
+                           c.bytes(s.psk(), 64, "secrets.psk"),
+                           c.text(s.registry_user(), kNameMax, "secrets.registry_user"),
+                           c.bytes(s.registry_password(), kPasswordMax, "secrets.registry_password")});
     }
   }
   if (c.count(in.rosters(), kListMax, "rosters")) {
@@ -248,6 +252,7 @@ void put(const Hello& v, pb::AgentFrame& f) {
   o.set_revision_seen(v.revision_seen);
   o.set_incarnation_seen(v.incarnation_seen);
   for (const auto& feature : v.features) o.add_features(utf8(feature));
+  o.set_uptime_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(v.uptime.count(), 0)));
 }
 Hello get(const pb::Hello& in, Check& c) {
   return {in.version(),
@@ -258,7 +263,8 @@ Hello get(const pb::Hello& in, Check& c) {
           c.bytes(in.inventory_digest(), 64, "inventory_digest"),
           in.revision_seen(),
           in.incarnation_seen(),
-          c.texts(in.features(), 256, kNameMax, "features")};
+          c.texts(in.features(), 256, kNameMax, "features"),
+          Millis(static_cast<std::int64_t>(std::min<std::uint64_t>(in.uptime_ms(), 1'000'000'000'000)))};
 }
 
 void put(const Inventory& v, pb::AgentFrame& f) {
@@ -291,9 +297,11 @@ Observed get(const pb::Observed& in, Check& c) {
 void put(const Heartbeat& v, pb::AgentFrame& f) {
   f.mutable_heartbeat()->set_echo(v.echo);
   for (LeaseId id : v.leases) f.mutable_heartbeat()->add_leases(id.value);
+  f.mutable_heartbeat()->set_incarnation(v.incarnation);
+  f.mutable_heartbeat()->set_revision(v.revision);
 }
 Heartbeat get(const pb::Heartbeat& in, Check& c) {
-  return {in.echo(), get_ids(in.leases(), "leases", c)};
+  return {in.echo(), get_ids(in.leases(), "leases", c), in.incarnation(), in.revision()};
 }
 
 void put(const LogChunk& v, pb::AgentFrame& f) {
@@ -323,6 +331,22 @@ void put(const BlobRequest& v, pb::AgentFrame& f) {
 BlobRequest get(const pb::BlobRequest& in, Check& c) {
   return {c.text(in.blob(), kNameMax, "blob"), in.offset()};
 }
+void put(const PullReport& v, pb::AgentFrame& f) {
+  auto& o = *f.mutable_pull_report();
+  o.set_lease(v.lease.value);
+  o.set_done_bytes(v.done_bytes);
+  o.set_total_bytes(v.total_bytes);
+}
+PullReport get(const pb::PullReport& in, Check&) {
+  return {{in.lease()}, in.done_bytes(), in.total_bytes()};
+}
+void put(const LockOffer& v, pb::AgentFrame& f) {
+  f.mutable_lock_offer()->set_lease(v.lease.value);
+  f.mutable_lock_offer()->set_lock(raw(v.lock));
+}
+LockOffer get(const pb::LockOffer& in, Check& c) {
+  return {{in.lease()}, c.bytes(in.lock(), kLockMax, "lock")};
+}
 void put(const CertRequest& v, pb::AgentFrame& f) {
   f.mutable_cert_request()->set_csr_pem(raw(v.csr_pem));
 }
@@ -346,6 +370,14 @@ void put(const Telemetry& v, pb::AgentFrame& f) {
     g.set_temperature_c(gpu.temperature_c);
     g.set_power_w(gpu.power_w);
     g.set_memory_used_bytes(gpu.memory_used_bytes);
+    g.set_memory_total_bytes(gpu.memory_total_bytes);
+    g.set_power_limit_w(gpu.power_limit_w);
+    g.set_sm_mhz(gpu.sm_mhz);
+    g.set_memory_mhz(gpu.memory_mhz);
+    g.set_ecc_corrected(gpu.ecc_corrected);
+    g.set_ecc_uncorrected(gpu.ecc_uncorrected);
+    g.set_xid(gpu.xid);
+    g.set_xid_count(gpu.xid_count);
   }
   for (const auto& container : v.containers) {
     auto& k = *o.add_containers();
@@ -353,7 +385,17 @@ void put(const Telemetry& v, pb::AgentFrame& f) {
     k.set_cpu_milli(container.cpu_milli);
     k.set_memory_bytes(container.memory_bytes);
     k.set_pids(container.pids);
+    k.set_net_rx_bytes_s(container.net_rx_bytes_s);
+    k.set_net_tx_bytes_s(container.net_tx_bytes_s);
+    k.set_gpu_memory_bytes(container.gpu_memory_bytes);
   }
+  o.set_cpu_peak_milli(v.cpu_peak_milli);
+  o.set_cpu_total_milli(v.cpu_total_milli);
+  o.set_disk_total_bytes(v.disk_total_bytes);
+  o.set_disk_read_bytes_s(v.disk_read_bytes_s);
+  o.set_disk_write_bytes_s(v.disk_write_bytes_s);
+  o.set_window_ms(v.window.count());
+  o.set_owner(utf8(v.owner));
 }
 Telemetry get(const pb::Telemetry& in, Check& c) {
   Telemetry v{{c.between(in.at_ms(), 0, kMillisMax, "at_ms")},
@@ -368,13 +410,27 @@ Telemetry get(const pb::Telemetry& in, Check& c) {
   if (c.count(in.gpus(), 256, "gpus")) {
     for (const auto& g : in.gpus()) {
       v.gpus.push_back({c.text(g.uuid(), kNameMax, "gpus.uuid"), g.use_percent(), g.temperature_c(), g.power_w(),
-                        g.memory_used_bytes()});
+                        g.memory_used_bytes(), g.memory_total_bytes(), g.power_limit_w(), g.sm_mhz(), g.memory_mhz(),
+                        g.ecc_corrected(), g.ecc_uncorrected(), g.xid(), g.xid_count()});
     }
   }
   if (c.count(in.containers(), kListMax, "containers")) {
     for (const auto& k : in.containers())
-      v.containers.push_back({{k.lease()}, k.cpu_milli(), k.memory_bytes(), k.pids()});
+      v.containers.push_back({{k.lease()},
+                              k.cpu_milli(),
+                              k.memory_bytes(),
+                              k.pids(),
+                              k.net_rx_bytes_s(),
+                              k.net_tx_bytes_s(),
+                              k.gpu_memory_bytes()});
   }
+  v.cpu_peak_milli = in.cpu_peak_milli();
+  v.cpu_total_milli = in.cpu_total_milli();
+  v.disk_total_bytes = in.disk_total_bytes();
+  v.disk_read_bytes_s = in.disk_read_bytes_s();
+  v.disk_write_bytes_s = in.disk_write_bytes_s();
+  v.window = Millis(c.between(in.window_ms(), 0, kMillisMax, "window_ms"));
+  v.owner = c.text(in.owner(), kReasonMax, "owner");
   return v;
 }
 
@@ -505,6 +561,10 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
       return checked<AgentFrame>(m.ray_report());
     case pb::AgentFrame::kBlobRequest:
       return checked<AgentFrame>(m.blob_request());
+    case pb::AgentFrame::kPullReport:
+      return checked<AgentFrame>(m.pull_report());
+    case pb::AgentFrame::kLockOffer:
+      return checked<AgentFrame>(m.lock_offer());
     case pb::AgentFrame::kCertRequest:
       return checked<AgentFrame>(m.cert_request());
     case pb::AgentFrame::kTelemetry:

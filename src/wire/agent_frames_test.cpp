@@ -90,7 +90,7 @@ struct Gen {
           texts()};
     });
     a.files = list([&] { return FileMount{text(), text()}; });
-    a.jobs = list([&] { return JobOrder{job(), u32(), text(), text(), text(), flag(), map()}; });
+    a.jobs = list([&] { return JobOrder{job(), u32(), text(), text(), text(), flag(), map(), text()}; });
     return a;
   }
   ObservedLease observed_lease() {
@@ -122,9 +122,7 @@ struct Gen {
     return {u64(),
             u64(),
             list([&] { return assignment(); }),
-            list([&] {
-              return LeaseSecrets{lease(), bytes(), bytes(200), bytes()};
-            }),
+            list([&] { return LeaseSecrets{lease(), bytes(), bytes(200), bytes(), text(), bytes()}; }),
             list([&] {
               return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); })};
             }),
@@ -170,26 +168,25 @@ struct Gen {
     }
   }
   AgentFrame agent() {
-    switch (rng.below(15)) {
+    switch (rng.below(17)) {
       case 0:
-        return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts()};
+        return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
       case 1:
         return Inventory{facts(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
       case 2:
         return Observed{u64(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
       case 3:
-        return Heartbeat{u64(), list([&] { return lease(); })};
+        return Heartbeat{u64(), list([&] { return lease(); }), u64(), u64()};
       case 4:
         return LogChunk{job(), u32(), u64(), bytes(3000)};
       case 5:
-        return RayReportFrame{{{u64()},
-                               lease(),
-                               list([&] {
-                                 return RayNodeReport{text(), u32(), flag(), Millis(7), resources()};
-                               }),
-                               list([&] {
-                                 return RayDemand{resources(), u32(), flag()};
-                               })}};
+        return RayReportFrame{
+            {{u64()},
+             lease(),
+             list([&] { return RayNodeReport{text(), u32(), flag(), Millis(7), resources(), resources()}; }),
+             list([&] {
+               return RayDemand{resources(), u32(), flag(), u32(), flag()};
+             })}};
       case 6:
         return BlobRequest{text(), u64()};
       case 7:
@@ -203,11 +200,17 @@ struct Gen {
                          u64(),
                          u64(),
                          list([&] {
-                           return GpuSample{text(), u32(), u32(), u32(), u64()};
+                           return GpuSample{text(), u32(), u32(), u32(), u64(), u64(), u32(),
+                                            u32(),  u32(), u64(), u64(), u32(), u32()};
                          }),
-                         list([&] {
-                           return ContainerSample{lease(), u64(), u64(), u64()};
-                         })};
+                         list([&] { return ContainerSample{lease(), u64(), u64(), u64(), u64(), u64(), u64()}; }),
+                         u64(),
+                         u64(),
+                         u64(),
+                         u64(),
+                         u64(),
+                         Millis(amount() >> 8),
+                         text()};
       case 9:
         return Goodbye{text(), flag()};
       case 10:
@@ -218,6 +221,10 @@ struct Gen {
         return StreamWindow{u64(), u32()};
       case 13:
         return StreamEof{u64()};
+      case 14:
+        return PullReport{lease(), u64(), u64()};
+      case 15:
+        return LockOffer{lease(), bytes(5000)};
       default:
         return close();
     }

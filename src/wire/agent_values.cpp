@@ -131,6 +131,7 @@ void put(const JobOrder& value, pb::JobOrder& out) {
   out.set_working_dir_blob(utf8(value.working_dir_blob));
   out.set_stop(value.stop);
   put_map(value.metadata, *out.mutable_metadata());
+  out.set_driver_json(utf8(value.driver_json));
 }
 void get(const pb::JobOrder& in, JobOrder& value, Check& check) {
   value.job = {in.job()};
@@ -140,6 +141,7 @@ void get(const pb::JobOrder& in, JobOrder& value, Check& check) {
   value.working_dir_blob = check.text(in.working_dir_blob(), kNameMax, "jobs.working_dir_blob");
   value.stop = in.stop();
   value.metadata = check.text_map(in.metadata(), kTextMax, "jobs.metadata");
+  value.driver_json = check.text(in.driver_json(), kTextMax, "jobs.driver_json");
 }
 
 void put(const RayNodeReport& value, pb::RayNodeReport& out) {
@@ -148,6 +150,7 @@ void put(const RayNodeReport& value, pb::RayNodeReport& out) {
   out.set_alive(value.alive);
   out.set_idle_ms(value.idle.count());
   put(value.total, *out.mutable_total());
+  put(value.free, *out.mutable_free());
 }
 void get(const pb::RayNodeReport& in, RayNodeReport& value, Check& check) {
   value.ray_node_id = check.text(in.ray_node_id(), kNameMax, "nodes.ray_node_id");
@@ -155,17 +158,22 @@ void get(const pb::RayNodeReport& in, RayNodeReport& value, Check& check) {
   value.alive = in.alive();
   value.idle = check.millis(in.idle_ms(), "nodes.idle_ms");
   get(in.total(), value.total, check);
+  get(in.free(), value.free, check);
 }
 
 void put(const RayDemand& value, pb::RayDemand& out) {
   put(value.bundle, *out.mutable_bundle());
   out.set_count(value.count);
   out.set_strict_spread(value.strict_spread);
+  out.set_group(value.group);
+  out.set_standing(value.standing);
 }
 void get(const pb::RayDemand& in, RayDemand& value, Check& check) {
   get(in.bundle(), value.bundle, check);
   value.count = in.count();
   value.strict_spread = in.strict_spread();
+  value.group = in.group();
+  value.standing = in.standing();
 }
 
 void put(const Epoch& value, pb::Epoch& out) {

@@ -124,7 +124,7 @@ void Json::write(std::string& out, int indent, int level) const {
   const auto line = [&](int depth) {
     if (indent < 0) return;
     out += '\n';
-    out.append(static_cast<std::size_t>(indent * depth), ' ');
+    out.append(static_cast<std::size_t>(indent) * static_cast<std::size_t>(depth), ' ');
   };
   switch (kind_) {
     case Kind::Null:

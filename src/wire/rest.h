@@ -11,6 +11,7 @@
 
 #include "base/result.h"
 #include "model/types.h"
+#include "session/frames.h"
 #include "wire/json.h"
 
 namespace muster::wire {
@@ -30,6 +31,10 @@ struct CreateOrgRequest {
 struct CreateProjectRequest {
   std::string org, name;
 };
+struct SetQuotaRequest {
+  std::string id;
+  Quota quota;
+};
 struct CreateApiTokenRequest {
   std::string label;
   std::vector<std::string> scopes;
@@ -47,6 +52,10 @@ struct NodeActionRequest {
 struct EnrollRequest {
   std::string token, csr_pem, name;
   NodeFacts facts;
+};
+struct PutRegistryRequest {
+  std::string host, username, password;
+  Millis lifetime{0};
 };
 struct CreateClusterRequest {
   ClusterSpec spec;
@@ -66,20 +75,24 @@ Result<LoginRequest> parse_login(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
+Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
 Result<EnrollRequest> parse_enroll(std::string_view body);
+Result<PutRegistryRequest> parse_put_registry(std::string_view body);
 Result<CreateClusterRequest> parse_create_cluster(std::string_view body);
 Result<UpdateClusterRequest> parse_update_cluster(std::string_view body);
 Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
+std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
 std::string to_json(const EnrollRequest& request);
+std::string to_json(const PutRegistryRequest& request);
 std::string to_json(const CreateClusterRequest& request);
 std::string to_json(const UpdateClusterRequest& request);
 std::string to_json(const CreateJobRequest& request);
@@ -132,6 +145,19 @@ struct QueueView {
   std::uint32_t tier = 0;
   std::int32_t priority = 0;
   WallTime since;
+  std::map<std::string, std::string> reason_params = {};
+};
+struct QuotaScope {
+  std::string id, name;
+  Quota limit, held;
+};
+struct QuotaView {
+  std::optional<QuotaScope> project;
+  QuotaScope org;
+};
+struct RegistryView {
+  std::string host, username;
+  WallTime expires;
 };
 struct SlotView {
   Slot slot;
@@ -141,6 +167,7 @@ struct SlotView {
   LeaseWant want = LeaseWant::Run;
   std::string reason, ray_node_id;
   bool ray_alive = false;
+  std::uint64_t pull_done_bytes = 0, pull_total_bytes = 0;
 };
 struct ClusterView {
   Cluster cluster;
@@ -163,18 +190,24 @@ struct EventView {
   std::string type, subject, text, actor;
   std::map<std::string, std::string> data;
 };
+// What of one sample the caller may see, beside what the state knows about it.
 struct GpuView {
-  std::string uuid;
-  std::uint32_t use_percent = 0, temperature_c = 0, power_w = 0;
-  std::uint64_t memory_used_bytes = 0;
+  session::GpuSample sample;
+  std::string model;
+  LeaseId lease;  // which has it now
+};
+struct ContainerView {
+  session::ContainerSample sample;
+  std::string cluster;  // empty: not the caller's
+  SlotRole role = SlotRole::Worker;
+  std::vector<std::string> gpus;
 };
 struct TelemetryView {
   NodeId node;
   std::string node_name;
-  WallTime at;
-  std::uint64_t cpu_milli = 0, memory_used_bytes = 0, memory_total_bytes = 0, disk_free_bytes = 0, net_rx_bytes_s = 0,
-                net_tx_bytes_s = 0;
+  session::Telemetry sample;  // without its lists
   std::vector<GpuView> gpus;
+  std::vector<ContainerView> containers;
 };
 struct ServerView {
   std::string version, server_id;
@@ -187,8 +220,9 @@ struct ServerView {
 
 std::string to_json(const LoginView& view);
 std::string to_json(const PrincipalView& view);
-std::string to_json(const Org& view);
-std::string to_json(const Project& view);
+std::string to_json(const Org& view, const Quota& held = {});
+std::string to_json(const Project& view, const Quota& held = {});
+std::string to_json(const QuotaView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);
@@ -202,6 +236,7 @@ std::string to_json(const TelemetryView& view);
 std::string to_json(const ServerView& view);
 
 // A page: items already written by to_json.
+std::string to_json(const RegistryView& view);
 std::string list_json(const std::vector<std::string>& items, std::string_view next_cursor, std::uint64_t seq);
 
 }  // namespace muster::wire

@@ -51,6 +51,11 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body) {
   return CreateProjectRequest{m.org(), m.name()};
 }
 
+Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
+  const auto m = TRY(decode<v1::SetQuotaRequest>(body));
+  return SetQuotaRequest{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}};
+}
+
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
   return CreateApiTokenRequest{
@@ -61,6 +66,15 @@ Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateJoinTokenRequest>(body));
   return CreateJoinTokenRequest{
       m.org(), {m.labels().begin(), m.labels().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+}
+
+Result<PutRegistryRequest> parse_put_registry(std::string_view body) {
+  const auto m = TRY(decode<v1::PutRegistryRequest>(body));
+  TRY_VOID(required(m.host(), "host"));
+  TRY_VOID(required(m.username(), "username"));
+  TRY_VOID(required(m.password(), "password"));
+  return PutRegistryRequest{m.host(), m.username(), m.password(),
+                            TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
 }
 
 Result<NodeActionRequest> parse_node_action(std::string_view body) {
@@ -109,6 +123,18 @@ Result<CreateJobRequest> parse_create_job(std::string_view body) {
     if (!env.ok() || !env->is(Json::Kind::Object))
       return error(Code::InvalidArgument, "runtimeEnvJson must be the text of a JSON object", "runtimeEnvJson");
   }
+  if (!m.driver_json().empty()) {
+    const auto driver = parse_json(m.driver_json());
+    bool known = driver.ok() && driver->is(Json::Kind::Object);
+    for (const auto& [key, value] : known ? driver->members() : std::vector<Json::Member>{})
+      known = known && (key == "num_cpus" || key == "num_gpus" || key == "memory" || key == "resources" ||
+                        key == "label_selector");
+    if (!known)
+      return error(Code::InvalidArgument,
+                   "driverJson must be the text of a JSON object with num_cpus, num_gpus, memory, resources or "
+                   "label_selector",
+                   "driverJson");
+  }
   CreateJobRequest out;
   out.project = m.project();
   JobSpec& spec = out.spec;
@@ -118,6 +144,7 @@ Result<CreateJobRequest> parse_create_job(std::string_view body) {
   spec.ephemeral = m.has_cluster_spec();
   if (spec.ephemeral) spec.cluster_spec = TRY(read(m.cluster_spec(), "clusterSpec"));
   spec.runtime_env_json = m.runtime_env_json();
+  spec.driver_json = m.driver_json();
   spec.working_dir_blob = m.working_dir_blob();
   spec.metadata = {m.metadata().begin(), m.metadata().end()};
   spec.retries = m.retries();
@@ -144,6 +171,14 @@ std::string to_json(const CreatePrincipalRequest& request) {
   m.set_role(std::string(text(request.role)));
   m.set_org(request.org);
   m.set_password(request.password);
+  return write_message(m);
+}
+std::string to_json(const SetQuotaRequest& request) {
+  v1::SetQuotaRequest m;
+  m.set_id(request.id);
+  m.set_gpus(request.quota.gpus);
+  m.set_cpus(static_cast<double>(request.quota.cpu_milli) / 1000);
+  m.set_clusters(request.quota.clusters);
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {
@@ -175,6 +210,15 @@ std::string to_json(const EnrollRequest& request) {
   write(request.facts, *m.mutable_facts());
   return write_message(m);
 }
+std::string to_json(const PutRegistryRequest& request) {
+  v1::PutRegistryRequest m;
+  m.set_host(request.host);
+  m.set_username(request.username);
+  m.set_password(request.password);
+  m.set_lifetime_seconds(request.lifetime.count() / 1000);
+  return write_message(m);
+}
+
 std::string to_json(const CreateClusterRequest& request) {
   v1::CreateClusterRequest m;
   write(request.spec, *m.mutable_spec());
@@ -196,6 +240,7 @@ std::string to_json(const CreateJobRequest& request) {
   m.set_cluster(spec.cluster);
   if (spec.ephemeral) write(spec.cluster_spec, *m.mutable_cluster_spec());
   m.set_runtime_env_json(spec.runtime_env_json);
+  m.set_driver_json(spec.driver_json);
   m.set_working_dir_blob(spec.working_dir_blob);
   m.mutable_metadata()->insert(spec.metadata.begin(), spec.metadata.end());
   m.set_retries(spec.retries);

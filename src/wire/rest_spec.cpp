@@ -81,6 +81,14 @@ Result<Millis> read_seconds(std::int64_t seconds, const std::string& path) {
   return Millis(seconds * 1000);
 }
 
+void write(const Quota& from, v1::Quota& to) {
+  to.set_gpus(from.gpus);
+  to.set_cpus(static_cast<double>(from.cpu_milli) / 1000);
+  to.set_clusters(from.clusters);
+}
+Result<std::int64_t> read_milli(double units, const std::string& path) {
+  return milli(units, path);
+}
 void write(const Resources& from, v1::Resources& to) {
   to.set_cpus(static_cast<double>(from.cpu_milli) / 1000);
   to.set_memory_bytes(from.memory_bytes);
@@ -138,6 +146,7 @@ void write(const ClusterSpec& from, v1::ClusterSpec& to) {
   to.set_priority(from.priority);
   to.set_idle_timeout_seconds(from.idle_timeout.count() / 1000);
   to.set_max_lifetime_seconds(from.max_lifetime.count() / 1000);
+  to.set_max_workers(from.max_workers);
 }
 
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
@@ -171,6 +180,7 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
   to.priority = from.priority();
   to.idle_timeout = TRY(read_seconds(from.idle_timeout_seconds(), at + "idleTimeoutSeconds"));
   to.max_lifetime = TRY(read_seconds(from.max_lifetime_seconds(), at + "maxLifetimeSeconds"));
+  to.max_workers = from.max_workers();
   return to;
 }
 

@@ -15,6 +15,8 @@ void write(const ClusterSpec& from, v1::ClusterSpec& to);
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path);
 void write(const NodeFacts& from, v1::NodeFacts& to);
 Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path);
+void write(const Quota& from, v1::Quota& to);
+Result<std::int64_t> read_milli(double units, const std::string& path);
 Result<Millis> read_seconds(std::int64_t seconds, const std::string& path);
 std::string time_text(WallTime time);  // "" when 0
 

@@ -104,11 +104,13 @@ TEST(Rest, ViewsMatchTheContract) {
   node.leases.push_back({});
   TelemetryView telemetry;
   telemetry.gpus.push_back({});
+  telemetry.containers.push_back({});
   const std::vector<std::pair<const char*, std::string>> views = {
       {"LoginResponse", to_json(LoginView{})},
       {"Principal", to_json(PrincipalView{})},
       {"Org", to_json(Org{})},
       {"Project", to_json(Project{})},
+      {"QuotaView", to_json(QuotaView{QuotaScope{}, {}})},
       {"ApiToken", to_json(ApiTokenView{})},
       {"JoinToken", to_json(JoinTokenView{})},
       {"EnrollResponse", to_json(EnrollView{})},

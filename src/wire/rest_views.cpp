@@ -1,5 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
+
 #include "muster/v1/api.pb.h"
 #include "wire/message_json.h"
 #include "wire/names.h"
@@ -36,6 +39,13 @@ void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_tier(from.tier);
   to.set_priority(from.priority);
   to.set_waiting_since(time_text(from.since));
+  to.mutable_reason_params()->insert(from.reason_params.begin(), from.reason_params.end());
+}
+void write(const QuotaScope& from, v1::QuotaScope& to) {
+  to.set_id(from.id);
+  to.set_name(from.name);
+  wire::write(from.limit, *to.mutable_limit());
+  wire::write(from.held, *to.mutable_held());
 }
 void write(const SlotView& from, v1::Slot& to) {
   to.set_id(from.slot.id.str());
@@ -51,6 +61,8 @@ void write(const SlotView& from, v1::Slot& to) {
   to.set_in_roster(from.slot.in_roster);
   to.set_ray_node_id(clean(from.ray_node_id));
   to.set_ray_alive(from.ray_alive);
+  to.set_pull_done_bytes(static_cast<std::int64_t>(from.pull_done_bytes));
+  to.set_pull_total_bytes(static_cast<std::int64_t>(from.pull_total_bytes));
 }
 
 }  // namespace
@@ -67,17 +79,27 @@ std::string to_json(const LoginView& view) {
   write(view.principal, *m.mutable_principal());
   return write_message(m);
 }
-std::string to_json(const Org& view) {
+std::string to_json(const Org& view, const Quota& held) {
   v1::Org m;
   m.set_id(view.id.str());
   m.set_name(view.name);
+  write(view.quota, *m.mutable_quota());
+  write(held, *m.mutable_held());
   return write_message(m);
 }
-std::string to_json(const Project& view) {
+std::string to_json(const Project& view, const Quota& held) {
   v1::Project m;
   m.set_id(view.id.str());
   m.set_org_id(view.org.str());
   m.set_name(view.name);
+  write(view.quota, *m.mutable_quota());
+  write(held, *m.mutable_held());
+  return write_message(m);
+}
+std::string to_json(const QuotaView& view) {
+  v1::QuotaView m;
+  if (view.project) write(*view.project, *m.mutable_project());
+  write(view.org, *m.mutable_org());
   return write_message(m);
 }
 std::string to_json(const ApiTokenView& view) {
@@ -220,6 +242,14 @@ std::string to_json(const JobView& view) {
   return write_message(m);
 }
 
+std::string to_json(const RegistryView& view) {
+  v1::Registry m;
+  m.set_host(clean(view.host));
+  m.set_username(clean(view.username));
+  m.set_expires_at(time_text(view.expires));
+  return write_message(m);
+}
+
 std::string to_json(const BlobView& view) {
   v1::Blob m;
   m.set_digest(view.digest);
@@ -238,23 +268,57 @@ std::string to_json(const EventView& view) {
   return write_message(m);
 }
 std::string to_json(const TelemetryView& view) {
+  const session::Telemetry& t = view.sample;
+  const auto whole = [](std::uint64_t value) {
+    return static_cast<std::int64_t>(std::min<std::uint64_t>(value, std::numeric_limits<std::int64_t>::max()));
+  };
   v1::TelemetryView m;
   m.set_node_id(view.node.str());
   m.set_node_name(view.node_name);
-  m.set_at(time_text(view.at));
-  m.set_cpus_used(static_cast<double>(view.cpu_milli) / 1000);
-  m.set_memory_used_bytes(static_cast<std::int64_t>(view.memory_used_bytes));
-  m.set_memory_total_bytes(static_cast<std::int64_t>(view.memory_total_bytes));
-  m.set_disk_free_bytes(static_cast<std::int64_t>(view.disk_free_bytes));
-  m.set_net_rx_bytes_s(static_cast<std::int64_t>(view.net_rx_bytes_s));
-  m.set_net_tx_bytes_s(static_cast<std::int64_t>(view.net_tx_bytes_s));
-  for (const auto& gpu : view.gpus) {
+  m.set_at(time_text(t.at));
+  m.set_cpus_used(static_cast<double>(t.cpu_milli) / 1000);
+  m.set_cpus_total(static_cast<double>(t.cpu_total_milli) / 1000);
+  m.set_cpus_peak(static_cast<double>(t.cpu_peak_milli) / 1000);
+  m.set_memory_used_bytes(whole(t.memory_used_bytes));
+  m.set_memory_total_bytes(whole(t.memory_total_bytes));
+  m.set_disk_free_bytes(whole(t.disk_free_bytes));
+  m.set_disk_total_bytes(whole(t.disk_total_bytes));
+  m.set_disk_read_bytes_s(whole(t.disk_read_bytes_s));
+  m.set_disk_write_bytes_s(whole(t.disk_write_bytes_s));
+  m.set_net_rx_bytes_s(whole(t.net_rx_bytes_s));
+  m.set_net_tx_bytes_s(whole(t.net_tx_bytes_s));
+  m.set_window_seconds(static_cast<double>(t.window.count()) / 1000);
+  m.set_owner(clean(t.owner));
+  for (const auto& [gpu, model, lease] : view.gpus) {
     auto& out = *m.add_gpus();
     out.set_uuid(clean(gpu.uuid));
+    out.set_model(clean(model));
+    if (lease) out.set_lease_id(lease.str());
     out.set_use_percent(gpu.use_percent);
     out.set_temperature_c(gpu.temperature_c);
     out.set_power_w(gpu.power_w);
+    out.set_power_limit_w(gpu.power_limit_w);
     out.set_memory_used_bytes(gpu.memory_used_bytes);
+    out.set_memory_total_bytes(gpu.memory_total_bytes);
+    out.set_sm_mhz(gpu.sm_mhz);
+    out.set_memory_mhz(gpu.memory_mhz);
+    out.set_ecc_corrected(gpu.ecc_corrected);
+    out.set_ecc_uncorrected(gpu.ecc_uncorrected);
+    out.set_xid(gpu.xid);
+    out.set_xid_count(gpu.xid_count);
+  }
+  for (const auto& container : view.containers) {
+    auto& out = *m.add_containers();
+    out.set_lease_id(container.sample.lease.str());
+    out.set_cluster(container.cluster);
+    out.set_role(std::string(text(container.role)));
+    out.set_cpus_used(static_cast<double>(container.sample.cpu_milli) / 1000);
+    out.set_memory_bytes(whole(container.sample.memory_bytes));
+    out.set_pids(whole(container.sample.pids));
+    out.set_net_rx_bytes_s(whole(container.sample.net_rx_bytes_s));
+    out.set_net_tx_bytes_s(whole(container.sample.net_tx_bytes_s));
+    out.set_gpu_memory_bytes(whole(container.sample.gpu_memory_bytes));
+    for (const auto& gpu : container.gpus) out.add_gpus(clean(gpu));
   }
   return write_message(m);
 }

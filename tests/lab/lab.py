@@ -3,12 +3,14 @@
     lab = Lab("demo")            # needs root; every name starts with a tag of its own, so several labs may run side by side
     lab.host("server", "203.0.113.10")            # a public host
     lab.machine("gpu1", nat="home")               # a machine behind its own NAT router, no way in
+    lab.public("files", "45.33.32.10", "2606:4700:aaaa::10")   # a host with truly public addresses (egress refuses the lab's own range)
     lab.run("gpu1", ["ip", "addr"]); lab.spawn("gpu1", [...], log=path)
     lab.pull_cable("gpu1"); lab.plug_in("gpu1")   # packets vanish silently, nothing is reset
     lab.close()                                   # kills what it started (by pid), removes what it made
 
 NAT kinds: home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row),
-lan:NAME (beside NAME, behind the same router). Addresses are TEST-NET-3 and private ranges, all inside the namespaces.
+lan:NAME (beside NAME, behind the same router); six=True gives a home its own public IPv6 prefix as well. Addresses are TEST-NET-3 and
+private ranges, all inside the namespaces.
 Thread rule: one thread. Errors: LabError with the command that failed and what it printed.
 """
 import os
@@ -61,6 +63,7 @@ class Lab:
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(self.dir, 0o755)
         self.namespaces, self.processes, self.gateways, self.addresses = [], [], {}, {}
+        self.wired, self.publics, self.sixes = [], [], {}
         self.count = 0
         self.dockerd = None
         self.docker = None
@@ -117,6 +120,36 @@ class Lab:
         self.cable(name, dev, "inet", port)
         self.ip("inet", "link set %s master br0" % port)
         self.ip(name, "addr add %s/24 dev %s" % (address, dev))
+        self.wired.append(name)
+        for route in self.publics:
+            self.sh(["ip", "-n", self.full(name), "route", "add", route, "via", "203.0.113.200"])
+
+    def public(self, name, address, six=None):
+        """A host whose address is public by every registry; all routers and hosts of the lab know the way."""
+        self.host(name, "203.0.113.200")
+        self.ip(name, "addr add %s/32 dev lo" % address)
+        self.addresses[name] = address
+        self.publics.append(address)
+        for other in self.wired:
+            if other != name:
+                self.ip(other, "route add %s via 203.0.113.200" % address)
+        if six:
+            self.ip(name, "addr add %s/128 dev lo nodad" % six)
+            self.ip(name, "addr add 2607:f8b0:5::200/64 dev eth0 nodad")
+            self.public6 = (name, six)
+
+    def home_six(self, router, net):
+        """A prefix of its own for a home, as a provider delegates it: reached from outside only as an answer."""
+        self.sh(self.enter(router) + ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])
+        self.ip(router, "addr add 2607:f8b0:5::%x/64 dev wan nodad" % net)
+        self.ip(router, "addr add 2600:1700:%x:1::1/64 dev lan nodad" % net)
+        self.sh(self.enter(router) + ["nft", "-f", "-"], input=(
+            "table ip6 filter {\n  chain through {\n    type filter hook forward priority 0; policy drop;\n"
+            "    ct state established,related accept\n    iifname \"lan\" accept\n  }\n}\n"))
+        host, six = self.public6
+        self.ip(router, "route add %s via 2607:f8b0:5::200" % six)
+        self.ip(host, "route add 2600:1700:%x::/48 via 2607:f8b0:5::%x" % (net, net))
+        self.sixes[router] = net
 
     def host(self, name, address):
         self.ns(name)
@@ -146,7 +179,7 @@ table ip filter {
 """ % flag
         self.sh(self.enter(name) + ["nft", "-f", "-"], input=rules)
 
-    def machine(self, name, nat="home"):
+    def machine(self, name, nat="home", six=False):
         self.ns(name)
         if nat.startswith("lan:"):
             beside = nat[4:]
@@ -179,9 +212,14 @@ table ip filter {
             self.router(router, nat)
             address = "192.168.%d.10" % net
             self.gateways[name] = (router, net)
+            if six:
+                self.home_six(router, net)
         self.ip(name, "addr add %s/24 dev eth0" % address)
         self.ip(name, "route add default via 192.168.%d.1" % self.gateways[name][1])
         self.addresses[name] = address
+        if router in self.sixes:
+            self.ip(name, "addr add 2600:1700:%x:1::%s/64 dev eth0 nodad" % (net, address.split(".")[-1]))
+            self.ip(name, "route add default via 2600:1700:%x:1::1" % net)
 
     # ---- faults
     def pull_cable(self, name):
@@ -195,12 +233,13 @@ table ip filter {
         self.sh(self.enter(name) + ["nft", "delete", "table", "inet", "cable"], check=False)
 
     # ---- one container engine for all machines
-    def start_docker(self):
+    def start_docker(self, arguments=(), env=None):
+        """Also after stop_docker(), with other arguments: the containers of before are still there, running or not."""
         d = os.path.join(self.dir, "docker")
         os.makedirs(d, exist_ok=True)
         self.docker = "unix://%s/sock" % d
         self.dockerd = self.spawn(None, ["dockerd", "--data-root", d + "/data", "--exec-root", d + "/exec", "--pidfile", d + "/pid", "-H", self.docker,
-                                         "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"], d + "/log")
+                                         "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"] + list(arguments), d + "/log", env=env)
         for _ in range(120):
             if self.sh(["docker", "-H", self.docker, "version"], check=False).returncode == 0:
                 return d + "/sock"
@@ -209,9 +248,13 @@ table ip filter {
             time.sleep(0.25)
         raise LabError("dockerd did not start:\n" + self.dockerd.tail())
 
+    def stop_docker(self):
+        self.dockerd.kill(signal.SIGTERM)
+        self.dockerd.kill()
+
     # ---- the end
     def close(self):
-        for process in reversed([p for p in self.processes if p is not self.dockerd]):
+        for process in reversed([p for p in self.processes if p.name != "dockerd"]):
             process.kill(signal.SIGTERM) if process.alive() else None
             process.kill()
         if self.dockerd is not None:

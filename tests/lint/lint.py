@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PURE = {"base", "model", "scheduler", "access", "launcher", "overlay", "session", "agent", "control", "journal", "wire"}
+PURE = {"base", "model", "scheduler", "access", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
 CORE = {"scheduler", "access", "control"}
 FENCES = {  # include prefix -> fence
     "openssl/": "openssl", "boost/asio": "asio", "boost/beast": "asio", "google/protobuf": "protobuf", "muster/v1/": "protobuf",
@@ -219,6 +219,26 @@ def rule_documents():
                     yield "%s:%d: link to %s, which does not exist" % (path, number, target)
 
 
+def rule_mutants():
+    """every planted fault has its row in docs/simulation.md, with the number of seeds that tests/sim/mutants.cpp states"""
+    planted = dict(re.findall(r'constexpr std::string_view (k\w+) = "(\w+)"', "\n".join(lines("src/control/mutants.h"))))
+    rows = {}
+    for literal, constant, seeds in re.findall(r'(?:\{"([\w.]+)"|core\(planted::(k\w+)), (\d+)', "\n".join(lines("tests/sim/mutants.cpp"))):
+        rows[literal or planted[constant]] = int(seeds)
+    doc = "\n".join(lines("docs/simulation.md"))
+    told = {name: int(seeds) for name, seeds in re.findall(r"^\| `([\w.]+)` \|.*\| (\d+) \|$", doc, re.M)}
+    for name in sorted(set(rows) | set(told)):
+        if rows.get(name) != told.get(name):
+            yield "docs/simulation.md:1: mutant %s: the table says %s seeds, tests/sim/mutants.cpp %s" % (name, told.get(name), rows.get(name))
+    for path in files(".h", ".cpp"):
+        for number, line in enumerate(lines(path), 1):
+            for name in re.findall(r'MUSTER_MUTANT\("([\w.]+)"\)', line):
+                if path != "src/base/mutant.h" and "`%s`" % name not in doc:
+                    yield "%s:%d: mutant %s is not in docs/simulation.md; give it a row there and in tests/sim/mutants.cpp" % (path, number, name)
+    for name in sorted(set(planted.values()) - set(rows)):
+        yield "src/control/mutants.h:1: mutant %s has no row in tests/sim/mutants.cpp" % name
+
+
 def rule_format():
     """clang-format-16 changes nothing"""
     sources = [f for f in files(".h", ".cpp") if f.startswith(("src/", "tests/", "bench/"))]
@@ -230,7 +250,7 @@ def rule_format():
         yield "%s:1: not formatted; run make format" % path
 
 
-QUICK = [rule_dependencies, rule_no_cycles, rule_fences, rule_pure_rooms, rule_core_deterministic, rule_text, rule_headers, rule_features, rule_documents, rule_format]
+QUICK = [rule_dependencies, rule_no_cycles, rule_fences, rule_pure_rooms, rule_core_deterministic, rule_text, rule_headers, rule_features, rule_documents, rule_mutants, rule_format]
 
 
 def run(rules, report=print):

@@ -1,8 +1,8 @@
 // muster-sim: the long runner of the simulation.
-//   muster-sim --seed N [--steps M] [--mutant NAME] [--log]    replay one run exactly
-//   muster-sim --seconds S | --hours H                         as many of the seeds known to hold as fit, in order
-//   muster-sim --seconds S | --hours H --seed FIRST            a hunt: every seed from FIRST on (docs/known-faults.md)
-//   muster-sim --mutants [--seeds N]                           hunt every planted fault
+//   muster-sim --seed N [--steps M] [--mutant NAME] [--log] [--twice]   replay one run exactly (twice: compare the
+//   traces) muster-sim --seconds S | --hours H | --seeds COUNT [--seed FIRST]   seeds FIRST (1), FIRST+1, ... without a
+//   choice muster-sim --mutants [--only NAME] [--steps M]                      hunt every planted fault within its
+//   stated seeds
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -14,111 +14,143 @@
 
 namespace {
 
-// What every change must keep: seeds that held when they were listed. Others find more, see docs/known-faults.md.
-constexpr std::uint64_t kHolding[][2] = {{1, 18}, {59, 69}, {110, 134}};
-std::uint64_t next_holding(std::uint64_t seed) {
-  for (const auto& [first, last] : kHolding) {
-    if (seed < first) return first;
-    if (seed <= last) return seed;
-  }
-  return 0;
-}
-
 using muster::sim::RunOptions;
 using muster::sim::RunResult;
+using Long = unsigned long long;
 
-std::map<std::pair<std::string, std::string>, std::uint64_t> coverage;
+struct Total {
+  std::map<std::pair<std::string, std::string>, std::uint64_t> coverage;
+  std::map<std::string, std::uint64_t> looked;
+  std::uint64_t seeds = 0, failed = 0;
+};
 
-int one(const RunOptions& options, const std::string& mutant, bool log) {
-  const RunResult result = muster::sim::run_simulation(options);
-  for (const auto& [pair, times] : result.coverage) coverage[pair] += times;
-  if (log) {
+struct Arguments {
+  RunOptions run;
+  std::string mutant, only;
+  double seconds = 0;
+  std::uint64_t seeds = 0;
+  bool mutants = false, log = false, twice = false;
+};
+
+int usage(const std::string& what) {
+  std::fprintf(stderr, "%s; see the top of tests/sim/main.cpp or docs/simulation.md\n", what.c_str());
+  return 2;
+}
+
+void one(const Arguments& arguments, Total& total) {
+  const RunOptions& options = arguments.run;
+  RunResult result = muster::sim::run_simulation(options);
+  if (arguments.twice && result.failure.empty()) {
+    const RunResult again = muster::sim::run_simulation(options);
+    if (again.hash != result.hash || again.steps != result.steps)
+      result.failure = "I11: the same seed gave another trace";
+  }
+  ++total.seeds;
+  for (const auto& [pair, times] : result.coverage) total.coverage[pair] += times;
+  for (const auto& [invariant, times] : result.looked) total.looked[invariant] += times;
+  if (arguments.log) {
     for (const std::string& line : result.log) std::printf("%s\n", line.c_str());
   }
   if (result.failure.empty()) {
-    std::printf("seed %llu: ok, %llu steps, hash %016llx\n", static_cast<unsigned long long>(options.seed),
-                static_cast<unsigned long long>(result.steps), static_cast<unsigned long long>(result.hash));
-    return 0;
+    std::printf("seed %llu: ok, %llu steps, hash %016llx\n", static_cast<Long>(options.seed),
+                static_cast<Long>(result.steps), static_cast<Long>(result.hash));
+  } else {
+    ++total.failed;
+    std::printf("seed %llu FAILED: %s\n  reproduce: make sim SEED=%llu STEPS=%llu%s%s\n",
+                static_cast<Long>(options.seed), result.failure.c_str(), static_cast<Long>(options.seed),
+                static_cast<Long>(options.steps), arguments.mutant.empty() ? "" : " MUTANT=", arguments.mutant.c_str());
   }
-  std::printf("seed %llu FAILED: %s\n  reproduce: make sim SEED=%llu STEPS=%llu%s%s\n",
-              static_cast<unsigned long long>(options.seed), result.failure.c_str(),
-              static_cast<unsigned long long>(options.seed), static_cast<unsigned long long>(options.steps),
-              mutant.empty() ? "" : " MUTANT=", mutant.c_str());
-  return 1;
+  std::fflush(stdout);
 }
 
-void print_coverage() {
-  std::printf("fault x state of the machine it hit: %zu pairs\n", coverage.size());
-  for (const auto& [pair, times] : coverage)
-    std::printf("  %-16s %-10s %llu\n", pair.first.c_str(), pair.second.c_str(),
-                static_cast<unsigned long long>(times));
+// Rows: faults. Columns: what the machine it picked was doing. A dot: never met.
+void print_total(const Total& total) {
+  const auto& faults = muster::sim::fault_names();
+  const auto& states = muster::sim::state_words();
+  std::printf("fault x state of the machine it met: %zu of %zu pairs\n%-16s", total.coverage.size(),
+              faults.size() * states.size(), "");
+  for (const std::string& state : states) std::printf(" %8.8s", state.c_str());
+  for (const std::string& fault : faults) {
+    std::printf("\n%-16s", fault.c_str());
+    for (const std::string& state : states) {
+      const auto it = total.coverage.find({fault, state});
+      if (it == total.coverage.end())
+        std::printf(" %8s", ".");
+      else
+        std::printf(" %8llu", static_cast<Long>(it->second));
+    }
+  }
+  std::printf("\ncomparisons made:");
+  for (const auto& [invariant, times] : total.looked)
+    std::printf(" %s %llu", invariant.c_str(), static_cast<Long>(times));
+  std::printf("\n%llu seeds, %llu failed\n", static_cast<Long>(total.seeds), static_cast<Long>(total.failed));
 }
 
-int hunt_all(std::uint64_t seeds, std::uint64_t steps) {
-  int missed = 0;
+int hunt_all(const std::string& only, std::uint64_t steps) {
+  int missed = 0, hunted = 0;
   for (const muster::sim::MutantRow& row : muster::sim::mutant_table()) {
-    const auto caught = muster::sim::hunt(row.name, 1, seeds != 0 ? seeds : row.seeds, steps);
+    if (!only.empty() && row.name != only) continue;
+    ++hunted;
+    const auto caught = muster::sim::hunt(row.name, 1, row.seeds, steps);
     if (caught) {
-      std::printf("caught  %-36s seed %llu: %s\n", std::string(row.name).c_str(),
-                  static_cast<unsigned long long>(caught->seed), caught->failure.c_str());
+      std::printf("caught  %-34s by seed %2llu of %2u: %s\n", std::string(row.name).c_str(),
+                  static_cast<Long>(caught->seed), row.seeds, caught->failure.c_str());
     } else {
-      std::printf("MISSED  %-36s within %u seeds\n", std::string(row.name).c_str(), row.seeds);
+      std::printf("MISSED  %-34s within %u seeds: %s\n", std::string(row.name).c_str(), row.seeds,
+                  std::string(row.what).c_str());
       ++missed;
     }
     std::fflush(stdout);
   }
-  std::printf("%zu mutants, %d missed\n", muster::sim::mutant_table().size(), missed);
-  return missed == 0 ? 0 : 1;
+  std::printf("%d mutants, %d missed\n", hunted, missed);
+  return missed == 0 && hunted > 0 ? 0 : 1;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  RunOptions options;
-  std::string mutant;
-  double seconds = 0;
-  std::uint64_t seeds = 0;
-  bool mutants = false, log = false, hunt = false;
+  Arguments a;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
-    const auto value = [&] { return i + 1 < argc ? std::string(argv[++i]) : std::string("0"); };
+    const auto text = [&] { return i + 1 < argc ? std::string(argv[++i]) : std::string(); };
+    const auto number = [&] { return std::strtoull(text().c_str(), nullptr, 10); };
     if (arg == "--seed")
-      options.seed = std::strtoull(value().c_str(), nullptr, 10), hunt = true;
+      a.run.seed = number();
     else if (arg == "--steps")
-      options.steps = std::strtoull(value().c_str(), nullptr, 10);
+      a.run.steps = number();
     else if (arg == "--seeds")
-      seeds = std::strtoull(value().c_str(), nullptr, 10);
+      a.seeds = number();
     else if (arg == "--seconds")
-      seconds = std::strtod(value().c_str(), nullptr);
+      a.seconds = std::strtod(text().c_str(), nullptr);
     else if (arg == "--hours")
-      seconds = 3600 * std::strtod(value().c_str(), nullptr);
+      a.seconds = 3600 * std::strtod(text().c_str(), nullptr);
     else if (arg == "--mutant")
-      mutant = value();
+      a.mutant = text();
     else if (arg == "--mutants")
-      mutants = true;
+      a.mutants = true;
+    else if (arg == "--only")
+      a.only = text();
+    else if (arg == "--twice")
+      a.twice = true;
     else if (arg == "--log")
-      log = options.verbose = true;
+      a.log = a.run.verbose = true;
     else
-      return std::fprintf(stderr, "unknown argument %s; see the top of tests/sim/main.cpp\n", arg.c_str()), 2;
+      return usage("unknown argument " + arg);
   }
-  if (mutants) return hunt_all(seeds, options.steps);
 #ifdef MUSTER_MUTANTS
-  muster::set_mutant(mutant);
+  if (a.mutants) return hunt_all(a.only, a.run.steps);
+  muster::set_mutant(a.mutant);
+#else
+  if (a.mutants || !a.mutant.empty()) return usage("this build has no planted faults");
 #endif
-  if (seconds <= 0 && seeds == 0) {
-    const int rc = one(options, mutant, log);
-    print_coverage();
-    return rc;
+  Total total;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(a.seconds);
+  const std::uint64_t count = a.seeds != 0 ? a.seeds : a.seconds > 0 ? ~std::uint64_t{0} : 1;
+  while (total.seeds < count && total.failed < 10) {
+    if (a.seconds > 0 && std::chrono::steady_clock::now() >= end) break;
+    one(a, total);
+    ++a.run.seed;
   }
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  int failed = 0;
-  for (std::uint64_t n = 0; seeds != 0 ? n < seeds : std::chrono::steady_clock::now() < end; ++n) {
-    if (!hunt && seeds == 0 && (options.seed = next_holding(options.seed)) == 0) break;
-    failed += one(options, mutant, false);
-    std::fflush(stdout);
-    ++options.seed;
-    if (failed >= 10) break;
-  }
-  print_coverage();
-  return failed == 0 ? 0 : 1;
+  print_total(total);
+  return total.failed == 0 ? 0 : 1;
 }

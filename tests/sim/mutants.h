@@ -18,7 +18,7 @@ struct Caught {
   std::uint64_t seed = 0;
   std::string failure;
 };
-// Runs seeds first..first+count-1 with the mutant on until one fails.
+// Runs seeds first..first+count-1 with the mutant on until one fails that holds without it.
 std::optional<Caught> hunt(std::string_view mutant, std::uint64_t first, std::uint64_t count, std::uint64_t steps);
 
 }  // namespace muster::sim

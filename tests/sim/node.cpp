@@ -275,13 +275,15 @@ void Node::result(agent::OpId op, agent::OpResult value, std::uint64_t life) {
 void Node::run_op(agent::OpId op_id, const agent::Op& op) {
   env_->op_started(*this, op);
   World& world = env_->world();
-  const bool lost = !env_->chaos().calm && world.rng.chance(1, 100);
-  const Millis first(world.rng.between(5, 800)), second(world.rng.between(1, 50));
-  world.after(first, [this, op_id, op, second, lost, life = agent_life_] {
+  const bool stuck = network_stuck && std::holds_alternative<agent::ConfigureNetwork>(op);
+  const bool lost = stuck || (!env_->chaos().calm && world.rng.chance(1, 100));
+  const bool slow = std::holds_alternative<agent::EnsureImage>(op) || std::holds_alternative<agent::RunSetup>(op);
+  const Millis first(world.rng.between(5, slow ? 15'000 : 800)), second(world.rng.between(1, 50));
+  world.after(first, [this, op_id, op, second, lost, stuck, life = agent_life_] {
     if (life != agent_life_ || !core || !powered) return;
     if (cancelled_.erase(op_id) != 0) return;
-    const auto act = [this, op_id, op, second, lost, life] {
-      if (!powered || life != agent_life_) return;
+    const auto act = [this, op_id, op, second, lost, stuck, life] {
+      if (!powered || stuck || life != agent_life_) return;
       agent::OpResult value = do_op(op);
       if (!lost) env_->world().after(second, [this, op_id, value, life] { result(op_id, value, life); });
     };
@@ -334,7 +336,7 @@ agent::OpResult Node::do_op(const agent::Op& op) {
     c.assignment.role = start->role;
     if (!c.ray) {
       c.ray = true;
-      world.after(Millis(world.rng.between(500, 3000)),
+      world.after(Millis(world.rng.between(500, 6000)),
                   [this, lease = start->lease, life = c.life] { poll_ray(lease, life); });
     }
   } else if (const auto* stop = std::get_if<agent::StopLease>(&op)) {

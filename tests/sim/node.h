@@ -58,6 +58,7 @@ class Node {
   void from_server(std::uint64_t connection, const session::ServerFrame& frame);
   void owner(agent::OwnerAction action);
   LeaseTime time() const;  // this machine's boot clock
+  LeaseTime booted() const { return booted_; }
   Now clocks() const;
   void poke();  // perform what the core wants, set the alarm
 
@@ -65,7 +66,7 @@ class Node {
   Bytes key;  // device key; a clone has the same
   NodeFacts facts;
   NodeId id;  // once enrolled
-  bool powered = false, asleep = false, liar = false, disk_full = false, silent = false;
+  bool powered = false, asleep = false, liar = false, disk_full = false, silent = false, network_stuck = false;
   std::uint64_t connection = 0;
   std::int64_t drift_ppm = 0, wall_step = 0;
   std::unique_ptr<agent::Core> core;
@@ -76,6 +77,8 @@ class Node {
   std::map<LeaseId, LeaseTime> allowed;                              // latest end that the protocol allows
   LeaseTime hello_sent{0};
   LeaseTime alive_since{0}, cut_at{0};  // of the world: agent started or machine woke; packets stopped
+  LeaseTime spoke_at{0};                // of the world: its last Hello or heartbeat that reached a running server
+  std::set<LeaseId> shadowed;           // held while the server took a copy of this machine for its reboot
   bool cut_online = false;              // it was heard when they stopped
   std::uint64_t revision_high = 0, incarnation_high = 0;
 

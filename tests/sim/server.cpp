@@ -2,18 +2,11 @@
 
 #include <algorithm>
 
-#include "crypto/hash.h"
+#include "server/core_state.h"
 #include "sim/node.h"
 #include "wire/agent_frames.h"
 
 namespace muster::sim {
-namespace {
-Bytes digest_of(const Bytes& bytes) {
-  const crypto::Digest digest = crypto::sha256(bytes);
-  return Bytes(digest.begin(), digest.begin() + 8);
-}
-}  // namespace
-
 SimServer::SimServer(World& world, journal::Store& store, ServerWatcher& watcher, ToAgent to_agent, HangUp hang_up)
     : world_(&world),
       store_(&store),
@@ -31,35 +24,13 @@ void SimServer::start() {
   ++life_;
   Result<engine::Base> base = engine::load_base(*store_);
   if (!base) return world_->fail("I2: the journal does not load: " + base.error().message);
-  // Whatever left before the crash must still be there, byte for byte.
-  if (base->seq < published_hashes_.size())
-    watcher_->journal_rewritten("the tail moved back behind an acknowledged entry");
-  const Result<std::vector<Bytes>> entries = store_->read_all(1, published_hashes_.size());
-  for (std::size_t i = 0; entries.ok() && i < std::min(entries->size(), published_hashes_.size()); ++i) {
-    if (digest_of((*entries)[i]) != published_hashes_[i])
-      watcher_->journal_rewritten("entry " + std::to_string(i + 1) + " changed");
-  }
-  // What was committed without an answer is now read back and thereby public.
-  if (const auto rest = store_->read_all(published_hashes_.size() + 1, 1'000'000); rest.ok()) {
-    for (const Bytes& entry : *rest) published_hashes_.push_back(digest_of(entry));
-  }
+  watcher_->started(*base);
   follower_ = std::make_unique<engine::Follower>(*base, engine::Follower::Options{});
   engine::Engine::Options options;
-  options.lane_max = 512;
+  options.lane_max = kLaneMax;
   options.digest_every = 64;
   engine_ = std::make_unique<engine::Engine>(options, *store_, std::move(*base), [this] { return follower_->base(); });
-  std::vector<std::pair<NodeId, std::string>> known;
-  std::vector<LeaseId> live;
-  for (const auto& [id, node] : state().nodes) {
-    if (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining)
-      known.emplace_back(id, failure_domain(id));
-  }
-  for (const auto& [id, lease] : state().leases) {
-    if (lease.end == LeaseEnd::None) live.push_back(id);
-  }
-  liveness_.start(known, world_->now());
-  leases_.start(live, world_->now());
-  directory_ = session::Directory();
+  keeper_.start(server::keeper_start(state()), server::CoreState(state()), world_->now());
   if (const Status started = engine_->start(now()); !started) world_->note("engine start: " + started.error().message);
   pump();
   world_->after(Millis(1000), [this, life = life_] {
@@ -120,8 +91,7 @@ void SimServer::pump() {
       if (it == replies_.end()) continue;
       auto callback = std::move(it->second);
       replies_.erase(it);
-      if (reply.result.ok() && reply.result->seq > published_hashes_.size())
-        world_->fail("I2: a reply left before its entry was durable");
+      if (reply.result.ok()) watcher_->answered(*reply.result);
       callback(reply.result);
       if (life != life_ || !up()) break;
     }
@@ -147,17 +117,16 @@ void SimServer::fold(const std::vector<Bytes>& entries) {
   for (const Bytes& entry : entries) {
     const Result<engine::DurableEvent> folded = follower_->fold(entry);
     if (!folded) return world_->fail("I2: the follower cannot fold an entry: " + folded.error().message);
-    // The store must hold it: a reply or a view of something that a crash undoes would be a lie.
-    const auto stored = store_->read_all(folded->seq, 1);
-    if (stored.ok() && (stored->empty() || stored->front() != entry))
-      world_->fail("I2: an entry left the engine before the store had it");
-    if (folded->seq == published_hashes_.size() + 1) published_hashes_.push_back(digest_of(entry));
+    watcher_->left(folded->seq, entry);
     world_->note(control::event_name(folded->event));
     world_->note(control::event_subject(folded->event));
+    if (world_->verbose) world_->trace(control::describe(folded->event));
     if (const auto* granted_event = std::get_if<control::LeaseGranted>(&folded->event))
-      leases_.granted(granted_event->lease.id, world_->now());
-    if (const auto* ended = std::get_if<control::LeaseEnded>(&folded->event)) leases_.ended(ended->lease);
+      keeper_.granted(granted_event->lease.id, world_->now());
+    if (const auto* ended = std::get_if<control::LeaseEnded>(&folded->event)) keeper_.lease_ended(ended->lease);
+    if (const ClusterId roster = server::roster_changed_by(state(), folded->event)) keeper_.roster_changed(roster);
     watcher_->durable(*folded, state());
+    if (folded->seq % 97 == 0) save_snapshot();
   }
   for (auto& [id, connection] : connections_) {
     push_desired(*connection.session);
@@ -165,6 +134,13 @@ void SimServer::fold(const std::vector<Bytes>& entries) {
   std::vector<std::uint64_t> open;
   for (const auto& [id, connection] : connections_) open.push_back(id);
   for (const std::uint64_t id : open) drain(id);
+}
+
+// As musterd does it from time to time; the next start begins from it, or from an older one when it is damaged.
+void SimServer::save_snapshot() {
+  if (world_->rng.chance(1, 2)) return;
+  if (const Status saved = store_->save_snapshot(follower_->snapshot()); !saved) return world_->note("no snapshot");
+  if (world_->rng.chance(1, 4)) (void)store_->archive_before(follower_->seq() / 2);
 }
 
 session::Desired SimServer::desired_of(NodeId node) const {
@@ -202,7 +178,7 @@ void SimServer::connect(std::uint64_t connection) {
   options.lease = kLease;
   Bytes nonce(32);
   for (auto& byte : nonce) byte = static_cast<std::uint8_t>(world_->rng.below(256));
-  auto session = std::make_unique<session::Server>(options, *this, directory_, next_session_++, nonce);
+  auto session = std::make_unique<session::Server>(options, *this, keeper_.directory(), next_session_++, nonce);
   session->open(now());
   connections_[connection].session = std::move(session);
   drain(connection);
@@ -225,8 +201,10 @@ void SimServer::drain(std::uint64_t connection) {
     const NodeId node = it->second.session->node();
     control::Actor actor = system_actor();
     control::Command command;
+    for (const ObservedLease& lease : out.report->leases)
+      if (control::held_by(state(), node, lease)) keeper_.acknowledged(lease.lease, lease.roster_epoch);
     if (out.report->online) {
-      command = control::NodeOnline{node, out.report->facts, out.report->leases, out.report->jobs};
+      command = control::NodeOnline{node, out.report->facts, out.report->leases, out.report->jobs, out.report->boot_id};
     } else {
       actor.system = false;
       actor.subject.node = node;
@@ -245,7 +223,11 @@ void SimServer::drain(std::uint64_t connection) {
     disconnect(connection);
     world_->after(Millis(200), [this, connection] { hang_up_(connection); });
   }
-  for (const session::Kicked& kicked : directory_.take_kicked()) {
+  kick();
+}
+
+void SimServer::kick() {
+  for (const session::Kicked& kicked : keeper_.directory().take_kicked()) {
     for (auto& [id, other] : connections_) {
       if (other.session->session() != kicked.session) continue;
       other.session->kick(kicked.why, now());
@@ -282,42 +264,38 @@ void SimServer::from_agent(std::uint64_t connection, const session::AgentFrame& 
   drain(connection);
 }
 
+// As musterd does it: the keeper says each again until the core has it.
+void SimServer::tell_core(const session::Verdicts& verdicts) {
+  if (verdicts.freeze) {
+    world_->note(verdicts.freeze->frozen ? "freeze" : "thaw");
+    submit_system(control::SetFreeze{verdicts.freeze->frozen, verdicts.freeze->reason});
+  }
+  for (const NodeId node : verdicts.contested) {
+    world_->note("contested " + node.str());
+    submit(control::Lane::Liveness, control::NodeContested{node}, system_actor(),
+           [this, node](const Result<engine::Reply>& reply) {
+             if (reply.ok()) keeper_.contested_taken(node);
+           });
+  }
+  for (const NodeId node : verdicts.suspect) submit_system(control::NodeSuspect{node});
+  for (const NodeId node : verdicts.lost) submit_system(control::NodeLost{node});
+  if (!verdicts.expired.empty()) submit_system(control::LeasesExpired{verdicts.expired});
+  if (!verdicts.late.empty()) submit_system(control::RostersLate{verdicts.late});
+  for (const NodeId node : verdicts.again) {
+    for (auto& [id, connection] : connections_)
+      if (connection.session->ready() && connection.session->node() == node) connection.session->report_again();
+  }
+}
+
 void SimServer::tick() {
   const std::uint64_t life = life_;
-  for (const session::LivenessEvent& event : liveness_.tick(world_->now())) {
-    if (const auto* freeze = std::get_if<session::FreezeTurned>(&event)) {
-      world_->note(freeze->frozen ? "freeze" : "thaw");
-      submit_system(control::SetFreeze{freeze->frozen, freeze->reason});
-    }
-  }
-  // Level-triggered: what the table says is compared with what the core holds, so a refused command is asked again.
-  if (leading()) {
-    if (state().frozen != liveness_.frozen()) submit_system(control::SetFreeze{liveness_.frozen(), "mass silence"});
-    for (const auto& [id, node] : state().nodes) {
-      const auto heard_state = liveness_.find(id);
-      if (!heard_state) continue;
-      if (*heard_state == session::Heard::Lost &&
-          (node.state == NodeState::Online || node.state == NodeState::Suspect || node.state == NodeState::Draining)) {
-        submit_system(control::NodeLost{id});
-      } else if (*heard_state == session::Heard::Suspect &&
-                 (node.state == NodeState::Online || node.state == NodeState::Draining)) {
-        submit_system(control::NodeSuspect{id});
-      }
-    }
-    if (const std::vector<LeaseId> expired = leases_.expired(world_->now()); !expired.empty())
-      submit_system(control::LeasesExpired{expired});
-  }
+  tell_core(keeper_.tick(world_->now(), server::CoreState(state()), leading()));
   std::vector<std::uint64_t> open;
   for (auto& [id, connection] : connections_) {
     open.push_back(id);
     session::Server& session = *connection.session;
     session.tick(now());
-    if (!session.ready()) continue;
-    const muster::Node* node = state().find_node(session.node());
-    const bool lost = node != nullptr && (node->state == NodeState::Lost || node->state == NodeState::Suspect ||
-                                          node->state == NodeState::Admitted);
-    if (lost && liveness_.find(session.node()) == session::Heard::Live) session.report_again();
-    push_desired(session);
+    if (session.ready()) push_desired(session);
   }
   for (const std::uint64_t id : open) {
     if (life == life_ && up()) drain(id);
@@ -341,24 +319,23 @@ Result<NodeId> SimServer::verify(const session::Hello& hello, ByteView message) 
 
 std::string SimServer::failure_domain(NodeId node) {
   const muster::Node* found = state().find_node(node);
-  return found == nullptr ? "" : found->supplier.str();
+  return found == nullptr ? "" : control::failure_domain(*found);
+}
+
+std::string SimServer::known_boot(NodeId node) {
+  return control::boot_of_leases(state(), node);
 }
 
 std::vector<LeaseId> SimServer::live_leases(NodeId node) {
-  if (!leading()) return {};
-  std::vector<LeaseId> live;
-  for (const LeaseId lease : state().live_leases(node)) {
-    if (state().leases.at(lease).want != LeaseWant::Stop) live.push_back(lease);
-  }
-  return live;
+  return leading() ? control::renewable_leases(state(), node) : std::vector<LeaseId>{};
 }
 
 void SimServer::heard(NodeId node, const std::string& domain, LeaseTime at) {
-  liveness_.heard(node, domain, at);
+  keeper_.heard(node, domain, at);
 }
 
 void SimServer::renewed(LeaseId lease, LeaseTime at) {
-  leases_.renewed(lease, at);
+  keeper_.renewed(lease, at);
   const Lease* found = state().find_lease(lease);
   if (found != nullptr) watcher_->renewed(found->node, lease);
 }

@@ -8,22 +8,21 @@
 
 #include "engine/core.h"
 #include "engine/follower.h"
-#include "session/lease_table.h"
-#include "session/liveness.h"
+#include "session/keeper.h"
 #include "session/server.h"
 #include "sim/world.h"
 #include "store/memory_store.h"
 
 namespace muster::sim {
 
-inline constexpr Millis kLease{180'000};
-
 class ServerWatcher {
  public:
   virtual ~ServerWatcher() = default;
   virtual void durable(const engine::DurableEvent& event, const control::State& after) = 0;
   virtual void renewed(NodeId node, LeaseId lease) = 0;
-  virtual void journal_rewritten(const std::string& what) = 0;
+  virtual void left(std::uint64_t seq, const Bytes& entry) = 0;  // an entry left the engine
+  virtual void answered(const engine::Reply& reply) = 0;
+  virtual void started(const engine::Base& base) = 0;  // from the journal
 };
 
 class SimServer final : public session::Authority {
@@ -44,17 +43,17 @@ class SimServer final : public session::Authority {
               std::function<void(const Result<engine::Reply>&)> reply);
   const control::State& state() const { return follower_->state(); }
   std::size_t queued() const { return up() ? engine_->queued() : 0; }
-  const session::Liveness& liveness() const { return liveness_; }
-  std::optional<LeaseTime> lease_end(LeaseId lease) const { return leases_.find(lease); }
+  const session::Keeper& keeper() const { return keeper_; }
   std::map<std::pair<JobId, std::uint32_t>, Bytes> logs;  // on their own disk: they survive a crash
   std::function<void(const Result<engine::Reply>&)> no_reply = [](const auto&) {};
 
   // session::Authority
   Result<NodeId> verify(const session::Hello& hello, ByteView message) override;
   std::string failure_domain(NodeId node) override;
+  std::string known_boot(NodeId node) override;
   std::vector<LeaseId> live_leases(NodeId node) override;
   void heard(NodeId node, const std::string& domain, LeaseTime now) override;
-  void granted(LeaseId lease, LeaseTime now) override { leases_.granted(lease, now); }
+  void granted(LeaseId lease, LeaseTime now) override { keeper_.granted(lease, now); }
   void renewed(LeaseId lease, LeaseTime now) override;
 
  private:
@@ -64,7 +63,10 @@ class SimServer final : public session::Authority {
   Now now() const { return {world_->wall(), world_->now()}; }
   void pump();
   void fold(const std::vector<Bytes>& entries);
+  void save_snapshot();
   void tick();
+  void tell_core(const session::Verdicts& verdicts);
+  void kick();
   void drain(std::uint64_t connection);
   void push_desired(session::Server& session);
   session::Desired desired_of(NodeId node) const;
@@ -83,12 +85,14 @@ class SimServer final : public session::Authority {
   HangUp hang_up_;
   std::unique_ptr<engine::Follower> follower_;
   std::unique_ptr<engine::Engine> engine_;
-  session::Liveness liveness_;
-  session::LeaseTable leases_{kLease};
-  session::Directory directory_;
+  static session::Keeper::Options keeping() {
+    session::Keeper::Options options;
+    options.lease = kLease;
+    return options;
+  }
+  session::Keeper keeper_{keeping()};
   std::map<std::uint64_t, Connection> connections_;
   std::map<std::uint64_t, std::function<void(const Result<engine::Reply>&)>> replies_;
-  std::vector<Bytes> published_hashes_;  // of every entry that ever left, for "nothing acknowledged is lost"
   std::uint64_t life_ = 0, next_token_ = 1, next_session_ = 1;
   bool pumping_ = false, poll_set_ = false;
 };

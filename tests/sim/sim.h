@@ -19,9 +19,14 @@ struct RunResult {
   std::string failure;
   std::uint64_t hash = 0, steps = 0;
   std::map<std::pair<std::string, std::string>, std::uint64_t> coverage;
+  std::map<std::string, std::uint64_t> looked;  // invariant -> how often something was compared
   std::vector<std::string> log;
 };
 RunResult run_simulation(const RunOptions& options);
+NodeFacts facts_of(std::uint32_t index);
+// What can go wrong, and what state a machine may be in when it does: the pairs that coverage counts.
+const std::vector<std::string>& fault_names();
+const std::vector<std::string>& state_words();
 
 class Sim final : public Environment, public ServerWatcher {
  public:
@@ -40,7 +45,9 @@ class Sim final : public Environment, public ServerWatcher {
   void fenced(Node&, LeaseId, const std::string&) override {}
   void durable(const engine::DurableEvent& event, const control::State& after) override;
   void renewed(NodeId node, LeaseId lease) override;
-  void journal_rewritten(const std::string& what) override { world_.fail("I2: " + what); }
+  void left(std::uint64_t seq, const Bytes& entry) override;
+  void answered(const engine::Reply& reply) override;
+  void started(const engine::Base& base) override;
 
  private:
   struct Link {
@@ -56,17 +63,26 @@ class Sim final : public Environment, public ServerWatcher {
   };
   void setup();
   void enroll(Node& node, const Bytes& token);
+  session::ServerFrame with_old_roster(session::ServerFrame frame);
   void deliver(std::uint64_t connection, const session::ServerFrame& frame);
   void server_hung_up(std::uint64_t connection);
   void check();
+  void note_shadows(const engine::DurableEvent& event, const control::State& after);
+  journal::Store& store() { return sqlite_ ? *sqlite_ : static_cast<journal::Store&>(*memory_); }
   // clients
   void client_step();
+  void quota_step();
+  void set_quota(Quota of_project, Quota of_org);
   void ask(Request request, std::uint32_t tries = 0);
   control::Actor tenant(const std::string& request_id);
   ClusterSpec random_spec();
   // faults
   void fault_step();
-  void fault(const std::string& name);
+  bool platform_fault(const std::string& name);
+  bool machine_fault(const std::string& name, Node& node);
+  bool people_fault(const std::string& name, Node& node);
+  bool clone(Node& node);
+  void stuck_network(Node& node);
   void cut(Node& node, Millis length);
   std::string state_word(const Node& node) const;
   Node& any_node();
@@ -87,13 +103,17 @@ class Sim final : public Environment, public ServerWatcher {
   std::unique_ptr<Node> clone_;
   std::map<std::uint64_t, Link> links_;
   std::vector<std::pair<Node*, session::ServerFrame>> captured_;
+  std::map<ClusterId, std::vector<session::SignedRoster>> old_rosters_;
   Checkers checkers_;
   std::uint64_t next_request_ = 1;
-  ProjectId project_;
+  bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
+  Rng quotas_;                                                 // of its own: what is drawn here moves nothing else
+  ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;
-  std::map<std::string, std::string> request_ids_;
-  bool store_down_ = false;
+  std::set<std::string> answered_;
+  std::set<JobId> told_by_liars_;
+  NodeId revoked_;
 };
 
 }  // namespace muster::sim

@@ -39,9 +39,11 @@ TEST(Simulation, TheSameSeedIsTheSameRun) {
 
 #ifdef MUSTER_MUTANTS
 TEST(Simulation, CatchesASampleOfThePlantedFaults) {
-  for (const char* name : {"agent.accept_old_desired", "session.renew_from_receive", "control_reuse_address",
-                           "control_forget_idempotency"}) {
-    EXPECT_TRUE(hunt(name, 1, 3, 8000)) << name << " was not caught";
+  // One of each room; all of them: make sim MUTANTS=1.
+  for (const char* name : {"agent.accept_old_desired", "session.renew_from_receive", "session.renewal_forgotten",
+                           "engine.reply_before_commit", "engine.skip_tail_reread", "control_reuse_address",
+                           "control_forget_idempotency", "control_partial_gang"}) {
+    EXPECT_TRUE(hunt(name, 1, 16, 8000)) << name << " was not caught";
   }
 }
 #endif

@@ -14,6 +14,9 @@
 
 namespace muster::sim {
 
+inline constexpr Millis kLease{180'000};
+inline constexpr std::size_t kLaneMax = 512;
+
 class World {
  public:
   explicit World(std::uint64_t seed) : rng(seed) {}
@@ -34,6 +37,10 @@ class World {
     hash_ = (hash_ ^ static_cast<std::uint64_t>(now_.ms)) * 0x100000001b3ULL;
     if (verbose) log_.emplace_back(std::to_string(now_.ms) + " " + std::string(text));
     if (log_.size() > 400'000) log_.clear();
+  }
+  // For the log alone: no part of the trace.
+  void trace(const std::string& text) {
+    if (verbose) log_.emplace_back(std::to_string(now_.ms) + "   " + text);
   }
   void fail(const std::string& what) {
     if (failure.empty()) failure = "at " + std::to_string(now_.ms) + " ms, step " + std::to_string(steps) + ": " + what;

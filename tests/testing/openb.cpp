@@ -223,18 +223,39 @@ Choice BestFit::score(const Node& node, std::size_t, const Task& task) {
   return choice;
 }
 
-Curve replay(const Trace& trace, std::uint64_t seed, Policy& policy) {
+Draw draw(const Trace& trace, std::uint64_t seed) {
   Rng rng(seed);
-  std::vector<Node> nodes = trace.nodes;
-  shuffle(nodes, rng);
+  Draw out{trace.nodes, {}};
+  shuffle(out.nodes, rng);
+  out.tasks = arrivals(trace, rng);
+  return out;
+}
+
+void Tally::count(const Task& task, bool placed) {
+  arrived_ += task.gpu();
+  allocated_ += placed ? task.gpu() : 0;
+  auto& event = events_[static_cast<std::size_t>(
+      std::clamp(std::lround(100.0 * static_cast<double>(arrived_) / capacity_), 0L, 139L))];
+  event.first += 100.0 * static_cast<double>(allocated_) / capacity_, ++event.second;
+}
+
+Curve Tally::curve() const {
+  Curve curve{};
+  for (std::size_t x = 0; x < curve.size(); ++x)
+    curve[x] = events_[x].second > 0 ? events_[x].first / events_[x].second : x > 0 ? curve[x - 1] : 0;
+  return curve;
+}
+
+Curve replay(const Trace& trace, std::uint64_t seed, Policy& policy) {
+  Draw drawn = draw(trace, seed);
+  std::vector<Node>& nodes = drawn.nodes;
   policy.begin(trace, nodes);
   std::vector<std::vector<Kept>> kept(trace.shapes.size());
   std::vector<std::uint64_t> versions(nodes.size(), 1);
   std::uint64_t generation = policy.generation();
-  std::array<std::pair<double, int>, 140> events{};
-  std::int64_t arrived = 0, allocated = 0;
+  Tally tally(trace);
   constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::min();
-  for (const Task& task : arrivals(trace, rng)) {
+  for (const Task& task : drawn.tasks) {
     policy.arrived(task, nodes);
     if (generation != policy.generation())
       for (std::uint64_t& version : versions) ++version;
@@ -260,23 +281,14 @@ Curve replay(const Trace& trace, std::uint64_t seed, Policy& policy) {
       if (policy.spread_to_100()) score = high > low ? (score - low) * 100 / (high - low) : 100;
       if (score > best_score) best = i, best_score = score;
     }
-    arrived += task.gpu();
-    if (best < nodes.size()) {
-      take(nodes[best], task, row[best].choice.device);
-      nodes[best].memory -= task.memory;
-      policy.changed(nodes[best], best);
-      ++versions[best];
-      allocated += task.gpu();
-    }
-    const auto capacity = static_cast<double>(std::max<std::int64_t>(1, trace.capacity));
-    auto& event = events[static_cast<std::size_t>(
-        std::clamp(std::lround(100.0 * static_cast<double>(arrived) / capacity), 0L, 139L))];
-    event.first += 100.0 * static_cast<double>(allocated) / capacity, ++event.second;
+    tally.count(task, best < nodes.size());
+    if (best == nodes.size()) continue;
+    take(nodes[best], task, row[best].choice.device);
+    nodes[best].memory -= task.memory;
+    policy.changed(nodes[best], best);
+    ++versions[best];
   }
-  Curve curve{};
-  for (std::size_t x = 0; x < curve.size(); ++x)
-    curve[x] = events[x].second > 0 ? events[x].first / events[x].second : x > 0 ? curve[x - 1] : 0;
-  return curve;
+  return tally.curve();
 }
 
 }  // namespace muster::testing::openb

@@ -77,8 +77,25 @@ class BestFit : public Policy {
   bool spread_to_100() const override { return true; }
 };
 
+// One seed's order of machines and arrivals.
+struct Draw {
+  std::vector<Node> nodes;
+  std::vector<Task> tasks;
+};
+Draw draw(const Trace& trace, std::uint64_t seed);
 // Allocated percent by arrived percent; empty fields hold the one before.
 using Curve = std::array<double, 140>;
+class Tally {
+ public:
+  explicit Tally(const Trace& trace) : capacity_(static_cast<double>(trace.capacity > 0 ? trace.capacity : 1)) {}
+  void count(const Task& task, bool placed);
+  Curve curve() const;
+
+ private:
+  double capacity_ = 1;
+  std::int64_t arrived_ = 0, allocated_ = 0;
+  std::array<std::pair<double, int>, 140> events_{};
+};
 Curve replay(const Trace& trace, std::uint64_t seed, Policy& policy);
 
 }  // namespace muster::testing::openb

@@ -1,0 +1,105 @@
+// quota, quota set
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+
+#include "cli/quota.h"
+#include "cli/shell.h"
+#include "wire/rest.h"
+
+namespace muster::cli {
+namespace {
+
+struct QuotaOptions {
+  std::string org;
+  QuotaChange change;
+};
+
+std::int64_t milli(const wire::Json& cpus) {
+  return std::llround(std::strtod(cpus.text().c_str(), nullptr) * 1000);
+}
+
+// The organisation that was named; else the project that was, or the caller's own.
+Result<std::string> target_of(Shell& shell, const QuotaOptions& options) {
+  Api* api = TRY(shell.api());
+  if (!options.org.empty()) return path_of("orgs", options.org) + "/quota";
+  std::string project = shell.project;
+  if (project.empty()) project = TRY(api->get("/api/v1/whoami"))["defaultProject"].text();
+  if (project.empty())
+    return error(Code::InvalidArgument, "your organisation has no project; name one with --project, or use --org");
+  return path_of("projects", project) + "/quota";
+}
+
+Result<int> print(Shell& shell, const wire::Json& view) {
+  shell.show(view, [&] { return quota_table(view, shell.colour()); });
+  return 0;
+}
+Result<int> show(Shell& shell, const QuotaOptions& options) {
+  const std::string target = TRY(target_of(shell, options));
+  Api* api = TRY(shell.api());
+  return print(shell, TRY(api->get(target)));
+}
+Result<int> set(Shell& shell, const QuotaOptions& options) {
+  if (!options.change.any())
+    return error(Code::InvalidArgument, "say what changes: --gpus, --cpus or --clusters; 0 takes a limit away");
+  const std::string target = TRY(target_of(shell, options));
+  Api* api = TRY(shell.api());
+  return print(shell, TRY(change_quota(*api, target, options.change)));
+}
+
+}  // namespace
+
+std::string held_text(const wire::Json& held, const wire::Json& limit, std::string_view what) {
+  const auto number = [&](const wire::Json& of) {
+    if (what == "cpus") return fmt::format("{}", static_cast<double>(milli(of["cpus"])) / 1000);
+    return std::to_string(of[std::string(what)].integer());
+  };
+  return number(limit) == "0" ? number(held) : number(held) + " of " + number(limit);
+}
+
+std::string quota_table(const wire::Json& view, bool colour) {
+  Table table({"OF", "NAME", "GPUS", "CPUS", "CLUSTERS"});
+  for (const auto& [key, what] : {std::pair("project", "project"), std::pair("org", "organisation")}) {
+    const auto& scope = view[key];
+    if (!scope.is(wire::Json::Kind::Object)) continue;
+    std::vector<std::string> row{what, scope["name"].text()};
+    for (const char* each : {"gpus", "cpus", "clusters"}) row.push_back(held_text(scope["held"], scope["limit"], each));
+    table.add(std::move(row));
+  }
+  return table.text(colour);
+}
+
+Result<wire::Json> change_quota(Api& api, const std::string& target, const QuotaChange& change) {
+  const auto now = TRY(api.get(target));
+  const auto& limit = (now["project"].is(wire::Json::Kind::Object) ? now["project"] : now["org"])["limit"];
+  wire::SetQuotaRequest request;
+  request.quota.gpus = change.gpus.value_or(limit["gpus"].integer());
+  request.quota.clusters = change.clusters.value_or(limit["clusters"].integer());
+  if (change.cpus && !(*change.cpus >= 0 && *change.cpus <= 1e9))
+    return error(Code::InvalidArgument, "--cpus must lie between 0 (no limit) and 1000000000");
+  request.quota.cpu_milli = change.cpus ? std::llround(*change.cpus * 1000) : milli(limit["cpus"]);
+  return api.send("PUT", target, wire::to_json(request));
+}
+
+void add_quota(CLI::App& app, Shell& shell) {
+  auto options = std::make_shared<QuotaOptions>();
+  auto* command = app.add_subcommand("quota", "What a project and its organisation may hold, and what they hold");
+  command->add_option("--org", options->org, "of this organisation");
+  command->footer("Examples:\n  muster quota\n  muster quota --project default -o json\n  muster quota --org lab");
+  command->callback([options, &shell, command] {
+    if (command->get_subcommands().empty()) shell.action = [options, &shell] { return show(shell, *options); };
+  });
+  auto* set_command = command->add_subcommand("set", "Limit what may be held at a time; what is not named stays");
+  set_command->add_option("--gpus", options->change.gpus, "GPUs; 0 = no limit");
+  set_command->add_option("--cpus", options->change.cpus, "CPUs; 0 = no limit");
+  set_command->add_option("--clusters", options->change.clusters, "clusters that start or run; 0 = no limit");
+  set_command->add_option("--org", options->org, "of this organisation (operators)");
+  set_command->footer(
+      "What holds more already goes on; nothing more starts or grows until there is room.\n"
+      "Examples:\n  muster quota set --project default --gpus 8 --cpus 64 --clusters 3\n  muster quota set --org lab "
+      "--gpus 32\n  muster quota set --project default --gpus 0");
+  set_command->callback([options, &shell] { shell.action = [options, &shell] { return set(shell, *options); }; });
+}
+
+}  // namespace muster::cli

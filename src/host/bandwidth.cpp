@@ -1,0 +1,27 @@
+#include "host/bandwidth.h"
+
+#include <sys/stat.h>
+
+#include <fstream>
+
+#include "base/log.h"
+
+namespace muster::host {
+
+void Bandwidth::refresh() {
+  if (file_.empty()) return;
+  struct stat info {};
+  if (stat(file_.c_str(), &info) != 0) return;  // not written yet: no cap was ever asked for
+  const std::int64_t changed = std::int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
+  if (changed == seen_ns_) return;
+  std::ifstream file(file_);
+  std::int64_t sent = 0, received = 0;
+  if (!(file >> sent >> received) || sent < 0 || received < 0) return;
+  seen_ns_ = changed;
+  if (up.rate() == sent && down.rate() == received) return;
+  up.set_rate(sent);
+  down.set_rate(received);
+  log_info("netd", "the owner's cap: {} bytes/s up, {} bytes/s down (0 = none)", sent, received);
+}
+
+}  // namespace muster::host

@@ -1,0 +1,80 @@
+#include "model/reason.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace muster {
+namespace {
+
+constexpr std::array<std::pair<std::string_view, std::string_view>, 37> kSentences{{
+    {"container.disk_reserve",
+     "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
+     "machine with more disk"},
+    {"container.exited", "the container ended by itself; the machine's owner sees its last output in the agent's log"},
+    {"container.out_of_memory", "the container's main process was killed for memory; ask for more memory"},
+    {"container.root_full",
+     "the container wrote more into its root than the owner allows and began anew; write to "
+     "/tmp/ray, or put the files into the image"},
+    {"container.workspace_full", "/tmp/ray is full; ask for more disk (resources: disk), or spill and keep less"},
+    {"gpu.driver", "the machine's driver does not know a leased GPU; its owner must look at nvidia-smi"},
+    {"gpu.toolkit", "the machine's container engine cannot hand out GPUs; its owner must install the NVIDIA toolkit"},
+    {"image_moved", "the image's tag moved while the cluster started; this member takes what the first one took"},
+    {"image_probe.exited", "the image's Python ended at once; does the image have Python 3?"},
+    {"image_probe.failed", "the image could not be examined; see the events"},
+    {"image_probe.mixed_versions", "members have different versions of Ray or Python; all must have the same image"},
+    {"image_probe.no_answer", "the image's Python did not answer within a minute; does the image have Python 3?"},
+    {"image_probe.no_ray", "the image has no Python package named ray; take an image with Ray 2.54 or newer"},
+    {"image_probe.no_token_auth",
+     "this image's Ray knows no token authentication, so anybody in its network could use "
+     "it; take an image with Ray 2.54 or newer"},
+    {"image_pull.denied",
+     "the registry does not hand out this image; run `muster registry login REGISTRY`, then start "
+     "the cluster again"},
+    {"image_pull.disk_full", "the machine's disk is full; the image does not fit"},
+    {"image_pull.failed", "the image could not be pulled; the machine's owner sees why in the agent's log"},
+    {"image_pull.interrupted", "the connection to the registry broke again and again"},
+    {"image_pull.not_found", "the registry has no image of that name and tag; check both"},
+    {"image_pull.tls",
+     "the machine does not trust the registry's certificate; use one of a public authority, or have "
+     "the machine's owner install yours for his engine"},
+    {"image_pull.unreachable", "the machine cannot reach the registry; is its name right, is it up, is it public?"},
+    {"image_pull.wrong_architecture",
+     "the image is for another kind of processor; name one for the machine's, or set "
+     "muster.arch"},
+    {"owner.hours", "the machine's owner allows no work at this hour"},
+    {"owner.image", "the machine's owner does not allow this image"},
+    {"owner.paused", "the machine's owner has paused it"},
+    {"runtime.unsupported", "the machine's owner does not allow this runtime"},
+    {"setup.failed", "a setup command ended with an error; try it with `muster exec`"},
+    {"venv.disk_full", "the machine's disk is full; the virtual environment does not fit"},
+    {"venv.failed", "the virtual environment could not be built; the machine's owner sees why in the agent's log"},
+    {"venv.hash_mismatch", "the package index handed out something else than the lock says; nothing was installed"},
+    {"venv.lock", "the lock of the virtual environment does not fit its reference"},
+    {"venv.lock_missing", "the lock of the virtual environment is lost; start the cluster again"},
+    {"venv.no_such_package",
+     "the package index has no such versions as wheels for this machine, or they exclude each "
+     "other; check the reference"},
+    {"venv.python", "the machine has not the Python that the reference asks for"},
+    {"venv.reference", "this is no reference of a virtual environment; write venv:ray==2.60.0,python3.11"},
+    {"venv.tools", "the machine lacks what virtual environments need; `muster-agent doctor` there says what"},
+    {"venv.unreachable", "the machine cannot reach the package index"},
+}};
+
+}  // namespace
+
+std::string_view reason_sentence(std::string_view reason) {
+  const std::string_view code = reason.substr(reason.rfind(':') + 1);
+  const auto* found = std::lower_bound(kSentences.begin(), kSentences.end(), code,
+                                       [](const auto& entry, std::string_view wanted) { return entry.first < wanted; });
+  return found != kSentences.end() && found->first == code ? found->second : std::string_view();
+}
+
+std::string with_sentence(std::string_view reason) {
+  const std::string_view sentence = reason_sentence(reason);
+  return sentence.empty() ? std::string(reason) : fmt::format("{}: {}", reason, sentence);
+}
+
+}  // namespace muster

@@ -1,0 +1,168 @@
+#pragma once
+// The scheduler's inside: requests in lanes and classes, proposals that are out, what runs. Private.
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "scheduler/pool.h"
+#include "scheduler/queue.h"
+#include "scheduler/scheduler.h"
+
+namespace muster::scheduler {
+
+inline constexpr Millis kProposalLife{5'000};      // a proposal that nothing came of is made anew after it
+inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
+
+struct Scheduler::Impl {
+  struct CountedNeed {
+    Need need;
+    std::uint32_t count = 0, bundle = 0;  // which of the request's bundles
+    bool head = false;
+  };
+  // Requests that need the same wait together: when the first of a class finds no place, no other does.
+  struct Class {
+    Request example;
+    std::vector<CountedNeed> needs;                            // the most demanding first
+    std::vector<std::pair<std::uint32_t, Lines::Line>> lines;  // by lane; those not proposed
+    std::uint64_t hash = 0;
+    std::uint32_t members = 0;
+    bool grows = false, alone = false, awake = false;
+    // While asleep: so many machines more that can host this need may change it.
+    std::uint32_t lacks = 0, lacking = 0;
+    std::uint32_t sleeper = kNone; /* place among the sleepers */
+    WallTime backoff_ends;         /* of the exclusions that were in force */
+    std::int64_t latch_due = 0;    /* while asleep: when its first has waited long enough to keep machines */
+  };
+  struct Lane {
+    std::uint8_t tier = 1;
+    OrgId tenant;
+    ProjectId project;
+    Lines::Line line;
+  };
+  struct Item {
+    Waiter waiter;
+    ClusterId cluster;
+    std::uint32_t cls = kNone, lane = kNone;
+    bool live = false, aged = false, proposed = false, latched = false;
+  };
+  struct Proposal {
+    WallTime expires;
+    std::vector<Taken> taken;
+  };
+  struct Choice {
+    std::uint32_t need = 0, node = kNone;
+  };
+  struct Candidate {  // in the heap of a pass
+    std::uint32_t cls = 0, lane = 0;
+    std::uint8_t tier = 0;
+    std::int64_t worth = 0;
+    std::uint64_t who = 0;
+  };
+
+  explicit Impl(const Options& options);
+
+  void apply(const NodeChanged& c);
+  void apply(const NodeGone& c);
+  void apply(const RequestChanged& c);
+  void apply(const RequestGone& c);
+  void apply(const FreezeChanged& c) { frozen = c.frozen; }
+  void apply(const DemandChanged& c);
+  void apply(const LeaseChanged& c);
+  void apply(const LeaseGone& c);
+  void apply(const TermsChanged& c);
+  void apply(const TermsGone& c) { ends.erase(c.cluster); }
+  void apply(const LearnedChanged& c) { pool.restore(c); }
+  void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
+  std::vector<Change> snapshot() const;
+
+  // ---- requests and classes (requests.cpp)
+  std::uint32_t find(ClusterId cluster) const;
+  std::uint32_t class_for(const Request& request);
+  void compile(Class& c);
+  void leave_class(std::uint32_t cls);
+  std::uint32_t lane_for(const Request& request);
+  Lines::Line& line_of(Class& c, std::uint32_t lane);
+  void rouse(Class& c);
+  void wake(std::uint32_t cls);
+  void sleep(std::uint32_t cls, std::uint32_t lacks, std::uint32_t lacking);
+  void set_latch_due(std::uint32_t cls, std::int64_t due);
+  void drop_request(ClusterId cluster);
+  void learn_from(ClusterId cluster, const std::vector<Bundle>& needs);
+  void age(std::int64_t now_ms);
+
+  // ---- planning (plan.cpp)
+  std::vector<Group> plan(const Budget& budget, WallTime now);
+  void wake_by_machines(std::int64_t now_ms);
+  void rebuild_heap(std::int64_t now_ms);
+  void push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms);
+  bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
+  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen);
+  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const;
+  static bool later(const Candidate& a, const Candidate& b);
+  void reclassify();
+  bool may_latch(std::uint32_t item) const;
+  void latch(std::uint32_t item);
+  void unlatch(std::uint32_t item);
+  void order_latches(std::int64_t now_ms);
+  std::uint64_t precedence_of(std::uint32_t item) const;
+  void hold(std::uint32_t item, Proposal proposal);
+  void drop_proposal(ClusterId cluster);
+  void restore(std::uint32_t node);
+  void expire(WallTime now);
+
+  // ---- reading (explain.cpp)
+  struct Outlook {
+    Reason reason;
+    std::vector<std::pair<std::size_t, std::vector<WallTime>>> coming;
+  };
+  Reason reason_of(std::uint32_t item, WallTime now) const;
+  Outlook outlook_of(std::uint32_t item, WallTime now) const;
+  QueueView view_of(std::uint32_t item, std::uint32_t position, std::size_t before, const Outlook& outlook,
+                    WallTime now) const;
+  std::vector<QueueView> page(WallTime now, std::size_t offset, std::size_t limit) const;
+  QueueView view_of(ClusterId cluster, WallTime now) const;
+  std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
+  std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
+
+  const bool shares_mix;
+  Pool pool;
+  Weights head_weights, weights;
+  const std::vector<std::uint32_t> nobody;
+  Lines lines;
+  std::vector<Item> items;
+  std::vector<std::uint32_t> free_items;
+  HashIndex item_index;
+  std::size_t waiting = 0;
+  std::vector<Class> classes;
+  std::vector<std::uint32_t> free_classes;
+  HashIndex class_index;
+  std::vector<Lane> lanes;
+  std::map<std::tuple<std::uint8_t, OrgId, ProjectId>, std::uint32_t> lane_index;
+  SortedSets<Entry> since_sets;
+  SortedSets<Entry>::Set ageing;  // by since
+  std::vector<std::uint32_t> sleepers;
+  std::size_t awake = 0;
+  std::vector<Candidate> heap;
+  std::int64_t heap_ms = 0;
+  bool heap_good = false;
+  std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it
+  std::vector<std::uint64_t> precedences;                       // by item; of those that keep machines
+  std::map<ClusterId, Proposal> proposals;
+  std::set<std::pair<WallTime, ClusterId>> proposals_due;
+  std::map<std::uint32_t, std::vector<ClusterId>> proposed_on;   // by machine
+  std::set<std::pair<WallTime, std::uint32_t>> backoffs_due;     // classes with exclusions that end
+  std::set<std::pair<std::int64_t, std::uint32_t>> latches_due;  // classes whose first may keep machines then
+  std::vector<std::pair<ClusterId, std::uint64_t>> learned;      // what was learned from each cluster, hashed
+  std::vector<std::uint32_t> free_learned;
+  HashIndex learned_index;
+  std::map<LeaseId, LeaseView> leases;
+  std::map<NodeId, std::set<LeaseId>> leases_on;
+  std::map<ClusterId, WallTime> ends;  // of clusters that have one
+  std::uint64_t seed = 0;
+  bool frozen = false;
+};
+
+}  // namespace muster::scheduler

@@ -1,0 +1,397 @@
+// Incremental planning: only classes that something woke are looked at, each by its first request; when that finds no
+// place the class sleeps until enough machines got better.
+#include <algorithm>
+#include <bit>
+
+#include "scheduler/impl.h"
+
+namespace muster::scheduler {
+namespace {
+
+constexpr std::uint32_t kTriesPerPlan = 20'000;
+constexpr std::int64_t kHeapLifeMs = 1'000;  // ranks of ageing and aged requests drift apart
+
+constexpr std::size_t kLatchesMax = 16;
+
+}  // namespace
+
+// A max-heap by "goes later": the first to go is on top.
+bool Scheduler::Impl::later(const Candidate& a, const Candidate& b) {
+  return std::tuple(a.tier, -a.worth, a.who, a.cls) > std::tuple(b.tier, -b.worth, b.who, b.cls);
+}
+
+Scheduler::Impl::Impl(const Options& options) : shares_mix(options.shares_mix), pool(kernels(options.simd)) {
+  // The head: the most trusted machine, before everything else. Other members: an image that is there already is worth
+  // half a GPU of waste.
+  constexpr std::int32_t kTierStep = 100'000'000;
+  head_weights.tier = {2 * kTierStep, kTierStep, 0};
+  head_weights.cold = weights.cold = 500 * 1'024;
+}
+
+// ---- what is out
+void Scheduler::Impl::restore(std::uint32_t node) {
+  pool.restore(node);
+  const auto on = proposed_on.find(node);
+  if (on == proposed_on.end()) return;
+  for (const ClusterId cluster : on->second)
+    for (const Taken& t : proposals.at(cluster).taken)
+      if (t.node == node) pool.take(t);
+}
+
+void Scheduler::Impl::hold(std::uint32_t item, Proposal proposal) {
+  Item& it = items[item];
+  for (const Taken& t : proposal.taken) {
+    pool.take(t);
+    proposed_on[t.node].push_back(it.cluster);
+  }
+  proposals_due.emplace(proposal.expires, it.cluster);
+  proposals.emplace(it.cluster, std::move(proposal));
+  it.proposed = true;
+  lines.erase(line_of(classes[it.cls], it.lane), it.waiter, it.aged);
+}
+
+void Scheduler::Impl::drop_proposal(ClusterId cluster) {
+  const auto found = proposals.find(cluster);
+  if (found == proposals.end()) return;
+  const Proposal proposal = std::move(found->second);
+  proposals.erase(found);
+  proposals_due.erase({proposal.expires, cluster});
+  for (const Taken& t : proposal.taken) {
+    const auto on = proposed_on.find(t.node);
+    if (on == proposed_on.end()) continue;  // the machine is gone
+    std::erase(on->second, cluster);
+    if (on->second.empty()) proposed_on.erase(on);
+    if (pool.live(t.node)) restore(t.node);
+  }
+  if (const std::uint32_t item = find(cluster); item != kNone && items[item].proposed) {
+    Item& it = items[item];
+    it.proposed = false;
+    lines.insert(line_of(classes[it.cls], it.lane), it.waiter, it.aged);
+  }
+}
+
+void Scheduler::Impl::expire(WallTime now) {
+  while (!proposals_due.empty() && proposals_due.begin()->first < now) {
+    const ClusterId cluster = proposals_due.begin()->second;
+    drop_proposal(cluster);
+    const std::uint32_t item = find(cluster);
+    if (item == kNone) continue;
+    if (classes[items[item].cls].awake)
+      push(items[item].cls, items[item].lane, heap_ms);
+    else
+      wake(items[item].cls);
+  }
+  while (!backoffs_due.empty() && backoffs_due.begin()->first <= now) {
+    const std::uint32_t cls = backoffs_due.begin()->second;
+    backoffs_due.erase(backoffs_due.begin());
+    classes[cls].backoff_ends = {};
+    wake(cls);
+  }
+  while (!latches_due.empty() && latches_due.begin()->first <= now.ms) {
+    const std::uint32_t cls = latches_due.begin()->second;
+    set_latch_due(cls, 0);
+    wake(cls);
+  }
+}
+
+void Scheduler::Impl::apply(const NodeChanged& c) {
+  const std::uint32_t node = pool.set(c.node);
+  if (const auto on = proposed_on.find(node); on != proposed_on.end())
+    for (const ClusterId cluster : on->second)
+      for (const Taken& t : proposals.at(cluster).taken)
+        if (t.node == node) pool.take(t);
+}
+
+void Scheduler::Impl::apply(const NodeGone& c) {
+  const std::uint32_t node = pool.index_of(c.node);
+  if (node == kNone) return;
+  proposed_on.erase(node);
+  for (auto& [item, kept] : latches) std::erase(kept, node);
+  pool.forget(c.node);
+}
+
+// ---- gangs that waited too long keep what they could use
+std::uint64_t Scheduler::Impl::precedence_of(std::uint32_t item) const {
+  if (items[item].latched) return precedences[item];
+  return std::uint64_t{lanes[items[item].lane].tier} << 32 | 0xffffffffU;
+}
+
+void Scheduler::Impl::order_latches(std::int64_t now_ms) {
+  std::vector<std::pair<std::int64_t, std::uint32_t>> order;
+  for (const auto& [item, kept] : latches) {
+    const Waiter& w = items[item].waiter;
+    order.emplace_back(-(w.priority * kAgeStepMs + std::min(now_ms - w.since_ms, kAgedMs)), item);
+  }
+  std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+    return std::pair(a.first, items[a.second].waiter.who) < std::pair(b.first, items[b.second].waiter.who);
+  });
+  precedences.resize(items.size(), ~std::uint64_t{0});
+  for (std::uint32_t i = 0; i < order.size(); ++i)
+    precedences[order[i].second] = std::uint64_t{lanes[items[order[i].second].lane].tier} << 32 | i;
+}
+
+// One of each class and tenant, and only for what could be had at all.
+bool Scheduler::Impl::may_latch(std::uint32_t item) const {
+  if (latches.size() >= kLatchesMax) return false;
+  const Item& it = items[item];
+  for (const auto& [other, kept] : latches)
+    if (items[other].cls == it.cls && lanes[items[other].lane].tenant == lanes[it.lane].tenant) return false;
+  const Class& c = classes[it.cls];
+  std::uint32_t wanted = 0;
+  for (const CountedNeed& need : c.needs) {
+    wanted += need.count;
+    Query query = query_for(need, item, heap_ms);
+    std::uint32_t exist = 0;
+    for (std::uint32_t node = 0; node < pool.limit() && exist < wanted; ++node)
+      if (pool.could_host(query, node)) ++exist;
+    if (exist < wanted) return false;
+  }
+  return true;
+}
+
+void Scheduler::Impl::latch(std::uint32_t item) {
+  Item& it = items[item];
+  it.latched = true;
+  latches.try_emplace(item);
+  order_latches(heap_ms);
+}
+
+void Scheduler::Impl::unlatch(std::uint32_t item) {
+  const auto it = latches.find(item);
+  if (it == latches.end()) return;
+  for (const std::uint32_t node : it->second)
+    if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
+  latches.erase(it);
+  items[item].latched = false;
+}
+
+// ---- placing
+Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const {
+  Query q;
+  q.need = &need.need;
+  q.weights = need.head ? &head_weights : &weights;
+  q.now_ms = now_ms;
+  q.asker = item;
+  q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
+  q.precedence = precedence_of(item);
+  q.precedences = &precedences;
+  return q;
+}
+
+// One more machine for need `n`, though no free one can host it: a machine that was chosen for another need is handed
+// over, which takes a free one instead, perhaps by the same way (an augmenting path). So a gang fails only when no
+// assignment exists at all.
+bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen) {
+  const Class& c = classes[items[item].cls];
+  struct Step {
+    std::uint32_t from = kNone, choice = kNone;  // the need that is handed what this one gives up
+  };
+  std::vector<Step> reached(c.needs.size());
+  std::vector<std::uint32_t> todo{n};
+  reached[n].from = n;
+  for (std::size_t i = 0; i < todo.size(); ++i) {
+    Query query = query_for(c.needs[todo[i]], item, now_ms);
+    if (i > 0)
+      if (const Found free = pool.best(query)) {
+        pool.mark(free.node);
+        chosen.push_back({todo[i], free.node});
+        for (std::uint32_t need = todo[i]; need != n; need = reached[need].from)
+          chosen[reached[need].choice].need = reached[need].from;
+        return true;
+      }
+    query.excluded = &nobody;
+    for (std::uint32_t at = 0; at < chosen.size(); ++at) {
+      const std::uint32_t need = chosen[at].need;
+      if (reached[need].from != kNone || !pool.hosts(query, chosen[at].node)) continue;
+      reached[need] = {todo[i], at};
+      todo.push_back(need);
+    }
+  }
+  return false;
+}
+
+// Everything of the gang on distinct machines, or whatever of grow finds one.
+bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal) {
+  const Item& it = items[item];
+  Class& c = classes[it.cls];
+  pool.begin();
+  if (c.alone) {
+    WallTime ends;
+    for (const NodeId id : c.example.avoid)
+      if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
+    for (const auto& [id, until] : c.example.backoff) {
+      if (until <= now) continue;
+      if (ends.ms == 0 || until < ends) ends = until;
+      if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
+    }
+    if (c.backoff_ends.ms != 0) backoffs_due.erase({c.backoff_ends, it.cls});
+    c.backoff_ends = ends;
+    if (ends.ms != 0) backoffs_due.emplace(ends, it.cls);
+  }
+  std::vector<Choice> chosen;
+  bool complete = true;
+  std::uint32_t lacks = 0, lacking = 1;
+  for (std::uint32_t n = 0; n < c.needs.size(); ++n) {
+    const CountedNeed& need = c.needs[n];
+    const Query query = query_for(need, item, now.ms);
+    std::uint32_t found = 0;
+    for (; found < need.count; ++found) {
+      const Found best = pool.best(query);
+      if (!best && !make_room(item, n, now.ms, chosen)) break;
+      if (!best) continue;
+      pool.mark(best.node);
+      chosen.push_back({n, best.node});
+    }
+    if (found == need.count) continue;
+    if (complete) lacks = n, lacking = need.count - found;
+    complete = false;
+    if (!c.grows && !it.latched) break;
+  }
+  if (!complete && it.latched) {  // it keeps what it found, and waits for the rest
+    auto& kept = latches.at(item);
+    for (const std::uint32_t node : kept)
+      if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
+    kept.clear();
+    for (const Choice& choice : chosen) kept.push_back(choice.node), pool.keep(choice.node, item);
+    lacks = kNone, lacking = 1;
+  }
+  if (c.grows) lacks = kNone, lacking = 1;
+  if (chosen.empty() || (!complete && !c.grows)) {
+    sleep(it.cls, lacks, lacking);
+    return false;
+  }
+  group = {c.grows ? ActionKind::Grow : ActionKind::Start, it.cluster, {}, now + kProposalLife};
+  proposal.expires = group.expires;
+  std::stable_sort(chosen.begin(), chosen.end(),
+                   [&](const Choice& a, const Choice& b) { return c.needs[a.need].head && !c.needs[b.need].head; });
+  const auto& bundles = c.grows ? c.example.grow : c.example.gang;
+  for (const Choice& choice : chosen) {
+    const Bundle& bundle = bundles[c.needs[choice.need].bundle];
+    const NodeView& view = pool.view(choice.node);
+    const Taken taken = pool.what_it_takes(query_for(c.needs[choice.need], item, now.ms), choice.node);
+    Place place{bundle.role, bundle.group, view.node, bundle.request.resources};
+    place.node_version = view.version;
+    if (bundle.request.whole_machine) {
+      place.resources = view.free;
+      place.resources.custom_milli = bundle.request.resources.custom_milli;
+      place.resources.gpus = static_cast<std::int64_t>(view.devices.size());
+    }
+    place.share_milli = taken.share, place.mig_start = taken.start;
+    if (taken.device >= 0) place.devices.push_back(view.devices[static_cast<std::size_t>(taken.device)].uuid);
+    for (std::size_t i = 0; i < view.devices.size() && i < 64; ++i)
+      if ((taken.devices >> i & 1U) != 0) place.devices.push_back(view.devices[i].uuid);
+    group.places.push_back(std::move(place));
+    proposal.taken.push_back(taken);
+  }
+  return true;
+}
+
+// ---- the pass
+void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms) {
+  if (!heap_good) return;
+  const Lines::Line& line = line_of(classes[cls], lane);
+  if (line.size() == 0) return;
+  const auto [entry, worth] = lines.first(line, now_ms);
+  heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+  std::push_heap(heap.begin(), heap.end(), later);
+}
+
+void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
+  heap.clear();
+  heap_good = true, heap_ms = now_ms;
+  for (std::uint32_t cls = 0; cls < classes.size(); ++cls) {
+    if (!classes[cls].awake) continue;
+    for (const auto& [lane, line] : classes[cls].lines) {
+      if (line.size() == 0) continue;
+      const auto [entry, worth] = lines.first(line, now_ms);
+      heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+    }
+  }
+  std::make_heap(heap.begin(), heap.end(), later);
+}
+
+void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
+  std::vector<std::uint32_t> improved;
+  const bool few = pool.take_improved(improved);
+  if (improved.empty()) return;
+  Amounts most;  // of any of them, so that most classes need no closer look
+  std::int32_t gpus = 0;
+  for (const std::uint32_t node : improved) {
+    const Machine& m = pool.machine(node);
+    most = {std::max(most.cpu, m.free.cpu), std::max(most.memory, m.free.memory), std::max(most.disk, m.free.disk)};
+    gpus = std::max(gpus, static_cast<std::int32_t>(std::popcount(m.free_devices)));
+  }
+  const auto hopeless = [&](const CountedNeed& n) { return n.need.load.gpus > gpus || !n.need.amounts.within(most); };
+  for (std::size_t i = sleepers.size(); i-- > 0;) {
+    const std::uint32_t cls = sleepers[i];
+    Class& c = classes[cls];
+    if (!few) {
+      wake(cls);
+      continue;
+    }
+    // Needs before the lacking one too: another machine for one of them may set one free for it.
+    if (c.needs.empty()) continue;  // it asks for nothing
+    const auto last = c.lacks == kNone ? c.needs.end() : c.needs.begin() + c.lacks + 1;
+    if (std::all_of(c.needs.begin(), last, hopeless)) continue;
+    Query query;
+    query.weights = &weights, query.now_ms = now_ms, query.excluded = &nobody;
+    const auto helps = [&](const CountedNeed& need, std::uint32_t node) {
+      query.need = &need.need;
+      return pool.hosts(query, node);
+    };
+    for (const std::uint32_t node : improved) {
+      const bool hit = std::any_of(c.needs.begin(), last, [&](const auto& n) { return helps(n, node); });
+      if (!hit || --c.lacking > 0) continue;
+      wake(cls);
+      break;
+    }
+  }
+}
+
+std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
+  pool.advance(now.ms);
+  expire(now);
+  age(now.ms);
+  if (pool.take_recompile()) reclassify();
+  wake_by_machines(now.ms);
+  std::vector<Group> out;
+  if (awake == 0) return out;
+  pool.learn_if_due();
+  if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms) rebuild_heap(now.ms);
+  if (!latches.empty()) order_latches(now.ms);
+  for (std::uint32_t tries = 0; out.size() < budget.groups_max && !heap.empty() && tries < kTriesPerPlan; ++tries) {
+    std::pop_heap(heap.begin(), heap.end(), later);
+    const Candidate top = heap.back();
+    heap.pop_back();
+    if (top.cls >= classes.size() || !classes[top.cls].awake) continue;
+    Class& c = classes[top.cls];
+    const auto line = std::lower_bound(c.lines.begin(), c.lines.end(), top.lane,
+                                       [](const auto& entry, std::uint32_t lane) { return entry.first < lane; });
+    if (line == c.lines.end() || line->first != top.lane || line->second.size() == 0) continue;
+    const auto [entry, worth] = lines.first(line->second, heap_ms);
+    if (entry.who != top.who) {  // others came or went meanwhile
+      push(top.cls, top.lane, heap_ms);
+      continue;
+    }
+    const std::uint32_t item = entry.request();
+    Group group;
+    Proposal proposal;
+    if (place(item, now, group, proposal)) {
+      unlatch(item);
+      hold(item, std::move(proposal));
+      out.push_back(std::move(group));
+      push(top.cls, top.lane, heap_ms);
+      continue;
+    }
+    if (c.grows || items[item].latched) continue;
+    const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
+    set_latch_due(top.cls, due > now.ms ? due : 0);
+    if (due > now.ms || !may_latch(item)) continue;
+    latch(item);
+    wake(top.cls);
+  }
+  pool.settle();
+  return out;
+}
+
+}  // namespace muster::scheduler

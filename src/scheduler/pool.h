@@ -1,0 +1,263 @@
+#pragma once
+// The machines: what is free on each, indexed by class (what hard constraints can tell apart) and condition (what
+// scores can tell apart). A cell is the machines of one class in one condition, in the order of the day's tie-break.
+// A search scores conditions and opens only those that may hold the best machine, so it is exhaustive without looking
+// at every machine: the result is the machine with the highest value, of equals the first of the day. Single-threaded;
+// the part that planning changes is copied cheaply (Moving). Private.
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "scheduler/matcher.h"
+#include "scheduler/scarcity.h"
+#include "scheduler/shares.h"
+#include "scheduler/sorted_sets.h"
+#include "scheduler/states.h"
+
+namespace muster::scheduler {
+
+struct Amounts {  // free or needed: milli-CPU, MiB, MiB; needed is rounded up, free is rounded down
+  std::uint32_t cpu = 0, memory = 0, disk = 0;
+  bool within(const Amounts& other) const { return cpu <= other.cpu && memory <= other.memory && disk <= other.disk; }
+  bool operator==(const Amounts&) const = default;
+};
+Amounts free_amounts(const Resources& resources);
+Amounts needed_amounts(const Resources& resources);
+
+struct Machine {  // what planning changes
+  Amounts free;
+  std::uint64_t free_devices = 0;  // bit i: device i is wholly free
+  std::uint32_t cell = kNone;      // kNone: not to be planned on now
+  std::uint32_t keeper = kNone;    // the request that it is kept for
+  std::uint32_t sharable = kNone;  // where its devices of which parts are given out stand
+  bool whole = true;
+};
+struct Taken {  // from one machine
+  std::uint32_t node = kNone;
+  Amounts amounts;
+  std::uint64_t devices = 0;
+  std::int32_t share = 0, device = -1, start = -1;  // of one device; MIG: where its slots begin
+  std::uint64_t tenant = 0;                         // whose share
+  bool whole = false;                               // nothing was on it before
+};
+
+// How much, in points, a property counts against a machine of a class. All are penalties.
+struct Weights {
+  std::array<std::int32_t, kPriceLevels> price{};
+  std::array<std::int32_t, kRiskLevels> risk{};
+  std::array<std::int32_t, kLinkLevels> link{};
+  std::array<std::int32_t, 3> tier{};
+  std::int32_t relayed = 0, cold = 0; /* cold: the image is not there */
+  std::int32_t scarcity = 65'536;     /* of the price of scarce models, 16 fractional bits */
+};
+
+// One kind of machine that a request needs, compiled.
+struct Need {
+  Amounts amounts;
+  Load load;
+  Task task;                     // for learning and for scarcity
+  std::uint32_t constraint = 0;  // of the matcher
+  std::uint32_t models = 0;      // numbers of the GPU models that may serve it
+  std::uint32_t image = 0;       // symbol
+  std::vector<NodeId> pinned;
+  OrgId own;                     // only this supplier's machines
+  std::uint32_t named_pool = 0;  // only this pool's
+};
+
+struct Query {
+  const Need* need = nullptr;
+  const Weights* weights = nullptr;
+  std::int64_t now_ms = 0;
+  std::int64_t length_ms = 0;                              /* how long it is expected to stay */
+  std::uint64_t tenant = 0;                                /* for shares; 0 = they mix */
+  std::uint32_t asker = kNone;                             /* the request that asks */
+  const std::vector<std::uint32_t>* excluded = nullptr;    /* sorted; null: the marked ones */
+  std::uint64_t precedence = ~std::uint64_t{0};            /* smaller goes first */
+  const std::vector<std::uint64_t>* precedences = nullptr; /* of the requests that machines are kept for */
+};
+
+struct Found {
+  std::uint32_t node = kNone;
+  std::int64_t value = 0;
+  explicit operator bool() const { return node != kNone; }
+};
+
+class Pool {
+ public:
+  explicit Pool(const Kernels& kernels);
+
+  // ---- machines; `view` replaces what was known
+  std::uint32_t set(const NodeView& view);
+  void forget(NodeId id);
+  std::uint32_t index_of(NodeId id) const;
+  const NodeView& view(std::uint32_t node) const { return infos_[node].view; }
+  const Machine& machine(std::uint32_t node) const { return moving_.machines[node]; }
+  std::uint32_t limit() const { return static_cast<std::uint32_t>(infos_.size()); }
+  bool live(std::uint32_t node) const { return node < infos_.size() && infos_[node].live; }
+  std::size_t count() const { return by_id_.size(); }
+  void reseed(std::uint64_t seed);  // another day, another order among equals
+  // Back-offs and hours that passed since.
+  void advance(std::int64_t now_ms);
+  // What is known again of a machine after proposals on it were dropped: as the view says, nothing held.
+  void restore(std::uint32_t node);
+  // Machines that are better in some way than at the last call, for those that wait. False: too many to name.
+  bool take_improved(std::vector<std::uint32_t>& out);
+  void settle();  // those that wait have seen what planning took since
+
+  // ---- needs
+  Need compile(const Request& request, const Bundle& bundle);
+  void drop(const Need& need);
+  bool take_recompile();  // constraints must be compiled anew
+
+  // ---- the expected workload
+  Task task_of(const NodeRequest& request);
+  void observe(const Task& task, std::int64_t n) { learn_due_ |= workload_.observe(task, n), pressure_stale_ = true; }
+  void learn_if_due();
+  LearnedChanged learned() const;
+  void restore(const LearnedChanged& learned);
+
+  // ---- planning
+  // Machines marked with mark() since begin() are left out.
+  void begin() { ++stamp_; }
+  void mark(std::uint32_t node) { marks_[node] = stamp_; }
+  bool marked(std::uint32_t node) const { return marks_[node] == stamp_; }
+  Found best(const Query& query);
+  // What best() compares: of a machine that can host it, the value and its place in the order among equals.
+  std::pair<std::int64_t, std::uint64_t> value(const Query& query, std::uint32_t node);
+  bool hosts(const Query& query, std::uint32_t node) const;  // now
+  bool would_host(const Query& query, std::uint32_t node, const Machine& then) const;
+  bool could_host(const Query& query, std::uint32_t node) const;  // if it were empty
+  Taken what_it_takes(const Query& query, std::uint32_t node) const;
+  void keep(std::uint32_t node, std::uint32_t keeper);  // kNone: for nobody any more
+  void take(const Taken& taken);
+  void give_back(const Taken& taken);
+  Matcher& matcher() { return matcher_; }
+  std::uint32_t model_number(const std::string& name);
+
+ private:
+  struct Seen {  // of a machine, by those that waited then
+    Amounts free;
+    std::uint64_t free_devices = 0;
+    std::uint64_t cls = 0; /* serial of its class; 0: not to be planned on */
+    bool whole = false, kept = false;
+  };
+  struct Info {
+    NodeView view;
+    std::uint64_t order = 0;  // tie-break, with the number in the low bits
+    std::uint32_t cls = kNone, model = kNoGpu;
+    std::uint32_t pool = 0;  // symbol
+    std::vector<std::uint32_t> images;
+    Amounts capacity;
+    std::int64_t until_ms = 0;                       // end of its present hours; 0 = none
+    bool live = false, open = true, touched = false; /* open: within its hours */
+    Seen seen;
+  };
+  struct Cell {
+    std::uint32_t model = 0, state = 0, cls = 0;
+    SortedSets<std::uint64_t>::Set nodes;
+  };
+  struct PerModelMoving {
+    std::vector<std::uint64_t> live;                    // bit per condition that some machine is in
+    std::vector<SortedSets<std::uint32_t>::Set> cells;  // of each condition
+  };
+  struct Moving {
+    std::vector<Machine> machines;
+    std::vector<Sharable> sharables;
+    std::vector<Cell> cells;
+    std::vector<std::uint32_t> free_cells, free_sharables;
+    HashIndex cell_index;
+    SortedSets<std::uint64_t> orders;
+    SortedSets<std::uint32_t> lists;
+    std::array<PerModelMoving, kModels> models;
+    PerModel free_milli{};
+  };
+  struct Segment {
+    std::uint32_t model = 0;
+    std::int64_t offset = 0;
+    std::vector<std::int32_t> scores, block_max;
+    std::int32_t top = kNever;
+    std::uint32_t top_block = 0;
+  };
+
+  Seen seen_now(std::uint32_t node) const;
+  static bool better(const Seen& now, const Seen& then);
+  void link(std::uint32_t node);
+  void unlink(std::uint32_t node);
+  Condition condition_of(std::uint32_t node) const;
+  bool plannable(std::uint32_t node) const;
+  void classify(std::uint32_t node);
+  std::uint64_t order_of(NodeId id, std::uint32_t node) const;
+  std::int64_t penalty(const Weights& weights, const NodeClass& k) const;
+  std::int64_t least_penalty(const Weights& weights, std::uint32_t model) const;
+  std::int64_t scarcity(const Query& query, std::uint32_t model) const;
+  void refresh_pressure();
+  void refresh_top(Segment& segment) const;
+  void open_condition(const Query& query, std::uint32_t model, std::uint32_t state, std::int64_t value, Found& best,
+                      std::uint64_t& order);
+  void consider(const Query& query, std::uint32_t node, Found& best, std::uint64_t& order);
+  Found best_of_list(const Query& query);
+  // The best device for a share and what placing it there is worth; -1: none.
+  std::pair<std::int32_t, std::int64_t> share_device(const Query& query, std::uint32_t node) const;
+  bool hosts_if_judged(const Query& query, std::uint32_t node, const Machine& machine, Verdict verdict) const;
+  bool is_cold(const Query& query, const Info& info) const;
+  static bool kept_from(const Query& query, const Machine& machine) {
+    if (machine.keeper == kNone || machine.keeper == query.asker) return false;
+    return query.precedences == nullptr || (*query.precedences)[machine.keeper] <= query.precedence;
+  }
+  void count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign);
+  std::uint32_t models_of(const NodeRequest& request);
+  void change_share(Machine& machine, const Taken& taken, bool more);
+  void touch(std::uint32_t node);
+  std::uint32_t hot_bit(std::uint32_t image) const {
+    for (std::uint32_t i = 0; i < kHotImages; ++i)
+      if (image != 0 && hot_[i] == image) return 1U << i;
+    return 0;
+  }
+  void set_images(std::uint32_t node);
+  void drop_images(std::uint32_t node);
+  std::uint8_t hot_bits(const Info& info) const;
+  void make_hot(std::uint32_t image);
+  void set_hours(Info& info);
+  void set_machine(std::uint32_t node);
+  bool timely(const Query& query, const NodeClass& k) const;
+
+  const Kernels* kernels_;
+  Matcher matcher_;
+  States states_;
+  Packing packing_;
+  PerModel pressure_{};
+  Workload workload_;
+  std::vector<std::pair<std::int32_t, Task>> expected_;
+  bool learn_due_ = false;
+  bool pressure_stale_ = true;
+  std::vector<std::string> model_names_;
+  std::vector<Info> infos_;
+  std::vector<std::uint32_t> free_infos_;
+  HashIndex by_id_;
+  std::map<OrgId, SortedSets<std::uint32_t>::Set> by_supplier_;
+  std::map<std::uint32_t, SortedSets<std::uint32_t>::Set> by_pool_;
+  SortedSets<std::uint32_t> groups_;
+  std::map<std::uint32_t, SortedSets<std::uint64_t>::Set> holders_;  // of images
+  SortedSets<std::uint64_t> holder_orders_;
+  std::array<std::uint32_t, kHotImages> hot_{};      // images that many hold: a bit of the class
+  std::set<std::pair<std::int64_t, NodeId>> wakes_;  // when back-offs and hours pass
+  std::vector<std::uint32_t> touched_;
+  std::vector<std::uint32_t> marks_;
+  std::uint32_t stamp_ = 1;
+  std::uint64_t seed_ = 0;
+  std::int64_t now_ms_ = 0;
+  Amounts most_;   // that any machine ever had free
+  struct Levels {  // how many machines have each, and the best that any has
+    std::array<std::uint32_t, kPriceLevels> price{};
+    std::array<std::uint32_t, kRiskLevels> risk{};
+    std::array<std::uint32_t, kLinkLevels> link{};
+    std::array<std::uint32_t, 3> tier{};
+    std::uint32_t cheapest = 0, safest = 0, fastest = 0, most_trusted = 0;
+  };
+  std::array<Levels, kModels> levels_{};
+  std::array<Segment, kModels> segments_;  // scratch of one search
+  Moving moving_;
+};
+
+}  // namespace muster::scheduler

@@ -1,0 +1,294 @@
+// Requests find their class and lane; classes sleep and wake.
+#include <algorithm>
+
+#include "scheduler/impl.h"
+
+namespace muster::scheduler {
+namespace {
+
+std::uint64_t hash_of(const std::map<std::string, std::string>& map) {
+  std::uint64_t h = map.size();
+  for (const auto& [key, value] : map) h = hash_with(hash_with(h, hash_text(key)), hash_text(value));
+  return h;
+}
+std::uint64_t hash_of(const NodeRequest& r) {
+  std::uint64_t h = hash_with(static_cast<std::uint64_t>(r.resources.cpu_milli),
+                              static_cast<std::uint64_t>(r.resources.memory_bytes));
+  h = hash_with(h, static_cast<std::uint64_t>(r.resources.gpus) << 1 | (r.whole_machine ? 1U : 0U));
+  h = hash_with(h, static_cast<std::uint64_t>(r.resources.disk_bytes));
+  if (!r.gpu_model.empty()) h = hash_with(h, hash_text(r.gpu_model));
+  if (!r.constraints.empty()) h = hash_with(h, hash_of(r.constraints));
+  for (const NodeId id : r.pinned) h = hash_with(h, id.value);
+  if (r.gpu_share_milli != 0 || r.gpu_memory_bytes != 0)
+    h = hash_with(hash_with(h, static_cast<std::uint64_t>(r.gpu_memory_bytes)),
+                  static_cast<std::uint64_t>(r.gpu_share_milli));
+  for (const GpuChoice& choice : r.gpu_any)
+    h = hash_with(hash_with(h, hash_text(choice.model)), static_cast<std::uint64_t>(choice.speed_permille));
+  return h;
+}
+bool same(const NodeRequest& a, const NodeRequest& b) {  // Ray's own labels and custom resources place nothing
+  return a.resources.cpu_milli == b.resources.cpu_milli && a.resources.memory_bytes == b.resources.memory_bytes &&
+         a.resources.gpus == b.resources.gpus && a.resources.disk_bytes == b.resources.disk_bytes &&
+         a.whole_machine == b.whole_machine && a.gpu_model == b.gpu_model && a.constraints == b.constraints &&
+         a.pinned == b.pinned && a.gpu_memory_bytes == b.gpu_memory_bytes && a.gpu_share_milli == b.gpu_share_milli &&
+         a.gpu_any == b.gpu_any;
+}
+bool same(const std::vector<Bundle>& a, const std::vector<Bundle>& b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const Bundle& x, const Bundle& y) {
+           return x.role == y.role && x.count == y.count && x.group == y.group && same(x.request, y.request);
+         });
+}
+// Requests with exclusions of their own, and those that grow, are a class of their own.
+bool alone(const Request& r) {
+  return r.gang.empty() || !r.backoff.empty() || !r.avoid.empty();
+}
+bool by_tenant(const Request& r) {
+  return r.pool == "own";
+}
+std::uint64_t hash_of(const Request& r) {
+  if (alone(r)) return hash_with(0x0a1e, r.cluster.value);
+  std::uint64_t h = hash_with(hash_text(r.pool), hash_text(r.image));
+  h = hash_with(h, hash_text(r.arch) ^ (static_cast<std::uint64_t>(r.runtime) << 1 | (r.egress ? 1U : 0U)));
+  if (by_tenant(r)) h = hash_with(h, r.tenant.value);
+  for (const Bundle& b : r.gang)
+    h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
+  return h;
+}
+bool same_class(const Request& a, const Request& b, bool tenant_matters) {
+  if (alone(a) || alone(b)) return false;
+  return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
+         a.pool == b.pool && a.image == b.image && (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
+         same(a.gang, b.gang);
+}
+
+constexpr std::int64_t kTimeMax = std::int64_t{1} << 46;  // ms; far beyond any date
+
+}  // namespace
+
+std::uint32_t Scheduler::Impl::find(ClusterId cluster) const {
+  return item_index.find(mix(cluster.value), [&](std::uint32_t i) { return items[i].cluster == cluster; });
+}
+
+void Scheduler::Impl::compile(Class& c) {
+  const auto& bundles = c.grows ? c.example.grow : c.example.gang;
+  for (std::uint32_t i = 0; i < bundles.size(); ++i) {
+    if (bundles[i].count == 0) continue;
+    c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
+  }
+  // The most demanding first, so that a small one does not take the only large machine.
+  std::stable_sort(c.needs.begin(), c.needs.end(), [](const CountedNeed& a, const CountedNeed& b) {
+    const auto weight = [](const CountedNeed& n) {
+      return std::tuple(n.need.pinned.empty() ? 0 : 1, n.need.load.whole_machine ? 1 : 0, n.need.load.gpus,
+                        n.need.amounts.cpu, n.need.amounts.memory);
+    };
+    return weight(a) > weight(b);
+  });
+}
+
+std::uint32_t Scheduler::Impl::class_for(const Request& request) {
+  const std::uint64_t hash = hash_of(request);
+  const bool tenants = pool.matcher().offers_restrict();
+  std::uint32_t id =
+      class_index.find(hash, [&](std::uint32_t i) { return same_class(classes[i].example, request, tenants); });
+  if (id == kNone) {
+    if (free_classes.empty()) {
+      id = static_cast<std::uint32_t>(classes.size());
+      classes.emplace_back();
+    } else {
+      id = free_classes.back();
+      free_classes.pop_back();
+    }
+    Class& c = classes[id];
+    c = {};
+    c.example = request;
+    c.hash = hash;
+    c.grows = request.gang.empty();
+    c.alone = alone(request);
+    compile(c);
+    class_index.insert(hash, id);
+  }
+  ++classes[id].members;
+  return id;
+}
+
+void Scheduler::Impl::leave_class(std::uint32_t cls) {
+  Class& c = classes[cls];
+  if (--c.members > 0) return;
+  if (c.awake) --awake;
+  rouse(c);
+  if (c.backoff_ends.ms != 0) backoffs_due.erase({c.backoff_ends, cls});
+  set_latch_due(cls, 0);
+  class_index.erase(c.hash, [&](std::uint32_t i) { return i == cls; });
+  for (const CountedNeed& n : c.needs) pool.drop(n.need);
+  c = {};
+  free_classes.push_back(cls);
+}
+
+std::uint32_t Scheduler::Impl::lane_for(const Request& r) {
+  const auto [it, fresh] =
+      lane_index.try_emplace({r.tier, r.tenant, r.project}, static_cast<std::uint32_t>(lanes.size()));
+  if (fresh) lanes.push_back({r.tier, r.tenant, r.project, {}});
+  return it->second;
+}
+
+Lines::Line& Scheduler::Impl::line_of(Class& c, std::uint32_t lane) {
+  const auto it = std::lower_bound(c.lines.begin(), c.lines.end(), lane,
+                                   [](const auto& entry, std::uint32_t wanted) { return entry.first < wanted; });
+  if (it != c.lines.end() && it->first == lane) return it->second;
+  return c.lines.insert(it, {lane, {}})->second;
+}
+
+void Scheduler::Impl::rouse(Class& c) {  // out of the sleepers
+  if (c.sleeper == kNone) return;
+  const std::uint32_t last = sleepers.back();
+  sleepers[c.sleeper] = last;
+  classes[last].sleeper = c.sleeper;
+  sleepers.pop_back();
+  c.sleeper = kNone;
+}
+
+void Scheduler::Impl::wake(std::uint32_t cls) {
+  Class& c = classes[cls];
+  if (c.awake) return;
+  c.awake = true;
+  ++awake;
+  rouse(c);
+  if (heap_good)
+    for (const auto& [lane, line] : c.lines) push(cls, lane, heap_ms);
+}
+
+void Scheduler::Impl::sleep(std::uint32_t cls, std::uint32_t lacks, std::uint32_t lacking) {
+  Class& c = classes[cls];
+  if (c.awake) --awake;
+  c.awake = false;
+  c.lacks = lacks, c.lacking = lacking;
+  if (c.sleeper != kNone) return;
+  c.sleeper = static_cast<std::uint32_t>(sleepers.size());
+  sleepers.push_back(cls);
+}
+
+void Scheduler::Impl::set_latch_due(std::uint32_t cls, std::int64_t due) {
+  Class& c = classes[cls];
+  if (c.latch_due != 0) latches_due.erase({c.latch_due, cls});
+  c.latch_due = due;
+  if (due != 0) latches_due.emplace(due, cls);
+}
+
+void Scheduler::Impl::learn_from(ClusterId cluster, const std::vector<Bundle>& needs) {
+  std::uint64_t hash = 1;
+  for (const Bundle& b : needs) hash = hash_with(hash_with(hash, hash_of(b.request)), b.count);
+  const std::uint32_t known =
+      learned_index.find(mix(cluster.value), [&](std::uint32_t i) { return learned[i].first == cluster; });
+  if (known != kNone && learned[known].second == hash) return;
+  if (known != kNone) {
+    learned[known].second = hash;
+  } else {
+    std::uint32_t i = static_cast<std::uint32_t>(learned.size());
+    if (free_learned.empty())
+      learned.emplace_back(cluster, hash);
+    else
+      i = free_learned.back(), free_learned.pop_back(), learned[i] = {cluster, hash};
+    learned_index.insert(mix(cluster.value), i);
+  }
+  for (const Bundle& b : needs) {  // who takes whole machines, whatever they have, says nothing of what is scarce
+    if (b.request.whole_machine || b.count == 0) continue;
+    pool.observe(pool.task_of(b.request), b.count);
+  }
+}
+
+void Scheduler::Impl::apply(const DemandChanged& c) {
+  if (c.needs.empty()) {
+    learned_index.erase(mix(c.cluster.value), [&](std::uint32_t i) {
+      if (learned[i].first != c.cluster) return false;
+      free_learned.push_back(i);
+      return true;
+    });
+    return;
+  }
+  std::vector<Bundle> needs;
+  for (const auto& [need, n] : c.needs) needs.push_back({SlotRole::Worker, {}, need, n});
+  learn_from(c.cluster, needs);
+}
+
+void Scheduler::Impl::drop_request(ClusterId cluster) {
+  drop_proposal(cluster);
+  const std::uint32_t item = find(cluster);
+  if (item == kNone) return;
+  Item& it = items[item];
+  unlatch(item);
+  Class& c = classes[it.cls];
+  if (!it.proposed) lines.erase(line_of(c, it.lane), it.waiter, it.aged);
+  lines.erase(lanes[it.lane].line, it.waiter, it.aged);
+  if (!it.aged) since_sets.erase(ageing, {it.waiter.since_ms, it.waiter.who});
+  item_index.erase(mix(cluster.value), [&](std::uint32_t i) { return i == item; });
+  leave_class(it.cls);
+  it = {};
+  free_items.push_back(item);
+  --waiting;
+}
+
+void Scheduler::Impl::apply(const RequestChanged& change) {
+  const Request& r = change.request;
+  drop_request(r.cluster);
+  std::uint32_t item = 0;
+  if (free_items.empty()) {
+    item = static_cast<std::uint32_t>(items.size());
+    items.emplace_back();
+  } else {
+    item = free_items.back();
+    free_items.pop_back();
+  }
+  const std::uint32_t cls = class_for(r), lane = lane_for(r);
+  Item& it = items[item];
+  it.waiter = {std::clamp<std::int64_t>(r.since.ms, -kTimeMax, kTimeMax), std::clamp(r.priority, -1'000, 1'000),
+               r.cluster.value << kRequestBits | item};
+  it.cluster = r.cluster, it.cls = cls, it.lane = lane, it.live = true;
+  lines.insert(lanes[lane].line, it.waiter, false);
+  lines.insert(line_of(classes[cls], lane), it.waiter, false);
+  since_sets.insert(ageing, {it.waiter.since_ms, it.waiter.who});
+  item_index.insert(mix(r.cluster.value), item);
+  ++waiting;
+  if (classes[cls].awake)
+    push(cls, lane, heap_ms);
+  else
+    wake(cls);
+  if (r.gang.empty() || r.running) return;
+  learn_from(r.cluster, r.gang);
+}
+
+void Scheduler::Impl::apply(const RequestGone& change) {
+  drop_request(change.cluster);
+}
+
+// Tenants and images matter from now on: every request finds its class anew.
+void Scheduler::Impl::reclassify() {
+  std::vector<Request> all;
+  for (const Item& it : items) {
+    if (!it.live) continue;
+    Request r = classes[it.cls].example;
+    const Lane& lane = lanes[it.lane];
+    r.cluster = it.cluster, r.tier = lane.tier, r.tenant = lane.tenant, r.project = lane.project;
+    r.priority = it.waiter.priority, r.since = {it.waiter.since_ms};
+    all.push_back(std::move(r));
+  }
+  for (Request& r : all) apply(RequestChanged{std::move(r)});
+}
+
+void Scheduler::Impl::age(std::int64_t now_ms) {
+  while (const Entry* first = since_sets.first(ageing)) {
+    if (first->rank + kAgedMs > now_ms) return;
+    const Entry e = *first;
+    Item& it = items[e.request()];
+    since_sets.erase(ageing, e);
+    lines.erase(lanes[it.lane].line, it.waiter, false);
+    lines.insert(lanes[it.lane].line, it.waiter, true);
+    if (!it.proposed) {
+      Lines::Line& line = line_of(classes[it.cls], it.lane);
+      lines.erase(line, it.waiter, false);
+      lines.insert(line, it.waiter, true);
+    }
+    it.aged = true;
+  }
+}
+
+}  // namespace muster::scheduler

@@ -1,0 +1,215 @@
+#pragma once
+// What goes into the scheduler and what comes out of it, as plain values. Everything numeric may be hostile: it is
+// clamped on the way in. Money is in millionths of a credit, bandwidth in kbit/s, probabilities in millionths.
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "model/types.h"
+
+namespace muster::scheduler {
+
+// ---- machines ---------------------------------------------------------------------------------------------------
+enum class Sharing : std::uint8_t { Exclusive = 0, TenantShares = 1, Mig = 2 };
+struct DeviceUse {  // of a device that is not simply free or taken; others need none
+  std::string uuid;
+  Sharing sharing = Sharing::TenantShares;
+  std::int32_t free_milli = 1'000;  // of one GPU
+  OrgId holder;                     // who has shares on it: nobody else gets more (TenantShares)
+  std::uint8_t mig_used = 0;        // memory slots taken, bit 0 = slot 0 (Mig)
+  bool operator==(const DeviceUse&) const = default;
+};
+struct Interval {
+  WallTime from, to;
+  bool operator==(const Interval&) const = default;
+};
+struct Link {  // of the site to the world; 0 = not known
+  std::int64_t up_kbps = 0, down_kbps = 0, lan_kbps = 0;
+  std::int64_t quota_bytes = -1;     // what is left of the transfer quota; -1 = none
+  std::int64_t egress_per_gib = 0;   // price
+  bool relayed = false;              // reached through a relay only
+  std::array<std::int32_t, 3> at{};  // coordinates that predict latency: x, y and height in microseconds
+  bool operator==(const Link&) const = default;
+};
+struct Reliability {  // per hour of work; nothing observed yet = no hours
+  std::int64_t failures_ppm = 0, uncertainty_ppm = 0;
+  std::int64_t observed_hours = 0;
+  std::array<std::uint8_t, 24> by_hour{};  // UTC, 100 = the average; all 0 = flat
+  bool operator==(const Reliability&) const = default;
+};
+struct Offer {  // what the supplier wants; empty and 0 = whatever comes
+  std::int64_t price_per_gpu_hour = 0, price_per_hour = 0, floor_per_gpu_hour = 0;
+  std::uint64_t price_version = 0;
+  std::vector<OrgId> tenants, refused;  // only these; never these
+  std::vector<std::string> images;      // prefixes of image names; only these
+  Millis shortest{0}, longest{0};       // of the work
+  std::vector<Interval> hours;          // when it may be used; empty = always
+  Millis notice{0};                     // the owner may want it back this much before an interval ends
+  bool operator==(const Offer&) const = default;
+};
+struct NodeView {  // a machine and what is free on it now
+  NodeId node;
+  OrgId supplier;
+  TrustTier tier = TrustTier::Community;
+  std::string arch;
+  Resources free, capacity;
+  std::vector<std::string> free_devices; /* wholly free */
+  std::vector<Device> devices;
+  std::vector<DeviceUse> shared;
+  std::vector<RuntimeKind> runtimes;
+  std::map<std::string, std::string> labels;
+  std::vector<std::string> taints;
+  std::vector<std::string> images, datasets; /* held here */
+  std::string site, isp, jurisdiction;       /* failure domains and law; region is a label */
+  std::uint32_t driver = 0, cuda = 0;        /* major * 1000 + minor */
+  Link link;
+  Reliability reliability;
+  Offer offer;
+  bool egress = false;
+  bool schedulable = false;  /* online, not draining */
+  std::uint64_t version = 0; /* allocation version: rises with every grant and end, not with telemetry */
+  WallTime backoff_until;
+  bool whole = true; /* nothing is leased on it */
+  bool operator==(const NodeView&) const = default;
+};
+
+// ---- requests ---------------------------------------------------------------------------------------------------
+struct Bundle {  // `count` machines of the same kind
+  SlotRole role = SlotRole::Worker;
+  std::string group;
+  NodeRequest request;
+  std::uint32_t count = 1;
+  bool operator==(const Bundle&) const = default;
+};
+// What a cluster still needs: all of `gang` at once (start, or below its minimum) or any of `grow` (elastic, spares).
+struct Request {
+  ClusterId cluster;
+  OrgId tenant;
+  ProjectId project;
+  std::uint8_t tier = 1;
+  std::int32_t priority = 0;
+  WallTime since;
+  std::string pool, arch;
+  RuntimeKind runtime = RuntimeKind::Docker;
+  std::string image;
+  bool egress = false;
+  std::vector<Bundle> gang, grow;
+  bool running = false;                              /* it has members already: `gang` brings it back to its minimum */
+  std::vector<NodeId> avoid;                         /* nodes it already uses or failed on */
+  std::vector<std::pair<NodeId, WallTime>> backoff;  // failed (request, node) pairs
+  bool operator==(const Request&) const = default;
+};
+
+// ---- what runs --------------------------------------------------------------------------------------------------
+struct LeaseView {  // a grant: it holds its resources on its node until LeaseGone
+  LeaseId lease;
+  ClusterId cluster;
+  NodeId node;
+  SlotRole role = SlotRole::Worker;
+  Resources resources;
+  std::vector<std::string> devices;
+  bool leaving = false; /* told to stop or draining */
+  bool operator==(const LeaseView&) const = default;
+};
+
+// ---- changes ----------------------------------------------------------------------------------------------------
+struct NodeChanged {
+  NodeView node;
+};
+struct NodeGone {
+  NodeId node;
+};
+struct RequestChanged {
+  Request request;
+};
+struct RequestGone {
+  ClusterId cluster;
+};
+struct LeaseChanged {
+  LeaseView lease;
+};
+struct LeaseGone {
+  LeaseId lease;
+};
+// Until when a cluster may hold machines. No end: its machines are never counted on.
+struct TermsChanged {
+  ClusterId cluster;
+  WallTime ends_by; /* it is stopped then; 0 = never */
+};
+struct TermsGone {
+  ClusterId cluster;
+};
+struct FreezeChanged {  // no preemption, no moves
+  bool frozen = false;
+};
+// What a cluster asks for in all, whether it waits, runs or has ended: the workload that placements keep room for.
+// Empty: forget it. Waiting requests need none.
+struct DemandChanged {
+  ClusterId cluster;
+  std::vector<std::pair<NodeRequest, std::uint32_t>> needs;
+};
+// What was learned of the work that is expected: shapes and how often they were seen. Part of a full snapshot; without
+// it a rebuilt scheduler learns anew from what it is told.
+struct LearnedShape {
+  std::int64_t cpu_milli = 0, devices = 0, share = 0;
+  std::vector<std::string> models; /* accepted; empty = any */
+  std::int64_t times = 0;
+  std::int32_t weight = 0; /* in the scores now, of 65,536 */
+  bool operator==(const LearnedShape&) const = default;
+};
+struct LearnedChanged {
+  std::vector<LearnedShape> shapes;
+  std::int64_t arrivals = 0, learn_at = 0; /* arrivals so far, and at which the scores follow again */
+  bool due = false;                        /* they follow with the next plan */
+};
+struct DayChanged {  // another seed for the order among equals
+  std::uint64_t seed = 0;
+};
+using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
+                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged>;
+
+// ---- plans ------------------------------------------------------------------------------------------------------
+struct Place {
+  SlotRole role = SlotRole::Worker;
+  std::string group;
+  NodeId node;
+  Resources resources;
+  std::vector<std::string> devices;
+  std::int32_t share_milli = 0; /* of the one device, 0 = whole devices */
+  std::int32_t mig_start = -1;  /* first memory slot, where the device is split that way */
+  std::uint64_t node_version = 0;
+  bool operator==(const Place&) const = default;
+};
+enum class ActionKind : std::uint8_t { Start = 1, Grow = 2, Preempt = 3 };
+struct Group {  // atomic: committed whole or refused whole
+  ActionKind kind = ActionKind::Start;
+  ClusterId cluster;
+  std::vector<Place> places;
+  WallTime expires;
+  bool operator==(const Group&) const = default;
+};
+// Why a request waits, as a code with parameters; the audience is the tenant, so nothing of other tenants is in it.
+struct Reason {
+  std::string code;
+  std::map<std::string, std::string> params;
+  std::string text;
+  bool operator==(const Reason&) const = default;
+};
+struct QueueView {
+  ClusterId cluster;
+  std::uint32_t position = 0; /* 1 = next in its class */
+  Reason reason;
+  WallTime expected_start;
+  bool known = false;
+  bool operator==(const QueueView&) const = default;
+};
+
+struct Budget {
+  std::uint32_t groups_max = 64;
+};
+
+}  // namespace muster::scheduler

@@ -1,0 +1,121 @@
+#include "server/registry_store.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "crypto/aead.h"
+#include "crypto/hash.h"
+#include "crypto/random.h"
+
+namespace muster::server {
+namespace {
+
+constexpr const char* kTable = "registries";
+constexpr std::size_t kNonce = 24;
+
+std::string row(OrgId org, const std::string& host) {
+  return org.str() + "/" + host;
+}
+
+// user, expiry and password, a line each; none of the first two can hold a line's end.
+Bytes seal(const crypto::Secret32& key, const std::string& name, const RegistryAccount& account) {
+  std::string text = fmt::format("{}\n{}\n{}", account.username, account.expires.ms, account.password);
+  Bytes nonce = crypto::random_bytes(kNonce);
+  const Bytes sealed = crypto::xchacha_seal(key, std::span<const std::uint8_t, kNonce>(nonce.data(), kNonce),
+                                            as_bytes(name), as_bytes(text));
+  crypto::zeroise(text);
+  nonce.insert(nonce.end(), sealed.begin(), sealed.end());
+  return nonce;
+}
+
+std::optional<RegistryAccount> open(const crypto::Secret32& key, const std::string& name, const Bytes& bytes) {
+  if (bytes.size() < kNonce) return {};
+  const auto plain = crypto::xchacha_open(key, std::span<const std::uint8_t, kNonce>(bytes.data(), kNonce),
+                                          as_bytes(name), ByteView(bytes).subspan(kNonce));
+  if (!plain) return {};
+  const std::string text = as_string(*plain);
+  const auto first = text.find('\n'), second = text.find('\n', first == std::string::npos ? first : first + 1);
+  if (second == std::string::npos) return {};
+  RegistryAccount out;
+  out.username = text.substr(0, first);
+  out.expires = WallTime{std::strtoll(text.substr(first + 1, second - first - 1).c_str(), nullptr, 10)};
+  out.password = text.substr(second + 1);
+  return out;
+}
+
+}  // namespace
+
+RegistryStore::RegistryStore(const crypto::Secret32& secret, std::shared_ptr<journal::Store> store)
+    : store_(std::move(store)) {
+  const Bytes derived = crypto::hkdf_sha256(secret.view(), {}, as_bytes("muster-registries-v1"), 32);
+  key_ = crypto::Secret32(*crypto::key32(derived));
+}
+
+Status RegistryStore::load(WallTime now) {
+  const std::lock_guard lock(mutex_);
+  std::string after;
+  while (true) {
+    const auto rows = TRY(store_->list_side(kTable, after, 1000));
+    if (rows.empty()) return {};
+    for (const auto& [name, bytes] : rows) {
+      after = name;
+      const auto slash = name.find('/');
+      const auto org = OrgId::parse(name.substr(0, slash));
+      auto account = open(key_, name, bytes);
+      if (!org || slash == std::string::npos || !account || account->expires <= now) {
+        TRY_VOID(store_->erase_side(kTable, name));
+        continue;
+      }
+      account->host = name.substr(slash + 1);
+      accounts_[{*org, account->host}] = std::move(*account);
+    }
+  }
+}
+
+Status RegistryStore::put(OrgId org, const RegistryAccount& account, WallTime now) {
+  const std::lock_guard lock(mutex_);
+  std::size_t held = 0;
+  for (auto it = accounts_.lower_bound({org, ""}); it != accounts_.end() && it->first.first == org;) {
+    if (it->second.expires <= now) {
+      TRY_VOID(store_->erase_side(kTable, row(org, it->first.second)));
+      it = accounts_.erase(it);
+      continue;
+    }
+    held += it->first.second == account.host ? 0 : 1;
+    ++it;
+  }
+  if (held >= kRegistriesMax)
+    return error(
+        Code::ResourceExhausted,
+        fmt::format("an organisation has at most {} registries; log out of one that is not used", kRegistriesMax));
+  const std::string name = row(org, account.host);
+  TRY_VOID(store_->put_side(kTable, name, seal(key_, name, account)));
+  accounts_[{org, account.host}] = account;
+  return {};
+}
+
+Status RegistryStore::remove(OrgId org, const std::string& host) {
+  const std::lock_guard lock(mutex_);
+  if (accounts_.erase({org, host}) == 0)
+    return error(Code::NotFound, fmt::format("nobody is logged in to {}; see `muster registry list`", host));
+  return store_->erase_side(kTable, row(org, host));
+}
+
+std::optional<RegistryAccount> RegistryStore::find(OrgId org, const std::string& host, WallTime now) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = accounts_.find({org, host});
+  if (found == accounts_.end() || found->second.expires <= now) return {};
+  return found->second;
+}
+
+std::vector<RegistryAccount> RegistryStore::list(OrgId org, WallTime now) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<RegistryAccount> out;
+  for (auto it = accounts_.lower_bound({org, ""}); it != accounts_.end() && it->first.first == org; ++it) {
+    if (it->second.expires <= now) continue;
+    out.push_back({it->second.host, it->second.username, {}, it->second.expires});
+  }
+  return out;
+}
+
+}  // namespace muster::server

@@ -1,0 +1,151 @@
+// What tenants ask for, again and again with the same idempotency key until it is answered; and what strangers try.
+#include <algorithm>
+
+#include "sim/sim.h"
+
+namespace muster::sim {
+namespace {
+const char* const kNames[] = {"alpha", "beta", "gamma", "delta"};
+}
+
+control::Actor Sim::tenant(const std::string& request_id) {
+  control::Actor actor;
+  actor.subject.principal = tenant_;
+  actor.subject.role = Role::Tenant;
+  actor.subject.org = org_;
+  actor.request_id = request_id;
+  actor.request_hash = Bytes(32, static_cast<std::uint8_t>(request_id.size()));
+  return actor;
+}
+
+ClusterSpec Sim::random_spec() {
+  ClusterSpec spec;
+  spec.name = kNames[world_.rng.below(std::size(kNames))];
+  spec.image = "muster/ray:2.55.1";
+  spec.head.resources.cpu_milli = 1000;
+  spec.head.resources.memory_bytes = std::int64_t{2} << 30;
+  WorkerGroup group;
+  group.name = "workers";
+  group.min = 1 + static_cast<std::uint32_t>(world_.rng.below(2));
+  group.max = group.min + static_cast<std::uint32_t>(world_.rng.below(2));
+  group.request.resources.cpu_milli = 1000;
+  group.request.resources.memory_bytes = std::int64_t{2} << 30;
+  group.request.resources.gpus = world_.rng.chance(1, 2) ? 1 : 0;
+  spec.groups.push_back(group);
+  spec.spares = static_cast<std::uint32_t>(world_.rng.below(2));
+  spec.priority = static_cast<std::int32_t>(world_.rng.between(-5, 5));
+  return spec;
+}
+
+// Asks until it is answered, with the same idempotency key: crashes must neither lose nor double it.
+void Sim::ask(Request request, std::uint32_t tries) {
+  auto answered = std::make_shared<bool>(false);
+  const auto again = [this, request, tries, answered] {
+    if (*answered || tries > 40) return;
+    *answered = true;
+    ask(request, tries + 1);
+  };
+  world_.after(Millis(5000), again);
+  server_->submit(control::Lane::Tenant, request.command, request.actor,
+                  [this, request, tries, answered](const Result<engine::Reply>& reply) {
+                    if (*answered) return;
+                    *answered = true;
+                    if (!reply.ok()) {
+                      if (reply.error().code == Code::Unavailable || reply.error().code == Code::ResourceExhausted) {
+                        if (tries <= 40)
+                          world_.after(Millis(world_.rng.between(500, 4000)),
+                                       [this, request, tries] { ask(request, tries + 1); });
+                      }
+                      return;
+                    }
+                    if (request.must_fail) return world_.fail("I9: " + request.kind + " was accepted");
+                    const std::string id = reply->outcome.id;
+                    if (request.actor.request_id.empty()) return;
+                    const bool fresh = answered_.insert(request.actor.request_id).second;
+                    checkers_.each([&](Checker& c) {
+                      c.acknowledged(request.actor.request_id, id, server_->up() ? &server_->state() : nullptr, world_);
+                    });
+                    // The answer got lost on its way now and then: the same key once more, and once with another body.
+                    if (tries < 3 && world_.rng.chance(1, 6))
+                      world_.after(Millis(700), [this, request] { ask(request, 30); });
+                    if (fresh && world_.rng.chance(1, 6)) {
+                      Request other = request;
+                      other.actor.request_hash = Bytes(32, 0xEE);
+                      other.must_fail = true;
+                      other.kind = "another request under the same idempotency key";
+                      ask(other, 38);
+                    }
+                  });
+}
+
+// An operator gives and takes quotas, tight ones now and then.
+void Sim::set_quota(Quota of_project, Quota of_org) {
+  for (const control::SetQuota& command :
+       {control::SetQuota{{}, project_, of_project}, control::SetQuota{org_, {}, of_org}}) {
+    Request request{command, tenant("q" + std::to_string(next_request_++)), "quota", "", false};
+    request.actor.subject.role = Role::Operator;
+    ask(request);
+  }
+}
+
+void Sim::quota_step() {
+  if (chaos_.calm) return;
+  world_.after(Millis(quotas_.between(60'000, 240'000)), [this] { quota_step(); });
+  const auto any = [&]() -> Quota {
+    if (quotas_.chance(1, 3)) return {};
+    return {quotas_.between(0, 6), quotas_.between(0, 12) * 1000, quotas_.between(0, 3)};
+  };
+  const Quota of_project = any();
+  set_quota(of_project, any());
+}
+
+void Sim::client_step() {
+  if (chaos_.calm) return;
+  world_.after(Millis(world_.rng.between(2000, 15'000)), [this] { client_step(); });
+  if (!server_->up()) return;
+  const control::State& state = server_->state();
+  const std::string key = "r" + std::to_string(next_request_++);
+  std::vector<ClusterId> live;
+  for (const auto& [id, cluster] : state.clusters) {
+    if (cluster.state <= ClusterState::Running) live.push_back(id);
+  }
+  const std::uint64_t dice = world_.rng.below(10);
+  if (dice < 3 || live.empty())
+    return ask({control::CreateCluster{quotas_.chance(1, 4) ? side_project_ : project_, random_spec()}, tenant(key),
+                "cluster", "", false});
+  const ClusterId any = live[world_.rng.below(live.size())];
+  if (dice < 7) {
+    JobSpec job;
+    job.name = "job";
+    job.entrypoint = "python main.py";
+    job.retries = static_cast<std::uint32_t>(world_.rng.below(3));
+    if (world_.rng.chance(1, 5)) {
+      job.ephemeral = true;
+      job.cluster_spec = random_spec();
+      job.cluster_spec.name = "job-" + key;
+    } else {
+      job.cluster = state.clusters.at(any).spec.name;
+    }
+    return ask({control::CreateJob{job.ephemeral ? project_ : state.clusters.at(any).project, job}, tenant(key), "job",
+                "", false});
+  }
+  if (dice == 7) {
+    ClusterSpec spec = state.clusters.at(any).spec;
+    spec.groups[0].min = 1 + static_cast<std::uint32_t>(world_.rng.below(2));
+    spec.groups[0].max = spec.groups[0].min + 1;
+    return ask({control::UpdateCluster{any, spec, 0}, tenant(key), "update", "", false});
+  }
+  if (dice == 8) return ask({control::StopCluster{any, "asked"}, tenant(key), "stop", "", false});
+  Request foreign{control::StopCluster{any, "foreign"}, tenant(key), "a stranger's stop of a cluster", "", true};
+  foreign.actor.subject.principal = stranger_;
+  foreign.actor.subject.org = other_org_;
+  ask(foreign, 38);
+  if (world_.rng.chance(1, 2)) {
+    Request reuse{control::EnrollNode{Bytes(32, 100), Bytes(32, static_cast<std::uint8_t>(200 + world_.rng.below(50))),
+                                      "copy", facts_of(90)},
+                  SimServer::system_actor(), "a second enrolment with a used join token", "", true};
+    ask(reuse, 38);
+  }
+}
+
+}  // namespace muster::sim
