@@ -87,6 +87,7 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Project, Reach::Any, kLook},
     {Role::Auditor, Kind::Principal, Reach::Any, kLook},
     {Role::Auditor, Kind::ApiToken, Reach::Any, kLook},
+    {Role::Auditor, Kind::ApiToken, Reach::Self, kOwnToken},  // logging in makes one
     {Role::Auditor, Kind::JoinToken, Reach::Any, kLook},
     {Role::Auditor, Kind::Node, Reach::Any, kLook},
     {Role::Auditor, Kind::Cluster, Reach::Any, kLook},

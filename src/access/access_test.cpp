@@ -87,7 +87,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
     {Role::Auditor, Kind::Principal, "lr", "lr"},
-    {Role::Auditor, Kind::ApiToken, "lr", "lr"},
+    {Role::Auditor, Kind::ApiToken, "lrcdv", "lr"},
     {Role::Auditor, Kind::JoinToken, "lr", "lr"},
     {Role::Auditor, Kind::Node, "lre", "lre"},
     {Role::Auditor, Kind::Cluster, "lr", "lr"},

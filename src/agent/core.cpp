@@ -157,7 +157,10 @@ void Core::Impl::on_event(const RuntimeEvent& event, Now now) {
   if (const auto* exited = std::get_if<ContainerExited>(&event)) {
     if (LeaseRun* run = run_of(exited->lease)) lease_event(*run, exited->reason, true, now);
   } else if (const auto* ended = std::get_if<RayExited>(&event)) {
-    if (LeaseRun* run = run_of(ended->lease)) lease_event(*run, ended->reason, false, now);
+    if (LeaseRun* run = run_of(ended->lease)) {
+      run->output = last_lines(ended->output);
+      lease_event(*run, ended->reason, false, now);
+    }
   } else if (const auto* ready = std::get_if<RayReady>(&event)) {
     LeaseRun* run = run_of(ready->lease);
     if (run != nullptr && run->ray_started && !run->ray_ready) {

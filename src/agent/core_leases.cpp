@@ -197,6 +197,7 @@ void Core::Impl::lease_result(LeaseRun& run, const Op& op, const OpResult& resul
   run.op = 0;
   if (result.ok) return succeed(run, op, result, now);
   ++run.faults;
+  run.output = last_lines(result.output);
   const Millis wait = backoff_of(run.faults);
   run.retry_at = now.lease + wait + Millis(rng.between(0, wait.count() / 2));
   const bool ending = std::holds_alternative<StopLease>(op) || std::holds_alternative<RemoveLease>(op);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "agent/lease_run.h"
 #include "agent/memory.h"
 
 namespace muster::agent {
@@ -57,6 +58,8 @@ class Bench {
     if (std::holds_alternative<ProbeImage>(op->op))
       result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
     if (std::holds_alternative<CreateLease>(op->op)) result.value = LeaseCreated{Bytes(32, 2), Bytes(64, 3)};
+    if (!setup_says.empty() && std::holds_alternative<RunSetup>(op->op))
+      result.ok = false, result.permanent = true, result.reason = "setup.failed", result.output = setup_says;
     core->on_result(result, now());
   }
   void connect() {
@@ -98,6 +101,7 @@ class Bench {
   std::vector<Op> ops;
   std::vector<session::AgentFrame> frames;
   bool deaf = false, mute_setup = false, token_auth = true;
+  std::string setup_says;  // not empty: the setup fails and says this
   Bytes persisted_;
 };
 
@@ -373,6 +377,21 @@ TEST(Core, RemembersTheEndOfAJobUntilTheServerNoLongerOrdersIt) {
   EXPECT_EQ(second.count<SubmitJob>(), 0U);
   second.desire(2, {head()}, 1);
   EXPECT_TRUE(second.core->observed_jobs().empty());
+}
+
+TEST(Core, AFailedSetupIsNotTriedAgainAndItsLastLinesAreTold) {
+  Bench bench;
+  bench.setup_says = std::string(5000, 'x') + "\nno such package\n";
+  bench.connect();
+  Assignment a = head();
+  a.setup_commands = {"pip install nothing"};
+  bench.desire(1, {a}, 1);
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Failed);
+  EXPECT_EQ(bench.lease().reason, "setup.failed");
+  EXPECT_EQ(bench.lease().output, "no such package\n");
+  bench.pass(600'000);
+  EXPECT_EQ(bench.count<RunSetup>(), 1U);
+  EXPECT_EQ(last_lines(std::string(5000, 'x')), std::string(kOutputBytes, 'x')) << "one long line keeps its end";
 }
 
 TEST(Core, TakesANewerRosterWhileALongSetupRuns) {

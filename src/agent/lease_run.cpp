@@ -165,6 +165,13 @@ void crash(LeaseRun& run, const std::string& reason, bool container, const Optio
   run.retry_at = now.lease + std::min(wait, Millis(60'000)) + (wait > Millis(0) ? jitter : Millis(0));
 }
 
+std::string last_lines(const std::string& text) {
+  if (text.size() <= kOutputBytes) return text;
+  const std::string end = text.substr(text.size() - kOutputBytes);
+  const auto line = end.find('\n');
+  return line == std::string::npos || line + 1 == end.size() ? end : end.substr(line + 1);
+}
+
 std::string lock_blob(const Assignment& want) {
   if (want.runtime != RuntimeKind::Venv) return {};
   const auto image = parse_venv_image(want.image);
@@ -233,6 +240,7 @@ ObservedLease observed_of(const LeaseRun& run) {
   if (!run.pinned.empty() && !seen.probe.digest.empty()) seen.probe.digest = run.pinned;
   seen.restarts = run.restarts;
   seen.ray_node_id = run.ray_node_id;
+  seen.output = run.output;
   return seen;
 }
 

@@ -11,6 +11,8 @@
 
 namespace muster::agent {
 
+inline constexpr std::size_t kOutputBytes = 2000;
+
 struct LeaseRun {
   // wanted
   Assignment want;
@@ -34,6 +36,7 @@ struct LeaseRun {
   bool over = false, failed = false;
   bool stopping = false;  // a stop is under way: it waits for no back-off of what was tried before
   std::string reason;
+  std::string output;  // last lines of what failed last; not remembered over a restart of the agent
   LeaseTime end{0};
   std::uint32_t restarts = 0, in_a_row = 0, faults = 0;
   LeaseTime ready_since{0}, started_at{0}, retry_at{0}, gone_at{0};
@@ -68,6 +71,8 @@ bool change_image(LeaseRun& run, const std::string& image);
 // The blob that holds the lock of a pinned virtual environment; empty = none is needed.
 std::string lock_blob(const Assignment& want);
 void adopt(LeaseRun& run, const AdoptedLease& found, Now now);
+// At most kOutputBytes of the end of `text`, from the start of a line if it has one.
+std::string last_lines(const std::string& text);
 const RosterEntry* roster_self(const LeaseRun& run);
 bool roster_allows_ray(const LeaseRun& run);
 

@@ -152,6 +152,7 @@ struct OpResult {
   std::string reason;     /* stable code when !ok */
   bool permanent = false; /* retrying is pointless */
   std::variant<std::monostate, ImageReady, ImageProbe, LeaseCreated, LogData, BlobState> value;
+  std::string output = {}; /* when !ok: its last lines, for the tenant's eyes */
   bool operator==(const OpResult&) const = default;
 };
 
@@ -187,6 +188,7 @@ struct RayExited {
   LeaseId lease;
   std::int32_t exit_code = 0;
   std::string reason;
+  std::string output = {}; /* its last lines */
   bool operator==(const RayExited&) const = default;
 };
 struct JobStatus {

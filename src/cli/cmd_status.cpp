@@ -65,6 +65,7 @@ std::string cluster_text(const wire::Json& c, bool colour) {
   }
   for (const auto& line : c["differences"].items()) out += "difference: " + clean(line.text()) + "\n";
   for (const auto& line : c["warnings"].items()) out += "warning: " + clean(line.text()) + "\n";
+  if (const std::string failures = failures_text(c); !failures.empty()) out += "\nLast failures:\n" + failures;
   return out;
 }
 

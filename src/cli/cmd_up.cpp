@@ -128,9 +128,14 @@ Result<int> up(Shell& shell, const UpOptions& options) {
   };
   if (!options.no_wait) cluster = TRY(wait_cluster(shell, id, complete, left));
   for (const auto& warning : cluster["warnings"].items()) say("warning: " + clean(warning.text()));
-  if (!options.no_wait && !live(cluster))
+  if (!options.no_wait && !live(cluster)) {
+    if (std::string failures = failures_text(cluster); !failures.empty()) {
+      failures.pop_back();
+      say(failures);
+    }
     return error(Code::FailedPrecondition, fmt::format("cluster {} {}: {}", name, clean(cluster["state"].text()),
                                                        clean(cluster["reason"].text())));
+  }
   shell.show(cluster, [&] {
     return cluster_progress(cluster) + fmt::format(
                                            "\n\n  muster status {0}\n  muster attach {0}\n  muster dashboard {0}\n  "

@@ -168,7 +168,24 @@ std::string cluster_progress(const wire::Json& cluster) {
     known = known && slot["pullTotalBytes"].integer() > 0;
   }
   if (done > 0) line += ", image " + pull_text(done, known ? total : 0);
+  if (cluster["state"].text() == "starting" && !cluster["reason"].text().empty())
+    line += ", " + clean(cluster["reason"].text());
   return line;
+}
+
+std::string failures_text(const wire::Json& cluster) {
+  std::string out;
+  for (const auto& failure : cluster["failures"].items()) {
+    out += fmt::format("{} {} on {} at {}: {}\n", clean(failure["role"].text()), clean(failure["slot"].text()),
+                       clean(failure["nodeName"].text()), short_time(failure["at"]), clean(failure["reason"].text()));
+    std::string_view rest = failure["output"].text();
+    while (!rest.empty()) {
+      const auto end = rest.find('\n');
+      out += "  | " + clean(rest.substr(0, end)) + "\n";
+      rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    }
+  }
+  return out;
 }
 
 Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done,

@@ -20,6 +20,8 @@ std::vector<std::string> difference(const wire::Json& before, const wire::Json& 
 // "43 % of 2.2 GiB"; what came so far where the whole is not known.
 std::string pull_text(std::int64_t done, std::int64_t total);
 std::string cluster_progress(const wire::Json& cluster);
+// What its members said as they failed, the newest last; empty = nothing is known.
+std::string failures_text(const wire::Json& cluster);
 // Polls until `done`; shows progress. Ctrl-C says what `left_behind` makes of the cluster as it was last seen, and
 // leaves.
 Result<wire::Json> wait_cluster(Shell& shell, const std::string& id, const std::function<bool(const wire::Json&)>& done,

@@ -58,20 +58,17 @@ bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
   return false;
 }
 
-// Wrong on every machine alike: waiting for another try helps nobody.
-bool hopeless(const std::string& reason) {
-  return reason.starts_with("image_probe.") || reason == "image_pull.not_found" || reason == "image_pull.denied" ||
-         reason == "image_pull.wrong_architecture" || reason == "venv.no_such_package" || reason == "venv.reference";
+// What the cluster brings along itself, so that other machines would very likely see it too.
+bool of_its_own(const std::string& reason) {
+  return reason.starts_with("setup.") || reason.starts_with("ray_") || reason == "container.exited" ||
+         reason == "container.out_of_memory" || reason == "container.root_full" || reason == "file_mount_missing";
 }
 
-void head_failed(Draft& d, const Lease& lease, const std::string& reason, std::uint32_t restarts) {
-  if (restarts > kHeadRestartsMax || hopeless(reason)) {
-    fail_cluster(d, lease.cluster, reason.empty() ? "head_failed" : "head_failed:" + reason);
-    end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
-    return;
-  }
-  d.emit(TimerSet{TimerKind::Lease, lease.id.value,
-                  d.wall + kHeadRestartMax});  // restarted in place by its agent, or lost
+// The machines may be as well as they like: a start whose workers fail again and again ends, and says of what.
+bool gives_up(const Draft& d, const Cluster& cluster, const std::string& reason) {
+  if (cluster.state != ClusterState::Starting || !of_its_own(reason)) return false;
+  const auto limit = reason.starts_with("setup.") ? kSetupFailuresMax : kStartFailuresMax;
+  return d.failures(cluster.id) >= limit;
 }
 
 void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedLease& o, const std::string& reason) {
@@ -82,13 +79,9 @@ void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedL
     return;
   }
   if (slot->role == SlotRole::Head) {
-    if (failed) {
-      const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts + 1), 1'000'000);
-      d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
-      head_failed(d, *d.lease(lease.id), reason, restarts);
-      return;
-    }
-    fail_cluster(d, lease.cluster, reason.empty() ? "head_stopped" : "head_stopped:" + reason);
+    // Its agent has restarted it in place as often as that may help: what it calls failed or stopped stays so.
+    const std::string what = failed ? "head_failed" : "head_stopped";
+    fail_cluster(d, lease.cluster, reason.empty() ? what : what + ":" + reason);
     end_lease(d, lease.id, LeaseEnd::Confirmed, reason);
     return;
   }
@@ -97,6 +90,7 @@ void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedL
   end_lease(d, lease.id, LeaseEnd::Confirmed, reason.empty() ? "worker_failed" : reason);
   if (failed && cluster.state == ClusterState::Starting) {
     const std::string why = "worker_failed:" + reason;
+    if (gives_up(d, cluster, reason)) return fail_cluster(d, cluster.id, why);
     if (cluster.reason != why) d.emit(ClusterStateChanged{cluster.id, cluster.state, why, {}});
   }
 }
@@ -116,15 +110,11 @@ void observe_lease(Draft& d, const ObservedLease& o) {
   }
   if (takes_key(slot, lease, o))
     d.emit(SlotKeyed{slot->id, o.overlay_key, o.overlay_signature, d.cluster(lease.cluster).roster_epoch + 1});
-  if (o.phase == LeasePhase::Stopped ||
-      (o.phase == LeasePhase::Failed && (lease.phase != LeasePhase::Failed || lease.want != LeaseWant::Run))) {
+  if (o.phase >= LeasePhase::Stopped) {
     observe_end(d, *d.lease(lease.id), d.slot(lease.slot), o, reason);
   } else if (o.phase != lease.phase || o.restarts > lease.restarts) {
     const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts), 1'000'000);
     d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
-    if (o.phase == LeasePhase::Ready && lease.want != LeaseWant::Drain &&
-        d.state.timers.contains({TimerKind::Lease, lease.id.value, 0}))
-      d.emit(TimerSet{TimerKind::Lease, lease.id.value, {}});
   }
   settle(d, lease.cluster);
 }

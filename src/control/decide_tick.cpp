@@ -39,11 +39,7 @@ void on_lease(Draft& d, LeaseId id, Archived& archive) {
   }
   if (!d.pull(lease.cluster)) return;
   const Slot* slot = d.slot(lease.slot);
-  if (lease.want == LeaseWant::Drain && slot != nullptr)
-    lose_slot(d, slot->id, lease.reason);
-  else if (slot != nullptr && slot->role == SlotRole::Head && lease.want == LeaseWant::Run &&
-           lease.phase != LeasePhase::Ready)
-    fail_cluster(d, lease.cluster, "head_failed:" + lease.reason);
+  if (lease.want == LeaseWant::Drain && slot != nullptr) lose_slot(d, slot->id, lease.reason);
   settle(d, lease.cluster);
 }
 

@@ -105,5 +105,14 @@ Backoff Draft::backoff(ClusterId cluster, NodeId node) const {
     if (const auto it = s->backoffs.find({cluster, node}); it != s->backoffs.end()) return it->second;
   return {};
 }
+std::uint32_t Draft::failures(ClusterId id) const {
+  std::map<NodeId, std::uint32_t> by_node;
+  for (const State* s : {&base, static_cast<const State*>(&state)})
+    for (auto it = s->backoffs.lower_bound({id, NodeId{}}); it != s->backoffs.end() && it->first.first == id; ++it)
+      by_node[it->first.second] = it->second.failures;
+  std::uint32_t sum = 0;
+  for (const auto& [node, count] : by_node) sum += count;
+  return sum;
+}
 
 }  // namespace muster::control

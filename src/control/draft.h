@@ -26,6 +26,7 @@ class Draft {
   const Lease* lease(LeaseId id) const;
   const Slot* slot(SlotId id) const;
   Backoff backoff(ClusterId cluster, NodeId node) const;
+  std::uint32_t failures(ClusterId cluster) const;  // of its workers so far, on all machines
   QuotaBounds quota(ProjectId project) const;
   Cluster& cluster(ClusterId id) { return state.clusters.at(id); }  // pulled before
 

@@ -11,12 +11,13 @@
 namespace muster::control {
 
 inline constexpr Millis kArchiveAfter{3'600'000};
-inline constexpr Millis kDrainMax{60'000};         // then a draining worker is stopped
-inline constexpr Millis kJobStopMax{60'000};       // then a stop counts as done
-inline constexpr Millis kHeadRestartMax{300'000};  // a failed head that is not back by then is lost
+inline constexpr Millis kDrainMax{60'000};    // then a draining worker is stopped
+inline constexpr Millis kJobStopMax{60'000};  // then a stop counts as done
 inline constexpr Millis kBackoffFirst{10'000}, kBackoffMax{1'800'000};
 inline constexpr Millis kRetryFirst{1'000}, kRetryMax{300'000};
-inline constexpr std::uint32_t kHeadRestartsMax = 3;
+// How many failed workers a start bears, by what brought them down: its own setup commands, or anything else of its
+// own.
+inline constexpr std::uint32_t kSetupFailuresMax = 3, kStartFailuresMax = 10;
 inline constexpr std::size_t kJobsEndedAtOnce = 500;
 // Why a lease was ended whose machine exists twice: until its time is over nobody's word about it counts, since what it
 // is about may be said by the other one.

@@ -90,8 +90,8 @@ void Executor::fail(agent::OpId id, const Error& why, std::string_view fallback)
   fail_code(id, reason, permanent);
 }
 
-void Executor::fail_code(agent::OpId id, std::string reason, bool permanent) {
-  hooks_.result(agent::OpResult{id, false, std::move(reason), permanent, {}});
+void Executor::fail_code(agent::OpId id, std::string reason, bool permanent, std::string output) {
+  hooks_.result(agent::OpResult{id, false, std::move(reason), permanent, {}, std::move(output)});
 }
 
 void Executor::call(VerbKind kind, LeaseId lease, PrivdDone done) {

@@ -71,7 +71,7 @@ class Executor {
   void succeed(agent::OpId id);
   void succeed(agent::OpId id, agent::ImageReady value);
   void fail(agent::OpId id, const Error& why, std::string_view fallback);
-  void fail_code(agent::OpId id, std::string reason, bool permanent);
+  void fail_code(agent::OpId id, std::string reason, bool permanent, std::string output = {});
   void call(VerbKind kind, LeaseId lease, PrivdDone done);
   void connect_helper(LeaseId lease);
   void helper_closed(LeaseId lease);

@@ -106,14 +106,17 @@ void Executor::on_helper(LeaseId lease, HelperEvent event) {
     if (run.setup != 0) succeed(std::exchange(run.setup, 0));
   } else if (const auto* failed = std::get_if<HelperSetupFailed>(&event)) {
     log_warn("agent", "{}: setup command {} ended with {}", lease.str(), failed->step + 1, failed->code);
-    if (run.setup != 0) fail_code(std::exchange(run.setup, 0), "setup.failed", true);
+    if (run.setup != 0)
+      fail_code(
+          std::exchange(run.setup, 0), "setup.failed", true,
+          fmt::format("setup command {} ended with exit code {}\n{}", failed->step + 1, failed->code, failed->tail));
   } else if (const auto* ready = std::get_if<HelperRayReady>(&event)) {
     run.ray_started = true;
     hooks_.event(agent::RayReady{lease, ready->node_id});
   } else if (const auto* exited = std::get_if<HelperRayExit>(&event)) {
     log_warn("agent", "{}: Ray ended with {}", lease.str(), exited->code);
     run.ray_started = false;
-    if (!exited->wanted) hooks_.event(agent::RayExited{lease, exited->code, "ray_exited"});
+    if (!exited->wanted) hooks_.event(agent::RayExited{lease, exited->code, "ray_exited", exited->tail});
   } else if (std::holds_alternative<HelperDrained>(event)) {
     if (run.drain != 0) succeed(std::exchange(run.drain, 0));
   } else if (const auto* job = std::get_if<HelperJob>(&event)) {

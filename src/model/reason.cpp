@@ -48,7 +48,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 37> kSentenc
     {"owner.image", "the machine's owner does not allow this image"},
     {"owner.paused", "the machine's owner has paused it"},
     {"runtime.unsupported", "the machine's owner does not allow this runtime"},
-    {"setup.failed", "a setup command ended with an error; try it with `muster exec`"},
+    {"setup.failed", "a setup command ended with an error; `muster status` shows its last lines"},
     {"venv.disk_full", "the machine's disk is full; the virtual environment does not fit"},
     {"venv.failed", "the virtual environment could not be built; the machine's owner sees why in the agent's log"},
     {"venv.hash_mismatch", "the package index handed out something else than the lock says; nothing was installed"},

@@ -346,6 +346,7 @@ struct ObservedLease {
   ImageProbe probe;
   std::uint32_t restarts = 0;
   std::string ray_node_id;
+  std::string output; /* last lines of what failed last; never in the journal */
   bool operator==(const ObservedLease&) const = default;
 };
 struct ObservedJob {

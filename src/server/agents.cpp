@@ -248,7 +248,10 @@ void AgentHub::flush(const LinkPtr& link, Todo& todo) {
   if (out.report) {
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
       for (const ObservedLease& lease : out.report->leases)
-        if (control::held_by(state, link->node, lease)) keeper_.acknowledged(lease.lease, lease.roster_epoch);
+        if (control::held_by(state, link->node, lease)) {
+          keeper_.acknowledged(lease.lease, lease.roster_epoch);
+          if (!lease.output.empty()) note_failure(state, lease);
+        }
     });
     todo.push_back([this, link, report = std::move(*out.report)]() mutable { this->report(link, std::move(report)); });
   }
@@ -340,7 +343,7 @@ void AgentHub::on_event(const engine::DurableEvent& event) {
     }
   } else if (const auto* archived = std::get_if<control::Archived>(&event.event)) {
     const std::lock_guard lock(facts_mutex_);
-    for (const ClusterId id : archived->clusters) ray_.erase(id);
+    for (const ClusterId id : archived->clusters) ray_.erase(id), failures_.erase(id);
   }
   ClusterId roster;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
@@ -511,6 +514,30 @@ std::optional<PullFacts> AgentHub::pull(LeaseId lease) const {
   const std::lock_guard lock(facts_mutex_);
   const auto found = pulls_.find(lease);
   return found == pulls_.end() ? std::nullopt : std::optional(found->second);
+}
+std::vector<wire::FailureView> AgentHub::failures(ClusterId cluster) const {
+  const std::lock_guard lock(facts_mutex_);
+  const auto found = failures_.find(cluster);
+  if (found == failures_.end()) return {};
+  return {found->second.begin(), found->second.end()};
+}
+// Said again with every report until the lease is gone: one entry for each.
+void AgentHub::note_failure(const control::State& state, const ObservedLease& seen) {
+  const Lease* lease = state.find_lease(seen.lease);
+  const Slot* slot = lease == nullptr ? nullptr : state.find_slot(lease->slot);
+  if (slot == nullptr) return;
+  const Node* node = state.find_node(lease->node);
+  wire::FailureView failure{slot->id,    slot->role,  node == nullptr ? "" : node->name,
+                            seen.reason, seen.output, read_clocks().wall};
+  const std::lock_guard lock(facts_mutex_);
+  auto& all = failures_[lease->cluster];
+  const auto known = std::find_if(all.begin(), all.end(), [&](const auto& each) { return each.slot == slot->id; });
+  if (known != all.end()) {
+    if (known->output == failure.output && known->reason == failure.reason) return;
+    all.erase(known);
+  }
+  all.push_back(std::move(failure));
+  while (all.size() > kFailuresKept) all.pop_front();
 }
 std::optional<session::Telemetry> AgentHub::telemetry(NodeId node) const {
   const std::lock_guard lock(facts_mutex_);

@@ -25,7 +25,8 @@
 
 namespace muster::server {
 
-inline constexpr Millis kRenewGrace{60'000};  // what a machine with an ended certificate gets to ask for a new one
+inline constexpr std::size_t kFailuresKept = 4;  // of one cluster
+inline constexpr Millis kRenewGrace{60'000};     // what a machine with an ended certificate gets to ask for a new one
 
 class AgentHub final : private session::Authority {
  public:
@@ -43,6 +44,7 @@ class AgentHub final : private session::Authority {
   void on_event(const engine::DurableEvent& event);  // from the event hub's thread
   std::optional<RayFacts> ray(ClusterId cluster) const;
   std::optional<PullFacts> pull(LeaseId lease) const;
+  std::vector<wire::FailureView> failures(ClusterId cluster) const;  // of its members, the newest last
   std::optional<session::Telemetry> telemetry(NodeId node) const;
   std::vector<std::pair<NodeId, session::Telemetry>> latest_telemetry(std::size_t max) const;
   std::string owner_word(NodeId node) const;  // why the owner's limits keep the machine from being hired
@@ -91,6 +93,7 @@ class AgentHub final : private session::Authority {
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
   void on_certificate(const LinkPtr& link, const session::CertRequest& request);
   void set_owner_word(NodeId node, const std::string& text);
+  void note_failure(const control::State& state, const ObservedLease& lease);
   void on_telemetry(const LinkPtr& link, const session::Telemetry& sample);
   void submit(NodeId node, control::Command command, std::function<void(bool)> done = {});
   void submit_system(control::Command command, std::function<void(bool ok)> done = {});
@@ -116,6 +119,7 @@ class AgentHub final : private session::Authority {
 
   mutable std::mutex facts_mutex_;
   std::map<ClusterId, RayFacts> ray_;
+  std::map<ClusterId, std::deque<wire::FailureView>> failures_;
   std::map<LeaseId, PullFacts> pulls_;  // of live leases that have not their image yet
   std::unordered_map<NodeId, std::deque<session::Telemetry>> telemetry_;
   std::unordered_map<NodeId, std::string> owner_;  // only machines whose owner says something

@@ -40,7 +40,7 @@ Status blobs_held(const BlobStore& blobs, OrgId org, const ClusterSpec& spec, co
 void Api::add_clusters() {
   using access::Kind;
   using access::Verb;
-  const auto show = [this](const control::State& state, const std::string& id,
+  const auto show = [this](const control::State& state, const access::Subject& caller, const std::string& id,
                            const std::map<ClusterId, wire::QueueView>* queue) -> Result<std::string> {
     const auto parsed = ClusterId::parse(id);
     const Cluster* found = parsed ? state.find_cluster(*parsed) : nullptr;
@@ -51,6 +51,8 @@ void Api::add_clusters() {
     if (queue != nullptr) {
       if (const auto waiting = queue->find(found->id); waiting != queue->end()) view.queue = waiting->second;
     }
+    if (access::check(caller, Verb::Logs, object_of(state, *found)).ok())
+      view.failures = context_.agents->failures(found->id);
     return wire::to_json(view);
   };
   add(
@@ -70,8 +72,8 @@ void Api::add_clusters() {
         });
         if (!project.ok()) return fail(call, project.error());
         submit(call, control::CreateCluster{*project, request->spec},
-               [show](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-                 return show(state, reply.outcome.id, nullptr);
+               [show, call](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+                 return show(state, call->caller.subject, reply.outcome.id, nullptr);
                });
       });
   add(
@@ -105,7 +107,7 @@ void Api::add_clusters() {
     }
     read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
       const auto queue = queue_views(state, scheduler, read_clocks().wall);
-      return show(state, call->id, &queue);
+      return show(state, call->caller.subject, call->id, &queue);
     });
   });
   add("UpdateCluster", cluster(Verb::Update), [this, show](const CallPtr& call) {
@@ -114,14 +116,14 @@ void Api::add_clusters() {
     if (const Status held = blobs_held(*context_.blobs, call->caller.subject.org, request->spec, "spec"); !held.ok())
       return fail(call, held.error());
     submit(call, control::UpdateCluster{*ClusterId::parse(call->id), request->spec, request->expected_generation},
-           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
-             return show(state, id, nullptr);
+           [show, call](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+             return show(state, call->caller.subject, call->id, nullptr);
            });
   });
   add("StopCluster", cluster(Verb::Stop), [this, show](const CallPtr& call) {
     submit(call, control::StopCluster{*ClusterId::parse(call->id), "stopped by request"},
-           [show, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
-             return show(state, id, nullptr);
+           [show, call](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+             return show(state, call->caller.subject, call->id, nullptr);
            });
   });
   // These two are WebSockets: admit() resolves and checks, AgentHub carries the bytes.

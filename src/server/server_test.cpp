@@ -215,6 +215,11 @@ class FakeAgent {
       lease.phase = assignment.want == LeaseWant::Stop      ? LeasePhase::Stopped
                     : assignment.want == LeaseWant::Standby ? LeasePhase::Standby
                                                             : LeasePhase::Ready;
+      if (assignment.cluster_name == "broken" && assignment.want == LeaseWant::Run) {
+        lease.phase = LeasePhase::Failed;
+        lease.reason = "setup.failed";
+        lease.output = "setup command 1 ended with exit code 7\nno such package\n";
+      }
       observed.leases.push_back(std::move(lease));
       for (const auto& job : assignment.jobs)
         observed.jobs.push_back({job.job, job.attempt, JobState::Running, -1, "", 0});
@@ -515,6 +520,23 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       {"GET", "/api/v1/jobs/hello/logs?offset=7", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)});
   ASSERT_TRUE(log.ok());
   EXPECT_EQ(log->body, "world\n");
+
+  // What a setup command said as it failed is for those who may read logs, and for nobody else.
+  const std::string auditor = user("audrey", Role::Auditor, "audit-org");
+  request.spec.name = "broken";
+  const auto broken = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  ASSERT_EQ(broken.status, 200) << broken.body.dump();
+  const std::string broken_path = "/api/v1/clusters/" + broken.body["id"].text();
+  EXPECT_TRUE(eventually([&] { return call("GET", broken_path, "", tenant).body["state"].text() == "failed"; }));
+  const auto failed = call("GET", broken_path, "", tenant).body;
+  EXPECT_EQ(failed["reason"].text(), "head_failed:setup.failed");
+  ASSERT_EQ(failed["failures"].items().size(), 1U) << failed.dump(1);
+  const auto failure = failed["failures"].items().front();
+  EXPECT_EQ(failure["nodeName"].text(), "box");
+  EXPECT_EQ(failure["output"].text(), "setup command 1 ended with exit code 7\nno such package\n");
+  const auto looked = call("GET", broken_path, "", auditor);
+  EXPECT_EQ(looked.body["state"].text(), "failed") << looked.body.dump();
+  EXPECT_TRUE(looked.body["failures"].items().empty());
 
   // A stream ends with the connection that carried it, also when the machine has made another one meanwhile.
   std::mutex mutex;

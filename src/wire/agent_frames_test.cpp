@@ -95,7 +95,8 @@ struct Gen {
   }
   ObservedLease observed_lease() {
     return {lease(), epoch(), choice(LeasePhase::Pending, LeasePhase::Failed), text(), bytes(),
-            bytes(), u64(),   {text(), text(), text(), flag(), flag()},        u32(),  text()};
+            bytes(), u64(),   {text(), text(), text(), flag(), flag()},        u32(),  text(),
+            text()};
   }
   ObservedJob observed_job() {
     return {job(), u32(), choice(JobState::Queued, JobState::Stopped), static_cast<std::int32_t>(u32()), text(), u64()};

@@ -310,6 +310,7 @@ void put(const ObservedLease& value, pb::ObservedLease& out) {
   put(value.probe, *out.mutable_probe());
   out.set_restarts(value.restarts);
   out.set_ray_node_id(utf8(value.ray_node_id));
+  out.set_output(utf8(value.output));
 }
 void get(const pb::ObservedLease& in, ObservedLease& value, Check& check) {
   value.lease = {in.lease()};
@@ -322,6 +323,7 @@ void get(const pb::ObservedLease& in, ObservedLease& value, Check& check) {
   get(in.probe(), value.probe, check);
   value.restarts = in.restarts();
   value.ray_node_id = check.text(in.ray_node_id(), kNameMax, "leases.ray_node_id");
+  value.output = check.text(in.output(), kOutputMax, "leases.output");
 }
 
 void put(const ObservedJob& value, pb::ObservedJob& out) {

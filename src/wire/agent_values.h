@@ -18,6 +18,7 @@ namespace pb = ::muster::v1::agent;
 inline constexpr std::size_t kNameMax = 512;       // names, ids, codes, versions
 inline constexpr std::size_t kTextMax = 64 << 10;  // commands, environment values, runtime environments
 inline constexpr std::size_t kReasonMax = 4096;
+inline constexpr std::size_t kOutputMax = 4096;  // last lines of what failed
 inline constexpr int kListMax = 1024;
 inline constexpr int kRosterMax = 8192;
 inline constexpr std::int64_t kAmountMax = std::int64_t{1} << 60;

@@ -169,11 +169,19 @@ struct SlotView {
   bool ray_alive = false;
   std::uint64_t pull_done_bytes = 0, pull_total_bytes = 0;
 };
+// What the newest failures of a cluster's members said, for whoever may read its logs.
+struct FailureView {
+  SlotId slot;
+  SlotRole role = SlotRole::Worker;
+  std::string node_name, reason, output;
+  WallTime at;
+};
 struct ClusterView {
   Cluster cluster;
   std::vector<SlotView> slots;
   std::vector<RayNodeReport> ray_nodes;
   std::vector<std::string> differences, warnings;
+  std::vector<FailureView> failures;  // the newest last
   std::optional<QueueView> queue;
 };
 struct JobView {

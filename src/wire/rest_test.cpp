@@ -97,6 +97,7 @@ TEST(Rest, ViewsMatchTheContract) {
   cluster.slots.push_back({});
   cluster.ray_nodes.push_back({"ab", 0x0a400001, true, Millis(2000), {}});
   cluster.differences.push_back("bad \xff bytes");
+  cluster.failures.push_back({{}, {}, "box", "setup.failed", "bad \xff bytes", {}});
   cluster.queue = QueueView{};
   NodeView node;
   node.node.facts.devices.push_back({"GPU-1", "H100", 1});

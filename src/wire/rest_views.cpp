@@ -216,6 +216,15 @@ std::string to_json(const ClusterView& view) {
   m.set_ended_at(time_text(cluster.ended_at));
   if (view.queue) write(*view.queue, *m.mutable_queue());
   m.set_roster_epoch(cluster.roster_epoch);
+  for (const auto& failure : view.failures) {
+    auto& out = *m.add_failures();
+    out.set_slot(failure.slot.str());
+    out.set_role(std::string(text(failure.role)));
+    out.set_node_name(clean(failure.node_name));
+    out.set_reason(clean(failure.reason));
+    out.set_output(clean(failure.output));
+    out.set_at(time_text(failure.at));
+  }
   return write_message(m);
 }
 

@@ -408,3 +408,21 @@ class CliVerbs:
             done = self.muster("down", folder + "/extra.yaml", "-y")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("kept:", done.stdout)
+
+    def test_43_a_setup_command_that_fails(self):
+        """The start ends with what it said, soon, whether it is the head's or the workers'; nothing is left behind."""
+        base = "cluster_name: %s\nprovider: {type: aws}\nmax_workers: 1\navailable_node_types:\n  h: {resources: {CPU: 1, memory: 1073741824}}\n" \
+               "  w: {resources: {CPU: 1, memory: 1073741824}, min_workers: 1, max_workers: 1%s}\nhead_node_type: h\n%s"
+        bad = "['true', 'echo looking for it; echo no such package >&2; exit 7']"
+        for name, of_worker, of_head, what in (("badhead", "", "head_setup_commands: %s\n" % bad, "head_failed"), ("badworker", ", worker_setup_commands: %s" % bad, "", "worker_failed")):
+            file = "%s/%s.yaml" % (self.world.dir, name)
+            with open(file, "w") as f:
+                f.write(base % (name, of_worker, of_head))
+            done = self.muster("up", file, "-y")
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertIn("%s:setup.failed" % what, done.stderr)
+            for line in ("setup command 2 ended with exit code 7", "  | looking for it", "  | no such package"):
+                self.assertIn(line, done.stderr)
+            shown = self.muster("status", name).stdout
+            self.assertIn("  | no such package", shown)
+            self.world.wait("gone", "its containers' end", 60, lambda: not any(s["phase"] not in ("stopped", "failed") for s in self.world.cluster(name).get("slots", [])))
