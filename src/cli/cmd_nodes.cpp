@@ -27,15 +27,20 @@ Result<int> explain(Shell& shell, const std::string& name) {
   Api* api = TRY(shell.api());
   const auto cluster = TRY(api->get(path_of("clusters", TRY(cluster_name(name)))));
   const auto& q = cluster["queue"];
-  if (cluster["state"].text() != "queued" && q["reasonCode"].text().empty())
+  const bool queued = cluster["state"].text() == "queued";
+  if (!queued && q["position"].integer() == 0 && q["reasonCode"].text().empty())
     return error(Code::FailedPrecondition,
                  fmt::format("cluster {} is not waiting; it is {}", name, clean(cluster["state"].text())));
+  const std::string waits_for = q["reasonCode"].text().empty()
+                                    ? "the planner, which has not looked at it yet"
+                                    : clean(q["reason"].text()) + " (" + clean(q["reasonCode"].text()) + ")";
   shell.show(q, [&] {
     return fmt::format(
-        "{} waits at place {} since {}\n  for: {} ({})\n  expected start: {}\n  order: tier {} first, then priority {} "
+        "{} waits at place {} since {}\n  for: {}\n  expected start: {}\n  order: tier {} first, then priority {} "
         "with aging, then time\n",
-        clean(cluster["name"].text()), q["position"].integer(), short_time(q["waitingSince"]),
-        clean(q["reason"].text()), clean(q["reasonCode"].text()),
+        clean(cluster["name"].text()) +
+            (queued ? "" : " is " + clean(cluster["state"].text()) + " and lacks machines; it"),
+        q["position"].integer(), short_time(q["waitingSince"]), waits_for,
         q["expectedStart"].text().empty() ? "not known; too little of what runs has an end (max_lifetime)"
                                           : short_time(q["expectedStart"]),
         q["tier"].integer(), q["priority"].integer());

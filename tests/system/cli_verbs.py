@@ -426,3 +426,26 @@ class CliVerbs:
             shown = self.muster("status", name).stdout
             self.assertIn("  | no such package", shown)
             self.world.wait("gone", "its containers' end", 60, lambda: not any(s["phase"] not in ("stopped", "failed") for s in self.world.cluster(name).get("slots", [])))
+
+    def test_45_top(self):
+        """A tenant sees his containers, live while he looks, and of the machines, which are not his, nothing."""
+        busy = self.world.json("job", "submit", "--cluster", "live", "--no-wait", "--", "python3", "-c", "while True: pass")["id"]
+        try:
+            watched = self.terminal("top")
+            watched.expect(r"live\s+head\s+(0\.[2-9]|[1-9]\.)", 60)
+            watched.expect(r"\x1b\[2J[\s\S]*live\s+head\s+(0\.[2-9]|[1-9]\.)", 30)  # drawn again
+            watched.type("\x03")
+            self.assertEqual(watched.end(), 130)
+        finally:
+            self.muster("job", "stop", busy)
+        seen = self.world.json("top", "--once")["items"]
+        roles = sorted((c["cluster"], c["role"]) for t in seen for c in t["containers"])
+        self.assertEqual(roles, sorted(("live", s["role"]) for s in self.slots()))
+        for t in seen:
+            self.assertEqual((t.get("cpusTotal", 0), t.get("memoryTotalBytes", "0"), t.get("diskFreeBytes", "0")), (0, "0", "0"), t)
+            for c in t["containers"]:
+                self.assertGreater(int(c["memoryBytes"]), 50 << 20)
+                self.assertGreater(int(c["pids"]), 3)
+        self.assertNotIn("MACHINE   CPU", self.muster("top", "--once").stdout)
+        node = seen[0]["nodeName"]
+        self.assertEqual([t["nodeName"] for t in json.loads(self.muster("top", "--node", node, "--once", "-o", "json").stdout)["items"]], [node])
