@@ -14,6 +14,8 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
 sys.path.insert(0, os.path.join(ROOT, "tests/system"))
 import demo  # noqa: E402
+import images  # noqa: E402
+import registry  # noqa: E402
 from cli_verbs import CliVerbs  # noqa: E402
 
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
@@ -245,6 +247,48 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
             self.assertIn("/home/ray/anaconda3/bin/python 5", done.stdout)
         finally:
             self.world.cli("down", "stock", "--yes")
+
+    @unittest.skipIf(registry.Registry.missing(), registry.Registry.missing())
+    def test_61_a_private_image(self):
+        """Refused with what to do; after `muster registry login` pulled and pinned; the password stays out of journal, logs and machines."""
+        store = registry.Registry(self.world.dir + "-registry")
+        self.addCleanup(store.close)
+        store.start()
+        image, _ = store.put("team/ray:1", {"etc/private": b"yes"}, base=images.ray_root()[0], config={
+            "User": "ray", "WorkingDir": "/home/ray", "Cmd": ["python3"], "Env": ["PATH=/opt/ray/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1"]})
+        file, secret = self.world.dir + "/private.yaml", self.world.dir + "-registry/password"
+        with open(file, "w") as f:
+            f.write("cluster_name: private\nprovider: {type: aws}\ndocker: {image: \"%s\"}\nmax_workers: 0\n"
+                    "available_node_types:\n  h: {resources: {CPU: 1, memory: 3221225472}}\nhead_node_type: h\n" % image)
+
+        def login(password):
+            with open(secret, "w") as f:
+                f.write(password + "\n")
+            os.chmod(secret, 0o600)
+            return self.world.cli("registry", "login", store.host, "--username", store.user, "--password-file", secret, "--lifetime", "1h").stdout
+
+        refused = self.world.cli("up", file, "--yes", check=False)
+        self.assertEqual(refused.returncode, 1, refused.stdout + refused.stderr)
+        self.assertIn("image_pull.denied", refused.stderr)
+        self.assertIn("muster registry login", refused.stderr)
+        login("wrong-" + store.password)
+        self.assertIn("image_pull.denied", self.world.cli("up", file, "--yes", check=False).stderr)
+        self.assertIn("as puller until", login(store.password))
+        self.assertIn(store.host, self.world.cli("registry", "list").stdout)
+        self.world.cli("up", file, "--yes")
+        try:
+            self.assertRegex(self.world.cluster("private")["imageDigest"], "^%s/team/ray@sha256:[0-9a-f]{64}$" % re.escape(store.host))
+            self.assertEqual(self.world.cli("exec", "private", "cat /etc/private").stdout, "yes")
+        finally:
+            self.world.cli("down", "private", "--yes")
+        self.assertIn("forgotten", self.world.cli("registry", "logout", store.host).stdout)
+        self.assertNotIn(store.host, self.world.cli("registry", "list").stdout)
+        for folder, _, names in os.walk(self.world.dir):
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path) and not os.path.islink(path) and "/docker/" not in path:
+                    with open(path, "rb") as f:
+                        self.assertNotIn(store.password.encode(), f.read(), path)
 
 
 if __name__ == "__main__":
