@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "agent/core.h"
+#include "agent/memory.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "crypto/cert.h"
@@ -32,7 +33,7 @@ namespace muster::host {
 namespace {
 
 constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000};
-constexpr std::size_t kLinkBufferMax = 8 << 20;
+constexpr std::size_t kLinkBufferMax = 8 << 20, kStateBytesMax = 16 << 20;
 
 // Begins or feeds something: must wait while the agent's own memory cannot be written.
 bool begins(const agent::Op& op) {
@@ -73,7 +74,7 @@ class AgentProcess {
         certificate_(std::move(certificate)),
         rng_(seed()),
         privd_(poller_, layout_.privd_socket()),
-        overlay_(poller_, privd_, layout_.netd_socket(), {config_.ca_pem, "muster"}),
+        overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {config_.ca_pem, "muster"}),
         streams_(
             poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); },
             [this](LeaseId lease) { return stream_address(lease); }),
@@ -184,7 +185,7 @@ void AgentProcess::make_core() {
 }
 
 void AgentProcess::begin(const agent::Found& found) {
-  const auto persisted = crypto::read_secret_file(layout_.state(), 16 << 20);
+  const auto persisted = crypto::read_secret_file(layout_.state(), kStateBytesMax);
   started_ = true;
   log_info("agent", "{} starts, {} leases adopted", config_.node_id, found.leases.size());
   core_->start(persisted.ok() ? ByteView(*persisted) : ByteView(), found, read_clocks());
@@ -469,6 +470,9 @@ Status AgentProcess::run() {
   sigaddset(&set, SIGINT);
   signals_ = Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   poller_.watch(signals_.get(), true, false, [this](Poller::Ready) { poller_.stop(); });
+  if (const auto kept = crypto::read_secret_file(layout_.state(), kStateBytesMax); kept.ok()) {
+    if (auto memory = agent::decode_memory(*kept)) overlay_.refuse_older_than(std::move(memory->roster_epochs));
+  }
   executor_->adopt([this](const agent::Found& found) { begin(found); });
   pump_.start();
   poller_.run();

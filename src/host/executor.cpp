@@ -266,16 +266,17 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
     it->second.wanted = true;
     connect_helper(lease);
     const Assignment& want = it->second.assignment;
-    overlay_.attach({lease, want.address, want.prefix_bits}, [this, id, lease](Result<Bytes> key) {
-      if (!key.ok()) return fail(id, key.error(), "overlay.attach");
+    overlay_.attach({lease, want.address, want.prefix_bits}, [this, id, lease](Result<OverlayPort::Attached> attached) {
+      if (!attached.ok()) return fail(id, attached.error(), "overlay.attach");
+      const Bytes& key = attached->key;
       const auto found = runs_.find(lease);
-      const auto key32 = crypto::key32(*key);
+      const auto key32 = crypto::key32(key);
       if (found == runs_.end() || !key32) return fail_code(id, "overlay.attach", false);
       const Assignment& own = found->second.assignment;
       const overlay::LeaseEpoch epoch{own.epoch.incarnation, own.epoch.leader, own.epoch.counter};
-      found->second.overlay_key = *key;
+      found->second.overlay_key = key;
       found->second.overlay_signature = overlay::sign_overlay_key(device_, own.cluster.value, epoch, *key32);
-      hooks_.result(agent::OpResult{id, true, {}, false, agent::LeaseCreated{*key, found->second.overlay_signature}});
+      hooks_.result(agent::OpResult{id, true, {}, false, agent::LeaseCreated{key, found->second.overlay_signature}});
     });
   });
 }

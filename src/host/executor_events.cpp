@@ -239,6 +239,9 @@ void Executor::adopt(std::function<void(agent::Found)> done) {
       return;
     }
     adopt_listed(reply->fields, std::move(done));
+    std::set<LeaseId> leases;
+    for (const auto& [lease, run] : runs_) leases.insert(lease);
+    overlay_.keep_only(leases);
   });
 }
 
@@ -261,9 +264,11 @@ void Executor::adopt_listed(const json::object& listed, std::function<void(agent
       run.wanted = true;
       connect_helper(*lease);
       overlay_.attach({*lease, run.assignment.address, run.assignment.prefix_bits},
-                      [this, lease = *lease](Result<Bytes> key) {
+                      [this, lease = *lease](const Result<OverlayPort::Attached>& attached) {
                         const auto it = runs_.find(lease);
-                        if (key.ok() && it != runs_.end()) it->second.overlay_key = *key;
+                        if (!attached.ok() || it == runs_.end()) return;
+                        it->second.overlay_key = attached->key;
+                        if (attached->roster_epoch != 0) it->second.roster_epoch = attached->roster_epoch;
                       });
     }
   }
@@ -289,6 +294,7 @@ agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std:
     adopted.ray_ready = spoke && run.hello.phase == "ready";
     // Setup commands may have nothing to do, then the helper never heard of them: a Ray that runs had its setup.
     adopted.setup_done = spoke && (run.hello.setup_done || adopted.ray_running);
+    if (adopted.container_running) adopted.roster_epoch = run.roster_epoch;
     adopted.overlay_key = run.overlay_key;
     adopted.overlay_signature = run.overlay_signature;
     adopted.ray_node_id = run.hello.ray_node_id;

@@ -37,6 +37,7 @@ struct Layout {
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }
   std::string assignments() const { return agent() + "/assignments"; }
+  std::string overlays() const { return agent() + "/overlays"; }  // of each lease, what netd is told of its network
   std::string probes() const { return agent() + "/probes.json"; }
   std::string venvs() const { return root + "/venvs"; }
   std::string netd() const { return root + "/netd"; }  // owned by netd's uid

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 #include "crypto/file.h"
@@ -90,6 +91,11 @@ Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, cons
   const auto seen = crypto::read_secret_file(lease->file(".roster"), 64);
   if (seen.ok() && seen->size() == 16) {
     lease->guard_ = overlay::RosterGuard(overlay::load_be64(seen->data()), overlay::load_be64(seen->data() + 8));
+    lease->came_back_ = true;
+  }
+  if (auto psk = crypto::read_secret_file(lease->file(".psk"), 64); psk.ok() && psk->size() == 32) {
+    lease->psk_ = crypto::Secret32(*crypto::key32(*psk));
+    crypto::zeroise(*psk);
   }
   return lease;
 }
@@ -98,6 +104,7 @@ void NetdLease::erase_files() {
   ::unlink(file(".key").c_str());
   ::unlink(file(".roster").c_str());
   ::unlink(file(".stamp").c_str());
+  ::unlink(file(".psk").c_str());
 }
 
 // Well ahead, so that this is written every ten minutes of handshakes and not with each.
@@ -136,6 +143,7 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     const auto key = crypto::key32(config.psk);
     if (!key) return error(Code::InvalidArgument, "a pre-shared key has 32 bytes");
     psk = crypto::Secret32(*key);
+    if (!crypto::equal(psk.bytes, psk_.bytes)) TRY_VOID(crypto::write_secret_file(file(".psk"), psk.bytes));
   }
   const bool same = member_ && address_ == config.address && prefix_bits_ == config.prefix_bits &&
                     crypto::equal(psk.bytes, psk_.bytes);
@@ -161,6 +169,8 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers));
     guard_ = member_->guard();
     relay_of_.clear();
+    // The others still send with the sessions of our last life, and would not notice for long.
+    if (std::exchange(came_back_, false)) member_->greet(read_clocks(), *this);
     if (before != std::pair(guard_.incarnation(), guard_.epoch())) {
       Bytes seen(16);
       overlay::store_be64(seen.data(), guard_.incarnation());

@@ -1,7 +1,7 @@
 #pragma once
 // Inside of netd: one lease's network: its TUN descriptor, its place in the overlay, its relay connections. Relay
-// threads only put packets into a bounded inbox; everything else runs on netd's thread. The overlay key and the highest
-// roster seen live in 0600 files, so that a restarted netd is the same member.
+// threads only put packets into a bounded inbox; everything else runs on netd's thread. The overlay key, the cluster's
+// pre-shared one and the highest roster seen live in 0600 files, so that a restarted netd is the same member.
 #include <memory>
 #include <mutex>
 #include <string>
@@ -60,6 +60,7 @@ class NetdLease : overlay::Out {
   std::uint8_t prefix_bits_ = 0;
   crypto::Secret32 psk_;
   overlay::RosterGuard guard_;
+  bool came_back_ = false;  // was a member in an earlier life, and has told nobody yet
   // Handshakes of this life are stamped from here on, and not past `stamps_kept_` before the disk knows: a restart on a
   // clock that was set back would otherwise be ignored by its peers.
   WallTime stamps_from_, stamps_kept_;

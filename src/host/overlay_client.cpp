@@ -9,6 +9,9 @@
 namespace muster::host {
 namespace {
 
+constexpr Millis kAgain{250};
+constexpr int kTriesMax = 40;  // of kAgain: netd and privd are back long before
+
 Result<netd::Reply> checked(Result<netd::Reply> reply) {
   if (!reply.ok()) return reply;
   if (const auto* failed = std::get_if<netd::Failed>(&*reply)) {
@@ -50,12 +53,14 @@ std::vector<std::string> private_endpoints(std::uint16_t port) {
   return out;
 }
 
-OverlayClient::OverlayClient(Poller& poller, PrivdClient& privd, std::string socket, OverlayTrust trust)
-    : poller_(poller), privd_(privd), path_(std::move(socket)), trust_(std::move(trust)) {
+OverlayClient::OverlayClient(Poller& poller, PrivdClient& privd, std::string socket, std::string store,
+                             OverlayTrust trust)
+    : poller_(poller), privd_(privd), path_(std::move(socket)), store_(std::move(store)), trust_(std::move(trust)) {
   connect();
 }
 
 OverlayClient::~OverlayClient() {
+  *alive_ = false;
   if (fd_) poller_.unwatch(fd_.get());
   if (retry_ != 0) poller_.cancel(retry_);
 }
@@ -77,10 +82,9 @@ void OverlayClient::connect() {
     if (const auto* info = reply.ok() ? std::get_if<netd::Info>(&*reply) : nullptr) udp_port_ = info->udp_port;
   });
   for (const auto& [lease, known] : known_) {
-    hand_over(lease, [this, lease = lease](Result<Bytes> key) {
-      const auto it = known_.find(lease);
-      if (key.ok() && it != known_.end() && it->second.configured)
-        send(*it->second.configured, [](const Result<netd::Reply>&) {});
+    announce(lease, 0, [lease = lease](const Result<Attached>& done) {
+      if (!done.ok())
+        log_warn("agent", "{}: netd could not be told its network again: {}", lease.str(), done.error().message);
     });
   }
 }
@@ -142,13 +146,46 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
   });
 }
 
-void OverlayClient::attach(const Attach& attach, std::function<void(Result<Bytes>)> done) {
-  known_[attach.lease].attach = attach;
-  hand_over(attach.lease, [this, lease = attach.lease, done = std::move(done)](Result<Bytes> key) {
+// Until the control plane says more, what was in force before stays in force. netd itself refuses older rosters than it
+// has seen.
+void OverlayClient::restore(LeaseId lease, Known& known) {
+  auto kept = store_.load(lease);
+  if (kept.ok() && kept->address == known.attach.address && kept->prefix_bits == known.attach.prefix_bits) {
+    kept->relay_ca_pem = trust_.relay_ca_pem;
+    kept->relay_server_name = trust_.relay_server_name;
+    known.configured = std::move(*kept);
+  } else if (kept.ok() || kept.error().code != Code::NotFound) {
+    log_warn("agent", "{}", kept.ok() ? lease.str() + ": the kept overlay has another address" : kept.error().message);
+    store_.remove(lease);
+  }
+}
+
+void OverlayClient::attach(const Attach& attach, std::function<void(Result<Attached>)> done) {
+  Known& known = known_[attach.lease];
+  known.attach = attach;
+  if (!known.configured) restore(attach.lease, known);
+  announce(attach.lease, 0, std::move(done));
+}
+
+void OverlayClient::announce(LeaseId lease, int tries, std::function<void(Result<Attached>)> done) {
+  hand_over(lease, [this, lease, tries, done = std::move(done)](Result<Bytes> key) mutable {
     const auto it = known_.find(lease);
-    if (key.ok() && it != known_.end() && it->second.configured)
-      send(*it->second.configured, [](const Result<netd::Reply>&) {});
-    done(std::move(key));
+    if (it == known_.end()) return done(error(Code::Cancelled, "the lease has ended", "overlay.missing"));
+    if (!key.ok() && key.error().code == Code::Unavailable && tries < kTriesMax) {
+      poller_.after(kAgain, [this, lease, tries, done = std::move(done), alive = alive_]() mutable {
+        if (*alive) announce(lease, tries + 1, std::move(done));
+      });
+      return;
+    }
+    if (!key.ok()) return done(key.error());
+    if (!it->second.configured) return done(Attached{std::move(*key), 0});
+    send(*it->second.configured, [lease, key = std::move(*key), done = std::move(done)](Result<netd::Reply> reply) {
+      const auto* configured = reply.ok() ? std::get_if<netd::Configured>(&*reply) : nullptr;
+      if (!reply.ok()) log_warn("agent", "{}: {}", lease.str(), reply.error().message);
+      if (configured != nullptr)
+        log_info("agent", "{}: its network is set again, roster {}", lease.str(), configured->epoch);
+      done(Attached{key, configured == nullptr ? 0 : configured->epoch});
+    });
   });
 }
 
@@ -174,6 +211,9 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
     if (request.psk.empty()) request.psk = it->second.configured->psk;
   }
   it->second.configured = request;
+  // Before netd takes it: what is kept is never older than what is in force.
+  if (const Status kept = store_.save(network.lease, request); !kept.ok())
+    log_warn("agent", "{}: its network would not come back by itself: {}", network.lease.str(), kept.error().message);
   send(request, [done = std::move(done)](Result<netd::Reply> reply) {
     if (!reply.ok()) return done(reply.error());
     if (const auto* configured = std::get_if<netd::Configured>(&*reply);
@@ -186,6 +226,7 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
 
 void OverlayClient::detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) {
   const bool was = known_.erase(lease) > 0;
+  store_.remove(lease);
   if (!was && !forget_key) return done({});
   send(netd::RemoveLease{lease.str()},
        [done = std::move(done)](Result<netd::Reply> reply) { done(reply.ok() ? Status{} : Status(reply.error())); });

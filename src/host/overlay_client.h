@@ -1,10 +1,12 @@
 #pragma once
 // OverlayPort over netd's local socket: requests answered in order. The agent fetches a lease's TUN from privd and
-// hands it on. After a restart of netd everything attached and configured is told to it again. Poller's thread only.
+// hands it on. After a restart of netd everything attached and configured is told to it again; after the agent's own
+// restart what its OverlayStore kept of an attached lease is, without the control plane. Poller's thread only.
 #include <deque>
+#include <memory>
 
-#include "host/netd_protocol.h"
 #include "host/overlay_port.h"
+#include "host/overlay_store.h"
 #include "host/privd_client.h"
 
 namespace muster::host {
@@ -15,12 +17,16 @@ struct OverlayTrust {
 
 class OverlayClient : public OverlayPort {
  public:
-  OverlayClient(Poller& poller, PrivdClient& privd, std::string socket, OverlayTrust trust);
+  OverlayClient(Poller& poller, PrivdClient& privd, std::string socket, std::string store, OverlayTrust trust);
   ~OverlayClient() override;
-  void attach(const Attach& attach, std::function<void(Result<Bytes>)> done) override;
+  // Before the first attach: nothing older than this comes back from the store.
+  void refuse_older_than(std::map<ClusterId, std::uint64_t> epochs) { store_.refuse_older_than(std::move(epochs)); }
+  // Tries for some seconds while privd or netd are being restarted.
+  void attach(const Attach& attach, std::function<void(Result<Attached>)> done) override;
   void configure(const agent::ConfigureNetwork& network, const Bytes& roster_key,
                  std::function<void(Status)> done) override;
   void detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) override;
+  void keep_only(const std::set<LeaseId>& leases) override { store_.keep_only(leases); }
   std::vector<std::string> lan_endpoints() const override;
   std::uint16_t udp_port() const { return udp_port_; }
 
@@ -34,17 +40,21 @@ class OverlayClient : public OverlayPort {
   void lost();
   void on_readable();
   void send(const netd::Request& request, Done done, int fd = -1);
+  void restore(LeaseId lease, Known& known);
+  void announce(LeaseId lease, int tries, std::function<void(Result<Attached>)> done);
   void hand_over(LeaseId lease, std::function<void(Result<Bytes>)> done);
 
   Poller& poller_;
   PrivdClient& privd_;
   std::string path_;
+  OverlayStore store_;
   OverlayTrust trust_;
   Fd fd_;
   std::uint64_t retry_ = 0;
   std::deque<Done> waiting_;
   std::map<LeaseId, Known> known_;
   std::uint16_t udp_port_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
 // "ip:port" of every private IPv4 address of this machine, for members on the same network.

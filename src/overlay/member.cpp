@@ -183,6 +183,11 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   path.next_probe = now.lease + (path.direct ? kProbeEvery : path.backoff);
 }
 
+void Member::greet(const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  for (const auto& [key, path] : paths_) device_.start_handshake(key, now, wire);
+}
+
 void Member::relay_up(const Now& now) {
   for (const auto& [key, path] : paths_) device_.hurry(key, Millis(0), now);
 }

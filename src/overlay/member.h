@@ -46,6 +46,7 @@ class Member {
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
+  void greet(const Now& now, Out& out);                   // after a restart: a handshake with every member, unasked
   void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
   void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
   void tick(const Now& now, Out& out);
