@@ -187,7 +187,12 @@ void Core::Impl::on_event(const RuntimeEvent& event, Now now) {
       const auto it = std::find_if(back->found.leases.begin(), back->found.leases.end(),
                                    [&](const AdoptedLease& each) { return each.assignment.lease == id; });
       const bool runs = it != back->found.leases.end() && it->container_running;
-      if (run.created && !runs) lease_event(run, "engine_restarted", true, now);
+      run.faults = run.engine_misses = 0;
+      run.retry_at = LeaseTime{0};
+      if (run.created && !runs) {
+        if (run.want.role == SlotRole::Head) drivers_died(id, "driver_lost");
+        interrupt(run);
+      }
       if (run.ray_started && runs && !it->ray_running) lease_event(run, "ray_exited", false, now);
       for (OpId* op : {&run.op, &run.network_op})
         if (*op != 0) cancel(std::exchange(*op, 0));  // asked of an engine that is gone

@@ -10,6 +10,7 @@ constexpr std::uint32_t kFaultsMax = 6;  // tries of one operation in a row
 constexpr Millis kLogsWait{120'000};     // how long a removal waits, with the link up, for the server to take the logs
 constexpr Millis kPersistLag{60'000};    // a renewal is written down at most so often; losing it only ends sooner
 constexpr Millis kFaultBackoffMax{60'000};
+constexpr std::uint32_t kEngineMissesMax = 60;  // a second each: then it is not the engine's absence
 
 Millis backoff_of(std::uint32_t faults) {
   return std::min(Millis(1000) * (1U << std::min(faults, 6U)), kFaultBackoffMax);
@@ -196,6 +197,11 @@ void Core::Impl::settle_network(LeaseRun& run, const LeaseView& view, Now now) {
 void Core::Impl::lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   run.op = 0;
   if (result.ok) return succeed(run, op, result, now);
+  // No fault of what was tried; soon the runtime says itself that the engine is gone.
+  if (result.reason == kEngineGone && ++run.engine_misses <= kEngineMissesMax) {
+    run.retry_at = now.lease + Millis(1000);
+    return;
+  }
   ++run.faults;
   run.output = last_lines(result.output);
   const Millis wait = backoff_of(run.faults);

@@ -54,6 +54,11 @@ class Bench {
     if (deaf || (mute_setup && std::holds_alternative<RunSetup>(op->op))) return;
     OpResult result;
     result.op = op->id;
+    if (!fault.empty()) {
+      result.ok = false;
+      result.reason = fault;
+      return core->on_result(result, now());
+    }
     if (std::holds_alternative<EnsureImage>(op->op)) result.value = ImageReady{"sha256:1"};
     if (std::holds_alternative<ProbeImage>(op->op))
       result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
@@ -102,6 +107,7 @@ class Bench {
   std::vector<session::AgentFrame> frames;
   bool deaf = false, mute_setup = false, token_auth = true;
   std::string setup_says;  // not empty: the setup fails and says this
+  std::string fault;       // how every operation fails meanwhile
   Bytes persisted_;
 };
 
@@ -347,6 +353,85 @@ TEST(Core, AFullRootBeginsAnewAFullWorkspaceFails) {
   EXPECT_EQ(bench.count<CreateLease>(), 2U);
   EXPECT_EQ(bench.lease().phase, LeasePhase::Failed);
   EXPECT_EQ(bench.lease().reason, "container.workspace_full");
+}
+
+Found found_of(const Assignment& assignment, bool running) {
+  AdoptedLease adopted;
+  adopted.assignment = assignment;
+  adopted.container_running = adopted.ray_running = adopted.ray_ready = adopted.setup_done = running;
+  adopted.probe = {"sha256:1", "2.55.1", "3.11", true, true};
+  Found found;
+  found.leases = {adopted};
+  return found;
+}
+
+TEST(Core, AnEngineThatIsRestartedIsNoFaultOfAWorker) {
+  Bench bench;
+  bench.connect();
+  Assignment worker = head();
+  worker.role = SlotRole::Worker;
+  bench.desire(1, {worker}, 2);
+  for (std::uint32_t i = 1; i <= 5; ++i) {
+    bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+    bench.core->on_event(EngineGone{}, bench.now());
+    bench.work();
+    bench.pass(8'000);
+    EXPECT_EQ(bench.count<CreateLease>(), i) << "nothing is begun without an engine";
+    bench.core->on_event(EngineBack{found_of(worker, false)}, bench.now());
+    bench.work();
+    EXPECT_EQ(bench.count<CreateLease>(), i + 1) << "at once, in place";
+    EXPECT_EQ(bench.count<StartRay>(), i + 1);
+    EXPECT_EQ(bench.lease().restarts, i);
+    EXPECT_EQ(bench.lease().phase, LeasePhase::Starting);
+  }
+  bench.core->on_event(ContainerExited{LeaseId{7}, 137, ""}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<CreateLease>(), 7U) << "its own first end is still forgiven";
+  bench.core->on_event(ContainerExited{LeaseId{7}, 137, ""}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Failed);
+}
+
+TEST(Core, AnEngineThatKeepsItsContainersChangesNothing) {
+  Bench bench;
+  bench.connect();
+  Assignment with_job = head();
+  with_job.jobs.push_back({JobId{3}, 1, "python x.py", "", "", false, {}});
+  bench.desire(1, {with_job}, 2);
+  bench.core->on_event(RayReady{LeaseId{7}, "r"}, bench.now());
+  bench.core->on_event(JobStatus{LeaseId{7}, {JobId{3}, 1, JobState::Running, -1, "", 10}}, bench.now());
+  bench.work();
+  bench.core->on_event(EngineGone{}, bench.now());
+  bench.core->on_event(EngineBack{found_of(head(), true)}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.count<CreateLease>(), 1U);
+  EXPECT_EQ(bench.count<StartRay>(), 1U);
+  EXPECT_EQ(bench.lease().phase, LeasePhase::Ready);
+  EXPECT_EQ(bench.lease().restarts, 0U);
+  EXPECT_EQ(bench.core->observed_jobs().at(0).state, JobState::Running);
+  bench.core->on_event(EngineGone{}, bench.now());
+  bench.core->on_event(EngineBack{found_of(head(), false)}, bench.now());
+  bench.work();
+  EXPECT_EQ(bench.core->observed_jobs().at(0).reason, "driver_lost") << "a head that ended took its drivers along";
+}
+
+TEST(Core, WhatFailsForWantOfAnEngineIsTriedOnAndNotForEver) {
+  Bench bench;
+  bench.connect();
+  bench.fault = std::string(kEngineGone);
+  bench.desire(1, {head()}, 2);
+  bench.pass(20'000);
+  EXPECT_GT(bench.count<EnsureImage>(), 10U);
+  EXPECT_NE(bench.lease().phase, LeasePhase::Failed);
+  bench.fault.clear();
+  bench.pass(2'000);
+  EXPECT_EQ(bench.count<StartRay>(), 1U);
+  Bench broken;
+  broken.connect();
+  broken.fault = std::string(kEngineGone);
+  broken.desire(1, {head()}, 2);
+  broken.pass(95'000);
+  EXPECT_LT(broken.count<EnsureImage>(), 70U) << "an engine that only claims to be there is a fault after a minute";
 }
 
 TEST(Core, RemembersTheEndOfAJobUntilTheServerNoLongerOrdersIt) {

@@ -104,7 +104,7 @@ std::optional<Op> network_op(const LeaseRun& run, const LeaseView& view) {
 }
 
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
-  run.faults = 0;
+  run.faults = run.engine_misses = 0;
   run.retry_at = LeaseTime{0};
   if (const auto* ensured = std::get_if<EnsureImage>(&op)) {
     const auto* image = std::get_if<ImageReady>(&result.value);
@@ -170,6 +170,14 @@ std::string last_lines(const std::string& text) {
   const std::string end = text.substr(text.size() - kOutputBytes);
   const auto line = end.find('\n');
   return line == std::string::npos || line + 1 == end.size() ? end : end.substr(line + 1);
+}
+
+void interrupt(LeaseRun& run) {
+  if (run.over || run.stopped) return;
+  run.ready_since = LeaseTime{0};
+  run.created = run.network = run.setup_done = run.ray_started = run.ray_ready = false;
+  run.ray_node_id.clear();
+  ++run.restarts;
 }
 
 std::string lock_blob(const Assignment& want) {

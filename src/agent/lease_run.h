@@ -38,7 +38,7 @@ struct LeaseRun {
   std::string reason;
   std::string output;  // last lines of what failed last; not remembered over a restart of the agent
   LeaseTime end{0};
-  std::uint32_t restarts = 0, in_a_row = 0, faults = 0;
+  std::uint32_t restarts = 0, in_a_row = 0, faults = 0, engine_misses = 0;
   LeaseTime ready_since{0}, started_at{0}, retry_at{0}, gone_at{0};
   OpId op = 0;  // lifecycle operation in flight
   // A newer roster on its way into the network, beside whatever else is under way.
@@ -66,6 +66,8 @@ ObservedLease observed_of(const LeaseRun& run);
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now);
 // Ray or the container ended by itself: restart in place, or over.
 void crash(LeaseRun& run, const std::string& reason, bool container, const Options& options, Now now, Millis jitter);
+// The container ended with its engine: begun anew in place, and no fault of what ran in it.
+void interrupt(LeaseRun& run);
 // The cluster's image is settled: what its first member resolved. True: what runs here is another one and must go.
 bool change_image(LeaseRun& run, const std::string& image);
 // The blob that holds the lock of a pinned virtual environment; empty = none is needed.

@@ -7,6 +7,7 @@
 // stable codes ("image_pull.not_found"), never secrets or free text of tenants.
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -18,6 +19,9 @@
 namespace muster::agent {
 
 using OpId = std::uint64_t;
+
+// The reason of an operation that failed because the container engine is not there: not counted as a fault.
+inline constexpr std::string_view kEngineGone = "engine.gone";
 
 // ---- lifecycle of a lease: one in flight per lease
 // `lock`: of a pinned virtual environment, complete in the blob cache. The registry's account is never written down.

@@ -1,9 +1,11 @@
 // The second half of DockerRuntime: looking at what runs and getting into it.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -47,11 +49,35 @@ Status DockerRuntime::put_blob(const std::string& lease, const std::string& blob
   return dirs_.put_blob(lease, blob, source);
 }
 
+std::uint64_t DockerRuntime::engine_life() {
+  const std::lock_guard lock(life_mutex_);
+  return life_;
+}
+
+// An engine that goes away closes its connections before it stops any container, so a line that it holds open tells a
+// container that ended by itself from one that the engine took along; also where systemd keeps the engine's socket, and
+// a question asked meanwhile just waits for the next engine.
+void DockerRuntime::watch_life() {
+  const std::lock_guard lock(life_mutex_);
+  std::array<char, 4096> ignored;
+  while (life_line_) {
+    const ssize_t n = recv(life_line_.get(), ignored.data(), ignored.size(), MSG_DONTWAIT);
+    if (n > 0 || (n < 0 && errno == EINTR)) continue;
+    if (n < 0 && errno == EAGAIN) return;
+    life_line_.reset();
+    ++life_;
+  }
+  const auto target = api("/events?filters=" + encode_path(R"({"label":["io.muster.never"]})"));
+  if (!target.ok()) return;
+  auto line = http_.open_ended({.target = *target, .timeout = Millis(5'000)});
+  if (line.ok()) life_line_ = std::move(*line);
+}
+
 Result<std::vector<LeaseState>> DockerRuntime::list() {
-  const json::object filter{{"label", json::array{"io.muster.machine=" + options_.machine}}};
-  std::string encoded;
-  for (const unsigned char c : to_text(filter)) encoded += fmt::format("%{:02X}", c);
-  const EngineReply reply = TRY(ask("GET", "/containers/json?all=1&filters=" + encoded));
+  watch_life();
+  const std::string filter =
+      encode_path(to_text(json::object{{"label", json::array{"io.muster.machine=" + options_.machine}}}));
+  const EngineReply reply = TRY(ask("GET", "/containers/json?all=1&filters=" + filter));
   if (reply.status != 200) return engine_said(reply, "list containers", "engine");
   const json::value listed = TRY(parse_value(reply.body));
   std::map<std::string, LeaseState> leases;
@@ -62,6 +88,7 @@ Result<std::vector<LeaseState>> DockerRuntime::list() {
                       part = text_at(item, {"Labels", "io.muster.part"});
     if (lease.empty() || part == "probe" || leases.size() > 256) continue;
     const auto about = inspect(text_at(item, {"Id"}));
+    if (!about.ok() && about.error().field == "engine.gone") return about.error();
     if (!about.ok()) continue;  // removed meanwhile
     LeaseState& state = leases[lease];
     state.lease = lease;
@@ -79,6 +106,7 @@ Result<std::vector<LeaseState>> DockerRuntime::list() {
       if (!running) state.reason = dirs_.halted(lease);
     }
   }
+  watch_life();
   std::vector<LeaseState> out;
   for (auto& [id, state] : leases) {
     dirs_.recall_egress(state);

@@ -178,7 +178,7 @@ Result<Pulled> DockerRuntime::pull(const PullSpec& spec, const Progress& progres
     if (pulled.ok()) break;
     const auto& why = pulled.error();
     if (why.code == Code::Cancelled) return why;
-    const bool passing = why.field.empty() || image_fault(0, why.message).passing;
+    const bool passing = why.field.empty() || why.field == "engine.gone" || image_fault(0, why.message).passing;
     if (!passing) return why;
     if (present.ok()) {  // only wanted to know whether there is a newer one
       log_info("privd", "{}; what is here already is used", why.message);

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <thread>
 
+#include "crypto/random.h"
 #include "host/embedded.h"
 #include "host/gpu.h"
 #include "host/json.h"
@@ -64,7 +65,10 @@ json::array strings(const std::vector<std::string>& items) {
 }  // namespace
 
 DockerRuntime::DockerRuntime(DockerOptions options)
-    : options_(std::move(options)), http_(options_.socket), dirs_(options_.layout, options_.secrets_root) {}
+    : options_(std::move(options)),
+      http_(options_.socket),
+      dirs_(options_.layout, options_.secrets_root),
+      life_(std::uint64_t{1} << 32 | crypto::random_u32()) {}
 
 bool DockerRuntime::podman() const {
   const std::lock_guard lock(mutex_);

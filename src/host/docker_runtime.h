@@ -38,6 +38,7 @@ class DockerRuntime : public Runtime {
   Status stop(const std::string& lease, int grace_s) override;
   Status remove(const std::string& lease) override;
   Result<std::vector<LeaseState>> list() override;
+  std::uint64_t engine_life() override;
   Result<Fd> connect_helper(const std::string& lease, Place place) override;
   Result<ExecOpen> exec(const std::string& lease, const std::vector<std::string>& argv, bool tty) override;
   Status resize(const std::string& lease, const std::string& exec, int rows, int cols) override;
@@ -65,6 +66,7 @@ class DockerRuntime : public Runtime {
   Result<EngineReply> ask(const std::string& method, const std::string& path, const std::string& body = {},
                           int timeout_s = 60);
   Result<boost::json::value> inspect(const std::string& container);  // NotFound; PermissionDenied when it is not ours
+  void watch_life();
   Status drop(const std::string& container, int grace_s);
   Status create(const std::string& container, const boost::json::value& body);
   Status start(const std::string& container);
@@ -97,6 +99,9 @@ class DockerRuntime : public Runtime {
   std::string api_version_;            // under mutex_
   bool podman_ = false;                // known with api_version_; under mutex_
   std::map<std::string, User> users_;  // image -> who it runs as; under mutex_
+  std::mutex life_mutex_;
+  std::uint64_t life_;  // under life_mutex_
+  Fd life_line_;        // a stream that ends with the engine; under life_mutex_
 };
 
 }  // namespace muster::host

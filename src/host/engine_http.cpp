@@ -21,6 +21,16 @@ Error broken(std::string_view why) {
   return error(Code::Unavailable, fmt::format("the container engine's answer is not HTTP: {}", why));
 }
 
+Error gone(std::string_view why) {
+  return error(Code::Unavailable, fmt::format("the container engine is not there: {}", why), "engine.gone");
+}
+
+Result<Fd> connect_engine(const std::string& path) {
+  auto fd = connect_unix(path, SocketKind::Stream);
+  if (!fd.ok()) return gone(fd.error().message);
+  return fd;
+}
+
 // Reads from one connection with a small buffer in front.
 class Reader {
  public:
@@ -39,7 +49,7 @@ class Reader {
       }
       std::array<char, 32768> buffer;
       const ssize_t n = read(fd_, buffer.data(), buffer.size());
-      if (n < 0) return error(Code::Unavailable, "lost the container engine: " + errno_text(errno));
+      if (n < 0) return gone(errno_text(errno));
       if (n == 0) {
         ended_ = true;
         return {};
@@ -58,7 +68,7 @@ class Reader {
         return out;
       }
       if (buffer_.size() > bytes_max) return broken("a line is too long");
-      if (ended_) return broken("it ends in the middle of a line");
+      if (ended_) return gone("its answer ended in the middle of a line");
       TRY_VOID(fill());
     }
   }
@@ -83,7 +93,7 @@ Status send_all(int fd, std::string_view data) {
   while (!data.empty()) {
     const ssize_t n = send(fd, data.data(), data.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return error(Code::Unavailable, "lost the container engine: " + errno_text(errno));
+    if (n < 0) return gone(errno_text(errno));
     data.remove_prefix(static_cast<std::size_t>(n));
   }
   return {};
@@ -120,7 +130,7 @@ Result<EngineReply> read_head(Reader& reader) {
 Status read_exactly(Reader& reader, std::size_t size, const ChunkSink& sink) {
   while (size > 0) {
     const std::string part = TRY(reader.some(size));
-    if (part.empty()) return broken("it ends too early");
+    if (part.empty()) return gone("its answer ended too early");
     size -= part.size();
     TRY_VOID(sink(part));
   }
@@ -176,7 +186,7 @@ std::string body_headers(const EngineCall& call) {
 }  // namespace
 
 Result<EngineReply> EngineHttp::stream(const EngineCall& call, const ChunkSink& sink) const {
-  const Fd fd = TRY(connect_unix(path_, SocketKind::Stream));
+  const Fd fd = TRY(connect_engine(path_));
   TRY_VOID(send_all(fd.get(), head_of(call, body_headers(call)) + call.body));
   Reader reader(fd.get(), call);
   EngineReply reply = TRY(read_head(reader));
@@ -193,7 +203,7 @@ Result<EngineReply> EngineHttp::call(const EngineCall& call) const {
 }
 
 Result<EngineReply> EngineHttp::upload(const EngineCall& call, int source) const {
-  const Fd fd = TRY(connect_unix(path_, SocketKind::Stream));
+  const Fd fd = TRY(connect_engine(path_));
   TRY_VOID(send_all(fd.get(),
                     head_of(call, fmt::format("Connection: close\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n",
                                               call.content_type))));
@@ -217,7 +227,7 @@ Result<EngineReply> EngineHttp::upload(const EngineCall& call, int source) const
 }
 
 Result<Fd> EngineHttp::hijack(const EngineCall& call) const {
-  Fd fd = TRY(connect_unix(path_, SocketKind::Stream));
+  Fd fd = TRY(connect_engine(path_));
   const std::string extra =
       fmt::format("Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
                   call.content_type, call.body.size());
@@ -230,13 +240,22 @@ Result<Fd> EngineHttp::hijack(const EngineCall& call) const {
       return error(Code::DeadlineExceeded, "the container engine did not open the stream in time");
     }
     char c = 0;
-    if (read(fd.get(), &c, 1) != 1)
-      return error(Code::Unavailable, "the container engine closed the stream while opening it");
+    if (read(fd.get(), &c, 1) != 1) return gone("it closed the stream while opening it");
     head.push_back(c);
   }
   if (head.compare(0, 12, "HTTP/1.1 101") != 0) {
     return error(Code::Unavailable, "the container engine refused the stream: " + head.substr(0, head.find('\r')));
   }
+  return fd;
+}
+
+Result<Fd> EngineHttp::open_ended(const EngineCall& call) const {
+  Fd fd = TRY(connect_engine(path_));
+  TRY_VOID(send_all(fd.get(), head_of(call, "Connection: close\r\n")));
+  Reader reader(fd.get(), call);
+  const EngineReply reply = TRY(read_head(reader));
+  if (reply.status != 200)
+    return error(Code::Unavailable, fmt::format("the container engine refused the stream: status {}", reply.status));
   return fd;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 // HTTP/1.1 to a container engine over its unix socket: one connection per call, blocking, with a deadline. Bounds:
 // header 64 KiB, buffered body 16 MiB, one chunk 16 MiB; a peer that breaks framing is an error, never a crash.
-// Thread-safe: stateless.
+// An engine that is not there or went away meanwhile is Unavailable with the field "engine.gone". Thread-safe:
+// stateless.
 #include <functional>
 #include <map>
 #include <string>
@@ -36,6 +37,9 @@ class EngineHttp {
   Result<EngineReply> upload(const EngineCall& call, int source) const;
   // 101 Switching Protocols: the descriptor then carries the raw stream of that one exec or attach and nothing else.
   Result<Fd> hijack(const EngineCall& call) const;
+  // A GET whose answer has begun and does not end while the engine lives: the descriptor is readable at its end, and
+  // when the engine says something.
+  Result<Fd> open_ended(const EngineCall& call) const;
 
  private:
   std::string path_;

@@ -369,6 +369,7 @@ void Executor::perform(agent::OpId id, const agent::StartRay& op) {
                              {"restarts", op.restarts}};
     with_helper(id, op.lease, [this, id, order](Run& run) {
       run.ray_started = true;
+      run.hello.phase = "starting";
       run.link->send(order);
       succeed(id);
     });

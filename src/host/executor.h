@@ -85,6 +85,9 @@ class Executor {
   void send_job(agent::OpId id, const agent::SubmitJob& op);
   void check_engine();
   void check_engine_in(Millis delay);
+  void engine_gone(const std::string& why);
+  void engine_back(const PrivdReply& listed);
+  void tell_ends(const PrivdReply& listed);
   void listed(const PrivdReply& reply);
   void tell_last_words(LeaseId lease, const std::string& reason, std::int32_t code);
   void adopt_listed(const json::object& listed, std::function<void(agent::Found)> done);
@@ -108,8 +111,16 @@ class Executor {
   std::map<agent::OpId, Probe> probing_;
   std::map<std::string, ImageProbe> probes_;
   std::map<agent::OpId, std::uint64_t> pulls_;  // op -> privd call
-  bool engine_up_ = true, checking_ = false;
-  std::uint64_t engine_timer_ = 0;
+  // What ended inside of containers since the engine was asked last, and what this question is about: whether it ended
+  // by itself or the engine took it along is known with the answer.
+  struct Ends {
+    std::map<LeaseId, agent::RayExited> ray;
+    std::vector<agent::OpId> setups;
+    bool empty() const { return ray.empty() && setups.empty(); }
+  };
+  Ends ended_, asked_;
+  bool engine_up_ = true, checking_ = false, adopting_ = false;
+  std::uint64_t engine_timer_ = 0, engine_life_ = 0;
   std::shared_ptr<bool> alive_;
 };
 

@@ -66,7 +66,7 @@ void Executor::helper_closed(LeaseId lease) {
   if (it == runs_.end()) return;
   it->second.link.reset();
   it->second.hello_seen = false;
-  if (it->second.setup != 0) fail_code(std::exchange(it->second.setup, 0), "container.exited", false);
+  if (it->second.setup != 0) ended_.setups.push_back(std::exchange(it->second.setup, 0));
   if (it->second.drain != 0) succeed(std::exchange(it->second.drain, 0));
   for (const auto& [key, op] : std::exchange(it->second.log_reads, {})) fail_code(op, "helper.missing", false);
   if (!it->second.wanted) return;
@@ -100,9 +100,12 @@ void Executor::on_helper(LeaseId lease, HelperEvent event) {
       run.log_bytes[{job.job.value, job.attempt}] = job.log_bytes;
       tell_job(lease, job);
     }
+    if (hello->phase == "starting" || hello->phase == "ready") run.ray_started = true;
     if (hello->phase == "ready") hooks_.event(agent::RayReady{lease, hello->ray_node_id});
-    if (hello->phase == "exited" && run.ray_started) hooks_.event(agent::RayExited{lease, 1, "ray_exited"});
+    if (hello->phase == "exited" && run.ray_started)
+      ended_.ray[lease] = {lease, 1, "ray_exited", {}}, check_engine_in(Millis(0));
   } else if (std::holds_alternative<HelperSetupDone>(event)) {
+    run.hello.setup_done = true;
     if (run.setup != 0) succeed(std::exchange(run.setup, 0));
   } else if (const auto* failed = std::get_if<HelperSetupFailed>(&event)) {
     log_warn("agent", "{}: setup command {} ended with {}", lease.str(), failed->step + 1, failed->code);
@@ -112,11 +115,16 @@ void Executor::on_helper(LeaseId lease, HelperEvent event) {
           fmt::format("setup command {} ended with exit code {}\n{}", failed->step + 1, failed->code, failed->tail));
   } else if (const auto* ready = std::get_if<HelperRayReady>(&event)) {
     run.ray_started = true;
+    run.hello.phase = "ready";
+    run.hello.ray_node_id = ready->node_id;
+    ended_.ray.erase(lease);
     hooks_.event(agent::RayReady{lease, ready->node_id});
   } else if (const auto* exited = std::get_if<HelperRayExit>(&event)) {
     log_warn("agent", "{}: Ray ended with {}", lease.str(), exited->code);
     run.ray_started = false;
-    if (!exited->wanted) hooks_.event(agent::RayExited{lease, exited->code, "ray_exited", exited->tail});
+    run.hello.phase = "exited";
+    if (!exited->wanted)
+      ended_.ray[lease] = {lease, exited->code, "ray_exited", exited->tail}, check_engine_in(Millis(0));
   } else if (std::holds_alternative<HelperDrained>(event)) {
     if (run.drain != 0) succeed(std::exchange(run.drain, 0));
   } else if (const auto* job = std::get_if<HelperJob>(&event)) {
@@ -238,6 +246,7 @@ void Executor::adopt(std::function<void(agent::Found)> done) {
       });
       return;
     }
+    engine_life_ = static_cast<std::uint64_t>(int_at(reply->fields, {"engine_life"}));
     adopt_listed(reply->fields, std::move(done));
     std::set<LeaseId> leases;
     for (const auto& [lease, run] : runs_) leases.insert(lease);
@@ -276,7 +285,7 @@ void Executor::adopt_listed(const json::object& listed, std::function<void(agent
                 [this, running, known, done = std::move(done), alive = alive_] {
                   if (!*alive) return;
                   done(found_now(running, known));
-                  check_engine_in(kEngineCheck);
+                  check_engine_in(ended_.empty() ? kEngineCheck : Millis(0));
                 });
 }
 
@@ -290,7 +299,9 @@ agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std:
     adopted.assignment = run.assignment;
     adopted.container_running = std::find(running.begin(), running.end(), lease) != running.end();
     const bool spoke = adopted.container_running && run.hello_seen;
-    adopted.ray_running = spoke && (run.hello.phase == "starting" || run.hello.phase == "ready");
+    // A helper that was not heard yet says nothing about a Ray that ran.
+    adopted.ray_running = spoke ? run.hello.phase == "starting" || run.hello.phase == "ready"
+                                : adopted.container_running && run.ray_started;
     adopted.ray_ready = spoke && run.hello.phase == "ready";
     // Setup commands may have nothing to do, then the helper never heard of them: a Ray that runs had its setup.
     adopted.setup_done = spoke && (run.hello.setup_done || adopted.ray_running);
@@ -315,18 +326,45 @@ void Executor::check_engine_in(Millis delay) {
 
 // Level-triggered watch over the engine: is it there, and does what should run still run.
 void Executor::check_engine() {
-  if (checking_) return;
+  if (checking_ || adopting_) return;  // asked again after it
   checking_ = true;
+  asked_ = std::exchange(ended_, {});
   call(VerbKind::List, LeaseId{}, [this](Result<PrivdReply> reply) {
     checking_ = false;
     if (reply.ok()) {
       listed(*reply);
-    } else if (reply.error().field != "privd.gone" && engine_up_) {
-      log_warn("agent", "the container engine does not answer: {}", reply.error().message);
-      engine_up_ = false;
-      hooks_.event(agent::EngineGone{});
+    } else if (reply.error().field != "privd.gone") {
+      engine_gone(reply.error().message);
+    } else {  // nothing is known yet
+      ended_.ray.merge(asked_.ray);
+      ended_.setups.insert(ended_.setups.end(), asked_.setups.begin(), asked_.setups.end());
     }
-    check_engine_in(engine_up_ ? kEngineCheck : Millis(1'000));
+    asked_ = {};
+    check_engine_in(!engine_up_ || !ended_.empty() ? Millis(1'000) : kEngineCheck);
+  });
+}
+
+void Executor::engine_gone(const std::string& why) {
+  if (!engine_up_) return;
+  log_warn("agent", "the container engine does not answer: {}", why);
+  engine_up_ = false;
+  hooks_.event(agent::EngineGone{});
+}
+
+// What it took along shows in what is found; nothing of that is a fault of the work.
+void Executor::engine_back(const PrivdReply& reply) {
+  engine_up_ = true;
+  log_info("agent", "the container engine is back");
+  adopting_ = true;
+  adopt_listed(reply.fields, [this](const agent::Found& found) {
+    adopting_ = false;
+    hooks_.event(agent::EngineBack{found});
+    for (const auto& each : found.leases) {
+      if (each.container_running) continue;
+      Run& run = runs_[each.assignment.lease];
+      run.wanted = run.ray_started = run.hello_seen = false;
+      run.link.reset();
+    }
   });
 }
 
@@ -340,13 +378,24 @@ void Executor::tell_last_words(LeaseId lease, const std::string& reason, std::in
   });
 }
 
-void Executor::listed(const PrivdReply& reply) {
-  if (!engine_up_) {
-    engine_up_ = true;
-    log_info("agent", "the container engine is back");
-    adopt_listed(reply.fields, [this](agent::Found found) { hooks_.event(agent::EngineBack{std::move(found)}); });
-    return;
+// The engine was there all the time: what ended did so by itself. Of a whole container that ended is told elsewhere.
+void Executor::tell_ends(const PrivdReply& reply) {
+  for (const agent::OpId setup : asked_.setups) fail_code(setup, "container.exited", false);
+  const auto* rows = reply.fields.if_contains("leases");
+  if (rows == nullptr || !rows->is_array()) return;
+  for (const auto& row : rows->get_array()) {
+    const auto lease = LeaseId::parse(text_at(row, {"lease"}));
+    const auto ended = lease ? asked_.ray.find(*lease) : asked_.ray.end();
+    if (ended != asked_.ray.end() && bool_at(row, {"running"}) && bool_at(row, {"namespace_up"}))
+      hooks_.event(ended->second);
   }
+}
+
+void Executor::listed(const PrivdReply& reply) {
+  const auto life = static_cast<std::uint64_t>(int_at(reply.fields, {"engine_life"}));
+  if (std::exchange(engine_life_, life) != life && engine_up_) engine_gone("it was restarted");
+  if (!engine_up_) return engine_back(reply);
+  tell_ends(reply);
   const auto* rows = reply.fields.if_contains("leases");
   if (rows == nullptr || !rows->is_array()) return;
   for (const auto& row : rows->get_array()) {
@@ -358,7 +407,7 @@ void Executor::listed(const PrivdReply& reply) {
       continue;
     }
     it->second.wanted = false;
-    it->second.ray_started = false;
+    it->second.ray_started = it->second.hello_seen = false;
     it->second.link.reset();
     const std::string halted = text_at(row, {"reason"});
     const std::string reason = !halted.empty()         ? halted

@@ -333,6 +333,7 @@ Result<Answer> Privd::list() {
   }
   Answer answer;
   answer.fields["leases"] = rows;
+  answer.fields["engine_life"] = runtime_.engine_life();
   return answer;
 }
 

@@ -99,6 +99,9 @@ class Runtime {
   virtual Status stop(const std::string& lease, int grace_s) = 0;
   virtual Status remove(const std::string& lease) = 0;
   virtual Result<std::vector<LeaseState>> list() = 0;
+  // Of the engine behind; another one after each of its restarts, known at the latest when list() returns what the
+  // restart did to containers.
+  virtual std::uint64_t engine_life() { return 0; }
   virtual Result<Fd> connect_helper(const std::string& lease, Place place) = 0;
   virtual Result<ExecOpen> exec(const std::string& lease, const std::vector<std::string>& argv, bool tty) = 0;
   virtual Status resize(const std::string& lease, const std::string& exec, int rows, int cols) = 0;

@@ -27,6 +27,7 @@ class Runtimes : public Runtime {
   Status stop(const std::string& lease, int grace_s) override;
   Status remove(const std::string& lease) override;
   Result<std::vector<LeaseState>> list() override;
+  std::uint64_t engine_life() override { return docker_.engine_life(); }
   Result<Fd> connect_helper(const std::string& lease, Place place) override;
   Result<ExecOpen> exec(const std::string& lease, const std::vector<std::string>& argv, bool tty) override;
   Status resize(const std::string& lease, const std::string& exec, int rows, int cols) override;

@@ -417,12 +417,25 @@ class EngineContract(Contract):
         self.assertLess(self.registry.served - before, 2 * 24 * MIB)
 
     def test_engine_restarts(self):
-        """What the engine's end took with it is seen as ended, and the lease begins anew with its workspace."""
+        """What the engine's end took with it is seen as ended, and the lease begins anew with its workspace. A restart is told from the end of
+        a container also by who did not look meanwhile."""
         lease = self.launch()
         self.shell("echo kept > /tmp/ray/kept")
+        life = self.privd.good("list")["engine_life"]
+        os.close(self.privd.good("exec", lease=lease, argv=["sh", "-c", "kill -9 -1"])["fds"][0])
+        self.privd.wait_state(lease, lambda row: not row["running"])
+        self.assertEqual(self.privd.good("list")["engine_life"], life)
+        self.launch(lease=lease)
         self.engine.stop()
-        self.assertFalse(self.privd.ask("list")["ok"]) if self.engine.name == "docker" else self.privd.ask("list")
         self.engine.start()
+        later = self.privd.good("list")["engine_life"]
+        self.assertNotEqual(later, life)
+        self.engine.stop()
+        for verb, fields in (("list", {}), ("stop", {"lease": lease})):
+            said = self.privd.ask(verb, **fields)
+            self.assertEqual((said["ok"], said.get("reason")), (False, "engine.gone"), said)
+        self.engine.start()
+        self.assertNotEqual(self.privd.good("list")["engine_life"], later)
         self.launch(lease=lease)
         self.assertEqual(self.shell("cat /tmp/ray/kept"), "kept\n")
 
