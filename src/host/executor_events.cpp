@@ -37,6 +37,7 @@ std::string job_reason(const HelperJob& job) {
 void Executor::connect_helper(LeaseId lease) {
   const auto it = runs_.find(lease);
   if (it == runs_.end() || it->second.link || it->second.connecting || !it->second.wanted) return;
+  if (!engine_up_) return;  // asked again when it is back
   it->second.connecting = true;
   call(VerbKind::Helper, lease, [this, lease](Result<PrivdReply> reply) {
     const auto found = runs_.find(lease);

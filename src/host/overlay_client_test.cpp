@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <future>
@@ -13,7 +12,7 @@
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "host/netd_rig.h"
-#include "host/privd_verbs.h"
+#include "host/verb_server.h"
 
 namespace muster::host {
 namespace {
@@ -131,46 +130,16 @@ TEST_F(Kept, FilesOfEndedLeasesGo) {
 }
 
 // privd's one verb that matters here: the TUN of the lease's namespace.
-class TunGiver {
- public:
-  TunGiver(const std::string& path, std::string lease_ns) : ns_(std::move(lease_ns)) {
-    listener_ = std::move(*listen_unix(path, SocketKind::Seqpacket, ::geteuid(), ::getegid(), 0600));
-    EXPECT_TRUE(set_blocking(listener_.get(), false).ok());
-    thread_ = std::thread([this] { serve(); });
-  }
-  ~TunGiver() {
-    stop_ = true;
-    thread_.join();
-  }
-
- private:
-  void serve() {
-    std::vector<Fd> clients;
-    while (!stop_) {
-      std::this_thread::sleep_for(2ms);
-      if (Fd fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)); fd)
-        clients.push_back(std::move(fd));
-      for (Fd& client : clients) {
-        const auto message = client ? receive_message(client.get()) : Result<Message>(error(Code::NotFound, "closed"));
-        if (!message.ok()) continue;
-        const auto verb = parse_verb(message->text);
-        if (!verb.ok()) {
-          client.reset();
-          continue;
-        }
-        auto tun = open_tun(lab::Pair::path(ns_), "muster0");
-        Error why = tun.ok() ? Error{} : tun.error();
-        if (!tun.ok() && why.code == Code::FailedPrecondition) why.field = "tun.held";
-        const std::string text = answer_text(verb->id, tun.ok() ? Result<Answer>(Answer{}) : Result<Answer>(why));
-        (void)send_message(client.get(), text, tun.ok() ? std::vector<int>{tun->get()} : std::vector<int>{}).ok();
-      }
-    }
-  }
-  std::string ns_;
-  Fd listener_;
-  std::atomic<bool> stop_{false};
-  std::thread thread_;
-};
+lab::VerbServer::Handler tun_of(const std::string& lease_ns) {
+  return [lease_ns](const Verb&) -> Result<Answer> {
+    auto tun = open_tun(lab::Pair::path(lease_ns), "muster0");
+    if (!tun.ok() && tun.error().code == Code::FailedPrecondition)
+      return error(Code::FailedPrecondition, tun.error().message, "tun.held");
+    Answer answer;
+    answer.fds.push_back(TRY(std::move(tun)));
+    return answer;
+  };
+}
 
 // One life of the agent, as far as its overlay goes.
 class Life {
@@ -219,13 +188,13 @@ class Life {
 };
 
 struct OverlayLives : lab::NetdRig {
-  std::unique_ptr<TunGiver> giver;
+  std::unique_ptr<lab::VerbServer> giver;
   std::unique_ptr<Life> life;
 
   void SetUp() override {
     NetdRig::SetUp();
     if (IsSkipped()) return;
-    giver = std::make_unique<TunGiver>(b.dir + "/privd.sock", b.lease_ns);
+    giver = std::make_unique<lab::VerbServer>(b.dir + "/privd.sock", tun_of(b.lease_ns));
     life = std::make_unique<Life>(b);
     ASSERT_TRUE(life->attach().ok());
     again();
