@@ -3,7 +3,8 @@
 
     tools/test.py [--only lint,unit,contract,sim,tsan,system] [--no-build] [-k SUBSTRING] [--module NAME]
 
-Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); the rooms with
+Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); as many seeds of
+the simulation as fit in the time are played by an optimised build (build/sim); the rooms with
 threads once more under the thread sanitizer (build/tsan); system tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. A system test that this
 machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure.
 """
@@ -225,11 +226,11 @@ def main():
             kind = label if label in ("contract", "sim") else "unit"
             if kind in only:
                 run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 300, args.pattern)
-    if "sim" in only and os.path.exists("build/asan/muster-sim") and not args.pattern:
+    if "sim" in only and not args.pattern and (args.no_build or build("sim", targets=["muster-sim"])):
         seconds = int(os.environ.get("MUSTER_SIM_SECONDS", "180" if CI else "30"))
         say("== simulation, as many seeds as fit in %d s" % seconds)
         started = time.time()
-        done = subprocess.run(["build/asan/muster-sim", "--seconds", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(["build/sim/muster-sim", "--seconds", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         say(done.stdout[-3000:])
         note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
     if "tsan" in only and not args.pattern and (args.no_build or build("tsan", targets=sorted(THREADED))):
