@@ -67,6 +67,40 @@ Status override_counts(ClusterSpec& spec, const UpOptions& options) {
   return {};
 }
 
+// The file and what the command line says over it.
+Result<launcher::Launch> wanted(Shell& shell, const UpOptions& options) {
+  launcher::Launch launch = TRY(read_launch(shell, options.cluster.given, options.image, options.egress));
+  if (options.spares) launch.spec.spares = *options.spares;
+  if (!options.cluster.override.empty()) launch.spec.name = options.cluster.override;
+  TRY_VOID(override_counts(launch.spec, options));
+  return launch;
+}
+
+std::string plan_text(const wire::Json& plan, const std::string& name) {
+  if (plan["startsNow"].truth()) {
+    std::map<std::string, int> kinds;  // equal machines share a line
+    for (const auto& place : plan["places"].items()) {
+      std::string kind = clean(place["role"].text());
+      if (!place["group"].text().empty()) kind += " " + clean(place["group"].text());
+      kind += ": ";
+      if (place["gpus"].integer() > 0)
+        kind += fmt::format("{} x {}, ", place["gpus"].integer(), clean(place["gpuModel"].text()));
+      if (!place["region"].text().empty()) kind += "region " + clean(place["region"].text()) + ", ";
+      kind += clean(place["tier"].text()) + (place["imagePresent"].truth() ? ", image there" : ", image to be pulled");
+      ++kinds[kind];
+    }
+    std::string out = name + " would start now:\n";
+    for (const auto& [kind, count] : kinds) out += fmt::format("  {} x {}\n", count, kind);
+    return out;
+  }
+  const auto& queue = plan["queue"];
+  std::string out = name + " would wait";
+  if (queue["position"].integer() > 0) out += fmt::format(" at place {}", queue["position"].integer());
+  out += fmt::format("\n  for: {} ({})\n", clean(queue["reason"].text()), clean(queue["reasonCode"].text()));
+  const auto& expected = queue["expectedStart"];
+  return out + "  expected start: " + (expected.text().empty() ? "not known" : short_time(expected)) + "\n";
+}
+
 // Where an interrupted `up` stands.
 class Stage {
  public:
@@ -90,10 +124,7 @@ Result<int> up(Shell& shell, const UpOptions& options) {
   auto stage = std::make_shared<Stage>();
   const OnInterrupt interrupt([stage] { return stage->get(); });
   const std::string& file = options.cluster.given;
-  launcher::Launch launch = TRY(read_launch(shell, file, options.image, options.egress));
-  if (options.spares) launch.spec.spares = *options.spares;
-  if (!options.cluster.override.empty()) launch.spec.name = options.cluster.override;
-  TRY_VOID(override_counts(launch.spec, options));
+  launcher::Launch launch = TRY(wanted(shell, options));
   const std::string report = "What became of " + file + ":\n" +
                              launcher::report_text(launch.report, stdout_is_terminal() ? terminal_size().cols : 120);
   if (shell.table())
@@ -143,6 +174,31 @@ Result<int> up(Shell& shell, const UpOptions& options) {
                                            name);
   });
   return 0;
+}
+
+void add_plan(CLI::App& app, Shell& shell) {
+  auto options = std::make_shared<UpOptions>();
+  auto* command = app.add_subcommand("plan", "What would become of a cluster if it were asked for now; starts nothing");
+  command->add_option("file", options->cluster.given, "cluster-launcher YAML, - for standard input")->required();
+  command->add_option("--min-workers", options->min_workers, "whatever the file says")->check(CLI::Range(0, 1'000));
+  command->add_option("--max-workers", options->max_workers, "whatever the file says")->check(CLI::Range(0, 1'000));
+  command->add_option("--spares", options->spares, "hot spares, whatever the file says")->check(CLI::Range(0, 1'000));
+  command->add_flag("--egress", options->egress, "as `up` has it");
+  command->add_option("--image", options->image, "image where the file names none that exists");
+  command->footer(
+      "Says on what kinds of machines it would start, or what it would wait for and how long. Everything that waits\n"
+      "already goes first, as it would. Examples:\n  muster plan default.yaml\n  muster plan default.yaml "
+      "--min-workers 16 -o json");
+  command->callback([options, &shell] {
+    shell.action = [options, &shell]() -> Result<int> {
+      const launcher::Launch launch = TRY(wanted(shell, *options));
+      Api* api = TRY(shell.api());
+      const auto plan =
+          TRY(api->send("POST", "/api/v1/plan", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
+      shell.show(plan, [&] { return plan_text(plan, launch.spec.name); });
+      return 0;
+    };
+  });
 }
 
 void add_up(CLI::App& app, Shell& shell) {

@@ -230,6 +230,35 @@ TEST(ClusterLife, AStartWhoseWorkersFailByTheirOwnDoingEnds) {
   }
 }
 
+// Doing what a forecast says comes true, whatever runs and waits already; and asking changes nothing.
+TEST(ClusterLife, WhatAForecastSaysHappens) {
+  for (const std::uint32_t wanted : {1U, 4U, 5U, 6U, 9U}) {
+    World w;
+    for (int i = 0; i < 6; ++i) w.enrol("m" + std::to_string(i));
+    w.up(World::spec(1, 1));
+    ClusterSpec other = World::spec(7, 7);
+    other.name = "large", other.tier = 0;
+    w.up(other);                                            // never fits; waits in front
+    const ClusterSpec asked = World::spec(wanted, wanted);  // of a name that is taken
+    const State before = w.state;
+    const auto what = what_if(w.state, {w.project, asked}, w.user(), w.now);
+    ASSERT_TRUE(what.ok()) << what.error().message;
+    EXPECT_TRUE(before == w.state);
+    const auto seen =
+        scheduler::forecast(planner_snapshot(w.state), std::get<scheduler::RequestChanged>(what->request), w.now.wall);
+    ClusterSpec done = asked;
+    done.name = "done";
+    const ClusterId id = w.up(done);
+    const bool started = w.cluster(id).state == ClusterState::Running;
+    EXPECT_EQ(started, !seen.group.places.empty()) << wanted;
+    EXPECT_EQ(started, wanted <= 5) << "six machines, each for one member of it";
+    if (started) continue;
+    const auto now = w.planner.queue_of(id, w.now.wall);
+    EXPECT_EQ(now.position, seen.view.position);
+    EXPECT_EQ(now.reason.code, seen.view.reason.code);
+  }
+}
+
 TEST(ClusterLife, FailingWorkersDoNotEndWhatRuns) {
   World w;
   for (int i = 0; i < 8; ++i) w.enrol("m" + std::to_string(i));

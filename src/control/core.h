@@ -5,6 +5,7 @@
 // (snapshots, forks).
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -45,5 +46,14 @@ std::vector<Assignment> desired_for(const State& state, NodeId node);
 // The planner's seam: the changes that one entry caused, and all of them for a rebuild.
 std::vector<scheduler::Change> planner_changes(const State& state, const Event& event);
 std::vector<scheduler::Change> planner_snapshot(const State& state);
+
+// A cluster as it would be if it were asked for now, refused as CreateCluster would be; nothing is changed. `request`
+// is for a fork of the planner; `quota`: why the planner would not even be asked.
+struct WhatIf {
+  Cluster cluster;
+  scheduler::Change request;
+  std::optional<scheduler::Reason> quota;
+};
+Result<WhatIf> what_if(const State& state, const CreateCluster& command, const Actor& actor, Now now);
 
 }  // namespace muster::control

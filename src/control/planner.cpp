@@ -28,8 +28,7 @@ void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& 
   if (count > 0) out.push_back({role, group, request, count});
 }
 
-scheduler::Change request_of(const State& state, ClusterId id) {
-  const Cluster* cluster = state.find_cluster(id);
+scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cluster) {
   if (cluster == nullptr) return scheduler::RequestGone{id};
   const Missing missing =
       within_quota(state, *cluster, missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); }));
@@ -53,6 +52,10 @@ scheduler::Change request_of(const State& state, ClusterId id) {
   for (auto it = state.backoffs.lower_bound({id, NodeId{}}); it != state.backoffs.end() && it->first.first == id; ++it)
     if (it->second.until.ms != 0) r.backoff.emplace_back(it->first.second, it->second.until);
   return scheduler::RequestChanged{std::move(r)};
+}
+
+scheduler::Change request_of(const State& state, ClusterId id) {
+  return request_of(state, id, state.find_cluster(id));
 }
 
 scheduler::Change lease_of(const State& state, LeaseId id) {
@@ -200,6 +203,20 @@ std::vector<scheduler::Change> planner_snapshot(const State& state) {
     if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change))
       out.push_back(std::move(change));
   out.emplace_back(scheduler::FreezeChanged{state.frozen});
+  return out;
+}
+
+Result<WhatIf> what_if(const State& state, const CreateCluster& command, const Actor& actor, Now now) {
+  CreateCluster asked = command;  // a cluster of that name may run already
+  for (int i = 1; state.cluster_by_name.contains({asked.project, asked.spec.name}) && i < 1'000; ++i)
+    asked.spec.name = "what-if-" + std::to_string(i);
+  const Decision decision = TRY(decide(state, asked, actor, now));
+  WhatIf out;
+  for (const Event& event : decision.events)
+    if (const auto* made = std::get_if<ClusterCreated>(&event)) out.cluster = made->cluster;
+  out.cluster.spec.name = command.spec.name;
+  out.quota = quota_wait(state, out.cluster);
+  out.request = request_of(state, out.cluster.id, &out.cluster);
   return out;
 }
 

@@ -239,15 +239,20 @@ Missing within_quota(const State& state, const Cluster& cluster, Missing missing
   return allowed(state, cluster, std::move(missing)).first;
 }
 
+std::optional<scheduler::Reason> quota_wait(const State& state, const Cluster& cluster) {
+  const auto [now, lack] =
+      allowed(state, cluster, missing_of(state, cluster, [&](NodeId node) { return state.find_node(node); }));
+  if (!lack || !now.none()) return {};
+  return reason_of(*lack);
+}
+
 std::vector<QuotaWait> quota_waits(const State& state) {
   std::vector<QuotaWait> out;
   for (const ProjectId project : state.limited_projects)
     for (const ClusterId id : living_clusters(state, project)) {
       const Cluster* cluster = state.find_cluster(id);
       if (cluster == nullptr) continue;
-      const auto [now, lack] =
-          allowed(state, *cluster, missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); }));
-      if (lack && now.none()) out.push_back({id, reason_of(*lack)});
+      if (auto reason = quota_wait(state, *cluster)) out.push_back({id, std::move(*reason)});
     }
   return out;
 }

@@ -52,5 +52,6 @@ struct QuotaWait {
   scheduler::Reason reason;
 };
 std::vector<QuotaWait> quota_waits(const State& state);
+std::optional<scheduler::Reason> quota_wait(const State& state, const Cluster& cluster);  // of one of them
 
 }  // namespace muster::control

@@ -71,4 +71,17 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   return out;
 }
 
+Forecast forecast(const std::vector<Change>& snapshot, const RequestChanged& request, WallTime now) {
+  Scheduler fork;
+  for (const Change& change : snapshot) fork.apply(change);
+  fork.apply(request);
+  const ClusterId asked = request.request.cluster;
+  for (;;) {  // every round places at least one request or is the last
+    const std::vector<Group> groups = fork.plan({.groups_max = 1024}, now);
+    for (const Group& group : groups)
+      if (group.cluster == asked) return {group, {}};
+    if (groups.empty()) return {{}, fork.queue_of(asked, now)};
+  }
+}
+
 }  // namespace muster::scheduler

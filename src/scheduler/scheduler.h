@@ -40,4 +40,12 @@ class Scheduler {
   std::unique_ptr<Impl> impl_;
 };
 
+// What becomes of a request on a fork: everything that waits before it is placed first, as the planner would. Nothing
+// of `snapshot` is kept. The group is empty when it would wait; `view` says how then.
+struct Forecast {
+  Group group;
+  QueueView view;
+};
+Forecast forecast(const std::vector<Change>& snapshot, const RequestChanged& request, WallTime now);
+
 }  // namespace muster::scheduler

@@ -86,10 +86,12 @@ class Api {
   void create_principal(const CallPtr& call);
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
+  void plan_cluster(const CallPtr& call);
   bool login_allowed(const std::string& key);
 
   Context& context_;
   std::map<std::string, Route> routes_;
+  std::mutex plan_mutex_;  // one what-if at a time: each forks the planner
   std::mutex attempts_mutex_;
   std::map<std::string, std::deque<LeaseTime>> attempts_;  // logins per account and address, bounded
 };

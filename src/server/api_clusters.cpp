@@ -37,6 +37,35 @@ Status blobs_held(const BlobStore& blobs, OrgId org, const ClusterSpec& spec, co
 
 }  // namespace
 
+// The state is only read while the request is made and the planner copied; the copy plans without any lock.
+void Api::plan_cluster(const CallPtr& call) {
+  const auto asked = wire::parse_create_cluster(call->request.body);
+  if (!asked.ok()) return fail(call, asked.error());
+  post(call, [this, call, asked = *asked] {
+    const std::unique_lock one(plan_mutex_, std::try_to_lock);
+    if (!one) return fail(call, error(Code::ResourceExhausted, "another plan is being made; try again in a moment"));
+    Result<control::WhatIf> what = control::WhatIf{};
+    std::vector<scheduler::Change> snapshot;
+    const Now now = read_clocks();
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler& scheduler) {
+      const auto project = find_project(state, call->caller.subject, asked.project);
+      control::Actor actor;
+      actor.subject = call->caller.subject;
+      what = project.ok() ? control::what_if(state, {*project, asked.spec}, actor, now)
+                          : Result<control::WhatIf>(project.error());
+      if (what.ok() && !what->quota) snapshot = scheduler.snapshot();
+    });
+    if (!what.ok()) return fail(call, what.error());
+    scheduler::Forecast forecast;
+    if (const auto* request = std::get_if<scheduler::RequestChanged>(&what->request);
+        request != nullptr && !what->quota)
+      forecast = scheduler::forecast(snapshot, *request, now.wall);
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+      return wire::to_json(plan_view(state, *what, forecast));
+    });
+  });
+}
+
 void Api::add_clusters() {
   using access::Kind;
   using access::Verb;
@@ -76,6 +105,12 @@ void Api::add_clusters() {
                  return show(state, call->caller.subject, reply.outcome.id, nullptr);
                });
       });
+  add(
+      "PlanCluster",
+      [](const control::State&, Call& call) -> Result<Ask> {
+        return Ask{Verb::Create, {Kind::Cluster, call.caller.subject.org, {}, call.caller.subject.principal}};
+      },
+      [this](const CallPtr& call) { plan_cluster(call); });
   add(
       "ListClusters",
       [](const control::State&, Call& call) -> Result<Ask> {

@@ -479,6 +479,19 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   request.spec.image = "muster/ray:1";
   request.spec.head.resources.cpu_milli = 1000;
   request.spec.head.resources.memory_bytes = 2LL << 30;
+  auto plan = call("POST", "/api/v1/plan", wire::to_json(request), tenant);
+  ASSERT_EQ(plan.status, 200) << plan.body.dump();
+  EXPECT_TRUE(plan.body["startsNow"].truth()) << plan.body.dump();
+  ASSERT_EQ(plan.body["places"].items().size(), 1U);
+  EXPECT_EQ(plan.body["places"].items().front()["role"].text(), "head");
+  wire::CreateClusterRequest larger = request;
+  larger.spec.head.resources.cpu_milli = 99'000;
+  plan = call("POST", "/api/v1/plan", wire::to_json(larger), tenant);
+  EXPECT_FALSE(plan.body["startsNow"].truth());
+  EXPECT_EQ(plan.body["queue"]["position"].integer(), 1) << plan.body.dump();
+  EXPECT_FALSE(plan.body["queue"]["reason"].text().empty());
+  EXPECT_EQ(call("POST", "/api/v1/plan", wire::to_json(request), supplier).status, 403);
+  EXPECT_TRUE(call("GET", "/api/v1/clusters", "", tenant).body["items"].items().empty()) << "nothing was made";
   const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
   ASSERT_EQ(made.status, 200) << made.body.dump();
   EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404)

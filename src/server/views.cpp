@@ -322,6 +322,33 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
   return view;
 }
 
+wire::PlanView plan_view(const control::State& state, const control::WhatIf& asked,
+                         const scheduler::Forecast& forecast) {
+  wire::PlanView view;
+  const Cluster& cluster = asked.cluster;
+  for (const auto& place : forecast.group.places) {
+    wire::PlanPlaceView shown{
+        .role = place.role, .group = place.group, .gpus = static_cast<std::uint32_t>(place.devices.size())};
+    if (const Node* node = state.find_node(place.node)) {
+      for (const Device& device : node->facts.devices)
+        if (!place.devices.empty() && device.uuid == place.devices.front()) shown.gpu_model = device.model;
+      const auto& images = node->facts.images;
+      shown.image_present = std::find(images.begin(), images.end(), cluster.spec.image) != images.end();
+      shown.region = node->facts.region;
+      shown.tier = node->tier;
+    }
+    view.places.push_back(std::move(shown));
+  }
+  if (!view.places.empty()) return view;
+  const auto& waits = forecast.view;
+  const auto& reason = asked.quota ? *asked.quota : waits.reason;
+  view.queue = wire::QueueView{cluster.id, cluster.spec.name, waits.position,        reason.code,       reason.text,
+                               {},         cluster.spec.tier, cluster.spec.priority, cluster.created_at};
+  view.queue->reason_params = reason.params;
+  if (waits.known) view.queue->expected_start = waits.expected_start;
+  return view;
+}
+
 wire::JobView job_view(const control::State& state, const Job& job) {
   wire::JobView view{job, {}};
   if (const Cluster* cluster = state.find_cluster(job.cluster)) view.cluster = cluster->spec.name;

@@ -58,6 +58,8 @@ wire::TelemetryView telemetry_view(const control::State& state, const access::Su
 using FindPull = std::function<std::optional<PullFacts>(LeaseId)>;
 wire::ClusterView cluster_view(const control::State& state, const Cluster& cluster, const RayFacts* ray,
                                const FindPull& pull = {});
+wire::PlanView plan_view(const control::State& state, const control::WhatIf& asked,
+                         const scheduler::Forecast& forecast);
 wire::JobView job_view(const control::State& state, const Job& job);
 std::vector<std::string> differences(const wire::ClusterView& view, const RayFacts* ray);
 

@@ -184,6 +184,18 @@ struct ClusterView {
   std::vector<FailureView> failures;  // the newest last
   std::optional<QueueView> queue;
 };
+struct PlanPlaceView {
+  SlotRole role = SlotRole::Worker;
+  std::string group, gpu_model;
+  std::uint32_t gpus = 0;
+  std::string region;
+  TrustTier tier{};
+  bool image_present = false;
+};
+struct PlanView {
+  std::vector<PlanPlaceView> places;  // empty: it would wait
+  std::optional<QueueView> queue;
+};
 struct JobView {
   Job job;
   std::string cluster;
@@ -237,6 +249,7 @@ std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
+std::string to_json(const PlanView& view);
 std::string to_json(const JobView& view);
 std::string to_json(const BlobView& view);
 std::string to_json(const EventView& view);

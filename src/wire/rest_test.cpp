@@ -108,6 +108,7 @@ TEST(Rest, ViewsMatchTheContract) {
   telemetry.containers.push_back({});
   const std::vector<std::pair<const char*, std::string>> views = {
       {"LoginResponse", to_json(LoginView{})},
+      {"Plan", to_json(PlanView{{{}}, QueueView{}})},
       {"Principal", to_json(PrincipalView{})},
       {"Org", to_json(Org{})},
       {"Project", to_json(Project{})},

@@ -228,6 +228,23 @@ std::string to_json(const ClusterView& view) {
   return write_message(m);
 }
 
+std::string to_json(const PlanView& view) {
+  v1::Plan m;
+  m.set_starts_now(!view.places.empty());
+  for (const auto& place : view.places) {
+    auto& out = *m.add_places();
+    out.set_role(std::string(text(place.role)));
+    out.set_group(place.group);
+    out.set_gpu_model(clean(place.gpu_model));
+    out.set_gpus(place.gpus);
+    out.set_region(clean(place.region));
+    out.set_tier(std::string(text(place.tier)));
+    out.set_image_present(place.image_present);
+  }
+  if (view.queue) write(*view.queue, *m.mutable_queue());
+  return write_message(m);
+}
+
 std::string to_json(const JobView& view) {
   v1::Job m;
   const Job& job = view.job;

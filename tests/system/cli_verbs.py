@@ -367,6 +367,10 @@ class CliVerbs:
         with open(file, "w") as f:
             f.write("cluster_name: waiting\nprovider: {type: aws}\nmax_workers: 1\navailable_node_types:\n  h: {resources: {CPU: 1, memory: 1073741824}}\n"
                     "  w: {resources: {GPU: 8, CPU: 1, memory: 1073741824}, min_workers: 1, max_workers: 1}\nhead_node_type: h\n")
+        plan = self.muster("plan", file)
+        self.assertEqual(plan.returncode, 0, plan.stderr)
+        self.assertRegex(plan.stdout, r"waiting would wait at place 1\n  for: .+\n  expected start: not known\n")
+        self.assertRegex(self.muster("plan", file, "--min-workers", "0").stdout, r"waiting would start now:\n  1 x head: .*image there\n")
         up = self.terminal("up", file)
         up.expect("waiting queued, place 1")
         up.type("\x03")
