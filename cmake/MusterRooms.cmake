@@ -68,6 +68,11 @@ endfunction()
 
 function(muster_apps)
   muster_app(musterd server store engine)
+  # Many threads and large states: an allocator made for them saves a sixth of the CPU of a submission.
+  find_library(MUSTER_JEMALLOC jemalloc)
+  if(MUSTER_JEMALLOC AND NOT MUSTER_SANITIZE)
+    target_link_libraries(musterd PRIVATE -Wl,--no-as-needed ${MUSTER_JEMALLOC} -Wl,--as-needed)
+  endif()
   muster_app(muster-relay relay net)
   if(TARGET relay_test AND TARGET muster-relay)
     add_dependencies(relay_test muster-relay)  # it runs the real program
@@ -114,5 +119,8 @@ function(muster_tests)
     add_executable(bench_${stem} EXCLUDE_FROM_ALL ${bench})
     target_link_libraries(bench_${stem} PRIVATE muster_options muster_server muster_store muster_engine muster_agent muster_session muster_overlay muster_net muster_scheduler muster_testing)
     target_include_directories(bench_${stem} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    if(stem MATCHES "^(journal|world)$" AND MUSTER_JEMALLOC AND NOT MUSTER_SANITIZE)  # what musterd has
+      target_link_libraries(bench_${stem} PRIVATE -Wl,--no-as-needed ${MUSTER_JEMALLOC} -Wl,--as-needed)
+    endif()
   endforeach()
 endfunction()

@@ -1,5 +1,7 @@
 #include "base/bytes.h"
 
+#include <cstring>
+
 namespace muster {
 namespace {
 constexpr std::string_view kStandard = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -88,6 +90,12 @@ std::optional<Bytes> unbase64(std::string_view text) {
 
 bool valid_utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
+    // Eight letters of ASCII at once.
+    for (std::uint64_t eight = 0; text.size() - i >= sizeof eight; i += sizeof eight) {
+      std::memcpy(&eight, text.data() + i, sizeof eight);
+      if ((eight & 0x8080808080808080u) != 0) break;
+    }
+    if (i == text.size()) break;
     const auto c = static_cast<unsigned char>(text[i]);
     std::size_t extra = 0;
     std::uint32_t point = 0;

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "control/core.h"
+#include "control/revised.h"
 
 namespace muster::control {
 
@@ -58,7 +59,13 @@ class World {
     for (const Event& event : decision->events) {
       EXPECT_EQ(decode_event(encode(event)).value(), event);
       const EntryContext context{state.seq + 1, wall, state.leader_epoch, actor};
+      std::map<NodeId, std::uint64_t> revisions;
+      for (const auto& [id, node] : state.nodes) revisions[id] = node.revision;
       apply(state, event, context);
+      std::set<NodeId> revised;
+      add_revised_nodes(state, event, revised);
+      for (const auto& [id, node] : state.nodes)
+        EXPECT_TRUE(node.revision == revisions[id] || revised.contains(id)) << event_name(event) << " of " << id.str();
       journal.push_back(event);
       contexts.push_back(context);
       note_address(event);

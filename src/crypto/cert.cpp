@@ -10,6 +10,7 @@
 
 #include <ctime>
 #include <memory>
+#include <mutex>
 
 #include "crypto/hash.h"
 #include "crypto/random.h"
@@ -139,14 +140,59 @@ Result<WallTime> to_wall(const ASN1_TIME* time) {
   return WallTime{static_cast<std::int64_t>(timegm(&parts)) * 1000};
 }
 
-Status verify_parsed(X509* cert, X509* ca, WallTime now, int purpose) {
-  const StorePtr store(X509_STORE_new());
-  const StoreCtxPtr context(X509_STORE_CTX_new());
-  MUSTER_CHECK(store != nullptr && context != nullptr);
-  if (X509_STORE_add_cert(store.get(), ca) != 1 ||
-      X509_STORE_CTX_init(context.get(), store.get(), cert, nullptr) != 1) {
-    return error(Code::Internal, "cannot set up certificate verification");
+// To read a CA costs ten times as much as to use it, and it is nearly always the same one: the last is kept, under the
+// digest of its text. T is immutable or its own guard, so threads share it.
+template <typename T>
+class LastOne {
+ public:
+  template <typename Parse>
+  Result<std::shared_ptr<T>> get(std::string_view pem, Parse parse) {
+    const Digest digest = sha256(as_bytes(pem));
+    {
+      const std::lock_guard lock(mutex_);
+      if (kept_ != nullptr && digest == digest_) return kept_;
+    }
+    std::shared_ptr<T> fresh = TRY(parse(pem));
+    const std::lock_guard lock(mutex_);
+    digest_ = digest;
+    kept_ = fresh;
+    return fresh;
   }
+
+ private:
+  std::mutex mutex_;
+  Digest digest_{};
+  std::shared_ptr<T> kept_;
+};
+
+Result<std::shared_ptr<EVP_PKEY>> ca_key_of(std::string_view pem) {
+  static auto& last = *new LastOne<EVP_PKEY>;  // never freed: OpenSSL may be gone before it
+  return last.get(pem, [](std::string_view text) -> Result<std::shared_ptr<EVP_PKEY>> {
+    return std::shared_ptr<EVP_PKEY>(TRY(parse_key(text)));
+  });
+}
+
+struct Trusted {
+  CertPtr cert;
+  StorePtr store;
+};
+Result<std::shared_ptr<Trusted>> ca_of(std::string_view pem) {
+  static auto& last = *new LastOne<Trusted>;
+  return last.get(pem, [](std::string_view text) -> Result<std::shared_ptr<Trusted>> {
+    auto out = std::make_shared<Trusted>();
+    out->cert = TRY(parse_cert(text));
+    out->store.reset(X509_STORE_new());
+    if (!out->store || X509_STORE_add_cert(out->store.get(), out->cert.get()) != 1)
+      return error(Code::Internal, "cannot set up certificate verification");
+    return out;
+  });
+}
+
+Status verify_parsed(X509* cert, X509_STORE* store, WallTime now, int purpose) {
+  const StoreCtxPtr context(X509_STORE_CTX_new());
+  MUSTER_CHECK(context != nullptr);
+  if (X509_STORE_CTX_init(context.get(), store, cert, nullptr) != 1)
+    return error(Code::Internal, "cannot set up certificate verification");
   X509_VERIFY_PARAM* param = X509_STORE_CTX_get0_param(context.get());
   X509_VERIFY_PARAM_set_time(param, static_cast<time_t>(now.ms / 1000));
   X509_VERIFY_PARAM_set_depth(param, 1);
@@ -250,21 +296,22 @@ Result<Key32> verify_csr(std::string_view csr_pem) {
 
 Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& device_key, std::string_view node_id,
                                              WallTime now, Millis lifetime) {
-  const CertPtr ca_cert = TRY(parse_cert(ca.cert_pem));
-  const KeyPtr ca_key = TRY(parse_key(ca.key_pem));
+  const std::shared_ptr<Trusted> trusted = TRY(ca_of(ca.cert_pem));
+  X509* const ca_cert = trusted->cert.get();
+  const std::shared_ptr<EVP_PKEY> ca_key = TRY(ca_key_of(ca.key_pem));
   const KeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, device_key.data(), device_key.size()));
   if (!key) return error(Code::InvalidArgument, "the device key is not a valid Ed25519 key");
   const CertPtr cert = new_cert(key.get(), now, lifetime);
   set_name(X509_get_subject_name(cert.get()), node_id);
-  X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert.get()));
+  X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert));
   const NamesPtr names(GENERAL_NAMES_new());
   const std::string uri = std::string(kNodeUri) + std::string(node_id);
   if (!add_name(names.get(), GEN_URI, as_bytes(uri)) ||
       X509_add1_ext_i2d(cert.get(), NID_subject_alt_name, names.get(), 0, X509V3_ADD_DEFAULT) != 1 ||
-      !add_extension(cert.get(), ca_cert.get(), NID_basic_constraints, "critical,CA:FALSE") ||
-      !add_extension(cert.get(), ca_cert.get(), NID_key_usage, "critical,digitalSignature") ||
-      !add_extension(cert.get(), ca_cert.get(), NID_ext_key_usage, "clientAuth") ||
-      !add_extension(cert.get(), ca_cert.get(), NID_authority_key_identifier, "keyid:always")) {
+      !add_extension(cert.get(), ca_cert, NID_basic_constraints, "critical,CA:FALSE") ||
+      !add_extension(cert.get(), ca_cert, NID_key_usage, "critical,digitalSignature") ||
+      !add_extension(cert.get(), ca_cert, NID_ext_key_usage, "clientAuth") ||
+      !add_extension(cert.get(), ca_cert, NID_authority_key_identifier, "keyid:always")) {
     return error(Code::Internal, "cannot build the device certificate");
   }
   TRY_VOID(sign_cert(cert.get(), ca_key.get()));
@@ -273,8 +320,8 @@ Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& 
 
 Result<DeviceCertificate> verify_device_certificate(std::string_view pem, std::string_view ca_pem, WallTime now) {
   const CertPtr cert = TRY(parse_cert(pem));
-  const CertPtr ca = TRY(parse_cert(ca_pem));
-  TRY_VOID(verify_parsed(cert.get(), ca.get(), now, X509_PURPOSE_SSL_CLIENT));
+  const std::shared_ptr<Trusted> ca = TRY(ca_of(ca_pem));
+  TRY_VOID(verify_parsed(cert.get(), ca->store.get(), now, X509_PURPOSE_SSL_CLIENT));
   // A certificate without the extension would pass the purpose check: ours always carry it.
   if ((X509_get_extension_flags(cert.get()) & EXFLAG_XKUSAGE) == 0 ||
       (X509_get_extended_key_usage(cert.get()) & XKU_SSL_CLIENT) == 0) {
@@ -292,8 +339,8 @@ Result<DeviceCertificate> verify_device_certificate(std::string_view pem, std::s
 
 Status verify_chain(std::string_view pem, std::string_view ca_pem, WallTime now) {
   const CertPtr cert = TRY(parse_cert(pem));
-  const CertPtr ca = TRY(parse_cert(ca_pem));
-  return verify_parsed(cert.get(), ca.get(), now, 0);
+  const std::shared_ptr<Trusted> ca = TRY(ca_of(ca_pem));
+  return verify_parsed(cert.get(), ca->store.get(), now, 0);
 }
 
 static Bytes der_sha256(X509* cert) {

@@ -12,15 +12,24 @@ Follower::Follower(const Base& base, Options options) : options_(options), base_
 }
 
 Result<DurableEvent> Follower::fold(const Bytes& stored) {
-  const journal::Entry entry = TRY(chain_.next(stored));
+  return fold(TRY(read(stored)));
+}
+
+Result<Follower::Read> Follower::read(const Bytes& stored) {
+  journal::Entry entry = TRY(chain_.next(stored));
   auto event = control::decode_event(entry.event);
   if (!event) return error(event.error().code, fmt::format("entry {}: {}", entry.seq, event.error().message));
+  return Read{std::move(entry), chain_.hash(), std::move(*event)};
+}
+
+Result<DurableEvent> Follower::fold(Read read) {
+  const journal::Entry& entry = read.entry;
   const control::EntryContext context = context_of(entry);
-  control::apply(base_.state, *event, context);
+  control::apply(base_.state, read.event, context);
   base_.seq = entry.seq;
-  base_.hash = chain_.hash();
+  base_.hash = std::move(read.hash);
   base_.wall = entry.wall;
-  for (const scheduler::Change& change : control::planner_changes(base_.state, *event)) {
+  for (const scheduler::Change& change : control::planner_changes(base_.state, read.event)) {
     scheduler_.apply(change);
     changed_ = true;
   }
@@ -32,7 +41,7 @@ Result<DurableEvent> Follower::fold(const Bytes& stored) {
                    fmt::format("leader and follower disagree about the state after entry {}", base_.seq));
     }
   }
-  return DurableEvent{entry.seq, entry.wall, context.actor, std::move(*event)};
+  return DurableEvent{entry.seq, entry.wall, context.actor, std::move(read.event)};
 }
 
 void Follower::expect(const std::vector<Digest>& digests) {

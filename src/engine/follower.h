@@ -4,7 +4,9 @@
 // with a lock.
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include "engine/core.h"
 #include "journal/snapshot.h"
@@ -18,6 +20,7 @@ struct DurableEvent {
   control::Actor actor;
   control::Event event;
 };
+using DurableEvents = std::shared_ptr<const std::vector<DurableEvent>>;  // consecutive
 
 class Follower {
  public:
@@ -30,6 +33,14 @@ class Follower {
 
   // The next entry, as stored. DataLoss: broken chain or undecodable event; the follower stays where it was.
   Result<DurableEvent> fold(const Bytes& stored);
+  // The same in two steps: the first reads and checks without looking at the state, in order and each entry once.
+  struct Read {
+    journal::Entry entry;
+    Bytes hash;
+    control::Event event;
+  };
+  Result<Read> read(const Bytes& stored);
+  Result<DurableEvent> fold(Read read);
   // The leader's digests, before the entries they stand on: fold() then compares there (DataLoss: the folds differ).
   void expect(const std::vector<Digest>& digests);
   // A proposal to submit as ApplyPlan, when something changed or plan_every passed. One at a time: the next only after

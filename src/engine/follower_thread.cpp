@@ -8,6 +8,8 @@ namespace muster::engine {
 namespace {
 constexpr std::size_t kFoldAtOnce = 256;  // entries folded under one exclusive lock
 constexpr Millis kWaitMax{1'000};
+// A large state is written again when the journal has grown by a quarter of it: the work stays in proportion.
+constexpr std::uint64_t kSnapshotShare = 4;
 }  // namespace
 
 FollowerThread::FollowerThread(const Base& base, Options options, std::shared_ptr<journal::Store> store,
@@ -62,14 +64,26 @@ void FollowerThread::fold(Item& item) {
   for (std::size_t at = 0; at < item.entries.size() && !broken_; at += kFoldAtOnce) {
     const std::size_t end = std::min(at + kFoldAtOnce, item.entries.size());
     std::vector<DurableEvent> events;
+    events.reserve(end - at);
+    const auto stop = [this](const Error& why) {
+      broken_ = true;
+      log_error("engine", "the follower stops: {}", why.message);
+    };
+    // Readers need not wait for what does not touch the state.
+    std::vector<Follower::Read> entries;
+    entries.reserve(end - at);
+    for (std::size_t i = at; i < end && !broken_; ++i) {
+      bytes_since_snapshot_ += item.entries[i].size();
+      auto read = follower_.read(item.entries[i]);
+      read ? entries.push_back(std::move(*read)) : stop(read.error());
+    }
     {
       std::lock_guard gate(gate_);
       std::unique_lock lock(state_mutex_);
-      for (std::size_t i = at; i < end; ++i) {
-        auto event = follower_.fold(item.entries[i]);
+      for (Follower::Read& entry : entries) {
+        auto event = follower_.fold(std::move(entry));
         if (!event) {
-          broken_ = true;
-          log_error("engine", "the follower stops: {}", event.error().message);
+          stop(event.error());
           break;
         }
         events.push_back(std::move(*event));
@@ -80,12 +94,12 @@ void FollowerThread::fold(Item& item) {
       folded_seq_ = follower_.seq();
     }
     seq_changed_.notify_all();
-    tell(events);
+    tell(std::move(events));
   }
   backlog_ -= item.entries.size();
 }
 
-void FollowerThread::tell(const std::vector<DurableEvent>& events) {
+void FollowerThread::tell(std::vector<DurableEvent> events) {
   std::vector<std::shared_ptr<Subscriber>> live;
   {
     std::lock_guard lock(subscribers_mutex_);
@@ -94,11 +108,11 @@ void FollowerThread::tell(const std::vector<DurableEvent>& events) {
       if (auto subscriber = weak.lock()) live.push_back(std::move(subscriber));
     }
   }
+  if (live.empty() || events.empty()) return;
+  const auto shared = std::make_shared<const std::vector<DurableEvent>>(std::move(events));
   for (const auto& subscriber : live) {
     std::lock_guard lock(subscriber->mutex);
-    for (const DurableEvent& event : events) {
-      if (subscriber->f) subscriber->f(event);
-    }
+    if (subscriber->f) subscriber->f(shared);
   }
 }
 
@@ -113,10 +127,15 @@ void FollowerThread::maybe_plan() {
 }
 
 void FollowerThread::maybe_snapshot() {
-  if (options_.snapshot_every == 0 || follower_.seq() < snapshot_seq_ + options_.snapshot_every || saving_) return;
+  const bool due = options_.snapshot_every != 0 && follower_.seq() >= snapshot_seq_ + options_.snapshot_every &&
+                   bytes_since_snapshot_ >= snapshot_bytes_ / kSnapshotShare;
+  if (saving_ || (!due && !snapshot_wanted_.exchange(false))) return;
   saving_ = true;
   snapshot_seq_ = follower_.seq();
-  snapshots_.put(follower_.snapshot());  // only this thread changes the state, so no lock
+  journal::Snapshot snapshot = follower_.snapshot();  // only this thread changes the state, so no lock
+  snapshot_bytes_ = snapshot.state.size();
+  bytes_since_snapshot_ = 0;
+  snapshots_.put(std::move(snapshot));
 }
 
 void FollowerThread::save_loop() {
@@ -154,7 +173,7 @@ bool FollowerThread::wait_for(std::uint64_t seq, Millis timeout) const {
   return seq_changed_.wait_for(lock, timeout, [&] { return folded_seq_ >= seq; });
 }
 
-std::shared_ptr<void> FollowerThread::subscribe(std::function<void(const DurableEvent&)> f) {
+std::shared_ptr<void> FollowerThread::subscribe(std::function<void(const DurableEvents&)> f) {
   auto subscriber = std::make_shared<Subscriber>();
   subscriber->f = std::move(f);
   {

@@ -36,7 +36,8 @@ class FollowerThread {
   Base base() const;
   void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const;
   bool wait_for(std::uint64_t seq, Millis timeout) const;
-  std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f);
+  void snapshot() { snapshot_wanted_ = true; }  // with the next change, or within a second
+  std::shared_ptr<void> subscribe(std::function<void(const DurableEvents&)> f);
 
  private:
   struct Item {
@@ -46,11 +47,11 @@ class FollowerThread {
   };
   struct Subscriber {
     std::recursive_mutex mutex;
-    std::function<void(const DurableEvent&)> f;
+    std::function<void(const DurableEvents&)> f;
   };
   void loop();
   void fold(Item& item);
-  void tell(const std::vector<DurableEvent>& events);
+  void tell(std::vector<DurableEvent> events);
   void maybe_snapshot();
   void save_loop();
   void maybe_plan();
@@ -66,9 +67,9 @@ class FollowerThread {
   std::uint64_t folded_seq_ = 0;
   Mailbox<Item> mailbox_;
   Mailbox<journal::Snapshot> snapshots_;
-  std::atomic<bool> saving_{false}, broken_{false};
+  std::atomic<bool> saving_{false}, broken_{false}, snapshot_wanted_{false};
   std::atomic<std::size_t> backlog_{0};
-  std::uint64_t snapshot_seq_ = 0;
+  std::uint64_t snapshot_seq_ = 0, snapshot_bytes_ = 0, bytes_since_snapshot_ = 0;
   std::mutex subscribers_mutex_;
   std::vector<std::weak_ptr<Subscriber>> subscribers_;
   std::thread thread_, saver_;

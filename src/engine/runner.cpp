@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::size_t kBacklogMax = 100'000;  // entries the follower may lag before the core waits for it
 constexpr Millis kWaitMax{1'000};
+constexpr Millis kFoldWait{50};  // a follower further behind is not waited for
 using Callback = std::function<void(Result<Reply>)>;
 
 struct Submission {
@@ -24,6 +25,7 @@ struct Submission {
   control::Command command;
   control::Actor actor;
   Callback reply;
+  std::chrono::steady_clock::time_point since = std::chrono::steady_clock::now();
 };
 using Message = std::variant<Submission, control::ApplyPlan, journal::AppendResult>;
 
@@ -73,7 +75,9 @@ class ThreadedRunner final : public Runner {
   bool wait_for(std::uint64_t seq, Millis timeout) const override { return follower_->wait_for(seq, timeout); }
   std::uint64_t durable_seq() const override { return durable_seq_.load(); }
   bool read_only() const override { return read_only_.load(); }
-  std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f) override {
+  void snapshot() override { follower_->snapshot(); }
+  std::chrono::microseconds longest_wait() override { return std::chrono::microseconds(longest_wait_us_.exchange(0)); }
+  std::shared_ptr<void> subscribe(std::function<void(const DurableEvents&)> f) override {
     return follower_->subscribe(std::move(f));
   }
 
@@ -110,6 +114,9 @@ class ThreadedRunner final : public Runner {
 
   void receive(Submission item, Now) {
     --inbox_lanes_[static_cast<std::size_t>(item.lane)];
+    const auto waited = std::chrono::steady_clock::now() - item.since;
+    const std::int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
+    if (us > longest_wait_us_) longest_wait_us_ = us;
     const std::uint64_t token = ++last_token_;
     Status taken =
         follower_->broken()
@@ -166,6 +173,11 @@ class ThreadedRunner final : public Runner {
   void reply_loop() {
     while (true) {
       auto replies = replies_.take_all(kWaitMax);
+      // One wait for all of them: who is answered finds its change in what read() shows.
+      std::uint64_t newest = 0;
+      for (const auto& [callback, result] : replies)
+        if (result) newest = std::max(newest, result->seq);
+      if (newest > 0) follower_->wait_for(newest, kFoldWait);
       for (auto& [callback, result] : replies) callback(std::move(result));
       if (replies.empty() && replies_.closed()) return;
     }
@@ -181,6 +193,7 @@ class ThreadedRunner final : public Runner {
   Mailbox<std::pair<Callback, Result<Reply>>> replies_;
   std::atomic<std::uint64_t> durable_seq_{0};
   std::atomic<bool> read_only_{false};
+  std::atomic<std::int64_t> longest_wait_us_{0};
   std::thread core_, replier_;
 };
 

@@ -26,7 +26,8 @@ class Runner {
   };
   static Result<std::unique_ptr<Runner>> start(Options options);
   virtual ~Runner() = default;  // stops the threads; unanswered commands get Unavailable
-  // Bounded lane full -> ResourceExhausted at once. The reply comes on the engine's reply thread; do not block in it.
+  // Bounded lane full -> ResourceExhausted at once. The reply comes on the engine's reply thread, when read() shows
+  // what it says unless the follower is far behind; do not block in it.
   virtual void submit(control::Lane lane, control::Command command, control::Actor actor,
                       std::function<void(Result<Reply>)> reply) = 0;
   Result<Reply> submit_wait(control::Lane lane, control::Command command, control::Actor actor);
@@ -34,9 +35,14 @@ class Runner {
   virtual void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const = 0;
   virtual bool wait_for(std::uint64_t seq, Millis timeout) const = 0;  // until the follower has folded seq
   virtual std::uint64_t durable_seq() const = 0;
+  // A snapshot is written soon, however little has changed since the last.
+  virtual void snapshot() = 0;
+  // The longest that a command lay before the core took it, since the last call: how long the core stood still.
+  virtual std::chrono::microseconds longest_wait() = 0;
   virtual bool read_only() const = 0;  // disk full or leadership lost: mutations get Unavailable with the reason
-  // Durable events in order, on the follower thread, after the fold. Returns a handle; destroy it to unsubscribe.
-  virtual std::shared_ptr<void> subscribe(std::function<void(const DurableEvent&)> f) = 0;
+  // Durable events in order, in batches, on the follower thread, after the fold. Returns a handle; destroy it to
+  // unsubscribe.
+  virtual std::shared_ptr<void> subscribe(std::function<void(const DurableEvents&)> f) = 0;
   // Durable events [from, from+limit) from the store, for Last-Event-ID; DataLoss/NotFound when archived away
   // ("reset").
   virtual Result<std::vector<DurableEvent>> replay(std::uint64_t from, std::size_t limit) const = 0;

@@ -24,6 +24,7 @@ namespace http = beast::http;
 constexpr std::size_t kHeaderMax = 16 << 10;
 constexpr std::size_t kReadSize = 16 << 10;
 constexpr std::size_t kIdleReadSize = 2 << 10;
+constexpr std::size_t kRecordSize = 16 << 10;
 constexpr std::size_t kBufferedMax = 64 << 20;  // a reader this far behind is cut
 constexpr std::size_t kDrainMax = 1 << 20;
 constexpr Millis kDrainTime{2000};
@@ -71,37 +72,71 @@ using Parser = http::request_parser<SinkBody>;
 
 class HttpResponder;
 
+// A deadline that moves with every request, on a timer that is only touched when it would ring too late.
+class Alarm {
+ public:
+  using Time = std::chrono::steady_clock::time_point;
+  explicit Alarm(const TlsStream::executor_type& executor) : timer_(executor) {}
+  void set(Millis time) { deadline_ = std::chrono::steady_clock::now() + time; }
+  void stop() { deadline_ = Time::max(); }
+  void cancel() { timer_.cancel(); }
+  // Before waiting for the peer: the owner is aborted when the deadline passes.
+  template <typename Owner>
+  void watch(Owner& owner) {
+    if (wakes_ <= deadline_) return;
+    wakes_ = deadline_;
+    timer_.expires_at(wakes_);
+    timer_.async_wait([this, weak = owner.weak_from_this()](ErrorCode ec) {
+      if (ec) return;  // moved, or the owner has closed
+      const auto held = weak.lock();
+      if (!held) return;
+      wakes_ = Time::max();
+      if (deadline_ <= std::chrono::steady_clock::now()) return held->abort();
+      watch(*held);
+    });
+  }
+
+ private:
+  asio::steady_timer timer_;
+  Time deadline_ = Time::max(), wakes_ = Time::max();
+};
+
 class HttpConnection final : public Closable, public std::enable_shared_from_this<HttpConnection> {
  public:
   HttpConnection(std::shared_ptr<const ServerContext> context, TlsStream stream, std::string peer,
                  Registry::GuardPtr guard)
       : context_(std::move(context)),
         stream_(std::move(stream)),
-        timer_(stream_->get_executor()),
-        write_timer_(stream_->get_executor()),
+        executor_(stream_->get_executor()),
+        alarm_(executor_),
+        write_alarm_(executor_),
         peer_(std::move(peer)),
         guard_(std::move(guard)),
         buffer_(2 * kReadSize) {}
 
   void start() {
     guard_->bind(weak_from_this());
-    arm(context_->limits.header_timeout);
+    alarm_.set(context_->limits.header_timeout);
+    alarm_.watch(*this);
     stream_->async_handshake([self = shared_from_this()](ErrorCode ec, std::size_t) {
       if (ec || !self->open_) return self->close();
       self->await_request();
     });
   }
   void abort() override {
-    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->close(); });
+    asio::post(executor_, [self = shared_from_this()] { self->close(); });
   }
 
   // ---- for responders, on the strand; `id` names the request, late calls for an earlier one are ignored
-  auto executor() { return timer_.get_executor(); }
+  const TlsStream::executor_type& executor() const { return executor_; }
   void respond(std::uint64_t id, Response response) {
     if (!current(id) || streaming_) return;
     const bool body = !head_only_ && has_body(response.status);
-    queue(http_head(response, body ? Framing::Length : Framing::LengthOnly, keep_));
-    if (body) queue(std::move(response.body));
+    std::string head = http_head(response, body ? Framing::Length : Framing::LengthOnly, keep_);
+    const bool small = body && head.size() + response.body.size() <= kRecordSize;
+    if (small) head += response.body;  // one record, one packet
+    queue(std::move(head));
+    if (body && !small) queue(std::move(response.body));
     end_response();
   }
   void begin(std::uint64_t id, Response head) {
@@ -144,14 +179,6 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
 
   bool current(std::uint64_t id) const { return open_ && id == request_id_ && phase_ == Phase::Respond && !ending_; }
 
-  void arm(Millis time) {
-    timer_.expires_after(time);
-    timer_.async_wait([weak = weak_from_this()](ErrorCode ec) {
-      if (ec) return;
-      if (auto self = weak.lock(); self && self->timer_.expiry() <= std::chrono::steady_clock::now()) self->close();
-    });
-  }
-
   void await_request() {
     parser_.emplace();
     parser_->header_limit(kHeaderMax);
@@ -159,21 +186,27 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     parser_->get().body().limit = context_->limits.body_bytes;
     phase_ = Phase::Await;
     head_only_ = streaming_ = chunked_ = ending_ = http10_ = false;
-    arm(context_->limits.idle_timeout);
+    alarm_.set(context_->limits.idle_timeout);
     if (buffer_.size() > 0) return parse();
     read();
   }
 
   void read() {
-    if (reading_ || !open_) return;
-    reading_ = true;
+    if (!open_) return;
+    alarm_.watch(*this);
+    if (std::exchange(reading_, true)) return;
     const std::size_t size = phase_ == Phase::Body || phase_ == Phase::Drain ? kReadSize : kIdleReadSize;
-    stream_->async_read_some(buffer_.prepare(size), [self = shared_from_this()](ErrorCode ec, std::size_t n) {
+    const auto done = [self = shared_from_this()](ErrorCode ec, std::size_t n) {
       self->reading_ = false;
       if (ec || !self->open_) return self->close();
       self->buffer_.commit(n);
       self->received();
-    });
+    };
+    // Who waits for an answer seldom speaks.
+    if (phase_ == Phase::Respond)
+      stream_->async_read_later(buffer_.prepare(size), done);
+    else
+      stream_->async_read_some(buffer_.prepare(size), done);
   }
 
   void received() {
@@ -189,7 +222,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     while (open_ && phase_ != Phase::Respond && phase_ != Phase::Drain) {
       if (phase_ == Phase::Await && buffer_.size() > 0) {
         phase_ = Phase::Header;
-        arm(context_->limits.header_timeout);
+        alarm_.set(context_->limits.header_timeout);
       }
       if (buffer_.size() == 0 && !parser_->is_done()) return read();
       ErrorCode ec;
@@ -204,7 +237,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       }
       if (ec) return refuse_parse(ec);
       if (was_header && parser_->is_header_done() && !header_done()) return;
-      if (phase_ == Phase::Body) arm(body_time());
+      if (phase_ == Phase::Body) alarm_.set(body_time());
       if (parser_->is_done()) return dispatch();
     }
   }
@@ -306,7 +339,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     if (!key || key->size() != 16 || buffer_.size() > 0)
       return refuse(400, "invalid_argument", "the WebSocket handshake is not valid");
     if (auto refusal = handlers.upgrade(request_)) return refuse(std::move(*refusal));
-    timer_.cancel();
+    alarm_.cancel();
+    write_alarm_.cancel();
     open_ = false;
     WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_),
                              context_->keep};
@@ -331,14 +365,11 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   void flush() {
     if (writing_ || out_.empty() || !open_) return;
     writing_ = true;
-    write_timer_.expires_after(context_->limits.idle_timeout);
-    write_timer_.async_wait([weak = weak_from_this()](ErrorCode ec) {
-      if (ec) return;
-      if (auto self = weak.lock(); self && self->writing_) self->close();
-    });
+    write_alarm_.set(context_->limits.idle_timeout);
+    write_alarm_.watch(*this);
     asio::async_write(*stream_, asio::buffer(out_.front()), [self = shared_from_this()](ErrorCode ec, std::size_t) {
       self->writing_ = false;
-      self->write_timer_.cancel();
+      self->write_alarm_.stop();
       if (ec || !self->open_) return self->close();
       self->buffered -= self->out_.front().size();
       self->out_.pop_front();
@@ -357,7 +388,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     // Let the peer read the answer: closing with its bytes unread would reset the connection.
     phase_ = Phase::Drain;
     ending_ = false;
-    arm(kDrainTime);
+    alarm_.set(kDrainTime);
     stream_->shutdown_send();
     buffer_.consume(buffer_.size());
     read();
@@ -367,8 +398,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     if (!open_) return;
     open_ = false;
     gone = true;
-    timer_.cancel();
-    write_timer_.cancel();
+    alarm_.cancel();
+    write_alarm_.cancel();
     stream_->close();
     guard_.reset();
     if (!writing_) out_.clear();
@@ -377,7 +408,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
 
   const std::shared_ptr<const ServerContext> context_;
   std::optional<TlsStream> stream_;
-  asio::steady_timer timer_, write_timer_;
+  const TlsStream::executor_type executor_;
+  Alarm alarm_, write_alarm_;
   const std::string peer_;
   Registry::GuardPtr guard_;
   beast::flat_buffer buffer_;
@@ -445,7 +477,7 @@ class HttpResponder final : public Responder {
 void HttpConnection::dispatch() {
   phase_ = Phase::Respond;
   ++request_id_;
-  timer_.cancel();  // the handler may take its time; writes have their own clock
+  alarm_.stop();  // the handler may take its time; writes have their own clock
   auto& sink = parser_->get().body();
   if (sink.upload) {
     Response response = sink.upload->end();

@@ -85,15 +85,24 @@ std::string json_text(std::string_view text) {
 }
 
 // "Tue, 15 Nov 1994 08:12:31 GMT": machines compare their clock with it.
-std::string date_now() {
+std::string format_date(std::time_t now) {
   static constexpr const char* kDays[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
   static constexpr const char* kMonths[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
                                             "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-  const std::time_t now = std::time(nullptr);
   std::tm t{};
   gmtime_r(&now, &t);
   return fmt::format("{}, {:02} {} {} {:02}:{:02}:{:02} GMT", kDays[t.tm_wday], t.tm_mday, kMonths[t.tm_mon],
                      t.tm_year + 1900, t.tm_hour, t.tm_min, t.tm_sec);
+}
+const std::string& date_now() {
+  thread_local std::time_t second = -1;
+  thread_local std::string text;
+  const std::time_t now = std::time(nullptr);
+  if (now != second) {
+    second = now;
+    text = format_date(now);
+  }
+  return text;
 }
 
 }  // namespace

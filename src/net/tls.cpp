@@ -148,6 +148,7 @@ Result<SslCtxPtr> server_context(const TlsFiles& files, const std::vector<std::s
   SslCtxPtr ctx(SSL_CTX_new(TLS_server_method()), SslFree());
   if (!ctx) return error(Code::Internal, "cannot start TLS: " + ssl_error_text());
   common_options(*ctx);
+  SSL_CTX_set_read_ahead(ctx.get(), 1);  // a record in one recv, not its head and its body apart
   auto certs = read_certificates(files.certificate_pem);
   if (certs.empty()) return error(Code::InvalidArgument, "the TLS certificate file holds no certificate in PEM form");
   std::unique_ptr<BIO, decltype(&BIO_free)> bio(

@@ -36,6 +36,13 @@ class TlsStream {
       target = *it;
     return asio::async_compose<Token, void(ErrorCode, std::size_t)>(ReadOp{*this, target}, token, socket_);
   }
+  // The same for a peer that is not expected to say anything soon: waits first, and tries then.
+  template <typename Token>
+  auto async_read_later(asio::mutable_buffer target, Token&& token) {
+    ReadOp op{*this, target};
+    op.patient = SSL_has_pending(ssl_.get()) == 0;
+    return asio::async_compose<Token, void(ErrorCode, std::size_t)>(std::move(op), token, socket_);
+  }
   template <typename Buffers, typename Token>
   auto async_write_some(const Buffers& buffers, Token&& token) {
     return asio::async_compose<Token, void(ErrorCode, std::size_t)>(WriteOp<Buffers>{*this, buffers}, token, socket_);
@@ -59,7 +66,7 @@ class TlsStream {
       auto& me = static_cast<Derived&>(*this);
       if (ended) return self.complete(result, bytes);
       if (wait_error) return self.complete(wait_error, 0);
-      const Outcome outcome = me.step(bytes, result);
+      const Outcome outcome = std::exchange(patient, false) ? Outcome::WaitRead : me.step(bytes, result);
       if (outcome == Outcome::WaitRead || outcome == Outcome::WaitWrite) {
         waited = true;
         const auto kind = outcome == Outcome::WaitRead ? tcp::socket::wait_read : tcp::socket::wait_write;
@@ -69,7 +76,7 @@ class TlsStream {
       ended = true;
       asio::post(me.stream.get_executor(), std::move(self));
     }
-    bool waited = false, ended = false;
+    bool waited = false, ended = false, patient = false;
     std::size_t bytes = 0;
     ErrorCode result;
   };

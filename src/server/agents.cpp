@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "control/revised.h"
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr Millis kPump{50};
 constexpr Millis kTick{1000};
+constexpr std::size_t kSweepTicks = 30;
 
 session::Keeper::Options keeping(const AgentHub::Options& options) {
   session::Keeper::Options out;
@@ -60,28 +62,42 @@ void AgentHub::stop() {
 
 // ---- session::Authority
 
-Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
+// Signatures cost most of a connection, so they are checked before the mutex is taken.
+AgentHub::Proof AgentHub::prove(const session::Hello& hello, ByteView message) const {
   const WallTime now = read_clocks().wall;
-  const auto expiry = crypto::certificate_expiry(hello.certificate_pem);
+  Proof proof;
+  proof.expiry = crypto::certificate_expiry(hello.certificate_pem);
   // A machine that slept past the end of its certificate still holds its device key, and proves it below. It may come
   // in for a while, to have its certificate renewed (note_certificate).
-  const bool ended = expiry.ok() && *expiry <= now;
-  if (ended && now - *expiry > context_.reenrol_within)
-    return error(
-        Code::Unauthenticated,
-        fmt::format("the device certificate ended {} days ago; `muster-agent leave`, then join with a new token",
-                    (now - *expiry).count() / 86'400'000));
-  const auto certificate = crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem,
-                                                             ended ? *expiry - Millis(1) : now);
-  if (!certificate.ok()) {
-    // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
-    const bool early = expiry.ok() && crypto::verify_device_certificate(
-                                          hello.certificate_pem, context_.identity.ca.cert_pem, *expiry - Millis(1))
-                                          .ok();
-    return error(early ? Code::Unavailable : Code::Unauthenticated,
-                 "the device certificate is refused: " + certificate.error().message);
+  const bool ended = proof.expiry.ok() && *proof.expiry <= now;
+  if (ended && now - *proof.expiry > context_.reenrol_within) {
+    proof.certificate =
+        error(Code::Unauthenticated,
+              fmt::format("the device certificate ended {} days ago; `muster-agent leave`, then join with a new token",
+                          (now - *proof.expiry).count() / 86'400'000));
+    return proof;
   }
-  const auto id = NodeId::parse(certificate->node_id);
+  proof.certificate = crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem,
+                                                        ended ? *proof.expiry - Millis(1) : now);
+  if (proof.certificate.ok()) {
+    proof.signed_by_it = crypto::verify(proof.certificate->device_key, message, hello.signature);
+    return proof;
+  }
+  // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
+  const bool early =
+      proof.expiry.ok() &&
+      crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem, *proof.expiry - Millis(1))
+          .ok();
+  proof.certificate = error(early ? Code::Unavailable : Code::Unauthenticated,
+                            "the device certificate is refused: " + proof.certificate.error().message);
+  return proof;
+}
+
+Result<NodeId> AgentHub::verify(const session::Hello&, ByteView) {
+  MUSTER_CHECK(proof_ != nullptr);
+  if (!proof_->certificate.ok()) return proof_->certificate.error();
+  const crypto::DeviceCertificate& certificate = *proof_->certificate;
+  const auto id = NodeId::parse(certificate.node_id);
   if (!id) return error(Code::Unauthenticated, "the device certificate names no machine");
   Status known = error(Code::Unauthenticated, "this machine is not enrolled here; join it with a new token");
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
@@ -90,12 +106,12 @@ Result<NodeId> AgentHub::verify(const session::Hello& hello, ByteView message) {
     if (node->state == NodeState::Revoked) {
       known = error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token",
                     "revoked");
-    } else if (crypto::equal(node->device_key, certificate->device_key)) {
+    } else if (crypto::equal(node->device_key, certificate.device_key)) {
       known = access::check({{}, Role::None, {}, *id, {}}, access::Verb::Report, object_of(*node));
     }
   });
   TRY_VOID(known);
-  if (!crypto::verify(certificate->device_key, message, hello.signature))
+  if (!proof_->signed_by_it)
     return error(Code::Unauthenticated, "the challenge is not signed by this machine's device key");
   return *id;
 }
@@ -209,6 +225,9 @@ void AgentHub::on_close(const LinkPtr& link) {
 
 void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
   const auto frame = wire::decode_agent_frame(message);
+  const auto* hello = frame.ok() ? std::get_if<session::Hello>(&*frame) : nullptr;
+  Proof proof;
+  if (hello != nullptr && !std::exchange(link->proved, true)) proof = prove(*hello, link->session->hello_bytes());
   Todo todo;
   bool other = false;
   {
@@ -219,8 +238,10 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
     } else {
       const Now now = read_clocks();
       const bool before = link->session->welcomed();
+      proof_ = &proof;
       other = !link->session->on_frame(*frame, now) && link->session->welcomed();
-      if (const auto* hello = std::get_if<session::Hello>(&*frame)) note_certificate(link, *hello, now);
+      proof_ = nullptr;
+      if (hello != nullptr) note_certificate(link, proof, now);
       if (!before && link->session->welcomed()) {
         link->node = link->session->node();
         by_node_[link->node] = link;
@@ -235,10 +256,9 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
 }
 
 // With the mutex held. Counted on the boot clock: a step of the wall clock ends no link.
-void AgentHub::note_certificate(const LinkPtr& link, const session::Hello& hello, Now now) {
-  const auto expiry = crypto::certificate_expiry(hello.certificate_pem);
-  if (!expiry.ok() || link->renew_by != LeaseTime{0}) return;
-  link->renew_by = now.lease + std::max(Millis(0), *expiry - now.wall) + kRenewGrace;
+void AgentHub::note_certificate(const LinkPtr& link, const Proof& proof, Now now) {
+  if (!proof.expiry.ok() || link->renew_by != LeaseTime{0}) return;
+  link->renew_by = now.lease + std::max(Millis(0), *proof.expiry - now.wall) + kRenewGrace;
 }
 
 // With the mutex held.
@@ -319,42 +339,40 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
 
 // ---- time
 
-void AgentHub::on_event(const engine::DurableEvent& event) {
-  if (const auto* ended = std::get_if<control::LeaseEnded>(&event.event)) {
-    {
-      const std::lock_guard lock(mutex_);
-      keeper_.lease_ended(ended->lease);
-    }
-    const std::lock_guard lock(facts_mutex_);
-    pulls_.erase(ended->lease);
-  } else if (const auto* seen = std::get_if<control::LeaseObserved>(&event.event)) {
-    if (seen->phase > LeasePhase::Pulling) {
-      const std::lock_guard lock(facts_mutex_);
-      pulls_.erase(seen->lease);
-    }
-  } else if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) {
-    // Counted from here even if the machine never connects: it may have left before its first Desired.
-    const std::lock_guard lock(mutex_);
-    keeper_.granted(granted->lease.id, read_clocks().lease);
-  } else if (const auto* changed = std::get_if<control::NodeStateChanged>(&event.event)) {
-    if (changed->state == NodeState::Revoked) {
-      const std::lock_guard lock(mutex_);
-      refused_.insert(changed->node);
-    }
-  } else if (const auto* archived = std::get_if<control::Archived>(&event.event)) {
-    const std::lock_guard lock(facts_mutex_);
-    for (const ClusterId id : archived->clusters) ray_.erase(id), failures_.erase(id);
-  }
-  ClusterId roster;
+void AgentHub::on_events(const std::vector<engine::DurableEvent>& events) {
+  std::set<ClusterId> rosters;
+  std::set<NodeId> nodes;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    roster = roster_changed_by(state, event.event);
+    for (const auto& event : events) {
+      if (const ClusterId roster = roster_changed_by(state, event.event)) rosters.insert(roster);
+      control::add_revised_nodes(state, event.event, nodes);
+    }
   });
   {
-    const std::lock_guard lock(mutex_);
-    if (roster) keeper_.roster_changed(roster);
-    dirty_ = true;
+    const std::lock_guard lock(facts_mutex_);
+    for (const auto& event : events) {
+      if (const auto* ended = std::get_if<control::LeaseEnded>(&event.event)) pulls_.erase(ended->lease);
+      const auto* seen = std::get_if<control::LeaseObserved>(&event.event);
+      if (seen != nullptr && seen->phase > LeasePhase::Pulling) pulls_.erase(seen->lease);
+      if (const auto* archived = std::get_if<control::Archived>(&event.event))
+        for (const ClusterId id : archived->clusters) ray_.erase(id), failures_.erase(id);
+    }
   }
-  wake_.notify_one();
+  const LeaseTime now = read_clocks().lease;
+  const std::lock_guard lock(mutex_);
+  for (const auto& event : events) note_event(event.event, now);
+  for (const ClusterId roster : rosters) keeper_.roster_changed(roster);
+  dirty_.merge(nodes);
+}
+
+// With the mutex held.
+void AgentHub::note_event(const control::Event& event, LeaseTime now) {
+  if (const auto* ended = std::get_if<control::LeaseEnded>(&event)) keeper_.lease_ended(ended->lease);
+  // Counted from here even if the machine never connects: it may have left before its first Desired.
+  if (const auto* granted = std::get_if<control::LeaseGranted>(&event)) keeper_.granted(granted->lease.id, now);
+  if (const auto* changed = std::get_if<control::NodeStateChanged>(&event);
+      changed != nullptr && changed->state == NodeState::Revoked)
+    refused_.insert(changed->node);
 }
 
 void AgentHub::run() {
@@ -380,7 +398,8 @@ void AgentHub::run() {
     {
       const std::lock_guard lock(mutex_);
       const Now now = read_clocks();
-      if (dirty_) pump_desired(now, todo);
+      if (due) sweep();
+      pump_desired(now, todo);
       if (due) tick(now, todo);
     }
     for (const auto& job : todo) job();
@@ -388,20 +407,26 @@ void AgentHub::run() {
   }
 }
 
-void AgentHub::pump_desired(Now now, Todo& todo) {
-  dirty_ = false;
-  std::vector<LinkPtr> stale;
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    for (const auto& [id, link] : by_node_) {
-      const Node* node = state.find_node(id);
-      if (node != nullptr &&
-          (!link->built || node->revision != link->built_revision || state.incarnation != link->built_incarnation))
-        stale.push_back(link);
+// With the mutex held. A part of all machines every second, also without a reason: no lost event leaves one behind.
+void AgentHub::sweep() {
+  std::size_t left = links_.size() / kSweepTicks + 1;
+  for (auto it = links_.upper_bound(swept_); left > 0; ++it, --left) {
+    if (it == links_.end()) {
+      swept_ = 0;
+      return;
     }
-  });
-  for (const auto& link : stale) {
-    bring_desired(link, now);
-    flush(link, todo);
+    swept_ = it->first;
+    if (it->second->node) dirty_.insert(it->second->node);
+  }
+}
+
+// With the mutex held.
+void AgentHub::pump_desired(Now now, Todo& todo) {
+  for (const NodeId node : std::exchange(dirty_, {})) {
+    const auto found = by_node_.find(node);
+    if (found == by_node_.end()) continue;
+    bring_desired(found->second, now);
+    flush(found->second, todo);
   }
 }
 
@@ -457,12 +482,13 @@ void AgentHub::tick(Now now, Todo& todo) {
                             Millis(1000));
     flush(link, todo);
   }
-  for (const auto& kicked : keeper_.directory().take_kicked()) {
-    for (const auto& [number, link] : links_) {
-      if (link->session->session() != kicked.session) continue;
-      link->session->kick(kicked.why, now);
-      flush(link, todo);
-    }
+  std::map<std::uint64_t, session::Verdict> kicked;
+  for (const auto& each : keeper_.directory().take_kicked()) kicked.emplace(each.session, each.why);
+  for (auto it = links_.begin(); it != links_.end() && !kicked.empty(); ++it) {
+    const auto found = kicked.find(it->second->session->session());
+    if (found == kicked.end()) continue;
+    it->second->session->kick(found->second, now);
+    flush(it->second, todo);
   }
   const bool live = now.lease < watch_until_;
   if (live != live_) {

@@ -14,6 +14,7 @@
 #include <thread>
 #include <unordered_map>
 
+#include "crypto/cert.h"
 #include "server/api.h"
 #include "server/context.h"
 #include "server/event_hub.h"
@@ -41,7 +42,7 @@ class AgentHub final : private session::Authority {
   void stop();
   void accept(net::WebSocketPtr socket);
   void open_stream(const CallPtr& call, net::WebSocketPtr user);
-  void on_event(const engine::DurableEvent& event);  // from the event hub's thread
+  void on_events(const std::vector<engine::DurableEvent>& events);  // from the event hub's thread
   std::optional<RayFacts> ray(ClusterId cluster) const;
   std::optional<PullFacts> pull(LeaseId lease) const;
   std::vector<wire::FailureView> failures(ClusterId cluster) const;  // of its members, the newest last
@@ -65,10 +66,19 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    bool proved = false;                  // a Hello was checked; only the link's own thread looks
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
   using Todo = std::vector<std::function<void()>>;  // what must run without the mutex
+
+  // What a Hello proves by itself: whose certificate it is, and that the challenge is signed with its key.
+  struct Proof {
+    Result<crypto::DeviceCertificate> certificate = error(Code::Unauthenticated, "no certificate was shown");
+    Result<WallTime> expiry = error(Code::Unauthenticated, "no certificate was shown");
+    bool signed_by_it = false;
+  };
+  Proof prove(const session::Hello& hello, ByteView message) const;
 
   // session::Authority, with the mutex held.
   Result<NodeId> verify(const session::Hello& hello, ByteView message) override;
@@ -80,7 +90,7 @@ class AgentHub final : private session::Authority {
   void renewed(LeaseId lease, LeaseTime now) override;
 
   void on_message(const LinkPtr& link, const Bytes& message);
-  void note_certificate(const LinkPtr& link, const session::Hello& hello, Now now);
+  void note_certificate(const LinkPtr& link, const Proof& proof, Now now);
   void on_close(const LinkPtr& link);
   void flush(const LinkPtr& link, Todo& todo);
   void bring_desired(const LinkPtr& link, Now now);
@@ -103,6 +113,8 @@ class AgentHub final : private session::Authority {
   void run();
   void tick(Now now, Todo& todo);
   void tell_core(const session::Verdicts& verdicts, Todo& todo);
+  void note_event(const control::Event& event, LeaseTime now);
+  void sweep();
   void pump_desired(Now now, Todo& todo);
 
   Context& context_;
@@ -113,9 +125,12 @@ class AgentHub final : private session::Authority {
   std::map<std::uint64_t, LinkPtr> links_;
   std::unordered_map<NodeId, LinkPtr> by_node_;
   std::set<NodeId> refused_;  // revoked: to be cut at the next tick
+  std::set<NodeId> dirty_;    // whose desired state may have changed
   std::uint64_t next_link_ = 1;
-  bool dirty_ = false, stopping_ = false, leading_ = false, live_ = false;
+  std::uint64_t swept_ = 0;  // the last link looked at without a reason
+  bool stopping_ = false, leading_ = false, live_ = false;
   LeaseTime watch_until_{0};
+  const Proof* proof_ = nullptr;  // of the Hello that is being handled
 
   mutable std::mutex facts_mutex_;
   std::map<ClusterId, RayFacts> ray_;

@@ -20,6 +20,28 @@ namespace {
 constexpr Millis kMinSeqWait{5000};
 constexpr std::size_t kIdempotencyKeyMax = 128;
 
+Result<Bytes> token_hash(const net::Request& request) {
+  const std::string header = request.header("authorization");
+  if (header.empty()) return error(Code::Unauthenticated, "send your API token as: Authorization: Bearer mst_...");
+  if (!header.starts_with("Bearer "))
+    return error(Code::Unauthenticated, "the Authorization header must be: Bearer mst_...");
+  return crypto::api_token_hash(std::string_view(header).substr(7));
+}
+
+Result<Caller> caller_of(const control::State& state, const Bytes& token_hash) {
+  const ApiToken* token = state.find_api_token(token_hash);
+  const auto owner = token == nullptr ? state.principals.end() : state.principals.find(token->owner);
+  if (token == nullptr || token->revoked || (token->expires.ms != 0 && token->expires <= read_clocks().wall) ||
+      owner == state.principals.end() || owner->second.disabled)
+    return error(Code::Unauthenticated, "this API token is unknown, expired or revoked; log in again");
+  Caller caller;
+  caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes};
+  caller.token = token->id;
+  caller.expires = token->expires;
+  caller.known = true;
+  return caller;
+}
+
 // "/api/v1/nodes/{id}/action" against "/api/v1/nodes/node-3/action" -> "node-3".
 std::optional<std::string> match_path(std::string_view pattern, std::string_view path) {
   const auto open = pattern.find('{');
@@ -91,6 +113,12 @@ Result<ListQuery> list_query(const net::Request& request, std::initializer_list<
 }
 
 Api::Api(Context& context) : context_(context) {
+  for (const auto& operation : wire::operations()) {
+    if (operation.path.find('{') == std::string::npos)
+      fixed_paths_.emplace(operation.path, &operation);
+    else
+      open_paths_.push_back(&operation);
+  }
   add_people();
   add_quotas();
   add_tokens();
@@ -127,41 +155,33 @@ bool Api::post(const CallPtr& call, std::function<void()> job) {
 }
 
 Result<Caller> Api::authenticate(const net::Request& request) const {
-  const std::string header = request.header("authorization");
-  if (header.empty()) return error(Code::Unauthenticated, "send your API token as: Authorization: Bearer mst_...");
-  if (!header.starts_with("Bearer "))
-    return error(Code::Unauthenticated, "the Authorization header must be: Bearer mst_...");
-  const Bytes hash = TRY(crypto::api_token_hash(std::string_view(header).substr(7)));
-  const WallTime now = read_clocks().wall;
-  Result<Caller> out = error(Code::Unauthenticated, "this API token is unknown, expired or revoked; log in again");
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    const ApiToken* token = state.find_api_token(hash);
-    if (token == nullptr || token->revoked || (token->expires.ms != 0 && token->expires <= now)) return;
-    const auto owner = state.principals.find(token->owner);
-    if (owner == state.principals.end() || owner->second.disabled) return;
-    Caller caller;
-    caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes};
-    caller.token = token->id;
-    caller.expires = token->expires;
-    caller.known = true;
-    out = std::move(caller);
-  });
+  const Bytes hash = TRY(token_hash(request));
+  Result<Caller> out = error(Code::Internal, "not looked up");
+  context_.runner->read(
+      [&](const control::State& state, const scheduler::Scheduler&) { out = caller_of(state, hash); });
   return out;
 }
 
 Result<CallPtr> Api::match(net::Request request, net::ResponderPtr responder) const {
   bool path_known = false;
-  for (const auto& operation : wire::operations()) {
-    const auto id = match_path(operation.path, request.path);
-    if (!id) continue;
-    path_known = true;
-    if (operation.method != request.method) continue;
+  const auto take = [&](const wire::Operation& operation, std::string id) {
     auto call = std::make_shared<Call>();
     call->request = std::move(request);
     call->responder = std::move(responder);
     call->operation = &operation;
-    call->id = *id;
+    call->id = std::move(id);
     return call;
+  };
+  const auto fixed = fixed_paths_.equal_range(request.path);
+  for (auto it = fixed.first; it != fixed.second; ++it) {
+    path_known = true;
+    if (it->second->method == request.method) return take(*it->second, "");
+  }
+  for (const wire::Operation* operation : open_paths_) {
+    auto id = match_path(operation->path, request.path);
+    if (!id) continue;
+    path_known = true;
+    if (operation->method == request.method) return take(*operation, std::move(*id));
   }
   if (path_known)
     return error(Code::Unsupported,
@@ -174,10 +194,19 @@ Status Api::authorise(const CallPtr& call) const {
   if (route == routes_.end())
     return error(Code::PermissionDenied, "this operation has no access rule and is therefore closed");
   if (route->second.open) return {};
-  call->caller = TRY(authenticate(call->request));
+  const Bytes hash = TRY(token_hash(call->request));
   Result<Ask> ask = error(Code::Internal, "not asked");
-  context_.runner->read(
-      [&](const control::State& state, const scheduler::Scheduler&) { ask = route->second.resolve(state, *call); });
+  Status known;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    auto caller = caller_of(state, hash);
+    if (!caller.ok()) {
+      known = caller.error();
+      return;
+    }
+    call->caller = std::move(*caller);
+    ask = route->second.resolve(state, *call);
+  });
+  TRY_VOID(known);
   if (!ask.ok()) {
     // What left the state may still be in the history.
     const std::string& name = call->operation->name;
@@ -328,7 +357,7 @@ void Api::submit(const CallPtr& call, control::Command command, Render render,
       lane_of(call->caller.subject), std::move(command), std::move(actor),
       [this, call, render = std::move(render), before = std::move(before)](Result<engine::Reply> reply) {
         if (!reply.ok()) return fail(call, reply.error());
-        post(call, [this, call, render, before, reply = *reply] {
+        auto answer = [this, call, render, before, reply = *reply] {
           if (before) before(reply);
           if (!context_.runner->wait_for(reply.seq, kMinSeqWait)) {
             return fail(call,
@@ -345,7 +374,10 @@ void Api::submit(const CallPtr& call, control::Command command, Render render,
           response.body = std::move(*body);
           response.headers["Muster-Seq"] = std::to_string(reply.seq);
           call->responder->send(std::move(response));
-        });
+        };
+        // Nothing of it blocks when the follower is there already: no other thread need be woken.
+        if (!before && context_.runner->wait_for(reply->seq, Millis(0))) return answer();
+        post(call, std::move(answer));
       });
 }
 

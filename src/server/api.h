@@ -10,6 +10,8 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "net/net.h"
 #include "server/context.h"
@@ -92,6 +94,8 @@ class Api {
   Context& context_;
   std::map<std::string, Route> routes_;
   std::mutex plan_mutex_;  // one what-if at a time: each forks the planner
+  std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
+  std::vector<const wire::Operation*> open_paths_;  // with an {id}
   std::mutex attempts_mutex_;
   std::map<std::string, std::deque<LeaseTime>> attempts_;  // logins per account and address, bounded
 };

@@ -62,6 +62,9 @@ void keep_history(Context& context, const engine::DurableEvent& event) {
   const auto* of_job = std::get_if<control::JobStateChanged>(&event.event);
   const auto* of_log = std::get_if<control::JobLogSet>(&event.event);
   const auto* of_cluster = std::get_if<control::ClusterStateChanged>(&event.event);
+  const bool ends = (of_job != nullptr && control::terminal(of_job->state)) || of_log != nullptr ||
+                    (of_cluster != nullptr && control::terminal(of_cluster->state));
+  if (!ends) return;
   std::string text;
   context.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     if (of_job != nullptr || of_log != nullptr) {

@@ -150,6 +150,8 @@ std::string metrics_text(Context& context) {
   const auto counts = context.agents->counts();
   gauge("journal_seq", "last durable entry folded by this server", static_cast<double>(seq));
   gauge("read_only", "1 while no writes are taken", context.runner->read_only() ? 1 : 0);
+  gauge("core_wait_seconds_max", "the longest that a command waited for the core since this was last read",
+        std::chrono::duration<double>(context.runner->longest_wait()).count());
   gauge("leading", "1 while this server renews leases", counts.leading ? 1 : 0);
   gauge("evictions_frozen", "1 while mass silence freezes evictions", counts.frozen ? 1 : 0);
   gauge("agents_connected", "agents with an open session", static_cast<double>(counts.connected));

@@ -50,9 +50,9 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.registries->load(read_clocks().wall));
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
-  context.events->on_event([&context](const engine::DurableEvent& event) {
-    context.agents->on_event(event);
-    keep_history(context, event);
+  context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
+    context.agents->on_events(events);
+    for (const auto& event : events) keep_history(context, event);
   });
   context.events->start(*context.runner);
   context.agents->start();

@@ -20,14 +20,16 @@ EventHub::EventHub(const engine::Runner& runner, Options options) : runner_(runn
 
 void EventHub::start(engine::Runner& runner) {
   runner.read([this](const control::State& state, const scheduler::Scheduler&) { fanned_ = state.seq; });
-  subscription_ = runner.subscribe([this](const engine::DurableEvent& event) {
+  subscription_ = runner.subscribe([this](const engine::DurableEvents& events) {
     {
       const std::lock_guard lock(mutex_);
-      if (events_.size() < options_.queue_max) {
-        events_.push_back(event);
+      if (events_waiting_ < options_.queue_max) {
+        events_.push_back(events);
+        events_waiting_ += events->size();
       } else {  // streams read these from the journal instead
         events_.clear();
-        skipped_ = event.seq;
+        events_waiting_ = 0;
+        skipped_ = events->back().seq;
       }
     }
     wake_.notify_one();
@@ -91,7 +93,7 @@ std::shared_ptr<void> EventHub::guard(const Caller& caller, std::function<void()
           }};
 }
 
-void EventHub::on_event(std::function<void(const engine::DurableEvent&)> listener) {
+void EventHub::on_events(std::function<void(const std::vector<engine::DurableEvent>&)> listener) {
   const std::lock_guard lock(mutex_);
   listeners_.push_back(std::move(listener));
 }
@@ -109,17 +111,26 @@ void EventHub::write(Stream& stream, const std::string& text) {
   }
 }
 
-void EventHub::fan_out(const engine::DurableEvent& event) {
-  fanned_ = event.seq;
-  std::optional<ShownEvent> shown;
-  runner_.read([&](const control::State& state, const scheduler::Scheduler&) { shown = show_event(state, event); });
-  std::string text;
-  for (const auto& stream : streams_) {
-    if (!stream->live || stream->gone) continue;
-    stream->next = event.seq + 1;
-    if (!shown || !access::visible(stream->caller.subject, shown->object)) continue;
-    if (text.empty()) text = frame(shown->view);
-    write(*stream, text);
+void EventHub::fan_out(const std::vector<engine::DurableEvent>& events) {
+  fanned_ = events.back().seq;
+  const auto listens = [](const auto& stream) { return stream->live && !stream->gone; };
+  std::vector<std::optional<ShownEvent>> shown(events.size());
+  if (std::any_of(streams_.begin(), streams_.end(), listens)) {
+    runner_.read([&](const control::State& state, const scheduler::Scheduler&) {
+      std::transform(events.begin(), events.end(), shown.begin(),
+                     [&](const engine::DurableEvent& event) { return show_event(state, event); });
+    });
+  }
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    std::string text;
+    for (const auto& stream : streams_) {
+      if (!listens(stream)) continue;
+      stream->next = events[i].seq + 1;
+      if (!shown[i] || !access::visible(stream->caller.subject, shown[i]->object)) continue;
+      if (text.empty()) text = frame(shown[i]->view);
+      write(*stream, text);
+    }
+    revoke(events[i].event);
   }
 }
 
@@ -206,9 +217,9 @@ void EventHub::run() {
   auto next_beat = std::chrono::steady_clock::now() + options_.heartbeat;
   bool more = false;
   while (true) {
-    std::deque<engine::DurableEvent> events;
+    std::deque<engine::DurableEvents> batches;
     std::deque<Transient> transients;
-    std::vector<std::function<void(const engine::DurableEvent&)>> listeners;
+    std::vector<std::function<void(const std::vector<engine::DurableEvent>&)>> listeners;
     {
       std::unique_lock lock(mutex_);
       const auto until = more ? std::chrono::steady_clock::now() + Millis(20) : next_beat;
@@ -219,16 +230,16 @@ void EventHub::run() {
         fanned_ = skipped_;
         for (const auto& stream : streams_) stream->live = false;
       }
-      events.swap(events_);
+      batches.swap(events_);
+      events_waiting_ = 0;
       transients.swap(transients_);
       for (auto& stream : opened_) streams_.push_back(std::move(stream));
       opened_.clear();
       listeners = listeners_;
     }
-    for (const auto& event : events) {
-      fan_out(event);
-      revoke(event.event);
-      for (const auto& listener : listeners) listener(event);
+    for (const auto& batch : batches) {
+      fan_out(*batch);
+      for (const auto& listener : listeners) listener(*batch);
     }
     for (const auto& transient : transients) {
       for (const auto& stream : streams_) {

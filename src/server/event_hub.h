@@ -45,8 +45,8 @@ class EventHub {
   void transient(access::Object object, std::string type, std::string json);
   // Anything else that must end with its token (exec, forward, followed logs). The returned handle unregisters.
   std::shared_ptr<void> guard(const Caller& caller, std::function<void()> close);
-  // Told every durable event on the hub's thread.
-  void on_event(std::function<void(const engine::DurableEvent&)> listener);
+  // Told all durable events, in batches, on the hub's thread.
+  void on_events(std::function<void(const std::vector<engine::DurableEvent>&)> listener);
   std::size_t streams() const;
 
  private:
@@ -66,7 +66,7 @@ class EventHub {
     std::function<void()> close;
   };
   void run();
-  void fan_out(const engine::DurableEvent& event);
+  void fan_out(const std::vector<engine::DurableEvent>& events);
   bool catch_up(Stream& stream);
   void revoke(const control::Event& event);
   void close_expired();
@@ -76,14 +76,15 @@ class EventHub {
   const Options options_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<engine::DurableEvent> events_;
+  std::deque<engine::DurableEvents> events_;
+  std::size_t events_waiting_ = 0;
   std::deque<Transient> transients_;
   std::deque<std::shared_ptr<Stream>> opened_;
   std::map<std::uint64_t, Guarded> guarded_;
   std::uint64_t next_guard_ = 1, skipped_ = 0;
   std::size_t stream_count_ = 0;
   bool stopping_ = false;
-  std::vector<std::function<void(const engine::DurableEvent&)>> listeners_;
+  std::vector<std::function<void(const std::vector<engine::DurableEvent>&)>> listeners_;
   // Of the hub's thread only.
   std::vector<std::shared_ptr<Stream>> streams_;
   std::uint64_t fanned_ = 0;

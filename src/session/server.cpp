@@ -22,6 +22,10 @@ Server::Server(ServerOptions options, Authority& authority, Directory& directory
   challenge_.server_id = options_.server_id;
 }
 
+Bytes Server::hello_bytes() const {
+  return hello_message(challenge_);
+}
+
 void Server::open(Now now) {
   state_ = State::Challenged;
   deadline_ = now.lease + options_.handshake_timeout;

@@ -76,6 +76,7 @@ class Server {
   bool ready() const { return welcomed() && taken_.has_value(); }
   NodeId node() const { return node_; }
   std::uint64_t session() const { return session_; }
+  Bytes hello_bytes() const;  // what the agent's Hello must sign; never changes, any thread
   std::uint64_t revision_sent() const { return sent_revision_; }
 
  private:

@@ -92,7 +92,12 @@ Json& Json::push(Json value) {
 
 void append_json_string(std::string& out, std::string_view text) {
   out += '"';
-  for (const char c : text) {
+  std::size_t plain = 0;  // from here to i nothing needs an escape
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (static_cast<unsigned char>(c) >= 0x20 && c != '"' && c != '\\' && c != 0x7f) continue;
+    out.append(text.substr(plain, i - plain));
+    plain = i + 1;
     switch (c) {
       case '"':
         out += "\\\"";
@@ -110,13 +115,10 @@ void append_json_string(std::string& out, std::string_view text) {
         out += "\\t";
         break;
       default:
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-          out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
-        } else {
-          out += c;
-        }
+        out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
     }
   }
+  out.append(text.substr(plain));
   out += '"';
 }
 
@@ -311,14 +313,16 @@ class JsonReader {
     std::string out;
     ++at_;
     while (true) {
+      std::size_t end = at_;
+      while (end < text_.size() && text_[end] != '"' && text_[end] != '\\' &&
+             static_cast<unsigned char>(text_[end]) >= 0x20)
+        ++end;
+      out.append(text_.substr(at_, end - at_));
+      at_ = end;
       if (at_ >= text_.size()) return fault("a string is not closed");
       const char c = text_[at_++];
       if (c == '"') return out;
       if (static_cast<unsigned char>(c) < 0x20) return fault("a control character in a string must be escaped");
-      if (c != '\\') {
-        out += c;
-        continue;
-      }
       if (at_ >= text_.size()) return fault("a string is not closed");
       const char escaped = text_[at_++];
       static constexpr std::string_view kFrom = "\"\\/bfnrt", kTo = "\"\\/\b\f\n\r\t";

@@ -33,7 +33,7 @@ TEST(RunnerOnSqlite, ManySubmittersReadTheirOwnWrites) {
   auto runner = start(disk.open());
   ASSERT_TRUE(runner);
   std::atomic<std::uint64_t> seen{0};
-  auto subscription = runner->subscribe([&](const engine::DurableEvent& event) { seen = event.seq; });
+  auto subscription = runner->subscribe([&](const engine::DurableEvents& events) { seen = events->back().seq; });
   std::vector<std::thread> clients;
   for (int client = 0; client < 4; ++client) {
     clients.emplace_back([&, client] {
