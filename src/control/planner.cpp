@@ -1,4 +1,6 @@
 // The planner's view of the state: machines with what is free, clusters with what they lack.
+#include "control/planner.h"
+
 #include <algorithm>
 #include <set>
 
@@ -193,17 +195,24 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
 }
 
 std::vector<scheduler::Change> planner_snapshot(const State& state) {
-  std::vector<scheduler::Change> out{day_of(state)};
-  for (const auto& [id, node] : state.nodes) out.emplace_back(scheduler::NodeChanged{view_of(state, node)});
+  std::vector<scheduler::Change> out;
+  planner_snapshot(state, [&](scheduler::Change change) { out.push_back(std::move(change)); });
+  return out;
+}
+
+void planner_snapshot(const State& state, const std::function<void(scheduler::Change)>& each) {
+  each(day_of(state));
+  for (const auto& [id, node] : state.nodes) each(scheduler::NodeChanged{view_of(state, node)});
   for (const auto& [id, lease] : state.leases)
-    if (lease.end == LeaseEnd::None) out.push_back(lease_of(state, id));
-  for (const auto& [id, cluster] : state.clusters) out.push_back(terms_of(state, id));
-  for (const auto& [id, cluster] : state.clusters) out.push_back(demand_of(state, id));
+    if (lease.end == LeaseEnd::None) each(lease_of(state, id));
+  for (const auto& [id, cluster] : state.clusters)
+    if (auto change = terms_of(state, id); std::holds_alternative<scheduler::TermsChanged>(change))
+      each(std::move(change));
+  for (const auto& [id, cluster] : state.clusters) each(demand_of(state, id));
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change))
-      out.push_back(std::move(change));
-  out.emplace_back(scheduler::FreezeChanged{state.frozen});
-  return out;
+      each(std::move(change));
+  each(scheduler::FreezeChanged{state.frozen});
 }
 
 Result<WhatIf> what_if(const State& state, const CreateCluster& command, const Actor& actor, Now now) {

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <limits>
 
+#include "control/planner.h"
+
 namespace muster::engine {
 
 Follower::Follower(const Base& base, Options options) : options_(options), base_(base), chain_(base.seq, base.hash) {
-  for (const scheduler::Change& change : control::planner_snapshot(base_.state)) scheduler_.apply(change);
+  control::planner_snapshot(base_.state, [this](const scheduler::Change& change) { scheduler_.apply(change); });
 }
 
 Result<DurableEvent> Follower::fold(const Bytes& stored) {
