@@ -62,7 +62,7 @@ class Engine:
             mounts = [line.split()[1] for line in f if line.split()[1].startswith(self.folder + "/")]
         for mount in sorted(mounts, reverse=True):
             subprocess.run(["umount", "-l", mount], capture_output=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        subprocess.run(["rm", "-rf", "--one-file-system", self.folder], capture_output=True)  # images are many files
 
     def __enter__(self):
         return self.start()
