@@ -86,7 +86,7 @@ std::string plan_text(const wire::Json& plan, const std::string& name) {
       if (place["gpus"].integer() > 0)
         kind += fmt::format("{} x {}, ", place["gpus"].integer(), clean(place["gpuModel"].text()));
       if (!place["region"].text().empty()) kind += "region " + clean(place["region"].text()) + ", ";
-      kind += clean(place["tier"].text()) + (place["imagePresent"].truth() ? ", image there" : ", image to be pulled");
+      kind += clean(place["tier"].text()) + (place["imagePresent"].truth() ? ", image there" : "");
       ++kinds[kind];
     }
     std::string out = name + " would start now:\n";
