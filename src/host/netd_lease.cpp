@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <tuple>
 #include <utility>
 
 #include "base/log.h"
@@ -325,7 +326,7 @@ void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) 
 }
 
 void NetdLease::to_tun(ByteView packet) {
-  if (tun_) static_cast<void>(::write(tun_.get(), packet.data(), packet.size()));
+  if (tun_) std::ignore = ::write(tun_.get(), packet.data(), packet.size());
 }
 
 netd::Stats NetdLease::stats() const {

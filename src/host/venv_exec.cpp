@@ -22,6 +22,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <tuple>
 
 #include "host/json.h"
 #include "host/lease_dirs.h"
@@ -288,7 +289,7 @@ int run_box_exec(const std::string& dir, const std::string& id) {
     theirs = {Fd(in[0]), Fd(out[1]), Fd(err[1])};
     ours = {Fd(in[1]), Fd(out[0]), Fd(err[0])};
     for (const auto* each : {&theirs.in, &theirs.out, &theirs.err})
-      (void)fchown(each->get(), spec->uid, spec->uid);  // so that /dev/stdout can be opened again inside
+      std::ignore = fchown(each->get(), spec->uid, spec->uid);  // so that /dev/stdout can be opened again inside
   }
   const pid_t pid = fork();
   if (pid < 0) return finish(126);
