@@ -2,7 +2,7 @@
 bench/world.cpp is musterd's own composition in one process with that many real agent cores, which speak the agents' protocol; its memory
 counts the machines too. Then real musterd starts from the same journal after a kill -9.
   scale.rss_gb      largest resident memory of that process, machines included (bar 6 GB)
-  scale.stall_ms    the longest that a command lay before the core took it, over SECONDS (60) of changes, snapshots and plans (bar 20 ms)
+  scale.stall_ms    the longest that a command lay before the core took it, over SECONDS (30) of changes, snapshots and plans (bar 20 ms)
   scale.restart_s   start of musterd to an answer of /readyz (bar 30 s)
 Also scale.connect_s (all machines online, no bar) and scale.musterd_rss_gb (musterd after its start, no machine connected yet).
 """
@@ -17,7 +17,7 @@ import _world as world  # noqa: E402
 
 
 def main():
-    nodes, requests, seconds = (int(os.environ.get(name, default)) for name, default in (("NODES", "100000"), ("REQUESTS", "1000000"), ("SECONDS", "60")))
+    nodes, requests, seconds = (int(os.environ.get(name, default)) for name, default in (("NODES", "100000"), ("REQUESTS", "1000000"), ("SECONDS", "30")))
     folder = tempfile.mkdtemp(prefix="bench-scale-", dir=os.path.join(world.ROOT, "build"))
     try:
         made = world.make(folder, nodes, requests, seconds)
