@@ -231,6 +231,7 @@ def main():
         say("== simulation, as many seeds as fit in %d s" % seconds)
         started = time.time()
         done = subprocess.run(["build/sim/muster-sim", "--seconds", str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        say("\n".join(line for line in done.stdout.split("\n") if "FAILED" in line or "reproduce" in line))
         say(done.stdout[-3000:])
         note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
     if "tsan" in only and not args.pattern and (args.no_build or build("tsan", targets=sorted(THREADED))):

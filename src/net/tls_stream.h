@@ -41,7 +41,7 @@ class TlsStream {
   auto async_read_later(asio::mutable_buffer target, Token&& token) {
     ReadOp op{*this, target};
     op.patient = SSL_has_pending(ssl_.get()) == 0;
-    return asio::async_compose<Token, void(ErrorCode, std::size_t)>(std::move(op), token, socket_);
+    return asio::async_compose<Token, void(ErrorCode, std::size_t)>(op, token, socket_);
   }
   template <typename Buffers, typename Token>
   auto async_write_some(const Buffers& buffers, Token&& token) {

@@ -329,8 +329,11 @@ RunResult Sim::run() {
   while (world_.steps < options_.steps && world_.failure.empty() && world_.step()) check();
   if (options_.liveness && world_.failure.empty()) {
     heal();
-    if (run_until([this] { return not_converged(); }, Millis(3'600'000), "no agreement after the heal"))
-      prove_progress();
+    const auto unmet = [this] {
+      const std::string wished = settle_wishes();
+      return wished.empty() ? not_converged() : wished;
+    };
+    if (run_until(unmet, Millis(3'600'000), "no agreement after the heal")) prove_progress();
   }
   RunResult result{world_.failure, world_.hash(), world_.steps, world_.coverage, {}, world_.log()};
   checkers_.each([&](Checker& c) { result.looked[c.invariant()] += c.looked(); });

@@ -88,6 +88,7 @@ class Sim final : public Environment, public ServerWatcher {
   Node& any_node();
   // liveness
   void heal();
+  std::string settle_wishes();
   std::string not_converged() const;
   bool run_until(const std::function<std::string()>& unmet, Millis limit, const std::string& what);
   void prove_progress();
