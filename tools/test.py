@@ -3,8 +3,8 @@
 
     tools/test.py [--only lint,unit,contract,sim,tsan,system] [--no-build] [-k SUBSTRING] [--module NAME]
 
-Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); as many seeds of
-the simulation as fit in the time are played by an optimised build (build/sim); the rooms with
+Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
+first SEEDS seeds of the simulation as fit in the time are played by an optimised build (build/sim); the rooms with
 threads once more under the thread sanitizer (build/tsan); system tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. A system test that this
 machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure.
 """

@@ -76,12 +76,13 @@ Forecast forecast(const std::vector<Change>& snapshot, const RequestChanged& req
   for (const Change& change : snapshot) fork.apply(change);
   fork.apply(request);
   const ClusterId asked = request.request.cluster;
-  for (;;) {  // every round places at least one request or is the last
+  for (std::size_t rounds = fork.waiting(); rounds > 0; --rounds) {  // each places at least one request or is the last
     const std::vector<Group> groups = fork.plan({.groups_max = 1024}, now);
     for (const Group& group : groups)
       if (group.cluster == asked) return {group, {}};
-    if (groups.empty()) return {{}, fork.queue_of(asked, now)};
+    if (groups.empty()) break;
   }
+  return {{}, fork.queue_of(asked, now)};
 }
 
 }  // namespace muster::scheduler

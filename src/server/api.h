@@ -93,7 +93,8 @@ class Api {
 
   Context& context_;
   std::map<std::string, Route> routes_;
-  std::mutex plan_mutex_;  // one what-if at a time: each forks the planner
+  std::mutex plan_mutex_;    // one what-if at a time: each forks the planner
+  LeaseTime plan_after_{0};  // a large planner is not copied again at once
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
   std::mutex attempts_mutex_;

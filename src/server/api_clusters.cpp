@@ -37,16 +37,20 @@ Status blobs_held(const BlobStore& blobs, OrgId org, const ClusterSpec& spec, co
 
 }  // namespace
 
+// Nothing is folded while the planner is copied; a large one rests after it, by its size.
+constexpr std::size_t kPlanCopiesPerMs = 100;
+
 // The state is only read while the request is made and the planner copied; the copy plans without any lock.
 void Api::plan_cluster(const CallPtr& call) {
   const auto asked = wire::parse_create_cluster(call->request.body);
   if (!asked.ok()) return fail(call, asked.error());
   post(call, [this, call, asked = *asked] {
     const std::unique_lock one(plan_mutex_, std::try_to_lock);
-    if (!one) return fail(call, error(Code::ResourceExhausted, "another plan is being made; try again in a moment"));
+    const Now now = read_clocks();
+    if (!one || now.lease < plan_after_)
+      return fail(call, error(Code::ResourceExhausted, "another plan is being made; try again in a moment"));
     Result<control::WhatIf> what = control::WhatIf{};
     std::vector<scheduler::Change> snapshot;
-    const Now now = read_clocks();
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler& scheduler) {
       const auto project = find_project(state, call->caller.subject, asked.project);
       control::Actor actor;
@@ -55,6 +59,7 @@ void Api::plan_cluster(const CallPtr& call) {
                           : Result<control::WhatIf>(project.error());
       if (what.ok() && !what->quota) snapshot = scheduler.snapshot();
     });
+    plan_after_ = read_clocks().lease + Millis(snapshot.size() / kPlanCopiesPerMs);
     if (!what.ok()) return fail(call, what.error());
     scheduler::Forecast forecast;
     if (const auto* request = std::get_if<scheduler::RequestChanged>(&what->request);
