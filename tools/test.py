@@ -3,9 +3,10 @@
 
     tools/test.py [--only lint,unit,contract,sim,tsan,system] [--no-build] [-k SUBSTRING] [--module NAME]
 
-Unit, contract and simulation tests run under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
-first SEEDS seeds of the simulation as fit in the time are played by an optimised build (build/sim); the rooms with
-threads once more under the thread sanitizer (build/tsan); system tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. A system test that this
+System tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. They mostly wait,
+so in a whole run they go first, in lanes side by side, and everything else is built and run behind them: unit, contract and simulation
+tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the first SEEDS seeds of the simulation as fit
+in the time, in the release build; the rooms with threads once more under the thread sanitizer (build/tsan). A system test that this
 machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure.
 
 System tests work with real clocks, and a loaded machine can be late for one of them. Up to SECOND_TRIES classes of system tests that
@@ -46,6 +47,7 @@ def note(kind, name, seconds=None, why=""):
 THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "", "contract_test": "RunnerOn*"}
 
 
+behind = []  # what is put before a command that must not disturb the system tests
 built = {}  # preset and targets -> did it build
 
 
@@ -60,7 +62,7 @@ def build_now(preset, *extra, targets=()):
     say("== build %s" % preset)
     make = ["cmake", "--build", "--preset", preset, "-j", str(os.cpu_count() or 2)]
     for command in (["cmake", "--preset", preset] + list(extra), make + (["--target"] + list(targets) if targets else [])):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(behind + command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
             say(done.stdout[-6000:])
             note("FAIL", "build." + preset, time.time() - started)
@@ -76,6 +78,7 @@ def run_tidy(built_already):
     if not built_already and not build("asan"):
         return
     say("== clang-tidy over " + ", ".join(tidy.STRANGERS))
+    tidy.BEHIND = behind
     count, findings = tidy.run(tidy.STRANGERS, say)
     note("FAIL" if findings else "ok", "lint.tidy", time.time() - started, "; ".join(findings[:3]))
 
@@ -90,7 +93,7 @@ def run_gtest(label, binary, timeout, pattern, only=""):
                    TSAN_OPTIONS="halt_on_error=0:exitcode=66")
         log = tempfile.TemporaryFile("w+")
         try:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout, env=env).returncode
+            code = subprocess.run((["nice", "-n", "10"] if behind else []) + command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout, env=env).returncode
         except subprocess.TimeoutExpired:
             code = "timeout after %d s" % timeout
         try:
@@ -148,11 +151,11 @@ class Report(unittest.TestResult):
 
 
 def lanes():
-    """Modules by lane: BESIDE = "name" in a module of tests/system puts it there; "" is the lane of this process."""
-    found = {"": []}
+    """Modules by lane: BESIDE = "name" in a module of tests/system puts it there; "ray" is the lane of the others."""
+    found = {}
     for path in sorted(glob.glob("tests/system/*_test.py")):
         said = re.search(r'^BESIDE = "(\w+)"', open(path).read(), re.M)
-        found.setdefault(said.group(1) if said else "", []).append(os.path.basename(path)[:-3])
+        found.setdefault(said.group(1) if said else "ray", []).append(os.path.basename(path)[:-3])
     return found
 
 
@@ -172,33 +175,43 @@ def run_module(name, pattern, group=""):
 
 
 def run_system(pattern, modules):
-    """The modules one after the other; with none given all of them, those of other lanes in processes beside this one."""
-    sys.path.insert(0, os.path.join(ROOT, "tests"))
-    for folder in ("tests/lab", "tests/system"):
-        sys.path.insert(0, os.path.join(ROOT, folder))
-    beside = []
-    if not modules:
-        found = lanes()
-        modules = found.pop("") if not pattern else sorted(name for names in [found.pop("")] + list(found.values()) for name in names)
-        for lane, names in sorted({} if pattern else found.items()):
-            out = tempfile.TemporaryFile("w+")
-            command = [sys.executable, "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)]
-            beside.append((lane, names, out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
+    """These modules, or all, one after the other in this process."""
+    modules = modules or sorted(name for names in lanes().values() for name in names)
     say("== system (release binaries): " + ", ".join(modules))
     for name in modules:
         run_module(name, pattern)
-    for lane, names, out, process in beside:
-        say("== system, beside the others: " + ", ".join(names))
-        try:
-            process.wait(2400)
-        except subprocess.TimeoutExpired:
+
+
+def start_lanes():
+    """The system tests in a process for each lane; what they say is kept for end_lanes()."""
+    started = []
+    for lane, names in sorted(lanes().items()):
+        out = tempfile.TemporaryFile("w+")
+        command = [sys.executable, "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)]
+        started.append((lane, names, out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
+        say("== system tests begin, lane %s: %s" % (lane, ", ".join(names)))
+    return started
+
+
+def end_lanes(started):
+    for lane, names, out, process in started:
+        say("== system, lane %s: %s" % (lane, ", ".join(names)))
+        began = time.time()
+        while process.poll() is None and time.time() - began < 3000:
+            time.sleep(1)
+            if int(time.time() - began) % 60 == 59:
+                out.seek(0)
+                say("   ... at " + ([""] + [line for line in out.read().split("\n") if line.startswith("-- ")])[-1])
+                time.sleep(1)
+        if process.poll() is None:
             process.terminate()
             note("FAIL", "system." + lane, None, "did not end")
         out.seek(0)
         text = out.read()
         for line in text.split("\n"):
             if line.startswith(("ok ", "FAIL ", "skip ")):
-                kind, test = line.split()[:2]
+                # "setUpClass (module.Class)" is a name of two words
+                kind, test = re.match(r"(\w+) +((?:\S+ \(\w+_test\.\w+\))|\S+)", line).groups()
                 {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(test)
                 say(line)
         if process.returncode != 0:
@@ -208,6 +221,7 @@ def run_system(pattern, modules):
 
 
 SECOND_TRIES = 3
+RELEASED = ("all", "musterd-faulty", "muster-sim")
 
 
 def class_of(name):
@@ -233,6 +247,41 @@ def try_again():
 SEEDS = 600  # the first that must hold; docs/simulation.md names those known to fail behind them
 
 
+def run_units(only, pattern, no_build):
+    if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
+        for binary in sorted(glob.glob("build/asan/*_test")):
+            label = os.path.basename(binary)[:-5]
+            kind = label if label in ("contract", "sim") else "unit"
+            if kind in only:
+                run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 300, pattern)
+        if "unit" in only and not pattern:
+            run_mutants()
+
+
+def run_mutants():
+    """Planted faults that a unit test must catch, as the simulation catches the others."""
+    import mutants
+    for mutant, wrong in mutants.run():
+        note("FAIL" if wrong else "ok", "mutant." + mutant, None, wrong)
+
+
+def run_seeds():
+    seconds = int(os.environ.get("MUSTER_SIM_SECONDS", "180" if CI else "30"))
+    say("== simulation, as many of the first %d seeds as fit in %d s" % (SEEDS, seconds))
+    started = time.time()
+    command = behind + ["build/release/muster-sim", "--seconds", str(seconds), "--seeds", str(SEEDS)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    say("\n".join(line for line in done.stdout.split("\n") if "FAILED" in line or "reproduce" in line))
+    say(done.stdout[-3000:])
+    note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
+
+
+def run_threads(no_build):
+    if no_build or build("tsan", targets=sorted(THREADED)):
+        for name, tests in sorted(THREADED.items()):
+            run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="lint,unit,contract,sim,tsan,system")
@@ -242,36 +291,31 @@ def main():
     args = parser.parse_args()
     only = args.only.split(",")
     began = time.time()
+    for folder in ("tests", "tests/lint", "tests/lab", "tests/system"):
+        sys.path.insert(0, os.path.join(ROOT, folder))
     if "lint" in only:
         say("== lint")
-        sys.path.insert(0, os.path.join(ROOT, "tests/lint"))
         import lint
         for rule in lint.QUICK:
             complaints = list(rule())
             note("FAIL" if complaints else "ok", "lint." + rule.__name__[5:], None, "; ".join(complaints[:5]))
-        if not args.pattern:
-            run_tidy(args.no_build)
-    if set(only) & {"unit", "contract", "sim"} and (args.no_build or build("asan")):
-        for binary in sorted(glob.glob("build/asan/*_test")):
-            label = os.path.basename(binary)[:-5]
-            kind = label if label in ("contract", "sim") else "unit"
-            if kind in only:
-                run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 300, args.pattern)
-    if "sim" in only and not args.pattern and (args.no_build or build("sim", targets=["muster-sim"])):
-        seconds = int(os.environ.get("MUSTER_SIM_SECONDS", "180" if CI else "30"))
-        say("== simulation, as many seeds as fit in %d s" % seconds)
-        started = time.time()
-        done = subprocess.run(["build/sim/muster-sim", "--seconds", str(seconds), "--seeds", str(SEEDS)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        say("\n".join(line for line in done.stdout.split("\n") if "FAILED" in line or "reproduce" in line))
-        say(done.stdout[-3000:])
-        note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
-    if "tsan" in only and not args.pattern and (args.no_build or build("tsan", targets=sorted(THREADED))):
-        for name, tests in sorted(THREADED.items()):
-            run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
-    if "system" in only and (args.no_build or build("release", "-DBUILD_TESTING=OFF", targets=("all", "musterd-faulty"))):
+    released = not set(only) & {"sim", "system"} or args.no_build or build("release", "-DBUILD_TESTING=OFF", targets=RELEASED)
+    started = []
+    if "system" in only and released and not args.pattern and not args.module:
+        started = start_lanes()
+        behind[:] = [sys.executable, os.path.join(ROOT, "tools/behind.py")]
+    if "lint" in only and not args.pattern:
+        run_tidy(args.no_build)
+    run_units(only, args.pattern, args.no_build)
+    if "sim" in only and released and not args.pattern:
+        run_seeds()
+    if "tsan" in only and not args.pattern:
+        run_threads(args.no_build)
+    if started:
+        end_lanes(started)
+        try_again()
+    elif "system" in only and released:
         run_system(args.pattern, args.module)
-        if not args.pattern and not args.module:
-            try_again()
     if CI and skipped:
         for name in skipped:
             failed.append(name)

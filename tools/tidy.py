@@ -25,8 +25,11 @@ def sources(rooms):
     return sorted(path for path in ours if not rooms or any(path.startswith("src/%s/" % room) for room in rooms))
 
 
+BEHIND = []  # what is put before each command, to run it behind something else
+
+
 def check(path):
-    done = subprocess.run(["clang-tidy-16", "-p", BUILD, "--quiet", "--extra-arg=-Wno-unknown-warning-option", path], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(BEHIND + ["clang-tidy-16", "-p", BUILD, "--quiet", "--extra-arg=-Wno-unknown-warning-option", path], cwd=ROOT, capture_output=True, text=True)
     found = re.findall(r"^(/\S+?:\d+:\d+: (?:error|warning): .*)$", done.stdout, re.M)
     if done.returncode != 0 and not found:
         found = ["%s: clang-tidy-16 failed: %s" % (path, (done.stderr or done.stdout).strip()[-300:])]

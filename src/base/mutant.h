@@ -1,7 +1,8 @@
 #pragma once
 // Planted faults for the simulation: MUSTER_MUTANT("name") is true only in a build with MUSTER_MUTANTS and only for the
-// one mutant that set_mutant() switched on. In every other build it is the constant false and costs nothing. Each name
-// used in the sources has a row in tests/sim/mutants.cpp that says within how many seeds the simulation catches it.
+// one mutant that set_mutant() or the environment (MUSTER_MUTANT=name) switched on. In every other build it is the
+// constant false and costs nothing. Each name used in the sources has a row in tests/sim/mutants.cpp that says within
+// how many seeds the simulation catches it, or in tools/mutants.py with the unit test that does.
 #include <string_view>
 
 namespace muster {

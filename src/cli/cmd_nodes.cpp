@@ -144,12 +144,13 @@ void add_nodes(CLI::App& app, Shell& shell) {
   show->add_option("node", options->id, "id")->required();
   show->footer("Example:\n  muster nodes show node-3");
   show->callback([options, &shell] { shell.action = [options, &shell] { return show_node(shell, options->id); }; });
-  const std::pair<const char*, const char*> actions[] = {{"admit", "Let an enrolled machine work"},
-                                                         {"drain", "Give it no new work, let the present end"},
-                                                         {"undrain", "Take work again"},
-                                                         {"disable", "Stop its work and give it none"},
-                                                         {"enable", "Undo disable"},
-                                                         {"revoke", "End its identity for good"}};
+  const std::pair<const char*, const char*> actions[] = {
+      {"admit", "Let an enrolled machine work"},
+      {"drain", "Give it no new work, let the present end"},
+      {"undrain", "Take work again"},
+      {"disable", "Stop its work and give it none"},
+      {"enable", "Undo disable, or end the quarantine of a machine whose copy is gone"},
+      {"revoke", "End its identity for good"}};
   for (const auto& [name, text] : actions) {
     auto* command = nodes->add_subcommand(name, text);
     command->add_option("node", options->id, "id")->required();

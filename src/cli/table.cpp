@@ -16,7 +16,8 @@ std::size_t width_of(std::string_view text) {
 
 std::string_view colour_of(std::string_view cell) {
   static constexpr std::array<std::string_view, 5> kGood = {"running", "ready", "online", "succeeded", "alive"};
-  static constexpr std::array<std::string_view, 6> kBad = {"failed", "lost", "revoked", "disabled", "dead", "warning"};
+  static constexpr std::array<std::string_view, 7> kBad = {"failed",      "lost", "revoked", "disabled",
+                                                           "quarantined", "dead", "warning"};
   static constexpr std::array<std::string_view, 10> kWait = {"queued",   "starting", "pulling", "creating", "suspect",
                                                              "draining", "stopping", "pending", "standby",  "admitted"};
   const auto in = [&](const auto& list) { return std::find(list.begin(), list.end(), cell) != list.end(); };

@@ -29,7 +29,7 @@ constexpr std::uint64_t enum_last<TrustTier>() {
 }
 template <>
 constexpr std::uint64_t enum_last<NodeState>() {
-  return 8;
+  return 9;
 }
 template <>
 constexpr std::uint64_t enum_last<ClusterState>() {

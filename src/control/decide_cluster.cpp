@@ -97,7 +97,7 @@ Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, con
   const auto grants = [&](const auto& entry) {
     const Node& node = entry.second;
     return node.facts.egress_allowed && node.state != NodeState::Revoked && node.state != NodeState::Disabled &&
-           in_pool(node, spec.pool, tenant);
+           node.state != NodeState::Quarantined && in_pool(node, spec.pool, tenant);
   };
   if (std::any_of(state.nodes.begin(), state.nodes.end(), grants)) return {};
   return error(

@@ -62,7 +62,8 @@ void leave_behind(Draft& d, NodeId id) {
 }
 
 bool off(NodeState state) {
-  return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled;
+  return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled ||
+         state == NodeState::Quarantined;
 }
 
 Decision set_draining(const Asking& a, const Node& node, bool draining) {
@@ -129,7 +130,7 @@ Decided decide(const Asking& a, const SetNode& c) {
       if (node->state != NodeState::Enrolled) return Decision{{}, {id}};
       return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "admitted"}, id);
     case Action::Enable:
-      if (node->state != NodeState::Disabled) return Decision{{}, {id}};
+      if (node->state != NodeState::Disabled && node->state != NodeState::Quarantined) return Decision{{}, {id}};
       return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "enabled"}, id);
     case Action::Drain:
       return set_draining(a, *node, true);
@@ -168,6 +169,8 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   if (node == nullptr) return missing("machine", c.node.str());
   if (node->state == NodeState::Revoked)
     return error(Code::FailedPrecondition, "the machine is revoked; enrol it again with a new join token");
+  if (node->state == NodeState::Quarantined)
+    return error(Code::FailedPrecondition, "the machine is quarantined: its device key is in use on two machines");
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.node);
   NodeFacts facts = c.facts ? *c.facts : node->facts;
@@ -215,8 +218,9 @@ Decided decide(const Asking& a, const NodeContested& c) {
   const std::string reason(kContested);
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.node);
-  if (!off(node->state) && node->state != NodeState::Lost)
-    d.emit(NodeStateChanged{c.node, NodeState::Lost, node->draining, reason});
+  // One that waits for its admission holds nothing, and enabling it must not admit it.
+  if (!off(node->state) || node->state == NodeState::Disabled)
+    d.emit(NodeStateChanged{c.node, NodeState::Quarantined, node->draining, reason});
   take_workers_away(d, c.node, Leave::AtOnce, reason);
   take_heads_away(d, c.node, "head_" + reason);
   for (const LeaseId id : a.base.live_leases(c.node)) {

@@ -106,7 +106,8 @@ enum class NodeState : std::uint8_t {
   Lost = 5,
   Draining = 6,
   Disabled = 7,
-  Revoked = 8
+  Revoked = 8,
+  Quarantined = 9  // its device key is in use on two machines; until somebody enables it again
 };
 struct Node {
   NodeId id;

@@ -106,6 +106,9 @@ Result<NodeId> AgentHub::verify(const session::Hello&, ByteView) {
     if (node->state == NodeState::Revoked) {
       known = error(Code::PermissionDenied, "this machine was revoked; ask its supplier, then join it with a new token",
                     "revoked");
+    } else if (node->state == NodeState::Quarantined) {
+      known =
+          error(Code::FailedPrecondition, std::string(session::kQuarantinedText), std::string(session::kQuarantined));
     } else if (crypto::equal(node->device_key, certificate.device_key)) {
       known = access::check({{}, Role::None, {}, *id, {}}, access::Verb::Report, object_of(*node));
     }
@@ -371,7 +374,7 @@ void AgentHub::note_event(const control::Event& event, LeaseTime now) {
   // Counted from here even if the machine never connects: it may have left before its first Desired.
   if (const auto* granted = std::get_if<control::LeaseGranted>(&event)) keeper_.granted(granted->lease.id, now);
   if (const auto* changed = std::get_if<control::NodeStateChanged>(&event);
-      changed != nullptr && changed->state == NodeState::Revoked)
+      changed != nullptr && (changed->state == NodeState::Revoked || changed->state == NodeState::Quarantined))
     refused_.insert(changed->node);
 }
 
@@ -461,7 +464,16 @@ void AgentHub::tick(Now now, Todo& todo) {
     keeper_.forget(node);
     const auto found = by_node_.find(node);
     if (found == by_node_.end()) continue;
-    found->second->session->refuse("revoked", "this machine was revoked", Millis(0));
+    bool kept_out = false;
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      const Node* known = state.find_node(node);
+      kept_out = known != nullptr && known->state == NodeState::Quarantined;
+    });
+    if (kept_out)
+      found->second->session->refuse(std::string(session::kQuarantined), std::string(session::kQuarantinedText),
+                                     session::kQuarantineRetry);
+    else
+      found->second->session->refuse("revoked", "this machine was revoked", Millis(0));
     flush(found->second, todo);
   }
   session::Verdicts verdicts;

@@ -124,7 +124,7 @@ class AgentHub final : private session::Authority {
   session::Keeper keeper_;
   std::map<std::uint64_t, LinkPtr> links_;
   std::unordered_map<NodeId, LinkPtr> by_node_;
-  std::set<NodeId> refused_;  // revoked: to be cut at the next tick
+  std::set<NodeId> refused_;  // revoked or quarantined: to be cut at the next tick
   std::set<NodeId> dirty_;    // whose desired state may have changed
   std::uint64_t next_link_ = 1;
   std::uint64_t swept_ = 0;  // the last link looked at without a reason

@@ -33,12 +33,13 @@ void Directory::take_over(Entry& entry) {
   entry.boot = std::exchange(entry.newcomer, {});
 }
 
-// Nothing is believed of either from here on; who comes back after somebody removed the copy begins anew.
+// Nothing is believed of either from here on, and neither is served until the core has the node in quarantine.
 Verdict Directory::clone(NodeId node, Entry& entry, std::uint64_t asking) {
   for (const std::uint64_t session : {std::exchange(entry.session, 0), std::exchange(entry.pending, 0)}) {
     if (session != 0 && session != asking) kicked_.push_back({session, Verdict::Clone});
   }
   entry.boot = entry.newcomer = {};
+  entry.contested = true;
   contested_.insert(node);
   return Verdict::Clone;
 }
@@ -46,6 +47,7 @@ Verdict Directory::clone(NodeId node, Entry& entry, std::uint64_t asking) {
 Verdict Directory::hello(NodeId node, const Caller& caller, std::uint64_t session, LeaseTime now) {
   const auto [it, fresh] = nodes_.try_emplace(node);
   Entry& entry = it->second;
+  if (entry.contested) return Verdict::Clone;
   if (entry.boot.id.empty()) entry.boot.id = caller.known_boot;
   const Boot speaking{caller.boot_id, caller.booted, now};
   if (entry.boot.id.empty() || entry.boot.id == caller.boot_id) {

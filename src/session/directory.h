@@ -4,7 +4,8 @@
 //  - a rebooted machine is never heard under its old boot id again, so an old boot that speaks clearly after the new
 //  one
 //    began (the agent says for how long its machine is up) proves two machines: both are refused, and the node is told
-//    to the core as contested;
+//    to the core as contested. Until the core has it (forget()) nobody is served for the node, and from then on the
+//    core says who is: it keeps the node in quarantine;
 //  - until the old boot has been silent for `quiet` the newcomer waits; after a start of the control plane the silence
 //    counts from there.
 // Also keeps the digest of the last inventory of each node. Single-threaded (the server guards it).
@@ -68,6 +69,7 @@ class Directory {
   struct Entry {
     std::uint64_t session = 0, pending = 0;
     Boot boot, newcomer;
+    bool contested = false;
     Bytes digest;
   };
   bool two_machines(const Entry& entry) const;

@@ -36,7 +36,7 @@ void Keeper::judge_nodes(LeaseTime now, const CoreView& core, Verdicts& out) {
     const NodeId node = *it;
     const auto state = core.state_of(node);
     const auto heard = liveness_.find(node);
-    if (!state || *state == NodeState::Revoked) liveness_.forget(node);
+    if (!state || *state == NodeState::Revoked || *state == NodeState::Quarantined) liveness_.forget(node);
     bool differs = false;
     if (state && heard) {
       const bool up = *state == NodeState::Online || *state == NodeState::Draining;

@@ -72,7 +72,7 @@ class Keeper {
   // From the journal.
   void lease_ended(LeaseId lease) { leases_.ended(lease), rosters_.ended(lease); }
   void roster_changed(ClusterId cluster) { rosters_dirty_.insert(cluster); }
-  void contested_taken(NodeId node) { contested_.erase(node); }
+  void contested_taken(NodeId node) { contested_.erase(node), directory_.forget(node); }
   void forget(NodeId node) { liveness_.forget(node); }  // revoked: its silence means nothing
 
   // Every second. While not leading only the clocks move on.

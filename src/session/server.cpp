@@ -42,12 +42,7 @@ void Server::refuse(std::string code, std::string message, Millis retry_after) {
 
 void Server::kick(Verdict why, Now) {
   if (why == Verdict::Clone) {
-    refuse("clone",
-           "this machine's device key is in use on two machines at once; both are refused, and what they held ends. "
-           "Remove "
-           "the copy (or enrol it anew with a token of its own), then restart the agent of the machine that stays; "
-           "without that it is tried again when its leases have ended",
-           options_.lease);
+    refuse("clone", std::string(kQuarantinedText), kQuarantineRetry);
   } else {
     refuse("replaced", "another connection of this agent took over", Millis(5000));
   }
@@ -87,7 +82,10 @@ void Server::on_hello(const Hello& hello, Now now) {
     const bool passing = node.error().code == Code::Unavailable || node.error().code == Code::ResourceExhausted;
     const std::string code =
         node.error().field.empty() ? std::string(code_name(node.error().code)) : node.error().field;
-    return refuse(code, node.error().message, passing ? Millis(10'000) : Millis(0));
+    return refuse(code, node.error().message,
+                  passing                ? Millis(10'000)
+                  : code == kQuarantined ? kQuarantineRetry
+                                         : Millis(0));
   }
   node_ = *node;
   boot_id_ = hello.boot_id;

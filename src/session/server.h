@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -17,12 +18,20 @@
 
 namespace muster::session {
 
+// A machine whose device key was seen on two machines is kept out until somebody removed the copy and enabled it again;
+// its agent asks from time to time.
+inline constexpr std::string_view kQuarantined = "quarantined";
+inline constexpr std::string_view kQuarantinedText =
+    "this machine's device key is in use on two machines, so both are quarantined and what they held ends. Remove the "
+    "copy (or enrol it anew with a token of its own), then say `muster nodes enable` for the machine that stays";
+inline constexpr Millis kQuarantineRetry{60'000};
+
 // What the rest of the server knows. All calls come from within Server's calls.
 class Authority {
  public:
   virtual ~Authority() = default;
   // Certificate chain and dates, revocation, then the signature over hello_message(challenge). The error is told to the
-  // agent; its field, where it has one, is the code ("revoked").
+  // agent; its field, where it has one, is the code ("revoked", kQuarantined).
   virtual Result<NodeId> verify(const Hello& hello, ByteView message) = 0;
   virtual std::string failure_domain(NodeId node) = 0;        // for liveness
   virtual std::string known_boot(NodeId node) = 0;            // that its live leases are held by; empty: it has none

@@ -22,8 +22,8 @@ std::optional<E> search(std::string_view wanted, const std::array<std::string_vi
 constexpr std::array<std::string_view, 5> kRoles{"none", "operator", "supplier", "tenant", "auditor"};
 constexpr std::array<std::string_view, 3> kRuntimes{"", "docker", "venv"};
 constexpr std::array<std::string_view, 3> kTiers{"community", "verified", "platform"};
-constexpr std::array<std::string_view, 9> kNodeStates{"",     "enrolled", "admitted", "online", "suspect",
-                                                      "lost", "draining", "disabled", "revoked"};
+constexpr std::array<std::string_view, 10> kNodeStates{"",     "enrolled", "admitted", "online",  "suspect",
+                                                       "lost", "draining", "disabled", "revoked", "quarantined"};
 constexpr std::array<std::string_view, 7> kClusterStates{"",         "queued",  "starting", "running",
                                                          "stopping", "stopped", "failed"};
 constexpr std::array<std::string_view, 4> kSlotRoles{"", "head", "worker", "spare"};

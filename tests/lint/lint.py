@@ -9,6 +9,9 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+import mutants  # noqa: E402
+
 PURE = {"base", "model", "scheduler", "access", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
 CORE = {"scheduler", "access", "control"}
 FENCES = {  # include prefix -> fence
@@ -235,7 +238,12 @@ def rule_mutants():
             for name in re.findall(r'MUSTER_MUTANT\("([\w.]+)"\)', line):
                 if path != "src/base/mutant.h" and "`%s`" % name not in doc:
                     yield "%s:%d: mutant %s is not in docs/simulation.md; give it a row there and in tests/sim/mutants.cpp" % (path, number, name)
-    for name in sorted(set(planted.values()) - set(rows)):
+    by_tests = dict(re.findall(r"^\| `([\w.]+)` \|.*\| (`\w+` [\w.]+) \|$", doc, re.M))
+    named = {name: "`%s` %s" % test for name, test in mutants.UNIT.items()}
+    for name in sorted(set(by_tests) | set(named)):
+        if by_tests.get(name) != named.get(name):
+            yield "docs/simulation.md:1: mutant %s: the table says %s, tools/mutants.py %s" % (name, by_tests.get(name), named.get(name))
+    for name in sorted(set(planted.values()) - set(rows) - set(named)):
         yield "src/control/mutants.h:1: mutant %s has no row in tests/sim/mutants.cpp" % name
 
 

@@ -74,7 +74,8 @@ class FencedByRosters final : public Checker {
       calm_ = world.now();
     const auto* left = std::get_if<control::SlotLeft>(&event.event);
     const Slot* slot = left == nullptr ? nullptr : after.find_slot(left->slot);
-    if (slot == nullptr) return;
+    // Who never brought a key was in no roster, and its departure takes nobody out of one.
+    if (slot == nullptr || !joined_.contains(left->slot)) return;
     auto& removals = removals_[slot->cluster];
     if (removals.empty() || left->roster_epoch > removals.back().first)
       removals.emplace_back(left->roster_epoch, world.now());

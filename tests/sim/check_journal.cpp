@@ -1,5 +1,7 @@
 // I2: nothing acknowledged is lost after any crash of the server, and nothing leaves before it is durable. I10: queues
 // and memory are bounded.
+#include <algorithm>
+
 #include "crypto/hash.h"
 #include "sim/checkers.h"
 
@@ -87,13 +89,29 @@ class Bounded final : public Checker {
     const auto stale = [&](WallTime ended) {
       return ended.ms != 0 && view.state->last_wall - ended > Millis(3 * 3'600'000);
     };
-    for (const auto& [id, cluster] : view.state->clusters)
-      if (stale(cluster.ended_at)) fail(view.world, id.str() + " was never archived");
+    for (const auto& [id, cluster] : view.state->clusters) {
+      if (cluster.ended_at.ms == 0 || holds(*view.state, id)) continue;
+      if (stale(std::max(cluster.ended_at, let_go_[id]))) fail(view.world, id.str() + " was never archived");
+    }
     for (const auto& [id, job] : view.state->jobs)
       if (stale(job.ended_at)) fail(view.world, id.str() + " was never archived");
     for (const auto& [id, lease] : view.state->leases)
       if (stale(lease.ended_at)) fail(view.world, id.str() + " was never archived");
   }
+  void durable(const engine::DurableEvent& event, const control::State& after, World&) override {
+    const auto* ended = std::get_if<control::LeaseEnded>(&event.event);
+    const Lease* lease = ended == nullptr ? nullptr : after.find_lease(ended->lease);
+    if (lease != nullptr) let_go_[lease->cluster] = after.last_wall;
+  }
+
+ private:
+  // An ended cluster stays for as long as somebody may still run a lease of it.
+  static bool holds(const control::State& state, ClusterId id) {
+    const std::vector<LeaseId> leases = state.cluster_leases(id);
+    return std::any_of(leases.begin(), leases.end(),
+                       [&](LeaseId lease) { return state.leases.at(lease).end == LeaseEnd::None; });
+  }
+  std::map<ClusterId, WallTime> let_go_;  // when its last lease ended
 };
 
 }  // namespace

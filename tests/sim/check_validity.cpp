@@ -101,7 +101,8 @@ class OnlyValid final : public Checker {
 };
 
 // A copy is believed to be the machine after a reboot only where nothing could tell: the original was not heard, by the
-// server that decides, since the copy began.
+// server that decides, since the copy began or since somebody ended the quarantine of both. In quarantine neither is
+// believed anything.
 class NoCopyForReboot final : public Checker {
  public:
   NoCopyForReboot() : Checker("I9") {}
@@ -113,26 +114,31 @@ class NoCopyForReboot final : public Checker {
       if (clone_ != nullptr && node->key == clone_->key) original_ = node.get();
   }
   void durable(const DurableEvent& event, const State&, World& world) override {
-    const auto* state = std::get_if<control::NodeStateChanged>(&event.event);
-    const auto* want = std::get_if<control::LeaseWantChanged>(&event.event);
-    const bool found_out = (state != nullptr && state->reason == "key_used_twice") ||
-                           (want != nullptr && want->reason == "key_used_twice");
-    if (found_out) found_out_ = world.now();
+    if (clone_ == nullptr || original_ == nullptr) return;
+    const NodeId id = original_->id;
+    if (const auto* state = std::get_if<control::NodeStateChanged>(&event.event);
+        state != nullptr && state->node == id) {
+      looked_at();
+      const bool ends = state->state == NodeState::Admitted || state->state >= NodeState::Disabled;
+      if (quarantined_ && !ends) fail(world, id.str() + " came out of quarantine though nobody enabled it");
+      if (quarantined_ && ends) enabled_ = world.now();
+      quarantined_ = state->state == NodeState::Quarantined;
+    }
     const auto* changed = std::get_if<control::NodeFactsChanged>(&event.event);
-    if (changed == nullptr || clone_ == nullptr || original_ == nullptr ||
-        changed->facts.boot_id != clone_->facts.boot_id)
-      return;
+    if (changed == nullptr || changed->node != id) return;
+    if (quarantined_) fail(world, id.str() + " is in quarantine and was believed what it is");
+    if (changed->facts.boot_id != clone_->facts.boot_id) return;
     looked_at();
     if (original_->booted() > clone_->booted()) return;  // it was rebooted since: for a moment both look alike
-    // Once both are found out, whoever comes first is served again; what was held is believed to neither.
-    const LeaseTime proof = std::max({clone_->booted() + Millis(30'000), started_, found_out_});
+    const LeaseTime proof = std::max({clone_->booted() + Millis(30'000), started_, enabled_});
     if (original_->spoke_at > proof)
-      fail(world, "a copy of " + original_->id.str() + " was taken for its reboot though the machine itself was heard");
+      fail(world, "a copy of " + id.str() + " was taken for its reboot though the machine itself was heard");
   }
 
  private:
   const Node *clone_ = nullptr, *original_ = nullptr;
-  LeaseTime started_{0}, found_out_{0};
+  bool quarantined_ = false;
+  LeaseTime started_{0}, enabled_{0};
 };
 
 }  // namespace

@@ -194,10 +194,22 @@ bool Sim::clone(Node& node) {
   clone_->id = node.id;
   if (world_.rng.chance(1, 2)) clone_->disk = node.disk;
   clone_->boot();
-  world_.after(Millis(world_.rng.between(30'000, 400'000)), [this] {
-    if (clone_) clone_->power_off();
-  });
+  // Its owner ends the quarantine when the copy is gone; now and then too early, and they are found out again.
+  const std::int64_t gone = world_.rng.between(30'000, 400'000);
+  world_.after(Millis(gone), [this] { clone_->power_off(); });
+  if (world_.rng.chance(1, 3)) {
+    const Millis early(world_.rng.between(gone / 3, gone));
+    world_.after(early, [this, id = node.id] { end_quarantine(id); });
+  }
+  world_.after(Millis(gone + world_.rng.between(5000, 60'000)), [this, id = node.id] { end_quarantine(id); });
   return true;
+}
+
+void Sim::end_quarantine(NodeId id) {
+  const muster::Node* node = server_->up() ? server_->state().find_node(id) : nullptr;
+  if (node == nullptr || node->state != NodeState::Quarantined) return;
+  server_->submit(control::Lane::Operator, control::SetNode{id, control::SetNode::Action::Enable},
+                  SimServer::system_actor(), [](const auto&) {});
 }
 
 bool Sim::people_fault(const std::string& name, Node& node) {

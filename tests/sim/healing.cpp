@@ -33,6 +33,7 @@ std::string Sim::settle_wishes() {
   if (!server_->up()) return "the server is down";
   for (const auto& node : nodes_)
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
+  if (clone_) end_quarantine(clone_->id);
   if (!with_quotas() || server_->state().limited_projects.empty()) return {};
   set_quota({}, {});
   return "a quota still bounds a project";

@@ -44,7 +44,6 @@ const std::vector<MutantRow>& mutant_table() {
   static const std::vector<MutantRow> table = {
       {"agent.ignore_lease_end", 30, "an agent that is cut off runs on past the end of its lease"},
       {"agent.accept_old_desired", 30, "an older desired revision is applied"},
-      {"agent.accept_old_roster", 200, "an older roster is applied"},
       {"agent.forget_boot_id", 30, "a lease goes on after a reboot"},
       {"agent.keep_dropped_lease", 30, "a lease that the server dropped is kept"},
       {"agent.log_ack_at_send", 60, "log bytes count as stored when they were only sent"},
@@ -79,9 +78,6 @@ const std::vector<MutantRow>& mutant_table() {
       core(planted::kStalePlan, 100),
       core(planted::kSkipAccessCheck, 30),
       core(planted::kEndedLeaseInDesired, 30),
-      core(planted::kExpireWhileFrozen, 200),
-      core(planted::kKeepLeasesOverReboot, 200),
-      core(planted::kBelieveContested, 200),
       core(planted::kKeepLateMember, 30),
       core(planted::kIgnoreQuota, 30),
   };

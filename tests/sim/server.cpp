@@ -166,6 +166,8 @@ void SimServer::push_desired(session::Server& session) {
   const muster::Node* node = state().find_node(session.node());
   if (node == nullptr) return;
   if (node->state == NodeState::Revoked) return session.refuse("revoked", "this machine was revoked", Millis(0));
+  if (node->state == NodeState::Quarantined)
+    return session.refuse(std::string(session::kQuarantined), "quarantined", session::kQuarantineRetry);
   session.set_desired(desired_of(session.node()), now());
 }
 
@@ -314,6 +316,8 @@ Result<NodeId> SimServer::verify(const session::Hello& hello, ByteView message) 
   if (hello.signature != sim_sign(*key, message))
     return error(Code::Unauthenticated, "the signature does not fit the certificate");
   if (state().nodes.at(it->second).state == NodeState::Revoked) return error(Code::PermissionDenied, "revoked");
+  if (state().nodes.at(it->second).state == NodeState::Quarantined)
+    return error(Code::FailedPrecondition, "quarantined", std::string(session::kQuarantined));
   return it->second;
 }
 

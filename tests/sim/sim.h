@@ -82,6 +82,7 @@ class Sim final : public Environment, public ServerWatcher {
   bool machine_fault(const std::string& name, Node& node);
   bool people_fault(const std::string& name, Node& node);
   bool clone(Node& node);
+  void end_quarantine(NodeId id);
   void stuck_network(Node& node);
   void cut(Node& node, Millis length);
   std::string state_word(const Node& node) const;

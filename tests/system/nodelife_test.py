@@ -330,6 +330,29 @@ class Life(Base):
         self.assertEqual(self.agent("sleeper", "status", "--wait", "60").returncode, 0, self.agent("sleeper", "status").stdout)
         self.wait("its new certificate", 20, lambda: read(self.state("sleeper") + "/agent/device.pem") != old)
 
+    def test_6b_a_copied_machine_is_quarantined(self):
+        """The device key on a second machine: neither is served until somebody took the copy away and enables the one that stays."""
+        copy = self.state("copy")
+        subprocess.run("mkdir %s && tar -C %s --exclude=./run --exclude=agent.log -cf - . | tar -C %s -xf -" % (copy, self.state("keeper"), copy), shell=True, check=True)
+        with open(copy + "/boot_id", "w") as f:
+            f.write("11111111-2222-3333-4444-555555555555\n")
+        start = "mount --bind %s/boot_id /proc/sys/kernel/random/boot_id && exec %s run --state-dir %s" % (copy, self.world.binary("muster-agent"), copy)
+        self.world.agents["copy"] = self.world.lab.spawn("goner", ["unshare", "-m", "sh", "-c", start], copy + "/agent.log")
+        self.wait("the quarantine", 60, lambda: self.world.nodes()["keeper"]["state"] == "quarantined", copy + "/agent.log")
+        for name in ("keeper", "copy"):
+            self.wait("the refusal of " + name, 90, lambda: "quarantined" in self.agent(name, "status").stdout)
+            self.assertIn("muster nodes enable", self.agent(name, "status").stdout)
+        self.stop_agent("copy")
+        self.stop_agent("keeper")
+        self.world.start_agent("keeper")
+        self.wait("another refusal", 30, lambda: "quarantined" in self.agent("keeper", "status").stdout)
+        self.assertFalse(self.status("keeper")["ready"])
+        self.world.cli("nodes", "enable", "keeper", who="admin")
+        self.stop_agent("keeper")  # or it asks again within a minute
+        self.world.start_agent("keeper")
+        self.assertEqual(self.agent("keeper", "status", "--wait", "60").returncode, 0, self.agent("keeper", "status").stdout)
+        self.assertEqual(self.world.nodes()["keeper"]["state"], "online")
+
     def test_7_revocation_takes_effect_at_once(self):
         node = self.world.nodes()["sleeper"]["id"]
         began = time.time()
