@@ -54,7 +54,7 @@ TEST(EventCodec, GoldenSizesAndNamesOfEveryType) {
 
 TEST(EventCodec, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(decode_event({}).error().code, Code::DataLoss);
-  for (const char* bytes : {"00", "0001", "270100", "0100036c", "010103", "01010303", "0b010709010178" /* state 9 */,
+  for (const char* bytes : {"00", "0001", "270100", "0100036c", "010103", "01010303", "0b01070a010178" /* state 10 */,
                             "0b010705020178" /* bool 2 */, "010183000000" /* overlong */, "25010101" /* trailing */})
     EXPECT_EQ(decode_event(*unhex(bytes)).error().code, Code::DataLoss) << bytes;
 }
