@@ -2,15 +2,19 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <thread>
+#include <utility>
 
 #include "base/log.h"
 #include "crypto/file.h"
@@ -20,20 +24,38 @@ namespace {
 constexpr std::size_t kLeasesMax = 256, kAgentsMax = 8;
 constexpr Millis kTick{250};
 constexpr int kUdpBatch = 32;
-constexpr int kSocketBuffer = 4 << 20;
+constexpr int kSocketBuffer = 7 << 20;
+
+// How long each of those is that came in one message.
+std::size_t datagram_bytes(msghdr& message, std::size_t all) {
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
+    int size = 0;
+    if (c->cmsg_level != SOL_UDP || c->cmsg_type != UDP_GRO || c->cmsg_len < CMSG_LEN(sizeof size)) continue;
+    std::memcpy(&size, CMSG_DATA(c), sizeof size);
+    if (size > 0) return static_cast<std::size_t>(size);
+  }
+  return std::max<std::size_t>(all, 1);
+}
+
 }  // namespace
 
 // One recvmmsg's worth of datagrams.
 struct Netd::UdpBatch {
-  static constexpr std::size_t kSize = 2048;  // a full datagram of ours has 1,412 bytes
-  std::array<std::array<std::uint8_t, kSize>, kUdpBatch> data;
+  static constexpr std::size_t kSize = 65'536;                  // several of one size that the kernel joined
+  std::array<std::array<std::uint8_t, kSize>, kUdpBatch> data;  // only what is used costs memory
   std::array<sockaddr_in, kUdpBatch> from;
+  struct alignas(cmsghdr) Control {
+    std::array<char, CMSG_SPACE(sizeof(int))> bytes;
+  };
+  std::array<Control, kUdpBatch> control;
   std::array<iovec, kUdpBatch> parts;
   std::array<mmsghdr, kUdpBatch> messages;
 };
 
 Netd::Netd(NetdOptions options)
-    : options_(std::move(options)), bandwidth_(options_.bandwidth_file), batch_(std::make_unique<UdpBatch>()) {}
+    : options_(std::move(options)),
+      bandwidth_(options_.bandwidth_file),
+      batch_(std::make_unique_for_overwrite<UdpBatch>()) {}
 
 Netd::~Netd() {
   leases_.clear();
@@ -79,7 +101,7 @@ void Netd::stop() {
 }
 
 Status Netd::bind_udp(std::uint16_t port) {
-  udp_ = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!udp_) udp_ = options_.udp_fd >= 0 ? Fd(std::exchange(options_.udp_fd, -1)) : open_udp_socket();
   if (!udp_) return error(Code::Unavailable, "netd cannot open a UDP socket: " + errno_text(errno));
   sockaddr_in at{};
   at.sin_family = AF_INET;
@@ -92,10 +114,21 @@ Status Netd::bind_udp(std::uint16_t port) {
     return error(Code::Unavailable, "netd cannot read its UDP port: " + errno_text(errno));
   }
   port_ = ntohs(at.sin_port);
-  // Larger buffers are a wish: the kernel caps them.
-  ::setsockopt(udp_.get(), SOL_SOCKET, SO_RCVBUF, &kSocketBuffer, sizeof kSocketBuffer);
-  ::setsockopt(udp_.get(), SOL_SOCKET, SO_SNDBUF, &kSocketBuffer, sizeof kSocketBuffer);
+  const int on = 1;
+  ::setsockopt(udp_.get(), SOL_UDP, UDP_GRO, &on, sizeof on);  // without it they come one by one
+  sender_.set_fd(udp_.get());
   return {};
+}
+
+Fd open_udp_socket() {
+  Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd) return fd;
+  // A wish: without privileges the kernel caps them.
+  for (const auto& [forced, plain] : {std::pair(SO_RCVBUFFORCE, SO_RCVBUF), std::pair(SO_SNDBUFFORCE, SO_SNDBUF)}) {
+    if (::setsockopt(fd.get(), SOL_SOCKET, forced, &kSocketBuffer, sizeof kSocketBuffer) != 0)
+      ::setsockopt(fd.get(), SOL_SOCKET, plain, &kSocketBuffer, sizeof kSocketBuffer);
+  }
+  return fd;
 }
 
 Status Netd::open_udp() {
@@ -171,7 +204,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
     it = leases_
              .emplace(request.lease,
-                      TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_, bandwidth_)))
+                      TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_, bandwidth_)))
              .first;
   }
   if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
@@ -181,7 +214,9 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
 
 Result<netd::Reply> Netd::handle(const netd::Configure& request, std::vector<Fd>&) {
   NetdLease* lease = TRY(find(request.lease));
-  return netd::Reply(TRY(lease->configure(request)));
+  auto configured = lease->configure(request);
+  sender_.flush();
+  return netd::Reply(TRY(std::move(configured)));
 }
 
 Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<Fd>&) {
@@ -192,7 +227,7 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   if (it == leases_.end())
     it = leases_
              .emplace(request.lease,
-                      TRY(NetdLease::open(request.lease, options_.state_dir, udp_.get(), poller_, bandwidth_)))
+                      TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_, bandwidth_)))
              .first;
   it->second->erase_files();
   leases_.erase(it);
@@ -222,6 +257,8 @@ void Netd::read_udp() {
     b.messages[i].msg_hdr.msg_namelen = sizeof b.from[i];
     b.messages[i].msg_hdr.msg_iov = &b.parts[i];
     b.messages[i].msg_hdr.msg_iovlen = 1;
+    b.messages[i].msg_hdr.msg_control = b.control[i].bytes.data();
+    b.messages[i].msg_hdr.msg_controllen = b.control[i].bytes.size();
   }
   const int n = ::recvmmsg(udp_.get(), b.messages.data(), kUdpBatch, MSG_DONTWAIT, nullptr);
   if (n <= 0) return;
@@ -229,18 +266,27 @@ void Netd::read_udp() {
   for (int i = 0; i < n; ++i) {
     const auto k = static_cast<std::size_t>(i);
     if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
-    const ByteView datagram = ByteView(b.data[k]).first(b.messages[k].msg_len);
-    if (!bandwidth_.admit(datagram, now.lease)) continue;
-    // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
-    for (auto& [name, lease] : leases_)
-      lease->from_udp(ntohl(b.from[k].sin_addr.s_addr), ntohs(b.from[k].sin_port), datagram, now);
+    ByteView joined = ByteView(b.data[k]).first(b.messages[k].msg_len);
+    const std::size_t each = datagram_bytes(b.messages[k].msg_hdr, joined.size());
+    const std::uint32_t ip = ntohl(b.from[k].sin_addr.s_addr);
+    for (; !joined.empty(); joined = joined.subspan(std::min(each, joined.size())))
+      from_udp(joined.first(std::min(each, joined.size())), ip, ntohs(b.from[k].sin_port), now);
   }
+  for (auto& [name, lease] : leases_) lease->flush();
+  sender_.flush();
+}
+
+// Whose it is shows in its index or its first MAC: every lease but one drops it unread.
+void Netd::from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now) {
+  if (!bandwidth_.admit(datagram, now.lease)) return;
+  for (auto& [name, lease] : leases_) lease->from_udp(ip, port, datagram, now);
 }
 
 void Netd::tick() {
   const Now now = read_clocks();
   bandwidth_.refresh();
   for (auto& [name, lease] : leases_) lease->tick(now);
+  sender_.flush();
   poller_.after(kTick, [this] { tick(); });
 }
 

@@ -19,6 +19,7 @@ struct NetdOptions {
   std::uint16_t udp_port = 0;                // 0: the one of last time, else any
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
+  int udp_fd = -1;                           // inherited: not bound yet, with large buffers; else one of our own
 };
 
 class Netd {
@@ -37,6 +38,7 @@ class Netd {
   void add_agent(Fd fd);
   void serve_agent(int fd);
   void read_udp();
+  void from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
   void tick();
   netd::Reply answer(const netd::Request& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::AddLease& request, std::vector<Fd>& fds);
@@ -50,12 +52,17 @@ class Netd {
   Poller poller_;
   Fd listener_, udp_;
   std::uint16_t port_ = 0;
+  UdpSender sender_;
   Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
   std::map<std::string, std::unique_ptr<NetdLease>> leases_;
   struct UdpBatch;
   std::unique_ptr<UdpBatch> batch_;
 };
+
+// An UDP socket with the buffers that a fast tunnel wants; before a process gives its privileges up it may take more
+// than the machine's usual limit.
+Fd open_udp_socket();
 
 Status run_netd(NetdOptions options);  // with SIGTERM and SIGINT to end it; the body of `muster-agent netd`
 

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,6 +20,7 @@
 namespace muster::host {
 namespace {
 constexpr int kPacketsPerTurn = 64;  // then others get their turn
+constexpr std::size_t kBytesPerTurn = 512 << 10;
 constexpr std::size_t kInboxBytesMax = 8 << 20;
 constexpr std::size_t kRelaysMax = 3;
 constexpr std::size_t kDatagramMax = 65'536;
@@ -55,14 +57,14 @@ struct NetdLease::Inbox {
   }
 };
 
-NetdLease::NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller, Bandwidth& bandwidth)
+NetdLease::NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
-      udp_(udp_fd),
+      udp_(udp),
       poller_(poller),
       bandwidth_(bandwidth),
       inbox_(std::make_shared<Inbox>()),
-      buffer_(kDatagramMax) {
+      buffer_(overlay::OffloadHeader::kBytes + kDatagramMax) {
   inbox_->owner = this;
 }
 
@@ -72,9 +74,9 @@ NetdLease::~NetdLease() {
   close_tun();
 }
 
-Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir, int udp_fd,
-                                                   Poller& poller, Bandwidth& bandwidth) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp_fd, poller, bandwidth));
+Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir,
+                                                   UdpSender& udp, Poller& poller, Bandwidth& bandwidth) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -132,6 +134,8 @@ Status NetdLease::set_tun(Fd tun) {
   TRY_VOID(set_blocking(tun.get(), false));
   close_tun();
   tun_ = std::move(tun);
+  offloads_ = (request.ifr_flags & IFF_VNET_HDR) != 0;
+  arriving_.emplace(offloads_);
   poller_.watch(tun_.get(), true, false, [this](Poller::Ready) { read_tun(); });
   return {};
 }
@@ -263,6 +267,8 @@ void NetdLease::drain() {
     relay_of_[item.member] = item.relay;
     member_->from_relay(item.member, item.datagram, now, *this);
   }
+  flush();
+  udp_.flush();
 }
 
 // Over the owner's cap nothing is read until the debt is paid: the queue before the tunnel fills and the senders in the
@@ -280,18 +286,29 @@ bool NetdLease::pause_tun(LeaseTime now) {
 
 void NetdLease::read_tun() {
   const Now now = read_clocks();
-  for (int i = 0; i < kPacketsPerTurn; ++i) {
-    if (bandwidth_.up.rate() > 0 && pause_tun(now.lease)) return;
+  std::size_t taken = 0;
+  for (int i = 0; i < kPacketsPerTurn && taken < kBytesPerTurn; ++i) {
+    if (bandwidth_.up.rate() > 0 && pause_tun(now.lease)) break;
     const ssize_t n = ::read(tun_.get(), buffer_.data(), buffer_.size());
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EIO)) return;  // EIO: the device is down
+    if (n < 0 && (errno == EAGAIN || errno == EIO)) break;  // EIO: the device is down
     if (n <= 0) {
       log_warn("netd", "{}: the TUN device is gone; the agent gives a new one", name_);
       close_tun();
-      return;
+      break;
     }
-    if (member_) member_->from_tun(ByteView(buffer_).first(static_cast<std::size_t>(n)), now, *this);
+    taken += static_cast<std::size_t>(n);
+    if (member_) from_tun(std::span(buffer_).first(static_cast<std::size_t>(n)), now);
   }
+  flush();
+  udp_.flush();
+}
+
+void NetdLease::from_tun(std::span<std::uint8_t> read, const Now& now) {
+  if (!offloads_) return member_->from_tun(read, now, *this);
+  if (read.size() <= overlay::OffloadHeader::kBytes) return;
+  overlay::Segments segments(overlay::load_offload(read.data()), read.subspan(overlay::OffloadHeader::kBytes));
+  while (const auto packet = segments.next()) member_->from_tun(*packet, now, *this);
 }
 
 void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now) {
@@ -301,6 +318,7 @@ void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram
 void NetdLease::tick(const Now& now) {
   if (!member_) return;
   member_->tick(now, *this);
+  flush();
   if (member_->latest_stamp() > stamps_kept_) keep_stamps(member_->latest_stamp());
 }
 
@@ -316,17 +334,24 @@ void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
 
 void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
-  sockaddr_in to{};
-  to.sin_family = AF_INET;
-  to.sin_addr.s_addr = htonl(ip);
-  to.sin_port = htons(port);
-  // A lost datagram is the protocol's business; an unreachable network shows as unanswered probes.
-  static_cast<void>(
-      ::sendto(udp_, datagram.data(), datagram.size(), 0, reinterpret_cast<const sockaddr*>(&to), sizeof to));
+  udp_.send(ip, port, datagram);
 }
 
 void NetdLease::to_tun(ByteView packet) {
-  if (tun_) std::ignore = ::write(tun_.get(), packet.data(), packet.size());
+  if (arriving_) arriving_->add(packet, *this);
+}
+
+void NetdLease::flush() {
+  if (arriving_) arriving_->flush(*this);
+}
+
+void NetdLease::write(const overlay::OffloadHeader& header, ByteView packet) {
+  if (!tun_) return;
+  auto before = overlay::store_offload(header);
+  const std::array<iovec, 2> parts{
+      {{before.data(), before.size()}, {const_cast<std::uint8_t*>(packet.data()), packet.size()}}};
+  std::ignore =
+      offloads_ ? ::writev(tun_.get(), parts.data(), parts.size()) : ::write(tun_.get(), packet.data(), packet.size());
 }
 
 netd::Stats NetdLease::stats() const {

@@ -4,22 +4,25 @@
 // pre-shared one and the highest roster seen live in 0600 files, so that a restarted netd is the same member.
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "host/bandwidth.h"
 #include "host/netd_protocol.h"
 #include "host/poller.h"
+#include "host/udp_sender.h"
 #include "host/unix_socket.h"
 #include "overlay/member.h"
+#include "overlay/offload.h"
 #include "relay/client.h"
 
 namespace muster::host {
 
-class NetdLease : overlay::Out {
+class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
-  // udp_fd and the owner's bandwidth: shared by all leases, stay netd's.
-  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, int udp_fd,
+  // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
+  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, UdpSender& udp,
                                                  Poller& poller, Bandwidth& bandwidth);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
@@ -28,6 +31,7 @@ class NetdLease : overlay::Out {
   Status set_tun(Fd tun);  // refuses what is no TUN
   Result<netd::Configured> configure(const netd::Configure& config);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
+  void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
   void erase_files();
@@ -39,11 +43,13 @@ class NetdLease : overlay::Out {
     netd::RelayAddress at;
     std::unique_ptr<relay::Client> client;
   };
-  NetdLease(std::string name, std::string state_dir, int udp_fd, Poller& poller, Bandwidth& bandwidth);
+  NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth);
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
+  void from_tun(std::span<std::uint8_t> read, const Now& now);
   bool pause_tun(LeaseTime now);
   void drain();
   Status configure_relays(const netd::Configure& config);
@@ -51,11 +57,13 @@ class NetdLease : overlay::Out {
   std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
 
   std::string name_, state_dir_;
-  int udp_;
+  UdpSender& udp_;
   Poller& poller_;
   Bandwidth& bandwidth_;
   crypto::X25519Pair key_;
   Fd tun_;
+  bool offloads_ = false;  // of the TUN
+  std::optional<overlay::Coalescer> arriving_;
   std::uint32_t address_ = 0;
   std::uint8_t prefix_bits_ = 0;
   crypto::Secret32 psk_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/uio.h>
 
 #include <atomic>
 
@@ -12,6 +13,7 @@
 #include "host/netd_lab.h"
 #include "host/tun.h"
 #include "overlay/device.h"
+#include "overlay/offload.h"
 
 namespace muster::host {
 namespace {
@@ -20,7 +22,7 @@ using overlay::Endpoint;
 constexpr std::uint32_t kOurs = 0x0a4d0001, kTheirs = 0x0a4d0002;  // 10.77.0.1, .2
 
 // A Device with its two descriptors, run by one thread.
-class Runner : overlay::Sink {
+class Runner : overlay::Sink, overlay::Coalescer::Sink {
  public:
   Runner(const crypto::X25519Pair& key, const overlay::PeerConfig& peer, Fd tun, Fd udp)
       : device_(key), tun_(std::move(tun)), udp_(std::move(udp)), thread_([this] { run(); }) {
@@ -40,10 +42,16 @@ class Runner : overlay::Sink {
     at.sin_port = htons(to.port);
     ::sendto(udp_.get(), d.data(), d.size(), 0, reinterpret_cast<sockaddr*>(&at), sizeof at);
   }
-  void deliver(ByteView p) override { [[maybe_unused]] auto n = ::write(tun_.get(), p.data(), p.size()); }
+  void deliver(ByteView p) override { arriving_.add(p, *this); }
+  void write(const overlay::OffloadHeader& header, ByteView p) override {
+    auto before = overlay::store_offload(header);
+    const iovec parts[] = {{before.data(), before.size()}, {const_cast<std::uint8_t*>(p.data()), p.size()}};
+    EXPECT_GT(::writev(tun_.get(), parts, 2), 0);
+  }
   void control(const crypto::Key32&, const Endpoint&, ByteView) override {}
   void run() {
-    Bytes buffer(65'536);
+    constexpr std::size_t kBefore = overlay::OffloadHeader::kBytes;
+    Bytes buffer(65'536 + kBefore);
     while (!stop_) {
       pollfd fds[] = {{tun_.get(), POLLIN, 0}, {udp_.get(), POLLIN, 0}};
       ::poll(fds, 2, 50);
@@ -51,8 +59,10 @@ class Runner : overlay::Sink {
       const Now now = read_clocks();
       for (int i = 0; i < 64; ++i) {
         const ssize_t n = ::read(tun_.get(), buffer.data(), buffer.size());
-        if (n <= 0) break;
-        device_.encapsulate(ByteView(buffer).first(static_cast<std::size_t>(n)), now, *this);
+        if (n <= static_cast<ssize_t>(kBefore)) break;
+        const auto packet = std::span(buffer).first(static_cast<std::size_t>(n)).subspan(kBefore);
+        overlay::Segments segments(overlay::load_offload(buffer.data()), packet);
+        while (const auto each = segments.next()) device_.encapsulate(*each, now, *this);
       }
       for (int i = 0; i < 64; ++i) {
         sockaddr_in from{};
@@ -63,10 +73,12 @@ class Runner : overlay::Sink {
         device_.decapsulate(ByteView(buffer).first(static_cast<std::size_t>(n)),
                             Endpoint::udp(ntohl(from.sin_addr.s_addr), ntohs(from.sin_port)), now, *this);
       }
+      arriving_.flush(*this);
       device_.tick(now, *this);
     }
   }
   overlay::Device device_;
+  overlay::Coalescer arriving_{true};
   Fd tun_, udp_;
   std::atomic<bool> stop_{false}, ready_{false};
   std::thread thread_;

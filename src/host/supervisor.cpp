@@ -145,10 +145,11 @@ Status run_privd(const Layout& layout) {
 
 Status run_netd_process(const Layout& layout, int socket_fd) {
   const Accounts accounts = find_accounts();
+  NetdOptions options;
+  options.udp_fd = open_udp_socket().release();
   TRY_VOID(become(accounts.netd_uid, accounts.netd_gid));
   die_with_parent();
   std::signal(SIGPIPE, SIG_IGN);
-  NetdOptions options;
   options.state_dir = layout.netd();
   options.socket_fd = socket_fd;
   options.agent_uid = accounts.agent_uid;

@@ -15,6 +15,7 @@
 #include <functional>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 namespace muster::host {
 namespace {
@@ -56,12 +57,27 @@ Result<ifreq> request_for(const std::string& name) {
   return request;
 }
 
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20  // Linux 6.2
+#define TUN_F_USO6 0x40
+#endif
+
+// With large packets where the kernel has them: TCP, and UDP from Linux 6.2 on. A device that an older version left
+// without gets them too.
 Result<Fd> attach(const std::string& name) {
   ifreq request = TRY(request_for(name));
   Fd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
   if (!fd) return failed("open /dev/net/tun (is the kernel module tun there?)");
-  request.ifr_flags = IFF_TUN | IFF_NO_PI;
-  if (ioctl(fd.get(), TUNSETIFF, &request) != 0) return failed("attach to the TUN device " + name);
+  request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR;
+  if (ioctl(fd.get(), TUNSETIFF, &request) != 0) {
+    if (errno != EINVAL) return failed("attach to the TUN device " + name);
+    request.ifr_flags = IFF_TUN | IFF_NO_PI;
+    if (ioctl(fd.get(), TUNSETIFF, &request) != 0) return failed("attach to the TUN device " + name);
+    return fd;
+  }
+  constexpr unsigned kTcp = TUN_F_CSUM | TUN_F_TSO4;
+  if (ioctl(fd.get(), TUNSETOFFLOAD, kTcp | TUN_F_USO4 | TUN_F_USO6) != 0 && ioctl(fd.get(), TUNSETOFFLOAD, kTcp) != 0)
+    std::ignore = ioctl(fd.get(), TUNSETOFFLOAD, 0);
   return fd;
 }
 

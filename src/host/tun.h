@@ -22,7 +22,8 @@ struct TunSpec {
 };
 
 // namespace_path: "/proc/PID/ns/net" or "/run/netns/NAME"; empty: the caller's own. Idempotent: an existing device is
-// configured again. `lo` is set up as well. The descriptor is non-blocking.
+// configured again. `lo` is set up as well. The descriptor is non-blocking; before each packet
+// stands an overlay::OffloadHeader where the kernel can (IFF_VNET_HDR of TUNGETIFF says so).
 Result<Fd> create_tun(const std::string& namespace_path, const TunSpec& spec);
 // The same device again, as it is.
 Result<Fd> open_tun(const std::string& namespace_path, const std::string& name);

@@ -1,6 +1,7 @@
 #include "overlay/packet.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "overlay/endian.h"
@@ -95,9 +96,32 @@ std::uint32_t packet_destination(ByteView packet) {
   return load_be32(packet.data() + 16);
 }
 
+// Eight bytes at a time in the order of the machine, end-around; the sum of swapped words is the swapped sum (RFC 1071,
+// section 2).
 std::uint16_t internet_checksum(ByteView data, std::uint32_t sum) {
-  for (std::size_t i = 0; i + 1 < data.size(); i += 2) sum += load_be16(data.data() + i);
-  if (data.size() % 2 != 0) sum += static_cast<std::uint32_t>(data.back()) << 8;
+  std::uint64_t wide = 0;
+  const std::uint8_t* at = data.data();
+  std::size_t left = data.size();
+  const auto add = [&wide](std::uint64_t word) {
+    wide += word;
+    wide += wide < word ? 1 : 0;
+  };
+  for (; left >= 8; at += 8, left -= 8) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, at, sizeof word);
+    add(word);
+  }
+  if (left > 0) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, at, left);
+    add(word);
+  }
+  std::uint64_t folded = (wide & 0xffffffff) + (wide >> 32);
+  while (folded >> 16 != 0) folded = (folded & 0xffff) + (folded >> 16);
+  auto native = static_cast<std::uint16_t>(folded);
+  if constexpr (std::endian::native == std::endian::little)
+    native = static_cast<std::uint16_t>(native << 8 | native >> 8);
+  sum = (sum & 0xffff) + (sum >> 16) + native;
   while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
   return static_cast<std::uint16_t>(~sum);
 }
