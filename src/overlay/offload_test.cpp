@@ -94,7 +94,7 @@ TEST(Checksum, IsThatOfRfc1071) {
   for (int i = 0; i < 2000; ++i) {
     Bytes data(random() % 1500);
     for (auto& byte : data) byte = static_cast<std::uint8_t>(random() % 3 == 0 ? 0xff : random());
-    const std::uint32_t start = random() % 0x40000;
+    const auto start = static_cast<std::uint32_t>(random() % 0x40000);
     std::uint64_t sum = start;
     for (std::size_t k = 0; k + 1 < data.size(); k += 2) sum += load_be16(data.data() + k);
     if (data.size() % 2 != 0) sum += static_cast<std::uint64_t>(data.back()) << 8;
@@ -237,7 +237,7 @@ TEST(Coalescer, ChangesNothingButTheNumberOfWrites) {
     Coalescer coalescer(true);
     Collected out;
     std::vector<Bytes> sent;
-    std::uint32_t sequence[2] = {random(), random()};
+    std::uint32_t sequence[2] = {static_cast<std::uint32_t>(random()), static_cast<std::uint32_t>(random())};
     for (int i = 0; i < 60; ++i) {
       const std::size_t flow = random() % 5 == 0 ? 1 : 0;
       const std::size_t size = random() % 6 == 0 ? random() % 1000 : 1000;
