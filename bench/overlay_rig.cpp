@@ -6,6 +6,7 @@
 // Namespaces exist; LAN_x is the machine's address. PEERS more members that nobody answers for stand in the roster.
 // Prints "ready PID PID" (the netds); the first packet makes them find each other. Ends both when its input ends.
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -61,6 +62,7 @@ struct Machine {
     pid = ::fork();
     if (pid == 0) {
       ::dup2(listener.get(), 3);
+      ::fcntl(3, F_SETFD, 0);  // where it is 3 already
       const std::string space = "/run/netns/" + host;
       ::execlp("nsenter", "nsenter", ("--net=" + space).c_str(), agent.c_str(), "netd-process", "--state-dir",
                dir.c_str(), nullptr);

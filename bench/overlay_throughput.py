@@ -103,8 +103,8 @@ class WireGuard(Tunnel):
         for _ in range(2):
             secret = sh("wg", "genkey").stdout.strip()
             keys.append((secret, sh("wg", "pubkey", input=secret).stdout.strip()))
-        device = "w%d" % self.number
         for me, ns in ((0, self.lab.a), (1, self.lab.b)):
+            device = "%sw%d%d" % (TAG, self.number, me)  # their control sockets lie in one folder
             sh(*enter(ns, self.program, *self.flags, device), env=dict(os.environ, **(self.env or {})), timeout=30)
             with open("%s/key%d" % (self.dir, me), "w") as f:
                 f.write(keys[me][0])
@@ -112,11 +112,10 @@ class WireGuard(Tunnel):
                       "allowed-ips", "10.%d.0.%d/32" % (100 + self.number, 2 - me), "endpoint", "10.99.0.%d:%d" % (2 - me, 7000 + self.number)))
             sh("ip", "-n", ns, "addr", "add", "10.%d.0.%d/24" % (100 + self.number, me + 1), "dev", device)
             sh("ip", "-n", ns, "link", "set", device, "mtu", str(INNER_MTU), "up")
-        self.device = device
 
     def stop(self):
-        for ns in (self.lab.a, self.lab.b):
-            sh("ip", "-n", ns, "link", "del", self.device, check=False)
+        for me, ns in ((0, self.lab.a), (1, self.lab.b)):
+            sh("ip", "-n", ns, "link", "del", "%sw%d%d" % (TAG, self.number, me), check=False)
 
 
 class Nebula(Tunnel):
