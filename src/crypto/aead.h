@@ -1,17 +1,17 @@
 #pragma once
-// ChaCha20-Poly1305 (RFC 8439). SealKey and OpenKey hold a cipher context with the key already set: a packet costs only
-// its nonce. The caller never repeats a nonce under one key. Buffers may be the same memory (in place), not partly
-// overlapping. One thread at a time per object. XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as
-// cookies.
+// ChaCha20-Poly1305 (RFC 8439). A packet without additional data goes the fast way (chacha_poly.h) where the machine
+// has it; everything else is OpenSSL's, with a context made when it is first needed that keeps its key: a packet then
+// costs only its nonce. MUSTER_AEAD=openssl in the environment leaves all to OpenSSL. The caller never repeats a nonce
+// under one key. Buffers may be the same memory (in place), not partly overlapping. One thread at a time per object.
+// XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as cookies.
 #include <memory>
 #include <optional>
 
 #include "base/bytes.h"
+#include "crypto/chacha_poly.h"
 #include "crypto/secret.h"
 
 namespace muster::crypto {
-
-inline constexpr std::size_t kAeadTag = 16;
 
 class SealKey {
  public:
@@ -24,6 +24,7 @@ class SealKey {
   void seal_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView plain, std::uint8_t* out);
 
  private:
+  Secret32 key_;
   void* context_ = nullptr;
 };
 
@@ -38,6 +39,7 @@ class OpenKey {
   bool open_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView sealed, std::uint8_t* out);
 
  private:
+  Secret32 key_;
   void* context_ = nullptr;
 };
 

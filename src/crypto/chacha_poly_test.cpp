@@ -1,0 +1,129 @@
+// Our own ChaCha20-Poly1305 against OpenSSL's: every length up to more than a datagram's, patterns that carry through
+// every limb, in place and not, and damage everywhere.
+#include "crypto/chacha_poly.h"
+
+#include <gtest/gtest.h>
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+
+#include "crypto/aead.h"
+
+namespace muster::crypto {
+namespace {
+
+struct Case {
+  Key32 key{};
+  AeadNonce nonce{};
+  Bytes plain;
+};
+
+Bytes reference(const Case& c) {
+  const std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)> context(EVP_CIPHER_CTX_new(),
+                                                                                EVP_CIPHER_CTX_free);
+  Bytes out(c.plain.size() + kAeadTag);
+  int size = 0;
+  EXPECT_EQ(EVP_EncryptInit_ex(context.get(), EVP_chacha20_poly1305(), nullptr, c.key.data(), c.nonce.data()), 1);
+  if (!c.plain.empty())
+    EXPECT_EQ(EVP_EncryptUpdate(context.get(), out.data(), &size, c.plain.data(), static_cast<int>(c.plain.size())), 1);
+  EXPECT_EQ(EVP_EncryptFinal_ex(context.get(), out.data() + c.plain.size(), &size), 1);
+  EXPECT_EQ(EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_AEAD_GET_TAG, kAeadTag, out.data() + c.plain.size()), 1);
+  return out;
+}
+
+struct ChaChaPoly : ::testing::Test {
+  std::mt19937 random{1};
+  void SetUp() override {
+    if (!chacha_poly_fast()) GTEST_SKIP() << "this machine has no AVX2; OpenSSL does it all";
+  }
+  void fill(std::span<std::uint8_t> to, int pattern) {
+    for (auto& byte : to)
+      byte = pattern == 0   ? static_cast<std::uint8_t>(random())
+             : pattern == 1 ? 0xff
+             : pattern == 2 ? 0
+                            : (random() % 2 == 0 ? 0xff : 0);
+  }
+  Case make(std::size_t size, int pattern) {
+    Case c;
+    c.plain.resize(size);
+    fill(c.key, pattern), fill(c.nonce, pattern), fill(c.plain, pattern);
+    return c;
+  }
+};
+
+TEST_F(ChaChaPoly, IsOpenSslsForEveryLength) {
+  for (std::size_t size = 0; size < 2300; ++size) {
+    const Case c = make(size, static_cast<int>(size % 4));
+    const Bytes right = reference(c);
+    Bytes sealed(size + kAeadTag);
+    chacha_poly_seal(c.key, c.nonce, c.plain, sealed.data());
+    ASSERT_EQ(sealed, right) << size;
+    Bytes opened(size);
+    ASSERT_TRUE(chacha_poly_open(c.key, c.nonce, sealed, opened.data())) << size;
+    ASSERT_EQ(opened, c.plain) << size;
+  }
+}
+
+TEST_F(ChaChaPoly, IsOpenSslsForLongAndUnalignedOnes) {
+  for (int i = 0; i < 60; ++i) {
+    const Case c = make(random() % 70'000, i % 4);
+    const Bytes right = reference(c);
+    Bytes room(c.plain.size() + kAeadTag + 64);
+    std::uint8_t* at = room.data() + 1 + i;
+    chacha_poly_seal(c.key, c.nonce, c.plain, at);
+    ASSERT_TRUE(std::equal(right.begin(), right.end(), at)) << c.plain.size();
+  }
+}
+
+TEST_F(ChaChaPoly, WorksInPlace) {
+  for (const std::size_t size : {0UL, 1UL, 447UL, 448UL, 449UL, 960UL, 1392UL, 1500UL, 9000UL}) {
+    const Case c = make(size, 0);
+    Bytes buffer = c.plain;
+    buffer.resize(size + kAeadTag);
+    chacha_poly_seal(c.key, c.nonce, ByteView(buffer).first(size), buffer.data());
+    EXPECT_EQ(buffer, reference(c)) << size;
+    EXPECT_TRUE(chacha_poly_open(c.key, c.nonce, buffer, buffer.data())) << size;
+    EXPECT_TRUE(std::equal(c.plain.begin(), c.plain.end(), buffer.begin())) << size;
+  }
+}
+
+TEST_F(ChaChaPoly, ReleasesNothingThatIsNotAuthentic) {
+  for (const std::size_t size : {0UL, 1UL, 64UL, 448UL, 1000UL, 1392UL}) {
+    const Case c = make(size, 0);
+    Bytes sealed(size + kAeadTag);
+    chacha_poly_seal(c.key, c.nonce, c.plain, sealed.data());
+    for (std::size_t at = 0; at < sealed.size(); at += at + 20 < sealed.size() ? 1 + random() % 20 : 1) {
+      Bytes damaged = sealed;
+      damaged[at] ^= static_cast<std::uint8_t>(1U << (random() % 8));
+      Bytes out(size, 7);
+      ASSERT_FALSE(chacha_poly_open(c.key, c.nonce, damaged, out.data())) << size << " " << at;
+      ASSERT_EQ(out, Bytes(size)) << "wiped";
+    }
+    Bytes out(size);
+    for (std::size_t less = 0; less < sealed.size(); less += 1 + random() % 40)
+      EXPECT_FALSE(chacha_poly_open(c.key, c.nonce, ByteView(sealed).first(less), out.data())) << less;
+    AeadNonce other = c.nonce;
+    other[11] ^= 1;
+    EXPECT_FALSE(chacha_poly_open(c.key, other, sealed, out.data()));
+  }
+}
+
+TEST_F(ChaChaPoly, IsWhatSealKeyUses) {
+  const Case c = make(1392, 0);
+  AeadNonce nonce{};
+  nonce[4] = 9;
+  Case counted = c;
+  counted.nonce = nonce;
+  Bytes sealed(c.plain.size() + kAeadTag), opened(c.plain.size());
+  SealKey(Secret32(c.key)).seal(9, {}, c.plain, sealed.data());
+  EXPECT_EQ(sealed, reference(counted));
+  OpenKey open{Secret32(c.key)};
+  EXPECT_TRUE(open.open(9, {}, sealed, opened.data()));
+  EXPECT_EQ(opened, c.plain);
+  EXPECT_FALSE(open.open(9, as_bytes("more"), sealed, opened.data())) << "additional data counts";
+}
+
+}  // namespace
+}  // namespace muster::crypto
