@@ -225,7 +225,10 @@ def main():
     rates, costs = {}, {}
     try:
         for name in wanted:
-            tunnels[name] = makers[name]()
+            try:
+                tunnels[name] = makers[name]()
+            except (OSError, subprocess.CalledProcessError) as fault:
+                say("%s cannot be built here and is left out: %s" % (name, fault))
         for name, tunnel in tunnels.items():
             tunnel.start()
             for _ in range(100):
