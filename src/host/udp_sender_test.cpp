@@ -1,0 +1,87 @@
+// On the loopback device: what is gathered arrives as it was given, in order, cut by the kernel or not.
+#include "host/udp_sender.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <vector>
+
+#include "host/unix_socket.h"
+
+namespace muster::host {
+namespace {
+
+constexpr std::uint32_t kLoopback = 0x7f000001;
+
+struct Receiver {
+  Fd fd{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+  std::uint16_t port = 0;
+  Receiver() {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(kLoopback);
+    socklen_t size = sizeof at;
+    EXPECT_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+    EXPECT_EQ(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&at), &size), 0);
+    port = ntohs(at.sin_port);
+    const timeval patience{0, 300'000};
+    ::setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  }
+  std::vector<Bytes> all() {
+    std::vector<Bytes> out;
+    Bytes buffer(65'536);
+    for (;;) {
+      const ssize_t n = ::recv(fd.get(), buffer.data(), buffer.size(), 0);
+      if (n < 0) return out;
+      out.emplace_back(buffer.begin(), buffer.begin() + n);
+    }
+  }
+};
+
+Bytes numbered(std::size_t size, std::uint8_t number) {
+  Bytes out(size, number);
+  return out;
+}
+
+TEST(UdpSender, WhatIsGatheredArrivesAsItWasGiven) {
+  for (const bool cut : {true, false}) {
+    Receiver one, two;
+    const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    UdpSender sender(from.get(), cut);
+    std::vector<Bytes> to_one, to_two;
+    std::uint8_t number = 0;
+    for (const std::size_t size : {1000, 1000, 1000, 500, 1000, 20, 20, 1400, 1400, 1, 1400}) {
+      to_one.push_back(numbered(size, ++number));
+      sender.send(kLoopback, one.port, to_one.back());
+      if (number % 5 != 0) continue;
+      to_two.push_back(numbered(size, ++number));
+      sender.send(kLoopback, two.port, to_two.back());
+    }
+    for (int i = 0; i < 150; ++i) {  // more than leave at once
+      to_one.push_back(numbered(1412, static_cast<std::uint8_t>(i)));
+      sender.send(kLoopback, one.port, to_one.back());
+    }
+    sender.flush();
+    EXPECT_EQ(one.all(), to_one) << cut;
+    EXPECT_EQ(two.all(), to_two) << cut;
+    EXPECT_EQ(sender.cut_by_kernel(), cut);
+  }
+}
+
+TEST(UdpSender, NothingIsKeptAndWhatCannotLeaveIsLost) {
+  Receiver receiver;
+  const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  UdpSender sender(from.get());
+  sender.flush();
+  sender.send(0xe0000001, 1, numbered(10, 1));  // multicast without a way there, or not: no matter
+  sender.send(kLoopback, 0, numbered(10, 2));   // no such port
+  sender.send(kLoopback, receiver.port, Bytes{});
+  sender.send(kLoopback, receiver.port, Bytes(70'000));
+  sender.send(kLoopback, receiver.port, numbered(10, 3));
+  sender.flush();
+  EXPECT_EQ(receiver.all(), std::vector<Bytes>{numbered(10, 3)});
+}
+
+}  // namespace
+}  // namespace muster::host
