@@ -80,11 +80,17 @@ class Tunnel:
 
 
 class Ours(Tunnel):
-    def start(self):
+    def memory(self):
+        """PSS of the near netd in KiB."""
+        return int(re.search(r"Pss: +(\d+)", open("/proc/%s/smaps_rollup" % self.pid).read()).group(1))
+
+    def start(self, members=0):
         self.near, self.far, self.address = self.lab.a + "l", self.lab.b + "l", "100.64.0.2"
-        self.rig = subprocess.Popen([BUILD + "/" + RIG, BUILD + "/muster-agent", self.dir, self.lab.a, self.near, "10.99.0.1", self.lab.b, self.far, "10.99.0.2"],
+        self.rig = subprocess.Popen([BUILD + "/" + RIG, BUILD + "/muster-agent", self.dir, self.lab.a, self.near, "10.99.0.1", self.lab.b, self.far, "10.99.0.2", str(members)],
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(self.dir + "/rig.log", "w"), text=True)
-        if not self.rig.stdout.readline().startswith("ready"):
+        told = self.rig.stdout.readline().split()
+        self.pid = told[1] if told[:1] == ["ready"] else None
+        if self.pid is None:
             raise RuntimeError("the rig did not start: " + open(self.dir + "/rig.log").read())
 
     def stop(self):
@@ -198,6 +204,36 @@ def round_trips(tunnel, seconds):
     return (times[len(times) // 2], times[int(len(times) * 0.99)]) if times else (0, 0)
 
 
+def crowd(lab, dir, args, members=1000):
+    """What a roster of so many idle members costs: KiB a member, and the rate of one stream beside them (shuffled pairs)."""
+    near = {}
+    try:
+        for count in (0, members):
+            near[count] = Ours(lab, dir + "/crowd%d" % count)
+        rates = {0: [], members: []}
+        sizes = {}
+        for number in range(args.rounds):
+            for count in random.sample([0, members], 2):
+                shutil.rmtree(near[count].dir)
+                os.makedirs(near[count].dir)
+                for ns in (lab.a + "l", lab.b + "l"):
+                    sh("ip", "-n", ns, "link", "del", "muster0", check=False)
+                near[count].start(count)
+                time.sleep(1)
+                sizes[count] = near[count].memory()
+                for _ in range(20):
+                    if sh(*enter(near[count].near, "ping", "-c", "1", "-W", "1", near[count].address), check=False).returncode == 0:
+                        break
+                time.sleep(2)
+                rates[count].append(iperf(near[count], 1, False, args.seconds)[0])
+                near[count].stop()
+                say("round %d  roster of %d: %.2f Gbit/s, %d KiB" % (number + 1, count + 2, rates[count][-1], sizes[count]))
+        return (sizes[members] - sizes[0]) / members, statistics.median(rates[members]), statistics.median(rates[0])
+    except RuntimeError as fault:
+        say("the roster: %s" % fault)
+        return None
+
+
 def put(name, value, unit, baseline, runs):
     print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "baseline": round(baseline, 3) if baseline else None,
                       "ratio": round(value / baseline, 3) if baseline else None, "runs": runs}), flush=True)
@@ -246,6 +282,8 @@ def main():
                 costs.setdefault(name, []).append(cost)
                 say("round %d  %-20s %d stream%s %s  %6.2f Gbit/s  %5.2f CPU s/GB" % (number + 1, name, streams, " " if streams == 1 else "s", "<-" if reverse else "->", rate, cost))
         latency = {name: round_trips(tunnel, 3) for name, tunnel in tunnels.items()}
+        tunnels["muster"].stop()
+        roster = crowd(lab, dir, args)
     finally:
         for tunnel in tunnels.values():
             try:
@@ -263,6 +301,9 @@ def main():
         for name in tunnels:
             if name != "muster":
                 put("overlay-throughput%s.peer.%s.%s" % (suffix, name, word), middle[name], "Gbit/s", None, runs)
+    if roster:
+        put("overlay-throughput%s.member_kib" % suffix, roster[0], "KiB", 2, 1)
+        put("overlay-throughput%s.roster1000" % suffix, roster[1], "Gbit/s", roster[2], args.rounds)
     for name in tunnels:
         put("overlay-throughput%s.cpu.%s" % (suffix, name), statistics.median(costs[name]), "CPU s/GB", None, len(costs[name]))
         put("overlay-throughput%s.p50.%s" % (suffix, name), latency[name][0], "ms", None, 1)

@@ -164,7 +164,7 @@ void Netd::add_agent(Fd fd) {
 }
 
 void Netd::serve_agent(int fd) {
-  auto message = receive_message(fd);
+  auto message = receive_large(fd);
   if (!message.ok() && message.error().code == Code::NotFound) return;
   const bool closed = !message.ok() || (message->text.empty() && message->fds.empty());
   Status sent;
@@ -174,7 +174,7 @@ void Netd::serve_agent(int fd) {
         request.ok()
             ? answer(*request, message->fds)
             : netd::Reply(netd::Failed{static_cast<std::uint8_t>(request.error().code), request.error().message});
-    sent = send_message(fd, netd::encode(reply));
+    sent = send_large(fd, netd::encode(reply));
   }
   if (closed || !sent.ok()) {
     poller_.unwatch(fd);

@@ -17,8 +17,8 @@ Result<netd::Reply> NetdClient::call(const netd::Request& request, int tun_fd) {
   ::setsockopt(fd_.get(), SOL_SOCKET, SO_SNDTIMEO, &kTimeout, sizeof kTimeout);
   std::vector<int> fds;
   if (tun_fd >= 0) fds.push_back(tun_fd);
-  const auto sent = send_message(fd_.get(), netd::encode(request), fds);
-  auto message = sent.ok() ? receive_message(fd_.get()) : Result<Message>(sent.error());
+  const auto sent = send_large(fd_.get(), netd::encode(request), fds);
+  auto message = sent.ok() ? receive_large(fd_.get()) : Result<Message>(sent.error());
   if (!message.ok() || message->text.empty()) {
     // A late reply must not be taken for the next call's.
     fd_.reset();

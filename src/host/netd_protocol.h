@@ -1,7 +1,7 @@
 #pragma once
 // What the agent and netd say to each other on a local SOCK_SEQPACKET socket: one request, one reply, in order; a TUN
 // descriptor travels beside AddLease. Own compact encoding (big endian, length-prefixed), strict on reading: netd never
-// trusts the agent's bytes more than a peer's. Limits: a message <= kMessageBytesMax (a roster of about 800 members).
+// trusts the agent's bytes more than a peer's. Limits: a message <= kLargeBytesMax (a roster of kRosterMembersMax).
 // Values only.
 #include <string>
 #include <variant>

@@ -182,6 +182,45 @@ TEST_F(NetdPair, ARestartedNetdIsTheSameMember) {
   EXPECT_EQ(crypto::read_secret_file(b.dir + "/netd/lease-1.key").error().code, Code::NotFound);
 }
 
+TEST_F(NetdPair, ARosterOfThousandsIsTaken) {
+  const lab::Echo echo(b.lease_ns, 9000);
+  overlay::Roster roster{lab::kCluster, 1, 9, {a.entry(), b.entry()}};
+  const crypto::SigningKey idle = crypto::SigningKey::generate();
+  while (roster.members.size() < 2'500) {
+    overlay::RosterMember m = a.entry();
+    m.slot = m.node = 100 + roster.members.size();
+    m.address = kNet + 100 + static_cast<std::uint32_t>(roster.members.size());
+    m.overlay_key = crypto::x25519_generate().public_key;
+    m.device_key = idle.public_key();
+    m.overlay_signature = overlay::sign_overlay_key(idle, lab::kCluster, m.epoch, m.overlay_key);
+    roster.members.push_back(std::move(m));
+  }
+  for (lab::Machine* m : {&a, &b}) {
+    netd::Configure c = message(*m, {&a, &b});
+    c.roster = overlay::encode_roster(roster);
+    ASSERT_GT(c.roster.size(), kMessageBytesMax);
+    c.signatures = {overlay::sign_roster(controller, c.roster)};
+    const auto done = m->client->configure(c);
+    ASSERT_TRUE(done.ok()) << done.error().message;
+    EXPECT_EQ(done->rejected, 0U);
+  }
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 30), 1);
+  const auto stats = a.client->stats("lease-1");
+  ASSERT_TRUE(stats.ok()) << stats.error().message;
+  EXPECT_EQ(stats->peers.size(), 2'499U);
+}
+
+TEST_F(NetdPair, LargeMessagesMustBeSealed) {
+  auto raw = connect_unix(a.dir + "/netd.sock", SocketKind::Seqpacket);
+  ASSERT_TRUE(raw.ok());
+  const Fd file(::open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  ASSERT_TRUE(send_message(raw->get(), "\xff", {file.get()}).ok());
+  const auto closed = receive_message(raw->get());
+  EXPECT_TRUE(!closed.ok() || closed->text.empty()) << "the connection ends";
+  EXPECT_TRUE(a.client->info().ok());
+  EXPECT_EQ(send_large(raw->get(), std::string(kLargeBytesMax + 1, 'x')).error().code, Code::TooLarge);
+}
+
 TEST_F(NetdPair, TheAgentMayComeBackAndMayLie) {
   NetdClient second(a.dir + "/netd.sock");
   const auto info = second.info();

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/openat2.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -154,6 +155,49 @@ Result<Message> receive_message(int fd) {
     return error(Code::TooLarge, "a local message was larger than allowed and was dropped");
   }
   out.text.resize(static_cast<std::size_t>(n));
+  return out;
+}
+
+namespace {
+constexpr std::string_view kInMemory = "\xff";
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+}  // namespace
+
+Status send_large(int fd, std::string_view text, std::vector<int> fds) {
+  if (text.size() <= kMessageBytesMax) return send_message(fd, text, fds);
+  if (text.size() > kLargeBytesMax)
+    return error(Code::TooLarge, fmt::format("a local message of {} bytes exceeds {}", text.size(), kLargeBytesMax));
+  const Fd memory(memfd_create("muster-message", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!memory) return system_error("cannot make memory for a local message", errno);
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t n = write(memory.get(), text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return system_error("cannot fill memory for a local message", errno);
+    done += static_cast<std::size_t>(n);
+  }
+  if (fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0)
+    return system_error("cannot seal memory for a local message", errno);
+  fds.push_back(memory.get());
+  return send_message(fd, kInMemory, fds);
+}
+
+// Sealed: it is memory (no file or pipe of the sender's that makes us wait) and stays as it is while it is read.
+Result<Message> receive_large(int fd) {
+  Message out = TRY(receive_message(fd));
+  if (out.text != kInMemory || out.fds.empty()) return out;
+  const Fd memory = std::move(out.fds.back());
+  out.fds.pop_back();
+  struct stat about {};
+  if (fcntl(memory.get(), F_GET_SEALS) != kSeals || fstat(memory.get(), &about) != 0 ||
+      about.st_size > static_cast<off_t>(kLargeBytesMax))
+    return error(Code::InvalidArgument, "a large local message is not in sealed memory, or is too large");
+  out.text.resize(static_cast<std::size_t>(about.st_size));
+  for (std::size_t done = 0; done < out.text.size();) {
+    const ssize_t n = pread(memory.get(), out.text.data() + done, out.text.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return system_error("cannot read a large local message", errno);
+    done += static_cast<std::size_t>(n);
+  }
   return out;
 }
 

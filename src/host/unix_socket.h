@@ -18,6 +18,7 @@ namespace muster::host {
 
 inline constexpr std::size_t kMessageBytesMax = 160 << 10;
 inline constexpr std::size_t kFdsMax = 4;
+inline constexpr std::size_t kLargeBytesMax = 2 << 20;
 
 // Owns one descriptor.
 class Fd {
@@ -60,6 +61,10 @@ struct Message {
 Status send_message(int fd, std::string_view text, const std::vector<int>& fds = {});
 // An empty text with no descriptors means the peer closed. NotFound: nothing there yet (non-blocking socket).
 Result<Message> receive_message(int fd);
+// The same for texts of up to kLargeBytesMax: what is longer than a message travels in sealed memory whose descriptor
+// is the message's last. No text may begin with 0xff.
+Status send_large(int fd, std::string_view text, std::vector<int> fds = {});
+Result<Message> receive_large(int fd);
 
 Status set_blocking(int fd, bool blocking);
 std::string errno_text(int error);

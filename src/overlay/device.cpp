@@ -180,7 +180,7 @@ void Device::Impl::send_data(Peer& peer, ByteView packet, const Now& now, Sink& 
 }
 
 void Device::Impl::flush_staged(Peer& peer, const Now& now, Sink& sink) {
-  std::deque<Bytes> staged;
+  std::vector<Bytes> staged;
   staged.swap(peer.staged);
   for (const Bytes& packet : staged) send_data(peer, packet, now, sink);
 }
@@ -210,8 +210,8 @@ void Device::Impl::initiate(Peer& peer, const Now& now, Sink& sink, bool retry) 
   const std::uint32_t local = new_index(peer, Slot::Handshake);
   store_le32(message.data() + 4, local);
   // Jitter keeps two sides that start together from colliding for ever.
-  peer.pending =
-      PendingHandshake{*noise, ephemeral, local, now.lease, kRekeyTimeout + Millis(crypto::random_u32() % 334)};
+  peer.pending = std::make_unique<PendingHandshake>(
+      PendingHandshake{*noise, ephemeral, local, now.lease, kRekeyTimeout + Millis(crypto::random_u32() % 334)});
   add_macs(peer, message, now.lease);
   peer.last_initiation_sent = now.lease;
   transmit(peer, message, now.lease, sink);
@@ -403,7 +403,7 @@ Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {
     return Encapsulated::Sent;
   }
   if (peer.staged.size() >= impl_->options.staged_packets_max) {
-    peer.staged.pop_front();
+    peer.staged.erase(peer.staged.begin());
     ++peer.stats.dropped;
   }
   peer.staged.emplace_back(packet.begin(), packet.end());

@@ -1,8 +1,8 @@
 #pragma once
 // Inside of Device: one session's keys and counters, one pending handshake, one peer. Not for other rooms.
-#include <deque>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "crypto/aead.h"
 #include "overlay/device.h"
@@ -56,11 +56,11 @@ struct Peer {
   Secret32 cookie_key;  // opens cookie replies of this peer
   Endpoint endpoint;
   std::unique_ptr<Session> previous, current, next;
-  std::optional<PendingHandshake> pending;
+  std::unique_ptr<PendingHandshake> pending;
   std::optional<LeaseTime> attempt_started;  // first initiation of this row of attempts
   std::optional<LeaseTime> last_initiation_sent, last_initiation_received;
   std::array<std::uint8_t, 12> last_timestamp{};
-  std::deque<Bytes> staged;
+  std::vector<Bytes> staged;  // costs nothing while it is empty, as it is for most
   crypto::Tag16 last_mac1{}, cookie{};
   std::optional<LeaseTime> cookie_at;
   std::optional<LeaseTime> unanswered_since;  // data sent, nothing received since
