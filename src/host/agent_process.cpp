@@ -1,11 +1,13 @@
 #include "host/agent_process.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <filesystem>
 
@@ -116,6 +118,7 @@ class AgentProcess {
   std::string control(const std::string& command);
   void tell_egress(ControlPort::Reply tell);
   std::string status_text() const;
+  json::object network_of(LeaseId lease) const;
 
   Layout layout_;
   Config config_;
@@ -432,6 +435,27 @@ std::string AgentProcess::control(const std::string& command) {
   return status_text();
 }
 
+// The others of its cluster: how many are reached directly and how many through the relay; the first of them one by
+// one.
+json::object AgentProcess::network_of(LeaseId lease) const {
+  constexpr std::size_t kShown = 64;
+  json::array members;
+  int direct = 0, relayed = 0;
+  if (const auto found = overlay_.networks().find(lease); found != overlay_.networks().end()) {
+    for (const netd::PeerLine& peer : found->second.peers) {
+      const bool by_relay = peer.path == "relay";
+      ++(by_relay ? relayed : direct);
+      if (members.size() >= kShown) continue;
+      const in_addr raw{htonl(peer.address)};
+      std::array<char, INET_ADDRSTRLEN> text{};
+      inet_ntop(AF_INET, &raw, text.data(), text.size());
+      members.push_back(json::object{
+          {"address", text.data()}, {"path", peer.path}, {"rx_bytes", peer.rx_bytes}, {"tx_bytes", peer.tx_bytes}});
+    }
+  }
+  return {{"direct", direct}, {"relayed", relayed}, {"members", members}};
+}
+
 std::string AgentProcess::status_text() const {
   json::array leases;
   if (started_) {
@@ -441,7 +465,8 @@ std::string AgentProcess::status_text() const {
                                     {"cluster", assignment ? assignment->cluster_name : std::string()},
                                     {"phase", std::string(wire::text(lease.phase))},
                                     {"reason", lease.reason},
-                                    {"restarts", lease.restarts}});
+                                    {"restarts", lease.restarts},
+                                    {"network", network_of(lease.lease)}});
     }
   }
   return to_text(json::object{{"node", config_.node_id},

@@ -13,16 +13,21 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "base/log.h"
 #include "crypto/file.h"
+#include "crypto/random.h"
 
 namespace muster::host {
 namespace {
 constexpr std::size_t kLeasesMax = 256, kAgentsMax = 8;
 constexpr Millis kTick{250};
+constexpr std::size_t kMirrorsMax = 4;
+constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
+constexpr int kMirrorTries = 5;
 constexpr int kUdpBatch = 32;
 constexpr int kSocketBuffer = 7 << 20;
 
@@ -206,6 +211,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
              .emplace(request.lease,
                       TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_, bandwidth_)))
              .first;
+    it->second->set_public(public_endpoints(), read_clocks());
   }
   if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
   const auto& key = it->second->public_key();
@@ -277,14 +283,65 @@ void Netd::read_udp() {
 }
 
 // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
+// Often enough that a NAT does not forget the mapping that members were told, and at once when a relay came up: perhaps
+// we are somewhere else now.
+void Netd::ask_mirrors(const Now& now) {
+  std::set<std::pair<std::uint32_t, std::uint16_t>> wanted;
+  bool fresh = false;
+  for (const auto& [name, lease] : leases_) {
+    fresh = lease->take_relay_came_up() || fresh;
+    for (const overlay::Endpoint& at : lease->mirrors())
+      if (wanted.size() < kMirrorsMax) wanted.emplace(at.ip, at.port);
+  }
+  const std::size_t gone = std::erase_if(mirrors_, [&](const auto& each) { return !wanted.contains(each.first); });
+  for (const auto& at : wanted) {
+    Mirror& mirror = mirrors_[at];
+    if (now.lease < mirror.next_ask && !fresh) continue;
+    const bool hurry = mirror.unanswered < kMirrorTries;
+    if (!hurry) mirror.seen.reset();
+    ++mirror.unanswered;
+    for (auto& byte : mirror.transaction) byte = static_cast<std::uint8_t>(crypto::random_u32());
+    mirror.next_ask = now.lease + (hurry ? kMirrorHurry : kMirrorEvery);
+    sender_.send(at.first, at.second, overlay::stun_request(mirror.transaction));
+  }
+  if (gone > 0) tell_public(now);
+}
+
+// True: it was an answer of a relay's mirror, or pretended to be.
+bool Netd::from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now) {
+  if (!overlay::is_stun_answer(datagram)) return false;
+  const auto it = mirrors_.find({ip, port});
+  if (it == mirrors_.end()) return true;
+  const auto seen = overlay::read_stun_answer(datagram, it->second.transaction);
+  if (!seen) return true;
+  it->second.unanswered = 0;
+  it->second.next_ask = now.lease + kMirrorEvery + Millis(crypto::random_u32() % 5'000);
+  if (it->second.seen == seen) return true;
+  it->second.seen = seen;
+  tell_public(now);
+  return true;
+}
+
+std::vector<overlay::Endpoint> Netd::public_endpoints() const {
+  std::vector<overlay::Endpoint> seen;
+  for (const auto& [at, mirror] : mirrors_)
+    if (mirror.seen && std::find(seen.begin(), seen.end(), *mirror.seen) == seen.end()) seen.push_back(*mirror.seen);
+  return seen;
+}
+
+void Netd::tell_public(const Now& now) {
+  for (auto& [name, lease] : leases_) lease->set_public(public_endpoints(), now);
+}
+
 void Netd::from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now) {
-  if (!bandwidth_.admit(datagram, now.lease)) return;
+  if (from_mirror(datagram, ip, port, now) || !bandwidth_.admit(datagram, now.lease)) return;
   for (auto& [name, lease] : leases_) lease->from_udp(ip, port, datagram, now);
 }
 
 void Netd::tick() {
   const Now now = read_clocks();
   bandwidth_.refresh();
+  ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();
   poller_.after(kTick, [this] { tick(); });

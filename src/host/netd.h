@@ -5,10 +5,12 @@
 // configuration again. One thread; relay clients bring theirs. Bounds: leases, agent connections.
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "host/bandwidth.h"
 #include "host/netd_lease.h"
+#include "overlay/stun.h"
 
 namespace muster::host {
 
@@ -38,6 +40,10 @@ class Netd {
   void add_agent(Fd fd);
   void serve_agent(int fd);
   void read_udp();
+  void ask_mirrors(const Now& now);
+  std::vector<overlay::Endpoint> public_endpoints() const;
+  void tell_public(const Now& now);
+  bool from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
   void from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
   void tick();
   netd::Reply answer(const netd::Request& request, std::vector<Fd>& fds);
@@ -55,6 +61,13 @@ class Netd {
   UdpSender sender_;
   Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
+  struct Mirror {
+    overlay::StunTransaction transaction{};
+    LeaseTime next_ask{0};
+    int unanswered = 0;
+    std::optional<overlay::Endpoint> seen;
+  };
+  std::map<std::pair<std::uint32_t, std::uint16_t>, Mirror> mirrors_;  // by the relay's address and port
   std::map<std::string, std::unique_ptr<NetdLease>> leases_;
   struct UdpBatch;
   std::unique_ptr<UdpBatch> batch_;

@@ -158,6 +158,7 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     if (member_) stamps_from_ = std::max(stamps_from_, member_->latest_stamp());
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
     member_->stamp_from(stamps_from_);
+    member_->set_public(public_, read_clocks(), *this);
     address_ = config.address;
     prefix_bits_ = config.prefix_bits;
     psk_ = psk;
@@ -253,6 +254,7 @@ void NetdLease::drain() {
     if (item.relay >= relays_.size()) continue;
     if (item.kind == Inbox::Item::Kind::Up) {
       member_->relay_up(now);
+      relay_came_up_ = true;
       continue;
     }
     if (!member_->knows(item.member)) continue;
@@ -352,6 +354,20 @@ void NetdLease::write(const overlay::OffloadHeader& header, ByteView packet) {
       {{before.data(), before.size()}, {const_cast<std::uint8_t*>(packet.data()), packet.size()}}};
   std::ignore =
       offloads_ ? ::writev(tun_.get(), parts.data(), parts.size()) : ::write(tun_.get(), packet.data(), packet.size());
+}
+
+std::vector<overlay::Endpoint> NetdLease::mirrors() const {
+  std::vector<overlay::Endpoint> out;
+  for (const Relay& r : relays_) {
+    const std::uint32_t ip = r.client->state() == relay::ClientState::Up ? r.client->address() : 0;
+    if (ip != 0) out.push_back(overlay::Endpoint::udp(ip, r.at.port));
+  }
+  return out;
+}
+
+void NetdLease::set_public(const std::vector<overlay::Endpoint>& endpoints, const Now& now) {
+  public_ = endpoints;
+  if (member_) member_->set_public(endpoints, now, *this);
 }
 
 netd::Stats NetdLease::stats() const {

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "host/bandwidth.h"
@@ -31,6 +32,10 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Status set_tun(Fd tun);  // refuses what is no TUN
   Result<netd::Configured> configure(const netd::Configure& config);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
+  // Where to ask how our socket is seen: the UDP port of each relay that we are connected to.
+  std::vector<overlay::Endpoint> mirrors() const;
+  bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }
+  void set_public(const std::vector<overlay::Endpoint>& endpoints, const Now& now);
   void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
@@ -73,6 +78,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   // clock that was set back would otherwise be ignored by its peers.
   WallTime stamps_from_, stamps_kept_;
   std::unique_ptr<overlay::Member> member_;
+  std::vector<overlay::Endpoint> public_;
+  bool relay_came_up_ = false;
   Bytes relay_token_;
   std::string relay_ca_pem_, relay_server_name_;
   std::vector<Relay> relays_;

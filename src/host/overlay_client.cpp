@@ -9,7 +9,7 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kAgain{250};
+constexpr Millis kAgain{250}, kLookEvery{3'000};
 constexpr int kTriesMax = 40;  // of kAgain: netd and privd are back long before
 
 Result<netd::Reply> checked(Result<netd::Reply> reply) {
@@ -57,6 +57,7 @@ OverlayClient::OverlayClient(Poller& poller, PrivdClient& privd, std::string soc
                              OverlayTrust trust)
     : poller_(poller), privd_(privd), path_(std::move(socket)), store_(std::move(store)), trust_(std::move(trust)) {
   connect();
+  look();
 }
 
 OverlayClient::~OverlayClient() {
@@ -89,6 +90,20 @@ void OverlayClient::connect() {
   }
 }
 
+void OverlayClient::look() {
+  std::erase_if(networks_, [&](const auto& each) { return !known_.contains(each.first); });
+  for (const auto& [lease, known] : known_) {
+    if (!known.configured || !fd_) continue;
+    send(netd::GetStats{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
+      const auto* stats = reply.ok() ? std::get_if<netd::Stats>(&*reply) : nullptr;
+      if (stats != nullptr && known_.contains(lease)) networks_[lease] = *stats;
+    });
+  }
+  poller_.after(kLookEvery, [this, alive = alive_] {
+    if (*alive) look();
+  });
+}
+
 void OverlayClient::lost() {
   if (!fd_) return;
   poller_.unwatch(fd_.get());
@@ -102,7 +117,7 @@ void OverlayClient::lost() {
 
 void OverlayClient::on_readable() {
   while (fd_) {
-    auto message = receive_message(fd_.get());
+    auto message = receive_large(fd_.get());
     if (!message.ok() && message.error().code == Code::NotFound) return;
     if (!message.ok() || message->text.empty() || waiting_.empty()) return lost();
     auto done = std::move(waiting_.front());
@@ -116,8 +131,7 @@ void OverlayClient::send(const netd::Request& request, Done done, int fd) {
     poller_.post([done = std::move(done)] { done(error(Code::Unavailable, "netd is not running", "netd.gone")); });
     return;
   }
-  const Status sent =
-      send_message(fd_.get(), netd::encode(request), fd >= 0 ? std::vector<int>{fd} : std::vector<int>{});
+  const Status sent = send_large(fd_.get(), netd::encode(request), fd >= 0 ? std::vector<int>{fd} : std::vector<int>{});
   if (!sent.ok()) {
     poller_.post([done = std::move(done), why = sent.error()] { done(why); });
     return;

@@ -29,6 +29,8 @@ class OverlayClient : public OverlayPort {
   void keep_only(const std::set<LeaseId>& leases) override { store_.keep_only(leases); }
   std::vector<std::string> lan_endpoints() const override;
   std::uint16_t udp_port() const { return udp_port_; }
+  // How each lease's network stands, as netd said a few seconds ago: members and the ways to them.
+  const std::map<LeaseId, netd::Stats>& networks() const { return networks_; }
 
  private:
   using Done = std::function<void(Result<netd::Reply>)>;
@@ -41,6 +43,7 @@ class OverlayClient : public OverlayPort {
   void on_readable();
   void send(const netd::Request& request, Done done, int fd = -1);
   void restore(LeaseId lease, Known& known);
+  void look();
   void announce(LeaseId lease, int tries, std::function<void(Result<Attached>)> done);
   void hand_over(LeaseId lease, std::function<void(Result<Bytes>)> done);
 
@@ -53,6 +56,7 @@ class OverlayClient : public OverlayPort {
   std::uint64_t retry_ = 0;
   std::deque<Done> waiting_;
   std::map<LeaseId, Known> known_;
+  std::map<LeaseId, netd::Stats> networks_;
   std::uint16_t udp_port_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

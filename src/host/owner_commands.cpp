@@ -87,6 +87,10 @@ int print_status(const Layout& layout, const json::object& said) {
     for (const auto& lease : leases->get_array()) {
       std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}),
                                text_at(lease, {"phase"}), text_at(lease, {"reason"}));
+      const std::int64_t direct = int_at(lease, {"network", "direct"}), relayed = int_at(lease, {"network", "relayed"});
+      if (direct + relayed > 0)
+        std::cout << fmt::format("      {} other members: {} reached directly, {} through the relay\n",
+                                 direct + relayed, direct, relayed);
     }
   }
   return bool_at(said, {"ready"}) ? 0 : 1;

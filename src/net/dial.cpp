@@ -190,6 +190,7 @@ Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline
     out.fd = std::move(*fd);
     const std::string host = endpoint.host.find(':') == std::string::npos ? endpoint.host : "[" + endpoint.host + "]";
     TRY_VOID(open_tunnel(out.fd.get(), *proxy, shown(host, endpoint.port), deadline));
+    out.by_proxy = true;
   } else {
     out.fd = TRY(connect_host(endpoint.host, endpoint.port, deadline));
   }

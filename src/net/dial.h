@@ -33,6 +33,7 @@ struct Dialled {
   Fd fd;
   SslPtr ssl;          // dies before fd
   std::string ca_pem;  // the CA that the peer's chain ended in
+  bool by_proxy = false;
 };
 
 // events: POLLIN or POLLOUT. DeadlineExceeded when the time is over.

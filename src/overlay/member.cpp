@@ -7,8 +7,11 @@
 
 namespace muster::overlay {
 namespace {
-// Control messages between members: kind, id, then zeros up to the size that is being tested.
-constexpr std::uint8_t kPing = 1, kPong = 2;
+// Control messages between members. Ping and Pong: kind, id, then zeros up to the size that is being tested. Here:
+// kind, number, and that many times address and port.
+constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3;
+constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
+constexpr Millis kReplaceable{10'000};
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64;
@@ -65,16 +68,28 @@ Member::Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_
       device_(key, device_options()) {}
 Member::~Member() = default;
 
-bool Member::usable_candidate(const Endpoint& e) const {
-  // Private networks only, and never the overlay itself.
+bool Member::usable_candidate(const Endpoint& e, Origin origin) const {
+  // The roster's are of private networks only; what is told or heard is any machine's; never the overlay itself.
   const bool is_private = e.ip >> 24 == 10 || e.ip >> 20 == 0xac1 || e.ip >> 16 == 0xc0a8;
-  return e.kind == Endpoint::Kind::Udp && e.port != 0 && is_private && (e.ip & mask_) != (address_ & mask_);
+  const bool special = e.ip >> 24 == 0 || e.ip >> 24 == 127 || e.ip >> 16 == 0xa9fe || e.ip >> 28 >= 14;
+  return e.kind == Endpoint::Kind::Udp && e.port != 0 && (is_private || (origin != Origin::Roster && !special)) &&
+         (e.ip & mask_) != (address_ & mask_);
 }
 
-void Member::add_candidate(Path& path, const Endpoint& e) const {
+// True for one that was not known.
+bool Member::add_candidate(Path& path, const Endpoint& e, Origin origin, const Now& now) const {
   const bool known = std::ranges::any_of(path.candidates, [&](const Candidate& c) { return c.at == e; });
-  if (known || path.candidates.size() >= kCandidatesMax || !usable_candidate(e)) return;
-  path.candidates.push_back({e, {}, {}, false, 0});
+  if (known || !usable_candidate(e, origin)) return false;
+  if (path.candidates.size() >= kCandidatesMax) {
+    const auto old = std::ranges::find_if(path.candidates, [&](const Candidate& c) {
+      return c.origin != Origin::Roster && c.at != path.direct.value_or(Endpoint{}) &&
+             now.lease - c.last_pong >= kReplaceable;
+    });
+    if (old == path.candidates.end()) return false;
+    path.candidates.erase(old);
+  }
+  path.candidates.push_back({e, origin, {}, {}, false, 0});
+  return true;
 }
 
 Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
@@ -94,7 +109,7 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
     Path& path = paths[m.overlay_key];
     if (const auto old = paths_.find(m.overlay_key); old != paths_.end()) path = std::move(old->second);
     path.address = m.address;
-    for (const Endpoint& e : m.lan) add_candidate(path, e);
+    for (const Endpoint& e : m.lan) add_candidate(path, e, Origin::Roster, {});
   }
   device_.set_peers(peers);
   paths_ = std::move(paths);
@@ -127,13 +142,16 @@ void Member::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, c
 
 void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now) {
   const auto it = paths_.find(peer);
-  if (it == paths_.end() || message.size() < kProbeHeader || from.kind != Endpoint::Kind::Udp) return;
+  if (it == paths_.end()) return;
   Path& path = it->second;
+  if (message[0] == kHere) return on_here(path, message, now);
+  if (message.size() < kProbeHeader || from.kind != Endpoint::Kind::Udp) return;
   if (message[0] == kPing && pongs_.size() < kPongsMax) {
     Bytes pong(message.begin(), message.end());
     pong[0] = kPong;
     pongs_.push_back({peer, from, std::move(pong)});
-    add_candidate(path, from);
+    // What it sent came through, so our NAT is open to it: what we send now opens its own.
+    if (add_candidate(path, from, Origin::Heard, now) && !path.direct) burst(path, kBurst, now);
     return;
   }
   if (message[0] != kPong) return;
@@ -146,7 +164,58 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
       path.direct_since = now.lease;
       path.backoff = kProbeEvery;
       device_.set_endpoint(peer, c.at);
+    } else if (!path.direct) {
+      path.next_probe = now.lease;  // it answers: does it carry full packets?
     }
+  }
+}
+
+// The list replaces what was told before; what works stays.
+void Member::on_here(Path& path, ByteView message, const Now& now) {
+  constexpr std::size_t kOne = 6;
+  if (message.size() < 2 || message[1] > kPublicMax || message.size() < 2 + message[1] * kOne) return;
+  std::vector<Endpoint> told;
+  for (std::size_t i = 0; i < message[1]; ++i) {
+    const std::uint8_t* at = message.data() + 2 + i * kOne;
+    told.push_back(Endpoint::udp(load_be32(at), load_be16(at + 4)));
+  }
+  std::erase_if(path.candidates, [&](const Candidate& c) {
+    return c.origin == Origin::Told && c.at != path.direct.value_or(Endpoint{}) &&
+           std::ranges::find(told, c.at) == told.end();
+  });
+  bool fresh = false;
+  for (const Endpoint& e : told) fresh = add_candidate(path, e, Origin::Told, now) || fresh;
+  if (!path.direct) burst(path, fresh ? kBurst : kShortBurst, now);
+}
+
+void Member::burst(Path& path, Millis length, const Now& now) {
+  path.burst_until = std::max(path.burst_until, now.lease + length);
+  path.next_probe = now.lease;
+}
+
+void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
+  const bool due = !path.told || (!path.direct && now.lease - *path.told >= kTellEvery);
+  if (public_.empty() || !due || !device_.has_session(key)) return;
+  Bytes message = {kHere, static_cast<std::uint8_t>(public_.size())};
+  for (const Endpoint& e : public_) {
+    message.resize(message.size() + 6);
+    store_be32(message.data() + message.size() - 6, e.ip);
+    store_be16(message.data() + message.size() - 2, e.port);
+  }
+  Wire wire(*this, out, now);
+  const bool first = !path.told;
+  if (!device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), message, now, wire)) return;
+  path.told = now.lease;
+  if (!path.direct) burst(path, first ? kBurst : kShortBurst, now);
+}
+
+void Member::set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out) {
+  endpoints.resize(std::min(endpoints.size(), kPublicMax));
+  if (endpoints == public_) return;
+  public_ = std::move(endpoints);
+  for (auto& [key, path] : paths_) {
+    path.told.reset();
+    tell(key, path, now, out);
   }
 }
 
@@ -167,10 +236,12 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
       path.backoff = kProbeEvery;
     }
   }
+  tell(key, path, now, out);
   if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
-    const bool full = !path.direct || next_id_ % kFullEvery == 0;
+    const bool full =
+        path.direct ? next_id_ % kFullEvery == 0 : c.origin == Origin::Roster || now.lease - c.last_pong < kHeardFresh;
     Bytes ping(full ? kInnerMtu : kProbeSmall);
     ping[0] = kPing;
     c.id = next_id_++;
@@ -179,8 +250,9 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
     store_be64(ping.data() + 1, c.id);
     device_.send_control(key, c.at, ping, now, wire);
   }
-  if (!path.direct) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
-  path.next_probe = now.lease + (path.direct ? kProbeEvery : path.backoff);
+  const bool burst = !path.direct && now.lease < path.burst_until;
+  if (!path.direct && !burst) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
+  path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
 }
 
 void Member::greet(const Now& now, Out& out) {

@@ -1,9 +1,12 @@
 #pragma once
 // One machine's place in one cluster's overlay, without sockets or clock: Device + verified roster + choice of the path
-// + answers to packets that nobody can take. Every pair talks through the relay at once; UDP endpoints from the roster
-// are probed inside the session, and a direct path is used only after a full-size probe was answered (so both
-// directions carry full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. One thread;
-// Out must not call back. Bounds: members as in the roster, candidates per member.
+// + answers to packets that nobody can take. Every pair talks through the relay at once. UDP endpoints are probed
+// inside the session: those of the roster (the machine's private addresses), those that a member tells of itself (how
+// its socket looks from outside its NAT; both then try at the same time, which is what opens two NATs), and wherever an
+// authentic probe came from. A direct path is used only after a full-size probe was answered (so both directions carry
+// full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. Where nothing was heard from
+// yet only small probes go, few of them: a member cannot make others flood somebody. One thread; Out must not call
+// back. Bounds: members as in the roster, candidates per member.
 #include <deque>
 #include <map>
 #include <memory>
@@ -17,7 +20,8 @@ namespace muster::overlay {
 
 inline constexpr std::size_t kInnerMtu = 1380;
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
-inline constexpr std::size_t kCandidatesMax = 10;
+inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;
+inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
 
 class Out {
  public:
@@ -46,6 +50,8 @@ class Member {
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
+  // How this machine's socket is seen from outside, kPublicMax at most; told to every member when it changes.
+  void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
   void greet(const Now& now, Out& out);                   // after a restart: a handshake with every member, unasked
   void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
   void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
@@ -55,8 +61,10 @@ class Member {
   WallTime latest_stamp() const { return device_.latest_stamp(); }
 
  private:
+  enum class Origin : std::uint8_t { Roster, Told, Heard };
   struct Candidate {
     Endpoint at;
+    Origin origin = Origin::Roster;
     LeaseTime last_pong, last_ping;
     bool pinged = false;
     std::uint64_t id = 0;
@@ -66,6 +74,8 @@ class Member {
     std::vector<Candidate> candidates;
     std::optional<Endpoint> direct;
     LeaseTime next_probe, direct_since;
+    LeaseTime burst_until;          // both sides try now
+    std::optional<LeaseTime> told;  // when the member was told of our endpoints
     Millis backoff = kProbeEvery;
   };
   struct Pong {
@@ -77,8 +87,11 @@ class Member {
   void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
-  bool usable_candidate(const Endpoint& endpoint) const;
-  void add_candidate(Path& path, const Endpoint& endpoint) const;
+  void on_here(Path& path, ByteView message, const Now& now);
+  static void burst(Path& path, Millis length, const Now& now);
+  void tell(const Key32& key, Path& path, const Now& now, Out& out);
+  bool usable_candidate(const Endpoint& endpoint, Origin origin) const;
+  bool add_candidate(Path& path, const Endpoint& endpoint, Origin origin, const Now& now) const;
 
   crypto::X25519Pair key_;
   std::uint32_t address_, mask_;
@@ -87,6 +100,7 @@ class Member {
   Device device_;
   std::map<Key32, Path> paths_;
   std::vector<Pong> pongs_;
+  std::vector<Endpoint> public_;
   std::uint64_t next_id_ = 1;
 };
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/rng.h"
 #include "overlay/endian.h"
@@ -347,6 +348,154 @@ TEST(Endpoints, Text) {
   for (const char* bad : {"", "1.2.3:4", "1.2.3.4", "1.2.3.4:", "1.2.3.4:0", "1.2.3.4:65536", "256.1.1.1:5",
                           "a.b.c.d:1", "1.2.3.4:5x", "::1:5"}) {
     EXPECT_FALSE(parse_udp_endpoint(bad)) << bad;
+  }
+}
+
+// Machines behind NATs of their own, which let nothing in that was not asked for (address and port).
+struct Behind : Net {
+  enum class Kind : std::uint8_t { Cone, Symmetric, Closed };
+  struct Nat {
+    Kind kind = Kind::Cone;
+    std::uint32_t ip = 0;
+    std::map<Endpoint, std::uint16_t, bool (*)(const Endpoint&, const Endpoint&)> ports{less};
+    std::vector<std::pair<std::uint16_t, Endpoint>> open;  // from this port of ours somebody may be answered
+    std::uint16_t next = 40'000;
+  };
+  static bool less(const Endpoint& a, const Endpoint& b) { return std::pair(a.ip, a.port) < std::pair(b.ip, b.port); }
+  std::vector<Nat> nats;
+  std::size_t strays = 0;  // that no NAT let in
+
+  void behind(std::initializer_list<Kind> kinds) {
+    build(static_cast<int>(kinds.size()), false);
+    for (const Kind kind : kinds) {
+      nats.emplace_back();
+      nats.back().kind = kind;
+      nats.back().ip = 0xcb007100 + static_cast<std::uint32_t>(nats.size());
+    }
+  }
+  std::uint16_t port_for(Nat& nat, const Endpoint& to) {
+    const Endpoint key = nat.kind == Kind::Symmetric ? to : Endpoint{};
+    const auto [it, fresh] = nat.ports.try_emplace(key, nat.next);
+    if (fresh) nat.next = static_cast<std::uint16_t>(nat.next + 7);
+    return it->second;
+  }
+  void pass() {
+    for (int round = 0; round < 60; ++round) {
+      bool busy = false;
+      for (std::size_t i = 0; i < machines.size(); ++i) {
+        auto relayed = std::exchange(machines[i]->relayed, {});
+        auto direct = std::exchange(machines[i]->direct, {});
+        busy = busy || !relayed.empty() || !direct.empty();
+        for (auto& [key, d] : relayed)
+          for (auto& to : machines)
+            if (to->key.public_key == key) to->member->from_relay(machines[i]->key.public_key, d, now, *to);
+        for (auto& [at, d] : direct) through(i, at, d);
+      }
+      if (!busy) return;
+    }
+  }
+  void through(std::size_t i, const Endpoint& at, const Bytes& d) {
+    if (nats[i].kind == Kind::Closed) return;
+    const std::uint16_t port = port_for(nats[i], at);
+    nats[i].open.emplace_back(port, at);
+    const Endpoint source = Endpoint::udp(nats[i].ip, port);
+    for (std::size_t j = 0; j < machines.size(); ++j) {
+      if (nats[j].ip != at.ip) continue;
+      if (std::ranges::find(nats[j].open, std::pair(at.port, source)) != nats[j].open.end())
+        machines[j]->member->from_udp(source.ip, source.port, d, now, *machines[j]);
+      else
+        ++strays;
+    }
+  }
+  // What a server far away would say: the mapping towards it.
+  void learn() {
+    for (std::size_t i = 0; i < machines.size(); ++i) {
+      if (nats[i].kind == Kind::Closed) continue;
+      const Endpoint mapped = Endpoint::udp(nats[i].ip, port_for(nats[i], Endpoint::udp(0x08080808, 443)));
+      machines[i]->member->set_public({mapped}, now, *machines[i]);
+    }
+    pass();
+  }
+  void go(Millis total) {
+    for (Millis t{0}; t < total; t += 250ms) {
+      now.lease = now.lease + 250ms;
+      now.wall = now.wall + 250ms;
+      for (auto& m : machines) m->member->tick(now, *m);
+      pass();
+    }
+  }
+  void talk(std::size_t from, std::size_t to) {
+    const Bytes p = udp_packet(machines[from]->address, machines[to]->address);
+    machines[from]->member->from_tun(p, now, *machines[from]);
+    pass();
+  }
+  bool direct(std::size_t from, std::size_t to) { return path(from, to).starts_with("203.0.113."); }
+};
+
+TEST_F(Behind, TwoNatsAreOpenedFromBothSidesWithinSeconds) {
+  behind({Kind::Cone, Kind::Cone});
+  talk(0, 1);
+  learn();
+  EXPECT_FALSE(direct(0, 1)) << "the relay serves at once";
+  go(2s);
+  EXPECT_TRUE(direct(0, 1)) << path(0, 1);
+  EXPECT_TRUE(direct(1, 0)) << path(1, 0);
+  EXPECT_LT(strays, 20U);
+  go(60s);
+  EXPECT_TRUE(direct(0, 1));
+}
+
+TEST_F(Behind, AMappingThatChangesIsFoundAgain) {
+  behind({Kind::Cone, Kind::Cone});
+  talk(0, 1);
+  learn();
+  go(2s);
+  ASSERT_TRUE(direct(0, 1));
+  nats[0].ip += 100;  // another address, and nothing is known of what was open
+  nats[0].ports.clear();
+  nats[0].open.clear();
+  go(5s);
+  EXPECT_FALSE(direct(1, 0)) << path(1, 0);
+  learn();
+  go(3s);
+  EXPECT_TRUE(direct(0, 1)) << path(0, 1);
+  EXPECT_TRUE(direct(1, 0)) << path(1, 0);
+}
+
+TEST_F(Behind, WhatCannotBeOpenedStaysOnTheRelayAndFloodsNobody) {
+  behind({Kind::Symmetric, Kind::Cone, Kind::Closed});
+  talk(0, 1);
+  talk(0, 2);
+  talk(1, 2);
+  learn();
+  go(10s);
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = 0; j < 3; ++j)
+      if (i != j) EXPECT_FALSE(direct(i, j)) << i << j;
+  strays = 0;
+  go(600s);
+  EXPECT_LT(strays, 600U) << "a few small packets every half minute";
+  talk(0, 2);
+  EXPECT_FALSE(machines[2]->tun.empty());
+}
+
+TEST_F(Behind, NonsenseIsNotTried) {
+  behind({Kind::Cone, Kind::Cone});
+  talk(0, 1);
+  std::vector<Endpoint> bad;
+  for (const std::uint32_t ip : {0x7f000001U, 0xe0000001U, 0xffffffffU, 0xa9fea9feU, 0x00000001U, kNet + 9})
+    bad.push_back(Endpoint::udp(ip, 7));
+  for (std::size_t i = 0; i < bad.size(); i += 3) {
+    machines[0]->member->set_public(
+        {bad.begin() + static_cast<std::ptrdiff_t>(i), bad.begin() + static_cast<std::ptrdiff_t>(i) + 3}, now,
+        *machines[0]);
+    pass();
+    for (int k = 0; k < 8; ++k) {
+      now.lease = now.lease + 250ms;
+      for (auto& m : machines) m->member->tick(now, *m);
+      for (const auto& [at, d] : machines[1]->direct) EXPECT_TRUE(std::ranges::find(bad, at) == bad.end());
+      pass();
+    }
   }
 }
 

@@ -1,11 +1,14 @@
 #include "relay/client.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <thread>
@@ -23,6 +26,18 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr std::size_t kQueueBytesMax = 2 << 20;
 constexpr std::size_t kBatchBytes = 64 << 10;
 constexpr Millis kDialTime{10'000};
+
+std::uint32_t peer_address(int fd) {
+  sockaddr_storage at{};
+  socklen_t size = sizeof at;
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&at), &size) != 0) return 0;
+  if (at.ss_family == AF_INET) return ntohl(reinterpret_cast<const sockaddr_in&>(at).sin_addr.s_addr);
+  const auto& six = reinterpret_cast<const sockaddr_in6&>(at).sin6_addr;
+  if (at.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&six)) return 0;
+  std::uint32_t four = 0;
+  std::memcpy(&four, six.s6_addr + 12, sizeof four);
+  return ntohl(four);
+}
 
 }  // namespace
 
@@ -74,6 +89,7 @@ struct Client::Impl {
     auto dialled = net::dial(options.endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
+    address = connection.by_proxy ? 0 : peer_address(connection.fd.get());
     reader = {};
     pending.clear();
     last_heard = SteadyClock::now();
@@ -199,6 +215,7 @@ struct Client::Impl {
   net::Fd wake;
   std::atomic<ClientState> state{ClientState::Stopped};
   std::atomic<bool> stopping{false};
+  std::atomic<std::uint32_t> address{0};
   std::thread thread;
   // the thread's own
   ov::FrameReader reader;
@@ -251,6 +268,10 @@ void Client::set_token(Bytes token) {
     impl_->token_changed = true;
   }
   impl_->changed.notify_all();
+}
+
+std::uint32_t Client::address() const {
+  return impl_->address;
 }
 
 ClientState Client::state() const {

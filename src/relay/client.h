@@ -41,6 +41,8 @@ class Client {
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
   void set_token(Bytes token);  // a renewed one; used by the next hello, wakes a refused client
   ClientState state() const;
+  // Where the relay itself is, IPv4 in host order; 0: not known (not connected, through a proxy, IPv6).
+  std::uint32_t address() const;
   void stop();
 
  private:

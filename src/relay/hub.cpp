@@ -50,6 +50,7 @@ std::string Hub::metrics() const {
   line("dropped_total", "counter", counts.dropped.load());
   line("unknown_peer_total", "counter", counts.unknown_peer.load());
   line("throttled_total", "counter", counts.throttled.load());
+  line("mirrored_total", "counter", counts.mirrored.load());
   line("members", "gauge", counts.members.load());
   line("pending", "gauge", counts.pending.load());
   line("held", "gauge", counts.held.load());

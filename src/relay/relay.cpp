@@ -3,7 +3,9 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/udp.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
@@ -12,6 +14,7 @@
 
 #include "base/log.h"
 #include "overlay/relay_protocol.h"
+#include "overlay/stun.h"
 #include "relay/client_hello.h"
 #include "relay/handoff_queue.h"
 #include "relay/member_link.h"
@@ -20,6 +23,7 @@ namespace muster::relay {
 namespace {
 
 using namespace net;
+using udp = asio::ip::udp;
 constexpr Millis kStopTime{3000};
 
 class RelayImpl;
@@ -77,6 +81,7 @@ class RelayImpl final : public Relay {
         pending_(std::make_shared<Registry>(options_.pending_max, std::max<std::size_t>(options_.pending_max / 8, 16))),
         acceptor_(asio::make_strand(*io_)),
         metrics_acceptor_(asio::make_strand(*io_)),
+        mirror_(asio::make_strand(*io_)),
         pause_(acceptor_.get_executor()),
         work_(asio::make_work_guard(*io_)) {}
   ~RelayImpl() override { stop(); }
@@ -94,6 +99,7 @@ class RelayImpl final : public Relay {
       TRY_VOID(listen(metrics_acceptor_, host, port));
       asio::post(metrics_acceptor_.get_executor(), [this] { accept_metrics(); });
     }
+    open_mirror();
     asio::post(acceptor_.get_executor(), [this] { accept(); });
     for (int i = 0; i < std::max(options_.threads, 1); ++i) threads_.emplace_back([this] { run(); });
     return {};
@@ -104,6 +110,7 @@ class RelayImpl final : public Relay {
     return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0};
   }
   std::string metrics() const override { return hub_->metrics(); }
+  bool mirror() const override { return mirror_.is_open(); }
 
   Status reload_tls(TlsFiles files) override {
     auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));
@@ -122,6 +129,10 @@ class RelayImpl final : public Relay {
     asio::post(metrics_acceptor_.get_executor(), [this] {
       ErrorCode e;
       metrics_acceptor_.close(e);
+    });
+    asio::post(mirror_.get_executor(), [this] {
+      ErrorCode e;
+      mirror_.close(e);
     });
     if (handoff_) handoff_->close();
     const Deadline deadline = deadline_in(kStopTime);
@@ -207,6 +218,43 @@ class RelayImpl final : public Relay {
     });
   }
 
+  void open_mirror() {
+    ErrorCode ec;
+    const udp::endpoint at(acceptor_.local_endpoint().address(), port());
+    mirror_.open(at.protocol(), ec);
+    if (!ec) mirror_.bind(at, ec);
+    if (!ec) {
+      mirror_.non_blocking(true, ec);
+      asio::post(mirror_.get_executor(), [this] { reflect(); });
+      return;
+    }
+    log_warn("relay", "UDP port {} is not to be had ({}): machines behind NATs find no direct ways", port(),
+             ec.message());
+    mirror_.close(ec);
+  }
+  // An answer is not much longer than its question, so nobody gains by asking in another's name.
+  void reflect() {
+    mirror_.async_wait(udp::socket::wait_read, [this](ErrorCode ec) {
+      if (ec || !mirror_.is_open()) return;
+      std::array<std::uint8_t, 512> question;
+      for (int i = 0; i < 64; ++i) {
+        udp::endpoint from;
+        const std::size_t n = mirror_.receive_from(asio::buffer(question), from, 0, ec);
+        if (ec) break;
+        const auto asked = overlay::read_stun_request(ByteView(question).first(n));
+        if (!asked) continue;
+        auto address = from.address();
+        if (address.is_v6() && address.to_v6().is_v4_mapped())
+          address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+        if (!address.is_v4()) continue;
+        ++hub_->counts.mirrored;
+        const Bytes answer = overlay::stun_answer(*asked, address.to_v4().to_uint(), from.port());
+        mirror_.send_to(asio::buffer(answer), from, 0, ec);
+      }
+      reflect();
+    });
+  }
+
   // One request, one answer, whatever was asked; five seconds at most.
   void accept_metrics() {
     if (!metrics_acceptor_.is_open()) return;
@@ -240,6 +288,7 @@ class RelayImpl final : public Relay {
   const std::shared_ptr<Hub> hub_ = std::make_shared<Hub>();
   std::shared_ptr<Registry> members_, pending_;
   tcp::acceptor acceptor_, metrics_acceptor_;
+  udp::socket mirror_;
   asio::steady_timer pause_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::shared_ptr<HandoffQueue> handoff_;

@@ -1,8 +1,10 @@
 #pragma once
 // muster-relay as a class: owner of the public TCP listener. A connection whose ClientHello offers ALPN
 // "muster-relay/1" is served here (TLS, relay protocol of overlay/relay_protocol.h); every other TLS connection is
-// passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there. Everything is
-// bounded; a slow reader loses its oldest packets. Threads of its own; stop() returns when they ended.
+// passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there. On the UDP
+// port of the same number it tells whoever asks how they are seen (overlay/stun.h): machines find direct ways with
+// that; where that port cannot be had all else works, by the relay. Everything is bounded; a slow reader loses its
+// oldest packets. Threads of its own; stop() returns when they ended.
 #include <memory>
 #include <string>
 
@@ -33,6 +35,7 @@ class Relay {
   virtual ~Relay() = default;
   virtual std::uint16_t port() const = 0;
   virtual std::uint16_t metrics_port() const = 0;
+  virtual bool mirror() const = 0;  // the UDP port is there
   virtual Status reload_tls(net::TlsFiles tls) = 0;
   virtual std::string metrics() const = 0;
   virtual void stop() = 0;

@@ -97,6 +97,34 @@ class Ray(CliVerbs, unittest.TestCase):
     def docker(self, *words):
         return self.world.lab.sh(["docker", "-H", self.world.lab.docker] + list(words))
 
+    def ways_between_members(self):
+        """Members on one network reach each other there, those whose NATs keep a port through both NATs, others by the relay."""
+        slots = self.slots()
+        nats, on = dict(MACHINES), {s["address"]: s["nodeName"] for s in slots}
+        lan = {name: nat[4:] if nat.startswith("lan:") else name for name, nat in nats.items()}
+
+        def expected(a, b):
+            if lan[a] == lan[b]:
+                return "192.168."
+            return "relay" if "strict" in (nats[a], nats[b]) else "203.0.113."
+
+        def wrong():
+            out = []
+            for name in on.values():
+                told = self.world.lab.sh(self.world.lab.enter(name) + [self.world.binary("muster-agent"), "status", "--json", "--state-dir", "%s/%s" % (self.world.dir, name)], check=False)
+                leases = [each for each in json.loads(told.stdout or "{}").get("leases", []) if each["cluster"] == "live" and each["phase"] == "ready"]
+                paths = {m["address"]: m["path"] for each in leases for m in each["network"]["members"]}
+                for address, other in on.items():
+                    if other != name and not paths.get(address, "none").startswith(expected(name, other)):
+                        out.append("%s to %s: %s, not %s" % (name, other, paths.get(address), expected(name, other)))
+            self.seen = out
+            return not out
+        try:
+            self.world.wait("ways", "the best way between all members", 40, wrong, self.world.dir + "/musterd.log")
+        except demo.DemoError:
+            self.fail("; ".join(self.seen))
+        print("# ways as they must be: " + ", ".join(sorted("%s (%s)" % (name, nats[name]) for name in on.values())), flush=True)
+
     def counter(self):
         told = re.search(r"counter (\d+) (\d+) (\S+)", self.python(COUNTER))
         return int(told[1]), int(told[2]), told[3]
@@ -220,7 +248,9 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
         self.assertIn("5 of 5", world.cli("quota").stdout)
         world.cli("quota", "set", "--cpus", "0")
         self.workers(3)
-        time.sleep(15)  # longer than the idle timeout: what was requested stays
+        until = time.time() + 15  # longer than the idle timeout: what was requested stays
+        self.ways_between_members()
+        time.sleep(max(0.0, until - time.time()))
         self.assertEqual(len(self.slots("worker")), 3)
         self.python(START + "from ray.autoscaler.sdk import request_resources; request_resources(bundles=[])")
         self.workers(1)
