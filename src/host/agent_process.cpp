@@ -435,22 +435,24 @@ std::string AgentProcess::control(const std::string& command) {
   return status_text();
 }
 
-// The others of its cluster: how many are reached directly and how many through the relay; the first of them one by
-// one.
+// The others of its cluster that it talks to: how many are reached directly and how many through the relay; the first
+// of them one by one.
 json::object AgentProcess::network_of(LeaseId lease) const {
   constexpr std::size_t kShown = 64;
   json::array members;
   int direct = 0, relayed = 0;
   if (const auto found = overlay_.networks().find(lease); found != overlay_.networks().end()) {
     for (const netd::PeerLine& peer : found->second.peers) {
-      const bool by_relay = peer.path == "relay";
-      ++(by_relay ? relayed : direct);
+      const bool used = peer.last_handshake_ms != 0;  // who never talked to us costs nothing, and has no way yet
+      if (used) ++(peer.path == "relay" ? relayed : direct);
       if (members.size() >= kShown) continue;
       const in_addr raw{htonl(peer.address)};
       std::array<char, INET_ADDRSTRLEN> text{};
       inet_ntop(AF_INET, &raw, text.data(), text.size());
-      members.push_back(json::object{
-          {"address", text.data()}, {"path", peer.path}, {"rx_bytes", peer.rx_bytes}, {"tx_bytes", peer.tx_bytes}});
+      members.push_back(json::object{{"address", text.data()},
+                                     {"path", used ? peer.path : "none"},
+                                     {"rx_bytes", peer.rx_bytes},
+                                     {"tx_bytes", peer.tx_bytes}});
     }
   }
   return {{"direct", direct}, {"relayed", relayed}, {"members", members}};

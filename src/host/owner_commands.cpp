@@ -89,7 +89,7 @@ int print_status(const Layout& layout, const json::object& said) {
                                text_at(lease, {"phase"}), text_at(lease, {"reason"}));
       const std::int64_t direct = int_at(lease, {"network", "direct"}), relayed = int_at(lease, {"network", "relayed"});
       if (direct + relayed > 0)
-        std::cout << fmt::format("      {} other members: {} reached directly, {} through the relay\n",
+        std::cout << fmt::format("      talks to {} other members: {} directly, {} through the relay\n",
                                  direct + relayed, direct, relayed);
     }
   }
