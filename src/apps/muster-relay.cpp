@@ -24,6 +24,8 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
   --controller-key FILE     public Ed25519 key that signs relay tokens (PEM, or 32 bytes in base64)
   --relay-id NAME           this relay's name in the tokens
   --metrics ADDR:PORT       Prometheus text for this machine, e.g. 127.0.0.1:9151
+  --mirror on|off           tell machines over UDP, on the same port, how they are seen; they find direct ways to each
+                            other with that (default on)
   --threads N               threads (default 2)
   --member-mbyte-s N        bytes per second that one member may send, in MiB (default 64)
   --hold-seconds N          how long connections wait for a musterd that is away (default 10)
@@ -107,6 +109,10 @@ Result<Flags> parse(const std::vector<std::string>& args) {
       flags.options.relay_id = value;
     else if (flag == "--metrics")
       flags.options.metrics_address = value;
+    else if (flag == "--mirror" && (value == "on" || value == "off"))
+      flags.options.mirror = value == "on";
+    else if (flag == "--mirror")
+      return error(Code::InvalidArgument, "--mirror is on or off");
     else if (flag == "--threads")
       flags.options.threads = static_cast<int>(TRY(number(flag, value, 256)));
     else if (flag == "--member-mbyte-s")

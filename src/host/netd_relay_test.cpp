@@ -17,10 +17,12 @@ struct NetdRelay : lab::NetdRig {
       crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
+  bool mirror = false;
 
   void open_relay() {
     relay::RelayOptions options;
     options.port = port;
+    options.mirror = mirror;
     options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
     options.controller_key = controller.public_key();
     options.relay_id = "relay-1";
@@ -83,6 +85,20 @@ TEST_F(NetdRelay, ATcpStreamFlowsBothWays) {
               0)
         << way;
   }
+}
+
+TEST_F(NetdRelay, MachinesThatKnowNoCommonNetworkFindEachOther) {
+  mirror = true;
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  const auto path = [](const lab::Machine& m) { return m.client->stats("lease-1")->peers.at(0).path; };
+  for (int i = 0; i < 80 && (path(a) == "relay" || path(b) == "relay"); ++i) std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(path(a), "10.99.0.2:" + std::to_string(b.netd->udp_port()));
+  EXPECT_EQ(path(b), "10.99.0.1:" + std::to_string(a.netd->udp_port()));
+  relay->stop();
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1) << "the relay is not needed any more";
 }
 
 TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {

@@ -99,7 +99,7 @@ class RelayImpl final : public Relay {
       TRY_VOID(listen(metrics_acceptor_, host, port));
       asio::post(metrics_acceptor_.get_executor(), [this] { accept_metrics(); });
     }
-    open_mirror();
+    if (options_.mirror) open_mirror();
     asio::post(acceptor_.get_executor(), [this] { accept(); });
     for (int i = 0; i < std::max(options_.threads, 1); ++i) threads_.emplace_back([this] { run(); });
     return {};

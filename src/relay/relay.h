@@ -22,6 +22,7 @@ struct RelayOptions {
   crypto::Key32 controller_key{};  // Ed25519, verifies tokens
   std::string relay_id;            // the name in the tokens
   std::string metrics_address;     // "127.0.0.1:9151"; empty: none
+  bool mirror = true;              // the UDP port beside it
   int threads = 2;
   std::size_t members_max = 20'000, pending_max = 4096, per_address_max = 2048, held_max = 1024;
   std::size_t queue_bytes_max = 1 << 20;  // per member, drop-head

@@ -20,6 +20,7 @@
 #include "crypto/random.h"
 #include "net/dial.h"
 #include "overlay/relay_protocol.h"
+#include "overlay/stun.h"
 #include "relay/client.h"
 #include "relay/client_hello.h"
 
@@ -333,6 +334,33 @@ TEST(Relay, ComesBackAndReloads) {
     return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok();
   }));
   EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
+}
+
+TEST(Relay, TellsOverUdpHowOneIsSeen) {
+  const Process relay;
+  const net::Fd udp(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in at{}, own{};
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  at.sin_port = htons(relay.port);
+  socklen_t size = sizeof own;
+  ASSERT_EQ(::connect(udp.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+  ASSERT_EQ(::getsockname(udp.get(), reinterpret_cast<sockaddr*>(&own), &size), 0);
+  const timeval patience{5, 0};
+  ::setsockopt(udp.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  const overlay::StunTransaction transaction{1, 2, 3};
+  for (const Bytes& question :
+       {Bytes{}, Bytes(20), Bytes(600, 1), overlay::stun_answer(transaction, 1, 2), overlay::stun_request(transaction)})
+    ASSERT_EQ(::send(udp.get(), question.data(), question.size(), 0), static_cast<ssize_t>(question.size()));
+  Bytes answer(1000);
+  const ssize_t n = ::recv(udp.get(), answer.data(), answer.size(), 0);
+  ASSERT_GT(n, 0) << "nobody answered";
+  answer.resize(static_cast<std::size_t>(n));
+  EXPECT_EQ(overlay::read_stun_answer(answer, transaction),
+            overlay::Endpoint::udp(INADDR_LOOPBACK, ntohs(own.sin_port)));
+  const timeval little{0, 200'000};
+  ::setsockopt(udp.get(), SOL_SOCKET, SO_RCVTIMEO, &little, sizeof little);
+  EXPECT_LT(::recv(udp.get(), answer.data(), answer.size(), 0), 0) << "one question, one answer";
 }
 
 TEST(ClientHelloReader, SurvivesAnything) {
