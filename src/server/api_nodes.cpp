@@ -172,14 +172,16 @@ void Api::add_nodes() {
       "ActOnNode",
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto request = TRY(wire::parse_node_action(call.request.body));
-        return ask_node(state, call, verb_of(request.action));
+        const std::string named = call.id;  // an id or a name
+        const Ask ask = TRY(ask_node(state, call, verb_of(request.action)));
+        if (!request.id.empty() && request.id != named && request.id != call.id)
+          return error(Code::InvalidArgument, "id in the body names another machine than the path", "id");
+        return ask;
       },
       [this](const CallPtr& call) {
         const auto request = wire::parse_node_action(call->request.body);
         if (!request.ok()) return fail(call, request.error());
         const NodeId node = *NodeId::parse(call->id);
-        if (!request->id.empty() && request->id != call->id)
-          return fail(call, error(Code::InvalidArgument, "id in the body names another machine than the path", "id"));
         control::Command command;
         if (request->tier) {
           if (!request->action.empty() && request->action != "admit")

@@ -587,6 +587,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})
           ->body,
       "hello, world\n");
+  EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"id":"other","action":"drain"})", supplier).status, 400);
+  EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"id":"box","action":"drain"})", supplier).status, 200);
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"action":"revoke"})", supplier).status, 200);
   EXPECT_TRUE(eventually([&] { return second.seen().refused.code == "revoked"; }, Millis(5000)))
       << "revocation takes effect at once";
