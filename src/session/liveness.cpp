@@ -94,9 +94,10 @@ std::map<std::string, Liveness::Count> Liveness::count(LeaseTime now) const {
   return counts;
 }
 
-bool Liveness::mass(const Count& count) const {
+// What begins a freeze must be silent; what keeps it may also be awaited, as after a start of the control plane.
+bool Liveness::mass(const Count& count, bool frozen) const {
   if (MUSTER_MUTANT("session.no_freeze")) return false;
-  if (count.silent == 0) return false;
+  if (count.silent == 0 && !frozen) return false;
   const std::uint32_t silent = count.silent + count.awaited, known = count.known + count.awaited;
   return silent >= options_.mass_min && silent * 100 >= known * options_.mass_percent;
 }
@@ -105,7 +106,7 @@ void Liveness::judge_domains(LeaseTime now, std::vector<LivenessEvent>& out) {
   std::string reason;
   for (const auto& [domain, sum] : count(now)) {
     const auto frozen = frozen_domains_.find(domain);
-    if (mass(sum)) {
+    if (mass(sum, frozen != frozen_domains_.end())) {
       if (frozen == frozen_domains_.end()) {
         frozen_domains_[domain] = Frozen{now, now};
         reason = std::to_string(sum.silent) + " of " + std::to_string(sum.known) + " nodes of '" + domain +

@@ -80,7 +80,7 @@ class Liveness {
   Shard& shard(NodeId node) { return shards_[node.value % kShards]; }
   const Shard& shard(NodeId node) const { return shards_[node.value % kShards]; }
   std::map<std::string, Count> count(LeaseTime now) const;
-  bool mass(const Count& count) const;
+  bool mass(const Count& count, bool frozen) const;
   void judge_domains(LeaseTime now, std::vector<LivenessEvent>& out);
   void judge_nodes(LeaseTime now, std::vector<LivenessEvent>& out);
 

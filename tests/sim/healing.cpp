@@ -93,6 +93,8 @@ std::string Sim::not_converged() const {
     const auto lines = log == server_->logs.end() ? 0 : std::count(log->second.begin(), log->second.end(), '\n');
     const bool archived_early = job.log_bytes == 0;
     if (told_by_liars_.contains(id)) continue;
+    // Who was revoked when its job had ended is not let in again to bring the rest of the log.
+    if (const auto by = told_by_.find(id); by != told_by_.end() && by->second == revoked_) continue;
     if (!archived_early && (log == server_->logs.end() || log->second.size() < job.log_bytes))
       return "the log of " + id.str() + " has " + std::to_string(lines) + " lines only";
   }

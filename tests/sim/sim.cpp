@@ -235,6 +235,7 @@ void Sim::durable(const engine::DurableEvent& event, const control::State& after
   // A liar's word about the end of a job cannot be told from the truth; its log need not exist.
   if (const auto* job = std::get_if<control::JobStateChanged>(&event.event);
       job != nullptr && event.actor.subject.node) {
+    told_by_[job->job] = event.actor.subject.node;
     for (const auto& node : nodes_)
       if (node->id == event.actor.subject.node && node->liar) told_by_liars_.insert(job->job);
   }

@@ -115,6 +115,7 @@ class Sim final : public Environment, public ServerWatcher {
   OrgId org_, other_org_;
   std::set<std::string> answered_;
   std::set<JobId> told_by_liars_;
+  std::map<JobId, NodeId> told_by_;  // who said how a job stands, the last
   NodeId revoked_;
 };
 
