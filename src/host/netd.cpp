@@ -282,7 +282,6 @@ void Netd::read_udp() {
   sender_.flush();
 }
 
-// Whose it is shows in its index or its first MAC: every lease but one drops it unread.
 // Often enough that a NAT does not forget the mapping that members were told, and at once when a relay came up: perhaps
 // we are somewhere else now.
 void Netd::ask_mirrors(const Now& now) {
@@ -293,18 +292,18 @@ void Netd::ask_mirrors(const Now& now) {
     for (const overlay::Endpoint& at : lease->mirrors())
       if (wanted.size() < kMirrorsMax) wanted.emplace(at.ip, at.port);
   }
-  const std::size_t gone = std::erase_if(mirrors_, [&](const auto& each) { return !wanted.contains(each.first); });
+  bool changed = std::erase_if(mirrors_, [&](const auto& each) { return !wanted.contains(each.first); }) > 0;
   for (const auto& at : wanted) {
     Mirror& mirror = mirrors_[at];
     if (now.lease < mirror.next_ask && !fresh) continue;
     const bool hurry = mirror.unanswered < kMirrorTries;
-    if (!hurry) mirror.seen.reset();
+    if (!hurry && mirror.seen) mirror.seen.reset(), changed = true;
     ++mirror.unanswered;
-    for (auto& byte : mirror.transaction) byte = static_cast<std::uint8_t>(crypto::random_u32());
+    crypto::random_fill(mirror.transaction);
     mirror.next_ask = now.lease + (hurry ? kMirrorHurry : kMirrorEvery);
     sender_.send(at.first, at.second, overlay::stun_request(mirror.transaction));
   }
-  if (gone > 0) tell_public(now);
+  if (changed) tell_public(now);
 }
 
 // True: it was an answer of a relay's mirror, or pretended to be.
@@ -333,6 +332,7 @@ void Netd::tell_public(const Now& now) {
   for (auto& [name, lease] : leases_) lease->set_public(public_endpoints(), now);
 }
 
+// Whose it is shows in its index or its first MAC: every lease but one drops it unread.
 void Netd::from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now) {
   if (from_mirror(datagram, ip, port, now) || !bandwidth_.admit(datagram, now.lease)) return;
   for (auto& [name, lease] : leases_) lease->from_udp(ip, port, datagram, now);

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "host/unix_socket.h"
 
 namespace muster::host {
 
@@ -56,7 +57,7 @@ bool UdpSender::send_cut() {
   if (::sendmsg(fd_, &message, MSG_DONTWAIT) >= 0) return true;
   if (errno == EIO || errno == EINVAL || errno == ENOPROTOOPT || errno == EOPNOTSUPP) {
     // EIO: a device that cannot sum what is cut. Each goes alone from now on.
-    log_warn("netd", "the kernel cuts no datagrams here ({}); they are sent one by one", errno);
+    log_warn("netd", "the kernel cuts no datagrams here ({}); they are sent one by one", errno_text(errno));
     cut_ = false;
     return false;
   }

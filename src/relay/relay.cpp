@@ -110,7 +110,6 @@ class RelayImpl final : public Relay {
     return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0};
   }
   std::string metrics() const override { return hub_->metrics(); }
-  bool mirror() const override { return mirror_.is_open(); }
 
   Status reload_tls(TlsFiles files) override {
     auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));

@@ -36,7 +36,6 @@ class Relay {
   virtual ~Relay() = default;
   virtual std::uint16_t port() const = 0;
   virtual std::uint16_t metrics_port() const = 0;
-  virtual bool mirror() const = 0;  // the UDP port is there
   virtual Status reload_tls(net::TlsFiles tls) = 0;
   virtual std::string metrics() const = 0;
   virtual void stop() = 0;

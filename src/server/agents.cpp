@@ -464,15 +464,14 @@ void AgentHub::tick(Now now, Todo& todo) {
     keeper_.forget(node);
     const auto found = by_node_.find(node);
     if (found == by_node_.end()) continue;
-    bool kept_out = false;
+    NodeState is = NodeState::Revoked;
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-      const Node* known = state.find_node(node);
-      kept_out = known != nullptr && known->state == NodeState::Quarantined;
+      if (const Node* known = state.find_node(node)) is = known->state;
     });
-    if (kept_out)
+    if (is == NodeState::Quarantined)
       found->second->session->refuse(std::string(session::kQuarantined), std::string(session::kQuarantinedText),
                                      session::kQuarantineRetry);
-    else
+    else if (is == NodeState::Revoked)  // else somebody enabled it meanwhile
       found->second->session->refuse("revoked", "this machine was revoked", Millis(0));
     flush(found->second, todo);
   }
