@@ -14,7 +14,7 @@ UNIT = {
     "agent.accept_old_roster": ("agent_test", "Core.BringsAHeadUpOnlyWithItsRoster"),
     "agent.forget_untold_job": ("agent_test", "Core.RemembersTheEndOfAJobUntilTheServerNoLongerOrdersIt"),
     "control_expire_while_frozen": ("control_test", "ClusterLife.MassSilenceEvictsNobodyButAReadySpareStillReplaces"),
-    "control_stale_plan": ("control_test", "ClusterLife.StalePlansAreDropped"),
+    "control_stale_plan": ("control_test", "ClusterLife.AGrowthThatNobodyWantsAnyMoreIsDropped"),
     "control_keep_leases_over_reboot": ("control_test", "ClusterLife.ARebootEndsWhatTheMachineHeldAndItsWordIsTakenForIt"),
     "control_believe_contested": ("control_test", "ClusterLife.OfTwoMachinesWithOneKeyNeitherIsBelieved"),
 }

@@ -560,6 +560,25 @@ TEST(ClusterLife, StalePlansAreDropped) {
   EXPECT_EQ(w.count<LeaseGranted>(), 3) << "and only once";
 }
 
+TEST(ClusterLife, AGrowthThatNobodyWantsAnyMoreIsDropped) {
+  World w;
+  for (const char* name : {"a", "b", "c"}) w.enrol(name);
+  const ClusterId id = w.up(World::spec());
+  const NodeId lost = w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node;
+  w.silent.insert(lost);
+  w.must(NodeLost{lost});
+  const NodeId d = w.enrol("d"), e = w.enrol("e");
+  const auto groups = w.planner.plan({}, w.now.wall);
+  ASSERT_EQ(groups.size(), 1U);
+  ASSERT_EQ(groups[0].places.size(), 1U);
+  auto late = groups;
+  late[0].places[0].node = groups[0].places[0].node == d ? e : d;
+  w.must(ApplyPlan{groups});
+  const auto granted = w.count<LeaseGranted>();
+  w.must(ApplyPlan{late});
+  EXPECT_EQ(w.count<LeaseGranted>(), granted) << "the worker was replaced already";
+}
+
 TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   World w;
   const Bytes hash(32, 7), key(32, 8);
