@@ -30,6 +30,14 @@ void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& 
   if (count > 0) out.push_back({role, group, request, count});
 }
 
+// How long it can hold machines after it started: its life, or the one job that it was made for. 0 = no limit.
+Millis longest_of(const State& state, const Cluster& cluster) {
+  Millis longest = cluster.spec.max_lifetime;
+  const Job* job = cluster.ephemeral_for ? state.find_job(cluster.ephemeral_for) : nullptr;
+  if (job == nullptr || job->spec.timeout.count() <= 0 || job->spec.retries != 0) return longest;
+  return longest.count() == 0 ? job->spec.timeout : std::min(longest, job->spec.timeout);
+}
+
 scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cluster) {
   if (cluster == nullptr) return scheduler::RequestGone{id};
   const Missing missing =
@@ -41,6 +49,7 @@ scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cl
   r.since = cluster->created_at;
   if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
+  r.longest = longest_of(state, *cluster);
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
   if (missing.head) add(bundles, SlotRole::Head, "", spec.head, 1);
   for (const WorkerGroup& group : spec.groups)
@@ -62,11 +71,18 @@ scheduler::Change request_of(const State& state, ClusterId id) {
 
 scheduler::Change lease_of(const State& state, LeaseId id) {
   const Lease* lease = state.find_lease(id);
-  if (lease == nullptr || lease->end != LeaseEnd::None) return scheduler::LeaseGone{id};
-  const Slot* slot = state.find_slot(lease->slot);
-  return scheduler::LeaseChanged{{id, lease->cluster, lease->node, slot == nullptr ? SlotRole::Worker : slot->role,
-                                  lease->resources, lease->devices,
-                                  lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop}};
+  if (lease == nullptr) return scheduler::LeaseGone{id};
+  if (lease->end != LeaseEnd::None) return scheduler::LeaseGone{id, lease->ended_at};
+  scheduler::LeaseView view;
+  view.lease = id, view.cluster = lease->cluster, view.node = lease->node;
+  if (const Slot* slot = state.find_slot(lease->slot)) view.role = slot->role;
+  view.resources = lease->resources, view.devices = lease->devices, view.since = lease->granted_at;
+  view.leaving = lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop;
+  if (const Cluster* cluster = state.find_cluster(lease->cluster)) {
+    view.tier = cluster->spec.tier, view.project = cluster->project;
+    if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) view.tenant = it->second.org;
+  }
+  return scheduler::LeaseChanged{std::move(view)};
 }
 
 // The end that is promised: of the cluster's life, or of the one job that a cluster was made for.

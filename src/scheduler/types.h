@@ -98,6 +98,7 @@ struct Request {
   std::string image;
   bool egress = false;
   std::vector<Bundle> gang, grow;
+  Millis longest{0};                                 /* it is stopped at most so long after its start; 0 = no limit */
   bool running = false;                              /* it has members already: `gang` brings it back to its minimum */
   std::vector<NodeId> avoid;                         /* nodes it already uses or failed on */
   std::vector<std::pair<NodeId, WallTime>> backoff;  // failed (request, node) pairs
@@ -113,6 +114,10 @@ struct LeaseView {  // a grant: it holds its resources on its node until LeaseGo
   Resources resources;
   std::vector<std::string> devices;
   bool leaving = false; /* told to stop or draining */
+  OrgId tenant;
+  ProjectId project;
+  std::uint8_t tier = 1; /* of its cluster */
+  WallTime since;        /* granted */
   bool operator==(const LeaseView&) const = default;
 };
 
@@ -134,6 +139,7 @@ struct LeaseChanged {
 };
 struct LeaseGone {
   LeaseId lease;
+  WallTime at = {}; /* when it ended; 0 = not known */
 };
 // Until when a cluster may hold machines. No end: its machines are never counted on.
 struct TermsChanged {
@@ -190,6 +196,7 @@ struct Group {  // atomic: committed whole or refused whole
   ClusterId cluster;
   std::vector<Place> places;
   WallTime expires;
+  std::vector<LeaseId> victims = {}; /* Preempt: told to leave, all or none, so that `cluster` can start */
   bool operator==(const Group&) const = default;
 };
 // Why a request waits, as a code with parameters; the audience is the tenant, so nothing of other tenants is in it.
