@@ -48,7 +48,7 @@ bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@python3 tools/bench.py $(NAME)
 
 docs: ## where the documentation is
-	@ls README.md ARCHITECTURE.md CONTRIBUTING.md docs/*.md docs/adr/*.md
+	@ls README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md docs/*.md docs/adr/*.md docs/security/*.md
 
 gpu-check: build ## what the agent sees of the GPUs of this machine, and whether a container gets one (IMAGE=...)
 	@$(SUDO) build/release/muster-agent gpu-check $(if $(IMAGE),--image $(IMAGE))

@@ -11,6 +11,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 import mutants  # noqa: E402
+import papers  # noqa: E402
 
 PURE = {"base", "model", "scheduler", "access", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
 CORE = {"scheduler", "access", "control"}
@@ -222,6 +223,19 @@ def rule_documents():
                     yield "%s:%d: link to %s, which does not exist" % (path, number, target)
 
 
+def rule_papers():
+    """the security papers name files, tests, headings and commands that exist"""
+    known = papers.programs(ROOT)
+    yield from papers.self_test(ROOT, known)
+    wanted = ["SECURITY.md"] + ["docs/security/%s.md" % name for name in ("threat-model", "hardening", "runbooks", "overlay")]
+    for path in wanted:
+        if not os.path.exists(os.path.join(ROOT, path)):
+            yield "%s:1: missing" % path
+    for path in files(".md"):
+        if path == "SECURITY.md" or path.startswith("docs/security/"):
+            yield from papers.check(ROOT, path, "\n".join(lines(path)), known)
+
+
 def rule_mutants():
     """every planted fault has its row in docs/simulation.md, with the number of seeds that tests/sim/mutants.cpp states"""
     planted = dict(re.findall(r'constexpr std::string_view (k\w+) = "(\w+)"', "\n".join(lines("src/control/mutants.h"))))
@@ -258,7 +272,7 @@ def rule_format():
         yield "%s:1: not formatted; run make format" % path
 
 
-QUICK = [rule_dependencies, rule_no_cycles, rule_fences, rule_pure_rooms, rule_core_deterministic, rule_text, rule_headers, rule_features, rule_documents, rule_mutants, rule_format]
+QUICK = [rule_dependencies, rule_no_cycles, rule_fences, rule_pure_rooms, rule_core_deterministic, rule_text, rule_headers, rule_features, rule_documents, rule_papers, rule_mutants, rule_format]
 
 
 def run(rules, report=print):
