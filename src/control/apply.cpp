@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/core.h"
+#include "control/life.h"
 #include "control/mutants.h"
 #include "control/quota.h"
 #include "model/image_name.h"
@@ -246,7 +247,7 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     lease->phase = e.phase;
-    lease->reason = e.reason;
+    if (lease->reason != kPreempted) lease->reason = e.reason;  // why it leaves is told until it has
     lease->restarts = e.restarts;
   }
   void operator()(const LeaseEnded& e) {

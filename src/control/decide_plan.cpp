@@ -193,6 +193,36 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
   }
 }
 
+// Work that agreed to be interrupted, of a running cluster of a later tier, on a machine that hears us; never a head.
+bool may_preempt(Draft& d, const Cluster& by, LeaseId id) {
+  if (!d.pull(id)) return false;
+  const Lease lease = *d.lease(id);
+  if (lease.end != LeaseEnd::None || (lease.want != LeaseWant::Run && lease.want != LeaseWant::Standby) ||
+      d.wall < lease.granted_at + scheduler::kPreemptAfter || !d.pull(lease.cluster) || !d.pull(lease.node))
+    return false;
+  const Slot* slot = d.slot(lease.slot);
+  const Cluster& cluster = d.cluster(lease.cluster);
+  return slot != nullptr && slot->role != SlotRole::Head && cluster.state == ClusterState::Running &&
+         cluster.spec.tier >= scheduler::kPreemptibleTier && cluster.spec.tier > by.spec.tier &&
+         schedulable(*d.node(lease.node));
+}
+
+// All of them or none: a start that still lacks a machine afterwards would have cost them their work for nothing.
+void preempt(Draft& d, ClusterId id, const scheduler::Group& group) {
+  if (d.base.frozen || d.cluster(id).state != ClusterState::Queued) return;
+  if (!quota_allows(d, d.cluster(id), start_need(d.cluster(id).spec))) return;
+  for (const LeaseId victim : group.victims)
+    if (!may_preempt(d, d.cluster(id), victim)) return;
+  for (const LeaseId victim : group.victims) {
+    const SlotId slot = d.lease(victim)->slot;
+    if (d.slot(slot)->role == SlotRole::Spare)
+      d.emit(SlotLeft{slot, std::string(kPreempted),
+                      d.cluster(d.slot(slot)->cluster).roster_epoch + (d.slot(slot)->in_roster ? 1 : 0)});
+    else
+      drain_slot(d, slot, std::string(kPreempted));
+  }
+}
+
 }  // namespace
 
 Decided decide(const Asking& a, const ApplyPlan& c) {
@@ -206,6 +236,8 @@ Decided decide(const Asking& a, const ApplyPlan& c) {
       start(d, group.cluster, group);
     else if (group.kind == scheduler::ActionKind::Grow)
       grow(d, group.cluster, group);
+    else if (group.kind == scheduler::ActionKind::Preempt)
+      preempt(d, group.cluster, group);
   }
   return done(d);
 }

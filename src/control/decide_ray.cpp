@@ -229,7 +229,8 @@ Decided decide(const Asking& a, const ReportRay& c) {
     const Lease* before = worker == nullptr ? nullptr : a.base.find_lease(worker->lease);
     if (held == nullptr || held->want != LeaseWant::Drain || before == nullptr || before->want != LeaseWant::Drain)
       continue;
-    if (!side.by_address.contains(worker->address)) lose_slot(d, id, "drained");
+    if (!side.by_address.contains(worker->address))
+      lose_slot(d, id, held->reason == kPreempted ? held->reason : "drained");
   }
   return done(d, cluster->id.str());
 }

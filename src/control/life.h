@@ -22,6 +22,8 @@ inline constexpr std::size_t kJobsEndedAtOnce = 500;
 // Why a lease was ended whose machine exists twice: until its time is over nobody's word about it counts, since what it
 // is about may be said by the other one.
 inline constexpr std::string_view kContested = "key_used_twice";
+// Why a lease leaves that makes room for work of a better tier.
+inline constexpr std::string_view kPreempted = "preempted";
 inline bool contested(const Lease& lease) {
   return lease.want == LeaseWant::Stop && lease.reason == kContested;
 }

@@ -78,6 +78,7 @@ scheduler::Change lease_of(const State& state, LeaseId id) {
   if (const Slot* slot = state.find_slot(lease->slot)) view.role = slot->role;
   view.resources = lease->resources, view.devices = lease->devices, view.since = lease->granted_at;
   view.leaving = lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop;
+  view.preempted = view.leaving && lease->reason == kPreempted;
   if (const Cluster* cluster = state.find_cluster(lease->cluster)) {
     view.tier = cluster->spec.tier, view.project = cluster->project;
     if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) view.tenant = it->second.org;

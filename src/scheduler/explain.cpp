@@ -60,6 +60,15 @@ std::vector<std::uint32_t> Scheduler::Impl::excluded(const Request& request, Wal
 Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
   const Class& c = classes[items[item].cls];
   const auto out = excluded(c.example, now);
+  if (const auto kept = latches.find(item); kept != latches.end()) {
+    std::size_t clearing = ways.contains(item) ? 1 : 0;
+    for (const std::uint32_t node : kept->second)
+      if (const auto on = leases_on.find(pool.view(node).node); on != leases_on.end())
+        clearing += static_cast<std::size_t>(
+            std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
+    if (clearing > 0)
+      return {"making_room", {}, "work of a later tier was told to leave; it starts on those machines when it has"};
+  }
   std::size_t earlier = 0;  // what more demanding bundles take is not there for this one: each has its own machine
   bool kept = false;
   for (const CountedNeed& need : c.needs) {

@@ -1,5 +1,6 @@
 #pragma once
 // The scheduler's inside: requests in lanes and classes, proposals that are out, what runs. Private.
+#include <array>
 #include <map>
 #include <optional>
 #include <set>
@@ -15,6 +16,8 @@ namespace muster::scheduler {
 
 inline constexpr Millis kProposalLife{5'000};      // a proposal that nothing came of is made anew after it
 inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
+inline constexpr std::size_t kLatchesMax = 16;
+inline constexpr std::size_t kTiers = 10;
 
 struct Scheduler::Impl {
   struct CountedNeed {
@@ -55,6 +58,15 @@ struct Scheduler::Impl {
   struct Choice {
     std::uint32_t need = 0, node = kNone;
   };
+  struct Room {  // on one machine, when these leave it
+    std::uint32_t node = kNone;
+    std::int64_t cost = 0;
+    std::vector<LeaseId> victims;
+  };
+  struct Way {  // was asked to be cleared
+    WallTime expires;
+    std::vector<std::uint32_t> nodes;
+  };
   struct Candidate {  // in the heap of a pass
     std::uint32_t cls = 0, lane = 0;
     std::uint8_t tier = 0;
@@ -68,7 +80,7 @@ struct Scheduler::Impl {
   void apply(const NodeGone& c);
   void apply(const RequestChanged& c);
   void apply(const RequestGone& c);
-  void apply(const FreezeChanged& c) { frozen = c.frozen; }
+  void apply(const FreezeChanged& c);
   void apply(const DemandChanged& c);
   void apply(const LeaseChanged& c);
   void apply(const LeaseGone& c);
@@ -112,6 +124,17 @@ struct Scheduler::Impl {
   void drop_proposal(ClusterId cluster);
   void restore(std::uint32_t node);
   void expire(WallTime now);
+
+  // ---- preemption (preempt.cpp)
+  static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);
+  Machine without(std::uint32_t node, const std::vector<LeaseId>& victims) const;
+  std::optional<Room> room_on(const Query& query, std::uint32_t node, std::uint8_t tier) const;
+  void keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes);
+  bool make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again);
+  void ripen(WallTime now);
+  bool yields(std::uint32_t node) const;
+  bool gains_by(const Class& c, const std::vector<std::uint32_t>& nodes, std::int64_t now_ms) const;
+  void mark_excluded(Class& c, WallTime now);
 
   // ---- reading (explain.cpp)
   struct Outlook {
@@ -160,7 +183,11 @@ struct Scheduler::Impl {
   HashIndex learned_index;
   std::map<LeaseId, LeaseView> leases;
   std::map<NodeId, std::set<LeaseId>> leases_on;
-  std::map<ClusterId, WallTime> ends;  // of clusters that have one
+  std::array<std::set<LeaseId>, kTiers> interruptible;  // by tier; those that may have to leave
+  std::set<LeaseId> leaving;
+  std::set<std::pair<WallTime, LeaseId>> ripening;  // of those, when they may
+  std::map<std::uint32_t, Way> ways;                // by item
+  std::map<ClusterId, WallTime> ends;               // of clusters that have one
   std::uint64_t seed = 0;
   bool frozen = false;
 };

@@ -11,7 +11,7 @@ namespace {
 constexpr std::uint32_t kTriesPerPlan = 20'000;
 constexpr std::int64_t kHeapLifeMs = 1'000;  // ranks of ageing and aged requests drift apart
 
-constexpr std::size_t kLatchesMax = 16;
+constexpr std::uint32_t kWaysPerPlan = 8;  // searches for room; the others have their turn a second later
 
 }  // namespace
 
@@ -107,6 +107,7 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   if (node == kNone) return;
   proposed_on.erase(node);
   for (auto& [item, kept] : latches) std::erase(kept, node);
+  for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);
 }
 
@@ -162,6 +163,7 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
   for (const std::uint32_t node : it->second)
     if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
   latches.erase(it);
+  ways.erase(item);
   items[item].latched = false;
 }
 
@@ -210,24 +212,29 @@ bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_
   return false;
 }
 
+// Machines that it uses or failed on lately.
+void Scheduler::Impl::mark_excluded(Class& c, WallTime now) {
+  if (!c.alone) return;
+  WallTime ends;
+  for (const NodeId id : c.example.avoid)
+    if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
+  for (const auto& [id, until] : c.example.backoff) {
+    if (until <= now) continue;
+    if (ends.ms == 0 || until < ends) ends = until;
+    if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
+  }
+  const auto cls = static_cast<std::uint32_t>(&c - classes.data());
+  if (c.backoff_ends.ms != 0) backoffs_due.erase({c.backoff_ends, cls});
+  c.backoff_ends = ends;
+  if (ends.ms != 0) backoffs_due.emplace(ends, cls);
+}
+
 // Everything of the gang on distinct machines, or whatever of grow finds one.
 bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal) {
   const Item& it = items[item];
   Class& c = classes[it.cls];
   pool.begin();
-  if (c.alone) {
-    WallTime ends;
-    for (const NodeId id : c.example.avoid)
-      if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
-    for (const auto& [id, until] : c.example.backoff) {
-      if (until <= now) continue;
-      if (ends.ms == 0 || until < ends) ends = until;
-      if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
-    }
-    if (c.backoff_ends.ms != 0) backoffs_due.erase({c.backoff_ends, it.cls});
-    c.backoff_ends = ends;
-    if (ends.ms != 0) backoffs_due.emplace(ends, it.cls);
-  }
+  mark_excluded(c, now);
   std::vector<Choice> chosen;
   bool complete = true;
   std::uint32_t lacks = 0, lacking = 1;
@@ -316,10 +323,15 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
   if (improved.empty()) return;
   Amounts most;  // of any of them, so that most classes need no closer look
   std::int32_t gpus = 0;
+  std::vector<std::uint32_t> yielding;  // where work runs that may have to leave: more may be had than is free
+  const bool some_yield =
+      !frozen && std::any_of(interruptible.begin(), interruptible.end(), [](const auto& of) { return !of.empty(); });
   for (const std::uint32_t node : improved) {
     const Machine& m = pool.machine(node);
     most = {std::max(most.cpu, m.free.cpu), std::max(most.memory, m.free.memory), std::max(most.disk, m.free.disk)};
     gpus = std::max(gpus, static_cast<std::int32_t>(std::popcount(m.free_devices)));
+    if (some_yield && yields(node)) yielding.push_back(node);
+    if (m.keeper != kNone) wake(items[m.keeper].cls);  // it may have been cleared for it
   }
   const auto hopeless = [&](const CountedNeed& n) { return n.need.load.gpus > gpus || !n.need.amounts.within(most); };
   for (std::size_t i = sleepers.size(); i-- > 0;) {
@@ -331,6 +343,10 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
     }
     // Needs before the lacking one too: another machine for one of them may set one free for it.
     if (c.needs.empty()) continue;  // it asks for nothing
+    if (!yielding.empty() && gains_by(c, yielding, now_ms)) {
+      wake(cls);
+      continue;
+    }
     const auto last = c.lacks == kNone ? c.needs.end() : c.needs.begin() + c.lacks + 1;
     if (std::all_of(c.needs.begin(), last, hopeless)) continue;
     Query query;
@@ -351,6 +367,7 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
 std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   pool.advance(now.ms);
   expire(now);
+  ripen(now);
   age(now.ms);
   if (pool.take_recompile()) reclassify();
   wake_by_machines(now.ms);
@@ -359,6 +376,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   pool.learn_if_due();
   if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms) rebuild_heap(now.ms);
   if (!latches.empty()) order_latches(now.ms);
+  std::uint32_t ways_looked_for = 0;
   for (std::uint32_t tries = 0; out.size() < budget.groups_max && !heap.empty() && tries < kTriesPerPlan; ++tries) {
     std::pop_heap(heap.begin(), heap.end(), later);
     const Candidate top = heap.back();
@@ -383,9 +401,24 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       push(top.cls, top.lane, heap_ms);
       continue;
     }
-    if (c.grows || items[item].latched) continue;
+    if (c.grows) continue;
     const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
-    set_latch_due(top.cls, due > now.ms ? due : 0);
+    std::int64_t again = due > now.ms ? due : 0;
+    bool makes_way = false;
+    if (!frozen) {
+      std::int64_t look = 0;
+      if (ways_looked_for++ < kWaysPerPlan)
+        makes_way = make_way(item, now, out, look);
+      else
+        look = now.ms + 1'000;
+      if (look != 0 && (again == 0 || look < again)) again = look;
+    }
+    set_latch_due(top.cls, again);
+    if (makes_way) continue;
+    if (items[item].latched) {
+      if (due > now.ms) unlatch(item);  // it kept machines to have others cleared, which came to nothing
+      continue;
+    }
     if (due > now.ms || !may_latch(item)) continue;
     latch(item);
     wake(top.cls);

@@ -6,6 +6,10 @@
 
 namespace muster::scheduler {
 
+namespace {
+constexpr std::int64_t kLatest = std::int64_t{1} << 46;  // ms; far beyond any date
+}
+
 Scheduler::Scheduler(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
 Scheduler::~Scheduler() = default;
 Scheduler::Scheduler(Scheduler&&) noexcept = default;
@@ -38,16 +42,23 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   if (it == leases.end()) return;
   const auto on = leases_on.find(it->second.node);
   if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
+  interruptible[std::min<std::size_t>(it->second.tier, kTiers - 1)].erase(c.lease);
+  leaving.erase(c.lease);
+  ripening.erase({it->second.since + kPreemptAfter, c.lease});
   leases.erase(it);
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
   apply(LeaseGone{c.lease.lease});
   leases_on[c.lease.node].insert(c.lease.lease);
-  leases.emplace(c.lease.lease, c.lease);
+  LeaseView& lease = leases.emplace(c.lease.lease, c.lease).first->second;
+  lease.since.ms = std::clamp<std::int64_t>(lease.since.ms, 0, kLatest);
+  if (lease.leaving) leaving.insert(lease.lease);
+  if (!preemptible(lease, 0)) return;
+  interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].insert(lease.lease);
+  ripening.emplace(lease.since + kPreemptAfter, lease.lease);
 }
 void Scheduler::Impl::apply(const TermsChanged& c) {
   ends.erase(c.cluster);
-  constexpr std::int64_t kLatest = std::int64_t{1} << 46;  // ms; far beyond any date
   if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kLatest)});
 }
 
@@ -79,7 +90,7 @@ Forecast forecast(const std::vector<Change>& snapshot, const RequestChanged& req
   for (std::size_t rounds = fork.waiting(); rounds > 0; --rounds) {  // each places at least one request or is the last
     const std::vector<Group> groups = fork.plan({.groups_max = 1024}, now);
     for (const Group& group : groups)
-      if (group.cluster == asked) return {group, {}};
+      if (group.cluster == asked && group.kind != ActionKind::Preempt) return {group, {}};
     if (groups.empty()) break;
   }
   return {{}, fork.queue_of(asked, now)};

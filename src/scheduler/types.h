@@ -116,8 +116,9 @@ struct LeaseView {  // a grant: it holds its resources on its node until LeaseGo
   bool leaving = false; /* told to stop or draining */
   OrgId tenant;
   ProjectId project;
-  std::uint8_t tier = 1; /* of its cluster */
-  WallTime since;        /* granted */
+  std::uint8_t tier = 1;  /* of its cluster */
+  WallTime since;         /* granted */
+  bool preempted = false; /* it leaves to make room */
   bool operator==(const LeaseView&) const = default;
 };
 
@@ -177,6 +178,11 @@ struct DayChanged {  // another seed for the order among equals
 };
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
                             LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged>;
+
+// Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
+// before it had that long.
+inline constexpr std::uint8_t kPreemptibleTier = 2;
+inline constexpr Millis kPreemptAfter{120'000};
 
 // ---- plans ------------------------------------------------------------------------------------------------------
 struct Place {
