@@ -10,6 +10,7 @@
 
 #include "scheduler/pool.h"
 #include "scheduler/queue.h"
+#include "scheduler/run_times.h"
 #include "scheduler/scheduler.h"
 
 namespace muster::scheduler {
@@ -87,6 +88,7 @@ struct Scheduler::Impl {
   void apply(const TermsChanged& c);
   void apply(const TermsGone& c) { ends.erase(c.cluster); }
   void apply(const LearnedChanged& c) { pool.restore(c); }
+  void apply(const RunsChanged& c) { run_times.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
   std::vector<Change> snapshot() const;
 
@@ -124,6 +126,7 @@ struct Scheduler::Impl {
   void drop_proposal(ClusterId cluster);
   void restore(std::uint32_t node);
   void expire(WallTime now);
+  std::vector<Taken> settle_proposal(ClusterId cluster);  // it came true, as a fork assumes
 
   // ---- preemption (preempt.cpp)
   static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);
@@ -187,7 +190,8 @@ struct Scheduler::Impl {
   std::set<LeaseId> leaving;
   std::set<std::pair<WallTime, LeaseId>> ripening;  // of those, when they may
   std::map<std::uint32_t, Way> ways;                // by item
-  std::map<ClusterId, WallTime> ends;               // of clusters that have one
+  RunTimes run_times;
+  std::map<ClusterId, WallTime> ends;  // of clusters that have one
   std::uint64_t seed = 0;
   bool frozen = false;
 };

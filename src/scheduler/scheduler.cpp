@@ -40,6 +40,8 @@ std::size_t Scheduler::waiting() const {
 void Scheduler::Impl::apply(const LeaseGone& c) {
   const auto it = leases.find(c.lease);
   if (it == leases.end()) return;
+  const LeaseView& lease = it->second;
+  if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
   const auto on = leases_on.find(it->second.node);
   if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
   interruptible[std::min<std::size_t>(it->second.tier, kTiers - 1)].erase(c.lease);
@@ -79,6 +81,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   }
   out.emplace_back(FreezeChanged{frozen});
   out.emplace_back(pool.learned());
+  for (RunsChanged& runs : run_times.all()) out.emplace_back(std::move(runs));
   return out;
 }
 

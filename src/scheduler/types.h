@@ -173,11 +173,16 @@ struct LearnedChanged {
   std::int64_t arrivals = 0, learn_at = 0; /* arrivals so far, and at which the scores follow again */
   bool due = false;                        /* they follow with the next plan */
 };
+// How long work of a tenant (0: of everybody) lasted, counted by steps of its length. Part of a full snapshot.
+struct RunsChanged {
+  OrgId tenant;
+  std::vector<std::uint32_t> steps;
+};
 struct DayChanged {  // another seed for the order among equals
   std::uint64_t seed = 0;
 };
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
-                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged>;
+                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
 // before it had that long.
