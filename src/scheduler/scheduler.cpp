@@ -36,12 +36,24 @@ std::size_t Scheduler::waiting() const {
 void Scheduler::Impl::apply(const LeaseGone& c) {
   const auto it = leases.find(c.lease);
   if (it == leases.end()) return;
-  const auto on = leases_on.find(it->second.node);
-  if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
-  leases.erase(it);
+  usage.end(it->second, c.at);
+  drop_lease(it->second);
+}
+void Scheduler::Impl::drop_lease(const LeaseView& lease) {
+  const auto on = leases_on.find(lease.node);
+  if (on->second.erase(lease.lease) > 0 && on->second.empty()) leases_on.erase(on);
+  leases.erase(lease.lease);
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
-  apply(LeaseGone{c.lease.lease});
+  bool counted = false;  // already, as it is: what it does now may be all that changed
+  if (const auto it = leases.find(c.lease.lease); it != leases.end()) {
+    const LeaseView& old = it->second;
+    counted = old.tenant == c.lease.tenant && old.project == c.lease.project && old.since == c.lease.since &&
+              held_by(old) == held_by(c.lease);
+    if (!counted) usage.undo(old);
+    drop_lease(old);
+  }
+  if (!counted) usage.begin(c.lease);
   leases_on[c.lease.node].insert(c.lease.lease);
   leases.emplace(c.lease.lease, c.lease);
 }
@@ -57,6 +69,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   for (std::uint32_t node = 0; node < pool.limit(); ++node)
     if (pool.live(node)) out.emplace_back(NodeChanged{pool.view(node)});
   for (const auto& [id, lease] : leases) out.emplace_back(LeaseChanged{lease});
+  usage.snapshot(out);
   for (const auto& [cluster, end] : ends) out.emplace_back(TermsChanged{cluster, end});
   for (const Item& it : items) {
     if (!it.live) continue;
