@@ -224,6 +224,7 @@ void planner_snapshot(const State& state, const std::function<void(scheduler::Ch
   each(day_of(state));
   for (const auto& [id, node] : state.nodes) each(scheduler::NodeChanged{view_of(state, node)});
   for (const auto& [id, lease] : state.leases) {  // ended ones too: what was held lately counts
+    if (lease.end != LeaseEnd::None && state.find_cluster(lease.cluster) == nullptr) continue;
     each(scheduler::LeaseChanged{view_of(state, lease)});
     if (lease.end != LeaseEnd::None) each(scheduler::LeaseGone{id, lease.ended_at});
   }
