@@ -171,6 +171,7 @@ class Future {
 std::vector<Taken> Scheduler::Impl::settle_proposal(ClusterId cluster) {
   std::vector<Taken> taken;
   if (const auto found = proposals.find(cluster); found != proposals.end()) {
+    usage.withdraw(found->second.owner, found->second.held);
     taken = std::move(found->second.taken);
     proposals_due.erase({found->second.expires, cluster});
     for (const Taken& t : taken)

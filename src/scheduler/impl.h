@@ -12,6 +12,7 @@
 #include "scheduler/queue.h"
 #include "scheduler/run_times.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/usage.h"
 
 namespace muster::scheduler {
 
@@ -30,6 +31,7 @@ struct Scheduler::Impl {
   struct Class {
     Request example;
     std::vector<CountedNeed> needs;                            // the most demanding first
+    Held held{};                                               // by one request of it, once it has its machines
     std::vector<std::pair<std::uint32_t, Lines::Line>> lines;  // by lane; those not proposed
     std::uint64_t hash = 0;
     std::uint32_t members = 0;
@@ -40,11 +42,26 @@ struct Scheduler::Impl {
     WallTime backoff_ends;         /* of the exclusions that were in force */
     std::int64_t latch_due = 0;    /* while asleep: when its first has waited long enough to keep machines */
   };
+  struct Candidate {  // in the heap of its lane
+    std::uint32_t cls = 0, lane = 0;
+    std::uint8_t tier = 0;
+    std::int64_t worth = 0;
+    std::uint64_t who = 0;
+  };
+  struct Head {  // the best candidate of a lane, in the heap of a pass
+    std::uint32_t lane = 0, number = 0;
+    std::uint8_t tier = 0;
+    std::int64_t worth = 0; /* its lane's handicap taken off */
+    std::uint64_t who = 0;
+  };
   struct Lane {
     std::uint8_t tier = 1;
     OrgId tenant;
     ProjectId project;
     Lines::Line line;
+    Usage::Owner owner;
+    std::vector<Candidate> heap; /* of a pass: the first of each class that is awake */
+    std::uint32_t head = 0;      /* the number of its entry among the heads */
   };
   struct Item {
     Waiter waiter;
@@ -55,6 +72,8 @@ struct Scheduler::Impl {
   struct Proposal {
     WallTime expires;
     std::vector<Taken> taken;
+    Usage::Owner owner;
+    Held held{};
   };
   struct Choice {
     std::uint32_t need = 0, node = kNone;
@@ -67,12 +86,6 @@ struct Scheduler::Impl {
   struct Way {  // was asked to be cleared
     WallTime expires;
     std::vector<std::uint32_t> nodes;
-  };
-  struct Candidate {  // in the heap of a pass
-    std::uint32_t cls = 0, lane = 0;
-    std::uint8_t tier = 0;
-    std::int64_t worth = 0;
-    std::uint64_t who = 0;
   };
 
   explicit Impl(const Options& options);
@@ -90,6 +103,8 @@ struct Scheduler::Impl {
   void apply(const LearnedChanged& c) { pool.restore(c); }
   void apply(const RunsChanged& c) { run_times.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
+  void apply(const UsageChanged& c) { usage.restore(c); }
+  void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
   // ---- requests and classes (requests.cpp)
@@ -116,6 +131,10 @@ struct Scheduler::Impl {
   bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen);
   Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const;
   static bool later(const Candidate& a, const Candidate& b);
+  void show(std::uint32_t lane);
+  void show_all();
+  bool next(Candidate& top);
+  static bool goes_later(const Head& a, const Head& b);
   void reclassify();
   bool may_latch(std::uint32_t item) const;
   void latch(std::uint32_t item);
@@ -140,6 +159,7 @@ struct Scheduler::Impl {
   void mark_excluded(Class& c, WallTime now);
 
   // ---- reading (explain.cpp)
+  class Walk;
   struct Outlook {
     Reason reason;
     std::vector<std::pair<std::size_t, std::vector<WallTime>>> coming;
@@ -148,6 +168,7 @@ struct Scheduler::Impl {
   Outlook outlook_of(std::uint32_t item, WallTime now) const;
   QueueView view_of(std::uint32_t item, std::uint32_t position, std::size_t before, const Outlook& outlook,
                     WallTime now) const;
+  void tell_fair_share(std::uint32_t item, const Walk& walk, WallTime now, QueueView& view) const;
   std::vector<QueueView> page(WallTime now, std::size_t offset, std::size_t limit) const;
   QueueView view_of(ClusterId cluster, WallTime now) const;
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
@@ -155,6 +176,7 @@ struct Scheduler::Impl {
 
   const bool shares_mix;
   Pool pool;
+  Usage usage;
   Weights head_weights, weights;
   const std::vector<std::uint32_t> nobody;
   Lines lines;
@@ -171,7 +193,7 @@ struct Scheduler::Impl {
   SortedSets<Entry>::Set ageing;  // by since
   std::vector<std::uint32_t> sleepers;
   std::size_t awake = 0;
-  std::vector<Candidate> heap;
+  std::vector<Head> heads;
   std::int64_t heap_ms = 0;
   bool heap_good = false;
   std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it

@@ -20,6 +20,10 @@ bool Scheduler::Impl::later(const Candidate& a, const Candidate& b) {
   return std::tuple(a.tier, -a.worth, a.who, a.cls) > std::tuple(b.tier, -b.worth, b.who, b.cls);
 }
 
+bool Scheduler::Impl::goes_later(const Head& a, const Head& b) {
+  return std::tuple(a.tier, -a.worth, a.who) > std::tuple(b.tier, -b.worth, b.who);
+}
+
 Scheduler::Impl::Impl(const Options& options) : shares_mix(options.shares_mix), pool(kernels(options.simd)) {
   // The head: the most trusted machine, before everything else. Other members: an image that is there already is worth
   // half a GPU of waste.
@@ -43,7 +47,11 @@ void Scheduler::Impl::hold(std::uint32_t item, Proposal proposal) {
   for (const Taken& t : proposal.taken) {
     pool.take(t);
     proposed_on[t.node].push_back(it.cluster);
+    proposal.held[0] += t.amounts.cpu, proposal.held[1] += t.amounts.memory;
+    proposal.held[2] += t.share > 0 ? t.share : std::popcount(t.devices) * std::int64_t{kWholeGpu};
   }
+  proposal.owner = lanes[it.lane].owner;
+  usage.propose(proposal.owner, proposal.held);
   proposals_due.emplace(proposal.expires, it.cluster);
   proposals.emplace(it.cluster, std::move(proposal));
   it.proposed = true;
@@ -55,6 +63,7 @@ void Scheduler::Impl::drop_proposal(ClusterId cluster) {
   if (found == proposals.end()) return;
   const Proposal proposal = std::move(found->second);
   proposals.erase(found);
+  usage.withdraw(proposal.owner, proposal.held);
   proposals_due.erase({proposal.expires, cluster});
   for (const Taken& t : proposal.taken) {
     const auto on = proposed_on.find(t.node);
@@ -96,6 +105,7 @@ void Scheduler::Impl::expire(WallTime now) {
 
 void Scheduler::Impl::apply(const NodeChanged& c) {
   const std::uint32_t node = pool.set(c.node);
+  usage.machine(node, &c.node);
   if (const auto on = proposed_on.find(node); on != proposed_on.end())
     for (const ClusterId cluster : on->second)
       for (const Taken& t : proposals.at(cluster).taken)
@@ -106,6 +116,7 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   const std::uint32_t node = pool.index_of(c.node);
   if (node == kNone) return;
   proposed_on.erase(node);
+  usage.machine(node, nullptr);
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);
@@ -121,7 +132,8 @@ void Scheduler::Impl::order_latches(std::int64_t now_ms) {
   std::vector<std::pair<std::int64_t, std::uint32_t>> order;
   for (const auto& [item, kept] : latches) {
     const Waiter& w = items[item].waiter;
-    order.emplace_back(-(w.priority * kAgeStepMs + std::min(now_ms - w.since_ms, kAgedMs)), item);
+    const std::int64_t worth = w.priority * kAgeStepMs + std::min(now_ms - w.since_ms, kAgedMs);
+    order.emplace_back(usage.handicap_ms(lanes[items[item].lane].owner) - worth, item);
   }
   std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
     return std::pair(a.first, items[a.second].waiter.who) < std::pair(b.first, items[b.second].waiter.who);
@@ -299,22 +311,69 @@ void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t n
   const Lines::Line& line = line_of(classes[cls], lane);
   if (line.size() == 0) return;
   const auto [entry, worth] = lines.first(line, now_ms);
+  auto& heap = lanes[lane].heap;
   heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
   std::push_heap(heap.begin(), heap.end(), later);
+  if (heap.front().who == entry.who) show(lane);
+}
+
+// A lane's best candidate stands among the heads, with what its owner's use takes off; what stood there for it holds
+// no more. So a handicap that changes moves one entry for each lane, however many requests wait.
+void Scheduler::Impl::show(std::uint32_t lane) {
+  Lane& l = lanes[lane];
+  ++l.head;
+  if (l.heap.empty()) return;
+  const Candidate& first = l.heap.front();
+  heads.push_back({lane, l.head, l.tier, first.worth - usage.handicap_ms(l.owner), first.who});
+  std::push_heap(heads.begin(), heads.end(), goes_later);
+}
+
+void Scheduler::Impl::show_all() {  // some handicaps fell
+  std::erase_if(heads, [&](const Head& head) { return head.number != lanes[head.lane].head; });
+  for (Head& head : heads) {
+    const Lane& l = lanes[head.lane];
+    head.worth = l.heap.front().worth - usage.handicap_ms(l.owner);
+  }
+  std::make_heap(heads.begin(), heads.end(), goes_later);
+}
+
+bool Scheduler::Impl::next(Candidate& top) {
+  while (!heads.empty()) {
+    std::pop_heap(heads.begin(), heads.end(), goes_later);
+    const Head head = heads.back();
+    heads.pop_back();
+    Lane& l = lanes[head.lane];
+    if (head.number != l.head) continue;
+    if (l.heap.front().worth - usage.handicap_ms(l.owner) <
+        head.worth) {  // something of its tenant's started meanwhile
+      show(head.lane);
+      continue;
+    }
+    std::pop_heap(l.heap.begin(), l.heap.end(), later);
+    top = l.heap.back();
+    l.heap.pop_back();
+    show(head.lane);
+    return true;
+  }
+  return false;
 }
 
 void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
-  heap.clear();
+  for (Lane& lane : lanes) lane.heap.clear();
+  heads.clear();
   heap_good = true, heap_ms = now_ms;
   for (std::uint32_t cls = 0; cls < classes.size(); ++cls) {
     if (!classes[cls].awake) continue;
     for (const auto& [lane, line] : classes[cls].lines) {
       if (line.size() == 0) continue;
       const auto [entry, worth] = lines.first(line, now_ms);
-      heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+      lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
     }
   }
-  std::make_heap(heap.begin(), heap.end(), later);
+  for (std::uint32_t lane = 0; lane < lanes.size(); ++lane) {
+    std::make_heap(lanes[lane].heap.begin(), lanes[lane].heap.end(), later);
+    show(lane);
+  }
 }
 
 void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
@@ -366,6 +425,7 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
 
 std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   pool.advance(now.ms);
+  usage.turn(now);
   expire(now);
   ripen(now);
   age(now.ms);
@@ -374,13 +434,15 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   std::vector<Group> out;
   if (awake == 0) return out;
   pool.learn_if_due();
-  if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms) rebuild_heap(now.ms);
+  const bool fallen = usage.take_fallen();
+  if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms)
+    rebuild_heap(now.ms);
+  else if (fallen)
+    show_all();
   if (!latches.empty()) order_latches(now.ms);
   std::uint32_t ways_looked_for = 0;
-  for (std::uint32_t tries = 0; out.size() < budget.groups_max && !heap.empty() && tries < kTriesPerPlan; ++tries) {
-    std::pop_heap(heap.begin(), heap.end(), later);
-    const Candidate top = heap.back();
-    heap.pop_back();
+  Candidate top;
+  for (std::uint32_t tries = 0; out.size() < budget.groups_max && tries < kTriesPerPlan && next(top); ++tries) {
     if (top.cls >= classes.size() || !classes[top.cls].awake) continue;
     Class& c = classes[top.cls];
     const auto line = std::lower_bound(c.lines.begin(), c.lines.end(), top.lane,

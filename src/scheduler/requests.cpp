@@ -74,6 +74,11 @@ void Scheduler::Impl::compile(Class& c) {
   for (std::uint32_t i = 0; i < bundles.size(); ++i) {
     if (bundles[i].count == 0) continue;
     c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
+    const Need& need = c.needs.back().need;
+    const std::int64_t gpu = need.load.share > 0 ? need.load.share : std::int64_t{need.load.gpus} * kWholeGpu;
+    c.held[0] += std::int64_t{need.amounts.cpu} * bundles[i].count;
+    c.held[1] += std::int64_t{need.amounts.memory} * bundles[i].count;
+    c.held[2] += gpu * bundles[i].count;
   }
   // The most demanding first, so that a small one does not take the only large machine.
   std::stable_sort(c.needs.begin(), c.needs.end(), [](const CountedNeed& a, const CountedNeed& b) {
@@ -127,7 +132,7 @@ void Scheduler::Impl::leave_class(std::uint32_t cls) {
 std::uint32_t Scheduler::Impl::lane_for(const Request& r) {
   const auto [it, fresh] =
       lane_index.try_emplace({r.tier, r.tenant, r.project}, static_cast<std::uint32_t>(lanes.size()));
-  if (fresh) lanes.push_back({r.tier, r.tenant, r.project, {}});
+  if (fresh) lanes.push_back({r.tier, r.tenant, r.project, {}, usage.owner(r.tenant, r.project), {}, 0});
   return it->second;
 }
 

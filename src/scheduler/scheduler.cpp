@@ -42,18 +42,31 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   if (it == leases.end()) return;
   const LeaseView& lease = it->second;
   if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
-  const auto on = leases_on.find(it->second.node);
-  if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
-  interruptible[std::min<std::size_t>(it->second.tier, kTiers - 1)].erase(c.lease);
-  leaving.erase(c.lease);
-  ripening.erase({it->second.since + kPreemptAfter, c.lease});
-  leases.erase(it);
+  usage.end(lease, c.at);
+  drop_lease(lease);
+}
+void Scheduler::Impl::drop_lease(const LeaseView& lease) {
+  const auto on = leases_on.find(lease.node);
+  if (on->second.erase(lease.lease) > 0 && on->second.empty()) leases_on.erase(on);
+  interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].erase(lease.lease);
+  leaving.erase(lease.lease);
+  ripening.erase({lease.since + kPreemptAfter, lease.lease});
+  leases.erase(lease.lease);
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
-  apply(LeaseGone{c.lease.lease});
-  leases_on[c.lease.node].insert(c.lease.lease);
-  LeaseView& lease = leases.emplace(c.lease.lease, c.lease).first->second;
+  LeaseView lease = c.lease;
   lease.since.ms = std::clamp<std::int64_t>(lease.since.ms, 0, kLatest);
+  bool counted = false;  // already, as it is: what it does now may be all that changed
+  if (const auto it = leases.find(lease.lease); it != leases.end()) {
+    const LeaseView& old = it->second;
+    counted = old.tenant == lease.tenant && old.project == lease.project && old.since == lease.since &&
+              held_by(old) == held_by(lease);
+    if (!counted) usage.undo(old);
+    drop_lease(old);
+  }
+  if (!counted) usage.begin(lease);
+  leases_on[lease.node].insert(lease.lease);
+  leases.emplace(lease.lease, lease);
   if (lease.leaving) leaving.insert(lease.lease);
   if (!preemptible(lease, 0)) return;
   interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].insert(lease.lease);
@@ -70,6 +83,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   for (std::uint32_t node = 0; node < pool.limit(); ++node)
     if (pool.live(node)) out.emplace_back(NodeChanged{pool.view(node)});
   for (const auto& [id, lease] : leases) out.emplace_back(LeaseChanged{lease});
+  usage.snapshot(out);
   for (const auto& [cluster, end] : ends) out.emplace_back(TermsChanged{cluster, end});
   for (const Item& it : items) {
     if (!it.live) continue;

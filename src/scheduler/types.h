@@ -181,8 +181,19 @@ struct RunsChanged {
 struct DayChanged {  // another seed for the order among equals
   std::uint64_t seed = 0;
 };
-using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
-                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged>;
+// What a project, or a tenant in all, held on average until then, the past fading: milli-CPU, MiB, milli-GPU in units
+// of 2^-20. Part of a full snapshot, after the leases that still live: it has what they held until then.
+struct UsageChanged {
+  OrgId tenant;
+  ProjectId project;
+  bool whole_tenant = false; /* of all its projects */
+  std::int64_t cpu = 0, memory = 0, gpu = 0;
+  WallTime as_of;
+  bool operator==(const UsageChanged&) const = default;
+};
+using Change =
+    std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged, LeaseChanged,
+                 LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged, UsageChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
 // before it had that long.
