@@ -16,6 +16,7 @@
 #include "net/net.h"
 #include "server/context.h"
 #include "server/event_hub.h"
+#include "server/start_forecasts.h"
 #include "server/views.h"
 #include "wire/contract.h"
 
@@ -89,10 +90,12 @@ class Api {
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);
+  void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
   bool login_allowed(const std::string& key);
 
   Context& context_;
   std::map<std::string, Route> routes_;
+  StartForecasts starts_;
   std::mutex plan_mutex_;    // one what-if at a time: each forks the planner
   LeaseTime plan_after_{0};  // a large planner is not copied again at once
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
