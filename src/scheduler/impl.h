@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "scheduler/backfill.h"
 #include "scheduler/pool.h"
 #include "scheduler/queue.h"
 #include "scheduler/scheduler.h"
@@ -14,6 +15,7 @@
 namespace muster::scheduler {
 
 inline constexpr Millis kProposalLife{5'000};      // a proposal that nothing came of is made anew after it
+inline constexpr Millis kLeaving{60'000};          // what was told to stop is gone by then, as a rule
 inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
 
 struct Scheduler::Impl {
@@ -29,6 +31,7 @@ struct Scheduler::Impl {
     std::vector<std::pair<std::uint32_t, Lines::Line>> lines;  // by lane; those not proposed
     std::uint64_t hash = 0;
     std::uint32_t members = 0;
+    std::int64_t length_ms = 0; /* a machine is held at most so long; 0 = not known */
     bool grows = false, alone = false, awake = false;
     // While asleep: so many machines more that can host this need may change it.
     std::uint32_t lacks = 0, lacking = 0;
@@ -51,6 +54,7 @@ struct Scheduler::Impl {
   struct Proposal {
     WallTime expires;
     std::vector<Taken> taken;
+    WallTime ends; /* what it takes is free again then; 0 = not known */
   };
   struct Choice {
     std::uint32_t need = 0, node = kNone;
@@ -73,7 +77,7 @@ struct Scheduler::Impl {
   void apply(const LeaseChanged& c);
   void apply(const LeaseGone& c);
   void apply(const TermsChanged& c);
-  void apply(const TermsGone& c) { ends.erase(c.cluster); }
+  void apply(const TermsGone& c) { ends.erase(c.cluster), starts.erase(c.cluster), shadows_stale = true; }
   void apply(const LearnedChanged& c) { pool.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
   std::vector<Change> snapshot() const;
@@ -99,11 +103,15 @@ struct Scheduler::Impl {
   void rebuild_heap(std::int64_t now_ms);
   void push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms);
   bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
-  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen);
-  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const;
+  bool choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen, std::uint32_t& lacks,
+              std::uint32_t& lacking);
+  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow, std::vector<Choice>& chosen);
+  // `borrow`: machines that are kept for others too, if it is gone in time.
+  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow = true) const;
   static bool later(const Candidate& a, const Candidate& b);
   void reclassify();
   bool may_latch(std::uint32_t item) const;
+  bool not_kept_from(std::uint32_t cls, std::uint32_t keeper) const;
   void latch(std::uint32_t item);
   void unlatch(std::uint32_t item);
   void order_latches(std::int64_t now_ms);
@@ -112,6 +120,18 @@ struct Scheduler::Impl {
   void drop_proposal(ClusterId cluster);
   void restore(std::uint32_t node);
   void expire(WallTime now);
+
+  // ---- short work on machines that are kept (backfill.cpp)
+  void reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen);
+  bool borrowed(std::uint32_t item, const std::vector<Choice>& chosen) const;
+  std::optional<WallTime> end_of(const LeaseView& lease, WallTime now) const;
+  std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
+  std::int64_t shadow_of(std::uint32_t item, WallTime now) const;
+  void refresh_shadows(WallTime now);
+  std::int64_t longest_that_starts(std::uint32_t item, WallTime now) const;
+  static std::int64_t done_by(std::int64_t length_ms, std::int64_t now_ms) {
+    return length_ms == 0 ? 0 : now_ms + kProposalLife.count() + length_ms + kLeaving.count();
+  }
 
   // ---- reading (explain.cpp)
   struct Outlook {
@@ -127,7 +147,7 @@ struct Scheduler::Impl {
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
   std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
 
-  const bool shares_mix;
+  const bool shares_mix, backfill;
   Pool pool;
   Weights head_weights, weights;
   const std::vector<std::uint32_t> nobody;
@@ -150,6 +170,9 @@ struct Scheduler::Impl {
   bool heap_good = false;
   std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it
   std::vector<std::uint64_t> precedences;                       // by item; of those that keep machines
+  std::vector<std::int64_t> shadows;                            // by item: when it can start; 0 = not known
+  std::int64_t shadows_ms = 0;                                  // when they were found
+  bool shadows_stale = false;
   std::map<ClusterId, Proposal> proposals;
   std::set<std::pair<WallTime, ClusterId>> proposals_due;
   std::map<std::uint32_t, std::vector<ClusterId>> proposed_on;   // by machine
@@ -161,6 +184,7 @@ struct Scheduler::Impl {
   std::map<LeaseId, LeaseView> leases;
   std::map<NodeId, std::set<LeaseId>> leases_on;
   std::map<ClusterId, WallTime> ends;  // of clusters that have one
+  std::map<ClusterId, Millis> starts;  // of clusters that start: how long they can last from then
   std::uint64_t seed = 0;
   bool frozen = false;
 };

@@ -39,14 +39,18 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   const auto on = leases_on.find(it->second.node);
   if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
   leases.erase(it);
+  shadows_stale = true;
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
   apply(LeaseGone{c.lease.lease});
   leases_on[c.lease.node].insert(c.lease.lease);
   leases.emplace(c.lease.lease, c.lease);
+  shadows_stale = true;
 }
 void Scheduler::Impl::apply(const TermsChanged& c) {
-  ends.erase(c.cluster);
+  shadows_stale = true;
+  ends.erase(c.cluster), starts.erase(c.cluster);
+  if (const std::int64_t longest = length_step(c.longest.count()); longest > 0) starts.emplace(c.cluster, c.longest);
   constexpr std::int64_t kLatest = std::int64_t{1} << 46;  // ms; far beyond any date
   if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kLatest)});
 }
@@ -57,7 +61,12 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   for (std::uint32_t node = 0; node < pool.limit(); ++node)
     if (pool.live(node)) out.emplace_back(NodeChanged{pool.view(node)});
   for (const auto& [id, lease] : leases) out.emplace_back(LeaseChanged{lease});
-  for (const auto& [cluster, end] : ends) out.emplace_back(TermsChanged{cluster, end});
+  for (const auto& [cluster, end] : ends) {
+    const auto starting = starts.find(cluster);
+    out.emplace_back(TermsChanged{cluster, end, starting == starts.end() ? Millis{0} : starting->second});
+  }
+  for (const auto& [cluster, longest] : starts)
+    if (!ends.contains(cluster)) out.emplace_back(TermsChanged{cluster, {}, longest});
   for (const Item& it : items) {
     if (!it.live) continue;
     Request r = classes[it.cls].example;
