@@ -10,8 +10,8 @@ namespace {
 
 constexpr std::int64_t kQuarterMs = 15 * 60'000;
 constexpr std::int64_t kLongestMs = 36'864 * kQuarterMs;  // a year and a bit, which is a step
-constexpr std::int64_t kLatest = std::int64_t{1} << 46;  // ms; far beyond any date
-constexpr std::size_t kEdgesMax = 4'000'000;             // machines times needs, for one shadow
+constexpr std::int64_t kLatest = std::int64_t{1} << 46;   // ms; far beyond any date
+constexpr std::size_t kEdgesMax = 4'000'000;              // machines times needs, for one shadow
 // A shadow costs a look at every machine. It is looked for again at most so often that this stays some percent of a
 // core; in between the last one counts, and small pools are always exact.
 constexpr std::int64_t kMachinesPerMs = 64;

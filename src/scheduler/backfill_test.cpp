@@ -105,6 +105,32 @@ TEST(Backfill, WhatIsGoneInTimeGetsAMachineThatIsKept) {
   EXPECT_EQ(started(s.plan({}, kT0 + 2h)), (std::set<std::uint64_t>{1}));
 }
 
+// Not even what has the higher priority gets between when the short work is gone.
+TEST(Backfill, AKeptMachineStaysKeptUnderShortWork) {
+  Scheduler s;
+  s.apply(NodeChanged{node(1)}), s.apply(NodeChanged{node(2, true)}), s.apply(NodeChanged{node(3, true)});
+  for (std::uint64_t i : {2, 3})
+    s.apply(LeaseChanged{lease(90 + i, i, kT0)}), s.apply(TermsChanged{ClusterId{90 + i}, kT0 + 5h});
+  s.apply(RequestChanged{request(1, "***", kT0 - 15min)});
+  s.apply(RequestChanged{request(2, "*", kT0, 1h)});
+  const auto groups = s.plan({}, kT0);
+  ASSERT_EQ(started(groups), (std::set<std::uint64_t>{2}));
+  run(s, groups[0], kT0, 1h);
+  end(s, 93, 3);  // kept too
+  EXPECT_TRUE(s.plan({}, kT0 + 1min).empty());
+  Request urgent = request(3, "*", kT0 + 1min);
+  urgent.priority = 50;
+  s.apply(RequestChanged{urgent});
+  end(s, 2, 1);
+  EXPECT_TRUE(s.plan({}, kT0 + 2min).empty());
+  s.apply(NodeChanged{node(4)});
+  const auto other = s.plan({}, kT0 + 3min);
+  ASSERT_EQ(started(other), (std::set<std::uint64_t>{3})) << "it takes the one that nobody has";
+  run(s, other[0], kT0 + 3min, 0ms);
+  end(s, 92, 2);
+  EXPECT_EQ(started(s.plan({}, kT0 + 4min)), (std::set<std::uint64_t>{1}));
+}
+
 TEST(Backfill, NothingAgainstAnUnknownShadowAndSleepersWakeWhenItIsKnown) {
   Scheduler s = one_kept(false);
   s.apply(RequestChanged{request(2, "*", kT0, 1h)});
@@ -257,7 +283,7 @@ struct World {
 World world_of(std::uint64_t seed, bool exact) {
   Rng rng(seed);
   World w;
-  w.exact = exact, w.horizon = 1'200;
+  w.exact = exact, w.horizon = 900;
   const std::size_t machines = 3 + rng.below(4);
   for (std::size_t i = 0; i < machines; ++i) {
     w.regions.emplace_back(rng.chance(1, 2) ? "a" : "b");
@@ -349,7 +375,7 @@ Outcome play(const World& w, bool backfill, std::uint64_t seed) {
         news = true;
         s->apply(RequestChanged{request(job.id, job.regions, at(minute), Millis(std::int64_t{job.longest} * 60'000))});
       }
-    if (rng.chance(1, 200)) {  // another follower takes over
+    if (rng.chance(1, 400)) {  // another follower takes over
       auto rebuilt = std::make_unique<Scheduler>(Options{.backfill = backfill});
       for (const Change& change : s->snapshot()) rebuilt->apply(change);
       s = std::move(rebuilt);
@@ -395,16 +421,18 @@ Outcome play(const World& w, bool backfill, std::uint64_t seed) {
 TEST(Backfill, APromiseToTheGangIsNeverBroken) {
   int ahead = 0, waited = 0, later = 0;
   std::int64_t used = 0, used_before = 0;
-  for (std::uint64_t seed = 1; seed <= 3'000; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 1'000; ++seed) {
     const World w = world_of(seed, false);
     const Outcome on = play(w, true, seed), off = play(w, false, seed);
     if (on.promised <= w.horizon) ASSERT_LE(on.gang, on.promised) << "seed " << seed;
     ahead += on.ahead - off.ahead, waited += on.gang > 10 ? 1 : 0, later += on.gang > off.gang ? 1 : 0;
     used += on.used, used_before += off.used;
   }
-  RecordProperty("ahead", ahead), RecordProperty("later", later);
-  EXPECT_GT(waited, 500);
-  EXPECT_GT(ahead, 500) << "nothing was put in between";
+  // An end that comes early helps nobody whom it was not promised to: the gang may start later than without backfill
+  // then, never later than it was told.
+  EXPECT_LT(later, 100);
+  EXPECT_GT(waited, 200);
+  EXPECT_GT(ahead, 200) << "nothing was put in between";
   EXPECT_GE(used, used_before);
 }
 
@@ -412,14 +440,14 @@ TEST(Backfill, APromiseToTheGangIsNeverBroken) {
 TEST(Backfill, TheGangStartsNoLaterThanWithoutIt) {
   int ahead = 0;
   std::int64_t used = 0, used_before = 0;
-  for (std::uint64_t seed = 1; seed <= 3'000; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 1'000; ++seed) {
     const World w = world_of(seed, true);
     const Outcome on = play(w, true, seed), off = play(w, false, seed);
     ASSERT_LE(on.gang, off.gang) << "seed " << seed;
     ahead += on.ahead - off.ahead;
     used += on.used, used_before += off.used;
   }
-  EXPECT_GT(ahead, 500);
+  EXPECT_GT(ahead, 200);
   EXPECT_GE(used, used_before);
 }
 
