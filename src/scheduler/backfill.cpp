@@ -12,8 +12,8 @@ constexpr std::int64_t kQuarterMs = 15 * 60'000;
 constexpr std::int64_t kLongestMs = 36'864 * kQuarterMs;  // a year and a bit, which is a step
 constexpr std::int64_t kLatest = std::int64_t{1} << 46;   // ms; far beyond any date
 constexpr std::size_t kEdgesMax = 4'000'000;              // machines times needs, for one shadow
-// A shadow costs a look at every machine. It is looked for again at most so often that this stays some percent of a
-// core; in between the last one counts, and small pools are always exact.
+// A shadow costs a look at every machine (40 ms of 100,000), so one is found anew at a time, and so seldom that it
+// stays some percent of a core; in between the last one counts. Small pools are always exact.
 constexpr std::int64_t kMachinesPerMs = 64;
 constexpr std::int64_t kToAskAgain = 10 * 60'000;  // a hint is worth something for so long
 
@@ -201,15 +201,19 @@ std::int64_t Scheduler::Impl::shadow_of(std::uint32_t item, WallTime now) const 
 // Time alone makes nothing possible: a shadow stands while now comes nearer to it. So those that sleep are looked at
 // only when a shadow became known or later, and then only those that a machine that is kept for it could host.
 void Scheduler::Impl::refresh_shadows(WallTime now) {
-  if (!backfill || !shadows_stale) return;
-  const std::int64_t age = now.ms - shadows_ms;
-  if (age >= 0 && age < std::int64_t{pool.limit()} / kMachinesPerMs) return;
-  shadows_stale = false, shadows_ms = now.ms;
+  if (!backfill) return;
+  if (std::exchange(shadows_stale, false))
+    for (const auto& [item, kept] : latches)
+      if (std::find(shadows_due.begin(), shadows_due.end(), item) == shadows_due.end()) shadows_due.push_back(item);
+  const std::int64_t pause = std::int64_t{pool.limit()} / kMachinesPerMs;
   std::vector<std::uint32_t> open;  // machines
-  for (const auto& [item, kept] : latches) {
+  while (!shadows_due.empty() && (pause == 0 || now.ms < shadows_ms || now.ms - shadows_ms >= pause)) {
+    const std::uint32_t item = shadows_due.front();
+    shadows_due.erase(shadows_due.begin());
+    const std::vector<std::uint32_t>& kept = latches.at(item);
     const std::int64_t shadow = shadow_of(item, now);
     if (shadow > shadows[item]) open.insert(open.end(), kept.begin(), kept.end());
-    shadows[item] = shadow;
+    shadows[item] = shadow, shadows_ms = now.ms;
   }
   if (open.empty()) return;
   for (std::size_t i = sleepers.size(); i-- > 0;) {

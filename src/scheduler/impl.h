@@ -171,7 +171,8 @@ struct Scheduler::Impl {
   std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it
   std::vector<std::uint64_t> precedences;                       // by item; of those that keep machines
   std::vector<std::int64_t> shadows;                            // by item: when it can start; 0 = not known
-  std::int64_t shadows_ms = 0;                                  // when they were found
+  std::vector<std::uint32_t> shadows_due;                       // items whose shadow must be found anew
+  std::int64_t shadows_ms = 0;                                  // when the last was
   bool shadows_stale = false;
   std::map<ClusterId, Proposal> proposals;
   std::set<std::pair<WallTime, ClusterId>> proposals_due;

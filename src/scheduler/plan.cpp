@@ -175,6 +175,7 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
     if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
   latches.erase(it);
   items[item].latched = false, shadows[item] = 0;
+  std::erase(shadows_due, item);
 }
 
 // ---- placing
