@@ -90,7 +90,8 @@ scheduler::Change lease_of(const State& state, LeaseId id) {
   return scheduler::LeaseChanged{view_of(state, *lease)};
 }
 
-// The end that is promised: of the cluster's life, or of the one job that a cluster was made for.
+// The end that is promised: of the cluster's life, or of the one job that a cluster was made for. While one of the two
+// has not begun, how long it can last from its start.
 scheduler::Change terms_of(const State& state, ClusterId id) {
   const Cluster* cluster = state.find_cluster(id);
   if (cluster == nullptr || (cluster->state != ClusterState::Running && cluster->state != ClusterState::Starting))
@@ -104,7 +105,8 @@ scheduler::Change terms_of(const State& state, ClusterId id) {
     const WallTime timeout = job->started_at + job->spec.timeout;
     end = end.ms == 0 ? timeout : std::min(end, timeout);
   }
-  return scheduler::TermsChanged{id, end};
+  const bool begun = cluster->state == ClusterState::Running && (job == nullptr || job->state == JobState::Running);
+  return scheduler::TermsChanged{id, end, begun ? Millis{0} : longest_of(state, *cluster)};
 }
 
 // Ended clusters count until they are archived: the recent past is what is expected.

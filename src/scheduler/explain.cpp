@@ -7,7 +7,6 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr Millis kLeaving{60'000};          // what was told to stop is gone by then, as a rule
 constexpr std::size_t kLookedAt = 200'000;  // machines, for one answer
 
 std::string describe(const NodeRequest& need) {
@@ -90,38 +89,22 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
       return lacking(c.example, (c.grows ? c.example.grow : c.example.gang)[need.bundle], needed, exist, free);
     kept = kept || not_kept < needed;
   }
-  if (kept) return {"behind_older", {}, "waits behind an older request that needs the same machines"};
+  if (kept) {
+    Reason behind{"behind_older", {}, "waits behind an older request that needs the same machines"};
+    if (const std::int64_t minutes = longest_that_starts(item, now) / 60'000; minutes > 0) {
+      behind.params["backfill_minutes"] = std::to_string(minutes);
+      behind.text += "; with an end (max_lifetime_minutes) of at most " + std::to_string(minutes) +
+                     (minutes == 1 ? " minute" : " minutes") + " it could go ahead";
+    }
+    return behind;
+  }
   return {"placing", {}, "machines are free; it starts in a moment"};
 }
 
 std::optional<WallTime> Scheduler::Impl::hosts_from(const Query& query, std::uint32_t node, WallTime now) const {
   if (pool.hosts(query, node)) return now;
-  const NodeView& view = pool.view(node);
-  const auto on = leases_on.find(view.node);
-  if (on == leases_on.end()) return {};
-  std::vector<std::pair<WallTime, const LeaseView*>> coming;
-  for (const LeaseId id : on->second) {
-    const LeaseView& lease = leases.at(id);
-    if (lease.leaving) {
-      coming.emplace_back(now + kLeaving, &lease);
-    } else if (const auto end = ends.find(lease.cluster); end != ends.end()) {
-      coming.emplace_back(std::max(end->second, now) + kLeaving, &lease);
-    }
-  }
-  std::sort(coming.begin(), coming.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.first, a.second->lease) < std::pair(b.first, b.second->lease);
-  });
-  Machine then = pool.machine(node);
-  for (std::size_t i = 0; i < coming.size(); ++i) {
-    const LeaseView& lease = *coming[i].second;
-    const Amounts amounts = free_amounts(lease.resources);
-    then.free.cpu += amounts.cpu, then.free.memory += amounts.memory, then.free.disk += amounts.disk;
-    for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
-      if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
-        then.free_devices |= std::uint64_t{1} << d;
-    then.whole = i + 1 == on->second.size() && !proposed_on.contains(node);
-    if (pool.would_host(query, node, then)) return coming[i].first;
-  }
+  for (const auto& [at, machine] : after_ends(node, now))
+    if (pool.would_host(as_of(query, at.ms), node, machine)) return at;
   return {};
 }
 

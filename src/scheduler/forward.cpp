@@ -126,7 +126,7 @@ class Future {
         lease.role = places[i].role, lease.resources = places[i].resources, lease.devices = places[i].devices;
       fork_.apply(LeaseChanged{lease});
     }
-    if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest + kClearing;
+    if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest;
     ends(cluster, run, Millis(0));
   }
   void tell_to_leave(LeaseId id) {

@@ -50,6 +50,7 @@ std::uint64_t hash_of(const Request& r) {
   std::uint64_t h = hash_with(hash_text(r.pool), hash_text(r.image));
   h = hash_with(h, hash_text(r.arch) ^ (static_cast<std::uint64_t>(r.runtime) << 1 | (r.egress ? 1U : 0U)));
   if (by_tenant(r)) h = hash_with(h, r.tenant.value);
+  h = hash_with(h, static_cast<std::uint64_t>(length_step(r.longest.count())));
   for (const Bundle& b : r.gang)
     h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
   return h;
@@ -58,7 +59,7 @@ bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   if (alone(a) || alone(b)) return false;
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
          a.pool == b.pool && a.image == b.image && (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
-         same(a.gang, b.gang);
+         length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 
 constexpr std::int64_t kTimeMax = std::int64_t{1} << 46;  // ms; far beyond any date
@@ -106,6 +107,8 @@ std::uint32_t Scheduler::Impl::class_for(const Request& request) {
     Class& c = classes[id];
     c = {};
     c.example = request;
+    c.example.longest = Millis(length_step(request.longest.count()));
+    if (c.example.longest.count() > 0) c.length_ms = c.example.longest.count() + kStartAllowance.count();
     c.hash = hash;
     c.grows = request.gang.empty();
     c.alone = alone(request);

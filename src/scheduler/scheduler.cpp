@@ -44,6 +44,7 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
   usage.end(lease, c.at);
   drop_lease(lease);
+  shadows_stale = true;
 }
 void Scheduler::Impl::drop_lease(const LeaseView& lease) {
   const auto on = leases_on.find(lease.node);
@@ -67,13 +68,16 @@ void Scheduler::Impl::apply(const LeaseChanged& c) {
   if (!counted) usage.begin(lease);
   leases_on[lease.node].insert(lease.lease);
   leases.emplace(lease.lease, lease);
+  shadows_stale = true;
   if (lease.leaving) leaving.insert(lease.lease);
   if (!preemptible(lease, 0)) return;
   interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].insert(lease.lease);
   ripening.emplace(lease.since + kPreemptAfter, lease.lease);
 }
 void Scheduler::Impl::apply(const TermsChanged& c) {
-  ends.erase(c.cluster);
+  shadows_stale = true;
+  ends.erase(c.cluster), starts.erase(c.cluster);
+  if (const std::int64_t longest = length_step(c.longest.count()); longest > 0) starts.emplace(c.cluster, c.longest);
   if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kLatest)});
 }
 
@@ -84,7 +88,12 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
     if (pool.live(node)) out.emplace_back(NodeChanged{pool.view(node)});
   for (const auto& [id, lease] : leases) out.emplace_back(LeaseChanged{lease});
   usage.snapshot(out);
-  for (const auto& [cluster, end] : ends) out.emplace_back(TermsChanged{cluster, end});
+  for (const auto& [cluster, end] : ends) {
+    const auto starting = starts.find(cluster);
+    out.emplace_back(TermsChanged{cluster, end, starting == starts.end() ? Millis{0} : starting->second});
+  }
+  for (const auto& [cluster, longest] : starts)
+    if (!ends.contains(cluster)) out.emplace_back(TermsChanged{cluster, {}, longest});
   for (const Item& it : items) {
     if (!it.live) continue;
     Request r = classes[it.cls].example;

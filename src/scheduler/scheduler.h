@@ -14,6 +14,7 @@ namespace muster::scheduler {
 struct Options {
   Simd simd = Simd::Avx512;  // or the best below it that the processor has; the plan is the same
   bool shares_mix = false;   // shares of one GPU for different tenants, as in traces of one organisation
+  bool backfill = true;      // short work on machines that are kept for a gang (backfill.h)
 };
 
 // When a waiting start is expected, from the future played again and again: half of the plays had started it by p50,

@@ -145,7 +145,8 @@ struct LeaseGone {
 // Until when a cluster may hold machines. No end: its machines are never counted on.
 struct TermsChanged {
   ClusterId cluster;
-  WallTime ends_by; /* it is stopped then; 0 = never */
+  WallTime ends_by;  /* it is stopped then; 0 = never, or not known yet */
+  Millis longest{0}; /* while that is not all that is known: at most so long after its start; 0 = no limit */
 };
 struct TermsGone {
   ClusterId cluster;
