@@ -205,7 +205,7 @@ void Scheduler::Impl::refresh_shadows(WallTime now) {
   if (std::exchange(shadows_stale, false))
     for (const auto& [item, kept] : latches)
       if (std::find(shadows_due.begin(), shadows_due.end(), item) == shadows_due.end()) shadows_due.push_back(item);
-  const std::int64_t pause = std::int64_t{pool.limit()} / kMachinesPerMs;
+  const std::int64_t pause = std::max(std::int64_t{pool.limit()} / kMachinesPerMs, shadow_pause_ms);
   std::vector<std::uint32_t> open;  // machines
   while (!shadows_due.empty() && (pause == 0 || now.ms < shadows_ms || now.ms - shadows_ms >= pause)) {
     const std::uint32_t item = shadows_due.front();

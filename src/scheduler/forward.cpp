@@ -9,6 +9,7 @@ namespace muster::scheduler {
 namespace {
 
 constexpr Millis kClearing{60'000};  // from the end of work until its machines are free, or from being told to leave
+constexpr std::int64_t kShadowPauseMs = 120'000;              // a guess about a guess need not be exact
 constexpr std::uint64_t kOwnLeases = std::uint64_t{1} << 62;  // ids of leases that the fork grants
 constexpr WallTime kNotYet{std::int64_t{1} << 46};
 
@@ -203,6 +204,7 @@ std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions&
   std::vector<std::vector<WallTime>> starts(out.size());
   for (std::uint32_t i = 0; i < samples; ++i) {
     Impl fork(*impl_);
+    fork.shadow_pause_ms = kShadowPauseMs;
     Future future(fork, now, hash_with(options.seed, i), options);
     future.set_sample(i);
     future.run(starts, rows);

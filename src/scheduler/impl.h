@@ -239,6 +239,7 @@ struct Scheduler::Impl {
   RunTimes run_times;
   std::map<ClusterId, WallTime> ends;  // of clusters that have one
   std::map<ClusterId, Millis> starts;  // of clusters that start: how long they can last from then
+  std::int64_t shadow_pause_ms = 0;    // between two shadows at least
   std::uint64_t seed = 0;
   bool frozen = false;
 };

@@ -30,6 +30,16 @@ available_node_types:
   head: {resources: {CPU: 1, memory: 2147483648}}
   worker: {resources: {CPU: 2, memory: 2147483648, blue: 1}, min_workers: 1, max_workers: 1}
 head_node_type: head
+muster: {tier: 2}
+"""
+# Only the machine of the other's worker has room for its head, once that has left.
+URGENT = """cluster_name: urgent
+provider: {type: aws, region: eu-central-1}
+docker: {image: "muster/ray:2.60.0"}
+max_workers: 0
+available_node_types:
+  head: {resources: {CPU: 2, memory: 2147483648}}
+head_node_type: head
 """
 # Pieces on the worker, one after another, until there is enough; lost ones are computed again.
 PIECES = """
@@ -176,7 +186,7 @@ class Work(unittest.TestCase):
             world.add_machine("north", "home", policy={"max_cpu_milli": 1000})
             world.add_machine("south", "strict", policy={"engine_socket": cls.engine.socket})
             cls.online(2)
-            for name, text in (("live.yaml", CLUSTER), ("job/pieces.py", PIECES), ("job/stream.py", STREAM)):
+            for name, text in (("live.yaml", CLUSTER), ("urgent.yaml", URGENT), ("job/pieces.py", PIECES), ("job/stream.py", STREAM)):
                 os.makedirs(os.path.dirname(os.path.join(world.dir, name)), exist_ok=True)
                 with open(os.path.join(world.dir, name), "w") as f:
                     f.write(text)
@@ -426,6 +436,29 @@ class Work(unittest.TestCase):
             self.progress(2, self.worker(but=("south",))["address"])
             owner.kill()
         self.agent("south", "limits", "set", "idle-only", "off")
+
+    # ---- somebody of a better tier comes
+    def test_45_the_worker_makes_room_and_comes_back(self):
+        before = self.worker()
+        others = sorted({"south", "east", "west"} - {before["nodeName"]})
+        for name in others:
+            self.agent(name, "pause")
+        with self.work():
+            began = time.time()
+            self.world.cli("up", self.world.dir + "/urgent.yaml", "--yes", "--no-wait")
+            self.wait("that it is told to leave", 150, lambda: "preempted" in json.dumps(self.world.cluster("live")["slots"]) or not self.running(before["leaseId"]))
+            told = time.time() - began  # after its two minutes, if it is that young
+            self.wait("the urgent cluster", 150, lambda: self.world.cluster("urgent")["state"] == "running")
+            print("# told to leave after %.1f s, the urgent cluster ran after %.1f s" % (told, time.time() - began), flush=True)
+            head = [s for s in self.world.cluster("urgent")["slots"] if s["role"] == "head"][0]
+            self.assertEqual(head["nodeName"], before["nodeName"])
+            live = self.world.cluster("live")
+            self.assertEqual((live["state"], [s["role"] for s in live["slots"]]), ("running", ["head"]))
+            self.assertEqual(live["queue"]["tier"], 2, "it waits to get its worker back")
+            self.world.cli("down", "urgent", "--yes")
+            self.progress(2, self.worker(before["nodeName"])["address"])
+        for name in others:
+            self.agent(name, "resume")
 
     # ---- the end of a machine
     def test_50_leave(self):
