@@ -4,6 +4,7 @@
 #include "control/quota.h"
 #include "crypto/password.h"
 #include "crypto/token.h"
+#include "net/address_block.h"
 #include "server/api.h"
 #include "server/list.h"
 #include "wire/names.h"
@@ -14,8 +15,7 @@ namespace {
 constexpr Millis kLoginLifetime{30LL * 86'400'000};
 constexpr Millis kTokenLifetimeMax{400LL * 86'400'000};
 constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> scrypt text
-constexpr std::size_t kAttemptsMax = 10, kAttemptKeysMax = 10'000;
-constexpr Millis kAttemptWindow{15 * 60'000};
+constexpr Millis kHashWait{5000};                // who would wait longer for his turn is told to come again
 
 Resolver own(access::Kind kind, access::Verb verb) {
   return [kind, verb](const control::State&, Call& call) -> Result<Ask> {
@@ -50,59 +50,78 @@ Result<std::string> shown_principal(const control::State& state, const std::stri
 
 }  // namespace
 
-bool Api::login_allowed(const std::string& key) {
-  const LeaseTime now = read_clocks().lease;
-  const std::lock_guard lock(attempts_mutex_);
-  if (attempts_.size() > kAttemptKeysMax) {
-    std::erase_if(attempts_,
-                  [&](const auto& row) { return row.second.empty() || row.second.back() + kAttemptWindow < now; });
-    if (attempts_.size() > kAttemptKeysMax) return false;
-  }
-  auto& times = attempts_[key];
-  while (!times.empty() && times.front() + kAttemptWindow < now) times.pop_front();
-  if (times.size() >= kAttemptsMax) return false;
-  times.push_back(now);
-  return true;
+void Api::later(const CallPtr& call, Millis wait, const std::string& why) const {
+  const auto seconds = std::max<std::int64_t>(1, (wait.count() + 999) / 1000);
+  net::Response response =
+      problem(error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds)));
+  response.headers["Retry-After"] = std::to_string(seconds);
+  call->responder->send(std::move(response));
 }
 
-void Api::login(const CallPtr& call) {
-  const auto request = wire::parse_login(call->request.body);
-  if (!request.ok()) return fail(call, request.error());
-  const std::string address = call->request.peer.substr(0, call->request.peer.rfind(':'));
-  if (!login_allowed(request->name.substr(0, 64) + "@" + address)) {
-    return fail(call, error(Code::ResourceExhausted, "too many attempts to log in; wait 15 minutes"));
-  }
-  post(call, [this, call, request = *request] {
-    // The same work whether the account exists or not, so that its existence does not show in the time.
-    static const std::string nobody = [] {
+void Api::post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped) {
+  const auto refuse = [this, call, dropped] {
+    if (dropped) dropped();
+    later(call, kHashWait, "too many passwords wait to be checked");
+  };
+  const bool queued = context_.hashing->post([job = std::move(job), refuse, asked = read_clocks().lease] {
+    if (asked + kHashWait < read_clocks().lease) return refuse();
+    job();
+  });
+  if (!queued) refuse();
+}
+
+void Api::check_password(const CallPtr& call, const std::string& name, const std::string& password,
+                         std::function<void(const Principal&)> good) {
+  const std::string key = name.substr(0, 64), source = net::address_block(call->request.peer);
+  if (const auto wait = logins_.begin(key, source, read_clocks().lease))
+    return later(call, *wait, "too many attempts to log in");
+  const auto done = [this, key, source](LoginGuard::Outcome outcome) {
+    logins_.done(key, source, read_clocks().lease, outcome);
+  };
+  const auto check = [this, call, name, password, good = std::move(good), done] {
+    static const std::string nobody = [] {  // the same work for accounts that do not exist
       auto hash = crypto::hash_password("nobody has this password");
       return hash.ok() ? *hash : std::string();
     }();
     std::optional<Principal> principal;
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-      const auto id = state.principal_by_name.find(request.name);
+      const auto id = state.principal_by_name.find(name);
       if (id != state.principal_by_name.end()) principal = state.principals.at(id->second);
     });
     std::string encoded = nobody;
     if (principal && !principal->disabled) {
       const auto stored = context_.store->get_side(kPasswords, principal->id.str());
-      if (!stored.ok()) return fail(call, stored.error());
+      if (!stored.ok()) {
+        done(LoginGuard::Outcome::NotTried);
+        return fail(call, stored.error());
+      }
       if (stored->has_value()) encoded = as_string(**stored);
     }
-    const bool good = crypto::verify_password(request.password, encoded) && encoded != nobody;
-    if (!good || !principal) return fail(call, error(Code::Unauthenticated, "name or password is wrong"));
-    call->caller.subject = {principal->id, principal->role, principal->org, {}, {}};
+    const bool right = crypto::verify_password(password, encoded) && encoded != nobody && principal;
+    done(right ? LoginGuard::Outcome::Right : LoginGuard::Outcome::Wrong);
+    if (!right) return fail(call, error(Code::Unauthenticated, "name or password is wrong"));
+    good(*principal);
+  };
+  post_hashing(call, check, [done] { done(LoginGuard::Outcome::NotTried); });
+}
+
+void Api::login(const CallPtr& call) {
+  const auto request = wire::parse_login(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  check_password(call, request->name, request->password, [this, call, label = request->label](const Principal& who) {
+    call->caller.subject = {who.id, who.role, who.org, {}, {}};
     const auto token = crypto::make_api_token();
-    const std::string label = request.label.empty() ? "login" : request.label.substr(0, 64);
-    submit(call, control::CreateApiToken{principal->id, token.hash, label, {}, kLoginLifetime},
-           [token, id = principal->id](const control::State& state, const scheduler::Scheduler&,
-                                       const engine::Reply& reply) -> Result<std::string> {
-             const auto made = TokenId::parse(reply.outcome.id);
-             const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-             if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-             return wire::to_json(
-                 wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
-           });
+    submit(
+        call,
+        control::CreateApiToken{who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
+        [token, id = who.id](const control::State& state, const scheduler::Scheduler&,
+                             const engine::Reply& reply) -> Result<std::string> {
+          const auto made = TokenId::parse(reply.outcome.id);
+          const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+          if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+          return wire::to_json(
+              wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
+        });
   });
 }
 
@@ -110,7 +129,7 @@ void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
   if (const Status rule = password_rule(request->password); !rule.ok()) return fail(call, rule.error());
-  post(call, [this, call, request = *request] {
+  const auto make = [this, call, request = *request] {
     Result<OrgId> org = OrgId{};
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
       org = wanted_org(state, call->caller.subject, request.org);
@@ -128,7 +147,8 @@ void Api::create_principal(const CallPtr& call) {
           return shown_principal(state, reply.outcome.id);
         },
         keep);
-  });
+  };
+  post_hashing(call, make, {});
 }
 
 void Api::add_people() {

@@ -43,6 +43,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   runner.store = options.store;
   context.runner = TRY(engine::Runner::start(std::move(runner)));
   context.pool = std::make_unique<Pool>(8, 16'384);
+  context.hashing = std::make_unique<Pool>(2, 256);
   context.logs = std::make_unique<LogStore>(options.dir.logs());
   context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{});
   TRY_VOID(context.blobs->load());
@@ -94,6 +95,7 @@ void App::stop() {
   if (server_) server_->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
+  if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
   context_->runner.reset();
   server_.reset();

@@ -25,6 +25,7 @@ struct Context {
   std::shared_ptr<journal::Store> store;
   std::unique_ptr<engine::Runner> runner;
   std::unique_ptr<Pool> pool;
+  std::unique_ptr<Pool> hashing;  // of passwords: slow on purpose, so few at a time and never on the pool of all others
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
