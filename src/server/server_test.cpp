@@ -325,6 +325,20 @@ class KeptAnswer final : public net::Responder {
   std::optional<net::Response> response_;
 };
 
+TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
+  net::Client client(endpoint());
+  const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
+  ASSERT_TRUE(metrics.ok());
+  const auto days = [&](const std::string& name) {
+    const std::string start = "\nmuster_certificate_remaining_seconds{certificate=\"" + name + "\"} ";
+    const auto at = metrics->body.find(start);
+    return at == std::string::npos ? -1 : std::stod(metrics->body.substr(at + start.size())) / 86'400;
+  };
+  EXPECT_NEAR(days("server"), 90, 0.1);
+  EXPECT_NEAR(days("ca"), 3650, 0.1);
+  EXPECT_TRUE(app_->renew_certificate().ok());
+}
+
 TEST_F(Platform, ALoginFloodFromOneAddressShutsNobodyElseOut) {
   Api api(app_->context());  // with counters of its own
   const auto login_from = [&](const std::string& peer, const std::string& name, const std::string& password) {
