@@ -117,4 +117,7 @@ std::vector<LeaseId> renewable_leases(const State& state, NodeId node);
 bool held_by(const State& state, NodeId node, const ObservedLease& lease);  // not ended, this node's, of this epoch
 std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster);  // of the members, the head's first
 
+// The tokens of an account that have all its rights (what a login makes) and still hold, but one.
+std::vector<TokenId> logins_of(const State& state, PrincipalId owner, TokenId keep, WallTime wall);
+
 }  // namespace muster::control

@@ -92,9 +92,12 @@ class Api {
   void later(const CallPtr& call, Millis wait, const std::string& why) const;  // 429
   // Runs the job where passwords are hashed. dropped: it will not run, because too many wait; the call was answered.
   void post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped);
-  // Calls good with the account if this is its password, answers the call otherwise; counts and bounds the attempts.
-  void check_password(const CallPtr& call, const std::string& name, const std::string& password,
+  // Calls good with the account if this is its password, answers the call with `wrong` otherwise; counts and bounds the
+  // attempts.
+  void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                       std::function<void(const Principal&)> good);
+  void change_password(const CallPtr& call);
+  Result<std::size_t> end_other_logins(const CallPtr& call);  // blocks
 
   Context& context_;
   std::map<std::string, Route> routes_;
@@ -114,6 +117,7 @@ struct ListQuery {
 Result<ListQuery> list_query(const net::Request& request, std::initializer_list<std::string_view> keys);
 std::string cursor_text(std::uint64_t id);
 net::Response problem(const Error& error);
+control::Lane lane_of(const access::Subject& subject);
 std::string metrics_text(Context& context);
 // Keeps ended jobs and clusters readable after they left the state.
 void keep_history(Context& context, const engine::DurableEvent& event);

@@ -1,6 +1,7 @@
 // Accounts, organisations, projects, API tokens, login.
 #include <fmt/format.h>
 
+#include "base/log.h"
 #include "control/quota.h"
 #include "crypto/password.h"
 #include "crypto/token.h"
@@ -30,9 +31,9 @@ Result<OrgId> wanted_org(const control::State& state, const access::Subject& sub
   if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
   return *org;
 }
-Status password_rule(const std::string& password) {
+Status password_rule(const std::string& password, const std::string& field) {
   if (password.size() < 8 || password.size() > 1024)
-    return error(Code::InvalidArgument, "password must have between 8 and 1024 characters", "password");
+    return error(Code::InvalidArgument, field + " must have between 8 and 1024 characters", field);
   return {};
 }
 Result<std::string> shown(const control::State& state, const std::string& id, const std::string& secret) {
@@ -70,7 +71,7 @@ void Api::post_hashing(const CallPtr& call, std::function<void()> job, std::func
   if (!queued) refuse();
 }
 
-void Api::check_password(const CallPtr& call, const std::string& name, const std::string& password,
+void Api::check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                          std::function<void(const Principal&)> good) {
   const std::string key = name.substr(0, 64), source = net::address_block(call->request.peer);
   if (const auto wait = logins_.begin(key, source, read_clocks().lease))
@@ -78,7 +79,7 @@ void Api::check_password(const CallPtr& call, const std::string& name, const std
   const auto done = [this, key, source](LoginGuard::Outcome outcome) {
     logins_.done(key, source, read_clocks().lease, outcome);
   };
-  const auto check = [this, call, name, password, good = std::move(good), done] {
+  const auto check = [this, call, name, password, wrong, good = std::move(good), done] {
     static const std::string nobody = [] {  // the same work for accounts that do not exist
       auto hash = crypto::hash_password("nobody has this password");
       return hash.ok() ? *hash : std::string();
@@ -99,7 +100,7 @@ void Api::check_password(const CallPtr& call, const std::string& name, const std
     }
     const bool right = crypto::verify_password(password, encoded) && encoded != nobody && principal;
     done(right ? LoginGuard::Outcome::Right : LoginGuard::Outcome::Wrong);
-    if (!right) return fail(call, error(Code::Unauthenticated, "name or password is wrong"));
+    if (!right) return fail(call, wrong);
     good(*principal);
   };
   post_hashing(call, check, [done] { done(LoginGuard::Outcome::NotTried); });
@@ -108,27 +109,83 @@ void Api::check_password(const CallPtr& call, const std::string& name, const std
 void Api::login(const CallPtr& call) {
   const auto request = wire::parse_login(call->request.body);
   if (!request.ok()) return fail(call, request.error());
-  check_password(call, request->name, request->password, [this, call, label = request->label](const Principal& who) {
-    call->caller.subject = {who.id, who.role, who.org, {}, {}};
-    const auto token = crypto::make_api_token();
-    submit(
-        call,
-        control::CreateApiToken{who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
-        [token, id = who.id](const control::State& state, const scheduler::Scheduler&,
-                             const engine::Reply& reply) -> Result<std::string> {
-          const auto made = TokenId::parse(reply.outcome.id);
-          const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-          if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-          return wire::to_json(
-              wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
-        });
+  const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
+  check_password(call, request->name, request->password, wrong,
+                 [this, call, label = request->label](const Principal& who) {
+                   call->caller.subject = {who.id, who.role, who.org, {}, {}};
+                   const auto token = crypto::make_api_token();
+                   submit(call,
+                          control::CreateApiToken{
+                              who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
+                          [token, id = who.id](const control::State& state, const scheduler::Scheduler&,
+                                               const engine::Reply& reply) -> Result<std::string> {
+                            const auto made = TokenId::parse(reply.outcome.id);
+                            const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+                            if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+                            return wire::to_json(wire::LoginView{token.text, found->second.expires,
+                                                                 principal_view(state, state.principals.at(id))});
+                          });
+                 });
+}
+
+Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
+  const control::RevokeLogins command{call->caller.subject.principal, call->caller.token};
+  control::Actor actor;
+  actor.subject = call->caller.subject;
+  const auto left = [&] {
+    std::size_t count = 0;
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      count = control::logins_of(state, command.owner, command.keep, read_clocks().wall).size();
+    });
+    return count;
+  };
+  const std::size_t first = left();
+  for (std::size_t before = first; before > 0;) {
+    const auto reply = TRY(context_.runner->submit_wait(lane_of(call->caller.subject), command, actor));
+    if (!context_.runner->wait_for(reply.seq, Millis(10'000)))
+      return error(Code::Unavailable, "this server is behind; the rest will end when you change it once more");
+    const std::size_t now = left();
+    if (now >= before) break;  // somebody logs in as fast as we end it: with the new password
+    before = now;
+  }
+  return first;
+}
+
+void Api::change_password(const CallPtr& call) {
+  const auto request = wire::parse_change_password(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  if (const Status rule = password_rule(request->new_password, "newPassword"); !rule.ok())
+    return fail(call, rule.error());
+  if (request->new_password == request->old_password)
+    return fail(call, error(Code::InvalidArgument, "newPassword is the old one; choose another", "newPassword"));
+  std::string name;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const auto found = state.principals.find(call->caller.subject.principal);
+    if (found != state.principals.end()) name = found->second.name;
   });
+  // Not Unauthenticated: the token is good, and a client would ask for a new one.
+  const Error wrong =
+      error(Code::InvalidArgument,
+            "the old password is wrong; if an earlier try got no answer, the new one may hold already", "oldPassword");
+  check_password(
+      call, name, request->old_password, wrong, [this, call, password = request->new_password](const Principal& who) {
+        const auto hash = crypto::hash_password(password);
+        if (!hash.ok()) return fail(call, hash.error());
+        const Status kept = context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
+        if (!kept.ok()) return fail(call, kept.error());
+        log_info("audit", "{} changed the password of its account", who.id.str());
+        const auto ended = end_other_logins(call);
+        if (!ended.ok())
+          return fail(call, error(ended.error().code, "the password is changed, but other logins may still hold: " +
+                                                          ended.error().message));
+        ok(call, wire::to_json(wire::PasswordView{*ended}));
+      });
 }
 
 void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
-  if (const Status rule = password_rule(request->password); !rule.ok()) return fail(call, rule.error());
+  if (const Status rule = password_rule(request->password, "password"); !rule.ok()) return fail(call, rule.error());
   const auto make = [this, call, request = *request] {
     Result<OrgId> org = OrgId{};
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
@@ -160,6 +217,7 @@ void Api::add_people() {
       return shown_principal(state, call->caller.subject.principal.str());
     });
   });
+  add("ChangePassword", own(Kind::Principal, Verb::Update), [this](const CallPtr& call) { change_password(call); });
   add(
       "CreateOrg",
       [](const control::State&, Call&) -> Result<Ask> {

@@ -325,6 +325,54 @@ class KeptAnswer final : public net::Responder {
   std::optional<net::Response> response_;
 };
 
+TEST_F(Platform, APasswordIsChangedByItsOwnerAndEndsTheOtherLogins) {
+  const std::string mine = user("pam", Role::Tenant, "pam-org"), other = login("pam", "password-of-pam");
+  const std::string program =
+      call("POST", "/api/v1/tokens", R"({"label":"ci","scopes":["read"]})", mine).body["secret"].text();
+  ASSERT_FALSE(other.empty() || program.empty());
+  const auto change = [&](const std::string& old, const std::string& fresh, const std::string& token) {
+    return call("POST", "/api/v1/password", wire::to_json(wire::ChangePasswordRequest{old, fresh}), token);
+  };
+  const auto status_of = [&](const std::string& token) { return call("GET", "/api/v1/whoami", "", token).status; };
+  EXPECT_EQ(change("not it at all", "another password", mine).body["field"].text(), "oldPassword");
+  EXPECT_EQ(change("password-of-pam", "short", mine).body["field"].text(), "newPassword");
+  EXPECT_EQ(change("password-of-pam", "password-of-pam", mine).status, 400);
+  EXPECT_EQ(change("password-of-pam", "another password", program).status, 403) << "a token that may only read";
+  EXPECT_EQ(status_of(other), 200);
+  const auto changed = change("password-of-pam", "another password", mine);
+  ASSERT_EQ(changed.status, 200) << changed.body.dump();
+  EXPECT_TRUE(wire::check_json("ChangePasswordResponse", changed.body).ok());
+  EXPECT_EQ(changed.body["revokedTokens"].text(), "1");
+  EXPECT_EQ(status_of(mine), 200);
+  EXPECT_EQ(status_of(other), 401);
+  EXPECT_EQ(status_of(program), 200) << "tokens of programs have scopes and stay";
+  EXPECT_EQ(status_of(admin_), 200) << "nobody else's";
+  EXPECT_TRUE(login("pam", "password-of-pam").empty());
+  EXPECT_FALSE(login("pam", "another password").empty());
+}
+
+TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
+  const std::string token = user("otto", Role::Auditor, "otto-org");
+  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+    return std::shared_ptr<journal::Store>(store_);
+  };
+  Arguments arguments;
+  arguments.words = {"passwd", "otto"};
+  arguments.options = {{"--data", root_}, {"--password-file", root_ + ".password"}};
+  std::ofstream(root_ + ".password") << "found again at last\n";
+  EXPECT_EQ(cmd_passwd(arguments, open), 0);
+  EXPECT_TRUE(login("otto", "password-of-otto").empty());
+  EXPECT_FALSE(login("otto", "found again at last").empty());
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token).status, 200) << "and the server went on";
+  arguments.words[1] = "nobody-at-all";
+  EXPECT_EQ(cmd_passwd(arguments, open), 1);
+  arguments.words.pop_back();
+  EXPECT_EQ(cmd_passwd(arguments, open), 2);
+  arguments.words = {"passwd", "otto"};
+  arguments.options["--data"] = root_ + "-elsewhere";
+  EXPECT_EQ(cmd_passwd(arguments, open), 1);
+}
+
 TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
   net::Client client(endpoint());
   const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
