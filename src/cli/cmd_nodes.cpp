@@ -10,6 +10,12 @@
 namespace muster::cli {
 namespace {
 
+// The promised time where there is one, else the likely one.
+std::string expected(const wire::Json& q) {
+  if (!q["expectedStart"].text().empty()) return short_time(q["expectedStart"]);
+  return q["startP50"].text().empty() ? "" : "~" + short_time(q["startP50"]);
+}
+
 Result<int> queue(Shell& shell) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list("/api/v1/queue")), [&](const auto& items) {
@@ -17,10 +23,18 @@ Result<int> queue(Shell& shell) {
     Table table({"PLACE", "CLUSTER", "NAME", "TIER", "PRIORITY", "SINCE", "EXPECTED", "WAITS FOR"});
     for (const auto& q : items)
       table.add({q["position"].text(), q["clusterId"].text(), q["name"].text(), q["tier"].text(), q["priority"].text(),
-                 short_time(q["waitingSince"]), short_time(q["expectedStart"]), q["reason"].text()});
+                 short_time(q["waitingSince"]), expected(q), q["reason"].text()});
     return table.text(shell.colour());
   });
   return 0;
+}
+
+// From what such work lasted so far.
+std::string likely(const wire::Json& q) {
+  if (q["startP50"].text().empty()) return "not known; too little has ended yet to tell how long such work lasts";
+  std::string out = "half the chance by " + short_time(q["startP50"]);
+  return out + (q["startP90"].text().empty() ? ", nine in ten not within a week"
+                                             : ", nine in ten by " + short_time(q["startP90"]));
 }
 
 Result<int> explain(Shell& shell, const std::string& name) {
@@ -36,14 +50,15 @@ Result<int> explain(Shell& shell, const std::string& name) {
                                     : clean(q["reason"].text()) + " (" + clean(q["reasonCode"].text()) + ")";
   shell.show(q, [&] {
     return fmt::format(
-        "{} waits at place {} since {}\n  for: {}\n  expected start: {}\n  order: tier {} first, then priority {} "
+        "{} waits at place {} since {}\n  for: {}\n  expected start: {}\n  likely start: {}\n  order: tier {} first, "
+        "then priority {} "
         "with aging, then time\n",
         clean(cluster["name"].text()) +
             (queued ? "" : " is " + clean(cluster["state"].text()) + " and lacks machines; it"),
         q["position"].integer(), short_time(q["waitingSince"]), waits_for,
         q["expectedStart"].text().empty() ? "not known; too little of what runs has an end (max_lifetime)"
                                           : short_time(q["expectedStart"]),
-        q["tier"].integer(), q["priority"].integer());
+        likely(q), q["tier"].integer(), q["priority"].integer());
   });
   return 0;
 }

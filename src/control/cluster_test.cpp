@@ -683,6 +683,34 @@ TEST(Cluster, WaitersAreToldWhenRunningWorkMustEnd) {
   EXPECT_EQ(rebuilt.queue(w.now.wall), w.planner.queue(w.now.wall));
 }
 
+// A control plane that starts again counts what was held before, as the one that saw it does.
+TEST(Cluster, WhatWasHeldLatelyCountsAfterARestartToo) {
+  World w;
+  w.enrol("a"), w.enrol("b"), w.enrol("c");
+  const ProjectId theirs =
+      ProjectId::parse(w.must(CreateProject{OrgId::parse(w.must(CreateOrg{"else"}).id).value(), "default"}).id).value();
+  const ClusterId long_run = w.up(World::spec());
+  w.pass(10h);
+  w.must(StopCluster{long_run}, w.user());
+  w.rounds();
+  ASSERT_TRUE(w.state.live_leases(w.state.nodes.begin()->first).empty());
+  ClusterSpec spec = World::spec();
+  spec.name = "again";
+  const ClusterId earlier = ClusterId::parse(w.must(CreateCluster{w.project, spec}, w.user()).id).value();
+  w.pass(1min);
+  const ClusterId later = ClusterId::parse(w.must(CreateCluster{theirs, spec}).id).value();
+  scheduler::Scheduler rebuilt;
+  for (const auto& change : planner_snapshot(w.state)) rebuilt.apply(change);
+  for (const scheduler::Scheduler* each : {&rebuilt, &w.planner}) {
+    const auto queue = each->queue(w.now.wall);
+    ASSERT_EQ(queue.size(), 2U);
+    EXPECT_EQ(queue[0].cluster, later);
+    EXPECT_EQ(queue[1].cluster, earlier);
+    EXPECT_TRUE(queue[1].reason.params.contains("fair_share_points"));
+  }
+  EXPECT_EQ(rebuilt.queue(w.now.wall), w.planner.queue(w.now.wall));
+}
+
 TEST(Machines, EqualOnesTakeTurnsByTheDay) {
   World w;
   for (const char* name : {"a", "b", "c", "d", "e", "f"}) w.enrol(name);

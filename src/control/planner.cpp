@@ -25,6 +25,20 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   return view;
 }
 
+scheduler::LeaseView view_of(const State& state, const Lease& lease) {
+  scheduler::LeaseView view;
+  view.lease = lease.id, view.cluster = lease.cluster, view.node = lease.node;
+  if (const Slot* slot = state.find_slot(lease.slot)) view.role = slot->role;
+  view.resources = lease.resources, view.devices = lease.devices, view.since = lease.granted_at;
+  view.leaving = lease.want == LeaseWant::Drain || lease.want == LeaseWant::Stop;
+  view.preempted = view.leaving && lease.reason == kPreempted;
+  if (const Cluster* cluster = state.find_cluster(lease.cluster)) {
+    view.tier = cluster->spec.tier, view.project = cluster->project;
+    if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) view.tenant = it->second.org;
+  }
+  return view;
+}
+
 void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request,
          std::uint32_t count) {
   if (count > 0) out.push_back({role, group, request, count});
@@ -73,20 +87,11 @@ scheduler::Change lease_of(const State& state, LeaseId id) {
   const Lease* lease = state.find_lease(id);
   if (lease == nullptr) return scheduler::LeaseGone{id};
   if (lease->end != LeaseEnd::None) return scheduler::LeaseGone{id, lease->ended_at};
-  scheduler::LeaseView view;
-  view.lease = id, view.cluster = lease->cluster, view.node = lease->node;
-  if (const Slot* slot = state.find_slot(lease->slot)) view.role = slot->role;
-  view.resources = lease->resources, view.devices = lease->devices, view.since = lease->granted_at;
-  view.leaving = lease->want == LeaseWant::Drain || lease->want == LeaseWant::Stop;
-  view.preempted = view.leaving && lease->reason == kPreempted;
-  if (const Cluster* cluster = state.find_cluster(lease->cluster)) {
-    view.tier = cluster->spec.tier, view.project = cluster->project;
-    if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) view.tenant = it->second.org;
-  }
-  return scheduler::LeaseChanged{std::move(view)};
+  return scheduler::LeaseChanged{view_of(state, *lease)};
 }
 
-// The end that is promised: of the cluster's life, or of the one job that a cluster was made for.
+// The end that is promised: of the cluster's life, or of the one job that a cluster was made for. While one of the two
+// has not begun, how long it can last from its start.
 scheduler::Change terms_of(const State& state, ClusterId id) {
   const Cluster* cluster = state.find_cluster(id);
   if (cluster == nullptr || (cluster->state != ClusterState::Running && cluster->state != ClusterState::Starting))
@@ -100,7 +105,8 @@ scheduler::Change terms_of(const State& state, ClusterId id) {
     const WallTime timeout = job->started_at + job->spec.timeout;
     end = end.ms == 0 ? timeout : std::min(end, timeout);
   }
-  return scheduler::TermsChanged{id, end};
+  const bool begun = cluster->state == ClusterState::Running && (job == nullptr || job->state == JobState::Running);
+  return scheduler::TermsChanged{id, end, begun ? Millis{0} : longest_of(state, *cluster)};
 }
 
 // Ended clusters count until they are archived: the recent past is what is expected.
@@ -220,8 +226,11 @@ std::vector<scheduler::Change> planner_snapshot(const State& state) {
 void planner_snapshot(const State& state, const std::function<void(scheduler::Change)>& each) {
   each(day_of(state));
   for (const auto& [id, node] : state.nodes) each(scheduler::NodeChanged{view_of(state, node)});
-  for (const auto& [id, lease] : state.leases)
-    if (lease.end == LeaseEnd::None) each(lease_of(state, id));
+  for (const auto& [id, lease] : state.leases) {  // ended ones too: what was held lately counts
+    if (lease.end != LeaseEnd::None && state.find_cluster(lease.cluster) == nullptr) continue;
+    each(scheduler::LeaseChanged{view_of(state, lease)});
+    if (lease.end != LeaseEnd::None) each(scheduler::LeaseGone{id, lease.ended_at});
+  }
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = terms_of(state, id); std::holds_alternative<scheduler::TermsChanged>(change))
       each(std::move(change));

@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 37> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 38> kSentences{{
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
      "machine with more disk"},
@@ -47,6 +47,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 37> kSentenc
     {"owner.hours", "the machine's owner allows no work at this hour"},
     {"owner.image", "the machine's owner does not allow this image"},
     {"owner.paused", "the machine's owner has paused it"},
+    {"preempted", "it makes room for work of a better tier; the cluster gets another worker when there is room again"},
     {"runtime.unsupported", "the machine's owner does not allow this runtime"},
     {"setup.failed", "a setup command ended with an error; `muster status` shows its last lines"},
     {"venv.disk_full", "the machine's disk is full; the virtual environment does not fit"},

@@ -2,11 +2,11 @@
 #include <algorithm>
 
 #include "scheduler/impl.h"
+#include "scheduler/order.h"
 
 namespace muster::scheduler {
 namespace {
 
-constexpr Millis kLeaving{60'000};          // what was told to stop is gone by then, as a rule
 constexpr std::size_t kLookedAt = 200'000;  // machines, for one answer
 
 std::string describe(const NodeRequest& need) {
@@ -89,38 +89,22 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
       return lacking(c.example, (c.grows ? c.example.grow : c.example.gang)[need.bundle], needed, exist, free);
     kept = kept || not_kept < needed;
   }
-  if (kept) return {"behind_older", {}, "waits behind an older request that needs the same machines"};
+  if (kept) {
+    Reason behind{"behind_older", {}, "waits behind an older request that needs the same machines"};
+    if (const std::int64_t minutes = longest_that_starts(item, now) / 60'000; minutes > 0) {
+      behind.params["backfill_minutes"] = std::to_string(minutes);
+      behind.text += "; with an end (max_lifetime_minutes) of at most " + std::to_string(minutes) +
+                     (minutes == 1 ? " minute" : " minutes") + " it could go ahead";
+    }
+    return behind;
+  }
   return {"placing", {}, "machines are free; it starts in a moment"};
 }
 
 std::optional<WallTime> Scheduler::Impl::hosts_from(const Query& query, std::uint32_t node, WallTime now) const {
   if (pool.hosts(query, node)) return now;
-  const NodeView& view = pool.view(node);
-  const auto on = leases_on.find(view.node);
-  if (on == leases_on.end()) return {};
-  std::vector<std::pair<WallTime, const LeaseView*>> coming;
-  for (const LeaseId id : on->second) {
-    const LeaseView& lease = leases.at(id);
-    if (lease.leaving) {
-      coming.emplace_back(now + kLeaving, &lease);
-    } else if (const auto end = ends.find(lease.cluster); end != ends.end()) {
-      coming.emplace_back(std::max(end->second, now) + kLeaving, &lease);
-    }
-  }
-  std::sort(coming.begin(), coming.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.first, a.second->lease) < std::pair(b.first, b.second->lease);
-  });
-  Machine then = pool.machine(node);
-  for (std::size_t i = 0; i < coming.size(); ++i) {
-    const LeaseView& lease = *coming[i].second;
-    const Amounts amounts = free_amounts(lease.resources);
-    then.free.cpu += amounts.cpu, then.free.memory += amounts.memory, then.free.disk += amounts.disk;
-    for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
-      if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
-        then.free_devices |= std::uint64_t{1} << d;
-    then.whole = i + 1 == on->second.size() && !proposed_on.contains(node);
-    if (pool.would_host(query, node, then)) return coming[i].first;
-  }
+  for (const auto& [at, machine] : after_ends(node, now))
+    if (pool.would_host(as_of(query, at.ms), node, machine)) return at;
   return {};
 }
 
@@ -167,46 +151,23 @@ QueueView Scheduler::Impl::view_of(std::uint32_t item, std::uint32_t position, s
 
 std::vector<QueueView> Scheduler::Impl::page(WallTime now, std::size_t offset, std::size_t limit) const {
   std::vector<QueueView> out;
-  struct Head {
-    std::uint8_t tier;
-    std::int64_t worth;
-    std::uint64_t who;
-    std::uint32_t lane;
-    bool operator<(const Head& o) const {  // of a heap: the first to go is on top
-      return std::tuple(tier, -worth, who) > std::tuple(o.tier, -o.worth, o.who);
-    }
-  };
-  std::vector<Head> heads;
-  std::vector<Lines::Cursor> cursors(lanes.size());
-  const auto add = [&](std::uint32_t lane) {
-    if (lines.at_end(cursors[lane])) return;
-    const auto [entry, worth] = lines.at(cursors[lane], now.ms);
-    heads.push_back({lanes[lane].tier, worth, entry.who, lane});
-    std::push_heap(heads.begin(), heads.end());
-  };
-  for (std::uint32_t lane = 0; lane < lanes.size(); ++lane) {
-    cursors[lane] = lines.begin(lanes[lane].line);
-    add(lane);
-  }
   std::map<std::uint32_t, std::pair<Outlook, std::size_t>> outlooks;  // and how many of the class went before
-  std::map<std::uint8_t, std::uint32_t> positions;
-  for (std::size_t i = 0; !heads.empty() && out.size() < limit; ++i) {
-    std::pop_heap(heads.begin(), heads.end());
-    const Head head = heads.back();
-    heads.pop_back();
-    lines.next(lanes[head.lane].line, cursors[head.lane], now.ms);
-    add(head.lane);
-    const auto item = static_cast<std::uint32_t>(head.who & ((1U << kRequestBits) - 1));
-    const std::uint32_t position = ++positions[head.tier];
-    const std::uint32_t cls = items[item].cls;
-    auto it = outlooks.find(cls);
-    if (it == outlooks.end())
-      it = outlooks.emplace(cls, std::pair(i >= offset ? outlook_of(item, now) : Outlook{}, 0)).first;
-    if (i >= offset) {
-      if (it->second.first.reason.code.empty()) it->second.first = outlook_of(item, now);
-      out.push_back(view_of(item, position, it->second.second, it->second.first, now));
+  Walk walk(*this, now);
+  std::size_t i = 0;
+  for (const auto& [tier, of_tier] : walk.tiers()) {
+    walk.begin(tier);
+    for (std::uint32_t item = 0; out.size() < limit && walk.next(item); ++i) {
+      const std::uint32_t cls = items[item].cls;
+      auto it = outlooks.find(cls);
+      if (it == outlooks.end())
+        it = outlooks.emplace(cls, std::pair(i >= offset ? outlook_of(item, now) : Outlook{}, 0)).first;
+      if (i >= offset) {
+        if (it->second.first.reason.code.empty()) it->second.first = outlook_of(item, now);
+        out.push_back(view_of(item, walk.steps(), it->second.second, it->second.first, now));
+        tell_fair_share(item, walk, now, out.back());
+      }
+      if (!items[item].proposed) ++it->second.second;
     }
-    ++it->second.second;
   }
   return out;
 }
@@ -215,19 +176,60 @@ QueueView Scheduler::Impl::view_of(ClusterId cluster, WallTime now) const {
   const std::uint32_t item = find(cluster);
   if (item == kNone) return {cluster, 0, {"not_waiting", {}, "it waits for nothing"}, {}, false};
   const Item& it = items[item];
-  const std::uint64_t who = it.waiter.who;
-  const std::int64_t worth =
-      it.waiter.priority * kAgeStepMs + (it.aged ? kAgedMs : std::min(now.ms - it.waiter.since_ms, kAgedMs));
-  std::uint32_t ahead = 0;
-  for (const Lane& lane : lanes)
-    if (lane.tier == lanes[it.lane].tier) ahead += lines.before(lane.line, worth, who, now.ms);
-  std::size_t before = 0;  // of its class
-  const Class& c = classes[it.cls];
-  for (const auto& [lane, line] : c.lines) {
-    if (lanes[lane].tier > lanes[it.lane].tier) continue;
-    before += lanes[lane].tier < lanes[it.lane].tier ? line.size() : lines.before(line, worth, who, now.ms);
+  const std::uint8_t tier = lanes[it.lane].tier;
+  Walk walk(*this, now);
+  std::uint32_t other = kNone;
+  for (const auto& [better, of_tier] : walk.tiers()) {
+    if (better >= tier) break;
+    walk.begin(better);
+    while (walk.foreseen() && walk.next(other)) continue;
   }
-  return view_of(item, ahead + 1, before, outlook_of(item, now), now);
+  const Class& c = classes[it.cls];
+  std::size_t before = 0;  // of its class
+  for (const auto& [lane, line] : c.lines)
+    if (lanes[lane].tier < tier) before += line.size();
+  std::map<std::uint32_t, std::uint32_t> passed;  // of its class, by lane
+  walk.begin(tier);
+  while (walk.foreseen() && walk.next(other) && other != item) {
+    if (items[other].cls != it.cls || items[other].proposed) continue;
+    ++before, ++passed[items[other].lane];
+  }
+  std::uint32_t position = walk.steps();
+  if (other != item) {  // it stands behind those, by what everybody would hold then
+    const std::uint64_t who = it.waiter.who;
+    const std::int64_t worth =
+        it.waiter.priority * kAgeStepMs + (it.aged ? kAgedMs : now.ms - it.waiter.since_ms) - walk.handicap(it.lane);
+    const auto more = [&](const Lines::Line& line, std::uint32_t lane, std::uint32_t gone) {
+      const std::uint32_t ahead = lines.before(line, worth + walk.handicap(lane), who, now.ms);
+      return ahead > gone ? ahead - gone : 0;
+    };
+    for (const std::uint32_t lane : walk.tiers().at(tier)) position += more(lanes[lane].line, lane, walk.passed(lane));
+    for (const auto& [lane, line] : c.lines)
+      if (lanes[lane].tier == tier) before += more(line, lane, passed[lane]);
+    ++position;
+  }
+  QueueView view = view_of(item, position, before, outlook_of(item, now), now);
+  tell_fair_share(item, walk, now, view);
+  return view;
+}
+
+// Only what its own tenant used, and only where it makes a difference.
+void Scheduler::Impl::tell_fair_share(std::uint32_t item, const Walk& walk, WallTime now, QueueView& view) const {
+  constexpr std::int64_t kMinuteMs = 60'000;
+  const std::uint32_t lane = items[item].lane;
+  const std::int64_t later_ms = walk.present(lane);
+  if (view.position < 2 || later_ms - walk.least() < kMinuteMs) return;
+  const auto percent = [&](Usage::Account account) {
+    return std::to_string((usage.share(account, now).permille + 5) / 10);
+  };
+  auto& params = view.reason.params;
+  params["fair_share_minutes"] = std::to_string((later_ms + kMinuteMs / 2) / kMinuteMs);
+  params["fair_share_points"] = std::to_string((later_ms + kAgeStepMs / 2) / kAgeStepMs);
+  params["project_percent"] = percent(lanes[lane].owner.project);
+  params["tenant_percent"] = percent(lanes[lane].owner.tenant);
+  view.reason.text += "; your project used " + params["project_percent"] +
+                      " % of the pool lately and your organisation " + params["tenant_percent"] + " %: it counts as " +
+                      params["fair_share_minutes"] + " minutes later";
 }
 
 }  // namespace muster::scheduler

@@ -8,13 +8,17 @@
 #include <tuple>
 #include <vector>
 
+#include "scheduler/backfill.h"
 #include "scheduler/pool.h"
 #include "scheduler/queue.h"
+#include "scheduler/run_times.h"
 #include "scheduler/scheduler.h"
+#include "scheduler/usage.h"
 
 namespace muster::scheduler {
 
 inline constexpr Millis kProposalLife{5'000};      // a proposal that nothing came of is made anew after it
+inline constexpr Millis kLeaving{60'000};          // what was told to stop is gone by then, as a rule
 inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
 inline constexpr std::size_t kLatchesMax = 16;
 inline constexpr std::size_t kTiers = 10;
@@ -29,9 +33,11 @@ struct Scheduler::Impl {
   struct Class {
     Request example;
     std::vector<CountedNeed> needs;                            // the most demanding first
+    Held held{};                                               // by one request of it, once it has its machines
     std::vector<std::pair<std::uint32_t, Lines::Line>> lines;  // by lane; those not proposed
     std::uint64_t hash = 0;
     std::uint32_t members = 0;
+    std::int64_t length_ms = 0; /* a machine is held at most so long; 0 = not known */
     bool grows = false, alone = false, awake = false;
     // While asleep: so many machines more that can host this need may change it.
     std::uint32_t lacks = 0, lacking = 0;
@@ -39,11 +45,26 @@ struct Scheduler::Impl {
     WallTime backoff_ends;         /* of the exclusions that were in force */
     std::int64_t latch_due = 0;    /* while asleep: when its first has waited long enough to keep machines */
   };
+  struct Candidate {  // in the heap of its lane
+    std::uint32_t cls = 0, lane = 0;
+    std::uint8_t tier = 0;
+    std::int64_t worth = 0;
+    std::uint64_t who = 0;
+  };
+  struct Head {  // the best candidate of a lane, in the heap of a pass
+    std::uint32_t lane = 0, number = 0;
+    std::uint8_t tier = 0;
+    std::int64_t worth = 0; /* its lane's handicap taken off */
+    std::uint64_t who = 0;
+  };
   struct Lane {
     std::uint8_t tier = 1;
     OrgId tenant;
     ProjectId project;
     Lines::Line line;
+    Usage::Owner owner;
+    std::vector<Candidate> heap; /* of a pass: the first of each class that is awake */
+    std::uint32_t head = 0;      /* the number of its entry among the heads */
   };
   struct Item {
     Waiter waiter;
@@ -54,6 +75,9 @@ struct Scheduler::Impl {
   struct Proposal {
     WallTime expires;
     std::vector<Taken> taken;
+    WallTime ends; /* what it takes is free again then; 0 = not known */
+    Usage::Owner owner;
+    Held held{};
   };
   struct Choice {
     std::uint32_t need = 0, node = kNone;
@@ -67,12 +91,6 @@ struct Scheduler::Impl {
     WallTime expires;
     std::vector<std::uint32_t> nodes;
   };
-  struct Candidate {  // in the heap of a pass
-    std::uint32_t cls = 0, lane = 0;
-    std::uint8_t tier = 0;
-    std::int64_t worth = 0;
-    std::uint64_t who = 0;
-  };
 
   explicit Impl(const Options& options);
 
@@ -85,9 +103,12 @@ struct Scheduler::Impl {
   void apply(const LeaseChanged& c);
   void apply(const LeaseGone& c);
   void apply(const TermsChanged& c);
-  void apply(const TermsGone& c) { ends.erase(c.cluster); }
+  void apply(const TermsGone& c) { ends.erase(c.cluster), starts.erase(c.cluster), shadows_stale = true; }
   void apply(const LearnedChanged& c) { pool.restore(c); }
+  void apply(const RunsChanged& c) { run_times.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
+  void apply(const UsageChanged& c) { usage.restore(c); }
+  void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
   // ---- requests and classes (requests.cpp)
@@ -111,11 +132,19 @@ struct Scheduler::Impl {
   void rebuild_heap(std::int64_t now_ms);
   void push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms);
   bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
-  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen);
-  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const;
+  bool choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen, std::uint32_t& lacks,
+              std::uint32_t& lacking);
+  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow, std::vector<Choice>& chosen);
+  // `borrow`: machines that are kept for others too, if it is gone in time.
+  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow = true) const;
   static bool later(const Candidate& a, const Candidate& b);
+  void show(std::uint32_t lane);
+  void show_all();
+  bool next(Candidate& top);
+  static bool goes_later(const Head& a, const Head& b);
   void reclassify();
   bool may_latch(std::uint32_t item) const;
+  bool not_kept_from(std::uint32_t cls, std::uint32_t keeper) const;
   void latch(std::uint32_t item);
   void unlatch(std::uint32_t item);
   void order_latches(std::int64_t now_ms);
@@ -124,6 +153,7 @@ struct Scheduler::Impl {
   void drop_proposal(ClusterId cluster);
   void restore(std::uint32_t node);
   void expire(WallTime now);
+  std::vector<Taken> settle_proposal(ClusterId cluster);  // it came true, as a fork assumes
 
   // ---- preemption (preempt.cpp)
   static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);
@@ -136,7 +166,20 @@ struct Scheduler::Impl {
   bool gains_by(const Class& c, const std::vector<std::uint32_t>& nodes, std::int64_t now_ms) const;
   void mark_excluded(Class& c, WallTime now);
 
+  // ---- short work on machines that are kept (backfill.cpp)
+  void reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen);
+  bool borrowed(std::uint32_t item, const std::vector<Choice>& chosen) const;
+  std::optional<WallTime> end_of(const LeaseView& lease, WallTime now) const;
+  std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
+  std::int64_t shadow_of(std::uint32_t item, WallTime now) const;
+  void refresh_shadows(WallTime now);
+  std::int64_t longest_that_starts(std::uint32_t item, WallTime now) const;
+  static std::int64_t done_by(std::int64_t length_ms, std::int64_t now_ms) {
+    return length_ms == 0 ? 0 : now_ms + kProposalLife.count() + length_ms + kLeaving.count();
+  }
+
   // ---- reading (explain.cpp)
+  class Walk;
   struct Outlook {
     Reason reason;
     std::vector<std::pair<std::size_t, std::vector<WallTime>>> coming;
@@ -145,13 +188,15 @@ struct Scheduler::Impl {
   Outlook outlook_of(std::uint32_t item, WallTime now) const;
   QueueView view_of(std::uint32_t item, std::uint32_t position, std::size_t before, const Outlook& outlook,
                     WallTime now) const;
+  void tell_fair_share(std::uint32_t item, const Walk& walk, WallTime now, QueueView& view) const;
   std::vector<QueueView> page(WallTime now, std::size_t offset, std::size_t limit) const;
   QueueView view_of(ClusterId cluster, WallTime now) const;
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
   std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
 
-  const bool shares_mix;
+  const bool shares_mix, backfill;
   Pool pool;
+  Usage usage;
   Weights head_weights, weights;
   const std::vector<std::uint32_t> nobody;
   Lines lines;
@@ -168,11 +213,15 @@ struct Scheduler::Impl {
   SortedSets<Entry>::Set ageing;  // by since
   std::vector<std::uint32_t> sleepers;
   std::size_t awake = 0;
-  std::vector<Candidate> heap;
+  std::vector<Head> heads;
   std::int64_t heap_ms = 0;
   bool heap_good = false;
   std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it
   std::vector<std::uint64_t> precedences;                       // by item; of those that keep machines
+  std::vector<std::int64_t> shadows;                            // by item: when it can start; 0 = not known
+  std::vector<std::uint32_t> shadows_due;                       // items whose shadow must be found anew
+  std::int64_t shadows_ms = 0;                                  // when the last was
+  bool shadows_stale = false;
   std::map<ClusterId, Proposal> proposals;
   std::set<std::pair<WallTime, ClusterId>> proposals_due;
   std::map<std::uint32_t, std::vector<ClusterId>> proposed_on;   // by machine
@@ -187,7 +236,9 @@ struct Scheduler::Impl {
   std::set<LeaseId> leaving;
   std::set<std::pair<WallTime, LeaseId>> ripening;  // of those, when they may
   std::map<std::uint32_t, Way> ways;                // by item
-  std::map<ClusterId, WallTime> ends;               // of clusters that have one
+  RunTimes run_times;
+  std::map<ClusterId, WallTime> ends;  // of clusters that have one
+  std::map<ClusterId, Millis> starts;  // of clusters that start: how long they can last from then
   std::uint64_t seed = 0;
   bool frozen = false;
 };

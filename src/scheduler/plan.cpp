@@ -20,7 +20,12 @@ bool Scheduler::Impl::later(const Candidate& a, const Candidate& b) {
   return std::tuple(a.tier, -a.worth, a.who, a.cls) > std::tuple(b.tier, -b.worth, b.who, b.cls);
 }
 
-Scheduler::Impl::Impl(const Options& options) : shares_mix(options.shares_mix), pool(kernels(options.simd)) {
+bool Scheduler::Impl::goes_later(const Head& a, const Head& b) {
+  return std::tuple(a.tier, -a.worth, a.who) > std::tuple(b.tier, -b.worth, b.who);
+}
+
+Scheduler::Impl::Impl(const Options& options)
+    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd)) {
   // The head: the most trusted machine, before everything else. Other members: an image that is there already is worth
   // half a GPU of waste.
   constexpr std::int32_t kTierStep = 100'000'000;
@@ -31,6 +36,7 @@ Scheduler::Impl::Impl(const Options& options) : shares_mix(options.shares_mix), 
 // ---- what is out
 void Scheduler::Impl::restore(std::uint32_t node) {
   pool.restore(node);
+  shadows_stale = true;
   const auto on = proposed_on.find(node);
   if (on == proposed_on.end()) return;
   for (const ClusterId cluster : on->second)
@@ -43,7 +49,11 @@ void Scheduler::Impl::hold(std::uint32_t item, Proposal proposal) {
   for (const Taken& t : proposal.taken) {
     pool.take(t);
     proposed_on[t.node].push_back(it.cluster);
+    proposal.held[0] += t.amounts.cpu, proposal.held[1] += t.amounts.memory;
+    proposal.held[2] += t.share > 0 ? t.share : std::popcount(t.devices) * std::int64_t{kWholeGpu};
   }
+  proposal.owner = lanes[it.lane].owner;
+  usage.propose(proposal.owner, proposal.held);
   proposals_due.emplace(proposal.expires, it.cluster);
   proposals.emplace(it.cluster, std::move(proposal));
   it.proposed = true;
@@ -55,6 +65,7 @@ void Scheduler::Impl::drop_proposal(ClusterId cluster) {
   if (found == proposals.end()) return;
   const Proposal proposal = std::move(found->second);
   proposals.erase(found);
+  usage.withdraw(proposal.owner, proposal.held);
   proposals_due.erase({proposal.expires, cluster});
   for (const Taken& t : proposal.taken) {
     const auto on = proposed_on.find(t.node);
@@ -95,7 +106,9 @@ void Scheduler::Impl::expire(WallTime now) {
 }
 
 void Scheduler::Impl::apply(const NodeChanged& c) {
+  shadows_stale = true;
   const std::uint32_t node = pool.set(c.node);
+  usage.machine(node, &c.node);
   if (const auto on = proposed_on.find(node); on != proposed_on.end())
     for (const ClusterId cluster : on->second)
       for (const Taken& t : proposals.at(cluster).taken)
@@ -105,7 +118,9 @@ void Scheduler::Impl::apply(const NodeChanged& c) {
 void Scheduler::Impl::apply(const NodeGone& c) {
   const std::uint32_t node = pool.index_of(c.node);
   if (node == kNone) return;
+  shadows_stale = true;
   proposed_on.erase(node);
+  usage.machine(node, nullptr);
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);
@@ -121,14 +136,24 @@ void Scheduler::Impl::order_latches(std::int64_t now_ms) {
   std::vector<std::pair<std::int64_t, std::uint32_t>> order;
   for (const auto& [item, kept] : latches) {
     const Waiter& w = items[item].waiter;
-    order.emplace_back(-(w.priority * kAgeStepMs + std::min(now_ms - w.since_ms, kAgedMs)), item);
+    const std::int64_t worth = w.priority * kAgeStepMs + std::min(now_ms - w.since_ms, kAgedMs);
+    order.emplace_back(usage.handicap_ms(lanes[items[item].lane].owner) - worth, item);
   }
   std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
     return std::pair(a.first, items[a.second].waiter.who) < std::pair(b.first, items[b.second].waiter.who);
   });
-  precedences.resize(items.size(), ~std::uint64_t{0});
+  precedences.resize(items.size(), ~std::uint64_t{0}), shadows.resize(items.size(), 0);
   for (std::uint32_t i = 0; i < order.size(); ++i)
-    precedences[order[i].second] = std::uint64_t{lanes[items[order[i].second].lane].tier} << 32 | i;
+    precedences[order[i].second] = std::uint64_t{lanes[items[order[i].second].lane].tier} << 32 | (i + 1);
+}
+
+// Does some request of the class get what is kept for that one?
+bool Scheduler::Impl::not_kept_from(std::uint32_t cls, std::uint32_t keeper) const {
+  for (const auto& [item, kept] : latches)
+    if (items[item].cls == cls && precedences[item] <= precedences[keeper]) return true;
+  return std::any_of(classes[cls].lines.begin(), classes[cls].lines.end(), [&](const auto& line) {
+    return line.second.size() > 0 && lanes[line.first].tier < lanes[items[keeper].lane].tier;
+  });
 }
 
 // One of each class and tenant, and only for what could be had at all.
@@ -138,16 +163,15 @@ bool Scheduler::Impl::may_latch(std::uint32_t item) const {
   for (const auto& [other, kept] : latches)
     if (items[other].cls == it.cls && lanes[items[other].lane].tenant == lanes[it.lane].tenant) return false;
   const Class& c = classes[it.cls];
-  std::uint32_t wanted = 0;
-  for (const CountedNeed& need : c.needs) {
-    wanted += need.count;
-    Query query = query_for(need, item, heap_ms);
-    std::uint32_t exist = 0;
-    for (std::uint32_t node = 0; node < pool.limit() && exist < wanted; ++node)
-      if (pool.could_host(query, node)) ++exist;
-    if (exist < wanted) return false;
-  }
-  return true;
+  std::vector<Query> queries;
+  std::vector<std::uint32_t> counts;
+  for (const CountedNeed& need : c.needs)
+    queries.push_back(query_for(need, item, heap_ms)), counts.push_back(need.count);
+  Matching all(std::move(counts));
+  for (std::uint32_t node = 0; node < pool.limit() && !all.complete(); ++node)
+    for (std::uint32_t n = 0; n < queries.size(); ++n)
+      if (pool.could_host(queries[n], node)) all.add(node, n);
+  return all.complete();
 }
 
 void Scheduler::Impl::latch(std::uint32_t item) {
@@ -164,11 +188,12 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
     if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
   latches.erase(it);
   ways.erase(item);
-  items[item].latched = false;
+  items[item].latched = false, shadows[item] = 0;
+  std::erase(shadows_due, item);
 }
 
 // ---- placing
-Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms) const {
+Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow) const {
   Query q;
   q.need = &need.need;
   q.weights = need.head ? &head_weights : &weights;
@@ -177,13 +202,16 @@ Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, st
   q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
   q.precedence = precedence_of(item);
   q.precedences = &precedences;
+  q.length_ms = classes[items[item].cls].length_ms;
+  if (borrow && backfill) q.done_ms = done_by(q.length_ms, now_ms), q.shadows = &shadows;
   return q;
 }
 
 // One more machine for need `n`, though no free one can host it: a machine that was chosen for another need is handed
 // over, which takes a free one instead, perhaps by the same way (an augmenting path). So a gang fails only when no
 // assignment exists at all.
-bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, std::vector<Choice>& chosen) {
+bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow,
+                                std::vector<Choice>& chosen) {
   const Class& c = classes[items[item].cls];
   struct Step {
     std::uint32_t from = kNone, choice = kNone;  // the need that is handed what this one gives up
@@ -192,7 +220,7 @@ bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_
   std::vector<std::uint32_t> todo{n};
   reached[n].from = n;
   for (std::size_t i = 0; i < todo.size(); ++i) {
-    Query query = query_for(c.needs[todo[i]], item, now_ms);
+    Query query = query_for(c.needs[todo[i]], item, now_ms, borrow);
     if (i > 0)
       if (const Found free = pool.best(query)) {
         pool.mark(free.node);
@@ -229,22 +257,22 @@ void Scheduler::Impl::mark_excluded(Class& c, WallTime now) {
   if (ends.ms != 0) backoffs_due.emplace(ends, cls);
 }
 
-// Everything of the gang on distinct machines, or whatever of grow finds one.
-bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal) {
+// A machine for as much of it as can be. True: for all. Else what it lacks first, and how many of that.
+bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen,
+                             std::uint32_t& lacks, std::uint32_t& lacking) {
   const Item& it = items[item];
   Class& c = classes[it.cls];
+  chosen.clear();
   pool.begin();
   mark_excluded(c, now);
-  std::vector<Choice> chosen;
   bool complete = true;
-  std::uint32_t lacks = 0, lacking = 1;
   for (std::uint32_t n = 0; n < c.needs.size(); ++n) {
     const CountedNeed& need = c.needs[n];
-    const Query query = query_for(need, item, now.ms);
+    const Query query = query_for(need, item, now.ms, borrow);
     std::uint32_t found = 0;
     for (; found < need.count; ++found) {
       const Found best = pool.best(query);
-      if (!best && !make_room(item, n, now.ms, chosen)) break;
+      if (!best && !make_room(item, n, now.ms, borrow, chosen)) break;
       if (!best) continue;
       pool.mark(best.node);
       chosen.push_back({n, best.node});
@@ -254,12 +282,19 @@ bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Prop
     complete = false;
     if (!c.grows && !it.latched) break;
   }
+  return complete;
+}
+
+// Everything of the gang on distinct machines, or whatever of grow finds one.
+bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal) {
+  const Item& it = items[item];
+  const Class& c = classes[it.cls];
+  std::vector<Choice> chosen;
+  std::uint32_t lacks = 0, lacking = 1;
+  const bool complete = choose(item, now, true, chosen, lacks, lacking);
   if (!complete && it.latched) {  // it keeps what it found, and waits for the rest
-    auto& kept = latches.at(item);
-    for (const std::uint32_t node : kept)
-      if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
-    kept.clear();
-    for (const Choice& choice : chosen) kept.push_back(choice.node), pool.keep(choice.node, item);
+    if (borrowed(item, chosen)) choose(item, now, false, chosen, lacks, lacking);
+    reserve(item, now, chosen);
     lacks = kNone, lacking = 1;
   }
   if (c.grows) lacks = kNone, lacking = 1;
@@ -269,6 +304,7 @@ bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Prop
   }
   group = {c.grows ? ActionKind::Grow : ActionKind::Start, it.cluster, {}, now + kProposalLife};
   proposal.expires = group.expires;
+  proposal.ends = {done_by(c.length_ms, now.ms)};
   std::stable_sort(chosen.begin(), chosen.end(),
                    [&](const Choice& a, const Choice& b) { return c.needs[a.need].head && !c.needs[b.need].head; });
   const auto& bundles = c.grows ? c.example.grow : c.example.gang;
@@ -299,28 +335,76 @@ void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t n
   const Lines::Line& line = line_of(classes[cls], lane);
   if (line.size() == 0) return;
   const auto [entry, worth] = lines.first(line, now_ms);
+  auto& heap = lanes[lane].heap;
   heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
   std::push_heap(heap.begin(), heap.end(), later);
+  if (heap.front().who == entry.who) show(lane);
+}
+
+// A lane's best candidate stands among the heads, with what its owner's use takes off; what stood there for it holds
+// no more. So a handicap that changes moves one entry for each lane, however many requests wait.
+void Scheduler::Impl::show(std::uint32_t lane) {
+  Lane& l = lanes[lane];
+  ++l.head;
+  if (l.heap.empty()) return;
+  const Candidate& first = l.heap.front();
+  heads.push_back({lane, l.head, l.tier, first.worth - usage.handicap_ms(l.owner), first.who});
+  std::push_heap(heads.begin(), heads.end(), goes_later);
+}
+
+void Scheduler::Impl::show_all() {  // some handicaps fell
+  std::erase_if(heads, [&](const Head& head) { return head.number != lanes[head.lane].head; });
+  for (Head& head : heads) {
+    const Lane& l = lanes[head.lane];
+    head.worth = l.heap.front().worth - usage.handicap_ms(l.owner);
+  }
+  std::make_heap(heads.begin(), heads.end(), goes_later);
+}
+
+bool Scheduler::Impl::next(Candidate& top) {
+  while (!heads.empty()) {
+    std::pop_heap(heads.begin(), heads.end(), goes_later);
+    const Head head = heads.back();
+    heads.pop_back();
+    Lane& l = lanes[head.lane];
+    if (head.number != l.head) continue;
+    if (l.heap.front().worth - usage.handicap_ms(l.owner) <
+        head.worth) {  // something of its tenant's started meanwhile
+      show(head.lane);
+      continue;
+    }
+    std::pop_heap(l.heap.begin(), l.heap.end(), later);
+    top = l.heap.back();
+    l.heap.pop_back();
+    show(head.lane);
+    return true;
+  }
+  return false;
 }
 
 void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
-  heap.clear();
+  for (Lane& lane : lanes) lane.heap.clear();
+  heads.clear();
   heap_good = true, heap_ms = now_ms;
   for (std::uint32_t cls = 0; cls < classes.size(); ++cls) {
     if (!classes[cls].awake) continue;
     for (const auto& [lane, line] : classes[cls].lines) {
       if (line.size() == 0) continue;
       const auto [entry, worth] = lines.first(line, now_ms);
-      heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+      lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
     }
   }
-  std::make_heap(heap.begin(), heap.end(), later);
+  for (std::uint32_t lane = 0; lane < lanes.size(); ++lane) {
+    std::make_heap(lanes[lane].heap.begin(), lanes[lane].heap.end(), later);
+    show(lane);
+  }
 }
 
 void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
   std::vector<std::uint32_t> improved;
   const bool few = pool.take_improved(improved);
   if (improved.empty()) return;
+  shadows_stale = true;
   Amounts most;  // of any of them, so that most classes need no closer look
   std::int32_t gpus = 0;
   std::vector<std::uint32_t> yielding;  // where work runs that may have to leave: more may be had than is free
@@ -341,6 +425,8 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
       wake(cls);
       continue;
     }
+    // What is kept helps those who go before its keeper, and those that are gone before the keeper can start.
+    const std::int64_t done = backfill ? done_by(c.length_ms, now_ms) : 0;
     // Needs before the lacking one too: another machine for one of them may set one free for it.
     if (c.needs.empty()) continue;  // it asks for nothing
     if (!yielding.empty() && gains_by(c, yielding, now_ms)) {
@@ -350,9 +436,11 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
     const auto last = c.lacks == kNone ? c.needs.end() : c.needs.begin() + c.lacks + 1;
     if (std::all_of(c.needs.begin(), last, hopeless)) continue;
     Query query;
-    query.weights = &weights, query.now_ms = now_ms, query.excluded = &nobody;
+    query.weights = &weights, query.now_ms = now_ms, query.length_ms = c.length_ms, query.excluded = &nobody;
     const auto helps = [&](const CountedNeed& need, std::uint32_t node) {
-      query.need = &need.need;
+      const std::uint32_t keeper = pool.machine(node).keeper;
+      const bool open = keeper != kNone && ((done != 0 && done <= shadows[keeper]) || not_kept_from(cls, keeper));
+      query.need = &need.need, query.asker = open ? keeper : kNone;
       return pool.hosts(query, node);
     };
     for (const std::uint32_t node : improved) {
@@ -366,21 +454,24 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
 
 std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   pool.advance(now.ms);
+  usage.turn(now);
   expire(now);
   ripen(now);
   age(now.ms);
   if (pool.take_recompile()) reclassify();
   wake_by_machines(now.ms);
+  if (!latches.empty()) order_latches(now.ms), refresh_shadows(now);
   std::vector<Group> out;
   if (awake == 0) return out;
   pool.learn_if_due();
-  if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms) rebuild_heap(now.ms);
-  if (!latches.empty()) order_latches(now.ms);
+  const bool fallen = usage.take_fallen();
+  if (!heap_good || now.ms - heap_ms > kHeapLifeMs || now.ms < heap_ms)
+    rebuild_heap(now.ms);
+  else if (fallen)
+    show_all();
   std::uint32_t ways_looked_for = 0;
-  for (std::uint32_t tries = 0; out.size() < budget.groups_max && !heap.empty() && tries < kTriesPerPlan; ++tries) {
-    std::pop_heap(heap.begin(), heap.end(), later);
-    const Candidate top = heap.back();
-    heap.pop_back();
+  Candidate top;
+  for (std::uint32_t tries = 0; out.size() < budget.groups_max && tries < kTriesPerPlan && next(top); ++tries) {
     if (top.cls >= classes.size() || !classes[top.cls].awake) continue;
     Class& c = classes[top.cls];
     const auto line = std::lower_bound(c.lines.begin(), c.lines.end(), top.lane,
@@ -414,9 +505,12 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       if (look != 0 && (again == 0 || look < again)) again = look;
     }
     set_latch_due(top.cls, again);
-    if (makes_way) continue;
     if (items[item].latched) {
-      if (due > now.ms) unlatch(item);  // it kept machines to have others cleared, which came to nothing
+      // It may have kept machines to have others cleared, which came to nothing.
+      if (!makes_way && due > now.ms)
+        unlatch(item);
+      else
+        refresh_shadows(now);
       continue;
     }
     if (due > now.ms || !may_latch(item)) continue;

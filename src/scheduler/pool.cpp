@@ -835,6 +835,7 @@ void Pool::give_back(const Taken& t) {
   unlink(t.node);
   Machine& m = moving_.machines[t.node];
   m.free.cpu += t.amounts.cpu, m.free.memory += t.amounts.memory, m.free.disk += t.amounts.disk;
+  most_ = {std::max(most_.cpu, m.free.cpu), std::max(most_.memory, m.free.memory), std::max(most_.disk, m.free.disk)};
   m.free_devices |= t.devices;
   m.whole = t.whole;
   if (t.share > 0) change_share(m, t, false);

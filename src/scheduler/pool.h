@@ -69,12 +69,14 @@ struct Query {
   const Need* need = nullptr;
   const Weights* weights = nullptr;
   std::int64_t now_ms = 0;
-  std::int64_t length_ms = 0;                              /* how long it is expected to stay */
+  std::int64_t length_ms = 0;                              /* how long it stays at most; 0 = not known */
   std::uint64_t tenant = 0;                                /* for shares; 0 = they mix */
   std::uint32_t asker = kNone;                             /* the request that asks */
   const std::vector<std::uint32_t>* excluded = nullptr;    /* sorted; null: the marked ones */
   std::uint64_t precedence = ~std::uint64_t{0};            /* smaller goes first */
   const std::vector<std::uint64_t>* precedences = nullptr; /* of the requests that machines are kept for */
+  std::int64_t done_ms = 0;                                /* it is gone by then; 0 = not known */
+  const std::vector<std::int64_t>* shadows = nullptr;      /* when those can start, 0 = not known; with done_ms */
 };
 
 struct Found {
@@ -203,7 +205,8 @@ class Pool {
   bool is_cold(const Query& query, const Info& info) const;
   static bool kept_from(const Query& query, const Machine& machine) {
     if (machine.keeper == kNone || machine.keeper == query.asker) return false;
-    return query.precedences == nullptr || (*query.precedences)[machine.keeper] <= query.precedence;
+    if (query.precedences != nullptr && (*query.precedences)[machine.keeper] > query.precedence) return false;
+    return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
   }
   void count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign);
   std::uint32_t models_of(const NodeRequest& request);

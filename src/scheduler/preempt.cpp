@@ -176,7 +176,7 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
   std::vector<LeaseId> victims;
   bool promised = false;
   for (const CountedNeed& need : c.needs) {
-    const Query query = query_for(need, item, now.ms);
+    const Query query = query_for(need, item, now.ms, false);
     std::uint32_t found = 0;
     for (; found < need.count; ++found) {
       const Found free = pool.best(query);

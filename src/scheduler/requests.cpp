@@ -50,6 +50,7 @@ std::uint64_t hash_of(const Request& r) {
   std::uint64_t h = hash_with(hash_text(r.pool), hash_text(r.image));
   h = hash_with(h, hash_text(r.arch) ^ (static_cast<std::uint64_t>(r.runtime) << 1 | (r.egress ? 1U : 0U)));
   if (by_tenant(r)) h = hash_with(h, r.tenant.value);
+  h = hash_with(h, static_cast<std::uint64_t>(length_step(r.longest.count())));
   for (const Bundle& b : r.gang)
     h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
   return h;
@@ -58,7 +59,7 @@ bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   if (alone(a) || alone(b)) return false;
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
          a.pool == b.pool && a.image == b.image && (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
-         same(a.gang, b.gang);
+         length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 
 constexpr std::int64_t kTimeMax = std::int64_t{1} << 46;  // ms; far beyond any date
@@ -74,6 +75,11 @@ void Scheduler::Impl::compile(Class& c) {
   for (std::uint32_t i = 0; i < bundles.size(); ++i) {
     if (bundles[i].count == 0) continue;
     c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
+    const Need& need = c.needs.back().need;
+    const std::int64_t gpu = need.load.share > 0 ? need.load.share : std::int64_t{need.load.gpus} * kWholeGpu;
+    c.held[0] += std::int64_t{need.amounts.cpu} * bundles[i].count;
+    c.held[1] += std::int64_t{need.amounts.memory} * bundles[i].count;
+    c.held[2] += gpu * bundles[i].count;
   }
   // The most demanding first, so that a small one does not take the only large machine.
   std::stable_sort(c.needs.begin(), c.needs.end(), [](const CountedNeed& a, const CountedNeed& b) {
@@ -101,6 +107,8 @@ std::uint32_t Scheduler::Impl::class_for(const Request& request) {
     Class& c = classes[id];
     c = {};
     c.example = request;
+    c.example.longest = Millis(length_step(request.longest.count()));
+    if (c.example.longest.count() > 0) c.length_ms = c.example.longest.count() + kStartAllowance.count();
     c.hash = hash;
     c.grows = request.gang.empty();
     c.alone = alone(request);
@@ -127,7 +135,7 @@ void Scheduler::Impl::leave_class(std::uint32_t cls) {
 std::uint32_t Scheduler::Impl::lane_for(const Request& r) {
   const auto [it, fresh] =
       lane_index.try_emplace({r.tier, r.tenant, r.project}, static_cast<std::uint32_t>(lanes.size()));
-  if (fresh) lanes.push_back({r.tier, r.tenant, r.project, {}});
+  if (fresh) lanes.push_back({r.tier, r.tenant, r.project, {}, usage.owner(r.tenant, r.project), {}, 0});
   return it->second;
 }
 

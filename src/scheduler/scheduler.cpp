@@ -40,25 +40,44 @@ std::size_t Scheduler::waiting() const {
 void Scheduler::Impl::apply(const LeaseGone& c) {
   const auto it = leases.find(c.lease);
   if (it == leases.end()) return;
-  const auto on = leases_on.find(it->second.node);
-  if (on->second.erase(c.lease) > 0 && on->second.empty()) leases_on.erase(on);
-  interruptible[std::min<std::size_t>(it->second.tier, kTiers - 1)].erase(c.lease);
-  leaving.erase(c.lease);
-  ripening.erase({it->second.since + kPreemptAfter, c.lease});
-  leases.erase(it);
+  const LeaseView& lease = it->second;
+  if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
+  usage.end(lease, c.at);
+  drop_lease(lease);
+  shadows_stale = true;
+}
+void Scheduler::Impl::drop_lease(const LeaseView& lease) {
+  const auto on = leases_on.find(lease.node);
+  if (on->second.erase(lease.lease) > 0 && on->second.empty()) leases_on.erase(on);
+  interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].erase(lease.lease);
+  leaving.erase(lease.lease);
+  ripening.erase({lease.since + kPreemptAfter, lease.lease});
+  leases.erase(lease.lease);
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
-  apply(LeaseGone{c.lease.lease});
-  leases_on[c.lease.node].insert(c.lease.lease);
-  LeaseView& lease = leases.emplace(c.lease.lease, c.lease).first->second;
+  LeaseView lease = c.lease;
   lease.since.ms = std::clamp<std::int64_t>(lease.since.ms, 0, kLatest);
+  bool counted = false;  // already, as it is: what it does now may be all that changed
+  if (const auto it = leases.find(lease.lease); it != leases.end()) {
+    const LeaseView& old = it->second;
+    counted = old.tenant == lease.tenant && old.project == lease.project && old.since == lease.since &&
+              held_by(old) == held_by(lease);
+    if (!counted) usage.undo(old);
+    drop_lease(old);
+  }
+  if (!counted) usage.begin(lease);
+  leases_on[lease.node].insert(lease.lease);
+  leases.emplace(lease.lease, lease);
+  shadows_stale = true;
   if (lease.leaving) leaving.insert(lease.lease);
   if (!preemptible(lease, 0)) return;
   interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].insert(lease.lease);
   ripening.emplace(lease.since + kPreemptAfter, lease.lease);
 }
 void Scheduler::Impl::apply(const TermsChanged& c) {
-  ends.erase(c.cluster);
+  shadows_stale = true;
+  ends.erase(c.cluster), starts.erase(c.cluster);
+  if (const std::int64_t longest = length_step(c.longest.count()); longest > 0) starts.emplace(c.cluster, c.longest);
   if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kLatest)});
 }
 
@@ -68,7 +87,13 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   for (std::uint32_t node = 0; node < pool.limit(); ++node)
     if (pool.live(node)) out.emplace_back(NodeChanged{pool.view(node)});
   for (const auto& [id, lease] : leases) out.emplace_back(LeaseChanged{lease});
-  for (const auto& [cluster, end] : ends) out.emplace_back(TermsChanged{cluster, end});
+  usage.snapshot(out);
+  for (const auto& [cluster, end] : ends) {
+    const auto starting = starts.find(cluster);
+    out.emplace_back(TermsChanged{cluster, end, starting == starts.end() ? Millis{0} : starting->second});
+  }
+  for (const auto& [cluster, longest] : starts)
+    if (!ends.contains(cluster)) out.emplace_back(TermsChanged{cluster, {}, longest});
   for (const Item& it : items) {
     if (!it.live) continue;
     Request r = classes[it.cls].example;
@@ -79,6 +104,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   }
   out.emplace_back(FreezeChanged{frozen});
   out.emplace_back(pool.learned());
+  for (RunsChanged& runs : run_times.all()) out.emplace_back(std::move(runs));
   return out;
 }
 

@@ -299,11 +299,12 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
     std::map<NodeId, NodeView> nodes;
     std::map<ClusterId, Request> requests;
     std::map<ClusterId, std::vector<std::pair<NodeRequest, std::uint32_t>>> asked;  // outlives the request
+    std::map<LeaseId, LeaseView> leases;
     WallTime now = kT0;
     for (int step = 0; step < 60; ++step) {
       now = now + 1s;
       const std::uint64_t id = 1 + rng.below(12);
-      switch (rng.below(5)) {
+      switch (rng.below(7)) {
         case 0:
         case 1: {
           NodeView n = rng.chance(1, 3)
@@ -319,6 +320,7 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
           Request r = request(id, static_cast<int>(rng.below(4)), rng.between(1, 4));
           r.priority = static_cast<std::int32_t>(rng.between(-3, 3));
           r.since = now;
+          r.tenant = OrgId{1 + rng.below(3)}, r.project = ProjectId{rng.below(2)};
           if (rng.chance(1, 4)) r.gang[0].request.constraints["region"] = "eu";
           if (rng.chance(1, 2)) r.gang.back().request.resources.gpus = rng.between(1, 2);
           if (rng.chance(1, 4)) r.gang.back().request.gpu_model = "T4";
@@ -335,6 +337,18 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
           requests.erase(ClusterId{id});
           incremental.apply(RequestGone{ClusterId{id}});
           break;
+        case 4: {  // somebody holds something, or something else
+          LeaseView l = lease(id, 100 + id, 1 + rng.below(12), rng.between(1, 40));
+          l.tenant = OrgId{1 + rng.below(3)}, l.project = ProjectId{rng.below(2)};
+          l.since = now - Millis(rng.below(200'000'000));
+          leases[l.lease] = l;
+          incremental.apply(LeaseChanged{l});
+          break;
+        }
+        case 5:
+          leases.erase(LeaseId{id});
+          incremental.apply(LeaseGone{LeaseId{id}, rng.chance(1, 4) ? WallTime{} : now - Millis(rng.below(9'000))});
+          break;
         default:
           nodes.erase(NodeId{id});
           incremental.apply(NodeGone{NodeId{id}});
@@ -343,8 +357,10 @@ TEST(Scheduler, IncrementalEqualsRebuilt) {
       for (const auto& [nid, n] : nodes) rebuilt.apply(NodeChanged{n});
       for (const auto& [cid, needs] : asked) rebuilt.apply(DemandChanged{cid, needs});
       for (const auto& [cid, r] : requests) rebuilt.apply(RequestChanged{r});
-      for (const Change& change : incremental.snapshot())  // what it learned is a part of the snapshot
-        if (std::holds_alternative<LearnedChanged>(change)) rebuilt.apply(change);
+      for (const auto& [lid, l] : leases) rebuilt.apply(LeaseChanged{l});
+      for (const Change& change : incremental.snapshot())  // what it learned and what was held are a part of it
+        if (std::holds_alternative<LearnedChanged>(change) || std::holds_alternative<UsageChanged>(change))
+          rebuilt.apply(change);
       const auto expected = rebuilt.plan({}, now);
       const auto planned = incremental.plan({}, now);
       ASSERT_EQ(clusters(planned), clusters(expected)) << "seed " << seed << " step " << step;
@@ -465,9 +481,16 @@ TEST(Scheduler, TakesHostileNumbers) {
       s.apply(RequestChanged{r});
       LeaseView l = lease(1 + rng.below(3), 1 + rng.below(4), 1 + rng.below(5), 1);
       l.resources = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), 0, {}};
+      l.tenant = OrgId{rng.below(3)}, l.project = ProjectId{rng.below(2)}, l.since = {hostile(rng)};
+      r.tenant = OrgId{rng.below(3)}, r.project = ProjectId{rng.below(2)};
+      if (rng.chance(1, 2)) s.apply(RequestChanged{r});
       s.apply(LeaseChanged{l});
+      if (rng.chance(1, 2)) s.apply(LeaseGone{LeaseId{1 + rng.below(3)}, {hostile(rng)}});
+      if (rng.chance(1, 4))
+        s.apply(UsageChanged{
+            r.tenant, r.project, rng.chance(1, 2), hostile(rng), hostile(rng), hostile(rng), {hostile(rng)}});
       s.apply(TermsChanged{ClusterId{1 + rng.below(4)}, {hostile(rng)}});
-      now = now + Millis(rng.below(900'000));
+      now = now + Millis(rng.between(-100'000, 900'000));
       for (const Group& g : s.plan({4}, now))
         for (const Place& p : g.places) {
           const NodeView& view = nodes.at(p.node);

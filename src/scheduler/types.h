@@ -145,7 +145,8 @@ struct LeaseGone {
 // Until when a cluster may hold machines. No end: its machines are never counted on.
 struct TermsChanged {
   ClusterId cluster;
-  WallTime ends_by; /* it is stopped then; 0 = never */
+  WallTime ends_by;  /* it is stopped then; 0 = never, or not known yet */
+  Millis longest{0}; /* while that is not all that is known: at most so long after its start; 0 = no limit */
 };
 struct TermsGone {
   ClusterId cluster;
@@ -173,11 +174,27 @@ struct LearnedChanged {
   std::int64_t arrivals = 0, learn_at = 0; /* arrivals so far, and at which the scores follow again */
   bool due = false;                        /* they follow with the next plan */
 };
+// How long work of a tenant (0: of everybody) lasted, counted by steps of its length. Part of a full snapshot.
+struct RunsChanged {
+  OrgId tenant;
+  std::vector<std::uint32_t> steps;
+};
 struct DayChanged {  // another seed for the order among equals
   std::uint64_t seed = 0;
 };
-using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
-                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged>;
+// What a project, or a tenant in all, held on average until then, the past fading: milli-CPU, MiB, milli-GPU in units
+// of 2^-20. Part of a full snapshot, after the leases that still live: it has what they held until then.
+struct UsageChanged {
+  OrgId tenant;
+  ProjectId project;
+  bool whole_tenant = false; /* of all its projects */
+  std::int64_t cpu = 0, memory = 0, gpu = 0;
+  WallTime as_of;
+  bool operator==(const UsageChanged&) const = default;
+};
+using Change =
+    std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged, LeaseChanged,
+                 LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged, UsageChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
 // before it had that long.

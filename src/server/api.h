@@ -16,6 +16,7 @@
 #include "server/context.h"
 #include "server/event_hub.h"
 #include "server/login_guard.h"
+#include "server/start_forecasts.h"
 #include "server/views.h"
 #include "wire/contract.h"
 
@@ -97,10 +98,12 @@ class Api {
   void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                       std::function<void(const Principal&)> good);
   void change_password(const CallPtr& call);
-  Result<std::size_t> end_other_logins(const CallPtr& call);  // blocks
+  Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
+  void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
 
   Context& context_;
   std::map<std::string, Route> routes_;
+  StartForecasts starts_;
   std::mutex plan_mutex_;    // one what-if at a time: each forks the planner
   LeaseTime plan_after_{0};  // a large planner is not copied again at once
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;

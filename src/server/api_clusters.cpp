@@ -71,6 +71,23 @@ void Api::plan_cluster(const CallPtr& call) {
   });
 }
 
+namespace {
+void add_starts(const StartForecasts::Map& starts, std::map<ClusterId, wire::QueueView>& views) {
+  for (auto& [id, view] : views)
+    if (const auto it = starts.find(id); it != starts.end())
+      view.start_p50 = it->second.p50, view.start_p90 = it->second.p90;
+}
+}  // namespace
+
+// Playing the future takes a while: not on the thread that serves connections.
+void Api::with_starts(const CallPtr& call, bool wanted, std::function<void()> answer) {
+  if (!wanted || !starts_.old()) return answer();
+  post(call, [this, answer = std::move(answer)] {
+    (void)starts_.get(*context_.runner);
+    answer();
+  });
+}
+
 void Api::add_clusters() {
   using access::Kind;
   using access::Verb;
@@ -145,10 +162,21 @@ void Api::add_clusters() {
       const auto past = read_history(context_, call->id);
       return past ? ok(call, past->json) : fail(call, error(Code::NotFound, "the cluster is gone"));
     }
-    read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
-      const auto queue = queue_views(state, scheduler, read_clocks().wall);
-      return show(state, call->caller.subject, call->id, &queue);
+    const auto answer = [this, call, show] {
+      const auto starts = starts_.last();
+      read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
+        auto queue = queue_views(state, scheduler, read_clocks().wall);
+        add_starts(*starts, queue);
+        return show(state, call->caller.subject, call->id, &queue);
+      });
+    };
+    bool waits = false;
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      const auto id = ClusterId::parse(call->id);
+      const Cluster* found = id ? state.find_cluster(*id) : nullptr;
+      waits = found != nullptr && found->state == ClusterState::Queued;
     });
+    with_starts(call, waits, answer);
   });
   add("UpdateCluster", cluster(Verb::Update), [this, show](const CallPtr& call) {
     const auto request = wire::parse_update_cluster(call->request.body);
@@ -180,23 +208,28 @@ void Api::add_clusters() {
       [this](const CallPtr& call) {
         const auto query = list_query(call->request, {"name"});
         if (!query.ok()) return fail(call, query.error());
-        read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
-          std::vector<wire::QueueView> waiting;
-          for (auto& [id, view] : queue_views(state, scheduler, read_clocks().wall)) {
-            const Cluster* item = state.find_cluster(id);
-            if (item == nullptr || !access::visible(call->caller.subject, object_of(state, *item)) ||
-                !passes(*query, "name", view.name))
-              continue;
-            waiting.push_back(std::move(view));
-          }
-          // In the order of service; the cursor is a count of rows, since positions move.
-          std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
-            return std::pair(a.tier, a.position) < std::pair(b.tier, b.position);
+        with_starts(call, true, [this, call, query = *query] {
+          const auto starts = starts_.last();
+          read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
+            std::vector<wire::QueueView> waiting;
+            auto views = queue_views(state, scheduler, read_clocks().wall);
+            add_starts(*starts, views);
+            for (auto& [id, view] : views) {
+              const Cluster* item = state.find_cluster(id);
+              if (item == nullptr || !access::visible(call->caller.subject, object_of(state, *item)) ||
+                  !passes(query, "name", view.name))
+                continue;
+              waiting.push_back(std::move(view));
+            }
+            // In the order of service; the cursor is a count of rows, since positions move.
+            std::stable_sort(waiting.begin(), waiting.end(), [](const auto& a, const auto& b) {
+              return std::pair(a.tier, a.position) < std::pair(b.tier, b.position);
+            });
+            std::vector<std::string> items;
+            std::size_t at = static_cast<std::size_t>(query.after);
+            for (; at < waiting.size() && items.size() < query.limit; ++at) items.push_back(wire::to_json(waiting[at]));
+            return wire::list_json(items, at < waiting.size() ? cursor_text(at) : "", state.seq);
           });
-          std::vector<std::string> items;
-          std::size_t at = static_cast<std::size_t>(query->after);
-          for (; at < waiting.size() && items.size() < query->limit; ++at) items.push_back(wire::to_json(waiting[at]));
-          return wire::list_json(items, at < waiting.size() ? cursor_text(at) : "", state.seq);
         });
       });
 }

@@ -154,6 +154,7 @@ struct QueueView {
   std::int32_t priority = 0;
   WallTime since;
   std::map<std::string, std::string> reason_params = {};
+  WallTime start_p50 = {}, start_p90 = {};  // half and nine tenths of the plays had started it by then; 0 = not known
 };
 struct QuotaScope {
   std::string id, name;

@@ -40,6 +40,8 @@ void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_priority(from.priority);
   to.set_waiting_since(time_text(from.since));
   to.mutable_reason_params()->insert(from.reason_params.begin(), from.reason_params.end());
+  to.set_start_p50(time_text(from.start_p50));
+  to.set_start_p90(time_text(from.start_p90));
 }
 void write(const QuotaScope& from, v1::QuotaScope& to) {
   to.set_id(from.id);

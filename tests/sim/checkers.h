@@ -82,5 +82,6 @@ CheckerPtr only_valid();          // I9
 CheckerPtr no_copy_for_reboot();  // I9: a copied machine is not taken for the machine itself
 CheckerPtr bounded();             // I10
 CheckerPtr within_quota();        // I13
+CheckerPtr fair_preemption();     // I14
 
 }  // namespace muster::sim

@@ -31,8 +31,11 @@ ClusterSpec Sim::random_spec() {
   group.request.resources.cpu_milli = 1000;
   group.request.resources.memory_bytes = std::int64_t{2} << 30;
   group.request.resources.gpus = world_.rng.chance(1, 2) ? 1 : 0;
+  if (tight()) group.min = 2, group.max = 3, group.request.resources.gpus = 2;
   spec.groups.push_back(group);
   spec.spares = static_cast<std::uint32_t>(world_.rng.below(2));
+  constexpr std::uint8_t kTiers[] = {0, 1, 1, 2, 3};
+  spec.tier = kTiers[tiers_.below(std::size(kTiers))];
   spec.priority = static_cast<std::int32_t>(world_.rng.between(-5, 5));
   return spec;
 }

@@ -34,6 +34,12 @@ std::string Sim::settle_wishes() {
   for (const auto& node : nodes_)
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
   if (clone_) end_quarantine(clone_->id);
+  if (tight())  // there may be more than ever fits
+    for (const auto& [id, cluster] : server_->state().clusters)
+      if (!control::terminal(cluster.state)) {
+        ask({control::StopCluster{id, "asked"}, tenant("end-" + id.str()), "stop", "", false});
+        return id.str() + " still runs";
+      }
   if (!with_quotas() || server_->state().limited_projects.empty()) return {};
   set_quota({}, {});
   return "a quota still bounds a project";

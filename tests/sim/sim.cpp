@@ -31,7 +31,8 @@ NodeFacts facts_of(std::uint32_t index) {
   return facts;
 }
 
-Sim::Sim(const RunOptions& options) : options_(options), world_(options.seed), quotas_(options.seed ^ 0x9007a5) {
+Sim::Sim(const RunOptions& options)
+    : options_(options), world_(options.seed), quotas_(options.seed ^ 0x9007a5), tiers_(options.seed ^ 0x71e125) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {

@@ -108,8 +108,9 @@ class Sim final : public Environment, public ServerWatcher {
   std::map<ClusterId, std::vector<session::SignedRoster>> old_rosters_;
   Checkers checkers_;
   std::uint64_t next_request_ = 1;
+  bool tight() const { return options_.seed % 4 == 1; }        // machines are scarce: later tiers have to make room
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
-  Rng quotas_;                                                 // of its own: what is drawn here moves nothing else
+  Rng quotas_, tiers_;                                         // of their own: what is drawn here moves nothing else
   ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;

@@ -1,0 +1,222 @@
+// When those that wait will start: the planner itself plays the future on a fork, again and again, with lengths of the
+// work drawn from what lasted how long so far. What is promised (an end of life, a timeout) is never exceeded.
+#include <algorithm>
+#include <queue>
+
+#include "scheduler/impl.h"
+
+namespace muster::scheduler {
+namespace {
+
+constexpr Millis kClearing{60'000};  // from the end of work until its machines are free, or from being told to leave
+constexpr std::uint64_t kOwnLeases = std::uint64_t{1} << 62;  // ids of leases that the fork grants
+constexpr WallTime kNotYet{std::int64_t{1} << 46};
+
+}  // namespace
+
+// One future. Everything that happens is in `due`, in the order of time.
+class Future {
+ public:
+  Future(Scheduler::Impl& fork, WallTime now, std::uint64_t seed, const ForwardOptions& options)
+      : fork_(fork), now_(now), seed_(seed), options_(options) {}
+
+  void run(std::vector<std::vector<WallTime>>& starts, const std::map<ClusterId, std::size_t>& rows) {
+    holders_.assign(fork_.pool.limit(), 0);
+    begin();
+    std::size_t left = rows.size();
+    const auto started = [&](ClusterId cluster) {
+      const auto row = rows.find(cluster);
+      if (row == rows.end()) return;
+      starts[row->second].push_back(now_);
+      --left;
+    };
+    for (const auto& [cluster, proposal] : std::map(fork_.proposals)) {
+      started(cluster);
+      commit(cluster, {});
+    }
+    const WallTime end = now_ + options_.horizon;
+    for (std::uint32_t events = 0; left > 0 && events < options_.events_max; ++events) {
+      for (bool more = true; more;) {
+        const std::vector<Group> groups = fork_.plan({.groups_max = 256}, now_);
+        more = !groups.empty();
+        for (const Group& group : groups) {
+          if (group.kind == ActionKind::Preempt) {
+            for (const LeaseId victim : group.victims) tell_to_leave(victim);
+            continue;
+          }
+          if (group.kind == ActionKind::Start) started(group.cluster);
+          commit(group.cluster, group.places);
+        }
+      }
+      if (due_.empty() || due_.top().at > end) break;
+      now_ = std::max(now_, due_.top().at);
+      for (; !due_.empty() && due_.top().at <= now_; due_.pop()) happen(due_.top());
+    }
+    for (auto& [cluster, row] : rows)
+      if (starts[row].size() < sample_ + 1) starts[row].push_back(kNotYet);
+  }
+  void set_sample(std::size_t n) { sample_ = n; }
+
+ private:
+  struct Due {
+    WallTime at;
+    ClusterId cluster;                    // ends with all it holds
+    LeaseId lease;                        // or this one
+    bool operator<(const Due& o) const {  // the earliest is on top
+      return std::tuple(o.at, o.cluster, o.lease) < std::tuple(at, cluster, lease);
+    }
+  };
+  struct Run {
+    OrgId tenant;
+    ProjectId project;
+    std::uint8_t tier = 1;
+    bool ends = false;
+    WallTime since = kNotYet;
+    std::vector<LeaseId> leases;
+  };
+
+  void begin() {
+    for (const auto& [id, lease] : fork_.leases) {
+      const std::uint32_t node = fork_.pool.index_of(lease.node);
+      if (node == kNone) continue;
+      Taken taken{node, free_amounts(lease.resources), 0, 0, -1, -1, 0, false};
+      const NodeView& view = fork_.pool.view(node);
+      for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
+        if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
+          taken.devices |= std::uint64_t{1} << d;
+      held_.emplace(id, taken);
+      ++holders_[node];
+      Run& run = runs_[lease.cluster];
+      run.tenant = lease.tenant, run.project = lease.project, run.tier = lease.tier;
+      run.since = std::min(run.since, lease.since);
+      run.leases.push_back(id);
+      if (lease.leaving) due_.push({now_ + kClearing, {}, id});
+    }
+    for (auto& [cluster, run] : runs_) ends(cluster, run, now_ - run.since);
+  }
+  // When it ends, if that can be said.
+  void ends(ClusterId cluster, Run& run, Millis elapsed) {
+    if (std::exchange(run.ends, true)) return;
+    const auto drawn = fork_.run_times.length(run.tenant, elapsed, draw(cluster));
+    WallTime at = drawn ? run.since + *drawn : kNotYet;
+    if (const auto promised = fork_.ends.find(cluster); promised != fork_.ends.end())
+      at = std::min(at, promised->second);
+    if (at < kNotYet) due_.push({std::max(at, now_) + kClearing, cluster, {}});
+  }
+  void commit(ClusterId cluster, const std::vector<Place>& places) {
+    const std::uint32_t item = fork_.find(cluster);
+    Run& run = runs_[cluster];
+    Millis longest{0};
+    if (item != kNone) {
+      const auto& lane = fork_.lanes[fork_.items[item].lane];
+      run.tenant = lane.tenant, run.project = lane.project, run.tier = lane.tier;
+      longest = fork_.classes[fork_.items[item].cls].example.longest;
+    }
+    const std::vector<Taken> taken = fork_.settle_proposal(cluster);
+    for (std::size_t i = 0; i < taken.size(); ++i) {
+      const LeaseId id{kOwnLeases + ++granted_};
+      ++holders_[taken[i].node];
+      run.since = std::min(run.since, now_);
+      run.leases.push_back(id);
+      held_.emplace(id, taken[i]);
+      LeaseView lease;
+      lease.lease = id, lease.cluster = cluster, lease.node = fork_.pool.view(taken[i].node).node;
+      lease.tenant = run.tenant, lease.project = run.project, lease.tier = run.tier, lease.since = now_;
+      if (i < places.size())
+        lease.role = places[i].role, lease.resources = places[i].resources, lease.devices = places[i].devices;
+      fork_.apply(LeaseChanged{lease});
+    }
+    if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest;
+    ends(cluster, run, Millis(0));
+  }
+  void tell_to_leave(LeaseId id) {
+    LeaseView lease = fork_.leases.at(id);
+    lease.leaving = lease.preempted = true;
+    fork_.apply(LeaseChanged{lease});
+    due_.push({now_ + kClearing, {}, id});
+  }
+  void free(LeaseId id) {
+    const auto it = held_.find(id);
+    if (it == held_.end()) return;
+    Taken taken = it->second;
+    held_.erase(it);
+    taken.whole = --holders_[taken.node] == 0;
+    fork_.pool.give_back(taken);
+    fork_.apply(LeaseGone{id});
+  }
+  void happen(const Due& due) {
+    if (due.lease) return free(due.lease);
+    const auto run = runs_.find(due.cluster);
+    if (run == runs_.end()) return;
+    for (const LeaseId id : run->second.leases) free(id);
+    runs_.erase(run);
+    fork_.apply(RequestGone{due.cluster});  // what it wanted besides
+  }
+  std::uint32_t draw(ClusterId cluster) const {
+    return static_cast<std::uint32_t>(hash_with(seed_, cluster.value) >> 32);
+  }
+
+  Scheduler::Impl& fork_;
+  WallTime now_;
+  std::uint64_t seed_;
+  const ForwardOptions& options_;
+  std::size_t sample_ = 0;
+  std::uint64_t granted_ = 0;
+  std::map<LeaseId, Taken> held_;
+  std::map<ClusterId, Run> runs_;
+  std::vector<std::uint32_t> holders_;  // leases on each machine
+  std::priority_queue<Due> due_;
+};
+
+std::vector<Taken> Scheduler::Impl::settle_proposal(ClusterId cluster) {
+  std::vector<Taken> taken;
+  if (const auto found = proposals.find(cluster); found != proposals.end()) {
+    usage.withdraw(found->second.owner, found->second.held);
+    taken = std::move(found->second.taken);
+    proposals_due.erase({found->second.expires, cluster});
+    for (const Taken& t : taken)
+      if (const auto on = proposed_on.find(t.node); on != proposed_on.end()) {
+        std::erase(on->second, cluster);
+        if (on->second.empty()) proposed_on.erase(on);
+      }
+    proposals.erase(found);
+  }
+  drop_request(cluster);
+  return taken;
+}
+
+std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions& options) const {
+  std::map<ClusterId, std::size_t> rows;
+  std::vector<StartForecast> out;
+  for (const auto& item : impl_->items) {
+    if (!item.live || impl_->classes[item.cls].grows) continue;
+    rows.emplace(item.cluster, 0);
+  }
+  for (auto& [cluster, row] : rows) {
+    row = out.size();
+    out.push_back({cluster, {}, {}, 0});
+  }
+  if (rows.empty()) return out;
+  // A long queue is played less often: the cost is bounded, the nearest starts are the surest anyway.
+  const std::uint32_t samples = std::clamp<std::uint32_t>(
+      options.placements_max / static_cast<std::uint32_t>(rows.size()), std::min(8U, options.samples), options.samples);
+  std::vector<std::vector<WallTime>> starts(out.size());
+  for (std::uint32_t i = 0; i < samples; ++i) {
+    Impl fork(*impl_);
+    Future future(fork, now, hash_with(options.seed, i), options);
+    future.set_sample(i);
+    future.run(starts, rows);
+  }
+  for (std::size_t row = 0; row < out.size(); ++row) {
+    auto& times = starts[row];
+    std::sort(times.begin(), times.end());
+    const auto quantile = [&](std::size_t percent) {
+      const WallTime t = times[std::min(times.size() - 1, (times.size() * percent + 99) / 100 - 1)];
+      return t < kNotYet ? t : WallTime{};
+    };
+    out[row].p50 = quantile(50), out[row].p90 = quantile(90), out[row].samples = samples;
+  }
+  return out;
+}
+
+}  // namespace muster::scheduler

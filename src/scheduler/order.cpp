@@ -1,0 +1,82 @@
+#include "scheduler/order.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace muster::scheduler {
+
+Scheduler::Impl::Walk::Walk(const Impl& impl, WallTime now)
+    : impl_(impl),
+      now_(now),
+      cursors_(impl.lanes.size()),
+      passed_(impl.lanes.size()),
+      more_(impl.usage.accounts()),
+      part_(impl.usage.accounts(), -1) {
+  for (std::uint32_t lane = 0; lane < impl.lanes.size(); ++lane)
+    if (impl.lanes[lane].line.size() > 0) tiers_[impl.lanes[lane].tier].push_back(lane);
+}
+
+std::int64_t Scheduler::Impl::Walk::part(Usage::Account account) {
+  std::int64_t& part = part_[account];
+  if (part < 0)
+    part =
+        (more_[account] == Held{} ? impl_.usage.share(account, now_) : impl_.usage.share(account, now_, more_[account]))
+            .handicap_ms;
+  return part;
+}
+
+std::int64_t Scheduler::Impl::Walk::handicap(std::uint32_t lane) {
+  const Usage::Owner owner = impl_.lanes[lane].owner;
+  return Usage::together(part(owner.tenant), part(owner.project));
+}
+
+std::int64_t Scheduler::Impl::Walk::present(std::uint32_t lane) const {
+  const Usage::Owner owner = impl_.lanes[lane].owner;
+  return Usage::together(impl_.usage.share(owner.tenant, now_).handicap_ms,
+                         impl_.usage.share(owner.project, now_).handicap_ms);
+}
+
+void Scheduler::Impl::Walk::add(std::uint32_t lane) {
+  if (impl_.lines.at_end(cursors_[lane])) return;
+  const auto [entry, worth] = impl_.lines.at(cursors_[lane], now_.ms);
+  firsts_.push_back({worth - handicap(lane), entry.who, lane});
+  std::push_heap(firsts_.begin(), firsts_.end());
+}
+
+void Scheduler::Impl::Walk::begin(std::uint8_t tier) {
+  firsts_.clear();
+  steps_ = 0, least_ = std::numeric_limits<std::int64_t>::max();
+  for (const std::uint32_t lane : tiers_.at(tier)) {
+    cursors_[lane] = impl_.lines.begin(impl_.lanes[lane].line);
+    least_ = std::min(least_, present(lane));
+    add(lane);
+  }
+}
+
+bool Scheduler::Impl::Walk::next(std::uint32_t& item) {
+  while (!firsts_.empty()) {
+    std::pop_heap(firsts_.begin(), firsts_.end());
+    const First first = firsts_.back();
+    firsts_.pop_back();
+    if (impl_.lines.at(cursors_[first.lane], now_.ms).second - handicap(first.lane) < first.worth) {
+      add(first.lane);  // others of its tenant went first meanwhile
+      continue;
+    }
+    const Lane& lane = impl_.lanes[first.lane];
+    impl_.lines.next(lane.line, cursors_[first.lane], now_.ms);
+    ++passed_[first.lane];
+    item = static_cast<std::uint32_t>(first.who & ((1U << kRequestBits) - 1));
+    if (foreseen() && !impl_.items[item].proposed)
+      for (const Usage::Account account : {lane.owner.tenant, lane.owner.project}) {
+        const Held& held = impl_.classes[impl_.items[item].cls].held;
+        for (std::size_t i = 0; i < held.size(); ++i) more_[account][i] += held[i];
+        part_[account] = -1;
+      }
+    ++steps_;
+    add(first.lane);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace muster::scheduler

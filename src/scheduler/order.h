@@ -1,0 +1,52 @@
+#pragma once
+// The order in which the requests of a tier would start if each found its machines: what starts counts for its owner,
+// so those that wait by the hundred let others in between. The first kForeseen of a tier are walked that way; those
+// behind them stand by what everybody would hold then, so that the place of one request needs no walk through all.
+// For readers; the planner comes to the same order by itself. Private.
+#include <map>
+#include <vector>
+
+#include "scheduler/impl.h"
+
+namespace muster::scheduler {
+
+inline constexpr std::uint32_t kForeseen = 256;
+
+class Scheduler::Impl::Walk {
+ public:
+  Walk(const Impl& impl, WallTime now);
+  const std::map<std::uint8_t, std::vector<std::uint32_t>>& tiers() const { return tiers_; }  // lanes with requests
+  void begin(std::uint8_t tier);                                                              // tiers in rising order
+  bool next(std::uint32_t& item);
+  bool foreseen() const { return steps_ < kForeseen; }  // the next one
+  std::uint32_t steps() const { return steps_; }
+  std::uint32_t passed(std::uint32_t lane) const { return passed_[lane]; }
+  std::int64_t handicap(std::uint32_t lane);  // by now
+  // By what is held now, and the least in the tier.
+  std::int64_t present(std::uint32_t lane) const;
+  std::int64_t least() const { return least_; }
+
+ private:
+  struct First {
+    std::int64_t worth = 0;
+    std::uint64_t who = 0;
+    std::uint32_t lane = 0;
+    bool operator<(const First& o) const {  // of a heap: the first to go is on top
+      return std::tuple(worth, o.who) < std::tuple(o.worth, who);
+    }
+  };
+  void add(std::uint32_t lane);
+  std::int64_t part(Usage::Account account);
+  const Impl& impl_;
+  const WallTime now_;
+  std::map<std::uint8_t, std::vector<std::uint32_t>> tiers_;
+  std::vector<Lines::Cursor> cursors_;
+  std::vector<std::uint32_t> passed_;
+  std::vector<Held> more_;          // by account
+  std::vector<std::int64_t> part_;  // by account, -1: to be worked out
+  std::vector<First> firsts_;
+  std::uint32_t steps_ = 0;
+  std::int64_t least_ = 0;
+};
+
+}  // namespace muster::scheduler
