@@ -29,6 +29,7 @@ constexpr std::uint32_t kWork = bits({List, Read, Create, Update, Delete, Exec, 
 constexpr std::uint32_t kMachine = bits({List, Read, Update, Drain, Revoke});
 constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kAccount = bits({List, Create, Delete});
+constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});  // update: its password
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
@@ -60,7 +61,7 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Registry, Reach::Own, kAccount},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
-    {Role::Supplier, Kind::Principal, Reach::Self, kLook},
+    {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
     {Role::Supplier, Kind::ApiToken, Reach::Self, kOwnToken},
     {Role::Supplier, Kind::JoinToken, Reach::Own, kJoin},
     {Role::Supplier, Kind::Node, Reach::Own, kMachine},
@@ -70,7 +71,7 @@ constexpr Row kTable[] = {
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
     {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
-    {Role::Tenant, Kind::Principal, Reach::Self, kLook},
+    {Role::Tenant, Kind::Principal, Reach::Self, kOwnAccount},
     {Role::Tenant, Kind::ApiToken, Reach::Self, kOwnToken},
     {Role::Tenant, Kind::JoinToken, Reach::Own, kJoin},  // an organisation may bring machines of its own (pool own)
     {Role::Tenant, Kind::Node, Reach::Own, kMachine},
@@ -86,6 +87,7 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
     {Role::Auditor, Kind::Project, Reach::Any, kLook},
     {Role::Auditor, Kind::Principal, Reach::Any, kLook},
+    {Role::Auditor, Kind::Principal, Reach::Self, kOwnAccount},
     {Role::Auditor, Kind::ApiToken, Reach::Any, kLook},
     {Role::Auditor, Kind::ApiToken, Reach::Self, kOwnToken},  // logging in makes one
     {Role::Auditor, Kind::JoinToken, Reach::Any, kLook},

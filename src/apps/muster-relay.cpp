@@ -1,6 +1,10 @@
 // muster-relay: owner of the public port; see relay/relay.h. Parses its flags, runs until SIGTERM or SIGINT, reads its
-// certificate again on SIGHUP.
+// certificate again when the files changed and on SIGHUP.
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <fstream>
@@ -28,9 +32,11 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
                             other with that (default on)
   --threads N               threads (default 2)
   --member-mbyte-s N        bytes per second that one member may send, in MiB (default 64)
+  --reload-seconds N        how often to look whether certificate or key changed (default 60)
   --hold-seconds N          how long connections wait for a musterd that is away (default 10)
 
-Signals: SIGTERM stops, SIGHUP reads certificate and key again.
+Certificate and key are read again when their files change, without cutting a connection. Signals: SIGTERM stops, SIGHUP
+reads them at once.
 )";
 
 Result<std::string> read_file(const std::string& flag, const std::string& path) {
@@ -74,6 +80,7 @@ Result<std::uint64_t> number(const std::string& flag, const std::string& text, s
 
 struct Flags {
   std::string certificate, key, controller_key;
+  std::uint64_t reload_seconds = 60;
   relay::RelayOptions options;
 };
 
@@ -117,6 +124,8 @@ Result<Flags> parse(const std::vector<std::string>& args) {
       flags.options.threads = static_cast<int>(TRY(number(flag, value, 256)));
     else if (flag == "--member-mbyte-s")
       flags.options.member_bytes_per_second = std::max<std::uint64_t>(1, TRY(number(flag, value, 100'000))) << 20;
+    else if (flag == "--reload-seconds")
+      flags.reload_seconds = std::max<std::uint64_t>(1, TRY(number(flag, value, 86'400)));
     else if (flag == "--hold-seconds")
       flags.options.hold_time = Millis(1000 * static_cast<std::int64_t>(TRY(number(flag, value, 3600))));
     else
@@ -132,6 +141,22 @@ Result<net::TlsFiles> read_tls(const Flags& flags) {
   return net::TlsFiles{TRY(read_file("--cert", flags.certificate)), TRY(read_file("--key", flags.key))};
 }
 
+// Changes with any write, rename or change of rights of a file; all zero where there is none.
+using Stamp = std::array<std::int64_t, 8>;
+Stamp stamp_of(const Flags& flags) {
+  Stamp out{};
+  std::size_t at = 0;
+  for (const std::string* path : {&flags.certificate, &flags.key}) {
+    struct stat info {};
+    if (::stat(path->c_str(), &info) == 0) {
+      out[at] = static_cast<std::int64_t>(info.st_ino), out[at + 1] = info.st_size;
+      out[at + 2] = info.st_ctim.tv_sec, out[at + 3] = info.st_ctim.tv_nsec;
+    }
+    at += 4;
+  }
+  return out;
+}
+
 Status run(const std::vector<std::string>& args) {
   sigset_t signals;
   sigemptyset(&signals);
@@ -139,6 +164,7 @@ Status run(const std::vector<std::string>& args) {
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before any thread: they inherit it
   std::signal(SIGPIPE, SIG_IGN);
   Flags flags = TRY(parse(args));
+  Stamp seen = stamp_of(flags);
   flags.options.tls = TRY(read_tls(flags));
   flags.options.controller_key = TRY(read_public_key(TRY(read_file("--controller-key", flags.controller_key))));
   const auto relay = TRY(relay::Relay::create(flags.options));
@@ -146,16 +172,25 @@ Status run(const std::vector<std::string>& args) {
   std::printf("port %u\n", relay->port());
   if (relay->metrics_port() != 0) std::printf("metrics %u\n", relay->metrics_port());
   std::fflush(stdout);
+  relay->warn_of_expiry();
   while (true) {
-    int signal = 0;
-    if (::sigwait(&signals, &signal) != 0) continue;
-    if (signal != SIGHUP) break;
-    auto files = read_tls(flags);
-    const Status status = files.ok() ? relay->reload_tls(*files) : Status(files.error());
-    if (status.ok())
-      log_info("relay", "the certificate was read again");
-    else
-      log_error("relay", "the old certificate stays in use: {}", status.error().message);
+    const timespec pause{static_cast<time_t>(flags.reload_seconds), 0};
+    const int signal = ::sigtimedwait(&signals, nullptr, &pause);
+    if (signal == SIGTERM || signal == SIGINT) break;
+    if (signal < 0 && errno != EAGAIN) continue;
+    // Taken before the files are read, so that what changes meanwhile is seen the next time. Of a pair that is only
+    // half replaced the other half changes yet.
+    const Stamp now = stamp_of(flags);
+    if (signal == SIGHUP || now != seen) {
+      seen = now;
+      auto files = read_tls(flags);
+      const Status status = files.ok() ? relay->reload_tls(*files) : Status(files.error());
+      if (status.ok())
+        log_info("relay", "the certificate was read again");
+      else
+        log_error("relay", "the old certificate stays in use: {}", status.error().message);
+    }
+    relay->warn_of_expiry();
   }
   relay->stop();
   log_info("relay", "stopped");

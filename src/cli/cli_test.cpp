@@ -13,6 +13,7 @@
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/passwd.h"
 #include "cli/quota.h"
 #include "cli/request.h"
 #include "cli/runtime_env.h"
@@ -313,6 +314,26 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }
+TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
+  for (const char* text : {"", "one", "one\n", "one\ntwo\nthree\n", "\ntwo\n"})
+    EXPECT_FALSE(passwords_of(text).ok()) << text;
+  const auto read = passwords_of("old one\r\nnew one\n");
+  ASSERT_TRUE(read.ok());
+  FakeTransport::State state;
+  state.answers = {
+      ok(R"({"revokedTokens":"3"})"),
+      net::Response{.status = 400, .body = R"({"code":"invalid_argument","detail":"the old password is wrong"})"}};
+  auto api = api_of(state);
+  EXPECT_EQ(change_password(api, *read).value(), "3");
+  ASSERT_EQ(state.calls.size(), 1u);
+  EXPECT_EQ(state.calls[0].method + " " + state.calls[0].target, "POST /api/v1/password");
+  const auto sent = wire::parse_change_password(state.calls[0].body);
+  ASSERT_TRUE(sent.ok());
+  EXPECT_EQ(sent->old_password + "/" + sent->new_password, "old one/new one");
+  for (const auto& [name, value] : state.calls[0].headers) EXPECT_EQ(value.find("one"), std::string::npos) << name;
+  EXPECT_EQ(change_password(api, *read).error().message, "the old password is wrong");
+}
+
 TEST(ApiCalls, ProblemsBecomeErrors) {
   FakeTransport::State state;
   state.answers = {

@@ -120,6 +120,9 @@ struct Apply {
     if (e.state == NodeState::Lost && node->state != NodeState::Lost) ++node->failures;
     node->state = e.state;
     node->draining = e.draining;
+    // It outlasts a quarantine in between: only who enables or admits the machine lifts it.
+    if (e.state == NodeState::Disabled && e.reason == kBarred) node->barred = true;
+    if (e.state == NodeState::Admitted) node->barred = false;
   }
   void operator()(const NodeTierChanged& e) {
     if (Node* node = find_in(s.nodes, e.node)) {

@@ -609,6 +609,57 @@ TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   EXPECT_FALSE(w.run(NodeLost{id}, w.user()).ok()) << "people do not decide about liveness";
 }
 
+TEST(Machines, WhatAnOperatorDisabledOnlyAnOperatorEnables) {
+  using Action = SetNode::Action;
+  World w;
+  const Actor owner = w.as(Role::Supplier, w.supplier), boss = w.as(Role::Operator, {});
+  const NodeId id = w.enrol("pc");
+  const auto state = [&] { return w.state.nodes.at(id).state; };
+  w.must(SetNode{id, Action::Disable}, owner);
+  w.must(SetNode{id, Action::Enable}, owner);
+  EXPECT_EQ(state(), NodeState::Admitted) << "his own word he may take back";
+  w.must(SetNode{id, Action::Disable}, owner);
+  w.must(SetNode{id, Action::Enable}, boss);
+  EXPECT_EQ(state(), NodeState::Admitted);
+
+  w.must(SetNode{id, Action::Disable}, boss);
+  const auto refused = w.run(SetNode{id, Action::Enable}, owner);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::PermissionDenied);
+  EXPECT_NE(refused.error().message.find("operator"), std::string::npos);
+  w.must(SetNode{id, Action::Disable}, owner);  // nothing to do, and nothing taken back by it
+  EXPECT_FALSE(w.run(SetNode{id, Action::Enable}, owner).ok());
+  w.must(NodeOnline{id});
+  EXPECT_EQ(state(), NodeState::Disabled);
+  // It outlives a snapshot and a quarantine; a quarantine alone is the owner's to end.
+  const auto again = decode_state(encode_state(w.state, w.state.format_version));
+  ASSERT_TRUE(again.ok());
+  EXPECT_TRUE(again->nodes.at(id).barred);
+  w.must(NodeContested{id});
+  EXPECT_FALSE(w.run(SetNode{id, Action::Enable}, owner).ok());
+  w.must(SetNode{id, Action::Enable}, boss);
+  EXPECT_EQ(state(), NodeState::Admitted);
+  w.must(NodeOnline{id});
+  w.must(NodeContested{id});
+  w.must(SetNode{id, Action::Enable}, owner);
+  EXPECT_EQ(state(), NodeState::Admitted);
+
+  // An operator's word counts also on a machine that is off already.
+  w.must(SetNode{id, Action::Disable}, owner);
+  w.must(SetNode{id, Action::Disable}, boss);
+  EXPECT_FALSE(w.run(SetNode{id, Action::Enable}, owner).ok());
+}
+
+TEST(Machines, ABarRaisesAnOldJournalToTheFormatThatKeepsIt) {
+  World w;
+  const NodeId id = w.enrol("pc");
+  w.state.format_version = 1;
+  w.must(SetNode{id, SetNode::Action::Disable}, w.as(Role::Supplier, w.supplier));
+  EXPECT_EQ(w.state.format_version, 1U);
+  w.must(SetNode{id, SetNode::Action::Disable}, w.as(Role::Operator, {}));
+  EXPECT_EQ(w.state.format_version, 2U);
+}
+
 // The planner knows what runs, and until when, from the events alone and from a snapshot alike.
 TEST(Cluster, WaitersAreToldWhenRunningWorkMustEnd) {
   World w;

@@ -54,6 +54,10 @@ struct CreateApiToken {
 struct RevokeApiToken {
   TokenId token;
 };
+struct RevokeLogins {  // all tokens of an account that have all its rights, but one; at most some thousands at a time
+  PrincipalId owner;
+  TokenId keep;
+};
 struct CreateJoinToken {
   OrgId supplier;
   Bytes hash;
@@ -167,7 +171,7 @@ using Command =
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
-                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota>;
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins>;
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
 struct Outcome {

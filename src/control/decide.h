@@ -31,6 +31,7 @@ Decided decide(const Asking& a, const CreatePrincipal& c);
 Decided decide(const Asking& a, const DisablePrincipal& c);
 Decided decide(const Asking& a, const CreateApiToken& c);
 Decided decide(const Asking& a, const RevokeApiToken& c);
+Decided decide(const Asking& a, const RevokeLogins& c);
 Decided decide(const Asking& a, const CreateJoinToken& c);
 Decided decide(const Asking& a, const RevokeJoinToken& c);
 Decided decide(const Asking& a, const EnrollNode& c);

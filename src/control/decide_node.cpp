@@ -12,6 +12,7 @@ using access::Kind;
 using access::Verb;
 
 constexpr std::size_t kNodesMax = 1'000'000;
+constexpr std::uint32_t kBarFormat = 2;  // the first that stores Node::barred
 
 // The workers of a node leave their clusters for good; heads are the caller's question.
 enum class Leave : std::uint8_t { Gently, AtOnce };
@@ -77,6 +78,33 @@ Decision set_draining(const Asking& a, const Node& node, bool draining) {
   return done(d, node.id.str());
 }
 
+// Whether the word of the platform, not of the machine's owner, is given; what either may is the access table's.
+bool for_platform(const Asking& a) {
+  return a.actor.system || a.actor.subject.role == Role::Operator;
+}
+
+Decided enable(const Asking& a, const Node& node) {
+  if (node.state != NodeState::Disabled && node.state != NodeState::Quarantined) return Decision{{}, {node.id.str()}};
+  if (node.barred && !for_platform(a))
+    return error(Code::PermissionDenied,
+                 "an operator disabled this machine, so only an operator can enable it; ask yours what he found");
+  return one(NodeStateChanged{node.id, NodeState::Admitted, node.draining, "enabled"}, node.id.str());
+}
+
+Decided take_out(const Asking& a, const Node& node, NodeState target) {
+  const bool revoke = target == NodeState::Revoked, bar = !revoke && for_platform(a);
+  if (node.state == target && (!bar || node.barred)) return Decision{{}, {node.id.str()}};
+  const std::string reason = revoke ? "node_revoked" : "node_disabled";
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(node.id);
+  // Older snapshots cannot hold a bar, and one that a restart forgets is none.
+  if (bar && a.base.format_version < kBarFormat) d.emit(FormatRaised{kBarFormat});
+  d.emit(NodeStateChanged{node.id, target, node.draining, bar ? std::string(kBarred) : reason});
+  take_workers_away(d, node.id, Leave::AtOnce, reason);
+  take_heads_away(d, node.id, reason);
+  return done(d, node.id.str());
+}
+
 }  // namespace
 
 Decided decide(const Asking& a, const EnrollNode& c) {
@@ -130,25 +158,15 @@ Decided decide(const Asking& a, const SetNode& c) {
       if (node->state != NodeState::Enrolled) return Decision{{}, {id}};
       return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "admitted"}, id);
     case Action::Enable:
-      if (node->state != NodeState::Disabled && node->state != NodeState::Quarantined) return Decision{{}, {id}};
-      return one(NodeStateChanged{c.node, NodeState::Admitted, node->draining, "enabled"}, id);
+      return enable(a, *node);
     case Action::Drain:
       return set_draining(a, *node, true);
     case Action::Undrain:
       return set_draining(a, *node, false);
     case Action::Disable:
-    case Action::Revoke: {
-      const bool revoke = c.action == Action::Revoke;
-      const NodeState target = revoke ? NodeState::Revoked : NodeState::Disabled;
-      if (node->state == target) return Decision{{}, {id}};
-      const std::string reason = revoke ? "node_revoked" : "node_disabled";
-      Draft d(a.base, a.actor, a.wall);
-      d.pull(c.node);
-      d.emit(NodeStateChanged{c.node, target, node->draining, reason});
-      take_workers_away(d, c.node, Leave::AtOnce, reason);
-      take_heads_away(d, c.node, reason);
-      return done(d, id);
-    }
+      return take_out(a, *node, NodeState::Disabled);
+    case Action::Revoke:
+      return take_out(a, *node, NodeState::Revoked);
   }
   return error(Code::InvalidArgument, "there is no such action on a machine", "action");
 }

@@ -132,6 +132,22 @@ Decided decide(const Asking& a, const RevokeApiToken& c) {
   return one(ApiTokenRevoked{c.token}, c.token.str());
 }
 
+Decided decide(const Asking& a, const RevokeLogins& c) {
+  constexpr std::size_t kEventsMax = 2000;  // the rest with the next command
+  const auto it = a.base.principals.find(c.owner);
+  TRY_VOID(a.may(Verb::Update, {.kind = Kind::Principal,
+                                .owner = it == a.base.principals.end() ? OrgId{} : it->second.org,
+                                .principal = c.owner}));
+  if (it == a.base.principals.end()) return missing("account", c.owner.str());
+  Decision decision;
+  decision.outcome.id = c.owner.str();
+  for (const TokenId id : logins_of(a.base, c.owner, c.keep, a.wall)) {
+    if (decision.events.size() >= kEventsMax) break;
+    decision.events.emplace_back(ApiTokenRevoked{id});
+  }
+  return decision;
+}
+
 Decided decide(const Asking& a, const CreateJoinToken& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::JoinToken, .owner = c.supplier}));
   if (!a.base.orgs.contains(c.supplier)) return missing("organisation", c.supplier.str());

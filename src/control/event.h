@@ -5,6 +5,7 @@
 // the test.
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -57,6 +58,7 @@ struct JoinTokenRevoked {
 };
 
 // ---- machines
+inline constexpr std::string_view kBarred = "node_disabled_by_operator";
 struct NodeEnrolled {
   Node node;
   TokenId token;
@@ -67,7 +69,7 @@ struct NodeFactsChanged {
   NodeFacts facts;
   bool operator==(const NodeFactsChanged&) const = default;
 };
-struct NodeStateChanged {
+struct NodeStateChanged {  // the reason kBarred also bars the machine's owner from enabling it
   NodeId node;
   NodeState state = NodeState::Online;
   bool draining = false;

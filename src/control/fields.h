@@ -55,6 +55,7 @@ template <class A>
 void fields(A& a, Node& x) {
   a(x.id, x.supplier, x.name, x.device_key, x.tier, x.state, x.facts, x.labels, x.draining, x.enrolled_at,
     x.state_since, x.revision, x.failures, x.backoff_until);
+  a.since(2, x.barred);
 }
 template <class A>
 void fields(A& a, GpuChoice& x) {

@@ -168,6 +168,27 @@ TEST(Rights, AreCheckedAgainAtCommit) {
   EXPECT_EQ(w.job(id_job).state, JobState::Starting) << "only the head speaks about jobs";
 }
 
+TEST(Rights, OnesOtherLoginsAreEndedAndNothingElse) {
+  World w;
+  const auto token = [&](PrincipalId owner, std::uint8_t hash, std::vector<std::string> scopes, Millis lifetime) {
+    return *TokenId::parse(w.must(CreateApiToken{owner, Bytes(32, hash), "t", std::move(scopes), lifetime}).id);
+  };
+  const PrincipalId bob = *PrincipalId::parse(w.must(CreatePrincipal{"bob", Role::Tenant, w.tenant}).id);
+  const TokenId mine = token(w.alice, 1, {}, 1h), other = token(w.alice, 2, {}, 1h),
+                program = token(w.alice, 3, {"read"}, 1h), bobs = token(bob, 4, {}, 1h);
+  EXPECT_EQ(w.run(RevokeLogins{bob, {}}, w.user()).error().code, Code::NotFound);
+  Actor narrow = w.user();
+  narrow.subject.scopes = {"read"};
+  EXPECT_EQ(w.run(RevokeLogins{w.alice, mine}, narrow).error().code, Code::PermissionDenied);
+  w.must(RevokeLogins{w.alice, mine}, w.user());
+  const auto revoked = [&](TokenId id) { return w.state.api_tokens.at(id).revoked; };
+  EXPECT_TRUE(revoked(other));
+  EXPECT_FALSE(revoked(mine) || revoked(program) || revoked(bobs));
+  EXPECT_TRUE(logins_of(w.state, w.alice, mine, w.now.wall).empty());
+  EXPECT_EQ(logins_of(w.state, bob, {}, w.now.wall), std::vector<TokenId>{bobs});
+  EXPECT_TRUE(logins_of(w.state, bob, {}, w.now.wall + 2h).empty()) << "what is over need not be ended";
+}
+
 TEST(Platform, LeadersIncarnationsAndClocks) {
   World w;
   EXPECT_EQ(w.run(BecomeLeader{1}).error().code, Code::Aborted);

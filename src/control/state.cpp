@@ -182,4 +182,13 @@ std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster) {
   return out;
 }
 
+std::vector<TokenId> logins_of(const State& state, PrincipalId owner, TokenId keep, WallTime wall) {
+  std::vector<TokenId> out;
+  for (const auto& [id, token] : state.api_tokens) {
+    const bool over = token.expires.ms != 0 && token.expires <= wall;
+    if (token.owner == owner && id != keep && !token.revoked && token.scopes.empty() && !over) out.push_back(id);
+  }
+  return out;
+}
+
 }  // namespace muster::control

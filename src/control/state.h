@@ -16,7 +16,7 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 1;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 2;    // newest event format this build writes and reads
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -116,5 +116,8 @@ std::string boot_of_leases(const State& state, NodeId node);  // empty: it holds
 std::vector<LeaseId> renewable_leases(const State& state, NodeId node);
 bool held_by(const State& state, NodeId node, const ObservedLease& lease);  // not ended, this node's, of this epoch
 std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster);  // of the members, the head's first
+
+// The tokens of an account that have all its rights (what a login makes) and still hold, but one.
+std::vector<TokenId> logins_of(const State& state, PrincipalId owner, TokenId keep, WallTime wall);
 
 }  // namespace muster::control

@@ -362,6 +362,11 @@ Result<WallTime> certificate_expiry(std::string_view pem) {
   return to_wall(X509_get0_notAfter(cert.get()));
 }
 
+Result<Validity> certificate_validity(std::string_view pem) {
+  const CertPtr cert = TRY(parse_cert(pem));
+  return Validity{TRY(to_wall(X509_get0_notBefore(cert.get()))), TRY(to_wall(X509_get0_notAfter(cert.get())))};
+}
+
 Result<std::string> find_certificate(std::string_view bundle_pem, ByteView wanted) {
   if (bundle_pem.size() > kPemBytesMax) return error(Code::TooLarge, "the certificate bundle is too large");
   const BioPtr bio = read_bio(bundle_pem);

@@ -46,6 +46,10 @@ Result<DeviceCertificate> verify_device_certificate(std::string_view cert_pem, s
 Status verify_chain(std::string_view cert_pem, std::string_view ca_pem, WallTime now);
 Result<Bytes> certificate_sha256(std::string_view cert_pem);  // of the DER
 Result<WallTime> certificate_expiry(std::string_view cert_pem);
+struct Validity {
+  WallTime not_before, not_after;
+};
+Result<Validity> certificate_validity(std::string_view cert_pem);  // of the first in a bundle
 // In a PEM bundle, the certificate whose DER has this SHA-256.
 Result<std::string> find_certificate(std::string_view bundle_pem, ByteView der_sha256);
 

@@ -6,6 +6,7 @@
 
 #include "crypto/aead.h"
 #include "crypto/cert.h"
+#include "crypto/cert_watch.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "crypto/password.h"
@@ -221,6 +222,27 @@ TEST_F(Certs, FingerprintFindsTheCa) {
   EXPECT_EQ(*find_certificate(server.cert_pem + ca.cert_pem, pin), ca.cert_pem);
   EXPECT_FALSE(find_certificate(server.cert_pem, pin).ok());
   EXPECT_EQ(*certificate_expiry(server.cert_pem), now + 24h);
+}
+
+TEST_F(Certs, TheirEndIsToldAtHalfAQuarterAndWhenItCame) {
+  CertWatch watch;
+  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 40h).value();
+  ASSERT_TRUE(watch.set("server", server.cert_pem + ca.cert_pem, "copy the new one").ok());
+  EXPECT_EQ(watch.left(now).at(0).second, 40h);
+  EXPECT_TRUE(watch.warnings(now + 19h).empty());
+  const auto half = watch.warnings(now + 21h);
+  ASSERT_EQ(half.size(), 1u);
+  EXPECT_NE(half[0].find("server has half"), std::string::npos) << half[0];
+  EXPECT_NE(half[0].find("copy the new one"), std::string::npos);
+  ASSERT_TRUE(watch.set("server", server.cert_pem, "copy the new one").ok());
+  EXPECT_TRUE(watch.warnings(now + 29h).empty()) << "the same one is told once";
+  EXPECT_EQ(watch.warnings(now + 31h).size(), 1u);
+  EXPECT_EQ(watch.warnings(now + 41h).size(), 1u);
+  EXPECT_EQ(watch.left(now + 41h).at(0).second, -1h);
+  const auto next = issue_server_certificate(ca, "muster", {"muster"}, now + 30h, 40h).value();
+  ASSERT_TRUE(watch.set("server", next.cert_pem, "copy the new one").ok());
+  EXPECT_TRUE(watch.warnings(now + 41h).empty());
+  EXPECT_FALSE(watch.set("server", "nothing", "").ok());
 }
 
 TEST_F(Certs, CsrWithForeignKeyOrDamageIsRefused) {

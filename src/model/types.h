@@ -123,6 +123,7 @@ struct Node {
   std::uint64_t revision = 0; /* desired revision */
   std::uint64_t failures = 0;
   WallTime backoff_until;
+  bool barred = false; /* an operator disabled it: only an operator enables it again */
   bool operator==(const Node&) const = default;
 };
 

@@ -17,6 +17,7 @@
 #include "crypto/cert.h"
 #include "net/dial.h"
 #include "net/handoff.h"
+#include "net/registry.h"
 #include "net/url.h"
 
 namespace muster::net {
@@ -264,6 +265,22 @@ TEST(NetServer, CapsConnectionsPerAddress) {
     ok = dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000))).ok();
   }
   EXPECT_TRUE(ok);
+}
+
+TEST(NetServer, CountsAnIpv6AddressAsItsNetwork) {
+  EXPECT_EQ(address_block("203.0.113.5:443"), "203.0.113.5");
+  EXPECT_EQ(address_block("203.0.113.5"), "203.0.113.5");
+  EXPECT_EQ(address_block("[::ffff:203.0.113.5]:1"), "203.0.113.5");
+  EXPECT_EQ(address_block("[2001:db8:1:2:3:4:5:6]:443"), "2001:db8:1:2::/64");
+  EXPECT_EQ(address_block("2001:db8:1:2::9"), "2001:db8:1:2::/64");
+  EXPECT_EQ(address_block("[fe80::1%eth0]:7"), "fe80::/64");
+  EXPECT_NE(address_block("2001:db8:1:3::9"), "2001:db8:1:2::/64");
+  EXPECT_EQ(address_block(""), "");
+  const auto registry = std::make_shared<Registry>(100, 2);
+  const auto one = registry->enter("2001:db8::1"), two = registry->enter("2001:db8::2");
+  EXPECT_NE(two, nullptr);
+  EXPECT_EQ(registry->enter("2001:db8::3"), nullptr);
+  EXPECT_NE(registry->enter("2001:db8:0:1::3"), nullptr);
 }
 
 TEST(NetClient, TrustsOnlyThePinnedCa) {

@@ -1,11 +1,14 @@
 #pragma once
-// Inside net: the open connections of a server or loop, counted (in all and by peer address) and closable from outside.
+// Inside net: the open connections of a server or loop, counted (in all and by peer address, of IPv6 by /64) and
+// closable from outside.
 // A guard is held by each connection and leaves the registry with it. Any thread.
 #include <memory>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "net/address_block.h"
 
 namespace muster::net {
 
@@ -41,16 +44,17 @@ class Registry : public std::enable_shared_from_this<Registry> {
   // nullptr: full.
   GuardPtr enter(const std::string& address) {
     std::uint64_t id = 0;
+    const std::string block = address_block(address);
     {
       const std::lock_guard lock(mutex_);
       if (targets_.size() >= max_) return nullptr;
-      auto& count = by_address_[address];
+      auto& count = by_address_[block];
       if (count >= max_per_address_) return nullptr;
       ++count;
       id = ++last_id_;
       targets_.emplace(id, std::weak_ptr<Closable>());
     }
-    return std::make_shared<Guard>(shared_from_this(), id, address);
+    return std::make_shared<Guard>(shared_from_this(), id, block);
   }
   void abort_all() {
     std::vector<std::shared_ptr<Closable>> alive;

@@ -1,5 +1,6 @@
 #include "relay/relay.h"
 
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "crypto/cert_watch.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/stun.h"
 #include "relay/client_hello.h"
@@ -109,10 +111,23 @@ class RelayImpl final : public Relay {
   std::uint16_t metrics_port() const override {
     return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0};
   }
-  std::string metrics() const override { return hub_->metrics(); }
+  std::string metrics() const override {
+    std::string out = hub_->metrics();
+    for (const auto& [name, left] : certificates_.left(read_clocks().wall))
+      out += fmt::format(
+          "# HELP muster_relay_certificate_remaining_seconds until the end of the certificate, negative after it\n"
+          "# TYPE muster_relay_certificate_remaining_seconds gauge\nmuster_relay_certificate_remaining_seconds {}\n",
+          left.count() / 1000);
+    return out;
+  }
+  void warn_of_expiry() override {
+    for (const std::string& warning : certificates_.warnings(read_clocks().wall)) log_warn("relay", "{}", warning);
+  }
 
   Status reload_tls(TlsFiles files) override {
     auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));
+    TRY_VOID(certificates_.set("the relay", files.certificate_pem,
+                               "musterd renews it in its folder relay/: copy certificate and key from there"));
     const std::lock_guard lock(mutex_);
     tls_ = std::move(fresh);
     return {};
@@ -273,7 +288,7 @@ class RelayImpl final : public Relay {
     asio::async_read_until(
         *socket, asio::dynamic_buffer(*text, 8192), "\r\n\r\n", [this, socket, text, timer](ErrorCode ec, std::size_t) {
           if (ec) return void(timer->cancel());
-          const std::string body = hub_->metrics();
+          const std::string body = metrics();
           *text =
               "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\nContent-Length: " +
               std::to_string(body.size()) + "\r\n\r\n" + body;
@@ -293,6 +308,7 @@ class RelayImpl final : public Relay {
   std::shared_ptr<HandoffQueue> handoff_;
   std::mutex mutex_;
   SslCtxPtr tls_;
+  crypto::CertWatch certificates_;
   std::vector<std::thread> threads_;
   bool stopped_ = false;
 };

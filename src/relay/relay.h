@@ -36,7 +36,8 @@ class Relay {
   virtual ~Relay() = default;
   virtual std::uint16_t port() const = 0;
   virtual std::uint16_t metrics_port() const = 0;
-  virtual Status reload_tls(net::TlsFiles tls) = 0;
+  virtual Status reload_tls(net::TlsFiles tls) = 0;  // for new connections; the open ones go on
+  virtual void warn_of_expiry() = 0;  // logs once at half and once at a quarter of the certificate's life
   virtual std::string metrics() const = 0;
   virtual void stop() = 0;
 };

@@ -45,6 +45,7 @@ struct Process {
   pid_t pid = -1;
   int out = -1;
   std::uint16_t port = 0, metrics_port = 0;
+  std::string reload_seconds = "3600";
   crypto::KeyAndCert ca = *crypto::create_ca("relay test", read_clocks().wall);
   crypto::SigningKey controller = crypto::SigningKey::generate();
 
@@ -59,9 +60,8 @@ struct Process {
     stop();
     fs::remove_all(dir);
   }
-  void write_certificate() const {
-    const auto cert =
-        *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+  void write_certificate(Millis life = Millis(3'600'000)) const {
+    const auto cert = *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, life);
     std::ofstream(dir / "cert.pem") << cert.cert_pem << ca.cert_pem;
     std::ofstream(dir / "key.pem") << cert.key_pem;
   }
@@ -84,7 +84,9 @@ struct Process {
                                            "--relay-id",
                                            "relay-1",
                                            "--metrics",
-                                           "127.0.0.1:0"};
+                                           "127.0.0.1:0",
+                                           "--reload-seconds",
+                                           reload_seconds};
     std::vector<char*> argv;
     for (const auto& arg : args) argv.push_back(const_cast<char*>(arg.c_str()));
     argv.push_back(nullptr);
@@ -333,6 +335,36 @@ TEST(Relay, ComesBackAndReloads) {
   EXPECT_TRUE(eventually([&] {
     return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok();
   }));
+  EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
+}
+
+TEST(Relay, NoticesANewCertificateByItself) {
+  Process relay;
+  relay.stop();
+  relay.reload_seconds = "1";
+  relay.start();
+  Peer a;
+  a.start(relay, relay.token(a.pair, 1));
+  ASSERT_TRUE(a.up());
+  const auto seconds_left = [&] {
+    const std::string text = scrape(relay), name = "\nmuster_relay_certificate_remaining_seconds ";
+    const auto at = text.find(name);
+    return at == std::string::npos ? -1.0 : std::stod(text.substr(at + name.size()));
+  };
+  EXPECT_NEAR(seconds_left(), 3600, 30);
+  const auto dials = [&] {
+    return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok();
+  };
+  // A key without its certificate is not taken, and the old pair stays.
+  std::ofstream(relay.dir / "key.pem")
+      << crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(1000))->key_pem;
+  std::this_thread::sleep_for(Millis(2500));
+  EXPECT_TRUE(dials());
+  relay.ca = *crypto::create_ca("new", read_clocks().wall);
+  EXPECT_FALSE(dials());
+  relay.write_certificate(Millis(7'200'000));
+  EXPECT_TRUE(eventually(dials));
+  EXPECT_NEAR(seconds_left(), 7200, 30);
   EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
 }
 

@@ -54,12 +54,12 @@ std::optional<std::string> match_path(std::string_view pattern, std::string_view
   return std::string(id);
 }
 
+}  // namespace
+
 control::Lane lane_of(const access::Subject& subject) {
   if (subject.role == Role::Operator) return control::Lane::Operator;
   return subject.role == Role::Supplier ? control::Lane::Supplier : control::Lane::Tenant;
 }
-
-}  // namespace
 
 net::Response problem(const Error& error) {
   net::Response response;

@@ -3,7 +3,6 @@
 // access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route
 // without a rule cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the
 // hash of the request to the core. Handlers may answer later; they never block a network thread. Thread-safe.
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -16,6 +15,7 @@
 #include "net/net.h"
 #include "server/context.h"
 #include "server/event_hub.h"
+#include "server/login_guard.h"
 #include "server/start_forecasts.h"
 #include "server/views.h"
 #include "wire/contract.h"
@@ -90,8 +90,16 @@ class Api {
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);
+  void later(const CallPtr& call, Millis wait, const std::string& why) const;  // 429
+  // Runs the job where passwords are hashed. dropped: it will not run, because too many wait; the call was answered.
+  void post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped);
+  // Calls good with the account if this is its password, answers the call with `wrong` otherwise; counts and bounds the
+  // attempts.
+  void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
+                      std::function<void(const Principal&)> good);
+  void change_password(const CallPtr& call);
+  Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
   void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
-  bool login_allowed(const std::string& key);
 
   Context& context_;
   std::map<std::string, Route> routes_;
@@ -100,8 +108,7 @@ class Api {
   LeaseTime plan_after_{0};  // a large planner is not copied again at once
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
-  std::mutex attempts_mutex_;
-  std::map<std::string, std::deque<LeaseTime>> attempts_;  // logins per account and address, bounded
+  LoginGuard logins_{{}};
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").
@@ -113,6 +120,7 @@ struct ListQuery {
 Result<ListQuery> list_query(const net::Request& request, std::initializer_list<std::string_view> keys);
 std::string cursor_text(std::uint64_t id);
 net::Response problem(const Error& error);
+control::Lane lane_of(const access::Subject& subject);
 std::string metrics_text(Context& context);
 // Keeps ended jobs and clusters readable after they left the state.
 void keep_history(Context& context, const engine::DurableEvent& event);

@@ -1,9 +1,11 @@
 // Accounts, organisations, projects, API tokens, login.
 #include <fmt/format.h>
 
+#include "base/log.h"
 #include "control/quota.h"
 #include "crypto/password.h"
 #include "crypto/token.h"
+#include "net/address_block.h"
 #include "server/api.h"
 #include "server/list.h"
 #include "wire/names.h"
@@ -14,8 +16,7 @@ namespace {
 constexpr Millis kLoginLifetime{30LL * 86'400'000};
 constexpr Millis kTokenLifetimeMax{400LL * 86'400'000};
 constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> scrypt text
-constexpr std::size_t kAttemptsMax = 10, kAttemptKeysMax = 10'000;
-constexpr Millis kAttemptWindow{15 * 60'000};
+constexpr Millis kHashWait{5000};                // who would wait longer for his turn is told to come again
 
 Resolver own(access::Kind kind, access::Verb verb) {
   return [kind, verb](const control::State&, Call& call) -> Result<Ask> {
@@ -30,9 +31,9 @@ Result<OrgId> wanted_org(const control::State& state, const access::Subject& sub
   if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
   return *org;
 }
-Status password_rule(const std::string& password) {
+Status password_rule(const std::string& password, const std::string& field) {
   if (password.size() < 8 || password.size() > 1024)
-    return error(Code::InvalidArgument, "password must have between 8 and 1024 characters", "password");
+    return error(Code::InvalidArgument, field + " must have between 8 and 1024 characters", field);
   return {};
 }
 Result<std::string> shown(const control::State& state, const std::string& id, const std::string& secret) {
@@ -50,67 +51,142 @@ Result<std::string> shown_principal(const control::State& state, const std::stri
 
 }  // namespace
 
-bool Api::login_allowed(const std::string& key) {
-  const LeaseTime now = read_clocks().lease;
-  const std::lock_guard lock(attempts_mutex_);
-  if (attempts_.size() > kAttemptKeysMax) {
-    std::erase_if(attempts_,
-                  [&](const auto& row) { return row.second.empty() || row.second.back() + kAttemptWindow < now; });
-    if (attempts_.size() > kAttemptKeysMax) return false;
-  }
-  auto& times = attempts_[key];
-  while (!times.empty() && times.front() + kAttemptWindow < now) times.pop_front();
-  if (times.size() >= kAttemptsMax) return false;
-  times.push_back(now);
-  return true;
+void Api::later(const CallPtr& call, Millis wait, const std::string& why) const {
+  const auto seconds = std::max<std::int64_t>(1, (wait.count() + 999) / 1000);
+  net::Response response =
+      problem(error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds)));
+  response.headers["Retry-After"] = std::to_string(seconds);
+  call->responder->send(std::move(response));
 }
 
-void Api::login(const CallPtr& call) {
-  const auto request = wire::parse_login(call->request.body);
-  if (!request.ok()) return fail(call, request.error());
-  const std::string address = call->request.peer.substr(0, call->request.peer.rfind(':'));
-  if (!login_allowed(request->name.substr(0, 64) + "@" + address)) {
-    return fail(call, error(Code::ResourceExhausted, "too many attempts to log in; wait 15 minutes"));
-  }
-  post(call, [this, call, request = *request] {
-    // The same work whether the account exists or not, so that its existence does not show in the time.
-    static const std::string nobody = [] {
+void Api::post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped) {
+  const auto refuse = [this, call, dropped] {
+    if (dropped) dropped();
+    later(call, kHashWait, "too many passwords wait to be checked");
+  };
+  const bool queued = context_.hashing->post([job = std::move(job), refuse, asked = read_clocks().lease] {
+    if (asked + kHashWait < read_clocks().lease) return refuse();
+    job();
+  });
+  if (!queued) refuse();
+}
+
+void Api::check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
+                         std::function<void(const Principal&)> good) {
+  const std::string key = name.substr(0, 64), source = net::address_block(call->request.peer);
+  if (const auto wait = logins_.begin(key, source, read_clocks().lease))
+    return later(call, *wait, "too many attempts to log in");
+  const auto done = [this, key, source](LoginGuard::Outcome outcome) {
+    logins_.done(key, source, read_clocks().lease, outcome);
+  };
+  const auto check = [this, call, name, password, wrong, good = std::move(good), done] {
+    static const std::string nobody = [] {  // the same work for accounts that do not exist
       auto hash = crypto::hash_password("nobody has this password");
       return hash.ok() ? *hash : std::string();
     }();
     std::optional<Principal> principal;
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-      const auto id = state.principal_by_name.find(request.name);
+      const auto id = state.principal_by_name.find(name);
       if (id != state.principal_by_name.end()) principal = state.principals.at(id->second);
     });
     std::string encoded = nobody;
     if (principal && !principal->disabled) {
       const auto stored = context_.store->get_side(kPasswords, principal->id.str());
-      if (!stored.ok()) return fail(call, stored.error());
+      if (!stored.ok()) {
+        done(LoginGuard::Outcome::NotTried);
+        return fail(call, stored.error());
+      }
       if (stored->has_value()) encoded = as_string(**stored);
     }
-    const bool good = crypto::verify_password(request.password, encoded) && encoded != nobody;
-    if (!good || !principal) return fail(call, error(Code::Unauthenticated, "name or password is wrong"));
-    call->caller.subject = {principal->id, principal->role, principal->org, {}, {}};
-    const auto token = crypto::make_api_token();
-    const std::string label = request.label.empty() ? "login" : request.label.substr(0, 64);
-    submit(call, control::CreateApiToken{principal->id, token.hash, label, {}, kLoginLifetime},
-           [token, id = principal->id](const control::State& state, const scheduler::Scheduler&,
-                                       const engine::Reply& reply) -> Result<std::string> {
-             const auto made = TokenId::parse(reply.outcome.id);
-             const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-             if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-             return wire::to_json(
-                 wire::LoginView{token.text, found->second.expires, principal_view(state, state.principals.at(id))});
-           });
+    const bool right = crypto::verify_password(password, encoded) && encoded != nobody && principal;
+    done(right ? LoginGuard::Outcome::Right : LoginGuard::Outcome::Wrong);
+    if (!right) return fail(call, wrong);
+    good(*principal);
+  };
+  post_hashing(call, check, [done] { done(LoginGuard::Outcome::NotTried); });
+}
+
+void Api::login(const CallPtr& call) {
+  const auto request = wire::parse_login(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
+  check_password(call, request->name, request->password, wrong,
+                 [this, call, label = request->label](const Principal& who) {
+                   call->caller.subject = {who.id, who.role, who.org, {}, {}};
+                   const auto token = crypto::make_api_token();
+                   submit(call,
+                          control::CreateApiToken{
+                              who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
+                          [token, id = who.id](const control::State& state, const scheduler::Scheduler&,
+                                               const engine::Reply& reply) -> Result<std::string> {
+                            const auto made = TokenId::parse(reply.outcome.id);
+                            const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+                            if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+                            return wire::to_json(wire::LoginView{token.text, found->second.expires,
+                                                                 principal_view(state, state.principals.at(id))});
+                          });
+                 });
+}
+
+Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
+  const control::RevokeLogins command{call->caller.subject.principal, call->caller.token};
+  control::Actor actor;
+  actor.subject = call->caller.subject;
+  const auto left = [&] {
+    std::size_t count = 0;
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      count = control::logins_of(state, command.owner, command.keep, read_clocks().wall).size();
+    });
+    return count;
+  };
+  const std::size_t first = left();
+  for (std::size_t before = first; before > 0;) {
+    const auto reply = TRY(context_.runner->submit_wait(lane_of(call->caller.subject), command, actor));
+    if (!context_.runner->wait_for(reply.seq, Millis(10'000)))
+      return error(Code::Unavailable, "this server is behind; the rest will end when you change it once more");
+    const std::size_t now = left();
+    if (now >= before) break;  // somebody logs in as fast as we end it: with the new password
+    before = now;
+  }
+  return first;
+}
+
+void Api::change_password(const CallPtr& call) {
+  const auto request = wire::parse_change_password(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  if (const Status rule = password_rule(request->new_password, "newPassword"); !rule.ok())
+    return fail(call, rule.error());
+  if (request->new_password == request->old_password)
+    return fail(call, error(Code::InvalidArgument, "newPassword is the old one; choose another", "newPassword"));
+  std::string name;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const auto found = state.principals.find(call->caller.subject.principal);
+    if (found != state.principals.end()) name = found->second.name;
   });
+  // Not Unauthenticated: the token is good, and a client would ask for a new one.
+  const Error wrong =
+      error(Code::InvalidArgument,
+            "the old password is wrong; if an earlier try got no answer, the new one may hold already", "oldPassword");
+  check_password(
+      call, name, request->old_password, wrong, [this, call, password = request->new_password](const Principal& who) {
+        const auto hash = crypto::hash_password(password);
+        if (!hash.ok()) return fail(call, hash.error());
+        const Status kept = context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
+        if (!kept.ok()) return fail(call, kept.error());
+        log_info("audit", "{} changed the password of its account", who.id.str());
+        const auto ended = end_other_logins(call);
+        if (!ended.ok())
+          return fail(call, error(ended.error().code, "the password is changed, but other logins may still hold: " +
+                                                          ended.error().message));
+        ok(call, wire::to_json(wire::PasswordView{*ended}));
+      });
 }
 
 void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
-  if (const Status rule = password_rule(request->password); !rule.ok()) return fail(call, rule.error());
-  post(call, [this, call, request = *request] {
+  if (const Status rule = password_rule(request->password, "password"); !rule.ok()) return fail(call, rule.error());
+  const auto make = [this, call, request = *request] {
     Result<OrgId> org = OrgId{};
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
       org = wanted_org(state, call->caller.subject, request.org);
@@ -128,7 +204,8 @@ void Api::create_principal(const CallPtr& call) {
           return shown_principal(state, reply.outcome.id);
         },
         keep);
-  });
+  };
+  post_hashing(call, make, {});
 }
 
 void Api::add_people() {
@@ -140,6 +217,7 @@ void Api::add_people() {
       return shown_principal(state, call->caller.subject.principal.str());
     });
   });
+  add("ChangePassword", own(Kind::Principal, Verb::Update), [this](const CallPtr& call) { change_password(call); });
   add(
       "CreateOrg",
       [](const control::State&, Call&) -> Result<Ask> {

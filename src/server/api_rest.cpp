@@ -159,6 +159,12 @@ std::string metrics_text(Context& context) {
   gauge("event_streams_open", "SSE streams", static_cast<double>(context.events->streams()));
   gauge("leases_live", "leases that have not ended", static_cast<double>(leases));
   gauge("jobs_waiting", "jobs that wait for their cluster", static_cast<double>(waiting));
+  bool first = true;
+  for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
+    gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",
+          std::chrono::duration<double>(left).count(), fmt::format("{{certificate=\"{}\"}}", name));
+    first = false;
+  }
   table("nodes", "machines by state", nodes);
   table("clusters", "clusters by state", clusters);
   table("jobs", "jobs by state", jobs);

@@ -14,6 +14,16 @@ namespace {
 net::TlsFiles tls_files(const Identity& identity) {
   return {identity.tls.cert_pem + identity.ca.cert_pem, identity.tls.key_pem};
 }
+// Takes note of the certificates in use, and says which of them near their end.
+Status watch_certificates(Context& context, const Identity& identity) {
+  TRY_VOID(context.certificates.set("server", identity.tls.cert_pem,
+                                    "it is renewed by itself when a third of its life is left"));
+  TRY_VOID(context.certificates.set("ca", identity.ca.cert_pem,
+                                    "a new control plane must be set up and joined before: see the runbooks"));
+  for (const std::string& warning : context.certificates.warnings(read_clocks().wall))
+    log_warn("musterd", "{}", warning);
+  return {};
+}
 }  // namespace
 
 Context::Context()
@@ -35,6 +45,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   Context& context = *app->context_;
   context.dir = options.dir;
   context.identity = TRY(load_identity(options.dir, read_clocks().wall));
+  TRY_VOID(watch_certificates(context, context.identity));
   context.store = options.store;
   context.public_host = options.public_host;
   context.certificate_life = options.certificate_life;
@@ -43,6 +54,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   runner.store = options.store;
   context.runner = TRY(engine::Runner::start(std::move(runner)));
   context.pool = std::make_unique<Pool>(8, 16'384);
+  context.hashing = std::make_unique<Pool>(2, 256);
   context.logs = std::make_unique<LogStore>(options.dir.logs());
   context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{});
   TRY_VOID(context.blobs->load());
@@ -81,7 +93,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
 
 Status App::renew_certificate() {
   const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall));
-  return server_->reload_tls(tls_files(fresh));
+  TRY_VOID(server_->reload_tls(tls_files(fresh)));
+  return watch_certificates(*context_, fresh);
 }
 
 App::~App() {
@@ -94,6 +107,7 @@ void App::stop() {
   if (server_) server_->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
+  if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
   context_->runner.reset();
   server_.reset();

@@ -30,7 +30,7 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
-  Status renew_certificate();  // when it nears its end
+  Status renew_certificate();  // when it nears its end; warns of the ones that do
 
  private:
   App() = default;

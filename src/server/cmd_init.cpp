@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <fstream>
 #include <sstream>
 
 #include "crypto/password.h"
@@ -22,15 +21,6 @@ std::vector<std::string> split(const std::string& text) {
   return out;
 }
 
-Result<std::string> read_password(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  if (!file || !std::getline(file, line))
-    return error(Code::InvalidArgument, fmt::format("--password-file {}: the first line cannot be read", path));
-  if (line.size() < 8) return error(Code::InvalidArgument, "the password must have at least 8 characters");
-  return line;
-}
-
 struct Made {
   std::string ca_sha256, password;
   bool generated = false;
@@ -47,7 +37,7 @@ Result<Made> init(const Arguments& arguments, const OpenStore& open) {
   const NewIdentity wanted{split(arguments.option("--name")), split(arguments.option("--relay"))};
   Made made;
   if (const auto file = arguments.option("--password-file"); !file.empty()) {
-    made.password = TRY(read_password(file));
+    made.password = TRY(read_password_file(file));
   } else {
     made.password = base64url(crypto::random_bytes(12));
     made.generated = true;
@@ -86,7 +76,7 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
   fmt::print("The control plane is ready in {}\n", data);
   fmt::print("CA SHA-256: {}\n", made->ca_sha256);
   if (made->generated)
-    fmt::print("Operator {} has the password {} (shown once; change it soon)\n", account, made->password);
+    fmt::print("Operator {} has the password {} (shown once; `muster passwd` changes it)\n", account, made->password);
   fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
   fmt::print("Log in:  muster login https://{}:8443 --user {} --ca-sha256 {}\n", name, account, made->ca_sha256);
   return 0;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <fstream>
+#include <iostream>
 
 namespace muster::server {
 
@@ -12,6 +14,7 @@ const char* const kUsage =
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N]\n"
+    "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
     "  musterd journal verify|show|export --data DIR [--from SEQ] [--count N]\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
@@ -53,6 +56,18 @@ Result<Arguments> parse_arguments(int count, char** values) {
     out.options[word] = value;
   }
   return out;
+}
+
+Result<std::string> read_password_file(const std::string& path) {
+  std::ifstream file;
+  if (path != "-") file.open(path);
+  std::istream& in = path == "-" ? std::cin : file;
+  std::string line;
+  if (!in || !std::getline(in, line))
+    return error(Code::InvalidArgument, fmt::format("--password-file {}: the first line cannot be read", path));
+  if (line.size() < 8 || line.size() > 1024)
+    return error(Code::InvalidArgument, "the password must have between 8 and 1024 characters");
+  return line;
 }
 
 }  // namespace muster::server

@@ -25,9 +25,11 @@ Result<Arguments> parse_arguments(int count, char** values);
 
 int cmd_init(const Arguments& arguments, const OpenStore& open);
 int cmd_serve(const Arguments& arguments, const OpenStore& open);
+int cmd_passwd(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);
+Result<std::string> read_password_file(const std::string& path);  // its first line; "-" is standard input
 extern const char* const kUsage;
 
 }  // namespace muster::server

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "crypto/cert_watch.h"
 #include "engine/runner.h"
 #include "journal/store.h"
 #include "server/identity.h"
@@ -25,11 +26,13 @@ struct Context {
   std::shared_ptr<journal::Store> store;
   std::unique_ptr<engine::Runner> runner;
   std::unique_ptr<Pool> pool;
+  std::unique_ptr<Pool> hashing;  // of passwords: slow on purpose, so few at a time and never on the pool of all others
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
+  crypto::CertWatch certificates;            // what is in use, for metrics and warnings
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
   Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include "crypto/random.h"
 #include "crypto/x25519.h"
 #include "overlay/roster.h"
+#include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
@@ -296,6 +298,157 @@ TEST_F(Platform, RefusalsAreProblemDetails) {
     EXPECT_EQ(answer.body["field"].text(), row.field) << row.path << " " << answer.body.dump();
     EXPECT_TRUE(wire::check_json("Problem", answer.body).ok());
   }
+}
+
+// Answers are kept; a call may be answered later, by another thread.
+class KeptAnswer final : public net::Responder {
+ public:
+  void send(net::Response response) override {
+    const std::lock_guard lock(mutex_);
+    response_ = std::move(response);
+    ready_.notify_all();
+  }
+  void start_stream(net::Response head) override { send(std::move(head)); }
+  bool write(std::string) override { return false; }
+  std::size_t buffered() const override { return 0; }
+  void finish() override {}
+  void on_close(std::function<void()>) override {}
+  net::Response wait(Millis limit = Millis(20'000)) {
+    std::unique_lock lock(mutex_);
+    ready_.wait_for(lock, limit, [this] { return response_.has_value(); });
+    return response_.value_or(net::Response{0, {}, {}, {}});
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::optional<net::Response> response_;
+};
+
+TEST_F(Platform, APasswordIsChangedByItsOwnerAndEndsTheOtherLogins) {
+  const std::string mine = user("pam", Role::Tenant, "pam-org"), other = login("pam", "password-of-pam");
+  const std::string program =
+      call("POST", "/api/v1/tokens", R"({"label":"ci","scopes":["read"]})", mine).body["secret"].text();
+  ASSERT_FALSE(other.empty() || program.empty());
+  const auto change = [&](const std::string& old, const std::string& fresh, const std::string& token) {
+    return call("POST", "/api/v1/password", wire::to_json(wire::ChangePasswordRequest{old, fresh}), token);
+  };
+  const auto status_of = [&](const std::string& token) { return call("GET", "/api/v1/whoami", "", token).status; };
+  EXPECT_EQ(change("not it at all", "another password", mine).body["field"].text(), "oldPassword");
+  EXPECT_EQ(change("password-of-pam", "short", mine).body["field"].text(), "newPassword");
+  EXPECT_EQ(change("password-of-pam", "password-of-pam", mine).status, 400);
+  EXPECT_EQ(change("password-of-pam", "another password", program).status, 403) << "a token that may only read";
+  EXPECT_EQ(status_of(other), 200);
+  const auto changed = change("password-of-pam", "another password", mine);
+  ASSERT_EQ(changed.status, 200) << changed.body.dump();
+  EXPECT_TRUE(wire::check_json("ChangePasswordResponse", changed.body).ok());
+  EXPECT_EQ(changed.body["revokedTokens"].text(), "1");
+  EXPECT_EQ(status_of(mine), 200);
+  EXPECT_EQ(status_of(other), 401);
+  EXPECT_EQ(status_of(program), 200) << "tokens of programs have scopes and stay";
+  EXPECT_EQ(status_of(admin_), 200) << "nobody else's";
+  EXPECT_TRUE(login("pam", "password-of-pam").empty());
+  EXPECT_FALSE(login("pam", "another password").empty());
+}
+
+TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
+  const std::string token = user("otto", Role::Auditor, "otto-org");
+  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+    return std::shared_ptr<journal::Store>(store_);
+  };
+  Arguments arguments;
+  arguments.words = {"passwd", "otto"};
+  arguments.options = {{"--data", root_}, {"--password-file", root_ + ".password"}};
+  std::ofstream(root_ + ".password") << "found again at last\n";
+  EXPECT_EQ(cmd_passwd(arguments, open), 0);
+  EXPECT_TRUE(login("otto", "password-of-otto").empty());
+  EXPECT_FALSE(login("otto", "found again at last").empty());
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token).status, 200) << "and the server went on";
+  arguments.words[1] = "nobody-at-all";
+  EXPECT_EQ(cmd_passwd(arguments, open), 1);
+  arguments.words.pop_back();
+  EXPECT_EQ(cmd_passwd(arguments, open), 2);
+  arguments.words = {"passwd", "otto"};
+  arguments.options["--data"] = root_ + "-elsewhere";
+  EXPECT_EQ(cmd_passwd(arguments, open), 1);
+}
+
+TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
+  net::Client client(endpoint());
+  const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
+  ASSERT_TRUE(metrics.ok());
+  const auto days = [&](const std::string& name) {
+    const std::string start = "\nmuster_certificate_remaining_seconds{certificate=\"" + name + "\"} ";
+    const auto at = metrics->body.find(start);
+    return at == std::string::npos ? -1 : std::stod(metrics->body.substr(at + start.size())) / 86'400;
+  };
+  EXPECT_NEAR(days("server"), 90, 0.1);
+  EXPECT_NEAR(days("ca"), 3650, 0.1);
+  EXPECT_TRUE(app_->renew_certificate().ok());
+}
+
+TEST_F(Platform, ALoginFloodFromOneAddressShutsNobodyElseOut) {
+  Api api(app_->context());  // with counters of its own
+  const auto login_from = [&](const std::string& peer, const std::string& name, const std::string& password) {
+    net::Request request;
+    request.method = "POST", request.path = "/api/v1/login", request.peer = peer;
+    request.body = wire::to_json(wire::LoginRequest{name, password, "flood"});
+    auto answer = std::make_shared<KeptAnswer>();
+    api.handle(std::move(request), answer);
+    return answer;
+  };
+  std::vector<std::shared_ptr<KeptAnswer>> flood;
+  for (int i = 0; i < 30'000; ++i)
+    flood.push_back(
+        login_from("[2001:db8::" + std::to_string(i % 10'000) + "]:4711", "n" + std::to_string(i), "wrong"));
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(login_from("203.0.113.5:1", "admin", "correct horse battery")->wait().status, 200);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(4)) << "behind four of one address at most";
+  int checked = 0, later = 0;
+  for (const auto& each : flood) {
+    const auto answer = each->wait();
+    if (answer.status == 401) ++checked;
+    if (answer.status == 429) {
+      ++later;
+      EXPECT_GE(std::stoi(answer.headers.at("Retry-After")), 1);
+    }
+  }
+  EXPECT_EQ(checked + later, 30'000);
+  EXPECT_LE(checked, 60);
+  // The ten attempts for one name from one address are over; from another one the right password is taken.
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(login_from("198.51.100.1:9", "admin", "wrong wrong")->wait().status, 401);
+  EXPECT_EQ(login_from("198.51.100.1:9", "admin", "correct horse battery")->wait().status, 429);
+  EXPECT_EQ(login_from("198.51.100.2:9", "admin", "correct horse battery")->wait().status, 200);
+}
+
+TEST(Logins, AreCountedByNameAddressAndBothInBoundedTables) {
+  using Outcome = LoginGuard::Outcome;
+  LeaseTime now{1'000'000};
+  LoginGuard guard({.per_pair = 3, .per_source = 5, .per_name = 8, .at_once = 2, .rows = 50, .window = Millis(60'000)});
+  const auto attempt = [&](const std::string& name, const std::string& source, Outcome outcome = Outcome::Wrong) {
+    const auto wait = guard.begin(name, source, now);
+    if (!wait) guard.done(name, source, now, outcome);
+    return !wait;
+  };
+  EXPECT_TRUE(attempt("amy", "home", Outcome::Right));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(attempt("amy", "a"));
+  EXPECT_EQ(guard.begin("amy", "a", now).value_or(Millis(0)), Millis(60'000)) << "and says when";
+  EXPECT_TRUE(attempt("bob", "a") && attempt("cid", "a"));
+  EXPECT_FALSE(attempt("dan", "a")) << "five from one address, whatever the names";
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(attempt("amy", "b" + std::to_string(i)));
+  EXPECT_FALSE(attempt("amy", "c")) << "eight for one name from anywhere";
+  EXPECT_TRUE(attempt("amy", "home")) << "but not from where that account is used";
+  // What succeeds costs the others behind the same address nothing.
+  for (int i = 0; i < 30; ++i) EXPECT_TRUE(attempt("office" + std::to_string(i), "office", Outcome::Right));
+  for (int i = 0; i < 2; ++i) EXPECT_FALSE(guard.begin("eve" + std::to_string(i), "slow", now).has_value());
+  EXPECT_EQ(guard.begin("eve", "slow", now).value_or(Millis(0)), Millis(2000)) << "two of one address at once";
+  guard.done("eve0", "slow", now, Outcome::NotTried);
+  EXPECT_FALSE(guard.begin("eve", "slow", now).has_value());
+  // Full tables refuse nobody: the oldest row goes.
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(attempt("n" + std::to_string(i), "s" + std::to_string(i))) << i;
+  EXPECT_LE(guard.rows(), 200u);
+  now = now + Millis(60'001);
+  EXPECT_TRUE(attempt("amy", "a"));
 }
 
 TEST_F(Platform, QuotasAreSetShownAndHoldBack) {

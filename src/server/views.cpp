@@ -192,6 +192,8 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
   }
   if (!owner.empty() && (node.state == NodeState::Online || node.state == NodeState::Draining)) {
     view.not_hired = owner;
+  } else if (node.barred) {
+    view.not_hired = "an operator disabled the machine; only an operator can enable it";
   } else if (node.state != NodeState::Online) {
     view.not_hired = fmt::format("the machine is {}", wire::text(node.state));
   } else if (node.draining) {

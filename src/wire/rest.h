@@ -20,6 +20,9 @@ namespace muster::wire {
 struct LoginRequest {
   std::string name, password, label;
 };
+struct ChangePasswordRequest {
+  std::string old_password, new_password;
+};
 struct CreatePrincipalRequest {
   std::string name;
   Role role = Role::None;
@@ -72,6 +75,7 @@ struct CreateJobRequest {
 };
 
 Result<LoginRequest> parse_login(std::string_view body);
+Result<ChangePasswordRequest> parse_change_password(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
@@ -86,6 +90,7 @@ Result<UpdateClusterRequest> parse_update_cluster(std::string_view body);
 Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
+std::string to_json(const ChangePasswordRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
@@ -109,6 +114,9 @@ struct LoginView {
   std::string token;
   WallTime expires;
   PrincipalView principal;
+};
+struct PasswordView {
+  std::size_t revoked_tokens = 0;
 };
 struct ApiTokenView {
   ApiToken token;
@@ -240,6 +248,7 @@ struct ServerView {
 };
 
 std::string to_json(const LoginView& view);
+std::string to_json(const PasswordView& view);
 std::string to_json(const PrincipalView& view);
 std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});

@@ -30,6 +30,13 @@ Result<LoginRequest> parse_login(std::string_view body) {
   return LoginRequest{m.name(), m.password(), m.label()};
 }
 
+Result<ChangePasswordRequest> parse_change_password(std::string_view body) {
+  const auto m = TRY(decode<v1::ChangePasswordRequest>(body));
+  TRY_VOID(required(m.old_password(), "oldPassword"));
+  TRY_VOID(required(m.new_password(), "newPassword"));
+  return ChangePasswordRequest{m.old_password(), m.new_password()};
+}
+
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
   const auto m = TRY(decode<v1::CreatePrincipalRequest>(body));
   TRY_VOID(required(m.name(), "name"));
@@ -163,6 +170,12 @@ std::string to_json(const LoginRequest& request) {
   m.set_name(request.name);
   m.set_password(request.password);
   m.set_label(request.label);
+  return write_message(m);
+}
+std::string to_json(const ChangePasswordRequest& request) {
+  v1::ChangePasswordRequest m;
+  m.set_old_password(request.old_password);
+  m.set_new_password(request.new_password);
   return write_message(m);
 }
 std::string to_json(const CreatePrincipalRequest& request) {

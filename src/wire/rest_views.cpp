@@ -81,6 +81,11 @@ std::string to_json(const LoginView& view) {
   write(view.principal, *m.mutable_principal());
   return write_message(m);
 }
+std::string to_json(const PasswordView& view) {
+  v1::ChangePasswordResponse m;
+  m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
+  return write_message(m);
+}
 std::string to_json(const Org& view, const Quota& held) {
   v1::Org m;
   m.set_id(view.id.str());

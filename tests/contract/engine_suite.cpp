@@ -25,7 +25,7 @@ class EngineOnMemory : public testing::Test {
 TEST_F(EngineOnMemory, TakesTheLeadFirst) {
   EXPECT_EQ(loop_.core->mode(), Mode::Leading);
   EXPECT_EQ(loop_.follower->state().leader_epoch, 1u);
-  EXPECT_EQ(store_.tail().value().seq, 1u);
+  EXPECT_EQ(store_.tail().value().seq, 2u) << "the lead, and the format of a new journal";
 }
 
 TEST_F(EngineOnMemory, NothingLeavesBeforeTheCommit) {

@@ -81,6 +81,7 @@ World story() {
   w.pass(1min);
   w.must(SetNode{w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node, SetNode::Action::Drain});
   w.rounds();
+  w.must(SetNode{NodeId{1}, SetNode::Action::Disable});
   w.must(RaiseIncarnation{"restored"});
   w.pass(2h);
   w.rounds();

@@ -119,8 +119,8 @@ TEST(JournalTools, VerifyShowExportBackupRestore) {
   EXPECT_GT(report->snapshot_seq, 0u);
   EXPECT_EQ(report->incarnation, 1u);
   std::vector<std::string> lines;
-  ASSERT_TRUE(engine::show(*store, 2, 3, [&](const std::string& line) { lines.push_back(line); }));
-  ASSERT_TRUE(engine::export_json(*store, 2, 2, [&](const std::string& line) { lines.push_back(line); }));
+  ASSERT_TRUE(engine::show(*store, 3, 4, [&](const std::string& line) { lines.push_back(line); }));
+  ASSERT_TRUE(engine::export_json(*store, 3, 3, [&](const std::string& line) { lines.push_back(line); }));
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_NE(lines[0].find("[[\"org-1\",\"org0\""), std::string::npos) << lines[0];
   EXPECT_NE(lines[2].find("\"actor\":\"usr-1\""), std::string::npos) << lines[2];
