@@ -103,7 +103,7 @@ class Market {
         there += static_cast<double>(n.devices.size());
         used += static_cast<double>(n.devices.size() - n.free_devices.size());
       }
-      if (variant_ == "default" && (now - kDawn).count() % 300'000 == 0) foretell();
+      if (variant_ == "default" && (now - kDawn).count() % 900'000 == 0) foretell();
     }
     Results r;
     r.utilisation = 100 * used / there;

@@ -33,7 +33,7 @@ Result<int> queue(Shell& shell) {
 std::string likely(const wire::Json& q) {
   if (q["startP50"].text().empty()) return "not known; too little has ended yet to tell how long such work lasts";
   std::string out = "half the chance by " + short_time(q["startP50"]);
-  return out + (q["startP90"].text().empty() ? ", nine in ten not within a week"
+  return out + (q["startP90"].text().empty() ? ", nine in ten not within a day"
                                              : ", nine in ten by " + short_time(q["startP90"]));
 }
 

@@ -1,5 +1,6 @@
 // When those that wait will start: the planner itself plays the future on a fork, again and again, with lengths of the
-// work drawn from what lasted how long so far. What is promised (an end of life, a timeout) is never exceeded.
+// work drawn from what lasted how long so far, and with more of what came lately. What is promised (an end of life, a
+// timeout) is never exceeded.
 #include <algorithm>
 #include <queue>
 
@@ -11,6 +12,11 @@ namespace {
 constexpr Millis kClearing{60'000};  // from the end of work until its machines are free, or from being told to leave
 constexpr std::int64_t kShadowPauseMs = 120'000;              // a guess about a guess need not be exact
 constexpr std::uint64_t kOwnLeases = std::uint64_t{1} << 62;  // ids of leases that the fork grants
+constexpr Millis kTogether{15'000};
+constexpr std::uint32_t kPlaysMin = 8;
+constexpr std::uint64_t kOwnClusters = std::uint64_t{1} << 39;
+constexpr std::size_t kArrivalsKnown = 8;
+constexpr Millis kArrivalsSpan{600'000};
 constexpr WallTime kNotYet{std::int64_t{1} << 46};
 
 }  // namespace
@@ -21,7 +27,7 @@ class Future {
   Future(Scheduler::Impl& fork, WallTime now, std::uint64_t seed, const ForwardOptions& options)
       : fork_(fork), now_(now), seed_(seed), options_(options) {}
 
-  void run(std::vector<std::vector<WallTime>>& starts, const std::map<ClusterId, std::size_t>& rows) {
+  std::uint32_t run(std::vector<std::vector<WallTime>>& starts, const std::map<ClusterId, std::size_t>& rows) {
     holders_.assign(fork_.pool.limit(), 0);
     begin();
     std::size_t left = rows.size();
@@ -35,8 +41,10 @@ class Future {
       started(cluster);
       commit(cluster, {});
     }
-    const WallTime end = now_ + options_.horizon;
-    for (std::uint32_t events = 0; left > 0 && events < options_.events_max; ++events) {
+    expect_arrivals();
+    const WallTime began = now_, end = now_ + options_.horizon;
+    std::uint32_t events = 1;
+    while (left > 0 && events < options_.events_max) {
       for (bool more = true; more;) {
         const std::vector<Group> groups = fork_.plan({.groups_max = 256}, now_);
         more = !groups.empty();
@@ -50,11 +58,18 @@ class Future {
         }
       }
       if (due_.empty() || due_.top().at > end) break;
-      now_ = std::max(now_, due_.top().at);
-      for (; !due_.empty() && due_.top().at <= now_; due_.pop()) happen(due_.top());
+      // What happens within the next three percent of the way there is planned for together.
+      const WallTime until = due_.top().at + std::max(kTogether, (due_.top().at - began) / 32);
+      for (; !due_.empty() && due_.top().at <= until; ++events) {
+        const Due due = due_.top();
+        due_.pop();
+        now_ = std::max(now_, due.at);
+        happen(due);
+      }
     }
     for (auto& [cluster, row] : rows)
       if (starts[row].size() < sample_ + 1) starts[row].push_back(kNotYet);
+    return events;
   }
   void set_sample(std::size_t n) { sample_ = n; }
 
@@ -130,6 +145,33 @@ class Future {
     if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest;
     ends(cluster, run, Millis(0));
   }
+  // As many as came lately, of the same kinds, at random.
+  void expect_arrivals() {
+    const auto& came = fork_.arrivals;
+    if (came.size() < kArrivalsKnown) return;
+    for (const Arrival& arrival : came) coming_ += arrival.times;
+    const Millis span = now_ - came.front().request.since;
+    if (span < kArrivalsSpan) return;
+    gap_ = std::max<std::int64_t>(1, span.count() / static_cast<std::int64_t>(coming_));
+    next_arrival();
+  }
+  void next_arrival() {
+    const std::uint64_t drawn = hash_with(seed_ + 1, ++arrived_);
+    due_.push({now_ + Millis(static_cast<std::int64_t>(drawn >> 8) % (2 * gap_) + 1), {}, {}});
+  }
+  void arrive() {
+    std::uint64_t at = hash_with(seed_ + 2, arrived_) % coming_;
+    for (const Arrival& arrival : fork_.arrivals) {
+      if (at >= arrival.times) {
+        at -= arrival.times;
+        continue;
+      }
+      RequestChanged change{arrival.request};
+      change.request.cluster = ClusterId{kOwnClusters + arrived_}, change.request.since = now_;
+      next_arrival();
+      return fork_.apply(change);
+    }
+  }
   void tell_to_leave(LeaseId id) {
     LeaseView lease = fork_.leases.at(id);
     lease.leaving = lease.preempted = true;
@@ -147,6 +189,7 @@ class Future {
   }
   void happen(const Due& due) {
     if (due.lease) return free(due.lease);
+    if (!due.cluster) return arrive();
     const auto run = runs_.find(due.cluster);
     if (run == runs_.end()) return;
     for (const LeaseId id : run->second.leases) free(id);
@@ -162,7 +205,8 @@ class Future {
   std::uint64_t seed_;
   const ForwardOptions& options_;
   std::size_t sample_ = 0;
-  std::uint64_t granted_ = 0;
+  std::uint64_t granted_ = 0, arrived_ = 0, coming_ = 0;
+  std::int64_t gap_ = 0; /* between two arrivals, ms, on average */
   std::map<LeaseId, Taken> held_;
   std::map<ClusterId, Run> runs_;
   std::vector<std::uint32_t> holders_;  // leases on each machine
@@ -198,16 +242,15 @@ std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions&
     out.push_back({cluster, {}, {}, 0});
   }
   if (rows.empty()) return out;
-  // A long queue is played less often: the cost is bounded, the nearest starts are the surest anyway.
-  const std::uint32_t samples = std::clamp<std::uint32_t>(
-      options.placements_max / static_cast<std::uint32_t>(rows.size()), std::min(8U, options.samples), options.samples);
   std::vector<std::vector<WallTime>> starts(out.size());
-  for (std::uint32_t i = 0; i < samples; ++i) {
+  std::uint32_t samples = 0;
+  for (std::uint64_t events = 0; samples < options.samples && (samples < kPlaysMin || events < options.events_all);
+       ++samples) {
     Impl fork(*impl_);
-    fork.shadow_pause_ms = kShadowPauseMs;
-    Future future(fork, now, hash_with(options.seed, i), options);
-    future.set_sample(i);
-    future.run(starts, rows);
+    fork.shadow_pause_ms = kShadowPauseMs, fork.playing = true;
+    Future future(fork, now, hash_with(options.seed, samples), options);
+    future.set_sample(samples);
+    events += future.run(starts, rows);
   }
   for (std::size_t row = 0; row < out.size(); ++row) {
     auto& times = starts[row];

@@ -154,6 +154,23 @@ TEST(Forward, ChangesNothingAndSaysTheSameAgain) {
   EXPECT_EQ(s.plan({}, kT0), other.plan({}, kT0));
 }
 
+TEST(Forward, WhatComesLaterAndGoesFirstIsExpected) {
+  // One machine; every ten minutes somebody of tier 0 came for ten minutes of it, and goes before who waits in tier 1.
+  Scheduler quiet = busy(4min), lively = busy(4min);
+  for (Scheduler* s : {&quiet, &lively}) lasted(*s, 10min);
+  for (std::uint64_t i = 1; i <= 12; ++i) {
+    lively.apply(RequestChanged{asks(100 + i, 4, kT0 - 12 * 9min + i * 9min, 0)});
+    lively.apply(RequestGone{ClusterId{100 + i}});
+  }
+  for (Scheduler* s : {&quiet, &lively}) s->apply(RequestChanged{asks(1, 4, kT0, 1)});
+  EXPECT_LT(quiet.starts(kT0)[0].p90, kT0 + 12min);
+  const auto start = lively.starts(kT0)[0];
+  EXPECT_TRUE(start.p90.ms == 0 || start.p90 > kT0 + 25min);
+  Scheduler rebuilt;
+  for (const Change& change : lively.snapshot()) rebuilt.apply(change);
+  EXPECT_EQ(rebuilt.starts(kT0), lively.starts(kT0));
+}
+
 // A market plays on with lengths that nobody told: of those that waited, about nine in ten start by their p90 and about
 // half by their p50.
 TEST(Forward, QuantilesHoldInARunningMarket) {

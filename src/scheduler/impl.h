@@ -1,6 +1,7 @@
 #pragma once
 // The scheduler's inside: requests in lanes and classes, proposals that are out, what runs. Private.
 #include <array>
+#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -105,6 +106,7 @@ struct Scheduler::Impl {
   void apply(const TermsChanged& c);
   void apply(const TermsGone& c) { ends.erase(c.cluster), starts.erase(c.cluster), shadows_stale = true; }
   void apply(const LearnedChanged& c) { pool.restore(c); }
+  void apply(const ArrivalsChanged& c);
   void apply(const RunsChanged& c) { run_times.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
   void apply(const UsageChanged& c) { usage.restore(c); }
@@ -123,6 +125,7 @@ struct Scheduler::Impl {
   void sleep(std::uint32_t cls, std::uint32_t lacks, std::uint32_t lacking);
   void set_latch_due(std::uint32_t cls, std::int64_t due);
   void drop_request(ClusterId cluster);
+  void note_arrival(const Request& request);
   void learn_from(ClusterId cluster, const std::vector<Bundle>& needs);
   void age(std::int64_t now_ms);
 
@@ -237,11 +240,12 @@ struct Scheduler::Impl {
   std::set<std::pair<WallTime, LeaseId>> ripening;  // of those, when they may
   std::map<std::uint32_t, Way> ways;                // by item
   RunTimes run_times;
+  std::deque<Arrival> arrivals;
   std::map<ClusterId, WallTime> ends;  // of clusters that have one
   std::map<ClusterId, Millis> starts;  // of clusters that start: how long they can last from then
   std::int64_t shadow_pause_ms = 0;    // between two shadows at least
   std::uint64_t seed = 0;
-  bool frozen = false;
+  bool frozen = false, playing = false;  // playing: a fork; what comes is no news
 };
 
 }  // namespace muster::scheduler

@@ -235,8 +235,25 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
   --waiting;
 }
 
+// One in a second is remembered, for all that came in that second.
+void Scheduler::Impl::note_arrival(const Request& r) {
+  constexpr std::size_t kRemembered = 128;
+  if (!arrivals.empty() && r.since < arrivals.back().request.since + Millis(1'000)) {
+    ++arrivals.back().times;
+    return;
+  }
+  arrivals.push_back({r, 1});
+  arrivals.back().request.backoff.clear();
+  if (arrivals.size() > kRemembered) arrivals.pop_front();
+}
+
+void Scheduler::Impl::apply(const ArrivalsChanged& c) {
+  arrivals.assign(c.arrivals.begin(), c.arrivals.end());
+}
+
 void Scheduler::Impl::apply(const RequestChanged& change) {
   const Request& r = change.request;
+  if (!playing && !r.gang.empty() && !r.running && find(r.cluster) == kNone) note_arrival(r);
   drop_request(r.cluster);
   std::uint32_t item = 0;
   if (free_items.empty()) {

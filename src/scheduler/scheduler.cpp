@@ -104,6 +104,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   }
   out.emplace_back(FreezeChanged{frozen});
   out.emplace_back(pool.learned());
+  if (!arrivals.empty()) out.emplace_back(ArrivalsChanged{{arrivals.begin(), arrivals.end()}});
   for (RunsChanged& runs : run_times.all()) out.emplace_back(std::move(runs));
   return out;
 }

@@ -27,10 +27,10 @@ struct StartForecast {
 };
 struct ForwardOptions {
   std::uint32_t samples = 64;
-  Millis horizon{7LL * 86'400'000};
+  Millis horizon{86'400'000};
   std::uint64_t seed = 1;
-  std::uint32_t events_max = 100'000;      // of one play
-  std::uint32_t placements_max = 200'000;  // roughly, of all plays
+  std::uint32_t events_max = 5'000;   // ends and arrivals of one play; what has not started by then counts as beyond
+  std::uint32_t events_all = 40'000;  // of all plays, about a second; there are eight at least
 };
 
 class Scheduler {

@@ -179,6 +179,15 @@ struct RunsChanged {
   OrgId tenant;
   std::vector<std::uint32_t> steps;
 };
+// What came lately, the oldest first, each for `times` of its kind: the future is played with more of the same. Part of
+// a full snapshot, after the requests.
+struct Arrival {
+  Request request;
+  std::uint32_t times = 1;
+};
+struct ArrivalsChanged {
+  std::vector<Arrival> arrivals;
+};
 struct DayChanged {  // another seed for the order among equals
   std::uint64_t seed = 0;
 };
@@ -192,9 +201,9 @@ struct UsageChanged {
   WallTime as_of;
   bool operator==(const UsageChanged&) const = default;
 };
-using Change =
-    std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged, LeaseChanged,
-                 LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged, UsageChanged>;
+using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
+                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
+                            ArrivalsChanged, UsageChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
 // before it had that long.
