@@ -129,6 +129,23 @@ class Site {
     for (const Place& place : group.places) move(place, 1), tell(place.node);
     scheduler_.apply(DemandChanged{group.cluster, {}});
   }
+  // One lease on every machine, of all its GPUs; every other one may be interrupted.
+  void occupy(Rng& rng) {
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+      LeaseView l;
+      l.lease = LeaseId{1 + i}, l.cluster = ClusterId{kRunning + i}, l.node = views_[i].node;
+      l.role = i % 2 == 0 ? SlotRole::Worker : SlotRole::Head, l.tier = 3;
+      l.tenant = OrgId{1 + i % 200}, l.project = ProjectId{l.tenant.value};
+      l.since = kNow - Millis(rng.between(300'000, 36'000'000));
+      l.resources = views_[i].free, l.resources.gpus = static_cast<std::int64_t>(views_[i].devices.size());
+      for (const Device& d : views_[i].devices) l.devices.push_back(d.uuid);
+      views_[i].free_devices.clear(), views_[i].free = {}, views_[i].whole = false;
+      scheduler_.apply(NodeChanged{views_[i]});
+      scheduler_.apply(LeaseChanged{l});
+      scheduler_.apply(TermsChanged{l.cluster, kNow + Millis(rng.between(60'000, 7'200'000)), {}});
+    }
+    scheduler_.plan({}, kNow);
+  }
   void update(Rng& rng) {  // some work ends or begins on it
     NodeView& view = views_[rng.below(views_.size())];
     view.free.cpu_milli = view.capacity.cpu_milli * rng.between(1, 10) / 10;
@@ -136,7 +153,7 @@ class Site {
   }
 
  private:
-  static constexpr std::uint64_t kSeen = 10'000'000, kWaiting = 20'000'000;
+  static constexpr std::uint64_t kSeen = 10'000'000, kWaiting = 20'000'000, kRunning = 40'000'000;
   void move(const Place& place, int sign) {
     NodeView& view = views_[place.node.value - 1];
     view.free.cpu_milli = std::max<std::int64_t>(0, view.free.cpu_milli + sign * place.resources.cpu_milli);
@@ -274,6 +291,48 @@ void reading(std::uint64_t machines, const std::string& label) {
   }
 }
 
+// A full pool, where every other machine runs what may be interrupted: one request of a better tier, and one gang.
+void preemption(std::uint64_t machines, const std::string& label) {
+  Rng rng(11);
+  Site site(machines, 0, Simd::Avx512);
+  site.occupy(rng);
+  for (const std::uint32_t size : {1U, 8U}) {
+    std::vector<double> times;
+    for (std::uint64_t i = 0; i < 200; ++i) {
+      Request r = request(1 + i + size * 1'000ULL, rng);
+      r.tier = 0;
+      Bundle worker = r.gang.front();
+      worker.role = SlotRole::Worker, worker.group = "w", worker.count = size - 1;
+      worker.request.gpu_model.clear(), worker.request.constraints.clear();
+      if (size > 1) r.gang.push_back(worker);
+      const double start = cpu_us();
+      const auto groups = site.ask(r);
+      times.push_back(cpu_us() - start);
+      if (groups.empty() || groups[0].kind != ActionKind::Preempt) std::abort();
+      site.scheduler().apply(RequestGone{r.cluster});
+      site.scheduler().plan({}, kNow);
+    }
+    std::sort(times.begin(), times.end());
+    print(fmt::format("preempt{}_p99_us.{}", size, label), percentile(times, 990), "us", times.size());
+  }
+}
+
+// What 10,000 that wait are told: all their futures, as often as they are played.
+void forward() {
+  Rng rng(12);
+  Site site(10'000, 0, Simd::Avx512);
+  site.occupy(rng);
+  for (std::uint64_t i = 0; i < 10'000; ++i) {
+    Request r = request(1 + i, rng);
+    r.since = kNow - Millis(static_cast<std::int64_t>(10'000 - i) * 360);
+    site.scheduler().apply(RequestChanged{r});
+  }
+  site.scheduler().plan({}, kNow);
+  const double start = cpu_us();
+  const auto starts = site.scheduler().starts(kNow);
+  print("forward_s.10k", (cpu_us() - start) / 1e6, "s", starts.front().samples, 1);
+}
+
 void load() {
   Rng rng(42);
   std::vector<NodeView> views;
@@ -305,6 +364,8 @@ void measure(std::uint64_t machines, const std::string& label) {
   placements(machines, label, rate);
   gangs(machines, label);
   reading(machines, label);
+  preemption(machines, label);
+  if (machines == 10'000) forward();
 }
 
 }  // namespace

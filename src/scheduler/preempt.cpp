@@ -9,6 +9,7 @@
 namespace muster::scheduler {
 namespace {
 
+constexpr std::size_t kRoomsLookedAt = 2'000;     // machines, for one decision
 constexpr std::size_t kVictimsLookedAt = 50'000;  // leases, for one decision
 constexpr std::int64_t kRestartMs = 300'000;      // what work loses besides: it has to find its way back
 constexpr std::int64_t kLostMaxMs = 30LL * 86'400'000;
@@ -151,16 +152,25 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     }
     ways.erase(way);
   }
+  Class& c = classes[it.cls];
+  const auto could_host = [&](std::uint32_t node) {
+    return std::any_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
+      return pool.could_host(query_for(need, item, now.ms, false), node);
+    });
+  };
   std::set<std::uint32_t> nodes;
   std::size_t looked_at = 0;
   bool any = false;
+  // The newest first: they lose the least. Where thousands would do, the rest is not looked at.
   const auto add = [&](const std::set<LeaseId>& of) {
-    for (const LeaseId id : of) {
+    for (auto id = of.rbegin(); id != of.rend() && nodes.size() < kRoomsLookedAt; ++id) {
       if (++looked_at > kVictimsLookedAt) return;
-      const LeaseView& lease = leases.at(id);
+      const LeaseView& lease = leases.at(*id);
       if (!lease.leaving && lease.since + kPreemptAfter > now) continue;
+      const std::uint32_t node = pool.index_of(lease.node);
+      if (node == kNone || (!nodes.contains(node) && !could_host(node))) continue;
+      nodes.insert(node);
       any = any || lease.preempted || !lease.leaving;
-      if (const std::uint32_t node = pool.index_of(lease.node); node != kNone) nodes.insert(node);
     }
   };
   add(leaving);
@@ -169,7 +179,6 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
   if (!any) return false;
   if (latches.size() >= kLatchesMax && !it.latched) return false;
 
-  Class& c = classes[it.cls];
   pool.begin();
   mark_excluded(c, now);
   std::vector<std::uint32_t> chosen;
