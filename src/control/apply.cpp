@@ -124,6 +124,10 @@ struct Apply {
     if (e.state == NodeState::Disabled && e.reason == kBarred) node->barred = true;
     if (e.state == NodeState::Admitted) node->barred = false;
   }
+  void operator()(const NodeStruck& e) {
+    if (Node* node = find_in(s.nodes, e.node))
+      node->strikes = e.strikes, node->struck_by = e.by, node->backoff_until = e.until;
+  }
   void operator()(const NodeTierChanged& e) {
     if (Node* node = find_in(s.nodes, e.node)) {
       node->tier = e.tier;

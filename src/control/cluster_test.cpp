@@ -711,6 +711,61 @@ TEST(Cluster, WhatWasHeldLatelyCountsAfterARestartToo) {
   EXPECT_EQ(rebuilt.queue(w.now.wall), w.planner.queue(w.now.wall));
 }
 
+// A machine that fails whatever is started on it is always free: it must not be given to everybody in turn.
+TEST(Machines, ABlackHoleIsLeftAloneForAWhile) {
+  World w;
+  const NodeId bad = w.enrol("bad");
+  const auto strikes = [&] { return w.state.nodes.at(bad).strikes; };
+  const auto start = [&] {
+    const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, World::spec(0, 1)}, w.user()).id).value();
+    w.plan();
+    return id;
+  };
+  const auto fails = [&](const std::string& reason) {
+    const ClusterId id = start();
+    EXPECT_EQ(w.cluster(id).state, ClusterState::Starting);
+    EXPECT_TRUE(w.report(w.head(id).id, LeasePhase::Failed, reason).ok());
+    EXPECT_EQ(w.cluster(id).state, ClusterState::Failed);
+  };
+  for (const char* own : {"setup.failed", "image_pull.not_found", "image_probe.no_ray", "owner.paused"}) fails(own);
+  EXPECT_EQ(strikes(), 0U) << "what any machine would have said";
+  fails("image_pull.unreachable"), fails("gpu.driver");
+  EXPECT_EQ(strikes(), 2U);
+  EXPECT_EQ(w.state.nodes.at(bad).backoff_until.ms, 0);
+  fails("");
+  EXPECT_EQ(w.state.nodes.at(bad).backoff_until, w.now.wall + 10min);
+  const ClusterId waits = start();
+  EXPECT_EQ(w.cluster(waits).state, ClusterState::Queued);
+  scheduler::Scheduler rebuilt;
+  for (const auto& change : planner_snapshot(w.state)) rebuilt.apply(change);
+  EXPECT_TRUE(rebuilt.plan({}, w.now.wall).empty());
+  w.pass(10min);
+  w.plan();
+  ASSERT_EQ(w.cluster(waits).state, ClusterState::Starting) << "it is tried again";
+  EXPECT_TRUE(w.report(w.head(waits).id, LeasePhase::Failed, "venv.failed").ok());
+  EXPECT_EQ(w.state.nodes.at(bad).backoff_until, w.now.wall + 20min) << "longer each time";
+  w.must(SetNode{bad, SetNode::Action::Enable}, w.as(Role::Supplier, w.supplier));
+  EXPECT_EQ(strikes(), 0U) << "its owner has repaired it";
+  fails("venv.failed");
+  EXPECT_EQ(strikes(), 1U);
+  start();
+  w.rounds();
+  EXPECT_EQ(strikes(), 0U) << "a start came true";
+}
+
+TEST(Machines, OneClusterAloneCondemnsNoMachine) {
+  World w;
+  w.enrol("a"), w.enrol("b");
+  const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, World::spec(1, 1)}, w.user()).id).value();
+  for (int i = 0; i < 6; ++i) {
+    w.plan();
+    for (const Slot* slot : w.slots(id, SlotRole::Worker))
+      EXPECT_TRUE(w.report(slot->lease, LeasePhase::Failed, "image_pull.unreachable").ok());
+    w.pass(30min);
+  }
+  for (const auto& [node, n] : w.state.nodes) EXPECT_LE(n.strikes, 1U);
+}
+
 TEST(Machines, EqualOnesTakeTurnsByTheDay) {
   World w;
   for (const char* name : {"a", "b", "c", "d", "e", "f"}) w.enrol(name);

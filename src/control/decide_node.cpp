@@ -84,7 +84,10 @@ bool for_platform(const Asking& a) {
 }
 
 Decided enable(const Asking& a, const Node& node) {
-  if (node.state != NodeState::Disabled && node.state != NodeState::Quarantined) return Decision{{}, {node.id.str()}};
+  if (node.state != NodeState::Disabled && node.state != NodeState::Quarantined) {
+    if (node.strikes == 0) return Decision{{}, {node.id.str()}};
+    return one(NodeStruck{node.id, 0, {}, {}}, node.id.str());  // repaired, its owner says
+  }
   if (node.barred && !for_platform(a))
     return error(Code::PermissionDenied,
                  "an operator disabled this machine, so only an operator can enable it; ask yours what he found");

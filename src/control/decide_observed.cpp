@@ -71,6 +71,33 @@ bool gives_up(const Draft& d, const Cluster& cluster, const std::string& reason)
   return d.failures(cluster.id) >= limit;
 }
 
+// Of the request: another machine would see it too. Or of the owner, who said so himself.
+bool of_the_request(const std::string& reason) {
+  constexpr std::string_view kCodes[] = {
+      "image_moved", "image_pull.denied", "image_pull.not_found", "venv.hash_mismatch", "image_pull.wrong_architecture",
+      "venv.lock",   "venv.lock_missing", "venv.no_such_package"};
+  return of_its_own(reason) || reason.starts_with("image_probe.") || reason.starts_with("owner.") ||
+         std::find(std::begin(kCodes), std::end(kCodes), reason) != std::end(kCodes);
+}
+
+// A machine that is always free because nothing starts on it would be given to one after the other.
+void strike(Draft& d, const Lease& lease, const std::string& reason) {
+  if (lease.phase >= LeasePhase::Ready || lease.phase == LeasePhase::Standby || of_the_request(reason) ||
+      d.base.format_version < kStrikeFormat || !d.pull(lease.node))
+    return;
+  const Node& node = *d.node(lease.node);
+  if (node.struck_by == lease.cluster) return;  // one cluster alone condemns no machine
+  const std::uint32_t strikes = std::min<std::uint32_t>(node.strikes + 1, 1'000);
+  WallTime until;
+  if (strikes >= kStrikesMax)
+    until = d.wall + std::min(kStruckMax, kStruckFirst * (std::int64_t{1} << std::min(strikes - kStrikesMax, 10U)));
+  d.emit(NodeStruck{node.id, strikes, lease.cluster, until});
+}
+void forgive(Draft& d, NodeId id) {
+  const Node* node = d.node(id);
+  if (node != nullptr && node->strikes > 0 && d.pull(id)) d.emit(NodeStruck{id, 0, {}, {}});
+}
+
 void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedLease& o, const std::string& reason) {
   const bool failed = o.phase == LeasePhase::Failed;
   const bool wanted = lease.want == LeaseWant::Run || lease.want == LeaseWant::Standby;
@@ -78,6 +105,7 @@ void observe_end(Draft& d, const Lease& lease, const Slot* slot, const ObservedL
     end_lease(d, lease.id, LeaseEnd::Confirmed, lease.reason.empty() ? reason : lease.reason);
     return;
   }
+  if (failed) strike(d, lease, reason);
   if (slot->role == SlotRole::Head) {
     // Its agent has restarted it in place as often as that may help: what it calls failed or stopped stays so.
     const std::string what = failed ? "head_failed" : "head_stopped";
@@ -115,6 +143,7 @@ void observe_lease(Draft& d, const ObservedLease& o) {
   } else if (o.phase != lease.phase || o.restarts > lease.restarts) {
     const std::uint32_t restarts = std::min<std::uint32_t>(std::max(o.restarts, lease.restarts), 1'000'000);
     d.emit(LeaseObserved{lease.id, o.phase, reason, restarts});
+    if (o.phase == LeasePhase::Ready) forgive(d, lease.node);
   }
   settle(d, lease.cluster);
 }

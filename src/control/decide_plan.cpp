@@ -38,7 +38,7 @@ bool labels_match(const Node& node, const std::map<std::string, std::string>& co
 bool admits(const Draft& d, const Cluster& cluster, const NodeRequest& request, const Node& node) {
   const ClusterSpec& spec = cluster.spec;
   const auto& runtimes = node.facts.runtimes;
-  return schedulable(node) && node.facts.arch == spec.arch &&
+  return schedulable(node) && node.backoff_until <= d.wall && node.facts.arch == spec.arch &&
          std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
          (!spec.egress || node.facts.egress_allowed) && in_pool(node, spec.pool, org_of(d.base, cluster.project)) &&
          labels_match(node, request.constraints) && d.backoff(cluster.id, node.id).until <= d.wall &&

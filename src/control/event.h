@@ -248,6 +248,16 @@ struct QuotaSet {
   bool operator==(const QuotaSet&) const = default;
 };
 
+// A start failed on the machine (strikes rise), or one came true there (0): from the third cluster in a row on it gets
+// nothing for a while.
+struct NodeStruck {
+  NodeId node;
+  std::uint32_t strikes = 0;
+  ClusterId by;
+  WallTime until;
+  bool operator==(const NodeStruck&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using Event =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -255,7 +265,7 @@ using Event =
                  FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet>;
+                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
 std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times

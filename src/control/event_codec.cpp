@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<Event>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 0> kLaterTypes{};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 1> kLaterTypes{{{kTypes - 1, 2}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -32,7 +32,7 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "job.created",        "job.state_changed",  "job.log",
                                        "request.recorded",   "requests.aged",      "archived",
                                        "timer.set",          "leader.changed",     "incarnation.raised",
-                                       "format.raised",      "quota.set"};
+                                       "format.raised",      "quota.set",          "node.struck"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {
@@ -48,6 +48,7 @@ struct SubjectOf {
   std::string operator()(const ClusterCreated& e) const { return e.cluster.id.str(); }
   std::string operator()(const LeaseGranted& e) const { return e.lease.id.str(); }
   std::string operator()(const JobCreated& e) const { return e.job.id.str(); }
+  std::string operator()(const NodeStruck& e) const { return e.node.str(); }
   std::string operator()(const QuotaSet& e) const { return e.project ? e.project.str() : e.org.str(); }
   template <class E>
   std::string operator()(const E& e) const {

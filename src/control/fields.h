@@ -55,7 +55,7 @@ template <class A>
 void fields(A& a, Node& x) {
   a(x.id, x.supplier, x.name, x.device_key, x.tier, x.state, x.facts, x.labels, x.draining, x.enrolled_at,
     x.state_since, x.revision, x.failures, x.backoff_until);
-  a.since(2, x.barred);
+  a.since(2, x.barred, x.strikes, x.struck_by);
 }
 template <class A>
 void fields(A& a, GpuChoice& x) {
@@ -168,6 +168,10 @@ void fields(A& a, NodeFactsChanged& x) {
 template <class A>
 void fields(A& a, NodeStateChanged& x) {
   a(x.node, x.state, x.draining, x.reason);
+}
+template <class A>
+void fields(A& a, NodeStruck& x) {
+  a(x.node, x.strikes, x.by, x.until);
 }
 template <class A>
 void fields(A& a, NodeTierChanged& x) {

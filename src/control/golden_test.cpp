@@ -20,8 +20,10 @@ class Filler {
     (fill(values), ...);
   }
   template <class... T>
-  void since(std::uint64_t, T&... values) {
+  void since(std::uint64_t, T&... values) {  // what came later moves nothing of what was there
+    const int n = n_;
     (fill(values), ...);
+    n_ = n;
   }
 
  private:

@@ -14,6 +14,9 @@ inline constexpr Millis kArchiveAfter{3'600'000};
 inline constexpr Millis kDrainMax{60'000};    // then a draining worker is stopped
 inline constexpr Millis kJobStopMax{60'000};  // then a stop counts as done
 inline constexpr Millis kBackoffFirst{10'000}, kBackoffMax{1'800'000};
+// A machine on which the starts of so many clusters in a row failed gets nothing for a while, longer each time.
+inline constexpr std::uint32_t kStrikesMax = 3, kStrikeFormat = 2;
+inline constexpr Millis kStruckFirst{600'000}, kStruckMax{21'600'000};
 inline constexpr Millis kRetryFirst{1'000}, kRetryMax{300'000};
 // How many failed workers a start bears, by what brought them down: its own setup commands, or anything else of its
 // own.

@@ -154,6 +154,7 @@ struct Affected {
   void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
   void operator()(const NodeFactsChanged& e) { nodes.insert(e.node); }
   void operator()(const NodeTierChanged& e) { nodes.insert(e.node); }
+  void operator()(const NodeStruck& e) { nodes.insert(e.node); }
   void operator()(const NodeStateChanged& e) {
     nodes.insert(e.node);
     for (const LeaseId id : state.live_leases(e.node)) lease(id);  // lost members are missing members

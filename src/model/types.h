@@ -123,7 +123,9 @@ struct Node {
   std::uint64_t revision = 0; /* desired revision */
   std::uint64_t failures = 0;
   WallTime backoff_until;
-  bool barred = false; /* an operator disabled it: only an operator enables it again */
+  bool barred = false;       /* an operator disabled it: only an operator enables it again */
+  std::uint32_t strikes = 0; /* clusters in a row whose start failed on it, by its own fault as far as can be told */
+  ClusterId struck_by;       /* the last of them */
   bool operator==(const Node&) const = default;
 };
 

@@ -129,6 +129,12 @@ struct Teller {
     object = of(s, e.node);
     return fmt::format("machine {} has trust tier {}", name_of(s, e.node), wire::text(e.tier));
   }
+  std::string operator()(const NodeStruck& e) {
+    object = of(s, e.node);
+    if (e.strikes == 0) return fmt::format("machine {} is trusted with starts again", name_of(s, e.node));
+    return fmt::format("a start failed on machine {}, of {} clusters in a row{}", name_of(s, e.node), e.strikes,
+                       e.until.ms == 0 ? "" : "; it gets nothing for a while");
+  }
   std::string operator()(const FreezeSet& e) {
     return e.frozen ? "evictions are frozen" + because(e.reason) : "evictions are no longer frozen";
   }
