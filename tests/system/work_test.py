@@ -263,7 +263,9 @@ class Work(unittest.TestCase):
         found = {}
         for pid in self.world.lab.sh(["pgrep", "-P", str(self.world.agents[name].popen.pid)], check=False).stdout.split():
             with contextlib.suppress(FileNotFoundError), open("/proc/%s/cmdline" % pid) as f:
-                found[f.read().split("\0")[1]] = int(pid)
+                words = f.read().split("\0")
+                if len(words) > 1:  # none: it is just being started, or ending
+                    found[words[1]] = int(pid)
         return found
 
     def kill_parts(self, name, *roles):
