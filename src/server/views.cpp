@@ -200,9 +200,9 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     view.not_hired = "the machine drains: it gets no new work";
   } else if (node.backoff_until > state.last_wall) {
     view.not_hired = fmt::format(
-        "the starts of {} clusters in a row failed on it: it gets nothing until {}, or until `muster nodes enable`; "
-        "`muster-agent doctor` on it may say why",
-        node.strikes, wire::time_text(node.backoff_until));
+        "the starts of {} clusters in a row failed on it: it gets nothing for {} minutes, or until `muster nodes "
+        "enable`; `muster-agent doctor` on it may say why",
+        node.strikes, (node.backoff_until - state.last_wall).count() / 60'000 + 1);
   } else if (view.free.cpu_milli <= 0 || view.free.memory_bytes <= 0) {
     view.not_hired = "everything it offers is hired";
   } else if (view.leases.empty()) {
