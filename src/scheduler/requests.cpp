@@ -238,11 +238,13 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
 // One in a second is remembered, for all that came in that second.
 void Scheduler::Impl::note_arrival(const Request& r) {
   constexpr std::size_t kRemembered = 128;
-  if (!arrivals.empty() && r.since < arrivals.back().request.since + Millis(1'000)) {
-    ++arrivals.back().times;
+  const WallTime since{std::clamp<std::int64_t>(r.since.ms, -kTimeMax, kTimeMax)};
+  if (!arrivals.empty() && since < arrivals.back().request.since + Millis(1'000)) {
+    if (arrivals.back().times < 1'000'000) ++arrivals.back().times;
     return;
   }
   arrivals.push_back({r, 1});
+  arrivals.back().request.since = since;
   arrivals.back().request.backoff.clear();
   if (arrivals.size() > kRemembered) arrivals.pop_front();
 }
