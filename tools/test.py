@@ -253,7 +253,7 @@ def run_units(only, pattern, no_build):
             label = os.path.basename(binary)[:-5]
             kind = label if label in ("contract", "sim") else "unit"
             if kind in only:
-                run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 300, pattern)
+                run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 600, pattern)
         if "unit" in only and not pattern:
             run_mutants()
 

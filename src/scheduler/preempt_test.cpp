@@ -222,7 +222,7 @@ TEST(Preempt, ARefusedDecisionIsMadeAnew) {
 // room for it runs on.
 TEST(Preempt, LawsHoldInARunningMarket) {
   int preempted = 0, started_after = 0, compared = 0;
-  for (std::uint64_t seed = 1; seed <= 120; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
     Rng rng(seed);
     Market m;
     const std::uint64_t machines = 2 + rng.below(4);
@@ -308,9 +308,9 @@ TEST(Preempt, LawsHoldInARunningMarket) {
       }
     }
   }
-  EXPECT_GT(preempted, 100);
-  EXPECT_GT(started_after, 40);
-  EXPECT_GT(compared, 40);
+  EXPECT_GT(preempted, 50);
+  EXPECT_GT(started_after, 20);
+  EXPECT_GT(compared, 20);
 }
 
 TEST(Preempt, WhatIfSaysThatRoomWouldBeMade) {
