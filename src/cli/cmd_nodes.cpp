@@ -31,7 +31,7 @@ Result<int> queue(Shell& shell) {
 
 // From what such work lasted so far.
 std::string likely(const wire::Json& q) {
-  if (q["startP50"].text().empty()) return "not known; too little has ended yet to tell how long such work lasts";
+  if (q["startP50"].text().empty()) return "not known, or not within a day";
   std::string out = "half the chance by " + short_time(q["startP50"]);
   return out + (q["startP90"].text().empty() ? ", nine in ten not within a day"
                                              : ", nine in ten by " + short_time(q["startP90"]));
@@ -51,8 +51,7 @@ Result<int> explain(Shell& shell, const std::string& name) {
   shell.show(q, [&] {
     return fmt::format(
         "{} waits at place {} since {}\n  for: {}\n  expected start: {}\n  likely start: {}\n  order: tier {} first, "
-        "then priority {} "
-        "with aging, then time\n",
+        "then priority {} with aging and less fair share, then time\n",
         clean(cluster["name"].text()) +
             (queued ? "" : " is " + clean(cluster["state"].text()) + " and lacks machines; it"),
         q["position"].integer(), short_time(q["waitingSince"]), waits_for,

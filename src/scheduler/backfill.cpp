@@ -126,11 +126,7 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
       const LeaseView& lease = leases.at(id);
       const auto at = end_of(lease, now);
       if (!at) continue;
-      std::uint64_t devices = 0;
-      for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
-        if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
-          devices |= std::uint64_t{1} << d;
-      coming.push_back({*at, id.value, free_amounts(lease.resources), devices});
+      coming.push_back({*at, id.value, free_amounts(lease.resources), device_bits(view, lease.devices)});
     }
   }
   if (const auto on = proposed_on.find(node); on != proposed_on.end()) {

@@ -9,7 +9,6 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr Millis kClearing{60'000};  // from the end of work until its machines are free, or from being told to leave
 constexpr std::int64_t kShadowPauseMs = 120'000;              // a guess about a guess need not be exact
 constexpr std::uint64_t kOwnLeases = std::uint64_t{1} << 62;  // ids of leases that the fork grants
 constexpr Millis kTogether{15'000};
@@ -67,11 +66,8 @@ class Future {
         happen(due);
       }
     }
-    for (auto& [cluster, row] : rows)
-      if (starts[row].size() < sample_ + 1) starts[row].push_back(kNotYet);
     return events;
   }
-  void set_sample(std::size_t n) { sample_ = n; }
 
  private:
   struct Due {
@@ -95,18 +91,14 @@ class Future {
     for (const auto& [id, lease] : fork_.leases) {
       const std::uint32_t node = fork_.pool.index_of(lease.node);
       if (node == kNone) continue;
-      Taken taken{node, free_amounts(lease.resources), 0, 0, -1, -1, 0, false};
-      const NodeView& view = fork_.pool.view(node);
-      for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
-        if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
-          taken.devices |= std::uint64_t{1} << d;
-      held_.emplace(id, taken);
+      const std::uint64_t devices = device_bits(fork_.pool.view(node), lease.devices);
+      held_.emplace(id, Taken{node, free_amounts(lease.resources), devices, 0, -1, -1, 0, false});
       ++holders_[node];
       Run& run = runs_[lease.cluster];
       run.tenant = lease.tenant, run.project = lease.project, run.tier = lease.tier;
       run.since = std::min(run.since, lease.since);
       run.leases.push_back(id);
-      if (lease.leaving) due_.push({now_ + kClearing, {}, id});
+      if (lease.leaving) due_.push({now_ + kLeaving, {}, id});
     }
     for (auto& [cluster, run] : runs_) ends(cluster, run, now_ - run.since);
   }
@@ -117,7 +109,7 @@ class Future {
     WallTime at = drawn ? run.since + *drawn : kNotYet;
     if (const auto promised = fork_.ends.find(cluster); promised != fork_.ends.end())
       at = std::min(at, promised->second);
-    if (at < kNotYet) due_.push({std::max(at, now_) + kClearing, cluster, {}});
+    if (at < kNotYet) due_.push({std::max(at, now_) + kLeaving, cluster, {}});
   }
   void commit(ClusterId cluster, const std::vector<Place>& places) {
     const std::uint32_t item = fork_.find(cluster);
@@ -128,7 +120,8 @@ class Future {
       run.tenant = lane.tenant, run.project = lane.project, run.tier = lane.tier;
       longest = fork_.classes[fork_.items[item].cls].example.longest;
     }
-    const std::vector<Taken> taken = fork_.settle_proposal(cluster);
+    const std::vector<Taken> taken = fork_.withdraw(cluster);  // it came true
+    fork_.drop_request(cluster);
     for (std::size_t i = 0; i < taken.size(); ++i) {
       const LeaseId id{kOwnLeases + ++granted_};
       ++holders_[taken[i].node];
@@ -176,7 +169,7 @@ class Future {
     LeaseView lease = fork_.leases.at(id);
     lease.leaving = lease.preempted = true;
     fork_.apply(LeaseChanged{lease});
-    due_.push({now_ + kClearing, {}, id});
+    due_.push({now_ + kLeaving, {}, id});
   }
   void free(LeaseId id) {
     const auto it = held_.find(id);
@@ -204,7 +197,6 @@ class Future {
   WallTime now_;
   std::uint64_t seed_;
   const ForwardOptions& options_;
-  std::size_t sample_ = 0;
   std::uint64_t granted_ = 0, arrived_ = 0, coming_ = 0;
   std::int64_t gap_ = 0; /* between two arrivals, ms, on average */
   std::map<LeaseId, Taken> held_;
@@ -212,23 +204,6 @@ class Future {
   std::vector<std::uint32_t> holders_;  // leases on each machine
   std::priority_queue<Due> due_;
 };
-
-std::vector<Taken> Scheduler::Impl::settle_proposal(ClusterId cluster) {
-  std::vector<Taken> taken;
-  if (const auto found = proposals.find(cluster); found != proposals.end()) {
-    usage.withdraw(found->second.owner, found->second.held);
-    taken = std::move(found->second.taken);
-    proposals_due.erase({found->second.expires, cluster});
-    for (const Taken& t : taken)
-      if (const auto on = proposed_on.find(t.node); on != proposed_on.end()) {
-        std::erase(on->second, cluster);
-        if (on->second.empty()) proposed_on.erase(on);
-      }
-    proposals.erase(found);
-  }
-  drop_request(cluster);
-  return taken;
-}
 
 std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions& options) const {
   std::map<ClusterId, std::size_t> rows;
@@ -249,8 +224,8 @@ std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions&
     Impl fork(*impl_);
     fork.shadow_pause_ms = kShadowPauseMs, fork.playing = true;
     Future future(fork, now, hash_with(options.seed, samples), options);
-    future.set_sample(samples);
     events += future.run(starts, rows);
+    for (auto& times : starts) times.resize(samples + 1, kNotYet);  // those that did not start in it
   }
   for (std::size_t row = 0; row < out.size(); ++row) {
     auto& times = starts[row];

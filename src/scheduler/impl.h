@@ -153,10 +153,10 @@ struct Scheduler::Impl {
   void order_latches(std::int64_t now_ms);
   std::uint64_t precedence_of(std::uint32_t item) const;
   void hold(std::uint32_t item, Proposal proposal);
+  std::vector<Taken> withdraw(ClusterId cluster);
   void drop_proposal(ClusterId cluster);
   void restore(std::uint32_t node);
   void expire(WallTime now);
-  std::vector<Taken> settle_proposal(ClusterId cluster);  // it came true, as a fork assumes
 
   // ---- preemption (preempt.cpp)
   static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);

@@ -60,20 +60,26 @@ void Scheduler::Impl::hold(std::uint32_t item, Proposal proposal) {
   lines.erase(line_of(classes[it.cls], it.lane), it.waiter, it.aged);
 }
 
-void Scheduler::Impl::drop_proposal(ClusterId cluster) {
+// It is no longer out; what it took is not given back. Only what it took of machines that are still there.
+std::vector<Taken> Scheduler::Impl::withdraw(ClusterId cluster) {
   const auto found = proposals.find(cluster);
-  if (found == proposals.end()) return;
-  const Proposal proposal = std::move(found->second);
+  if (found == proposals.end()) return {};
+  Proposal proposal = std::move(found->second);
   proposals.erase(found);
   usage.withdraw(proposal.owner, proposal.held);
   proposals_due.erase({proposal.expires, cluster});
-  for (const Taken& t : proposal.taken) {
+  std::erase_if(proposal.taken, [&](const Taken& t) {
     const auto on = proposed_on.find(t.node);
-    if (on == proposed_on.end()) continue;  // the machine is gone
+    if (on == proposed_on.end()) return true;  // the machine is gone
     std::erase(on->second, cluster);
     if (on->second.empty()) proposed_on.erase(on);
-    if (pool.live(t.node)) restore(t.node);
-  }
+    return !pool.live(t.node);
+  });
+  return std::move(proposal.taken);
+}
+
+void Scheduler::Impl::drop_proposal(ClusterId cluster) {
+  for (const Taken& t : withdraw(cluster)) restore(t.node);
   if (const std::uint32_t item = find(cluster); item != kNone && items[item].proposed) {
     Item& it = items[item];
     it.proposed = false;

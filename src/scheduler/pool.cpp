@@ -47,6 +47,13 @@ Amounts needed_amounts(const Resources& r) {
   return {up(r.cpu_milli, 0), up(r.memory_bytes, 20), up(r.disk_bytes, 20)};
 }
 
+std::uint64_t device_bits(const NodeView& view, const std::vector<std::string>& uuids) {
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < std::min<std::size_t>(view.devices.size(), 64); ++i)
+    if (std::find(uuids.begin(), uuids.end(), view.devices[i].uuid) != uuids.end()) bits |= std::uint64_t{1} << i;
+  return bits;
+}
+
 Pool::Pool(const Kernels& kernels) : kernels_(&kernels) {
   states_.use(kNoGpu);
   model_names_.emplace_back();

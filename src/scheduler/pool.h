@@ -24,6 +24,8 @@ struct Amounts {  // free or needed: milli-CPU, MiB, MiB; needed is rounded up, 
 };
 Amounts free_amounts(const Resources& resources);
 Amounts needed_amounts(const Resources& resources);
+std::uint64_t device_bits(const NodeView& view,
+                          const std::vector<std::string>& uuids);  // bit i: the i-th is among them
 
 struct Machine {  // what planning changes
   Amounts free;

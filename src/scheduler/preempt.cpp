@@ -57,9 +57,7 @@ Machine Scheduler::Impl::without(std::uint32_t node, const std::vector<LeaseId>&
     const Amounts amounts = free_amounts(lease.resources);
     then.free = {sum(then.free.cpu, amounts.cpu), sum(then.free.memory, amounts.memory),
                  sum(then.free.disk, amounts.disk)};
-    for (std::size_t d = 0; d < std::min<std::size_t>(view.devices.size(), 64); ++d)
-      if (std::find(lease.devices.begin(), lease.devices.end(), view.devices[d].uuid) != lease.devices.end())
-        then.free_devices |= std::uint64_t{1} << d;
+    then.free_devices |= device_bits(view, lease.devices);
   }
   then.whole = stay == 0 && !proposed_on.contains(node);
   return then;

@@ -53,11 +53,6 @@ const RunTimes::Steps* RunTimes::steps_of(OrgId tenant) const {
   return nullptr;
 }
 
-std::uint32_t RunTimes::known(OrgId tenant) const {
-  const Steps* steps = steps_of(tenant);
-  return steps == nullptr ? 0 : std::accumulate(steps->begin(), steps->end(), std::uint32_t{0});
-}
-
 std::optional<Millis> RunTimes::length(OrgId tenant, Millis elapsed, std::uint32_t u) const {
   const Steps* steps = steps_of(tenant);
   if (steps == nullptr) return {};

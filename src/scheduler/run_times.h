@@ -22,7 +22,6 @@ class RunTimes {
   std::vector<RunsChanged> all() const;
   // The length of work of which `elapsed` is over, at `u` of 2^32 of what is expected; longer than elapsed.
   std::optional<Millis> length(OrgId tenant, Millis elapsed, std::uint32_t u) const;
-  std::uint32_t known(OrgId tenant) const;  // how many runs speak for it
 
  private:
   using Steps = std::array<std::uint32_t, kRunSteps>;

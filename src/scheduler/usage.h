@@ -2,11 +2,11 @@
 // What tenants and projects hold and lately held of the pool, and by how much that puts them back: fair share. A use is
 // the dominant share (Ghodsi et al., "Dominant Resource Fairness", NSDI'11) of half of what is held now, proposals
 // included, and half of the average that was held, in which the past fades with a half-life of a day. The pool is all
-// that known machines have. The handicap is concave and bounded: 10 % of the pool counts as 4 points of priority, a
-// quarter as 8, half as 12, all of it as 16. So it always rises with the use, and is less than what waiting brings in.
-// Three parts of it are the tenant's and one is the project's: between tenants their own use decides, and cutting work
-// into projects gains a quarter at most; between projects of one tenant only theirs differs. Integers only; every
-// number and time is clamped. Single-threaded; const members change nothing. Private.
+// that machines have which may be hired or are in use. The handicap is concave and bounded: 10 % of the pool counts as
+// 4 points of priority, a quarter as 8, half as 12, all of it as 16. So it always rises with the use, and is less than
+// what waiting brings in. Three parts of it are the tenant's and one is the project's: between tenants their own use
+// decides, and cutting work into projects gains a quarter at most; between projects of one tenant only theirs differs.
+// Integers only; every number and time is clamped. Single-threaded; const members change nothing. Private.
 #include <array>
 #include <cstdint>
 #include <map>
