@@ -47,6 +47,11 @@ bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@tools/install-deps build bench
 	@python3 tools/bench.py $(NAME)
 
+lab: build ## every kind of NAT with every other, through the shipped netd and relay; WRITE=1 puts table and picture into docs/
+	@tools/install-deps test
+	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig
+	@$(SUDO) python3 tests/lab/nat_lab.py --build build/release $(if $(WRITE),--write) $(ARGS)
+
 docs: ## where the documentation is
 	@ls README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md docs/*.md docs/adr/*.md docs/security/*.md
 

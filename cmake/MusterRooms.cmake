@@ -110,6 +110,9 @@ function(muster_tests)
   # musterd on a disk that loses power: what tests/system/journal_kill_test.py runs.
   add_executable(musterd-faulty EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/faulty/musterd_faulty.cpp)
   target_link_libraries(musterd-faulty PRIVATE muster_options muster_server muster_store muster_engine)
+  # The hands of tests/lab/nat_lab.py (make lab).
+  add_executable(muster-nat-rig EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/lab/nat_rig.cpp)
+  target_link_libraries(muster-nat-rig PRIVATE muster_options muster_host)
   set(kinds sim)
   if(BUILD_TESTING)
     list(APPEND kinds contract)

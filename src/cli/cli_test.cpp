@@ -13,6 +13,7 @@
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/net.h"
 #include "cli/passwd.h"
 #include "cli/quota.h"
 #include "cli/request.h"
@@ -313,6 +314,29 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
             "organisation  lab      5       12          3\n");
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
+}
+TEST(Net, ShowsTheMatrixAndExplainsAPair) {
+  const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[
+    {"slot":"slot-1","role":"head","nodeName":"home","address":"100.64.0.1","reported":true,"at":"2026-11-29T10:00:00Z",
+     "relayUp":true,"relay":"relay:443","udp":"kept","others":1},
+    {"slot":"slot-2","role":"worker","nodeName":"cafe","address":"100.64.0.2","udp":"unknown"}],
+   "pairs":[{"from":"slot-1","to":"slot-2","path":"relay","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
+     "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
+     "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
+  const std::string text = net_text(net, false);
+  EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
+  EXPECT_NE(text.find("relay 42 ms"), std::string::npos) << text;
+  EXPECT_NE(text.find("12 %"), std::string::npos) << text;
+  EXPECT_NE(text.find("2.0 KiB"), std::string::npos) << text;
+  EXPECT_EQ(net_member(net, "head").value(), "slot-1");
+  EXPECT_EQ(net_member(net, "cafe").value(), "slot-2");
+  EXPECT_EQ(net_member(net, "100.64.0.2").value(), "slot-2");
+  EXPECT_EQ(net_member(net, "nobody").error().code, Code::NotFound);
+  const std::string why = explain_text(net, "slot-1", "slot-2");
+  EXPECT_NE(why.find("home -> cafe"), std::string::npos) << why;
+  EXPECT_NE(why.find("why    no UDP"), std::string::npos) << why;
+  EXPECT_NE(why.find("told by the other): no answer, 0 of 9 probes answered"), std::string::npos) << why;
+  EXPECT_NE(why.find("has not reported yet"), std::string::npos) << "of the other end nothing is known: " << why;
 }
 TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
   for (const char* text : {"", "one", "one\n", "one\ntwo\nthree\n", "\ntwo\n"})

@@ -51,6 +51,7 @@ void add_forward(CLI::App& app, Shell& shell);
 void add_job(CLI::App& app, Shell& shell);
 void add_queue(CLI::App& app, Shell& shell);
 void add_nodes(CLI::App& app, Shell& shell);
+void add_net(CLI::App& app, Shell& shell);
 void add_top(CLI::App& app, Shell& shell);
 void add_events(CLI::App& app, Shell& shell);
 void add_token(CLI::App& app, Shell& shell);

@@ -39,6 +39,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
+  netd::Paths paths(const Now& now) const;  // without netd's own port
   void erase_files();
 
  private:
@@ -52,6 +53,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
   void from_tun(std::span<std::uint8_t> read, const Now& now);

@@ -4,6 +4,8 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace muster::host {
@@ -18,6 +20,13 @@ Result<netd::Reply> checked(Result<netd::Reply> reply) {
     return error(static_cast<Code>(failed->code), "netd: " + failed->message, "overlay.refused");
   }
   return reply;
+}
+
+// What may go on to the control plane.
+bool within_bounds(const session::NetReport& report) {
+  return report.pairs.size() <= session::kNetPairsMax && report.seen.size() <= session::kNetSeenMax &&
+         std::all_of(report.pairs.begin(), report.pairs.end(),
+                     [](const auto& pair) { return pair.tries.size() <= session::kNetTriesMax; });
 }
 
 std::vector<netd::RelayAddress> relay_addresses(const std::vector<std::string>& relays) {
@@ -92,11 +101,18 @@ void OverlayClient::connect() {
 
 void OverlayClient::look() {
   std::erase_if(networks_, [&](const auto& each) { return !known_.contains(each.first); });
+  std::erase_if(paths_, [&](const auto& each) { return !known_.contains(each.first); });
   for (const auto& [lease, known] : known_) {
     if (!known.configured || !fd_) continue;
     send(netd::GetStats{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
       const auto* stats = reply.ok() ? std::get_if<netd::Stats>(&*reply) : nullptr;
       if (stats != nullptr && known_.contains(lease)) networks_[lease] = *stats;
+    });
+    send(netd::GetPaths{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
+      auto* paths = reply.ok() ? std::get_if<netd::Paths>(&*reply) : nullptr;
+      if (paths == nullptr || !known_.contains(lease) || !within_bounds(paths->report)) return;
+      paths->report.lease = lease;
+      paths_[lease] = std::move(*paths);
     });
   }
   poller_.after(kCompareEvery, [this, alive = alive_] {

@@ -31,6 +31,8 @@ class OverlayClient : public OverlayPort {
   std::uint16_t udp_port() const { return udp_port_; }
   // How each lease's network stands, as netd said a few seconds ago: members and the ways to them.
   const std::map<LeaseId, netd::Stats>& networks() const { return networks_; }
+  // The same with what was tried; nothing of a netd that is older than this agent.
+  const std::map<LeaseId, netd::Paths>& paths() const { return paths_; }
 
  private:
   using Done = std::function<void(Result<netd::Reply>)>;
@@ -57,6 +59,7 @@ class OverlayClient : public OverlayPort {
   std::deque<Done> waiting_;
   std::map<LeaseId, Known> known_;
   std::map<LeaseId, netd::Stats> networks_;
+  std::map<LeaseId, netd::Paths> paths_;
   std::uint16_t udp_port_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

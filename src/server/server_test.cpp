@@ -687,6 +687,75 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(log.ok());
   EXPECT_EQ(log->body, "world\n");
 
+  // How the members reach each other: the tenant learns the kind of the way, the operator also where it leads.
+  request.spec.name = "pair";
+  WorkerGroup group;
+  group.name = "w";
+  group.min = group.max = 1;
+  group.request = request.spec.head;
+  request.spec.groups = {group};
+  ASSERT_EQ(call("POST", "/api/v1/clusters", wire::to_json(request), tenant).status, 200);
+  const auto lease_of = [&](SlotRole role) {
+    for (const auto& each : agent.seen().desired.assignments)
+      if (each.cluster_name == "pair" && each.role == role) return std::optional(each);
+    return std::optional<Assignment>();
+  };
+  ASSERT_TRUE(eventually([&] { return lease_of(SlotRole::Head) && lease_of(SlotRole::Worker); }));
+  session::NetReport net;
+  net.lease = lease_of(SlotRole::Head)->lease;
+  net.relay_up = true;
+  net.udp_port = 4500;
+  net.seen = {{0xcb007109, 61'000}};
+  session::NetPair pair;
+  pair.address = lease_of(SlotRole::Worker)->address;
+  pair.path = session::NetPath::Direct;
+  pair.at = {0xcb007108, 4501};
+  pair.rtt_us = 12'300;
+  pair.asked = 32;
+  pair.lost = 8;
+  pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
+  session::NetPair stranger = pair;
+  stranger.address = 1;
+  net.pairs = {pair, stranger};
+  agent.send(net);
+  session::NetReport foreign = net, newer = net;
+  foreign.lease = {999'999};
+  agent.send(foreign);
+  newer.version = session::kNetReportVersion + 1;
+  newer.pairs.clear();
+  agent.send(newer);
+  net.lease = lease_of(SlotRole::Worker)->lease;
+  net.seen.clear();
+  net.pairs = {pair};
+  net.pairs[0].address = lease_of(SlotRole::Head)->address;
+  net.pairs[0].path = session::NetPath::Relay;
+  agent.send(net);
+  const auto pairs_seen = [&](const std::string& token) {
+    return call("GET", "/api/v1/clusters/pair/net", "", token).body;
+  };
+  EXPECT_TRUE(eventually([&] { return pairs_seen(tenant)["pairs"].items().size() == 2; }))
+      << pairs_seen(tenant).dump(1);
+  const auto for_tenant = pairs_seen(tenant), for_operator = pairs_seen(admin_);
+  EXPECT_TRUE(wire::check_json("ClusterNet", for_tenant).ok());
+  ASSERT_EQ(for_tenant["members"].items().size(), 2U);
+  EXPECT_EQ(for_tenant["members"].items()[0]["udp"].text(), "changed");
+  EXPECT_EQ(for_tenant["members"].items()[1]["udp"].text(), "blocked");
+  const auto first = for_tenant["pairs"].items()[0];
+  EXPECT_EQ(first["path"].text(), "direct");
+  EXPECT_DOUBLE_EQ(first["rttMs"].real(), 12.3);
+  EXPECT_DOUBLE_EQ(first["loss"].real(), 0.25);
+  EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
+  EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
+            "no UDP reaches this machine: the relay's UDP port does not answer it");
+  EXPECT_EQ(for_tenant.dump().find("203.0.113."), std::string::npos)
+      << "where a supplier is stays hidden: " << for_tenant.dump(1);
+  EXPECT_EQ(for_operator["pairs"].items()[0]["address"].text(), "203.0.113.8:4501");
+  EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(0).text(), "203.0.113.9:61000");
+  EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
+  const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
+  EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
+  request.spec.groups.clear();
+
   // What a setup command said as it failed is for those who may read logs, and for nobody else.
   const std::string auditor = user("audrey", Role::Auditor, "audit-org");
   request.spec.name = "broken";

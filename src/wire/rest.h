@@ -193,6 +193,35 @@ struct ClusterView {
   std::vector<FailureView> failures;  // the newest last
   std::optional<QueueView> queue;
 };
+// A cluster's network as its machines said last. Addresses are filled for those who may see them.
+struct NetMemberView {
+  SlotId slot;
+  SlotRole role = SlotRole::Worker;
+  std::string node_name;
+  std::uint32_t address = 0;  // in the overlay
+  WallTime at;                // 0: nothing was said yet
+  bool relay_up = false;
+  std::string relay, udp;
+  std::vector<std::string> seen_as;
+  std::uint32_t others = 0;
+};
+struct NetTryView {
+  session::NetTry tried;
+  std::string path, outcome, address;
+};
+struct NetPairView {
+  SlotId from, to;
+  session::NetPair pair;  // its own lists and addresses are not shown
+  std::string why, address;
+  std::vector<NetTryView> tries;
+};
+struct NetView {
+  ClusterId cluster;
+  std::string name;
+  std::vector<NetMemberView> members;
+  std::vector<NetPairView> pairs;
+  std::uint64_t seq = 0;
+};
 struct PlanPlaceView {
   SlotRole role = SlotRole::Worker;
   std::string group, gpu_model;
@@ -259,6 +288,7 @@ std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
+std::string to_json(const NetView& view);
 std::string to_json(const PlanView& view);
 std::string to_json(const JobView& view);
 std::string to_json(const BlobView& view);

@@ -106,7 +106,12 @@ TEST(Rest, ViewsMatchTheContract) {
   TelemetryView telemetry;
   telemetry.gpus.push_back({});
   telemetry.containers.push_back({});
+  NetView net;
+  net.members.push_back({});
+  net.pairs.push_back({});
+  net.pairs[0].tries.push_back({});
   const std::vector<std::pair<const char*, std::string>> views = {
+      {"ClusterNet", to_json(net)},
       {"LoginResponse", to_json(LoginView{})},
       {"Plan", to_json(PlanView{{{}}, QueueView{}})},
       {"Principal", to_json(PrincipalView{})},
