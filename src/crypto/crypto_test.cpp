@@ -150,6 +150,24 @@ TEST(Password, HashAndVerify) {
   EXPECT_FALSE(verify_password("correct horsf", encoded));
   EXPECT_FALSE(verify_password("correct horse", encoded.substr(0, encoded.size() - 4)));
   EXPECT_FALSE(hash_password("short").ok());
+  EXPECT_FALSE(outdated_hash(encoded));
+}
+
+// Made by other programs: OpenSSL 3.5's argon2id and Python's scrypt.
+TEST(Password, OthersHashesHoldAndOldOnesAreToldApart) {
+  const std::string argon =
+      "$argon2id$v=19$m=65536,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx/Ipb8W41rWC0HJvV1+bWOt9R5QsP0";
+  const std::string scrypt = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  EXPECT_TRUE(verify_password("correct horse", argon));
+  EXPECT_FALSE(verify_password("correct horsf", argon));
+  EXPECT_FALSE(outdated_hash(argon));
+  EXPECT_TRUE(verify_password("correct horse", scrypt));
+  EXPECT_FALSE(verify_password("correct horsf", scrypt));
+  EXPECT_TRUE(outdated_hash(scrypt));
+  for (const char* odd :
+       {"", "$argon2id$", "$argon2id$v=19$m=65536,t=3,p=1$", "$argon2id$v=19$m=65536,t=3,p=1$AAEC$",
+        "$argon2id$v=19$m=4194304,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx", "$scrypt$ln=15,r=8,p=1$"})
+    EXPECT_FALSE(verify_password("correct horse", odd)) << odd;
 }
 
 TEST(Token, RoundTripAndDamage) {

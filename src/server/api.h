@@ -97,6 +97,8 @@ class Api {
   // attempts.
   void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                       std::function<void(const Principal&)> good);
+  // Keeps the hash unless the one that was checked against is no longer there; true: kept.
+  Result<bool> replace_password(PrincipalId who, const std::string& checked, const std::string& hash);
   void change_password(const CallPtr& call);
   Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
   void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
@@ -109,6 +111,7 @@ class Api {
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
   LoginGuard logins_{{}};
+  std::mutex password_mutex_;  // of writes to the table of passwords
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").

@@ -15,7 +15,7 @@ namespace {
 
 constexpr Millis kLoginLifetime{30LL * 86'400'000};
 constexpr Millis kTokenLifetimeMax{400LL * 86'400'000};
-constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> scrypt text
+constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> crypto/password.h's text
 constexpr Millis kHashWait{5000};                // who would wait longer for his turn is told to come again
 
 Resolver own(access::Kind kind, access::Verb verb) {
@@ -94,9 +94,23 @@ void Api::check_password(const CallPtr& call, const std::string& name, const std
     const bool right = crypto::verify_password(password, encoded) && encoded != nobody && principal;
     done(right ? LoginGuard::Outcome::Right : LoginGuard::Outcome::Wrong);
     if (!right) return fail(call, wrong);
+    if (crypto::outdated_hash(encoded)) {
+      const auto hash = crypto::hash_password(password);
+      const auto kept = hash.ok() ? replace_password(principal->id, encoded, *hash) : Result<bool>(hash.error());
+      if (!kept.ok())
+        log_warn("musterd", "the password of {} keeps its old hash: {}", principal->id.str(), kept.error().message);
+    }
     good(*principal);
   };
   post_hashing(call, check, [done] { done(LoginGuard::Outcome::NotTried); });
+}
+
+Result<bool> Api::replace_password(PrincipalId who, const std::string& checked, const std::string& hash) {
+  const std::lock_guard lock(password_mutex_);
+  const auto held = TRY(context_.store->get_side(kPasswords, who.str()));
+  if (!held || as_string(*held) != checked) return false;
+  TRY_VOID(context_.store->put_side(kPasswords, who.str(), to_bytes(hash)));
+  return true;
 }
 
 void Api::login(const CallPtr& call) {
@@ -164,7 +178,10 @@ void Api::change_password(const CallPtr& call) {
       call, name, request->old_password, wrong, [this, call, password = request->new_password](const Principal& who) {
         const auto hash = crypto::hash_password(password);
         if (!hash.ok()) return fail(call, hash.error());
-        const Status kept = context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
+        const Status kept = [&] {
+          const std::lock_guard lock(password_mutex_);
+          return context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
+        }();
         if (!kept.ok()) return fail(call, kept.error());
         log_info("audit", "{} changed the password of its account", who.id.str());
         const auto ended = end_other_logins(call);

@@ -373,6 +373,23 @@ TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
   EXPECT_EQ(cmd_passwd(arguments, open), 1);
 }
 
+TEST_F(Platform, AnOldHashHoldsAndIsReplacedAtTheNextLogin) {
+  user("olga", Role::Auditor, "olga-org");
+  std::string id;
+  for (const auto& each : call("GET", "/api/v1/users?filter=name=olga").body["items"].items()) id = each["id"].text();
+  // Python's scrypt of "correct horse", as musterd stored it before.
+  const std::string old = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  ASSERT_TRUE(store_->put_side("passwords", id, to_bytes(old)));
+  const auto stored = [&] { return as_string(store_->get_side("passwords", id).value().value()); };
+  EXPECT_TRUE(login("olga", "correct horsf").empty());
+  EXPECT_EQ(stored(), old);
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  const std::string fresh = stored();
+  EXPECT_TRUE(fresh.starts_with("$argon2id$")) << fresh;
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  EXPECT_EQ(stored(), fresh) << "once";
+}
+
 TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
   net::Client client(endpoint());
   const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
