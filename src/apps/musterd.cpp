@@ -29,6 +29,7 @@ int main(int count, char** values) {
   if (command == "init") return server::cmd_init(*arguments, open);
   if (command == "serve") return server::cmd_serve(*arguments, open);
   if (command == "passwd") return server::cmd_passwd(*arguments, open);
+  if (command == "totp-reset") return server::cmd_totp_reset(*arguments, open);
   if (command == "journal") return server::cmd_journal(*arguments, open);
   if (command == "backup") return server::cmd_backup(*arguments, copy);
   if (command == "restore") return server::cmd_restore(*arguments, open);

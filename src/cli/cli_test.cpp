@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -15,11 +16,14 @@
 #include "cli/http_gate.h"
 #include "cli/net.h"
 #include "cli/passwd.h"
+#include "cli/qr.h"
 #include "cli/quota.h"
 #include "cli/request.h"
 #include "cli/runtime_env.h"
 #include "cli/shell.h"
 #include "cli/table.h"
+#include "cli/totp.h"
+#include "crypto/hash.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
@@ -356,6 +360,73 @@ TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
   EXPECT_EQ(sent->old_password + "/" + sent->new_password, "old one/new one");
   for (const auto& [name, value] : state.calls[0].headers) EXPECT_EQ(value.find("one"), std::string::npos) << name;
   EXPECT_EQ(change_password(api, *read).error().message, "the old password is wrong");
+}
+
+TEST(Totp, ACodeIsAskedForWhereTheServerWantsOne) {
+  std::vector<std::string> sent;
+  int asked = 0;
+  const auto ask = [&]() -> Result<std::string> { return "code-" + std::to_string(++asked); };
+  const auto server = [&](const std::string& good, const std::string& field = "code") {
+    return [&sent, good, field](const std::string& code) -> Result<wire::Json> {
+      sent.push_back(code);
+      if (code == good) return json(R"({"token":"t"})");
+      return error(Code::Unauthenticated, "no", field);
+    };
+  };
+  EXPECT_EQ((*call_with_code(server(""), "", ask))["token"].text(), "t");
+  EXPECT_EQ(asked, 0) << "no second factor";
+  EXPECT_TRUE(call_with_code(server("code-2"), "", ask).ok());
+  EXPECT_EQ(sent, (std::vector<std::string>{"", "", "code-1", "code-2"}));
+  asked = 0;
+  EXPECT_FALSE(call_with_code(server("x"), "", ask).ok());
+  EXPECT_EQ(asked, 3);
+  asked = 0;
+  EXPECT_FALSE(call_with_code(server("x"), "from a file", ask).ok());
+  EXPECT_FALSE(call_with_code(server("x", ""), "", ask).ok()) << "the password is wrong";
+  EXPECT_EQ(asked, 0);
+}
+TEST(Totp, PasswordAndCodeComeFromFiles) {
+  Folder folder;
+  folder.put("password", "pass word\n");
+  folder.put("code", "123456\n");
+  folder.put("both", "pass word\r\n123456\r\n");
+  const std::string at = folder.path.string() + "/";
+  const auto read = [&](const std::string& password, const std::string& code) {
+    const auto proof = read_proof(password, code);
+    return proof.ok() ? proof->password + "/" + proof->code : proof.error().message.substr(0, 11);
+  };
+  EXPECT_EQ(read("", ""), "/");
+  EXPECT_EQ(read(at + "password", ""), "pass word/");
+  EXPECT_EQ(read("", at + "code"), "/123456");
+  EXPECT_EQ(read(at + "password", at + "code"), "pass word/123456");
+  EXPECT_EQ(read(at + "both", at + "both"), "pass word/123456");
+  EXPECT_EQ(read(at + "password", at + "password"), "--code-file");
+}
+
+// The digests are of what Python's qrcode 8.2 draws, row by row, with the same masks.
+TEST(Qr, IsDrawnAsOthersDoIt) {
+  const auto rows = [](std::size_t size, int mask) {
+    std::string text, out;
+    for (std::size_t i = 0; i < size; ++i) text += static_cast<char>('a' + i * 7 % 26);
+    const auto code = encode_qr(text, mask);
+    for (int row = 0; code.ok() && row < code->size; ++row)
+      for (int column = 0; column < code->size; ++column) out += code->at(row, column) ? '1' : '0';
+    return std::to_string(code.ok() ? code->size : 0) + " " + crypto::sha256_hex(as_bytes(out)).substr(0, 16);
+  };
+  EXPECT_EQ(rows(17, 0), "21 e47fabc0d3fe2eef");
+  EXPECT_EQ(rows(30, 1), "25 d1cf90ef60b1b97c");
+  EXPECT_EQ(rows(53, 2), "29 cc3b0295cc85265c");
+  EXPECT_EQ(rows(70, 3), "33 8ad034a6381b7c58");
+  EXPECT_EQ(rows(106, 4), "37 92b597267de0f2f4");
+  EXPECT_EQ(rows(110, 5), "41 7c3aeded0b9f105a");
+  EXPECT_EQ(rows(150, 6), "45 7aae430247f02cc3");
+  EXPECT_EQ(rows(192, 7), "49 f597160ebc3b63ee");
+  EXPECT_EQ(rows(230, 0), "53 7341b205c42c2399");
+  EXPECT_EQ(encode_qr(std::string(231, 'x')).error().code, Code::TooLarge);
+  const auto best = encode_qr("otpauth://totp/x");
+  ASSERT_TRUE(best.ok());
+  const std::string text = qr_text(*best);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), (best->size + 9) / 2);
 }
 
 TEST(ApiCalls, ProblemsBecomeErrors) {

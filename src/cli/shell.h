@@ -40,6 +40,7 @@ std::string resources_text(const wire::Json& resources);
 
 void add_login(CLI::App& app, Shell& shell);
 void add_passwd(CLI::App& app, Shell& shell);
+void add_totp(CLI::App& app, Shell& shell);
 void add_up(CLI::App& app, Shell& shell);
 void add_plan(CLI::App& app, Shell& shell);
 void add_down(CLI::App& app, Shell& shell);

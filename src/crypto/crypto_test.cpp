@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <set>
 
 #include "crypto/aead.h"
 #include "crypto/cert.h"
@@ -13,6 +14,7 @@
 #include "crypto/random.h"
 #include "crypto/sign.h"
 #include "crypto/token.h"
+#include "crypto/totp.h"
 #include "crypto/x25519.h"
 
 namespace muster::crypto {
@@ -150,6 +152,61 @@ TEST(Password, HashAndVerify) {
   EXPECT_FALSE(verify_password("correct horsf", encoded));
   EXPECT_FALSE(verify_password("correct horse", encoded.substr(0, encoded.size() - 4)));
   EXPECT_FALSE(hash_password("short").ok());
+  EXPECT_FALSE(outdated_hash(encoded));
+}
+
+// Made by other programs: OpenSSL 3.5's argon2id and Python's scrypt.
+TEST(Password, OthersHashesHoldAndOldOnesAreToldApart) {
+  const std::string argon =
+      "$argon2id$v=19$m=65536,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx/Ipb8W41rWC0HJvV1+bWOt9R5QsP0";
+  const std::string scrypt = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  EXPECT_TRUE(verify_password("correct horse", argon));
+  EXPECT_FALSE(verify_password("correct horsf", argon));
+  EXPECT_FALSE(outdated_hash(argon));
+  EXPECT_TRUE(verify_password("correct horse", scrypt));
+  EXPECT_FALSE(verify_password("correct horsf", scrypt));
+  EXPECT_TRUE(outdated_hash(scrypt));
+  for (const char* odd :
+       {"", "$argon2id$", "$argon2id$v=19$m=65536,t=3,p=1$", "$argon2id$v=19$m=65536,t=3,p=1$AAEC$",
+        "$argon2id$v=19$m=4194304,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx", "$scrypt$ln=15,r=8,p=1$"})
+    EXPECT_FALSE(verify_password("correct horse", odd)) << odd;
+}
+
+// RFC 4226 appendix D, RFC 6238 appendix B (SHA-1), RFC 4648 section 10.
+TEST(Totp, VectorsOfTheStandards) {
+  const ByteView secret = as_bytes("12345678901234567890");
+  const char* counted[] = {"755224", "287082", "359152", "969429", "338314",
+                           "254676", "287922", "162583", "399871", "520489"};
+  for (std::uint64_t i = 0; i < 10; ++i) EXPECT_EQ(hotp(secret, i), counted[i]);
+  const std::pair<std::int64_t, const char*> timed[] = {{59, "94287082"},         {1111111109, "07081804"},
+                                                        {1111111111, "14050471"}, {1234567890, "89005924"},
+                                                        {2000000000, "69279037"}, {20000000000, "65353130"}};
+  for (const auto& [second, code] : timed) EXPECT_EQ(hotp(secret, totp_step(WallTime{second * 1000}), 8), code);
+  const std::pair<const char*, const char*> texts[] = {{"", ""},
+                                                       {"f", "MY"},
+                                                       {"fo", "MZXQ"},
+                                                       {"foo", "MZXW6"},
+                                                       {"foob", "MZXW6YQ"},
+                                                       {"fooba", "MZXW6YTB"},
+                                                       {"foobar", "MZXW6YTBOI"}};
+  for (const auto& [text, coded] : texts) EXPECT_EQ(base32(as_bytes(text)), coded);
+  EXPECT_EQ(
+      otpauth_uri("Muster a.example", "al:ice", secret),
+      "otpauth://totp/Muster%20a.example:al%3Aice?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Muster%20a.example");
+}
+
+TEST(Totp, OneStepEitherWayAndNeverTwice) {
+  const Bytes secret = random_bytes(kTotpSecretBytes);
+  const WallTime now{1'800'000'015'000};
+  const std::uint64_t step = totp_step(now);
+  for (const std::uint64_t good : {step - 1, step, step + 1})
+    EXPECT_EQ(match_totp(secret, hotp(secret, good), now, 0).value_or(0), good);
+  std::set<std::string> near = {hotp(secret, step - 1), hotp(secret, step), hotp(secret, step + 1)};
+  for (const std::uint64_t bad : {step - 2, step + 2})
+    if (!near.contains(hotp(secret, bad))) EXPECT_FALSE(match_totp(secret, hotp(secret, bad), now, 0));
+  EXPECT_FALSE(match_totp(secret, hotp(secret, step - 1), now, step - 1)) << "used";
+  if (near.size() == 3) EXPECT_FALSE(match_totp(secret, hotp(secret, step), now, step)) << "used";
+  for (const char* odd : {"", "12345", "1234567", "abcdef"}) EXPECT_FALSE(match_totp(secret, odd, now, 0)) << odd;
 }
 
 TEST(Token, RoundTripAndDamage) {

@@ -127,6 +127,7 @@ Api::Api(Context& context) : context_(context) {
   add_jobs();
   add_rest();
   add_registries();
+  add_totp();
 }
 
 void Api::add(const std::string& name, Resolver resolve, Handler handler) {

@@ -70,6 +70,7 @@ class Api {
   void add_jobs();
   void add_rest();
   void add_registries();
+  void add_totp();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
   void after_min_seq(const CallPtr& call, Handler handler);
@@ -85,6 +86,7 @@ class Api {
             const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
 
   void login(const CallPtr& call);
+  void give_login(const CallPtr& call, const Principal& who, const std::string& label);
   void enroll(const CallPtr& call);
   void create_principal(const CallPtr& call);
   void stream_events(const CallPtr& call);
@@ -97,7 +99,19 @@ class Api {
   // attempts.
   void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                       std::function<void(const Principal&)> good);
+  // Goes on with `good` if the account has no second factor or this is a code of it, which is then used up; answers the
+  // call otherwise. Where passwords are hashed: it blocks on the store.
+  void check_code(const CallPtr& call, const Principal& who, const std::string& code,
+                  const std::function<void()>& good);
+  // Keeps the hash unless the one that was checked against is no longer there; true: kept.
+  Result<bool> replace_password(PrincipalId who, const std::string& checked, const std::string& hash);
   void change_password(const CallPtr& call);
+  void enrol_totp(const CallPtr& call);
+  void confirm_totp(const CallPtr& call);
+  void disable_totp(const CallPtr& call);
+  std::string account_name(const CallPtr& call) const;  // the caller's; empty: it is gone
+  wire::PrincipalView shown_view(const control::State& state, const Principal& principal) const;
+  Result<std::string> shown_principal(const control::State& state, const std::string& id) const;
   Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
   void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
 
@@ -109,6 +123,9 @@ class Api {
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
   LoginGuard logins_{{}};
+  // Of codes, by who knows the password: ten wrong ones an hour for an account, of which three at a time would do.
+  LoginGuard codes_{{.per_pair = 10, .per_name = 10, .window = Millis(3'600'000)}};
+  std::mutex password_mutex_;  // of writes to the table of passwords
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").

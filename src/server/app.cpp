@@ -6,6 +6,7 @@
 #include "server/event_hub.h"
 #include "server/log_store.h"
 #include "server/registry_store.h"
+#include "server/second_factor.h"
 
 namespace muster::server {
 
@@ -60,6 +61,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.blobs->load());
   context.registries = std::make_unique<RegistryStore>(context.identity.secret, options.store);
   TRY_VOID(context.registries->load(read_clocks().wall));
+  context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
+  TRY_VOID(context.factors->load());
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {

@@ -15,6 +15,7 @@ const char* const kUsage =
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N]\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
+    "  musterd totp-reset NAME --data DIR    (a lost second factor; also while serving)\n"
     "  musterd journal verify|show|export --data DIR [--from SEQ] [--count N]\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"

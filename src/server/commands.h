@@ -26,6 +26,7 @@ Result<Arguments> parse_arguments(int count, char** values);
 int cmd_init(const Arguments& arguments, const OpenStore& open);
 int cmd_serve(const Arguments& arguments, const OpenStore& open);
 int cmd_passwd(const Arguments& arguments, const OpenStore& open);
+int cmd_totp_reset(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);

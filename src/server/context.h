@@ -17,6 +17,7 @@ class EventHub;
 class LogStore;
 class BlobStore;
 class RegistryStore;
+class SecondFactors;
 
 inline constexpr std::string_view kServerVersion = "0.1.0";
 
@@ -30,6 +31,7 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings

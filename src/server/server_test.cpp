@@ -11,13 +11,16 @@
 #include <thread>
 
 #include "crypto/cert.h"
+#include "crypto/password.h"
 #include "crypto/random.h"
+#include "crypto/totp.h"
 #include "crypto/x25519.h"
 #include "overlay/roster.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/second_factor.h"
 #include "server/test_store.h"
 #include "session/link.h"
 #include "wire/agent_frames.h"
@@ -89,7 +92,7 @@ class Platform : public ::testing::Test {
     return out;
   }
   static std::string login(const std::string& name, const std::string& password) {
-    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test"}), "")
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test", {}}), "")
         .body["token"]
         .text();
   }
@@ -373,6 +376,220 @@ TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
   EXPECT_EQ(cmd_passwd(arguments, open), 1);
 }
 
+TEST_F(Platform, AnOldHashHoldsAndIsReplacedAtTheNextLogin) {
+  user("olga", Role::Auditor, "olga-org");
+  std::string id;
+  for (const auto& each : call("GET", "/api/v1/users?filter=name=olga").body["items"].items()) id = each["id"].text();
+  // Python's scrypt of "correct horse", as musterd stored it before.
+  const std::string old = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  ASSERT_TRUE(store_->put_side("passwords", id, to_bytes(old)));
+  const auto stored = [&] { return as_string(store_->get_side("passwords", id).value().value()); };
+  EXPECT_TRUE(login("olga", "correct horsf").empty());
+  EXPECT_EQ(stored(), old);
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  const std::string fresh = stored();
+  EXPECT_TRUE(fresh.starts_with("$argon2id$")) << fresh;
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  EXPECT_EQ(stored(), fresh) << "once";
+}
+
+// An authenticator app.
+Bytes unbase32(std::string_view text) {
+  Bytes out;
+  std::uint32_t held = 0;
+  int bits = 0;
+  for (const char c : text) {
+    held = (held << 5 | static_cast<std::uint32_t>(c >= 'A' ? c - 'A' : c - '2' + 26)) & 0xffffU;
+    if ((bits += 5) >= 8) out.push_back(static_cast<std::uint8_t>(held >> (bits -= 8)));
+  }
+  return out;
+}
+std::uint64_t step_now() {
+  return crypto::totp_step(read_clocks().wall);
+}
+std::string none_of(const Bytes& secret) {  // a code that is not its now
+  for (int i = 0;; ++i) {
+    const std::string code = std::to_string(100'000 + i);
+    if (!crypto::match_totp(secret, code, read_clocks().wall, 0)) return code;
+  }
+}
+
+class SecondFactor : public Platform {
+ protected:
+  struct Enrolled {
+    std::string token;
+    Bytes secret;
+    std::uint64_t step = 0;  // whose code confirmed it; that of the next one is good for another half minute at least
+    std::vector<std::string> recovery;
+    int ended = 0;
+  };
+  static Answer try_login(const std::string& name, const std::string& password, const std::string& code) {
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test", code}), "");
+  }
+  static Enrolled enrol(const std::string& name, const std::string& token) {
+    Enrolled out{token, {}, 0, {}, 0};
+    const auto begun = call("POST", "/api/v1/totp", R"({"password":"password-of-)" + name + "\"}", token);
+    EXPECT_EQ(begun.status, 200) << begun.body.dump();
+    EXPECT_TRUE(wire::check_json("TotpEnrolment", begun.body).ok());
+    EXPECT_EQ(begun.body["uri"].text(), "otpauth://totp/Muster%20localhost:" + name +
+                                            "?secret=" + begun.body["secret"].text() + "&issuer=Muster%20localhost");
+    out.secret = unbase32(begun.body["secret"].text());
+    EXPECT_EQ(
+        call("POST", "/api/v1/totp/confirm", R"({"code":")" + none_of(out.secret) + "\"}", token).body["field"].text(),
+        "code");
+    out.step = step_now();
+    const auto done =
+        call("POST", "/api/v1/totp/confirm", R"({"code":")" + crypto::hotp(out.secret, out.step) + "\"}", token);
+    EXPECT_EQ(done.status, 200) << done.body.dump();
+    EXPECT_TRUE(wire::check_json("TotpRecovery", done.body).ok());
+    for (const auto& each : done.body["recoveryCodes"].items()) out.recovery.push_back(each.text());
+    EXPECT_EQ(out.recovery.size(), kRecoveryCodes);
+    out.ended = std::stoi(done.body["revokedTokens"].text());
+    return out;
+  }
+  static std::string id_of(const std::string& token) {
+    return call("GET", "/api/v1/whoami", "", token).body["id"].text();
+  }
+};
+
+TEST_F(SecondFactor, IsAskedForAtALoginAndACodeCountsOnce) {
+  const std::string token = user("tess", Role::Tenant, "tess-org"), other = login("tess", "password-of-tess");
+  EXPECT_EQ(call("POST", "/api/v1/totp", R"({"password":"wrong wrong"})", token).body["field"].text(), "password");
+  EXPECT_FALSE(call("GET", "/api/v1/whoami", "", token).body["secondFactor"].truth());
+  const Enrolled tess = enrol("tess", token);
+  EXPECT_EQ(tess.ended, 1);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", other).status, 401) << "who logged in without it is out";
+  EXPECT_TRUE(call("GET", "/api/v1/whoami", "", token).body["secondFactor"].truth());
+  EXPECT_TRUE(call("GET", "/api/v1/users?filter=name=tess").body["items"].items().at(0)["secondFactor"].truth());
+  EXPECT_EQ(call("POST", "/api/v1/totp", R"({"password":"password-of-tess"})", token).status, 409) << "there is one";
+  const std::string next = crypto::hotp(tess.secret, std::max(tess.step + 1, step_now()));
+  const auto asked = try_login("tess", "password-of-tess", "");
+  EXPECT_EQ(asked.status, 401);
+  EXPECT_EQ(asked.body["field"].text(), "code") << asked.body.dump();
+  EXPECT_EQ(try_login("tess", "wrong wrong", next).body["field"].text(), "")
+      << "the password first; the code stays good";
+  EXPECT_EQ(try_login("tess", "password-of-tess", crypto::hotp(tess.secret, tess.step)).status, 401) << "it confirmed";
+  const auto good = try_login("tess", "password-of-tess", next);
+  EXPECT_EQ(good.status, 200) << good.body.dump();
+  EXPECT_TRUE(good.body["principal"]["secondFactor"].truth());
+  EXPECT_EQ(try_login("tess", "password-of-tess", next).body["field"].text(), "code") << "used";
+  // At rest it is sealed, and nothing of it is in the journal.
+  const Bytes row = store_->get_side("totp", id_of(token)).value().value();
+  const auto journal = store_->read_all(1, 100'000).value();
+  for (const std::string& open : {as_string(tess.secret), hex(tess.secret), crypto::base32(tess.secret)}) {
+    EXPECT_EQ(as_string(row).find(open), std::string::npos);
+    for (const Bytes& entry : journal) EXPECT_EQ(as_string(entry).find(open), std::string::npos);
+  }
+}
+
+TEST_F(SecondFactor, RecoveryCodesCountOnceAndPasswordWithCodeTakesItAway) {
+  const Enrolled rhea = enrol("rhea", user("rhea", Role::Supplier, "rhea-org"));
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", rhea.recovery[0]).status, 200);
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", rhea.recovery[0]).status, 401) << "used";
+  std::string loud = rhea.recovery[1];
+  for (char& c : loud) c = c == '-' ? ' ' : c >= 'a' ? static_cast<char>(c - 32) : c;
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", loud).status, 200) << "as people type it";
+  const auto held = call("GET", "/api/v1/totp", "", rhea.token);
+  EXPECT_TRUE(wire::check_json("TotpStatus", held.body).ok());
+  EXPECT_EQ(held.body["recoveryCodesLeft"].dump(), "8");
+  const auto disable = [&](const std::string& password, const std::string& code) {
+    return call("POST", "/api/v1/totp/disable", wire::to_json(wire::DisableTotpRequest{password, code}), rhea.token);
+  };
+  EXPECT_EQ(disable("password-of-rhea", "").body["field"].text(), "code");
+  EXPECT_EQ(disable("password-of-rhea", none_of(rhea.secret)).body["field"].text(), "code");
+  EXPECT_EQ(disable("wrong wrong", rhea.recovery[2]).body["field"].text(), "password");
+  EXPECT_EQ(disable("password-of-rhea", rhea.recovery[2]).status, 200);
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", "").status, 200);
+  EXPECT_FALSE(call("GET", "/api/v1/totp", "", rhea.token).body["enabled"].truth());
+}
+
+TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
+  const Enrolled lost = enrol("lois", user("lois", Role::Tenant, "lois-org"));
+  const std::string path = "/api/v1/users/" + id_of(lost.token) + "/totp";
+  EXPECT_EQ(call("DELETE", path, "", lost.token).status, 403) << "not its owner: he shows a code";
+  EXPECT_EQ(call("DELETE", "/api/v1/users/" + id_of(admin_) + "/totp").status, 409) << "nor an operator his own";
+  EXPECT_EQ(call("DELETE", "/api/v1/users/usr-99999/totp").status, 404);
+  const auto reset = call("DELETE", path);
+  EXPECT_EQ(reset.status, 200) << reset.body.dump();
+  EXPECT_FALSE(reset.body["secondFactor"].truth());
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200);
+
+  enrol("lois", lost.token);
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 401);
+  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+    return std::shared_ptr<journal::Store>(store_);
+  };
+  Arguments arguments;
+  arguments.words = {"totp-reset", "lois"};
+  arguments.options = {{"--data", root_}};
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 0);
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200) << "while it serves";
+  EXPECT_FALSE(call("GET", "/api/v1/whoami", "", lost.token).body["secondFactor"].truth());
+  arguments.words[1] = "nobody-at-all";
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 1);
+  arguments.words.pop_back();
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 2);
+}
+
+TEST_F(SecondFactor, WhoKnowsThePasswordGuessesTenCodesAndShutsOutNobody) {
+  const Enrolled gus = enrol("gus", user("gus", Role::Tenant, "gus-org"));
+  Api api(app_->context());  // with counters of its own
+  const auto login_from = [&](const std::string& peer, const std::string& code) {
+    net::Request request;
+    request.method = "POST", request.path = "/api/v1/login", request.peer = peer;
+    request.body = wire::to_json(wire::LoginRequest{"gus", "password-of-gus", "guess", code});
+    const auto answer = std::make_shared<KeptAnswer>();
+    api.handle(std::move(request), answer);
+    return answer->wait().status;
+  };
+  EXPECT_EQ(login_from("192.0.2.7:1", gus.recovery[0]), 200);
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(login_from("198.51.100." + std::to_string(i) + ":1", none_of(gus.secret)), 401) << i;
+  EXPECT_EQ(login_from("203.0.113.9:1", gus.recovery[1]), 429) << "ten for an account from everywhere";
+  EXPECT_EQ(login_from("192.0.2.7:2", gus.recovery[1]), 200) << "but where it is used from";
+}
+
+TEST(SecondFactors, PendingOnesEndAndWhatCannotBeReadRefuses) {
+  const auto store = std::make_shared<TestStore>();
+  const crypto::Secret32 key(crypto::random_key32());
+  SecondFactors factors(key, store);
+  const PrincipalId ann{1}, bob{2};
+  const WallTime now{1'800'000'000'000};
+  const auto code_at = [](const Bytes& secret, WallTime when) { return crypto::hotp(secret, crypto::totp_step(when)); };
+  EXPECT_EQ(factors.confirm(ann, "123456", now).error().code, Code::FailedPrecondition) << "nothing was begun";
+  Bytes secret = factors.enrol(ann, now).value();
+  EXPECT_EQ(factors.check(ann, "", now).value(), SecondFactors::Verdict::NotNeeded) << "not in force yet";
+  const WallTime late = now + kEnrolWithin + Millis(1);
+  EXPECT_FALSE(factors.confirm(ann, code_at(secret, late), late).ok()) << "too late";
+  secret = factors.enrol(ann, now).value();
+  std::string wrong = "100000";
+  while (crypto::match_totp(secret, wrong, now, 0)) wrong = std::to_string(std::stoi(wrong) + 1);
+  for (std::uint32_t i = 0; i < kEnrolTries; ++i) EXPECT_EQ(factors.confirm(ann, wrong, now).error().field, "code");
+  EXPECT_EQ(factors.confirm(ann, code_at(secret, now), now).error().code, Code::FailedPrecondition)
+      << "guessed too often";
+  secret = factors.enrol(ann, now).value();
+  EXPECT_TRUE(factors.confirm(ann, code_at(secret, now), now).ok());
+  EXPECT_TRUE(factors.holds(ann));
+  EXPECT_FALSE(factors.enrol(ann, now).ok()) << "the one in force stays";
+
+  const WallTime next = now + crypto::kTotpStep;
+  EXPECT_EQ(factors.check(ann, code_at(secret, next), next).value(), SecondFactors::Verdict::Right);
+  SecondFactors again(key, store);
+  ASSERT_TRUE(again.load());
+  EXPECT_TRUE(again.holds(ann));
+  EXPECT_EQ(again.check(ann, code_at(secret, next), next).value(), SecondFactors::Verdict::Wrong)
+      << "used before the restart";
+  const Bytes row = store->get_side("totp", ann.str()).value().value();
+  ASSERT_TRUE(store->put_side("totp", bob.str(), row));
+  EXPECT_EQ(again.check(bob, "123456", next).error().code, Code::DataLoss) << "sealed for somebody else";
+  SecondFactors stranger(crypto::Secret32(crypto::random_key32()), store);
+  EXPECT_EQ(stranger.find(ann).error().code, Code::DataLoss) << "without the key nobody logs in";
+  ASSERT_TRUE(stranger.load());
+  EXPECT_TRUE(stranger.holds(ann));
+  EXPECT_TRUE(stranger.remove(ann));
+  EXPECT_EQ(stranger.check(ann, "", next).value(), SecondFactors::Verdict::NotNeeded);
+}
+
 TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
   net::Client client(endpoint());
   const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
@@ -392,7 +609,7 @@ TEST_F(Platform, ALoginFloodFromOneAddressShutsNobodyElseOut) {
   const auto login_from = [&](const std::string& peer, const std::string& name, const std::string& password) {
     net::Request request;
     request.method = "POST", request.path = "/api/v1/login", request.peer = peer;
-    request.body = wire::to_json(wire::LoginRequest{name, password, "flood"});
+    request.body = wire::to_json(wire::LoginRequest{name, password, "flood", {}});
     auto answer = std::make_shared<KeptAnswer>();
     api.handle(std::move(request), answer);
     return answer;

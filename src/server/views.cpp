@@ -173,7 +173,7 @@ Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
 }
 
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal) {
-  wire::PrincipalView view{principal, {}, {}};
+  wire::PrincipalView view{principal, {}, {}, false};
   if (const auto org = state.orgs.find(principal.org); org != state.orgs.end()) view.org = org->second.name;
   for (const auto& [id, project] : state.projects) {
     if (project.org != principal.org) continue;

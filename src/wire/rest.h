@@ -18,7 +18,16 @@ namespace muster::wire {
 
 // ---- requests
 struct LoginRequest {
-  std::string name, password, label;
+  std::string name, password, label, code;
+};
+struct EnrolTotpRequest {
+  std::string password;
+};
+struct ConfirmTotpRequest {
+  std::string code;
+};
+struct DisableTotpRequest {
+  std::string password, code;
 };
 struct ChangePasswordRequest {
   std::string old_password, new_password;
@@ -76,6 +85,9 @@ struct CreateJobRequest {
 
 Result<LoginRequest> parse_login(std::string_view body);
 Result<ChangePasswordRequest> parse_change_password(std::string_view body);
+Result<EnrolTotpRequest> parse_enrol_totp(std::string_view body);
+Result<ConfirmTotpRequest> parse_confirm_totp(std::string_view body);
+Result<DisableTotpRequest> parse_disable_totp(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
@@ -91,6 +103,9 @@ Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
 std::string to_json(const ChangePasswordRequest& request);
+std::string to_json(const EnrolTotpRequest& request);
+std::string to_json(const ConfirmTotpRequest& request);
+std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
@@ -109,6 +124,7 @@ Result<ClusterSpec> parse_cluster_spec(const Json& value);
 struct PrincipalView {
   Principal principal;
   std::string org, default_project;
+  bool second_factor = false;
 };
 struct LoginView {
   std::string token;
@@ -116,6 +132,19 @@ struct LoginView {
   PrincipalView principal;
 };
 struct PasswordView {
+  std::size_t revoked_tokens = 0;
+};
+struct TotpView {
+  bool enabled = false;
+  WallTime since;
+  std::size_t recovery_codes_left = 0;
+};
+struct TotpEnrolmentView {
+  std::string secret, uri;
+  WallTime expires;
+};
+struct TotpRecoveryView {
+  std::vector<std::string> codes;
   std::size_t revoked_tokens = 0;
 };
 struct ApiTokenView {
@@ -278,6 +307,9 @@ struct ServerView {
 
 std::string to_json(const LoginView& view);
 std::string to_json(const PasswordView& view);
+std::string to_json(const TotpView& view);
+std::string to_json(const TotpEnrolmentView& view);
+std::string to_json(const TotpRecoveryView& view);
 std::string to_json(const PrincipalView& view);
 std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});

@@ -29,6 +29,7 @@ void write(const PrincipalView& from, v1::Principal& to) {
   to.set_disabled(from.principal.disabled);
   to.set_org(from.org);
   to.set_default_project(from.default_project);
+  to.set_second_factor(from.second_factor);
 }
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
@@ -84,6 +85,26 @@ std::string to_json(const LoginView& view) {
 }
 std::string to_json(const PasswordView& view) {
   v1::ChangePasswordResponse m;
+  m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
+  return write_message(m);
+}
+std::string to_json(const TotpView& view) {
+  v1::TotpStatus m;
+  m.set_enabled(view.enabled);
+  m.set_since(time_text(view.since));
+  m.set_recovery_codes_left(static_cast<std::int32_t>(view.recovery_codes_left));
+  return write_message(m);
+}
+std::string to_json(const TotpEnrolmentView& view) {
+  v1::TotpEnrolment m;
+  m.set_secret(view.secret);
+  m.set_uri(view.uri);
+  m.set_expires_at(time_text(view.expires));
+  return write_message(m);
+}
+std::string to_json(const TotpRecoveryView& view) {
+  v1::TotpRecovery m;
+  for (const auto& code : view.codes) m.add_recovery_codes(code);
   m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
   return write_message(m);
 }
