@@ -17,6 +17,8 @@ class EventHub;
 class LogStore;
 class BlobStore;
 class RegistryStore;
+class MachineBook;
+class RelayTeller;
 
 inline constexpr std::string_view kServerVersion = "0.1.0";
 
@@ -30,6 +32,8 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<MachineBook> machines;
+  std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
