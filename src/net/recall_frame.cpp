@@ -5,12 +5,12 @@
 namespace muster::net {
 namespace {
 
-constexpr std::size_t kHeadBytes = 5, kEntryBytes = 40;
+constexpr std::size_t kRecallHeadBytes = 5, kRecallEntryBytes = 40;
 
-void put(Bytes& out, std::uint64_t value, int bytes) {
+void put_number(Bytes& out, std::uint64_t value, int bytes) {
   for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) out.push_back(static_cast<std::uint8_t>(value >> shift));
 }
-std::uint64_t get(const std::uint8_t* at, int bytes) {
+std::uint64_t get_number(const std::uint8_t* at, int bytes) {
   std::uint64_t value = 0;
   for (int i = 0; i < bytes; ++i) value = value << 8 | at[i];
   return value;
@@ -21,31 +21,31 @@ std::uint64_t get(const std::uint8_t* at, int bytes) {
 Bytes encode(const RecallFrame& frame) {
   const std::size_t count = std::min(frame.entries.size(), kRecallEntriesMax);
   Bytes out;
-  out.reserve(kHeadBytes + count * kEntryBytes);
-  put(out, static_cast<std::uint8_t>(frame.kind), 1);
-  put(out, count, 4);
+  out.reserve(kRecallHeadBytes + count * kRecallEntryBytes);
+  put_number(out, static_cast<std::uint8_t>(frame.kind), 1);
+  put_number(out, count, 4);
   for (std::size_t i = 0; i < count; ++i) {
-    put(out, frame.entries[i].first, 8);
+    put_number(out, frame.entries[i].first, 8);
     out.insert(out.end(), frame.entries[i].second.begin(), frame.entries[i].second.end());
   }
   return out;
 }
 
 Result<std::optional<RecallFrame>> take_recall(Bytes& bytes) {
-  if (bytes.size() < kHeadBytes) return std::optional<RecallFrame>();
-  const std::size_t count = get(bytes.data() + 1, 4);
+  if (bytes.size() < kRecallHeadBytes) return std::optional<RecallFrame>();
+  const std::size_t count = get_number(bytes.data() + 1, 4);
   if ((bytes[0] != 1 && bytes[0] != 2) || count > kRecallEntriesMax)
     return error(Code::InvalidArgument, "a damaged recall; are musterd and muster-relay from the same version?");
-  if (bytes.size() < kHeadBytes + count * kEntryBytes) return std::optional<RecallFrame>();
+  if (bytes.size() < kRecallHeadBytes + count * kRecallEntryBytes) return std::optional<RecallFrame>();
   RecallFrame out{static_cast<RecallFrame::Kind>(bytes[0]), {}};
   out.entries.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
-    const std::uint8_t* at = bytes.data() + kHeadBytes + i * kEntryBytes;
+    const std::uint8_t* at = bytes.data() + kRecallHeadBytes + i * kRecallEntryBytes;
     crypto::Key32 key;
-    std::copy(at + 8, at + kEntryBytes, key.begin());
-    out.entries.emplace_back(get(at, 8), key);
+    std::copy(at + 8, at + kRecallEntryBytes, key.begin());
+    out.entries.emplace_back(get_number(at, 8), key);
   }
-  bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(kHeadBytes + count * kEntryBytes));
+  bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(kRecallHeadBytes + count * kRecallEntryBytes));
   return std::optional(std::move(out));
 }
 
