@@ -148,18 +148,36 @@ Decided decide(const Asking& a, const RevokeLogins& c) {
   return decision;
 }
 
+// A pool is its organisation's: a join token puts machines only into those of the organisation that it is for.
+static Result<std::string> own_pool(const State& state, OrgId supplier, const std::string& text) {
+  const auto pool = parse_pool("pool:" + text);
+  if (!pool)
+    return error(Code::InvalidArgument, "the label pool must be the name of a pool: 1 to 63 of a-z, 0-9, '-' and '_'",
+                 "labels.pool");
+  const Org& owner = state.orgs.at(supplier);
+  if (!pool->org.empty() && pool->org != owner.name && pool->org != supplier.str())
+    return error(Code::PermissionDenied,
+                 "the pool " + text + " is not one of " + owner.name + ", for which this join token is; only " +
+                     pool->org + " and operators put machines into it",
+                 "labels.pool");
+  return pool->name;
+}
+
 Decided decide(const Asking& a, const CreateJoinToken& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::JoinToken, .owner = c.supplier}));
   if (!a.base.orgs.contains(c.supplier)) return missing("organisation", c.supplier.str());
   TRY_VOID(sha256(c.hash, "hash"));
   TRY_VOID(validate_labels(c.labels, "labels"));
+  std::map<std::string, std::string> labels = c.labels;
+  if (const auto pool = labels.find("pool"); pool != labels.end())
+    pool->second = TRY(own_pool(a.base, c.supplier, pool->second));
   if (c.lifetime.count() <= 0 || c.lifetime > kJoinTokenMax)
     return error(Code::InvalidArgument, "lifetime must lie between one millisecond and 30 days", "lifetime");
   TRY_VOID(room(a.base.join_tokens.size(), kTokensMax, "join tokens"));
   if (a.base.join_token_by_hash.contains(c.hash))
     return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
   const TokenId id{a.base.last.token + 1};
-  return one(JoinTokenCreated{{id, c.supplier, c.hash, c.labels, a.wall + c.lifetime, {}, false}}, id.str());
+  return one(JoinTokenCreated{{id, c.supplier, c.hash, std::move(labels), a.wall + c.lifetime, {}, false}}, id.str());
 }
 
 Decided decide(const Asking& a, const RevokeJoinToken& c) {

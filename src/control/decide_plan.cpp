@@ -27,11 +27,7 @@ bool holds_lease_there(const Draft& d, ClusterId cluster, NodeId node) {
 
 bool labels_match(const Node& node, const std::map<std::string, std::string>& constraints) {
   return std::all_of(constraints.begin(), constraints.end(), [&](const auto& wish) {
-    if (wish.first == "region") return node.facts.region == wish.second;
-    auto it = node.labels.find(wish.first);
-    if (it != node.labels.end()) return it->second == wish.second;
-    it = node.facts.labels.find(wish.first);
-    return it != node.facts.labels.end() && it->second == wish.second;
+    return wish.first == "region" ? region_of(node) == wish.second : label_of(node, wish.first) == wish.second;
   });
 }
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "control/life.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {
@@ -17,9 +18,10 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
-  // What places people is the supplier's promise, never the agent's claim.
-  if (const auto pool = node.labels.find("pool"); pool == node.labels.end()) view.labels.erase("pool");
-  view.labels["region"] = node.facts.region;
+  // A pool is a right of the organisation whose join token it stands on, never the agent's claim.
+  view.labels.erase("pool");
+  if (std::string pool = pool_of(node); !pool.empty()) view.labels["pool"] = std::move(pool);
+  view.labels["region"] = region_of(node);
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
   view.whole = state.live_leases(node.id).empty();
   return view;

@@ -10,6 +10,7 @@
 #include "crypto/cert_watch.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
+#include "crypto/machine_proof.h"
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
@@ -264,17 +265,18 @@ TEST_F(Certs, DeviceLife) {
 }
 
 TEST_F(Certs, ServerIsNoDeviceAndNoCa) {
-  const auto server = issue_server_certificate(ca, "muster", {"muster", "10.0.0.1", "::1"}, now, 24h).value();
+  const auto server =
+      issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster", "10.0.0.1", "::1"}, now, 24h).value();
   EXPECT_TRUE(verify_chain(server.cert_pem, ca.cert_pem, now).ok());
   EXPECT_FALSE(verify_device_certificate(server.cert_pem, ca.cert_pem, now).ok());
   const auto forged = issue_device_certificate(server, device.public_key(), "node-1", now).value();
   EXPECT_FALSE(verify_device_certificate(forged, ca.cert_pem, now).ok());
   EXPECT_FALSE(verify_device_certificate(forged, server.cert_pem, now).ok());
-  EXPECT_FALSE(issue_server_certificate(ca, "x", {"a,DNS:b"}, now, 24h).ok());
+  EXPECT_FALSE(issue_server_certificate(ca, ServerRole::ControlPlane, "x", {"a,DNS:b"}, now, 24h).ok());
 }
 
 TEST_F(Certs, FingerprintFindsTheCa) {
-  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 24h).value();
+  const auto server = issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now, 24h).value();
   const Bytes pin = certificate_sha256(ca.cert_pem).value();
   EXPECT_EQ(*find_certificate(server.cert_pem + ca.cert_pem, pin), ca.cert_pem);
   EXPECT_FALSE(find_certificate(server.cert_pem, pin).ok());
@@ -283,7 +285,7 @@ TEST_F(Certs, FingerprintFindsTheCa) {
 
 TEST_F(Certs, TheirEndIsToldAtHalfAQuarterAndWhenItCame) {
   CertWatch watch;
-  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 40h).value();
+  const auto server = issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now, 40h).value();
   ASSERT_TRUE(watch.set("server", server.cert_pem + ca.cert_pem, "copy the new one").ok());
   EXPECT_EQ(watch.left(now).at(0).second, 40h);
   EXPECT_TRUE(watch.warnings(now + 19h).empty());
@@ -296,10 +298,66 @@ TEST_F(Certs, TheirEndIsToldAtHalfAQuarterAndWhenItCame) {
   EXPECT_EQ(watch.warnings(now + 31h).size(), 1u);
   EXPECT_EQ(watch.warnings(now + 41h).size(), 1u);
   EXPECT_EQ(watch.left(now + 41h).at(0).second, -1h);
-  const auto next = issue_server_certificate(ca, "muster", {"muster"}, now + 30h, 40h).value();
+  const auto next =
+      issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now + 30h, 40h).value();
   ASSERT_TRUE(watch.set("server", next.cert_pem, "copy the new one").ok());
   EXPECT_TRUE(watch.warnings(now + 41h).empty());
   EXPECT_FALSE(watch.set("server", "nothing", "").ok());
+}
+
+TEST_F(Certs, AServersRoleIsInItsCertificate) {
+  const auto role = [&](std::optional<ServerRole> wanted) {
+    return server_role(issue_server_certificate(ca, wanted, "x", {"x"}, now, 24h)->cert_pem).value();
+  };
+  EXPECT_EQ(role(ServerRole::ControlPlane), ServerRole::ControlPlane);
+  EXPECT_EQ(role(ServerRole::Relay), ServerRole::Relay);
+  EXPECT_EQ(role({}), std::nullopt);
+  EXPECT_EQ(server_role(ca.cert_pem).value(), std::nullopt);
+  EXPECT_FALSE(server_role(issue_device_certificate(ca, device.public_key(), "node-1", now).value()).ok());
+  EXPECT_FALSE(server_role("nonsense").ok());
+  const auto one = issue_server_certificate(ca, ServerRole::Relay, "x", {"x"}, now, 24h).value();
+  const auto two = issue_server_certificate(ca, ServerRole::Relay, "x", {"x"}, now, 24h).value();
+  EXPECT_TRUE(key_fits(one));
+  EXPECT_FALSE(key_fits({one.key_pem, two.cert_pem}));
+  EXPECT_FALSE(key_fits({"", one.cert_pem}));
+}
+
+TEST_F(Certs, AMachinesProofIsForOneMachineOneKeyAndOneWeek) {
+  const Key32 key = device.public_key(), other_key = SigningKey::generate().public_key();
+  const MachineProof proof = prove_machine(ca, 12, key, now).value();
+  const auto verifier = MachineVerifier::create(ca.cert_pem).value();
+  for (int twice = 0; twice < 2; ++twice) {  // the second time it is remembered
+    EXPECT_TRUE(verifier->genuine(proof, key, now));
+    EXPECT_FALSE(verifier->genuine(proof, other_key, now));
+    EXPECT_TRUE(verifier->genuine(proof, key, now + 7 * 24h + 23h)) << "clocks of machines are off";
+    EXPECT_FALSE(verifier->genuine(proof, key, now + 8 * 24h + 1h));
+    EXPECT_TRUE(verifier->genuine(proof, key, now - 23h));
+    EXPECT_FALSE(verifier->genuine(proof, key, now - 25h));
+    MachineProof moved = proof;
+    moved.node = 13;
+    EXPECT_FALSE(verifier->genuine(moved, key, now));
+    moved = proof;
+    moved.not_after = moved.not_after + 1h;
+    EXPECT_FALSE(verifier->genuine(moved, key, now));
+  }
+  const KeyAndCert other = create_ca("Muster CA", now).value();
+  EXPECT_FALSE(verifier->genuine(prove_machine(other, 12, key, now).value(), key, now));
+  EXPECT_FALSE(MachineVerifier::create("nonsense").ok());
+  const Bytes bytes = encode_machine_proofs({proof, proof});
+  EXPECT_EQ(bytes.size(), 2 * kMachineProofBytes);
+  EXPECT_EQ(decode_machine_proofs(bytes, 2).value(), (std::vector<MachineProof>{proof, proof}));
+  EXPECT_FALSE(decode_machine_proofs(bytes, 1).ok());
+  EXPECT_FALSE(decode_machine_proofs(ByteView(bytes).first(bytes.size() - 1), 2).ok());
+  for (std::size_t i = 16; i < kMachineProofBytes; ++i) {
+    MachineProof bad = proof;
+    bad.signature[i - 16] ^= 1;
+    EXPECT_FALSE(verifier->genuine(bad, key, now)) << i;
+  }
+  for (const std::uint8_t fill : {0, 255}) {
+    MachineProof bad = proof;
+    bad.signature.assign(64, fill);
+    EXPECT_FALSE(verifier->genuine(bad, key, now));
+  }
 }
 
 TEST_F(Certs, CsrWithForeignKeyOrDamageIsRefused) {

@@ -174,7 +174,8 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
       signers.push_back(*key);
     }
     const auto before = std::pair(guard_.incarnation(), guard_.epoch());
-    out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers));
+    const auto machines = TRY(vouched(config));
+    out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers, machines));
     guard_ = member_->guard();
     relay_of_.clear();
     // The others still send with the sessions of our last life, and would not notice for long.
@@ -190,6 +191,16 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
   out.incarnation = guard_.incarnation();
   out.epoch = guard_.epoch();
   return out;
+}
+
+// Who once had a CA keeps asking for proofs, whatever is said later.
+Result<std::optional<overlay::MachineProofs>> NetdLease::vouched(const netd::Configure& config) {
+  if (!config.machine_ca_pem.empty() && config.machine_ca_pem != machine_ca_pem_) {
+    machines_ = TRY(crypto::MachineVerifier::create(config.machine_ca_pem));
+    machine_ca_pem_ = config.machine_ca_pem;
+  }
+  if (!machines_) return std::optional<overlay::MachineProofs>();
+  return std::optional(overlay::MachineProofs{machines_.get(), config.machines, read_clocks().wall});
 }
 
 Status NetdLease::configure_relays(const netd::Configure& config) {

@@ -60,6 +60,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   bool pause_tun(LeaseTime now);
   void drain();
   Status configure_relays(const netd::Configure& config);
+  Result<std::optional<overlay::MachineProofs>> vouched(const netd::Configure& config);
   void close_tun();
   std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
 
@@ -82,6 +83,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::unique_ptr<overlay::Member> member_;
   std::vector<overlay::Endpoint> public_;
   bool relay_came_up_ = false;
+  std::string machine_ca_pem_;
+  std::unique_ptr<crypto::MachineVerifier> machines_;  // of that CA
   Bytes relay_token_;
   std::string relay_ca_pem_, relay_server_name_;
   std::vector<Relay> relays_;

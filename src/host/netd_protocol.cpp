@@ -104,7 +104,7 @@ void each(A& a, T& v) {
     static_cast<void>(a);
   else if constexpr (std::is_same_v<U, Configure>)
     fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem,
-           v.relay_server_name, v.relay_token, v.psk);
+           v.relay_server_name, v.relay_token, v.psk, v.machine_ca_pem, v.machines);
   else if constexpr (std::is_same_v<U, Failed>)
     fields(a, v.code, v.message);
   else if constexpr (std::is_same_v<U, LeaseKey>)

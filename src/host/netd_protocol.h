@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "net/net.h"
 #include "session/frames.h"
 
 namespace muster::host::netd {
@@ -34,9 +35,12 @@ struct Configure {
   std::vector<Bytes> signatures;
   std::vector<Bytes> signers;  // Ed25519 public keys that must all have signed
   std::vector<RelayAddress> relays;
-  std::string relay_ca_pem, relay_server_name = "muster";
+  std::string relay_ca_pem, relay_server_name{net::kRelayName};
   Bytes relay_token;
   Bytes psk;  // 32 bytes or empty
+  // The CA that must vouch for the roster's machines, and its proofs; empty: nobody does (tests).
+  std::string machine_ca_pem = {};
+  Bytes machines = {};
   bool operator==(const Configure&) const = default;
 };
 struct RemoveLease {

@@ -13,8 +13,9 @@ using Clock = std::chrono::steady_clock;
 
 struct NetdRelay : lab::NetdRig {
   crypto::KeyAndCert ca = crypto::create_ca("test", read_clocks().wall).value();
-  crypto::KeyAndCert server =
-      crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
+  crypto::KeyAndCert server = crypto::issue_server_certificate(ca, crypto::ServerRole::Relay, "muster-relay",
+                                                               {"muster-relay"}, read_clocks().wall, 24h)
+                                  .value();
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
   bool mirror = false;

@@ -181,6 +181,7 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
 void OverlayClient::restore(LeaseId lease, Known& known) {
   auto kept = store_.load(lease);
   if (kept.ok() && kept->address == known.attach.address && kept->prefix_bits == known.attach.prefix_bits) {
+    kept->machine_ca_pem = trust_.relay_ca_pem;
     kept->relay_ca_pem = trust_.relay_ca_pem;
     kept->relay_server_name = trust_.relay_server_name;
     known.configured = std::move(*kept);
@@ -232,6 +233,8 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
   request.signatures = network.roster.signatures;
   request.signers = {roster_key};
   request.relays = relay_addresses(network.relays);
+  request.machine_ca_pem = trust_.relay_ca_pem;
+  request.machines = network.roster.machines;
   request.relay_ca_pem = trust_.relay_ca_pem;
   request.relay_server_name = trust_.relay_server_name;
   request.relay_token = network.relay_token;
@@ -248,7 +251,10 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
     if (!reply.ok()) return done(reply.error());
     if (const auto* configured = std::get_if<netd::Configured>(&*reply);
         configured != nullptr && configured->rejected > 0) {
-      log_warn("agent", "{} roster entries carry no genuine overlay key and were left out", configured->rejected);
+      log_warn("agent",
+               "{} roster entries carry no genuine overlay key, or no proof that their machine is enrolled, and were "
+               "left out",
+               configured->rejected);
     }
     done({});
   });

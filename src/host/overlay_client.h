@@ -8,11 +8,12 @@
 #include "host/overlay_port.h"
 #include "host/overlay_store.h"
 #include "host/privd_client.h"
+#include "net/net.h"
 
 namespace muster::host {
 
 struct OverlayTrust {
-  std::string relay_ca_pem, relay_server_name = "muster";
+  std::string relay_ca_pem, relay_server_name{net::kRelayName};
 };
 
 class OverlayClient : public OverlayPort {

@@ -40,7 +40,8 @@ Status read_arch(Draft& draft, const Entry& entry, const std::string& key) {
 Status read_pool(Draft& draft, const Entry& entry, const std::string& key) {
   const std::string text = TRY(read_text(*entry.value, key));
   if (text != "own" && text != "market" && (text.rfind("pool:", 0) != 0 || text.size() == 5))
-    return fault(*entry.value, key, "must be own (your machines), market, or pool:NAME");
+    return fault(*entry.value, key,
+                 "must be own (your machines), market, pool:NAME (of the platform) or pool:ORGANISATION/NAME");
   draft.launch.spec.pool = text;
   return {};
 }

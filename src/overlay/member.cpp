@@ -94,8 +94,10 @@ bool Member::add_candidate(Path& path, const Endpoint& e, Origin origin, const N
 }
 
 Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
-                                       const std::vector<Key32>& signers) {
-  const VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
+                                       const std::vector<Key32>& signers,
+                                       const std::optional<MachineProofs>& machines) {
+  VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
+  if (machines) verified.rejected += TRY(drop_unproven(verified.roster, *machines));
   TRY_VOID(guard_.admit(verified.roster, bytes));
   const auto& members = verified.roster.members;
   // Without our own entry we were removed: nobody is a peer any more.

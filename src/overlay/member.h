@@ -64,9 +64,11 @@ class Member {
   Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk,
          RosterGuard guard = {});
   ~Member();
-  // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected.
+  // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected. Without
+  // `machines` nobody vouches for the device keys, which is for tests.
   Result<std::size_t> set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
-                                 const std::vector<Key32>& signers);
+                                 const std::vector<Key32>& signers,
+                                 const std::optional<MachineProofs>& machines = std::nullopt);
   bool knows(const Key32& member) const { return paths_.contains(member); }
   const RosterGuard& guard() const { return guard_; }
 

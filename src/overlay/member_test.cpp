@@ -372,6 +372,43 @@ TEST_F(Net, RostersAreOrderedSignedAndChecked) {
   EXPECT_FALSE(decode_roster(encode_roster(Roster{1, 1, 1, {machines[0]->entry(), machines[0]->entry()}})).ok());
 }
 
+// Whoever holds the key that signs rosters, and nothing else, adds a machine of his own making.
+TEST_F(Net, AMachineThatNobodyEnrolledIsLeftOut) {
+  build(4, false);
+  const auto ca = crypto::create_ca("test", now.wall).value();
+  const auto verifier = crypto::MachineVerifier::create(ca.cert_pem).value();
+  const auto proof = [&](std::size_t of, std::uint64_t node, WallTime when) {
+    return crypto::prove_machine(ca, node, machines[of]->device.public_key(), when).value();
+  };
+  const auto rejected = [&](const std::vector<crypto::MachineProof>& proofs) {
+    const Bytes bytes = encode_roster(make_roster()), beside = crypto::encode_machine_proofs(proofs);
+    const auto out = machines[0]->member->set_roster(bytes, {sign_roster(controller, bytes)}, {controller.public_key()},
+                                                     MachineProofs{verifier.get(), beside, now.wall});
+    return out.ok() ? *out : 99;
+  };
+  const std::vector<crypto::MachineProof> all{proof(0, 1, now.wall), proof(1, 2, now.wall), proof(2, 3, now.wall),
+                                              proof(3, 4, now.wall)};
+  EXPECT_EQ(rejected(all), 0U);
+  EXPECT_EQ(machines[0]->member->stats().size(), 3U);
+  // One without a proof, one with another machine's, one that ended.
+  EXPECT_EQ(rejected({all[0], proof(1, 3, now.wall), proof(3, 4, now.wall - 10 * 24h)}), 3U);
+  EXPECT_TRUE(machines[0]->member->stats().empty());
+  EXPECT_FALSE(machines[0]->member->knows(machines[1]->key.public_key));
+  EXPECT_EQ(rejected(all), 0U);
+  EXPECT_EQ(machines[0]->member->stats().size(), 3U);
+  const auto liar = crypto::create_ca("liar", now.wall).value();
+  EXPECT_EQ(rejected({all[0], all[1], all[2],
+                      crypto::prove_machine(liar, 4, machines[3]->device.public_key(), now.wall).value()}),
+            1U);
+  EXPECT_EQ(rejected({}), 4U) << "also we ourselves are nobody then";
+  const Bytes bytes = encode_roster(make_roster()), damaged(79);
+  EXPECT_FALSE(machines[0]
+                   ->member
+                   ->set_roster(bytes, {sign_roster(controller, bytes)}, {controller.public_key()},
+                                MachineProofs{verifier.get(), damaged, now.wall})
+                   .ok());
+}
+
 TEST_F(Net, DamagedRostersNeverCrash) {
   build(3, true);
   const Bytes good = encode_roster(make_roster());

@@ -330,15 +330,17 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
   session::Desired desired;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
-    if (node == nullptr ||
-        (link->built && link->built_incarnation == state.incarnation && link->built_revision == node->revision))
+    if (node == nullptr || (link->built && link->built_incarnation == state.incarnation &&
+                            link->built_revision == node->revision && now.lease - link->built_at < kOrdersRenewed))
       return;
-    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get());
+    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
+                            context_.machines.get());
     link->built = true;
+    link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
   });
-  if (!desired.signature.empty()) link->session->set_desired(std::move(desired), now);
+  if (!desired.signature.empty()) link->session->renew_desired(std::move(desired), now);
 }
 
 // ---- time

@@ -73,6 +73,7 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    LeaseTime built_at{0};
     bool proved = false;                  // a Hello was checked; only the link's own thread looks
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };

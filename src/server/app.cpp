@@ -5,7 +5,9 @@
 #include "server/blob_store.h"
 #include "server/event_hub.h"
 #include "server/log_store.h"
+#include "server/machine_book.h"
 #include "server/registry_store.h"
+#include "server/relay_teller.h"
 #include "server/second_factor.h"
 
 namespace muster::server {
@@ -63,14 +65,18 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.registries->load(read_clocks().wall));
   context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
   TRY_VOID(context.factors->load());
+  context.machines = std::make_unique<MachineBook>(context.identity.ca);
+  if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
     context.agents->on_events(events);
+    if (context.relay) context.relay->on_events(events);
     for (const auto& event : events) keep_history(context, event);
   });
   context.events->start(*context.runner);
   context.agents->start();
+  if (context.relay) context.relay->start();
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;
@@ -110,6 +116,7 @@ void App::stop() {
   if (server_) server_->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
+  if (context_->relay) context_->relay->stop();
   if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
   context_->runner.reset();

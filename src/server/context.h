@@ -18,6 +18,8 @@ class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
+class MachineBook;
+class RelayTeller;
 
 inline constexpr std::string_view kServerVersion = "0.1.0";
 
@@ -32,6 +34,8 @@ struct Context {
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<SecondFactors> factors;
+  std::unique_ptr<MachineBook> machines;
+  std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings

@@ -1,5 +1,7 @@
 // The server in one process on loopback: real TLS, REST, WebSocket and engine; the agent is played by the test.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,15 +13,20 @@
 #include <thread>
 
 #include "crypto/cert.h"
+#include "crypto/file.h"
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "crypto/totp.h"
 #include "crypto/x25519.h"
+#include "net/handoff.h"
+#include "net/recall_frame.h"
+#include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/test_store.h"
 #include "session/link.h"
@@ -250,6 +257,65 @@ class FakeAgent {
     }
   }};
 };
+
+// ---- the data folder
+
+std::string file_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+struct Folder {
+  DataDir dir{std::filesystem::temp_directory_path() / ("muster_folder_" + hex(crypto::random_bytes(6)))};
+  const WallTime now = read_clocks().wall;
+  Folder() { EXPECT_TRUE(create_identity(dir, {{"muster.example.org"}, {"muster.example.org:443"}}, now).ok()); }
+  ~Folder() { std::filesystem::remove_all(dir.root); }
+  crypto::KeyAndCert own() const { return {file_text(dir.key("tls.key.pem")), file_text(dir.key("tls.cert.pem"))}; }
+  crypto::KeyAndCert relay() const {
+    return {file_text(dir.relay() + "/key.pem"), file_text(dir.relay() + "/cert.pem")};
+  }
+  void expect_apart() const {
+    EXPECT_EQ(crypto::server_role(own().cert_pem).value(), crypto::ServerRole::ControlPlane);
+    EXPECT_EQ(crypto::server_role(relay().cert_pem).value(), crypto::ServerRole::Relay);
+    EXPECT_TRUE(crypto::key_fits(own()));
+    EXPECT_TRUE(crypto::key_fits(relay()));
+    EXPECT_FALSE(crypto::key_fits({relay().key_pem, own().cert_pem})) << "the relay has a key of its own";
+  }
+};
+
+TEST(DataFolder, TheRelaysKeyIsNotMusterds) {
+  const Folder folder;
+  folder.expect_apart();
+  const auto own = folder.own(), relay = folder.relay();
+  ASSERT_TRUE(load_identity(folder.dir, folder.now).ok());
+  EXPECT_EQ(folder.own().key_pem, own.key_pem);
+  EXPECT_EQ(folder.relay().key_pem, relay.key_pem);
+  ASSERT_TRUE(load_identity(folder.dir, folder.now + Millis(61LL * 86'400'000)).ok());
+  EXPECT_NE(folder.own().key_pem, own.key_pem) << "renewed";
+  EXPECT_NE(folder.relay().key_pem, relay.key_pem);
+  folder.expect_apart();
+}
+
+TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
+  const Folder folder;
+  const auto ca = load_identity(folder.dir, folder.now)->ca;
+  const auto shared =
+      *crypto::issue_server_certificate(ca, {}, "muster", {"muster"}, folder.now, Millis(90LL * 86'400'000));
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.cert.pem"), as_bytes(shared.cert_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/key.pem", as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/cert.pem", as_bytes(shared.cert_pem)).ok());
+  const auto id = load_identity(folder.dir, folder.now);
+  ASSERT_TRUE(id.ok()) << id.error().message;
+  folder.expect_apart();
+  EXPECT_EQ(id->tls.key_pem, folder.own().key_pem);
+  EXPECT_NE(folder.own().key_pem, shared.key_pem);
+  EXPECT_NE(folder.relay().key_pem, shared.key_pem);
+  // A machine that died between two files of a pair.
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/key.pem", as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(load_identity(folder.dir, folder.now).ok());
+  folder.expect_apart();
+}
 
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
   for (const auto& operation : wire::operations()) {
@@ -806,6 +872,34 @@ TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
                    [](FakeAgent& agent) { return agent.seen().refused.message.find("revoked") != std::string::npos; }));
 }
 
+// What a relay is told beside its handoff socket.
+struct Recalls {
+  net::Fd listener, connection;
+  Bytes bytes;
+  explicit Recalls(const std::string& handoff) {
+    auto made = net::listen_unix(net::recall_path(handoff), 0600);
+    if (made.ok()) listener = std::move(*made);
+  }
+  bool accept() {
+    bytes.clear();
+    if (!net::await_fd(listener.get(), POLLIN, net::deadline_in(Millis(10'000))).ok()) return false;
+    connection = net::Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    return static_cast<bool>(connection);
+  }
+  std::optional<net::RecallFrame> next() {
+    while (true) {
+      const auto frame = net::take_recall(bytes);
+      if (!frame.ok()) return {};
+      if (*frame) return **frame;
+      std::array<std::uint8_t, 4096> buffer;
+      if (!net::await_fd(connection.get(), POLLIN, net::deadline_in(Millis(10'000))).ok()) return {};
+      const ssize_t n = ::recv(connection.get(), buffer.data(), buffer.size(), 0);
+      if (n <= 0) return {};
+      bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + n);
+    }
+  }
+};
+
 TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const std::string supplier = user("sue", Role::Supplier, "sue-org");
   const std::string tenant = user("tom", Role::Tenant, "tom-org");
@@ -887,6 +981,30 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
+  // The CA vouches for its machines, so that a member need not believe who only signs rosters.
+  const auto verifier = crypto::MachineVerifier::create(app_->context().identity.ca.cert_pem).value();
+  overlay::Roster proven = roster->roster;
+  const Bytes& proofs = seen.desired.rosters[0].machines;
+  EXPECT_EQ(overlay::drop_unproven(proven, {verifier.get(), proofs, read_clocks().wall}).value(), 0u);
+  EXPECT_EQ(proofs.size(), crypto::kMachineProofBytes);
+  // A relay token lasts hours, and is renewed long before its end.
+  const auto token =
+      overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), seen.desired.secrets[0].relay_token,
+                                  app_->context().identity.relay_id(), read_clocks().wall);
+  ASSERT_TRUE(token.ok()) << token.error().message;
+  EXPECT_LE(token->not_after, read_clocks().wall + Millis(6LL * 3'600'000));
+  EXPECT_GE(token->not_after, read_clocks().wall + 2 * kOrdersRenewed);
+
+  // A relay is told at once who left already, and then of everybody who leaves.
+  Recalls recalls(root_ + "-handoff");
+  RelayTeller teller(*app_->context().runner, root_ + "-handoff");
+  teller.start();
+  ASSERT_TRUE(recalls.accept());
+  auto told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::All);
+  const auto member = std::pair(roster->roster.cluster, roster->roster.members[0].overlay_key);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 0) << "it is a member";
 
   const auto job =
       call("POST", "/api/v1/jobs", R"({"name":"hello","entrypoint":"python hi.py","cluster":"demo"})", tenant);
@@ -1022,6 +1140,19 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_TRUE(eventually([&] {
     return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped";
   }));
+  teller.on_events(std::vector<engine::DurableEvent>{
+      engine::DurableEvent{0, {}, {}, control::ClusterStateChanged{ClusterId{member.first}}}});
+  told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::More);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 1) << "it left";
+  recalls.connection.reset();  // the relay restarts
+  ASSERT_TRUE(recalls.accept());
+  told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::All);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 1);
+  teller.stop();
   EXPECT_EQ(
       client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})
           ->body,

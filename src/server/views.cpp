@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "control/quota.h"
+#include "model/node_labels.h"
 #include "model/reason.h"
 #include "wire/names.h"
 
@@ -347,7 +348,7 @@ wire::PlanView plan_view(const control::State& state, const control::WhatIf& ask
         if (!place.devices.empty() && device.uuid == place.devices.front()) shown.gpu_model = device.model;
       const auto& images = node->facts.images;
       shown.image_present = std::find(images.begin(), images.end(), cluster.spec.image) != images.end();
-      shown.region = node->facts.region;
+      shown.region = region_of(*node);
       shown.tier = node->tier;
     }
     view.places.push_back(std::move(shown));

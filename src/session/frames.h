@@ -57,6 +57,7 @@ struct SignedRoster {
   ClusterId cluster;
   Bytes bytes;
   std::vector<Bytes> signatures;
+  Bytes machines = {};  // proofs of the CA for its members (crypto/machine_proof.h); renewed while the roster stays
   bool operator==(const SignedRoster&) const = default;
 };
 struct Desired {

@@ -207,6 +207,14 @@ void Server::set_desired(Desired desired, Now now) {
   send_desired(now);
 }
 
+void Server::renew_desired(Desired desired, Now now) {
+  const auto version = std::pair(desired.incarnation, desired.revision);
+  if (!desired_ || version != std::pair(desired_->incarnation, desired_->revision))
+    return set_desired(std::move(desired), now);
+  desired_ = std::move(desired);
+  if (ready() && version == std::pair(sent_incarnation_, sent_revision_)) out_.send.emplace_back(*desired_);
+}
+
 void Server::send_desired(Now now) {
   if (!ready() || !desired_) return;
   const auto version = std::pair(desired_->incarnation, desired_->revision);

@@ -96,6 +96,7 @@ void put_desired(const Desired& v, pb::Desired& o) {
     r.set_cluster(roster.cluster.value);
     r.set_bytes(raw(roster.bytes));
     for (const auto& signature : roster.signatures) r.add_signatures(raw(signature));
+    r.set_machines(raw(roster.machines));
   }
   o.set_signature(raw(v.signature));
 }
@@ -121,6 +122,7 @@ Desired get(const pb::Desired& in, Check& c) {
       if (!c.count(r.signatures(), 8, "rosters.signatures")) break;
       for (const auto& signature : r.signatures())
         roster.signatures.push_back(c.bytes(signature, 512, "rosters.signatures"));
+      roster.machines = c.bytes(r.machines(), kFrameBytesMax, "rosters.machines");
       v.rosters.push_back(std::move(roster));
     }
   }
@@ -674,6 +676,8 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   message.set_node(node.value);
   put_desired(desired, *message.mutable_desired());
   message.mutable_desired()->clear_signature();
+  // Proofs speak for themselves, and agents that do not know them must come to the same bytes.
+  for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);
   const Bytes body = serialise(message);

@@ -125,7 +125,7 @@ struct Gen {
             list([&] { return assignment(); }),
             list([&] { return LeaseSecrets{lease(), bytes(), bytes(200), bytes(), text(), bytes()}; }),
             list([&] {
-              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); })};
+              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); }), bytes(80)};
             }),
             bytes(64)};
   }
@@ -357,6 +357,9 @@ TEST(AgentFrames, SigningBytesAreStableAndCoverEverything) {
     other = desired;
     other.secrets.push_back({{1}, gen.bytes(), {}, {}});
     EXPECT_NE(desired_signing_bytes({7}, other), before);
+    other = desired;
+    for (auto& roster : other.rosters) roster.machines = gen.bytes(80);
+    EXPECT_EQ(desired_signing_bytes({7}, other), before) << "proofs speak for themselves; old agents drop them";
   }
 }
 

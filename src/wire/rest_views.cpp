@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "model/node_labels.h"
 #include "muster/v1/api.pb.h"
 #include "wire/message_json.h"
 #include "wire/names.h"
@@ -178,7 +179,8 @@ std::string to_json(const NodeView& view) {
   m.set_os(clean(node.facts.os));
   m.set_kernel(clean(node.facts.kernel));
   m.set_agent_version(clean(node.facts.agent_version));
-  m.set_region(clean(node.facts.region));
+  m.set_region(clean(region_of(node)));
+  m.set_region_claimed(region_is_claimed(node));
   write(node.facts.capacity, *m.mutable_capacity());
   write(view.free, *m.mutable_free());
   for (const auto& device : node.facts.devices) {
@@ -188,6 +190,8 @@ std::string to_json(const NodeView& view) {
     out.set_memory_bytes(device.memory_bytes);
   }
   for (const auto& [key, value] : node.labels) (*m.mutable_labels())[clean(key)] = clean(value);
+  for (const auto& [key, value] : node.facts.labels)
+    if (key != "pool" && !node.labels.contains(key)) (*m.mutable_claimed_labels())[clean(key)] = clean(value);
   for (const RuntimeKind runtime : node.facts.runtimes) m.add_runtimes(std::string(text(runtime)));
   m.set_egress_allowed(node.facts.egress_allowed);
   m.set_draining(node.draining);
