@@ -68,6 +68,8 @@ void observe_leases(Draft& d, NodeId node, const std::vector<ObservedLease>& lea
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);
 bool in_pool(const Node& node, const std::string& pool, OrgId tenant);
 OrgId org_of(const State& state, ProjectId project);
+// Older formats cannot hold a policy and a trust floor, and what a restart forgets is none.
+void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision);
 Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec, const std::string& field);
 
 }  // namespace muster::control

@@ -43,7 +43,8 @@ Quota smallest_whole(const State& state, const Cluster& cluster, const NodeReque
     const bool pool = spec.pool == "own" ? node.supplier == tenant
                                          : !spec.pool.starts_with("pool:") ||
                                                (label != node.labels.end() && spec.pool.substr(5) == label->second);
-    if (!schedulable(node) || !pool || node.facts.arch != spec.arch || !fits(request.resources, node.facts.capacity) ||
+    if (!schedulable(node) || !pool || node.tier < spec.min_trust || node.facts.arch != spec.arch ||
+        !fits(request.resources, node.facts.capacity) ||
         (!request.pinned.empty() &&
          std::find(request.pinned.begin(), request.pinned.end(), id) == request.pinned.end()))
       continue;
