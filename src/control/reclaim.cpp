@@ -3,15 +3,10 @@
 #include <map>
 #include <set>
 
-#include "control/life.h"
+#include "control/decide.h"
 
 namespace muster::control {
 namespace {
-
-OrgId org_of(const State& state, ProjectId id) {
-  const auto project = state.projects.find(id);
-  return project == state.projects.end() ? OrgId{} : project->second.org;
-}
 
 Share share_of(const State& state, OrgId id) {
   const auto org = state.orgs.find(id);

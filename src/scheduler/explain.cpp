@@ -70,9 +70,9 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
       if (const auto on = leases_on.find(pool.view(node).node); on != leases_on.end())
         clearing += static_cast<std::size_t>(
             std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
-    if (clearing > 0 && rank_of(item) != Rank::None)
+    if (const Claim claim = claim_of(c, items[item].lane); clearing > 0 && claim.reclaims())
       return {"making_room",
-              {{"guarantee", "organisation"}},
+              {{"guarantee", claim.of_tenant ? "organisation" : "project"}},
               "work of a later tier, or on machines beyond the guarantee of who has them, was told to leave; it starts "
               "on those machines when it has"};
     if (clearing > 0)

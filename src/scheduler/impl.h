@@ -189,6 +189,7 @@ struct Scheduler::Impl {
   std::vector<LeaseId> cheapest_of_all(const Query& query, std::uint32_t node, const Claim& by, const Gone& gone,
                                        const std::vector<std::pair<std::int64_t, LeaseId>>& may) const;
   void keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes);
+  bool clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out, std::int64_t& again);
   bool make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again);
   void ripen(WallTime now);
   bool yields(std::uint32_t node) const;

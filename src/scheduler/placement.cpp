@@ -22,7 +22,10 @@ Scheduler::Impl::Placement::Placement(Impl& impl, std::uint32_t item, WallTime n
   const Request& r = impl.classes[impl.items[item].cls].example;
   never_ = impl.excluded(r, now);
   sites_ = suppliers_ = never_;
-  if (domains_ == Domains::Together) return gather(item, now);
+  if (domains_ == Domains::Together) {
+    gather(item, now);
+    return;
+  }
   for (const NodeId id : r.avoid)
     if (const std::uint32_t node = impl.pool.index_of(id); node != kNone) leave_out_domains_of(node);
 }

@@ -47,14 +47,14 @@ Scheduler::Impl::Claim Scheduler::Impl::claim_of(const Class& c, std::uint32_t l
   return claim;
 }
 
-// Of a later tier; or of the same, and then from what its owner holds beyond the guarantee: of others for who is within
-// its tenant's guarantee, of its tenant's other projects for who is within its project's.
+// Of a later tier. Who reclaims takes from the same tier too, then from what others hold beyond their guarantee: of
+// other tenants if it is within its tenant's guarantee, of its tenant's other projects if it is within its project's.
 bool Scheduler::Impl::may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const {
-  if (preemptible(lease, by.tier)) return true;
-  if (!by.reclaims() || lease.tier != by.tier || !preemptible(lease, 0)) return false;
+  if (!by.reclaims()) return preemptible(lease, by.tier);
+  if (!preemptible(lease, 0) || lease.tier < by.tier) return false;
   const Usage::Owner of = usage.known(lease.tenant, lease.project);
   const bool own = of.tenant == by.owner.tenant;
-  if (own ? !by.of_project || of.project == by.owner.project : !by.of_tenant) return false;
+  if (lease.tier == by.tier && (own ? !by.of_project || of.project == by.owner.project : !by.of_tenant)) return false;
   const auto spares = [&](Usage::Account account) {
     Held less = held_by(lease);
     if (const auto it = gone.find(account); it != gone.end())
@@ -182,8 +182,9 @@ bool Scheduler::Impl::gains_by(const Class& c, const std::vector<std::uint32_t>&
   for (const auto& [lane, line] : c.lines)
     if (line.size() > 0) claims.push_back(claim_of(c, lane));
   const auto takes_from = [&](LeaseId id) {
-    return std::any_of(claims.begin(), claims.end(),
-                       [&](const Claim& by) { return may_take(leases.at(id), by, Gone{}); });
+    return std::any_of(claims.begin(), claims.end(), [&](const Claim& by) {
+      return preemptible(leases.at(id), by.tier) || may_take(leases.at(id), by, Gone{});
+    });
   };
   Query query;
   query.weights = &weights, query.now_ms = now_ms, query.excluded = &nobody;
@@ -212,9 +213,6 @@ void Scheduler::Impl::ripen(WallTime now) {
 
 // True: machines are being cleared for it. `again`: when what was decided has to be seen to.
 bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again) {
-  const Item& it = items[item];
-  const Claim by = claim_of(classes[it.cls], it.lane);
-  again = by.reclaims() ? now.ms + kReclaimAgainMs : 0;
   if (const auto way = ways.find(item); way != ways.end()) {
     if (now < way->second.expires) {  // what was decided is on its way
       keep_for(item, way->second.nodes);
@@ -223,6 +221,16 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     }
     ways.erase(way);
   }
+  const Claim claim = claim_of(classes[items[item].cls], items[item].lane);
+  if (clear_for(item, {claim.tier, claim.owner}, now, out, again)) return true;
+  if (!claim.reclaims()) return false;
+  again = now.ms + kReclaimAgainMs;
+  return clear_for(item, claim, now, out, again);
+}
+
+bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out,
+                                std::int64_t& again) {
+  const Item& it = items[item];
   Class& c = classes[it.cls];
   const auto could_host = [&](std::uint32_t node) {
     return std::any_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
