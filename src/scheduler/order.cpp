@@ -83,7 +83,7 @@ void Scheduler::Impl::Walk::begin(std::uint8_t tier) {
     const Lane& l = impl_.lanes[lane];
     Lines::Cursor& cursor = cursors_[lane] = impl_.lines.begin(l.line);
     least_ = std::min(least_, present(lane));
-    if (impl_.usage.guaranteed(l.owner.tenant)) {
+    if (impl_.usage.guaranteed(l.owner)) {
       auto& seen = seen_[lane];
       for (; !impl_.lines.at_end(cursor) && seen.size() < kGuaranteedSeen; impl_.lines.next(l.line, cursor, now_.ms)) {
         const auto [entry, worth] = impl_.lines.at(cursor, now_.ms);

@@ -185,13 +185,13 @@ Rank Scheduler::Impl::rank_of(const Class& c, std::uint32_t lane, const Held& te
                               const Held& project_too) const {
   const Usage::Owner owner = lanes[lane].owner;
   Rank best = Rank::None;
-  if (!usage.guaranteed(owner.tenant)) return best;
+  if (!usage.guaranteed(owner)) return best;
   for (const Held& part : c.parts) best = std::min(best, usage.rank(owner, part, tenant_too, project_too));
   return best;
 }
 
 void Scheduler::Impl::rank_anew(Lane& lane) {
-  if (!usage.guaranteed(lane.owner.tenant)) return;
+  if (!usage.guaranteed(lane.owner)) return;
   for (Candidate& each : lane.heap) each.rank = rank_of(classes[each.cls], each.lane);
   std::make_heap(lane.heap.begin(), lane.heap.end(), later);
 }

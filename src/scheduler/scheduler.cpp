@@ -44,7 +44,7 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
   usage.end(lease, c.at);
   const OrgId tenant = lease.tenant;
-  const bool guaranteed = usage.guaranteed(usage.known(tenant, lease.project).tenant);
+  const bool guaranteed = usage.guaranteed(usage.known(tenant, lease.project));
   drop_lease(lease);
   shadows_stale = true;
   if (guaranteed) wake_guaranteed(tenant);

@@ -235,8 +235,8 @@ bool Usage::within(Account account, const Held& more) const {
 }
 
 Rank Usage::rank(Owner owner, const Held& more, const Held& tenant_too, const Held& project_too) const {
-  if (!covers(accounts_[owner.tenant], tenant_too, more)) return Rank::None;
-  return covers(accounts_[owner.project], project_too, more) ? Rank::OfProject : Rank::OfTenant;
+  if (covers(accounts_[owner.project], project_too, more)) return Rank::OfProject;
+  return covers(accounts_[owner.tenant], tenant_too, more) ? Rank::OfTenant : Rank::None;
 }
 
 bool Usage::spares(Account account, const Held& less) const {

@@ -28,7 +28,9 @@ std::uint64_t kept_after(std::int64_t ms);
 using Held = std::array<std::int64_t, 3>;  // milli-CPU, MiB, milli-GPU
 Held held_by(const LeaseView& lease);
 
-// Of a request in its tier: within the guarantees of its tenant and its project, of its tenant, or of neither.
+// Of a request in its tier: within the guarantee of its project, of its tenant, or of neither. What a project is
+// guaranteed is a part of what its tenant is, so it comes first: what others of the tenant borrowed of it does not
+// count.
 enum class Rank : std::uint8_t { OfProject = 0, OfTenant = 1, None = 2 };
 
 class Usage {
@@ -67,7 +69,9 @@ class Usage {
   // What takes `more` stands so; proposals that are out count.
   Rank rank(Owner owner, const Held& more, const Held& tenant_too = {}, const Held& project_too = {}) const;
   bool within(Account account, const Held& more) const;
-  bool guaranteed(Account account) const { return accounts_[account].guaranteed != Held{}; }
+  bool guaranteed(Owner owner) const {
+    return accounts_[owner.tenant].guaranteed != Held{} || accounts_[owner.project].guaranteed != Held{};
+  }
   // May `less` be taken from what it holds? Not where that is guaranteed to it.
   bool spares(Account account, const Held& less) const;
   static std::int64_t together(std::int64_t tenant_ms, std::int64_t project_ms) {  // to the second
