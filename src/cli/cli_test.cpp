@@ -299,8 +299,10 @@ TEST(ApiCalls, MutationsRetryUnderOneKey) {
 TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   const std::string view =
       R"({"project":{"id":"prj-1","name":"default","limit":{"gpus":"8","cpus":1.5,"clusters":"0"},)"
-      R"("held":{"gpus":"4","cpus":0.5,"clusters":"2"}},"org":{"id":"org-1","name":"lab","limit":{"gpus":"0","cpus":0,)"
-      R"("clusters":"0"},"held":{"gpus":"5","cpus":12,"clusters":"3"}}})";
+      R"("held":{"gpus":"4","cpus":0.5,"clusters":"2"},"share":{"weight":"250","guaranteeGpus":"2",)"
+      R"("guaranteeCpus":1.5}},"org":{"id":"org-1","name":"lab","limit":{"gpus":"0","cpus":0,)"
+      R"("clusters":"0"},"held":{"gpus":"5","cpus":12,"clusters":"3"},"share":{"weight":"100","guaranteeGpus":"0",)"
+      R"("guaranteeCpus":0}}})";
   FakeTransport::State state;
   state.answers = {ok(view), ok(view)};
   auto api = api_of(state);
@@ -313,9 +315,13 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   ASSERT_TRUE(put.ok()) << put.error().message;
   EXPECT_EQ(put->quota, (Quota{0, 1'500, 3}));
   EXPECT_EQ(quota_table(*answer, false),
-            "OF            NAME     GPUS    CPUS        CLUSTERS\n"
-            "project       default  4 of 8  0.5 of 1.5  2\n"
-            "organisation  lab      5       12          3\n");
+            "OF            NAME     GPUS    CPUS        CLUSTERS  WEIGHT  GUARANTEED\n"
+            "project       default  4 of 8  0.5 of 1.5  2         250     2 GPU, 1.5 CPU\n"
+            "organisation  lab      5       12          3         100     -\n");
+  EXPECT_FALSE(put->share.has_value()) << "what only operators change is not sent";
+  state.calls.clear(), state.answers = {ok(view), ok(view)};
+  ASSERT_TRUE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = {}, .guarantee_gpus = 4}).ok());
+  EXPECT_EQ(wire::parse_set_quota(state.calls.at(1).body)->share, (Share{250, 4, 1'500}));
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }

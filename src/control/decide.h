@@ -70,6 +70,8 @@ Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, con
 // A pool that is named with its organisation, as it is stored: with the organisation's id.
 Status resolve_pool(const State& state, ClusterSpec& spec, const std::string& field);
 OrgId org_of(const State& state, ProjectId project);
+// Older formats cannot hold a policy and a trust floor, and what a restart forgets is none.
+void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision);
 Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec spec, const std::string& field);
 
 }  // namespace muster::control

@@ -37,6 +37,8 @@ Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::str
   if (old.shm_bytes != now.shm_bytes) return fixed(field + ".shm_bytes", n);
   if (old.nofile != now.nofile) return fixed(field + ".nofile", n);
   if (old.tier != now.tier) return fixed(field + ".tier", n);
+  if (old.policy != now.policy) return fixed(field + ".policy", n);
+  if (old.min_trust != now.min_trust) return fixed(field + ".min_trust", n);
   if (old.groups.size() != now.groups.size()) return fixed(field + ".groups", n);
   for (std::size_t i = 0; i < old.groups.size(); ++i) {
     WorkerGroup same = now.groups[i];
@@ -136,13 +138,21 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec
   return cluster;
 }
 
+void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision) {
+  const bool newer = spec.policy != Policy::Balanced || spec.min_trust != TrustTier::Community;
+  if (newer && a.base.format_version < kShareFormat)
+    decision.events.insert(decision.events.begin(), FormatRaised{kShareFormat});
+}
+
 Decided decide(const Asking& a, const CreateCluster& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::Cluster, .owner = org_of(a.base, c.project)}));
   const auto project = a.base.projects.find(c.project);
   if (project == a.base.projects.end()) return missing("project", c.project.str());
   Cluster cluster = TRY(new_cluster(a, project->second, c.spec, "spec"));
   const std::string id = cluster.id.str();
-  return one(ClusterCreated{std::move(cluster)}, id);
+  Decision decision = one(ClusterCreated{std::move(cluster)}, id);
+  raise_format_for(a, c.spec, decision);
+  return decision;
 }
 
 Decided decide(const Asking& a, const UpdateCluster& c) {

@@ -40,8 +40,8 @@ Quota smallest_whole(const State& state, const Cluster& cluster, const NodeReque
   const OrgId tenant = project == state.projects.end() ? OrgId{} : project->second.org;
   std::optional<Quota> found;
   for (const auto& [id, node] : state.nodes) {
-    if (!schedulable(node) || !in_pool(node, spec.pool, tenant) || node.facts.arch != spec.arch ||
-        !fits(request.resources, node.facts.capacity) ||
+    if (!schedulable(node) || !in_pool(node, spec.pool, tenant) || node.tier < spec.min_trust ||
+        node.facts.arch != spec.arch || !fits(request.resources, node.facts.capacity) ||
         (!request.pinned.empty() &&
          std::find(request.pinned.begin(), request.pinned.end(), id) == request.pinned.end()))
       continue;

@@ -753,6 +753,13 @@ TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
     EXPECT_EQ(call("GET", foreign, "", other).status, 404) << foreign;
     EXPECT_EQ(call("PUT", foreign, "{}", other).status, 404) << foreign;
   }
+  const std::string share = R"({"gpus":"1","share":{"weight":"200","guaranteeGpus":"1"}})";
+  EXPECT_EQ(call("PUT", of_project, share, tenant).status, 403) << "it is at the others' expense";
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1","share":{"guaranteeGpus":"2"}})").body["field"].text(),
+            "share.guaranteeGpus");
+  EXPECT_EQ(call("PUT", of_org, share).body["org"]["share"].dump(),
+            R"({"weight":"200","guaranteeGpus":"1","guaranteeCpus":0})");
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1"})").body["org"]["share"]["weight"].text(), "200") << "it stays";
   EXPECT_EQ(call("PUT", of_project, R"({"gpus":"-1"})", tenant).body["field"].text(), "gpus");
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":-1})", tenant).body["field"].text(), "cpus");
   EXPECT_EQ(call("PUT", of_project, R"({"disks":1})", tenant).status, 400);

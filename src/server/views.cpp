@@ -163,13 +163,15 @@ std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, co
 Result<wire::QuotaView> quota_view(const control::State& state, OrgId id) {
   const auto org = state.orgs.find(id);
   if (org == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
-  return wire::QuotaView{{}, {id.str(), org->second.name, org->second.quota, control::held_of(state, id)}};
+  return wire::QuotaView{
+      {}, {id.str(), org->second.name, org->second.quota, control::held_of(state, id), org->second.share}};
 }
 Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
   const auto project = state.projects.find(id);
   if (project == state.projects.end()) return error(Code::NotFound, "the project is gone");
   wire::QuotaView view = TRY(quota_view(state, project->second.org));
-  view.project = {id.str(), project->second.name, project->second.quota, control::held_of(state, id)};
+  view.project = {id.str(), project->second.name, project->second.quota, control::held_of(state, id),
+                  project->second.share};
   return view;
 }
 

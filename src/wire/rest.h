@@ -46,6 +46,7 @@ struct CreateProjectRequest {
 struct SetQuotaRequest {
   std::string id;
   Quota quota;
+  std::optional<Share> share;  // as it is, where it is not given
 };
 struct CreateApiTokenRequest {
   std::string label;
@@ -188,6 +189,7 @@ struct QueueView {
 struct QuotaScope {
   std::string id, name;
   Quota limit, held;
+  Share share = {};
 };
 struct QuotaView {
   std::optional<QuotaScope> project;

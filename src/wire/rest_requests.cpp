@@ -79,7 +79,11 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body) {
 
 Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
   const auto m = TRY(decode<v1::SetQuotaRequest>(body));
-  return SetQuotaRequest{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}};
+  SetQuotaRequest out{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}, {}};
+  if (m.has_share())
+    out.share = Share{m.share().weight() == 0 ? Share{}.weight : m.share().weight(), m.share().guarantee_gpus(),
+                      TRY(read_milli(m.share().guarantee_cpus(), "share.guaranteeCpus"))};
+  return out;
 }
 
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
@@ -228,6 +232,7 @@ std::string to_json(const SetQuotaRequest& request) {
   m.set_gpus(request.quota.gpus);
   m.set_cpus(static_cast<double>(request.quota.cpu_milli) / 1000);
   m.set_clusters(request.quota.clusters);
+  if (request.share) write(*request.share, *m.mutable_share());
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

@@ -27,6 +27,7 @@ ClusterSpec sample_spec() {
   spec.tier = 0;
   spec.priority = -7;
   spec.idle_timeout = Millis(300'000);
+  spec.policy = Policy::FastNetwork, spec.min_trust = TrustTier::Verified;
   return spec;
 }
 
@@ -57,6 +58,8 @@ TEST(Rest, RefusalsNameTheField) {
       {"{}", Code::InvalidArgument, "spec"},
       {"[]", Code::InvalidArgument, ""},
       {R"({"spec":{"nam":"a"}})", Code::InvalidArgument, "spec.nam"},
+      {R"({"spec":{"policy":"fastest"}})", Code::InvalidArgument, "spec.policy"},
+      {R"({"spec":{"minTrust":"friend"}})", Code::InvalidArgument, "spec.minTrust"},
       {R"({"spec":{"name":7}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"name":"a\u0000"}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"head":{"resources":{"cpus":"many"}}}})", Code::InvalidArgument, "spec.head.resources.cpus"},

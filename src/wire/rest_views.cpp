@@ -51,6 +51,7 @@ void write(const QuotaScope& from, v1::QuotaScope& to) {
   to.set_name(from.name);
   wire::write(from.limit, *to.mutable_limit());
   wire::write(from.held, *to.mutable_held());
+  wire::write(from.share, *to.mutable_share());
 }
 void write(const SlotView& from, v1::Slot& to) {
   to.set_id(from.slot.id.str());
