@@ -3,6 +3,7 @@
 // access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route
 // without a rule cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the
 // hash of the request to the core. Handlers may answer later; they never block a network thread. Thread-safe.
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,7 +27,8 @@ struct Call {
   net::Request request;
   net::ResponderPtr responder;
   const wire::Operation* operation = nullptr;
-  std::string id;  // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
+  std::string id;          // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
+  std::string request_id;  // the client's Idempotency-Key, or ours: in the entry, the answer and the address book
   Caller caller;
   bool archived = false;  // only in the history table
 };
@@ -70,6 +72,7 @@ class Api {
   void add_jobs();
   void add_rest();
   void add_registries();
+  void add_audit();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
   void after_min_seq(const CallPtr& call, Handler handler);
@@ -77,6 +80,9 @@ class Api {
 
   void ok(const CallPtr& call, std::string body) const;
   void fail(const CallPtr& call, const Error& error) const;
+  void answer(const CallPtr& call, net::Response response) const;
+  // Counts it where it is a refusal, not a mistake in a request.
+  void note_refusal(const Call& call, const Error& error) const;
   bool post(const CallPtr& call, std::function<void()> job);
   void submit(const CallPtr& call, control::Command command, Render render,
               std::function<void(const engine::Reply&)> before = {});
@@ -90,6 +96,8 @@ class Api {
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);
+  void list_audit(const CallPtr& call);
+  void list_refusals(const CallPtr& call);
   void later(const CallPtr& call, Millis wait, const std::string& why) const;  // 429
   // Runs the job where passwords are hashed. dropped: it will not run, because too many wait; the call was answered.
   void post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped);
@@ -109,6 +117,7 @@ class Api {
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
   LoginGuard logins_{{}};
+  std::atomic<int> audits_ = 0;  // running
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").

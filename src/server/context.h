@@ -12,6 +12,7 @@
 
 namespace muster::server {
 
+class AccessLog;
 class AgentHub;
 class EventHub;
 class LogStore;
@@ -30,6 +31,7 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<AccessLog> access;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
