@@ -27,10 +27,10 @@ struct Call {
   net::Request request;
   net::ResponderPtr responder;
   const wire::Operation* operation = nullptr;
-  std::string id;          // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
-  std::string request_id;  // the client's Idempotency-Key, or ours: in the entry, the answer and the address book
+  std::string id;  // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
   Caller caller;
-  bool archived = false;  // only in the history table
+  bool archived = false;   // only in the history table
+  std::string request_id;  // the client's Idempotency-Key, or ours: in the entry, the answer and the address book
 };
 using CallPtr = std::shared_ptr<Call>;
 using Handler = std::function<void(const CallPtr&)>;

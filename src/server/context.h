@@ -31,13 +31,13 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
-  std::unique_ptr<AccessLog> access;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
   Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long
+  std::unique_ptr<AccessLog> access;
   Context();
   ~Context();
 };
