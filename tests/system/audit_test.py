@@ -248,7 +248,9 @@ class Audit(unittest.TestCase):
             self.assertEqual(self.verify(each)[0], 0, self.verify(each))
         self.stop()
         self.addCleanup(self.start)
-        seq = int(json.load(open(head))["seq"])
+        with open(head) as f:
+            signed = json.load(f)
+        seq = int(signed["seq"])
 
         cut = self.copy("cut")
         with sqlite3.connect(cut + "/journal.db") as db:
@@ -286,7 +288,7 @@ class Audit(unittest.TestCase):
 
         self.assertEqual(self.musterd("audit", "rotate").returncode, 0)
         self.assertEqual(self.verify(head)[0], 0, "heads of the old key stay good")
-        forged = dict(json.load(open(head)), seq=str(seq - 1))
+        forged = dict(signed, seq=str(seq - 1))
         with open(self.dir + "/forged.json", "w") as f:
             json.dump(forged, f)
         self.assertEqual(self.verify(self.dir + "/forged.json")[0], 1)
