@@ -94,6 +94,12 @@ std::optional<OrgId> find_org(const control::State& state, const std::string& te
   const auto found = state.org_by_name.find(text);
   return found == state.org_by_name.end() ? std::nullopt : std::optional(found->second);
 }
+Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
+  if (text.empty()) return subject.org;
+  const auto org = find_org(state, text);
+  if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
+  return *org;
+}
 
 Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text) {
   if (const auto id = ProjectId::parse(text); id && state.projects.contains(*id)) return *id;
