@@ -9,7 +9,7 @@
 namespace muster::cli {
 namespace {
 
-constexpr const char* kVersion = "0.1.0";
+constexpr const char* kCefVersion = "0.1.0";
 constexpr int kFacility = 13, kNotice = 5, kWarning = 4;
 
 bool refusal(const wire::Json& entry) {
@@ -18,7 +18,7 @@ bool refusal(const wire::Json& entry) {
 std::string outcome_of(const wire::Json& entry) {
   return refusal(entry) ? "refused" : entry["outcome"].text();
 }
-std::string actor_of(const wire::Json& entry) {
+std::string acting(const wire::Json& entry) {
   const auto& actor = entry["actor"];
   return actor["id"].text().empty() ? actor["kind"].text() : actor["id"].text();
 }
@@ -48,15 +48,15 @@ std::vector<std::pair<const char*, std::string>> facts_of(const wire::Json& entr
           {"objectName", entry["object"]["name"].text()},
           {"org", entry["object"]["orgId"].text()}};
 }
-std::string name_of(const wire::Json& entry) {
+std::string title_of(const wire::Json& entry) {
   return refusal(entry) ? entry["operation"].text() : entry["event"].text();
 }
-std::string time_of(const wire::Json& entry) {
+std::string when_of(const wire::Json& entry) {
   return (refusal(entry) ? entry["lastAt"] : entry["at"]).text();
 }
 std::string text_of(const wire::Json& entry) {
   if (!refusal(entry)) return entry["text"].text();
-  return fmt::format("{} was refused to {}, {} times ({})", entry["operation"].text(), actor_of(entry),
+  return fmt::format("{} was refused to {}, {} times ({})", entry["operation"].text(), acting(entry),
                      entry["count"].text(), entry["code"].text());
 }
 bool grave(const wire::Json& entry) {
@@ -77,10 +77,11 @@ std::string audit_line(const wire::Json& entry) {
 
 std::string cef_line(const wire::Json& entry) {
   const std::string_view in_head = "\\|", in_fields = "\\=";
-  std::string out = fmt::format(
-      "CEF:0|Muster|musterd|{}|{}|{}|{}|rt={} suser={} spriv={} outcome={}", kVersion, escaped(name_of(entry), in_head),
-      escaped(text_of(entry), in_head), grave(entry) ? 6 : 3, escaped(time_of(entry), in_fields),
-      escaped(actor_of(entry), in_fields), escaped(entry["actor"]["kind"].text(), in_fields), outcome_of(entry));
+  std::string out =
+      fmt::format("CEF:0|Muster|musterd|{}|{}|{}|{}|rt={} suser={} spriv={} outcome={}", kCefVersion,
+                  escaped(title_of(entry), in_head), escaped(text_of(entry), in_head), grave(entry) ? 6 : 3,
+                  escaped(when_of(entry), in_fields), escaped(acting(entry), in_fields),
+                  escaped(entry["actor"]["kind"].text(), in_fields), outcome_of(entry));
   if (const auto& verb = entry["verb"].text(); !verb.empty()) out += " act=" + escaped(verb, in_fields);
   static const std::vector<std::pair<std::string, std::string>> kKeys = {
       {"seq", "externalId"}, {"request", "requestContext"},
@@ -100,15 +101,15 @@ std::string cef_line(const wire::Json& entry) {
 
 std::string syslog_line(const wire::Json& entry, const std::string& host) {
   const auto value = [](std::string_view text) { return escaped(text, "\"\\]"); };
-  std::string data = fmt::format(R"([muster@32473 actor="{}" actorKind="{}" outcome="{}")", value(actor_of(entry)),
+  std::string data = fmt::format(R"([muster@32473 actor="{}" actorKind="{}" outcome="{}")", value(acting(entry)),
                                  value(entry["actor"]["kind"].text()), value(outcome_of(entry)));
   if (const auto& verb = entry["verb"].text(); !verb.empty()) data += fmt::format(R"( verb="{}")", value(verb));
   for (const auto& [key, text] : facts_of(entry)) {
     if (!text.empty()) data += fmt::format(R"( {}="{}")", key, value(text));
   }
-  const std::string name = name_of(entry).substr(0, 32);
+  const std::string name = title_of(entry).substr(0, 32);
   return fmt::format("<{}>1 {} {} musterd - {} {}] {}", kFacility * 8 + (grave(entry) ? kWarning : kNotice),
-                     time_of(entry), host.empty() ? "-" : clean(host), name.empty() ? "-" : clean(name), data,
+                     when_of(entry), host.empty() ? "-" : clean(host), name.empty() ? "-" : clean(name), data,
                      clean(text_of(entry)));
 }
 

@@ -46,7 +46,7 @@ Result<std::string> filter_of(const AuditOptions& options, const std::string& si
 }
 
 // "https://control.example:8443/" -> "control.example"
-std::string host_of(const std::string& server) {
+std::string name_of_server(const std::string& server) {
   const auto scheme = server.find("://");
   const std::string rest = scheme == std::string::npos ? server : server.substr(scheme + 3);
   return rest.substr(0, rest.find_first_of(":/", rest.starts_with("[") ? rest.find(']') : 0));
@@ -56,7 +56,7 @@ class Printer {
  public:
   Printer(Shell& shell, const AuditOptions& options) : shell_(shell) {
     form_ = options.output.empty() ? shell.output : options.output;
-    if (auto api = shell.api(); api.ok()) host_ = host_of((*api)->account().server);
+    if (auto api = shell.api(); api.ok()) host_ = name_of_server((*api)->account().server);
   }
   void entry(const wire::Json& item) {
     if (form_ == "json")
@@ -140,7 +140,7 @@ Result<int> refused(Shell& shell, const AuditOptions& options) {
   return 0;
 }
 
-Result<int> head(Shell& shell, const AuditOptions& options) {
+Result<int> show_head(Shell& shell, const AuditOptions& options) {
   Api* api = TRY(shell.api());
   const auto made = TRY(api->get("/api/v1/audit/head"));
   if (!options.out.empty()) {
@@ -195,7 +195,8 @@ void add_audit(CLI::App& app, Shell& shell) {
   auto* head_command = command->add_subcommand("head", "A signed proof of the journal as it is, to keep elsewhere");
   head_command->add_option("--out", options->out, "write it to this file");
   head_command->footer("Example:\n  muster audit head --out head.json");
-  head_command->callback([options, &shell] { shell.action = [options, &shell] { return head(shell, *options); }; });
+  head_command->callback(
+      [options, &shell] { shell.action = [options, &shell] { return show_head(shell, *options); }; });
 }
 
 }  // namespace muster::cli

@@ -17,7 +17,7 @@ namespace {
 
 using namespace control;  // NOLINT: the events are the vocabulary of this file
 
-constexpr std::size_t kChunk = 500;
+constexpr std::size_t kAuditChunk = 500;
 constexpr std::size_t kRemembered = 100'000;  // of leases, in one call
 
 struct MeaningOf {
@@ -125,9 +125,9 @@ std::string name_of(const State& s, const std::string& id) {
   return {};
 }
 
-class Reader {
+class TrailReader {
  public:
-  Reader(const Context& context, const access::Subject& reader, const AuditQuery& query)
+  TrailReader(const Context& context, const access::Subject& reader, const AuditQuery& query)
       : context_(context), reader_(reader), query_(query), all_(reads_everything(reader)) {
     context.runner->read([&](const State& state, const scheduler::Scheduler&) {
       up_to_ = state.seq;
@@ -312,14 +312,14 @@ std::optional<WallTime> parse_utc(const std::string& text) {
 
 Result<AuditPage> read_audit(const Context& context, const access::Subject& reader, const AuditQuery& query,
                              std::size_t scan_max) {
-  Reader audit(context, reader, query);
+  TrailReader audit(context, reader, query);
   AuditPage page;
   page.seq = audit.up_to();
   if (audit.hopeless()) return page;
   std::uint64_t next = query.after + 1;
   if (query.since) next = std::max(next, TRY(first_at(*context.store, *query.since, page.seq)));
   for (std::size_t scanned = 0; next <= page.seq;) {
-    const auto stored = TRY(context.store->read_all(next, std::min<std::uint64_t>(kChunk, page.seq - next + 1)));
+    const auto stored = TRY(context.store->read_all(next, std::min<std::uint64_t>(kAuditChunk, page.seq - next + 1)));
     if (stored.empty())
       return error(Code::DataLoss, fmt::format("entry {} is missing; run musterd journal verify", next));
     std::vector<engine::DurableEvent> events;

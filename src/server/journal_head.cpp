@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::string_view kDomain = "muster journal head 1";
-constexpr std::size_t kPage = 1000;
+constexpr std::size_t kHeadPage = 1000;
 constexpr std::size_t kHeadBytesMax = 64 * 1024;
 
 Bytes signed_bytes(const wire::HeadView& head) {
@@ -45,7 +45,7 @@ std::string read_small(const std::string& path) {
   return out;
 }
 
-std::string day(WallTime time) {
+std::string utc_day(WallTime time) {
   return format_utc(time).substr(0, 10);
 }
 
@@ -54,11 +54,11 @@ struct Walked {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> raises;  // seq, incarnation
   std::map<std::uint64_t, std::string> hashes;                  // of the entries that a head speaks of
 };
-Result<Walked> walk(const journal::Store& store, std::map<std::uint64_t, std::string> wanted) {
+Result<Walked> walk_for_heads(const journal::Store& store, std::map<std::uint64_t, std::string> wanted) {
   Walked out;
   journal::ChainVerifier chain;
   while (true) {
-    const auto page = TRY(store.read_all(chain.seq() + 1, kPage));
+    const auto page = TRY(store.read_all(chain.seq() + 1, kHeadPage));
     if (page.empty()) break;
     for (const Bytes& stored : page) {
       const auto entry = TRY(chain.next(stored));
@@ -188,7 +188,8 @@ Result<std::string> keep_head(const DataDir& dir, const wire::HeadView& head) {
   if (fault || ::chmod(heads_dir(dir).c_str(), 0700) != 0)
     return error(Code::Unavailable,
                  fmt::format("the folder {} cannot be made; check the disk and its owner", heads_dir(dir)));
-  const std::string path = fmt::format("{}/{}-{}-{}.json", heads_dir(dir), day(head.at), head.incarnation, head.seq);
+  const std::string path =
+      fmt::format("{}/{}-{}-{}.json", heads_dir(dir), utc_day(head.at), head.incarnation, head.seq);
   TRY_VOID(crypto::write_public_file(path, as_bytes(wire::to_json(head) + "\n")));
   return path;
 }
@@ -196,7 +197,7 @@ Result<std::string> keep_head(const DataDir& dir, const wire::HeadView& head) {
 bool head_due(const DataDir& dir, WallTime now) {
   std::error_code fault;
   for (const auto& entry : fs::directory_iterator(heads_dir(dir), fault)) {
-    if (entry.path().filename().string().starts_with(day(now))) return false;
+    if (entry.path().filename().string().starts_with(utc_day(now))) return false;
   }
   return true;
 }
@@ -217,7 +218,7 @@ Result<HeadReport> verify_head(const journal::Store& store, const wire::HeadView
   std::map<std::uint64_t, std::string> wanted;
   for (const auto& each : others) wanted[each.seq] = "";
   wanted[head.seq] = "";
-  const Walked walked = TRY(walk(store, std::move(wanted)));
+  const Walked walked = TRY(walk_for_heads(store, std::move(wanted)));
   const auto holds = [&](const wire::HeadView& each) {
     const auto found = walked.hashes.find(each.seq);
     return found != walked.hashes.end() && found->second == each.hash;

@@ -8,7 +8,7 @@ namespace muster::wire {
 namespace {
 
 // Names that people and machines chose may be any bytes; JSON must stay UTF-8.
-std::string clean(const std::string& value) {
+std::string utf8_only(const std::string& value) {
   if (valid_utf8(value)) return value;
   std::string out;
   for (const char c : value) out += static_cast<unsigned char>(c) < 0x80 ? c : '?';
@@ -17,7 +17,7 @@ std::string clean(const std::string& value) {
 void write(const AuditActorView& from, v1::AuditActor& to) {
   to.set_kind(from.kind);
   to.set_id(from.id);
-  to.set_name(clean(from.name));
+  to.set_name(utf8_only(from.name));
   to.set_org_id(from.org.str());
 }
 
@@ -28,16 +28,16 @@ std::string to_json(const AuditView& view) {
   m.set_seq(view.seq);
   m.set_at(time_text(view.at));
   write(view.actor, *m.mutable_actor());
-  m.set_request_id(clean(view.request_id));
+  m.set_request_id(utf8_only(view.request_id));
   m.set_verb(view.verb);
   auto& object = *m.mutable_object();
   object.set_kind(view.object.kind);
   object.set_id(view.object.id);
-  object.set_name(clean(view.object.name));
+  object.set_name(utf8_only(view.object.name));
   object.set_org_id(view.object.org.str());
   m.set_outcome(view.outcome);
   m.set_event(view.event);
-  m.set_text(clean(view.text));
+  m.set_text(utf8_only(view.text));
   m.set_address(view.address);
   return write_message(m);
 }
@@ -49,7 +49,7 @@ std::string to_json(const RefusalView& view) {
   m.set_count(view.count);
   m.set_first_at(time_text(view.first));
   m.set_last_at(time_text(view.last));
-  m.set_last_request_id(clean(view.last_request_id));
+  m.set_last_request_id(utf8_only(view.last_request_id));
   m.set_last_address(view.last_address);
   return write_message(m);
 }
