@@ -7,6 +7,7 @@
 
 #include "cli/api.h"
 #include "cli/archive.h"
+#include "cli/audit.h"
 #include "cli/channel.h"
 #include "cli/cluster_logs.h"
 #include "cli/completion.h"
@@ -52,6 +53,36 @@ struct Folder {
 std::string slurp(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// ---- audit
+TEST(AuditLines, CefAndSyslogKeepTheirShapeWhateverNamesHold) {
+  const auto entry = json(
+      R"({"seq":"12","at":"2026-11-23T01:02:03.456Z","actor":{"kind":"tenant","id":"usr-3","name":"a|b","orgId":"org-2"},)"
+      R"("requestId":"k=1","verb":"stop","object":{"kind":"cluster","id":"cl-4","name":"x]\"y","orgId":"org-2"},)"
+      R"("outcome":"failed","event":"cluster.state|changed","text":"cluster a=b\nis down|now","address":"192.0.2.1"})");
+  EXPECT_EQ(cef_line(entry),
+            "CEF:0|Muster|musterd|0.1.0|cluster.state\\|changed|cluster a=bis down\\|now|6|rt=2026-11-23T01:02:03.456Z "
+            "suser=usr-3 spriv=tenant outcome=failed act=stop externalId=12 requestContext=k\\=1 src=192.0.2.1 "
+            "destinationServiceName=cluster duid=cl-4 fname=x]\"y cs1=org-2 cs1Label=organisation");
+  EXPECT_EQ(syslog_line(entry, "control.example"),
+            "<108>1 2026-11-23T01:02:03.456Z control.example musterd - cluster.state|changed [muster@32473 "
+            "actor=\"usr-3\" actorKind=\"tenant\" outcome=\"failed\" verb=\"stop\" seq=\"12\" request=\"k=1\" "
+            "address=\"192.0.2.1\" objectKind=\"cluster\" object=\"cl-4\" objectName=\"x\\]\\\"y\" org=\"org-2\"] "
+            "cluster a=bis down|now");
+  EXPECT_NE(audit_line(entry).find("tenant usr-3 (a|b)"), std::string::npos);
+}
+TEST(AuditLines, RefusalsToo) {
+  const auto entry = json(
+      R"({"actor":{"kind":"nobody"},"operation":"Login","code":"unauthenticated","count":"9","firstAt":"2026-11-23T01:00:00.000Z",)"
+      R"("lastAt":"2026-11-23T01:02:03.000Z","lastRequestId":"req-1","lastAddress":""})");
+  EXPECT_EQ(
+      cef_line(entry),
+      "CEF:0|Muster|musterd|0.1.0|Login|Login was refused to nobody, 9 times (unauthenticated)|6|"
+      "rt=2026-11-23T01:02:03.000Z suser=nobody spriv=nobody outcome=refused cnt=9 start=2026-11-23T01:00:00.000Z "
+      "requestContext=req-1 reason=unauthenticated");
+  EXPECT_TRUE(syslog_line(entry, "").starts_with(
+      "<108>1 2026-11-23T01:02:03.000Z - musterd - Login [muster@32473 actor=\"nobody\""));
 }
 
 // ---- output

@@ -3,6 +3,7 @@
 // access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route
 // without a rule cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the
 // hash of the request to the core. Handlers may answer later; they never block a network thread. Thread-safe.
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,7 +29,8 @@ struct Call {
   const wire::Operation* operation = nullptr;
   std::string id;  // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
   Caller caller;
-  bool archived = false;  // only in the history table
+  bool archived = false;   // only in the history table
+  std::string request_id;  // the client's Idempotency-Key, or ours: in the entry, the answer and the address book
 };
 using CallPtr = std::shared_ptr<Call>;
 using Handler = std::function<void(const CallPtr&)>;
@@ -71,6 +73,7 @@ class Api {
   void add_rest();
   void add_registries();
   void add_totp();
+  void add_audit();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
   void after_min_seq(const CallPtr& call, Handler handler);
@@ -78,6 +81,9 @@ class Api {
 
   void ok(const CallPtr& call, std::string body) const;
   void fail(const CallPtr& call, const Error& error) const;
+  void answer(const CallPtr& call, net::Response response) const;
+  // Counts it where it is a refusal, not a mistake in a request.
+  void note_refusal(const Call& call, const Error& error) const;
   bool post(const CallPtr& call, std::function<void()> job);
   void submit(const CallPtr& call, control::Command command, Render render,
               std::function<void(const engine::Reply&)> before = {});
@@ -92,6 +98,8 @@ class Api {
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);
+  void list_audit(const CallPtr& call);
+  void list_refusals(const CallPtr& call);
   void later(const CallPtr& call, Millis wait, const std::string& why) const;  // 429
   // Runs the job where passwords are hashed. dropped: it will not run, because too many wait; the call was answered.
   void post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped);
@@ -125,7 +133,8 @@ class Api {
   LoginGuard logins_{{}};
   // Of codes, by who knows the password: ten wrong ones an hour for an account, of which three at a time would do.
   LoginGuard codes_{{.per_pair = 10, .per_name = 10, .window = Millis(3'600'000)}};
-  std::mutex password_mutex_;  // of writes to the table of passwords
+  std::mutex password_mutex_;    // of writes to the table of passwords
+  std::atomic<int> audits_ = 0;  // running
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").

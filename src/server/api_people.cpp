@@ -6,6 +6,7 @@
 #include "crypto/password.h"
 #include "crypto/token.h"
 #include "net/address_block.h"
+#include "server/access_log.h"
 #include "server/api.h"
 #include "server/list.h"
 #include "server/second_factor.h"
@@ -54,10 +55,11 @@ Result<std::string> Api::shown_principal(const control::State& state, const std:
 
 void Api::later(const CallPtr& call, Millis wait, const std::string& why) const {
   const auto seconds = std::max<std::int64_t>(1, (wait.count() + 999) / 1000);
-  net::Response response =
-      problem(error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds)));
+  const Error refused = error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds));
+  note_refusal(*call, refused);
+  net::Response response = problem(refused);
   response.headers["Retry-After"] = std::to_string(seconds);
-  call->responder->send(std::move(response));
+  answer(call, std::move(response));
 }
 
 void Api::post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped) {
@@ -149,6 +151,8 @@ Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
   const control::RevokeLogins command{call->caller.subject.principal, call->caller.token};
   control::Actor actor;
   actor.subject = call->caller.subject;
+  actor.request_id = call->request_id;
+  context_.access->came_from(actor_text(actor.subject), call->request_id, call->request.peer, read_clocks().wall);
   const auto left = [&] {
     std::size_t count = 0;
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {

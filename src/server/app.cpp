@@ -4,6 +4,7 @@
 #include "server/api.h"
 #include "server/blob_store.h"
 #include "server/event_hub.h"
+#include "server/journal_head.h"
 #include "server/log_store.h"
 #include "server/machine_book.h"
 #include "server/registry_store.h"
@@ -67,6 +68,11 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.factors->load());
   context.machines = std::make_unique<MachineBook>(context.identity.ca);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
+  AccessLog::Options access;
+  access.file = options.dir.refused_log();
+  access.keep = options.addresses_kept;
+  context.access = std::make_unique<AccessLog>(std::move(access), options.addresses);
+  context.access->start();
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
@@ -97,7 +103,16 @@ Result<std::unique_ptr<App>> App::start(Options options) {
       TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
   app->port_ = TRY(app->server_->listen(options.address, options.port));
   if (!options.handoff.empty()) TRY_VOID(app->server_->adopt_from(options.handoff));
+  if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
+    log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
   return app;
+}
+
+Status App::sign_due_head() {
+  if (!head_due(context_->dir, read_clocks().wall)) return {};
+  const std::string path = TRY(keep_head(context_->dir, TRY(new_head(*context_))));
+  log_info("audit", "the journal's head is signed: {}; keep a copy elsewhere", path);
+  return {};
 }
 
 Status App::renew_certificate() {
@@ -119,6 +134,7 @@ void App::stop() {
   if (context_->relay) context_->relay->stop();
   if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
+  if (context_->access) context_->access->stop();
   context_->runner.reset();
   server_.reset();
 }

@@ -12,6 +12,7 @@
 
 namespace muster::server {
 
+class AccessLog;
 class AgentHub;
 class EventHub;
 class LogStore;
@@ -42,6 +43,7 @@ struct Context {
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
   Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long
+  std::unique_ptr<AccessLog> access;
   Context();
   ~Context();
 };

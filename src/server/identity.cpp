@@ -13,6 +13,7 @@
 #include "crypto/hash.h"
 #include "crypto/random.h"
 #include "net/net.h"
+#include "server/journal_head.h"
 
 namespace muster::server {
 namespace {
@@ -124,6 +125,7 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(crypto::write_secret_file(dir.key("roster.pem"), as_bytes(id.roster_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("relay.pem"), as_bytes(id.relay_key.to_pem())));
+  TRY_VOID(ensure_audit_key(dir));
   TRY_VOID(issue_tls(dir, id, now));
   TRY_VOID(write_relay_files(dir, id, now));
   TRY_VOID(crypto::write_public_file(dir.root + "/ca.pem", as_bytes(id.ca.cert_pem)));
@@ -156,6 +158,7 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
     return error(Code::DataLoss,
                  fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
   id.secret = crypto::Secret32(*master);
+  TRY_VOID(ensure_audit_key(dir));  // folders of older programs have none
   if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, now) || !crypto::key_fits(id.tls))
     TRY_VOID(issue_tls(dir, id, now));
   if (!good_for_relay(dir, now)) TRY_VOID(write_relay_files(dir, id, now));

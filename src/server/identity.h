@@ -20,6 +20,8 @@ struct DataDir {
   std::string journal() const { return root + "/journal.db"; }
   std::string logs() const { return root + "/logs"; }
   std::string blobs() const { return root + "/blobs"; }
+  std::string addresses() const { return root + "/addresses.db"; }
+  std::string refused_log() const { return root + "/refused.log"; }
   std::string relay() const { return root + "/relay"; }
 };
 

@@ -26,6 +26,7 @@
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/journal_head.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/test_store.h"
@@ -62,6 +63,7 @@ class Platform : public ::testing::Test {
     App::Options options;
     options.dir.root = root_;
     options.store = store_;
+    options.addresses = std::make_shared<TestAddresses>();
     options.threads = 2;
     auto app = App::start(options);
     ASSERT_TRUE(app.ok()) << app.error().message;
@@ -329,6 +331,117 @@ TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
     EXPECT_EQ(call(operation.method, path, operation.method == "GET" ? "" : "{}", "").status, 401)
         << operation.name << ": without a token everything is closed";
   }
+}
+
+TEST_F(Platform, TheAuditTrailSaysWhoDidWhatAndFromWhere) {
+  const std::string ada = user("ada", Role::Tenant, "ada-org"), bob = user("bob", Role::Supplier, "bob-org");
+  const std::string auditor = user("argus", Role::Auditor, "argus-org");
+  const auto made = call("POST", "/api/v1/projects", R"({"name":"vault"})", ada);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const std::string request = made.headers.at("muster-request-id");
+  EXPECT_TRUE(request.starts_with("req-")) << request;
+  const std::string target = "/api/v1/audit?limit=1000&filter=object=" + made.body["id"].text();
+  const auto one = [&](const std::string& token) {
+    const auto page = call("GET", target, "", token);
+    EXPECT_EQ(page.status, 200) << page.body.dump();
+    EXPECT_TRUE(wire::check_json("AuditList", page.body).ok()) << page.body.dump();
+    return page.body["items"].items().size() == 1 ? page.body["items"].items()[0] : wire::Json();
+  };
+  EXPECT_TRUE(eventually([&] { return one(auditor)["address"].text() == "127.0.0.1"; })) << one(auditor).dump();
+  const auto seen = one(auditor);
+  EXPECT_EQ(seen["actor"]["kind"].text(), "tenant");
+  EXPECT_EQ(seen["actor"]["name"].text(), "ada");
+  EXPECT_EQ(seen["requestId"].text(), request);
+  EXPECT_EQ(seen["verb"].text(), "create");
+  EXPECT_EQ(seen["object"]["kind"].text(), "project");
+  EXPECT_EQ(seen["object"]["name"].text(), "vault");
+  EXPECT_EQ(seen["outcome"].text(), "done");
+  EXPECT_EQ(one(admin_).dump(), seen.dump()) << "operators and auditors see the same";
+  EXPECT_EQ(one(ada)["actor"]["name"].text(), "ada");
+  EXPECT_EQ(one(ada)["address"].text(), "") << "addresses are for operators and auditors";
+  EXPECT_EQ(one(bob).dump(), wire::Json().dump()) << "a foreign object looks missing";
+
+  const auto everything = [&](const std::string& token, const std::string& filter, int limit) {
+    std::vector<wire::Json> out;
+    std::string cursor;
+    do {
+      const auto page = call("GET",
+                             "/api/v1/audit?limit=" + std::to_string(limit) + "&filter=" + filter +
+                                 (cursor.empty() ? "" : "&cursor=" + cursor),
+                             "", token);
+      EXPECT_EQ(page.status, 200) << page.body.dump();
+      for (const auto& item : page.body["items"].items()) out.push_back(item);
+      cursor = page.body["nextCursor"].text();
+    } while (!cursor.empty());
+    return out;
+  };
+  const auto hers = everything(ada, "", 1000);
+  ASSERT_GE(hers.size(), 4U) << "organisation, account, login, project";
+  for (const auto& item : hers) {
+    EXPECT_EQ(item["object"]["orgId"].text(), seen["object"]["orgId"].text());
+    const bool own = item["actor"]["kind"].text() == "tenant";
+    EXPECT_EQ(item["actor"]["id"].text().empty(), !own) << "of a foreign actor only the kind: " << item.dump();
+    EXPECT_EQ(item["requestId"].text().empty(), !own);
+  }
+  EXPECT_EQ(everything(ada, "", 1).size(), hers.size()) << "page by page the same";
+  EXPECT_TRUE(everything(bob, "org=ada-org", 1000).empty());
+  EXPECT_TRUE(everything(bob, "actor=ada", 1000).empty());
+  EXPECT_FALSE(everything(auditor, "actor=ada", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "actor=ada,verb=revoke", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "since=2999-01-01T00:00:00Z", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "until=1999-01-01T00:00:00Z", 1000).empty());
+  EXPECT_EQ(call("GET", "/api/v1/audit?filter=since=yesterday", "", auditor).status, 400);
+  EXPECT_EQ(call("DELETE", "/api/v1/audit", "", auditor).status, 405) << "nobody changes it";
+  const auto narrow = call("POST", "/api/v1/tokens",
+                           wire::to_json(wire::CreateApiTokenRequest{"narrow", {"clusters"}, Millis(0)}), ada);
+  EXPECT_EQ(call("GET", "/api/v1/audit", "", narrow.body["secret"].text()).status, 403);
+}
+
+TEST_F(Platform, WhatWasRefusedIsAddedUpForThoseWhoMayKnow) {
+  const std::string cleo = user("cleo", Role::Tenant, "cleo-org"), dan = user("dan", Role::Tenant, "dan-org");
+  const std::string auditor = user("iris", Role::Auditor, "iris-org");
+  for (int n = 0; n < 7; ++n) EXPECT_EQ(call("POST", "/api/v1/orgs", R"({"name":"mine"})", cleo).status, 403);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", "mst_nonsense").status, 401);
+  const auto row = [&](const std::string& token, const std::string& actor, const std::string& operation) {
+    const auto page = call("GET", "/api/v1/audit/refused?limit=1000&filter=actor=" + actor, "", token);
+    EXPECT_EQ(page.status, 200) << page.body.dump();
+    EXPECT_TRUE(wire::check_json("RefusalList", page.body).ok()) << page.body.dump();
+    for (const auto& item : page.body["items"].items()) {
+      if (item["operation"].text() == operation) return item;
+    }
+    return wire::Json();
+  };
+  const auto seen = row(auditor, "cleo", "CreateOrg");
+  EXPECT_EQ(seen["count"].text(), "7");
+  EXPECT_EQ(seen["code"].text(), "permission_denied");
+  EXPECT_TRUE(eventually([&] { return row(auditor, "cleo", "CreateOrg")["lastAddress"].text() == "127.0.0.1"; }));
+  EXPECT_EQ(row(cleo, "cleo", "CreateOrg")["count"].text(), "7");
+  EXPECT_EQ(row(cleo, "cleo", "CreateOrg")["lastAddress"].text(), "");
+  EXPECT_EQ(row(dan, "cleo", "CreateOrg").dump(), wire::Json().dump());
+  EXPECT_EQ(row(auditor, "nobody", "WhoAmI")["code"].text(), "unauthenticated");
+  EXPECT_EQ(row(dan, "nobody", "WhoAmI").dump(), wire::Json().dump());
+}
+
+TEST_F(Platform, TheHeadIsSignedDailyAndForAuditors) {
+  const std::string auditor = user("hera", Role::Auditor, "hera-org"), gus = user("gus", Role::Tenant, "gus-org");
+  EXPECT_EQ(call("GET", "/api/v1/audit/head", "", gus).status, 404);
+  const auto made = call("GET", "/api/v1/audit/head", "", auditor);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  EXPECT_TRUE(wire::check_json("JournalHead", made.body).ok());
+  const auto head = parse_head(made.body.dump());
+  ASSERT_TRUE(head.ok());
+  const auto keys = known_audit_keys(app_->context().dir);
+  EXPECT_TRUE(check_signature(*head, keys).ok());
+  const auto report = verify_head(*store_, *head, {});
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->verdict, HeadReport::Verdict::Holds) << report->text;
+  EXPECT_EQ(kept_heads(app_->context().dir, keys).size(), 1U) << "the first of the day";
+  ASSERT_TRUE(app_->sign_due_head().ok());
+  EXPECT_EQ(kept_heads(app_->context().dir, keys).size(), 1U) << "one a day";
+  const auto pem = app_->context().dir.key("audit.pem");
+  std::filesystem::remove(pem);
+  ASSERT_TRUE(load_identity(app_->context().dir, read_clocks().wall).ok());
+  EXPECT_TRUE(std::filesystem::exists(pem)) << "a folder of an older program gets one";
 }
 
 TEST_F(Platform, RefusalsAreProblemDetails) {
