@@ -1,4 +1,5 @@
 #include "control/control_world.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {

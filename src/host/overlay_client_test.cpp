@@ -90,7 +90,7 @@ TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
     EXPECT_TRUE(crypto::write_secret_file(file(), bytes).ok());
     return store->load(kOurLease);
   };
-  const std::string header = "muster overlay 1\n";
+  const std::string header = "muster overlay 2\n";
   EXPECT_FALSE(forge("").ok());
   EXPECT_FALSE(forge(header).ok());
   EXPECT_FALSE(forge(header + std::string(1000, '\xff')).ok());

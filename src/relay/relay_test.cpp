@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -465,8 +466,7 @@ TEST(Relay, TakesNoKeyOfMusterdsButOneOfBeforeRoles) {
   EXPECT_TRUE(member.up()) << "members go on while their relay has the certificate of before";
   net::Endpoint control = relay.server_endpoint();
   const auto answer = net::Client(control).call({.target = "/"});
-  ASSERT_FALSE(answer.ok());
-  EXPECT_EQ(answer.error().code, Code::Unauthenticated) << answer.error().message;
+  EXPECT_FALSE(answer.ok()) << "what is for musterd is handed on, and here is none";
   (*old)->stop();
 }
 

@@ -7,7 +7,7 @@ namespace {
 
 using Lock = std::lock_guard<std::mutex>;
 
-constexpr const char* kCreate =
+constexpr const char* kCreateAddresses =
     "BEGIN IMMEDIATE;"
     "CREATE TABLE IF NOT EXISTS address(at INTEGER NOT NULL, actor BLOB NOT NULL, request BLOB NOT NULL, address BLOB "
     "NOT NULL, PRIMARY KEY(actor,request)) WITHOUT ROWID;"
@@ -57,7 +57,7 @@ Result<std::unique_ptr<SqliteAddresses>> SqliteAddresses::open(const std::string
   Connection& db = file->db;
   // Losing the last moments in a crash is better than a disk write for every request.
   TRY_VOID(db.run("PRAGMA synchronous=NORMAL"));
-  TRY_VOID(db.run(kCreate));
+  TRY_VOID(db.run(kCreateAddresses));
   file->insert = TRY(db.prepare("INSERT OR IGNORE INTO address VALUES(?1,?2,?3,?4)"));
   file->find = TRY(db.prepare("SELECT address FROM address WHERE actor=?1 AND request=?2"));
   file->erase_actor = TRY(db.prepare("DELETE FROM address WHERE actor=?1"));
