@@ -16,7 +16,8 @@ constexpr Millis kJoinLifetime{3600'000}, kJoinLifetimeMax{86'400'000};
 Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
   if (text.empty()) return subject.org;
   const auto org = find_org(state, text);
-  if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
+  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
+  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
   return *org;
 }
 Result<std::string> shown_join(const control::State& state, const std::string& id, const std::string& secret) {
@@ -27,8 +28,7 @@ Result<std::string> shown_join(const control::State& state, const std::string& i
 }
 Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb) {
   const Node* node = find_node(state, call.caller.subject, call.id);
-  if (node == nullptr)
-    return error(Code::NotFound, fmt::format("there is no machine {} among those you may see", call.id));
+  if (node == nullptr) return missing(access::Kind::Node, call.id);
   call.id = node->id.str();
   return Ask{verb, object_of(*node)};
 }
@@ -129,7 +129,7 @@ void Api::add_nodes() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = TokenId::parse(call.id);
         const auto found = id ? state.join_tokens.find(*id) : state.join_tokens.end();
-        if (found == state.join_tokens.end()) return error(Code::NotFound, "there is no such join token");
+        if (found == state.join_tokens.end()) return missing(Kind::JoinToken, call.id);
         return Ask{Verb::Revoke, object_of(found->second)};
       },
       [this](const CallPtr& call) {

@@ -28,7 +28,8 @@ Resolver own(access::Kind kind, access::Verb verb) {
 Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
   if (text.empty()) return subject.org;
   const auto org = find_org(state, text);
-  if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
+  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
+  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
   return *org;
 }
 Status password_rule(const std::string& password, const std::string& field) {
@@ -303,7 +304,7 @@ void Api::add_people() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = PrincipalId::parse(call.id);
         const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
+        if (found == state.principals.end()) return missing(Kind::Principal, call.id);
         return Ask{Verb::Delete, object_of(found->second)};
       },
       [this](const CallPtr& call) {
@@ -348,7 +349,7 @@ void Api::add_tokens() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = TokenId::parse(call.id);
         const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
-        if (found == state.api_tokens.end()) return error(Code::NotFound, "there is no such API token");
+        if (found == state.api_tokens.end()) return missing(Kind::ApiToken, call.id);
         return Ask{Verb::Revoke, object_of(state, found->second)};
       },
       [this](const CallPtr& call) {

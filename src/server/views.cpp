@@ -96,7 +96,10 @@ std::optional<OrgId> find_org(const control::State& state, const std::string& te
 }
 
 Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text) {
-  if (const auto id = ProjectId::parse(text); id && state.projects.contains(*id)) return *id;
+  if (const auto id = ProjectId::parse(text)) {
+    const auto found = state.projects.find(*id);
+    if (found != state.projects.end() && access::visible(caller, object_of(found->second))) return *id;
+  }
   if (!text.empty()) {
     const auto found = state.project_by_name.find({caller.org, text});
     if (found != state.project_by_name.end()) return found->second;
