@@ -36,12 +36,15 @@ function(muster_rooms file)
       add_executable(${room}_test ${tests})
       target_link_libraries(${room}_test PRIVATE muster_options muster_${room} muster_testing GTest::gtest GTest::gmock GTest::gtest_main)
       muster_use_pch(${room}_test FROM muster_pch_test)
+      if(room STREQUAL scheduler)
+        set_target_properties(${room}_test PROPERTIES UNITY_BUILD OFF)  # each of its files has worlds of its own, of the same names
+      endif()
       add_test(NAME unit.${room} COMMAND ${room}_test)
       set_tests_properties(unit.${room} PROPERTIES LABELS unit TIMEOUT 300)
     endif()
   endforeach()
   # Of use only when it is optimised, in test builds too: without, every packet of a test costs a hundred times as much.
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/chacha_poly.cpp PROPERTIES COMPILE_OPTIONS "-O2" SKIP_PRECOMPILE_HEADERS ON)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/chacha_poly.cpp PROPERTIES COMPILE_OPTIONS "-O2" SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
   # Tests that read files of the tree; only these know where it is, so that compiler caches serve every checkout.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scheduler/packing_test.cpp ${CMAKE_SOURCE_DIR}/src/launcher/launcher_test.cpp
     ${CMAKE_SOURCE_DIR}/src/control/golden_test.cpp
@@ -51,7 +54,7 @@ endfunction()
 # Files of the tree that room host carries inside the binary (src/host/embedded.cpp).
 function(muster_embedded)
   # Only this source knows where the tree is, so that compiler caches serve every checkout.
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/host/embedded.cpp PROPERTIES
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/host/embedded.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
     COMPILE_DEFINITIONS "MUSTER_SOURCE_DIR=\"${CMAKE_SOURCE_DIR}\""
     OBJECT_DEPENDS "${CMAKE_SOURCE_DIR}/src/host/ray_helper.py;${CMAKE_SOURCE_DIR}/src/host/ray_warm.py;${CMAKE_SOURCE_DIR}/src/host/ray_jobs.py;${CMAKE_SOURCE_DIR}/deploy/seccomp.json")
 endfunction()

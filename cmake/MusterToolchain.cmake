@@ -11,8 +11,13 @@ target_compile_options(muster_options INTERFACE -Wall -Wextra -Wpedantic -Werror
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict -Wno-maybe-uninitialized -Wno-array-bounds -Wno-stringop-overflow -Wno-stringop-overread>)
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 target_include_directories(muster_options INTERFACE ${CMAKE_SOURCE_DIR}/src)
+if(CMAKE_UNITY_BUILD)
+  # Sources are joined by inclusion, and for g++ an anonymous namespace in what is included is one of a header.
+  target_compile_options(muster_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+endif()
 if(CMAKE_BUILD_TYPE STREQUAL "Debug")
-  target_compile_options(muster_options INTERFACE -O0 -g1)
+  # Sanitizers cost a third as much once code is optimised a little; tests of the scheduler and the simulation take minutes.
+  target_compile_options(muster_options INTERFACE $<IF:$<BOOL:${MUSTER_SANITIZE}>,-O1,-O0> -g1)
 endif()
 if(MUSTER_MUTANTS)
   target_compile_definitions(muster_options INTERFACE MUSTER_MUTANTS=1)
@@ -61,6 +66,7 @@ muster_fence(json)
 # The contract: generated code is not ours, so it is compiled without our warnings.
 file(GLOB MUSTER_PROTOS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/proto/muster/v1/*.proto)
 add_library(muster_proto STATIC)
+set_target_properties(muster_proto PROPERTIES UNITY_BUILD OFF)
 foreach(proto ${MUSTER_PROTOS})
   get_filename_component(stem ${proto} NAME_WE)
   set(out ${CMAKE_BINARY_DIR}/proto/muster/v1/${stem}.pb)

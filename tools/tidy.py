@@ -3,7 +3,7 @@
 
     tools/tidy.py [ROOM...]        all sources, or those of these rooms (src/ROOM), of a configured build/asan
 
-Prints each finding once and ends with "N files, N findings".
+Prints each finding once and ends with "N units, N findings".
 """
 import concurrent.futures
 import json
@@ -19,10 +19,16 @@ STRANGERS = ["wire", "session", "relay", "overlay", "egress"]
 
 
 def sources(rooms):
-    entries = json.load(open(os.path.join(BUILD, "compile_commands.json")))
-    ours = {os.path.relpath(entry["file"], ROOT) for entry in entries}
-    ours = {path for path in ours if path.startswith(("src/", "tests/", "bench/")) and not path.endswith("_test.cpp")}
-    return sorted(path for path in ours if not rooms or any(path.startswith("src/%s/" % room) for room in rooms))
+    """What build/asan compiles of these rooms (all when empty), joined sources as they are joined; tests of rooms left out."""
+    found = set()
+    for entry in json.load(open(os.path.join(BUILD, "compile_commands.json"))):
+        path = os.path.relpath(entry["file"], ROOT)
+        joined = re.match(r"build/asan/CMakeFiles/(?:muster_)?([\w-]+)\.dir/Unity/", path)
+        alone = re.match(r"(?:src|tests|bench)/", path)
+        room = joined.group(1) if joined else path.split("/")[1] if alone else ""
+        if room and not path.endswith("_test.cpp") and not room.endswith("_test") and room != "proto" and (not rooms or room in rooms):
+            found.add(path)
+    return sorted(found)
 
 
 BEHIND = []  # what is put before each command, to run it behind something else
@@ -46,7 +52,7 @@ def run(rooms=(), report=print):
                     findings.append(line)
                     report(line)
             if sys.stdout.isatty():
-                report("%d of %d  %s" % (number, len(todo), path))
+                report("%d of %d  %s" % (number, len(todo), os.path.basename(os.path.dirname(os.path.dirname(path))) if "/Unity/" in path else path))
     return len(todo), findings
 
 
@@ -54,5 +60,5 @@ if __name__ == "__main__":
     if not os.path.exists(os.path.join(BUILD, "compile_commands.json")):
         sys.exit("tools/tidy.py: build/asan is not configured; run make asan")
     count, findings = run(sys.argv[1:])
-    print("%d files, %d findings" % (count, len(findings)))
+    print("%d units, %d findings" % (count, len(findings)))
     sys.exit(1 if findings else 0)

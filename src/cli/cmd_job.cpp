@@ -227,7 +227,7 @@ Result<int> logs(Shell& shell, const JobOptions& options) {
       *api, {.cluster = cluster, .slot = options.slot, .lines = options.lines, .follow = options.follow});
 }
 
-void add_submit(CLI::App& parent, Shell& shell) {
+void add_job_submit(CLI::App& parent, Shell& shell) {
   auto options = std::make_shared<JobOptions>();
   auto* submit_command = parent.add_subcommand("submit", "Submit a command as a durable job");
   submit_command->add_option("command", options->words, "the command, after --")->required();
@@ -263,7 +263,7 @@ void add_submit(CLI::App& parent, Shell& shell) {
 void add_job(CLI::App& app, Shell& shell) {
   auto* job = app.add_subcommand("job", "Durable jobs: submit, list, status, logs, stop");
   job->require_subcommand(1);
-  add_submit(*job, shell);
+  add_job_submit(*job, shell);
   auto options = std::make_shared<JobOptions>();
   auto* list_command = job->add_subcommand("list", "List jobs");
   add_ray_flags(*list_command, {"client", "verbose", "log"});

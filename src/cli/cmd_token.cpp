@@ -62,7 +62,7 @@ Result<int> create_join(Shell& shell, const TokenOptions& options) {
   return 0;
 }
 
-Result<int> list(Shell& shell, bool join) {
+Result<int> list_tokens(Shell& shell, bool join) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list(join ? "/api/v1/join-tokens" : "/api/v1/tokens")), [&](const auto& items) {
     Table table({"ID", join ? "SUPPLIER" : "LABEL", "EXPIRES", join ? "USED BY" : "SCOPES", "STATE"});
@@ -116,7 +116,7 @@ void add_token(CLI::App& app, Shell& shell) {
     const std::string name = join ? "join-token" : "token";
     auto* list_command = parent->add_subcommand("list", "List them");
     list_command->footer(fmt::format("Example:\n  muster {} list -o json", name));
-    list_command->callback([join, &shell] { shell.action = [join, &shell] { return list(shell, join); }; });
+    list_command->callback([join, &shell] { shell.action = [join, &shell] { return list_tokens(shell, join); }; });
     auto* revoke_command = parent->add_subcommand("revoke", "End one at once");
     revoke_command->footer(fmt::format("Example:\n  muster {0} revoke ID    # from muster {0} list", name));
     revoke_command->add_option("token", options->id, "id")->required();

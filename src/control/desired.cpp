@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "control/core.h"
+#include "control/life.h"
 #include "control/mutants.h"
 #include "model/image_name.h"
 
@@ -17,12 +18,6 @@ std::string_view tier_name(TrustTier tier) {
       return "platform";
   }
   return "community";
-}
-
-const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name) {
-  for (const WorkerGroup& group : spec.groups)
-    if (group.name == name) return &group;
-  return nullptr;
 }
 
 std::vector<RosterEntry> roster_of(const State& state, const Cluster& cluster) {

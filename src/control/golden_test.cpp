@@ -62,7 +62,7 @@ class Filler {
 };
 
 template <std::size_t... I>
-std::vector<Event> one_of_each(std::index_sequence<I...>) {
+std::vector<Event> one_of_every_type(std::index_sequence<I...>) {
   std::vector<Event> out{Event(std::in_place_index<I>)...};
   for (Event& event : out)
     std::visit(
@@ -75,7 +75,7 @@ std::vector<Event> one_of_each(std::index_sequence<I...>) {
 }
 
 std::vector<Event> filled_events() {
-  std::vector<Event> events = one_of_each(std::make_index_sequence<std::variant_size_v<Event>>());
+  std::vector<Event> events = one_of_every_type(std::make_index_sequence<std::variant_size_v<Event>>());
   for (Event& event : events)
     if (auto* raised = std::get_if<FormatRaised>(&event)) raised->version = 1;  // later ones are for later builds
   return events;

@@ -39,8 +39,8 @@ scheduler::LeaseView view_of(const State& state, const Lease& lease) {
   return view;
 }
 
-void add(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group, const NodeRequest& request,
-         std::uint32_t count) {
+void add_bundles(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group,
+                 const NodeRequest& request, std::uint32_t count) {
   if (count > 0) out.push_back({role, group, request, count});
 }
 
@@ -65,12 +65,12 @@ scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cl
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
   r.longest = longest_of(state, *cluster);
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
-  if (missing.head) add(bundles, SlotRole::Head, "", spec.head, 1);
+  if (missing.head) add_bundles(bundles, SlotRole::Head, "", spec.head, 1);
   for (const WorkerGroup& group : spec.groups)
     if (const auto it = missing.workers.find(group.name); it != missing.workers.end())
-      add(bundles, SlotRole::Worker, group.name, group.request, it->second);
+      add_bundles(bundles, SlotRole::Worker, group.name, group.request, it->second);
   if (missing.spares > 0)
-    add(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
+    add_bundles(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
   for (const LeaseId lease : state.cluster_leases(id))
     if (const Lease* found = state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None)
       r.avoid.push_back(found->node);

@@ -16,7 +16,7 @@ namespace muster::engine {
 namespace {
 
 constexpr std::size_t kBacklogMax = 100'000;  // entries the follower may lag before the core waits for it
-constexpr Millis kWaitMax{1'000};
+constexpr Millis kStepWaitMax{1'000};
 constexpr Millis kFoldWait{50};  // a follower further behind is not waited for
 using Callback = std::function<void(Result<Reply>)>;
 
@@ -96,7 +96,7 @@ class ThreadedRunner final : public Runner {
   void core_loop() {
     bool busy = false;
     while (!inbox_->closed()) {
-      const Millis until = std::clamp(engine_->next_deadline() - read_clocks().lease, Millis(0), kWaitMax);
+      const Millis until = std::clamp(engine_->next_deadline() - read_clocks().lease, Millis(0), kStepWaitMax);
       std::vector<Message> messages = inbox_->take_all(busy ? Millis(0) : until);
       const Now now = read_clocks();
       for (Message& message : messages) std::visit([&](auto& item) { receive(std::move(item), now); }, message);
@@ -172,7 +172,7 @@ class ThreadedRunner final : public Runner {
 
   void reply_loop() {
     while (true) {
-      auto replies = replies_.take_all(kWaitMax);
+      auto replies = replies_.take_all(kStepWaitMax);
       // One wait for all of them: who is answered finds its change in what read() shows.
       std::uint64_t newest = 0;
       for (const auto& [callback, result] : replies)

@@ -50,7 +50,7 @@ struct Prepared {
   int parking = 3;  // first number above all that are moved
 };
 
-[[noreturn]] void fail(int tell, int step) {
+[[noreturn]] void give_up(int tell, int step) {
   const Failure failure{step, errno};
   [[maybe_unused]] const auto n = write(tell, &failure, sizeof failure);
   _exit(127);
@@ -95,24 +95,24 @@ bool move_fds(const Child& child, const Prepared& prepared, int& tell) {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   for (const int each : {SIGPIPE, SIGTERM, SIGINT, SIGCHLD, SIGHUP}) signal(each, SIG_DFL);
   setsid();
-  if (!enter_cgroups(prepared)) fail(tell, 1);
-  if (network >= 0 && setns(network, CLONE_NEWNET) != 0) fail(tell, 2);
+  if (!enter_cgroups(prepared)) give_up(tell, 1);
+  if (network >= 0 && setns(network, CLONE_NEWNET) != 0) give_up(tell, 2);
   if (child.nofile > 0) {
     const rlimit limit{static_cast<rlim_t>(child.nofile), static_cast<rlim_t>(child.nofile)};
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) fail(tell, 3);
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) give_up(tell, 3);
   }
   const rlimit no_core{0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
-  if (!move_fds(child, prepared, tell)) fail(tell, 6);
+  if (!move_fds(child, prepared, tell)) give_up(tell, 6);
   if (child.uid != 0 || child.gid != 0) {  // the calls of libc would signal threads that a fork does not have
-    if (syscall(SYS_setgroups, 0, nullptr) != 0) fail(tell, 4);
-    if (syscall(SYS_setresgid, child.gid, child.gid, child.gid) != 0) fail(tell, 5);
-    if (syscall(SYS_setresuid, child.uid, child.uid, child.uid) != 0) fail(tell, 5);
+    if (syscall(SYS_setgroups, 0, nullptr) != 0) give_up(tell, 4);
+    if (syscall(SYS_setresgid, child.gid, child.gid, child.gid) != 0) give_up(tell, 5);
+    if (syscall(SYS_setresuid, child.uid, child.uid, child.uid) != 0) give_up(tell, 5);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   }
-  if (chdir(child.directory.c_str()) != 0) fail(tell, 7);
+  if (chdir(child.directory.c_str()) != 0) give_up(tell, 7);
   execve(prepared.program, prepared.argv.data(), prepared.env.data());
-  fail(tell, 8);
+  give_up(tell, 8);
 }
 
 std::string tail(const std::string& text, std::size_t size) {
@@ -143,7 +143,7 @@ Result<pid_t> start_child(const Child& child) {
   if (pid == 0) {
     if (child.detached) {
       const pid_t again = fork();
-      if (again < 0) fail(tell.get(), 0);
+      if (again < 0) give_up(tell.get(), 0);
       if (again > 0) _exit(0);
       const Failure mine{-1, getpid()};
       if (write(tell.get(), &mine, sizeof mine) != sizeof mine) _exit(127);

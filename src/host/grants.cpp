@@ -20,14 +20,14 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::size_t kImagesMax = 256, kNamesMax = 8;
+constexpr std::size_t kImagesMax = 256, kNamesPerImage = 8;
 constexpr std::int64_t kCpuLeast = 100;
 
 std::string images_file(const Layout& layout) {
   return layout.root + "/allowed_images.json";
 }
 
-std::string slurp(const std::string& path) {
+std::string read_file(const std::string& path) {
   std::ifstream file(path);
   std::stringstream text;
   text << file.rdbuf();
@@ -54,7 +54,7 @@ Grants::Grants(Layout layout) : layout_(std::move(layout)) {
   for (const auto& entry : fs::directory_iterator(layout_.leases(), failure)) {
     const std::string lease = entry.path().filename();
     if (!valid_lease(lease) || grants_.size() >= 256) continue;
-    const auto text = parse_object(slurp(file(lease)));
+    const auto text = parse_object(read_file(file(lease)));
     if (!text.ok()) continue;
     Fields f(*text);
     Grant grant;
@@ -149,14 +149,14 @@ std::map<std::string, Grant> Grants::all() const {
 }
 
 void Grants::load_images() {
-  const auto text = parse_object(slurp(images_file(layout_)));
+  const auto text = parse_object(read_file(images_file(layout_)));
   if (!text.ok()) return;
   for (const auto& member : *text) {
     const auto* names = member.value().if_array();
     if (names == nullptr || images_.size() >= kImagesMax) continue;
     auto& known = images_[std::string(member.key())];
     for (const auto& name : *names) {
-      if (name.is_string() && known.size() < kNamesMax) known.emplace_back(name.get_string());
+      if (name.is_string() && known.size() < kNamesPerImage) known.emplace_back(name.get_string());
     }
   }
 }
@@ -166,7 +166,7 @@ void Grants::allow_image(const std::string& digest, const std::string& reference
   if (images_.size() >= kImagesMax && !images_.contains(digest)) images_.erase(images_.begin());
   auto& names = images_[digest];
   if (std::find(names.begin(), names.end(), reference) != names.end()) return;
-  if (names.size() >= kNamesMax) names.erase(names.begin());
+  if (names.size() >= kNamesPerImage) names.erase(names.begin());
   names.push_back(reference);
   json::object out;
   for (const auto& [known, references] : images_) {

@@ -23,8 +23,8 @@
 
 namespace muster::host {
 namespace {
-constexpr std::size_t kLeasesMax = 256, kAgentsMax = 8;
-constexpr Millis kTick{250};
+constexpr std::size_t kOverlaysMax = 256, kAgentsMax = 8;
+constexpr Millis kBeat{250};
 constexpr std::size_t kMirrorsMax = 4;
 constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
 constexpr int kMirrorTries = 5;
@@ -93,7 +93,7 @@ Status Netd::start() {
     poller_.watch(listener_.get(), true, false, [this](Poller::Ready) { accept_agent(); });
   }
   bandwidth_.refresh();
-  poller_.after(kTick, [this] { tick(); });
+  poller_.after(kBeat, [this] { tick(); });
   log_info("netd", "ready, UDP port {}", port_);
   return {};
 }
@@ -205,7 +205,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
     return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
   auto it = leases_.find(request.lease);
   if (it == leases_.end()) {
-    if (leases_.size() >= kLeasesMax)
+    if (leases_.size() >= kOverlaysMax)
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
     it = leases_
              .emplace(request.lease,
@@ -344,7 +344,7 @@ void Netd::tick() {
   ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();
-  poller_.after(kTick, [this] { tick(); });
+  poller_.after(kBeat, [this] { tick(); });
 }
 
 Status run_netd(NetdOptions options) {

@@ -15,7 +15,7 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kPatience{10'000};
+constexpr Millis kNftTimeout{10'000};
 
 Result<Fd> netlink(int family, unsigned groups, std::string_view what) {
   Fd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, family));
@@ -36,7 +36,7 @@ Result<Ended> nft(std::vector<std::string> words, std::string_view input) {
   child.argv.insert(child.argv.begin(), program);
   child.env = {"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   RunLimits limits;
-  limits.timeout = kPatience;
+  limits.timeout = kNftTimeout;
   return run_child(std::move(child), input, limits);
 }
 

@@ -16,7 +16,7 @@ namespace muster::host {
 namespace {
 
 // The part of the C interface that we use; 0 = success everywhere.
-constexpr int kSuccess = 0, kTimeout = 10, kInsufficientSize = 7;
+constexpr int kSuccess = 0, kTimedOut = 10, kInsufficientSize = 7;
 constexpr unsigned kDevicesMax = 64;
 constexpr std::size_t kFaultsPerTurn = 16;
 constexpr unsigned long long kXidEvent = 8;
@@ -222,7 +222,7 @@ void Nvml::take_faults() {
   for (std::size_t i = 0; i < kFaultsPerTurn; ++i) {
     Event event{};
     const int code = wait(events_, &event, 0);
-    if (code == kTimeout || !good(code)) return;
+    if (code == kTimedOut || !good(code)) return;
     const auto device = uuid_of_.find(event.device);
     if (event.type != kXidEvent || device == uuid_of_.end()) continue;
     auto& [last, count] = xids_[device->second];

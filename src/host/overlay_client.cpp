@@ -9,7 +9,7 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kAgain{250}, kLookEvery{3'000};
+constexpr Millis kAgain{250}, kCompareEvery{3'000};
 constexpr int kTriesMax = 40;  // of kAgain: netd and privd are back long before
 
 Result<netd::Reply> checked(Result<netd::Reply> reply) {
@@ -99,7 +99,7 @@ void OverlayClient::look() {
       if (stats != nullptr && known_.contains(lease)) networks_[lease] = *stats;
     });
   }
-  poller_.after(kLookEvery, [this, alive = alive_] {
+  poller_.after(kCompareEvery, [this, alive = alive_] {
     if (*alive) look();
   });
 }

@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr LeaseId kLease{1};
+constexpr LeaseId kOurLease{1};
 const Bytes kPsk(32, 0x5a);
 
 struct Kept : ::testing::Test {
@@ -32,7 +32,7 @@ struct Kept : ::testing::Test {
   netd::Configure configured(std::uint64_t epoch) {
     overlay::Roster roster{lab::kCluster, 1, epoch, {}};
     netd::Configure out;
-    out.lease = kLease.str();
+    out.lease = kOurLease.str();
     out.address = lab::kNet + 1;
     out.roster = overlay::encode_roster(roster);
     out.signatures = {overlay::sign_roster(controller, out.roster)};
@@ -42,7 +42,7 @@ struct Kept : ::testing::Test {
     out.psk = kPsk;
     return out;
   }
-  std::string file(LeaseId lease = kLease) const { return folder + "/overlays/" + lease.str(); }
+  std::string file(LeaseId lease = kOurLease) const { return folder + "/overlays/" + lease.str(); }
 
   std::string folder;
   crypto::SigningKey controller = crypto::SigningKey::generate();
@@ -50,8 +50,8 @@ struct Kept : ::testing::Test {
 };
 
 TEST_F(Kept, WhatIsSavedIsLoadedWithoutTheKey) {
-  EXPECT_EQ(store->load(kLease).error().code, Code::NotFound);
-  ASSERT_TRUE(store->save(kLease, configured(4)).ok());
+  EXPECT_EQ(store->load(kOurLease).error().code, Code::NotFound);
+  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
   struct stat info {};
   ASSERT_EQ(::stat(file().c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0600U);
@@ -59,28 +59,28 @@ TEST_F(Kept, WhatIsSavedIsLoadedWithoutTheKey) {
   EXPECT_EQ(as_string(bytes).find(as_string(kPsk)), std::string::npos);
   netd::Configure want = configured(4);
   want.psk.clear();
-  const auto loaded = OverlayStore(folder + "/overlays").load(kLease);
+  const auto loaded = OverlayStore(folder + "/overlays").load(kOurLease);
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   EXPECT_EQ(loaded->roster, want.roster);
   EXPECT_EQ(loaded->relays, want.relays);
   EXPECT_EQ(loaded->relay_token, want.relay_token);
   EXPECT_TRUE(loaded->psk.empty());
-  store->remove(kLease);
-  EXPECT_EQ(store->load(kLease).error().code, Code::NotFound);
+  store->remove(kOurLease);
+  EXPECT_EQ(store->load(kOurLease).error().code, Code::NotFound);
 }
 
 TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
-  ASSERT_TRUE(store->save(kLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
   const Bytes good = *crypto::read_secret_file(file());
   for (std::size_t i = 0; i < good.size(); ++i) {
     Bytes bad = good;
     bad[i] ^= 0x40;
     ASSERT_TRUE(crypto::write_secret_file(file(), bad).ok());
-    ASSERT_FALSE(store->load(kLease).ok()) << "byte " << i;
+    ASSERT_FALSE(store->load(kOurLease).ok()) << "byte " << i;
   }
   for (std::size_t size = 0; size < good.size(); size += 7) {
     ASSERT_TRUE(crypto::write_secret_file(file(), ByteView(good).first(size)).ok());
-    ASSERT_FALSE(store->load(kLease).ok()) << size << " bytes";
+    ASSERT_FALSE(store->load(kOurLease).ok()) << size << " bytes";
   }
   // A right checksum over something else than the end of our own writing.
   const auto forge = [&](std::string body) {
@@ -88,13 +88,13 @@ TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
     const auto sum = crypto::sha256(bytes);
     bytes.insert(bytes.end(), sum.begin(), sum.end());
     EXPECT_TRUE(crypto::write_secret_file(file(), bytes).ok());
-    return store->load(kLease);
+    return store->load(kOurLease);
   };
   const std::string header = "muster overlay 1\n";
   EXPECT_FALSE(forge("").ok());
   EXPECT_FALSE(forge(header).ok());
   EXPECT_FALSE(forge(header + std::string(1000, '\xff')).ok());
-  EXPECT_FALSE(forge(header + netd::encode(netd::Request(netd::RemoveLease{kLease.str()}))).ok());
+  EXPECT_FALSE(forge(header + netd::encode(netd::Request(netd::RemoveLease{kOurLease.str()}))).ok());
   netd::Configure other = configured(4);
   EXPECT_TRUE(forge(header + netd::encode(netd::Request(other))).ok());
   other.lease = "lease-2";
@@ -107,21 +107,21 @@ TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
   EXPECT_FALSE(forge(header + netd::encode(netd::Request(other))).ok());
   ASSERT_TRUE(crypto::write_secret_file(file(), good).ok());
   ASSERT_EQ(::chmod(file().c_str(), 0644), 0);
-  EXPECT_FALSE(store->load(kLease).ok()) << "others could read it";
+  EXPECT_FALSE(store->load(kOurLease).ok()) << "others could read it";
 }
 
 TEST_F(Kept, NothingOlderThanWhatWasSeenIsTaken) {
-  ASSERT_TRUE(store->save(kLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
   store->refuse_older_than({{ClusterId{lab::kCluster}, 4}, {ClusterId{77}, 9}});
-  EXPECT_TRUE(store->load(kLease).ok());
+  EXPECT_TRUE(store->load(kOurLease).ok());
   store->refuse_older_than({{ClusterId{lab::kCluster}, 5}});
-  EXPECT_FALSE(store->load(kLease).ok());
+  EXPECT_FALSE(store->load(kOurLease).ok());
 }
 
 TEST_F(Kept, FilesOfEndedLeasesGo) {
   netd::Configure second = configured(4);
   second.lease = "lease-2";
-  ASSERT_TRUE(store->save(kLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
   ASSERT_TRUE(store->save(LeaseId{2}, second).ok());
   ASSERT_TRUE(crypto::write_secret_file(folder + "/overlays/lease-1.0a0b.new", Bytes{1}).ok());
   store->keep_only({LeaseId{2}});
@@ -158,14 +158,14 @@ class Life {
   Result<OverlayPort::Attached> attach() {
     std::promise<Result<OverlayPort::Attached>> told;
     poller_.post([&] {
-      client_.attach({kLease, address_, 16},
+      client_.attach({kOurLease, address_, 16},
                      [&](Result<OverlayPort::Attached> done) { told.set_value(std::move(done)); });
     });
     return told.get_future().get();
   }
   Status configure(const netd::Configure& as) {
     agent::ConfigureNetwork network;
-    network.lease = kLease;
+    network.lease = kOurLease;
     network.roster = {ClusterId{lab::kCluster}, as.roster, as.signatures};
     network.psk = as.psk;
     std::promise<Status> told;
@@ -175,7 +175,7 @@ class Life {
   }
   void detach() {
     std::promise<Status> told;
-    poller_.post([&] { client_.detach(kLease, true, [&](Status done) { told.set_value(std::move(done)); }); });
+    poller_.post([&] { client_.detach(kOurLease, true, [&](Status done) { told.set_value(std::move(done)); }); });
     EXPECT_TRUE(told.get_future().get().ok());
   }
 
@@ -217,7 +217,7 @@ struct OverlayLives : lab::NetdRig {
     b.stop();
     b.start();
   }
-  std::string file() const { return b.dir + "/overlays/" + kLease.str(); }
+  std::string file() const { return b.dir + "/overlays/" + kOurLease.str(); }
   int echo(int tries) { return lab::echoed(a.lease_ns, b.address, 9000, 100, tries); }
 };
 

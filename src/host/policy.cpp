@@ -15,7 +15,7 @@
 namespace muster::host {
 namespace {
 
-constexpr std::int64_t kBytesMax = 1LL << 50;
+constexpr std::int64_t kBytesEver = 1LL << 50;
 
 Result<int> parse_minute(std::string_view text) {
   int hours = 0, minutes = 0;
@@ -70,8 +70,8 @@ Status read_each(Fields& f, std::string_view key, std::optional<T> (*parse)(std:
 
 Status read_egress(const json::object& object, EgressPolicy& p) {
   Fields f(object);
-  p.max_bytes_per_s = f.integer_or("max_bytes_per_s", 0, kBytesMax, p.max_bytes_per_s);
-  p.max_bytes_per_month = f.integer_or("max_bytes_per_month", 0, kBytesMax, p.max_bytes_per_month);
+  p.max_bytes_per_s = f.integer_or("max_bytes_per_s", 0, kBytesEver, p.max_bytes_per_s);
+  p.max_bytes_per_month = f.integer_or("max_bytes_per_month", 0, kBytesEver, p.max_bytes_per_month);
   p.max_connections = f.integer_or("max_connections", 1, 4096, p.max_connections);
   TRY_VOID(read_each(f, "deny", egress::parse_prefix, "\"198.18.5.0/24\"", p.deny));
   TRY_VOID(read_each(f, "deny_ports", egress::parse_ports, "\"25\" or \"6660-6669\"", p.deny_ports));
@@ -89,8 +89,8 @@ Result<Policy> parse_policy(std::string_view text) {
   if (const auto* reserve = fields.object("reserve")) {
     Fields kept(*reserve);
     p.reserve_cpu_milli = static_cast<std::int64_t>(std::clamp(kept.number_or("cpus", 0.0), 0.0, 10'000.0) * 1000.0);
-    p.reserve_memory_bytes = kept.integer_or("memory_bytes", 0, kBytesMax, p.reserve_memory_bytes);
-    p.reserve_disk_bytes = kept.integer_or("disk_bytes", 0, kBytesMax, p.reserve_disk_bytes);
+    p.reserve_memory_bytes = kept.integer_or("memory_bytes", 0, kBytesEver, p.reserve_memory_bytes);
+    p.reserve_disk_bytes = kept.integer_or("disk_bytes", 0, kBytesEver, p.reserve_disk_bytes);
     TRY_VOID(kept.finish("policy: reserve"));
   }
   if (const auto* idle = fields.object("idle")) {
@@ -104,18 +104,18 @@ Result<Policy> parse_policy(std::string_view text) {
     TRY_VOID(rule.finish("policy: idle"));
   }
   p.gpu_uuids = fields.texts("gpu_uuids", 64, 96);
-  p.max_upload_bytes_s = fields.integer_or("max_upload_bytes_s", 0, kBytesMax, p.max_upload_bytes_s);
-  p.max_download_bytes_s = fields.integer_or("max_download_bytes_s", 0, kBytesMax, p.max_download_bytes_s);
+  p.max_upload_bytes_s = fields.integer_or("max_upload_bytes_s", 0, kBytesEver, p.max_upload_bytes_s);
+  p.max_download_bytes_s = fields.integer_or("max_download_bytes_s", 0, kBytesEver, p.max_download_bytes_s);
   p.stop_after_minutes = fields.integer_or("stop_after_minutes", 0, 24 * 60, p.stop_after_minutes);
   p.metrics_port = fields.integer_or("metrics_port", 0, 65'535, p.metrics_port);
   p.engine_socket = fields.text_or("engine_socket", {}, 100);
   p.max_cpu_milli = fields.integer_or("max_cpu_milli", 0, 10'000'000, p.max_cpu_milli);
-  p.max_memory_bytes = fields.integer_or("max_memory_bytes", 0, kBytesMax, p.max_memory_bytes);
+  p.max_memory_bytes = fields.integer_or("max_memory_bytes", 0, kBytesEver, p.max_memory_bytes);
   p.max_gpus = fields.integer_or("max_gpus", -1, 1024, p.max_gpus);
   p.max_gpu_power_w = fields.integer_or("max_gpu_power_w", 0, 10'000, p.max_gpu_power_w);
   p.max_leases = fields.integer_or("max_leases", 0, 256, p.max_leases);
-  p.max_root_bytes = fields.integer_or("max_root_bytes", 0, kBytesMax, p.max_root_bytes);
-  p.max_workspace_bytes = fields.integer_or("max_workspace_bytes", 0, kBytesMax, p.max_workspace_bytes);
+  p.max_root_bytes = fields.integer_or("max_root_bytes", 0, kBytesEver, p.max_root_bytes);
+  p.max_workspace_bytes = fields.integer_or("max_workspace_bytes", 0, kBytesEver, p.max_workspace_bytes);
   p.egress_allowed = fields.boolean_or("egress_allowed", p.egress_allowed);
   if (const auto* egress = fields.object("egress")) TRY_VOID(read_egress(*egress, p.egress));
   p.exec_allowed = fields.boolean_or("exec_allowed", p.exec_allowed);

@@ -39,7 +39,7 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
      {"remove_everything", VerbKind::RemoveEverything},
      {"egress", VerbKind::Egress}}};
 
-constexpr std::int64_t kMax = std::numeric_limits<std::int64_t>::max();
+constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
 
 bool is_hex(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
@@ -84,11 +84,11 @@ Status read_launch(Fields& f, Verb& verb) {
   spec.lease = verb.lease;
   spec.image = f.text("image", 256);
   spec.cpu_milli = f.integer_or("cpu_milli", 0, 10'000'000, 0);
-  spec.memory_bytes = f.integer_or("memory_bytes", 0, kMax, 0);
-  spec.shm_bytes = f.integer_or("shm_bytes", 0, kMax, 0);
+  spec.memory_bytes = f.integer_or("memory_bytes", 0, kInt64Max, 0);
+  spec.shm_bytes = f.integer_or("shm_bytes", 0, kInt64Max, 0);
   spec.nofile = f.integer_or("nofile", 0, 1 << 30, 65536);
   spec.pids = f.integer_or("pids", 64, 1 << 20, 8192);
-  spec.workspace_bytes_max = f.integer_or("workspace_bytes", 0, kMax, 0);
+  spec.workspace_bytes_max = f.integer_or("workspace_bytes", 0, kInt64Max, 0);
   spec.devices = f.texts("devices", 64, 64);
   spec.env = f.text_map("env", 256, 16'384);
   spec.address = static_cast<std::uint32_t>(f.integer("address", 0, 0xffffffffLL));
@@ -146,7 +146,7 @@ Result<Verb> parse_verb(std::string_view text) {
   const json::object object = TRY(parse_object(text));
   Fields f(object);
   Verb verb;
-  verb.id = static_cast<std::uint64_t>(f.integer("id", 1, kMax));
+  verb.id = static_cast<std::uint64_t>(f.integer("id", 1, kInt64Max));
   const std::string name = f.text("verb", 32);
   const auto* known =
       std::find_if(kVerbs.begin(), kVerbs.end(), [&](const auto& entry) { return entry.first == name; });
@@ -163,7 +163,7 @@ Result<Verb> parse_verb(std::string_view text) {
       if (!valid_image(verb.image)) return bad("image", "is not an image reference");
       break;
     case VerbKind::Cancel:
-      verb.target = static_cast<std::uint64_t>(f.integer("target", 1, kMax));
+      verb.target = static_cast<std::uint64_t>(f.integer("target", 1, kInt64Max));
       break;
     case VerbKind::ProbeStart:
       verb.image = f.text("image", 512);

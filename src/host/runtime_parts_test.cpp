@@ -25,12 +25,12 @@ namespace muster::host {
 namespace {
 namespace fs = std::filesystem;
 
-struct TempDir {
-  TempDir() {
+struct ScratchDir {
+  ScratchDir() {
     char name[] = "/tmp/muster-parts-XXXXXX";
     path = mkdtemp(name);
   }
-  ~TempDir() { fs::remove_all(path); }
+  ~ScratchDir() { fs::remove_all(path); }
   std::string path;
 };
 
@@ -133,7 +133,7 @@ TEST(VenvWords, FaultsOfUvAndPip) {
 }
 
 TEST(VenvManifest, SeesEveryChange) {
-  const TempDir dir;
+  const ScratchDir dir;
   put(dir.path + "/a/one.py", "x = 1\n");
   put(dir.path + "/two.py", "y = 2\n");
   fs::create_symlink("/usr/bin/python3", dir.path + "/python");
@@ -185,7 +185,7 @@ TEST(SeccompFilter, RefusesProfilesThatItDoesNotUnderstand) {
 }
 
 TEST(Cgroups, WritesTheLimitsOfBothKinds) {
-  const TempDir one, two;
+  const ScratchDir one, two;
   for (const char* name : {"memory", "cpu", "cpuacct", "pids"}) {
     for (const char* dir : {"", "/muster-m", "/muster-m/lease-1"})
       put(fmt::format("{}/{}{}/cgroup.procs", one.path, name, dir), "");
@@ -231,7 +231,7 @@ TEST(Cgroups, WritesTheLimitsOfBothKinds) {
   EXPECT_EQ(modern.use("lease-1").cpu_ns, 12'000U);
   EXPECT_EQ(modern.use("lease-1").oom_kills, 2U);
 
-  const TempDir none;
+  const ScratchDir none;
   EXPECT_EQ(Cgroups("m", none.path).missing(), "memory, cpu, pids");
 }
 
@@ -275,7 +275,7 @@ TEST(Child, EndsWhatIsNotWantedAndNamesTheStep) {
 }
 
 TEST(Gpu, DeviceFilesOfLeasedOnesOnly) {
-  const TempDir dir;
+  const ScratchDir dir;
   put(dir.path + "/gpus/0000:01:00.0/information",
       "Model: \t\t NVIDIA H100\nGPU UUID: \t GPU-aaaa\nDevice Minor: \t 0\n");
   put(dir.path + "/gpus/0000:02:00.0/information", "GPU UUID: \t GPU-bbbb\nDevice Minor: \t 1\n");

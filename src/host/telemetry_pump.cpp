@@ -6,9 +6,9 @@ namespace muster::host {
 namespace {
 constexpr Millis kSecond{1'000}, kRollUp{15'000};
 constexpr std::int64_t kRollUpJitter = 5'000;
-constexpr std::size_t kLeasesMax = 256;
+constexpr std::size_t kLeasesSeenMax = 256;
 
-std::uint64_t count_at(const json::value& row, std::string_view key) {
+std::uint64_t counted(const json::value& row, std::string_view key) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(0, int_at(row, {key})));
 }
 std::uint64_t per_second(std::uint64_t now, std::uint64_t before, Millis passed) {
@@ -82,13 +82,13 @@ void TelemetryPump::add_containers(session::Telemetry& sample, const json::array
   std::map<LeaseId, Before> seen;
   for (const auto& row : rows) {
     const auto lease = LeaseId::parse(text_at(row, {"lease"}));
-    if (!lease || seen.size() >= kLeasesMax) continue;
-    const Before latest{count_at(row, "cpu_ns"), count_at(row, "rx_bytes"), count_at(row, "tx_bytes"), now};
+    if (!lease || seen.size() >= kLeasesSeenMax) continue;
+    const Before latest{counted(row, "cpu_ns"), counted(row, "rx_bytes"), counted(row, "tx_bytes"), now};
     session::ContainerSample each;
     each.lease = *lease;
-    each.memory_bytes = count_at(row, "memory_bytes");
-    each.pids = count_at(row, "pids");
-    each.gpu_memory_bytes = count_at(row, "gpu_memory_bytes");
+    each.memory_bytes = counted(row, "memory_bytes");
+    each.pids = counted(row, "pids");
+    each.gpu_memory_bytes = counted(row, "gpu_memory_bytes");
     if (const auto known = before_.find(*lease); known != before_.end() && now > known->second.at) {
       const Millis passed = now - known->second.at;
       each.cpu_milli = per_second(latest.cpu_ns, known->second.cpu_ns, passed) / 1'000'000;

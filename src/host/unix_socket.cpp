@@ -21,7 +21,7 @@ int type_of(SocketKind kind) {
   return (kind == SocketKind::Seqpacket ? SOCK_SEQPACKET : SOCK_STREAM) | SOCK_CLOEXEC;
 }
 
-Result<sockaddr_un> address_of(const std::string& path) {
+Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof address.sun_path) {
@@ -50,7 +50,7 @@ void Fd::reset(int fd) {
 }
 
 Result<Fd> listen_unix(const std::string& path, SocketKind kind, uid_t owner, gid_t group, mode_t mode) {
-  const sockaddr_un address = TRY(address_of(path));
+  const sockaddr_un address = TRY(unix_address(path));
   Fd fd(socket(AF_UNIX, type_of(kind), 0));
   if (!fd) return system_error("cannot make a local socket", errno);
   unlink(path.c_str());
@@ -66,7 +66,7 @@ Result<Fd> listen_unix(const std::string& path, SocketKind kind, uid_t owner, gi
 }
 
 Result<Fd> connect_unix(const std::string& path, SocketKind kind) {
-  const sockaddr_un address = TRY(address_of(path));
+  const sockaddr_un address = TRY(unix_address(path));
   Fd fd(socket(AF_UNIX, type_of(kind), 0));
   if (!fd) return system_error("cannot make a local socket", errno);
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {

@@ -28,7 +28,7 @@ namespace {
 constexpr std::size_t kOutputMax = 5 << 20;  // of one of two files, as the engines have it
 constexpr int kArgsFd = 3, kSeccompFd = 4, kStatusFd = 5;
 
-std::string read_text(const std::string& path) {
+std::string read_whole(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::stringstream text;
   text << file.rdbuf();
@@ -133,7 +133,7 @@ std::uint64_t oom_kills(const BoxSpec& spec) {
   for (const auto& entrance : spec.cgroups) {
     const std::string dir = entrance.substr(0, entrance.rfind('/'));
     for (const char* name : {"/memory.oom_control", "/memory.events"}) {
-      std::istringstream lines(read_text(dir + name));
+      std::istringstream lines(read_whole(dir + name));
       std::string key;
       for (std::uint64_t value = 0; lines >> key >> value;) {
         if (key == "oom_kill") return value;
@@ -150,7 +150,7 @@ void ended(const std::string& dir, std::int64_t code, bool out_of_memory) {
 }  // namespace
 
 std::uint64_t start_time(pid_t pid) {
-  const std::string text = read_text(fmt::format("/proc/{}/stat", pid));
+  const std::string text = read_whole(fmt::format("/proc/{}/stat", pid));
   const auto name_end = text.rfind(')');
   if (pid <= 0 || name_end == std::string::npos) return 0;
   std::istringstream fields(text.substr(name_end + 1));
@@ -176,7 +176,7 @@ Status write_box_spec(const std::string& dir, const BoxSpec& spec) {
 }
 
 Result<BoxSpec> read_box_spec(const std::string& dir) {
-  const auto object = parse_object(read_text(dir + "/spec.json"));
+  const auto object = parse_object(read_whole(dir + "/spec.json"));
   if (!object.ok()) return error(Code::NotFound, "there is no sandbox", "container.missing");
   BoxSpec out;
   out.bwrap = text_at(*object, {"bwrap"});
@@ -203,7 +203,7 @@ BoxState read_box_state(const std::string& dir) {
   struct stat info {};
   out.known = stat((dir + "/spec.json").c_str(), &info) == 0;
   if (!out.known) return out;
-  if (const auto state = parse_object(read_text(dir + "/state.json")); state.ok()) {
+  if (const auto state = parse_object(read_whole(dir + "/state.json")); state.ok()) {
     const auto alive = [&](const char* pid_key, const char* time_key) {
       const auto pid = static_cast<pid_t>(int_at(*state, {pid_key}));
       const auto began = static_cast<std::uint64_t>(int_at(*state, {time_key}));
@@ -213,7 +213,7 @@ BoxState read_box_state(const std::string& dir) {
     out.init = alive("init", "init_began");
     out.main = alive("main", "main_began");
   }
-  const auto exit = parse_object(read_text(dir + "/exit.json"));
+  const auto exit = parse_object(read_whole(dir + "/exit.json"));
   out.running = !exit.ok() && out.box != 0;
   out.exit_code = exit.ok() ? int_at(*exit, {"code"}, 255) : out.running ? 0 : 137;
   out.out_of_memory = exit.ok() && bool_at(*exit, {"oom"});
@@ -221,7 +221,7 @@ BoxState read_box_state(const std::string& dir) {
 }
 
 std::string read_box_output(const std::string& dir, std::size_t bytes_max) {
-  const std::string text = read_text(dir + "/output.1") + read_text(dir + "/output");
+  const std::string text = read_whole(dir + "/output.1") + read_whole(dir + "/output");
   return text.size() > bytes_max ? text.substr(text.size() - bytes_max) : text;
 }
 
@@ -304,14 +304,14 @@ Status write_box_exec(const std::string& dir, const std::string& id, const BoxEx
 
 std::int64_t box_exec_code(const std::string& dir, const std::string& id) {
   const std::string base = dir + "/exec/" + id;
-  if (const auto code = parse_object(read_text(base + ".exit")); code.ok()) return int_at(*code, {"code"}, 255);
-  const auto asked = parse_object(read_text(base + ".json"));
+  if (const auto code = parse_object(read_whole(base + ".exit")); code.ok()) return int_at(*code, {"code"}, 255);
+  const auto asked = parse_object(read_whole(base + ".json"));
   if (!asked.ok()) return -2;
-  const auto runs = parse_object(read_text(base + ".run"));
+  const auto runs = parse_object(read_whole(base + ".run"));
   if (!runs.ok()) return -1;  // just being started
   const auto began = static_cast<std::uint64_t>(int_at(*runs, {"began"}));
   if (start_time(static_cast<pid_t>(int_at(*runs, {"pid"}))) == began) return -1;
-  if (const auto code = parse_object(read_text(base + ".exit")); code.ok()) return int_at(*code, {"code"}, 255);
+  if (const auto code = parse_object(read_whole(base + ".exit")); code.ok()) return int_at(*code, {"code"}, 255);
   return 137;
 }
 

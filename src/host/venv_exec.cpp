@@ -151,7 +151,7 @@ std::string on_path(const std::string& name, const std::vector<std::string>& env
   _exit(WIFEXITED(code) ? WEXITSTATUS(code) : 128 + WTERMSIG(code));
 }
 
-bool write_all(int fd, const char* data, std::size_t size) {
+bool write_fully(int fd, const char* data, std::size_t size) {
   while (size > 0) {
     const ssize_t n = write(fd, data, size);
     if (n < 0 && errno == EINTR) continue;
@@ -172,7 +172,7 @@ bool send_framed(char channel, const char* data, std::size_t size) {
                                  static_cast<char>(size >> 16),
                                  static_cast<char>(size >> 8),
                                  static_cast<char>(size)};
-  return write_all(kStreamFd, head.data(), head.size()) && write_all(kStreamFd, data, size);
+  return write_fully(kStreamFd, head.data(), head.size()) && write_fully(kStreamFd, data, size);
 }
 
 // Carries bytes between the stream and the command until that ended and what it said is delivered.
@@ -237,7 +237,7 @@ class Carrier {
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     const auto size = static_cast<std::size_t>(std::max<ssize_t>(n, 0));
     const bool sent =
-        n > 0 && (tty_ ? write_all(kStreamFd, buffer.data(), size) : send_framed(channel, buffer.data(), size));
+        n > 0 && (tty_ ? write_fully(kStreamFd, buffer.data(), size) : send_framed(channel, buffer.data(), size));
     if (!sent) from.reset();
   }
 

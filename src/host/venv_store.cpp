@@ -26,9 +26,9 @@ namespace fs = std::filesystem;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::minutes kPatience{5}, kBuildMax{45};
-constexpr std::chrono::seconds kPatienceFirst{30};  // for an index that never answered
-constexpr std::uint64_t kBegun = 32 << 20;          // more than the bare environment before any package
+constexpr std::chrono::minutes kStallMax{5}, kBuildMax{45};
+constexpr std::chrono::seconds kSilenceMax{30};  // for an index that never answered
+constexpr std::uint64_t kBegun = 32 << 20;       // more than the bare environment before any package
 constexpr std::chrono::seconds kCountEvery{2};
 constexpr const char* kCgroup = "venv-build";
 constexpr const char* kUvPlace = "/uv";
@@ -400,8 +400,7 @@ Result<Venv> VenvStore::ensure(const VenvImage& image, const std::string& lock, 
         },
         fresh);
     if (built.ok() || built.error().code == Code::Cancelled) return built;
-    if (!venv_fault(built.error().message).passing ||
-        Clock::now() - moved > (most > kBegun ? kPatience : kPatienceFirst))
+    if (!venv_fault(built.error().message).passing || Clock::now() - moved > (most > kBegun ? kStallMax : kSilenceMax))
       return built;
     log_info("privd", "{}; trying again", built.error().message);
     const auto again = Clock::now() + std::chrono::seconds(std::min(1 << std::min(tries, 4), 15));

@@ -9,7 +9,7 @@
 namespace muster::journal {
 namespace {
 constexpr std::string_view kMagic = "MUSTSNP1";
-Error damaged(std::string_view what) {
+Error damaged_snapshot(std::string_view what) {
   return error(Code::DataLoss,
                "snapshot is damaged (" + std::string(what) + "); an older one and the journal are used instead");
 }
@@ -29,19 +29,20 @@ Bytes encode(const Snapshot& snapshot) {
 }
 
 Result<Snapshot> decode_snapshot(ByteView stored) {
-  if (stored.size() < kHashBytes) return damaged("too short");
+  if (stored.size() < kHashBytes) return damaged_snapshot("too short");
   const ByteView body = stored.first(stored.size() - kHashBytes);
   const crypto::Digest digest = crypto::sha256(body);
-  if (!std::equal(digest.begin(), digest.end(), stored.last(kHashBytes).begin())) return damaged("digest differs");
+  if (!std::equal(digest.begin(), digest.end(), stored.last(kHashBytes).begin()))
+    return damaged_snapshot("digest differs");
   Reader in(body);
-  if (as_string(in.raw(kMagic.size())) != kMagic) return damaged("unknown format");
+  if (as_string(in.raw(kMagic.size())) != kMagic) return damaged_snapshot("unknown format");
   Snapshot snapshot;
   snapshot.seq = in.number();
   const ByteView hash = in.raw(kHashBytes);
   snapshot.entry_hash.assign(hash.begin(), hash.end());
   snapshot.wall.ms = static_cast<std::int64_t>(in.number());
   const ByteView state = in.sized();
-  if (!in.done() || snapshot.wall.ms < 0) return damaged("bad length");
+  if (!in.done() || snapshot.wall.ms < 0) return damaged_snapshot("bad length");
   snapshot.state.assign(state.begin(), state.end());
   return snapshot;
 }

@@ -21,7 +21,7 @@ std::string in_quotes(std::string_view text) {
   return out + "\"";
 }
 
-bool digits(std::string_view text) {
+bool only_digits(std::string_view text) {
   return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
@@ -32,13 +32,13 @@ bool number(std::string_view text) {
   std::string_view power = exponent == std::string_view::npos ? "" : text.substr(exponent + 1);
   if (exponent != std::string_view::npos) {
     if (power.starts_with('-') || power.starts_with('+')) power.remove_prefix(1);
-    if (!digits(power)) return false;
+    if (!only_digits(power)) return false;
   }
   const std::string_view mantissa = text.substr(0, exponent);
   const auto dot = mantissa.find('.');
   const std::string_view whole = mantissa.substr(0, dot);
-  if (!digits(whole) || (whole.size() > 1 && whole[0] == '0')) return false;
-  return dot == std::string_view::npos || digits(mantissa.substr(dot + 1));
+  if (!only_digits(whole) || (whole.size() > 1 && whole[0] == '0')) return false;
+  return dot == std::string_view::npos || only_digits(mantissa.substr(dot + 1));
 }
 
 std::string scalar(const Tree& tree) {

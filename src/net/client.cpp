@@ -19,7 +19,7 @@ namespace http = boost::beast::http;
 using ErrorCode = boost::system::error_code;
 
 constexpr std::size_t kBodyMax = 256 << 20;
-constexpr std::size_t kHeaderMax = 64 << 10;
+constexpr std::size_t kAnswerHeaderMax = 64 << 10;
 
 // Hands body bytes to a function as they come.
 struct ChunkBody {
@@ -46,7 +46,7 @@ struct ChunkBody {
     value_type& value_;
   };
 };
-using Parser = http::response_parser<ChunkBody>;
+using AnswerParser = http::response_parser<ChunkBody>;
 
 bool repeatable(const Client::Call& call) {
   if (call.method == "GET" || call.method == "HEAD" || call.method == "PUT" || call.method == "DELETE") return true;
@@ -122,8 +122,8 @@ struct Client::Impl {
   Result<Response> receive(const Call& call, const std::function<bool(std::string_view)>* on_chunk, Millis gap,
                            bool& any) {
     Response out;
-    Parser parser;
-    parser.header_limit(kHeaderMax);
+    AnswerParser parser;
+    parser.header_limit(kAnswerHeaderMax);
     parser.body_limit(boost::none);
     bool stopped = false, too_large = false;
     parser.get().body().sink = [&](std::string_view data) {

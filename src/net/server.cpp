@@ -12,7 +12,7 @@
 namespace muster::net {
 namespace {
 
-constexpr Millis kStopTime{3000};
+constexpr Millis kGraceTime{3000};
 
 class ServerImpl;
 
@@ -125,7 +125,7 @@ class ServerImpl final : public Server {
       for (auto& listener : listeners_) listener->close();
       for (auto& adopter : adopters_) adopter->close();
     }
-    const Deadline deadline = deadline_in(kStopTime);
+    const Deadline deadline = deadline_in(kGraceTime);
     do {
       registry_->abort_all();
       std::this_thread::sleep_for(Millis(5));

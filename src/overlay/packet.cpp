@@ -9,9 +9,9 @@
 namespace muster::overlay {
 namespace {
 
-constexpr std::uint8_t kIcmp = 1, kTcp = 6;
-constexpr std::uint8_t kFin = 1, kSyn = 2, kRst = 4, kAck = 16;
-constexpr std::size_t kIp = 20;
+constexpr std::uint8_t kProtocolOfIcmp = 1, kProtocolOfTcp = 6;
+constexpr std::uint8_t kTcpFin = 1, kTcpSyn = 2, kTcpRst = 4, kTcpAck = 16;
+constexpr std::size_t kIp4Bytes = 20;
 // Linux takes "host unreachable" (1) for a passing trouble that a UDP socket need not hear of; this code it reports at
 // once.
 constexpr std::uint8_t kProhibited = 13, kFragmentationNeeded = 4;
@@ -22,10 +22,10 @@ struct Parsed {
 };
 
 std::optional<Parsed> parse(ByteView packet) {
-  if (packet.size() < kIp || packet[0] >> 4 != 4) return {};
+  if (packet.size() < kIp4Bytes || packet[0] >> 4 != 4) return {};
   const std::size_t header = (packet[0] & 15U) * 4;
   const std::size_t total = load_be16(packet.data() + 2);
-  if (header < kIp || total < header || total > packet.size()) return {};
+  if (header < kIp4Bytes || total < header || total > packet.size()) return {};
   if ((load_be16(packet.data() + 6) & 0x1fff) != 0) return {};  // a later fragment
   const std::uint32_t destination = packet_destination(packet);
   if (destination >> 28 >= 14 || packet_source(packet) == 0) return {};
@@ -33,7 +33,7 @@ std::optional<Parsed> parse(ByteView packet) {
 }
 
 Bytes ip_answer(ByteView to, std::uint8_t protocol, std::size_t payload) {
-  Bytes out(kIp + payload);
+  Bytes out(kIp4Bytes + payload);
   out[0] = 0x45;
   store_be16(out.data() + 2, static_cast<std::uint16_t>(out.size()));
   out[6] = 0x40;  // don't fragment
@@ -41,44 +41,44 @@ Bytes ip_answer(ByteView to, std::uint8_t protocol, std::size_t payload) {
   out[9] = protocol;
   std::memcpy(out.data() + 12, to.data() + 16, 4);
   std::memcpy(out.data() + 16, to.data() + 12, 4);
-  store_be16(out.data() + 10, internet_checksum(ByteView(out).first(kIp)));
+  store_be16(out.data() + 10, internet_checksum(ByteView(out).first(kIp4Bytes)));
   return out;
 }
 
 std::optional<Bytes> reset_for(const Parsed& p) {
   if (p.payload.size() < 20) return {};
   const std::uint8_t flags = p.payload[13];
-  if ((flags & kRst) != 0) return {};
+  if ((flags & kTcpRst) != 0) return {};
   const std::size_t header = (p.payload[12] >> 4) * std::size_t{4};
   if (header < 20 || header > p.payload.size()) return {};
-  Bytes out = ip_answer(p.whole, kTcp, 20);
-  std::uint8_t* tcp = out.data() + kIp;
+  Bytes out = ip_answer(p.whole, kProtocolOfTcp, 20);
+  std::uint8_t* tcp = out.data() + kIp4Bytes;
   std::memcpy(tcp, p.payload.data() + 2, 2);
   std::memcpy(tcp + 2, p.payload.data(), 2);
   tcp[12] = 5 << 4;
-  if ((flags & kAck) != 0) {
+  if ((flags & kTcpAck) != 0) {
     std::memcpy(tcp + 4, p.payload.data() + 8,
                 4);  // exactly what the program expects next, else it must ignore the reset
-    tcp[13] = kRst;
+    tcp[13] = kTcpRst;
   } else {
     const std::uint32_t length =
-        static_cast<std::uint32_t>(p.payload.size() - header) + ((flags & kSyn) != 0) + ((flags & kFin) != 0);
+        static_cast<std::uint32_t>(p.payload.size() - header) + ((flags & kTcpSyn) != 0) + ((flags & kTcpFin) != 0);
     store_be32(tcp + 8, load_be32(p.payload.data() + 4) + length);
-    tcp[13] = kRst | kAck;
+    tcp[13] = kTcpRst | kTcpAck;
   }
   // Pseudo header: addresses, protocol and length.
-  std::uint32_t sum = kTcp + 20;
+  std::uint32_t sum = kProtocolOfTcp + 20;
   for (std::size_t i = 12; i < 20; i += 2) sum += load_be16(out.data() + i);
   store_be16(tcp + 16, internet_checksum({tcp, 20}, sum));
   return out;
 }
 
 std::optional<Bytes> icmp_for(const Parsed& p, std::uint8_t code, std::uint16_t mtu) {
-  if (p.protocol == kIcmp && (p.payload.empty() || (p.payload[0] != 8 && p.payload[0] != 0)))
+  if (p.protocol == kProtocolOfIcmp && (p.payload.empty() || (p.payload[0] != 8 && p.payload[0] != 0)))
     return {};  // no error about an error
   const std::size_t quoted = std::min<std::size_t>(p.whole.size(), 548);
-  Bytes out = ip_answer(p.whole, kIcmp, 8 + quoted);
-  std::uint8_t* icmp = out.data() + kIp;
+  Bytes out = ip_answer(p.whole, kProtocolOfIcmp, 8 + quoted);
+  std::uint8_t* icmp = out.data() + kIp4Bytes;
   icmp[0] = 3;
   icmp[1] = code;
   store_be16(icmp + 6, mtu);
@@ -132,7 +132,7 @@ std::uint16_t internet_checksum(ByteView data, std::uint32_t sum) {
 std::optional<Bytes> refuse_packet(ByteView packet) {
   const auto p = parse(packet);
   if (!p) return {};
-  return p->protocol == kTcp ? reset_for(*p) : icmp_for(*p, kProhibited, 0);
+  return p->protocol == kProtocolOfTcp ? reset_for(*p) : icmp_for(*p, kProhibited, 0);
 }
 
 std::optional<Bytes> refuse_too_large(ByteView packet, std::uint16_t mtu) {

@@ -24,7 +24,7 @@ namespace {
 namespace ov = overlay;
 using SteadyClock = std::chrono::steady_clock;
 constexpr std::size_t kQueueBytesMax = 2 << 20;
-constexpr std::size_t kBatchBytes = 64 << 10;
+constexpr std::size_t kPendingMax = 64 << 10;
 constexpr Millis kDialTime{10'000};
 
 std::uint32_t peer_address(int fd) {
@@ -189,7 +189,7 @@ struct Client::Impl {
     while (true) {
       if (pending.empty()) {
         const std::lock_guard lock(mutex);
-        while (welcome && !out.empty() && pending.size() < kBatchBytes) {
+        while (welcome && !out.empty() && pending.size() < kPendingMax) {
           pending.insert(pending.end(), out.front().begin(), out.front().end());
           queued -= out.front().size();
           out.pop_front();

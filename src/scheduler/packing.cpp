@@ -7,7 +7,7 @@ namespace muster::scheduler {
 namespace {
 
 constexpr std::int64_t kPoint = 1'024;  // points of one milli-GPU
-constexpr std::int64_t kOne = 65'536;
+constexpr std::int64_t kWeightOne = 65'536;
 // Weights were chosen on the openb replay (docs/scheduling.md), one set for every workload.
 constexpr std::int64_t kStrandNum = 2, kStrandDen = 5;
 constexpr std::int64_t kSlackNum = 5, kSlackDen = 4;
@@ -72,9 +72,10 @@ void Packing::learn(const std::vector<std::pair<std::int32_t, Task>>& expected, 
     for (std::int32_t g = 0; g <= kDevicesScored; ++g)
       for (std::int32_t step = 0; step < static_cast<std::int32_t>(kCpuSteps); ++step) {
         const std::int32_t idle = g * kWholeGpu;
-        const std::int64_t lost =
-            idle * (weight_ - within[static_cast<std::size_t>(g)][static_cast<std::size_t>(step)]) / (kOne / kPoint) +
-            best_fit(idle, step);
+        const std::int64_t lost = idle *
+                                      (weight_ - within[static_cast<std::size_t>(g)][static_cast<std::size_t>(step)]) /
+                                      (kWeightOne / kPoint) +
+                                  best_fit(idle, step);
         const auto at = static_cast<std::size_t>(g) * kCpuSteps + static_cast<std::size_t>(step);
         without[at] = static_cast<std::int32_t>(lost + idle * kPoint * kIdleGpuNum / kIdleGpuDen);
         with[at] = static_cast<std::int32_t>(lost + stranded(idle, step));
@@ -101,7 +102,7 @@ std::int64_t Packing::fragmentation(std::uint32_t model, std::int32_t gpus, cons
       ++fitting, usable += shares.free[static_cast<std::size_t>(i)];
     if (fitting >= form.devices) sum -= std::int64_t{form.weight[static_cast<std::size_t>(step)]} * usable;
   }
-  return sum * kPoint / kOne;
+  return sum * kPoint / kWeightOne;
 }
 
 std::int64_t Packing::loss(std::uint32_t model, std::int32_t gpus, const Shares& shares, std::int32_t step,

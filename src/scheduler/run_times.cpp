@@ -7,14 +7,14 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr std::int64_t kLongestMs = (std::int64_t{1} << 24) * 1000;
+constexpr std::int64_t kLongestRunMs = (std::int64_t{1} << 24) * 1000;
 
 // Where a step begins, in milliseconds.
 std::int64_t begin_of(std::size_t step) {
   return step == 0 ? 0 : (static_cast<std::int64_t>(4 + step % 4) << (step / 4)) * 250;
 }
 std::size_t step_of(std::int64_t ms) {
-  const auto quarters = static_cast<std::uint64_t>(std::clamp<std::int64_t>(ms, 0, kLongestMs - 1) / 250);
+  const auto quarters = static_cast<std::uint64_t>(std::clamp<std::int64_t>(ms, 0, kLongestRunMs - 1) / 250);
   if (quarters < 4) return 0;
   const auto octave = static_cast<std::size_t>(std::bit_width(quarters)) - 3;
   return std::min(octave * 4 + static_cast<std::size_t>(quarters >> octave) - 4, kRunSteps - 1);
@@ -56,10 +56,10 @@ const RunTimes::Steps* RunTimes::steps_of(OrgId tenant) const {
 std::optional<Millis> RunTimes::length(OrgId tenant, Millis elapsed, std::uint32_t u) const {
   const Steps* steps = steps_of(tenant);
   if (steps == nullptr) return {};
-  const std::int64_t over = std::clamp<std::int64_t>(elapsed.count(), 0, kLongestMs);
+  const std::int64_t over = std::clamp<std::int64_t>(elapsed.count(), 0, kLongestRunMs);
   const std::size_t first = step_of(over);
   // Of the step that it is in, what lies ahead counts by its share.
-  const auto end_of = [](std::size_t step) { return step + 1 < kRunSteps ? begin_of(step + 1) : kLongestMs; };
+  const auto end_of = [](std::size_t step) { return step + 1 < kRunSteps ? begin_of(step + 1) : kLongestRunMs; };
   const std::int64_t ahead = end_of(first) - over, whole = end_of(first) - begin_of(first);
   std::array<std::int64_t, kRunSteps> weights{};
   std::int64_t sum = 0;
@@ -79,7 +79,7 @@ std::optional<Millis> RunTimes::length(OrgId tenant, Millis elapsed, std::uint32
     const std::int64_t from = i == first ? over : begin_of(i);
     return Millis(std::max(over + 1, from + (end_of(i) - from) * at / weights[i]));
   }
-  return Millis(kLongestMs);
+  return Millis(kLongestRunMs);
 }
 
 }  // namespace muster::scheduler

@@ -7,7 +7,7 @@
 namespace muster::scheduler {
 
 namespace {
-constexpr std::int64_t kLatest = std::int64_t{1} << 46;  // ms; far beyond any date
+constexpr std::int64_t kEndMax = std::int64_t{1} << 46;  // ms; far beyond any date
 }
 
 Scheduler::Scheduler(const Options& options) : impl_(std::make_unique<Impl>(options)) {}
@@ -56,7 +56,7 @@ void Scheduler::Impl::drop_lease(const LeaseView& lease) {
 }
 void Scheduler::Impl::apply(const LeaseChanged& c) {
   LeaseView lease = c.lease;
-  lease.since.ms = std::clamp<std::int64_t>(lease.since.ms, 0, kLatest);
+  lease.since.ms = std::clamp<std::int64_t>(lease.since.ms, 0, kEndMax);
   bool counted = false;  // already, as it is: what it does now may be all that changed
   if (const auto it = leases.find(lease.lease); it != leases.end()) {
     const LeaseView& old = it->second;
@@ -78,7 +78,7 @@ void Scheduler::Impl::apply(const TermsChanged& c) {
   shadows_stale = true;
   ends.erase(c.cluster), starts.erase(c.cluster);
   if (const std::int64_t longest = length_step(c.longest.count()); longest > 0) starts.emplace(c.cluster, c.longest);
-  if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kLatest)});
+  if (c.ends_by.ms != 0) ends.emplace(c.cluster, WallTime{std::clamp<std::int64_t>(c.ends_by.ms, 1, kEndMax)});
 }
 
 std::vector<Change> Scheduler::Impl::snapshot() const {

@@ -8,7 +8,7 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr std::int64_t kTimeMax = std::int64_t{1} << 46;  // ms; far beyond any date
+constexpr std::int64_t kDateMax = std::int64_t{1} << 46;  // ms; far beyond any date
 constexpr unsigned kPart = 20;                            // bits of an average behind the point
 constexpr std::int64_t kHeldMax = std::int64_t{1} << 40;  // of one account: a milliard CPUs, an exbibyte
 constexpr std::int64_t kAll = std::int64_t{1} << kPart;   // the whole pool, as a share
@@ -38,7 +38,7 @@ constexpr auto kHalvings = [] {  // 2^-1/2, 2^-1/4, 2^-1/8, ...
 }();
 
 std::int64_t clamped(WallTime t) {
-  return std::clamp(t.ms, -kTimeMax, kTimeMax);
+  return std::clamp(t.ms, -kDateMax, kDateMax);
 }
 std::int64_t minute_of(WallTime t) {
   const std::int64_t ms = clamped(t);

@@ -5,18 +5,18 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr std::int64_t kOne = 65'536;
+constexpr std::int64_t kShareOne = 65'536;
 constexpr std::int64_t kCoverageNum = 99, kCoverageDen = 100;
 constexpr std::size_t kExpectedMax = 128, kSeenMax = 2048;
 constexpr std::int64_t kTotalMax = 1 << 17, kSameMax = 1'000;  // one cluster of thousands does not drown the others
 constexpr std::int64_t kFirst = 512;                           // doubling up to here, then a quarter more each time
-constexpr std::int64_t kCpuMax = 1 << 30;
+constexpr std::int64_t kTaskCpuMax = 1 << 30;
 
 }  // namespace
 
 Task bounded(std::int64_t cpu_milli, std::int64_t devices, std::int64_t share, std::uint32_t models) {
   Task task;
-  task.cpu_milli = static_cast<std::int32_t>(std::clamp<std::int64_t>(cpu_milli, 0, kCpuMax));
+  task.cpu_milli = static_cast<std::int32_t>(std::clamp<std::int64_t>(cpu_milli, 0, kTaskCpuMax));
   task.devices = static_cast<std::int32_t>(std::clamp<std::int64_t>(devices, 0, kDevicesScored));
   if (task.devices == 0) return task;
   task.share = task.devices == 1 ? static_cast<std::int32_t>(std::clamp<std::int64_t>(share, 1, kWholeGpu)) : kWholeGpu;
@@ -73,7 +73,7 @@ std::vector<std::pair<std::int32_t, Task>> Workload::expected() const {
     covered += common[n++].first;
   std::vector<std::pair<std::int32_t, Task>> out;
   for (std::size_t i = 0; i < n; ++i)
-    out.emplace_back(static_cast<std::int32_t>(common[i].first * kOne / covered), common[i].second);
+    out.emplace_back(static_cast<std::int32_t>(common[i].first * kShareOne / covered), common[i].second);
   return out;
 }
 

@@ -13,13 +13,6 @@ namespace {
 
 constexpr Millis kJoinLifetime{3600'000}, kJoinLifetimeMax{86'400'000};
 
-Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
-  if (text.empty()) return subject.org;
-  const auto org = find_org(state, text);
-  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
-  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
-  return *org;
-}
 Result<std::string> shown_join(const control::State& state, const std::string& id, const std::string& secret) {
   const auto token = TokenId::parse(id);
   const auto found = token ? state.join_tokens.find(*token) : state.join_tokens.end();

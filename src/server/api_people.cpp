@@ -24,14 +24,6 @@ Resolver own(access::Kind kind, access::Verb verb) {
     return Ask{verb, {kind, subject.org, {}, subject.principal}};
   };
 }
-// The body names an organisation by name or id; absent: the caller's.
-Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
-  if (text.empty()) return subject.org;
-  const auto org = find_org(state, text);
-  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
-  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
-  return *org;
-}
 Status password_rule(const std::string& password, const std::string& field) {
   if (password.size() < 8 || password.size() > 1024)
     return error(Code::InvalidArgument, field + " must have between 8 and 1024 characters", field);

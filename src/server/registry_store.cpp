@@ -10,7 +10,7 @@
 namespace muster::server {
 namespace {
 
-constexpr const char* kTable = "registries";
+constexpr const char* kRegistryTable = "registries";
 constexpr std::size_t kNonce = 24;
 
 std::string row(OrgId org, const std::string& host) {
@@ -55,7 +55,7 @@ Status RegistryStore::load(WallTime now) {
   const std::lock_guard lock(mutex_);
   std::string after;
   while (true) {
-    const auto rows = TRY(store_->list_side(kTable, after, 1000));
+    const auto rows = TRY(store_->list_side(kRegistryTable, after, 1000));
     if (rows.empty()) return {};
     for (const auto& [name, bytes] : rows) {
       after = name;
@@ -63,7 +63,7 @@ Status RegistryStore::load(WallTime now) {
       const auto org = OrgId::parse(name.substr(0, slash));
       auto account = open(key_, name, bytes);
       if (!org || slash == std::string::npos || !account || account->expires <= now) {
-        TRY_VOID(store_->erase_side(kTable, name));
+        TRY_VOID(store_->erase_side(kRegistryTable, name));
         continue;
       }
       account->host = name.substr(slash + 1);
@@ -77,7 +77,7 @@ Status RegistryStore::put(OrgId org, const RegistryAccount& account, WallTime no
   std::size_t held = 0;
   for (auto it = accounts_.lower_bound({org, ""}); it != accounts_.end() && it->first.first == org;) {
     if (it->second.expires <= now) {
-      TRY_VOID(store_->erase_side(kTable, row(org, it->first.second)));
+      TRY_VOID(store_->erase_side(kRegistryTable, row(org, it->first.second)));
       it = accounts_.erase(it);
       continue;
     }
@@ -89,7 +89,7 @@ Status RegistryStore::put(OrgId org, const RegistryAccount& account, WallTime no
         Code::ResourceExhausted,
         fmt::format("an organisation has at most {} registries; log out of one that is not used", kRegistriesMax));
   const std::string name = row(org, account.host);
-  TRY_VOID(store_->put_side(kTable, name, seal(key_, name, account)));
+  TRY_VOID(store_->put_side(kRegistryTable, name, seal(key_, name, account)));
   accounts_[{org, account.host}] = account;
   return {};
 }
@@ -98,7 +98,7 @@ Status RegistryStore::remove(OrgId org, const std::string& host) {
   const std::lock_guard lock(mutex_);
   if (accounts_.erase({org, host}) == 0)
     return error(Code::NotFound, fmt::format("nobody is logged in to {}; see `muster registry list`", host));
-  return store_->erase_side(kTable, row(org, host));
+  return store_->erase_side(kRegistryTable, row(org, host));
 }
 
 std::optional<RegistryAccount> RegistryStore::find(OrgId org, const std::string& host, WallTime now) const {

@@ -94,6 +94,13 @@ std::optional<OrgId> find_org(const control::State& state, const std::string& te
   const auto found = state.org_by_name.find(text);
   return found == state.org_by_name.end() ? std::nullopt : std::optional(found->second);
 }
+Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
+  if (text.empty()) return subject.org;
+  const auto org = find_org(state, text);
+  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
+  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
+  return *org;
+}
 
 Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text) {
   if (const auto id = ProjectId::parse(text)) {

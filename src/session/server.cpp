@@ -12,7 +12,7 @@
 namespace muster::session {
 namespace {
 constexpr LeaseTime kNever{std::numeric_limits<std::int64_t>::max()};
-constexpr int kSilentIntervals = 3;
+constexpr int kMissedBeats = 3;
 constexpr Millis kUptimeMax{1'000'000'000'000};  // 30 years
 }  // namespace
 
@@ -107,7 +107,7 @@ void Server::on_hello(const Hello& hello, Now now) {
 
 void Server::welcome(Now now) {
   state_ = State::Welcomed;
-  deadline_ = now.lease + options_.heartbeat * kSilentIntervals;
+  deadline_ = now.lease + options_.heartbeat * kMissedBeats;
   domain_ = authority_->failure_domain(node_);
   Welcome welcome;
   welcome.node = node_;
@@ -179,7 +179,7 @@ void Server::report_again() {
 void Server::on_heartbeat(const Heartbeat& heartbeat, Now now) {
   if (const Verdict verdict = directory_->heard(node_, session_, now.lease); verdict != Verdict::Accept)
     return kick(verdict, now);
-  deadline_ = now.lease + options_.heartbeat * kSilentIntervals;
+  deadline_ = now.lease + options_.heartbeat * kMissedBeats;
   authority_->heard(node_, domain_, now.lease);
   Renewed renewed;
   renewed.echo = heartbeat.echo;

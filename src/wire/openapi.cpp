@@ -13,17 +13,17 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 
-Json text(std::string value) {
+Json json_text(std::string value) {
   return Json::string(std::move(value));
 }
 Json type(std::string name) {
   Json j = Json::object();
-  j.set("type", text(std::move(name)));
+  j.set("type", json_text(std::move(name)));
   return j;
 }
 Json reference(const std::string& message) {
   Json j = Json::object();
-  j.set("$ref", text("#/components/schemas/" + message));
+  j.set("$ref", json_text("#/components/schemas/" + message));
   return j;
 }
 
@@ -32,7 +32,7 @@ Json scalar_schema(const FieldDescriptor* field) {
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:
       schema = type("integer");
-      schema.set("format", text("int32"));
+      schema.set("format", json_text("int32"));
       break;
     case FieldDescriptor::CPPTYPE_UINT32:
       schema = type("integer");
@@ -41,15 +41,15 @@ Json scalar_schema(const FieldDescriptor* field) {
       break;
     case FieldDescriptor::CPPTYPE_INT64:
       schema = type("string");
-      schema.set("format", text("int64"));
+      schema.set("format", json_text("int64"));
       break;
     case FieldDescriptor::CPPTYPE_UINT64:
       schema = type("string");
-      schema.set("format", text("uint64"));
+      schema.set("format", json_text("uint64"));
       break;
     case FieldDescriptor::CPPTYPE_DOUBLE:
       schema = type("number");
-      schema.set("format", text("double"));
+      schema.set("format", json_text("double"));
       break;
     case FieldDescriptor::CPPTYPE_BOOL:
       schema = type("boolean");
@@ -87,11 +87,11 @@ Json message_schema(const Descriptor* message) {
 
 Json parameter(const std::string& name, const std::string& in, Json schema, bool required, const std::string& about) {
   Json p = Json::object();
-  p.set("name", text(name))
-      .set("in", text(in))
+  p.set("name", json_text(name))
+      .set("in", json_text(in))
       .set("required", Json::boolean(required))
       .set("schema", std::move(schema));
-  if (!about.empty()) p.set("description", text(about));
+  if (!about.empty()) p.set("description", json_text(about));
   return p;
 }
 
@@ -140,7 +140,7 @@ Json parameters(const Operation& op, const Descriptor* request) {
 
 Json responses(const Operation& op) {
   Json ok = Json::object();
-  ok.set("description", text(op.summary));
+  ok.set("description", json_text(op.summary));
   std::string status = "200";
   if (op.streams == "websocket") {
     status = "101";
@@ -152,7 +152,7 @@ Json responses(const Operation& op) {
     ok.set("content", content("application/json", reference(op.response)));
   }
   Json problem = Json::object(), out = Json::object();
-  problem.set("$ref", text("#/components/responses/Problem"));
+  problem.set("$ref", json_text("#/components/responses/Problem"));
   out.set(status, std::move(ok));
   out.set("4XX", problem);
   out.set("5XX", problem);
@@ -162,16 +162,17 @@ Json responses(const Operation& op) {
 std::string build() {
   const auto* file = v1::ServerInfo::descriptor()->file();
   Json info = Json::object(), root = Json::object(), paths = Json::object(), schemas = Json::object();
-  info.set("title", text("Muster")).set("version", text("v1"));
-  info.set("description", text("Ray clusters from enrolled machines. int64 values are JSON strings; errors are problem "
-                               "details (RFC 9457)."));
+  info.set("title", json_text("Muster")).set("version", json_text("v1"));
+  info.set("description",
+           json_text("Ray clusters from enrolled machines. int64 values are JSON strings; errors are problem "
+                     "details (RFC 9457)."));
   for (int i = 0; i < file->message_type_count(); ++i) {
     const auto* message = file->message_type(i);
     if (message->name() != "Http") schemas.set(message->name(), message_schema(message));
   }
   for (const auto& op : operations()) {
     Json operation = Json::object();
-    operation.set("operationId", text(op.name)).set("summary", text(op.summary));
+    operation.set("operationId", json_text(op.name)).set("summary", json_text(op.summary));
     operation.set("parameters", parameters(op, file->FindMessageTypeByName(op.request)));
     if (!op.body.empty()) {
       Json body = Json::object();
@@ -190,9 +191,9 @@ std::string build() {
   }
   Json bearer = type("http"), schemes = Json::object(), problem = Json::object(), all = Json::object(),
        components = Json::object();
-  bearer.set("scheme", text("bearer"));
+  bearer.set("scheme", json_text("bearer"));
   schemes.set("bearer", std::move(bearer));
-  problem.set("description", text("What went wrong and what to do"))
+  problem.set("description", json_text("What went wrong and what to do"))
       .set("content", content("application/problem+json", reference("Problem")));
   all.set("Problem", std::move(problem));
   components.set("schemas", std::move(schemas))
@@ -201,7 +202,7 @@ std::string build() {
   Json need = Json::object(), security = Json::array();
   need.set("bearer", Json::array());
   security.push(std::move(need));
-  root.set("openapi", text("3.1.0")).set("info", std::move(info)).set("security", std::move(security));
+  root.set("openapi", json_text("3.1.0")).set("info", std::move(info)).set("security", std::move(security));
   root.set("paths", std::move(paths)).set("components", std::move(components));
   return root.dump(1);
 }
