@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint tidy format sim fuzz-api bench docs clean lab gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim fuzz-api bench sbom docs clean lab gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,14 @@ fuzz-api: build ## requests by the OpenAPI document as every role against a real
 bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@tools/install-deps build bench
 	@python3 tools/bench.py $(NAME)
+
+lab: build ## every kind of NAT with every other, through the shipped netd and relay; WRITE=1 puts table and picture into docs/
+	@tools/install-deps test
+	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig
+	@$(SUDO) python3 tests/lab/nat_lab.py --build build/release $(if $(WRITE),--write) $(ARGS)
+
+sbom: build ## bill of materials of the release build (CycloneDX JSON): build/release/sbom.json
+	@python3 tools/sbom.py --out build/release/sbom.json
 
 docs: ## where the documentation is
 	@ls README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md docs/*.md docs/adr/*.md docs/security/*.md

@@ -67,6 +67,7 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Node, Reach::Own, kMachine},
     {Role::Supplier, Kind::Queue, Reach::Own, kLook},
     {Role::Supplier, Kind::Event, Reach::Own, kLook},
+    {Role::Supplier, Kind::Audit, Reach::Own, kLook},
     {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
@@ -79,6 +80,7 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Job, Reach::Own, kWork},
     {Role::Tenant, Kind::Queue, Reach::Own, kLook},
     {Role::Tenant, Kind::Event, Reach::Own, kLook},
+    {Role::Tenant, Kind::Audit, Reach::Own, kLook},
     {Role::Tenant, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
     {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
     {Role::Tenant, Kind::Registry, Reach::Own, kAccount},

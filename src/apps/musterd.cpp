@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "server/commands.h"
+#include "store/sqlite_addresses.h"
 #include "store/sqlite_store.h"
 
 int main(int count, char** values) {
@@ -25,11 +26,17 @@ int main(int count, char** values) {
     options.path = from;
     return TRY(store::SqliteStore::open(std::move(options)))->backup(to);
   };
+  const server::OpenAddresses open_addresses =
+      [](const std::string& path) -> Result<std::shared_ptr<journal::AddressBook>> {
+    return std::shared_ptr<journal::AddressBook>(TRY(store::SqliteAddresses::open(path)));
+  };
   const std::string& command = arguments->words.front();
   if (command == "init") return server::cmd_init(*arguments, open);
-  if (command == "serve") return server::cmd_serve(*arguments, open);
+  if (command == "serve") return server::cmd_serve(*arguments, open, open_addresses);
   if (command == "passwd") return server::cmd_passwd(*arguments, open);
+  if (command == "totp-reset") return server::cmd_totp_reset(*arguments, open);
   if (command == "journal") return server::cmd_journal(*arguments, open);
+  if (command == "audit") return server::cmd_audit(*arguments, open_addresses);
   if (command == "backup") return server::cmd_backup(*arguments, copy);
   if (command == "restore") return server::cmd_restore(*arguments, open);
   std::fprintf(stderr, "musterd: unknown command %s\n%s", command.c_str(), server::kUsage);

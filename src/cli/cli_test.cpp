@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "cli/api.h"
 #include "cli/archive.h"
+#include "cli/audit.h"
 #include "cli/channel.h"
 #include "cli/cluster_logs.h"
 #include "cli/completion.h"
@@ -13,12 +15,16 @@
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/net.h"
 #include "cli/passwd.h"
+#include "cli/qr.h"
 #include "cli/quota.h"
 #include "cli/request.h"
 #include "cli/runtime_env.h"
 #include "cli/shell.h"
 #include "cli/table.h"
+#include "cli/totp.h"
+#include "crypto/hash.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
@@ -47,6 +53,36 @@ struct Folder {
 std::string slurp(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// ---- audit
+TEST(AuditLines, CefAndSyslogKeepTheirShapeWhateverNamesHold) {
+  const auto entry = json(
+      R"({"seq":"12","at":"2026-11-23T01:02:03.456Z","actor":{"kind":"tenant","id":"usr-3","name":"a|b","orgId":"org-2"},)"
+      R"("requestId":"k=1","verb":"stop","object":{"kind":"cluster","id":"cl-4","name":"x]\"y","orgId":"org-2"},)"
+      R"("outcome":"failed","event":"cluster.state|changed","text":"cluster a=b\nis down|now","address":"192.0.2.1"})");
+  EXPECT_EQ(cef_line(entry),
+            "CEF:0|Muster|musterd|0.1.0|cluster.state\\|changed|cluster a=bis down\\|now|6|rt=2026-11-23T01:02:03.456Z "
+            "suser=usr-3 spriv=tenant outcome=failed act=stop externalId=12 requestContext=k\\=1 src=192.0.2.1 "
+            "destinationServiceName=cluster duid=cl-4 fname=x]\"y cs1=org-2 cs1Label=organisation");
+  EXPECT_EQ(syslog_line(entry, "control.example"),
+            "<108>1 2026-11-23T01:02:03.456Z control.example musterd - cluster.state|changed [muster@32473 "
+            "actor=\"usr-3\" actorKind=\"tenant\" outcome=\"failed\" verb=\"stop\" seq=\"12\" request=\"k=1\" "
+            "address=\"192.0.2.1\" objectKind=\"cluster\" object=\"cl-4\" objectName=\"x\\]\\\"y\" org=\"org-2\"] "
+            "cluster a=bis down|now");
+  EXPECT_NE(audit_line(entry).find("tenant usr-3 (a|b)"), std::string::npos);
+}
+TEST(AuditLines, RefusalsToo) {
+  const auto entry = json(
+      R"({"actor":{"kind":"nobody"},"operation":"Login","code":"unauthenticated","count":"9","firstAt":"2026-11-23T01:00:00.000Z",)"
+      R"("lastAt":"2026-11-23T01:02:03.000Z","lastRequestId":"req-1","lastAddress":""})");
+  EXPECT_EQ(
+      cef_line(entry),
+      "CEF:0|Muster|musterd|0.1.0|Login|Login was refused to nobody, 9 times (unauthenticated)|6|"
+      "rt=2026-11-23T01:02:03.000Z suser=nobody spriv=nobody outcome=refused cnt=9 start=2026-11-23T01:00:00.000Z "
+      "requestContext=req-1 reason=unauthenticated");
+  EXPECT_TRUE(syslog_line(entry, "").starts_with(
+      "<108>1 2026-11-23T01:02:03.000Z - musterd - Login [muster@32473 actor=\"nobody\""));
 }
 
 // ---- output
@@ -294,8 +330,10 @@ TEST(ApiCalls, MutationsRetryUnderOneKey) {
 TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   const std::string view =
       R"({"project":{"id":"prj-1","name":"default","limit":{"gpus":"8","cpus":1.5,"clusters":"0"},)"
-      R"("held":{"gpus":"4","cpus":0.5,"clusters":"2"}},"org":{"id":"org-1","name":"lab","limit":{"gpus":"0","cpus":0,)"
-      R"("clusters":"0"},"held":{"gpus":"5","cpus":12,"clusters":"3"}}})";
+      R"("held":{"gpus":"4","cpus":0.5,"clusters":"2"},"share":{"weight":"250","guaranteeGpus":"2",)"
+      R"("guaranteeCpus":1.5}},"org":{"id":"org-1","name":"lab","limit":{"gpus":"0","cpus":0,)"
+      R"("clusters":"0"},"held":{"gpus":"5","cpus":12,"clusters":"3"},"share":{"weight":"100","guaranteeGpus":"0",)"
+      R"("guaranteeCpus":0}}})";
   FakeTransport::State state;
   state.answers = {ok(view), ok(view)};
   auto api = api_of(state);
@@ -308,11 +346,38 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   ASSERT_TRUE(put.ok()) << put.error().message;
   EXPECT_EQ(put->quota, (Quota{0, 1'500, 3}));
   EXPECT_EQ(quota_table(*answer, false),
-            "OF            NAME     GPUS    CPUS        CLUSTERS\n"
-            "project       default  4 of 8  0.5 of 1.5  2\n"
-            "organisation  lab      5       12          3\n");
+            "OF            NAME     GPUS    CPUS        CLUSTERS  WEIGHT  GUARANTEED\n"
+            "project       default  4 of 8  0.5 of 1.5  2         250     2 GPU, 1.5 CPU\n"
+            "organisation  lab      5       12          3         100     -\n");
+  EXPECT_FALSE(put->share.has_value()) << "what only operators change is not sent";
+  state.calls.clear(), state.answers = {ok(view), ok(view)};
+  ASSERT_TRUE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = {}, .guarantee_gpus = 4}).ok());
+  EXPECT_EQ(wire::parse_set_quota(state.calls.at(1).body)->share, (Share{250, 4, 1'500}));
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
+}
+TEST(Net, ShowsTheMatrixAndExplainsAPair) {
+  const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[
+    {"slot":"slot-1","role":"head","nodeName":"home","address":"100.64.0.1","reported":true,"at":"2026-11-29T10:00:00Z",
+     "relayUp":true,"relay":"relay:443","udp":"kept","others":1},
+    {"slot":"slot-2","role":"worker","nodeName":"cafe","address":"100.64.0.2","udp":"unknown"}],
+   "pairs":[{"from":"slot-1","to":"slot-2","path":"relay","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
+     "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
+     "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
+  const std::string text = net_text(net, false);
+  EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
+  EXPECT_NE(text.find("relay 42 ms"), std::string::npos) << text;
+  EXPECT_NE(text.find("12 %"), std::string::npos) << text;
+  EXPECT_NE(text.find("2.0 KiB"), std::string::npos) << text;
+  EXPECT_EQ(net_member(net, "head").value(), "slot-1");
+  EXPECT_EQ(net_member(net, "cafe").value(), "slot-2");
+  EXPECT_EQ(net_member(net, "100.64.0.2").value(), "slot-2");
+  EXPECT_EQ(net_member(net, "nobody").error().code, Code::NotFound);
+  const std::string why = explain_text(net, "slot-1", "slot-2");
+  EXPECT_NE(why.find("home -> cafe"), std::string::npos) << why;
+  EXPECT_NE(why.find("why    no UDP"), std::string::npos) << why;
+  EXPECT_NE(why.find("told by the other): no answer, 0 of 9 probes answered"), std::string::npos) << why;
+  EXPECT_NE(why.find("has not reported yet"), std::string::npos) << "of the other end nothing is known: " << why;
 }
 TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
   for (const char* text : {"", "one", "one\n", "one\ntwo\nthree\n", "\ntwo\n"})
@@ -332,6 +397,73 @@ TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
   EXPECT_EQ(sent->old_password + "/" + sent->new_password, "old one/new one");
   for (const auto& [name, value] : state.calls[0].headers) EXPECT_EQ(value.find("one"), std::string::npos) << name;
   EXPECT_EQ(change_password(api, *read).error().message, "the old password is wrong");
+}
+
+TEST(Totp, ACodeIsAskedForWhereTheServerWantsOne) {
+  std::vector<std::string> sent;
+  int asked = 0;
+  const auto ask = [&]() -> Result<std::string> { return "code-" + std::to_string(++asked); };
+  const auto server = [&](const std::string& good, const std::string& field = "code") {
+    return [&sent, good, field](const std::string& code) -> Result<wire::Json> {
+      sent.push_back(code);
+      if (code == good) return json(R"({"token":"t"})");
+      return error(Code::Unauthenticated, "no", field);
+    };
+  };
+  EXPECT_EQ((*call_with_code(server(""), "", ask))["token"].text(), "t");
+  EXPECT_EQ(asked, 0) << "no second factor";
+  EXPECT_TRUE(call_with_code(server("code-2"), "", ask).ok());
+  EXPECT_EQ(sent, (std::vector<std::string>{"", "", "code-1", "code-2"}));
+  asked = 0;
+  EXPECT_FALSE(call_with_code(server("x"), "", ask).ok());
+  EXPECT_EQ(asked, 3);
+  asked = 0;
+  EXPECT_FALSE(call_with_code(server("x"), "from a file", ask).ok());
+  EXPECT_FALSE(call_with_code(server("x", ""), "", ask).ok()) << "the password is wrong";
+  EXPECT_EQ(asked, 0);
+}
+TEST(Totp, PasswordAndCodeComeFromFiles) {
+  Folder folder;
+  folder.put("password", "pass word\n");
+  folder.put("code", "123456\n");
+  folder.put("both", "pass word\r\n123456\r\n");
+  const std::string at = folder.path.string() + "/";
+  const auto read = [&](const std::string& password, const std::string& code) {
+    const auto proof = read_proof(password, code);
+    return proof.ok() ? proof->password + "/" + proof->code : proof.error().message.substr(0, 11);
+  };
+  EXPECT_EQ(read("", ""), "/");
+  EXPECT_EQ(read(at + "password", ""), "pass word/");
+  EXPECT_EQ(read("", at + "code"), "/123456");
+  EXPECT_EQ(read(at + "password", at + "code"), "pass word/123456");
+  EXPECT_EQ(read(at + "both", at + "both"), "pass word/123456");
+  EXPECT_EQ(read(at + "password", at + "password"), "--code-file");
+}
+
+// The digests are of what Python's qrcode 8.2 draws, row by row, with the same masks.
+TEST(Qr, IsDrawnAsOthersDoIt) {
+  const auto rows = [](std::size_t size, int mask) {
+    std::string text, out;
+    for (std::size_t i = 0; i < size; ++i) text += static_cast<char>('a' + i * 7 % 26);
+    const auto code = encode_qr(text, mask);
+    for (int row = 0; code.ok() && row < code->size; ++row)
+      for (int column = 0; column < code->size; ++column) out += code->at(row, column) ? '1' : '0';
+    return std::to_string(code.ok() ? code->size : 0) + " " + crypto::sha256_hex(as_bytes(out)).substr(0, 16);
+  };
+  EXPECT_EQ(rows(17, 0), "21 e47fabc0d3fe2eef");
+  EXPECT_EQ(rows(30, 1), "25 d1cf90ef60b1b97c");
+  EXPECT_EQ(rows(53, 2), "29 cc3b0295cc85265c");
+  EXPECT_EQ(rows(70, 3), "33 8ad034a6381b7c58");
+  EXPECT_EQ(rows(106, 4), "37 92b597267de0f2f4");
+  EXPECT_EQ(rows(110, 5), "41 7c3aeded0b9f105a");
+  EXPECT_EQ(rows(150, 6), "45 7aae430247f02cc3");
+  EXPECT_EQ(rows(192, 7), "49 f597160ebc3b63ee");
+  EXPECT_EQ(rows(230, 0), "53 7341b205c42c2399");
+  EXPECT_EQ(encode_qr(std::string(231, 'x')).error().code, Code::TooLarge);
+  const auto best = encode_qr("otpauth://totp/x");
+  ASSERT_TRUE(best.ok());
+  const std::string text = qr_text(*best);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), (best->size + 9) / 2);
 }
 
 TEST(ApiCalls, ProblemsBecomeErrors) {

@@ -38,15 +38,16 @@ Result<int> list(Shell& shell, const std::string& what) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list("/api/v1/" + what)), [&](const auto& items) {
     const bool users = what == "users";
-    Table table(users ? std::vector<std::string>{"ID", "NAME", "ROLE", "ORGANISATION", "STATE"}
+    Table table(users ? std::vector<std::string>{"ID", "NAME", "ROLE", "ORGANISATION", "STATE", "SECOND FACTOR"}
                 : what == "projects"
                     ? std::vector<std::string>{"ID", "NAME", "ORGANISATION", "GPUS", "CPUS", "CLUSTERS"}
                     : std::vector<std::string>{"ID", "NAME", "GPUS", "CPUS", "CLUSTERS"});
     for (const auto& i : items) {
       std::vector<std::string> row{i["id"].text(), i["name"].text()};
       if (users)
-        row.insert(row.end(), {i["role"].text(), i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
-                               i["disabled"].truth() ? "disabled" : "enabled"});
+        row.insert(row.end(),
+                   {i["role"].text(), i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
+                    i["disabled"].truth() ? "disabled" : "enabled", i["secondFactor"].truth() ? "yes" : "no"});
       if (what == "projects") row.push_back(i["orgId"].text());
       for (const char* each : {"gpus", "cpus", "clusters"})
         if (!users) row.push_back(held_text(i["held"], i["quota"], each));
@@ -71,6 +72,13 @@ Result<int> disable_user(Shell& shell, const std::string& id) {
   Api* api = TRY(shell.api());
   const auto user = TRY(api->send("DELETE", path_of("users", id)));
   shell.show(user, [&] { return id + " is disabled; its tokens end with it\n"; });
+  return 0;
+}
+
+Result<int> reset_user_totp(Shell& shell, const std::string& id) {
+  Api* api = TRY(shell.api());
+  const auto user = TRY(api->send("DELETE", path_of("users", id) + "/totp"));
+  shell.show(user, [&] { return id + " has no second factor any more: its password alone logs in\n"; });
   return 0;
 }
 
@@ -100,6 +108,11 @@ void add_accounts(CLI::App& app, Shell& shell) {
       disable->add_option("user", options->name, "id")->required();
       disable->callback(
           [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
+      auto* reset = parent->add_subcommand("reset-totp", "Take away the second factor of an account");
+      reset->footer("Example:\n  muster user reset-totp usr-3");
+      reset->add_option("user", options->name, "id")->required();
+      reset->callback(
+          [options, &shell] { shell.action = [options, &shell] { return reset_user_totp(shell, options->name); }; });
     }
     create->callback([options, what, &shell] {
       shell.action = [options, what, &shell] {

@@ -6,13 +6,14 @@
 #include "cli/config.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
+#include "cli/totp.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
 namespace {
 
 struct LoginOptions {
-  std::string server, ca_sha256, ca_file, user, password_file, label = "muster cli";
+  std::string server, ca_sha256, ca_file, user, password_file, code_file, label = "muster cli";
 };
 
 Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& config) {
@@ -43,18 +44,20 @@ Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& 
 Result<int> login(Shell& shell, const LoginOptions& options) {
   Config config = TRY(load_config(config_path()));
   const net::Endpoint endpoint = TRY(login_endpoint(options, config));
-  std::string password = TRY(options.password_file.empty() ? ask_password("Password of " + options.user + ": ")
-                                                           : read_file(options.password_file, 4'096));
-  while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) password.pop_back();
+  Proof proof = TRY(read_proof(options.password_file, options.code_file));
+  if (proof.password.empty()) proof.password = TRY(ask_password("Password of " + options.user + ": "));
 
   net::Client client(endpoint);
-  auto answer = client.call({.method = "POST",
-                             .target = "/api/v1/login",
-                             .headers = {{"content-type", "application/json"}},
-                             .body = wire::to_json(wire::LoginRequest{options.user, password, options.label})});
-  if (!answer.ok()) return answer.error();
-  if (answer->status != 200) return problem_of(answer->status, answer->body);
-  const auto body = TRY(wire::parse_json(answer->body));
+  const auto call = [&](const std::string& code) -> Result<wire::Json> {
+    const wire::LoginRequest request{options.user, proof.password, options.label, code};
+    const auto answer = TRY(client.call({.method = "POST",
+                                         .target = "/api/v1/login",
+                                         .headers = {{"content-type", "application/json"}},
+                                         .body = wire::to_json(request)}));
+    if (answer.status != 200) return problem_of(answer.status, answer.body);
+    return wire::parse_json(answer.body);
+  };
+  const auto body = TRY(call_with_code(call, proof.code, ask_code));
   Account account{.server = options.server,
                   .ca_pem = endpoint.ca_pem.empty() ? client.last_ca_pem() : endpoint.ca_pem,
                   .token = body["token"].text(),
@@ -105,6 +108,9 @@ void add_login(CLI::App& app, Shell& shell) {
   login_command->add_option("--ca-file", options->ca_file, "the CA's PEM file");
   login_command->add_option("--password-file", options->password_file,
                             "read the password from a file, - for standard input");
+  login_command->add_option(
+      "--code-file", options->code_file,
+      "read the code of a second factor from a file, - for standard input; it is asked for otherwise");
   login_command->add_option("--label", options->label, "name of the token in `muster token list`");
   login_command->footer("Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });

@@ -91,6 +91,11 @@ Result<int> show_node(Shell& shell, const std::string& id) {
                          size_text(d["memoryBytes"].integer()));
     for (const auto& [name, value] : n["labels"].members())
       out += fmt::format("  label {}={}\n", clean(name), clean(value.text()));
+    if (!n["region"].text().empty())
+      out += fmt::format("  region {}{}\n", clean(n["region"].text()),
+                         n["regionClaimed"].truth() ? " (the machine says so)" : "");
+    for (const auto& [name, value] : n["claimedLabels"].members())
+      out += fmt::format("  claims {}={}\n", clean(name), clean(value.text()));
     if (!n["notHired"].text().empty()) out += "  not hired: " + clean(n["notHired"].text()) + "\n";
     if (n["leases"].items().empty()) return out;
     Table table({"LEASE", "CLUSTER", "ROLE", "PHASE", "WANT", "WHY"});

@@ -42,7 +42,9 @@ Result<int> show(Shell& shell, const QuotaOptions& options) {
 }
 Result<int> set(Shell& shell, const QuotaOptions& options) {
   if (!options.change.any())
-    return error(Code::InvalidArgument, "say what changes: --gpus, --cpus or --clusters; 0 takes a limit away");
+    return error(Code::InvalidArgument,
+                 "say what changes: --gpus, --cpus or --clusters, 0 takes a limit away; operators also "
+                 "--weight, --guarantee-gpus or --guarantee-cpus");
   const std::string target = TRY(target_of(shell, options));
   Api* api = TRY(shell.api());
   return print(shell, TRY(change_quota(*api, target, options.change)));
@@ -59,12 +61,19 @@ std::string held_text(const wire::Json& held, const wire::Json& limit, std::stri
 }
 
 std::string quota_table(const wire::Json& view, bool colour) {
-  Table table({"OF", "NAME", "GPUS", "CPUS", "CLUSTERS"});
+  Table table({"OF", "NAME", "GPUS", "CPUS", "CLUSTERS", "WEIGHT", "GUARANTEED"});
   for (const auto& [key, what] : {std::pair("project", "project"), std::pair("org", "organisation")}) {
     const auto& scope = view[key];
     if (!scope.is(wire::Json::Kind::Object)) continue;
     std::vector<std::string> row{what, scope["name"].text()};
     for (const char* each : {"gpus", "cpus", "clusters"}) row.push_back(held_text(scope["held"], scope["limit"], each));
+    const auto& share = scope["share"];
+    row.push_back(share["weight"].text());
+    std::string guaranteed;
+    if (share["guaranteeGpus"].integer() > 0) guaranteed = share["guaranteeGpus"].text() + " GPU";
+    if (const std::int64_t cpus = milli(share["guaranteeCpus"]); cpus > 0)
+      guaranteed += fmt::format("{}{} CPU", guaranteed.empty() ? "" : ", ", static_cast<double>(cpus) / 1000);
+    row.push_back(guaranteed.empty() ? "-" : guaranteed);
     table.add(std::move(row));
   }
   return table.text(colour);
@@ -72,13 +81,23 @@ std::string quota_table(const wire::Json& view, bool colour) {
 
 Result<wire::Json> change_quota(Api& api, const std::string& target, const QuotaChange& change) {
   const auto now = TRY(api.get(target));
-  const auto& limit = (now["project"].is(wire::Json::Kind::Object) ? now["project"] : now["org"])["limit"];
+  const auto& scope = now["project"].is(wire::Json::Kind::Object) ? now["project"] : now["org"];
+  const auto& limit = scope["limit"];
   wire::SetQuotaRequest request;
   request.quota.gpus = change.gpus.value_or(limit["gpus"].integer());
   request.quota.clusters = change.clusters.value_or(limit["clusters"].integer());
   if (change.cpus && !(*change.cpus >= 0 && *change.cpus <= 1e9))
     return error(Code::InvalidArgument, "--cpus must lie between 0 (no limit) and 1000000000");
   request.quota.cpu_milli = change.cpus ? std::llround(*change.cpus * 1000) : milli(limit["cpus"]);
+  if (change.guarantee_cpus && !(*change.guarantee_cpus >= 0 && *change.guarantee_cpus <= 1e9))
+    return error(Code::InvalidArgument, "--guarantee-cpus must lie between 0 (nothing) and 1000000000");
+  if (change.shares()) {
+    const auto& share = scope["share"];
+    request.share =
+        Share{change.weight.value_or(share["weight"].integer()),
+              change.guarantee_gpus.value_or(share["guaranteeGpus"].integer()),
+              change.guarantee_cpus ? std::llround(*change.guarantee_cpus * 1000) : milli(share["guaranteeCpus"])};
+  }
   return api.send("PUT", target, wire::to_json(request));
 }
 
@@ -90,15 +109,23 @@ void add_quota(CLI::App& app, Shell& shell) {
   command->callback([options, &shell, command] {
     if (command->get_subcommands().empty()) shell.action = [options, &shell] { return show(shell, *options); };
   });
-  auto* set_command = command->add_subcommand("set", "Limit what may be held at a time; what is not named stays");
+  auto* set_command =
+      command->add_subcommand("set",
+                              "Limit what may be held at a time, and guarantee some of it; what is not named "
+                              "stays");
   set_command->add_option("--gpus", options->change.gpus, "GPUs; 0 = no limit");
   set_command->add_option("--cpus", options->change.cpus, "CPUs; 0 = no limit");
   set_command->add_option("--clusters", options->change.clusters, "clusters that start or run; 0 = no limit");
+  set_command->add_option("--weight", options->change.weight,
+                          "in fair share, 1 to 10000; 100 is what everybody has (operators)");
+  set_command->add_option("--guarantee-gpus", options->change.guarantee_gpus, "GPUs that are guaranteed (operators)");
+  set_command->add_option("--guarantee-cpus", options->change.guarantee_cpus, "CPUs that are guaranteed (operators)");
   set_command->add_option("--org", options->org, "of this organisation (operators)");
   set_command->footer(
       "What holds more already goes on; nothing more starts or grows until there is room.\n"
       "Examples:\n  muster quota set --project default --gpus 8 --cpus 64 --clusters 3\n  muster quota set --org lab "
-      "--gpus 32\n  muster quota set --project default --gpus 0");
+      "--gpus 32\n  muster quota set --project default --gpus 0\n  muster quota set --org lab --weight 200 "
+      "--guarantee-gpus 16");
   set_command->callback([options, &shell] { shell.action = [options, &shell] { return set(shell, *options); }; });
 }
 

@@ -99,9 +99,11 @@ void add_token(CLI::App& app, Shell& shell) {
     create_command->add_option("--out", options->out, "write the secret to this file (0600) instead of printing it");
     if (join) {
       create_command->add_option("--org", options->org, "supplier organisation (default: yours)");
-      create_command->add_option("--label", options->labels, "NAME=VALUE put on the machine, may repeat")
+      create_command
+          ->add_option("--label", options->labels,
+                       "NAME=VALUE put on the machine, may repeat; pool=NAME: into that pool of the organisation")
           ->allow_extra_args(false);
-      create_command->footer("Example:\n  muster join-token create --label region=eu");
+      create_command->footer("Example:\n  muster join-token create --label region=eu --label pool=gold");
     } else {
       create_command->add_option("--label", options->label, "what it is for");
       create_command

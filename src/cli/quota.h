@@ -11,7 +11,10 @@ namespace muster::cli {
 struct QuotaChange {  // what is not named stays as it is
   std::optional<std::int64_t> gpus, clusters;
   std::optional<double> cpus;
-  bool any() const { return gpus || clusters || cpus; }
+  std::optional<std::int64_t> weight = {}, guarantee_gpus = {};
+  std::optional<double> guarantee_cpus = {};
+  bool shares() const { return weight || guarantee_gpus || guarantee_cpus; }
+  bool any() const { return gpus || clusters || cpus || shares(); }
 };
 // Reads what holds at `target` (".../quota") and puts it back with the change; the answer is the new view.
 Result<wire::Json> change_quota(Api& api, const std::string& target, const QuotaChange& change);

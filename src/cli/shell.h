@@ -40,6 +40,7 @@ std::string resources_text(const wire::Json& resources);
 
 void add_login(CLI::App& app, Shell& shell);
 void add_passwd(CLI::App& app, Shell& shell);
+void add_totp(CLI::App& app, Shell& shell);
 void add_up(CLI::App& app, Shell& shell);
 void add_plan(CLI::App& app, Shell& shell);
 void add_down(CLI::App& app, Shell& shell);
@@ -51,6 +52,7 @@ void add_forward(CLI::App& app, Shell& shell);
 void add_job(CLI::App& app, Shell& shell);
 void add_queue(CLI::App& app, Shell& shell);
 void add_nodes(CLI::App& app, Shell& shell);
+void add_net(CLI::App& app, Shell& shell);
 void add_top(CLI::App& app, Shell& shell);
 void add_events(CLI::App& app, Shell& shell);
 void add_token(CLI::App& app, Shell& shell);

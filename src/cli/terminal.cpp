@@ -83,6 +83,14 @@ Result<std::string> ask_password(const std::string& prompt) {
   return line;
 }
 
+Result<std::string> ask_line(const std::string& prompt) {
+  if (stdin_is_terminal()) std::fputs(prompt.c_str(), stderr);
+  std::string line;
+  if (!std::getline(std::cin, line) || line.empty()) return error(Code::InvalidArgument, prompt + "nothing was given");
+  if (line.back() == '\r') line.pop_back();
+  return line;
+}
+
 bool confirm(const std::string& question) {
   if (!stdin_is_terminal()) return false;
   std::fputs((question + " [y/N] ").c_str(), stderr);

@@ -19,6 +19,7 @@ struct Size {
 Size terminal_size();
 
 Result<std::string> ask_password(const std::string& prompt);  // no echo; needs a terminal
+Result<std::string> ask_line(const std::string& prompt);      // as typed; also from a pipe
 bool confirm(const std::string& question);                    // "y" or "yes" on a terminal; false without one
 
 // Keyboard bytes come as they are; restored by the destructor and before any exit by signal.

@@ -338,9 +338,9 @@ struct Apply {
   }
   void operator()(const FormatRaised& e) { s.format_version = e.version; }
   void operator()(const QuotaSet& e) {
-    if (Project* project = find_in(s.projects, e.project)) project->quota = e.quota;
+    if (Project* project = find_in(s.projects, e.project)) project->quota = e.quota, project->share = e.share;
     if (e.project) return note_limited(s, e.project);
-    if (Org* org = find_in(s.orgs, e.org)) org->quota = e.quota;
+    if (Org* org = find_in(s.orgs, e.org)) org->quota = e.quota, org->share = e.share;
     for (const ProjectId project : projects_of(s, e.org)) note_limited(s, project);
   }
 

@@ -579,6 +579,118 @@ TEST(ClusterLife, AGrowthThatNobodyWantsAnyMoreIsDropped) {
   EXPECT_EQ(w.count<LeaseGranted>(), granted) << "the worker was replaced already";
 }
 
+// ---- pools
+
+NodeId enrol_with(World& w, OrgId owner, std::map<std::string, std::string> labels, std::uint8_t number,
+                  std::map<std::string, std::string> claims = {}, const std::string& region = "") {
+  const Bytes hash(32, static_cast<std::uint8_t>(200 + number)), key(32, number);
+  NodeFacts facts;
+  facts.arch = "x86_64", facts.runtimes = {RuntimeKind::Docker}, facts.labels = std::move(claims);
+  facts.region = region;
+  facts.capacity.cpu_milli = 4000, facts.capacity.memory_bytes = std::int64_t{8} << 30;
+  w.must(CreateJoinToken{owner, hash, std::move(labels), 1h});
+  const NodeId id = NodeId::parse(w.must(EnrollNode{hash, key, "pc", std::move(facts)}, Actor{}).id).value();
+  w.must(NodeOnline{id});
+  return id;
+}
+
+TEST(Pools, AJoinTokenPutsMachinesOnlyIntoPoolsOfItsOrganisation) {
+  World w;
+  ASSERT_EQ(w.supplier, kPlatformOrg);
+  const auto made = [&](const std::string& pool) {
+    static std::uint8_t number = 0;
+    const Bytes hash(32, ++number);
+    const auto out = w.run(CreateJoinToken{w.tenant, hash, {{"pool", pool}}, 1h}, w.user());
+    return out.ok() ? w.state.join_tokens.rbegin()->second.labels.at("pool") : std::string(code_name(out.error().code));
+  };
+  EXPECT_EQ(made("gold"), "gold");
+  EXPECT_EQ(made("lab/gold"), "gold");
+  EXPECT_EQ(made(w.tenant.str() + "/gold"), "gold");
+  EXPECT_EQ(made("hall/gold"), "permission_denied");
+  EXPECT_EQ(made(w.supplier.str() + "/gold"), "permission_denied");
+  EXPECT_EQ(made("elsewhere/gold"), "permission_denied");
+  EXPECT_EQ(made("Gold"), "invalid_argument");
+  EXPECT_EQ(made("a/b/c"), "invalid_argument");
+  EXPECT_EQ(made(""), "invalid_argument");
+}
+
+TEST(Pools, APoolIsOneOrganisationsWhateverOthersWriteOnTheirMachines) {
+  World w;
+  const NodeId platforms = enrol_with(w, w.supplier, {{"pool", "gold"}}, 1);
+  const NodeId tenants = enrol_with(w, w.tenant, {{"pool", "gold"}}, 2);
+  const NodeId liar = enrol_with(w, w.tenant, {}, 3, {{"pool", "gold"}});
+  const OrgId guests = OrgId::parse(w.must(CreateOrg{"guests"}).id).value();
+  w.project = ProjectId::parse(w.must(CreateProject{guests, "default"}).id).value();
+  const auto used = [&](const std::string& name, const std::string& pool) {
+    ClusterSpec spec = World::spec(0, 0);
+    spec.name = name, spec.pool = pool;
+    const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, spec}).id).value();
+    w.rounds();
+    const auto heads = w.slots(id, SlotRole::Head);
+    const NodeId node = heads.empty() ? NodeId{} : w.lease_of(heads[0]).node;
+    w.must(StopCluster{id});
+    w.rounds();
+    return node;
+  };
+  EXPECT_EQ(used("a", "pool:gold"), platforms);
+  EXPECT_EQ(used("b", "pool:hall/gold"), platforms);
+  EXPECT_EQ(used("c", "pool:lab/gold"), tenants);
+  EXPECT_EQ(used("d", "pool:" + w.tenant.str() + "/gold"), tenants);
+  EXPECT_EQ(used("e", "pool:guests/gold"), NodeId{}) << "nobody is in it";
+  ClusterSpec spec = World::spec(0, 0);
+  spec.name = "f", spec.pool = "pool:nobody/gold";
+  EXPECT_EQ(w.run(CreateCluster{w.project, spec}).error().code, Code::InvalidArgument);
+  EXPECT_EQ(pool_of(w.state.nodes.at(liar)), "");
+}
+
+TEST(Pools, APlanThatNamesAnotherMachineIsNotCommitted) {
+  World w;
+  const NodeId platforms = enrol_with(w, w.supplier, {{"pool", "gold"}}, 1);
+  const NodeId tenants = enrol_with(w, w.tenant, {{"pool", "gold"}}, 2);
+  ClusterSpec spec = World::spec(0, 0);
+  spec.pool = "pool:gold";
+  w.must(CreateCluster{w.project, spec}, w.user());
+  auto groups = w.planner.plan({}, w.now.wall);
+  ASSERT_EQ(groups.size(), 1U);
+  ASSERT_EQ(groups[0].places[0].node, platforms);
+  auto forged = groups;
+  forged[0].places[0].node = tenants;
+  w.must(ApplyPlan{forged});
+  EXPECT_EQ(w.count<LeaseGranted>(), 0);
+  w.must(ApplyPlan{groups});
+  EXPECT_EQ(w.count<LeaseGranted>(), 1);
+}
+
+TEST(Pools, ATokenOfBeforeThatNamesAnothersPoolEnrolsNobody) {
+  World w;
+  const Bytes hash(32, 1);
+  apply(w.state, JoinTokenCreated{{TokenId{9}, w.tenant, hash, {{"pool", "hall/gold"}}, w.now.wall + 1h, {}, false}},
+        EntryContext{w.state.seq + 1, w.now.wall, w.state.leader_epoch, World::system()});
+  NodeFacts facts;
+  facts.arch = "x86_64";
+  EXPECT_EQ(w.run(EnrollNode{hash, Bytes(32, 2), "pc", facts}, Actor{}).error().code, Code::PermissionDenied);
+}
+
+TEST(Pools, TheTokensRegionGoesOverTheMachinesOwn) {
+  World w;
+  const NodeId said = enrol_with(w, w.supplier, {{"region", "eu"}, {"rack", "a"}}, 1, {{"rack", "z"}}, "us");
+  const NodeId claims = enrol_with(w, w.supplier, {}, 2, {{"rack", "z"}}, "us");
+  EXPECT_EQ(region_of(w.state.nodes.at(said)), "eu");
+  EXPECT_FALSE(region_is_claimed(w.state.nodes.at(said)));
+  EXPECT_EQ(region_of(w.state.nodes.at(claims)), "us");
+  EXPECT_TRUE(region_is_claimed(w.state.nodes.at(claims)));
+  const auto used = [&](const std::string& name, const std::map<std::string, std::string>& constraints) {
+    ClusterSpec spec = World::spec(0, 0);
+    spec.name = name, spec.head.constraints = constraints;
+    const ClusterId id = w.up(spec);
+    const auto heads = w.slots(id, SlotRole::Head);
+    return heads.empty() ? NodeId{} : w.lease_of(heads[0]).node;
+  };
+  EXPECT_EQ(used("a", {{"region", "eu"}, {"rack", "a"}}), said);
+  EXPECT_EQ(used("b", {{"region", "us"}, {"rack", "z"}}), claims);
+  EXPECT_EQ(used("c", {{"region", "us"}, {"rack", "a"}}), NodeId{});
+}
+
 TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   World w;
   const Bytes hash(32, 7), key(32, 8);

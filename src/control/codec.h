@@ -28,6 +28,10 @@ constexpr std::uint64_t enum_last<TrustTier>() {
   return 2;
 }
 template <>
+constexpr std::uint64_t enum_last<Policy>() {
+  return 4;
+}
+template <>
 constexpr std::uint64_t enum_last<NodeState>() {
   return 9;
 }

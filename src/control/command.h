@@ -30,11 +30,13 @@ struct CreateProject {
   OrgId org;
   std::string name;
 };
-// Of an organisation, or of a project (then org is not looked at). 0 = no limit.
+// Of an organisation, or of a project (then org is not looked at). 0 = no limit. Only the platform's operators change
+// the share.
 struct SetQuota {
   OrgId org;
   ProjectId project;
   Quota quota;
+  std::optional<Share> share = {};  // as it is, where it is not given
 };
 struct CreatePrincipal {
   std::string name;

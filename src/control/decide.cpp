@@ -7,9 +7,11 @@ namespace {
 
 constexpr std::size_t kRequestsMax = 200'000;
 
-// Nothing more to do for a repeat: the answer it got the first time, or a refusal when the body differs.
+// An id without a hash only names the request. Nothing more to do for a repeat: the answer it got the first time, or a
+// refusal when the body differs.
 Result<std::optional<Outcome>> replay(const State& state, const Actor& actor) {
-  if (actor.request_id.empty() || MUSTER_MUTANT(mutants::kForgetIdempotency)) return std::optional<Outcome>{};
+  if (actor.request_id.empty() || actor.request_hash.empty() || MUSTER_MUTANT(mutants::kForgetIdempotency))
+    return std::optional<Outcome>{};
   const auto it = state.requests.find({actor.subject.principal, actor.request_id});
   if (it == state.requests.end()) return std::optional<Outcome>{};
   if (it->second.hash != actor.request_hash && !MUSTER_MUTANT(mutants::kIgnoreRequestHash))
@@ -56,7 +58,7 @@ Result<Decision> decide(const State& state, const Command& command, const Actor&
   }
   const Asking asking{state, actor, journal_wall(state, now)};
   Decision decision = TRY(std::visit([&](const auto& c) -> Decided { return decide(asking, c); }, command));
-  if (!actor.request_id.empty()) {
+  if (!actor.request_id.empty() && !actor.request_hash.empty()) {
     if (state.requests.size() >= kRequestsMax) decision.events.push_back(RequestsAged{kRequestsMax / 100});
     decision.events.push_back(
         RequestRecorded{actor.subject.principal, actor.request_id, actor.request_hash, decision.outcome.id});

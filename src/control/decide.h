@@ -2,6 +2,7 @@
 // The parts of decide(), one function a command. Each checks rights, then existence, then state, and works on a Draft.
 // Private to control.
 #include "control/life.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 
@@ -66,8 +67,11 @@ void observe_leases(Draft& d, NodeId node, const std::vector<ObservedLease>& lea
 // Refuses what nobody can ever give: a pinned machine that is not the caller's, egress that no machine of the pool
 // grants.
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field);
-bool in_pool(const Node& node, const std::string& pool, OrgId tenant);
+// A pool that is named with its organisation, as it is stored: with the organisation's id.
+Status resolve_pool(const State& state, ClusterSpec& spec, const std::string& field);
 OrgId org_of(const State& state, ProjectId project);
-Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec, const std::string& field);
+// Older formats cannot hold a policy and a trust floor, and what a restart forgets is none.
+void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision);
+Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec spec, const std::string& field);
 
 }  // namespace muster::control

@@ -37,6 +37,8 @@ Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::str
   if (old.shm_bytes != now.shm_bytes) return fixed(field + ".shm_bytes", n);
   if (old.nofile != now.nofile) return fixed(field + ".nofile", n);
   if (old.tier != now.tier) return fixed(field + ".tier", n);
+  if (old.policy != now.policy) return fixed(field + ".policy", n);
+  if (old.min_trust != now.min_trust) return fixed(field + ".min_trust", n);
   if (old.groups.size() != now.groups.size()) return fixed(field + ".groups", n);
   for (std::size_t i = 0; i < old.groups.size(); ++i) {
     WorkerGroup same = now.groups[i];
@@ -73,11 +75,20 @@ OrgId org_of(const State& state, ProjectId id) {
   return it == state.projects.end() ? OrgId{} : it->second.org;
 }
 
-bool in_pool(const Node& node, const std::string& pool, OrgId tenant) {
-  if (pool == "own") return node.supplier == tenant;
-  if (!pool.starts_with("pool:")) return true;
-  const auto it = node.labels.find("pool");
-  return it != node.labels.end() && std::string_view(pool).substr(5) == it->second;
+Status resolve_pool(const State& state, ClusterSpec& spec, const std::string& field) {
+  const auto pool = parse_pool(spec.pool);
+  if (!pool || pool->org.empty()) return {};
+  const auto id = OrgId::parse(pool->org);
+  const auto named = state.org_by_name.find(pool->org);
+  const bool known = (id && state.orgs.contains(*id)) || named != state.org_by_name.end();
+  if (!known)
+    return error(Code::InvalidArgument,
+                 field + ".pool names the organisation " + pool->org +
+                     ", which does not exist; `pool:NAME` is a pool of the platform",
+                 field + ".pool");
+  const OrgId owner = id && state.orgs.contains(*id) ? *id : named->second;
+  spec.pool = "pool:" + (owner == kPlatformOrg ? "" : owner.str() + "/") + pool->name;
+  return {};
 }
 
 Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, const std::string& field) {
@@ -107,9 +118,9 @@ Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, con
       field + ".egress");
 }
 
-Result<Cluster> new_cluster(const Asking& a, const Project& project, const ClusterSpec& spec,
-                            const std::string& field) {
+Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec spec, const std::string& field) {
   TRY_VOID(validate(spec, field));
+  TRY_VOID(resolve_pool(a.base, spec, field));
   if (a.base.cluster_by_name.contains({project.id, spec.name}))
     return error(Code::AlreadyExists,
                  "this project has a living cluster named " + spec.name + "; change it, stop it or choose another name",
@@ -121,10 +132,16 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, const Clust
   TRY_VOID(startable(a.base, project.id, spec, field));
   Cluster cluster;
   cluster.id = ClusterId{a.base.last.cluster + 1};
-  cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = spec,
+  cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = std::move(spec),
   cluster.created_at = a.wall;
-  for (const WorkerGroup& group : spec.groups) cluster.wanted[group.name] = group.min;
+  for (const WorkerGroup& group : cluster.spec.groups) cluster.wanted[group.name] = group.min;
   return cluster;
+}
+
+void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision) {
+  const bool newer = spec.policy != Policy::Balanced || spec.min_trust != TrustTier::Community;
+  if (newer && a.base.format_version < kShareFormat)
+    decision.events.insert(decision.events.begin(), FormatRaised{kShareFormat});
 }
 
 Decided decide(const Asking& a, const CreateCluster& c) {
@@ -133,7 +150,9 @@ Decided decide(const Asking& a, const CreateCluster& c) {
   if (project == a.base.projects.end()) return missing("project", c.project.str());
   Cluster cluster = TRY(new_cluster(a, project->second, c.spec, "spec"));
   const std::string id = cluster.id.str();
-  return one(ClusterCreated{std::move(cluster)}, id);
+  Decision decision = one(ClusterCreated{std::move(cluster)}, id);
+  raise_format_for(a, c.spec, decision);
+  return decision;
 }
 
 Decided decide(const Asking& a, const UpdateCluster& c) {
@@ -149,18 +168,20 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
                      std::to_string(c.expected_generation) + "); look at it again, then repeat",
                  "expected_generation");
   TRY_VOID(validate(c.spec));
-  TRY_VOID(changeable(cluster->spec, c.spec, "spec"));
-  if (cluster->spec == c.spec) return Decision{{}, {c.cluster.str()}};
-  const Quota before = start_need(cluster->spec), after = start_need(c.spec);
+  ClusterSpec spec = c.spec;
+  TRY_VOID(resolve_pool(a.base, spec, "spec"));
+  TRY_VOID(changeable(cluster->spec, spec, "spec"));
+  if (cluster->spec == spec) return Decision{{}, {c.cluster.str()}};
+  const Quota before = start_need(cluster->spec), after = start_need(spec);
   if (after.gpus > before.gpus || after.cpu_milli > before.cpu_milli)
-    TRY_VOID(startable(a.base, cluster->project, c.spec, "spec"));
+    TRY_VOID(startable(a.base, cluster->project, spec, "spec"));
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.cluster);
   Cluster changed = *cluster;
-  changed.spec = c.spec;
+  changed.spec = spec;
   const bool runs = cluster->state == ClusterState::Running;
-  d.emit(ClusterUpdated{c.cluster, c.spec, cluster->generation + 1, runs ? end_of_life(changed, a.wall) : WallTime{}});
-  for (const auto& [group, then] : wanted_after(*cluster, c.spec)) {
+  d.emit(ClusterUpdated{c.cluster, spec, cluster->generation + 1, runs ? end_of_life(changed, a.wall) : WallTime{}});
+  for (const auto& [group, then] : wanted_after(*cluster, spec)) {
     const auto it = cluster->wanted.find(group);
     if (it == cluster->wanted.end() || it->second != then) d.emit(ClusterWanted{c.cluster, group, then});
   }

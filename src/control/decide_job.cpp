@@ -74,6 +74,7 @@ Decided decide(const Asking& a, const CreateJob& c) {
     start_if_free(a.base, *cluster, job);
   }
   decision.events.push_back(JobCreated{std::move(job)});
+  if (c.spec.ephemeral) raise_format_for(a, c.spec.cluster_spec, decision);
   return decision;
 }
 

@@ -130,6 +130,10 @@ Decided decide(const Asking& a, const EnrollNode& c) {
                  "this device key is enrolled already; a copied machine must make a key of its own (`muster-agent "
                  "leave`, then join)",
                  "device_key");
+  // Of a token from before pools were a right: no organisation has a pool of that name.
+  if (const auto pool = token->labels.find("pool"); pool != token->labels.end() && !valid_name(pool->second))
+    return error(Code::PermissionDenied,
+                 "the join token names a pool that its organisation does not have; ask the supplier for a new token");
   TRY_VOID(validate_title(c.name, "name"));
   TRY_VOID(validate(c.facts));
   if (a.base.nodes.size() >= kNodesMax)

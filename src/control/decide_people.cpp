@@ -9,7 +9,7 @@ using access::Kind;
 using access::Verb;
 
 constexpr std::size_t kTokensMax = 1'000'000;
-constexpr std::int64_t kQuotaMax = 1'000'000'000;
+constexpr std::int64_t kQuotaMax = 1'000'000'000, kWeightMax = 10'000;
 constexpr Millis kJoinTokenMax{std::int64_t{30} * 24 * 3'600'000};
 
 Status room(std::size_t size, std::size_t max, std::string_view what) {
@@ -50,6 +50,43 @@ Decided decide(const Asking& a, const CreateProject& c) {
   return one(ProjectCreated{{id, c.org, c.name}}, id.str());
 }
 
+namespace {
+
+// What the projects of an organisation are guaranteed is a part of what it is, and nobody is guaranteed more than it
+// may hold: else the promise would be none.
+Status keepable(const Asking& a, OrgId org, ProjectId project, const Quota& quota, const Share& share) {
+  struct Row {
+    const char *field, *what;
+    std::int64_t Share::*guaranteed;
+    std::int64_t Quota::*limit;
+    std::int64_t unit;
+  };
+  constexpr Row kRows[] = {{"share.guaranteeGpus", "GPUs", &Share::gpus, &Quota::gpus, 1},
+                           {"share.guaranteeCpus", "CPUs", &Share::cpu_milli, &Quota::cpu_milli, 1000}};
+  const auto found = a.base.orgs.find(org);
+  const Share whole = project && found != a.base.orgs.end() ? found->second.share : share;
+  for (const Row& row : kRows) {
+    const auto text = [&](std::int64_t n) { return std::to_string(n / row.unit) + " " + row.what; };
+    if (quota.*row.limit > 0 && share.*row.guaranteed > quota.*row.limit)
+      return error(Code::InvalidArgument,
+                   "the guarantee of " + text(share.*row.guaranteed) + " is above the limit of " +
+                       text(quota.*row.limit) + "; raise the limit or guarantee less",
+                   row.field);
+    std::int64_t of_projects = project ? share.*row.guaranteed : 0;
+    for (const ProjectId each : projects_of(a.base, org))
+      if (each != project) of_projects += a.base.projects.at(each).share.*row.guaranteed;
+    if (of_projects > whole.*row.guaranteed && of_projects > 0)
+      return error(Code::FailedPrecondition,
+                   "the projects of the organisation would be guaranteed " + text(of_projects) +
+                       " and the organisation is guaranteed " + text(whole.*row.guaranteed) +
+                       "; guarantee the organisation more, or its projects less",
+                   row.field);
+  }
+  return {};
+}
+
+}  // namespace
+
 Decided decide(const Asking& a, const SetQuota& c) {
   const auto project = a.base.projects.find(c.project);
   const bool of_project = static_cast<bool>(c.project);
@@ -64,9 +101,27 @@ Decided decide(const Asking& a, const SetQuota& c) {
   TRY_VOID(limit(c.quota.cpu_milli, kQuotaMax * 1000, "cpus"));
   TRY_VOID(limit(c.quota.clusters, kQuotaMax, "clusters"));
   const std::string id = of_project ? c.project.str() : c.org.str();
+  const OrgId org = of_project ? project->second.org : c.org;
   const Quota& now = of_project ? project->second.quota : a.base.orgs.find(c.org)->second.quota;
-  if (now == c.quota) return Decision{{}, {id}};
-  return one(QuotaSet{of_project ? project->second.org : c.org, c.project, c.quota}, id);
+  const Share& before = of_project ? project->second.share : a.base.orgs.find(c.org)->second.share;
+  const Share share = c.share.value_or(before);
+  if (share != before) {  // it is at the others' expense
+    TRY_VOID(a.may(Verb::Update, {.kind = Kind::Org, .owner = org}));
+    if (share.weight < 1 || share.weight > kWeightMax)
+      return error(Code::InvalidArgument,
+                   "share.weight must lie between 1 and " + std::to_string(kWeightMax) +
+                       "; 100 is what everybody has who was given none",
+                   "share.weight");
+    TRY_VOID(limit(share.gpus, kQuotaMax, "share.guaranteeGpus"));
+    TRY_VOID(limit(share.cpu_milli, kQuotaMax * 1000, "share.guaranteeCpus"));
+  }
+  TRY_VOID(keepable(a, org, c.project, c.quota, share));
+  if (now == c.quota && share == before) return Decision{{}, {id}};
+  Decision decision = one(QuotaSet{org, c.project, c.quota, share}, id);
+  // Older formats cannot hold a share, and one that a restart forgets is none.
+  if (share != Share{} && a.base.format_version < kShareFormat)
+    decision.events.insert(decision.events.begin(), FormatRaised{kShareFormat});
+  return decision;
 }
 
 Decided decide(const Asking& a, const CreatePrincipal& c) {
@@ -148,18 +203,36 @@ Decided decide(const Asking& a, const RevokeLogins& c) {
   return decision;
 }
 
+// A pool is its organisation's: a join token puts machines only into those of the organisation that it is for.
+static Result<std::string> own_pool(const State& state, OrgId supplier, const std::string& text) {
+  const auto pool = parse_pool("pool:" + text);
+  if (!pool)
+    return error(Code::InvalidArgument, "the label pool must be the name of a pool: 1 to 63 of a-z, 0-9, '-' and '_'",
+                 "labels.pool");
+  const Org& owner = state.orgs.at(supplier);
+  if (!pool->org.empty() && pool->org != owner.name && pool->org != supplier.str())
+    return error(Code::PermissionDenied,
+                 "the pool " + text + " is not one of " + owner.name + ", for which this join token is; only " +
+                     pool->org + " and operators put machines into it",
+                 "labels.pool");
+  return pool->name;
+}
+
 Decided decide(const Asking& a, const CreateJoinToken& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::JoinToken, .owner = c.supplier}));
   if (!a.base.orgs.contains(c.supplier)) return missing("organisation", c.supplier.str());
   TRY_VOID(sha256(c.hash, "hash"));
   TRY_VOID(validate_labels(c.labels, "labels"));
+  std::map<std::string, std::string> labels = c.labels;
+  if (const auto pool = labels.find("pool"); pool != labels.end())
+    pool->second = TRY(own_pool(a.base, c.supplier, pool->second));
   if (c.lifetime.count() <= 0 || c.lifetime > kJoinTokenMax)
     return error(Code::InvalidArgument, "lifetime must lie between one millisecond and 30 days", "lifetime");
   TRY_VOID(room(a.base.join_tokens.size(), kTokensMax, "join tokens"));
   if (a.base.join_token_by_hash.contains(c.hash))
     return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
   const TokenId id{a.base.last.token + 1};
-  return one(JoinTokenCreated{{id, c.supplier, c.hash, c.labels, a.wall + c.lifetime, {}, false}}, id.str());
+  return one(JoinTokenCreated{{id, c.supplier, c.hash, std::move(labels), a.wall + c.lifetime, {}, false}}, id.str());
 }
 
 Decided decide(const Asking& a, const RevokeJoinToken& c) {

@@ -4,6 +4,7 @@
 
 #include "control/decide.h"
 #include "control/mutants.h"
+#include "control/reclaim.h"
 
 namespace muster::control {
 namespace {
@@ -27,19 +28,15 @@ bool holds_lease_there(const Draft& d, ClusterId cluster, NodeId node) {
 
 bool labels_match(const Node& node, const std::map<std::string, std::string>& constraints) {
   return std::all_of(constraints.begin(), constraints.end(), [&](const auto& wish) {
-    if (wish.first == "region") return node.facts.region == wish.second;
-    auto it = node.labels.find(wish.first);
-    if (it != node.labels.end()) return it->second == wish.second;
-    it = node.facts.labels.find(wish.first);
-    return it != node.facts.labels.end() && it->second == wish.second;
+    return wish.first == "region" ? region_of(node) == wish.second : label_of(node, wish.first) == wish.second;
   });
 }
 
 bool admits(const Draft& d, const Cluster& cluster, const NodeRequest& request, const Node& node) {
   const ClusterSpec& spec = cluster.spec;
   const auto& runtimes = node.facts.runtimes;
-  return schedulable(node) && node.backoff_until <= d.wall && node.facts.arch == spec.arch &&
-         std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
+  return schedulable(node) && node.tier >= spec.min_trust && node.backoff_until <= d.wall &&
+         node.facts.arch == spec.arch && std::find(runtimes.begin(), runtimes.end(), spec.runtime) != runtimes.end() &&
          (!spec.egress || node.facts.egress_allowed) && in_pool(node, spec.pool, org_of(d.base, cluster.project)) &&
          labels_match(node, request.constraints) && d.backoff(cluster.id, node.id).until <= d.wall &&
          (request.pinned.empty() ||
@@ -193,7 +190,8 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
   }
 }
 
-// Work that agreed to be interrupted, of a running cluster of a later tier, on a machine that hears us; never a head.
+// Work that agreed to be interrupted, of a running cluster of a later tier or of the same (then it must be
+// reclaimable), on a machine that hears us; never a head.
 bool may_preempt(Draft& d, const Cluster& by, LeaseId id) {
   if (!d.pull(id)) return false;
   const Lease lease = *d.lease(id);
@@ -203,7 +201,7 @@ bool may_preempt(Draft& d, const Cluster& by, LeaseId id) {
   const Slot* slot = d.slot(lease.slot);
   const Cluster& cluster = d.cluster(lease.cluster);
   return slot != nullptr && slot->role != SlotRole::Head && cluster.state == ClusterState::Running &&
-         cluster.spec.tier >= scheduler::kPreemptibleTier && cluster.spec.tier > by.spec.tier &&
+         cluster.spec.tier >= scheduler::kPreemptibleTier && cluster.spec.tier >= by.spec.tier &&
          schedulable(*d.node(lease.node));
 }
 
@@ -213,6 +211,7 @@ void preempt(Draft& d, ClusterId id, const scheduler::Group& group) {
   if (!quota_allows(d, d.cluster(id), start_need(d.cluster(id).spec))) return;
   for (const LeaseId victim : group.victims)
     if (!may_preempt(d, d.cluster(id), victim)) return;
+  if (!reclaimable(d, d.cluster(id), group.victims)) return;
   for (const LeaseId victim : group.victims) {
     const SlotId slot = d.lease(victim)->slot;
     if (d.slot(slot)->role == SlotRole::Spare)

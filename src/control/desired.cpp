@@ -4,6 +4,7 @@
 #include "control/life.h"
 #include "control/mutants.h"
 #include "model/image_name.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {
@@ -83,7 +84,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.nofile = cluster->spec.nofile;
   fill_role(a, *cluster, *slot);
   a.ray_labels["muster.io/node-id"] = node.id.str();
-  a.ray_labels["muster.io/region"] = node.facts.region;
+  a.ray_labels["muster.io/region"] = region_of(node);
   a.ray_labels["muster.io/tier"] = std::string(tier_name(node.tier));
   if (lease.want != LeaseWant::Stop) {
     a.roster = roster_of(state, *cluster);

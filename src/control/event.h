@@ -245,6 +245,7 @@ struct QuotaSet {
   OrgId org;
   ProjectId project;
   Quota quota;
+  Share share;
   bool operator==(const QuotaSet&) const = default;
 };
 

@@ -19,12 +19,18 @@ void fields(A& a, Quota& x) {
   a(x.gpus, x.cpu_milli, x.clusters);
 }
 template <class A>
+void fields(A& a, Share& x) {
+  a(x.weight, x.gpus, x.cpu_milli);
+}
+template <class A>
 void fields(A& a, Org& x) {
   a(x.id, x.name, x.quota);
+  a.since(3, x.share);
 }
 template <class A>
 void fields(A& a, Project& x) {
   a(x.id, x.org, x.name, x.quota);
+  a.since(3, x.share);
 }
 template <class A>
 void fields(A& a, Principal& x) {
@@ -79,6 +85,7 @@ void fields(A& a, ClusterSpec& x) {
   a(x.name, x.image, x.runtime, x.arch, x.pool, x.head, x.groups, x.head_setup_commands, x.setup_commands, x.env,
     x.files, x.spares, x.egress, x.shm_bytes, x.nofile, x.tier, x.priority, x.idle_timeout, x.max_lifetime,
     x.max_workers);
+  a.since(3, x.policy, x.min_trust);
 }
 template <class A>
 void fields(A& a, Epoch& x) {
@@ -280,6 +287,7 @@ void fields(A& a, FormatRaised& x) {
 template <class A>
 void fields(A& a, QuotaSet& x) {
   a(x.org, x.project, x.quota);
+  a.since(3, x.share);
 }
 
 }  // namespace muster::control

@@ -149,6 +149,17 @@ TEST(Idempotency, TheSameKeyGivesTheSameAnswer) {
   EXPECT_TRUE(w.state.requests.empty());
 }
 
+TEST(Idempotency, AnIdWithoutAHashOnlyNamesTheRequest) {
+  World w;
+  with_cluster(w);
+  Actor actor = w.user();
+  actor.request_id = "req-1";
+  const Outcome first = w.must(CreateJob{w.project, job_spec()}, actor);
+  const Outcome second = w.must(CreateJob{w.project, job_spec()}, actor);
+  EXPECT_NE(first.id, second.id);
+  EXPECT_TRUE(w.state.requests.empty()) << "the server's own ids are not remembered";
+}
+
 TEST(Rights, AreCheckedAgainAtCommit) {
   World w;
   with_cluster(w);

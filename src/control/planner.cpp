@@ -5,6 +5,7 @@
 #include <set>
 
 #include "control/life.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {
@@ -17,9 +18,11 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
-  // What places people is the supplier's promise, never the agent's claim.
-  if (const auto pool = node.labels.find("pool"); pool == node.labels.end()) view.labels.erase("pool");
-  view.labels["region"] = node.facts.region;
+  // A pool is a right of the organisation whose join token it stands on, never the agent's claim.
+  view.labels.erase("pool");
+  if (std::string pool = pool_of(node); !pool.empty()) view.labels["pool"] = std::move(pool);
+  view.labels["region"] = region_of(node);
+  if (const auto site = view.labels.find("site"); site != view.labels.end()) view.site = site->second;
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
   view.whole = state.live_leases(node.id).empty();
   return view;
@@ -63,6 +66,7 @@ scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cl
   r.since = cluster->created_at;
   if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
+  r.policy = spec.policy, r.min_trust = spec.min_trust;
   r.longest = longest_of(state, *cluster);
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
   if (missing.head) add_bundles(bundles, SlotRole::Head, "", spec.head, 1);
@@ -120,6 +124,13 @@ scheduler::Change demand_of(const State& state, ClusterId id) {
   return demand;
 }
 
+scheduler::Change share_of(const Org& org) {
+  return scheduler::ShareChanged{org.id, {}, true, org.share};
+}
+scheduler::Change share_of(const Project& project) {
+  return scheduler::ShareChanged{project.org, project.id, false, project.share};
+}
+
 // The order among equal machines is another one every day (UTC), so that no supplier is always first.
 scheduler::Change day_of(const State& state) {
   constexpr std::int64_t kDayMs = 24 * 3'600'000;
@@ -132,6 +143,7 @@ struct Affected {
   std::set<ClusterId> clusters, demands, terms;
   std::set<LeaseId> leases;
   bool freeze = false;
+  std::vector<scheduler::Change> shares = {};
 
   void slot(SlotId id) {
     if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster), leases.insert(found->lease);
@@ -148,7 +160,11 @@ struct Affected {
     for (const ClusterId each : living_clusters(state, id)) clusters.insert(each);
   }
   void operator()(const QuotaSet& e) {
-    if (e.project) return quota_of(e.project);
+    if (const auto project = state.projects.find(e.project); project != state.projects.end()) {
+      shares.push_back(share_of(project->second));
+      return quota_of(e.project);
+    }
+    if (const auto org = state.orgs.find(e.org); org != state.orgs.end()) shares.push_back(share_of(org->second));
     for (const ProjectId project : projects_of(state, e.org)) quota_of(project);
   }
   void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
@@ -208,6 +224,7 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
   Affected affected{state, {}, {}, {}, {}, {}, false};
   std::visit(affected, event);
   std::vector<scheduler::Change> out{day_of(state)};
+  out.insert(out.end(), affected.shares.begin(), affected.shares.end());
   for (const NodeId id : affected.nodes)
     if (const Node* node = state.find_node(id)) out.emplace_back(scheduler::NodeChanged{view_of(state, *node)});
   for (const LeaseId id : affected.leases) out.push_back(lease_of(state, id));
@@ -226,6 +243,10 @@ std::vector<scheduler::Change> planner_snapshot(const State& state) {
 
 void planner_snapshot(const State& state, const std::function<void(scheduler::Change)>& each) {
   each(day_of(state));
+  for (const auto& [id, org] : state.orgs)
+    if (org.share != Share{}) each(share_of(org));
+  for (const auto& [id, project] : state.projects)
+    if (project.share != Share{}) each(share_of(project));
   for (const auto& [id, node] : state.nodes) each(scheduler::NodeChanged{view_of(state, node)});
   for (const auto& [id, lease] : state.leases) {  // ended ones too: what was held lately counts
     if (lease.end != LeaseEnd::None && state.find_cluster(lease.cluster) == nullptr) continue;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/life.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {
@@ -39,11 +40,8 @@ Quota smallest_whole(const State& state, const Cluster& cluster, const NodeReque
   const OrgId tenant = project == state.projects.end() ? OrgId{} : project->second.org;
   std::optional<Quota> found;
   for (const auto& [id, node] : state.nodes) {
-    const auto label = node.labels.find("pool");
-    const bool pool = spec.pool == "own" ? node.supplier == tenant
-                                         : !spec.pool.starts_with("pool:") ||
-                                               (label != node.labels.end() && spec.pool.substr(5) == label->second);
-    if (!schedulable(node) || !pool || node.facts.arch != spec.arch || !fits(request.resources, node.facts.capacity) ||
+    if (!schedulable(node) || !in_pool(node, spec.pool, tenant) || node.tier < spec.min_trust ||
+        node.facts.arch != spec.arch || !fits(request.resources, node.facts.capacity) ||
         (!request.pinned.empty() &&
          std::find(request.pinned.begin(), request.pinned.end(), id) == request.pinned.end()))
       continue;

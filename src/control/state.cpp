@@ -4,6 +4,7 @@
 
 #include "control/mutants.h"
 #include "control/quota.h"
+#include "model/node_labels.h"
 
 namespace muster::control {
 namespace {
@@ -140,7 +141,8 @@ bool schedulable(const Node& node) {
 }
 
 std::string failure_domain(const Node& node) {
-  return node.facts.region.empty() ? node.supplier.str() : node.facts.region;
+  const std::string region = region_of(node);
+  return region.empty() ? node.supplier.str() : region;
 }
 
 std::vector<NodeId> awaited_nodes(const State& state) {

@@ -16,7 +16,8 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 2;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 3;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kShareFormat = 3;      // the first with shares, policies and trust floors
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;

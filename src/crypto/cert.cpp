@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <openssl/bn.h>
 #include <openssl/ec.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
@@ -35,6 +36,7 @@ using BioPtr = std::unique_ptr<BIO, FreeBio>;
 
 constexpr std::size_t kPemBytesMax = 256 << 10;
 constexpr std::string_view kNodeUri = "spiffe://muster/node/";
+constexpr std::string_view kServerUri = "spiffe://muster/server", kRelayUri = "spiffe://muster/relay";
 
 BioPtr read_bio(std::string_view text) {
   return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
@@ -216,15 +218,18 @@ Result<Key32> ed25519_key(EVP_PKEY* key) {
   return out;
 }
 
+std::string uri_of(const GENERAL_NAME& name) {
+  const ASN1_STRING* uri = name.d.uniformResourceIdentifier;
+  return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)), static_cast<std::size_t>(ASN1_STRING_length(uri))};
+}
+
 Result<std::string> node_of(X509* cert) {
   const NamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert, NID_subject_alt_name, nullptr, nullptr)));
   if (!names || sk_GENERAL_NAME_num(names.get()) != 1)
     return error(Code::Unauthenticated, "the certificate names no single machine");
   const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), 0);
   if (name->type != GEN_URI) return error(Code::Unauthenticated, "the certificate names no machine");
-  const ASN1_STRING* uri = name->d.uniformResourceIdentifier;
-  const std::string text(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)),
-                         static_cast<std::size_t>(ASN1_STRING_length(uri)));
+  const std::string text = uri_of(*name);
   if (!text.starts_with(kNodeUri)) return error(Code::Unauthenticated, "the certificate is not a machine's");
   return text.substr(kNodeUri.size());
 }
@@ -245,8 +250,9 @@ Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now, Millis 
   return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
 }
 
-Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_view common_name,
-                                            const std::vector<std::string>& sans, WallTime now, Millis lifetime) {
+Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<ServerRole> role,
+                                            std::string_view common_name, const std::vector<std::string>& sans,
+                                            WallTime now, Millis lifetime) {
   const CertPtr ca_cert = TRY(parse_cert(ca.cert_pem));
   const KeyPtr ca_key = TRY(parse_key(ca.key_pem));
   const KeyPtr key = new_p256();
@@ -258,7 +264,8 @@ Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_vi
     if (!add_san(names.get(), san))
       return error(Code::InvalidArgument, "'" + san + "' is neither a DNS name nor an IP address", "sans");
   }
-  if ((!sans.empty() && X509_add1_ext_i2d(cert.get(), NID_subject_alt_name, names.get(), 0, X509V3_ADD_DEFAULT) != 1) ||
+  if ((role && !add_name(names.get(), GEN_URI, as_bytes(*role == ServerRole::Relay ? kRelayUri : kServerUri))) ||
+      X509_add1_ext_i2d(cert.get(), NID_subject_alt_name, names.get(), 0, X509V3_ADD_DEFAULT) != 1 ||
       !add_extension(cert.get(), ca_cert.get(), NID_basic_constraints, "critical,CA:FALSE") ||
       !add_extension(cert.get(), ca_cert.get(), NID_key_usage, "critical,digitalSignature") ||
       !add_extension(cert.get(), ca_cert.get(), NID_ext_key_usage, "serverAuth") ||
@@ -268,6 +275,30 @@ Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_vi
   }
   TRY_VOID(sign_cert(cert.get(), ca_key.get()));
   return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
+}
+
+Result<std::optional<ServerRole>> server_role(std::string_view pem) {
+  const CertPtr cert = TRY(parse_cert(pem));
+  const NamesPtr names(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert.get(), NID_subject_alt_name, nullptr, nullptr)));
+  std::optional<ServerRole> role;
+  for (int i = 0; names && i < sk_GENERAL_NAME_num(names.get()); ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
+    if (name->type != GEN_URI) continue;
+    const std::string uri = uri_of(*name);
+    if (role || (uri != kServerUri && uri != kRelayUri))
+      return error(Code::Unauthenticated, "the certificate states more than one role, or one that is not a server's");
+    role = uri == kRelayUri ? ServerRole::Relay : ServerRole::ControlPlane;
+  }
+  return role;
+}
+
+bool key_fits(const KeyAndCert& pair) {
+  const auto cert = parse_cert(pair.cert_pem);
+  const auto key = parse_key(pair.key_pem);
+  const bool fits = cert.ok() && key.ok() && X509_check_private_key(cert->get(), key->get()) == 1;
+  ERR_clear_error();
+  return fits;
 }
 
 Result<std::string> make_csr(const SigningKey& device_key, std::string_view common_name) {

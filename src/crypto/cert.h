@@ -1,8 +1,9 @@
 #pragma once
 // X.509 for Muster's own CA. CA and server keys are ECDSA P-256 (TLS stacks and browsers take them), device keys
 // Ed25519 (they also sign overlay keys and hellos). Serial numbers are random; times are UTC; not_before is set five
-// minutes back for clocks that lag. A device certificate carries the URI SAN spiffe://muster/node/<id>. Pure functions
-// over PEM text; any thread.
+// minutes back for clocks that lag. A device certificate carries the URI SAN spiffe://muster/node/<id>, a server's its
+// role: spiffe://muster/server or spiffe://muster/relay. Pure functions over PEM text; any thread.
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,19 @@ struct KeyAndCert {
 Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now,
                              Millis lifetime = Millis(10LL * 365 * 86'400'000));
 
-// sans: DNS names and IP addresses, told apart by their form.
-Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::string_view common_name,
-                                            const std::vector<std::string>& sans, WallTime now, Millis lifetime);
+// Who a server's certificate speaks for. Clients of the control plane take no other role, so a relay's key is worth
+// nothing there.
+enum class ServerRole : std::uint8_t { ControlPlane, Relay };
+
+// sans: DNS names and IP addresses, told apart by their form. The key is new. Without a role it is a certificate as
+// they were before roles, which the tests of upgrades need.
+Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<ServerRole> role,
+                                            std::string_view common_name, const std::vector<std::string>& sans,
+                                            WallTime now, Millis lifetime);
+// The role that the (first) certificate states; nullopt: none, as in certificates of before roles. An error where it
+// names more than one. Says nothing about who signed it.
+Result<std::optional<ServerRole>> server_role(std::string_view cert_pem);
+bool key_fits(const KeyAndCert& pair);  // the key is the certificate's; false also where one cannot be read
 
 Result<std::string> make_csr(const SigningKey& device_key, std::string_view common_name);
 // Parses the request and checks its own signature; returns the Ed25519 public key that it proves possession of.

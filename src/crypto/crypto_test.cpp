@@ -3,16 +3,19 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <set>
 
 #include "crypto/aead.h"
 #include "crypto/cert.h"
 #include "crypto/cert_watch.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
+#include "crypto/machine_proof.h"
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
 #include "crypto/token.h"
+#include "crypto/totp.h"
 #include "crypto/x25519.h"
 
 namespace muster::crypto {
@@ -150,6 +153,61 @@ TEST(Password, HashAndVerify) {
   EXPECT_FALSE(verify_password("correct horsf", encoded));
   EXPECT_FALSE(verify_password("correct horse", encoded.substr(0, encoded.size() - 4)));
   EXPECT_FALSE(hash_password("short").ok());
+  EXPECT_FALSE(outdated_hash(encoded));
+}
+
+// Made by other programs: OpenSSL 3.5's argon2id and Python's scrypt.
+TEST(Password, OthersHashesHoldAndOldOnesAreToldApart) {
+  const std::string argon =
+      "$argon2id$v=19$m=65536,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx/Ipb8W41rWC0HJvV1+bWOt9R5QsP0";
+  const std::string scrypt = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  EXPECT_TRUE(verify_password("correct horse", argon));
+  EXPECT_FALSE(verify_password("correct horsf", argon));
+  EXPECT_FALSE(outdated_hash(argon));
+  EXPECT_TRUE(verify_password("correct horse", scrypt));
+  EXPECT_FALSE(verify_password("correct horsf", scrypt));
+  EXPECT_TRUE(outdated_hash(scrypt));
+  for (const char* odd :
+       {"", "$argon2id$", "$argon2id$v=19$m=65536,t=3,p=1$", "$argon2id$v=19$m=65536,t=3,p=1$AAEC$",
+        "$argon2id$v=19$m=4194304,t=3,p=1$AAECAwQFBgcICQoLDA0ODw$48iJykDtAea2dx", "$scrypt$ln=15,r=8,p=1$"})
+    EXPECT_FALSE(verify_password("correct horse", odd)) << odd;
+}
+
+// RFC 4226 appendix D, RFC 6238 appendix B (SHA-1), RFC 4648 section 10.
+TEST(Totp, VectorsOfTheStandards) {
+  const ByteView secret = as_bytes("12345678901234567890");
+  const char* counted[] = {"755224", "287082", "359152", "969429", "338314",
+                           "254676", "287922", "162583", "399871", "520489"};
+  for (std::uint64_t i = 0; i < 10; ++i) EXPECT_EQ(hotp(secret, i), counted[i]);
+  const std::pair<std::int64_t, const char*> timed[] = {{59, "94287082"},         {1111111109, "07081804"},
+                                                        {1111111111, "14050471"}, {1234567890, "89005924"},
+                                                        {2000000000, "69279037"}, {20000000000, "65353130"}};
+  for (const auto& [second, code] : timed) EXPECT_EQ(hotp(secret, totp_step(WallTime{second * 1000}), 8), code);
+  const std::pair<const char*, const char*> texts[] = {{"", ""},
+                                                       {"f", "MY"},
+                                                       {"fo", "MZXQ"},
+                                                       {"foo", "MZXW6"},
+                                                       {"foob", "MZXW6YQ"},
+                                                       {"fooba", "MZXW6YTB"},
+                                                       {"foobar", "MZXW6YTBOI"}};
+  for (const auto& [text, coded] : texts) EXPECT_EQ(base32(as_bytes(text)), coded);
+  EXPECT_EQ(
+      otpauth_uri("Muster a.example", "al:ice", secret),
+      "otpauth://totp/Muster%20a.example:al%3Aice?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ&issuer=Muster%20a.example");
+}
+
+TEST(Totp, OneStepEitherWayAndNeverTwice) {
+  const Bytes secret = random_bytes(kTotpSecretBytes);
+  const WallTime now{1'800'000'015'000};
+  const std::uint64_t step = totp_step(now);
+  for (const std::uint64_t good : {step - 1, step, step + 1})
+    EXPECT_EQ(match_totp(secret, hotp(secret, good), now, 0).value_or(0), good);
+  std::set<std::string> near = {hotp(secret, step - 1), hotp(secret, step), hotp(secret, step + 1)};
+  for (const std::uint64_t bad : {step - 2, step + 2})
+    if (!near.contains(hotp(secret, bad))) EXPECT_FALSE(match_totp(secret, hotp(secret, bad), now, 0));
+  EXPECT_FALSE(match_totp(secret, hotp(secret, step - 1), now, step - 1)) << "used";
+  if (near.size() == 3) EXPECT_FALSE(match_totp(secret, hotp(secret, step), now, step)) << "used";
+  for (const char* odd : {"", "12345", "1234567", "abcdef"}) EXPECT_FALSE(match_totp(secret, odd, now, 0)) << odd;
 }
 
 TEST(Token, RoundTripAndDamage) {
@@ -207,17 +265,18 @@ TEST_F(Certs, DeviceLife) {
 }
 
 TEST_F(Certs, ServerIsNoDeviceAndNoCa) {
-  const auto server = issue_server_certificate(ca, "muster", {"muster", "10.0.0.1", "::1"}, now, 24h).value();
+  const auto server =
+      issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster", "10.0.0.1", "::1"}, now, 24h).value();
   EXPECT_TRUE(verify_chain(server.cert_pem, ca.cert_pem, now).ok());
   EXPECT_FALSE(verify_device_certificate(server.cert_pem, ca.cert_pem, now).ok());
   const auto forged = issue_device_certificate(server, device.public_key(), "node-1", now).value();
   EXPECT_FALSE(verify_device_certificate(forged, ca.cert_pem, now).ok());
   EXPECT_FALSE(verify_device_certificate(forged, server.cert_pem, now).ok());
-  EXPECT_FALSE(issue_server_certificate(ca, "x", {"a,DNS:b"}, now, 24h).ok());
+  EXPECT_FALSE(issue_server_certificate(ca, ServerRole::ControlPlane, "x", {"a,DNS:b"}, now, 24h).ok());
 }
 
 TEST_F(Certs, FingerprintFindsTheCa) {
-  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 24h).value();
+  const auto server = issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now, 24h).value();
   const Bytes pin = certificate_sha256(ca.cert_pem).value();
   EXPECT_EQ(*find_certificate(server.cert_pem + ca.cert_pem, pin), ca.cert_pem);
   EXPECT_FALSE(find_certificate(server.cert_pem, pin).ok());
@@ -226,7 +285,7 @@ TEST_F(Certs, FingerprintFindsTheCa) {
 
 TEST_F(Certs, TheirEndIsToldAtHalfAQuarterAndWhenItCame) {
   CertWatch watch;
-  const auto server = issue_server_certificate(ca, "muster", {"muster"}, now, 40h).value();
+  const auto server = issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now, 40h).value();
   ASSERT_TRUE(watch.set("server", server.cert_pem + ca.cert_pem, "copy the new one").ok());
   EXPECT_EQ(watch.left(now).at(0).second, 40h);
   EXPECT_TRUE(watch.warnings(now + 19h).empty());
@@ -239,10 +298,66 @@ TEST_F(Certs, TheirEndIsToldAtHalfAQuarterAndWhenItCame) {
   EXPECT_EQ(watch.warnings(now + 31h).size(), 1u);
   EXPECT_EQ(watch.warnings(now + 41h).size(), 1u);
   EXPECT_EQ(watch.left(now + 41h).at(0).second, -1h);
-  const auto next = issue_server_certificate(ca, "muster", {"muster"}, now + 30h, 40h).value();
+  const auto next =
+      issue_server_certificate(ca, ServerRole::ControlPlane, "muster", {"muster"}, now + 30h, 40h).value();
   ASSERT_TRUE(watch.set("server", next.cert_pem, "copy the new one").ok());
   EXPECT_TRUE(watch.warnings(now + 41h).empty());
   EXPECT_FALSE(watch.set("server", "nothing", "").ok());
+}
+
+TEST_F(Certs, AServersRoleIsInItsCertificate) {
+  const auto role = [&](std::optional<ServerRole> wanted) {
+    return server_role(issue_server_certificate(ca, wanted, "x", {"x"}, now, 24h)->cert_pem).value();
+  };
+  EXPECT_EQ(role(ServerRole::ControlPlane), ServerRole::ControlPlane);
+  EXPECT_EQ(role(ServerRole::Relay), ServerRole::Relay);
+  EXPECT_EQ(role({}), std::nullopt);
+  EXPECT_EQ(server_role(ca.cert_pem).value(), std::nullopt);
+  EXPECT_FALSE(server_role(issue_device_certificate(ca, device.public_key(), "node-1", now).value()).ok());
+  EXPECT_FALSE(server_role("nonsense").ok());
+  const auto one = issue_server_certificate(ca, ServerRole::Relay, "x", {"x"}, now, 24h).value();
+  const auto two = issue_server_certificate(ca, ServerRole::Relay, "x", {"x"}, now, 24h).value();
+  EXPECT_TRUE(key_fits(one));
+  EXPECT_FALSE(key_fits({one.key_pem, two.cert_pem}));
+  EXPECT_FALSE(key_fits({"", one.cert_pem}));
+}
+
+TEST_F(Certs, AMachinesProofIsForOneMachineOneKeyAndOneWeek) {
+  const Key32 key = device.public_key(), other_key = SigningKey::generate().public_key();
+  const MachineProof proof = prove_machine(ca, 12, key, now).value();
+  const auto verifier = MachineVerifier::create(ca.cert_pem).value();
+  for (int twice = 0; twice < 2; ++twice) {  // the second time it is remembered
+    EXPECT_TRUE(verifier->genuine(proof, key, now));
+    EXPECT_FALSE(verifier->genuine(proof, other_key, now));
+    EXPECT_TRUE(verifier->genuine(proof, key, now + 7 * 24h + 23h)) << "clocks of machines are off";
+    EXPECT_FALSE(verifier->genuine(proof, key, now + 8 * 24h + 1h));
+    EXPECT_TRUE(verifier->genuine(proof, key, now - 23h));
+    EXPECT_FALSE(verifier->genuine(proof, key, now - 25h));
+    MachineProof moved = proof;
+    moved.node = 13;
+    EXPECT_FALSE(verifier->genuine(moved, key, now));
+    moved = proof;
+    moved.not_after = moved.not_after + 1h;
+    EXPECT_FALSE(verifier->genuine(moved, key, now));
+  }
+  const KeyAndCert other = create_ca("Muster CA", now).value();
+  EXPECT_FALSE(verifier->genuine(prove_machine(other, 12, key, now).value(), key, now));
+  EXPECT_FALSE(MachineVerifier::create("nonsense").ok());
+  const Bytes bytes = encode_machine_proofs({proof, proof});
+  EXPECT_EQ(bytes.size(), 2 * kMachineProofBytes);
+  EXPECT_EQ(decode_machine_proofs(bytes, 2).value(), (std::vector<MachineProof>{proof, proof}));
+  EXPECT_FALSE(decode_machine_proofs(bytes, 1).ok());
+  EXPECT_FALSE(decode_machine_proofs(ByteView(bytes).first(bytes.size() - 1), 2).ok());
+  for (std::size_t i = 16; i < kMachineProofBytes; ++i) {
+    MachineProof bad = proof;
+    bad.signature[i - 16] ^= 1;
+    EXPECT_FALSE(verifier->genuine(bad, key, now)) << i;
+  }
+  for (const std::uint8_t fill : {0, 255}) {
+    MachineProof bad = proof;
+    bad.signature.assign(64, fill);
+    EXPECT_FALSE(verifier->genuine(bad, key, now));
+  }
 }
 
 TEST_F(Certs, CsrWithForeignKeyOrDamageIsRefused) {

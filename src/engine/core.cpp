@@ -142,7 +142,7 @@ Status Engine::append_events(const std::vector<control::Event>& events, const co
   stored.reserve(events.size());
   journal::Entry entry{base_.seq, leader_epoch_, wall, actor_of(actor), {}, base_.hash};
   std::size_t bytes = 0;
-  const std::uint32_t format = base_.state.format_version;
+  std::uint32_t format = base_.state.format_version;
   for (const control::Event& event : events) {
     if (control::format_needed(event) > format)
       return error(Code::Unsupported,
@@ -151,6 +151,8 @@ Status Engine::append_events(const std::vector<control::Event>& events, const co
                                control::format_needed(event), format));
     ++entry.seq;
     entry.event = control::encode(event, format);
+    // What a command raises the format for is stored in the new one.
+    if (const auto* raised = std::get_if<control::FormatRaised>(&event)) format = std::max(format, raised->version);
     stored.push_back(TRY(journal::encode(entry)));
     entry.prev_hash = journal::hash_of(stored.back());
     bytes += stored.back().size();

@@ -7,9 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <filesystem>
+#include <tuple>
 
 #include "agent/core.h"
 #include "agent/memory.h"
@@ -34,7 +36,8 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000};
+constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000}, kNetLook{3'000}, kNetEvery{15'000};
+constexpr std::size_t kNetPairsOfMachine = 256;
 constexpr std::size_t kLinkBufferMax = 8 << 20, kStateBytesMax = 16 << 20;
 
 // Begins or feeds something: must wait while the agent's own memory cannot be written.
@@ -89,7 +92,8 @@ class AgentProcess {
                    if (command == "egress") return tell_egress(std::move(tell));
                    tell(control(command));
                  }),
-        metrics_(poller_, [this] { return metrics_text(pump_.latest(), started_ && core_->online()); }) {}
+        metrics_(poller_,
+                 [this] { return metrics_text(pump_.latest(), started_ && core_->online()) + network_metrics(); }) {}
 
   Status run();
 
@@ -113,6 +117,8 @@ class AgentProcess {
   void send(session::AgentFrame frame);
   void persist(const Bytes& bytes);
   void refresh_facts();
+  void tell_networks();
+  std::string network_metrics() const;
   void heed_owner(const Gate& gate);
   void watch_certificate();
   std::string control(const std::string& command);
@@ -139,6 +145,12 @@ class AgentProcess {
   net::WebSocketPtr socket_;
   std::uint64_t generation_ = 0, deadline_timer_ = 0, persist_timer_ = 0;
   bool pumping_ = false, started_ = false;
+  bool net_wanted_ = false;  // this server takes reports of networks
+  struct Told {
+    LeaseTime at;
+    std::uint32_t relayed = 0, lan = 0, direct = 0;
+  };
+  std::map<LeaseId, Told> net_told_;
   std::string link_fault_, engine_fault_;
   std::string planned_for_;  // the certificate that renewal_ is about
   RenewalPlan renewal_;
@@ -194,6 +206,7 @@ void AgentProcess::begin(const agent::Found& found) {
   core_->start(persisted.ok() ? ByteView(*persisted) : ByteView(), found, read_clocks());
   refresh_facts();
   watch_certificate();
+  tell_networks();
   pump();
 }
 
@@ -329,9 +342,11 @@ void AgentProcess::on_message(const Bytes& bytes) {
     log_info("agent", "the device certificate was renewed");
     return;
   }
-  if (const auto* welcome = std::get_if<session::Welcome>(&*frame);
-      welcome != nullptr && welcome->roster_key.size() == 32)
-    executor_->set_roster_key(welcome->roster_key);
+  if (const auto* welcome = std::get_if<session::Welcome>(&*frame); welcome != nullptr) {
+    if (welcome->roster_key.size() == 32) executor_->set_roster_key(welcome->roster_key);
+    net_wanted_ = std::find(welcome->features.begin(), welcome->features.end(), "net") != welcome->features.end();
+    net_told_.clear();
+  }
   core_->on_frame(*frame, read_clocks());
   pump();
 }
@@ -401,6 +416,42 @@ void AgentProcess::refresh_facts() {
       metrics_.set_port(static_cast<std::uint16_t>(policy->metrics_port));
     poller_.after(kFactsEvery, [this] { refresh_facts(); });
   });
+}
+
+// Now and then, and soon after a way changed. Whoever looks at many pairs sees those in use.
+void AgentProcess::tell_networks() {
+  poller_.after(kNetLook, [this] { tell_networks(); });
+  std::erase_if(net_told_, [&](const auto& each) { return !overlay_.paths().contains(each.first); });
+  if (!started_ || !core_->online() || !net_wanted_) return;
+  const LeaseTime now = read_clocks().lease;
+  std::size_t room = kNetPairsOfMachine;
+  for (const auto& [lease, paths] : overlay_.paths()) {
+    session::NetReport report = paths.report;
+    report.pairs.resize(std::min(report.pairs.size(), room));
+    room -= report.pairs.size();
+    const auto told = net_told_.find(lease);
+    const bool changed =
+        told == net_told_.end() || std::tie(told->second.relayed, told->second.lan, told->second.direct) !=
+                                       std::tie(paths.relayed, paths.lan, paths.direct);
+    if (!changed && now - told->second.at < kNetEvery) continue;
+    net_told_[lease] = {now, paths.relayed, paths.lan, paths.direct};
+    send(std::move(report));
+  }
+}
+
+std::string AgentProcess::network_metrics() const {
+  std::array<std::uint32_t, 3> pairs{};
+  for (const auto& [lease, paths] : overlay_.paths()) {
+    pairs[0] += paths.relayed;
+    pairs[1] += paths.lan;
+    pairs[2] += paths.direct;
+  }
+  return fmt::format(
+      "# HELP muster_agent_net_pairs members that this machine talked to, by the way to them\n# TYPE "
+      "muster_agent_net_pairs gauge\nmuster_agent_net_pairs{{path=\"relay\"}} "
+      "{}\nmuster_agent_net_pairs{{path=\"lan\"}} "
+      "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\n",
+      pairs[0], pairs[1], pairs[2]);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.

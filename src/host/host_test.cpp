@@ -3,14 +3,24 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <netdb.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <thread>
 
+#include "crypto/file.h"
 #include "crypto/hash.h"
 #include "host/blob_cache.h"
 #include "host/embedded.h"
@@ -21,6 +31,7 @@
 #include "host/policy.h"
 #include "host/privd.h"
 #include "host/privd_client.h"
+#include "host/sandbox.h"
 
 namespace muster::host {
 namespace {
@@ -470,6 +481,45 @@ TEST(BlobCache, ContentMustBeWhatItsNameSays) {
 TEST(Embedded, HelperAndProfileAreTheFilesOfTheTree) {
   EXPECT_NE(ray_helper_source().find("def main()"), std::string_view::npos);
   EXPECT_TRUE(parse_object(seccomp_profile()).ok());
+}
+
+// In a child, which says with its exit code how many of these it could do.
+TEST(Sandbox, NetdKeepsOnlyWhatPacketsNeed) {
+  const TempDir dir;
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!confine_netd().ok()) _exit(100);
+    int wrong = 0;
+    const auto refused = [&](long result, int with = EPERM) { wrong += result != -1 || errno != with; };
+    char* const none[] = {nullptr};
+    refused(execve("/bin/true", none, none));
+    refused(syscall(SYS_clone3, nullptr, 0), ENOSYS);
+    refused(syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+    refused(unshare(CLONE_NEWUSER));
+    refused(ptrace(PTRACE_TRACEME, 0, nullptr, nullptr));
+    refused(mount("none", dir.path.c_str(), "tmpfs", 0, nullptr));
+    refused(socket(AF_UNIX, SOCK_STREAM, 0));
+    refused(socket(AF_PACKET, SOCK_RAW, 0));
+    refused(kill(getppid(), 0));
+    refused(chmod(dir.path.c_str(), 0777));
+    refused(symlink("/", (dir.path + "/link").c_str()));
+    refused(ioctl(0, TIOCSTI, nullptr));
+    wrong += mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
+    // What it lives on goes on working.
+    wrong += !crypto::write_secret_file(dir.path + "/key", Bytes(32)).ok();
+    wrong += !crypto::read_secret_file(dir.path + "/key").ok();
+    int ran = 0;
+    std::thread([&] { ran = 1; }).join();
+    addrinfo hints{}, *found = nullptr;
+    hints.ai_flags = AI_ADDRCONFIG;
+    wrong += getaddrinfo("localhost", "443", &hints, &found) != 0;
+    const int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    _exit(wrong + (ran == 1 ? 0 : 20) + (udp >= 0 ? 0 : 40));
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace

@@ -254,6 +254,12 @@ Result<netd::Reply> Netd::handle(const netd::GetInfo&, std::vector<Fd>&) {
   return netd::Reply(std::move(info));
 }
 
+Result<netd::Reply> Netd::handle(const netd::GetPaths& request, std::vector<Fd>&) {
+  netd::Paths paths = TRY(find(request.lease))->paths(read_clocks());
+  paths.report.udp_port = port_;
+  return netd::Reply(std::move(paths));
+}
+
 void Netd::read_udp() {
   UdpBatch& b = *batch_;
   for (std::size_t i = 0; i < kUdpBatch; ++i) {

@@ -52,6 +52,7 @@ class Netd {
   Result<netd::Reply> handle(const netd::RemoveLease& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::GetStats& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::GetInfo& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::GetPaths& request, std::vector<Fd>& fds);
   Result<NetdLease*> find(const std::string& lease);
 
   NetdOptions options_;

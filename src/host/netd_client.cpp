@@ -51,6 +51,9 @@ Status NetdClient::remove_lease(const std::string& lease) {
 Result<netd::Stats> NetdClient::stats(const std::string& lease) {
   return expect<netd::Stats>(call(netd::GetStats{lease}));
 }
+Result<netd::Paths> NetdClient::paths(const std::string& lease) {
+  return expect<netd::Paths>(call(netd::GetPaths{lease}));
+}
 Result<netd::Info> NetdClient::info() {
   return expect<netd::Info>(call(netd::GetInfo{}));
 }

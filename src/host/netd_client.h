@@ -19,6 +19,7 @@ class NetdClient {
   Status remove_lease(const std::string& lease);
   Result<netd::Stats> stats(const std::string& lease);
   Result<netd::Info> info();
+  Result<netd::Paths> paths(const std::string& lease);
 
  private:
   Result<netd::Reply> call(const netd::Request& request, int fd = -1);

@@ -9,7 +9,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <tuple>
 #include <utility>
 
@@ -172,7 +174,8 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
       signers.push_back(*key);
     }
     const auto before = std::pair(guard_.incarnation(), guard_.epoch());
-    out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers));
+    const auto machines = TRY(vouched(config));
+    out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers, machines));
     guard_ = member_->guard();
     relay_of_.clear();
     // The others still send with the sessions of our last life, and would not notice for long.
@@ -188,6 +191,16 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
   out.incarnation = guard_.incarnation();
   out.epoch = guard_.epoch();
   return out;
+}
+
+// Who once had a CA keeps asking for proofs, whatever is said later.
+Result<std::optional<overlay::MachineProofs>> NetdLease::vouched(const netd::Configure& config) {
+  if (!config.machine_ca_pem.empty() && config.machine_ca_pem != machine_ca_pem_) {
+    machines_ = TRY(crypto::MachineVerifier::create(config.machine_ca_pem));
+    machine_ca_pem_ = config.machine_ca_pem;
+  }
+  if (!machines_) return std::optional<overlay::MachineProofs>();
+  return std::optional(overlay::MachineProofs{machines_.get(), config.machines, read_clocks().wall});
 }
 
 Status NetdLease::configure_relays(const netd::Configure& config) {
@@ -343,6 +356,12 @@ void NetdLease::to_tun(ByteView packet) {
   if (arriving_) arriving_->add(packet, *this);
 }
 
+std::uint64_t NetdLease::micros() const {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
+}
+
 void NetdLease::flush() {
   if (arriving_) arriving_->flush(*this);
 }
@@ -382,6 +401,73 @@ netd::Stats NetdLease::stats() const {
     out.peers.push_back({m.address, m.peer.rx_bytes, m.peer.tx_bytes, m.peer.last_handshake.ms,
                          overlay::format_endpoint(m.peer.endpoint)});
   }
+  return out;
+}
+
+namespace {
+bool is_private(std::uint32_t ip) {
+  return ip >> 24 == 10 || ip >> 20 == 0xac1 || ip >> 16 == 0xc0a8;
+}
+std::uint64_t age(Millis passed) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(passed.count(), 0));
+}
+session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
+  session::NetPair pair;
+  pair.address = m.address;
+  const bool used = m.peer.last_handshake.ms != 0;  // who never talked to us costs nothing, and has no way yet
+  const auto& at = m.peer.endpoint;
+  if (used && at.kind == overlay::Endpoint::Kind::Udp) {
+    pair.path = is_private(at.ip) ? session::NetPath::Lan : session::NetPath::Direct;
+    pair.at = {at.ip, at.port};
+  } else if (used) {
+    pair.path = session::NetPath::Relay;
+  }
+  pair.rtt_us = m.rtt_us;
+  pair.relay_rtt_us = m.relay_rtt_us;
+  pair.asked = m.asked;
+  pair.lost = m.lost;
+  pair.changes = m.changes;
+  if (used && m.since != LeaseTime{}) pair.age_ms = age(now.lease - m.since);
+  if (used) pair.handshake_age_ms = age(now.wall - m.peer.last_handshake);
+  pair.rx_bytes = m.peer.rx_bytes;
+  pair.tx_bytes = m.peer.tx_bytes;
+  for (const overlay::Tried& t : m.tried)
+    pair.tries.push_back({{t.at.ip, t.at.port},
+                          session::NetOrigin{static_cast<std::uint8_t>(t.origin)},
+                          t.sent,
+                          t.answered,
+                          t.full,
+                          t.rtt_us});
+  return pair;
+}
+}  // namespace
+
+netd::Paths NetdLease::paths(const Now& now) const {
+  netd::Paths out;
+  session::NetReport& report = out.report;
+  for (const Relay& r : relays_) {
+    const bool up = r.client->state() == relay::ClientState::Up;
+    if (report.relay.empty() || (up && !report.relay_up)) report.relay = r.at.host + ":" + std::to_string(r.at.port);
+    report.relay_up = report.relay_up || up;
+  }
+  for (const auto& at : public_)
+    if (report.seen.size() < session::kNetSeenMax) report.seen.push_back({at.ip, at.port});
+  if (!member_) return out;
+  for (const overlay::MemberStats& m : member_->stats()) {
+    session::NetPair pair = pair_of(m, now);
+    out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
+    out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
+    out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
+    report.pairs.push_back(std::move(pair));
+  }
+  report.others = static_cast<std::uint32_t>(report.pairs.size());
+  std::stable_sort(report.pairs.begin(), report.pairs.end(), [](const auto& x, const auto& y) {
+    const auto rank = [](const session::NetPair& p) {
+      return std::pair(p.path != session::NetPath::None, p.rx_bytes + p.tx_bytes);
+    };
+    return rank(x) > rank(y);
+  });
+  report.pairs.resize(std::min(report.pairs.size(), session::kNetPairsMax));
   return out;
 }
 

@@ -39,6 +39,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
+  netd::Paths paths(const Now& now) const;  // without netd's own port
   void erase_files();
 
  private:
@@ -52,12 +53,14 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
   void from_tun(std::span<std::uint8_t> read, const Now& now);
   bool pause_tun(LeaseTime now);
   void drain();
   Status configure_relays(const netd::Configure& config);
+  Result<std::optional<overlay::MachineProofs>> vouched(const netd::Configure& config);
   void close_tun();
   std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
 
@@ -80,6 +83,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::unique_ptr<overlay::Member> member_;
   std::vector<overlay::Endpoint> public_;
   bool relay_came_up_ = false;
+  std::string machine_ca_pem_;
+  std::unique_ptr<crypto::MachineVerifier> machines_;  // of that CA
   Bytes relay_token_;
   std::string relay_ca_pem_, relay_server_name_;
   std::vector<Relay> relays_;

@@ -5,10 +5,19 @@ namespace {
 
 constexpr std::size_t kListMax = 4096;
 
+// The largest value that a field of this type may have.
+template <typename T>
+constexpr std::uint64_t largest() {
+  if constexpr (std::is_same_v<T, bool>) return 1;
+  if constexpr (std::is_same_v<T, session::NetPath>) return static_cast<std::uint64_t>(session::NetPath::Direct);
+  if constexpr (std::is_same_v<T, session::NetOrigin>) return static_cast<std::uint64_t>(session::NetOrigin::Heard);
+  return ~std::uint64_t{0};
+}
+
 class Writer {
  public:
   template <typename T>
-    requires std::is_integral_v<T>
+    requires(std::is_integral_v<T> || std::is_enum_v<T>)
   void field(const T& value) {
     for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8) {
       out_ += static_cast<char>(static_cast<std::uint64_t>(value) >> shift);
@@ -34,12 +43,12 @@ class Reader {
  public:
   explicit Reader(std::string_view bytes) : rest_(bytes) {}
   template <typename T>
-    requires std::is_integral_v<T>
+    requires(std::is_integral_v<T> || std::is_enum_v<T>)
   void field(T& value) {
     if (rest_.size() < sizeof(T)) return fail();
     std::uint64_t raw = 0;
     for (std::size_t i = 0; i < sizeof(T); ++i) raw = raw << 8 | static_cast<std::uint8_t>(rest_[i]);
-    if (std::is_same_v<T, bool> && raw > 1) return fail();
+    if (raw > largest<T>()) return fail();
     value = static_cast<T>(raw);
     rest_.remove_prefix(sizeof(T));
   }
@@ -88,13 +97,14 @@ void each(A& a, T& v) {
     fields(a, v.host, v.port);
   else if constexpr (std::is_same_v<U, Bytes>)
     a.field(v);
-  else if constexpr (std::is_same_v<U, AddLease> || std::is_same_v<U, RemoveLease> || std::is_same_v<U, GetStats>)
+  else if constexpr (std::is_same_v<U, AddLease> || std::is_same_v<U, RemoveLease> || std::is_same_v<U, GetStats> ||
+                     std::is_same_v<U, GetPaths>)
     fields(a, v.lease);
   else if constexpr (std::is_same_v<U, GetInfo> || std::is_same_v<U, Done>)
     static_cast<void>(a);
   else if constexpr (std::is_same_v<U, Configure>)
     fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem,
-           v.relay_server_name, v.relay_token, v.psk);
+           v.relay_server_name, v.relay_token, v.psk, v.machine_ca_pem, v.machines);
   else if constexpr (std::is_same_v<U, Failed>)
     fields(a, v.code, v.message);
   else if constexpr (std::is_same_v<U, LeaseKey>)
@@ -109,6 +119,18 @@ void each(A& a, T& v) {
     fields(a, v.lease, v.public_key, v.tun, v.configured);
   else if constexpr (std::is_same_v<U, Info>)
     fields(a, v.udp_port, v.leases);
+  else if constexpr (std::is_same_v<U, session::NetPlace>)
+    fields(a, v.ip, v.port);
+  else if constexpr (std::is_same_v<U, session::NetTry>)
+    each(a, v.at), fields(a, v.origin, v.sent, v.answered, v.full, v.rtt_us);
+  else if constexpr (std::is_same_v<U, session::NetPair>) {
+    each(a, v.at);
+    fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
+           v.rx_bytes, v.tx_bytes, v.tries);
+  } else if constexpr (std::is_same_v<U, Paths>) {
+    auto& r = v.report;
+    fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct);
+  }
 }
 
 template <typename V>

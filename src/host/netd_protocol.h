@@ -2,13 +2,15 @@
 // What the agent and netd say to each other on a local SOCK_SEQPACKET socket: one request, one reply, in order; a TUN
 // descriptor travels beside AddLease. Own compact encoding (big endian, length-prefixed), strict on reading: netd never
 // trusts the agent's bytes more than a peer's. Limits: a message <= kLargeBytesMax (a roster of kRosterMembersMax).
-// Values only.
+// Values only. Kinds are only ever added at the end: agent and netd of an update live side by side for a while.
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "net/net.h"
+#include "session/frames.h"
 
 namespace muster::host::netd {
 
@@ -33,9 +35,12 @@ struct Configure {
   std::vector<Bytes> signatures;
   std::vector<Bytes> signers;  // Ed25519 public keys that must all have signed
   std::vector<RelayAddress> relays;
-  std::string relay_ca_pem, relay_server_name = "muster";
+  std::string relay_ca_pem, relay_server_name{net::kRelayName};
   Bytes relay_token;
   Bytes psk;  // 32 bytes or empty
+  // The CA that must vouch for the roster's machines, and its proofs; empty: nobody does (tests).
+  std::string machine_ca_pem = {};
+  Bytes machines = {};
   bool operator==(const Configure&) const = default;
 };
 struct RemoveLease {
@@ -49,7 +54,12 @@ struct GetStats {
 struct GetInfo {
   bool operator==(const GetInfo&) const = default;
 };
-using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo>;
+// How the lease's network stands in detail: a Paths.
+struct GetPaths {
+  std::string lease;
+  bool operator==(const GetPaths&) const = default;
+};
+using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo, GetPaths>;
 
 struct Failed {
   std::uint8_t code = 0;
@@ -92,7 +102,12 @@ struct Info {
   std::vector<LeaseLine> leases;
   bool operator==(const Info&) const = default;
 };
-using Reply = std::variant<Failed, Done, LeaseKey, Configured, Stats, Info>;
+struct Paths {
+  session::NetReport report;                       // without the lease's id
+  std::uint32_t relayed = 0, lan = 0, direct = 0;  // of all members that it ever talked to
+  bool operator==(const Paths&) const = default;
+};
+using Reply = std::variant<Failed, Done, LeaseKey, Configured, Stats, Info, Paths>;
 
 std::string encode(const Request& request);
 std::string encode(const Reply& reply);

@@ -7,12 +7,23 @@
 namespace muster::host::netd {
 namespace {
 
+Paths some_paths() {
+  session::NetPair pair{1, session::NetPath::Direct, {2, 3}, 4, 5, 6, 7, 8, 9, 10, 11, 12, {}};
+  pair.tries = {{{13, 14}, session::NetOrigin::Heard, 15, 16, true, 17}};
+  Paths paths;
+  paths.report.relay = "relay:443";
+  paths.report.seen = {{18, 19}};
+  paths.report.pairs = {pair};
+  paths.direct = 20;
+  return paths;
+}
+
 TEST(NetdProtocol, EveryMessageComesBack) {
   const Configure configure{
       "lease-1", 0x64400001, 16,  {1, 2, 3},   {{4, 5}, {}}, {Bytes(32, 7)}, {{"relay.example", 443}, {"::1", 1}},
       "PEM",     "muster",   {9}, Bytes(32, 1)};
-  for (const Request& r :
-       std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{}}) {
+  for (const Request& r : std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"},
+                                                         GetInfo{}, GetPaths{"d"}}) {
     const auto back = decode_request(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);
@@ -20,7 +31,7 @@ TEST(NetdProtocol, EveryMessageComesBack) {
   const Stats stats{true, false, "x", 1, 2, {{3, 4, 5, -6, "relay"}}};
   const Info info{51820, {{"l", Bytes(32, 2), true, false}}};
   for (const Reply& r : std::initializer_list<Reply>{Failed{3, "no"}, Done{}, LeaseKey{Bytes(32, 3)},
-                                                     Configured{1, 2, 3}, stats, info}) {
+                                                     Configured{1, 2, 3}, stats, info, some_paths()}) {
     const auto back = decode_reply(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);
@@ -32,6 +43,9 @@ TEST(NetdProtocol, DamageIsRefused) {
       encode(Request(Configure{"lease-1", 1, 16, {1}, {{2}}, {{3}}, {{"h", 1}}, "c", "d", {4}, {5}}));
   for (std::size_t i = 0; i < good.size(); ++i) EXPECT_FALSE(decode_request(good.substr(0, i)).ok()) << i;
   EXPECT_FALSE(decode_request(good + "x").ok());
+  Paths strange = some_paths();
+  strange.report.pairs[0].path = session::NetPath{9};
+  EXPECT_FALSE(decode_reply(encode(Reply(strange))).ok());
   Rng rng(9);
   for (int i = 0; i < 20'000; ++i) {
     std::string bad = good;

@@ -13,8 +13,9 @@ using Clock = std::chrono::steady_clock;
 
 struct NetdRelay : lab::NetdRig {
   crypto::KeyAndCert ca = crypto::create_ca("test", read_clocks().wall).value();
-  crypto::KeyAndCert server =
-      crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, 24h).value();
+  crypto::KeyAndCert server = crypto::issue_server_certificate(ca, crypto::ServerRole::Relay, "muster-relay",
+                                                               {"muster-relay"}, read_clocks().wall, 24h)
+                                  .value();
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
   bool mirror = false;
@@ -97,6 +98,21 @@ TEST_F(NetdRelay, MachinesThatKnowNoCommonNetworkFindEachOther) {
   for (int i = 0; i < 80 && (path(a) == "relay" || path(b) == "relay"); ++i) std::this_thread::sleep_for(100ms);
   EXPECT_EQ(path(a), "10.99.0.2:" + std::to_string(b.netd->udp_port()));
   EXPECT_EQ(path(b), "10.99.0.1:" + std::to_string(a.netd->udp_port()));
+  const auto paths = a.client->paths("lease-1");
+  ASSERT_TRUE(paths.ok()) << paths.error().message;
+  EXPECT_TRUE(paths->report.relay_up);
+  ASSERT_EQ(paths->report.seen.size(), 1U) << "the relay's UDP port said how this machine is seen";
+  EXPECT_EQ(paths->report.seen[0].port, a.netd->udp_port());
+  ASSERT_EQ(paths->report.pairs.size(), 1U);
+  const session::NetPair& found = paths->report.pairs[0];
+  EXPECT_EQ(found.path, session::NetPath::Lan) << "10.99.0.2 is an address of a private network";
+  EXPECT_EQ(found.at.port, b.netd->udp_port());
+  EXPECT_GT(found.rtt_us, 0U);
+  EXPECT_LT(found.rtt_us, 1'000'000U);
+  EXPECT_GE(found.changes, 1U);
+  EXPECT_EQ(paths->lan, 1U);
+  ASSERT_FALSE(found.tries.empty());
+  EXPECT_TRUE(std::any_of(found.tries.begin(), found.tries.end(), [](const auto& t) { return t.full; }));
   relay->stop();
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1) << "the relay is not needed any more";
 }

@@ -9,6 +9,7 @@
 #include "host/netd.h"
 #include "host/netd_client.h"
 #include "host/netd_lab.h"
+#include "host/sandbox.h"
 #include "host/tun.h"
 #include "overlay/relay_protocol.h"
 
@@ -37,7 +38,8 @@ struct Machine {
     std::promise<bool> started;
     thread = std::thread([this, &started] {
       inside(host_ns, [this, &started] {
-        const bool ok = netd->start().ok();
+        // As in the product, but for the socket that the supervisor makes there.
+        const bool ok = netd->start().ok() && confine_netd().ok();
         started.set_value(ok);
         if (ok) netd->run();
       });

@@ -182,6 +182,26 @@ TEST_F(NetdPair, ARestartedNetdIsTheSameMember) {
   EXPECT_EQ(crypto::read_secret_file(b.dir + "/netd/lease-1.key").error().code, Code::NotFound);
 }
 
+TEST_F(NetdPair, OnceThereIsACaItMustVouchForMachines) {
+  const auto ca = crypto::create_ca("test", read_clocks().wall).value();
+  const auto proof = [&](const lab::Machine& m) {
+    return crypto::prove_machine(ca, m.entry().node, m.device.public_key(), read_clocks().wall).value();
+  };
+  const auto tell = [&](const std::vector<crypto::MachineProof>& proofs, const std::string& ca_pem) {
+    ++epoch;
+    netd::Configure c = message(a, {&a, &b});
+    c.machine_ca_pem = ca_pem;
+    c.machines = crypto::encode_machine_proofs(proofs);
+    return a.client->configure(c);
+  };
+  EXPECT_EQ(tell({proof(a), proof(b)}, ca.cert_pem)->rejected, 0U);
+  EXPECT_EQ(a.client->stats("lease-1")->peers.size(), 1U);
+  EXPECT_EQ(tell({proof(a)}, ca.cert_pem)->rejected, 1U);
+  EXPECT_TRUE(a.client->stats("lease-1")->peers.empty());
+  EXPECT_EQ(tell({proof(a)}, "")->rejected, 1U) << "a CA is not forgotten";
+  EXPECT_FALSE(tell({proof(a), proof(b)}, "no certificate").ok());
+}
+
 TEST_F(NetdPair, ARosterOfThousandsIsTaken) {
   const lab::Echo echo(b.lease_ns, 9000);
   overlay::Roster roster{lab::kCluster, 1, 9, {a.entry(), b.entry()}};

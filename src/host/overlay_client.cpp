@@ -4,6 +4,8 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 
 namespace muster::host {
@@ -18,6 +20,13 @@ Result<netd::Reply> checked(Result<netd::Reply> reply) {
     return error(static_cast<Code>(failed->code), "netd: " + failed->message, "overlay.refused");
   }
   return reply;
+}
+
+// What may go on to the control plane.
+bool within_bounds(const session::NetReport& report) {
+  return report.pairs.size() <= session::kNetPairsMax && report.seen.size() <= session::kNetSeenMax &&
+         std::all_of(report.pairs.begin(), report.pairs.end(),
+                     [](const auto& pair) { return pair.tries.size() <= session::kNetTriesMax; });
 }
 
 std::vector<netd::RelayAddress> relay_addresses(const std::vector<std::string>& relays) {
@@ -92,11 +101,18 @@ void OverlayClient::connect() {
 
 void OverlayClient::look() {
   std::erase_if(networks_, [&](const auto& each) { return !known_.contains(each.first); });
+  std::erase_if(paths_, [&](const auto& each) { return !known_.contains(each.first); });
   for (const auto& [lease, known] : known_) {
     if (!known.configured || !fd_) continue;
     send(netd::GetStats{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
       const auto* stats = reply.ok() ? std::get_if<netd::Stats>(&*reply) : nullptr;
       if (stats != nullptr && known_.contains(lease)) networks_[lease] = *stats;
+    });
+    send(netd::GetPaths{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
+      auto* paths = reply.ok() ? std::get_if<netd::Paths>(&*reply) : nullptr;
+      if (paths == nullptr || !known_.contains(lease) || !within_bounds(paths->report)) return;
+      paths->report.lease = lease;
+      paths_[lease] = std::move(*paths);
     });
   }
   poller_.after(kCompareEvery, [this, alive = alive_] {
@@ -165,6 +181,7 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
 void OverlayClient::restore(LeaseId lease, Known& known) {
   auto kept = store_.load(lease);
   if (kept.ok() && kept->address == known.attach.address && kept->prefix_bits == known.attach.prefix_bits) {
+    kept->machine_ca_pem = trust_.relay_ca_pem;
     kept->relay_ca_pem = trust_.relay_ca_pem;
     kept->relay_server_name = trust_.relay_server_name;
     known.configured = std::move(*kept);
@@ -216,6 +233,8 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
   request.signatures = network.roster.signatures;
   request.signers = {roster_key};
   request.relays = relay_addresses(network.relays);
+  request.machine_ca_pem = trust_.relay_ca_pem;
+  request.machines = network.roster.machines;
   request.relay_ca_pem = trust_.relay_ca_pem;
   request.relay_server_name = trust_.relay_server_name;
   request.relay_token = network.relay_token;
@@ -232,7 +251,10 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
     if (!reply.ok()) return done(reply.error());
     if (const auto* configured = std::get_if<netd::Configured>(&*reply);
         configured != nullptr && configured->rejected > 0) {
-      log_warn("agent", "{} roster entries carry no genuine overlay key and were left out", configured->rejected);
+      log_warn("agent",
+               "{} roster entries carry no genuine overlay key, or no proof that their machine is enrolled, and were "
+               "left out",
+               configured->rejected);
     }
     done({});
   });

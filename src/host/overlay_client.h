@@ -8,11 +8,12 @@
 #include "host/overlay_port.h"
 #include "host/overlay_store.h"
 #include "host/privd_client.h"
+#include "net/net.h"
 
 namespace muster::host {
 
 struct OverlayTrust {
-  std::string relay_ca_pem, relay_server_name = "muster";
+  std::string relay_ca_pem, relay_server_name{net::kRelayName};
 };
 
 class OverlayClient : public OverlayPort {
@@ -31,6 +32,8 @@ class OverlayClient : public OverlayPort {
   std::uint16_t udp_port() const { return udp_port_; }
   // How each lease's network stands, as netd said a few seconds ago: members and the ways to them.
   const std::map<LeaseId, netd::Stats>& networks() const { return networks_; }
+  // The same with what was tried; nothing of a netd that is older than this agent.
+  const std::map<LeaseId, netd::Paths>& paths() const { return paths_; }
 
  private:
   using Done = std::function<void(Result<netd::Reply>)>;
@@ -57,6 +60,7 @@ class OverlayClient : public OverlayPort {
   std::deque<Done> waiting_;
   std::map<LeaseId, Known> known_;
   std::map<LeaseId, netd::Stats> networks_;
+  std::map<LeaseId, netd::Paths> paths_;
   std::uint16_t udp_port_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

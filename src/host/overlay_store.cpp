@@ -13,7 +13,7 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kHeader = "muster overlay 1\n";
+constexpr std::string_view kHeader = "muster overlay 2\n";
 
 Error damaged(LeaseId lease, const std::string& what) {
   return error(Code::FailedPrecondition, "the kept overlay of " + lease.str() + " is not used: " + what);
@@ -37,15 +37,17 @@ Status OverlayStore::save(LeaseId lease, const netd::Configure& configured) {
 }
 
 Result<netd::Configure> OverlayStore::load(LeaseId lease) const {
-  const Bytes bytes = TRY(crypto::read_secret_file(path(lease), kMessageBytesMax + 256));
+  const Bytes bytes = TRY(crypto::read_secret_file(path(lease), kLargeBytesMax + 256));
   const std::size_t sum_bytes = crypto::Digest{}.size();
   if (bytes.size() < kHeader.size() + sum_bytes) return damaged(lease, "the file is too short");
   const ByteView body = ByteView(bytes).first(bytes.size() - sum_bytes);
   const crypto::Digest sum = crypto::sha256(body);
   const std::string text = as_string(body);
   if (!std::equal(sum.begin(), sum.end(), bytes.end() - static_cast<std::ptrdiff_t>(sum_bytes)) ||
-      !text.starts_with(kHeader))
+      !text.starts_with("muster overlay "))
     return damaged(lease, "the file is damaged");
+  if (!text.starts_with(kHeader))
+    return damaged(lease, "another version of the agent kept it; the control plane tells it again");
   auto request = TRY(netd::decode_request(std::string_view(text).substr(kHeader.size())));
   auto* configured = std::get_if<netd::Configure>(&request);
   if (configured == nullptr || configured->lease != lease.str()) return damaged(lease, "it is of another lease");

@@ -154,6 +154,7 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   options.socket_fd = socket_fd;
   options.agent_uid = accounts.agent_uid;
   options.bandwidth_file = layout.bandwidth();
+  TRY_VOID(confine_netd());
   return run_netd(options);
 }
 

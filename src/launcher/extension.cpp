@@ -1,6 +1,7 @@
 // The muster: section, this project's own extension of the cluster YAML.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "launcher/parts.h"
@@ -10,8 +11,9 @@ namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",    "pool",  "egress", "tier",    "priority", "max_lifetime_minutes", "region",
-      "gpu_model", "image", "arch",   "runtime", "head",     "node_labels",          "env"};
+      "spares",      "pool",      "egress", "tier",     "priority", "max_lifetime_minutes",
+      "region",      "gpu_model", "image",  "arch",     "runtime",  "head",
+      "node_labels", "env",       "policy", "min_trust"};
   return keys;
 }
 
@@ -40,8 +42,27 @@ Status read_arch(Draft& draft, const Entry& entry, const std::string& key) {
 Status read_pool(Draft& draft, const Entry& entry, const std::string& key) {
   const std::string text = TRY(read_text(*entry.value, key));
   if (text != "own" && text != "market" && (text.rfind("pool:", 0) != 0 || text.size() == 5))
-    return fault(*entry.value, key, "must be own (your machines), market, or pool:NAME");
+    return fault(*entry.value, key,
+                 "must be own (your machines), market, pool:NAME (of the platform) or pool:ORGANISATION/NAME");
   draft.launch.spec.pool = text;
+  return {};
+}
+
+Status read_policy(Draft& draft, const Entry& entry, const std::string& key) {
+  static const std::vector<std::string_view> names = {"balanced", "pack", "spread", "cheap", "fast-network"};
+  const std::string text = TRY(read_text(*entry.value, key));
+  const auto found = std::find(names.begin(), names.end(), text);
+  if (found == names.end()) return fault(*entry.value, key, "must be balanced, pack, spread, cheap or fast-network");
+  draft.launch.spec.policy = static_cast<Policy>(found - names.begin());
+  return {};
+}
+
+Status read_min_trust(Draft& draft, const Entry& entry, const std::string& key) {
+  static const std::vector<std::string_view> names = {"community", "verified", "platform"};
+  const std::string text = TRY(read_text(*entry.value, key));
+  const auto found = std::find(names.begin(), names.end(), text);
+  if (found == names.end()) return fault(*entry.value, key, "must be community, verified or platform");
+  draft.launch.spec.min_trust = static_cast<TrustTier>(found - names.begin());
   return {};
 }
 
@@ -72,6 +93,10 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     return read_arch(draft, entry, key);
   else if (entry.key == "runtime")
     return read_runtime(draft, entry, key);
+  else if (entry.key == "policy")
+    return read_policy(draft, entry, key);
+  else if (entry.key == "min_trust")
+    return read_min_trust(draft, entry, key);
   else if (entry.key == "head")
     draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")

@@ -223,6 +223,14 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   EXPECT_NE(fails("cluster_name: 'a b'\nprovider: {type: aws}\n").find("cluster_name may hold"), std::string::npos);
   EXPECT_NE(fails("apiVersion: ray.io/v1\nkind: RayCluster\n").find("Kubernetes"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {sparse: 1}\n").find("did you mean spares"), std::string::npos);
+  EXPECT_NE(fails(base + "muster: {policy: fast}\n").find("must be balanced, pack, spread, cheap or fast-network"),
+            std::string::npos);
+  EXPECT_NE(fails(base + "muster: {min_trust: high}\n").find("must be community, verified or platform"),
+            std::string::npos);
+  const auto asked = from_yaml(base + "muster: {policy: fast-network, min_trust: verified}\n", {});
+  ASSERT_TRUE(asked.ok()) << asked.error().message;
+  EXPECT_EQ(asked->spec.policy, Policy::FastNetwork);
+  EXPECT_EQ(asked->spec.min_trust, TrustTier::Verified);
   EXPECT_NE(fails(base + "head_node_type: x\navailable_node_types: {y: {}}\n").find("lacks"), std::string::npos);
   EXPECT_NE(fails(base + "idle_timeout_minutes: -1\n").find("0 or more"), std::string::npos);
   EXPECT_NE(fails(base + "docker: {run_options: [--ulimit nofile=abc]}\n").find("nofile=65536"), std::string::npos);

@@ -22,10 +22,19 @@ struct Quota {
   std::int64_t clusters = 0;
   bool operator==(const Quota&) const = default;
 };
+// Of a project or an organisation: how its use counts in fair share, and what it has a right to before others of its
+// tier.
+struct Share {
+  std::int64_t weight = 100;  // 1..10,000; of two alike, twice the weight may use twice as much
+  std::int64_t gpus = 0;      // guaranteed, 0 = nothing
+  std::int64_t cpu_milli = 0;
+  bool operator==(const Share&) const = default;
+};
 struct Org {
   OrgId id;
   std::string name;
   Quota quota = {};
+  Share share = {};
   bool operator==(const Org&) const = default;
 };
 struct Project {
@@ -33,6 +42,7 @@ struct Project {
   OrgId org;
   std::string name;
   Quota quota = {};
+  Share share = {};
   bool operator==(const Project&) const = default;
 };
 struct Principal {
@@ -130,6 +140,8 @@ struct Node {
 };
 
 // ---- clusters ---------------------------------------------------------------------------------------------------
+// What counts among the machines that would do; the weights are in scheduler/policy.cpp.
+enum class Policy : std::uint8_t { Balanced = 0, Pack = 1, Spread = 2, Cheap = 3, FastNetwork = 4 };
 struct GpuChoice {  // one of the models that will do
   std::string model;
   std::int32_t speed_permille = 1'000;  // work done per hour, against the others
@@ -180,6 +192,8 @@ struct ClusterSpec {
   Millis idle_timeout{0};         // idle workers leave after it; 0 = never
   Millis max_lifetime{0};         // 0 = unlimited
   std::uint32_t max_workers = 0;  // over all groups; 0 = the sum of their max
+  Policy policy = Policy::Balanced;
+  TrustTier min_trust = TrustTier::Community;  // only machines of this tier and better ones
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "base/bytes.h"
+#include "model/node_labels.h"
 #include "model/venv_image.h"
 
 namespace muster {
@@ -176,9 +177,8 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
   if (spec.runtime != RuntimeKind::Docker && spec.runtime != RuntimeKind::Venv)
     return wrong(field + ".runtime", "must be docker or venv");
   if (spec.arch != "x86_64" && spec.arch != "aarch64") return wrong(field + ".arch", "must be x86_64 or aarch64");
-  const bool named = spec.pool.starts_with("pool:") && valid_name(std::string_view(spec.pool).substr(5));
-  if (spec.pool != "own" && spec.pool != "market" && !named)
-    return wrong(field + ".pool", "must be own, market or pool:NAME");
+  if (spec.pool != "own" && spec.pool != "market" && !parse_pool(spec.pool))
+    return wrong(field + ".pool", "must be own, market, pool:NAME (of the platform) or pool:ORGANISATION/NAME");
   TRY_VOID(request(spec.head, field + ".head"));
   TRY_VOID(groups(spec, field + ".groups"));
   TRY_VOID(commands(spec.head_setup_commands, field + ".head_setup_commands"));

@@ -15,6 +15,7 @@
 #include "base/bytes.h"
 #include "base/result.h"
 #include "base/time.h"
+#include "crypto/cert.h"
 
 namespace muster::net {
 
@@ -100,16 +101,20 @@ class Server {
   virtual Status reload_tls(TlsFiles tls) = 0;
 };
 
+inline constexpr std::string_view kRelayName = "muster-relay";  // the only name in a relay's certificate
+
 // Where to dial and whom to trust. ca_pem: the pinned CA (system roots are not used); ca_sha256 (32 bytes) instead pins
 // the CA by the SHA-256 of its DER while its PEM is not known yet (enrolment, first login): the chain sent must contain
-// that CA.
+// that CA. Its certificate must state the role: a relay's is refused for the control plane. A relay may also show one
+// of before there were roles, with the name "muster".
 struct Endpoint {
   std::string host;
   std::uint16_t port = 443;
   std::string ca_pem;
   Bytes ca_sha256;
   std::string server_name = "muster";  // name checked in the certificate
-  bool use_proxy_env = true;           // HTTPS_PROXY / NO_PROXY, CONNECT with Basic auth
+  crypto::ServerRole role = crypto::ServerRole::ControlPlane;
+  bool use_proxy_env = true;  // HTTPS_PROXY / NO_PROXY, CONNECT with Basic auth
 };
 Result<Endpoint> parse_url(std::string_view url);  // "https://host[:port]"
 

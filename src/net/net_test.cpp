@@ -25,8 +25,8 @@ namespace {
 
 struct Pki {
   crypto::KeyAndCert ca = *crypto::create_ca("test CA", read_clocks().wall);
-  crypto::KeyAndCert server =
-      *crypto::issue_server_certificate(ca, "muster", {"muster", "127.0.0.1"}, read_clocks().wall, Millis(3'600'000));
+  crypto::KeyAndCert server = *crypto::issue_server_certificate(
+      ca, crypto::ServerRole::ControlPlane, "muster", {"muster", "127.0.0.1"}, read_clocks().wall, Millis(3'600'000));
   TlsFiles files() const { return {server.cert_pem + ca.cert_pem, server.key_pem}; }
 };
 const Pki& pki() {
@@ -309,6 +309,31 @@ TEST(NetClient, TrustsOnlyThePinnedCa) {
   pin.ca_sha256 = *crypto::certificate_sha256(pki().ca.cert_pem);
   pin.server_name = "other";
   EXPECT_EQ(Client(pin).call({.target = "/"}).error().code, Code::Unauthenticated);
+}
+
+TEST(NetClient, TrustsOnlyTheControlPlanesRole) {
+  const auto answer = [](std::optional<crypto::ServerRole> role, crypto::ServerRole asked, bool by_digest) {
+    const auto made =
+        *crypto::issue_server_certificate(pki().ca, role, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+    ServerHandlers handlers;
+    handlers.http = [](Request, ResponderPtr responder) { responder->send({200, "text/plain", {}, "yes"}); };
+    const auto server = *Server::create(std::move(handlers), {made.cert_pem + pki().ca.cert_pem, made.key_pem}, {}, 1);
+    Endpoint at = endpoint(*server->listen("127.0.0.1", 0));
+    at.role = asked;
+    if (by_digest) at.ca_sha256 = *crypto::certificate_sha256(std::exchange(at.ca_pem, ""));
+    const auto got = Client(at).call({.target = "/"});
+    server->stop();
+    return got.ok() ? Code::Internal : got.error().code;  // Internal: it was trusted
+  };
+  using enum crypto::ServerRole;
+  for (const bool by_digest : {false, true}) {
+    EXPECT_EQ(answer(ControlPlane, ControlPlane, by_digest), Code::Internal);
+    EXPECT_EQ(answer(Relay, ControlPlane, by_digest), Code::Unauthenticated) << "a relay that was taken over";
+    EXPECT_EQ(answer({}, ControlPlane, by_digest), Code::Unauthenticated) << "a copy that relays had before roles";
+    EXPECT_EQ(answer(Relay, Relay, by_digest), Code::Internal);
+    EXPECT_EQ(answer({}, Relay, by_digest), Code::Internal) << "a relay of before roles";
+    EXPECT_EQ(answer(ControlPlane, Relay, by_digest), Code::Unauthenticated);
+  }
 }
 
 // A CONNECT proxy for one connection at a time that wants credentials.

@@ -11,6 +11,9 @@
 namespace muster::net {
 namespace {
 
+// What every server's certificate was named before relays had their own.
+constexpr std::string_view kNameBeforeRoles = "muster";
+
 // A BIO over a non-blocking descriptor: like OpenSSL's socket BIO, but a broken peer gives EPIPE instead of a signal.
 int bio_fd(BIO* bio) {
   return static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio)));
@@ -84,10 +87,14 @@ bool is_address(const std::string& host) {
   return ::inet_pton(AF_INET, host.c_str(), buffer) == 1 || ::inet_pton(AF_INET6, host.c_str(), buffer) == 1;
 }
 
-Status set_name(X509_VERIFY_PARAM& param, const std::string& name) {
-  const int ok = is_address(name) ? X509_VERIFY_PARAM_set1_ip_asc(&param, name.c_str())
-                                  : X509_VERIFY_PARAM_set1_host(&param, name.data(), name.size());
-  if (ok != 1) return error(Code::InvalidArgument, "the server name '" + name + "' cannot be checked in a certificate");
+Status set_name(X509_VERIFY_PARAM& param, const Endpoint& endpoint) {
+  const std::string& name = endpoint.server_name;
+  const bool address = is_address(name);
+  bool ok = address ? X509_VERIFY_PARAM_set1_ip_asc(&param, name.c_str()) == 1
+                    : X509_VERIFY_PARAM_set1_host(&param, name.data(), name.size()) == 1;
+  if (endpoint.role == crypto::ServerRole::Relay && !address)
+    ok = ok && X509_VERIFY_PARAM_add1_host(&param, kNameBeforeRoles.data(), kNameBeforeRoles.size()) == 1;
+  if (!ok) return error(Code::InvalidArgument, "the server name '" + name + "' cannot be checked in a certificate");
   return {};
 }
 
@@ -102,6 +109,20 @@ std::string to_pem(X509& cert) {
 Error untrusted(const std::string& why) {
   return error(Code::Unauthenticated, "the server's certificate is not trusted: " + why +
                                           "; someone may sit in between, or the pinned CA is of another control plane");
+}
+
+Status check_role(SSL& ssl, const Endpoint& endpoint) {
+  X509* leaf = SSL_get0_peer_certificate(&ssl);
+  if (leaf == nullptr) return untrusted("it sent none");
+  const auto role = crypto::server_role(to_pem(*leaf));
+  if (!role.ok()) return untrusted(role.error().message);
+  if (*role == endpoint.role || (!*role && endpoint.role == crypto::ServerRole::Relay)) return {};
+  if (!*role)
+    return error(Code::Unauthenticated, "the certificate of " + endpoint.host +
+                                            " does not say that it is the control plane's: its musterd is older than "
+                                            "this program; update musterd first");
+  return untrusted(*role == crypto::ServerRole::Relay ? "it is a relay's, not the control plane's"
+                                                      : "it is the control plane's, not a relay's");
 }
 
 // The chain sent must hold the pinned CA; the leaf must verify against it alone.
@@ -126,7 +147,7 @@ Result<std::string> check_pin(SSL& ssl, const Endpoint& endpoint) {
     return error(Code::Internal, "cannot check the server's certificate: " + ssl_error_text());
   }
   X509_STORE_CTX_set_purpose(ctx.get(), X509_PURPOSE_SSL_SERVER);
-  TRY_VOID(set_name(*X509_STORE_CTX_get0_param(ctx.get()), endpoint.server_name));
+  TRY_VOID(set_name(*X509_STORE_CTX_get0_param(ctx.get()), endpoint));
   if (X509_verify_cert(ctx.get()) != 1)
     return untrusted(X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx.get())));
   return to_pem(*pinned);
@@ -214,15 +235,20 @@ SslPtr new_ssl(SSL_CTX& ctx, int fd) {
 Status prepare_client(SSL& ssl, const Endpoint& endpoint) {
   SSL_set_connect_state(&ssl);
   if (!is_address(endpoint.server_name)) SSL_set_tlsext_host_name(&ssl, endpoint.server_name.c_str());
-  return endpoint.ca_pem.empty() ? Status() : set_name(*SSL_get0_param(&ssl), endpoint.server_name);
+  return endpoint.ca_pem.empty() ? Status() : set_name(*SSL_get0_param(&ssl), endpoint);
 }
 
 Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint) {
-  if (endpoint.ca_pem.empty()) return check_pin(ssl, endpoint);
+  if (endpoint.ca_pem.empty()) {
+    std::string ca_pem = TRY(check_pin(ssl, endpoint));
+    TRY_VOID(check_role(ssl, endpoint));
+    return ca_pem;
+  }
   if (SSL_get_verify_result(&ssl) != X509_V_OK)
     return untrusted(X509_verify_cert_error_string(SSL_get_verify_result(&ssl)));
   STACK_OF(X509)* chain = SSL_get0_verified_chain(&ssl);
   if (chain == nullptr || sk_X509_num(chain) == 0) return untrusted("it has no verified chain");
+  TRY_VOID(check_role(ssl, endpoint));
   return to_pem(*sk_X509_value(chain, sk_X509_num(chain) - 1));
 }
 

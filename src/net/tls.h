@@ -28,8 +28,8 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
 
 SslPtr new_ssl(SSL_CTX& ctx, int fd);                       // the descriptor stays the caller's
 Status prepare_client(SSL& ssl, const Endpoint& endpoint);  // SNI and the name to check
-// After the handshake and before any byte is sent: the peer is who the endpoint pins. Returns the CA its chain ends in
-// (PEM).
+// After the handshake and before any byte is sent: the peer is who the endpoint pins and has the role it asks for.
+// Returns the CA its chain ends in (PEM).
 Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint);
 std::string ssl_error_text();  // the oldest error of this thread's queue, cleared
 

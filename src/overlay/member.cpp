@@ -1,6 +1,7 @@
 #include "overlay/member.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "overlay/endian.h"
 #include "overlay/packet.h"
@@ -49,7 +50,7 @@ class Member::Wire : public Sink {
     if (packet_destination(packet) == member_.address_) out_.to_tun(packet);
   }
   void control(const Key32& peer, const Endpoint& from, ByteView message) override {
-    member_.on_control(peer, from, message, now_);
+    member_.on_control(peer, from, message, now_, out_.micros());
   }
 
  private:
@@ -83,18 +84,20 @@ bool Member::add_candidate(Path& path, const Endpoint& e, Origin origin, const N
   if (path.candidates.size() >= kCandidatesMax) {
     const auto old = std::ranges::find_if(path.candidates, [&](const Candidate& c) {
       return c.origin != Origin::Roster && c.at != path.direct.value_or(Endpoint{}) &&
-             now.lease - c.last_pong >= kReplaceable;
+             now.lease - c.probe.last_pong >= kReplaceable;
     });
     if (old == path.candidates.end()) return false;
     path.candidates.erase(old);
   }
-  path.candidates.push_back({e, origin, {}, {}, false, 0});
+  path.candidates.push_back({.at = e, .origin = origin});
   return true;
 }
 
 Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
-                                       const std::vector<Key32>& signers) {
-  const VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
+                                       const std::vector<Key32>& signers,
+                                       const std::optional<MachineProofs>& machines) {
+  VerifiedRoster verified = TRY(verify_roster(bytes, signatures, signers));
+  if (machines) verified.rejected += TRY(drop_unproven(verified.roster, *machines));
   TRY_VOID(guard_.admit(verified.roster, bytes));
   const auto& members = verified.roster.members;
   // Without our own entry we were removed: nobody is a peer any more.
@@ -140,34 +143,77 @@ void Member::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, c
   flush(now, out);
 }
 
-void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now) {
+void Member::Probe::send(std::uint64_t number, std::uint64_t micros, bool counts) {
+  if (pinged && counts) {
+    missed = missed << 1 | (open ? 1U : 0U);
+    asked = std::min(asked + 1, kLossWindow);
+  }
+  pinged = open = true;
+  id = number;
+  sent_us = micros;
+  ++sent;
+}
+
+bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime now) {
+  if (!pinged || id != number) return false;
+  last_pong = now;
+  if (!open) return true;
+  open = false;
+  ++answered;
+  if (sent_us == 0 || micros < sent_us) return true;
+  const auto took = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(micros - sent_us, 1, UINT32_MAX));
+  rtt_us = rtt_us == 0 ? took : static_cast<std::uint32_t>((std::uint64_t{rtt_us} * 7 + took) / 8);
+  return true;
+}
+
+void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now,
+                        std::uint64_t micros) {
   const auto it = paths_.find(peer);
   if (it == paths_.end()) return;
   Path& path = it->second;
   if (message[0] == kHere) return on_here(path, message, now);
-  if (message.size() < kProbeHeader || from.kind != Endpoint::Kind::Udp) return;
-  if (message[0] == kPing && pongs_.size() < kPongsMax) {
-    Bytes pong(message.begin(), message.end());
-    pong[0] = kPong;
-    pongs_.push_back({peer, from, std::move(pong)});
-    // What it sent came through, so our NAT is open to it: what we send now opens its own.
-    if (add_candidate(path, from, Origin::Heard, now) && !path.direct) burst(path, kBurst, now);
+  if (message.size() < kProbeHeader) return;
+  if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
+  if (message[0] != kPing || pongs_.size() >= kPongsMax) return;
+  Bytes pong(message.begin(), message.end());
+  pong[0] = kPong;
+  pongs_.push_back({peer, from, std::move(pong)});
+  if (from.kind != Endpoint::Kind::Udp) return;
+  // What it sent came through, so our NAT is open to it: what we send now opens its own.
+  if (add_candidate(path, from, Origin::Heard, now) && !path.direct) burst(path, kBurst, now);
+}
+
+void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
+                     std::uint64_t micros) {
+  const std::uint64_t id = load_be64(message.data() + 1);
+  if (from.kind == Endpoint::Kind::Relay) {
+    path.relay.answer(id, micros, now.lease);
     return;
   }
-  if (message[0] != kPong) return;
-  const std::uint64_t id = load_be64(message.data() + 1);
   for (Candidate& c : path.candidates) {
-    if (!c.pinged || c.id != id || c.at != from) continue;
-    c.last_pong = now.lease;
-    if (!path.direct && message.size() == kInnerMtu) {
-      path.direct = c.at;
-      path.direct_since = now.lease;
-      path.backoff = kProbeEvery;
-      device_.set_endpoint(peer, c.at);
-    } else if (!path.direct) {
+    if (c.at != from || !c.probe.answer(id, micros, now.lease)) continue;
+    c.full = c.full || message.size() == kInnerMtu;
+    if (path.direct) continue;
+    if (message.size() == kInnerMtu) {
+      c.probe.forget_loss();
+      take(peer, path, c.at, now);
+    } else {
       path.next_probe = now.lease;  // it answers: does it carry full packets?
     }
   }
+}
+
+// The way from now on; without an endpoint the relay.
+void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now) {
+  path.direct = direct;
+  path.since = now.lease;
+  path.backoff = kProbeEvery;
+  path.next_probe =
+      std::min(path.next_probe, now.lease + kProbeEvery);  // what was found late must not be doubted at once
+  path.relay.forget_loss();
+  path.next_relay_probe = now.lease;
+  ++path.changes;
+  device_.set_endpoint(key, direct ? *direct : Endpoint::relay(key));
 }
 
 // The list replaces what was told before; what works stays.
@@ -230,29 +276,36 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   Wire wire(*this, out, now);
   if (path.direct) {
     const auto c = std::ranges::find_if(path.candidates, [&](const Candidate& x) { return x.at == *path.direct; });
-    if (c == path.candidates.end() || now.lease - c->last_pong >= kDirectTimeout) {
-      path.direct.reset();
-      device_.set_endpoint(key, Endpoint::relay(key));
-      path.backoff = kProbeEvery;
-    }
+    if (c == path.candidates.end() || now.lease - c->probe.last_pong >= kDirectTimeout) take(key, path, {}, now);
   }
+  if (path.since == LeaseTime{}) path.since = now.lease;
   tell(key, path, now, out);
   if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
-    const bool full =
-        path.direct ? next_id_ % kFullEvery == 0 : c.origin == Origin::Roster || now.lease - c.last_pong < kHeardFresh;
+    const bool full = path.direct ? next_id_ % kFullEvery == 0
+                                  : c.origin == Origin::Roster || now.lease - c.probe.last_pong < kHeardFresh;
     Bytes ping(full ? kInnerMtu : kProbeSmall);
     ping[0] = kPing;
-    c.id = next_id_++;
-    c.pinged = true;
-    c.last_ping = now.lease;
-    store_be64(ping.data() + 1, c.id);
+    c.probe.send(next_id_++, out.micros(), path.direct.has_value());
+    store_be64(ping.data() + 1, c.probe.id);
     device_.send_control(key, c.at, ping, now, wire);
   }
   const bool burst = !path.direct && now.lease < path.burst_until;
   if (!path.direct && !burst) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
   path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
+}
+
+// How far it is by the relay, while that is the way. A member of an older version does not answer: then nobody knows.
+void Member::probe_relay(const Key32& key, Path& path, const Now& now, Out& out) {
+  if (path.direct || now.lease < path.next_relay_probe || !device_.has_session(key)) return;
+  path.next_relay_probe = now.lease + kRelayProbeEvery;
+  Bytes ping(kProbeSmall);
+  ping[0] = kPing;
+  path.relay.send(next_id_++, out.micros(), path.relay.answered > 0);
+  store_be64(ping.data() + 1, path.relay.id);
+  Wire wire(*this, out, now);
+  device_.send_control(key, Endpoint::relay(key), ping, now, wire);
 }
 
 void Member::greet(const Now& now, Out& out) {
@@ -271,15 +324,33 @@ void Member::relay_lacks(const Key32& member, const Now& now) {
 void Member::tick(const Now& now, Out& out) {
   Wire wire(*this, out, now);
   device_.tick(now, wire);
-  for (auto& [key, path] : paths_) probe(key, path, now, out);
+  for (auto& [key, path] : paths_) {
+    probe(key, path, now, out);
+    probe_relay(key, path, now, out);
+  }
   flush(now, out);
 }
 
 std::vector<MemberStats> Member::stats() const {
   std::vector<MemberStats> out;
   for (const PeerStats& s : device_.stats()) {
-    const auto path = paths_.find(s.public_key);
-    out.push_back({s, path == paths_.end() ? 0 : path->second.address});
+    MemberStats& m = out.emplace_back();
+    m.peer = s;
+    const auto it = paths_.find(s.public_key);
+    if (it == paths_.end()) continue;
+    const Path& path = it->second;
+    m.address = path.address;
+    m.since = path.since;
+    m.changes = path.changes;
+    m.relay_rtt_us = path.relay.rtt_us;
+    const Probe* way = &path.relay;
+    for (const Candidate& c : path.candidates) {
+      if (path.direct == c.at) way = &c.probe;
+      m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.full, c.probe.rtt_us});
+    }
+    m.rtt_us = way->rtt_us;
+    m.asked = way->asked;
+    m.lost = static_cast<std::uint32_t>(std::popcount(way->missed));
   }
   return out;
 }

@@ -22,6 +22,8 @@ inline constexpr std::size_t kInnerMtu = 1380;
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
+inline constexpr Millis kRelayProbeEvery{5'000};  // small, only while the relay is the way
+inline constexpr std::uint32_t kLossWindow = 32;
 
 class Out {
  public:
@@ -29,11 +31,32 @@ class Out {
   virtual void to_relay(const Key32& member, ByteView datagram) = 0;
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
   virtual void to_tun(ByteView ip_packet) = 0;
+  virtual std::uint64_t micros() const { return 0; }  // any steady clock, for round trips only; 0: none are measured
+};
+
+// Where an endpoint of a member is known from: the signed roster, the member itself, a probe of it that came from
+// there.
+enum class Origin : std::uint8_t { Roster, Told, Heard };
+
+// What became of the probes of one endpoint.
+struct Tried {
+  Endpoint at;
+  Origin origin = Origin::Roster;
+  std::uint32_t sent = 0, answered = 0;
+  bool full = false;         // one of full size was answered
+  std::uint32_t rtt_us = 0;  // smoothed; 0 = never answered, or not measured
 };
 
 struct MemberStats {
   PeerStats peer;
   std::uint32_t address = 0;
+  LeaseTime since;                 // when the present way was taken; 0 = not looked at yet
+  std::uint32_t rtt_us = 0;        // of the present way, smoothed; 0 = not known
+  std::uint32_t relay_rtt_us = 0;  // of the last time by the relay
+  std::uint32_t asked = 0,
+                lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
+  std::uint32_t changes = 0;  // of the way, since the member is in the roster
+  std::vector<Tried> tried;   // by relay: all; directly: what was tried until it was found
 };
 
 class Member {
@@ -41,9 +64,11 @@ class Member {
   Member(const crypto::X25519Pair& key, std::uint32_t address, std::uint8_t prefix_bits, const Secret32& psk,
          RosterGuard guard = {});
   ~Member();
-  // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected.
+  // Verifies and applies; what leaves the roster is cut off at once. Returns how many entries were rejected. Without
+  // `machines` nobody vouches for the device keys, which is for tests.
   Result<std::size_t> set_roster(ByteView bytes, const std::vector<Bytes>& signatures,
-                                 const std::vector<Key32>& signers);
+                                 const std::vector<Key32>& signers,
+                                 const std::optional<MachineProofs>& machines = std::nullopt);
   bool knows(const Key32& member) const { return paths_.contains(member); }
   const RosterGuard& guard() const { return guard_; }
 
@@ -61,19 +86,30 @@ class Member {
   WallTime latest_stamp() const { return device_.latest_stamp(); }
 
  private:
-  enum class Origin : std::uint8_t { Roster, Told, Heard };
+  // The last probe that went one way, and how those before it fared.
+  struct Probe {
+    LeaseTime last_pong;
+    bool pinged = false, open = false;  // open: not answered yet
+    std::uint64_t id = 0, sent_us = 0;
+    std::uint32_t sent = 0, answered = 0, rtt_us = 0;
+    std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
+    void send(std::uint64_t number, std::uint64_t micros, bool counts);
+    bool answer(std::uint64_t number, std::uint64_t micros, LeaseTime now);
+    void forget_loss() { missed = asked = 0; }
+  };
   struct Candidate {
     Endpoint at;
     Origin origin = Origin::Roster;
-    LeaseTime last_pong, last_ping;
-    bool pinged = false;
-    std::uint64_t id = 0;
+    Probe probe = {};
+    bool full = false;
   };
   struct Path {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
     std::optional<Endpoint> direct;
-    LeaseTime next_probe, direct_since;
+    Probe relay;
+    LeaseTime next_probe, next_relay_probe, since;
+    std::uint32_t changes = 0;
     LeaseTime burst_until;          // both sides try now
     std::optional<LeaseTime> told;  // when the member was told of our endpoints
     Millis backoff = kProbeEvery;
@@ -84,9 +120,13 @@ class Member {
     Bytes message;
   };
   class Wire;
-  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now);
+  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
+  void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
+               std::uint64_t micros);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
+  void probe_relay(const Key32& key, Path& path, const Now& now, Out& out);
+  void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now);
   void on_here(Path& path, ByteView message, const Now& now);
   static void burst(Path& path, Millis length, const Now& now);
   void tell(const Key32& key, Path& path, const Now& now, Out& out);

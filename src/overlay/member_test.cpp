@@ -30,6 +30,8 @@ struct Machine : Out {
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
+  std::uint64_t micros() const override { return clock += 1'000; }  // whoever looks twice sees 1 ms go by
+  mutable std::uint64_t clock = 0;
   RosterMember entry() const {
     RosterMember m;
     m.slot = m.node = address & 0xff;
@@ -170,6 +172,52 @@ TEST_F(Net, DirectPathWithoutFullSizeIsNotUsed) {
   run(20s);
   EXPECT_EQ(path(0, 1), "relay");
   EXPECT_TRUE(delivers(0, 1, 1380));
+  const MemberStats s = machines[0]->member->stats().at(0);
+  ASSERT_EQ(s.tried.size(), 1U);
+  EXPECT_EQ(s.tried[0].at, machines[1]->lan);
+  EXPECT_EQ(s.tried[0].origin, Origin::Roster);
+  EXPECT_GT(s.tried[0].sent, 2U);
+  EXPECT_FALSE(s.tried[0].full);
+}
+
+TEST_F(Net, SaysHowFarItIsWhatIsLostAndWhatWasTried) {
+  build(2, true);
+  direct_up = false;
+  const auto stats = [&] { return machines[0]->member->stats().at(0); };
+  EXPECT_EQ(stats().rtt_us, 0U);
+  EXPECT_TRUE(delivers(0, 1));
+  run(30s);
+  MemberStats s = stats();
+  EXPECT_GE(s.rtt_us, 1'000U);
+  EXPECT_LT(s.rtt_us, 10'000U);
+  EXPECT_EQ(s.relay_rtt_us, s.rtt_us);
+  EXPECT_EQ(s.changes, 0U);
+  EXPECT_GE(s.asked, 3U) << "by the relay, small probes now and then";
+  EXPECT_EQ(s.lost, 0U);
+  ASSERT_EQ(s.tried.size(), 1U);
+  EXPECT_GT(s.tried[0].sent, 3U);
+  EXPECT_EQ(s.tried[0].answered, 0U);
+  direct_up = true;
+  run(40s);
+  s = stats();
+  EXPECT_EQ(s.changes, 1U);
+  EXPECT_TRUE(s.tried[0].full);
+  EXPECT_GE(s.tried[0].rtt_us, 1'000U);
+  EXPECT_EQ(s.rtt_us, s.tried[0].rtt_us);
+  EXPECT_LT(now.lease - s.since, 40s);
+  EXPECT_GT(s.asked, 5U);
+  EXPECT_EQ(s.lost, 0U);
+  direct_up = false;
+  run(2s);
+  direct_up = true;
+  run(5s);
+  s = stats();
+  EXPECT_EQ(s.changes, 1U) << "two probes are no reason to leave";
+  EXPECT_GE(s.lost, 1U);
+  EXPECT_LE(s.lost, 3U);
+  run(60s);
+  EXPECT_EQ(stats().lost, 0U) << "of the last ones only";
+  EXPECT_EQ(stats().asked, kLossWindow);
 }
 
 TEST_F(Net, DirectWorksWithoutAnyRelay) {
@@ -322,6 +370,43 @@ TEST_F(Net, RostersAreOrderedSignedAndChecked) {
   EXPECT_TRUE(apply(*machines[0], encode_roster(restored)).ok());  // a higher incarnation wins against any epoch
   EXPECT_TRUE(decode_roster(encode_roster(Roster{1, 1, 1, {machines[0]->entry()}})).ok());
   EXPECT_FALSE(decode_roster(encode_roster(Roster{1, 1, 1, {machines[0]->entry(), machines[0]->entry()}})).ok());
+}
+
+// Whoever holds the key that signs rosters, and nothing else, adds a machine of his own making.
+TEST_F(Net, AMachineThatNobodyEnrolledIsLeftOut) {
+  build(4, false);
+  const auto ca = crypto::create_ca("test", now.wall).value();
+  const auto verifier = crypto::MachineVerifier::create(ca.cert_pem).value();
+  const auto proof = [&](std::size_t of, std::uint64_t node, WallTime when) {
+    return crypto::prove_machine(ca, node, machines[of]->device.public_key(), when).value();
+  };
+  const auto rejected = [&](const std::vector<crypto::MachineProof>& proofs) {
+    const Bytes bytes = encode_roster(make_roster()), beside = crypto::encode_machine_proofs(proofs);
+    const auto out = machines[0]->member->set_roster(bytes, {sign_roster(controller, bytes)}, {controller.public_key()},
+                                                     MachineProofs{verifier.get(), beside, now.wall});
+    return out.ok() ? *out : 99;
+  };
+  const std::vector<crypto::MachineProof> all{proof(0, 1, now.wall), proof(1, 2, now.wall), proof(2, 3, now.wall),
+                                              proof(3, 4, now.wall)};
+  EXPECT_EQ(rejected(all), 0U);
+  EXPECT_EQ(machines[0]->member->stats().size(), 3U);
+  // One without a proof, one with another machine's, one that ended.
+  EXPECT_EQ(rejected({all[0], proof(1, 3, now.wall), proof(3, 4, now.wall - 10 * 24h)}), 3U);
+  EXPECT_TRUE(machines[0]->member->stats().empty());
+  EXPECT_FALSE(machines[0]->member->knows(machines[1]->key.public_key));
+  EXPECT_EQ(rejected(all), 0U);
+  EXPECT_EQ(machines[0]->member->stats().size(), 3U);
+  const auto liar = crypto::create_ca("liar", now.wall).value();
+  EXPECT_EQ(rejected({all[0], all[1], all[2],
+                      crypto::prove_machine(liar, 4, machines[3]->device.public_key(), now.wall).value()}),
+            1U);
+  EXPECT_EQ(rejected({}), 4U) << "also we ourselves are nobody then";
+  const Bytes bytes = encode_roster(make_roster()), damaged(79);
+  EXPECT_FALSE(machines[0]
+                   ->member
+                   ->set_roster(bytes, {sign_roster(controller, bytes)}, {controller.public_key()},
+                                MachineProofs{verifier.get(), damaged, now.wall})
+                   .ok());
 }
 
 TEST_F(Net, DamagedRostersNeverCrash) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "crypto/hash.h"
@@ -160,6 +161,16 @@ Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& s
     return !verify_overlay_key(m.device_key, out.roster.cluster, m.epoch, m.overlay_key, m.overlay_signature);
   });
   return out;
+}
+
+Result<std::size_t> drop_unproven(Roster& roster, const MachineProofs& machines) {
+  const auto proofs = TRY(crypto::decode_machine_proofs(machines.proofs, kRosterMembersMax));
+  std::map<std::uint64_t, const crypto::MachineProof*> of;
+  for (const auto& proof : proofs) of[proof.node] = &proof;
+  return std::erase_if(roster.members, [&](const RosterMember& m) {
+    const auto found = of.find(m.node);
+    return found == of.end() || !machines.verifier->genuine(*found->second, m.device_key, machines.now);
+  });
 }
 
 Status RosterGuard::admit(const Roster& roster, ByteView bytes) {

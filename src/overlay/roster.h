@@ -1,13 +1,16 @@
 #pragma once
 // Who belongs to a cluster's overlay. The control plane signs the exact bytes of a roster (room for several
 // signatures); every entry carries an overlay key that the machine's own device key signed for this cluster and lease,
-// so that a control plane cannot slip in a key that no machine made. Rosters are ordered by (incarnation, epoch);
+// so that a control plane cannot slip in a key that no machine made. Beside a roster come proofs of the CA that each
+// device key is that node's (crypto/machine_proof.h), so that who only signs rosters cannot invent a machine; they are
+// renewed while the roster stays, so they are no part of its bytes. Rosters are ordered by (incarnation, epoch);
 // RosterGuard never goes back. Values.
 #include <compare>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "crypto/machine_proof.h"
 #include "crypto/sign.h"
 #include "overlay/device.h"
 
@@ -54,6 +57,14 @@ struct VerifiedRoster {
 };
 Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures,
                                      const std::vector<Key32>& signers);
+// What vouches for the machines of a roster; the verifier is the caller's and outlives it.
+struct MachineProofs {
+  crypto::MachineVerifier* verifier = nullptr;
+  ByteView proofs;  // encode_machine_proofs
+  WallTime now;
+};
+// Leaves out the members without a genuine proof; returns how many those were.
+Result<std::size_t> drop_unproven(Roster& roster, const MachineProofs& machines);
 
 // The highest roster seen for one cluster; the caller keeps (incarnation, epoch) over restarts.
 class RosterGuard {

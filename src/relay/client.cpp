@@ -98,6 +98,8 @@ struct Client::Impl {
     const auto began = last_heard;
     while (!stopping) {
       Status step = receive(connection);
+      // The relay ends a connection with its token, so it gets the next one before.
+      if (step.ok() && welcome && pending.empty() && newer_token()) step = introduce();
       if (step.ok()) step = transmit(connection);
       if (!step.ok()) return step.error();
       const auto now = SteadyClock::now();
@@ -138,19 +140,26 @@ struct Client::Impl {
     return {};
   }
 
+  Status introduce() {
+    Bytes token;
+    {
+      const std::lock_guard lock(mutex);
+      token = options.token;
+      token_changed = false;
+    }
+    ov::append_hello(pending, TRY(ov::make_hello(challenge, options.overlay, token)));
+    return {};
+  }
+  bool newer_token() {
+    const std::lock_guard lock(mutex);
+    return token_changed;
+  }
+
   Status handle(const ov::RelayFrame& frame) {
     switch (frame.type) {
-      case ov::RelayType::Challenge: {
-        const auto challenge = TRY(ov::parse_challenge(frame.body));
-        Bytes token;
-        {
-          const std::lock_guard lock(mutex);
-          token = options.token;
-          token_changed = false;
-        }
-        ov::append_hello(pending, TRY(ov::make_hello(challenge, options.overlay, token)));
-        return {};
-      }
+      case ov::RelayType::Challenge:
+        challenge = TRY(ov::parse_challenge(frame.body));
+        return introduce();
       case ov::RelayType::Welcome:
         welcome = true;
         set_state(ClientState::Up, options.endpoint.host);
@@ -221,6 +230,7 @@ struct Client::Impl {
   ov::FrameReader reader;
   Bytes pending;
   SteadyClock::time_point last_heard, last_ping;
+  ov::RelayChallenge challenge;
   bool welcome = false, blocked = false;
   // shared
   std::mutex mutex;
@@ -230,7 +240,9 @@ struct Client::Impl {
   bool token_changed = false;
 };
 
-Client::Client(ClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+Client::Client(ClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {
+  impl_->options.endpoint.role = crypto::ServerRole::Relay;
+}
 Client::~Client() {
   stop();
 }
@@ -268,6 +280,7 @@ void Client::set_token(Bytes token) {
     impl_->token_changed = true;
   }
   impl_->changed.notify_all();
+  impl_->ring();
 }
 
 std::uint32_t Client::address() const {

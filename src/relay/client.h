@@ -22,7 +22,7 @@ enum class ClientState : std::uint8_t {
 };
 
 struct ClientOptions {
-  net::Endpoint endpoint;      // host, port, pinned CA, name in the relay's certificate
+  net::Endpoint endpoint;      // host, port, pinned CA, name in the relay's certificate; the role is always the relay's
   crypto::X25519Pair overlay;  // the key that the token is for
   Bytes token;                 // from the assignment's secrets
   Millis back_off_min{250}, back_off_max{15'000};
@@ -39,7 +39,7 @@ class Client {
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
-  void set_token(Bytes token);  // a renewed one; used by the next hello, wakes a refused client
+  void set_token(Bytes token);  // a renewed one: said at once, also on the open connection; wakes a refused client
   ClientState state() const;
   // Where the relay itself is, IPv4 in host order; 0: not known (not connected, through a proxy, IPv6).
   std::uint32_t address() const;

@@ -32,6 +32,29 @@ std::shared_ptr<Member> Hub::find(const Key& key) const {
   return it == shard.members.end() ? nullptr : it->second.lock();
 }
 
+void Hub::recall(const std::vector<Key>& keys, Recall how) {
+  {
+    const std::lock_guard lock(recall_mutex_);
+    if (how == Recall::All) recalled_.clear();
+    for (const Key& key : keys) {
+      if (recalled_.size() >= kRecalledMax) break;
+      recalled_.insert(key);
+    }
+  }
+  // After they are in the set: who joins meanwhile looks there once more.
+  for (const Key& key : keys) {
+    if (const auto member = find(key)) {
+      ++counts.recalled;
+      member->recalled();
+    }
+  }
+}
+
+bool Hub::recalled(const Key& key) const {
+  const std::lock_guard lock(recall_mutex_);
+  return recalled_.contains(key);
+}
+
 std::string Hub::metrics() const {
   std::string out;
   auto line = [&](std::string_view name, std::string_view kind, auto value) {
@@ -51,6 +74,7 @@ std::string Hub::metrics() const {
   line("unknown_peer_total", "counter", counts.unknown_peer.load());
   line("throttled_total", "counter", counts.throttled.load());
   line("mirrored_total", "counter", counts.mirrored.load());
+  line("recalled_total", "counter", counts.recalled.load());
   line("members", "gauge", counts.members.load());
   line("pending", "gauge", counts.pending.load());
   line("held", "gauge", counts.held.load());

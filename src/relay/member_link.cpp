@@ -14,6 +14,7 @@ namespace ov = overlay;
 constexpr std::size_t kReadBytes = 16 << 10;
 constexpr std::size_t kBatchBytes = 64 << 10;
 constexpr Millis kTick{1000};
+constexpr const char* kRecalled = "this key left its cluster";
 
 class MemberLink final : public Member, public Closable, public std::enable_shared_from_this<MemberLink> {
  public:
@@ -53,6 +54,9 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     asio::post(timer_.get_executor(), [self = shared_from_this()] {
       self->refuse(ov::RelayErrorCode::Replaced, "the same key connected again");
     });
+  }
+  void recalled() override {
+    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->turn_out(); });
   }
   void abort() override {
     asio::post(timer_.get_executor(), [self = shared_from_this()] { self->close(); });
@@ -119,6 +123,8 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       return frame.type == ov::RelayType::Hello ? hello(frame.body)
                                                 : refuse(ov::RelayErrorCode::BadFrame, "a hello must come first");
     switch (frame.type) {
+      case ov::RelayType::Hello:
+        return hello(frame.body);
       case ov::RelayType::Send:
         return forward(frame.body);
       case ov::RelayType::Ping: {
@@ -135,6 +141,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     }
   }
 
+  // The first one lets the member in; a later one, with a newer token for the same place, only moves the end.
   void hello(ByteView body) {
     auto hello = ov::parse_hello(body);
     if (!hello.ok()) {
@@ -146,14 +153,29 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       ++hub_->counts.hello_refused;
       return refuse(ov::RelayErrorCode::BadToken, token.error().message);
     }
+    const bool first = !joined_;
+    if (!first && (token->cluster != token_.cluster || token->overlay_key != token_.overlay_key))
+      return refuse(ov::RelayErrorCode::BadToken, "a member cannot change its cluster or key");
     token_ = std::move(*token);
+    const Hub::Key place{token_.cluster, token_.overlay_key};
+    if (!first) return;
     joined_ = true;
     ++hub_->counts.members;
     ++hub_->counts.members_total;
     Bytes welcome;
     ov::append_welcome(welcome);
     queue(std::move(welcome));
-    hub_->join({token_.cluster, token_.overlay_key}, shared_from_this());
+    hub_->join(place, shared_from_this());
+    // Looked up after it can be found, so that no recall slips in between.
+    if (hub_->recalled(place)) {
+      ++hub_->counts.hello_refused;
+      turn_out();
+    }
+  }
+  void turn_out() {
+    if (!joined_ || !open_) return;
+    hub_->leave({token_.cluster, token_.overlay_key}, this);  // nobody's packets reach it from here on
+    refuse(ov::RelayErrorCode::BadToken, kRecalled);
   }
 
   void forward(ByteView body) {

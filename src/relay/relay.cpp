@@ -15,11 +15,13 @@
 
 #include "base/log.h"
 #include "crypto/cert_watch.h"
+#include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/stun.h"
 #include "relay/client_hello.h"
 #include "relay/handoff_queue.h"
 #include "relay/member_link.h"
+#include "relay/recall.h"
 
 namespace muster::relay {
 namespace {
@@ -95,6 +97,8 @@ class RelayImpl final : public Relay {
     if (!options_.handoff_path.empty()) {
       handoff_ = std::make_shared<HandoffQueue>(*io_, hub_, options_.held_max, options_.hold_time);
       TRY_VOID(handoff_->listen(options_.handoff_path));
+      recall_ = std::make_shared<RecallDoor>(*io_, hub_);
+      TRY_VOID(recall_->listen(recall_path(options_.handoff_path)));
     }
     if (!options_.metrics_address.empty()) {
       const auto [host, port] = TRY(split_address(options_.metrics_address));
@@ -125,6 +129,11 @@ class RelayImpl final : public Relay {
   }
 
   Status reload_tls(TlsFiles files) override {
+    if (TRY(crypto::server_role(files.certificate_pem)) == crypto::ServerRole::ControlPlane)
+      return error(
+          Code::InvalidArgument,
+          "the certificate is musterd's own; a relay has another, in the folder relay/ of musterd's data folder: "
+          "copy certificate and key from there");
     auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));
     TRY_VOID(certificates_.set("the relay", files.certificate_pem,
                                "musterd renews it in its folder relay/: copy certificate and key from there"));
@@ -149,6 +158,7 @@ class RelayImpl final : public Relay {
       mirror_.close(e);
     });
     if (handoff_) handoff_->close();
+    if (recall_) recall_->close();
     const Deadline deadline = deadline_in(kStopTime);
     while (!threads_.empty() && std::chrono::steady_clock::now() < deadline) {
       members_->abort_all();
@@ -306,6 +316,7 @@ class RelayImpl final : public Relay {
   asio::steady_timer pause_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::shared_ptr<HandoffQueue> handoff_;
+  std::shared_ptr<RecallDoor> recall_;
   std::mutex mutex_;
   SslCtxPtr tls_;
   crypto::CertWatch certificates_;

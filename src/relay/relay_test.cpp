@@ -19,6 +19,8 @@
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "net/dial.h"
+#include "net/handoff.h"
+#include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/stun.h"
 #include "relay/client.h"
@@ -61,7 +63,8 @@ struct Process {
     fs::remove_all(dir);
   }
   void write_certificate(Millis life = Millis(3'600'000)) const {
-    const auto cert = *crypto::issue_server_certificate(ca, "muster", {"muster"}, read_clocks().wall, life);
+    const auto cert = *crypto::issue_server_certificate(ca, crypto::ServerRole::Relay, "muster-relay", {"muster-relay"},
+                                                        read_clocks().wall, life);
     std::ofstream(dir / "cert.pem") << cert.cert_pem << ca.cert_pem;
     std::ofstream(dir / "key.pem") << cert.key_pem;
   }
@@ -118,7 +121,15 @@ struct Process {
     e.host = "127.0.0.1";
     e.port = port;
     e.ca_pem = ca.cert_pem;
+    e.server_name = net::kRelayName;
+    e.role = crypto::ServerRole::Relay;
     e.use_proxy_env = false;
+    return e;
+  }
+  net::Endpoint server_endpoint() const {  // whoever is behind the handoff socket
+    net::Endpoint e = endpoint();
+    e.server_name = "muster";
+    e.role = crypto::ServerRole::ControlPlane;
     return e;
   }
   Bytes token(const crypto::X25519Pair& pair, std::uint64_t cluster, const std::string& relay = "relay-1") const {
@@ -152,8 +163,8 @@ struct Peer {
 };
 
 std::unique_ptr<net::Server> make_server(const Process& relay, const std::string& answer) {
-  const auto cert =
-      *crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+  const auto cert = *crypto::issue_server_certificate(relay.ca, crypto::ServerRole::ControlPlane, "muster", {"muster"},
+                                                      read_clocks().wall, Millis(3'600'000));
   net::ServerHandlers handlers;
   handlers.http = [answer](net::Request request, net::ResponderPtr responder) {
     responder->send({200, "text/plain", {}, answer + request.path});
@@ -262,12 +273,13 @@ TEST(Relay, TheServerRestartsWhileMembersGoOn) {
     }
   });
   auto server = make_server(relay, "one");
-  net::Client client(relay.endpoint());
+  net::Client client(relay.server_endpoint());
   auto r = client.call({.target = "/x"});
   EXPECT_TRUE(r.ok() && r->body == "one/x") << (r.ok() ? r->body : r.error().message);
   server.reset();
   // No server: the connection waits in the relay and reaches the next one.
-  auto waiting = std::async(std::launch::async, [&] { return net::Client(relay.endpoint()).call({.target = "/y"}); });
+  auto waiting =
+      std::async(std::launch::async, [&] { return net::Client(relay.server_endpoint()).call({.target = "/y"}); });
   std::this_thread::sleep_for(Millis(300));
   server = make_server(relay, "two");
   r = waiting.get();
@@ -301,12 +313,12 @@ TEST(Relay, TakesSlowHellosAndEndsHalfOnes) {
   EXPECT_LE(::read(half.get(), &byte, 1), 0) << "half a hello: closed after five seconds";
   EXPECT_NE(errno, EAGAIN);
   // A hello in two pieces reaches the server.
-  const auto ctx = net::client_context(relay.endpoint(), "http/1.1");
+  const auto ctx = net::client_context(relay.server_endpoint(), "http/1.1");
   const net::SslPtr ssl(SSL_new(ctx->get()));
   BIO* in = BIO_new(BIO_s_mem());
   BIO* out = BIO_new(BIO_s_mem());
   SSL_set_bio(ssl.get(), in, out);
-  ASSERT_TRUE(net::prepare_client(*ssl, relay.endpoint()).ok());
+  ASSERT_TRUE(net::prepare_client(*ssl, relay.server_endpoint()).ok());
   SSL_do_handshake(ssl.get());
   char hello[8192];
   const int size = BIO_read(out, hello, sizeof hello);
@@ -338,6 +350,126 @@ TEST(Relay, ComesBackAndReloads) {
   EXPECT_EQ(a.client->state(), ClientState::Up) << "open connections stay";
 }
 
+TEST(Relay, WhoLeftItsClusterIsCutOffAndStaysOut) {
+  Process relay;
+  Peer a, b, c;
+  a.start(relay, relay.token(a.pair, 1));
+  b.start(relay, relay.token(b.pair, 1));
+  c.start(relay, relay.token(c.pair, 2));
+  ASSERT_TRUE(a.up() && b.up() && c.up());
+  const auto arrives = [&](Peer& from, Peer& to) {
+    const std::size_t before = to.count();
+    from.client->send(to.pair.public_key, Bytes(10));
+    return eventually([&] { return to.count() > before; }, Millis(1000));
+  };
+  EXPECT_TRUE(arrives(b, a));
+  const auto tell = [&](const net::Fd& fd, net::RecallFrame::Kind kind,
+                        const std::vector<std::pair<std::uint64_t, Key32>>& entries) {
+    const Bytes bytes = net::encode(net::RecallFrame{kind, entries});
+    for (const std::uint8_t byte : bytes) ASSERT_EQ(::write(fd.get(), &byte, 1), 1);
+  };
+  auto server = net::connect_unix(net::recall_path(relay.handoff()));
+  ASSERT_TRUE(server.ok()) << server.error().message;
+  tell(*server, net::RecallFrame::Kind::All, {});
+  const auto began = std::chrono::steady_clock::now();
+  tell(*server, net::RecallFrame::Kind::More, {{1, b.pair.public_key}, {2, a.pair.public_key}});
+  EXPECT_TRUE(eventually([&] { return b.client->state() == ClientState::Refused; }));
+  EXPECT_LT(std::chrono::steady_clock::now() - began, Millis(3000));
+  EXPECT_FALSE(arrives(a, b));
+  EXPECT_FALSE(arrives(b, a));
+  std::this_thread::sleep_for(Millis(1500));  // it tries again, several times
+  EXPECT_NE(b.client->state(), ClientState::Up);
+  EXPECT_EQ(a.client->state(), ClientState::Up) << "of another cluster";
+  EXPECT_EQ(c.client->state(), ClientState::Up);
+  EXPECT_NE(scrape(relay).find("\nmuster_relay_recalled_total 1\n"), std::string::npos);
+  // musterd dies: what it said stays. The next one says all again.
+  server = net::connect_unix(net::recall_path(relay.handoff()));
+  ASSERT_TRUE(server.ok());
+  std::this_thread::sleep_for(Millis(600));
+  EXPECT_NE(b.client->state(), ClientState::Up);
+  tell(*server, net::RecallFrame::Kind::All, {{1, a.pair.public_key}});
+  EXPECT_TRUE(b.up());
+  EXPECT_TRUE(eventually([&] { return a.client->state() == ClientState::Refused; }));
+  // Damage ends the connection, not the relay.
+  const Bytes nonsense(5, 9);
+  ASSERT_EQ(::write(server->get(), nonsense.data(), nonsense.size()), 5);
+  char byte = 0;
+  ASSERT_TRUE(net::await_fd(server->get(), POLLIN, net::deadline_in(Millis(3000))).ok());
+  EXPECT_EQ(::read(server->get(), &byte, 1), 0);
+  EXPECT_TRUE(b.up());
+}
+
+TEST(Relay, ATokenIsRenewedOnTheOpenConnection) {
+  Process relay;
+  Peer a;
+  const auto until = [&](Millis life) {
+    return overlay::sign_relay_token(relay.controller, {"relay-1", 1, a.pair.public_key, read_clocks().wall + life});
+  };
+  a.start(relay, until(Millis(2500)));
+  ASSERT_TRUE(a.up());
+  const auto members = [&] { return scrape(relay).find("\nmuster_relay_members_total 1\n") != std::string::npos; };
+  EXPECT_TRUE(members());
+  a.client->set_token(until(Millis(60'000)));
+  std::this_thread::sleep_for(Millis(4500));
+  EXPECT_EQ(a.client->state(), ClientState::Up);
+  EXPECT_TRUE(members()) << "the same connection as before";
+  // A token for another place does not move it.
+  a.client->set_token(relay.token(a.pair, 2));
+  EXPECT_TRUE(eventually([&] { return a.refused > 0; }));
+}
+
+// A relay that was taken over answers everything itself, with all the keys it has.
+TEST(Relay, ItsKeyPassesForNobodyElse) {
+  const Process relay;
+  const auto read = [&](const char* name) {
+    std::ifstream in(relay.dir / name);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  net::ServerHandlers handlers;
+  handlers.http = [](net::Request, net::ResponderPtr responder) { responder->send({200, "text/plain", {}, "mine"}); };
+  const auto taken = *net::Server::create(std::move(handlers), {read("cert.pem"), read("key.pem")}, {}, 1);
+  net::Endpoint endpoint = relay.server_endpoint();
+  endpoint.port = *taken->listen("127.0.0.1", 0);
+  EXPECT_EQ(net::Client(endpoint).call({.target = "/"}).error().code, Code::Unauthenticated) << "by its name";
+  endpoint.server_name = net::kRelayName;
+  auto answer = net::Client(endpoint).call({.target = "/"});
+  ASSERT_FALSE(answer.ok());
+  EXPECT_NE(answer.error().message.find("a relay's"), std::string::npos) << answer.error().message;
+  endpoint.ca_sha256 = *crypto::certificate_sha256(std::exchange(endpoint.ca_pem, ""));
+  answer = net::Client(endpoint).call({.target = "/"});
+  ASSERT_FALSE(answer.ok());
+  EXPECT_NE(answer.error().message.find("a relay's"), std::string::npos) << answer.error().message;
+}
+
+TEST(Relay, TakesNoKeyOfMusterdsButOneOfBeforeRoles) {
+  Process relay;
+  const auto pair = [&](std::optional<crypto::ServerRole> role) {
+    const auto made =
+        *crypto::issue_server_certificate(relay.ca, role, "muster", {"muster"}, read_clocks().wall, Millis(3'600'000));
+    return net::TlsFiles{made.cert_pem + relay.ca.cert_pem, made.key_pem};
+  };
+  RelayOptions options;
+  options.address = "127.0.0.1";
+  options.port = 0;
+  options.mirror = false;
+  options.controller_key = relay.controller.public_key();
+  options.relay_id = "relay-1";
+  options.tls = pair(crypto::ServerRole::ControlPlane);
+  EXPECT_EQ(Relay::create(options).error().code, Code::InvalidArgument);
+  options.tls = pair({});
+  const auto old = Relay::create(options);
+  ASSERT_TRUE(old.ok()) << old.error().message;
+  relay.port = (*old)->port();
+  Peer member;
+  member.start(relay, relay.token(member.pair, 1));
+  EXPECT_TRUE(member.up()) << "members go on while their relay has the certificate of before";
+  net::Endpoint control = relay.server_endpoint();
+  const auto answer = net::Client(control).call({.target = "/"});
+  ASSERT_FALSE(answer.ok());
+  EXPECT_EQ(answer.error().code, Code::Unauthenticated) << answer.error().message;
+  (*old)->stop();
+}
+
 TEST(Relay, NoticesANewCertificateByItself) {
   Process relay;
   relay.stop();
@@ -356,8 +488,10 @@ TEST(Relay, NoticesANewCertificateByItself) {
     return net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(2000))).ok();
   };
   // A key without its certificate is not taken, and the old pair stays.
-  std::ofstream(relay.dir / "key.pem")
-      << crypto::issue_server_certificate(relay.ca, "muster", {"muster"}, read_clocks().wall, Millis(1000))->key_pem;
+  std::ofstream(relay.dir / "key.pem") << crypto::issue_server_certificate(relay.ca, crypto::ServerRole::Relay,
+                                                                           "muster-relay", {"muster-relay"},
+                                                                           read_clocks().wall, Millis(1000))
+                                              ->key_pem;
   std::this_thread::sleep_for(Millis(2500));
   EXPECT_TRUE(dials());
   relay.ca = *crypto::create_ca("new", read_clocks().wall);

@@ -32,11 +32,15 @@ Reason lacking(const Request& r, const Bundle& bundle, std::size_t needed, std::
                    {"role", bundle.role == SlotRole::Head    ? "head"
                             : bundle.role == SlotRole::Spare ? "spare"
                                                              : "worker"}};
+  const std::string trust = r.min_trust == TrustTier::Platform   ? ", trust platform"
+                            : r.min_trust == TrustTier::Verified ? ", trust verified or better"
+                                                                 : "";
+  if (!trust.empty()) reason.params["min_trust"] = r.min_trust == TrustTier::Platform ? "platform" : "verified";
   const std::string what = "needs " + std::to_string(needed) + (needed == 1 ? " machine" : " machines") + " with " +
                            describe(bundle.request);
   if (exist < needed) {
     reason.code = "no_such_machines";
-    reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + "); only " +
+    reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + trust + "); only " +
                   std::to_string(exist) + " that could ever do are online; enrol more, or ask for less";
   } else {
     reason.code = "machines_busy";
@@ -66,6 +70,11 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
       if (const auto on = leases_on.find(pool.view(node).node); on != leases_on.end())
         clearing += static_cast<std::size_t>(
             std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
+    if (const Claim claim = claim_of(c, items[item].lane); clearing > 0 && claim.reclaims())
+      return {"making_room",
+              {{"guarantee", claim.of_tenant ? "organisation" : "project"}},
+              "work of a later tier, or on machines beyond the guarantee of who has them, was told to leave; it starts "
+              "on those machines when it has"};
     if (clearing > 0)
       return {"making_room", {}, "work of a later tier was told to leave; it starts on those machines when it has"};
   }
@@ -199,13 +208,16 @@ QueueView Scheduler::Impl::view_of(ClusterId cluster, WallTime now) const {
     const std::uint64_t who = it.waiter.who;
     const std::int64_t worth =
         it.waiter.priority * kAgeStepMs + (it.aged ? kAgedMs : now.ms - it.waiter.since_ms) - walk.handicap(it.lane);
-    const auto more = [&](const Lines::Line& line, std::uint32_t lane, std::uint32_t gone) {
-      const std::uint32_t ahead = lines.before(line, worth + walk.handicap(lane), who, now.ms);
-      return ahead > gone ? ahead - gone : 0;
+    const auto ahead = [&](const Lines::Line& line, std::uint32_t lane) {
+      return lines.before(line, worth + walk.handicap(lane), who, now.ms);
     };
-    for (const std::uint32_t lane : walk.tiers().at(tier)) position += more(lanes[lane].line, lane, walk.passed(lane));
+    for (const std::uint32_t lane : walk.tiers().at(tier)) {
+      const std::uint32_t all = ahead(lanes[lane].line, lane);
+      position += all - walk.passed(lane, worth + walk.handicap(lane), who, all);
+    }
     for (const auto& [lane, line] : c.lines)
-      if (lanes[lane].tier == tier) before += more(line, lane, passed[lane]);
+      if (lanes[lane].tier == tier)
+        if (const std::uint32_t all = ahead(line, lane); all > passed[lane]) before += all - passed[lane];
     ++position;
   }
   QueueView view = view_of(item, position, before, outlook_of(item, now), now);
@@ -217,6 +229,11 @@ QueueView Scheduler::Impl::view_of(ClusterId cluster, WallTime now) const {
 void Scheduler::Impl::tell_fair_share(std::uint32_t item, const Walk& walk, WallTime now, QueueView& view) const {
   constexpr std::int64_t kMinuteMs = 60'000;
   const std::uint32_t lane = items[item].lane;
+  if (const Rank rank = rank_of(item); rank != Rank::None) {
+    view.reason.params["guarantee"] = rank == Rank::OfProject ? "project" : "organisation";
+    view.reason.text += "; it is within the guarantee of your " + view.reason.params["guarantee"] +
+                        " and goes before others of its tier that are within none";
+  }
   const std::int64_t later_ms = walk.present(lane);
   if (view.position < 2 || later_ms - walk.least() < kMinuteMs) return;
   const auto percent = [&](Usage::Account account) {

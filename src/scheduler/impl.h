@@ -29,12 +29,15 @@ struct Scheduler::Impl {
     Need need;
     std::uint32_t count = 0, bundle = 0;  // which of the request's bundles
     bool head = false;
+    Held held{};  // by one of it
   };
   // Requests that need the same wait together: when the first of a class finds no place, no other does.
   struct Class {
     Request example;
-    std::vector<CountedNeed> needs;                            // the most demanding first
-    Held held{};                                               // by one request of it, once it has its machines
+    std::vector<CountedNeed> needs;  // the most demanding first
+    Held held{};                     // by one request of it, once it has its machines
+    // What has to be within a guarantee: a gang as a whole, of growth any one; a machine that is had whole never is.
+    std::vector<Held> parts;
     std::vector<std::pair<std::uint32_t, Lines::Line>> lines;  // by lane; those not proposed
     std::uint64_t hash = 0;
     std::uint32_t members = 0;
@@ -49,12 +52,14 @@ struct Scheduler::Impl {
   struct Candidate {  // in the heap of its lane
     std::uint32_t cls = 0, lane = 0;
     std::uint8_t tier = 0;
+    Rank rank = Rank::None;
     std::int64_t worth = 0;
     std::uint64_t who = 0;
   };
   struct Head {  // the best candidate of a lane, in the heap of a pass
     std::uint32_t lane = 0, number = 0;
     std::uint8_t tier = 0;
+    Rank rank = Rank::None;
     std::int64_t worth = 0; /* its lane's handicap taken off */
     std::uint64_t who = 0;
   };
@@ -88,7 +93,14 @@ struct Scheduler::Impl {
     std::int64_t cost = 0;
     std::vector<LeaseId> victims;
   };
-  struct Way {  // was asked to be cleared
+  struct Claim {  // on machines where others work
+    std::uint8_t tier = 0;
+    Usage::Owner owner;
+    bool of_tenant = false, of_project = false;  // it is within its tenant's, its project's guarantee
+    bool reclaims() const { return of_tenant || of_project; }
+  };
+  using Gone = std::map<Usage::Account, Held>;  // what leaves of what each holds
+  struct Way {                                  // was asked to be cleared
     WallTime expires;
     std::vector<std::uint32_t> nodes;
   };
@@ -110,6 +122,7 @@ struct Scheduler::Impl {
   void apply(const RunsChanged& c) { run_times.restore(c); }
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
   void apply(const UsageChanged& c) { usage.restore(c); }
+  void apply(const ShareChanged& c);
   void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
@@ -129,6 +142,7 @@ struct Scheduler::Impl {
   void learn_from(ClusterId cluster, const std::vector<Bundle>& needs);
   void age(std::int64_t now_ms);
 
+  class Placement;
   // ---- planning (plan.cpp)
   std::vector<Group> plan(const Budget& budget, WallTime now);
   void wake_by_machines(std::int64_t now_ms);
@@ -137,9 +151,15 @@ struct Scheduler::Impl {
   bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
   bool choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen, std::uint32_t& lacks,
               std::uint32_t& lacking);
+  bool choose(std::uint32_t item, WallTime now, bool borrow, bool within, std::vector<Choice>& chosen,
+              std::uint32_t& lacks, std::uint32_t& lacking);
   bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow, std::vector<Choice>& chosen);
   // `borrow`: machines that are kept for others too, if it is gone in time.
   Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow = true) const;
+  Rank rank_of(const Class& c, std::uint32_t lane, const Held& tenant_too = {}, const Held& project_too = {}) const;
+  Rank rank_of(std::uint32_t item) const { return rank_of(classes[items[item].cls], items[item].lane); }
+  void rank_anew(Lane& lane);
+  void wake_guaranteed(OrgId tenant);
   static bool later(const Candidate& a, const Candidate& b);
   void show(std::uint32_t lane);
   void show_all();
@@ -152,6 +172,7 @@ struct Scheduler::Impl {
   void unlatch(std::uint32_t item);
   void order_latches(std::int64_t now_ms);
   std::uint64_t precedence_of(std::uint32_t item) const;
+  std::uint64_t precedence_of(std::uint32_t item, std::uint32_t place) const;
   void hold(std::uint32_t item, Proposal proposal);
   std::vector<Taken> withdraw(ClusterId cluster);
   void drop_proposal(ClusterId cluster);
@@ -161,8 +182,14 @@ struct Scheduler::Impl {
   // ---- preemption (preempt.cpp)
   static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);
   Machine without(std::uint32_t node, const std::vector<LeaseId>& victims) const;
-  std::optional<Room> room_on(const Query& query, std::uint32_t node, std::uint8_t tier) const;
+  Claim claim_of(const Class& c, std::uint32_t lane) const;
+  bool may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const;
+  void note_gone(const LeaseView& lease, Gone& gone) const;
+  std::optional<Room> room_on(const Query& query, std::uint32_t node, const Claim& by, const Gone& gone) const;
+  std::vector<LeaseId> cheapest_of_all(const Query& query, std::uint32_t node, const Claim& by, const Gone& gone,
+                                       const std::vector<std::pair<std::int64_t, LeaseId>>& may) const;
   void keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes);
+  bool clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out, std::int64_t& again);
   bool make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again);
   void ripen(WallTime now);
   bool yields(std::uint32_t node) const;
@@ -200,7 +227,7 @@ struct Scheduler::Impl {
   const bool shares_mix, backfill;
   Pool pool;
   Usage usage;
-  Weights head_weights, weights;
+  const Weights weights;  // where none count
   const std::vector<std::uint32_t> nobody;
   Lines lines;
   std::vector<Item> items;

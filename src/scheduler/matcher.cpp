@@ -179,6 +179,7 @@ std::uint32_t Matcher::acquire_constraint(const Request& request, const NodeRequ
   if (restricted_) c.image = symbols.acquire(request.image);
   c.runtime = static_cast<std::uint8_t>(1U << (static_cast<unsigned>(request.runtime) & 7U));
   c.egress = request.egress;
+  c.floor = static_cast<std::uint8_t>(request.min_trust);
   c.gpus = static_cast<std::uint32_t>(std::clamp<std::int64_t>(need.resources.gpus, 0, 1 << 20));
   if (need.gpu_share_milli > 0) c.gpus = 1;
   if (need.gpu_any.empty() && !need.gpu_model.empty()) c.models.push_back(symbols.acquire(need.gpu_model));

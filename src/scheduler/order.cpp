@@ -36,19 +36,60 @@ std::int64_t Scheduler::Impl::Walk::present(std::uint32_t lane) const {
                          impl_.usage.share(owner.project, now_).handicap_ms);
 }
 
-void Scheduler::Impl::Walk::add(std::uint32_t lane) {
-  if (impl_.lines.at_end(cursors_[lane])) return;
+std::optional<Scheduler::Impl::Walk::First> Scheduler::Impl::Walk::first_of(std::uint32_t lane) {
+  std::optional<First> first;
+  if (const auto it = seen_.find(lane); it != seen_.end()) {
+    const Usage::Owner owner = impl_.lanes[lane].owner;
+    for (std::uint32_t i = 0; i < it->second.size(); ++i) {
+      const Seen& seen = it->second[i];
+      if (seen.gone) continue;
+      const Class& c = impl_.classes[impl_.items[seen.entry.request()].cls];
+      const Rank rank = foreseen() ? impl_.rank_of(c, lane, more_[owner.tenant], more_[owner.project]) : Rank::None;
+      if (first && rank >= first->rank) continue;
+      first = First{rank, seen.worth - handicap(lane), seen.entry.who, lane, i};
+      if (rank == Rank::OfProject || !foreseen()) break;
+    }
+    if (first) return first;
+  }
+  if (impl_.lines.at_end(cursors_[lane])) return {};
   const auto [entry, worth] = impl_.lines.at(cursors_[lane], now_.ms);
-  firsts_.push_back({worth - handicap(lane), entry.who, lane});
+  return First{Rank::None, worth - handicap(lane), entry.who, lane, kNone};
+}
+
+void Scheduler::Impl::Walk::add(std::uint32_t lane) {
+  const auto first = first_of(lane);
+  if (!first) return;
+  firsts_.push_back(*first);
   std::push_heap(firsts_.begin(), firsts_.end());
+}
+
+std::uint32_t Scheduler::Impl::Walk::passed(std::uint32_t lane, std::int64_t worth, std::uint64_t who,
+                                            std::uint32_t ahead) const {
+  std::uint32_t before = 0;
+  std::uint32_t beyond = passed_[lane];
+  if (const auto it = seen_.find(lane); it != seen_.end())
+    for (const Seen& seen : it->second) {
+      if (!seen.gone) continue;
+      --beyond;
+      if (std::tuple(-seen.worth, seen.entry.who) < std::tuple(-worth, who)) ++before;
+    }
+  return std::min(before + beyond, ahead);
 }
 
 void Scheduler::Impl::Walk::begin(std::uint8_t tier) {
   firsts_.clear();
   steps_ = 0, least_ = std::numeric_limits<std::int64_t>::max();
   for (const std::uint32_t lane : tiers_.at(tier)) {
-    cursors_[lane] = impl_.lines.begin(impl_.lanes[lane].line);
+    const Lane& l = impl_.lanes[lane];
+    Lines::Cursor& cursor = cursors_[lane] = impl_.lines.begin(l.line);
     least_ = std::min(least_, present(lane));
+    if (impl_.usage.guaranteed(l.owner)) {
+      auto& seen = seen_[lane];
+      for (; !impl_.lines.at_end(cursor) && seen.size() < kGuaranteedSeen; impl_.lines.next(l.line, cursor, now_.ms)) {
+        const auto [entry, worth] = impl_.lines.at(cursor, now_.ms);
+        seen.push_back({entry, worth});
+      }
+    }
     add(lane);
   }
 }
@@ -58,12 +99,15 @@ bool Scheduler::Impl::Walk::next(std::uint32_t& item) {
     std::pop_heap(firsts_.begin(), firsts_.end());
     const First first = firsts_.back();
     firsts_.pop_back();
-    if (impl_.lines.at(cursors_[first.lane], now_.ms).second - handicap(first.lane) < first.worth) {
+    if (first_of(first.lane) != first) {
       add(first.lane);  // others of its tenant went first meanwhile
       continue;
     }
     const Lane& lane = impl_.lanes[first.lane];
-    impl_.lines.next(lane.line, cursors_[first.lane], now_.ms);
+    if (first.seen != kNone)
+      seen_[first.lane][first.seen].gone = true;
+    else
+      impl_.lines.next(lane.line, cursors_[first.lane], now_.ms);
     ++passed_[first.lane];
     item = static_cast<std::uint32_t>(first.who & ((1U << kRequestBits) - 1));
     if (foreseen() && !impl_.items[item].proposed)

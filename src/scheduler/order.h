@@ -2,6 +2,7 @@
 // The order in which the requests of a tier would start if each found its machines: what starts counts for its owner,
 // so those that wait by the hundred let others in between. The first kForeseen of a tier are walked that way; those
 // behind them stand by what everybody would hold then, so that the place of one request needs no walk through all.
+// Within guarantees is foreseen for the first kGuaranteedSeen of a lane.
 // For readers; the planner comes to the same order by itself. Private.
 #include <map>
 #include <vector>
@@ -10,7 +11,7 @@
 
 namespace muster::scheduler {
 
-inline constexpr std::uint32_t kForeseen = 256;
+inline constexpr std::uint32_t kForeseen = 256, kGuaranteedSeen = 1'024;
 
 class Scheduler::Impl::Walk {
  public:
@@ -20,7 +21,8 @@ class Scheduler::Impl::Walk {
   bool next(std::uint32_t& item);
   bool foreseen() const { return steps_ < kForeseen; }  // the next one
   std::uint32_t steps() const { return steps_; }
-  std::uint32_t passed(std::uint32_t lane) const { return passed_[lane]; }
+  // Of the lane, that went before something of that worth and name; `ahead` of it stand before it now.
+  std::uint32_t passed(std::uint32_t lane, std::int64_t worth, std::uint64_t who, std::uint32_t ahead) const;
   std::int64_t handicap(std::uint32_t lane);  // by now
   // By what is held now, and the least in the tier.
   std::int64_t present(std::uint32_t lane) const;
@@ -28,13 +30,22 @@ class Scheduler::Impl::Walk {
 
  private:
   struct First {
+    Rank rank = Rank::None;
     std::int64_t worth = 0;
     std::uint64_t who = 0;
     std::uint32_t lane = 0;
+    std::uint32_t seen = kNone; /* which of those that were looked through; kNone: where the cursor stands */
+    bool operator==(const First&) const = default;
     bool operator<(const First& o) const {  // of a heap: the first to go is on top
-      return std::tuple(worth, o.who) < std::tuple(o.worth, who);
+      return std::tuple(o.rank, worth, o.who) < std::tuple(rank, o.worth, who);
     }
   };
+  struct Seen {  // of a lane with a guarantee: what is within it goes before what came earlier
+    Entry entry;
+    std::int64_t worth = 0;
+    bool gone = false;
+  };
+  std::optional<First> first_of(std::uint32_t lane);
   void add(std::uint32_t lane);
   std::int64_t part(Usage::Account account);
   const Impl& impl_;
@@ -42,8 +53,9 @@ class Scheduler::Impl::Walk {
   std::map<std::uint8_t, std::vector<std::uint32_t>> tiers_;
   std::vector<Lines::Cursor> cursors_;
   std::vector<std::uint32_t> passed_;
-  std::vector<Held> more_;          // by account
-  std::vector<std::int64_t> part_;  // by account, -1: to be worked out
+  std::map<std::uint32_t, std::vector<Seen>> seen_;  // by lane
+  std::vector<Held> more_;                           // by account
+  std::vector<std::int64_t> part_;                   // by account, -1: to be worked out
   std::vector<First> firsts_;
   std::uint32_t steps_ = 0;
   std::int64_t least_ = 0;

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "scheduler/impl.h"
+#include "scheduler/placement.h"
 
 namespace muster::scheduler {
 namespace {
@@ -17,21 +18,15 @@ constexpr std::uint32_t kWaysPerPlan = 8;  // searches for room; the others have
 
 // A max-heap by "goes later": the first to go is on top.
 bool Scheduler::Impl::later(const Candidate& a, const Candidate& b) {
-  return std::tuple(a.tier, -a.worth, a.who, a.cls) > std::tuple(b.tier, -b.worth, b.who, b.cls);
+  return std::tuple(a.tier, a.rank, -a.worth, a.who, a.cls) > std::tuple(b.tier, b.rank, -b.worth, b.who, b.cls);
 }
 
 bool Scheduler::Impl::goes_later(const Head& a, const Head& b) {
-  return std::tuple(a.tier, -a.worth, a.who) > std::tuple(b.tier, -b.worth, b.who);
+  return std::tuple(a.tier, a.rank, -a.worth, a.who) > std::tuple(b.tier, b.rank, -b.worth, b.who);
 }
 
 Scheduler::Impl::Impl(const Options& options)
-    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd)) {
-  // The head: the most trusted machine, before everything else. Other members: an image that is there already is worth
-  // half a GPU of waste.
-  constexpr std::int32_t kTierStep = 100'000'000;
-  head_weights.tier = {2 * kTierStep, kTierStep, 0};
-  head_weights.cold = weights.cold = 500 * 1'024;
-}
+    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd)) {}
 
 // ---- what is out
 void Scheduler::Impl::restore(std::uint32_t node) {
@@ -135,7 +130,10 @@ void Scheduler::Impl::apply(const NodeGone& c) {
 // ---- gangs that waited too long keep what they could use
 std::uint64_t Scheduler::Impl::precedence_of(std::uint32_t item) const {
   if (items[item].latched) return precedences[item];
-  return std::uint64_t{lanes[items[item].lane].tier} << 32 | 0xffffffffU;
+  return precedence_of(item, 0xffffffffU);
+}
+std::uint64_t Scheduler::Impl::precedence_of(std::uint32_t item, std::uint32_t place) const {
+  return std::uint64_t{lanes[items[item].lane].tier} << 34 | static_cast<std::uint64_t>(rank_of(item)) << 32 | place;
 }
 
 void Scheduler::Impl::order_latches(std::int64_t now_ms) {
@@ -149,8 +147,7 @@ void Scheduler::Impl::order_latches(std::int64_t now_ms) {
     return std::pair(a.first, items[a.second].waiter.who) < std::pair(b.first, items[b.second].waiter.who);
   });
   precedences.resize(items.size(), ~std::uint64_t{0}), shadows.resize(items.size(), 0);
-  for (std::uint32_t i = 0; i < order.size(); ++i)
-    precedences[order[i].second] = std::uint64_t{lanes[items[order[i].second].lane].tier} << 32 | (i + 1);
+  for (std::uint32_t i = 0; i < order.size(); ++i) precedences[order[i].second] = precedence_of(order[i].second, i + 1);
 }
 
 // Does some request of the class get what is kept for that one?
@@ -158,7 +155,8 @@ bool Scheduler::Impl::not_kept_from(std::uint32_t cls, std::uint32_t keeper) con
   for (const auto& [item, kept] : latches)
     if (items[item].cls == cls && precedences[item] <= precedences[keeper]) return true;
   return std::any_of(classes[cls].lines.begin(), classes[cls].lines.end(), [&](const auto& line) {
-    return line.second.size() > 0 && lanes[line.first].tier < lanes[items[keeper].lane].tier;
+    return line.second.size() > 0 && std::pair(lanes[line.first].tier, rank_of(classes[cls], line.first)) <
+                                         std::pair(lanes[items[keeper].lane].tier, rank_of(keeper));
   });
 }
 
@@ -202,7 +200,8 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
 Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow) const {
   Query q;
   q.need = &need.need;
-  q.weights = need.head ? &head_weights : &weights;
+  const PolicyRules& rules = rules_of(classes[items[item].cls].example.policy);
+  q.weights = need.head ? &rules.head : &rules.other;
   q.now_ms = now_ms;
   q.asker = item;
   q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
@@ -266,22 +265,40 @@ void Scheduler::Impl::mark_excluded(Class& c, WallTime now) {
 // A machine for as much of it as can be. True: for all. Else what it lacks first, and how many of that.
 bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen,
                              std::uint32_t& lacks, std::uint32_t& lacking) {
+  // What grows within a guarantee goes first, so it takes no more than that in one turn.
+  if (classes[items[item].cls].grows && rank_of(item) != Rank::None) {
+    const bool complete = choose(item, now, borrow, true, chosen, lacks, lacking);
+    if (!chosen.empty()) return complete;
+  }
+  return choose(item, now, borrow, false, chosen, lacks, lacking);
+}
+
+bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, bool within, std::vector<Choice>& chosen,
+                             std::uint32_t& lacks, std::uint32_t& lacking) {
   const Item& it = items[item];
   Class& c = classes[it.cls];
   chosen.clear();
   pool.begin();
   mark_excluded(c, now);
   bool complete = true;
+  Held taken{};
+  Placement placement(*this, item, now);
   for (std::uint32_t n = 0; n < c.needs.size(); ++n) {
     const CountedNeed& need = c.needs[n];
     const Query query = query_for(need, item, now.ms, borrow);
     std::uint32_t found = 0;
     for (; found < need.count; ++found) {
-      const Found best = pool.best(query);
-      if (!best && !make_room(item, n, now.ms, borrow, chosen)) break;
-      if (!best) continue;
-      pool.mark(best.node);
-      chosen.push_back({n, best.node});
+      if (within &&
+          (need.need.load.whole_machine || usage.rank(lanes[it.lane].owner, need.held, taken, taken) == Rank::None))
+        break;
+      if (const Found best = placement.best(query)) {
+        pool.mark(best.node);
+        chosen.push_back({n, best.node});
+      } else if (!make_room(item, n, now.ms, borrow, chosen)) {
+        break;
+      }
+      placement.chose(chosen.back().node);
+      for (std::size_t k = 0; k < taken.size(); ++k) taken[k] += need.held[k];
     }
     if (found == need.count) continue;
     if (complete) lacks = n, lacking = need.count - found;
@@ -342,7 +359,7 @@ void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t n
   if (line.size() == 0) return;
   const auto [entry, worth] = lines.first(line, now_ms);
   auto& heap = lanes[lane].heap;
-  heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+  heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
   std::push_heap(heap.begin(), heap.end(), later);
   if (heap.front().who == entry.who) show(lane);
 }
@@ -354,15 +371,18 @@ void Scheduler::Impl::show(std::uint32_t lane) {
   ++l.head;
   if (l.heap.empty()) return;
   const Candidate& first = l.heap.front();
-  heads.push_back({lane, l.head, l.tier, first.worth - usage.handicap_ms(l.owner), first.who});
+  heads.push_back({lane, l.head, l.tier, first.rank, first.worth - usage.handicap_ms(l.owner), first.who});
   std::push_heap(heads.begin(), heads.end(), goes_later);
 }
 
 void Scheduler::Impl::show_all() {  // some handicaps fell
   std::erase_if(heads, [&](const Head& head) { return head.number != lanes[head.lane].head; });
   for (Head& head : heads) {
-    const Lane& l = lanes[head.lane];
-    head.worth = l.heap.front().worth - usage.handicap_ms(l.owner);
+    Lane& l = lanes[head.lane];
+    rank_anew(l);
+    const Candidate& first = l.heap.front();
+    head.rank = first.rank, head.who = first.who;
+    head.worth = first.worth - usage.handicap_ms(l.owner);
   }
   std::make_heap(heads.begin(), heads.end(), goes_later);
 }
@@ -374,6 +394,11 @@ bool Scheduler::Impl::next(Candidate& top) {
     heads.pop_back();
     Lane& l = lanes[head.lane];
     if (head.number != l.head) continue;
+    if (const Candidate& first = l.heap.front(); rank_of(classes[first.cls], head.lane) != first.rank) {
+      rank_anew(l);  // something of its tenant's started meanwhile
+      show(head.lane);
+      continue;
+    }
     if (l.heap.front().worth - usage.handicap_ms(l.owner) <
         head.worth) {  // something of its tenant's started meanwhile
       show(head.lane);
@@ -397,7 +422,7 @@ void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
     for (const auto& [lane, line] : classes[cls].lines) {
       if (line.size() == 0) continue;
       const auto [entry, worth] = lines.first(line, now_ms);
-      lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, worth, entry.who});
+      lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
     }
   }
   for (std::uint32_t lane = 0; lane < lanes.size(); ++lane) {

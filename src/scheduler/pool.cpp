@@ -250,6 +250,7 @@ std::uint32_t Pool::set(const NodeView& view) {
   const bool images = fresh || info.view.images != view.images;
   if (images) drop_images(node);
   if (fresh || info.view.supplier != view.supplier) groups_.insert(by_supplier_[view.supplier], node);
+  set_site(node, info.view.site, view.site);
   info.view = view;
   info.live = true;
   if (images) set_images(node);
@@ -287,6 +288,15 @@ std::uint32_t Pool::set(const NodeView& view) {
   return node;
 }
 
+void Pool::set_site(std::uint32_t node, const std::string& old, const std::string& site) {
+  if (old == site) return;
+  if (!old.empty()) {
+    groups_.erase(by_site_[old], node);
+    if (by_site_[old].size == 0) by_site_.erase(old);
+  }
+  if (!site.empty()) groups_.insert(by_site_[site], node);
+}
+
 void Pool::forget(NodeId id) {
   const std::uint32_t node = index_of(id);
   if (node == kNone) return;
@@ -295,6 +305,7 @@ void Pool::forget(NodeId id) {
   drop_images(node);
   groups_.erase(by_supplier_[info.view.supplier], node);
   if (by_supplier_[info.view.supplier].size == 0) by_supplier_.erase(info.view.supplier);
+  set_site(node, info.view.site, "");
   if (info.pool != 0) {
     groups_.erase(by_pool_[info.pool], node);
     if (by_pool_[info.pool].size == 0) by_pool_.erase(info.pool);
@@ -727,6 +738,14 @@ Found Pool::best_of_list(const Query& query) {
   } else if (const auto it = by_pool_.find(need.named_pool); it != by_pool_.end()) {
     groups_.each(it->second, look);
   }
+  return best;
+}
+
+Found Pool::best_of(const Query& query, const std::vector<std::uint32_t>& nodes) {
+  refresh_pressure();
+  Found best;
+  std::uint64_t order = 0;
+  for (const std::uint32_t node : nodes) consider(query, node, best, order);
   return best;
 }
 

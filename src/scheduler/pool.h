@@ -127,6 +127,15 @@ class Pool {
   void mark(std::uint32_t node) { marks_[node] = stamp_; }
   bool marked(std::uint32_t node) const { return marks_[node] == stamp_; }
   Found best(const Query& query);
+  Found best_of(const Query& query, const std::vector<std::uint32_t>& nodes);
+  template <class F>
+  void each_of_supplier(OrgId supplier, const F& see) const {
+    each_of(by_supplier_, supplier, see);
+  }
+  template <class F>
+  void each_of_site(const std::string& site, const F& see) const {
+    each_of(by_site_, site, see);
+  }
   // What best() compares: of a machine that can host it, the value and its place in the order among equals.
   std::pair<std::int64_t, std::uint64_t> value(const Query& query, std::uint32_t node);
   bool hosts(const Query& query, std::uint32_t node) const;  // now
@@ -201,6 +210,15 @@ class Pool {
                       std::uint64_t& order);
   void consider(const Query& query, std::uint32_t node, Found& best, std::uint64_t& order);
   Found best_of_list(const Query& query);
+  template <class Index, class Key, class F>
+  void each_of(const Index& index, const Key& key, const F& see) const {
+    if (const auto it = index.find(key); it != index.end())
+      groups_.each(it->second, [&](std::uint32_t node) {
+        see(node);
+        return true;
+      });
+  }
+  void set_site(std::uint32_t node, const std::string& old, const std::string& site);
   // The best device for a share and what placing it there is worth; -1: none.
   std::pair<std::int32_t, std::int64_t> share_device(const Query& query, std::uint32_t node) const;
   bool hosts_if_judged(const Query& query, std::uint32_t node, const Machine& machine, Verdict verdict) const;
@@ -242,6 +260,7 @@ class Pool {
   HashIndex by_id_;
   std::map<OrgId, SortedSets<std::uint32_t>::Set> by_supplier_;
   std::map<std::uint32_t, SortedSets<std::uint32_t>::Set> by_pool_;
+  std::map<std::string, SortedSets<std::uint32_t>::Set> by_site_;  // where it is known
   SortedSets<std::uint32_t> groups_;
   std::map<std::uint32_t, SortedSets<std::uint64_t>::Set> holders_;  // of images
   SortedSets<std::uint64_t> holder_orders_;

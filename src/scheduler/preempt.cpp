@@ -1,7 +1,9 @@
 // Room for those that go first: work that agreed to be interrupted (its tier) leaves when a request of a better tier
 // can start no other way. One decision names every machine that the start will stand on and every lease that has to
-// leave for it, or nothing happens; the machines are kept for it from then on. A victim is always of a strictly later
-// tier, so nobody can be made to leave by what it made leave: there are no cycles.
+// leave for it, or nothing happens; the machines are kept for it from then on. A victim is of a strictly later tier, or
+// of the same one and reclaimed: it stands on more than is guaranteed to its owner, and who starts is within its own
+// guarantee. Nobody is reclaimed from below its guarantee and nobody reclaims beyond its own, so what all hold of their
+// guarantees rises with every reclaim: it cannot go round in circles. Only a start makes room, which happens once.
 #include <algorithm>
 
 #include "scheduler/impl.h"
@@ -10,6 +12,8 @@ namespace muster::scheduler {
 namespace {
 
 constexpr std::size_t kRoomsLookedAt = 2'000;     // machines, for one decision
+constexpr std::size_t kSetsLookedAt = 8;          // leases of one machine, all sets of which are tried
+constexpr std::int64_t kReclaimAgainMs = 5'000;   // until who is within its guarantee and got nothing looks again
 constexpr std::size_t kVictimsLookedAt = 50'000;  // leases, for one decision
 constexpr std::int64_t kRestartMs = 300'000;      // what work loses besides: it has to find its way back
 constexpr std::int64_t kLostMaxMs = 30LL * 86'400'000;
@@ -32,6 +36,39 @@ std::int64_t cost_of(const LeaseView& lease, std::int64_t now_ms) {
 
 bool Scheduler::Impl::preemptible(const LeaseView& lease, std::uint8_t by_tier) {
   return lease.role != SlotRole::Head && !lease.leaving && lease.tier >= kPreemptibleTier && lease.tier > by_tier;
+}
+
+Scheduler::Impl::Claim Scheduler::Impl::claim_of(const Class& c, std::uint32_t lane) const {
+  const Lane& l = lanes[lane];
+  Claim claim{l.tier, l.owner};
+  if (c.grows || l.tier < kPreemptibleTier || c.parts.empty()) return claim;
+  claim.of_tenant = usage.within(l.owner.tenant, c.held);
+  claim.of_project = usage.within(l.owner.project, c.held);
+  return claim;
+}
+
+// Of a later tier. Who reclaims takes from the same tier too, then from what others hold beyond their guarantee: of
+// other tenants if it is within its tenant's guarantee, of its tenant's other projects if it is within its project's.
+bool Scheduler::Impl::may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const {
+  if (!by.reclaims()) return preemptible(lease, by.tier);
+  if (!preemptible(lease, 0) || lease.tier < by.tier) return false;
+  const Usage::Owner of = usage.known(lease.tenant, lease.project);
+  const bool own = of.tenant == by.owner.tenant;
+  if (lease.tier == by.tier && (own ? !by.of_project || of.project == by.owner.project : !by.of_tenant)) return false;
+  const auto spares = [&](Usage::Account account) {
+    Held less = held_by(lease);
+    if (const auto it = gone.find(account); it != gone.end())
+      for (std::size_t i = 0; i < less.size(); ++i) less[i] += it->second[i];
+    return usage.spares(account, less);
+  };
+  return spares(of.project) && (own || spares(of.tenant));
+}
+
+void Scheduler::Impl::note_gone(const LeaseView& lease, Gone& gone) const {
+  const Usage::Owner of = usage.known(lease.tenant, lease.project);
+  const Held held = held_by(lease);
+  for (const Usage::Account account : {of.tenant, of.project})
+    for (std::size_t i = 0; i < held.size(); ++i) gone[account][i] += held[i];
 }
 
 void Scheduler::Impl::apply(const FreezeChanged& c) {
@@ -63,23 +100,56 @@ Machine Scheduler::Impl::without(std::uint32_t node, const std::vector<LeaseId>&
   return then;
 }
 
+// Where the cheapest first used up what their owner has beyond its guarantee: the cheapest set that does, of a few.
+std::vector<LeaseId> Scheduler::Impl::cheapest_of_all(const Query& query, std::uint32_t node, const Claim& by,
+                                                      const Gone& gone,
+                                                      const std::vector<std::pair<std::int64_t, LeaseId>>& may) const {
+  std::vector<LeaseId> best;
+  std::int64_t least = 0;
+  const std::size_t n = std::min(may.size(), kSetsLookedAt);
+  for (std::uint32_t set = 1; set < 1U << n; ++set) {
+    std::vector<LeaseId> victims;
+    std::int64_t cost = 0;
+    Gone then = gone;
+    bool allowed = true;
+    for (std::size_t i = 0; i < n && allowed; ++i) {
+      if ((set >> i & 1U) == 0) continue;
+      const LeaseView& lease = leases.at(may[i].second);
+      allowed = may_take(lease, by, then);
+      note_gone(lease, then);
+      victims.push_back(may[i].second), cost += may[i].first;
+    }
+    if (!allowed || (!best.empty() && cost >= least) || !pool.would_host(query, node, without(node, victims))) continue;
+    best = std::move(victims), least = cost;
+  }
+  return best;
+}
+
 // What has to leave this machine so that it can host the need, the least first; nothing when that does not help.
-std::optional<Scheduler::Impl::Room> Scheduler::Impl::room_on(const Query& query, std::uint32_t node,
-                                                              std::uint8_t tier) const {
+std::optional<Scheduler::Impl::Room> Scheduler::Impl::room_on(const Query& query, std::uint32_t node, const Claim& by,
+                                                              const Gone& gone) const {
   const auto on = leases_on.find(pool.view(node).node);
   if (on == leases_on.end() || !pool.could_host(query, node)) return {};
   Room room{node, 0, {}};
   std::vector<std::pair<std::int64_t, LeaseId>> may;
   for (const LeaseId id : on->second) {
     const LeaseView& lease = leases.at(id);
-    if (preemptible(lease, tier) && lease.since + kPreemptAfter <= WallTime{query.now_ms})
+    if (may_take(lease, by, gone) && lease.since + kPreemptAfter <= WallTime{query.now_ms})
       may.emplace_back(cost_of(lease, query.now_ms), id);
   }
   std::sort(may.begin(), may.end());
   std::size_t next = 0;
+  Gone then = gone;
   while (!pool.would_host(query, node, without(node, room.victims))) {
-    if (next == may.size()) return {};
-    room.victims.push_back(may[next++].second);
+    while (next < may.size() && !may_take(leases.at(may[next].second), by, then)) ++next;
+    if (next == may.size()) {
+      room.victims = by.reclaims() ? cheapest_of_all(query, node, by, gone, may) : std::vector<LeaseId>{};
+      if (room.victims.empty()) return {};
+      break;
+    }
+    const LeaseId id = may[next++].second;
+    room.victims.push_back(id);
+    if (by.reclaims()) note_gone(leases.at(id), then);
   }
   for (std::size_t i = room.victims.size(); i-- > 0;) {  // the dearest that turns out not to be needed stays
     std::vector<LeaseId> fewer = room.victims;
@@ -105,19 +175,22 @@ bool Scheduler::Impl::yields(std::uint32_t node) const {
          std::any_of(on->second.begin(), on->second.end(), [&](LeaseId id) { return preemptible(leases.at(id), 0); });
 }
 
-// May the first of a class have work of a later tier leave one of these machines?
+// May the first of a class have work leave one of these machines?
 bool Scheduler::Impl::gains_by(const Class& c, const std::vector<std::uint32_t>& nodes, std::int64_t now_ms) const {
   if (c.grows) return false;
-  std::uint8_t best = 0xff;
+  std::vector<Claim> claims;
   for (const auto& [lane, line] : c.lines)
-    if (line.size() > 0) best = std::min(best, lanes[lane].tier);
+    if (line.size() > 0) claims.push_back(claim_of(c, lane));
+  const auto takes_from = [&](LeaseId id) {
+    return std::any_of(claims.begin(), claims.end(), [&](const Claim& by) {
+      return preemptible(leases.at(id), by.tier) || may_take(leases.at(id), by, Gone{});
+    });
+  };
   Query query;
   query.weights = &weights, query.now_ms = now_ms, query.excluded = &nobody;
   return std::any_of(nodes.begin(), nodes.end(), [&](std::uint32_t node) {
     const auto on = leases_on.find(pool.view(node).node);
-    if (on == leases_on.end() || std::none_of(on->second.begin(), on->second.end(),
-                                              [&](LeaseId id) { return preemptible(leases.at(id), best); }))
-      return false;
+    if (on == leases_on.end() || std::none_of(on->second.begin(), on->second.end(), takes_from)) return false;
     return std::any_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
       query.need = &need.need;
       return pool.could_host(query, node);
@@ -140,8 +213,6 @@ void Scheduler::Impl::ripen(WallTime now) {
 
 // True: machines are being cleared for it. `again`: when what was decided has to be seen to.
 bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again) {
-  const Item& it = items[item];
-  const std::uint8_t tier = lanes[it.lane].tier;
   if (const auto way = ways.find(item); way != ways.end()) {
     if (now < way->second.expires) {  // what was decided is on its way
       keep_for(item, way->second.nodes);
@@ -150,6 +221,16 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     }
     ways.erase(way);
   }
+  const Claim claim = claim_of(classes[items[item].cls], items[item].lane);
+  if (clear_for(item, {claim.tier, claim.owner}, now, out, again)) return true;
+  if (!claim.reclaims()) return false;
+  again = now.ms + kReclaimAgainMs;
+  return clear_for(item, claim, now, out, again);
+}
+
+bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out,
+                                std::int64_t& again) {
+  const Item& it = items[item];
   Class& c = classes[it.cls];
   const auto could_host = [&](std::uint32_t node) {
     return std::any_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
@@ -157,6 +238,9 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     });
   };
   std::set<std::uint32_t> nodes;
+  Gone gone;
+  if (by.reclaims())
+    for (const LeaseId id : leaving) note_gone(leases.at(id), gone);
   std::size_t looked_at = 0;
   bool any = false;
   // The newest first: they lose the least. Where thousands would do, the rest is not looked at.
@@ -164,7 +248,7 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     for (auto id = of.rbegin(); id != of.rend() && nodes.size() < kRoomsLookedAt; ++id) {
       if (++looked_at > kVictimsLookedAt) return;
       const LeaseView& lease = leases.at(*id);
-      if (!lease.leaving && lease.since + kPreemptAfter > now) continue;
+      if (!lease.leaving && (lease.since + kPreemptAfter > now || !may_take(lease, by, gone))) continue;
       const std::uint32_t node = pool.index_of(lease.node);
       if (node == kNone || (!nodes.contains(node) && !could_host(node))) continue;
       nodes.insert(node);
@@ -172,7 +256,8 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     }
   };
   add(leaving);
-  for (std::size_t t = std::max<std::size_t>(kPreemptibleTier, std::size_t{tier} + 1); t < interruptible.size(); ++t)
+  const std::size_t first = by.reclaims() ? by.tier : std::size_t{by.tier} + 1;
+  for (std::size_t t = std::max<std::size_t>(kPreemptibleTier, first); t < interruptible.size(); ++t)
     add(interruptible[t]);
   if (!any) return false;
   if (latches.size() >= kLatchesMax && !it.latched) return false;
@@ -195,17 +280,27 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
     std::vector<Room> rooms;
     for (const std::uint32_t node : nodes)
       if (!pool.marked(node))
-        if (auto room = room_on(query, node, tier)) rooms.push_back(std::move(*room));
+        if (auto room = room_on(query, node, by, gone)) rooms.push_back(std::move(*room));
     if (rooms.size() < need.count - found) return false;
     std::sort(rooms.begin(), rooms.end(), [&](const Room& a, const Room& b) {
       return std::tuple(a.cost, a.victims.size(), pool.view(a.node).node) <
              std::tuple(b.cost, b.victims.size(), pool.view(b.node).node);
     });
-    for (std::size_t i = 0; found < need.count; ++found, ++i) {
-      pool.mark(rooms[i].node);
-      chosen.push_back(rooms[i].node);
-      victims.insert(victims.end(), rooms[i].victims.begin(), rooms[i].victims.end());
-      for (const LeaseId id : leases_on.at(pool.view(rooms[i].node).node)) promised |= leases.at(id).preempted;
+    for (std::size_t i = 0; found < need.count; ++i) {
+      if (i == rooms.size()) return false;
+      Room room = std::move(rooms[i]);
+      if (i > 0 && by.reclaims()) {  // those before may have used up what an owner has beyond its guarantee
+        auto still = room_on(query, room.node, by, gone);
+        if (!still) continue;
+        room = std::move(*still);
+      }
+      ++found;
+      pool.mark(room.node);
+      chosen.push_back(room.node);
+      victims.insert(victims.end(), room.victims.begin(), room.victims.end());
+      if (by.reclaims())
+        for (const LeaseId id : room.victims) note_gone(leases.at(id), gone);
+      for (const LeaseId id : leases_on.at(pool.view(room.node).node)) promised |= leases.at(id).preempted;
     }
   }
   if (victims.empty() && !promised) return false;  // it gets its machines without that

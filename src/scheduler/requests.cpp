@@ -51,6 +51,7 @@ std::uint64_t hash_of(const Request& r) {
   h = hash_with(h, hash_text(r.arch) ^ (static_cast<std::uint64_t>(r.runtime) << 1 | (r.egress ? 1U : 0U)));
   if (by_tenant(r)) h = hash_with(h, r.tenant.value);
   h = hash_with(h, static_cast<std::uint64_t>(length_step(r.longest.count())));
+  h = hash_with(h, static_cast<std::uint64_t>(r.policy) << 8 | static_cast<std::uint64_t>(r.min_trust));
   for (const Bundle& b : r.gang)
     h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
   return h;
@@ -58,7 +59,8 @@ std::uint64_t hash_of(const Request& r) {
 bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   if (alone(a) || alone(b)) return false;
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
-         a.pool == b.pool && a.image == b.image && (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
+         a.pool == b.pool && a.image == b.image && a.policy == b.policy && a.min_trust == b.min_trust &&
+         (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
          length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 
@@ -77,10 +79,13 @@ void Scheduler::Impl::compile(Class& c) {
     c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
     const Need& need = c.needs.back().need;
     const std::int64_t gpu = need.load.share > 0 ? need.load.share : std::int64_t{need.load.gpus} * kWholeGpu;
-    c.held[0] += std::int64_t{need.amounts.cpu} * bundles[i].count;
-    c.held[1] += std::int64_t{need.amounts.memory} * bundles[i].count;
-    c.held[2] += gpu * bundles[i].count;
+    Held& one = c.needs.back().held = {need.amounts.cpu, need.amounts.memory, gpu};
+    for (std::size_t k = 0; k < one.size(); ++k) c.held[k] += one[k] * bundles[i].count;
+    if (c.grows && !need.load.whole_machine) c.parts.push_back(one);
   }
+  if (!c.grows &&
+      std::none_of(c.needs.begin(), c.needs.end(), [](const CountedNeed& n) { return n.need.load.whole_machine; }))
+    c.parts.push_back(c.held);
   // The most demanding first, so that a small one does not take the only large machine.
   std::stable_sort(c.needs.begin(), c.needs.end(), [](const CountedNeed& a, const CountedNeed& b) {
     const auto weight = [](const CountedNeed& n) {
@@ -173,6 +178,39 @@ void Scheduler::Impl::sleep(std::uint32_t cls, std::uint32_t lacks, std::uint32_
   if (c.sleeper != kNone) return;
   c.sleeper = static_cast<std::uint32_t>(sleepers.size());
   sleepers.push_back(cls);
+}
+
+// ---- guarantees
+Rank Scheduler::Impl::rank_of(const Class& c, std::uint32_t lane, const Held& tenant_too,
+                              const Held& project_too) const {
+  const Usage::Owner owner = lanes[lane].owner;
+  Rank best = Rank::None;
+  if (!usage.guaranteed(owner)) return best;
+  for (const Held& part : c.parts) best = std::min(best, usage.rank(owner, part, tenant_too, project_too));
+  return best;
+}
+
+void Scheduler::Impl::rank_anew(Lane& lane) {
+  if (!usage.guaranteed(lane.owner)) return;
+  for (Candidate& each : lane.heap) each.rank = rank_of(classes[each.cls], each.lane);
+  std::make_heap(lane.heap.begin(), lane.heap.end(), later);
+}
+
+// It holds less: what was beyond its guarantee may be within it, and have room made.
+void Scheduler::Impl::wake_guaranteed(OrgId tenant) {
+  for (std::size_t i = sleepers.size(); i-- > 0;) {
+    const Class& c = classes[sleepers[i]];
+    if (!c.grows && std::any_of(c.lines.begin(), c.lines.end(), [&](const auto& line) {
+          return line.second.size() > 0 && lanes[line.first].tenant == tenant && rank_of(c, line.first) != Rank::None;
+        }))
+      wake(sleepers[i]);
+  }
+}
+
+void Scheduler::Impl::apply(const ShareChanged& c) {
+  usage.set(c);
+  for (std::size_t i = sleepers.size(); i-- > 0;)
+    if (!classes[sleepers[i]].grows) wake(sleepers[i]);
 }
 
 void Scheduler::Impl::set_latch_due(std::uint32_t cls, std::int64_t due) {

@@ -43,8 +43,11 @@ void Scheduler::Impl::apply(const LeaseGone& c) {
   const LeaseView& lease = it->second;
   if (lease.role == SlotRole::Head && lease.since < c.at) run_times.add(lease.tenant, c.at - lease.since);
   usage.end(lease, c.at);
+  const OrgId tenant = lease.tenant;
+  const bool guaranteed = usage.guaranteed(usage.known(tenant, lease.project));
   drop_lease(lease);
   shadows_stale = true;
+  if (guaranteed) wake_guaranteed(tenant);
 }
 void Scheduler::Impl::drop_lease(const LeaseView& lease) {
   const auto on = leases_on.find(lease.node);

@@ -98,6 +98,8 @@ struct Request {
   std::string image;
   bool egress = false;
   std::vector<Bundle> gang, grow;
+  Policy policy = Policy::Balanced;                  /* what counts among the machines that would do */
+  TrustTier min_trust = TrustTier::Community;        /* only machines of this tier and better ones */
   Millis longest{0};                                 /* it is stopped at most so long after its start; 0 = no limit */
   bool running = false;                              /* it has members already: `gang` brings it back to its minimum */
   std::vector<NodeId> avoid;                         /* nodes it already uses or failed on */
@@ -201,12 +203,21 @@ struct UsageChanged {
   WallTime as_of;
   bool operator==(const UsageChanged&) const = default;
 };
+// The weight of a project, or of a tenant as a whole, and what is guaranteed to it (milli-CPU, GPUs; 0 = nothing).
+struct ShareChanged {
+  OrgId tenant;
+  ProjectId project;
+  bool whole_tenant = false;
+  Share share;
+  bool operator==(const ShareChanged&) const = default;
+};
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
                             LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
-                            ArrivalsChanged, UsageChanged>;
+                            ArrivalsChanged, UsageChanged, ShareChanged>;
 
-// Work of this tier and of later ones agreed to be interrupted, by requests of a better tier than its own, but not
-// before it had that long.
+// Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
+// of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that
+// long.
 inline constexpr std::uint8_t kPreemptibleTier = 2;
 inline constexpr Millis kPreemptAfter{120'000};
 

@@ -8,10 +8,11 @@
 namespace muster::scheduler {
 namespace {
 
-constexpr std::int64_t kDateMax = std::int64_t{1} << 46;  // ms; far beyond any date
-constexpr unsigned kPart = 20;                            // bits of an average behind the point
-constexpr std::int64_t kHeldMax = std::int64_t{1} << 40;  // of one account: a milliard CPUs, an exbibyte
-constexpr std::int64_t kAll = std::int64_t{1} << kPart;   // the whole pool, as a share
+constexpr std::int64_t kDateMax = std::int64_t{1} << 46;    // ms; far beyond any date
+constexpr unsigned kPart = 20;                              // bits of an average behind the point
+constexpr std::int64_t kHeldMax = std::int64_t{1} << 40;    // of one account: a milliard CPUs, an exbibyte
+constexpr std::int64_t kWeight = 100, kWeightMax = 10'000;  // of who has none of his own
+constexpr std::int64_t kAll = std::int64_t{1} << kPart;     // the whole pool, as a share
 
 // The upper half of a product, rounded to the nearest.
 constexpr std::uint64_t times(std::uint64_t a, std::uint64_t b) {
@@ -182,9 +183,10 @@ Usage::Share Usage::made(const Book& book, std::int64_t at_ms, const Held& more)
     const std::int64_t now = in_average(book.held[i] + book.proposed[i] + more[i]);
     dominant = std::max(dominant, (now + average) / 2 / total_[i]);
   }
-  dominant = std::min(dominant, kAll);
+  const std::int64_t used = std::min(dominant, kAll);
+  dominant = std::min(used * kWeight / book.weight, kAll);
   // 24 points of s / (s + 1/2).
-  return {(dominant * 1'000 + kAll / 2) >> kPart, 48 * kAgeStepMs * dominant / (kAll + 2 * dominant)};
+  return {(used * 1'000 + kAll / 2) >> kPart, 48 * kAgeStepMs * dominant / (kAll + 2 * dominant)};
 }
 
 void Usage::turn(WallTime now) {
@@ -207,6 +209,43 @@ Usage::Share Usage::share(Account account, WallTime now, const Held& more) const
   return made(accounts_[account], minute_of(now), more);
 }
 
+// ---- guarantees
+void Usage::set(const ShareChanged& c) {
+  Book& book = accounts_[account(c.whole_tenant, c.tenant, c.project)];
+  book.weight = std::clamp<std::int64_t>(c.share.weight, 1, kWeightMax);
+  book.guaranteed = {std::clamp<std::int64_t>(c.share.cpu_milli, 0, kHeldMax), 0,
+                     std::clamp<std::int64_t>(c.share.gpus, 0, kHeldMax / kWholeGpu) * kWholeGpu};
+  book.stamp = 0, fallen_ = true;
+}
+
+// It takes some of what is guaranteed, and of nothing that it takes is more held then than is guaranteed of it. What is
+// not guaranteed at all comes along: the CPUs beside a GPU.
+bool Usage::covers(const Book& book, const Held& taken, const Held& more) {
+  bool some = false;
+  for (std::size_t i = 0; i < more.size(); ++i) {
+    if (book.guaranteed[i] <= 0 || more[i] <= 0) continue;
+    if (book.held[i] + book.proposed[i] + taken[i] + more[i] > book.guaranteed[i]) return false;
+    some = true;
+  }
+  return some;
+}
+
+bool Usage::within(Account account, const Held& more) const {
+  return covers(accounts_[account], {}, more);
+}
+
+Rank Usage::rank(Owner owner, const Held& more, const Held& tenant_too, const Held& project_too) const {
+  if (covers(accounts_[owner.project], project_too, more)) return Rank::OfProject;
+  return covers(accounts_[owner.tenant], tenant_too, more) ? Rank::OfTenant : Rank::None;
+}
+
+bool Usage::spares(Account account, const Held& less) const {
+  const Book& book = accounts_[account];
+  for (std::size_t i = 0; i < less.size(); ++i)
+    if (book.guaranteed[i] > 0 && less[i] > 0 && book.held[i] - less[i] < book.guaranteed[i]) return false;
+  return true;
+}
+
 // ---- snapshots
 void Usage::restore(const UsageChanged& c) {
   Book& book = accounts_[account(c.whole_tenant, c.tenant, c.project)];
@@ -219,6 +258,11 @@ void Usage::restore(const UsageChanged& c) {
 
 void Usage::snapshot(std::vector<Change>& out) const {
   for (const Book& book : accounts_) {
+    if (book.weight != kWeight || book.guaranteed != Held{})
+      out.emplace_back(ShareChanged{book.tenant,
+                                    book.project,
+                                    book.is_tenant,
+                                    {book.weight, book.guaranteed[2] / kWholeGpu, book.guaranteed[0]}});
     if (book.held == Held{} && book.average == Held{}) continue;
     out.emplace_back(UsageChanged{
         book.tenant, book.project, book.is_tenant, book.average[0], book.average[1], book.average[2], {book.as_of_ms}});

@@ -6,7 +6,9 @@
 // 4 points of priority, a quarter as 8, half as 12, all of it as 16. So it always rises with the use, and is less than
 // what waiting brings in. Three parts of it are the tenant's and one is the project's: between tenants their own use
 // decides, and cutting work into projects gains a quarter at most; between projects of one tenant only theirs differs.
-// Integers only; every number and time is clamped. Single-threaded; const members change nothing. Private.
+// A weight divides the use that counts. A guarantee is an amount of GPUs or CPUs: what takes some of it and is within
+// it afterwards goes first (rank), and what is held beyond one's own may have to make room for that. Integers only;
+// every number and time is clamped. Single-threaded; const members change nothing. Private.
 #include <array>
 #include <cstdint>
 #include <map>
@@ -26,6 +28,11 @@ std::uint64_t kept_after(std::int64_t ms);
 using Held = std::array<std::int64_t, 3>;  // milli-CPU, MiB, milli-GPU
 Held held_by(const LeaseView& lease);
 
+// Of a request in its tier: within the guarantee of its project, of its tenant, or of neither. What a project is
+// guaranteed is a part of what its tenant is, so it comes first: what others of the tenant borrowed of it does not
+// count.
+enum class Rank : std::uint8_t { OfProject = 0, OfTenant = 1, None = 2 };
+
 class Usage {
  public:
   using Account = std::uint32_t;  // the number of a tenant's or a project's
@@ -36,7 +43,10 @@ class Usage {
     Account tenant = 0, project = 0;
   };
 
-  Owner owner(OrgId tenant, ProjectId project);  // made where it is missing, and kept
+  Owner owner(OrgId tenant, ProjectId project);         // made where it is missing, and kept
+  Owner known(OrgId tenant, ProjectId project) const {  // of something that is held, or asked for
+    return {tenants_.at(tenant), projects_.at({tenant, project})};
+  }
   std::size_t accounts() const { return accounts_.size(); }
 
   // ---- what changes
@@ -47,6 +57,7 @@ class Usage {
   void withdraw(Owner owner, const Held& held);
   void machine(std::uint32_t node, const NodeView* view);  // nullptr: it is gone
   void restore(const UsageChanged& usage);
+  void set(const ShareChanged& share);
   void snapshot(std::vector<Change>& out) const;
 
   // ---- what it means
@@ -55,6 +66,14 @@ class Usage {
   std::int64_t handicap_ms(Owner owner) {
     return together(fresh(owner.tenant).handicap_ms, fresh(owner.project).handicap_ms);
   }
+  // What takes `more` stands so; proposals that are out count.
+  Rank rank(Owner owner, const Held& more, const Held& tenant_too = {}, const Held& project_too = {}) const;
+  bool within(Account account, const Held& more) const;
+  bool guaranteed(Owner owner) const {
+    return accounts_[owner.tenant].guaranteed != Held{} || accounts_[owner.project].guaranteed != Held{};
+  }
+  // May `less` be taken from what it holds? Not where that is guaranteed to it.
+  bool spares(Account account, const Held& less) const;
   static std::int64_t together(std::int64_t tenant_ms, std::int64_t project_ms) {  // to the second
     return (3 * tenant_ms + project_ms + 2'000) / 4'000 * 1'000;
   }
@@ -67,7 +86,8 @@ class Usage {
     bool is_tenant = false;
     OrgId tenant;
     ProjectId project;
-    Held held{}, proposed{};
+    Held held{}, proposed{}, guaranteed{};
+    std::int64_t weight = 100;
     Held average{};            // as of then, in units of 2^-20
     std::int64_t as_of_ms = 0; /* what is told of earlier times is added with what is left of it by then */
     std::uint64_t stamp = 0;   /* of `share` */
@@ -78,6 +98,7 @@ class Usage {
     if (book.stamp != stamp_) book.share = made(book, minute_ms_, {}), book.stamp = stamp_;
     return book.share;
   }
+  static bool covers(const Book& book, const Held& taken, const Held& more);
   Share made(const Book& book, std::int64_t at_ms, const Held& more) const;
   void begin(Book& book, const Held& held, std::int64_t since_ms);
   void end(Book& book, const Held& held, std::int64_t since_ms, std::int64_t at_ms);

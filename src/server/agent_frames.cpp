@@ -22,6 +22,7 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* blob = std::get_if<session::BlobRequest>(&frame)) return on_blob(link, *blob);
   if (const auto* pull = std::get_if<session::PullReport>(&frame)) return on_pull(link, *pull);
   if (const auto* lock = std::get_if<session::LockOffer>(&frame)) return on_lock(link, *lock);
+  if (const auto* net = std::get_if<session::NetReport>(&frame)) return on_net(link, *net);
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);
   if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) {
@@ -121,6 +122,24 @@ void AgentHub::on_pull(const LinkPtr& link, const session::PullReport& report) {
   if (!pulling) return;
   const std::lock_guard lock(facts_mutex_);
   pulls_[report.lease] = {report.done_bytes, report.total_bytes};
+}
+
+// Only of leases that the machine has; those that ended are forgotten with the next report.
+void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
+  if (report.version != session::kNetReportVersion) return;
+  std::set<LeaseId> live;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    for (const LeaseId id : state.live_leases(link->node)) live.insert(id);
+  });
+  const std::lock_guard lock(facts_mutex_);
+  auto& leases = nets_[link->node];
+  std::erase_if(leases, [&](const auto& each) { return !live.contains(each.first); });
+  if (!live.contains(report.lease)) return;
+  std::size_t others = 0;
+  for (const auto& [id, facts] : leases) others += id == report.lease ? 0 : facts.report.pairs.size();
+  NetFacts& kept = leases[report.lease];
+  kept = {report, read_clocks().wall};
+  kept.report.pairs.resize(std::min(report.pairs.size(), kNetPairsOfNode - std::min(others, kNetPairsOfNode)));
 }
 
 // The first member of a cluster says what its reference was resolved to; the others will be told to take exactly that.

@@ -223,6 +223,7 @@ void AgentHub::on_close(const LinkPtr& link) {
   streams_.link_lost(link->number);  // also of a connection that another one of the same machine took over from
   if (!lost) return;
   const std::lock_guard lock(facts_mutex_);
+  nets_.erase(lost);
   telemetry_.erase(lost);  // what a machine that is away did last is no news
 }
 
@@ -329,15 +330,17 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
   session::Desired desired;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
-    if (node == nullptr ||
-        (link->built && link->built_incarnation == state.incarnation && link->built_revision == node->revision))
+    if (node == nullptr || (link->built && link->built_incarnation == state.incarnation &&
+                            link->built_revision == node->revision && now.lease - link->built_at < kOrdersRenewed))
       return;
-    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get());
+    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
+                            context_.machines.get());
     link->built = true;
+    link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
   });
-  if (!desired.signature.empty()) link->session->set_desired(std::move(desired), now);
+  if (!desired.signature.empty()) link->session->renew_desired(std::move(desired), now);
 }
 
 // ---- time
@@ -575,6 +578,25 @@ void AgentHub::note_failure(const control::State& state, const ObservedLease& se
   }
   all.push_back(std::move(failure));
   while (all.size() > kFailuresKept) all.pop_front();
+}
+std::optional<NetFacts> AgentHub::net(NodeId node, LeaseId lease) const {
+  const std::lock_guard lock(facts_mutex_);
+  const auto leases = nets_.find(node);
+  if (leases == nets_.end()) return {};
+  const auto found = leases->second.find(lease);
+  return found == leases->second.end() ? std::nullopt : std::optional(found->second);
+}
+AgentHub::NetCounts AgentHub::net_counts() const {
+  NetCounts out;
+  const std::lock_guard lock(facts_mutex_);
+  for (const auto& [node, leases] : nets_)
+    for (const auto& [lease, facts] : leases)
+      for (const session::NetPair& pair : facts.report.pairs) {
+        out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
+        out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
+        out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
+      }
+  return out;
 }
 std::optional<session::Telemetry> AgentHub::telemetry(NodeId node) const {
   const std::lock_guard lock(facts_mutex_);

@@ -19,6 +19,7 @@
 #include "server/context.h"
 #include "server/event_hub.h"
 #include "server/log_follow.h"
+#include "server/net_view.h"
 #include "server/streams.h"
 #include "server/views.h"
 #include "session/keeper.h"
@@ -26,8 +27,9 @@
 
 namespace muster::server {
 
-inline constexpr std::size_t kFailuresKept = 4;  // of one cluster
-inline constexpr Millis kRenewGrace{60'000};     // what a machine with an ended certificate gets to ask for a new one
+inline constexpr std::size_t kFailuresKept = 4;      // of one cluster
+inline constexpr std::size_t kNetPairsOfNode = 256;  // that are kept of one machine's reports
+inline constexpr Millis kRenewGrace{60'000};  // what a machine with an ended certificate gets to ask for a new one
 
 class AgentHub final : private session::Authority {
  public:
@@ -45,6 +47,11 @@ class AgentHub final : private session::Authority {
   void on_events(const std::vector<engine::DurableEvent>& events);  // from the event hub's thread
   std::optional<RayFacts> ray(ClusterId cluster) const;
   std::optional<PullFacts> pull(LeaseId lease) const;
+  std::optional<NetFacts> net(NodeId node, LeaseId lease) const;
+  struct NetCounts {
+    std::size_t relayed = 0, lan = 0, direct = 0;
+  };
+  NetCounts net_counts() const;  // pairs in use, each counted by the ends that report it
   std::vector<wire::FailureView> failures(ClusterId cluster) const;  // of its members, the newest last
   std::optional<session::Telemetry> telemetry(NodeId node) const;
   std::vector<std::pair<NodeId, session::Telemetry>> latest_telemetry(std::size_t max) const;
@@ -66,6 +73,7 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    LeaseTime built_at{0};
     bool proved = false;                  // a Hello was checked; only the link's own thread looks
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
@@ -100,6 +108,7 @@ class AgentHub final : private session::Authority {
   void on_ray(const LinkPtr& link, const RayReport& report);
   void on_pull(const LinkPtr& link, const session::PullReport& report);
   void on_lock(const LinkPtr& link, const session::LockOffer& offer);
+  void on_net(const LinkPtr& link, const session::NetReport& report);
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
   void on_certificate(const LinkPtr& link, const session::CertRequest& request);
   void set_owner_word(NodeId node, const std::string& text);
@@ -137,7 +146,8 @@ class AgentHub final : private session::Authority {
   std::map<ClusterId, std::deque<wire::FailureView>> failures_;
   std::map<LeaseId, PullFacts> pulls_;  // of live leases that have not their image yet
   std::unordered_map<NodeId, std::deque<session::Telemetry>> telemetry_;
-  std::unordered_map<NodeId, std::string> owner_;  // only machines whose owner says something
+  std::unordered_map<NodeId, std::map<LeaseId, NetFacts>> nets_;  // of live leases of connected machines
+  std::unordered_map<NodeId, std::string> owner_;                 // only machines whose owner says something
 
   Streams streams_;
   std::unique_ptr<LogFollow> follow_;

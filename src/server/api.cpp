@@ -9,7 +9,9 @@
 #include "base/http_status.h"
 #include "base/log.h"
 #include "crypto/hash.h"
+#include "crypto/random.h"
 #include "crypto/token.h"
+#include "server/access_log.h"
 #include "server/agents.h"
 #include "server/blob_store.h"
 #include "wire/openapi.h"
@@ -127,6 +129,8 @@ Api::Api(Context& context) : context_(context) {
   add_jobs();
   add_rest();
   add_registries();
+  add_totp();
+  add_audit();
 }
 
 void Api::add(const std::string& name, Resolver resolve, Handler handler) {
@@ -138,14 +142,26 @@ void Api::add_open(const std::string& name, Handler handler) {
   routes_[name] = Route{true, {}, std::move(handler)};
 }
 
+void Api::answer(const CallPtr& call, net::Response response) const {
+  response.headers["Muster-Request-Id"] = call->request_id;
+  call->responder->send(std::move(response));
+}
 void Api::ok(const CallPtr& call, std::string body) const {
   net::Response response;
   response.body = std::move(body);
   response.headers["Cache-Control"] = "no-store";
-  call->responder->send(std::move(response));
+  answer(call, std::move(response));
 }
 void Api::fail(const CallPtr& call, const Error& error) const {
-  call->responder->send(problem(error));
+  note_refusal(*call, error);
+  answer(call, problem(error));
+}
+void Api::note_refusal(const Call& call, const Error& error) const {
+  if (error.code != Code::Unauthenticated && error.code != Code::PermissionDenied && error.code != Code::NotFound &&
+      error.code != Code::ResourceExhausted)
+    return;
+  context_.access->refused(call.caller.subject, call.operation->name, error.code, call.request_id, call.request.peer,
+                           read_clocks().wall);
 }
 
 bool Api::post(const CallPtr& call, std::function<void()> job) {
@@ -170,6 +186,7 @@ Result<CallPtr> Api::match(net::Request request, net::ResponderPtr responder) co
     call->responder = std::move(responder);
     call->operation = &operation;
     call->id = std::move(id);
+    call->request_id = "req-" + hex(crypto::random_bytes(8));
     return call;
   };
   const auto fixed = fixed_paths_.equal_range(request.path);
@@ -281,7 +298,10 @@ std::optional<net::Response> Api::upgrade(const net::Request& request) {
 Result<CallPtr> Api::admit(net::Request request) {
   CallPtr call = TRY(match(std::move(request), nullptr));
   if (call->operation->streams != "websocket") return error(Code::InvalidArgument, "this path is no WebSocket");
-  TRY_VOID(authorise(call));
+  if (const Status allowed = authorise(call); !allowed.ok()) {
+    note_refusal(*call, allowed.error());
+    return allowed.error();
+  }
   if (call->archived) return error(Code::FailedPrecondition, "the cluster ended; nothing runs there any more");
   return call;
 }
@@ -290,6 +310,7 @@ std::optional<net::ServerHandlers::Upload> Api::upload(const net::Request& reque
   auto call = match(request, nullptr);
   if (!call.ok() || (*call)->operation->body != "binary") return {};
   if (const Status allowed = authorise(*call); !allowed.ok()) {
+    note_refusal(**call, allowed.error());
     refusal = problem(allowed.error());
     return {};
   }
@@ -352,7 +373,7 @@ void Api::submit(const CallPtr& call, control::Command command, Render render,
                       fmt::format("Idempotency-Key must be at most {} printable ASCII characters", kIdempotencyKeyMax),
                       "Idempotency-Key"));
     }
-    actor.request_id = key;
+    call->request_id = key;
     crypto::Sha256 hash;
     for (const std::string* part : {&call->request.method, &call->request.path, &call->request.body}) {
       hash.update(as_bytes(fmt::format("{}:", part->size())));
@@ -361,11 +382,15 @@ void Api::submit(const CallPtr& call, control::Command command, Render render,
     const auto digest = hash.finish();
     actor.request_hash.assign(digest.begin(), digest.end());
   }
+  actor.request_id = call->request_id;
   context_.runner->submit(
       lane_of(call->caller.subject), std::move(command), std::move(actor),
       [this, call, render = std::move(render), before = std::move(before)](Result<engine::Reply> reply) {
         if (!reply.ok()) return fail(call, reply.error());
-        auto answer = [this, call, render, before, reply = *reply] {
+        if (!reply->outcome.replayed)
+          context_.access->came_from(actor_text(call->caller.subject), call->request_id, call->request.peer,
+                                     read_clocks().wall);
+        auto respond = [this, call, render, before, reply = *reply] {
           if (before) before(reply);
           if (!context_.runner->wait_for(reply.seq, kMinSeqWait)) {
             return fail(call,
@@ -381,11 +406,11 @@ void Api::submit(const CallPtr& call, control::Command command, Render render,
           net::Response response;
           response.body = std::move(*body);
           response.headers["Muster-Seq"] = std::to_string(reply.seq);
-          call->responder->send(std::move(response));
+          answer(call, std::move(response));
         };
         // Nothing of it blocks when the follower is there already: no other thread need be woken.
-        if (!before && context_.runner->wait_for(reply->seq, Millis(0))) return answer();
-        post(call, std::move(answer));
+        if (!before && context_.runner->wait_for(reply->seq, Millis(0))) return respond();
+        post(call, std::move(respond));
       });
 }
 

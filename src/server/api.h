@@ -3,6 +3,7 @@
 // access::check. The router authenticates, resolves the object, checks, and only then calls the handler; a route
 // without a rule cannot exist. Identity comes from the bearer token alone. Mutations carry the idempotency key and the
 // hash of the request to the core. Handlers may answer later; they never block a network thread. Thread-safe.
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -28,7 +29,8 @@ struct Call {
   const wire::Operation* operation = nullptr;
   std::string id;  // the {id} of the path, resolved to an id of the state ("cl-3") unless archived
   Caller caller;
-  bool archived = false;  // only in the history table
+  bool archived = false;   // only in the history table
+  std::string request_id;  // the client's Idempotency-Key, or ours: in the entry, the answer and the address book
 };
 using CallPtr = std::shared_ptr<Call>;
 using Handler = std::function<void(const CallPtr&)>;
@@ -72,6 +74,8 @@ class Api {
   void add_jobs();
   void add_rest();
   void add_registries();
+  void add_totp();
+  void add_audit();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
   void after_min_seq(const CallPtr& call, Handler handler);
@@ -79,6 +83,9 @@ class Api {
 
   void ok(const CallPtr& call, std::string body) const;
   void fail(const CallPtr& call, const Error& error) const;
+  void answer(const CallPtr& call, net::Response response) const;
+  // Counts it where it is a refusal, not a mistake in a request.
+  void note_refusal(const Call& call, const Error& error) const;
   bool post(const CallPtr& call, std::function<void()> job);
   void submit(const CallPtr& call, control::Command command, Render render,
               std::function<void(const engine::Reply&)> before = {});
@@ -87,11 +94,14 @@ class Api {
             const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
 
   void login(const CallPtr& call);
+  void give_login(const CallPtr& call, const Principal& who, const std::string& label);
   void enroll(const CallPtr& call);
   void create_principal(const CallPtr& call);
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);
+  void list_audit(const CallPtr& call);
+  void list_refusals(const CallPtr& call);
   void later(const CallPtr& call, Millis wait, const std::string& why) const;  // 429
   // Runs the job where passwords are hashed. dropped: it will not run, because too many wait; the call was answered.
   void post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped);
@@ -99,7 +109,19 @@ class Api {
   // attempts.
   void check_password(const CallPtr& call, const std::string& name, const std::string& password, const Error& wrong,
                       std::function<void(const Principal&)> good);
+  // Goes on with `good` if the account has no second factor or this is a code of it, which is then used up; answers the
+  // call otherwise. Where passwords are hashed: it blocks on the store.
+  void check_code(const CallPtr& call, const Principal& who, const std::string& code,
+                  const std::function<void()>& good);
+  // Keeps the hash unless the one that was checked against is no longer there; true: kept.
+  Result<bool> replace_password(PrincipalId who, const std::string& checked, const std::string& hash);
   void change_password(const CallPtr& call);
+  void enrol_totp(const CallPtr& call);
+  void confirm_totp(const CallPtr& call);
+  void disable_totp(const CallPtr& call);
+  std::string account_name(const CallPtr& call) const;  // the caller's; empty: it is gone
+  wire::PrincipalView shown_view(const control::State& state, const Principal& principal) const;
+  Result<std::string> shown_principal(const control::State& state, const std::string& id) const;
   Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
   void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
 
@@ -111,6 +133,10 @@ class Api {
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;
   std::vector<const wire::Operation*> open_paths_;  // with an {id}
   LoginGuard logins_{{}};
+  // Of codes, by who knows the password: ten wrong ones an hour for an account, of which three at a time would do.
+  LoginGuard codes_{{.per_pair = 10, .per_name = 10, .window = Millis(3'600'000)}};
+  std::mutex password_mutex_;    // of writes to the table of passwords
+  std::atomic<int> audits_ = 0;  // running
 };
 
 // Query parameters of a list: limit, cursor, filter ("state=running,name=x").

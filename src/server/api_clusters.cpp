@@ -175,6 +175,15 @@ void Api::add_clusters() {
     });
     with_starts(call, waits, answer);
   });
+  add("GetClusterNet", cluster(Verb::Read), [this](const CallPtr& call) {
+    read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+      const auto id = ClusterId::parse(call->id);
+      const Cluster* found = id ? state.find_cluster(*id) : nullptr;
+      if (found == nullptr) return error(Code::NotFound, "the cluster is gone");
+      return wire::to_json(net_view(state, call->caller.subject, *found,
+                                    [this](NodeId node, LeaseId lease) { return context_.agents->net(node, lease); }));
+    });
+  });
   add("UpdateCluster", cluster(Verb::Update), [this, show](const CallPtr& call) {
     const auto request = wire::parse_update_cluster(call->request.body);
     if (!request.ok()) return fail(call, request.error());

@@ -3,6 +3,7 @@
 
 #include "crypto/cert.h"
 #include "crypto/token.h"
+#include "model/node_labels.h"
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/list.h"
@@ -144,7 +145,7 @@ void Api::add_nodes() {
           return list_page(*query, state, state.nodes, [&](const Node& node) -> std::optional<std::string> {
             if (!access::visible(call->caller.subject, object_of(node)) ||
                 !passes(*query, "state", wire::text(node.state)) || !passes(*query, "name", node.name) ||
-                !passes(*query, "arch", node.facts.arch) || !passes(*query, "region", node.facts.region) ||
+                !passes(*query, "arch", node.facts.arch) || !passes(*query, "region", region_of(node)) ||
                 !passes(*query, "tier", wire::text(node.tier))) {
               return {};
             }

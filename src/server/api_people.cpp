@@ -6,8 +6,10 @@
 #include "crypto/password.h"
 #include "crypto/token.h"
 #include "net/address_block.h"
+#include "server/access_log.h"
 #include "server/api.h"
 #include "server/list.h"
+#include "server/second_factor.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -15,7 +17,7 @@ namespace {
 
 constexpr Millis kLoginLifetime{30LL * 86'400'000};
 constexpr Millis kTokenLifetimeMax{400LL * 86'400'000};
-constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> scrypt text
+constexpr const char* kPasswords = "passwords";  // erasable side table: principal id -> crypto/password.h's text
 constexpr Millis kHashWait{5000};                // who would wait longer for his turn is told to come again
 
 Resolver own(access::Kind kind, access::Verb verb) {
@@ -35,21 +37,29 @@ Result<std::string> shown(const control::State& state, const std::string& id, co
   if (found == state.api_tokens.end()) return error(Code::NotFound, "the token is gone");
   return wire::to_json(wire::ApiTokenView{found->second, secret});
 }
-Result<std::string> shown_principal(const control::State& state, const std::string& id) {
-  const auto principal = PrincipalId::parse(id);
-  const auto found = principal ? state.principals.find(*principal) : state.principals.end();
-  if (found == state.principals.end()) return error(Code::NotFound, "the account is gone");
-  return wire::to_json(principal_view(state, found->second));
-}
 
 }  // namespace
 
+wire::PrincipalView Api::shown_view(const control::State& state, const Principal& principal) const {
+  wire::PrincipalView view = principal_view(state, principal);
+  view.second_factor = context_.factors->holds(principal.id);
+  return view;
+}
+
+Result<std::string> Api::shown_principal(const control::State& state, const std::string& id) const {
+  const auto principal = PrincipalId::parse(id);
+  const auto found = principal ? state.principals.find(*principal) : state.principals.end();
+  if (found == state.principals.end()) return error(Code::NotFound, "the account is gone");
+  return wire::to_json(shown_view(state, found->second));
+}
+
 void Api::later(const CallPtr& call, Millis wait, const std::string& why) const {
   const auto seconds = std::max<std::int64_t>(1, (wait.count() + 999) / 1000);
-  net::Response response =
-      problem(error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds)));
+  const Error refused = error(Code::ResourceExhausted, fmt::format("{}; try again in {} seconds", why, seconds));
+  note_refusal(*call, refused);
+  net::Response response = problem(refused);
   response.headers["Retry-After"] = std::to_string(seconds);
-  call->responder->send(std::move(response));
+  answer(call, std::move(response));
 }
 
 void Api::post_hashing(const CallPtr& call, std::function<void()> job, std::function<void()> dropped) {
@@ -94,37 +104,55 @@ void Api::check_password(const CallPtr& call, const std::string& name, const std
     const bool right = crypto::verify_password(password, encoded) && encoded != nobody && principal;
     done(right ? LoginGuard::Outcome::Right : LoginGuard::Outcome::Wrong);
     if (!right) return fail(call, wrong);
+    if (crypto::outdated_hash(encoded)) {
+      const auto hash = crypto::hash_password(password);
+      const auto kept = hash.ok() ? replace_password(principal->id, encoded, *hash) : Result<bool>(hash.error());
+      if (!kept.ok())
+        log_warn("musterd", "the password of {} keeps its old hash: {}", principal->id.str(), kept.error().message);
+    }
     good(*principal);
   };
   post_hashing(call, check, [done] { done(LoginGuard::Outcome::NotTried); });
+}
+
+Result<bool> Api::replace_password(PrincipalId who, const std::string& checked, const std::string& hash) {
+  const std::lock_guard lock(password_mutex_);
+  const auto held = TRY(context_.store->get_side(kPasswords, who.str()));
+  if (!held || as_string(*held) != checked) return false;
+  TRY_VOID(context_.store->put_side(kPasswords, who.str(), to_bytes(hash)));
+  return true;
 }
 
 void Api::login(const CallPtr& call) {
   const auto request = wire::parse_login(call->request.body);
   if (!request.ok()) return fail(call, request.error());
   const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
-  check_password(call, request->name, request->password, wrong,
-                 [this, call, label = request->label](const Principal& who) {
-                   call->caller.subject = {who.id, who.role, who.org, {}, {}};
-                   const auto token = crypto::make_api_token();
-                   submit(call,
-                          control::CreateApiToken{
-                              who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
-                          [token, id = who.id](const control::State& state, const scheduler::Scheduler&,
-                                               const engine::Reply& reply) -> Result<std::string> {
-                            const auto made = TokenId::parse(reply.outcome.id);
-                            const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-                            if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-                            return wire::to_json(wire::LoginView{token.text, found->second.expires,
-                                                                 principal_view(state, state.principals.at(id))});
-                          });
-                 });
+  check_password(call, request->name, request->password, wrong, [this, call, request = *request](const Principal& who) {
+    check_code(call, who, request.code, [&] { give_login(call, who, request.label); });
+  });
+}
+
+void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label) {
+  call->caller.subject = {who.id, who.role, who.org, {}, {}};
+  const auto token = crypto::make_api_token();
+  submit(call,
+         control::CreateApiToken{who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
+         [this, token, id = who.id](const control::State& state, const scheduler::Scheduler&,
+                                    const engine::Reply& reply) -> Result<std::string> {
+           const auto made = TokenId::parse(reply.outcome.id);
+           const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+           if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+           return wire::to_json(
+               wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
+         });
 }
 
 Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
   const control::RevokeLogins command{call->caller.subject.principal, call->caller.token};
   control::Actor actor;
   actor.subject = call->caller.subject;
+  actor.request_id = call->request_id;
+  context_.access->came_from(actor_text(actor.subject), call->request_id, call->request.peer, read_clocks().wall);
   const auto left = [&] {
     std::size_t count = 0;
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
@@ -151,28 +179,27 @@ void Api::change_password(const CallPtr& call) {
     return fail(call, rule.error());
   if (request->new_password == request->old_password)
     return fail(call, error(Code::InvalidArgument, "newPassword is the old one; choose another", "newPassword"));
-  std::string name;
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    const auto found = state.principals.find(call->caller.subject.principal);
-    if (found != state.principals.end()) name = found->second.name;
-  });
   // Not Unauthenticated: the token is good, and a client would ask for a new one.
   const Error wrong =
       error(Code::InvalidArgument,
             "the old password is wrong; if an earlier try got no answer, the new one may hold already", "oldPassword");
-  check_password(
-      call, name, request->old_password, wrong, [this, call, password = request->new_password](const Principal& who) {
-        const auto hash = crypto::hash_password(password);
-        if (!hash.ok()) return fail(call, hash.error());
-        const Status kept = context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
-        if (!kept.ok()) return fail(call, kept.error());
-        log_info("audit", "{} changed the password of its account", who.id.str());
-        const auto ended = end_other_logins(call);
-        if (!ended.ok())
-          return fail(call, error(ended.error().code, "the password is changed, but other logins may still hold: " +
-                                                          ended.error().message));
-        ok(call, wire::to_json(wire::PasswordView{*ended}));
-      });
+  check_password(call, account_name(call), request->old_password, wrong,
+                 [this, call, password = request->new_password](const Principal& who) {
+                   const auto hash = crypto::hash_password(password);
+                   if (!hash.ok()) return fail(call, hash.error());
+                   const Status kept = [&] {
+                     const std::lock_guard lock(password_mutex_);
+                     return context_.store->put_side(kPasswords, who.id.str(), to_bytes(*hash));
+                   }();
+                   if (!kept.ok()) return fail(call, kept.error());
+                   log_info("audit", "{} changed the password of its account", who.id.str());
+                   const auto ended = end_other_logins(call);
+                   if (!ended.ok())
+                     return fail(
+                         call, error(ended.error().code, "the password is changed, but other logins may still hold: " +
+                                                             ended.error().message));
+                   ok(call, wire::to_json(wire::PasswordView{*ended}));
+                 });
 }
 
 void Api::create_principal(const CallPtr& call) {
@@ -193,7 +220,7 @@ void Api::create_principal(const CallPtr& call) {
     };
     submit(
         call, control::CreatePrincipal{request.name, request.role, *org},
-        [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+        [this](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
           return shown_principal(state, reply.outcome.id);
         },
         keep);
@@ -287,7 +314,7 @@ void Api::add_people() {
         if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) ||
             !passes(*query, "role", wire::text(principal.role)))
           return {};
-        return wire::to_json(principal_view(state, principal));
+        return wire::to_json(shown_view(state, principal));
       });
     });
   });
@@ -301,7 +328,7 @@ void Api::add_people() {
       },
       [this](const CallPtr& call) {
         submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)},
-               [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+               [this, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
                  return shown_principal(state, id);
                });
       });

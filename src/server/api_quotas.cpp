@@ -41,7 +41,7 @@ void Api::add_quotas() {
   add("SetOrgQuota", org(Verb::Update), [this](const CallPtr& call) {
     const auto request = wire::parse_set_quota(call->request.body);
     if (!request.ok()) return fail(call, request.error());
-    submit(call, control::SetQuota{*OrgId::parse(call->id), {}, request->quota},
+    submit(call, control::SetQuota{*OrgId::parse(call->id), {}, request->quota, request->share},
            [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
              return shown<OrgId>(state, id);
            });
@@ -49,7 +49,7 @@ void Api::add_quotas() {
   add("SetProjectQuota", project(Verb::Update), [this](const CallPtr& call) {
     const auto request = wire::parse_set_quota(call->request.body);
     if (!request.ok()) return fail(call, request.error());
-    submit(call, control::SetQuota{{}, *ProjectId::parse(call->id), request->quota},
+    submit(call, control::SetQuota{{}, *ProjectId::parse(call->id), request->quota, request->share},
            [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
              return shown<ProjectId>(state, id);
            });

@@ -159,6 +159,11 @@ std::string metrics_text(Context& context) {
   gauge("event_streams_open", "SSE streams", static_cast<double>(context.events->streams()));
   gauge("leases_live", "leases that have not ended", static_cast<double>(leases));
   gauge("jobs_waiting", "jobs that wait for their cluster", static_cast<double>(waiting));
+  const auto net = context.agents->net_counts();
+  gauge("net_pairs", "pairs of members that talked to each other, counted at each end, by the way between them",
+        static_cast<double>(net.relayed), "{path=\"relay\"}");
+  gauge("net_pairs", {}, static_cast<double>(net.lan), "{path=\"lan\"}");
+  gauge("net_pairs", {}, static_cast<double>(net.direct), "{path=\"direct\"}");
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

@@ -4,8 +4,12 @@
 #include "server/api.h"
 #include "server/blob_store.h"
 #include "server/event_hub.h"
+#include "server/journal_head.h"
 #include "server/log_store.h"
+#include "server/machine_book.h"
 #include "server/registry_store.h"
+#include "server/relay_teller.h"
+#include "server/second_factor.h"
 
 namespace muster::server {
 
@@ -60,14 +64,25 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.blobs->load());
   context.registries = std::make_unique<RegistryStore>(context.identity.secret, options.store);
   TRY_VOID(context.registries->load(read_clocks().wall));
+  context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
+  TRY_VOID(context.factors->load());
+  context.machines = std::make_unique<MachineBook>(context.identity.ca);
+  if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
+  AccessLog::Options access;
+  access.file = options.dir.refused_log();
+  access.keep = options.addresses_kept;
+  context.access = std::make_unique<AccessLog>(std::move(access), options.addresses);
+  context.access->start();
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
     context.agents->on_events(events);
+    if (context.relay) context.relay->on_events(events);
     for (const auto& event : events) keep_history(context, event);
   });
   context.events->start(*context.runner);
   context.agents->start();
+  if (context.relay) context.relay->start();
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;
@@ -88,7 +103,16 @@ Result<std::unique_ptr<App>> App::start(Options options) {
       TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
   app->port_ = TRY(app->server_->listen(options.address, options.port));
   if (!options.handoff.empty()) TRY_VOID(app->server_->adopt_from(options.handoff));
+  if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
+    log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
   return app;
+}
+
+Status App::sign_due_head() {
+  if (!head_due(context_->dir, read_clocks().wall)) return {};
+  const std::string path = TRY(keep_head(context_->dir, TRY(new_head(*context_))));
+  log_info("audit", "the journal's head is signed: {}; keep a copy elsewhere", path);
+  return {};
 }
 
 Status App::renew_certificate() {
@@ -107,8 +131,10 @@ void App::stop() {
   if (server_) server_->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
+  if (context_->relay) context_->relay->stop();
   if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
+  if (context_->access) context_->access->stop();
   context_->runner.reset();
   server_.reset();
 }

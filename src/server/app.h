@@ -5,7 +5,9 @@
 #include <memory>
 #include <string>
 
+#include "journal/address_book.h"
 #include "net/net.h"
+#include "server/access_log.h"
 #include "server/agents.h"
 #include "server/context.h"
 
@@ -22,6 +24,8 @@ class App {
     std::string public_host;  // put into join tokens; empty = none
     int threads = 4;
     Millis certificate_life{86'400'000}, reenrol_within{30LL * 86'400'000};
+    std::shared_ptr<journal::AddressBook> addresses;  // of clients; nullptr = they are not kept
+    Millis addresses_kept = kAddressesKept;
     AgentHub::Options agents;
   };
   static Result<std::unique_ptr<App>> start(Options options);
@@ -30,6 +34,7 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
+  Status sign_due_head();      // once a day (UTC), into DIR/heads
   Status renew_certificate();  // when it nears its end; warns of the ones that do
 
  private:

@@ -3,12 +3,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "control/core.h"
+#include "crypto/file.h"
+#include "engine/core.h"
 #include "journal/entry.h"
 #include "server/commands.h"
 #include "server/identity.h"
+#include "server/journal_head.h"
 #include "wire/json.h"
 
 namespace muster::server {
@@ -58,12 +62,56 @@ Result<Walk> walk(const journal::Store& store, const std::function<bool(const jo
   return out;
 }
 
+// Signs the newest entry; also for a journal in use.
+Result<std::string> make_head(const DataDir& dir, const journal::Store& store, const std::string& out) {
+  const Identity identity = TRY(load_identity(dir, read_clocks().wall));
+  const auto base = TRY(engine::load_base(store));
+  if (base.seq == 0) return error(Code::FailedPrecondition, "the journal is empty: there is nothing to sign");
+  journal::Tail tail;
+  tail.seq = base.seq, tail.hash = base.hash;
+  const auto head = TRY(sign_head(dir, identity.server_id, base.state.incarnation, tail, read_clocks().wall));
+  const std::string kept = TRY(keep_head(dir, head));
+  if (out.empty()) return kept;
+  TRY_VOID(crypto::write_public_file(out, as_bytes(wire::to_json(head) + "\n")));
+  return out;
+}
+
+// A head against the journal; the public key comes from --key, else from the folder that is checked.
+Result<HeadReport> check_head(const DataDir& dir, const journal::Store& store, const std::string& file,
+                              const std::string& key) {
+  std::ifstream in(file, std::ios::binary);
+  std::string text((std::istreambuf_iterator<char>(in)), {});
+  if (!in || text.empty()) return error(Code::NotFound, fmt::format("--head {}: the file cannot be read", file));
+  const auto head = TRY(parse_head(text));
+  const std::vector<Bytes> keys = key.empty() ? known_audit_keys(dir) : std::vector<Bytes>{TRY(read_audit_key(key))};
+  TRY_VOID(check_signature(head, keys));
+  if (const auto id = crypto::read_secret_file(dir.key("server_id")); id.ok() && as_string(*id) != head.server_id)
+    return error(Code::FailedPrecondition, fmt::format("the head is of the control plane {}, the folder holds {}",
+                                                       head.server_id, as_string(*id)));
+  return verify_head(store, head, kept_heads(dir, keys));
+}
+
+int print_head(const Result<HeadReport>& report) {
+  if (!report.ok()) {
+    fmt::print(stderr, "musterd journal: {}\n", report.error().message);
+    return 1;
+  }
+  using Verdict = HeadReport::Verdict;
+  const bool good = report->verdict == Verdict::Holds || report->verdict == Verdict::Restored;
+  fmt::print(good ? stdout : stderr, "{}: {}\n",
+             report->verdict == Verdict::Holds      ? "ok"
+             : report->verdict == Verdict::Restored ? "restored"
+                                                    : "TAMPERED",
+             report->text);
+  return good ? 0 : 1;
+}
+
 }  // namespace
 
 int cmd_journal(const Arguments& arguments, const OpenStore& open) {
   const std::string what = arguments.words.size() == 2 ? arguments.words[1] : "";
   const DataDir dir{arguments.option("--data")};
-  if (dir.root.empty() || (what != "verify" && what != "show" && what != "export")) {
+  if (dir.root.empty() || (what != "verify" && what != "show" && what != "export" && what != "head")) {
     std::fputs(kUsage, stderr);
     return 2;
   }
@@ -76,6 +124,17 @@ int cmd_journal(const Arguments& arguments, const OpenStore& open) {
     fmt::print(stderr, "musterd journal: {}\n", store.error().message);
     return 1;
   }
+  if (what == "head") {
+    const auto made = make_head(dir, **store, arguments.option("--out"));
+    if (made.ok()) {
+      fmt::print("{}\n", *made);
+      return 0;
+    }
+    fmt::print(stderr, "musterd journal: {}\n", made.error().message);
+    return 1;
+  }
+  if (const std::string head = arguments.option("--head"); what == "verify" && !head.empty())
+    return print_head(check_head(dir, **store, head, arguments.option("--key")));
   const std::uint64_t from = std::strtoull(arguments.option("--from", "1").c_str(), nullptr, 10);
   std::uint64_t left =
       std::strtoull(arguments.option("--count", what == "show" ? "100" : "18446744073709551615").c_str(), nullptr, 10);

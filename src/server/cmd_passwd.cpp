@@ -1,6 +1,6 @@
-// Sets the password of a local account in the data directory, for who lost it. Passwords lie in a side table of the
-// store, not in the journal, so it neither takes the lead from a musterd that serves nor waits for it to stop: that one
-// reads the table at each login.
+// Sets the password of a local account, or takes away its second factor, in the data directory, for who lost them. Both
+// lie in side tables of the store, not in the journal, so this neither takes the lead from a musterd that serves nor
+// waits for it to stop: that one reads the tables at each login.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include "engine/core.h"
 #include "server/commands.h"
 #include "server/identity.h"
+#include "server/second_factor.h"
 
 namespace muster::server {
 namespace {
@@ -20,18 +21,15 @@ struct Set {
   bool generated = false;
 };
 
-Result<Set> set_password(const Arguments& arguments, const OpenStore& open) {
+struct Account {
+  std::shared_ptr<journal::Store> store;
+  PrincipalId id;
+};
+Result<Account> open_account(const Arguments& arguments, const OpenStore& open) {
   const DataDir dir{arguments.option("--data")};
   const std::string& name = arguments.words[1];
   if (!std::filesystem::exists(dir.key("ca.key.pem")))
     return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
-  Set out;
-  if (const auto file = arguments.option("--password-file"); !file.empty()) {
-    out.password = TRY(read_password_file(file));
-  } else {
-    out.password = base64url(crypto::random_bytes(12));
-    out.generated = true;
-  }
   const auto store = TRY(open(dir.journal()));
   const auto base = TRY(engine::load_base(*store));
   const auto found = base.state.principal_by_name.find(name);
@@ -40,18 +38,38 @@ Result<Set> set_password(const Arguments& arguments, const OpenStore& open) {
   const Principal& principal = base.state.principals.at(found->second);
   if (principal.disabled)
     return error(Code::FailedPrecondition, fmt::format("the account {} is disabled for good; make another", name));
+  return Account{store, principal.id};
+}
+
+Result<Set> set_password(const Arguments& arguments, const OpenStore& open) {
+  Set out;
+  if (const auto file = arguments.option("--password-file"); !file.empty()) {
+    out.password = TRY(read_password_file(file));
+  } else {
+    out.password = base64url(crypto::random_bytes(12));
+    out.generated = true;
+  }
+  const Account account = TRY(open_account(arguments, open));
   const std::string hash = TRY(crypto::hash_password(out.password));
-  TRY_VOID(store->put_side("passwords", principal.id.str(), to_bytes(hash)));
+  TRY_VOID(account.store->put_side("passwords", account.id.str(), to_bytes(hash)));
   return out;
+}
+
+Status reset_totp(const Arguments& arguments, const OpenStore& open) {
+  const Account account = TRY(open_account(arguments, open));
+  return SecondFactors::reset(*account.store, account.id);
+}
+
+bool names_an_account(const Arguments& arguments) {
+  if (!arguments.option("--data").empty() && arguments.words.size() == 2) return true;
+  std::fputs(kUsage, stderr);
+  return false;
 }
 
 }  // namespace
 
 int cmd_passwd(const Arguments& arguments, const OpenStore& open) {
-  if (arguments.option("--data").empty() || arguments.words.size() != 2) {
-    std::fputs(kUsage, stderr);
-    return 2;
-  }
+  if (!names_an_account(arguments)) return 2;
   const auto done = set_password(arguments, open);
   if (!done.ok()) {
     fmt::print(stderr, "musterd passwd: {}\n", done.error().message);
@@ -63,6 +81,18 @@ int cmd_passwd(const Arguments& arguments, const OpenStore& open) {
   else
     fmt::print("{} has a new password.\n", name);
   fmt::print("Logins that exist go on: log in and run `muster passwd` to end them.\n");
+  return 0;
+}
+
+int cmd_totp_reset(const Arguments& arguments, const OpenStore& open) {
+  if (!names_an_account(arguments)) return 2;
+  const Status done = reset_totp(arguments, open);
+  if (!done.ok()) {
+    fmt::print(stderr, "musterd totp-reset: {}\n", done.error().message);
+    return 1;
+  }
+  fmt::print("{} has no second factor any more: its password alone logs in, until `muster totp enable`.\n",
+             arguments.words[1]);
   return 0;
 }
 

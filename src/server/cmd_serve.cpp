@@ -42,7 +42,7 @@ Result<Millis> parse_span(const Arguments& arguments, const std::string& name, M
   return unit * value;
 }
 
-Status serve(const Arguments& arguments, const OpenStore& open) {
+Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses) {
   // Blocked before any thread starts, so that only the wait below takes them.
   sigset_t signals;
   sigemptyset(&signals);
@@ -67,6 +67,9 @@ Status serve(const Arguments& arguments, const OpenStore& open) {
       TRY(parse_span(arguments, "--certificate-life", Millis(1000), 60, 7 * 86'400, options.certificate_life));
   options.reenrol_within =
       TRY(parse_span(arguments, "--reenrol-days", Millis(86'400'000), 0, 365, options.reenrol_within));
+  options.addresses_kept =
+      TRY(parse_span(arguments, "--address-days", Millis(86'400'000), 0, 3'650, options.addresses_kept));
+  if (open_addresses) options.addresses = TRY(open_addresses(options.dir.addresses()));
   options.store = TRY(open(options.dir.journal()));
   const auto app = TRY(App::start(options));
   log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id,
@@ -78,6 +81,8 @@ Status serve(const Arguments& arguments, const OpenStore& open) {
     if (got != SIGHUP && got >= 0) continue;
     // Every hour, and on SIGHUP: a certificate that nears its end is replaced without a restart.
     const Status renewed = app->renew_certificate();
+    if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
+      log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
     if (!renewed.ok()) log_error("musterd", "the server certificate could not be renewed: {}", renewed.error().message);
   }
   log_info("musterd", "stopping");
@@ -87,12 +92,12 @@ Status serve(const Arguments& arguments, const OpenStore& open) {
 
 }  // namespace
 
-int cmd_serve(const Arguments& arguments, const OpenStore& open) {
+int cmd_serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses) {
   if (arguments.option("--data").empty()) {
     std::fputs(kUsage, stderr);
     return 2;
   }
-  const Status served = serve(arguments, open);
+  const Status served = serve(arguments, open, open_addresses);
   if (served.ok()) return 0;
   fmt::print(stderr, "musterd serve: {}\n", served.error().message);
   return 1;

@@ -13,15 +13,21 @@ const char* const kUsage =
     "\n"
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
-    "                [--certificate-life SECONDS] [--reenrol-days N]\n"
+    "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N]\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
-    "  musterd journal verify|show|export --data DIR [--from SEQ] [--count N]\n"
+    "  musterd totp-reset NAME --data DIR    (a lost second factor; also while serving)\n"
+    "  musterd journal verify|show|export|head --data DIR [--from SEQ] [--count N] [--head FILE [--key PUB]]\n"
+    "                [--out FILE]            (head: sign the newest entry, also while serving; verify --head: check "
+    "it)\n"
+    "  musterd audit erase|rotate --data DIR [--actor ID] [--older-than DAYS]   (erase: client addresses; rotate: the\n"
+    "                key that signs heads; both also while serving)\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
     "\n"
     "Machines' certificates live 24 hours and are renewed at two thirds of that. A machine that slept through the end "
     "of\n"
     "its certificate proves its device key and gets a new one for --reenrol-days (30), then it must join anew.\n"
+    "Client addresses lie in DIR/addresses.db for --address-days (90; 0 = not at all), never in the journal.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
 std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
@@ -30,9 +36,10 @@ std::string Arguments::option(const std::string& name, const std::string& otherw
 }
 
 Result<Arguments> parse_arguments(int count, char** values) {
-  static const std::vector<std::string> known = {"--data",  "--name",   "--operator",         "--password-file",
-                                                 "--relay", "--listen", "--handoff",          "--public",
-                                                 "--from",  "--count",  "--certificate-life", "--reenrol-days"};
+  static const std::vector<std::string> known = {
+      "--data",   "--name",  "--operator",   "--password-file",    "--relay",        "--listen", "--handoff",
+      "--public", "--from",  "--count",      "--certificate-life", "--reenrol-days", "--head",   "--key",
+      "--out",    "--actor", "--older-than", "--address-days"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

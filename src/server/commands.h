@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "journal/address_book.h"
 #include "journal/store.h"
 
 namespace muster::server {
@@ -15,6 +16,8 @@ namespace muster::server {
 using OpenStore = std::function<Result<std::shared_ptr<journal::Store>>(const std::string& path)>;
 // Copies the whole database file of a store consistently, also while musterd runs.
 using CopyStore = std::function<Status(const std::string& from, const std::string& to)>;
+
+using OpenAddresses = std::function<Result<std::shared_ptr<journal::AddressBook>>(const std::string& path)>;
 
 struct Arguments {
   std::vector<std::string> words;              // what is no option
@@ -24,9 +27,11 @@ struct Arguments {
 Result<Arguments> parse_arguments(int count, char** values);
 
 int cmd_init(const Arguments& arguments, const OpenStore& open);
-int cmd_serve(const Arguments& arguments, const OpenStore& open);
+int cmd_serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses);
 int cmd_passwd(const Arguments& arguments, const OpenStore& open);
+int cmd_totp_reset(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
+int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);
 Result<std::string> read_password_file(const std::string& path);  // its first line; "-" is standard input

@@ -12,11 +12,15 @@
 
 namespace muster::server {
 
+class AccessLog;
 class AgentHub;
 class EventHub;
 class LogStore;
 class BlobStore;
 class RegistryStore;
+class SecondFactors;
+class MachineBook;
+class RelayTeller;
 
 inline constexpr std::string_view kServerVersion = "0.1.0";
 
@@ -30,12 +34,16 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<SecondFactors> factors;
+  std::unique_ptr<MachineBook> machines;
+  std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
   Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long
+  std::unique_ptr<AccessLog> access;
   Context();
   ~Context();
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/log.h"
 #include "crypto/hash.h"
 #include "model/image_name.h"
 #include "model/venv_image.h"
@@ -15,7 +16,8 @@
 namespace muster::server {
 namespace {
 
-constexpr Millis kRelayTokenLifetime{30LL * 86'400'000};
+constexpr Millis kRelayTokenLifetime{6LL * 3'600'000};
+static_assert(kRelayTokenLifetime >= 3 * kOrdersRenewed);
 
 Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& cluster) {
   const auto mac = crypto::hmac_sha256(
@@ -24,8 +26,10 @@ Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& 
   return {mac.begin(), mac.end()};
 }
 
-session::SignedRoster sign(const control::State& state, const Identity& identity, const Assignment& assignment) {
+Result<session::SignedRoster> sign(const control::State& state, const Identity& identity, const Assignment& assignment,
+                                   WallTime now, MachineBook* machines) {
   overlay::Roster roster;
+  std::vector<crypto::MachineProof> proofs;
   roster.cluster = assignment.cluster.value;
   roster.incarnation = state.incarnation;
   roster.epoch = assignment.roster_epoch;
@@ -47,11 +51,13 @@ session::SignedRoster sign(const control::State& state, const Identity& identity
       if (const auto endpoint = overlay::parse_udp_endpoint(lan)) member.lan.push_back(*endpoint);
     }
     roster.members.push_back(std::move(member));
+    if (machines != nullptr) proofs.push_back(TRY(machines->proof_of(entry.node, *device_key, now)));
   }
   session::SignedRoster out;
   out.cluster = assignment.cluster;
   out.bytes = overlay::encode_roster(roster);
   out.signatures.push_back(overlay::sign_roster(identity.roster_key, out.bytes));
+  out.machines = crypto::encode_machine_proofs(proofs);
   return out;
 }
 
@@ -77,7 +83,7 @@ Bytes ray_token(const Identity& identity, const Cluster& cluster) {
 }
 
 session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
-                               const RegistryStore* registries) {
+                               const RegistryStore* registries, MachineBook* machines) {
   session::Desired out;
   const Node* found = state.find_node(node);
   out.incarnation = state.incarnation;
@@ -99,7 +105,12 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
     out.secrets.push_back(std::move(secrets));
-    if (rostered.insert(assignment.cluster).second) out.rosters.push_back(sign(state, identity, assignment));
+    if (!rostered.insert(assignment.cluster).second) continue;
+    auto roster = sign(state, identity, assignment, now, machines);
+    if (roster.ok())
+      out.rosters.push_back(std::move(*roster));
+    else
+      log_error("agents", "the roster of {} is not told: {}", cluster->spec.name, roster.error().message);
   }
   out.signature = identity.command_key.sign(wire::desired_signing_bytes(node, out));
   return out;

@@ -79,12 +79,17 @@ struct Teller {
     const auto amount = [](std::int64_t n, double unit, std::string_view what) {
       return n == 0 ? fmt::format("any number of {}", what) : fmt::format("{} {}", static_cast<double>(n) / unit, what);
     };
-    return fmt::format("{} may hold {}, {}, {}",
+    std::string share;
+    if (e.share.weight != Share{}.weight) share += fmt::format("; its weight is {}", e.share.weight);
+    if (e.share.gpus > 0) share += fmt::format("; {} GPUs are guaranteed", e.share.gpus);
+    if (e.share.cpu_milli > 0)
+      share += fmt::format("; {} CPUs are guaranteed", static_cast<double>(e.share.cpu_milli) / 1000);
+    return fmt::format("{} may hold {}, {}, {}{}",
                        project != s.projects.end() ? "project " + project->second.name
                        : org != s.orgs.end()       ? "organisation " + org->second.name
                                                    : e.org.str(),
                        amount(e.quota.gpus, 1, "GPUs"), amount(e.quota.cpu_milli, 1000, "CPUs"),
-                       amount(e.quota.clusters, 1, "clusters"));
+                       amount(e.quota.clusters, 1, "clusters"), share);
   }
   std::string operator()(const PrincipalCreated& e) {
     object = object_of(e.principal);

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
+#include "net/net.h"
+#include "server/journal_head.h"
 
 namespace muster::server {
 namespace {
@@ -44,16 +48,36 @@ Result<std::string> read_text(const std::string& path) {
 }
 
 Status issue_tls(const DataDir& dir, Identity& id, WallTime now) {
-  id.tls = TRY(crypto::issue_server_certificate(id.ca, "muster", id.sans, now, kTlsLifetime));
+  id.tls = TRY(
+      crypto::issue_server_certificate(id.ca, crypto::ServerRole::ControlPlane, "muster", id.sans, now, kTlsLifetime));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
   return {};
 }
 
-// What muster-relay may know: its own certificate and the public half of the key that signs relay tokens.
-Status write_relay_files(const DataDir& dir, const Identity& id) {
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(id.tls.key_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(id.tls.cert_pem + id.ca.cert_pem)));
+// What is damaged, half written, of the wrong role or near its end is made again.
+bool good(const std::string& cert_pem, crypto::ServerRole wanted, WallTime now) {
+  const auto role = crypto::server_role(cert_pem);
+  const auto expiry = crypto::certificate_expiry(cert_pem);
+  return role.ok() && *role == wanted && expiry.ok() && *expiry - now >= kTlsLifetime / 3;
+}
+bool good_for_relay(const DataDir& dir, WallTime now) {
+  std::ifstream in(dir.relay() + "/cert.pem", std::ios::binary);
+  const std::string cert{std::istreambuf_iterator<char>(in), {}};
+  if (!good(cert, crypto::ServerRole::Relay, now)) return false;
+  const auto key = read_text(dir.relay() + "/key.pem");
+  // One that was given to the relay's own user is not ours to read.
+  return key.ok() ? crypto::key_fits({*key, cert}) : key.error().code != Code::NotFound;
+}
+
+// What muster-relay may know: a key of its own and the public half of the key that signs relay tokens. Its certificate
+// names no host, so that not even a program that only looks at the host's name takes it for musterd's.
+Status write_relay_files(const DataDir& dir, const Identity& id, WallTime now) {
+  const crypto::KeyAndCert own = TRY(crypto::issue_server_certificate(
+      id.ca, crypto::ServerRole::Relay, net::kRelayName, {std::string(net::kRelayName)}, now, kTlsLifetime));
+  TRY_VOID(make_dir(dir.relay(), 0700));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(own.key_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(own.cert_pem + id.ca.cert_pem)));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(id.ca.cert_pem)));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/relay_id", as_bytes(id.relay_id() + "\n")));
@@ -101,8 +125,9 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(crypto::write_secret_file(dir.key("roster.pem"), as_bytes(id.roster_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("relay.pem"), as_bytes(id.relay_key.to_pem())));
+  TRY_VOID(ensure_audit_key(dir));
   TRY_VOID(issue_tls(dir, id, now));
-  TRY_VOID(write_relay_files(dir, id));
+  TRY_VOID(write_relay_files(dir, id, now));
   TRY_VOID(crypto::write_public_file(dir.root + "/ca.pem", as_bytes(id.ca.cert_pem)));
   TRY_VOID(crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(id.ca.cert_pem)));
   TRY_VOID(
@@ -128,16 +153,15 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
   id.command_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("command.pem")))));
   id.relay_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("relay.pem")))));
   const Bytes secret = TRY(crypto::read_secret_file(dir.key("secret")));
-  const auto key = crypto::key32(secret);
-  if (!key)
+  const auto master = crypto::key32(secret);
+  if (!master)
     return error(Code::DataLoss,
                  fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
-  id.secret = crypto::Secret32(*key);
-  const WallTime expiry = TRY(crypto::certificate_expiry(id.tls.cert_pem));
-  if (expiry - now < kTlsLifetime / 3) {
+  id.secret = crypto::Secret32(*master);
+  TRY_VOID(ensure_audit_key(dir));  // folders of older programs have none
+  if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, now) || !crypto::key_fits(id.tls))
     TRY_VOID(issue_tls(dir, id, now));
-    TRY_VOID(write_relay_files(dir, id));
-  }
+  if (!good_for_relay(dir, now)) TRY_VOID(write_relay_files(dir, id, now));
   return id;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 // The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay
-// needs is copied to DIR/relay; the journal, logs and blobs lie beside. Made once by create_identity, then only read;
-// the server certificate is renewed from the CA when a third of its life is left. Values; any thread.
+// needs lies in DIR/relay: a key and a certificate of its own, with the role and the name of a relay, good for nothing
+// else. The journal, logs and blobs lie beside. Made once by create_identity, then only read; both certificates are
+// renewed from the CA when a third of their life is left, each with a new key. Values; any thread.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ struct DataDir {
   std::string journal() const { return root + "/journal.db"; }
   std::string logs() const { return root + "/logs"; }
   std::string blobs() const { return root + "/blobs"; }
+  std::string addresses() const { return root + "/addresses.db"; }
+  std::string refused_log() const { return root + "/refused.log"; }
   std::string relay() const { return root + "/relay"; }
 };
 
@@ -37,6 +40,8 @@ struct NewIdentity {
   std::vector<std::string> sans, relays;
 };
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
-Result<Identity> load_identity(const DataDir& dir, WallTime now);  // renews the server certificate when due
+// Renews the certificates when due. In a folder of before relays had their own key, the one that both held is replaced,
+// first in musterd and then in DIR/relay.
+Result<Identity> load_identity(const DataDir& dir, WallTime now);
 
 }  // namespace muster::server

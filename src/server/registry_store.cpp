@@ -2,38 +2,23 @@
 
 #include <fmt/format.h>
 
-#include "base/log.h"
-#include "crypto/aead.h"
-#include "crypto/hash.h"
-#include "crypto/random.h"
+#include <cstdlib>
 
 namespace muster::server {
 namespace {
 
 constexpr const char* kRegistryTable = "registries";
-constexpr std::size_t kNonce = 24;
 
 std::string row(OrgId org, const std::string& host) {
   return org.str() + "/" + host;
 }
 
 // user, expiry and password, a line each; none of the first two can hold a line's end.
-Bytes seal(const crypto::Secret32& key, const std::string& name, const RegistryAccount& account) {
-  std::string text = fmt::format("{}\n{}\n{}", account.username, account.expires.ms, account.password);
-  Bytes nonce = crypto::random_bytes(kNonce);
-  const Bytes sealed = crypto::xchacha_seal(key, std::span<const std::uint8_t, kNonce>(nonce.data(), kNonce),
-                                            as_bytes(name), as_bytes(text));
-  crypto::zeroise(text);
-  nonce.insert(nonce.end(), sealed.begin(), sealed.end());
-  return nonce;
+std::string text_of(const RegistryAccount& account) {
+  return fmt::format("{}\n{}\n{}", account.username, account.expires.ms, account.password);
 }
 
-std::optional<RegistryAccount> open(const crypto::Secret32& key, const std::string& name, const Bytes& bytes) {
-  if (bytes.size() < kNonce) return {};
-  const auto plain = crypto::xchacha_open(key, std::span<const std::uint8_t, kNonce>(bytes.data(), kNonce),
-                                          as_bytes(name), ByteView(bytes).subspan(kNonce));
-  if (!plain) return {};
-  const std::string text = as_string(*plain);
+std::optional<RegistryAccount> account_of(const std::string& text) {
   const auto first = text.find('\n'), second = text.find('\n', first == std::string::npos ? first : first + 1);
   if (second == std::string::npos) return {};
   RegistryAccount out;
@@ -46,10 +31,7 @@ std::optional<RegistryAccount> open(const crypto::Secret32& key, const std::stri
 }  // namespace
 
 RegistryStore::RegistryStore(const crypto::Secret32& secret, std::shared_ptr<journal::Store> store)
-    : store_(std::move(store)) {
-  const Bytes derived = crypto::hkdf_sha256(secret.view(), {}, as_bytes("muster-registries-v1"), 32);
-  key_ = crypto::Secret32(*crypto::key32(derived));
-}
+    : seal_(secret, "muster-registries-v1"), store_(std::move(store)) {}
 
 Status RegistryStore::load(WallTime now) {
   const std::lock_guard lock(mutex_);
@@ -61,7 +43,8 @@ Status RegistryStore::load(WallTime now) {
       after = name;
       const auto slash = name.find('/');
       const auto org = OrgId::parse(name.substr(0, slash));
-      auto account = open(key_, name, bytes);
+      const auto text = seal_.open(name, bytes);
+      auto account = text ? account_of(*text) : std::nullopt;
       if (!org || slash == std::string::npos || !account || account->expires <= now) {
         TRY_VOID(store_->erase_side(kRegistryTable, name));
         continue;
@@ -89,7 +72,7 @@ Status RegistryStore::put(OrgId org, const RegistryAccount& account, WallTime no
         Code::ResourceExhausted,
         fmt::format("an organisation has at most {} registries; log out of one that is not used", kRegistriesMax));
   const std::string name = row(org, account.host);
-  TRY_VOID(store_->put_side(kRegistryTable, name, seal(key_, name, account)));
+  TRY_VOID(store_->put_side(kRegistryTable, name, seal_.seal(name, text_of(account))));
   accounts_[{org, account.host}] = account;
   return {};
 }

@@ -13,8 +13,8 @@
 #include "base/id.h"
 #include "base/result.h"
 #include "base/time.h"
-#include "crypto/secret.h"
 #include "journal/store.h"
+#include "server/side_seal.h"
 
 namespace muster::server {
 
@@ -36,7 +36,7 @@ class RegistryStore {
   std::vector<RegistryAccount> list(OrgId org, WallTime now) const;  // passwords left empty
 
  private:
-  crypto::Secret32 key_;
+  const SideSeal seal_;
   const std::shared_ptr<journal::Store> store_;
   mutable std::mutex mutex_;
   std::map<std::pair<OrgId, std::string>, RegistryAccount> accounts_;

@@ -1,5 +1,7 @@
 // The server in one process on loopback: real TLS, REST, WebSocket and engine; the agent is played by the test.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,13 +13,22 @@
 #include <thread>
 
 #include "crypto/cert.h"
+#include "crypto/file.h"
+#include "crypto/password.h"
 #include "crypto/random.h"
+#include "crypto/totp.h"
 #include "crypto/x25519.h"
+#include "net/handoff.h"
+#include "net/recall_frame.h"
+#include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/journal_head.h"
+#include "server/relay_teller.h"
+#include "server/second_factor.h"
 #include "server/test_store.h"
 #include "session/link.h"
 #include "wire/agent_frames.h"
@@ -52,6 +63,7 @@ class Platform : public ::testing::Test {
     App::Options options;
     options.dir.root = root_;
     options.store = store_;
+    options.addresses = std::make_shared<TestAddresses>();
     options.threads = 2;
     auto app = App::start(options);
     ASSERT_TRUE(app.ok()) << app.error().message;
@@ -89,7 +101,7 @@ class Platform : public ::testing::Test {
     return out;
   }
   static std::string login(const std::string& name, const std::string& password) {
-    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test"}), "")
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test", {}}), "")
         .body["token"]
         .text();
   }
@@ -248,6 +260,65 @@ class FakeAgent {
   }};
 };
 
+// ---- the data folder
+
+std::string file_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+struct Folder {
+  DataDir dir{std::filesystem::temp_directory_path() / ("muster_folder_" + hex(crypto::random_bytes(6)))};
+  const WallTime now = read_clocks().wall;
+  Folder() { EXPECT_TRUE(create_identity(dir, {{"muster.example.org"}, {"muster.example.org:443"}}, now).ok()); }
+  ~Folder() { std::filesystem::remove_all(dir.root); }
+  crypto::KeyAndCert own() const { return {file_text(dir.key("tls.key.pem")), file_text(dir.key("tls.cert.pem"))}; }
+  crypto::KeyAndCert relay() const {
+    return {file_text(dir.relay() + "/key.pem"), file_text(dir.relay() + "/cert.pem")};
+  }
+  void expect_apart() const {
+    EXPECT_EQ(crypto::server_role(own().cert_pem).value(), crypto::ServerRole::ControlPlane);
+    EXPECT_EQ(crypto::server_role(relay().cert_pem).value(), crypto::ServerRole::Relay);
+    EXPECT_TRUE(crypto::key_fits(own()));
+    EXPECT_TRUE(crypto::key_fits(relay()));
+    EXPECT_FALSE(crypto::key_fits({relay().key_pem, own().cert_pem})) << "the relay has a key of its own";
+  }
+};
+
+TEST(DataFolder, TheRelaysKeyIsNotMusterds) {
+  const Folder folder;
+  folder.expect_apart();
+  const auto own = folder.own(), relay = folder.relay();
+  ASSERT_TRUE(load_identity(folder.dir, folder.now).ok());
+  EXPECT_EQ(folder.own().key_pem, own.key_pem);
+  EXPECT_EQ(folder.relay().key_pem, relay.key_pem);
+  ASSERT_TRUE(load_identity(folder.dir, folder.now + Millis(61LL * 86'400'000)).ok());
+  EXPECT_NE(folder.own().key_pem, own.key_pem) << "renewed";
+  EXPECT_NE(folder.relay().key_pem, relay.key_pem);
+  folder.expect_apart();
+}
+
+TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
+  const Folder folder;
+  const auto ca = load_identity(folder.dir, folder.now)->ca;
+  const auto shared =
+      *crypto::issue_server_certificate(ca, {}, "muster", {"muster"}, folder.now, Millis(90LL * 86'400'000));
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.cert.pem"), as_bytes(shared.cert_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/key.pem", as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/cert.pem", as_bytes(shared.cert_pem)).ok());
+  const auto id = load_identity(folder.dir, folder.now);
+  ASSERT_TRUE(id.ok()) << id.error().message;
+  folder.expect_apart();
+  EXPECT_EQ(id->tls.key_pem, folder.own().key_pem);
+  EXPECT_NE(folder.own().key_pem, shared.key_pem);
+  EXPECT_NE(folder.relay().key_pem, shared.key_pem);
+  // A machine that died between two files of a pair.
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/key.pem", as_bytes(shared.key_pem)).ok());
+  ASSERT_TRUE(load_identity(folder.dir, folder.now).ok());
+  folder.expect_apart();
+}
+
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
   for (const auto& operation : wire::operations()) {
     EXPECT_TRUE(app_->api().has_route(operation.name)) << operation.name;
@@ -260,6 +331,117 @@ TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
     EXPECT_EQ(call(operation.method, path, operation.method == "GET" ? "" : "{}", "").status, 401)
         << operation.name << ": without a token everything is closed";
   }
+}
+
+TEST_F(Platform, TheAuditTrailSaysWhoDidWhatAndFromWhere) {
+  const std::string ada = user("ada", Role::Tenant, "ada-org"), bob = user("bob", Role::Supplier, "bob-org");
+  const std::string auditor = user("argus", Role::Auditor, "argus-org");
+  const auto made = call("POST", "/api/v1/projects", R"({"name":"vault"})", ada);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const std::string request = made.headers.at("muster-request-id");
+  EXPECT_TRUE(request.starts_with("req-")) << request;
+  const std::string target = "/api/v1/audit?limit=1000&filter=object=" + made.body["id"].text();
+  const auto one = [&](const std::string& token) {
+    const auto page = call("GET", target, "", token);
+    EXPECT_EQ(page.status, 200) << page.body.dump();
+    EXPECT_TRUE(wire::check_json("AuditList", page.body).ok()) << page.body.dump();
+    return page.body["items"].items().size() == 1 ? page.body["items"].items()[0] : wire::Json();
+  };
+  EXPECT_TRUE(eventually([&] { return one(auditor)["address"].text() == "127.0.0.1"; })) << one(auditor).dump();
+  const auto seen = one(auditor);
+  EXPECT_EQ(seen["actor"]["kind"].text(), "tenant");
+  EXPECT_EQ(seen["actor"]["name"].text(), "ada");
+  EXPECT_EQ(seen["requestId"].text(), request);
+  EXPECT_EQ(seen["verb"].text(), "create");
+  EXPECT_EQ(seen["object"]["kind"].text(), "project");
+  EXPECT_EQ(seen["object"]["name"].text(), "vault");
+  EXPECT_EQ(seen["outcome"].text(), "done");
+  EXPECT_EQ(one(admin_).dump(), seen.dump()) << "operators and auditors see the same";
+  EXPECT_EQ(one(ada)["actor"]["name"].text(), "ada");
+  EXPECT_EQ(one(ada)["address"].text(), "") << "addresses are for operators and auditors";
+  EXPECT_EQ(one(bob).dump(), wire::Json().dump()) << "a foreign object looks missing";
+
+  const auto everything = [&](const std::string& token, const std::string& filter, int limit) {
+    std::vector<wire::Json> out;
+    std::string cursor;
+    do {
+      const auto page = call("GET",
+                             "/api/v1/audit?limit=" + std::to_string(limit) + "&filter=" + filter +
+                                 (cursor.empty() ? "" : "&cursor=" + cursor),
+                             "", token);
+      EXPECT_EQ(page.status, 200) << page.body.dump();
+      for (const auto& item : page.body["items"].items()) out.push_back(item);
+      cursor = page.body["nextCursor"].text();
+    } while (!cursor.empty());
+    return out;
+  };
+  const auto hers = everything(ada, "", 1000);
+  ASSERT_GE(hers.size(), 4U) << "organisation, account, login, project";
+  for (const auto& item : hers) {
+    EXPECT_EQ(item["object"]["orgId"].text(), seen["object"]["orgId"].text());
+    const bool own = item["actor"]["kind"].text() == "tenant";
+    EXPECT_EQ(item["actor"]["id"].text().empty(), !own) << "of a foreign actor only the kind: " << item.dump();
+    EXPECT_EQ(item["requestId"].text().empty(), !own);
+  }
+  EXPECT_EQ(everything(ada, "", 1).size(), hers.size()) << "page by page the same";
+  EXPECT_TRUE(everything(bob, "org=ada-org", 1000).empty());
+  EXPECT_TRUE(everything(bob, "actor=ada", 1000).empty());
+  EXPECT_FALSE(everything(auditor, "actor=ada", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "actor=ada,verb=revoke", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "since=2999-01-01T00:00:00Z", 1000).empty());
+  EXPECT_TRUE(everything(auditor, "until=1999-01-01T00:00:00Z", 1000).empty());
+  EXPECT_EQ(call("GET", "/api/v1/audit?filter=since=yesterday", "", auditor).status, 400);
+  EXPECT_EQ(call("DELETE", "/api/v1/audit", "", auditor).status, 405) << "nobody changes it";
+  const auto narrow = call("POST", "/api/v1/tokens",
+                           wire::to_json(wire::CreateApiTokenRequest{"narrow", {"clusters"}, Millis(0)}), ada);
+  EXPECT_EQ(call("GET", "/api/v1/audit", "", narrow.body["secret"].text()).status, 403);
+}
+
+TEST_F(Platform, WhatWasRefusedIsAddedUpForThoseWhoMayKnow) {
+  const std::string cleo = user("cleo", Role::Tenant, "cleo-org"), dan = user("dan", Role::Tenant, "dan-org");
+  const std::string auditor = user("iris", Role::Auditor, "iris-org");
+  for (int n = 0; n < 7; ++n) EXPECT_EQ(call("POST", "/api/v1/orgs", R"({"name":"mine"})", cleo).status, 403);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", "mst_nonsense").status, 401);
+  const auto row = [&](const std::string& token, const std::string& actor, const std::string& operation) {
+    const auto page = call("GET", "/api/v1/audit/refused?limit=1000&filter=actor=" + actor, "", token);
+    EXPECT_EQ(page.status, 200) << page.body.dump();
+    EXPECT_TRUE(wire::check_json("RefusalList", page.body).ok()) << page.body.dump();
+    for (const auto& item : page.body["items"].items()) {
+      if (item["operation"].text() == operation) return item;
+    }
+    return wire::Json();
+  };
+  const auto seen = row(auditor, "cleo", "CreateOrg");
+  EXPECT_EQ(seen["count"].text(), "7");
+  EXPECT_EQ(seen["code"].text(), "permission_denied");
+  EXPECT_TRUE(eventually([&] { return row(auditor, "cleo", "CreateOrg")["lastAddress"].text() == "127.0.0.1"; }));
+  EXPECT_EQ(row(cleo, "cleo", "CreateOrg")["count"].text(), "7");
+  EXPECT_EQ(row(cleo, "cleo", "CreateOrg")["lastAddress"].text(), "");
+  EXPECT_EQ(row(dan, "cleo", "CreateOrg").dump(), wire::Json().dump());
+  EXPECT_EQ(row(auditor, "nobody", "WhoAmI")["code"].text(), "unauthenticated");
+  EXPECT_EQ(row(dan, "nobody", "WhoAmI").dump(), wire::Json().dump());
+}
+
+TEST_F(Platform, TheHeadIsSignedDailyAndForAuditors) {
+  const std::string auditor = user("hera", Role::Auditor, "hera-org"), gus = user("gus", Role::Tenant, "gus-org");
+  EXPECT_EQ(call("GET", "/api/v1/audit/head", "", gus).status, 404);
+  const auto made = call("GET", "/api/v1/audit/head", "", auditor);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  EXPECT_TRUE(wire::check_json("JournalHead", made.body).ok());
+  const auto head = parse_head(made.body.dump());
+  ASSERT_TRUE(head.ok());
+  const auto keys = known_audit_keys(app_->context().dir);
+  EXPECT_TRUE(check_signature(*head, keys).ok());
+  const auto report = verify_head(*store_, *head, {});
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report->verdict, HeadReport::Verdict::Holds) << report->text;
+  EXPECT_EQ(kept_heads(app_->context().dir, keys).size(), 1U) << "the first of the day";
+  ASSERT_TRUE(app_->sign_due_head().ok());
+  EXPECT_EQ(kept_heads(app_->context().dir, keys).size(), 1U) << "one a day";
+  const auto pem = app_->context().dir.key("audit.pem");
+  std::filesystem::remove(pem);
+  ASSERT_TRUE(load_identity(app_->context().dir, read_clocks().wall).ok());
+  EXPECT_TRUE(std::filesystem::exists(pem)) << "a folder of an older program gets one";
 }
 
 TEST_F(Platform, RefusalsAreProblemDetails) {
@@ -373,6 +555,220 @@ TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
   EXPECT_EQ(cmd_passwd(arguments, open), 1);
 }
 
+TEST_F(Platform, AnOldHashHoldsAndIsReplacedAtTheNextLogin) {
+  user("olga", Role::Auditor, "olga-org");
+  std::string id;
+  for (const auto& each : call("GET", "/api/v1/users?filter=name=olga").body["items"].items()) id = each["id"].text();
+  // Python's scrypt of "correct horse", as musterd stored it before.
+  const std::string old = "$scrypt$ln=15,r=8,p=1$AAECAwQFBgcICQoLDA0ODw$XGYmKKxOsQaKKH4qoqICriSOmNsE1h0zJ-c0LbbscJc";
+  ASSERT_TRUE(store_->put_side("passwords", id, to_bytes(old)));
+  const auto stored = [&] { return as_string(store_->get_side("passwords", id).value().value()); };
+  EXPECT_TRUE(login("olga", "correct horsf").empty());
+  EXPECT_EQ(stored(), old);
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  const std::string fresh = stored();
+  EXPECT_TRUE(fresh.starts_with("$argon2id$")) << fresh;
+  EXPECT_FALSE(login("olga", "correct horse").empty());
+  EXPECT_EQ(stored(), fresh) << "once";
+}
+
+// An authenticator app.
+Bytes unbase32(std::string_view text) {
+  Bytes out;
+  std::uint32_t held = 0;
+  int bits = 0;
+  for (const char c : text) {
+    held = (held << 5 | static_cast<std::uint32_t>(c >= 'A' ? c - 'A' : c - '2' + 26)) & 0xffffU;
+    if ((bits += 5) >= 8) out.push_back(static_cast<std::uint8_t>(held >> (bits -= 8)));
+  }
+  return out;
+}
+std::uint64_t step_now() {
+  return crypto::totp_step(read_clocks().wall);
+}
+std::string none_of(const Bytes& secret) {  // a code that is not its now
+  for (int i = 0;; ++i) {
+    const std::string code = std::to_string(100'000 + i);
+    if (!crypto::match_totp(secret, code, read_clocks().wall, 0)) return code;
+  }
+}
+
+class SecondFactor : public Platform {
+ protected:
+  struct Enrolled {
+    std::string token;
+    Bytes secret;
+    std::uint64_t step = 0;  // whose code confirmed it; that of the next one is good for another half minute at least
+    std::vector<std::string> recovery;
+    int ended = 0;
+  };
+  static Answer try_login(const std::string& name, const std::string& password, const std::string& code) {
+    return call("POST", "/api/v1/login", wire::to_json(wire::LoginRequest{name, password, "test", code}), "");
+  }
+  static Enrolled enrol(const std::string& name, const std::string& token) {
+    Enrolled out{token, {}, 0, {}, 0};
+    const auto begun = call("POST", "/api/v1/totp", R"({"password":"password-of-)" + name + "\"}", token);
+    EXPECT_EQ(begun.status, 200) << begun.body.dump();
+    EXPECT_TRUE(wire::check_json("TotpEnrolment", begun.body).ok());
+    EXPECT_EQ(begun.body["uri"].text(), "otpauth://totp/Muster%20localhost:" + name +
+                                            "?secret=" + begun.body["secret"].text() + "&issuer=Muster%20localhost");
+    out.secret = unbase32(begun.body["secret"].text());
+    EXPECT_EQ(
+        call("POST", "/api/v1/totp/confirm", R"({"code":")" + none_of(out.secret) + "\"}", token).body["field"].text(),
+        "code");
+    out.step = step_now();
+    const auto done =
+        call("POST", "/api/v1/totp/confirm", R"({"code":")" + crypto::hotp(out.secret, out.step) + "\"}", token);
+    EXPECT_EQ(done.status, 200) << done.body.dump();
+    EXPECT_TRUE(wire::check_json("TotpRecovery", done.body).ok());
+    for (const auto& each : done.body["recoveryCodes"].items()) out.recovery.push_back(each.text());
+    EXPECT_EQ(out.recovery.size(), kRecoveryCodes);
+    out.ended = std::stoi(done.body["revokedTokens"].text());
+    return out;
+  }
+  static std::string id_of(const std::string& token) {
+    return call("GET", "/api/v1/whoami", "", token).body["id"].text();
+  }
+};
+
+TEST_F(SecondFactor, IsAskedForAtALoginAndACodeCountsOnce) {
+  const std::string token = user("tess", Role::Tenant, "tess-org"), other = login("tess", "password-of-tess");
+  EXPECT_EQ(call("POST", "/api/v1/totp", R"({"password":"wrong wrong"})", token).body["field"].text(), "password");
+  EXPECT_FALSE(call("GET", "/api/v1/whoami", "", token).body["secondFactor"].truth());
+  const Enrolled tess = enrol("tess", token);
+  EXPECT_EQ(tess.ended, 1);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", other).status, 401) << "who logged in without it is out";
+  EXPECT_TRUE(call("GET", "/api/v1/whoami", "", token).body["secondFactor"].truth());
+  EXPECT_TRUE(call("GET", "/api/v1/users?filter=name=tess").body["items"].items().at(0)["secondFactor"].truth());
+  EXPECT_EQ(call("POST", "/api/v1/totp", R"({"password":"password-of-tess"})", token).status, 409) << "there is one";
+  const std::string next = crypto::hotp(tess.secret, std::max(tess.step + 1, step_now()));
+  const auto asked = try_login("tess", "password-of-tess", "");
+  EXPECT_EQ(asked.status, 401);
+  EXPECT_EQ(asked.body["field"].text(), "code") << asked.body.dump();
+  EXPECT_EQ(try_login("tess", "wrong wrong", next).body["field"].text(), "")
+      << "the password first; the code stays good";
+  EXPECT_EQ(try_login("tess", "password-of-tess", crypto::hotp(tess.secret, tess.step)).status, 401) << "it confirmed";
+  const auto good = try_login("tess", "password-of-tess", next);
+  EXPECT_EQ(good.status, 200) << good.body.dump();
+  EXPECT_TRUE(good.body["principal"]["secondFactor"].truth());
+  EXPECT_EQ(try_login("tess", "password-of-tess", next).body["field"].text(), "code") << "used";
+  // At rest it is sealed, and nothing of it is in the journal.
+  const Bytes row = store_->get_side("totp", id_of(token)).value().value();
+  const auto journal = store_->read_all(1, 100'000).value();
+  for (const std::string& open : {as_string(tess.secret), hex(tess.secret), crypto::base32(tess.secret)}) {
+    EXPECT_EQ(as_string(row).find(open), std::string::npos);
+    for (const Bytes& entry : journal) EXPECT_EQ(as_string(entry).find(open), std::string::npos);
+  }
+}
+
+TEST_F(SecondFactor, RecoveryCodesCountOnceAndPasswordWithCodeTakesItAway) {
+  const Enrolled rhea = enrol("rhea", user("rhea", Role::Supplier, "rhea-org"));
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", rhea.recovery[0]).status, 200);
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", rhea.recovery[0]).status, 401) << "used";
+  std::string loud = rhea.recovery[1];
+  for (char& c : loud) c = c == '-' ? ' ' : c >= 'a' ? static_cast<char>(c - 32) : c;
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", loud).status, 200) << "as people type it";
+  const auto held = call("GET", "/api/v1/totp", "", rhea.token);
+  EXPECT_TRUE(wire::check_json("TotpStatus", held.body).ok());
+  EXPECT_EQ(held.body["recoveryCodesLeft"].dump(), "8");
+  const auto disable = [&](const std::string& password, const std::string& code) {
+    return call("POST", "/api/v1/totp/disable", wire::to_json(wire::DisableTotpRequest{password, code}), rhea.token);
+  };
+  EXPECT_EQ(disable("password-of-rhea", "").body["field"].text(), "code");
+  EXPECT_EQ(disable("password-of-rhea", none_of(rhea.secret)).body["field"].text(), "code");
+  EXPECT_EQ(disable("wrong wrong", rhea.recovery[2]).body["field"].text(), "password");
+  EXPECT_EQ(disable("password-of-rhea", rhea.recovery[2]).status, 200);
+  EXPECT_EQ(try_login("rhea", "password-of-rhea", "").status, 200);
+  EXPECT_FALSE(call("GET", "/api/v1/totp", "", rhea.token).body["enabled"].truth());
+}
+
+TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
+  const Enrolled lost = enrol("lois", user("lois", Role::Tenant, "lois-org"));
+  const std::string path = "/api/v1/users/" + id_of(lost.token) + "/totp";
+  EXPECT_EQ(call("DELETE", path, "", lost.token).status, 403) << "not its owner: he shows a code";
+  EXPECT_EQ(call("DELETE", "/api/v1/users/" + id_of(admin_) + "/totp").status, 409) << "nor an operator his own";
+  EXPECT_EQ(call("DELETE", "/api/v1/users/usr-99999/totp").status, 404);
+  const auto reset = call("DELETE", path);
+  EXPECT_EQ(reset.status, 200) << reset.body.dump();
+  EXPECT_FALSE(reset.body["secondFactor"].truth());
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200);
+
+  enrol("lois", lost.token);
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 401);
+  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+    return std::shared_ptr<journal::Store>(store_);
+  };
+  Arguments arguments;
+  arguments.words = {"totp-reset", "lois"};
+  arguments.options = {{"--data", root_}};
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 0);
+  EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200) << "while it serves";
+  EXPECT_FALSE(call("GET", "/api/v1/whoami", "", lost.token).body["secondFactor"].truth());
+  arguments.words[1] = "nobody-at-all";
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 1);
+  arguments.words.pop_back();
+  EXPECT_EQ(cmd_totp_reset(arguments, open), 2);
+}
+
+TEST_F(SecondFactor, WhoKnowsThePasswordGuessesTenCodesAndShutsOutNobody) {
+  const Enrolled gus = enrol("gus", user("gus", Role::Tenant, "gus-org"));
+  Api api(app_->context());  // with counters of its own
+  const auto login_from = [&](const std::string& peer, const std::string& code) {
+    net::Request request;
+    request.method = "POST", request.path = "/api/v1/login", request.peer = peer;
+    request.body = wire::to_json(wire::LoginRequest{"gus", "password-of-gus", "guess", code});
+    const auto answer = std::make_shared<KeptAnswer>();
+    api.handle(std::move(request), answer);
+    return answer->wait().status;
+  };
+  EXPECT_EQ(login_from("192.0.2.7:1", gus.recovery[0]), 200);
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(login_from("198.51.100." + std::to_string(i) + ":1", none_of(gus.secret)), 401) << i;
+  EXPECT_EQ(login_from("203.0.113.9:1", gus.recovery[1]), 429) << "ten for an account from everywhere";
+  EXPECT_EQ(login_from("192.0.2.7:2", gus.recovery[1]), 200) << "but where it is used from";
+}
+
+TEST(SecondFactors, PendingOnesEndAndWhatCannotBeReadRefuses) {
+  const auto store = std::make_shared<TestStore>();
+  const crypto::Secret32 key(crypto::random_key32());
+  SecondFactors factors(key, store);
+  const PrincipalId ann{1}, bob{2};
+  const WallTime now{1'800'000'000'000};
+  const auto code_at = [](const Bytes& secret, WallTime when) { return crypto::hotp(secret, crypto::totp_step(when)); };
+  EXPECT_EQ(factors.confirm(ann, "123456", now).error().code, Code::FailedPrecondition) << "nothing was begun";
+  Bytes secret = factors.enrol(ann, now).value();
+  EXPECT_EQ(factors.check(ann, "", now).value(), SecondFactors::Verdict::NotNeeded) << "not in force yet";
+  const WallTime late = now + kEnrolWithin + Millis(1);
+  EXPECT_FALSE(factors.confirm(ann, code_at(secret, late), late).ok()) << "too late";
+  secret = factors.enrol(ann, now).value();
+  std::string wrong = "100000";
+  while (crypto::match_totp(secret, wrong, now, 0)) wrong = std::to_string(std::stoi(wrong) + 1);
+  for (std::uint32_t i = 0; i < kEnrolTries; ++i) EXPECT_EQ(factors.confirm(ann, wrong, now).error().field, "code");
+  EXPECT_EQ(factors.confirm(ann, code_at(secret, now), now).error().code, Code::FailedPrecondition)
+      << "guessed too often";
+  secret = factors.enrol(ann, now).value();
+  EXPECT_TRUE(factors.confirm(ann, code_at(secret, now), now).ok());
+  EXPECT_TRUE(factors.holds(ann));
+  EXPECT_FALSE(factors.enrol(ann, now).ok()) << "the one in force stays";
+
+  const WallTime next = now + crypto::kTotpStep;
+  EXPECT_EQ(factors.check(ann, code_at(secret, next), next).value(), SecondFactors::Verdict::Right);
+  SecondFactors again(key, store);
+  ASSERT_TRUE(again.load());
+  EXPECT_TRUE(again.holds(ann));
+  EXPECT_EQ(again.check(ann, code_at(secret, next), next).value(), SecondFactors::Verdict::Wrong)
+      << "used before the restart";
+  const Bytes row = store->get_side("totp", ann.str()).value().value();
+  ASSERT_TRUE(store->put_side("totp", bob.str(), row));
+  EXPECT_EQ(again.check(bob, "123456", next).error().code, Code::DataLoss) << "sealed for somebody else";
+  SecondFactors stranger(crypto::Secret32(crypto::random_key32()), store);
+  EXPECT_EQ(stranger.find(ann).error().code, Code::DataLoss) << "without the key nobody logs in";
+  ASSERT_TRUE(stranger.load());
+  EXPECT_TRUE(stranger.holds(ann));
+  EXPECT_TRUE(stranger.remove(ann));
+  EXPECT_EQ(stranger.check(ann, "", next).value(), SecondFactors::Verdict::NotNeeded);
+}
+
 TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
   net::Client client(endpoint());
   const auto metrics = client.call({"GET", "/metrics", {}, "", Millis(20'000)});
@@ -392,7 +788,7 @@ TEST_F(Platform, ALoginFloodFromOneAddressShutsNobodyElseOut) {
   const auto login_from = [&](const std::string& peer, const std::string& name, const std::string& password) {
     net::Request request;
     request.method = "POST", request.path = "/api/v1/login", request.peer = peer;
-    request.body = wire::to_json(wire::LoginRequest{name, password, "flood"});
+    request.body = wire::to_json(wire::LoginRequest{name, password, "flood", {}});
     auto answer = std::make_shared<KeptAnswer>();
     api.handle(std::move(request), answer);
     return answer;
@@ -500,6 +896,13 @@ TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
     EXPECT_EQ(call("GET", foreign, "", other).status, 404) << foreign;
     EXPECT_EQ(call("PUT", foreign, "{}", other).status, 404) << foreign;
   }
+  const std::string share = R"({"gpus":"1","share":{"weight":"200","guaranteeGpus":"1"}})";
+  EXPECT_EQ(call("PUT", of_project, share, tenant).status, 403) << "it is at the others' expense";
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1","share":{"guaranteeGpus":"2"}})").body["field"].text(),
+            "share.guaranteeGpus");
+  EXPECT_EQ(call("PUT", of_org, share).body["org"]["share"].dump(),
+            R"({"weight":"200","guaranteeGpus":"1","guaranteeCpus":0})");
+  EXPECT_EQ(call("PUT", of_org, R"({"gpus":"1"})").body["org"]["share"]["weight"].text(), "200") << "it stays";
   EXPECT_EQ(call("PUT", of_project, R"({"gpus":"-1"})", tenant).body["field"].text(), "gpus");
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":-1})", tenant).body["field"].text(), "cpus");
   EXPECT_EQ(call("PUT", of_project, R"({"disks":1})", tenant).status, 400);
@@ -619,6 +1022,34 @@ TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
                    [](FakeAgent& agent) { return agent.seen().refused.message.find("revoked") != std::string::npos; }));
 }
 
+// What a relay is told beside its handoff socket.
+struct Recalls {
+  net::Fd listener, connection;
+  Bytes bytes;
+  explicit Recalls(const std::string& handoff) {
+    auto made = net::listen_unix(net::recall_path(handoff), 0600);
+    if (made.ok()) listener = std::move(*made);
+  }
+  bool accept() {
+    bytes.clear();
+    if (!net::await_fd(listener.get(), POLLIN, net::deadline_in(Millis(10'000))).ok()) return false;
+    connection = net::Fd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    return static_cast<bool>(connection);
+  }
+  std::optional<net::RecallFrame> next() {
+    while (true) {
+      const auto frame = net::take_recall(bytes);
+      if (!frame.ok()) return {};
+      if (*frame) return **frame;
+      std::array<std::uint8_t, 4096> buffer;
+      if (!net::await_fd(connection.get(), POLLIN, net::deadline_in(Millis(10'000))).ok()) return {};
+      const ssize_t n = ::recv(connection.get(), buffer.data(), buffer.size(), 0);
+      if (n <= 0) return {};
+      bytes.insert(bytes.end(), buffer.begin(), buffer.begin() + n);
+    }
+  }
+};
+
 TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const std::string supplier = user("sue", Role::Supplier, "sue-org");
   const std::string tenant = user("tom", Role::Tenant, "tom-org");
@@ -700,6 +1131,30 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
+  // The CA vouches for its machines, so that a member need not believe who only signs rosters.
+  const auto verifier = crypto::MachineVerifier::create(app_->context().identity.ca.cert_pem).value();
+  overlay::Roster proven = roster->roster;
+  const Bytes& proofs = seen.desired.rosters[0].machines;
+  EXPECT_EQ(overlay::drop_unproven(proven, {verifier.get(), proofs, read_clocks().wall}).value(), 0u);
+  EXPECT_EQ(proofs.size(), crypto::kMachineProofBytes);
+  // A relay token lasts hours, and is renewed long before its end.
+  const auto token =
+      overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), seen.desired.secrets[0].relay_token,
+                                  app_->context().identity.relay_id(), read_clocks().wall);
+  ASSERT_TRUE(token.ok()) << token.error().message;
+  EXPECT_LE(token->not_after, read_clocks().wall + Millis(6LL * 3'600'000));
+  EXPECT_GE(token->not_after, read_clocks().wall + 2 * kOrdersRenewed);
+
+  // A relay is told at once who left already, and then of everybody who leaves.
+  Recalls recalls(root_ + "-handoff");
+  RelayTeller teller(*app_->context().runner, root_ + "-handoff");
+  teller.start();
+  ASSERT_TRUE(recalls.accept());
+  auto told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::All);
+  const auto member = std::pair(roster->roster.cluster, roster->roster.members[0].overlay_key);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 0) << "it is a member";
 
   const auto job =
       call("POST", "/api/v1/jobs", R"({"name":"hello","entrypoint":"python hi.py","cluster":"demo"})", tenant);
@@ -716,6 +1171,75 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       {"GET", "/api/v1/jobs/hello/logs?offset=7", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)});
   ASSERT_TRUE(log.ok());
   EXPECT_EQ(log->body, "world\n");
+
+  // How the members reach each other: the tenant learns the kind of the way, the operator also where it leads.
+  request.spec.name = "pair";
+  WorkerGroup group;
+  group.name = "w";
+  group.min = group.max = 1;
+  group.request = request.spec.head;
+  request.spec.groups = {group};
+  ASSERT_EQ(call("POST", "/api/v1/clusters", wire::to_json(request), tenant).status, 200);
+  const auto lease_of = [&](SlotRole role) {
+    for (const auto& each : agent.seen().desired.assignments)
+      if (each.cluster_name == "pair" && each.role == role) return std::optional(each);
+    return std::optional<Assignment>();
+  };
+  ASSERT_TRUE(eventually([&] { return lease_of(SlotRole::Head) && lease_of(SlotRole::Worker); }));
+  session::NetReport net;
+  net.lease = lease_of(SlotRole::Head)->lease;
+  net.relay_up = true;
+  net.udp_port = 4500;
+  net.seen = {{0xcb007109, 61'000}};
+  session::NetPair pair;
+  pair.address = lease_of(SlotRole::Worker)->address;
+  pair.path = session::NetPath::Direct;
+  pair.at = {0xcb007108, 4501};
+  pair.rtt_us = 12'300;
+  pair.asked = 32;
+  pair.lost = 8;
+  pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
+  session::NetPair stranger = pair;
+  stranger.address = 1;
+  net.pairs = {pair, stranger};
+  agent.send(net);
+  session::NetReport foreign = net, newer = net;
+  foreign.lease = {999'999};
+  agent.send(foreign);
+  newer.version = session::kNetReportVersion + 1;
+  newer.pairs.clear();
+  agent.send(newer);
+  net.lease = lease_of(SlotRole::Worker)->lease;
+  net.seen.clear();
+  net.pairs = {pair};
+  net.pairs[0].address = lease_of(SlotRole::Head)->address;
+  net.pairs[0].path = session::NetPath::Relay;
+  agent.send(net);
+  const auto pairs_seen = [&](const std::string& token) {
+    return call("GET", "/api/v1/clusters/pair/net", "", token).body;
+  };
+  EXPECT_TRUE(eventually([&] { return pairs_seen(tenant)["pairs"].items().size() == 2; }))
+      << pairs_seen(tenant).dump(1);
+  const auto for_tenant = pairs_seen(tenant), for_operator = pairs_seen(admin_);
+  EXPECT_TRUE(wire::check_json("ClusterNet", for_tenant).ok());
+  ASSERT_EQ(for_tenant["members"].items().size(), 2U);
+  EXPECT_EQ(for_tenant["members"].items()[0]["udp"].text(), "changed");
+  EXPECT_EQ(for_tenant["members"].items()[1]["udp"].text(), "blocked");
+  const auto first = for_tenant["pairs"].items()[0];
+  EXPECT_EQ(first["path"].text(), "direct");
+  EXPECT_DOUBLE_EQ(first["rttMs"].real(), 12.3);
+  EXPECT_DOUBLE_EQ(first["loss"].real(), 0.25);
+  EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
+  EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
+            "no UDP reaches this machine: the relay's UDP port does not answer it");
+  EXPECT_EQ(for_tenant.dump().find("203.0.113."), std::string::npos)
+      << "where a supplier is stays hidden: " << for_tenant.dump(1);
+  EXPECT_EQ(for_operator["pairs"].items()[0]["address"].text(), "203.0.113.8:4501");
+  EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(0).text(), "203.0.113.9:61000");
+  EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
+  const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
+  EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
+  request.spec.groups.clear();
 
   // What a setup command said as it failed is for those who may read logs, and for nobody else.
   const std::string auditor = user("audrey", Role::Auditor, "audit-org");
@@ -766,6 +1290,19 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_TRUE(eventually([&] {
     return call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", tenant).body["state"].text() == "stopped";
   }));
+  teller.on_events(std::vector<engine::DurableEvent>{
+      engine::DurableEvent{0, {}, {}, control::ClusterStateChanged{ClusterId{member.first}}}});
+  told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::More);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 1) << "it left";
+  recalls.connection.reset();  // the relay restarts
+  ASSERT_TRUE(recalls.accept());
+  told = recalls.next();
+  ASSERT_TRUE(told.has_value());
+  EXPECT_EQ(told->kind, net::RecallFrame::Kind::All);
+  EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 1);
+  teller.stop();
   EXPECT_EQ(
       client.call({"GET", "/api/v1/jobs/hello/logs", {{"Authorization", "Bearer " + tenant}}, "", Millis(10'000)})
           ->body,

@@ -1,9 +1,11 @@
 #pragma once
 // A journal in memory for the server's tests (the rooms of the stores may not be included here): appends in order, the
-// leader's epoch fences, side tables. No faults: those are the store contract's business. Thread-safe.
+// leader's epoch fences, side tables; and an address book. No faults: those are the store contract's business.
+// Thread-safe.
 #include <map>
 #include <mutex>
 
+#include "journal/address_book.h"
 #include "journal/store.h"
 
 namespace muster::server {
@@ -80,6 +82,32 @@ class TestStore final : public journal::Store {
   journal::Tail tail_;
   std::vector<Bytes> entries_;
   std::map<std::pair<std::string, std::string>, Bytes> side_;
+};
+
+class TestAddresses final : public journal::AddressBook {
+ public:
+  Status put(const std::vector<journal::AddressRow>& rows) override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& row : rows) rows_.emplace(std::pair(row.actor, row.request), row);
+    return {};
+  }
+  Result<std::optional<std::string>> find(const std::string& actor, const std::string& request) const override {
+    const std::lock_guard lock(mutex_);
+    const auto found = rows_.find({actor, request});
+    return found == rows_.end() ? std::optional<std::string>() : std::optional<std::string>(found->second.address);
+  }
+  Result<std::size_t> erase_actor(const std::string& actor) override {
+    const std::lock_guard lock(mutex_);
+    return std::erase_if(rows_, [&](const auto& each) { return each.first.first == actor; });
+  }
+  Result<std::size_t> erase_before(WallTime time) override {
+    const std::lock_guard lock(mutex_);
+    return std::erase_if(rows_, [&](const auto& each) { return each.second.at < time; });
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::pair<std::string, std::string>, journal::AddressRow> rows_;
 };
 
 }  // namespace muster::server

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "control/quota.h"
+#include "model/node_labels.h"
 #include "model/reason.h"
 #include "wire/names.h"
 
@@ -166,18 +167,20 @@ std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, co
 Result<wire::QuotaView> quota_view(const control::State& state, OrgId id) {
   const auto org = state.orgs.find(id);
   if (org == state.orgs.end()) return error(Code::NotFound, "the organisation is gone");
-  return wire::QuotaView{{}, {id.str(), org->second.name, org->second.quota, control::held_of(state, id)}};
+  return wire::QuotaView{
+      {}, {id.str(), org->second.name, org->second.quota, control::held_of(state, id), org->second.share}};
 }
 Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
   const auto project = state.projects.find(id);
   if (project == state.projects.end()) return error(Code::NotFound, "the project is gone");
   wire::QuotaView view = TRY(quota_view(state, project->second.org));
-  view.project = {id.str(), project->second.name, project->second.quota, control::held_of(state, id)};
+  view.project = {id.str(), project->second.name, project->second.quota, control::held_of(state, id),
+                  project->second.share};
   return view;
 }
 
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal) {
-  wire::PrincipalView view{principal, {}, {}};
+  wire::PrincipalView view{principal, {}, {}, false};
   if (const auto org = state.orgs.find(principal.org); org != state.orgs.end()) view.org = org->second.name;
   for (const auto& [id, project] : state.projects) {
     if (project.org != principal.org) continue;
@@ -351,7 +354,7 @@ wire::PlanView plan_view(const control::State& state, const control::WhatIf& ask
         if (!place.devices.empty() && device.uuid == place.devices.front()) shown.gpu_model = device.model;
       const auto& images = node->facts.images;
       shown.image_present = std::find(images.begin(), images.end(), cluster.spec.image) != images.end();
-      shown.region = node->facts.region;
+      shown.region = region_of(*node);
       shown.tier = node->tier;
     }
     view.places.push_back(std::move(shown));

@@ -35,6 +35,7 @@ struct Welcome {
   Bytes roster_key;                /* Ed25519 public of the roster signer */
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
+  std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -56,6 +57,7 @@ struct SignedRoster {
   ClusterId cluster;
   Bytes bytes;
   std::vector<Bytes> signatures;
+  Bytes machines = {};  // proofs of the CA for its members (crypto/machine_proof.h); renewed while the roster stays
   bool operator==(const SignedRoster&) const = default;
 };
 struct Desired {
@@ -190,6 +192,50 @@ struct Telemetry {
   std::string owner; /* why the owner's limits keep this machine from being hired now; empty = they do not */
   bool operator==(const Telemetry&) const = default;
 };
+// How one lease's network stands, for people to look at: transient, never journalled, and only for a server whose
+// Welcome has "net". Fields may be added; a `version` above ours means that what is there has changed, and is not read.
+// The pairs in use come first, at most kNetPairsMax; `others` says how many there are.
+inline constexpr std::uint32_t kNetReportVersion = 1;
+inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
+enum class NetPath : std::uint8_t { None, Relay, Lan, Direct }; /* None: never talked; Lan: to a private address */
+enum class NetOrigin : std::uint8_t { Roster, Told, Heard };
+struct NetPlace {
+  std::uint32_t ip = 0; /* IPv4, host order */
+  std::uint16_t port = 0;
+  bool operator==(const NetPlace&) const = default;
+};
+struct NetTry {
+  NetPlace at;
+  NetOrigin origin = NetOrigin::Roster;
+  std::uint32_t sent = 0, answered = 0;
+  bool full = false; /* a probe of full size was answered */
+  std::uint32_t rtt_us = 0;
+  bool operator==(const NetTry&) const = default;
+};
+struct NetPair {
+  std::uint32_t address = 0; /* the other's in the overlay */
+  NetPath path = NetPath::None;
+  NetPlace at;                       /* of a direct path */
+  std::uint32_t rtt_us = 0;          /* smoothed; 0 = not known */
+  std::uint32_t relay_rtt_us = 0;    /* of the last time by the relay */
+  std::uint32_t asked = 0, lost = 0; /* of the last 32 probes of this path */
+  std::uint32_t changes = 0;         /* of the path */
+  std::uint64_t age_ms = 0, handshake_age_ms = 0;
+  std::uint64_t rx_bytes = 0, tx_bytes = 0;
+  std::vector<NetTry> tries;
+  bool operator==(const NetPair&) const = default;
+};
+struct NetReport {
+  std::uint32_t version = kNetReportVersion;
+  LeaseId lease;
+  bool relay_up = false;
+  std::string relay; /* host:port */
+  std::uint16_t udp_port = 0;
+  std::vector<NetPlace> seen; /* how the relays' UDP ports see this machine; empty: no answer comes */
+  std::uint32_t others = 0;
+  std::vector<NetPair> pairs;
+  bool operator==(const NetReport&) const = default;
+};
 struct Goodbye {
   std::string reason;
   bool leave = false; /* the owner leaves the platform */
@@ -246,8 +292,8 @@ struct StreamClose {
 
 using ServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued,
                                  StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose>;
-using AgentFrame =
-    std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest, CertRequest, Telemetry,
-                 Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof, StreamClose, PullReport, LockOffer>;
+using AgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest,
+                                CertRequest, Telemetry, Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof,
+                                StreamClose, PullReport, LockOffer, NetReport>;
 
 }  // namespace muster::session

@@ -118,6 +118,7 @@ void Server::welcome(Now now) {
   welcome.incarnation = options_.incarnation;
   welcome.roster_key = options_.roster_key;
   welcome.relays = options_.relays;
+  welcome.features = options_.features;
   welcome.want_inventory = hello_digest_.empty() || hello_digest_ != directory_->inventory_digest(node_);
   out_.send.emplace_back(std::move(welcome));
   authority_->heard(node_, domain_, now.lease);
@@ -204,6 +205,14 @@ void Server::set_desired(Desired desired, Now now) {
   if (desired_ && version <= std::pair(desired_->incarnation, desired_->revision)) return;
   desired_ = std::move(desired);
   send_desired(now);
+}
+
+void Server::renew_desired(Desired desired, Now now) {
+  const auto version = std::pair(desired.incarnation, desired.revision);
+  if (!desired_ || version != std::pair(desired_->incarnation, desired_->revision))
+    return set_desired(std::move(desired), now);
+  desired_ = std::move(desired);
+  if (ready() && version == std::pair(sent_incarnation_, sent_revision_)) out_.send.emplace_back(*desired_);
 }
 
 void Server::send_desired(Now now) {

@@ -45,6 +45,7 @@ struct ServerOptions {
   std::string server_id;
   Bytes roster_key;
   std::vector<std::string> relays;
+  std::vector<std::string> features{"net"};  // as of Welcome
   std::uint64_t incarnation = 0;
   Millis heartbeat{5000}, lease{2'400'000}, handshake_timeout{20'000}, report_retry{1000}, resend{10'000};
 };
@@ -73,8 +74,10 @@ class Server {
   bool on_frame(const AgentFrame& frame, Now now);
   void taken(bool ok, Now now);                // the core's answer to the last Report
   void set_desired(Desired desired, Now now);  // the newest, signed; older or equal ones are ignored
-  void report_again();                         // after the node was taken for lost while this connection stayed
-  void kick(Verdict why, Now now);             // of Directory::take_kicked
+  // The same orders with fresh secrets and proofs: sent again where they were sent. Others are as for set_desired.
+  void renew_desired(Desired desired, Now now);
+  void report_again();              // after the node was taken for lost while this connection stayed
+  void kick(Verdict why, Now now);  // of Directory::take_kicked
   void refuse(std::string code, std::string message, Millis retry_after);  // revoked, overload
   void close(Now now);                                                     // the connection is gone
   void tick(Now now);

@@ -427,6 +427,33 @@ TEST(Server, InventoryThenCoreThenDesiredAndOnlyLiveLeasesAreRenewed) {
   EXPECT_EQ(authority.renewed_leases, std::vector<LeaseId>{LeaseId{8}});
 }
 
+TEST(Server, OrdersWithFreshSecretsAreToldAgain) {
+  FakeAuthority authority;
+  Directory directory;
+  Server server({}, authority, directory, 1, Bytes(32, 9));
+  const Now now{WallTime{0}, at(1000)};
+  Desired desired;
+  desired.revision = 3;
+  server.open(now);
+  Hello hello;
+  hello.boot_id = "b";
+  server.on_frame(hello, now);
+  server.on_frame(Inventory{}, now);
+  server.take();
+  server.renew_desired(desired, now);
+  EXPECT_TRUE(server.take().send.empty()) << "not before the core took the inventory";
+  server.taken(true, now);
+  EXPECT_EQ(server.take().send.size(), 1U);
+  desired.secrets.push_back({LeaseId{8}, {}, Bytes(3, 1), {}, {}, {}});
+  server.renew_desired(desired, now);
+  const ServerOut again = server.take();
+  ASSERT_EQ(again.send.size(), 1U);
+  EXPECT_EQ(std::get<Desired>(again.send.at(0)).secrets.size(), 1U);
+  desired.revision = 2;
+  server.renew_desired(desired, now);
+  EXPECT_TRUE(server.take().send.empty()) << "older ones are ignored";
+}
+
 TEST(Server, WhatWasSentAndNotAppliedComesAgain) {
   FakeAuthority authority;
   Directory directory;

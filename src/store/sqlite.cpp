@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "store/limits.h"
@@ -23,13 +24,18 @@ std::string Statement::text(int column) {
 
 Result<Connection> Connection::open(const std::string& path, const std::string& vfs) {
   // SQLite gives -wal and -shm the mode of the main file, so the mode is set before it opens anything.
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (fd < 0) {
+  // A file that is there is not opened here: closing it would drop the locks that other connections of this process
+  // hold on it (POSIX locks belong to the process), and the next process to leave would delete their log.
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  struct stat info {};
+  const bool usable = fd >= 0 || (errno == EEXIST && ::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) &&
+                                  ::access(path.c_str(), R_OK | W_OK) == 0);
+  if (!usable) {
     return muster::error(
         Code::Unavailable,
         fmt::format("cannot open {} for writing (errno {}); check the folder and its owner", path, errno));
   }
-  ::close(fd);
+  if (fd >= 0) ::close(fd);
   Connection connection;
   constexpr int kFlags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   const int rc = sqlite3_open_v2(path.c_str(), &connection.handle_, kFlags, vfs.empty() ? nullptr : vfs.c_str());

@@ -24,6 +24,10 @@ Bytes get_chunk(const std::string& in, Check& check) {
   return check.bytes(in, kChunkBytesMax, "data");
 }
 
+std::uint16_t get_u16(std::uint32_t in, const char* field, Check& c) {
+  return static_cast<std::uint16_t>(c.below(in, 65'535, field));
+}
+
 // ---- server frames
 void put(const Challenge& v, pb::ServerFrame& f) {
   auto& o = *f.mutable_challenge();
@@ -48,6 +52,7 @@ void put(const Welcome& v, pb::ServerFrame& f) {
   o.set_roster_key(raw(v.roster_key));
   for (const auto& relay : v.relays) o.add_relays(utf8(relay));
   o.set_want_inventory(v.want_inventory);
+  for (const auto& feature : v.features) o.add_features(utf8(feature));
 }
 Welcome get(const pb::Welcome& in, Check& c) {
   return {{in.node()},
@@ -58,7 +63,8 @@ Welcome get(const pb::Welcome& in, Check& c) {
           in.incarnation(),
           c.bytes(in.roster_key(), 64, "roster_key"),
           c.texts(in.relays(), 64, kNameMax, "relays"),
-          in.want_inventory()};
+          in.want_inventory(),
+          c.texts(in.features(), 64, kNameMax, "features")};
 }
 
 void put(const Refused& v, pb::ServerFrame& f) {
@@ -90,6 +96,7 @@ void put_desired(const Desired& v, pb::Desired& o) {
     r.set_cluster(roster.cluster.value);
     r.set_bytes(raw(roster.bytes));
     for (const auto& signature : roster.signatures) r.add_signatures(raw(signature));
+    r.set_machines(raw(roster.machines));
   }
   o.set_signature(raw(v.signature));
 }
@@ -115,6 +122,7 @@ Desired get(const pb::Desired& in, Check& c) {
       if (!c.count(r.signatures(), 8, "rosters.signatures")) break;
       for (const auto& signature : r.signatures())
         roster.signatures.push_back(c.bytes(signature, 512, "rosters.signatures"));
+      roster.machines = c.bytes(r.machines(), kFrameBytesMax, "rosters.machines");
       v.rosters.push_back(std::move(roster));
     }
   }
@@ -178,9 +186,6 @@ void put(const StreamOpen& v, pb::ServerFrame& f) {
   o.set_cols(v.cols);
   o.set_port(v.port);
   o.set_path(utf8(v.path));
-}
-std::uint16_t get_u16(std::uint32_t in, const char* field, Check& c) {
-  return static_cast<std::uint16_t>(c.below(in, 65'535, field));
 }
 StreamOpen get(const pb::StreamOpen& in, Check& c) {
   return {in.stream(),
@@ -434,6 +439,83 @@ Telemetry get(const pb::Telemetry& in, Check& c) {
   return v;
 }
 
+void put_place(const NetPlace& v, pb::NetPlace& o) {
+  o.set_ip(v.ip);
+  o.set_port(v.port);
+}
+NetPlace get_place(const pb::NetPlace& in, Check& c) {
+  return {in.ip(), get_u16(in.port(), "port", c)};
+}
+void put_pair(const NetPair& v, pb::NetPair& o) {
+  o.set_address(v.address);
+  o.set_path(static_cast<std::uint32_t>(v.path));
+  put_place(v.at, *o.mutable_at());
+  o.set_rtt_us(v.rtt_us);
+  o.set_relay_rtt_us(v.relay_rtt_us);
+  o.set_asked(v.asked);
+  o.set_lost(v.lost);
+  o.set_changes(v.changes);
+  o.set_age_ms(v.age_ms);
+  o.set_handshake_age_ms(v.handshake_age_ms);
+  o.set_rx_bytes(v.rx_bytes);
+  o.set_tx_bytes(v.tx_bytes);
+  for (const auto& tried : v.tries) {
+    auto& t = *o.add_tries();
+    put_place(tried.at, *t.mutable_at());
+    t.set_origin(static_cast<std::uint32_t>(tried.origin));
+    t.set_sent(tried.sent);
+    t.set_answered(tried.answered);
+    t.set_full(tried.full);
+    t.set_rtt_us(tried.rtt_us);
+  }
+}
+NetPair get_pair(const pb::NetPair& in, Check& c) {
+  NetPair v;
+  v.address = in.address();
+  v.path = c.choice(in.path(), NetPath::None, NetPath::Direct, "pairs.path");
+  v.at = get_place(in.at(), c);
+  v.rtt_us = in.rtt_us();
+  v.relay_rtt_us = in.relay_rtt_us();
+  v.asked = in.asked();
+  v.lost = in.lost();
+  v.changes = in.changes();
+  v.age_ms = in.age_ms();
+  v.handshake_age_ms = in.handshake_age_ms();
+  v.rx_bytes = in.rx_bytes();
+  v.tx_bytes = in.tx_bytes();
+  if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
+  for (const auto& t : in.tries())
+    v.tries.push_back({get_place(t.at(), c), c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Heard, "tries.origin"),
+                       t.sent(), t.answered(), t.full(), t.rtt_us()});
+  return v;
+}
+void put(const NetReport& v, pb::AgentFrame& f) {
+  auto& o = *f.mutable_net_report();
+  o.set_version(v.version);
+  o.set_lease(v.lease.value);
+  o.set_relay_up(v.relay_up);
+  o.set_relay(utf8(v.relay));
+  o.set_udp_port(v.udp_port);
+  for (const auto& place : v.seen) put_place(place, *o.add_seen());
+  o.set_others(v.others);
+  for (const auto& pair : v.pairs) put_pair(pair, *o.add_pairs());
+}
+NetReport get(const pb::NetReport& in, Check& c) {
+  NetReport v;
+  v.version = in.version();
+  v.lease = {in.lease()};
+  if (v.version != kNetReportVersion) return v;  // whoever takes it drops it
+  v.relay_up = in.relay_up();
+  v.relay = c.text(in.relay(), kNameMax, "relay");
+  v.udp_port = get_u16(in.udp_port(), "udp_port", c);
+  if (c.count(in.seen(), static_cast<int>(kNetSeenMax), "seen"))
+    for (const auto& place : in.seen()) v.seen.push_back(get_place(place, c));
+  v.others = in.others();
+  if (c.count(in.pairs(), static_cast<int>(kNetPairsMax), "pairs"))
+    for (const auto& pair : in.pairs()) v.pairs.push_back(get_pair(pair, c));
+  return v;
+}
+
 void put(const Goodbye& v, pb::AgentFrame& f) {
   f.mutable_goodbye()->set_reason(utf8(v.reason));
   f.mutable_goodbye()->set_leave(v.leave);
@@ -569,6 +651,8 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
       return checked<AgentFrame>(m.cert_request());
     case pb::AgentFrame::kTelemetry:
       return checked<AgentFrame>(m.telemetry());
+    case pb::AgentFrame::kNetReport:
+      return checked<AgentFrame>(m.net_report());
     case pb::AgentFrame::kGoodbye:
       return checked<AgentFrame>(m.goodbye());
     case pb::AgentFrame::kOwnerPause:
@@ -592,6 +676,8 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   message.set_node(node.value);
   put_desired(desired, *message.mutable_desired());
   message.mutable_desired()->clear_signature();
+  // Proofs speak for themselves, and agents that do not know them must come to the same bytes.
+  for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);
   const Bytes body = serialise(message);

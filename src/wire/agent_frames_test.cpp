@@ -125,7 +125,7 @@ struct Gen {
             list([&] { return assignment(); }),
             list([&] { return LeaseSecrets{lease(), bytes(), bytes(200), bytes(), text(), bytes()}; }),
             list([&] {
-              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); })};
+              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); }), bytes(80)};
             }),
             bytes(64)};
   }
@@ -136,8 +136,9 @@ struct Gen {
       case 0:
         return Challenge{bytes(), text(), u32(), u32()};
       case 1:
-        return Welcome{{u64()}, u64(), Millis(amount() >> 20), Millis(amount() >> 20), {amount() >> 8}, u64(), bytes(),
-                       texts(), flag()};
+        return Welcome{
+            {u64()}, u64(),  Millis(amount() >> 20), Millis(amount() >> 20), {amount() >> 8}, u64(), bytes(), texts(),
+            flag(),  texts()};
       case 2:
         return Refused{text(), text(), Millis(amount() >> 20)};
       case 3:
@@ -168,8 +169,26 @@ struct Gen {
         return close();
     }
   }
+  NetPlace place() { return {u32(), u16()}; }
+  NetReport net() {
+    NetReport out{kNetReportVersion, lease(), flag(), text(), u16(), {}, u32(), {}};
+    for (std::uint64_t i = rng.below(kNetSeenMax + 1); i > 0; --i) out.seen.push_back(place());
+    out.pairs = list([&] {
+      NetPair pair{u32(),   choice(NetPath::None, NetPath::Direct),
+                   place(), u32(),
+                   u32(),   u32(),
+                   u32(),   u32(),
+                   u64(),   u64(),
+                   u64(),   u64(),
+                   {}};
+      pair.tries = list(
+          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Heard), u32(), u32(), flag(), u32()}; });
+      return pair;
+    });
+    return out;
+  }
   AgentFrame agent() {
-    switch (rng.below(17)) {
+    switch (rng.below(18)) {
       case 0:
         return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
       case 1:
@@ -226,6 +245,8 @@ struct Gen {
         return PullReport{lease(), u64(), u64()};
       case 15:
         return LockOffer{lease(), bytes(5000)};
+      case 16:
+        return net();
       default:
         return close();
     }
@@ -293,6 +314,16 @@ TEST(AgentFrames, RefusesBrokenBounds) {
   Inventory inventory;
   inventory.facts.capacity.cpu_milli = -1;
   EXPECT_EQ(refusal(inventory), Code::InvalidArgument);
+  NetReport report;
+  report.pairs.resize(kNetPairsMax);
+  report.pairs[0].tries.resize(kNetTriesMax);
+  EXPECT_EQ(refusal(report), Code::Internal) << "that much is taken";
+  report.pairs[0].tries.resize(kNetTriesMax + 1);
+  EXPECT_EQ(refusal(report), Code::InvalidArgument);
+  report.pairs.assign(kNetPairsMax + 1, {});
+  EXPECT_EQ(refusal(report), Code::InvalidArgument);
+  report.version = kNetReportVersion + 1;
+  EXPECT_EQ(refusal(report), Code::Internal) << "of another version nothing is read, so nothing is wrong with it";
   EXPECT_EQ(decode_agent_frame(Bytes(kFrameBytesMax + 1)).error().code, Code::TooLarge);
   Assignment assignment;
   assignment.prefix_bits = 33;
@@ -326,6 +357,9 @@ TEST(AgentFrames, SigningBytesAreStableAndCoverEverything) {
     other = desired;
     other.secrets.push_back({{1}, gen.bytes(), {}, {}});
     EXPECT_NE(desired_signing_bytes({7}, other), before);
+    other = desired;
+    for (auto& roster : other.rosters) roster.machines = gen.bytes(80);
+    EXPECT_EQ(desired_signing_bytes({7}, other), before) << "proofs speak for themselves; old agents drop them";
   }
 }
 

@@ -12,6 +12,7 @@ namespace muster::wire {
 std::string_view text(Role value);
 std::string_view text(RuntimeKind value);
 std::string_view text(TrustTier value);
+std::string_view text(Policy value);
 std::string_view text(NodeState value);
 std::string_view text(ClusterState value);
 std::string_view text(SlotRole value);
@@ -21,6 +22,7 @@ std::string_view text(JobState value);
 std::optional<Role> parse_role(std::string_view text);
 std::optional<RuntimeKind> parse_runtime(std::string_view text);
 std::optional<TrustTier> parse_tier(std::string_view text);
+std::optional<Policy> parse_policy(std::string_view text);
 std::string address_text(std::uint32_t address);  // host order -> "10.64.0.1"
 
 }  // namespace muster::wire

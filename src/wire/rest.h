@@ -18,7 +18,16 @@ namespace muster::wire {
 
 // ---- requests
 struct LoginRequest {
-  std::string name, password, label;
+  std::string name, password, label, code;
+};
+struct EnrolTotpRequest {
+  std::string password;
+};
+struct ConfirmTotpRequest {
+  std::string code;
+};
+struct DisableTotpRequest {
+  std::string password, code;
 };
 struct ChangePasswordRequest {
   std::string old_password, new_password;
@@ -37,6 +46,7 @@ struct CreateProjectRequest {
 struct SetQuotaRequest {
   std::string id;
   Quota quota;
+  std::optional<Share> share;  // as it is, where it is not given
 };
 struct CreateApiTokenRequest {
   std::string label;
@@ -76,6 +86,9 @@ struct CreateJobRequest {
 
 Result<LoginRequest> parse_login(std::string_view body);
 Result<ChangePasswordRequest> parse_change_password(std::string_view body);
+Result<EnrolTotpRequest> parse_enrol_totp(std::string_view body);
+Result<ConfirmTotpRequest> parse_confirm_totp(std::string_view body);
+Result<DisableTotpRequest> parse_disable_totp(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
@@ -91,6 +104,9 @@ Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
 std::string to_json(const ChangePasswordRequest& request);
+std::string to_json(const EnrolTotpRequest& request);
+std::string to_json(const ConfirmTotpRequest& request);
+std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
@@ -109,6 +125,7 @@ Result<ClusterSpec> parse_cluster_spec(const Json& value);
 struct PrincipalView {
   Principal principal;
   std::string org, default_project;
+  bool second_factor = false;
 };
 struct LoginView {
   std::string token;
@@ -116,6 +133,19 @@ struct LoginView {
   PrincipalView principal;
 };
 struct PasswordView {
+  std::size_t revoked_tokens = 0;
+};
+struct TotpView {
+  bool enabled = false;
+  WallTime since;
+  std::size_t recovery_codes_left = 0;
+};
+struct TotpEnrolmentView {
+  std::string secret, uri;
+  WallTime expires;
+};
+struct TotpRecoveryView {
+  std::vector<std::string> codes;
   std::size_t revoked_tokens = 0;
 };
 struct ApiTokenView {
@@ -159,6 +189,7 @@ struct QueueView {
 struct QuotaScope {
   std::string id, name;
   Quota limit, held;
+  Share share = {};
 };
 struct QuotaView {
   std::optional<QuotaScope> project;
@@ -192,6 +223,35 @@ struct ClusterView {
   std::vector<std::string> differences, warnings;
   std::vector<FailureView> failures;  // the newest last
   std::optional<QueueView> queue;
+};
+// A cluster's network as its machines said last. Addresses are filled for those who may see them.
+struct NetMemberView {
+  SlotId slot;
+  SlotRole role = SlotRole::Worker;
+  std::string node_name;
+  std::uint32_t address = 0;  // in the overlay
+  WallTime at;                // 0: nothing was said yet
+  bool relay_up = false;
+  std::string relay, udp;
+  std::vector<std::string> seen_as;
+  std::uint32_t others = 0;
+};
+struct NetTryView {
+  session::NetTry tried;
+  std::string path, outcome, address;
+};
+struct NetPairView {
+  SlotId from, to;
+  session::NetPair pair;  // its own lists and addresses are not shown
+  std::string why, address;
+  std::vector<NetTryView> tries;
+};
+struct NetView {
+  ClusterId cluster;
+  std::string name;
+  std::vector<NetMemberView> members;
+  std::vector<NetPairView> pairs;
+  std::uint64_t seq = 0;
 };
 struct PlanPlaceView {
   SlotRole role = SlotRole::Worker;
@@ -249,6 +309,9 @@ struct ServerView {
 
 std::string to_json(const LoginView& view);
 std::string to_json(const PasswordView& view);
+std::string to_json(const TotpView& view);
+std::string to_json(const TotpEnrolmentView& view);
+std::string to_json(const TotpRecoveryView& view);
 std::string to_json(const PrincipalView& view);
 std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});
@@ -259,6 +322,7 @@ std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
+std::string to_json(const NetView& view);
 std::string to_json(const PlanView& view);
 std::string to_json(const JobView& view);
 std::string to_json(const BlobView& view);

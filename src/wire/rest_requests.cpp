@@ -27,7 +27,7 @@ Result<LoginRequest> parse_login(std::string_view body) {
   const auto m = TRY(decode<v1::LoginRequest>(body));
   TRY_VOID(required(m.name(), "name"));
   TRY_VOID(required(m.password(), "password"));
-  return LoginRequest{m.name(), m.password(), m.label()};
+  return LoginRequest{m.name(), m.password(), m.label(), m.code()};
 }
 
 Result<ChangePasswordRequest> parse_change_password(std::string_view body) {
@@ -35,6 +35,25 @@ Result<ChangePasswordRequest> parse_change_password(std::string_view body) {
   TRY_VOID(required(m.old_password(), "oldPassword"));
   TRY_VOID(required(m.new_password(), "newPassword"));
   return ChangePasswordRequest{m.old_password(), m.new_password()};
+}
+
+Result<EnrolTotpRequest> parse_enrol_totp(std::string_view body) {
+  const auto m = TRY(decode<v1::EnrolTotpRequest>(body));
+  TRY_VOID(required(m.password(), "password"));
+  return EnrolTotpRequest{m.password()};
+}
+
+Result<ConfirmTotpRequest> parse_confirm_totp(std::string_view body) {
+  const auto m = TRY(decode<v1::ConfirmTotpRequest>(body));
+  TRY_VOID(required(m.code(), "code"));
+  return ConfirmTotpRequest{m.code()};
+}
+
+Result<DisableTotpRequest> parse_disable_totp(std::string_view body) {
+  const auto m = TRY(decode<v1::DisableTotpRequest>(body));
+  TRY_VOID(required(m.password(), "password"));
+  TRY_VOID(required(m.code(), "code"));
+  return DisableTotpRequest{m.password(), m.code()};
 }
 
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
@@ -60,7 +79,11 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body) {
 
 Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
   const auto m = TRY(decode<v1::SetQuotaRequest>(body));
-  return SetQuotaRequest{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}};
+  SetQuotaRequest out{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}, {}};
+  if (m.has_share())
+    out.share = Share{m.share().weight() == 0 ? Share{}.weight : m.share().weight(), m.share().guarantee_gpus(),
+                      TRY(read_milli(m.share().guarantee_cpus(), "share.guaranteeCpus"))};
+  return out;
 }
 
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
@@ -170,12 +193,29 @@ std::string to_json(const LoginRequest& request) {
   m.set_name(request.name);
   m.set_password(request.password);
   m.set_label(request.label);
+  m.set_code(request.code);
   return write_message(m);
 }
 std::string to_json(const ChangePasswordRequest& request) {
   v1::ChangePasswordRequest m;
   m.set_old_password(request.old_password);
   m.set_new_password(request.new_password);
+  return write_message(m);
+}
+std::string to_json(const EnrolTotpRequest& request) {
+  v1::EnrolTotpRequest m;
+  m.set_password(request.password);
+  return write_message(m);
+}
+std::string to_json(const ConfirmTotpRequest& request) {
+  v1::ConfirmTotpRequest m;
+  m.set_code(request.code);
+  return write_message(m);
+}
+std::string to_json(const DisableTotpRequest& request) {
+  v1::DisableTotpRequest m;
+  m.set_password(request.password);
+  m.set_code(request.code);
   return write_message(m);
 }
 std::string to_json(const CreatePrincipalRequest& request) {
@@ -192,6 +232,7 @@ std::string to_json(const SetQuotaRequest& request) {
   m.set_gpus(request.quota.gpus);
   m.set_cpus(static_cast<double>(request.quota.cpu_milli) / 1000);
   m.set_clusters(request.quota.clusters);
+  if (request.share) write(*request.share, *m.mutable_share());
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

@@ -86,6 +86,11 @@ void write(const Quota& from, v1::Quota& to) {
   to.set_cpus(static_cast<double>(from.cpu_milli) / 1000);
   to.set_clusters(from.clusters);
 }
+void write(const Share& from, v1::Share& to) {
+  to.set_weight(from.weight);
+  to.set_guarantee_gpus(from.gpus);
+  to.set_guarantee_cpus(static_cast<double>(from.cpu_milli) / 1000);
+}
 Result<std::int64_t> read_milli(double units, const std::string& path) {
   return milli(units, path);
 }
@@ -147,6 +152,8 @@ void write(const ClusterSpec& from, v1::ClusterSpec& to) {
   to.set_idle_timeout_seconds(from.idle_timeout.count() / 1000);
   to.set_max_lifetime_seconds(from.max_lifetime.count() / 1000);
   to.set_max_workers(from.max_workers);
+  to.set_policy(std::string(text(from.policy)));
+  to.set_min_trust(std::string(text(from.min_trust)));
 }
 
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
@@ -181,6 +188,19 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
   to.idle_timeout = TRY(read_seconds(from.idle_timeout_seconds(), at + "idleTimeoutSeconds"));
   to.max_lifetime = TRY(read_seconds(from.max_lifetime_seconds(), at + "maxLifetimeSeconds"));
   to.max_workers = from.max_workers();
+  if (!from.policy().empty()) {
+    const auto policy = parse_policy(from.policy());
+    if (!policy)
+      return error(Code::InvalidArgument, at + "policy must be balanced, pack, spread, cheap or fast-network",
+                   at + "policy");
+    to.policy = *policy;
+  }
+  if (!from.min_trust().empty()) {
+    const auto tier = parse_tier(from.min_trust());
+    if (!tier)
+      return error(Code::InvalidArgument, at + "minTrust must be community, verified or platform", at + "minTrust");
+    to.min_trust = *tier;
+  }
   return to;
 }
 

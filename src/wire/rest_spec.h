@@ -16,6 +16,7 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path);
 void write(const NodeFacts& from, v1::NodeFacts& to);
 Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path);
 void write(const Quota& from, v1::Quota& to);
+void write(const Share& from, v1::Share& to);
 Result<std::int64_t> read_milli(double units, const std::string& path);
 Result<Millis> read_seconds(std::int64_t seconds, const std::string& path);
 std::string time_text(WallTime time);  // "" when 0

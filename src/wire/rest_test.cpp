@@ -27,6 +27,7 @@ ClusterSpec sample_spec() {
   spec.tier = 0;
   spec.priority = -7;
   spec.idle_timeout = Millis(300'000);
+  spec.policy = Policy::FastNetwork, spec.min_trust = TrustTier::Verified;
   return spec;
 }
 
@@ -57,6 +58,8 @@ TEST(Rest, RefusalsNameTheField) {
       {"{}", Code::InvalidArgument, "spec"},
       {"[]", Code::InvalidArgument, ""},
       {R"({"spec":{"nam":"a"}})", Code::InvalidArgument, "spec.nam"},
+      {R"({"spec":{"policy":"fastest"}})", Code::InvalidArgument, "spec.policy"},
+      {R"({"spec":{"minTrust":"friend"}})", Code::InvalidArgument, "spec.minTrust"},
       {R"({"spec":{"name":7}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"name":"a\u0000"}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"head":{"resources":{"cpus":"many"}}}})", Code::InvalidArgument, "spec.head.resources.cpus"},
@@ -106,10 +109,18 @@ TEST(Rest, ViewsMatchTheContract) {
   TelemetryView telemetry;
   telemetry.gpus.push_back({});
   telemetry.containers.push_back({});
+  NetView net;
+  net.members.push_back({});
+  net.pairs.push_back({});
+  net.pairs[0].tries.push_back({});
   const std::vector<std::pair<const char*, std::string>> views = {
+      {"ClusterNet", to_json(net)},
       {"LoginResponse", to_json(LoginView{})},
       {"Plan", to_json(PlanView{{{}}, QueueView{}})},
       {"Principal", to_json(PrincipalView{})},
+      {"TotpStatus", to_json(TotpView{true, {}, 3})},
+      {"TotpEnrolment", to_json(TotpEnrolmentView{"A", "otpauth:", {}})},
+      {"TotpRecovery", to_json(TotpRecoveryView{{"a"}, 1})},
       {"Org", to_json(Org{})},
       {"Project", to_json(Project{})},
       {"QuotaView", to_json(QuotaView{QuotaScope{}, {}})},

@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
+#include "model/node_labels.h"
 #include "muster/v1/api.pb.h"
 #include "wire/message_json.h"
 #include "wire/names.h"
@@ -28,6 +30,7 @@ void write(const PrincipalView& from, v1::Principal& to) {
   to.set_disabled(from.principal.disabled);
   to.set_org(from.org);
   to.set_default_project(from.default_project);
+  to.set_second_factor(from.second_factor);
 }
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
@@ -48,6 +51,7 @@ void write(const QuotaScope& from, v1::QuotaScope& to) {
   to.set_name(from.name);
   wire::write(from.limit, *to.mutable_limit());
   wire::write(from.held, *to.mutable_held());
+  wire::write(from.share, *to.mutable_share());
 }
 void write(const SlotView& from, v1::Slot& to) {
   to.set_id(from.slot.id.str());
@@ -83,6 +87,26 @@ std::string to_json(const LoginView& view) {
 }
 std::string to_json(const PasswordView& view) {
   v1::ChangePasswordResponse m;
+  m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
+  return write_message(m);
+}
+std::string to_json(const TotpView& view) {
+  v1::TotpStatus m;
+  m.set_enabled(view.enabled);
+  m.set_since(time_text(view.since));
+  m.set_recovery_codes_left(static_cast<std::int32_t>(view.recovery_codes_left));
+  return write_message(m);
+}
+std::string to_json(const TotpEnrolmentView& view) {
+  v1::TotpEnrolment m;
+  m.set_secret(view.secret);
+  m.set_uri(view.uri);
+  m.set_expires_at(time_text(view.expires));
+  return write_message(m);
+}
+std::string to_json(const TotpRecoveryView& view) {
+  v1::TotpRecovery m;
+  for (const auto& code : view.codes) m.add_recovery_codes(code);
   m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
   return write_message(m);
 }
@@ -156,7 +180,8 @@ std::string to_json(const NodeView& view) {
   m.set_os(clean(node.facts.os));
   m.set_kernel(clean(node.facts.kernel));
   m.set_agent_version(clean(node.facts.agent_version));
-  m.set_region(clean(node.facts.region));
+  m.set_region(clean(region_of(node)));
+  m.set_region_claimed(region_is_claimed(node));
   write(node.facts.capacity, *m.mutable_capacity());
   write(view.free, *m.mutable_free());
   for (const auto& device : node.facts.devices) {
@@ -166,6 +191,8 @@ std::string to_json(const NodeView& view) {
     out.set_memory_bytes(device.memory_bytes);
   }
   for (const auto& [key, value] : node.labels) (*m.mutable_labels())[clean(key)] = clean(value);
+  for (const auto& [key, value] : node.facts.labels)
+    if (key != "pool" && !node.labels.contains(key)) (*m.mutable_claimed_labels())[clean(key)] = clean(value);
   for (const RuntimeKind runtime : node.facts.runtimes) m.add_runtimes(std::string(text(runtime)));
   m.set_egress_allowed(node.facts.egress_allowed);
   m.set_draining(node.draining);
@@ -235,6 +262,69 @@ std::string to_json(const ClusterView& view) {
   return write_message(m);
 }
 
+namespace {
+std::string_view path_name(session::NetPath path) {
+  static constexpr std::array<std::string_view, 4> kNames = {"none", "relay", "lan", "direct"};
+  return kNames.at(static_cast<std::size_t>(path));
+}
+std::string_view origin_name(session::NetOrigin origin) {
+  static constexpr std::array<std::string_view, 3> kNames = {"roster", "told", "heard"};
+  return kNames.at(static_cast<std::size_t>(origin));
+}
+double millis_of(std::uint32_t micros) {
+  return static_cast<double>(micros) / 1000;
+}
+void write(const NetMemberView& from, v1::NetMember& to) {
+  to.set_slot(from.slot.str());
+  to.set_role(std::string(text(from.role)));
+  to.set_node_name(from.node_name);
+  to.set_address(address_text(from.address));
+  to.set_reported(from.at.ms != 0);
+  to.set_at(time_text(from.at));
+  to.set_relay_up(from.relay_up);
+  to.set_relay(clean(from.relay));
+  to.set_udp(from.udp);
+  for (const auto& each : from.seen_as) to.add_seen_as(each);
+  to.set_others(from.others);
+}
+void write(const NetPairView& from, v1::NetPair& to) {
+  const session::NetPair& pair = from.pair;
+  to.set_from(from.from.str());
+  to.set_to(from.to.str());
+  to.set_path(std::string(path_name(pair.path)));
+  to.set_rtt_ms(millis_of(pair.rtt_us));
+  to.set_relay_rtt_ms(millis_of(pair.relay_rtt_us));
+  to.set_loss(pair.asked == 0 ? 0 : static_cast<double>(std::min(pair.lost, pair.asked)) / pair.asked);
+  to.set_probes(pair.asked);
+  to.set_changes(pair.changes);
+  to.set_age_seconds(static_cast<std::int64_t>(pair.age_ms / 1000));
+  to.set_handshake_seconds(static_cast<std::int64_t>(pair.handshake_age_ms / 1000));
+  to.set_rx_bytes(pair.rx_bytes);
+  to.set_tx_bytes(pair.tx_bytes);
+  to.set_why(from.why);
+  to.set_address(from.address);
+  for (const auto& [tried, path, outcome, address] : from.tries) {
+    auto& out = *to.add_tries();
+    out.set_path(path);
+    out.set_origin(std::string(origin_name(tried.origin)));
+    out.set_sent(tried.sent);
+    out.set_answered(tried.answered);
+    out.set_full_size(tried.full);
+    out.set_rtt_ms(millis_of(tried.rtt_us));
+    out.set_outcome(outcome);
+    out.set_address(address);
+  }
+}
+}  // namespace
+std::string to_json(const NetView& view) {
+  v1::ClusterNet m;
+  m.set_cluster_id(view.cluster.str());
+  m.set_name(view.name);
+  for (const auto& member : view.members) write(member, *m.add_members());
+  for (const auto& pair : view.pairs) write(pair, *m.add_pairs());
+  m.set_seq(view.seq);
+  return write_message(m);
+}
 std::string to_json(const PlanView& view) {
   v1::Plan m;
   m.set_starts_now(!view.places.empty());

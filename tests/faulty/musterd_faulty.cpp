@@ -38,7 +38,7 @@ int main(int count, char** values) {
     options.vfs = store::FaultVfs::kName;
     return std::shared_ptr<journal::Store>(TRY(store::SqliteStore::open(std::move(options))));
   };
-  const int rc = server::cmd_serve(*arguments, open);
+  const int rc = server::cmd_serve(*arguments, open, {});
   std::printf("operations %llu\n", static_cast<unsigned long long>(disk.operations()));
   return rc;
 }

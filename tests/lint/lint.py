@@ -16,7 +16,7 @@ import papers  # noqa: E402
 PURE = {"base", "model", "scheduler", "access", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
 CORE = {"scheduler", "access", "control"}
 FENCES = {  # include prefix -> fence
-    "openssl/": "openssl", "boost/asio": "asio", "boost/beast": "asio", "google/protobuf": "protobuf", "muster/v1/": "protobuf",
+    "openssl/": "openssl", "argon2.h": "argon", "boost/asio": "asio", "boost/beast": "asio", "google/protobuf": "protobuf", "muster/v1/": "protobuf",
     "sqlite3.h": "sqlite", "yaml-cpp/": "yaml", "CLI/": "cli11", "fmt/": "fmt", "seccomp.h": "seccomp", "dlfcn.h": "dl", "boost/json": "json"}
 
 

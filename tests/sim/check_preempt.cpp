@@ -1,5 +1,6 @@
 // I14: who is told to leave to make room agreed to that by its tier, is no head, had its two minutes, and somebody of a
-// better tier waits; in a freeze nobody is.
+// better tier waits, or somebody of the same tier within its guarantee while the owner has his without it; in a freeze
+// nobody is.
 #include "sim/checkers.h"
 
 namespace muster::sim {
@@ -34,7 +35,54 @@ class FairPreemption final : public Checker {
       return fail(world, id.str() + " had " + std::to_string((at - lease->granted_at).count()) + " ms only");
     for (const auto& [other, each] : state.clusters)
       if (each.state == ClusterState::Queued && each.spec.tier < cluster->spec.tier) return;
-    fail(world, id.str() + " was told to make room for nobody");
+    for (const auto& [other, each] : state.clusters)
+      if (each.state == ClusterState::Queued && each.spec.tier == cluster->spec.tier &&
+          may_reclaim(state, each, *cluster))
+        return;
+    fail(world, id.str() + " was told to make room for nobody who may ask for that");
+  }
+
+  // Counted from the tables: who starts is within its guarantee, and whom it is taken from still has his.
+  bool may_reclaim(const State& state, const Cluster& by, const Cluster& of) const {
+    const auto project = [&](const Cluster& each) { return state.projects.find(each.project); };
+    const auto a = project(by), b = project(of);
+    if (a == state.projects.end() || b == state.projects.end() || a->first == b->first) return false;
+    const OrgId mine = a->second.org, theirs = b->second.org;
+    const auto in_org = [&](OrgId org) {
+      return [&state, org](const Cluster& each) {
+        const auto found = state.projects.find(each.project);
+        return found != state.projects.end() && found->second.org == org;
+      };
+    };
+    const auto in_project = [](ProjectId id) { return [id](const Cluster& each) { return each.project == id; }; };
+    Quota need{by.spec.head.resources.gpus, by.spec.head.resources.cpu_milli, 0};
+    for (const WorkerGroup& group : by.spec.groups) {
+      need.gpus += group.request.resources.gpus * group.min;
+      need.cpu_milli += group.request.resources.cpu_milli * group.min;
+    }
+    const auto within = [&](const Share& share, const Quota& held) {
+      const bool gpus = share.gpus > 0 && need.gpus > 0, cpus = share.cpu_milli > 0 && need.cpu_milli > 0;
+      return (gpus || cpus) && (!gpus || held.gpus + need.gpus <= share.gpus) &&
+             (!cpus || held.cpu_milli + need.cpu_milli <= share.cpu_milli);
+    };
+    const auto kept = [](const Share& share, const Quota& stays) {
+      return stays.gpus >= share.gpus && stays.cpu_milli >= share.cpu_milli;
+    };
+    if (!kept(b->second.share, held(state, false, in_project(b->first)))) return false;
+    if (mine == theirs) return within(a->second.share, held(state, true, in_project(a->first)));
+    return within(state.orgs.find(mine)->second.share, held(state, true, in_org(mine))) &&
+           kept(state.orgs.find(theirs)->second.share, held(state, false, in_org(theirs)));
+  }
+
+  Quota held(const State& state, bool leaving_too, const auto& counts) const {
+    Quota out;
+    for (const auto& [id, lease] : state.leases) {
+      const Cluster* of = state.find_cluster(lease.cluster);
+      const bool leaves = told_.contains(id) || lease.want == LeaseWant::Drain || lease.want == LeaseWant::Stop;
+      if (lease.end == LeaseEnd::None && of != nullptr && counts(*of) && (leaving_too || !leaves))
+        out.gpus += lease.resources.gpus, out.cpu_milli += lease.resources.cpu_milli;
+    }
+    return out;
   }
   std::set<LeaseId> told_;
 };

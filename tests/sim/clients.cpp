@@ -114,8 +114,8 @@ void Sim::client_step() {
   }
   const std::uint64_t dice = world_.rng.below(10);
   if (dice < 3 || live.empty())
-    return ask({control::CreateCluster{quotas_.chance(1, 4) ? side_project_ : project_, random_spec()}, tenant(key),
-                "cluster", "", false});
+    return ask({control::CreateCluster{quotas_.chance(1, tight() ? 2 : 4) ? side_project_ : project_, random_spec()},
+                tenant(key), "cluster", "", false});
   const ClusterId any = live[world_.rng.below(live.size())];
   if (dice < 7) {
     JobSpec job;

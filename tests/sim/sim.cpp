@@ -303,7 +303,12 @@ void Sim::setup() {
   org_ = *OrgId::parse(now_do(control::CreateOrg{"tenants"}));
   other_org_ = *OrgId::parse(now_do(control::CreateOrg{"suppliers"}));
   project_ = *ProjectId::parse(now_do(control::CreateProject{org_, "main"}));
-  side_project_ = with_quotas() ? *ProjectId::parse(now_do(control::CreateProject{org_, "side"})) : project_;
+  side_project_ = project_;
+  if (with_quotas() || tight()) side_project_ = *ProjectId::parse(now_do(control::CreateProject{org_, "side"}));
+  if (tight()) {  // where machines are scarce, one of two projects has a guarantee
+    now_do(control::SetQuota{org_, {}, {}, Share{100, 12, 24'000}});
+    now_do(control::SetQuota{{}, side_project_, {}, Share{200, 8, 8'000}});
+  }
   tenant_ = *PrincipalId::parse(now_do(control::CreatePrincipal{"ann", Role::Tenant, org_}));
   stranger_ = *PrincipalId::parse(now_do(control::CreatePrincipal{"eve", Role::Tenant, other_org_}));
   for (std::uint32_t i = 0; i < kNodes; ++i) {

@@ -453,3 +453,27 @@ class CliVerbs:
         self.assertNotIn("MACHINE   CPU", self.muster("top", "--once").stdout)
         node = seen[0]["nodeName"]
         self.assertEqual([t["nodeName"] for t in json.loads(self.muster("top", "--node", node, "--once", "-o", "json").stdout)["items"]], [node])
+
+    def test_46_net(self):
+        """How the members reach each other, as both ends say, with a round trip; where they are is not the tenant's to know."""
+        slots = sorted(s["id"] for s in self.slots())
+        ways = {}
+        for _ in range(60):
+            net = self.world.json("net", "live")
+            ways = {(p["from"], p["to"]): p for p in net.get("pairs", []) if p["path"] != "none" and p.get("rttMs", 0) > 0}
+            if len(ways) >= 2:
+                break
+            time.sleep(1)
+        self.assertEqual(sorted(m["slot"] for m in net["members"]), slots)
+        self.assertGreaterEqual(len(ways), 2, net)
+        (a, b), pair = next(iter(ways.items()))
+        self.assertIn((b, a), ways, "both ends tell of it: %s" % net)
+        self.assertIn(pair["path"], ("lan", "direct", "relay"))
+        self.assertGreater(int(pair["rxBytes"]), 0)
+        self.assertFalse(any(x.get("address") for p in net["pairs"] for x in [p] + p.get("tries", [])), net)
+        text = self.muster("net", "live").stdout
+        self.assertRegex(text, r"FROM \\ TO .*")
+        self.assertRegex(text, r"(lan|direct|relay) +[0-9.]+ ms")
+        text = self.muster("net", "explain", "live", a, b).stdout
+        self.assertEqual(2, text.count("  why    "), text)
+        self.assertIn("  path   %s" % pair["path"], text)

@@ -220,28 +220,43 @@ class Faults(unittest.TestCase):
             busy.kill()
 
     def test_secrets_stay_out_of_sight(self):
-        """The Ray token is in no environment, argument, log or journal."""
-        token = self.world.cli("exec", "small", "--", "cat", "/muster/secrets/ray_token").stdout.strip()
-        self.assertRegex(token, r"^[0-9a-f]{64}$")
+        """The Ray token, passwords, and the tokens of people, programs and machines are in no environment, argument, log, metric or journal, and
+        nothing that is said holds them."""
+        secrets = {"Ray token": self.world.cli("exec", "small", "--", "cat", "/muster/secrets/ray_token").stdout.strip(),
+                   "password": "correct horse battery staple", "registry password": "canary-registry-password",
+                   "API token": self.world.json("token", "create", "--label", "canary")["secret"],
+                   "join token": self.world.json("join-token", "create", "--org", "hall", who="admin")["secret"]}
+        self.assertRegex(secrets["Ray token"], r"^[0-9a-f]{64}$")
+        with open(self.world.dir + "/registry.password", "w") as f:
+            f.write(secrets["registry password"] + "\n")
+        self.world.cli("registry", "login", "registry.example:5000", "--username", "canary", "--password-file", self.world.dir + "/registry.password")
+        said = [self.world.cli(*words, who="admin").stdout for words in (("audit", "--since", "all", "-o", "jsonl"), ("audit", "refused", "-o", "json"), ("events",), ("nodes", "-o", "json"))]
+        metrics = "import ssl, urllib.request as u; print(u.urlopen('https://127.0.0.1:8443/metrics', context=ssl._create_unverified_context()).read().decode())"
+        said.append(self.world.lab.run("server", [sys.executable, "-c", metrics]).stdout)
+        self.assertIn("muster_journal_seq", said[-1])
         places = []
-        for pid in [p for p in os.listdir("/proc") if p.isdigit()]:
+        for pid in [p for p in os.listdir("/proc") if p.isdigit() and int(p) != os.getpid()]:
             for part in ("environ", "cmdline"):
                 try:
                     with open("/proc/%s/%s" % (pid, part), "rb") as f:
-                        if token.encode() in f.read():
-                            places.append("/proc/%s/%s" % (pid, part))
+                        places += self.holding(secrets, f.read(), "/proc/%s/%s" % (pid, part))
                 except OSError:
                     pass
         for folder, _, names in os.walk(self.world.dir):
-            if "/docker/" in folder + "/" or "/secrets" in folder:
+            if "/docker/" in folder + "/" or "/secrets" in folder or "/people/" in folder + "/":
                 continue
             for name in names:
                 path = os.path.join(folder, name)
                 if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path) < 64 << 20:
                     with open(path, "rb") as f:
-                        if token.encode() in f.read():
-                            places.append(path)
-        self.assertEqual([p for p in places if not re.search(r"ray\.token$", p)], [])
+                        places += self.holding(secrets, f.read(), path)
+        self.assertEqual([p for p in places if not re.search(r"ray\.token$|/(operator|registry)\.password$", p)], [])
+        for text in said:
+            self.assertEqual(self.holding(secrets, text.encode(), "what is said"), [])
+
+    @staticmethod
+    def holding(secrets, data, where):
+        return ["%s: %s" % (name, where) for name, secret in secrets.items() if secret.encode() in data]
 
 
 if __name__ == "__main__":

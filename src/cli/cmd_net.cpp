@@ -1,0 +1,187 @@
+// net CLUSTER, net explain CLUSTER A B
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+#include "cli/net.h"
+#include "cli/shell.h"
+
+namespace muster::cli {
+namespace {
+
+constexpr std::size_t kMatrixMax = 12;  // members; a wider table is no help
+
+std::string member_name(const wire::Json& member) {
+  return member["nodeName"].text().empty() ? member["slot"].text() : member["nodeName"].text();
+}
+std::string millis_text(const wire::Json& value) {
+  const double ms = value.real();
+  return ms <= 0 ? "-" : ms < 10 ? fmt::format("{:.1f} ms", ms) : fmt::format("{:.0f} ms", ms);
+}
+std::string loss_text(const wire::Json& pair) {
+  return pair["probes"].integer() == 0 ? "-" : fmt::format("{:.0f} %", pair["loss"].real() * 100);
+}
+bool used(const wire::Json& pair) {
+  return pair["path"].text() != "none";
+}
+
+const wire::Json* find_pair(const wire::Json& net, const std::string& from, const std::string& to) {
+  for (const auto& pair : net["pairs"].items())
+    if (pair["from"].text() == from && pair["to"].text() == to) return &pair;
+  return nullptr;
+}
+
+std::string matrix(const wire::Json& net, bool colour) {
+  const auto& members = net["members"].items();
+  std::vector<std::string> head{"FROM \\ TO"};
+  for (const auto& to : members) head.push_back(member_name(to));
+  Table table(std::move(head));
+  for (const auto& from : members) {
+    std::vector<std::string> row{member_name(from)};
+    for (const auto& to : members) {
+      const auto* pair = find_pair(net, from["slot"].text(), to["slot"].text());
+      row.push_back(pair == nullptr || !used(*pair) ? ""
+                                                    : (*pair)["path"].text() + " " + millis_text((*pair)["rttMs"]));
+    }
+    table.add(std::move(row));
+  }
+  return table.text(colour);
+}
+
+std::string members_table(const wire::Json& net, bool colour) {
+  Table table({"SLOT", "ROLE", "NODE", "ADDRESS", "RELAY", "UDP PORT", "SEEN AS", "REPORTED"});
+  for (const auto& m : net["members"].items()) {
+    std::string seen;
+    for (const auto& at : m["seenAs"].items()) seen += (seen.empty() ? "" : " ") + at.text();
+    table.add({m["slot"].text(), m["role"].text(), m["nodeName"].text(), m["address"].text(),
+               !m["reported"].truth() ? "-"
+               : m["relayUp"].truth() ? m["relay"].text()
+                                      : "down",
+               m["udp"].text(), seen, m["reported"].truth() ? short_time(m["at"]) : "not yet"});
+  }
+  return table.text(colour);
+}
+
+std::string pairs_table(const wire::Json& net, bool colour) {
+  std::map<std::string, std::string> names;
+  for (const auto& m : net["members"].items()) names[m["slot"].text()] = member_name(m);
+  Table table({"FROM", "TO", "PATH", "RTT", "LOSS", "AGE", "HANDSHAKE", "IN", "OUT", "CHANGES"});
+  for (const auto& p : net["pairs"].items()) {
+    if (!used(p)) continue;
+    table.add({names[p["from"].text()], names[p["to"].text()], p["path"].text(), millis_text(p["rttMs"]), loss_text(p),
+               duration_text(p["ageSeconds"].integer()), duration_text(p["handshakeSeconds"].integer()) + " ago",
+               size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()),
+               std::to_string(p["changes"].integer())});
+  }
+  return table.empty() ? "No two members talked to each other yet.\n" : table.text(colour);
+}
+
+Result<wire::Json> read_net(Shell& shell, const std::string& cluster) {
+  Api* api = TRY(shell.api());
+  return api->get(path_of("clusters", TRY(cluster_name(cluster))) + "/net");
+}
+
+Result<int> show(Shell& shell, const std::string& cluster) {
+  if (cluster.empty()) return error(Code::InvalidArgument, "say which cluster: muster net CLUSTER");
+  const auto net = TRY(read_net(shell, cluster));
+  shell.show(net, [&] { return net_text(net, shell.colour()); });
+  return 0;
+}
+
+Result<int> explain(Shell& shell, const std::string& cluster, const std::string& from, const std::string& to) {
+  const auto net = TRY(read_net(shell, cluster));
+  const std::string a = TRY(net_member(net, from)), b = TRY(net_member(net, to));
+  if (a == b) return error(Code::InvalidArgument, "both names are the same member; name two");
+  std::vector<wire::Json> both;
+  for (const auto& [x, y] : {std::pair(a, b), std::pair(b, a)})
+    if (const auto* pair = find_pair(net, x, y)) both.push_back(*pair);
+  shell.show_list(std::move(both), [&](const auto&) { return explain_text(net, a, b); });
+  return 0;
+}
+
+}  // namespace
+
+std::string net_text(const wire::Json& net, bool colour) {
+  const auto& members = net["members"].items();
+  std::string out = fmt::format("Cluster {} ({})\n\n", clean(net["name"].text()), clean(net["clusterId"].text()));
+  if (members.empty()) return out + "It has no members now.\n";
+  if (members.size() > 1 && members.size() <= kMatrixMax) out += matrix(net, colour) + "\n";
+  out += members_table(net, colour) + "\n" + pairs_table(net, colour);
+  return out;
+}
+
+// A slot, a machine's name, an overlay address, or "head".
+Result<std::string> net_member(const wire::Json& net, const std::string& name) {
+  std::vector<std::string> found;
+  for (const auto& m : net["members"].items()) {
+    const std::string& slot = m["slot"].text();
+    if (slot == name || m["address"].text() == name) return slot;
+    if (m["nodeName"].text() == name || (name == "head" && m["role"].text() == "head")) found.push_back(slot);
+  }
+  if (found.size() == 1) return found.front();
+  return found.empty() ? error(Code::NotFound, "no member of the cluster is called '" + name +
+                                                   "'; `muster net` lists slots, machines and addresses")
+                       : error(Code::InvalidArgument, "several members run on '" + name + "'; name the slot");
+}
+
+std::string explain_text(const wire::Json& net, const std::string& a, const std::string& b) {
+  std::map<std::string, const wire::Json*> members;
+  for (const auto& m : net["members"].items()) members[m["slot"].text()] = &m;
+  std::string out;
+  for (const auto& [from, to] : {std::pair(a, b), std::pair(b, a)}) {
+    const wire::Json& member = *members.at(from);
+    out += fmt::format("{}{} -> {}\n", out.empty() ? "" : "\n", clean(member_name(member)),
+                       clean(member_name(*members.at(to))));
+    const auto* pair = find_pair(net, from, to);
+    if (pair == nullptr) {
+      out += member["reported"].truth() ? "  nothing is known of this pair: the machine tells of its 64 busiest only\n"
+                                        : "  its machine has not reported yet, or is of an older version\n";
+      continue;
+    }
+    const auto& p = *pair;
+    out += fmt::format("  path   {}{}, for {}\n", clean(p["path"].text()),
+                       p["address"].text().empty() ? "" : " (" + clean(p["address"].text()) + ")",
+                       duration_text(p["ageSeconds"].integer()));
+    out += fmt::format("  why    {}\n", clean(p["why"].text()));
+    out += fmt::format("  rtt    {}, lost {} of the last {} probes; by the relay {}\n", millis_text(p["rttMs"]),
+                       loss_text(p), p["probes"].integer(), millis_text(p["relayRttMs"]));
+    out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
+                       member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
+    for (const auto& t : p["tries"].items())
+      out += fmt::format("  tried  {} address{} ({}): {}, {} of {} probes answered{}\n", clean(t["path"].text()),
+                         t["address"].text().empty() ? "" : " " + clean(t["address"].text()),
+                         t["origin"].text() == "roster" ? "from the roster"
+                         : t["origin"].text() == "told" ? "told by the other"
+                                                        : "a probe came from there",
+                         clean(t["outcome"].text()), t["answered"].integer(), t["sent"].integer(),
+                         t["rttMs"].real() > 0 ? ", " + millis_text(t["rttMs"]) : "");
+    if (p["tries"].items().empty()) out += "  tried  nothing: no address to try is known\n";
+  }
+  return out;
+}
+
+void add_net(CLI::App& app, Shell& shell) {
+  struct Names {
+    std::string cluster, from, to;
+  };
+  auto names = std::make_shared<Names>();
+  auto* command = app.add_subcommand("net", "How the members of a cluster reach each other, and why so");
+  command->add_option("cluster", names->cluster, "name, id or YAML file");
+  command->footer(
+      "Paths: lan (one network), direct (through the NATs), relay. Of each pair both ends report, some 15 s old.\n"
+      "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
+  command->callback([names, &shell, command] {
+    if (command->get_subcommands().empty()) shell.action = [names, &shell] { return show(shell, names->cluster); };
+  });
+  auto* why = command->add_subcommand("explain", "What was tried between two members, and why this path");
+  why->add_option("cluster", names->cluster, "name, id or YAML file")->required();
+  why->add_option("from", names->from, "slot, machine, overlay address or \"head\"")->required();
+  why->add_option("to", names->to, "the other one")->required();
+  why->footer("Example:\n  muster net explain default head my-gaming-pc");
+  why->callback([names, &shell] {
+    shell.action = [names, &shell] { return explain(shell, names->cluster, names->from, names->to); };
+  });
+}
+
+}  // namespace muster::cli

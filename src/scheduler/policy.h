@@ -1,0 +1,20 @@
+#pragma once
+// The named placement policies: what counts, and how much, among the machines that would do. What has to hold (hard
+// constraints) is not a policy's. A new one is an enumerator of Policy (model/types.h), a row here and a name in
+// wire/names.cpp. Private.
+#include "scheduler/pool.h"
+
+namespace muster::scheduler {
+
+enum class Domains : std::uint8_t {
+  Any = 0,      // where its other machines are does not matter
+  Apart = 1,    // not of a supplier and a site that it has a machine of already, as long as there are others
+  Together = 2  // of one site if that has all it needs, else of one region, else wherever they are
+};
+struct PolicyRules {
+  Weights head, other;  // for its head; for all its other machines
+  Domains domains = Domains::Any;
+};
+const PolicyRules& rules_of(Policy policy);  // an unknown one is Balanced
+
+}  // namespace muster::scheduler

@@ -1,0 +1,143 @@
+// Each named policy does what it says, on instances small enough to see it; and the trust floor.
+#include "scheduler/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "scheduler/scheduler.h"
+
+namespace muster::scheduler {
+namespace {
+
+constexpr WallTime kT0{1'000'000'000};
+
+NodeView machine(std::uint64_t id, std::int64_t cpus = 8, int gpus = 0) {
+  NodeView n;
+  n.node = NodeId{id}, n.supplier = OrgId{id}, n.arch = "x86_64", n.schedulable = true;
+  n.free.cpu_milli = cpus * 1000, n.free.memory_bytes = std::int64_t{64} << 30, n.free.gpus = gpus;
+  for (int i = 0; i < gpus; ++i) {
+    n.devices.push_back({std::to_string(id) + "-" + std::to_string(i), "A10", std::int64_t{24} << 30});
+    n.free_devices.push_back(n.devices.back().uuid);
+  }
+  n.capacity = n.free, n.runtimes = {RuntimeKind::Docker};
+  return n;
+}
+Request gang(Policy policy, std::uint32_t machines, std::int64_t cpus = 4, std::int64_t gpus = 0) {
+  Request r;
+  r.cluster = ClusterId{1}, r.tenant = OrgId{500}, r.since = kT0, r.pool = "market", r.arch = "x86_64", r.image = "ray",
+  r.policy = policy;
+  Bundle b;
+  b.group = "w", b.count = machines;
+  b.request.resources.cpu_milli = cpus * 1000, b.request.resources.gpus = gpus;
+  r.gang = {b};
+  return r;
+}
+std::set<std::uint64_t> places(const std::vector<NodeView>& nodes, const Request& request) {
+  Scheduler s;
+  for (const NodeView& n : nodes) s.apply(NodeChanged{n});
+  s.apply(RequestChanged{request});
+  std::set<std::uint64_t> out;
+  for (const Group& g : s.plan({}, kT0))
+    for (const Place& p : g.places) out.insert(p.node.value);
+  return out;
+}
+
+// One has the image and would waste a little by its use; the other is just right and has to pull.
+TEST(Policy, PackLooksAtWasteAlone) {
+  NodeView warm = machine(1, 8), tight = machine(2, 4);
+  warm.images = {"ray"};
+  EXPECT_EQ(places({warm, tight}, gang(Policy::Balanced, 1)), std::set<std::uint64_t>{1});
+  EXPECT_EQ(places({warm, tight}, gang(Policy::Pack, 1)), std::set<std::uint64_t>{2});
+}
+
+TEST(Policy, CheapTakesTheCheapestThoughItWastes) {
+  NodeView dear = machine(1, 4), cheap = machine(2, 32, 4);
+  dear.offer.price_per_hour = 900'000, cheap.offer.price_per_gpu_hour = 300'000;
+  EXPECT_EQ(places({dear, cheap}, gang(Policy::Balanced, 1)), std::set<std::uint64_t>{1});
+  EXPECT_EQ(places({dear, cheap}, gang(Policy::Cheap, 1)), std::set<std::uint64_t>{2});
+  cheap.offer.price_per_gpu_hour = dear.offer.price_per_hour;
+  EXPECT_EQ(places({dear, cheap}, gang(Policy::Cheap, 1)), std::set<std::uint64_t>{1}) << "of equal prices, less waste";
+}
+
+TEST(Policy, SpreadStaysApartAsLongAsItCan) {
+  std::vector<NodeView> nodes;
+  for (std::uint64_t i = 1; i <= 8; ++i) {
+    nodes.push_back(machine(i, 4));
+    nodes.back().supplier = OrgId{i <= 6 ? 1 : i};  // six of one supplier, one each of two others
+  }
+  const auto suppliers = [&](const std::set<std::uint64_t>& of) {
+    std::set<std::uint64_t> out;
+    for (const std::uint64_t id : of) out.insert(nodes[id - 1].supplier.value);
+    return out;
+  };
+  const auto three = places(nodes, gang(Policy::Spread, 3));
+  EXPECT_EQ(three.size(), 3U);
+  EXPECT_EQ(suppliers(three).size(), 3U);
+  EXPECT_EQ(places(nodes, gang(Policy::Spread, 5)).size(), 5U) << "then it takes what there is";
+  for (NodeView& n : nodes) n.site = n.node.value == 8 ? "attic" : "hall";  // one supplier's word is not all
+  EXPECT_TRUE(places(nodes, gang(Policy::Spread, 2)).contains(8));
+  Request grows = gang(Policy::Spread, 1);  // what it has counts
+  grows.grow = std::move(grows.gang), grows.gang.clear(), grows.running = true, grows.avoid = {NodeId{8}};
+  EXPECT_FALSE(places(nodes, grows).contains(8));
+  grows.avoid = {NodeId{1}};
+  EXPECT_EQ(places(nodes, grows), std::set<std::uint64_t>{8});
+}
+
+TEST(Policy, FastNetworkKeepsAGangOnOneSite) {
+  std::vector<NodeView> nodes;
+  for (std::uint64_t i = 1; i <= 9; ++i) {
+    nodes.push_back(machine(i, i <= 3 ? 4 : 8));  // the tightest are spread over all sites
+    nodes.back().site = i % 3 == 0 ? "a" : i % 3 == 1 ? "b" : "c";
+    nodes.back().labels["region"] = i % 3 == 0 ? "eu" : "us";
+  }
+  nodes[8].site = "b";  // four in b, two in a, three in c
+  const auto sites = [&](const std::set<std::uint64_t>& of) {
+    std::set<std::string> out;
+    for (const std::uint64_t id : of) out.insert(nodes[id - 1].site);
+    return out;
+  };
+  EXPECT_EQ(sites(places(nodes, gang(Policy::Balanced, 3))).size(), 3U);
+  EXPECT_EQ(sites(places(nodes, gang(Policy::FastNetwork, 3))), std::set<std::string>{"c"}) << "where it just fits";
+  EXPECT_EQ(sites(places(nodes, gang(Policy::FastNetwork, 4))), std::set<std::string>{"b"});
+  const auto five = places(nodes, gang(Policy::FastNetwork, 5));
+  EXPECT_EQ(five.size(), 5U) << "no site is large enough";
+  EXPECT_EQ(sites(five).size(), 2U);
+  Request grows = gang(Policy::FastNetwork, 1);
+  grows.grow = std::move(grows.gang), grows.gang.clear(), grows.running = true, grows.avoid = {NodeId{3}};
+  EXPECT_EQ(sites(places(nodes, grows)), std::set<std::string>{"a"}) << "with the machines that it has";
+  for (NodeView& n : nodes) n.site.clear();
+  std::set<std::string> regions;
+  for (const std::uint64_t id : places(nodes, gang(Policy::FastNetwork, 3)))
+    regions.insert(nodes[id - 1].labels["region"]);
+  EXPECT_EQ(regions.size(), 1U) << "where no sites are known, the region";
+}
+
+TEST(Policy, BalancedIsTheDefaultAndUnknownOnesAreBalanced) {
+  EXPECT_EQ(Request{}.policy, Policy::Balanced);
+  EXPECT_EQ(&rules_of(static_cast<Policy>(99)), &rules_of(Policy::Balanced));
+  EXPECT_EQ(rules_of(Policy::Balanced).other.cold, 512'000);
+}
+
+TEST(Trust, AFloorIsKeptAndSaid) {
+  std::vector<NodeView> nodes{machine(1), machine(2)};
+  nodes[1].tier = TrustTier::Verified;
+  Request r = gang(Policy::Balanced, 1);
+  r.min_trust = TrustTier::Verified;
+  EXPECT_EQ(places(nodes, r), std::set<std::uint64_t>{2});
+  r.min_trust = TrustTier::Platform;
+  Scheduler s;
+  for (const NodeView& n : nodes) s.apply(NodeChanged{n});
+  s.apply(RequestChanged{r});
+  EXPECT_TRUE(s.plan({}, kT0).empty());
+  const Reason reason = s.queue_of(r.cluster, kT0).reason;
+  EXPECT_EQ(reason.code, "no_such_machines");
+  EXPECT_EQ(reason.params.at("min_trust"), "platform");
+  EXPECT_NE(reason.text.find("trust platform"), std::string::npos) << reason.text;
+  nodes[0].tier = TrustTier::Platform;
+  s.apply(NodeChanged{nodes[0]});
+  EXPECT_EQ(s.plan({}, kT0).size(), 1U) << "it was promoted";
+}
+
+}  // namespace
+}  // namespace muster::scheduler

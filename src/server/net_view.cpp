@@ -1,0 +1,125 @@
+#include "server/net_view.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "wire/names.h"
+
+namespace muster::server {
+namespace {
+using session::NetPath;
+
+std::string place_text(const session::NetPlace& at) {
+  return fmt::format("{}:{}", wire::address_text(at.ip), at.port);
+}
+bool is_private(std::uint32_t ip) {
+  return ip >> 24 == 10 || ip >> 20 == 0xac1 || ip >> 16 == 0xc0a8;
+}
+
+// No relay tells it how its socket is seen: nothing that it could tell others, so nobody can knock.
+bool blocked(const NetFacts& facts) {
+  return facts.report.relay_up && facts.report.seen.empty();
+}
+std::string udp_text(const session::NetReport& report) {
+  if (!report.relay_up) return "unknown";
+  if (report.seen.empty()) return "blocked";
+  const bool kept = std::all_of(report.seen.begin(), report.seen.end(),
+                                [&](const session::NetPlace& at) { return at.port == report.udp_port; });
+  return kept ? "kept" : "changed";
+}
+
+std::string outcome_of(const session::NetTry& tried) {
+  if (tried.full) return "carries full packets";
+  if (tried.answered > 0) return "answers, but not at full size";
+  return tried.sent > 0 ? "no answer" : "not tried yet";
+}
+
+std::string why_relayed(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
+  if (blocked(from)) return "no UDP reaches this machine: the relay's UDP port does not answer it";
+  if (to != nullptr && blocked(*to)) return "no UDP reaches the other machine: the relay's UDP port does not answer it";
+  std::uint32_t sent = 0;
+  bool small = false, full = false;
+  for (const auto& tried : pair.tries) {
+    sent += tried.sent;
+    small = small || tried.answered > 0;
+    full = full || tried.full;
+  }
+  if (pair.tries.empty()) return "the other machine told no address that could be tried";
+  if (full) return "a direct way was there and died; it is tried again";
+  if (small) return "a direct way answers small probes only: full packets do not fit through it";
+  if (sent == 0) return "the direct ways are about to be tried";
+  return fmt::format(
+      "none of {} addresses answered {} probes: a NAT that gives every destination another port, or a firewall",
+      pair.tries.size(), sent);
+}
+}  // namespace
+
+std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
+  switch (pair.path) {
+    case NetPath::None:
+      return "they have not talked yet";
+    case NetPath::Relay:
+      return why_relayed(pair, from, to);
+    case NetPath::Lan:
+      return "an address on a network that both share answered a probe of full size";
+    case NetPath::Direct:
+      return "a public address answered a probe of full size";
+  }
+  return {};
+}
+
+wire::NetView net_view(const control::State& state, const access::Subject& caller, const Cluster& cluster,
+                       const FindNet& find) {
+  const bool addresses = access::check(caller, access::Verb::Read, {access::Kind::Platform, {}, {}, {}}).ok();
+  wire::NetView view;
+  view.cluster = cluster.id;
+  view.name = cluster.spec.name;
+  view.seq = state.seq;
+  std::map<std::uint32_t, SlotId> slots;
+  std::map<SlotId, NetFacts> facts;
+  for (const SlotId id : cluster.slots) {
+    const Slot* slot = state.find_slot(id);
+    const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
+    if (lease == nullptr || lease->end != LeaseEnd::None) continue;
+    wire::NetMemberView member;
+    member.slot = id;
+    member.role = slot->role;
+    member.address = slot->address;
+    if (const Node* node = state.find_node(lease->node)) member.node_name = node->name;
+    slots[slot->address] = id;
+    if (const auto told = find(lease->node, lease->id)) {
+      member.at = told->at;
+      member.relay_up = told->report.relay_up;
+      member.relay = told->report.relay;
+      member.udp = udp_text(told->report);
+      member.others = told->report.others;
+      if (addresses)
+        for (const auto& at : told->report.seen) member.seen_as.push_back(place_text(at));
+      facts[id] = *told;
+    }
+    view.members.push_back(std::move(member));
+  }
+  for (const auto& [from, told] : facts) {
+    for (const session::NetPair& pair : told.report.pairs) {
+      const auto to = slots.find(pair.address);
+      if (to == slots.end() || to->second == from) continue;
+      const auto other = facts.find(to->second);
+      wire::NetPairView shown;
+      shown.from = from;
+      shown.to = to->second;
+      shown.pair = pair;
+      shown.why = why_path(pair, told, other == facts.end() ? nullptr : &other->second);
+      const bool direct = pair.path == NetPath::Lan || pair.path == NetPath::Direct;
+      if (addresses && direct) shown.address = place_text(pair.at);
+      for (const session::NetTry& tried : pair.tries)
+        shown.tries.push_back({tried, is_private(tried.at.ip) ? "lan" : "direct", outcome_of(tried),
+                               addresses ? place_text(tried.at) : std::string()});
+      view.pairs.push_back(std::move(shown));
+    }
+  }
+  return view;
+}
+
+}  // namespace muster::server

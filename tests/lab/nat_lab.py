@@ -1,0 +1,415 @@
+#!/usr/bin/env python3
+"""Every kind of connection with every other, through the netd and the relay as they are shipped.
+
+    sudo python3 tests/lab/nat_lab.py [--build build/release] [--kinds open,port,proxy] [--write]
+
+Each kind stands twice, as a and as b, in network namespaces with nftables as NATs; each a makes a cluster of two with each b, as many side by
+side as there are kinds. Measured: from the configuration to the first packet (by whatever way), and to the moment when both ends go directly;
+packets that got lost meanwhile; whether packets of full size pass at the end. What must be direct stands in nat_table.txt. --write puts the
+table and its picture into docs/. The last line is "LAB OK: N of N pairs connected, D direct, R relayed" or "LAB FAILED: ...".
+"""
+import argparse
+import base64
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, HERE)
+from lab import Lab, LabError  # noqa: E402
+
+KINDS = {
+    "open": "a public address, no NAT",
+    "full": "full cone: whoever knows the port gets in",
+    "address": "address-restricted cone: any port of an address that was sent to",
+    "port": "port-restricted cone that keeps the port: most homes",
+    "moved": "port-restricted cone with another port outside: many carriers",
+    "symmetric": "a random port for each destination",
+    "cgnat": "a home router behind a carrier's NAT",
+    "noudp": "UDP is dropped",
+    "proxy": "nothing gets out but through a CONNECT proxy that asks for a password, to port 443",
+}
+WATCH, PATIENCE = 5, 15  # seconds after the first packet: what must stay on the relay is watched, what must become direct is waited for
+USABLE_MS, USABLE_P95_MS, DIRECT_P95_MS = 5000, 1000, 3000  # bounds: usable each, usable and direct 95 of 100
+RELAY = "203.0.113.10"
+USER = "us:p@ss"
+
+MASQUERADE = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" masquerade%s; }\n"
+# Without the input chain a peer's early packet would take the very port that our own mapping is about to get.
+CLOSED = "  chain inbound { type filter hook input priority 0; iifname \"wan\" ct state new drop; }\n"
+OUTWARD = "  chain through { type filter hook forward priority 0; policy drop;%s ct state established,related accept; iifname \"lan\" accept;%s }\n"
+
+
+def rules(kind, host):
+    """nftables of the router of a machine `host`."""
+    inward = "  chain inward { type nat hook prerouting priority -100; iifname \"wan\" udp dport 1024-65535 dnat to %s; }\n" % host
+    post = "  chain outward { type nat hook postrouting priority 100; oifname \"wan\" masquerade; }\n"
+    if kind == "full":
+        return inward + post + OUTWARD % ("", " iifname \"wan\" meta l4proto udp accept;")
+    if kind == "address":
+        seen = "  set seen { type ipv4_addr . inet_service; flags dynamic,timeout; timeout 60s; size 4096; }\n"
+        return seen + inward + post + OUTWARD % (" iifname \"lan\" meta l4proto udp update @seen { ip daddr . udp sport };",
+                                                 " iifname \"wan\" meta l4proto udp ip saddr . udp dport @seen accept;")
+    if kind == "moved":
+        moved = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" meta l4proto udp masquerade to :50000-50255; oifname \"wan\" masquerade; }\n"
+        return moved + CLOSED + OUTWARD % ("", "")
+    if kind == "symmetric":
+        return MASQUERADE % " random,fully-random" + CLOSED + OUTWARD % ("", "")
+    if kind == "noudp":
+        return MASQUERADE % "" + CLOSED + OUTWARD % (" meta l4proto udp drop;", "")
+    if kind == "proxy":  # the proxy is on the router; nothing is forwarded
+        return CLOSED + "  chain through { type filter hook forward priority 0; policy drop; }\n"
+    return MASQUERADE % "" + CLOSED + OUTWARD % ("", "")
+
+
+class Proxy:
+    """CONNECT to port 443 for whoever knows the password; listens inside a namespace."""
+
+    def __init__(self, namespace, address):
+        self.tunnels, self.refused = 0, 0
+        self.expected = "Proxy-Authorization: Basic " + base64.b64encode(USER.encode()).decode()
+        fd = os.open("/run/netns/" + namespace, os.O_RDONLY)
+        self.space = fd
+        ready = threading.Event()
+        threading.Thread(target=self.listen, args=(address, ready), daemon=True).start()
+        if not ready.wait(10):
+            raise LabError("the proxy did not start")
+
+    def enter(self):
+        if not hasattr(os, "setns"):
+            import ctypes
+            if ctypes.CDLL(None, use_errno=True).setns(self.space, 0x40000000) != 0:
+                raise LabError("setns failed")
+        else:
+            os.setns(self.space, 0x40000000)
+
+    def listen(self, address, ready):
+        self.enter()  # this thread only, and those that it starts
+        self.server = socket.socket()
+        self.server.bind((address, 3128))
+        self.server.listen(64)
+        ready.set()
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        head = b""
+        try:
+            while b"\r\n\r\n" not in head and len(head) < 8192:
+                more = client.recv(4096)
+                if not more:
+                    return client.close()
+                head += more
+            text = head.decode(errors="replace")
+            target = re.match(r"CONNECT ([0-9.]+):443 HTTP/1.1\r\n", text)
+            if self.expected not in text.split("\r\n") or not target:
+                self.refused += 1
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"lab\"\r\n\r\n")
+                return client.close()
+            upstream = socket.create_connection((target.group(1), 443), timeout=10)
+            upstream.settimeout(None)
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            self.tunnels += 1
+            for one, other in ((client, upstream), (upstream, client)):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self.pump, args=(one, other), daemon=True).start()
+        except OSError:
+            client.close()
+
+    @staticmethod
+    def pump(source, sink):
+        try:
+            while True:
+                data = source.recv(65536)
+                if not data:
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        try:
+            self.server.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+        except OSError:
+            pass
+        self.server.close()
+        os.close(self.space)
+
+
+class NatLab:
+    def __init__(self, build, say=print):
+        self.build, self.say = build, say
+        self.lab = Lab("nats")
+        self.count, self.next_pair, self.proxies = 0, 0, {}
+        self.rig = None
+        self.machines = {}
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self):
+        self.lab.host("relay", RELAY)
+        self.rig = subprocess.Popen([self.build + "/muster-nat-rig", self.build + "/muster-agent", self.lab.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    stderr=open(self.lab.dir + "/rig.log", "w"), text=True)
+        self.answer("ready")
+        d = self.lab.dir
+        self.relay = self.lab.spawn("relay", [self.build + "/muster-relay", "--listen", "0.0.0.0:443", "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
+                                              d + "/controller.pub", "--relay-id", "relay-1"], d + "/relay.log")
+        for _ in range(100):
+            if "port 443" in self.relay.tail():
+                break
+            time.sleep(0.1)
+        else:
+            raise LabError("muster-relay did not start:\n" + self.relay.tail())
+        self.ask("relay %s 443" % RELAY, "relay")
+
+    def answer(self, key):
+        line = self.rig.stdout.readline()
+        if not line:
+            raise LabError("the rig ended: " + open(self.lab.dir + "/rig.log").read()[-2000:])
+        told = json.loads(line)
+        if key not in told:
+            raise LabError("the rig said %s, not %s" % (line.strip(), key))
+        return told
+
+    def tell(self, line):
+        self.rig.stdin.write(line + "\n")
+        self.rig.stdin.flush()
+
+    def ask(self, line, key):
+        self.tell(line)
+        return self.answer(key)
+
+    def router(self, name, kind, wan, lan, host):
+        lab = self.lab
+        lab.ns(name)
+        lab.sh(lab.enter(name) + ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+        lab.wan(name, "wan", wan) if isinstance(wan, str) else wan(name)
+        lab.sh(lab.enter(name) + ["nft", "-f", "-"], input="table ip lab {\n%s}\n" % rules(kind, host))
+
+    def machine(self, kind, side):
+        """One machine of that kind, with its router and its netd, once made."""
+        name = kind + "-" + side
+        if name in self.machines:
+            return name
+        lab, proxy = self.lab, ""
+        self.count += 1
+        number = self.count
+        wan, net = "203.0.113.%d" % (20 + number), "192.168.%d" % number
+        lab.ns(name + "-l")
+        if kind == "open":
+            lab.host(name, wan)
+            lan = "-"
+        else:
+            lab.ns(name)
+            lan = net + ".10"
+            if kind == "cgnat":
+                carrier = name + "-c"
+                self.router(carrier, "moved", wan, None, None)
+
+                def behind(router):
+                    lab.cable(router, "wan", carrier, "lan")
+                    lab.ip(carrier, "addr add 100.100.%d.1/24 dev lan" % number)
+                    lab.ip(router, "addr add 100.100.%d.2/24 dev wan" % number)
+                    lab.ip(router, "route add default via 100.100.%d.1" % number)
+                self.router(name + "-r", "port", behind, net, lan)
+            else:
+                self.router(name + "-r", kind, wan, net, lan)
+            lab.cable(name, "eth0", name + "-r", "lan")
+            lab.ip(name + "-r", "addr add %s.1/24 dev lan" % net)
+            lab.ip(name, "addr add %s/24 dev eth0" % lan)
+            lab.ip(name, "route add default via %s.1" % net)
+            if kind == "proxy":
+                self.proxies[name] = Proxy(lab.full(name + "-r"), net + ".1")
+                proxy = " http://us:p%%40ss@%s.1:3128" % net
+        self.ask("machine %s %s %s %s%s" % (name, lab.full(name), lab.full(name + "-l"), lan, proxy), "machine")
+        self.machines[name] = kind
+        return name
+
+    def round(self, pairs, table):
+        """Pairs of kinds, side by side: no machine in two of them. Returns what was measured of each."""
+        names = [(self.machine(a, "a"), self.machine(b, "b")) for a, b in pairs]
+        for a, b in names:
+            self.next_pair += 1
+            self.tell("pair %d %s %s %d" % (self.next_pair, a, b, PATIENCE if table[a[:-2], b[:-2]] else WATCH))
+        return [self.answer("pair") for _ in names]
+
+    def close(self):
+        if self.rig is not None:
+            self.rig.stdin.close()
+            try:
+                self.rig.wait(30)
+            except subprocess.TimeoutExpired:
+                self.rig.kill()
+                self.rig.wait()
+        for proxy in self.proxies.values():
+            proxy.close()
+        self.lab.close()
+
+
+def read_table(path=os.path.join(HERE, "nat_table.txt")):
+    """(kind, kind) -> True where the pair must go directly, both ways round."""
+    lines = [line.split() for line in open(path) if line.strip() and not line.startswith("#")]
+    head, out = lines[0], {}
+    for row in lines[1:]:
+        first = head.index(row[0])
+        for kind, mark in zip(head[first:], row[1:]):
+            out[row[0], kind] = out[kind, row[0]] = mark == "D"
+    missing = [(a, b) for a in KINDS for b in KINDS if (a, b) not in out]
+    if missing or set(head) != set(KINDS):
+        raise LabError("nat_table.txt does not fit the kinds of nat_lab.py: %s" % (missing[:3] or head))
+    return out
+
+
+def kinds_of(result):
+    return result["a"][:-2], result["b"][:-2]
+
+
+def went_direct(result):
+    return result["direct_ms"] >= 0
+
+
+def faults(result, table, usable_ms=USABLE_MS):
+    """What is wrong with a pair, in words."""
+    out = []
+    name = "%s and %s" % kinds_of(result)
+    if result["usable_ms"] < 0:
+        return ["%s: no packet came through" % name]
+    if result["usable_ms"] > usable_ms:
+        out.append("%s: usable only after %d ms" % (name, result["usable_ms"]))
+    if not result["full"]:
+        out.append("%s: packets of full size do not pass" % name)
+    ends = {result["path_a"], result["path_b"]}
+    if table[kinds_of(result)] and not went_direct(result):
+        out.append("%s: by %s, but the table says direct" % (name, "/".join(sorted(ends))))
+    if not table[kinds_of(result)] and ends != {"relay"}:
+        out.append("%s: %s, but the table says relay" % (name, "/".join(sorted(ends))))
+    return out
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
+
+
+def summary(results):
+    usable = [r["usable_ms"] for r in results if r["usable_ms"] >= 0]
+    direct = [r["direct_ms"] for r in results if went_direct(r)]
+    return {"usable p50": statistics.median(usable) if usable else 0, "usable p95": percentile(usable, 0.95), "usable max": max(usable, default=0), "direct p50": statistics.median(direct) if direct else 0,
+            "direct p95": percentile(direct, 0.95), "lost": sum(r["lost"] for r in results)}
+
+
+def table_text(results, kinds):
+    """Markdown: rows are the ends that spoke first."""
+    cells = {kinds_of(r): r for r in results}
+    lines = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for a in kinds:
+        row = []
+        for b in kinds:
+            r = cells.get((a, b))
+            row.append("" if r is None else "**fails**" if r["usable_ms"] < 0 else "direct %.1f s" % (r["direct_ms"] / 1000) if went_direct(r) else "relay %.1f s" % (r["usable_ms"] / 1000))
+        lines.append("| **%s** | " % a + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(results, kinds):
+    """The same as SVG."""
+    cells = {kinds_of(r): r for r in results}
+    side, left, top = 74, 96, 46
+    width, height = left + side * len(kinds) + 10, top + 40 * len(kinds) + 54
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">' % (width, height),
+           '<rect width="%d" height="%d" fill="#ffffff"/>' % (width, height),
+           '<text x="%d" y="16" fill="#222222">Way of each pair, and seconds until it: to the first packet by the relay, to both ends direct</text>' % 8]
+    for i, kind in enumerate(kinds):
+        out.append('<text x="%d" y="38" text-anchor="middle" fill="#222222">%s</text>' % (left + side * i + side // 2, kind))
+        out.append('<text x="%d" y="%d" text-anchor="end" fill="#222222">%s</text>' % (left - 8, top + 40 * i + 24, kind))
+    for y, a in enumerate(kinds):
+        for x, b in enumerate(kinds):
+            r = cells.get((a, b))
+            direct = r is not None and went_direct(r)
+            colour = "#dddddd" if r is None else "#d9534f" if r["usable_ms"] < 0 else "#7bc47f" if direct else "#f2c14e"
+            out.append('<rect x="%d" y="%d" width="%d" height="38" rx="4" fill="%s"/>' % (left + side * x + 1, top + 40 * y + 1, side - 2, colour))
+            if r is not None and r["usable_ms"] >= 0:
+                out.append('<text x="%d" y="%d" text-anchor="middle" fill="#222222">%.1f s</text>' % (left + side * x + side // 2, top + 40 * y + 24, (r["direct_ms"] if direct else r["usable_ms"]) / 1000))
+    y = top + 40 * len(kinds) + 14
+    for i, (colour, text) in enumerate((("#7bc47f", "direct"), ("#f2c14e", "relay"), ("#d9534f", "no way"))):
+        out.append('<rect x="%d" y="%d" width="16" height="16" rx="3" fill="%s"/><text x="%d" y="%d" fill="#222222">%s</text>' % (left + 110 * i, y, colour, left + 110 * i + 22, y + 13, text))
+    return "\n".join(out + ["</svg>"]) + "\n"
+
+
+def write_docs(results, kinds):
+    with open(os.path.join(ROOT, "docs/network-lab.svg"), "w") as f:
+        f.write(picture(results, kinds))
+    path = os.path.join(ROOT, "docs/network.md")
+    text = open(path).read()
+    begin, end = "<!-- make lab WRITE=1 writes from here -->\n", "<!-- to here -->\n"
+    s = summary(results)
+    body = table_text(results, kinds) + "\nUsable after %.1f s (median; 95 of 100 within %.1f s, all within %.1f s), direct after %.1f s (median; 95 of 100 within %.1f s); %d packets of %d pairs were lost on the way.\n" % (
+        s["usable p50"] / 1000, s["usable p95"] / 1000, s["usable max"] / 1000, s["direct p50"] / 1000, s["direct p95"] / 1000, s["lost"], len(results))
+    first, last = text.index(begin) + len(begin), text.index(end)
+    with open(path, "w") as f:
+        f.write(text[:first] + body + text[last:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default=os.path.join(ROOT, "build/release"))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--write", action="store_true", help="put table and picture into docs/")
+    args = parser.parse_args()
+    kinds = args.kinds.split(",")
+    results, wrong = [], []
+    try:
+        table = read_table()
+        lab = NatLab(args.build)
+        try:
+            for turn in range(len(kinds)):
+                for r in lab.round([(a, kinds[(i + turn) % len(kinds)]) for i, a in enumerate(kinds)], table):
+                    results.append(r)
+                    complaints = faults(r, table)
+                    wrong += complaints
+                    print("%-10s %-10s %s  usable %5d ms  %s  rtt %.1f ms  lost %d%s" % (*kinds_of(r), "direct" if went_direct(r) else "relay ", r["usable_ms"],
+                          "direct %5d ms" % r["direct_ms"] if went_direct(r) else " " * 15, r["rtt_a_us"] / 1000, r["lost"], "".join("  FAULT: " + c for c in complaints)), flush=True)
+        finally:
+            lab.close()
+    except LabError as fault:
+        print("LAB FAILED: %s" % str(fault).replace("\n", " "))
+        return 1
+    s = summary(results)
+    for what, bound in (("usable", USABLE_P95_MS), ("direct", DIRECT_P95_MS)):
+        if s[what + " p95"] > bound:
+            wrong.append("95 of 100 pairs are %s only after %d ms" % (what, s[what + " p95"]))
+    print()
+    print(table_text(results, kinds))
+    print("; ".join("%s %d%s" % (k, v, "" if k == "lost" else " ms") for k, v in s.items()))
+    if args.write:
+        write_docs(results, kinds)
+    connected = sum(r["usable_ms"] >= 0 for r in results)
+    if wrong or not results:
+        print("LAB FAILED: %s" % ("; ".join(wrong) or "nothing was measured"))
+        return 1
+    direct = sum(went_direct(r) for r in results)
+    print("LAB OK: %d of %d pairs connected, %d direct, %d relayed" % (connected, len(results), direct, connected - direct))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

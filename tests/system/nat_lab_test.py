@@ -1,0 +1,47 @@
+"""A few pairs of the network laboratory (make lab): shipped netds and relay behind NATs, direct exactly where tests/lab/nat_table.txt says so,
+and through a CONNECT proxy with a password."""
+import os
+import sys
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
+import nat_lab  # noqa: E402
+
+BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
+BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
+PAIRS = [("port", "cgnat"), ("symmetric", "open"), ("moved", "symmetric"), ("proxy", "port")]
+
+
+@unittest.skipUnless(os.geteuid() == 0, "makes network namespaces: needs root")
+@unittest.skipUnless(os.path.exists(os.path.join(BUILD, "muster-nat-rig")), "muster-nat-rig is not built: cmake --build --preset release --target muster-nat-rig")
+class NatLab(unittest.TestCase):
+    def test_ways_are_found_where_they_must_be_and_the_relay_serves_the_rest(self):
+        table = nat_lab.read_table()
+        lab = nat_lab.NatLab(BUILD)
+        try:
+            results = lab.round(PAIRS, table)
+            proxies = dict(lab.proxies)
+        finally:
+            lab.close()
+        self.assertEqual([], [fault for r in results for fault in nat_lab.faults(r, table, usable_ms=15_000)], "other tests run beside this one: times are make lab's")
+        self.assertEqual(sorted(PAIRS), sorted(nat_lab.kinds_of(r) for r in results))
+        self.assertEqual(2, sum(nat_lab.went_direct(r) for r in results), results)
+        self.assertGreaterEqual(proxies["proxy-a"].tunnels, 1, "the machine behind the proxy got out by it")
+        for r in results:
+            self.assertGreater(r["rtt_a_us"], 0, "the round trip of every pair is measured, also by the relay: %s" % r)
+            self.assertLessEqual(r["lost"], 3, r)
+
+    def test_what_does_not_fit_the_table_is_a_fault(self):
+        table = nat_lab.read_table()
+        good = {"a": "port-a", "b": "cgnat-b", "usable_ms": 400, "direct_ms": 900, "path_a": "direct", "path_b": "direct", "full": True, "lost": 0, "rtt_a_us": 1}
+        self.assertEqual([], nat_lab.faults(good, table))
+        for change, word in (({"direct_ms": -1, "path_a": "relay"}, "the table says direct"), ({"b": "symmetric-b"}, "the table says relay"),
+                             ({"usable_ms": -1}, "no packet"), ({"full": False}, "full size"), ({"usable_ms": 9000}, "usable only after")):
+            self.assertIn(word, " ".join(nat_lab.faults(dict(good, **change), table)), change)
+        self.assertIn("direct 0.9 s", nat_lab.table_text([good], list(nat_lab.KINDS)))
+        self.assertIn("0.9 s</text>", nat_lab.picture([good], list(nat_lab.KINDS)))
+
+
+if __name__ == "__main__":
+    unittest.main()
