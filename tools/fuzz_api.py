@@ -11,6 +11,8 @@ organisation has is the same at the end. Before all that a walk makes every oper
 table); exec and forward need a running container and are walked by tests/system/demo_test.py. make fuzz-api CASES=N
 """
 import argparse
+import base64
+import hmac
 import http.client
 import json
 import os
@@ -19,6 +21,7 @@ import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -45,7 +48,8 @@ MAY = {
     "CreateCluster": {"tenant"}, "ListClusters": LOOK, "GetCluster": LOOK, "UpdateCluster": WORK, "StopCluster": WORK,
     "ListQueue": ALL, "CreateJob": {"tenant"}, "ListJobs": LOOK, "GetJob": LOOK, "StopJob": WORK, "JobLogs": {"tenant"},
     "PutRegistry": {"tenant"}, "ListRegistries": {"tenant"}, "DeleteRegistry": {"tenant"}, "PutBlob": {"tenant"},
-    "StreamEvents": ALL,
+    "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
+    "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
@@ -62,6 +66,14 @@ def inside_venv():
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", SCHEMATHESIS], check=True)
         open(stamp, "w").close()
     os.execv(python, [python, os.path.abspath(__file__)] + sys.argv[1:])
+
+
+def totp_code(secret):
+    """The code of now (RFC 6238: SHA-1, 30 seconds, six digits) of a base32 secret."""
+    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    digest = hmac.new(key, struct.pack(">Q", int(time.time()) // 30), "sha1").digest()
+    at = digest[-1] & 15
+    return "%06d" % ((struct.unpack(">I", digest[at:at + 4])[0] & 0x7fffffff) % 1000000)
 
 
 def free_port():
@@ -264,6 +276,7 @@ def examples(w):
         "ActOnNode": {"action": "drain"}, "PlanCluster": {"spec": spec}, "CreateCluster": {"spec": spec},
         "UpdateCluster": {"spec": w.spec("mine-cluster"), "expectedGeneration": "1"},
         "CreateJob": {"name": "j", "entrypoint": "true", "cluster": "mine-cluster", "retries": 1, "timeoutSeconds": "60", "metadata": {"a": "b"}},
+        "EnrolTotp": {"password": "wrong"}, "ConfirmTotp": {"code": "123456"}, "DisableTotp": {"password": "wrong", "code": "123456"},
         "PutRegistry": {"host": "fuzz.example", "username": "u", "password": "p", "lifetimeSeconds": "60"},
     }
 
@@ -283,6 +296,17 @@ def walk(w, operations):
 
         def made(path, body, by="tenant"):
             return w.must("POST", path, by, body)["id"]
+
+        def with_factor():
+            """A new account with a second factor."""
+            new = w.fresh("factor")
+            made_user = w.admin("users", {"name": new, "role": "tenant", "org": "spare", "password": PASSWORD})
+            w.tokens["factor"] = w.must("POST", "login", "", {"name": new, "password": PASSWORD})["token"]
+            secret = w.must("POST", "totp", "factor", {"password": PASSWORD})["secret"]
+            w.must("POST", "totp/confirm", "factor", {"code": totp_code(secret)})
+            return made_user["id"]
+
+        told = {}  # what EnrolTotp and ConfirmTotp answered, for what comes after them
 
         def bodies(op):
             """(path ids, body) for this operation, made on the spot."""
@@ -304,10 +328,13 @@ def walk(w, operations):
                 "UpdateCluster": lambda: (made("clusters", cluster), {"spec": dict(cluster["spec"], priority=3)}), "StopCluster": lambda: (made("clusters", cluster), None),
                 "CreateJob": lambda: ("", job), "GetJob": lambda: (w.own["jobs"], None), "StopJob": lambda: (made("jobs", job), None),
                 "JobLogs": lambda: (w.own["jobs"], None), "PutRegistry": lambda: ("", {"host": "walk.example", "username": "u", "password": "p"}),
-                "DeleteRegistry": lambda: ("walk.example", None), "PutBlob": lambda: ("", b"walked"),
+                "DeleteRegistry": lambda: ("walk.example", None), "PutBlob": lambda: ("", b"walked"), "GetClusterNet": lambda: (w.own["clusters"], None),
+                "EnrolTotp": lambda: ("", {"password": PASSWORD}), "ConfirmTotp": lambda: ("", {"code": totp_code(told["EnrolTotp"]["secret"])}),
+                "DisableTotp": lambda: ("", {"password": PASSWORD, "code": told["ConfirmTotp"]["recoveryCodes"][0]}),
+                "ResetTotp": lambda: (with_factor(), None),
             }.get(op, lambda: ("", None))
-        last = ("DeleteRegistry", "ChangePassword")
-        for op in sorted(operations, key=lambda o: (o["name"] in last, o["name"])):
+        last = ("DeleteRegistry", "EnrolTotp", "ConfirmTotp", "DisableTotp", "ChangePassword")  # in this order
+        for op in sorted(operations, key=lambda o: (last.index(o["name"]) + 1 if o["name"] in last else 0, o["name"])):
             if op["name"] in NOT_WALKED or op["name"] == "Login" or role not in MAY.get(op["name"], ()):
                 continue
             ident, body = bodies(op["name"])()
@@ -315,6 +342,7 @@ def walk(w, operations):
             answer = w.ask(op["method"], path, "" if op["name"] in ("Enroll", "GetServer") else walker, body, op["name"] in ("StreamEvents", "JobLogs"))
             if answer.status // 100 == 2:
                 reached.add((op["name"], role))
+                told[op["name"]] = answer.json()
             else:
                 w.fail(op["name"], role, "may, and does not reach a 2xx", "%d %s" % (answer.status, answer.text))
     for op in operations:
@@ -449,7 +477,7 @@ class Fuzzer:
         w = self.w
         if name == "DisablePrincipal" and role == "operator" and ident != w.spare["user"]:
             return True
-        if name in ("RevokeApiToken", "StopCluster", "StopJob", "RevokeJoinToken", "DeleteRegistry", "ActOnNode", "SetOrgQuota", "SetProjectQuota", "UpdateCluster") and role == "operator":
+        if name in ("RevokeApiToken", "StopCluster", "StopJob", "RevokeJoinToken", "DeleteRegistry", "ActOnNode", "SetOrgQuota", "SetProjectQuota", "UpdateCluster", "ResetTotp") and role == "operator":
             return ident in set(w.foreign.values()) | set(w.own.values()) or re.fullmatch(r"(tok|cl|job)-\d+", ident) is not None
         if name == "RevokeApiToken" and re.fullmatch(r"tok-\d+", ident):
             return ident not in (w.own["tokens"], w.foreign["tokens"])
