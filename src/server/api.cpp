@@ -206,6 +206,11 @@ Result<CallPtr> Api::match(net::Request request, net::ResponderPtr responder) co
   return error(Code::NotFound, "there is no such path; see /api/v1/openapi.json");
 }
 
+Error missing(access::Kind kind, const std::string& asked) {
+  return error(Code::NotFound, fmt::format("there is no {} {} among those you may see; list them, then try again",
+                                           access::kind_name(kind), asked));
+}
+
 Status Api::authorise(const CallPtr& call) const {
   const auto route = routes_.find(call->operation->name);
   if (route == routes_.end())
@@ -214,6 +219,7 @@ Status Api::authorise(const CallPtr& call) const {
   const Bytes hash = TRY(token_hash(call->request));
   Result<Ask> ask = error(Code::Internal, "not asked");
   Status known;
+  const std::string asked = call->id;  // as it was written
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     auto caller = caller_of(state, hash);
     if (!caller.ok()) {
@@ -233,11 +239,13 @@ Status Api::authorise(const CallPtr& call) const {
     if (!past) return ask.error();
     call->archived = true;
     const bool job = call->id.starts_with("job-");
-    return access::check(call->caller.subject,
-                         call->operation->name == "JobLogs" ? access::Verb::Logs : access::Verb::Read,
-                         {job ? access::Kind::Job : access::Kind::Cluster, past->org, {}, past->owner});
+    ask = Ask{call->operation->name == "JobLogs" ? access::Verb::Logs : access::Verb::Read,
+              {job ? access::Kind::Job : access::Kind::Cluster, past->org, {}, past->owner}};
   }
-  return access::check(call->caller.subject, ask->verb, ask->object);
+  const Status may = access::check(call->caller.subject, ask->verb, ask->object);
+  // A foreign object must not differ from a missing one in a single word.
+  if (!may.ok() && may.error().code == Code::NotFound) return missing(ask->object.kind, asked);
+  return may;
 }
 
 void Api::after_min_seq(const CallPtr& call, Handler handler) {

@@ -41,6 +41,8 @@ struct Ask {
   access::Object object;
 };
 using Resolver = std::function<Result<Ask>(const control::State&, Call&)>;
+// What a caller is told of an object that is not there, and word for word of one that is somebody else's.
+Error missing(access::Kind kind, const std::string& asked);
 
 class Api {
  public:

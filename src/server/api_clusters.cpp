@@ -14,10 +14,7 @@ namespace {
 
 Result<Ask> ask_cluster(const control::State& state, Call& call, access::Verb verb) {
   const Cluster* cluster = find_cluster(state, call.caller.subject, call.id);
-  if (cluster == nullptr)
-    return error(
-        Code::NotFound,
-        fmt::format("there is no cluster {} among those you may see; list them with GET /api/v1/clusters", call.id));
+  if (cluster == nullptr) return missing(access::Kind::Cluster, call.id);
   call.id = cluster->id.str();
   return Ask{verb, object_of(state, *cluster)};
 }

@@ -18,9 +18,7 @@ constexpr const char* kHistory = "history";
 
 Result<Ask> ask_job(const control::State& state, Call& call, access::Verb verb) {
   const Job* job = find_job(state, call.caller.subject, call.id);
-  if (job == nullptr)
-    return error(Code::NotFound,
-                 fmt::format("there is no job {} among those you may see; list them with GET /api/v1/jobs", call.id));
+  if (job == nullptr) return missing(access::Kind::Job, call.id);
   call.id = job->id.str();
   return Ask{verb, object_of(state, *job)};
 }

@@ -22,8 +22,7 @@ Result<std::string> shown_join(const control::State& state, const std::string& i
 }
 Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb) {
   const Node* node = find_node(state, call.caller.subject, call.id);
-  if (node == nullptr)
-    return error(Code::NotFound, fmt::format("there is no machine {} among those you may see", call.id));
+  if (node == nullptr) return missing(access::Kind::Node, call.id);
   call.id = node->id.str();
   return Ask{verb, object_of(*node)};
 }
@@ -124,7 +123,7 @@ void Api::add_nodes() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = TokenId::parse(call.id);
         const auto found = id ? state.join_tokens.find(*id) : state.join_tokens.end();
-        if (found == state.join_tokens.end()) return error(Code::NotFound, "there is no such join token");
+        if (found == state.join_tokens.end()) return missing(Kind::JoinToken, call.id);
         return Ask{Verb::Revoke, object_of(found->second)};
       },
       [this](const CallPtr& call) {

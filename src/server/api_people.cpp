@@ -323,7 +323,7 @@ void Api::add_people() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = PrincipalId::parse(call.id);
         const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
+        if (found == state.principals.end()) return missing(Kind::Principal, call.id);
         return Ask{Verb::Delete, object_of(found->second)};
       },
       [this](const CallPtr& call) {
@@ -368,7 +368,7 @@ void Api::add_tokens() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = TokenId::parse(call.id);
         const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
-        if (found == state.api_tokens.end()) return error(Code::NotFound, "there is no such API token");
+        if (found == state.api_tokens.end()) return missing(Kind::ApiToken, call.id);
         return Ask{Verb::Revoke, object_of(state, found->second)};
       },
       [this](const CallPtr& call) {

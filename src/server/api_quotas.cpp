@@ -10,16 +10,17 @@ using access::Verb;
 Resolver org(Verb verb) {
   return [verb](const control::State& state, Call& call) -> Result<Ask> {
     const auto id = find_org(state, call.id);
-    if (!id) return error(Code::NotFound, "there is no such organisation; list what you may see, then try again");
+    if (!id) return missing(Kind::Org, call.id);
     call.id = id->str();
     return Ask{verb, object_of(state.orgs.find(*id)->second)};
   };
 }
 Resolver project(Verb verb) {
   return [verb](const control::State& state, Call& call) -> Result<Ask> {
-    const ProjectId id = TRY(find_project(state, call.caller.subject, call.id));
-    call.id = id.str();
-    return Ask{verb, object_of(state.projects.find(id)->second)};
+    const auto id = find_project(state, call.caller.subject, call.id);
+    if (!id.ok()) return missing(Kind::Project, call.id);
+    call.id = id->str();
+    return Ask{verb, object_of(state.projects.find(*id)->second)};
   };
 }
 template <class Id>

@@ -117,7 +117,7 @@ void Api::add_totp() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto id = PrincipalId::parse(call.id);
         const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return error(Code::NotFound, "there is no such account");
+        if (found == state.principals.end()) return missing(access::Kind::Principal, call.id);
         return Ask{Verb::Revoke, object_of(found->second)};  // not Update: that everybody may of his own account
       },
       [this](const CallPtr& call) {

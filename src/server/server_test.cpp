@@ -849,6 +849,36 @@ TEST(Logins, AreCountedByNameAddressAndBothInBoundedTables) {
   EXPECT_TRUE(attempt("amy", "a"));
 }
 
+TEST_F(Platform, AForeignObjectIsToldLikeAMissingOne) {
+  const std::string tenant = user("fiona", Role::Tenant, "first-org"),
+                    other = user("frank", Role::Tenant, "second-org");
+  const std::string project = call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).body["id"].text();
+  call("POST", "/api/v1/projects", R"({"name":"main"})", other);
+  // Word for word, or ids could be tried out.
+  const auto told = [&](const std::string& method, const std::string& path, const std::string& id) {
+    std::string text = call(method, "/api/v1/" + path + id, "", other).body["detail"].text();
+    const auto at = text.find(id);
+    return at == std::string::npos ? text : text.replace(at, id.size(), "ID");
+  };
+  const auto id_of = [&](const std::string& path, const std::string& body) {
+    return call("POST", "/api/v1/" + path, body, tenant).body["id"].text();
+  };
+  EXPECT_EQ(told("GET", "clusters/", id_of("clusters", R"({"spec":{"name":"theirs","image":"i"}})")),
+            told("GET", "clusters/", "cl-999"));
+  EXPECT_EQ(told("DELETE", "jobs/", id_of("jobs", R"({"entrypoint":"true","cluster":"theirs"})")),
+            told("DELETE", "jobs/", "job-999"));
+  EXPECT_EQ(told("DELETE", "tokens/", id_of("tokens", R"({"label":"t"})")), told("DELETE", "tokens/", "tok-999"));
+  EXPECT_EQ(told("DELETE", "join-tokens/", id_of("join-tokens", "{}")), told("DELETE", "join-tokens/", "tok-999"));
+  const auto made_in = [&](const std::string& id) {
+    const auto answer =
+        call("POST", "/api/v1/clusters", R"({"spec":{"name":"c","image":"i"},"project":")" + id + R"("})", other);
+    return std::to_string(answer.status) + answer.body["field"].text() +
+           std::to_string(answer.body["detail"].text().size() - id.size());
+  };
+  EXPECT_EQ(made_in(project), made_in("prj-999"));
+  EXPECT_EQ(told("GET", "projects/", project + "/quota").find("there is no project"), 0U);
+}
+
 TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
   const std::string tenant = user("quentin", Role::Tenant, "quota-org"),
                     other = user("quirin", Role::Tenant, "other-org");

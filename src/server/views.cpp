@@ -98,12 +98,16 @@ std::optional<OrgId> find_org(const control::State& state, const std::string& te
 Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text) {
   if (text.empty()) return subject.org;
   const auto org = find_org(state, text);
-  if (!org) return error(Code::NotFound, fmt::format("there is no organisation {}", text), "org");
+  const bool known = org && (*org == subject.org || access::visible(subject, object_of(state.orgs.find(*org)->second)));
+  if (!known) return error(Code::NotFound, fmt::format("there is no organisation {} among yours", text), "org");
   return *org;
 }
 
 Result<ProjectId> find_project(const control::State& state, const access::Subject& caller, const std::string& text) {
-  if (const auto id = ProjectId::parse(text); id && state.projects.contains(*id)) return *id;
+  if (const auto id = ProjectId::parse(text)) {
+    const auto found = state.projects.find(*id);
+    if (found != state.projects.end() && access::visible(caller, object_of(found->second))) return *id;
+  }
   if (!text.empty()) {
     const auto found = state.project_by_name.find({caller.org, text});
     if (found != state.project_by_name.end()) return found->second;
