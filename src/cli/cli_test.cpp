@@ -61,10 +61,11 @@ TEST(AuditLines, CefAndSyslogKeepTheirShapeWhateverNamesHold) {
       R"({"seq":"12","at":"2026-11-23T01:02:03.456Z","actor":{"kind":"tenant","id":"usr-3","name":"a|b","orgId":"org-2"},)"
       R"("requestId":"k=1","verb":"stop","object":{"kind":"cluster","id":"cl-4","name":"x]\"y","orgId":"org-2"},)"
       R"("outcome":"failed","event":"cluster.state|changed","text":"cluster a=b\nis down|now","address":"192.0.2.1"})");
-  EXPECT_EQ(cef_line(entry),
-            "CEF:0|Muster|musterd|0.1.0|cluster.state\\|changed|cluster a=b is down\\|now|6|rt=2026-11-23T01:02:03.456Z "
-            "suser=usr-3 spriv=tenant outcome=failed act=stop externalId=12 requestContext=k\\=1 src=192.0.2.1 "
-            "destinationServiceName=cluster duid=cl-4 fname=x]\"y cs1=org-2 cs1Label=organisation");
+  EXPECT_EQ(
+      cef_line(entry),
+      "CEF:0|Muster|musterd|0.1.0|cluster.state\\|changed|cluster a=b is down\\|now|6|rt=2026-11-23T01:02:03.456Z "
+      "suser=usr-3 spriv=tenant outcome=failed act=stop externalId=12 requestContext=k\\=1 src=192.0.2.1 "
+      "destinationServiceName=cluster duid=cl-4 fname=x]\"y cs1=org-2 cs1Label=organisation");
   EXPECT_EQ(syslog_line(entry, "control.example"),
             "<108>1 2026-11-23T01:02:03.456Z control.example musterd - cluster.state|changed [muster@32473 "
             "actor=\"usr-3\" actorKind=\"tenant\" outcome=\"failed\" verb=\"stop\" seq=\"12\" request=\"k=1\" "
