@@ -45,24 +45,31 @@ Result<int> events(Shell& shell, const EventOptions& options) {
   std::string last = !options.from.empty() ? options.from : options.follow ? "" : "0";
   if (!options.follow && until == 0) return 0;
   Millis delay{250}, broken{0};
+  int waits = 0;
   for (;;) {
     std::map<std::string, std::string> headers = {{"accept", "text/event-stream"}};
     if (!last.empty()) headers["last-event-id"] = last;
     SseParser parser;
-    bool done = false, any = false;
+    bool done = false, any = false, early = false;  // early: the server had not told all of it when it said so
     const Status ended = api->stream(target, headers, [&](std::string_view bytes) {
       parser.feed(bytes, [&](const SseEvent& event) {
-        if (done) return;
+        if (done || early) return;
         any = true;
         if (event.type == "reset") return say("-- older events are archived; going on with new ones"), last.clear();
-        print(shell, event);
+        if (event.type != "live") print(shell, event);
         if (event.id.empty()) return;
         last = event.id;
         if (until != 0 && std::strtoull(last.c_str(), nullptr, 10) >= until) done = true;
+        if (event.type == "live" && !options.follow) early = !done;
       });
-      return !done;
+      return !done && !early;
     });
     if (done) return 0;
+    if (early) {
+      if (++waits > 100) return 0;
+      api->sleep(Millis(50));
+      continue;
+    }
     if (!ended.ok() && !worth_retrying(ended.error())) return ended.error();
     if (!options.follow && ended.ok()) return 0;
     if (any) delay = Millis(250), broken = Millis(0);

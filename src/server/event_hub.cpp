@@ -134,6 +134,12 @@ void EventHub::fan_out(const std::vector<engine::DurableEvent>& events) {
   }
 }
 
+// Who asks for what happened so far learns that this was all, also when the last events were not for him to see.
+void EventHub::go_live(Stream& stream) {
+  write(stream, fmt::format("id: {0}\nevent: live\ndata: {{\"seq\":\"{0}\"}}\n\n", fanned_));
+  stream.live = true;
+}
+
 // One page; true when there was progress, so that the caller comes back soon.
 bool EventHub::catch_up(Stream& stream) {
   if (stream.next == 0) stream.next = fanned_ + 1;
@@ -142,7 +148,7 @@ bool EventHub::catch_up(Stream& stream) {
     stream.next = fanned_ + 1;
   }
   if (stream.next > fanned_) {
-    stream.live = true;
+    go_live(stream);
     return true;
   }
   if (stream.responder->buffered() > options_.buffered_max / 4) return false;
@@ -150,7 +156,7 @@ bool EventHub::catch_up(Stream& stream) {
   if (!page.ok() || page->empty() || page->front().seq != stream.next) {
     write(stream, fmt::format("event: reset\ndata: {{\"seq\":\"{}\"}}\n\n", fanned_));
     stream.next = fanned_ + 1;
-    stream.live = true;
+    go_live(stream);
     return true;
   }
   std::string text;

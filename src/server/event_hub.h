@@ -1,9 +1,9 @@
 #pragma once
 // GET /api/v1/events: one thread fans durable events out to Server-Sent Event streams, each only what its caller may
-// see. A new stream first catches up from the journal in pages, then is live; an id that is archived or from another
-// history gets `event: reset`. Slow readers are dropped at a bound, heartbeats are comments, a revoked token closes its
-// streams at once. Transient events (telemetry) have no id and are never replayed. Thread-safe; callbacks of the engine
-// only enqueue.
+// see. A new stream first catches up from the journal in pages, then is live and told so (`event: live`); an id that is
+// archived or from another history gets `event: reset`. Slow readers are dropped at a bound, heartbeats are comments, a
+// revoked token closes its streams at once. Transient events (telemetry) have no id and are never replayed.
+// Thread-safe; callbacks of the engine only enqueue.
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -68,6 +68,7 @@ class EventHub {
   void run();
   void fan_out(const std::vector<engine::DurableEvent>& events);
   bool catch_up(Stream& stream);
+  void go_live(Stream& stream);
   void revoke(const control::Event& event);
   void close_expired();
   void write(Stream& stream, const std::string& text);

@@ -968,19 +968,21 @@ TEST_F(Platform, ARevokedTokenEndsItsStream) {
   const auto made = call("POST", "/api/v1/tokens", R"({"label":"stream","lifetimeSeconds":"600"})");
   ASSERT_EQ(made.status, 200) << made.body.dump();
   const std::string secret = made.body["secret"].text();
-  std::atomic<bool> ended = false, told = false;
+  std::atomic<bool> ended = false, told = false, live = false;
   std::thread reader([&] {
     net::Client client(endpoint());
     const auto response = client.stream(
         {"GET", "/api/v1/events", {{"Authorization", "Bearer " + secret}, {"Last-Event-ID", "0"}}, "", Millis(30'000)},
         [&](std::string_view chunk) {
           if (chunk.find("event: org.created") != std::string_view::npos) told = true;
+          if (chunk.find("event: live\ndata: {\"seq\":") != std::string_view::npos) live = true;
           return true;
         });
     static_cast<void>(response.ok());
     ended = true;
   });
   EXPECT_TRUE(eventually([&] { return told.load(); }));
+  EXPECT_TRUE(eventually([&] { return live.load(); })) << "that this was all so far";
   EXPECT_FALSE(ended);
   EXPECT_EQ(call("DELETE", "/api/v1/tokens/" + made.body["id"].text()).status, 200);
   EXPECT_TRUE(eventually([&] { return ended.load(); }, Millis(5000)));
