@@ -14,33 +14,21 @@
 #include <mutex>
 
 #include "crypto/hash.h"
+#include "crypto/openssl_ptr.h"
 #include "crypto/random.h"
 
 namespace muster::crypto {
 namespace {
 
-template <typename T, void (*F)(T*)>
-struct Free {
-  void operator()(T* p) const { F(p); }
-};
-using KeyPtr = std::unique_ptr<EVP_PKEY, Free<EVP_PKEY, EVP_PKEY_free>>;
-using CertPtr = std::unique_ptr<X509, Free<X509, X509_free>>;
 using ReqPtr = std::unique_ptr<X509_REQ, Free<X509_REQ, X509_REQ_free>>;
 using NamesPtr = std::unique_ptr<GENERAL_NAMES, Free<GENERAL_NAMES, GENERAL_NAMES_free>>;
 using StorePtr = std::unique_ptr<X509_STORE, Free<X509_STORE, X509_STORE_free>>;
 using StoreCtxPtr = std::unique_ptr<X509_STORE_CTX, Free<X509_STORE_CTX, X509_STORE_CTX_free>>;
-struct FreeBio {
-  void operator()(BIO* p) const { BIO_free(p); }
-};
-using BioPtr = std::unique_ptr<BIO, FreeBio>;
 
 constexpr std::size_t kPemBytesMax = 256 << 10;
 constexpr std::string_view kNodeUri = "spiffe://muster/node/";
 constexpr std::string_view kServerUri = "spiffe://muster/server", kRelayUri = "spiffe://muster/relay";
 
-BioPtr read_bio(std::string_view text) {
-  return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-}
 std::string bio_text(BIO* bio) {
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio, &data);

@@ -9,45 +9,24 @@
 
 #include <algorithm>
 
+#include "base/endian.h"
+#include "crypto/openssl_ptr.h"
 #include "crypto/sign.h"
 
 namespace muster::crypto {
 namespace {
 
 constexpr std::string_view kMachineDomain = "muster-machine-v1";
-constexpr std::size_t kHalf = 32, kKnownMax = 8192;
+constexpr std::size_t kHeadBytes = 16, kHalf = 32, kKnownMax = 8192;
+static_assert(kMachineProofBytes == kHeadBytes + 2 * kHalf);
 
-template <typename T, void (*F)(T*)>
-struct ProofFree {
-  void operator()(T* p) const { F(p); }
-};
-struct ProofFreeBio {
-  void operator()(BIO* p) const { BIO_free(p); }
-};
-using ProofKeyPtr = std::unique_ptr<EVP_PKEY, ProofFree<EVP_PKEY, EVP_PKEY_free>>;
-using ProofSigPtr = std::unique_ptr<ECDSA_SIG, ProofFree<ECDSA_SIG, ECDSA_SIG_free>>;
-using ProofMdPtr = std::unique_ptr<EVP_MD_CTX, ProofFree<EVP_MD_CTX, EVP_MD_CTX_free>>;
-using ProofBioPtr = std::unique_ptr<BIO, ProofFreeBio>;
-
-ProofBioPtr proof_bio(std::string_view text) {
-  return ProofBioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
-}
-
-void put_number(Bytes& out, std::uint64_t value, int bytes) {
-  for (int shift = 8 * (bytes - 1); shift >= 0; shift -= 8) out.push_back(static_cast<std::uint8_t>(value >> shift));
-}
-std::uint64_t take_number(ByteView& in, std::size_t bytes) {
-  std::uint64_t value = 0;
-  for (std::size_t i = 0; i < bytes; ++i) value = value << 8 | in[i];
-  in = in.subspan(bytes);
-  return value;
-}
+using EcdsaPtr = std::unique_ptr<ECDSA_SIG, Free<ECDSA_SIG, ECDSA_SIG_free>>;
 
 Bytes proof_head(const MachineProof& proof) {
   Bytes out;
-  put_number(out, proof.node, 8);
-  put_number(out, static_cast<std::uint64_t>(proof.not_before.ms / 1000), 4);
-  put_number(out, static_cast<std::uint64_t>(proof.not_after.ms / 1000), 4);
+  append_be(out, proof.node);
+  append_be(out, static_cast<std::uint32_t>(proof.not_before.ms / 1000));
+  append_be(out, static_cast<std::uint32_t>(proof.not_after.ms / 1000));
   return out;
 }
 Bytes proof_statement(const MachineProof& proof, const Key32& device_key) {
@@ -61,19 +40,19 @@ bool is_p256(EVP_PKEY* key) {
 }  // namespace
 
 Result<MachineProof> prove_machine(const KeyAndCert& ca, std::uint64_t node, const Key32& device_key, WallTime now) {
-  const ProofKeyPtr key(PEM_read_bio_PrivateKey(proof_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
+  const KeyPtr key(PEM_read_bio_PrivateKey(read_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
   if (!is_p256(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
   const auto second = [](WallTime t) { return WallTime{t.ms / 1000 * 1000}; };
   MachineProof proof{node, second(now - kBackdate), second(now + kMachineProofLife), {}};
   const Bytes text = proof_statement(proof, device_key);
-  const ProofMdPtr context(EVP_MD_CTX_new());
+  const DigestPtr context(EVP_MD_CTX_new());
   std::array<std::uint8_t, 128> der;
   std::size_t size = der.size();
   if (EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, key.get()) != 1 ||
       EVP_DigestSign(context.get(), der.data(), &size, text.data(), text.size()) != 1)
     return error(Code::Internal, "signing a machine's proof failed");
   const unsigned char* at = der.data();
-  const ProofSigPtr parts(d2i_ECDSA_SIG(nullptr, &at, static_cast<long>(size)));
+  const EcdsaPtr parts(d2i_ECDSA_SIG(nullptr, &at, static_cast<long>(size)));
   proof.signature.resize(2 * kHalf);
   if (!parts ||
       BN_bn2binpad(ECDSA_SIG_get0_r(parts.get()), proof.signature.data(), static_cast<int>(kHalf)) !=
@@ -100,27 +79,26 @@ Result<std::vector<MachineProof>> decode_machine_proofs(ByteView bytes, std::siz
   if (bytes.size() % kMachineProofBytes != 0 || bytes.size() / kMachineProofBytes > count_max)
     return error(Code::DataLoss, "the proofs of a roster's machines are damaged; the control plane sends them again");
   std::vector<MachineProof> out;
-  while (!bytes.empty()) {
+  for (; !bytes.empty(); bytes = bytes.subspan(kMachineProofBytes)) {
+    const std::uint8_t* at = bytes.data();
     MachineProof proof;
-    proof.node = take_number(bytes, 8);
-    proof.not_before = WallTime{static_cast<std::int64_t>(take_number(bytes, 4)) * 1000};
-    proof.not_after = WallTime{static_cast<std::int64_t>(take_number(bytes, 4)) * 1000};
-    proof.signature.assign(bytes.begin(), bytes.begin() + 2 * kHalf);
-    bytes = bytes.subspan(2 * kHalf);
+    proof.node = load_be64(at);
+    proof.not_before = WallTime{std::int64_t{load_be32(at + 8)} * 1000};
+    proof.not_after = WallTime{std::int64_t{load_be32(at + 12)} * 1000};
+    proof.signature.assign(at + kHeadBytes, at + kMachineProofBytes);
     out.push_back(std::move(proof));
   }
   return out;
 }
 
 struct MachineVerifier::Impl {
-  ProofKeyPtr key;
+  KeyPtr key;
 };
 MachineVerifier::MachineVerifier(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 MachineVerifier::~MachineVerifier() = default;
 
 Result<std::unique_ptr<MachineVerifier>> MachineVerifier::create(std::string_view ca_pem) {
-  const std::unique_ptr<X509, ProofFree<X509, X509_free>> cert(
-      PEM_read_bio_X509(proof_bio(ca_pem).get(), nullptr, nullptr, nullptr));
+  const CertPtr cert(PEM_read_bio_X509(read_bio(ca_pem).get(), nullptr, nullptr, nullptr));
   auto impl = std::make_unique<Impl>();
   if (cert) impl->key.reset(X509_get_pubkey(cert.get()));
   ERR_clear_error();
@@ -136,7 +114,7 @@ bool MachineVerifier::genuine(const MachineProof& proof, const Key32& device_key
   const Bytes text = proof_statement(proof, device_key);
   const Digest known = sha256(framed(kMachineDomain, {text, proof.signature}));
   if (known_.contains(known)) return true;
-  const ProofSigPtr parts(ECDSA_SIG_new());
+  const EcdsaPtr parts(ECDSA_SIG_new());
   BIGNUM* r = BN_bin2bn(proof.signature.data(), kHalf, nullptr);
   BIGNUM* s = BN_bin2bn(proof.signature.data() + kHalf, kHalf, nullptr);
   if (!parts || ECDSA_SIG_set0(parts.get(), r, s) != 1) {
@@ -147,7 +125,7 @@ bool MachineVerifier::genuine(const MachineProof& proof, const Key32& device_key
   std::array<std::uint8_t, 128> der;
   unsigned char* at = der.data();
   const int size = i2d_ECDSA_SIG(parts.get(), &at);
-  const ProofMdPtr context(EVP_MD_CTX_new());
+  const DigestPtr context(EVP_MD_CTX_new());
   const bool right =
       size > 0 && EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, impl_->key.get()) == 1 &&
       EVP_DigestVerify(context.get(), der.data(), static_cast<std::size_t>(size), text.data(), text.size()) == 1;

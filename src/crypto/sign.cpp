@@ -1,28 +1,22 @@
 #include "crypto/sign.h"
 
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-
 #include <algorithm>
 
+#include "base/endian.h"
+#include "crypto/openssl_ptr.h"
 #include "crypto/random.h"
 
 namespace muster::crypto {
 namespace {
 
-using SigningKeyPtr = std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)>;
-using DigestPtr = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
-
-SigningKeyPtr ed25519_key(const Secret32& seed) {
-  SigningKeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, seed.bytes.data(), seed.bytes.size()),
-                    EVP_PKEY_free);
+KeyPtr ed25519_key(const Secret32& seed) {
+  KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, seed.bytes.data(), seed.bytes.size()));
   MUSTER_CHECK(key != nullptr);
   return key;
 }
 
 void append_framed(Bytes& out, ByteView part) {
-  const auto size = static_cast<std::uint32_t>(part.size());
-  for (int shift = 24; shift >= 0; shift -= 8) out.push_back(static_cast<std::uint8_t>(size >> shift));
+  append_be(out, static_cast<std::uint32_t>(part.size()));
   out.insert(out.end(), part.begin(), part.end());
 }
 
@@ -43,17 +37,16 @@ Result<SigningKey> SigningKey::from_seed(ByteView seed) {
   if (seed.size() != 32) return error(Code::InvalidArgument, "an Ed25519 seed has 32 bytes");
   SigningKey out;
   std::copy(seed.begin(), seed.end(), out.seed_.bytes.begin());
-  const SigningKeyPtr key = ed25519_key(out.seed_);
+  const KeyPtr key = ed25519_key(out.seed_);
   std::size_t size = out.public_.size();
   MUSTER_CHECK(EVP_PKEY_get_raw_public_key(key.get(), out.public_.data(), &size) == 1 && size == 32);
   return out;
 }
 
 Result<SigningKey> SigningKey::from_pem(std::string_view pem) {
-  const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
-                                                      BIO_free);
+  const BioPtr bio = read_bio(pem);
   // An empty passphrase instead of a prompt on the terminal for an encrypted file.
-  const SigningKeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, const_cast<char*>("")), EVP_PKEY_free);
+  const KeyPtr key(PEM_read_bio_PrivateKey(bio.get(), nullptr, nullptr, const_cast<char*>("")));
   if (key == nullptr || EVP_PKEY_get_base_id(key.get()) != EVP_PKEY_ED25519) {
     return error(Code::DataLoss,
                  "the file holds no Ed25519 private key in PEM form; restore it from a backup or enrol again");
@@ -67,8 +60,8 @@ Result<SigningKey> SigningKey::from_pem(std::string_view pem) {
 }
 
 std::string SigningKey::to_pem() const {
-  const std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_secmem()), BIO_free);
-  const SigningKeyPtr key = ed25519_key(seed_);
+  const BioPtr bio(BIO_new(BIO_s_secmem()));
+  const KeyPtr key = ed25519_key(seed_);
   MUSTER_CHECK(bio != nullptr &&
                PEM_write_bio_PKCS8PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
   char* data = nullptr;
@@ -77,8 +70,8 @@ std::string SigningKey::to_pem() const {
 }
 
 Bytes SigningKey::sign(ByteView message) const {
-  const SigningKeyPtr key = ed25519_key(seed_);
-  const DigestPtr context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  const KeyPtr key = ed25519_key(seed_);
+  const DigestPtr context(EVP_MD_CTX_new());
   Bytes out(kSignatureBytes);
   std::size_t size = out.size();
   MUSTER_CHECK(context != nullptr && EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, key.get()) == 1);
@@ -88,9 +81,8 @@ Bytes SigningKey::sign(ByteView message) const {
 
 bool verify(ByteView public_key, ByteView message, ByteView signature) {
   if (public_key.size() != 32 || signature.size() != kSignatureBytes) return false;
-  const SigningKeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, public_key.data(), public_key.size()),
-                          EVP_PKEY_free);
-  const DigestPtr context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  const KeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, public_key.data(), public_key.size()));
+  const DigestPtr context(EVP_MD_CTX_new());
   if (key == nullptr || context == nullptr) return false;
   if (EVP_DigestVerifyInit(context.get(), nullptr, nullptr, nullptr, key.get()) != 1) return false;
   return EVP_DigestVerify(context.get(), signature.data(), signature.size(), message.data(), message.size()) == 1;

@@ -1,20 +1,13 @@
 #include "crypto/x25519.h"
 
-#include <openssl/evp.h>
-
-#include <memory>
-
 #include "base/check.h"
+#include "crypto/openssl_ptr.h"
 #include "crypto/random.h"
 
 namespace muster::crypto {
 namespace {
-using X25519KeyPtr = std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)>;
-using AgreementPtr = std::unique_ptr<EVP_PKEY_CTX, decltype(&EVP_PKEY_CTX_free)>;
-
-X25519KeyPtr x25519_key(const Secret32& secret) {
-  X25519KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, secret.bytes.data(), secret.bytes.size()),
-                   EVP_PKEY_free);
+KeyPtr x25519_key(const Secret32& secret) {
+  KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr, secret.bytes.data(), secret.bytes.size()));
   MUSTER_CHECK(key != nullptr);
   return key;
 }
@@ -30,7 +23,7 @@ X25519Pair x25519_generate() {
 }
 
 Key32 x25519_public(const Secret32& secret) {
-  const X25519KeyPtr key = x25519_key(secret);
+  const KeyPtr key = x25519_key(secret);
   Key32 out;
   std::size_t size = out.size();
   MUSTER_CHECK(EVP_PKEY_get_raw_public_key(key.get(), out.data(), &size) == 1 && size == 32);
@@ -38,11 +31,10 @@ Key32 x25519_public(const Secret32& secret) {
 }
 
 std::optional<Secret32> x25519_agree(const Secret32& secret, const Key32& peer) {
-  const X25519KeyPtr key = x25519_key(secret);
-  const X25519KeyPtr other(EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, nullptr, peer.data(), peer.size()),
-                           EVP_PKEY_free);
+  const KeyPtr key = x25519_key(secret);
+  const KeyPtr other(EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, nullptr, peer.data(), peer.size()));
   if (other == nullptr) return {};
-  const AgreementPtr context(EVP_PKEY_CTX_new(key.get(), nullptr), EVP_PKEY_CTX_free);
+  const KeyCtxPtr context(EVP_PKEY_CTX_new(key.get(), nullptr));
   MUSTER_CHECK(context != nullptr && EVP_PKEY_derive_init(context.get()) == 1);
   if (EVP_PKEY_derive_set_peer(context.get(), other.get()) != 1) return {};
   Secret32 out;

@@ -15,9 +15,10 @@
 #include <tuple>
 #include <utility>
 
+#include "base/endian.h"
+#include "base/ipv4.h"
 #include "base/log.h"
 #include "crypto/file.h"
-#include "overlay/endian.h"
 
 namespace muster::host {
 namespace {
@@ -91,11 +92,11 @@ Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, cons
     return stored.error();
   }
   if (const auto kept = crypto::read_secret_file(lease->file(".stamp"), 64); kept.ok() && kept->size() == 8)
-    lease->stamps_from_ = WallTime{static_cast<std::int64_t>(overlay::load_be64(kept->data()) & ~(1ULL << 63))};
+    lease->stamps_from_ = WallTime{static_cast<std::int64_t>(load_be64(kept->data()) & ~(1ULL << 63))};
   lease->keep_stamps(std::max(read_clocks().wall, lease->stamps_from_));
   const auto seen = crypto::read_secret_file(lease->file(".roster"), 64);
   if (seen.ok() && seen->size() == 16) {
-    lease->guard_ = overlay::RosterGuard(overlay::load_be64(seen->data()), overlay::load_be64(seen->data() + 8));
+    lease->guard_ = overlay::RosterGuard(load_be64(seen->data()), load_be64(seen->data() + 8));
     lease->came_back_ = true;
   }
   if (auto psk = crypto::read_secret_file(lease->file(".psk"), 64); psk.ok() && psk->size() == 32) {
@@ -116,7 +117,7 @@ void NetdLease::erase_files() {
 void NetdLease::keep_stamps(WallTime latest) {
   stamps_kept_ = latest + kStampsAhead;
   Bytes raw(8);
-  overlay::store_be64(raw.data(), static_cast<std::uint64_t>(stamps_kept_.ms));
+  store_be64(raw.data(), static_cast<std::uint64_t>(stamps_kept_.ms));
   const Status written = crypto::write_secret_file(file(".stamp"), raw);
   if (!written.ok()) log_warn("netd", "{}: {}", name_, written.error().message);
 }
@@ -182,8 +183,8 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     if (std::exchange(came_back_, false)) member_->greet(read_clocks(), *this);
     if (before != std::pair(guard_.incarnation(), guard_.epoch())) {
       Bytes seen(16);
-      overlay::store_be64(seen.data(), guard_.incarnation());
-      overlay::store_be64(seen.data() + 8, guard_.epoch());
+      store_be64(seen.data(), guard_.incarnation());
+      store_be64(seen.data() + 8, guard_.epoch());
       TRY_VOID(crypto::write_secret_file(file(".roster"), seen));
     }
   }
@@ -405,9 +406,6 @@ netd::Stats NetdLease::stats() const {
 }
 
 namespace {
-bool is_private(std::uint32_t ip) {
-  return ip >> 24 == 10 || ip >> 20 == 0xac1 || ip >> 16 == 0xc0a8;
-}
 std::uint64_t age(Millis passed) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(passed.count(), 0));
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/ipv4.h"
 #include "base/log.h"
 
 namespace muster::host {
@@ -51,8 +52,7 @@ std::vector<std::string> private_endpoints(std::uint16_t port) {
         (each->ifa_flags & IFF_UP) == 0)
       continue;
     const auto ip = ntohl(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr.s_addr);
-    const bool is_private = (ip >> 24) == 10 || (ip >> 20) == 0xac1 || (ip >> 16) == 0xc0a8;
-    if (!is_private) continue;
+    if (!is_private(ip)) continue;
     in_addr raw{htonl(ip)};
     char text[INET_ADDRSTRLEN] = {};
     inet_ntop(AF_INET, &raw, text, sizeof text);

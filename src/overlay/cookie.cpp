@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/endian.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
-#include "overlay/endian.h"
 
 namespace muster::overlay {
 namespace {

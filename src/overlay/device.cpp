@@ -5,9 +5,9 @@
 #include <map>
 
 #include "base/check.h"
+#include "base/endian.h"
 #include "crypto/random.h"
 #include "overlay/cookie.h"
-#include "overlay/endian.h"
 #include "overlay/session.h"
 
 namespace muster::overlay {

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <set>
 
+#include "base/endian.h"
 #include "base/rng.h"
-#include "overlay/endian.h"
 #include "overlay/session.h"
 
 namespace muster::overlay {

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "overlay/endian.h"
+#include "base/endian.h"
+#include "base/ipv4.h"
 #include "overlay/packet.h"
 
 namespace muster::overlay {
@@ -71,9 +72,8 @@ Member::~Member() = default;
 
 bool Member::usable_candidate(const Endpoint& e, Origin origin) const {
   // The roster's are of private networks only; what is told or heard is any machine's; never the overlay itself.
-  const bool is_private = e.ip >> 24 == 10 || e.ip >> 20 == 0xac1 || e.ip >> 16 == 0xc0a8;
   const bool special = e.ip >> 24 == 0 || e.ip >> 24 == 127 || e.ip >> 16 == 0xa9fe || e.ip >> 28 >= 14;
-  return e.kind == Endpoint::Kind::Udp && e.port != 0 && (is_private || (origin != Origin::Roster && !special)) &&
+  return e.kind == Endpoint::Kind::Udp && e.port != 0 && (is_private(e.ip) || (origin != Origin::Roster && !special)) &&
          (e.ip & mask_) != (address_ & mask_);
 }
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <map>
 
+#include "base/endian.h"
 #include "base/rng.h"
-#include "overlay/endian.h"
 #include "overlay/packet.h"
 
 namespace muster::overlay {

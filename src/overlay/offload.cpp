@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "overlay/endian.h"
+#include "base/endian.h"
 #include "overlay/packet.h"
 
 namespace muster::overlay {

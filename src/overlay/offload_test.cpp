@@ -5,7 +5,7 @@
 #include <cstring>
 #include <random>
 
-#include "overlay/endian.h"
+#include "base/endian.h"
 #include "overlay/packet.h"
 
 namespace muster::overlay {

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstring>
 
-#include "overlay/endian.h"
+#include "base/endian.h"
 
 namespace muster::overlay {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <cstring>
 
+#include "base/endian.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
-#include "overlay/endian.h"
 
 namespace muster::overlay {
 namespace {

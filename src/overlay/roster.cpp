@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
+#include "base/endian.h"
 #include "crypto/hash.h"
-#include "overlay/endian.h"
 
 namespace muster::overlay {
 namespace {
@@ -20,8 +20,7 @@ constexpr std::size_t kLanBytes = 6;
 
 template <typename T>
 void put(Bytes& out, T value) {
-  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8)
-    out.push_back(static_cast<std::uint8_t>(value >> shift));
+  append_be(out, value);
 }
 void put(Bytes& out, ByteView bytes) {
   out.insert(out.end(), bytes.begin(), bytes.end());

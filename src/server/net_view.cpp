@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/ipv4.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -13,9 +14,6 @@ using session::NetPath;
 
 std::string place_text(const session::NetPlace& at) {
   return fmt::format("{}:{}", wire::address_text(at.ip), at.port);
-}
-bool is_private(std::uint32_t ip) {
-  return ip >> 24 == 10 || ip >> 20 == 0xac1 || ip >> 16 == 0xc0a8;
 }
 
 // No relay tells it how its socket is seen: nothing that it could tell others, so nobody can knock.

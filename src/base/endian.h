@@ -3,7 +3,9 @@
 // here.
 #include <cstdint>
 
-namespace muster::overlay {
+#include "base/bytes.h"
+
+namespace muster {
 
 inline std::uint32_t load_le32(const std::uint8_t* p) {
   return p[0] | static_cast<std::uint32_t>(p[1]) << 8 | static_cast<std::uint32_t>(p[2]) << 16 |
@@ -40,4 +42,11 @@ inline void store_be64(std::uint8_t* p, std::uint64_t v) {
   store_be32(p + 4, static_cast<std::uint32_t>(v));
 }
 
-}  // namespace muster::overlay
+// All bytes of an unsigned number, the highest first.
+template <typename T>
+void append_be(Bytes& out, T value) {
+  for (int shift = static_cast<int>(sizeof(T)) * 8 - 8; shift >= 0; shift -= 8)
+    out.push_back(static_cast<std::uint8_t>(value >> shift));
+}
+
+}  // namespace muster
