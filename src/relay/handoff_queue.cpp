@@ -1,10 +1,8 @@
 #include "relay/handoff_queue.h"
 
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <boost/asio/post.hpp>
-#include <boost/asio/strand.hpp>
 
 #include "base/log.h"
 
@@ -12,21 +10,14 @@ namespace muster::relay {
 
 namespace asio = boost::asio;
 using ErrorCode = boost::system::error_code;
-using Stream = asio::posix::stream_descriptor;
 
 HandoffQueue::HandoffQueue(asio::io_context& io, std::shared_ptr<Hub> hub, std::size_t held_max, Millis hold_time)
-    : listener_(asio::make_strand(io)),
-      timer_(listener_.get_executor()),
-      hub_(std::move(hub)),
-      held_max_(held_max),
-      hold_time_(hold_time) {}
+    : door_(io), timer_(door_.executor()), hub_(std::move(hub)), held_max_(held_max), hold_time_(hold_time) {}
 
 Status HandoffQueue::listen(const std::string& path) {
-  net::Fd fd = TRY(net::listen_unix(path, 0660));
-  path_ = path;
-  listener_.assign(fd.release());
-  asio::post(listener_.get_executor(), [self = shared_from_this()] {
-    self->accept();
+  TRY_VOID(door_.listen(path));
+  asio::post(door_.executor(), [self = shared_from_this()] {
+    self->door_.accept(self, &HandoffQueue::came);
     self->tick();
   });
   return {};
@@ -34,8 +25,8 @@ Status HandoffQueue::listen(const std::string& path) {
 
 void HandoffQueue::offer(net::Fd connection) {
   auto fd = std::make_shared<net::Fd>(std::move(connection));
-  asio::post(listener_.get_executor(), [self = shared_from_this(), fd] {
-    if (self->closed_) return;
+  asio::post(door_.executor(), [self = shared_from_this(), fd] {
+    if (self->door_.closed()) return;
     if (self->held_.size() >= self->held_max_) {
       ++self->hub_->counts.handoff_expired;
       self->held_.pop_front();
@@ -46,37 +37,21 @@ void HandoffQueue::offer(net::Fd connection) {
 }
 
 void HandoffQueue::close() {
-  asio::post(listener_.get_executor(), [self = shared_from_this()] {
-    self->closed_ = true;
-    ErrorCode ignored;
-    self->listener_.close(ignored);
+  asio::post(door_.executor(), [self = shared_from_this()] {
+    self->door_.close();
     self->timer_.cancel();
-    for (auto& link : self->links_) link->socket.close(ignored);
-    self->links_.clear();
     self->held_.clear();
-    if (!self->path_.empty()) ::unlink(self->path_.c_str());
   });
 }
 
-void HandoffQueue::accept() {
-  listener_.async_wait(Stream::wait_read, [self = shared_from_this()](ErrorCode ec) {
-    if (ec || self->closed_) return;
-    const int fd = ::accept4(self->listener_.native_handle(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd >= 0 && self->links_.size() < 16) {
-      auto link = std::make_shared<Link>(Stream(self->listener_.get_executor(), fd));
-      self->links_.push_back(link);
-      self->watch(link);
-      self->pump();
-    } else if (fd >= 0) {
-      ::close(fd);
-    }
-    self->accept();
-  });
+void HandoffQueue::came(const LinkPtr& link) {
+  watch(link);
+  pump();
 }
 
 void HandoffQueue::watch(const LinkPtr& link) {
-  link->socket.async_wait(Stream::wait_read, [self = shared_from_this(), link](ErrorCode ec) {
-    if (ec || self->closed_) return;
+  link->socket.async_wait(asio::posix::stream_descriptor::wait_read, [self = shared_from_this(), link](ErrorCode ec) {
+    if (ec || self->door_.closed()) return;
     char answers[256];
     const ssize_t n = ::recv(link->socket.native_handle(), answers, sizeof answers, MSG_DONTWAIT);
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) return self->drop(link);
@@ -90,9 +65,7 @@ void HandoffQueue::watch(const LinkPtr& link) {
 }
 
 void HandoffQueue::drop(const LinkPtr& link) {
-  ErrorCode ignored;
-  link->socket.close(ignored);
-  links_.remove(link);
+  door_.drop(link);
   hub_->counts.handoff_returned += link->unanswered.size();
   while (!link->unanswered.empty()) {
     held_.push_front(std::move(link->unanswered.back()));
@@ -102,8 +75,8 @@ void HandoffQueue::drop(const LinkPtr& link) {
 }
 
 void HandoffQueue::pump() {
-  while (!held_.empty() && !links_.empty()) {
-    const LinkPtr link = links_.back();
+  while (!held_.empty() && !door_.links().empty()) {
+    const LinkPtr link = door_.links().back();
     if (link->unanswered.size() >= 256) break;
     const auto sent = net::send_descriptor(link->socket.native_handle(), held_.front().fd.get());
     if (!sent.ok()) {
@@ -120,7 +93,7 @@ void HandoffQueue::pump() {
 void HandoffQueue::tick() {
   timer_.expires_after(Millis(200));
   timer_.async_wait([self = shared_from_this()](ErrorCode ec) {
-    if (ec || self->closed_) return;
+    if (ec || self->door_.closed()) return;
     const auto now = std::chrono::steady_clock::now();
     while (!self->held_.empty() && self->held_.front().until < now) {
       self->held_.pop_front();

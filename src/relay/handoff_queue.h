@@ -2,14 +2,12 @@
 // Inside relay: connections on their way to the server. Given to the newest server that listens on the handoff socket,
 // kept until it answers, given again to the next one when it dies before; held for a while when none is there. One
 // strand.
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
-#include <list>
 
 #include "net/handoff.h"
 #include "relay/hub.h"
+#include "relay/unix_door.h"
 
 namespace muster::relay {
 
@@ -32,21 +30,18 @@ class HandoffQueue : public std::enable_shared_from_this<HandoffQueue> {
   };
   using LinkPtr = std::shared_ptr<Link>;
 
-  void accept();
+  void came(const LinkPtr& link);
   void watch(const LinkPtr& link);
   void drop(const LinkPtr& link);
   void pump();
   void tick();
 
-  boost::asio::posix::stream_descriptor listener_;
+  UnixDoor<Link> door_;
   boost::asio::steady_timer timer_;
   const std::shared_ptr<Hub> hub_;
   const std::size_t held_max_;
   const Millis hold_time_;
-  std::list<LinkPtr> links_;  // newest last
   std::deque<Held> held_;
-  std::string path_;
-  bool closed_ = false;
 };
 
 }  // namespace muster::relay

@@ -2,14 +2,11 @@
 // Inside relay: takes from musterd, over the unix socket beside the handoff socket, which overlay keys left their
 // clusters (net/recall_frame.h), and tells the hub. What was said stays when musterd dies; the next one says all again.
 // One strand.
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
-#include <list>
 #include <memory>
 #include <string>
 
-#include "net/handoff.h"
 #include "relay/hub.h"
+#include "relay/unix_door.h"
 
 namespace muster::relay {
 
@@ -27,15 +24,11 @@ class RecallDoor : public std::enable_shared_from_this<RecallDoor> {
   };
   using LinkPtr = std::shared_ptr<Link>;
 
-  void accept();
   void watch(const LinkPtr& link);
   bool read(Link& link);  // false: it is over
 
-  boost::asio::posix::stream_descriptor listener_;
+  UnixDoor<Link> door_;
   const std::shared_ptr<Hub> hub_;
-  std::list<LinkPtr> links_;
-  std::string path_;
-  bool closed_ = false;
 };
 
 }  // namespace muster::relay
