@@ -7,7 +7,7 @@
 #include <set>
 
 #include "base/rng.h"
-#include "scheduler/scheduler.h"
+#include "scheduler/market_world.h"
 #include "scheduler/usage.h"
 
 namespace muster::scheduler {
@@ -16,24 +16,11 @@ namespace {
 constexpr WallTime kT0{1'700'000'040'000};
 constexpr OrgId kA{1}, kB{2}, kC{3};
 
-// Machines, what runs on them and who waits, kept in step with the scheduler as the core would.
-struct Market {
-  Scheduler s;
-  std::map<NodeId, NodeView> nodes;
-  std::map<LeaseId, LeaseView> leases;
+struct Market : MarketWorld {
   std::map<ClusterId, Request> waiting;
   std::map<OrgId, std::int64_t> guaranteed;  // CPUs
-  WallTime now = kT0;
-  std::uint64_t next_lease = 1;
 
-  void machine(std::uint64_t id, std::int64_t cpus) {
-    NodeView n;
-    n.node = NodeId{id}, n.supplier = OrgId{99}, n.arch = "x86_64", n.schedulable = true;
-    n.free.cpu_milli = cpus * 1000, n.free.memory_bytes = std::int64_t{64} << 30;
-    n.capacity = n.free, n.runtimes = {RuntimeKind::Docker};
-    nodes[n.node] = n;
-    s.apply(NodeChanged{n});
-  }
+  Market() : MarketWorld(kT0) {}
   void guarantee(OrgId org, std::int64_t cpus, std::int64_t weight = 100) {
     guaranteed[org] = cpus;
     s.apply(ShareChanged{org, {}, true, {weight, 0, cpus * 1000}});
@@ -44,48 +31,15 @@ struct Market {
   LeaseId run(OrgId org, std::uint64_t on, std::int64_t cpus, std::uint8_t tier = 2, Millis age = 10min,
               SlotRole role = SlotRole::Worker, ProjectId project = {}) {
     LeaseView l;
-    l.lease = LeaseId{next_lease++}, l.cluster = ClusterId{900'000 + l.lease.value}, l.node = NodeId{on};
-    l.role = role, l.tenant = org, l.project = project ? project : ProjectId{org.value};
-    l.resources.cpu_milli = cpus * 1000, l.tier = tier, l.since = now - age;
-    leases[l.lease] = l;
-    s.apply(LeaseChanged{l});
-    shift(l.node, -cpus * 1000);
-    return l.lease;
-  }
-  void shift(NodeId id, std::int64_t cpu_milli) {
-    NodeView& n = nodes.at(id);
-    n.free.cpu_milli += cpu_milli, ++n.version;
-    n.whole = n.free.cpu_milli == n.capacity.cpu_milli;
-    s.apply(NodeChanged{n});
-  }
-  void end(LeaseId id) {
-    const LeaseView l = leases.at(id);
-    leases.erase(id);
-    s.apply(LeaseGone{id, now});
-    shift(l.node, l.resources.cpu_milli);
-  }
-  void tell_to_leave(LeaseId id) {
-    leases.at(id).leaving = leases.at(id).preempted = true;
-    s.apply(LeaseChanged{leases.at(id)});
+    l.cluster = ClusterId{900'000 + next_lease}, l.tenant = org, l.project = project ? project : ProjectId{org.value};
+    return begin(l, on, cpus, tier, age, role);
   }
   void ask(std::uint64_t id, OrgId org, std::vector<std::int64_t> cpus, std::uint8_t tier = 2, ProjectId project = {},
            Millis age = 0ms) {
-    Request r;
-    r.cluster = ClusterId{id}, r.tenant = org, r.project = project ? project : ProjectId{org.value};
-    r.since = now - age, r.pool = "market", r.arch = "x86_64", r.image = "ray", r.tier = tier;
-    for (std::size_t i = 0; i < cpus.size(); ++i) {
-      Bundle b;
-      b.role = i == 0 ? SlotRole::Head : SlotRole::Worker, b.group = i == 0 ? "" : "w";
-      b.request.resources.cpu_milli = cpus[i] * 1000;
-      r.gang.push_back(b);
-    }
+    Request r = gang(id, cpus, tier);
+    r.tenant = org, r.project = project ? project : ProjectId{org.value}, r.since = now - age;
     waiting[r.cluster] = r;
     s.apply(RequestChanged{r});
-  }
-  std::vector<LeaseId> victims() {
-    std::vector<LeaseId> out;
-    for (const Group& g : s.plan({}, now)) out.insert(out.end(), g.victims.begin(), g.victims.end());
-    return out;
   }
   std::vector<std::uint64_t> started() {
     std::vector<std::uint64_t> out;
@@ -326,7 +280,7 @@ TEST(Guarantee, PositionsAreTheOrderOfThePlanner) {
 // while borrowers that agreed hold, on one machine, what its first request needs.
 TEST(Guarantee, LawsHoldInARunningMarket) {
   int reclaims = 0, compared = 0, started = 0;
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 120; ++seed) {
     Rng rng(seed);
     Market m;
     const std::uint64_t machines = 2 + rng.below(3);
@@ -342,9 +296,16 @@ TEST(Guarantee, LawsHoldInARunningMarket) {
     for (int step = 0; step < 100; ++step) {
       m.now = m.now + Millis(rng.between(1'000, 60'000));
       if (m.waiting.size() < 6 && rng.chance(1, 2)) {
-        std::vector<std::int64_t> gang(1 + rng.below(2));
-        for (auto& c : gang) c = rng.between(1, 3);
-        m.ask(next++, OrgId{1 + rng.below(3)}, gang, static_cast<std::uint8_t>(rng.between(1, 3)));
+        // In every other market half of it is of who has no guarantee, and most of it of one tier and of larger gangs:
+        // there is more to be reclaimed from. Drawn one by one: compilers differ in the order of arguments.
+        const bool lent = seed % 2 == 0;
+        std::vector<std::int64_t> gang(1 + rng.below(lent ? 3 : 2));
+        for (auto& c : gang) c = rng.between(1, lent ? 2 : 3);
+        const bool borrower = lent && rng.chance(1, 2);
+        const OrgId who = borrower ? kC : OrgId{1 + rng.below(lent ? 2 : 3)};
+        const bool usual = lent && rng.chance(3, 4);
+        const auto tier = static_cast<std::uint8_t>(usual ? 2 : rng.between(1, 3));
+        m.ask(next++, who, gang, tier);
       }
       std::vector<LeaseId> over;
       for (const auto& [id, end] : ends)
@@ -419,7 +380,7 @@ TEST(Guarantee, LawsHoldInARunningMarket) {
       }
     }
   }
-  EXPECT_GE(reclaims, 1);
+  EXPECT_GT(reclaims, 20);
   EXPECT_GT(started, 200);
   EXPECT_GT(compared, 10);
 }

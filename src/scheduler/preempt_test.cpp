@@ -6,80 +6,34 @@
 #include <set>
 
 #include "base/rng.h"
-#include "scheduler/scheduler.h"
+#include "scheduler/market_world.h"
 
 namespace muster::scheduler {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
 
-// Machines, what runs on them and who waits, kept in step with the scheduler as the core would.
-struct Market {
+struct Market : MarketWorld {
   struct Waiting {
     Request request;
     std::int64_t length_ms = 0;
   };
-  Scheduler s;
-  std::map<NodeId, NodeView> nodes;
-  std::map<LeaseId, LeaseView> leases;
   std::map<ClusterId, Waiting> waiting;
-  WallTime now = kT0;
-  std::uint64_t next_lease = 1;
 
-  void machine(std::uint64_t id, std::int64_t cpus) {
-    NodeView n;
-    n.node = NodeId{id}, n.supplier = OrgId{1}, n.arch = "x86_64", n.schedulable = true;
-    n.free.cpu_milli = cpus * 1000, n.free.memory_bytes = std::int64_t{64} << 30;
-    n.capacity = n.free, n.runtimes = {RuntimeKind::Docker};
-    nodes[n.node] = n;
-    s.apply(NodeChanged{n});
-  }
+  Market() : MarketWorld(kT0) {}
   LeaseId run(std::uint64_t cluster, std::uint64_t on, std::int64_t cpus, std::uint8_t tier, Millis age,
               SlotRole role = SlotRole::Worker) {
     LeaseView l;
-    l.lease = LeaseId{next_lease++}, l.cluster = ClusterId{cluster}, l.node = NodeId{on}, l.role = role;
-    l.resources.cpu_milli = cpus * 1000, l.tier = tier, l.since = now - age;
-    leases[l.lease] = l;
-    s.apply(LeaseChanged{l});
-    shift(l.node, -cpus * 1000);
-    return l.lease;
-  }
-  void shift(NodeId id, std::int64_t cpu_milli) {
-    NodeView& n = nodes.at(id);
-    n.free.cpu_milli += cpu_milli;
-    n.whole = n.free.cpu_milli == n.capacity.cpu_milli;
-    ++n.version;
-    s.apply(NodeChanged{n});
-  }
-  void end(LeaseId id) {
-    const LeaseView l = leases.at(id);
-    leases.erase(id);
-    s.apply(LeaseGone{id, now});
-    shift(l.node, l.resources.cpu_milli);
-  }
-  void tell_to_leave(LeaseId id) {
-    leases.at(id).leaving = leases.at(id).preempted = true;
-    s.apply(LeaseChanged{leases.at(id)});
+    l.cluster = ClusterId{cluster};
+    return begin(l, on, cpus, tier, age, role);
   }
   void ask(std::uint64_t id, std::vector<std::int64_t> cpus, std::uint8_t tier, std::int64_t length_ms = 0) {
-    Request r;
-    r.cluster = ClusterId{id}, r.tenant = OrgId{9}, r.since = now, r.pool = "market", r.arch = "x86_64",
-    r.image = "ray", r.tier = tier;
-    for (std::size_t i = 0; i < cpus.size(); ++i) {
-      Bundle b;
-      b.role = i == 0 ? SlotRole::Head : SlotRole::Worker, b.group = i == 0 ? "" : "w";
-      b.request.resources.cpu_milli = cpus[i] * 1000;
-      r.gang.push_back(b);
-    }
+    Request r = gang(id, cpus, tier);
+    r.tenant = OrgId{9};
     waiting[r.cluster] = {r, length_ms};
     s.apply(RequestChanged{r});
   }
   std::vector<Group> plan() { return s.plan({}, now); }
-  std::vector<LeaseId> victims() {
-    std::vector<LeaseId> out;
-    for (const Group& g : plan()) out.insert(out.end(), g.victims.begin(), g.victims.end());
-    return out;
-  }
 };
 
 TEST(Preempt, WorkOfALaterTierLeavesAndItsPlaceIsKept) {
