@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "base/version.h"
 #include "cli/audit.h"
 #include "cli/shell.h"
 #include "cli/table.h"
@@ -9,7 +10,6 @@
 namespace muster::cli {
 namespace {
 
-constexpr const char* kCefVersion = "0.1.0";
 constexpr int kFacility = 13, kNotice = 5, kWarning = 4;
 
 bool refusal(const wire::Json& entry) {
@@ -78,7 +78,7 @@ std::string audit_line(const wire::Json& entry) {
 std::string cef_line(const wire::Json& entry) {
   const std::string_view in_head = "\\|", in_fields = "\\=";
   std::string out =
-      fmt::format("CEF:0|Muster|musterd|{}|{}|{}|{}|rt={} suser={} spriv={} outcome={}", kCefVersion,
+      fmt::format("CEF:0|Muster|musterd|{}|{}|{}|{}|rt={} suser={} spriv={} outcome={}", kVersion,
                   escaped(title_of(entry), in_head), escaped(text_of(entry), in_head), grave(entry) ? 6 : 3,
                   escaped(when_of(entry), in_fields), escaped(acting(entry), in_fields),
                   escaped(entry["actor"]["kind"].text(), in_fields), outcome_of(entry));

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "base/version.h"
 #include "cli/audit.h"
 #include "cli/completion.h"
 #include "cli/shell.h"
@@ -13,8 +14,6 @@
 namespace muster::cli {
 
 namespace {
-constexpr const char* kVersion = "0.1.0";
-
 Result<int> version(Shell& shell) {
   auto out = wire::Json::object();
   out.set("client", wire::Json::string(kVersion));

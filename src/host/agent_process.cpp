@@ -17,6 +17,7 @@
 #include "agent/memory.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "base/version.h"
 #include "crypto/cert.h"
 #include "crypto/file.h"
 #include "crypto/random.h"
@@ -37,7 +38,6 @@ namespace muster::host {
 namespace {
 
 constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000}, kNetLook{3'000}, kNetEvery{15'000};
-constexpr std::size_t kNetPairsOfMachine = 256;
 constexpr std::size_t kLinkBufferMax = 8 << 20, kStateBytesMax = 16 << 20;
 
 // Begins or feeds something: must wait while the agent's own memory cannot be written.
@@ -162,7 +162,7 @@ class AgentProcess {
 void AgentProcess::make_core() {
   facts_ = gather_facts(layout_, config_.labels);
   agent::Options options;
-  options.agent_version = kAgentVersion;
+  options.agent_version = kVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
   options.features = {"docker", "standby", "egress"};  // must-understand names of assignments that this agent honours
@@ -424,7 +424,7 @@ void AgentProcess::tell_networks() {
   std::erase_if(net_told_, [&](const auto& each) { return !overlay_.paths().contains(each.first); });
   if (!started_ || !core_->online() || !net_wanted_) return;
   const LeaseTime now = read_clocks().lease;
-  std::size_t room = kNetPairsOfMachine;
+  std::size_t room = session::kNetPairsOfMachineMax;
   for (const auto& [lease, paths] : overlay_.paths()) {
     session::NetReport report = paths.report;
     report.pairs.resize(std::min(report.pairs.size(), room));

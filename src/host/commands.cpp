@@ -12,6 +12,7 @@
 #include <iostream>
 #include <thread>
 
+#include "base/version.h"
 #include "crypto/file.h"
 #include "host/agent_process.h"
 #include "host/doctor.h"
@@ -313,7 +314,7 @@ int agent_main(const std::vector<std::string>& raw) {
   if (verb == "egress") return do_egress(layout);
   if (verb == "leave") return do_leave(layout);
   if (verb == "doctor") return do_doctor(words, layout);
-  if (verb == "version") return std::cout << kAgentVersion << "\n", 0;
+  if (verb == "version") return std::cout << kVersion << "\n", 0;
   if (verb == "privd-process") return finish(run_privd(layout));
   if (verb == "venv-box" && words.plain.size() == 2) return run_box(words.plain[1]);
   if (verb == "venv-exec" && words.plain.size() == 3) return run_box_exec(words.plain[1], words.plain[2]);

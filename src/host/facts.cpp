@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/version.h"
 #include "host/nft.h"
 #include "host/nvml.h"
 #include "host/policy.h"
@@ -76,7 +77,7 @@ NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::st
   facts.arch = names.machine;
   facts.kernel = names.release;
   facts.os = os_name();
-  facts.agent_version = kAgentVersion;
+  facts.agent_version = kVersion;
   facts.boot_id = boot_id();
   facts.labels = labels;
   if (const auto region = labels.find("region"); region != labels.end()) facts.region = region->second;

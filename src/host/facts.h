@@ -18,6 +18,4 @@ NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::st
 
 std::uint64_t memory_info(std::string_view key);  // bytes of one line of /proc/meminfo, "MemTotal:"
 
-inline constexpr const char* kAgentVersion = "0.1.0";
-
 }  // namespace muster::host

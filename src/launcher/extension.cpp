@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "launcher/parts.h"
+#include "model/names.h"
 
 namespace muster::launcher {
 namespace {
@@ -48,21 +49,15 @@ Status read_pool(Draft& draft, const Entry& entry, const std::string& key) {
   return {};
 }
 
-Status read_policy(Draft& draft, const Entry& entry, const std::string& key) {
-  static const std::vector<std::string_view> names = {"balanced", "pack", "spread", "cheap", "fast-network"};
+// One of the names, as the value at that place.
+template <typename E, std::size_t N>
+Status read_named(E& out, const Entry& entry, const std::string& key, const std::array<std::string_view, N>& names) {
   const std::string text = TRY(read_text(*entry.value, key));
   const auto found = std::find(names.begin(), names.end(), text);
-  if (found == names.end()) return fault(*entry.value, key, "must be balanced, pack, spread, cheap or fast-network");
-  draft.launch.spec.policy = static_cast<Policy>(found - names.begin());
-  return {};
-}
-
-Status read_min_trust(Draft& draft, const Entry& entry, const std::string& key) {
-  static const std::vector<std::string_view> names = {"community", "verified", "platform"};
-  const std::string text = TRY(read_text(*entry.value, key));
-  const auto found = std::find(names.begin(), names.end(), text);
-  if (found == names.end()) return fault(*entry.value, key, "must be community, verified or platform");
-  draft.launch.spec.min_trust = static_cast<TrustTier>(found - names.begin());
+  if (found == names.end())
+    return fault(*entry.value, key,
+                 fmt::format("must be {} or {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back()));
+  out = static_cast<E>(found - names.begin());
   return {};
 }
 
@@ -94,9 +89,9 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   else if (entry.key == "runtime")
     return read_runtime(draft, entry, key);
   else if (entry.key == "policy")
-    return read_policy(draft, entry, key);
+    return read_named(draft.launch.spec.policy, entry, key, kPolicyNames);
   else if (entry.key == "min_trust")
-    return read_min_trust(draft, entry, key);
+    return read_named(draft.launch.spec.min_trust, entry, key, kTrustTierNames);
   else if (entry.key == "head")
     draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")

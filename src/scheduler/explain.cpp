@@ -1,6 +1,9 @@
 // What people are told: place, reason, and when. Nothing here changes anything.
+#include <fmt/format.h>
+
 #include <algorithm>
 
+#include "model/names.h"
 #include "scheduler/impl.h"
 #include "scheduler/order.h"
 
@@ -32,10 +35,12 @@ Reason lacking(const Request& r, const Bundle& bundle, std::size_t needed, std::
                    {"role", bundle.role == SlotRole::Head    ? "head"
                             : bundle.role == SlotRole::Spare ? "spare"
                                                              : "worker"}};
-  const std::string trust = r.min_trust == TrustTier::Platform   ? ", trust platform"
-                            : r.min_trust == TrustTier::Verified ? ", trust verified or better"
-                                                                 : "";
-  if (!trust.empty()) reason.params["min_trust"] = r.min_trust == TrustTier::Platform ? "platform" : "verified";
+  std::string trust;
+  if (r.min_trust != TrustTier::Community) {
+    const std::string_view name = kTrustTierNames.at(static_cast<std::size_t>(r.min_trust));
+    reason.params["min_trust"] = name;
+    trust = fmt::format(", trust {}{}", name, r.min_trust == TrustTier::Platform ? "" : " or better");
+  }
   const std::string what = "needs " + std::to_string(needed) + (needed == 1 ? " machine" : " machines") + " with " +
                            describe(bundle.request);
   if (exist < needed) {

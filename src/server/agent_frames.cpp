@@ -139,7 +139,8 @@ void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   for (const auto& [id, facts] : leases) others += id == report.lease ? 0 : facts.report.pairs.size();
   NetFacts& kept = leases[report.lease];
   kept = {report, read_clocks().wall};
-  kept.report.pairs.resize(std::min(report.pairs.size(), kNetPairsOfNode - std::min(others, kNetPairsOfNode)));
+  kept.report.pairs.resize(
+      std::min(report.pairs.size(), session::kNetPairsOfMachineMax - std::min(others, session::kNetPairsOfMachineMax)));
 }
 
 // The first member of a cluster says what its reference was resolved to; the others will be told to take exactly that.

@@ -27,9 +27,8 @@
 
 namespace muster::server {
 
-inline constexpr std::size_t kFailuresKept = 4;      // of one cluster
-inline constexpr std::size_t kNetPairsOfNode = 256;  // that are kept of one machine's reports
-inline constexpr Millis kRenewGrace{60'000};  // what a machine with an ended certificate gets to ask for a new one
+inline constexpr std::size_t kFailuresKept = 4;  // of one cluster
+inline constexpr Millis kRenewGrace{60'000};     // what a machine with an ended certificate gets to ask for a new one
 
 class AgentHub final : private session::Authority {
  public:

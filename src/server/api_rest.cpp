@@ -3,6 +3,7 @@
 
 #include <charconv>
 
+#include "base/version.h"
 #include "server/agents.h"
 #include "server/api.h"
 #include "wire/names.h"
@@ -37,9 +38,8 @@ void Api::add_rest() {
   add_open("GetServer", [this](const CallPtr& call) {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       const Identity& id = context_.identity;
-      return wire::to_json(wire::ServerView{std::string(kServerVersion), id.server_id, state.seq,
-                                            context_.runner->read_only(), hex(id.ca_sha256), id.relays,
-                                            state.incarnation});
+      return wire::to_json(wire::ServerView{kVersion, id.server_id, state.seq, context_.runner->read_only(),
+                                            hex(id.ca_sha256), id.relays, state.incarnation});
     });
   });
   add(

@@ -22,8 +22,6 @@ class SecondFactors;
 class MachineBook;
 class RelayTeller;
 
-inline constexpr std::string_view kServerVersion = "0.1.0";
-
 struct Context {
   DataDir dir;
   Identity identity;

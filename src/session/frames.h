@@ -197,6 +197,7 @@ struct Telemetry {
 // The pairs in use come first, at most kNetPairsMax; `others` says how many there are.
 inline constexpr std::uint32_t kNetReportVersion = 1;
 inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
+inline constexpr std::size_t kNetPairsOfMachineMax = 256;       // in all of its reports together
 enum class NetPath : std::uint8_t { None, Relay, Lan, Direct }; /* None: never talked; Lan: to a private address */
 enum class NetOrigin : std::uint8_t { Roster, Told, Heard };
 struct NetPlace {

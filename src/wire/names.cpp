@@ -4,6 +4,8 @@
 
 #include <array>
 
+#include "model/names.h"
+
 namespace muster::wire {
 namespace {
 
@@ -21,8 +23,6 @@ std::optional<E> search(std::string_view wanted, const std::array<std::string_vi
 }
 constexpr std::array<std::string_view, 5> kRoles{"none", "operator", "supplier", "tenant", "auditor"};
 constexpr std::array<std::string_view, 3> kRuntimes{"", "docker", "venv"};
-constexpr std::array<std::string_view, 3> kTiers{"community", "verified", "platform"};
-constexpr std::array<std::string_view, 5> kPolicies{"balanced", "pack", "spread", "cheap", "fast-network"};
 constexpr std::array<std::string_view, 10> kNodeStates{"",     "enrolled", "admitted", "online",  "suspect",
                                                        "lost", "draining", "disabled", "revoked", "quarantined"};
 constexpr std::array<std::string_view, 7> kClusterStates{"",         "queued",  "starting", "running",
@@ -43,10 +43,10 @@ std::string_view text(RuntimeKind value) {
   return pick(value, kRuntimes);
 }
 std::string_view text(TrustTier value) {
-  return pick(value, kTiers);
+  return pick(value, kTrustTierNames);
 }
 std::string_view text(Policy value) {
-  return pick(value, kPolicies);
+  return pick(value, kPolicyNames);
 }
 std::string_view text(NodeState value) {
   return pick(value, kNodeStates);
@@ -73,10 +73,10 @@ std::optional<RuntimeKind> parse_runtime(std::string_view wanted) {
   return search<RuntimeKind>(wanted, kRuntimes, 1);
 }
 std::optional<TrustTier> parse_tier(std::string_view wanted) {
-  return search<TrustTier>(wanted, kTiers, 0);
+  return search<TrustTier>(wanted, kTrustTierNames, 0);
 }
 std::optional<Policy> parse_policy(std::string_view wanted) {
-  return search<Policy>(wanted, kPolicies, 0);
+  return search<Policy>(wanted, kPolicyNames, 0);
 }
 std::string address_text(std::uint32_t address) {
   if (address == 0) return {};
