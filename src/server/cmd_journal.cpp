@@ -64,12 +64,14 @@ Result<Walk> walk(const journal::Store& store, const std::function<bool(const jo
 
 // Signs the newest entry; also for a journal in use.
 Result<std::string> make_head(const DataDir& dir, const journal::Store& store, const std::string& out) {
-  const Identity identity = TRY(load_identity(dir, read_clocks().wall));
+  // Not load_identity: that renews what nears its end, which is for the musterd that serves.
+  const Bytes server_id = TRY(crypto::read_secret_file(dir.key("server_id")));
+  TRY_VOID(ensure_audit_key(dir));
   const auto base = TRY(engine::load_base(store));
   if (base.seq == 0) return error(Code::FailedPrecondition, "the journal is empty: there is nothing to sign");
   journal::Tail tail;
   tail.seq = base.seq, tail.hash = base.hash;
-  const auto head = TRY(sign_head(dir, identity.server_id, base.state.incarnation, tail, read_clocks().wall));
+  const auto head = TRY(sign_head(dir, as_string(server_id), base.state.incarnation, tail, read_clocks().wall));
   const std::string kept = TRY(keep_head(dir, head));
   if (out.empty()) return kept;
   TRY_VOID(crypto::write_public_file(out, as_bytes(wire::to_json(head) + "\n")));

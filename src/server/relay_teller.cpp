@@ -68,7 +68,10 @@ RelayTeller::Keys RelayTeller::left_of(const control::State& state, ClusterId id
 Bytes RelayTeller::everything() {
   std::vector<std::pair<ClusterId, Keys>> left;
   runner_.read([&](const control::State& state, const scheduler::Scheduler&) {
-    for (const auto& [id, cluster] : state.clusters) left.emplace_back(id, left_of(state, id));
+    std::set<ClusterId> clusters;
+    for (const auto& [id, keys] : members_) clusters.insert(id);  // those that ended while nobody listened, too
+    for (const auto& [id, cluster] : state.clusters) clusters.insert(id);
+    for (const ClusterId id : clusters) left.emplace_back(id, left_of(state, id));
   });
   return frame_of(net::RecallFrame::Kind::All, left);
 }
