@@ -1,7 +1,7 @@
 #pragma once
 // The named placement policies: what counts, and how much, among the machines that would do. What has to hold (hard
 // constraints) is not a policy's. A new one is an enumerator of Policy (model/types.h), a row here and a name in
-// wire/names.cpp. Private.
+// model/names.h. Private.
 #include "scheduler/pool.h"
 
 namespace muster::scheduler {
