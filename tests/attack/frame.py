@@ -64,3 +64,15 @@ def any_of(tries):
 
 def processes():
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def marked():
+    """Processes of the machine's that are in sight, by a word on their command line."""
+    out = []
+    for pid in processes():
+        try:
+            if need("mark").encode() in read("/proc/%d/cmdline" % pid):
+                out.append(pid)
+        except OSError:
+            pass
+    return out

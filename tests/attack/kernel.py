@@ -5,7 +5,7 @@ import os
 import struct
 import tempfile
 
-from frame import MACHINE, NEW, P, Blocked, any_of, attack, call, need, processes, read
+from frame import MACHINE, NEW, P, Blocked, any_of, attack, call, marked, need, processes, read
 
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 SIGCHLD = 17
@@ -138,9 +138,10 @@ def unshare_by_32_bit_call():
 
 @attack
 def enter_the_machines_namespace():
-    fd = os.open("/proc/1/ns/mnt", os.O_RDONLY)
-    call("setns", fd, 0)
-    return "in the mounts of process 1, read " + read(need("witness")).decode()
+    def enter(pid):
+        call("setns", os.open("/proc/%d/ns/mnt" % pid, os.O_RDONLY), 0)
+        return "in its mounts, read " + read(need("witness")).decode()
+    return any_of(("process %d" % pid, lambda pid=pid: enter(pid)) for pid in marked() + [1])
 
 
 @attack
@@ -158,21 +159,14 @@ def _move_to(path):
 # ---- other processes
 @attack
 def trace_a_foreign_process():
-    marked = [pid for pid in processes() if need("mark").encode() in _words(pid)]
-    if not marked and "own_init" not in P:
+    seen = marked()
+    if not seen and "own_init" not in P:
         raise Blocked("the machine's process is not in sight")
-    pid = marked[0] if marked else 1
+    pid = seen[0] if seen else 1
     call("ptrace", 16, pid, 0, 0)
     os.waitpid(pid, 0x40000000)
     call("ptrace", 17, pid, 0, 0)
     return "traced %d" % pid
-
-
-def _words(pid):
-    try:
-        return read("/proc/%d/cmdline" % pid)
-    except OSError:
-        return b""
 
 
 @attack
@@ -189,10 +183,10 @@ def read_a_foreign_process():
 
 @attack
 def read_foreign_memory():
-    marked = [pid for pid in processes() if need("mark").encode() in _words(pid)]
-    if not marked and "own_init" not in P:
+    seen = marked()
+    if not seen and "own_init" not in P:
         raise Blocked("the machine's process is not in sight")
-    pid = marked[0] if marked else 1
+    pid = seen[0] if seen else 1
     start = next((int(line.split("-")[0], 16) for line in read("/proc/%d/maps" % pid, 1 << 20).decode().split("\n") if "[stack]" in line), 0x400000)
     data = ctypes.create_string_buffer(64)
     here, there = (ctypes.c_size_t * 2)(ctypes.addressof(data), 64), (ctypes.c_size_t * 2)(start, 64)
@@ -202,11 +196,11 @@ def read_foreign_memory():
 
 @attack
 def signal_a_foreign_process():
-    marked = [pid for pid in processes() if need("mark").encode() in _words(pid)]
-    if not marked:
+    seen = marked()
+    if not seen:
         raise Blocked("the machine's process is not in sight")
-    os.kill(marked[0], 0)
-    return "may send signals to %d" % marked[0]
+    os.kill(seen[0], 0)
+    return "may send signals to %d" % seen[0]
 
 
 @attack

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 
-from frame import P, Blocked, any_of, attack, call, need, read
+from frame import P, Blocked, any_of, attack, call, marked, need, read
 
 
 def rewrite(path):
@@ -20,20 +20,26 @@ def rewrite(path):
 
 
 # ---- devices
+def of_the_disk(path):
+    with open(path, "rb") as f:
+        if need("token").encode() not in f.read(4096):
+            raise Blocked("it holds something else")
+    return "read the machine's disk"
+
+
 @attack
 def disk_device():
-    """The disk below the workspace as a device of its own, opened for reading."""
+    """A disk of the machine's as a device of our own, opened for reading."""
     path = tempfile.mkdtemp() + "/disk"
-    os.mknod(path, stat.S_IFBLK | 0o600, os.stat(need("workspace")).st_dev)
-    with open(path, "rb") as f:
-        return "read %d bytes of the machine's disk" % len(f.read(4096))
+    major, minor = need("disk").split(":")
+    os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(int(major), int(minor)))
+    return of_the_disk(path)
 
 
 @attack
 def smuggled_disk_device():
     """One that somebody else made for us: an archive that was unpacked with more rights than ours."""
-    with open(need("smuggled_disk"), "rb") as f:
-        return "read %d bytes of the machine's disk" % len(f.read(4096))
+    return of_the_disk(need("smuggled_disk"))
 
 
 @attack
@@ -102,9 +108,14 @@ def release_agent():
 
 @attack
 def raise_own_limits():
-    return any_of((path, lambda path=path: rewrite(path)) for path in
-                  ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
-                   "/sys/fs/cgroup/cpu/cpu.shares"))
+    """Where an engine shows its group to a container, and where the machine keeps it."""
+    places = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+    for line in read("/proc/self/cgroup").decode().split("\n"):
+        if line.count(":") >= 2:
+            _, kinds, path = line.split(":", 2)
+            places.append(os.path.join("/sys/fs/cgroup", kinds.replace("name=", ""), path.lstrip("/")))
+    names = ("memory.limit_in_bytes", "pids.max", "memory.max", "cpu.cfs_quota_us", "cpu.shares")
+    return any_of((path, lambda path=path: rewrite(path)) for path in (os.path.join(place, name) for place in places for name in names) if os.path.exists(path))
 
 
 @attack
@@ -126,7 +137,8 @@ def _reads(path):
 # ---- files and sockets of the machine
 @attack
 def file_of_the_machine():
-    return any_of((path, lambda path=path: read(path).decode()) for path in (need("witness"), "/proc/1/root" + need("witness"), "/proc/1/cwd/.." + need("witness")))
+    roots = [""] + ["/proc/%d/%s" % (pid, name) for pid in marked() + [1] for name in ("root", "cwd/../../../../../..")]
+    return any_of((root, lambda root=root: read(root + need("witness")).decode()) for root in roots)
 
 
 @attack
