@@ -250,20 +250,10 @@ class Enrolled(Verdicts, unittest.TestCase):
         for name, image in (("hunter", "muster/ray-root:1"), ("prey", "muster/ray:2.60.0")):
             with open("%s/%s.yaml" % (world.dir, name), "w") as f:
                 f.write(CLUSTER % (name, image))
-        faults = []
-
-        def up(name, run):
-            try:
-                run("up", "%s/%s.yaml" % (world.dir, name), "--yes")
-            except demo.DemoError as fault:
-                faults.append("%s: %s" % (name, fault))
-        started = [threading.Thread(target=up, args=each) for each in (("hunter", world.cli), ("prey", cls.rival))]
-        for thread in started:
-            thread.start()
-        for thread in started:
-            thread.join()
-        if faults:
-            raise RuntimeError("; ".join(faults) + text_of(world.dir + "/alpha/agent.log")[-2000:])
+        for name, run in (("hunter", world.cli), ("prey", cls.rival)):
+            run("up", "%s/%s.yaml" % (world.dir, name), "--yes", "--no-wait")
+        for name, run in (("hunter", world.cli), ("prey", cls.rival)):  # an attacker need not wait until Ray is ready
+            world.wait("up", "a way into " + name, 120, lambda: run("exec", name, "--", "true", check=False).returncode == 0, world.dir + "/alpha/agent.log")
         cls.docker("exec", "-d", cls.container("prey"), "python3", "-c", WITNESS, cls.token, str(cls.port + 1), "witness-prey")
         world.cli("rsync-up", "hunter", PROGRAMS, "/tmp/attack")
         cls.tell("/tmp/attack/targets.json", cls.targets)
