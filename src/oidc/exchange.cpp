@@ -113,7 +113,7 @@ Error meaning(std::string_view provider_error) {
       {"access_denied", Code::Cancelled, "the login was cancelled at the identity provider; begin again to log in"},
       {"authorization_pending", Code::Unavailable, "the login is not finished in the browser yet"},
       {"slow_down", Code::Unavailable, "the identity provider wants to be asked less often"},
-      {"expired_token", Code::DeadlineExceeded, "the code was not used in time; begin again"},
+      {"expired_token", Code::FailedPrecondition, "the code was not used in time; begin again"},
       {"invalid_grant", Code::FailedPrecondition, "the login took too long or was used before; begin again"},
       {"invalid_client", Code::FailedPrecondition,
        "the identity provider does not accept this control plane: its client id or secret is wrong; tell the operator"},
