@@ -142,12 +142,12 @@ void Api::invite_person(const CallPtr& call, const wire::CreatePrincipalRequest&
                             "ssoSubject"));
   post(call, [this, call, sso, request] {
     const std::string issuer = sso->provider.settings().issuer;
-    // A repeat with the same key would find the link that it made itself.
-    const Status free = sso->people.check_free(issuer, request.sso_subject);
-    if (!free.ok() && call->request.header("idempotency-key").empty()) return fail(call, free.error());
-    make_principal(call, request, [sso, issuer, subject = request.sso_subject, free = free.ok()](const engine::Reply& reply) {
-      const auto id = PrincipalId::parse(reply.outcome.id);
-      if (id && free) static_cast<void>(sso->people.invite(issuer, subject, *id).ok());
+    const Status free = sso->people.check_free(issuer, request.sso_subject, request.name);
+    if (!free.ok()) return fail(call, free.error());
+    make_principal(call, request, [sso, issuer, subject = request.sso_subject](const engine::Reply& reply) {
+      // A repeat writes again: that heals an account whose link was lost between the two stores.
+      if (const auto id = PrincipalId::parse(reply.outcome.id))
+        static_cast<void>(sso->people.invite(issuer, subject, *id).ok());
     });
   });
 }

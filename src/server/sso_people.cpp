@@ -83,11 +83,11 @@ std::optional<Principal> SsoPeople::account_of(PrincipalId id) const {
   return out;
 }
 
-Status SsoPeople::check_free(const std::string& issuer, const std::string& subject) {
+Status SsoPeople::check_free(const std::string& issuer, const std::string& subject, const std::string& name) {
   const std::lock_guard lock(mutex_);
   const auto link = TRY(find(row_of(issuer, subject)));
   const auto account = link ? account_of(link->account) : std::nullopt;
-  if (!account) return {};
+  if (!account || account->name == name) return {};  // of that name: a repeat, or the core says that it is taken
   return error(Code::AlreadyExists,
                fmt::format("this person has the account {}; take the link away first: musterd sso-forget {}",
                            account->name, account->name),

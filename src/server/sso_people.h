@@ -25,8 +25,8 @@ class SsoPeople {
   // are ended then).
   Result<Admitted> admit(const oidc::Settings& settings, const wire::Json& claims);
 
-  // For accounts that an operator makes for somebody. AlreadyExists: the person has one that is not switched off.
-  Status check_free(const std::string& issuer, const std::string& subject);
+  // For accounts that an operator makes for somebody. AlreadyExists: the person has another one than `name`.
+  Status check_free(const std::string& issuer, const std::string& subject, const std::string& name);
   Status invite(const std::string& issuer, const std::string& subject, PrincipalId account);
   // The person may begin anew; also from another process. The number of links that are gone.
   static Result<std::size_t> forget(journal::Store& store, PrincipalId account);
