@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "cli/api.h"
 #include "cli/archive.h"
@@ -22,6 +26,7 @@
 #include "cli/request.h"
 #include "cli/runtime_env.h"
 #include "cli/shell.h"
+#include "cli/sso.h"
 #include "cli/table.h"
 #include "cli/totp.h"
 #include "crypto/hash.h"
