@@ -528,8 +528,10 @@ TEST(Sso, ACancelledLoginSaysSoInTheTerminalAndInTheBrowser) {
 TEST(Sso, ByCodeItAsksAsOftenAsItIsTold) {
   std::vector<Result<wire::Json>> answers = {
       json(R"({"handle":"h","userCode":"WDJB-MJHT","verificationUrl":"https://a.example/d","intervalSeconds":"3"})"),
-      json(R"({"pending":true,"retrySeconds":"3"})"), error(Code::Unavailable, "the network is away"),
-      json(R"({"pending":true,"retrySeconds":"8"})"), error(Code::ResourceExhausted, "too many"),
+      json(R"({"pending":true,"retrySeconds":"3"})"),
+      error(Code::Unavailable, "the network is away"),
+      json(R"({"pending":true,"retrySeconds":"8"})"),
+      error(Code::ResourceExhausted, "too many"),
       json(R"({"login":{"token":"t"},"project":"p"})")};
   std::size_t at = 0;
   std::vector<std::int64_t> slept;

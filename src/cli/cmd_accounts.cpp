@@ -26,9 +26,9 @@ Result<int> create_user(Shell& shell, const AccountOptions& options) {
                                                  : read_file(options.password_file, 4'096));
   while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) password.pop_back();
   Api* api = TRY(shell.api());
-  const auto user =
-      TRY(api->send("POST", "/api/v1/users",
-                    wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password, options.sso_subject})));
+  const auto user = TRY(api->send(
+      "POST", "/api/v1/users",
+      wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password, options.sso_subject})));
   shell.show(user, [&] {
     return fmt::format("{} {} ({})\n", clean(user["id"].text()), clean(user["name"].text()),
                        clean(user["role"].text()));
@@ -105,9 +105,10 @@ void add_accounts(CLI::App& app, Shell& shell) {
       create->add_option("--role", options->role, "operator, supplier, tenant or auditor");
       create->add_option("--password-file", options->password_file,
                          "read the password from a file, - for standard input");
-      create->add_option("--sso-subject", options->sso_subject,
-                         "instead of a password: the subject of a person of the identity provider (`muster login --sso` "
-                         "tells it to who has no account)");
+      create->add_option(
+          "--sso-subject", options->sso_subject,
+          "instead of a password: the subject of a person of the identity provider (`muster login --sso` "
+          "tells it to who has no account)");
       auto* disable = parent->add_subcommand("disable", "Disable an account");
       disable->footer("Example:\n  muster user disable usr-3");
       disable->add_option("user", options->name, "id")->required();

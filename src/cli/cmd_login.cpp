@@ -145,8 +145,9 @@ void add_login(CLI::App& app, Shell& shell) {
       "--code-file", options->code_file,
       "read the code of a second factor from a file, - for standard input; it is asked for otherwise");
   login_command->add_option("--label", options->label, "name of the token in `muster token list`");
-  login_command->footer("Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice\n"
-                        "  muster login https://muster.example --ca-sha256 3f2a... --sso");
+  login_command->footer(
+      "Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice\n"
+      "  muster login https://muster.example --ca-sha256 3f2a... --sso");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });
   auto* logout_command = app.add_subcommand("logout", "Forget the token on this machine");
   logout_command->footer("Example:\n  muster logout --context work");

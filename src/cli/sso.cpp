@@ -37,8 +37,8 @@ std::string escaped(std::string_view text) {
 }
 
 void answer_and_close(int fd, std::string_view status, std::string_view title, std::string_view text) {
-  const std::string page = fmt::format(
-      "<!doctype html><meta charset=utf-8><title>{0}</title><h1>{0}</h1><p>{1}</p>\n", escaped(title), escaped(text));
+  const std::string page = fmt::format("<!doctype html><meta charset=utf-8><title>{0}</title><h1>{0}</h1><p>{1}</p>\n",
+                                       escaped(title), escaped(text));
   const std::string all = fmt::format(
       "HTTP/1.1 {}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n"
       "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
@@ -142,8 +142,7 @@ void Callback::tell(const std::string& title, const std::string& text) {
 }
 
 Result<wire::Json> login_in_browser(const SsoWorld& world, Callback& callback, Millis patience) {
-  const auto begun =
-      TRY(world.call("/api/v1/sso/begin", wire::to_json(wire::BeginSsoRequest{false, callback.port()})));
+  const auto begun = TRY(world.call("/api/v1/sso/begin", wire::to_json(wire::BeginSsoRequest{false, callback.port()})));
   const std::string url = clean(begun["url"].text());
   // It goes to a program as an argument: only what a browser is for.
   if (!url.starts_with("https://") && !url.starts_with("http://"))
@@ -156,9 +155,9 @@ Result<wire::Json> login_in_browser(const SsoWorld& world, Callback& callback, M
     callback.tell("Not logged in", why.message);
     return why;
   }
-  auto done =
-      world.call("/api/v1/sso/finish", wire::to_json(wire::FinishSsoRequest{begun["handle"].text(), came.code,
-                                                                            begun["state"].text(), came.issuer, world.label}));
+  auto done = world.call("/api/v1/sso/finish",
+                         wire::to_json(wire::FinishSsoRequest{begun["handle"].text(), came.code, begun["state"].text(),
+                                                              came.issuer, world.label}));
   callback.tell(done.ok() ? "Logged in" : "Not logged in",
                 done.ok() ? "You may close this page and go on in the terminal." : done.error().message);
   return done;
@@ -166,7 +165,8 @@ Result<wire::Json> login_in_browser(const SsoWorld& world, Callback& callback, M
 
 Result<wire::Json> login_by_code(const SsoWorld& world) {
   const auto begun = TRY(world.call("/api/v1/sso/begin", wire::to_json(wire::BeginSsoRequest{true, 0})));
-  const std::string url = clean(begun["verificationUrl"].text()), whole = clean(begun["verificationUrlComplete"].text());
+  const std::string url = clean(begun["verificationUrl"].text()),
+                    whole = clean(begun["verificationUrlComplete"].text());
   world.tell(fmt::format("To log in, open {} on any device and enter the code\n\n  {}\n", url,
                          clean(begun["userCode"].text())));
   if (!whole.empty()) world.tell(fmt::format("or open {}\n", whole));

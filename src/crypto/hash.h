@@ -1,6 +1,6 @@
 #pragma once
-// Digests and key derivation: SHA-256 and SHA-512 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869), BLAKE2s (RFC 7693) as WireGuard
-// uses it. Pure functions; Sha256 is the incremental form, for one thread at a time.
+// Digests and key derivation: SHA-256 and SHA-512 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869), BLAKE2s (RFC 7693) as
+// WireGuard uses it. Pure functions; Sha256 is the incremental form, for one thread at a time.
 #include <memory>
 #include <string>
 

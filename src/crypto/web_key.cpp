@@ -136,8 +136,7 @@ bool WebKey::verify(WebAlg alg, ByteView message, ByteView signature) const {
   const DigestPtr context(EVP_MD_CTX_new());
   EVP_PKEY_CTX* options = nullptr;
   const EVP_MD* digest = alg == WebAlg::EdDsa ? nullptr : EVP_sha256();
-  if (context == nullptr ||
-      EVP_DigestVerifyInit(context.get(), &options, digest, nullptr, impl_->key.get()) != 1)
+  if (context == nullptr || EVP_DigestVerifyInit(context.get(), &options, digest, nullptr, impl_->key.get()) != 1)
     return false;
   if (alg == WebAlg::Ps256 && (EVP_PKEY_CTX_set_rsa_padding(options, RSA_PKCS1_PSS_PADDING) != 1 ||
                                EVP_PKEY_CTX_set_rsa_pss_saltlen(options, RSA_PSS_SALTLEN_DIGEST) != 1 ||

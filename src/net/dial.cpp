@@ -117,10 +117,11 @@ Error tls_failure(const Endpoint& endpoint, SSL& ssl, int rc) {
   const long verify = SSL_get_verify_result(&ssl);
   if (kind == SSL_ERROR_SSL && verify != X509_V_OK) {
     ERR_clear_error();
-    return error(Code::Unauthenticated,
-                 "the certificate of " + shown(endpoint.host, endpoint.port) +
-                     " is not trusted: " + X509_verify_cert_error_string(verify) + "; someone may sit in between, or " +
-                     (endpoint.peer == Peer::Web ? "its CA must be named" : "the pinned CA is of another control plane"));
+    return error(
+        Code::Unauthenticated,
+        "the certificate of " + shown(endpoint.host, endpoint.port) +
+            " is not trusted: " + X509_verify_cert_error_string(verify) + "; someone may sit in between, or " +
+            (endpoint.peer == Peer::Web ? "its CA must be named" : "the pinned CA is of another control plane"));
   }
   const std::string detail = kind == SSL_ERROR_SSL ? ssl_error_text()
                              : saved != 0          ? errno_text(saved)

@@ -142,7 +142,7 @@ class Client {
     std::string method = "GET", target;
     std::map<std::string, std::string> headers;
     std::string body;
-    Millis timeout{30'000};              // of connecting, of sending and of the answer, each
+    Millis timeout{30'000};            // of connecting, of sending and of the answer, each
     std::size_t body_max = 256 << 20;  // of the answer
   };
   Result<Response> call(const Call& call);

@@ -338,7 +338,8 @@ TEST(NetClient, TrustsOnlyTheControlPlanesRole) {
 
 TEST(NetClient, TrustsAServerOfTheWebUnderItsOwnNameAlone) {
   Site site;
-  const auto ask = [&](const std::string& ca, const std::string& name, std::size_t body_max = 1000) -> Result<Response> {
+  const auto ask = [&](const std::string& ca, const std::string& name,
+                       std::size_t body_max = 1000) -> Result<Response> {
     WebUrl url = *parse_web_url("https://127.0.0.1:" + std::to_string(site.port) + "/a?b=c%20d");
     url.endpoint.use_proxy_env = false;
     url.endpoint.ca_pem = ca;
@@ -368,7 +369,8 @@ TEST(NetClient, AsksThisMachineWithoutTls) {
     const Fd peer(::accept(listener.get(), nullptr, nullptr));
     char buffer[2048];
     asked = std::string(buffer, static_cast<std::size_t>(std::max<ssize_t>(0, ::recv(peer.get(), buffer, 2048, 0))));
-    const std::string_view answer = "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\nhi";
+    const std::string_view answer =
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\nhi";
     EXPECT_EQ(::send(peer.get(), answer.data(), answer.size(), 0), static_cast<ssize_t>(answer.size()));
   });
   const WebUrl url = *parse_web_url("http://localhost:" + std::to_string(ntohs(address.sin_port)) + "?x=1");

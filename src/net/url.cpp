@@ -188,8 +188,7 @@ Result<WebUrl> parse_web_url(std::string_view url) {
 }
 
 std::string form_text(const std::vector<std::pair<std::string, std::string>>& fields) {
-  static constexpr std::string_view kPlain =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+  static constexpr std::string_view kPlain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
   static constexpr std::string_view kHex = "0123456789ABCDEF";
   std::string out;
   const auto put = [&out](std::string_view text) {

@@ -34,7 +34,8 @@ Result<Json> answer_of(int status, std::string_view body) {
   if (object && status == 200) return value;
   if (object && value->find("error") != nullptr) return meaning(word((*value)["error"]));
   return error(Code::Unavailable,
-               fmt::format("the identity provider answers with status {} and nothing that can be read; try again later", status));
+               fmt::format("the identity provider answers with status {} and nothing that can be read; try again later",
+                           status));
 }
 
 }  // namespace
@@ -95,8 +96,8 @@ Result<DeviceCode> parse_device_code(int status, std::string_view body) {
   const std::int64_t lifetime = answer["expires_in"].integer(), interval = answer["interval"].integer(5);
   if (out.device_code.empty() || out.device_code.size() > kTextMax || out.user_code.empty() ||
       out.user_code.size() > kUserCodeMax || out.url.empty() || out.url.size() > kUrlMax ||
-      out.complete_url.size() > kUrlMax || !visible(out.device_code) || !visible(out.url) || !visible(out.complete_url) ||
-      !visible(out.user_code) || lifetime < 1)
+      out.complete_url.size() > kUrlMax || !visible(out.device_code) || !visible(out.url) ||
+      !visible(out.complete_url) || !visible(out.user_code) || lifetime < 1)
     return error(Code::Unavailable, "the identity provider's device code cannot be read");
   out.lifetime = Millis(std::min<std::int64_t>(lifetime, 3600) * 1000);
   out.interval = Millis(std::clamp<std::int64_t>(interval, 1, 60) * 1000);

@@ -18,9 +18,11 @@ constexpr std::size_t kSubjectMax = 255;
 constexpr double kSecondsMax = 1e11;
 
 Error refused(std::string_view why, std::string_view claim) {
-  return error(Code::PermissionDenied,
-               fmt::format("the identity provider's token is refused: {}; begin again, and tell the operator if it stays so", why),
-               std::string(claim));
+  return error(
+      Code::PermissionDenied,
+      fmt::format("the identity provider's token is refused: {}; begin again, and tell the operator if it stays so",
+                  why),
+      std::string(claim));
 }
 Error wrong_clock(std::string_view why, std::string_view claim) {
   return error(Code::PermissionDenied,

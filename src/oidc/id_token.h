@@ -1,8 +1,8 @@
 #pragma once
 // Is this ID token the provider's word about a person who logs in here and now? (OpenID Connect Core 1.0, 3.1.3.7; RFC
 // 7515, 7519, 8725.) Bytes, keys and time in, claims or the first fault out: signature before anything that it says is
-// believed, then issuer, audience, authorised party, times with a minute of skew, nonce, hash of the access token. Pure;
-// any thread. Errors name the claim at fault in `field` and never hold the token.
+// believed, then issuer, audience, authorised party, times with a minute of skew, nonce, hash of the access token.
+// Pure; any thread. Errors name the claim at fault in `field` and never hold the token.
 #include <string>
 #include <string_view>
 #include <vector>

@@ -226,7 +226,9 @@ TEST(Provider, MustBeTheIssuerThatWasAsked) {
 
 TEST(Provider, KeysOfOtherUsesArePassedOver) {
   const std::string x = base64url(crypto::SigningKey::generate().public_key());
-  const auto key = [&](const std::string& more) { return R"({"kty":"OKP","crv":"Ed25519","x":")" + x + "\"" + more + "}"; };
+  const auto key = [&](const std::string& more) {
+    return R"({"kty":"OKP","crv":"Ed25519","x":")" + x + "\"" + more + "}";
+  };
   const auto count = [](const std::string& keys) {
     const auto parsed = parse_keys("{\"keys\":[" + keys + "]}");
     return parsed.ok() ? parsed->size() : 0;
@@ -298,13 +300,12 @@ TEST(Settings, RulesAndAddressesDecideWhoComesInAsWhat) {
   EXPECT_EQ(org("{}"), "");
   const auto email = [&](const std::string& json_text) { return check_email(settings, parsed(json_text)).ok(); };
   EXPECT_TRUE(email(R"({"email":"a@LAB.example","email_verified":true})"));
-  for (const char* bad : {R"({"email":"a@lab.example"})", R"({"email":"a@lab.example","email_verified":false})",
-                          R"({"email":"a@lab.example","email_verified":"true"})", R"({"email_verified":true})",
-                          R"({"email":"a@lab.example.org","email_verified":true})",
-                          R"({"email":"a@xlab.example","email_verified":true})",
-                          R"({"email":"@lab.example","email_verified":true})",
-                          R"({"email":"lab.example","email_verified":true})",
-                          R"({"email":["a@lab.example"],"email_verified":true})"})
+  for (const char* bad :
+       {R"({"email":"a@lab.example"})", R"({"email":"a@lab.example","email_verified":false})",
+        R"({"email":"a@lab.example","email_verified":"true"})", R"({"email_verified":true})",
+        R"({"email":"a@lab.example.org","email_verified":true})", R"({"email":"a@xlab.example","email_verified":true})",
+        R"({"email":"@lab.example","email_verified":true})", R"({"email":"lab.example","email_verified":true})",
+        R"({"email":["a@lab.example"],"email_verified":true})"})
     EXPECT_FALSE(email(bad)) << bad;
   settings.email_domains.clear();
   EXPECT_TRUE(email("{}"));
@@ -322,10 +323,13 @@ TEST(Settings, RulesAndAddressesDecideWhoComesInAsWhat) {
 
 TEST(Exchange, SaysItAsTheStandardsDo) {
   // RFC 7636, appendix B.
-  EXPECT_EQ(pkce_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+  EXPECT_EQ(pkce_challenge("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"),
+            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
   const auto settings = *parse_settings(R"({"issuer":"https://a.example","clientId":"m"})");
   const Fields fields = authorization_fields(settings, "http://127.0.0.1:7/callback", "s", "n", "v");
-  EXPECT_EQ(std::count(fields.begin(), fields.end(), std::pair<std::string, std::string>("code_challenge_method", "S256")), 1);
+  EXPECT_EQ(
+      std::count(fields.begin(), fields.end(), std::pair<std::string, std::string>("code_challenge_method", "S256")),
+      1);
   for (const auto& [key, value] : fields) EXPECT_NE(value, "v") << "the verifier stays here";
   EXPECT_EQ(basic_credentials("Aladdin", "open%20sesame"), "Basic QWxhZGRpbjpvcGVuJTIwc2VzYW1l");
   const auto tokens = parse_tokens(200, R"({"id_token":"i","access_token":"a","token_type":"Bearer"})");
@@ -344,8 +348,13 @@ TEST(Exchange, SaysItAsTheStandardsDo) {
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->interval, Millis(5000));
   EXPECT_EQ(code->lifetime, Millis(900'000));
-  EXPECT_FALSE(parse_device_code(200, R"({"device_code":"d","user_code":"U","verification_uri":"https://a.example/d"})").ok());
-  EXPECT_FALSE(parse_device_code(200, "{\"device_code\":\"d\",\"user_code\":\"U\\u001b[2J\",\"verification_uri\":\"https://a/\",\"expires_in\":9}").ok());
+  EXPECT_FALSE(
+      parse_device_code(200, R"({"device_code":"d","user_code":"U","verification_uri":"https://a.example/d"})").ok());
+  EXPECT_FALSE(
+      parse_device_code(
+          200,
+          "{\"device_code\":\"d\",\"user_code\":\"U\\u001b[2J\",\"verification_uri\":\"https://a/\",\"expires_in\":9}")
+          .ok());
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ Result<Provider> parse_provider(std::string_view body, const std::string& issuer
   Provider out;
   out.issuer = page["issuer"].text();
   if (!page["issuer"].is(Json::Kind::String) || out.issuer != issuer)
-    return bad_page("it says that it is another issuer; write issuer into the file of --sso exactly as the page has it");
+    return bad_page(
+        "it says that it is another issuer; write issuer into the file of --sso exactly as the page has it");
   const struct {
     const char* name;
     std::string& to;

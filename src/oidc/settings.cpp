@@ -23,7 +23,8 @@ Error wrong(std::string_view field, std::string_view what) {
 Status only(const Json& object, std::string_view where, std::initializer_list<std::string_view> keys) {
   for (const auto& [key, value] : object.members())
     if (std::find(keys.begin(), keys.end(), key) == keys.end())
-      return wrong(fmt::format("{}{}", where, key), fmt::format("is no key here; these are: {}", fmt::join(keys, ", ")));
+      return wrong(fmt::format("{}{}", where, key),
+                   fmt::format("is no key here; these are: {}", fmt::join(keys, ", ")));
   return {};
 }
 
@@ -76,9 +77,9 @@ std::string lower(std::string_view text) {
 
 bool holds(const Json& claim, const std::string& value) {
   if (claim.is(Json::Kind::String)) return claim.text() == value;
-  return claim.is(Json::Kind::Array) &&
-         std::any_of(claim.items().begin(), claim.items().end(),
-                     [&](const Json& each) { return each.is(Json::Kind::String) && each.text() == value; });
+  return claim.is(Json::Kind::Array) && std::any_of(claim.items().begin(), claim.items().end(), [&](const Json& each) {
+           return each.is(Json::Kind::String) && each.text() == value;
+         });
 }
 
 }  // namespace

@@ -139,15 +139,15 @@ void Api::give_login(const CallPtr& call, const Principal& who, const std::strin
                      std::function<std::string(const wire::LoginView&)> render) {
   call->caller.subject = {who.id, who.role, who.org, {}, {}};
   const auto token = crypto::make_api_token();
-  submit(call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), {}, lifetime},
-         [this, token, id = who.id, render = std::move(render)](const control::State& state,
-                                                                const scheduler::Scheduler&,
-                                                                const engine::Reply& reply) -> Result<std::string> {
-           const auto made = TokenId::parse(reply.outcome.id);
-           const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-           if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-           return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
-         });
+  submit(
+      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), {}, lifetime},
+      [this, token, id = who.id, render = std::move(render)](const control::State& state, const scheduler::Scheduler&,
+                                                             const engine::Reply& reply) -> Result<std::string> {
+        const auto made = TokenId::parse(reply.outcome.id);
+        const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+        if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
+      });
 }
 
 Result<std::size_t> Api::end_other_logins(const CallPtr& call) {

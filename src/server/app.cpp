@@ -68,7 +68,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
   TRY_VOID(context.factors->load());
   if (options.sso)
-    context.sso = std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
+    context.sso =
+        std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
   context.machines = std::make_unique<MachineBook>(context.identity.ca);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   AccessLog::Options access;

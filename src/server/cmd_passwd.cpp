@@ -102,7 +102,8 @@ int cmd_totp_reset(const Arguments& arguments, const OpenStore& open) {
 int cmd_sso_forget(const Arguments& arguments, const OpenStore& open) {
   if (!names_an_account(arguments)) return 2;
   const auto account = open_account(arguments, open, Disabled::Allowed);
-  const auto gone = account.ok() ? SsoPeople::forget(*account->store, account->id) : Result<std::size_t>(account.error());
+  const auto gone =
+      account.ok() ? SsoPeople::forget(*account->store, account->id) : Result<std::size_t>(account.error());
   if (!gone.ok()) {
     fmt::print(stderr, "musterd sso-forget: {}\n", gone.error().message);
     return 1;

@@ -27,7 +27,8 @@ control::Actor the_system() {
 // As it may be shown to the person himself; empty where it is no plain text.
 std::string shown_subject(const wire::Json& claims) {
   const std::string& subject = claims["sub"].text();
-  const bool plain = std::all_of(subject.begin(), subject.end(), [](char c) { return c > ' ' && c < 0x7f && c != '"'; });
+  const bool plain =
+      std::all_of(subject.begin(), subject.end(), [](char c) { return c > ' ' && c < 0x7f && c != '"'; });
   return plain ? subject : std::string();
 }
 
@@ -108,12 +109,13 @@ Result<SsoPeople::Admitted> SsoPeople::admit(const oidc::Settings& settings, con
   if (const auto account = link ? account_of(link->account) : std::nullopt) return admit_known(*link, *account, rule);
   if (settings.unknown == oidc::Unknown::Create && rule != nullptr) return make(settings, claims, row, *rule);
   const std::string subject = shown_subject(claims);
-  return error(Code::PermissionDenied,
-               fmt::format("the identity provider knows you, but {}; ask an operator{}",
-                           settings.unknown == oidc::Unknown::Create ? "none of the rules here lets you in"
-                                                                     : "no account here is yours",
-                           subject.empty() ? std::string()
-                                           : fmt::format(" to make one: muster user create NAME --sso-subject {}", subject)));
+  return error(
+      Code::PermissionDenied,
+      fmt::format(
+          "the identity provider knows you, but {}; ask an operator{}",
+          settings.unknown == oidc::Unknown::Create ? "none of the rules here lets you in" : "no account here is yours",
+          subject.empty() ? std::string()
+                          : fmt::format(" to make one: muster user create NAME --sso-subject {}", subject)));
 }
 
 Result<SsoPeople::Admitted> SsoPeople::admit_known(const Link& link, const Principal& account, const oidc::Rule* rule) {

@@ -59,17 +59,19 @@ Result<SsoProvider::Options> SsoProvider::load(const std::string& path) {
   return out;
 }
 
-SsoProvider::SsoProvider(Options options) : options_([&options] {
-  if (options.fetch) return std::move(options);
-  options.fetch = [ca = options.ca_pem](const std::string& text, const net::Client::Call& call) -> Result<net::Response> {
-    net::WebUrl url = TRY(net::parse_web_url(text));
-    if (url.endpoint.peer == net::Peer::Web) url.endpoint.ca_pem = ca;
-    net::Client::Call sent = call;
-    sent.target = url.target;
-    return net::Client(url.endpoint).call(sent);
-  };
-  return std::move(options);
-}()) {}
+SsoProvider::SsoProvider(Options options)
+    : options_([&options] {
+        if (options.fetch) return std::move(options);
+        options.fetch = [ca = options.ca_pem](const std::string& text,
+                                              const net::Client::Call& call) -> Result<net::Response> {
+          net::WebUrl url = TRY(net::parse_web_url(text));
+          if (url.endpoint.peer == net::Peer::Web) url.endpoint.ca_pem = ca;
+          net::Client::Call sent = call;
+          sent.target = url.target;
+          return net::Client(url.endpoint).call(sent);
+        };
+        return std::move(options);
+      }()) {}
 
 Result<std::string> SsoProvider::document(const std::string& url, const std::map<std::string, std::string>& headers) {
   net::Client::Call call{.headers = headers, .timeout = kPatience, .body_max = oidc::kDocumentMax};
@@ -85,8 +87,7 @@ Result<net::Response> SsoProvider::post(const oidc::Provider& provider, const st
   net::Client::Call call{.method = "POST", .timeout = kPatience, .body_max = oidc::kDocumentMax};
   call.headers = {{"Accept", "application/json"}, {"Content-Type", "application/x-www-form-urlencoded"}};
   const auto encoded = [](const std::string& text) { return net::form_text({{"", text}}).substr(1); };
-  if (options_.secret.empty() || provider.secret_in_body)
-    fields.emplace_back("client_id", options_.settings.client_id);
+  if (options_.secret.empty() || provider.secret_in_body) fields.emplace_back("client_id", options_.settings.client_id);
   if (!options_.secret.empty() && provider.secret_in_body)
     fields.emplace_back("client_secret", options_.secret);
   else if (!options_.secret.empty())
@@ -106,7 +107,8 @@ Result<oidc::Provider> SsoProvider::about() {
   if (provider_ && now < provider_at_ + kKept) return *provider_;
   if (failure_ && now < failed_at_ + kFailureKept) return *failure_;
   auto page = document(oidc::discovery_url(options_.settings.issuer));
-  auto provider = page.ok() ? oidc::parse_provider(*page, options_.settings.issuer) : Result<oidc::Provider>(page.error());
+  auto provider =
+      page.ok() ? oidc::parse_provider(*page, options_.settings.issuer) : Result<oidc::Provider>(page.error());
   if (!provider.ok()) {
     if (page.ok()) log_error("sso", "{}", provider.error().message);
     if (provider_) return *provider_;  // what it said an hour ago will do until it can be asked again
@@ -163,8 +165,8 @@ Result<wire::Json> SsoProvider::claims_of_code(const Code& code) {
   // RFC 9207: else one provider's answer could be taken for another's.
   if (code.issuer.empty() ? provider.names_itself : code.issuer != provider.issuer)
     return error(Code::PermissionDenied, "the browser's answer is of another identity provider; begin again", "iss");
-  const auto answer = TRY(post(provider, provider.token_endpoint,
-                               oidc::code_fields(code.code, code.redirect_uri, code.verifier)));
+  const auto answer =
+      TRY(post(provider, provider.token_endpoint, oidc::code_fields(code.code, code.redirect_uri, code.verifier)));
   return claims_of(provider, TRY(oidc::parse_tokens(answer.status, answer.body)), code.nonce);
 }
 

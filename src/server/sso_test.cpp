@@ -132,8 +132,7 @@ TEST(SsoWithProvider, OneThatIsDownOrAnotherIsSaidSoAndNotAskedAtOnceAgain) {
 
 TEST(SsoWithProvider, TheRestOfTheClaimsComesFromUserinfoOfTheSamePerson) {
   PlayedProvider played_by;
-  SsoProvider provider(
-      played(played_by, R"(,"rules":[{"claim":"groups","value":"ml","role":"tenant","org":"lab"}])"));
+  SsoProvider provider(played(played_by, R"(,"rules":[{"claim":"groups","value":"ml","role":"tenant","org":"lab"}])"));
   const auto claims = provider.claims_of_code(some_code());
   ASSERT_TRUE(claims.ok()) << claims.error().message;
   EXPECT_NE(oidc::find_rule(provider.settings(), *claims), nullptr);
@@ -155,8 +154,12 @@ TEST(SsoLogins, AreUsedOnceAndBounded) {
   EXPECT_FALSE(table.find(late, now + Millis(600'000)).has_value());
   EXPECT_EQ(table.size(), 0U);
 
-  const std::string code = table.add({.by_device = true, .source = "a", .interval = Millis(5000),
-                                      .next_ask = now + Millis(5000), .ends = now + Millis(600'000)}, now);
+  const std::string code = table.add({.by_device = true,
+                                      .source = "a",
+                                      .interval = Millis(5000),
+                                      .next_ask = now + Millis(5000),
+                                      .ends = now + Millis(600'000)},
+                                     now);
   EXPECT_EQ(table.find(code, now + Millis(1000))->wait, Millis(4000));
   EXPECT_FALSE(table.find(code, now + Millis(5000))->wait.has_value());
   EXPECT_EQ(table.find(code, now + Millis(5001))->wait, Millis(4999)) << "the next one waits its interval";
@@ -213,7 +216,8 @@ class SsoPersons : public ::testing::Test {
   std::unique_ptr<engine::Runner> runner_;
   std::unique_ptr<SsoPeople> people_;
   OrgId lab_;
-  oidc::Settings settings_ = *oidc::parse_settings(R"({"issuer":"https://login.example","clientId":"m","unknown":"create",
+  oidc::Settings settings_ =
+      *oidc::parse_settings(R"({"issuer":"https://login.example","clientId":"m","unknown":"create",
     "rules":[{"claim":"groups","value":"ml","role":"tenant","org":"lab","project":"p"},
              {"claim":"groups","value":"ghosts","role":"tenant","org":"nowhere"}]})");
 };

@@ -129,8 +129,8 @@ Json parameters(const Operation& op, const Descriptor* request) {
   if (op.name == "StreamEvents")
     out.push(parameter("Last-Event-ID", "header", type("string"), false, "Resume after this seq"));
   if (mutation) {
-    if (op.name != "Login" && op.name != "BeginSso" && op.name != "FinishSso" && op.name != "EnrolTotp" && op.name != "ConfirmTotp" && op.name != "DisableTotp" &&
-        op.name != "Enroll" && op.name != "PutBlob")
+    if (op.name != "Login" && op.name != "BeginSso" && op.name != "FinishSso" && op.name != "EnrolTotp" &&
+        op.name != "ConfirmTotp" && op.name != "DisableTotp" && op.name != "Enroll" && op.name != "PutBlob")
       out.push(parameter("Idempotency-Key", "header", type("string"), false,
                          "The same key and request within 24 hours is done once"));
   } else {
