@@ -108,12 +108,6 @@ Digest Sha256::finish() {
   return out;
 }
 
-Bytes sha512(ByteView data) {
-  Bytes out(64);
-  MUSTER_CHECK(EVP_Digest(data.data(), data.size(), out.data(), nullptr, EVP_sha512(), nullptr) == 1);
-  return out;
-}
-
 Digest hmac_sha256(ByteView key, ByteView data) {
   return hmac_of(fetched_sha256(), key, data, {});
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Digests and key derivation: SHA-256 and SHA-512 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869), BLAKE2s (RFC 7693) as
-// WireGuard uses it. Pure functions; Sha256 is the incremental form, for one thread at a time.
+// Digests and key derivation: SHA-256 (FIPS 180-4), HMAC (RFC 2104), HKDF (RFC 5869), BLAKE2s (RFC 7693) as WireGuard
+// uses it. Pure functions; Sha256 is the incremental form, for one thread at a time.
 #include <memory>
 #include <string>
 
@@ -27,8 +27,6 @@ class Sha256 {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-Bytes sha512(ByteView data);  // 64 bytes
 
 Digest hmac_sha256(ByteView key, ByteView data);
 Bytes hkdf_sha256(ByteView secret, ByteView salt, ByteView info, std::size_t size);  // size <= 255 * 32

@@ -79,6 +79,13 @@ std::optional<WebAlg> web_alg(std::string_view name) {
   return {};
 }
 
+Bytes web_digest(WebAlg alg, ByteView data) {
+  const EVP_MD* hash = alg == WebAlg::EdDsa ? EVP_sha512() : EVP_sha256();
+  Bytes out(static_cast<std::size_t>(EVP_MD_get_size(hash)));
+  MUSTER_CHECK(EVP_Digest(data.data(), data.size(), out.data(), nullptr, hash, nullptr) == 1);
+  return out;
+}
+
 Result<WebKey> WebKey::rsa(ByteView modulus, ByteView exponent) {
   while (!modulus.empty() && modulus.front() == 0) modulus = modulus.subspan(1);
   while (!exponent.empty() && exponent.front() == 0) exponent = exponent.subspan(1);

@@ -14,6 +14,7 @@ namespace muster::crypto {
 
 enum class WebAlg : std::uint8_t { Rs256, Ps256, Es256, EdDsa };
 std::optional<WebAlg> web_alg(std::string_view name);  // "RS256"; nullopt: any other, "none" and HMAC among them
+Bytes web_digest(WebAlg alg, ByteView data);           // by the hash of the algorithm; of Ed25519 that is SHA-512
 
 class WebKey {
  public:

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "crypto/hash.h"
 #include "crypto/secret.h"
 
 namespace muster::oidc {
@@ -107,14 +106,7 @@ Status check_times(const Json& claims, WallTime now) {
 Status check_access_token(const Json& claims, const TokenHead& head, const Expected& expected) {
   const Json* given = claims.find("at_hash");
   if (given == nullptr) return {};
-  // Half of the hash that goes with the algorithm: of Ed25519 that is SHA-512.
-  Bytes digest;
-  if (head.alg == crypto::WebAlg::EdDsa) {
-    digest = crypto::sha512(as_bytes(expected.access_token));
-  } else {
-    const auto short_one = crypto::sha256(as_bytes(expected.access_token));
-    digest.assign(short_one.begin(), short_one.end());
-  }
+  Bytes digest = crypto::web_digest(head.alg, as_bytes(expected.access_token));
   digest.resize(digest.size() / 2);
   if (!given->is(Json::Kind::String) || !same(given->text(), base64url(digest)))
     return refused("it does not belong to the access token that came with it", "at_hash");
