@@ -160,7 +160,7 @@ Result<oidc::DeviceCode> SsoProvider::begin_device() {
   return code;
 }
 
-Result<wire::Json> SsoProvider::claims_of_code(const Code& code) {
+Result<wire::Json> SsoProvider::claims_of_code(const BrowserCode& code) {
   const oidc::Provider provider = TRY(about());
   // RFC 9207: else one provider's answer could be taken for another's.
   if (code.issuer.empty() ? provider.names_itself : code.issuer != provider.issuer)

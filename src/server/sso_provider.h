@@ -33,11 +33,11 @@ class SsoProvider {
   Result<std::string> authorization_url(const std::string& redirect_uri, const std::string& state,
                                         const std::string& nonce, const std::string& verifier);
   Result<oidc::DeviceCode> begin_device();
-  struct Code {
+  struct BrowserCode {
     std::string code, redirect_uri, verifier, nonce;
     std::string issuer;  // as the browser's answer named it, empty where it did not
   };
-  Result<wire::Json> claims_of_code(const Code& code);
+  Result<wire::Json> claims_of_code(const BrowserCode& code);
   // Error fields "authorization_pending" and "slow_down": not yet.
   Result<wire::Json> claims_of_device(const std::string& device_code);
 

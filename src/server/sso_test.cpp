@@ -69,7 +69,7 @@ SsoProvider::Options played(PlayedProvider& by, const std::string& more = "") {
   out.fetch = [&by](const std::string& url, const net::Client::Call& call) { return by.answer(url, call); };
   return out;
 }
-SsoProvider::Code some_code() {
+SsoProvider::BrowserCode some_code() {
   return {"c", "http://127.0.0.1:7/callback", "v", "n", ""};
 }
 
