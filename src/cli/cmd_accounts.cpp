@@ -110,13 +110,13 @@ void add_accounts(CLI::App& app, Shell& shell) {
           "instead of a password: the subject of a person of the identity provider (`muster login --sso` "
           "tells it to who has no account)");
       auto* disable = parent->add_subcommand("disable", "Disable an account");
-      disable->footer("Example:\n  muster user disable usr-3");
-      disable->add_option("user", options->name, "id")->required();
+      disable->footer("Example:\n  muster user disable bob");
+      disable->add_option("user", options->name, "name or id")->required();
       disable->callback(
           [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
       auto* reset = parent->add_subcommand("reset-totp", "Take away the second factor of an account");
-      reset->footer("Example:\n  muster user reset-totp usr-3");
-      reset->add_option("user", options->name, "id")->required();
+      reset->footer("Example:\n  muster user reset-totp bob");
+      reset->add_option("user", options->name, "name or id")->required();
       reset->callback(
           [options, &shell] { shell.action = [options, &shell] { return reset_user_totp(shell, options->name); }; });
     }

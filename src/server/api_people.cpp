@@ -317,22 +317,26 @@ void Api::add_people() {
   add("ListPrincipals", own(Kind::Principal, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"name", "role"});
     if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
-      return list_page(*query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) ||
-            !passes(*query, "role", wire::text(principal.role)))
-          return {};
-        return wire::to_json(shown_view(state, principal));
+    post(call, [this, call, query = *query] {
+      const Status known = context_.factors->load();
+      if (!known.ok()) return fail(call, known.error());
+      read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+        return list_page(query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
+          if (!access::visible(call->caller.subject, object_of(principal)) || !passes(query, "name", principal.name) ||
+              !passes(query, "role", wire::text(principal.role)))
+            return {};
+          return wire::to_json(shown_view(state, principal));
+        });
       });
     });
   });
   add(
       "DisablePrincipal",
       [](const control::State& state, Call& call) -> Result<Ask> {
-        const auto id = PrincipalId::parse(call.id);
-        const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return missing(Kind::Principal, call.id);
-        return Ask{Verb::Delete, object_of(found->second)};
+        const Principal* found = find_principal(state, call.id);
+        if (found == nullptr) return missing(Kind::Principal, call.id);
+        call.id = found->id.str();
+        return Ask{Verb::Delete, object_of(*found)};
       },
       [this](const CallPtr& call) {
         submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)},

@@ -689,7 +689,8 @@ TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
   EXPECT_EQ(call("DELETE", path, "", lost.token).status, 403) << "not its owner: he shows a code";
   EXPECT_EQ(call("DELETE", "/api/v1/users/" + id_of(admin_) + "/totp").status, 409) << "nor an operator his own";
   EXPECT_EQ(call("DELETE", "/api/v1/users/usr-99999/totp").status, 404);
-  const auto reset = call("DELETE", path);
+  EXPECT_EQ(call("DELETE", "/api/v1/users/louis/totp").status, 404);
+  const auto reset = call("DELETE", "/api/v1/users/lois/totp");  // by name as well as by id
   EXPECT_EQ(reset.status, 200) << reset.body.dump();
   EXPECT_FALSE(reset.body["secondFactor"].truth());
   EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200);

@@ -1,6 +1,8 @@
 """Faults on real processes: a small Ray cluster in the lab, one process after another killed under it. Each test asks afterwards that
 Ray still computes on the worker, that no container was restarted and that the members are the same.
 """
+import contextlib
+import errno
 import os
 import re
 import signal
@@ -40,9 +42,11 @@ class Faults(unittest.TestCase):
         try:
             world.lab.start_docker()
             subprocess.run([os.path.join(ROOT, "images/ray/build"), "--docker-host", world.lab.docker], check=True, stdout=subprocess.DEVNULL)
+            cls.small_disk("server", 256)
             world.start_server()
             for name, nat in (("alpha", "home"), ("beta", "strict"), ("gamma", "lan:alpha")):
-                world.add_machine(name, nat)
+                cls.small_disk(name, 1024)
+                world.add_machine(name, nat, policy={"reserve": {"memory_bytes": 16 << 30, "cpus": 0, "disk_bytes": 64 << 20}})
             world.wait("machines", "all machines online", 60, lambda: sum(n["state"] == "online" for n in world.nodes().values()) >= 3)
             with open(world.dir + "/small.yaml", "w") as f:
                 f.write(CLUSTER)
@@ -54,6 +58,28 @@ class Faults(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.world.close()
+
+    @classmethod
+    def small_disk(cls, name, mib):
+        """A file system of its own for what a program keeps; the lab takes it away."""
+        path = "%s/%s" % (cls.world.dir, name)
+        os.makedirs(path)
+        cls.world.lab.sh(["mount", "-t", "tmpfs", "-o", "mode=755,size=%dm" % mib, "tmpfs", path])
+
+    @contextlib.contextmanager
+    def full_disk(self, name):
+        path = "%s/%s" % (self.world.dir, name)
+        with open(path + "/films", "wb") as films:
+            for size in (1 << 20, 4096, 1):
+                try:
+                    while True:
+                        os.write(films.fileno(), bytes(size))
+                except OSError as fault:
+                    self.assertEqual(fault.errno, errno.ENOSPC)
+        try:
+            yield
+        finally:
+            os.remove(path + "/films")
 
     def setUp(self):
         # Ray's own report of a member comes a little after the member itself.
@@ -134,6 +160,36 @@ class Faults(unittest.TestCase):
         for router in sorted({router for router, _ in self.world.lab.gateways.values()}):
             self.world.lab.run(router, ["conntrack", "-F"])
         self.serving()
+        self.unharmed(containers)
+
+    def test_disk_of_the_workers_machine_full(self):
+        """Its owner filled it: what runs goes on, also over a restart of the agent; the doctor names the disk."""
+        worker = next(s["nodeName"] for s in self.world.cluster("small")["slots"] if s["role"] == "worker")
+        doctor = self.world.lab.enter(worker) + [self.world.binary("muster-agent"), "doctor", "--state-dir", "%s/%s" % (self.world.dir, worker)]
+        containers = self.containers()
+        with self.full_disk(worker):
+            self.assertRegex(self.world.lab.sh(doctor, check=False).stdout, "BROKEN disk")
+            self.kill_part("agent-process")
+            self.assertEqual(self.world.nodes()[worker]["state"], "online")
+        self.assertNotRegex(self.world.lab.sh(doctor, check=False).stdout, "BROKEN disk")
+        self.unharmed(containers)
+
+    def test_disk_of_the_control_plane_full(self):
+        """Read-only with that reason while it lasts: running work is used and seen, nothing acknowledged is lost."""
+        containers = self.containers()
+        self.world.cli("org", "create", "before", who="admin")
+        with self.full_disk("server"):
+            def refused():
+                done = self.world.cli("org", "create", "meanwhile", check=False, who="admin")
+                return done.stderr if done.returncode != 0 else ""
+            # What the disk still takes in its gaps is taken; then it is full for good.
+            said = self.world.wait("server", "a refusal", 30, refused)
+            self.assertRegex(said, "read-only")
+            self.assertEqual(self.world.cli("status", "small").returncode, 0)
+            self.compute()
+        self.world.wait("server", "writes again", 20, lambda: self.world.cli("org", "create", "after", check=False, who="admin").returncode == 0)
+        named = {org["name"] for org in self.world.json("org", "list", who="admin")["items"]}
+        self.assertLessEqual({"before", "after"}, named)
         self.unharmed(containers)
 
     def test_zz_machine_sleeps(self):
