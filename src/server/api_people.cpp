@@ -128,23 +128,26 @@ void Api::login(const CallPtr& call) {
   if (!request.ok()) return fail(call, request.error());
   const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
   check_password(call, request->name, request->password, wrong, [this, call, request = *request](const Principal& who) {
-    check_code(call, who, request.code, [&] { give_login(call, who, request.label); });
+    check_code(call, who, request.code, [&] {
+      give_login(call, who, request.label.empty() ? "login" : request.label, kLoginLifetime,
+                 [](const wire::LoginView& view) { return wire::to_json(view); });
+    });
   });
 }
 
-void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label) {
+void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label, Millis lifetime,
+                     std::function<std::string(const wire::LoginView&)> render) {
   call->caller.subject = {who.id, who.role, who.org, {}, {}};
   const auto token = crypto::make_api_token();
-  submit(call,
-         control::CreateApiToken{who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
-         [this, token, id = who.id](const control::State& state, const scheduler::Scheduler&,
-                                    const engine::Reply& reply) -> Result<std::string> {
-           const auto made = TokenId::parse(reply.outcome.id);
-           const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-           if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-           return wire::to_json(
-               wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
-         });
+  submit(
+      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), {}, lifetime},
+      [this, token, id = who.id, render = std::move(render)](const control::State& state, const scheduler::Scheduler&,
+                                                             const engine::Reply& reply) -> Result<std::string> {
+        const auto made = TokenId::parse(reply.outcome.id);
+        const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+        if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
+      });
 }
 
 Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
@@ -205,27 +208,32 @@ void Api::change_password(const CallPtr& call) {
 void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
+  if (!request->sso_subject.empty()) return invite_person(call, *request);
   if (const Status rule = password_rule(request->password, "password"); !rule.ok()) return fail(call, rule.error());
   const auto make = [this, call, request = *request] {
-    Result<OrgId> org = OrgId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-      org = wanted_org(state, call->caller.subject, request.org);
-    });
-    if (!org.ok()) return fail(call, org.error());
     const auto hash = crypto::hash_password(request.password);
     if (!hash.ok()) return fail(call, hash.error());
-    const auto keep = [this, hash = *hash](const engine::Reply& reply) {
+    make_principal(call, request, [this, hash = *hash](const engine::Reply& reply) {
       // A repeat writes again: that heals an account whose password was lost between the two stores.
       static_cast<void>(context_.store->put_side(kPasswords, reply.outcome.id, to_bytes(hash)).ok());
-    };
-    submit(
-        call, control::CreatePrincipal{request.name, request.role, *org},
-        [this](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-          return shown_principal(state, reply.outcome.id);
-        },
-        keep);
+    });
   };
   post_hashing(call, make, {});
+}
+
+void Api::make_principal(const CallPtr& call, const wire::CreatePrincipalRequest& request,
+                         std::function<void(const engine::Reply&)> keep) {
+  Result<OrgId> org = OrgId{};
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    org = wanted_org(state, call->caller.subject, request.org);
+  });
+  if (!org.ok()) return fail(call, org.error());
+  submit(
+      call, control::CreatePrincipal{request.name, request.role, *org},
+      [this](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+        return shown_principal(state, reply.outcome.id);
+      },
+      std::move(keep));
 }
 
 void Api::add_people() {
