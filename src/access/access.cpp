@@ -9,9 +9,8 @@ namespace {
 constexpr std::size_t kKinds = 16;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project", "account",   "API token", "join token", "machine", "cluster",
-    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry",
-    "offer"};
+    "platform", "organisation", "project", "account",   "API token", "join token", "machine",  "cluster",
+    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry", "offer"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -140,7 +139,8 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
                                 kind == Kind::Queue || kind == Kind::Registry))
       return true;
     if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
-    if (scope == "nodes" && (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry || kind == Kind::Offer))
+    if (scope == "nodes" &&
+        (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry || kind == Kind::Offer))
       return true;
   }
   return false;

@@ -72,7 +72,8 @@ Result<int> list_nodes(Shell& shell) {
     for (const auto& n : items)
       table.add({n["id"].text(), n["name"].text(), n["draining"].truth() ? "draining" : n["state"].text(),
                  n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]), resources_text(n["free"]),
-                 std::to_string(n["leases"].items().size()), asks_text(n), n["agentVersion"].text(), n["notHired"].text()});
+                 std::to_string(n["leases"].items().size()), asks_text(n), n["agentVersion"].text(),
+                 n["notHired"].text()});
     return table.text(shell.colour());
   });
   return 0;
@@ -155,7 +156,8 @@ void add_queue(CLI::App& app, Shell& shell) {
 
 void add_nodes(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<ActOptions>();
-  auto* nodes = app.add_subcommand("nodes", "Machines: list, show, offer, explain, admit, drain, undrain, disable, enable, revoke");
+  auto* nodes = app.add_subcommand(
+      "nodes", "Machines: list, show, offer, explain, admit, drain, undrain, disable, enable, revoke");
   nodes->callback([&shell, nodes] {
     if (nodes->get_subcommands().empty()) shell.action = [&shell] { return list_nodes(shell); };
   });

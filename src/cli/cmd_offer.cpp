@@ -47,7 +47,8 @@ Status read_amount(const std::string& text, const std::string& flag, std::int64_
   if (text.empty()) return {};
   const Money money = TRY(parse_money(text, flag));
   out = money.micros;
-  const bool named = std::any_of(text.begin(), text.end(), [](char c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; });
+  const bool named =
+      std::any_of(text.begin(), text.end(), [](char c) { return (c | 0x20) >= 'a' && (c | 0x20) <= 'z'; });
   if (!named) return {};
   if (!currency.empty() && currency != money.currency)
     return error(Code::InvalidArgument, fmt::format("{} is in {}, another amount in {}; all must be in one currency",
@@ -72,7 +73,8 @@ Status change_prices(const OfferChange& change, Offer& offer) {
 Result<int> show_offer(Shell& shell, const std::string& node) {
   Api* api = TRY(shell.api());
   const auto n = TRY(api->get(path_of("nodes", node)));
-  shell.show(n["offer"], [&] { return fmt::format("{} ({})\n", clean(n["name"].text()), clean(n["id"].text())) + offer_text(n); });
+  shell.show(n["offer"],
+             [&] { return fmt::format("{} ({})\n", clean(n["name"].text()), clean(n["id"].text())) + offer_text(n); });
   return 0;
 }
 
@@ -81,7 +83,8 @@ Result<int> offer(Shell& shell, const OfferChange& change) {
   Api* api = TRY(shell.api());
   const auto n = TRY(change_offer(*api, change));
   shell.show(n["offer"], [&] {
-    return fmt::format("{} ({}), for leases that begin from now on:\n", clean(n["name"].text()), clean(n["id"].text())) +
+    return fmt::format("{} ({}), for leases that begin from now on:\n", clean(n["name"].text()),
+                       clean(n["id"].text())) +
            offer_text(n);
   });
   return 0;
@@ -123,7 +126,8 @@ bool OfferChange::any() const {
 
 std::string asks_text(const wire::Json& node) {
   const auto& o = node["offer"];
-  const std::string base = price_text(o["priceMicros"], o["currency"]), gpu = price_text(o["gpuPriceMicros"], o["currency"]);
+  const std::string base = price_text(o["priceMicros"], o["currency"]),
+                    gpu = price_text(o["gpuPriceMicros"], o["currency"]);
   if (base.empty() && gpu.empty()) return "-";
   if (base.empty()) return gpu + "/GPU";
   return gpu.empty() ? base : base + " + " + amount_text(o["gpuPriceMicros"].integer()) + "/GPU";
@@ -131,20 +135,24 @@ std::string asks_text(const wire::Json& node) {
 
 std::string offer_text(const wire::Json& node) {
   const auto& o = node["offer"];
-  if (!o.is(wire::Json::Kind::Object)) return "  asks for nothing and takes whatever comes; `muster nodes offer` changes that\n";
+  if (!o.is(wire::Json::Kind::Object))
+    return "  asks for nothing and takes whatever comes; `muster nodes offer` changes that\n";
   const auto money = [&](const char* field) { return money_text(o[field].integer(), clean(o["currency"].text())); };
   std::string out = "  asks      " + money("priceMicros") + " an hour";
   if (o["gpuPriceMicros"].integer() > 0) out += ", and " + money("gpuPriceMicros") + " for each GPU";
   out += "\n";
-  if (o["floorMicros"].integer() < o["priceMicros"].integer() || o["gpuFloorMicros"].integer() < o["gpuPriceMicros"].integer())
-    out += fmt::format("  at least  {} an hour, {} for each GPU, from work that may pay no more\n", money("floorMicros"),
-                       money("gpuFloorMicros"));
+  if (o["floorMicros"].integer() < o["priceMicros"].integer() ||
+      o["gpuFloorMicros"].integer() < o["gpuPriceMicros"].integer())
+    out += fmt::format("  at least  {} an hour, {} for each GPU, from work that may pay no more\n",
+                       money("floorMicros"), money("gpuFloorMicros"));
   out += "  tenants   " + (o["tenants"].items().empty() ? "all" : joined(o["tenants"])) + "\n";
   if (!o["images"].items().empty()) out += "  images    " + joined(o["images"]) + "\n";
-  if (o["maxLeaseSeconds"].integer() > 0) out += "  a lease   at most " + duration_text(o["maxLeaseSeconds"].integer()) + "\n";
+  if (o["maxLeaseSeconds"].integer() > 0)
+    out += "  a lease   at most " + duration_text(o["maxLeaseSeconds"].integer()) + "\n";
   if (!o["hours"].text().empty()) {
     out += fmt::format("  hours     {} ({}); ", clean(o["hours"].text()), clean(o["timezone"].text()));
-    out += o["openUntil"].text().empty() ? "closed until " + short_time(o["opensAt"]) : "open until " + short_time(o["openUntil"]);
+    out += o["openUntil"].text().empty() ? "closed until " + short_time(o["opensAt"])
+                                         : "open until " + short_time(o["openUntil"]);
     if (o["noticeSeconds"].integer() > 0)
       out += fmt::format(", work is told to leave {} before", duration_text(o["noticeSeconds"].integer()));
     out += "\n";
@@ -200,12 +208,15 @@ void add_offer(CLI::App& nodes, Shell& shell) {
   command->footer(
       "What is not named stays as it is; without any option the offer is shown. It counts for leases that begin from\n"
       "then on, never for one that runs. The limits on the machine itself (`muster-agent limits`) hold whatever is\n"
-      "offered here. Examples:\n  muster nodes offer gaming-pc --price \"1.20 EUR\" --hours \"Mon-Fri 18:00-08:00\" --tz "
-      "Europe/Berlin\n  muster nodes offer node-3 --gpu-price \"0.80 EUR\" --tenants lab,school --max-hours 12\n  muster "
+      "offered here. Examples:\n  muster nodes offer gaming-pc --price \"1.20 EUR\" --hours \"Mon-Fri 18:00-08:00\" "
+      "--tz "
+      "Europe/Berlin\n  muster nodes offer node-3 --gpu-price \"0.80 EUR\" --tenants lab,school --max-hours 12\n  "
+      "muster "
       "nodes offer node-3 --clear");
   command->callback([change, &shell] { shell.action = [change, &shell] { return offer(shell, *change); }; });
   auto name = std::make_shared<std::string>();
-  auto* explain = nodes.add_subcommand("explain", "Why a machine of yours is not hired: what its offer refuses, counted");
+  auto* explain =
+      nodes.add_subcommand("explain", "Why a machine of yours is not hired: what its offer refuses, counted");
   explain->add_option("node", *name, "id or name")->required();
   explain->footer("Example:\n  muster nodes explain gaming-pc");
   explain->callback([name, &shell] { shell.action = [name, &shell] { return explain_node(shell, *name); }; });

@@ -5,8 +5,8 @@
 #include <mutex>
 
 #include "cli/lifecycle.h"
-#include "cli/request.h"
 #include "cli/money.h"
+#include "cli/request.h"
 #include "cli/terminal.h"
 #include "model/offer.h"
 #include "wire/rest.h"
@@ -71,9 +71,8 @@ Status override_counts(ClusterSpec& spec, const UpOptions& options) {
 
 Status override_money(ClusterSpec& spec, const UpOptions& options) {
   std::string named;  // both are of one currency; an amount of another currency takes the place of the file's
-  for (const auto& [text, flag, max, out] :
-       {std::tuple(&options.max_price, "--max-price", kPriceMax, &spec.max_price),
-        std::tuple(&options.budget, "--budget", kBudgetMax, &spec.budget)}) {
+  for (const auto& [text, flag, max, out] : {std::tuple(&options.max_price, "--max-price", kPriceMax, &spec.max_price),
+                                             std::tuple(&options.budget, "--budget", kBudgetMax, &spec.budget)}) {
     if (text->empty()) continue;
     const Money money = TRY(parse_money(*text, flag, max));
     if (!named.empty() && named != money.currency)
@@ -83,8 +82,9 @@ Status override_money(ClusterSpec& spec, const UpOptions& options) {
   if (named.empty()) return {};
   const bool other = !spec.currency.empty() && spec.currency != named;
   if (other && ((options.max_price.empty() && spec.max_price > 0) || (options.budget.empty() && spec.budget > 0)))
-    return error(Code::InvalidArgument, fmt::format("the file's amounts are in {}; give that currency, as in \"1.20 {}\"",
-                                                    spec.currency, spec.currency));
+    return error(Code::InvalidArgument,
+                 fmt::format("the file's amounts are in {}; give that currency, as in \"1.20 {}\"", spec.currency,
+                             spec.currency));
   spec.currency = named;
   return {};
 }

@@ -263,7 +263,8 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     lease->phase = e.phase;
-    if (lease->reason != kPreempted && lease->reason != kOfferEnds) lease->reason = e.reason;  // why it leaves is told until it has
+    if (lease->reason != kPreempted && lease->reason != kOfferEnds)
+      lease->reason = e.reason;  // why it leaves is told until it has
     lease->restarts = e.restarts;
   }
   void operator()(const LeaseEnded& e) {
@@ -271,8 +272,7 @@ struct Apply {
     if (lease == nullptr) return;
     if (Cluster* cluster = find_in(s.clusters, lease->cluster); cluster != nullptr && lease->end == LeaseEnd::None) {
       hold(s, cluster->project, amount_of(lease->resources), false);
-      if (lease->price > 0)
-        cluster->spent[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
+      if (lease->price > 0) cluster->spent[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
     }
     lease->end = e.end;
     lease->reason = e.reason;

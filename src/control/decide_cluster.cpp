@@ -14,12 +14,13 @@ using access::Verb;
 constexpr std::size_t kClustersMax = 2'000'000;
 
 Error fixed(const std::string& field, const std::string& name) {
-  return error(Code::FailedPrecondition,
-               field +
-                   " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime, "
-                   "priority, max_price, budget and may_end_early); stop " +
-                   name + " and start it again, or use another name",
-               field);
+  return error(
+      Code::FailedPrecondition,
+      field +
+          " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime, "
+          "priority, max_price, budget and may_end_early); stop " +
+          name + " and start it again, or use another name",
+      field);
 }
 
 Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::string& field) {

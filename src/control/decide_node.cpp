@@ -191,8 +191,8 @@ Decided decide(const Asking& a, const SetNodeTier& c) {
 
 Decided decide(const Asking& a, const SetOffer& c) {
   const Node* node = a.base.find_node(c.node);
-  TRY_VOID(a.may(Verb::Update,
-                 {.kind = Kind::Offer, .owner = node == nullptr ? OrgId{} : node->supplier, .node = c.node}));
+  TRY_VOID(
+      a.may(Verb::Update, {.kind = Kind::Offer, .owner = node == nullptr ? OrgId{} : node->supplier, .node = c.node}));
   if (node == nullptr) return missing("machine", c.node.str());
   if (node->state == NodeState::Revoked)
     return error(Code::FailedPrecondition, "the machine is revoked for good; enrol it again with a new join token");
@@ -206,11 +206,10 @@ Decided decide(const Asking& a, const SetOffer& c) {
   offer.version = node->offer.version;
   if (offer == node->offer) return Decision{{}, {c.node.str()}};
   ++offer.version;
-  Decision decision = one(NodeOffered{c.node, offer, offer.hours.empty() ? WallTime{} : a.wall + kHoursAnew},
-                          c.node.str());
+  Decision decision =
+      one(NodeOffered{c.node, offer, offer.hours.empty() ? WallTime{} : a.wall + kHoursAnew}, c.node.str());
   // Older snapshots cannot hold an offer, and one that a restart forgets is none.
-  if (a.base.format_version < kOfferFormat)
-    decision.events.insert(decision.events.begin(), FormatRaised{kOfferFormat});
+  if (a.base.format_version < kOfferFormat) decision.events.insert(decision.events.begin(), FormatRaised{kOfferFormat});
   return decision;
 }
 

@@ -130,7 +130,8 @@ Decided decide(const Asking& a, const Tick&) {
     // An earlier timer of this tick may have moved this one.
     const auto [kind, id, id2] = key;
     const auto moved = d.state.timers.find(key);
-    const bool pulled = kind == TimerKind::Cluster || kind == TimerKind::Budget ? d.state.clusters.contains(ClusterId{id})
+    const bool pulled = kind == TimerKind::Cluster || kind == TimerKind::Budget
+                            ? d.state.clusters.contains(ClusterId{id})
                         : kind == TimerKind::Lease ? d.state.leases.contains(LeaseId{id})
                         : kind == TimerKind::Job   ? d.state.jobs.contains(JobId{id})
                                                    : false;

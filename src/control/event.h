@@ -284,8 +284,7 @@ using Event =
                  FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck,
-                 NodeOffered>;
+                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
 std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times

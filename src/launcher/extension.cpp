@@ -13,10 +13,9 @@ namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",      "pool",      "egress", "tier",      "priority",  "max_lifetime_minutes",
-      "region",      "gpu_model", "image",  "arch",      "runtime",   "head",
-      "node_labels", "env",       "policy", "min_trust", "max_price", "budget",
-      "may_end_early"};
+      "spares",    "pool",      "egress",    "tier",    "priority",     "max_lifetime_minutes", "region",
+      "gpu_model", "image",     "arch",      "runtime", "head",         "node_labels",          "env",
+      "policy",    "min_trust", "max_price", "budget",  "may_end_early"};
   return keys;
 }
 

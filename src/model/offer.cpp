@@ -16,7 +16,7 @@ constexpr std::int64_t kMinuteMs = 60'000, kDayMs = 24 * 60 * kMinuteMs, kWeekMs
 constexpr std::int32_t kDayMinutes = 24 * 60;
 constexpr std::array<std::string_view, 7> kDays{"mon", "tue", "wed", "thu", "fri", "sat", "sun"};
 
-Error wrong(const std::string& field, const std::string& what) {
+Error amiss(const std::string& field, const std::string& what) {
   return error(Code::InvalidArgument, field + " " + what, field);
 }
 bool digit(char c) {
@@ -81,9 +81,8 @@ std::int64_t week_ms(const Offer& offer, WallTime at) {
 }
 bool open_at(const Offer& offer, WallTime at) {
   const std::int64_t ms = week_ms(offer, at);
-  return std::any_of(offer.hours.begin(), offer.hours.end(), [&](const WeekHours& each) {
-    return ms >= each.from * kMinuteMs && ms < each.to * kMinuteMs;
-  });
+  return std::any_of(offer.hours.begin(), offer.hours.end(),
+                     [&](const WeekHours& each) { return ms >= each.from * kMinuteMs && ms < each.to * kMinuteMs; });
 }
 // The next time at which it may open or close: where hours begin or end, at the end of the week, or when the clock is
 // set.
@@ -104,11 +103,11 @@ WallTime next_bound(const Offer& offer, WallTime at) {
 // ---- money
 Status validate_currency(const std::string& currency, const std::string& field) {
   if (!currency.empty() && currency.size() <= 16 && std::all_of(currency.begin(), currency.end(), letter)) return {};
-  return wrong(field, "must be the name of a currency, 1 to 16 letters, such as EUR or credits");
+  return amiss(field, "must be the name of a currency, 1 to 16 letters, such as EUR or credits");
 }
 
 Result<Money> parse_money(std::string_view text, const std::string& field, std::int64_t max) {
-  const Error form = wrong(field, fmt::format("must be an amount such as 1.20 or \"1.20 EUR\", with at most six digits "
+  const Error form = amiss(field, fmt::format("must be an amount such as 1.20 or \"1.20 EUR\", with at most six digits "
                                               "after the point, from 0 to {}",
                                               max / kMicros));
   text = trimmed(text);
@@ -136,8 +135,8 @@ Result<Money> parse_money(std::string_view text, const std::string& field, std::
 }
 
 std::string amount_text(std::int64_t micros) {
-  std::string out = fmt::format("{}{}.{:06}", micros < 0 ? "-" : "", std::abs(micros / kMicros),
-                                std::abs(micros % kMicros));
+  std::string out =
+      fmt::format("{}{}.{:06}", micros < 0 ? "-" : "", std::abs(micros / kMicros), std::abs(micros % kMicros));
   while (out.back() == '0' && out[out.size() - 3] != '.') out.pop_back();
   return out;
 }
@@ -184,7 +183,7 @@ Result<std::vector<WeekHours>> parse_schedule(std::string_view text, const std::
     const auto comma = text.find(',');
     const std::string_view item = trimmed(text.substr(0, comma));
     text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
-    const Error form = wrong(field, fmt::format("holds \"{}\"; write days and times like \"Mon-Fri 18:00-08:00, "
+    const Error form = amiss(field, fmt::format("holds \"{}\"; write days and times like \"Mon-Fri 18:00-08:00, "
                                                 "Sat, Sun\"",
                                                 item.substr(0, 60)));
     const auto space = item.find(' ');
@@ -197,8 +196,8 @@ Result<std::vector<WeekHours>> parse_schedule(std::string_view text, const std::
     }
     const auto [first_name, last_name] = range_of(days);
     const auto first = day_of(first_name), last = day_of(last_name);
-    const auto [begin_text, end_text] = times.empty() ? std::pair<std::string_view, std::string_view>{"00:00", "24:00"}
-                                                      : range_of(times);
+    const auto [begin_text, end_text] =
+        times.empty() ? std::pair<std::string_view, std::string_view>{"00:00", "24:00"} : range_of(times);
     const auto begin = minute_of(begin_text), end = minute_of(end_text);
     if (!first || !last || !begin || !end || *begin == *end || *begin == kDayMinutes) return form;
     for (int day = *first;; day = (day + 1) % 7) {
@@ -210,9 +209,9 @@ Result<std::vector<WeekHours>> parse_schedule(std::string_view text, const std::
     }
     if (out.size() > 16 * kHoursMax) return form;
   }
-  if (out.empty()) return wrong(field, "names no hours; leave it out for a machine that is there always");
+  if (out.empty()) return amiss(field, "names no hours; leave it out for a machine that is there always");
   out = tidied(std::move(out));
-  if (out.size() > kHoursMax) return wrong(field, "has more than 64 stretches in a week");
+  if (out.size() > kHoursMax) return amiss(field, "has more than 64 stretches in a week");
   return out;
 }
 
@@ -251,7 +250,7 @@ Millis longest_open(const Offer& offer) {
 Status validate(const Offer& offer, const std::string& field) {
   const auto money = [&](std::int64_t value, std::int64_t max, const char* name) -> Status {
     if (value >= 0 && value <= max) return {};
-    return wrong(field + "." + name, max == kPriceMax ? fmt::format("must lie between 0 and {}", amount_text(max))
+    return amiss(field + "." + name, max == kPriceMax ? fmt::format("must lie between 0 and {}", amount_text(max))
                                                       : "is above the price; a floor is the least that is taken");
   };
   TRY_VOID(money(offer.price, kPriceMax, "price"));
@@ -259,32 +258,33 @@ Status validate(const Offer& offer, const std::string& field) {
   TRY_VOID(money(offer.floor, offer.price, "floor"));
   TRY_VOID(money(offer.gpu_floor, offer.gpu_price, "gpu_floor"));
   TRY_VOID(validate_currency(offer.currency, field + ".currency"));
-  if (offer.tenants.size() > kTenantsMax) return wrong(field + ".tenants", "names more than 256 organisations");
-  if (offer.images.size() > kImagesMax) return wrong(field + ".images", "has more than 64 entries");
+  if (offer.tenants.size() > kTenantsMax) return amiss(field + ".tenants", "names more than 256 organisations");
+  if (offer.images.size() > kImagesMax) return amiss(field + ".images", "has more than 64 entries");
   for (const std::string& image : offer.images)
     if (image.empty() || image.size() > 256 || !valid_utf8(image) ||
         std::any_of(image.begin(), image.end(), [](char c) { return static_cast<unsigned char>(c) <= 0x20; }))
-      return wrong(field + ".images", "must hold beginnings of image names or sha256:..., 1 to 256 bytes without spaces");
+      return amiss(field + ".images",
+                   "must hold beginnings of image names or sha256:..., 1 to 256 bytes without spaces");
   constexpr Millis kYear{366 * kDayMs};
   if (offer.longest < Millis(0) || offer.longest > kYear)
-    return wrong(field + ".longest", "must lie between 0 (no limit) and a year");
+    return amiss(field + ".longest", "must lie between 0 (no limit) and a year");
   if (offer.longest > Millis(0) && offer.longest < Millis(15 * kMinuteMs))
-    return wrong(field + ".longest", "must be a quarter of an hour at least");
-  if (offer.schedule.size() > 512 || !valid_utf8(offer.schedule)) return wrong(field + ".hours", "is too long");
-  if (offer.zone.size() > 64 || !valid_utf8(offer.zone)) return wrong(field + ".timezone", "is too long");
+    return amiss(field + ".longest", "must be a quarter of an hour at least");
+  if (offer.schedule.size() > 512 || !valid_utf8(offer.schedule)) return amiss(field + ".hours", "is too long");
+  if (offer.zone.size() > 64 || !valid_utf8(offer.zone)) return amiss(field + ".timezone", "is too long");
   if (offer.hours != tidied(offer.hours) || offer.hours.size() > kHoursMax ||
       std::any_of(offer.hours.begin(), offer.hours.end(),
                   [](const WeekHours& h) { return h.from < 0 || h.from >= h.to || h.to > kWeekMinutes; }))
-    return wrong(field + ".hours", "must be in order, apart, and within a week");
-  if (offer.offsets.size() > kOffsetsMax) return wrong(field + ".offsets", "has more than 128 entries");
+    return amiss(field + ".hours", "must be in order, apart, and within a week");
+  if (offer.offsets.size() > kOffsetsMax) return amiss(field + ".offsets", "has more than 128 entries");
   for (std::size_t i = 0; i < offer.offsets.size(); ++i)
     if (std::abs(offer.offsets[i].seconds) > 26 * 3600 ||
         (i > 0 && !(offer.offsets[i - 1].from < offer.offsets[i].from)))
-      return wrong(field + ".offsets", "must be in order of time, and within a day of UTC");
+      return amiss(field + ".offsets", "must be in order of time, and within a day of UTC");
   if (offer.notice < Millis(0) || offer.notice > Millis(kDayMs))
-    return wrong(field + ".notice", "must lie between 0 and a day");
+    return amiss(field + ".notice", "must lie between 0 and a day");
   if (!offer.hours.empty() && longest_open(offer) == Millis(0))
-    return wrong(field + ".notice", "leaves nothing of the hours; make it shorter");
+    return amiss(field + ".notice", "leaves nothing of the hours; make it shorter");
   return {};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// The arithmetic of offers: what a lease costs, when a machine may be used, how both are written. Money is in millionths
-// of a currency, whole numbers only; hours are minutes of the owner's week, made UTC by the offsets of the offer. Pure.
+// The arithmetic of offers: what a lease costs, when a machine may be used, how both are written. Money is in
+// millionths of a currency, whole numbers only; hours are minutes of the owner's week, made UTC by the offsets of the
+// offer. Pure.
 #include <optional>
 #include <string>
 #include <string_view>
@@ -26,8 +27,8 @@ struct Money {
 // "1.20", "1.2 EUR", "0.75EUR": six digits after the point at most, not negative, `max` at most. Without a name the
 // currency is kPlainCurrency.
 Result<Money> parse_money(std::string_view text, const std::string& field, std::int64_t max = kPriceMax);
-std::string amount_text(std::int64_t micros);                         // "1.20", "0.123456"
-std::string money_text(std::int64_t micros, std::string_view currency);  // "1.20 EUR"
+std::string amount_text(std::int64_t micros);                                     // "1.20", "0.123456"
+std::string money_text(std::int64_t micros, std::string_view currency);           // "1.20 EUR"
 Status validate_currency(const std::string& currency, const std::string& field);  // 1..16 letters
 // What a lease costs that lasts so long, by started seconds; hostile numbers are bounded, negative ones cost nothing.
 std::int64_t cost_of(std::int64_t price, Millis length);

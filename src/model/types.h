@@ -220,10 +220,10 @@ struct ClusterSpec {
   std::uint32_t max_workers = 0;  // over all groups; 0 = the sum of their max
   Policy policy = Policy::Balanced;
   TrustTier min_trust = TrustTier::Community;  // only machines of this tier and better ones
-  std::int64_t max_price = 0;   // for a machine and hour, in millionths of the currency; 0 = whatever is asked
-  std::int64_t budget = 0;      // for all of it, from start to end: then it is stopped; 0 = no limit
-  std::string currency;         // of both; empty = neither is given
-  bool may_end_early = false;   // machines that their owners want back at a known time will do
+  std::int64_t max_price = 0;  // for a machine and hour, in millionths of the currency; 0 = whatever is asked
+  std::int64_t budget = 0;     // for all of it, from start to end: then it is stopped; 0 = no limit
+  std::string currency;        // of both; empty = neither is given
+  bool may_end_early = false;  // machines that their owners want back at a known time will do
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };

@@ -79,8 +79,9 @@ std::string tell_offers(const Request& r, const Survey& seen, bool stays, Reason
   }
   if (seen.closed > 0) {
     reason.params["closed"] = std::to_string(seen.closed);
-    out += fmt::format("; {} outside {} owner's hours now", seen.closed == 1 ? "1 is" : fmt::format("{} are", seen.closed),
-                       seen.closed == 1 ? "its" : "their");
+    out +=
+        fmt::format("; {} outside {} owner's hours now", seen.closed == 1 ? "1 is" : fmt::format("{} are", seen.closed),
+                    seen.closed == 1 ? "its" : "their");
   }
   return out;
 }

@@ -137,8 +137,9 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
     k.runtimes |= static_cast<std::uint8_t>(1U << (static_cast<unsigned>(r) & 7U));
   k.tier = static_cast<std::uint8_t>(view.tier);
   const auto devices_in_all = std::max<std::int64_t>(1, static_cast<std::int64_t>(view.devices.size()));
-  k.price = price_level(std::clamp<std::int64_t>(view.offer.price_per_hour, 0, kPriceMax) / devices_in_all +
-                        (view.devices.empty() ? 0 : std::clamp<std::int64_t>(view.offer.price_per_gpu_hour, 0, kPriceMax)));
+  k.price =
+      price_level(std::clamp<std::int64_t>(view.offer.price_per_hour, 0, kPriceMax) / devices_in_all +
+                  (view.devices.empty() ? 0 : std::clamp<std::int64_t>(view.offer.price_per_gpu_hour, 0, kPriceMax)));
   const std::int64_t mean = std::clamp<std::int64_t>(view.reliability.failures_ppm, 0, 1'000'000),
                      spread = std::clamp<std::int64_t>(view.reliability.uncertainty_ppm, 0, 1'000'000);
   k.risk = risk_level(mean + spread), k.risk_at_best = risk_level(std::max<std::int64_t>(0, mean - spread));

@@ -54,8 +54,9 @@ TEST(Offers, WhoMayPayLessWaitsAndIsToldThePrice) {
   EXPECT_TRUE(s.plan({}, kT0).empty());
   const Reason reason = why(s, 1);
   EXPECT_EQ(reason.code, "price");
-  EXPECT_EQ(reason.text,
-            "needs 1 machine with 4 CPU free for at most 1.20 EUR an hour; the cheapest that fits asks 1.35 and is free");
+  EXPECT_EQ(
+      reason.text,
+      "needs 1 machine with 4 CPU free for at most 1.20 EUR an hour; the cheapest that fits asks 1.35 and is free");
   EXPECT_EQ(reason.params.at("price_micros"), "1350000");
   EXPECT_EQ(s.refused_by(NodeId{1}, kT0), (std::map<std::string, std::uint32_t>{{"price", 1}}));
   s.apply(RequestChanged{asks(1, 1'350'000)});
@@ -228,7 +229,8 @@ TEST(Offers, NothingIsPlacedAgainstAnOfferAndThePriceNamedSuffices) {
       nodes.push_back(n);
       s.apply(NodeChanged{n});
     }
-    Request r = asks(1, static_cast<std::int64_t>(rng.below(4)) * 600'000, 1 + static_cast<std::uint32_t>(rng.below(2)));
+    Request r =
+        asks(1, static_cast<std::int64_t>(rng.below(4)) * 600'000, 1 + static_cast<std::uint32_t>(rng.below(2)));
     r.tenant = OrgId{500 + rng.below(2)};
     r.longest = Millis(static_cast<std::int64_t>(rng.below(4)) * 3'600'000);
     r.may_end_early = rng.chance(1, 4);

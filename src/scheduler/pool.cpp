@@ -371,8 +371,8 @@ void Pool::restore(std::uint32_t node) {
 
 Pool::Seen Pool::seen_now(std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
-  return {m.free, m.free_devices, m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls), m.whole,
-          m.keeper != kNone, infos_[node].view.offer.price_version};
+  return {m.free,  m.free_devices,    m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
+          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version};
 }
 
 bool Pool::better(const Seen& now, const Seen& then) {
@@ -673,8 +673,7 @@ bool Pool::is_there(const Query& query, std::uint32_t node, Verdict verdict) con
   const Need& need = *query.need;
   if (verdict == Verdict::No || (verdict == Verdict::Check && !matcher_.admits(need.constraint, info.view)))
     return false;
-  return need.pinned.empty() ||
-         std::find(need.pinned.begin(), need.pinned.end(), info.view.node) != need.pinned.end();
+  return need.pinned.empty() || std::find(need.pinned.begin(), need.pinned.end(), info.view.node) != need.pinned.end();
 }
 
 bool Pool::could_host(const Query& query, std::uint32_t node) const {

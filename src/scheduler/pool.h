@@ -68,7 +68,7 @@ struct Need {
   std::uint32_t named_pool = 0;  // only this pool's
   bool priced = false;           // it does not pay whatever is asked
   Bid bid;
-  OrgId payer;                   // who has machines of his own for nothing
+  OrgId payer;  // who has machines of his own for nothing
 };
 
 struct Query {
@@ -153,7 +153,7 @@ class Pool {
   bool could_serve(const Query& query, std::uint32_t node) const;
   Refusal refusal(const Query& query, std::uint32_t node) const;
   std::int64_t asked(const Query& query, std::uint32_t node) const;  // an hour; of another currency too
-  bool some_ask() const { return some_ask_; }  // some machine ever had an offer
+  bool some_ask() const { return some_ask_; }                        // some machine ever had an offer
   bool closed(std::uint32_t node) const { return infos_[node].live && !infos_[node].open; }  // outside its hours
   Taken what_it_takes(const Query& query, std::uint32_t node) const;
   void keep(std::uint32_t node, std::uint32_t keeper);  // kNone: for nobody any more

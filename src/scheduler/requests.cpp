@@ -63,8 +63,8 @@ bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   if (alone(a) || alone(b)) return false;
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
          a.pool == b.pool && a.image == b.image && a.policy == b.policy && a.min_trust == b.min_trust &&
-         (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
-         a.max_price == b.max_price && a.currency == b.currency && a.may_end_early == b.may_end_early &&
+         (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) && a.max_price == b.max_price &&
+         a.currency == b.currency && a.may_end_early == b.may_end_early &&
          length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 

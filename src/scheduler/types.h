@@ -41,7 +41,7 @@ struct Reliability {  // per hour of work; nothing observed yet = no hours
   std::array<std::uint8_t, 24> by_hour{};  // UTC, 100 = the average; all 0 = flat
   bool operator==(const Reliability&) const = default;
 };
-struct Offer {  // what the supplier wants; empty and 0 = whatever comes
+struct Offer {                                             // what the supplier wants; empty and 0 = whatever comes
   std::int64_t price_per_gpu_hour = 0, price_per_hour = 0; /* of each GPU taken, and of the lease */
   std::int64_t floor_per_gpu_hour = 0, floor_per_hour = 0; /* the least, from who may pay no more */
   std::string currency;

@@ -264,12 +264,11 @@ void Api::add_nodes() {
   add(
       "ExplainNode", [](const control::State& state, Call& call) { return ask_offer(state, call, Verb::Read); },
       [this](const CallPtr& call) {
-        read(call,
-             [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
-               const NodeId node = *NodeId::parse(call->id);
-               return wire::to_json(wire::NodeRefusalsView{node, static_cast<std::uint32_t>(scheduler.waiting()),
-                                                           scheduler.refused_by(node, read_clocks().wall), state.seq});
-             });
+        read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
+          const NodeId node = *NodeId::parse(call->id);
+          return wire::to_json(wire::NodeRefusalsView{node, static_cast<std::uint32_t>(scheduler.waiting()),
+                                                      scheduler.refused_by(node, read_clocks().wall), state.seq});
+        });
       });
   add(
       "ListTelemetry",

@@ -187,14 +187,12 @@ struct Teller {
     data["node"] = e.lease.node.str();
     data["role"] = wire::text(e.slot.role);
     data["cluster"] = e.lease.cluster.str();
-    if (e.lease.price > 0)
-      data["price_micros"] = std::to_string(e.lease.price), data["currency"] = e.lease.currency;
+    if (e.lease.price > 0) data["price_micros"] = std::to_string(e.lease.price), data["currency"] = e.lease.currency;
     if (e.lease.leaves_at.ms != 0) data["leaves_at"] = format_utc(e.lease.leaves_at);
-    return fmt::format("{}: {} {} goes to machine {}{}", name_of(s, e.lease.cluster), wire::text(e.slot.role),
-                       e.slot.id.str(), name_of(s, e.lease.node),
-                       e.lease.price > 0
-                           ? fmt::format(", for {} an hour", money_text(e.lease.price, e.lease.currency))
-                           : "");
+    return fmt::format(
+        "{}: {} {} goes to machine {}{}", name_of(s, e.lease.cluster), wire::text(e.slot.role), e.slot.id.str(),
+        name_of(s, e.lease.node),
+        e.lease.price > 0 ? fmt::format(", for {} an hour", money_text(e.lease.price, e.lease.currency)) : "");
   }
   std::string operator()(const SlotKeyed& e) {
     object = of(s, e.slot);

@@ -156,8 +156,8 @@ class RuleReader {
 WallTime change_in(int year, const Change& c, std::int32_t offset_before) {
   using namespace std::chrono;
   const auto month = std::chrono::year{year} / std::chrono::month{c.month};
-  const sys_days day = c.week == 5 ? sys_days{month / weekday{c.weekday}[last]}
-                                   : sys_days{month / weekday{c.weekday}[c.week]};
+  const sys_days day =
+      c.week == 5 ? sys_days{month / weekday{c.weekday}[last]} : sys_days{month / weekday{c.weekday}[c.week]};
   const std::int64_t seconds = std::int64_t{day.time_since_epoch().count()} * 86'400 + c.at - offset_before;
   return {seconds * 1000};
 }
@@ -289,7 +289,8 @@ Result<std::vector<ZoneOffset>> zone_offsets(const std::string& zone, WallTime f
                  field);
   }
   auto offsets = zone_offsets(as_bytes(text), from);
-  if (!offsets.ok()) return error(Code::InvalidArgument, fmt::format("{} names no time zone; {}", field, instead), field);
+  if (!offsets.ok())
+    return error(Code::InvalidArgument, fmt::format("{} names no time zone; {}", field, instead), field);
   return offsets;
 }
 

@@ -40,7 +40,8 @@ TEST(TimeZone, FixedOffsetsNeedNoDatabase) {
 }
 
 TEST(TimeZone, BadNamesLeadNowhere) {
-  for (const char* bad : {"", "../../etc/passwd", "/etc/localtime", "Europe/Nowhere", "Europe", "+25:00", "+1:5", "a b"})
+  for (const char* bad :
+       {"", "../../etc/passwd", "/etc/localtime", "Europe/Nowhere", "Europe", "+25:00", "+1:5", "a b"})
     EXPECT_EQ(zone_offsets(bad, kNow, "tz").error().field, "tz") << bad;
   EXPECT_NE(zone_offsets("Europe/Berlin", kNow, "tz", "/nowhere").error().message.find("tzdata"), std::string::npos);
 }

@@ -242,7 +242,7 @@ struct ClusterView {
   std::vector<SlotView> slots;
   std::vector<RayNodeReport> ray_nodes;
   std::vector<std::string> differences, warnings;
-  std::vector<FailureView> failures;  // the newest last
+  std::vector<FailureView> failures;                               // the newest last
   std::map<std::string, std::int64_t> per_hour = {}, so_far = {};  // by currency, millionths
   std::optional<QueueView> queue;
 };

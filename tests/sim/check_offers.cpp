@@ -31,8 +31,7 @@ class WithinOffer final : public Checker {
     offers_[offered->node] = offered->offer;
     for (const LeaseId id : after.live_leases(offered->node)) {
       looked_at();
-      if (const auto known = agreed_.find(id);
-          known != agreed_.end() && known->second != terms_of(after.leases.at(id)))
+      if (const auto known = agreed_.find(id); known != agreed_.end() && known->second != terms_of(after.leases.at(id)))
         fail(world, "another offer changed the terms of " + id.str());
     }
   }
@@ -57,8 +56,8 @@ class WithinOffer final : public Checker {
     bool image = offer.images.empty();
     for (const std::string& begin : offer.images) image = image || spec.image.rfind(begin, 0) == 0;
     if (!image) return "with an image that its owner does not take";
-    const std::string money = tenant == owner ? (lease.price == 0 ? "" : "at a price for its own owner")
-                                              : price(lease, offer, spec);
+    const std::string money =
+        tenant == owner ? (lease.price == 0 ? "" : "at a price for its own owner") : price(lease, offer, spec);
     return money.empty() ? times(lease, offer, state, cluster, at) : money;
   }
 

@@ -32,7 +32,10 @@ NodeFacts facts_of(std::uint32_t index) {
 }
 
 Sim::Sim(const RunOptions& options)
-    : options_(options), world_(options.seed), quotas_(options.seed ^ 0x9007a5), tiers_(options.seed ^ 0x71e125),
+    : options_(options),
+      world_(options.seed),
+      quotas_(options.seed ^ 0x9007a5),
+      tiers_(options.seed ^ 0x71e125),
       offers_(options.seed ^ 0x0ffe25) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
