@@ -20,6 +20,7 @@
 #include "cli/forward.h"
 #include "cli/http_gate.h"
 #include "cli/net.h"
+#include "cli/offer.h"
 #include "cli/passwd.h"
 #include "cli/qr.h"
 #include "cli/quota.h"
@@ -361,6 +362,57 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   EXPECT_EQ(wire::parse_set_quota(state.calls.at(1).body)->share, (Share{250, 4, 1'500}));
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
+}
+TEST(Offers, ChangesWhatIsNamedAndKeepsTheRest) {
+  const std::string none = R"({"id":"node-3","name":"pc"})";
+  const std::string some =
+      R"({"id":"node-3","name":"pc","offer":{"currency":"EUR","priceMicros":"1200000","gpuPriceMicros":"800000",)"
+      R"("floorMicros":"1200000","gpuFloorMicros":"500000","tenants":["lab"],"images":["muster/"],)"
+      R"("maxLeaseSeconds":"43200","hours":"Mon-Fri 18:00-08:00","timezone":"Europe/Berlin","noticeSeconds":"900",)"
+      R"("openUntil":"2026-11-30T07:00:00Z"}})";
+  FakeTransport::State state;
+  auto api = api_of(state);
+  const auto put = [&](const std::string& before, OfferChange change) {
+    state.calls.clear(), state.answers = {ok(before), ok(some)};
+    change.node = "pc";
+    const auto answer = change_offer(api, change);
+    EXPECT_TRUE(answer.ok()) << answer.error().message;
+    EXPECT_EQ(state.calls.at(1).method + " " + state.calls.at(1).target, "PUT /api/v1/nodes/pc/offer");
+    return wire::parse_set_offer(state.calls.at(1).body).value().offer;
+  };
+  const auto first = put(none, {.price = "1.20 EUR", .hours = "Mon-Fri 18:00-08:00", .zone = "Europe/Berlin"});
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->offer.price, 1'200'000);
+  EXPECT_EQ(first->offer.floor, 1'200'000);
+  EXPECT_EQ(first->offer.currency, "EUR");
+  EXPECT_EQ(first->offer.hours.size(), 5U);
+  const auto cheaper = put(some, {.price = "1", .tenants = {"all"}, .max_hours = 2.5});
+  EXPECT_EQ(cheaper->offer.currency, "EUR") << "an amount without a name is of the currency in force";
+  EXPECT_EQ(cheaper->offer.price, 1'000'000);
+  EXPECT_EQ(cheaper->offer.floor, 1'000'000) << "where there was no floor there is none";
+  EXPECT_EQ(cheaper->offer.gpu_floor, 500'000);
+  EXPECT_EQ(cheaper->offer.longest, Millis(9'000'000));
+  EXPECT_TRUE(cheaper->tenants.empty());
+  EXPECT_EQ(cheaper->offer.images, std::vector<std::string>{"muster/"});
+  EXPECT_EQ(cheaper->offer.zone, "Europe/Berlin");
+  const auto always = put(some, {.hours = "always"});
+  EXPECT_TRUE(always->offer.hours.empty());
+  EXPECT_EQ(always->offer.zone, "");
+  EXPECT_FALSE(put(some, {.clear = true}).has_value());
+  for (const OfferChange& bad :
+       {OfferChange{.price = "much"}, OfferChange{.price = "1 EUR", .gpu_price = "2 USD"}, OfferChange{.max_hours = -1},
+        OfferChange{.notice = "soon"}, OfferChange{.hours = "Mon 09:00-17:00"}}) {
+    state.calls.clear(), state.answers = {ok(none)};
+    EXPECT_FALSE(change_offer(api, bad).ok());
+    EXPECT_EQ(state.calls.size(), 1U) << "nothing was sent";
+  }
+  const auto node = *wire::parse_json(some);
+  EXPECT_EQ(asks_text(node), "1.20 EUR + 0.80/GPU");
+  EXPECT_EQ(asks_text(*wire::parse_json(none)), "-");
+  const std::string text = offer_text(node);
+  for (const char* part : {"1.20 EUR an hour, and 0.80 EUR for each GPU", "at least  1.20 EUR", "tenants   lab",
+                           "at most 12 h", "open until 2026-11-30 07:00:00", "told to leave 15 m"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
 }
 TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[

@@ -70,6 +70,14 @@ struct NodeActionRequest {
   std::string id, action;
   std::optional<TrustTier> tier;
 };
+struct OfferText {  // as people say it: organisations by name, hours and zone not made UTC yet
+  Offer offer;
+  std::vector<std::string> tenants;
+};
+struct SetOfferRequest {
+  std::string id;
+  std::optional<OfferText> offer;  // absent: whatever comes, for nothing
+};
 struct EnrollRequest {
   std::string token, csr_pem, name;
   NodeFacts facts;
@@ -106,6 +114,7 @@ Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
+Result<SetOfferRequest> parse_set_offer(std::string_view body);
 Result<EnrollRequest> parse_enroll(std::string_view body);
 Result<PutRegistryRequest> parse_put_registry(std::string_view body);
 Result<CreateClusterRequest> parse_create_cluster(std::string_view body);
@@ -124,6 +133,7 @@ std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
+std::string to_json(const SetOfferRequest& request);
 std::string to_json(const EnrollRequest& request);
 std::string to_json(const PutRegistryRequest& request);
 std::string to_json(const CreateClusterRequest& request);
@@ -196,6 +206,14 @@ struct NodeView {
   Resources free;
   std::vector<NodeLeaseView> leases;
   std::string not_hired;
+  std::vector<std::string> offer_tenants = {};  // by name
+  WallTime open_until = {}, opens_at = {};      // 0 = always open
+};
+struct NodeRefusalsView {
+  NodeId node;
+  std::uint32_t waiting = 0;
+  std::map<std::string, std::uint32_t> refused;
+  std::uint64_t seq = 0;
 };
 struct QueueView {
   ClusterId cluster;
@@ -231,6 +249,9 @@ struct SlotView {
   std::string reason, ray_node_id;
   bool ray_alive = false;
   std::uint64_t pull_done_bytes = 0, pull_total_bytes = 0;
+  std::int64_t price = 0;  // an hour, millionths
+  std::string currency = {};
+  WallTime leaves_at = {};
 };
 // What the newest failures of a cluster's members said, for whoever may read its logs.
 struct FailureView {
@@ -244,7 +265,8 @@ struct ClusterView {
   std::vector<SlotView> slots;
   std::vector<RayNodeReport> ray_nodes;
   std::vector<std::string> differences, warnings;
-  std::vector<FailureView> failures;  // the newest last
+  std::vector<FailureView> failures;                               // the newest last
+  std::map<std::string, std::int64_t> per_hour = {}, so_far = {};  // by currency, millionths
   std::optional<QueueView> queue;
 };
 // A cluster's network as its machines said last. Addresses are filled for those who may see them.
@@ -283,6 +305,9 @@ struct PlanPlaceView {
   std::string region;
   TrustTier tier{};
   bool image_present = false;
+  std::int64_t price = 0;  // an hour, millionths
+  std::string currency = {};
+  WallTime leaves_at = {};
 };
 struct PlanView {
   std::vector<PlanPlaceView> places;  // empty: it would wait
@@ -345,6 +370,7 @@ std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
+std::string to_json(const NodeRefusalsView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
 std::string to_json(const NetView& view);

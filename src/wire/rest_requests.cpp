@@ -141,6 +141,13 @@ Result<NodeActionRequest> parse_node_action(std::string_view body) {
   return out;
 }
 
+Result<SetOfferRequest> parse_set_offer(std::string_view body) {
+  const auto m = TRY(decode<v1::SetOfferRequest>(body));
+  SetOfferRequest out{m.id(), {}};
+  if (m.has_offer()) out.offer = TRY(read(m.offer(), "offer"));
+  return out;
+}
+
 Result<EnrollRequest> parse_enroll(std::string_view body) {
   const auto m = TRY(decode<v1::EnrollRequest>(body));
   TRY_VOID(required(m.token(), "token"));
@@ -291,6 +298,12 @@ std::string to_json(const NodeActionRequest& request) {
   m.set_id(request.id);
   m.set_action(request.action);
   if (request.tier) m.set_tier(std::string(text(*request.tier)));
+  return write_message(m);
+}
+std::string to_json(const SetOfferRequest& request) {
+  v1::SetOfferRequest m;
+  m.set_id(request.id);
+  if (request.offer) write(request.offer->offer, request.offer->tenants, *m.mutable_offer());
   return write_message(m);
 }
 std::string to_json(const EnrollRequest& request) {

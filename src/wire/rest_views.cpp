@@ -74,6 +74,9 @@ void write(const SlotView& from, v1::Slot& to) {
   to.set_ray_alive(from.ray_alive);
   to.set_pull_done_bytes(static_cast<std::int64_t>(from.pull_done_bytes));
   to.set_pull_total_bytes(static_cast<std::int64_t>(from.pull_total_bytes));
+  to.set_price_micros(from.price);
+  to.set_currency(from.currency);
+  to.set_leaves_at(time_text(from.leaves_at));
 }
 
 }  // namespace
@@ -229,8 +232,25 @@ std::string to_json(const NodeView& view) {
     out.set_phase(std::string(text(lease.lease.phase)));
     out.set_want(std::string(text(lease.lease.want)));
     out.set_reason(clean(lease.lease.reason));
+    out.set_price_micros(lease.lease.price);
+    out.set_currency(lease.lease.currency);
+    out.set_leaves_at(time_text(lease.lease.leaves_at));
   }
   m.set_not_hired(view.not_hired);
+  if (node.offer.version != 0) {
+    write(node.offer, view.offer_tenants, *m.mutable_offer());
+    m.mutable_offer()->set_open_until(time_text(view.open_until));
+    m.mutable_offer()->set_opens_at(time_text(view.opens_at));
+  }
+  return write_message(m);
+}
+
+std::string to_json(const NodeRefusalsView& view) {
+  v1::NodeRefusals m;
+  m.set_node_id(view.node.str());
+  m.set_waiting(view.waiting);
+  for (const auto& [code, count] : view.refused) (*m.mutable_refused())[code] = count;
+  m.set_seq(view.seq);
   return write_message(m);
 }
 
@@ -282,6 +302,15 @@ std::string to_json(const ClusterView& view) {
     out.set_output(clean(failure.output));
     out.set_at(time_text(failure.at));
   }
+  const auto money = [](const std::map<std::string, std::int64_t>& from, auto& to) {
+    for (const auto& [currency, micros] : from) {
+      auto& out = *to.Add();
+      out.set_micros(micros);
+      out.set_currency(clean(currency));
+    }
+  };
+  money(view.per_hour, *m.mutable_per_hour());
+  money(view.so_far, *m.mutable_cost_so_far());
   return write_message(m);
 }
 
@@ -360,6 +389,9 @@ std::string to_json(const PlanView& view) {
     out.set_region(clean(place.region));
     out.set_tier(std::string(text(place.tier)));
     out.set_image_present(place.image_present);
+    out.set_price_micros(place.price);
+    out.set_currency(place.currency);
+    out.set_leaves_at(time_text(place.leaves_at));
   }
   if (view.queue) write(*view.queue, *m.mutable_queue());
   return write_message(m);
