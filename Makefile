@@ -43,9 +43,9 @@ sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SEEDS=100 | SECON
 	@cmake --preset sim >/dev/null && cmake --build --preset sim -j $(JOBS) --target muster-sim
 	@build/sim/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MUTANTS),--mutants) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(LOG),--log) $(if $(TWICE),--twice)
 
-fuzz: ## parsers of foreign bytes under libFuzzer, and whether a planted bug of each is found: make fuzz TARGET=yaml SECONDS=60 (docs/fuzzing.md)
+fuzz: ## parsers of foreign bytes under libFuzzer, and whether a planted bug of each is found: make fuzz NAME=yaml SECONDS=60 | MUTANTS=1 (docs/fuzzing.md)
 	@tools/install-deps build test
-	@python3 tools/fuzz.py --planted --seconds $(or $(SECONDS),600) $(if $(TARGET),--target $(TARGET))
+	@python3 tools/fuzz.py --seconds $(or $(SECONDS),600) $(if $(NAME),--target $(NAME)) $(if $(MUTANTS),--mutants)
 
 fuzz-api: build ## requests by the OpenAPI document as every role against a real musterd: make fuzz-api CASES=100000 SEED=1
 	@tools/install-deps test

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Fuzzes the parsers of bytes from outside (tests/fuzz, libFuzzer); ends with one plain line, FUZZ OK or FUZZ FAILED.
 
-    tools/fuzz.py [--target NAME]... [--seconds N] [--planted] [--no-build]
+    tools/fuzz.py [--target NAME]... [--seconds N] [--mutants] [--measure] [--no-build]
 
 Each target starts from seeds made of our own encodings, the inputs kept in tests/fuzz/found (what once broke something) and
 what earlier runs found in build/fuzz/corpus, and runs N seconds (600). Checked: no crash, no sanitizer report, no hang, no
-input that takes 1 GiB; the seeds alone reach the edges that tests/fuzz/targets.txt states. --planted turns on the planted bug of
-each target instead and wants it found within the stated runs, from the seeds alone, by libFuzzer's seed 1. make fuzz does both.
+input that takes 1 GiB; the seeds alone reach the edges that tests/fuzz/targets.txt states. Then the planted bug of each target is
+turned on: no seed may reach it, and libFuzzer must, from the seeds alone and its seed 1, within the stated runs. --mutants does only
+that. --measure prints lines for tests/fuzz/targets.txt instead: nine tenths of the edges, four times the runs.
 """
 import argparse
 import concurrent.futures
@@ -21,9 +22,9 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BINARY = os.path.join(ROOT, "build/fuzz/muster-fuzz")
 CORPUS = os.path.join(ROOT, "build/fuzz/corpus")
-FOUND = os.path.join(ROOT, "tests/fuzz/found")
 BEHIND = []  # what is put before each run, to run it behind something else
 PLANTED = "the planted bug was reached"
+RUNS_MAX, SECONDS_MAX = 20_000_000, 600  # of one search for a planted bug
 
 
 def stated():
@@ -43,9 +44,6 @@ def names():
 
 def write_seeds(folder):
     subprocess.run([BINARY], env=environment(MUSTER_FUZZ_SEEDS=folder), check=True, cwd=ROOT)
-    for name in os.listdir(FOUND) if os.path.isdir(FOUND) else []:
-        for file in os.listdir(os.path.join(FOUND, name)):
-            shutil.copy(os.path.join(FOUND, name, file), os.path.join(folder, name, "found-" + file))
 
 
 def run(name, size, options, folders, **more):
@@ -86,11 +84,32 @@ def fuzz(name, size, seconds, seeds, floor):
     return line, ""
 
 
-def planted(name, size, seeds, runs):
+def search(name, size, seeds, runs):
+    """The planted bug, looked for from the seeds alone: (runs it took or None, seconds, what libFuzzer said)."""
+    began = time.time()
     with tempfile.TemporaryDirectory() as scratch:
-        text, code = run(name, size, ["-seed=1", "-runs=%d" % runs, "-artifact_prefix=%s/" % scratch], [scratch, seeds], MUSTER_FUZZ_PLANT="1")
-    line = "%-14s planted bug found after %d runs, %d are allowed" % (name, runs_of(text), runs)
-    return line, "" if code != 0 and PLANTED in text else "%s: its planted bug was not found in %d runs\n%s" % (name, runs, text[-2000:])
+        limits = ["-seed=1", "-runs=%d" % runs, "-max_total_time=%d" % SECONDS_MAX, "-artifact_prefix=%s/" % scratch]
+        text, code = run(name, size, limits, [scratch, seeds], MUSTER_FUZZ_PLANT="1")
+    return runs_of(text) if code != 0 and PLANTED in text else None, time.time() - began, text
+
+
+def planted(name, size, seeds, runs):
+    """(line for people, what is wrong or '')"""
+    text, code = run(name, size, ["-runs=0"], [seeds], MUSTER_FUZZ_PLANT="1")
+    if code != 0:
+        return "%-14s" % name, "%s: a seed reaches its planted bug, which then shows nothing\n%s" % (name, text[-2000:])
+    took, seconds, text = search(name, size, seeds, runs)
+    if took is None:
+        return "%-14s" % name, "%s: its planted bug was not found in %d runs\n%s" % (name, runs, text[-2000:])
+    return "%-14s planted bug found after %8d runs, %5.1f s; %8d are allowed" % (name, took, seconds, runs), ""
+
+
+def measure(name, size, seeds):
+    """A line for tests/fuzz/targets.txt."""
+    edges = edges_of(run(name, size, ["-runs=0"], [seeds])[0])
+    took, seconds, text = search(name, size, seeds, RUNS_MAX)
+    line = "%s %d %d" % (name, edges * 9 // 10, max(20_000, 4 * (took or 0)))
+    return line, "" if took else "%s: its planted bug was not found in %.0f s\n%s" % (name, seconds, text[-1000:])
 
 
 def build():
@@ -103,19 +122,26 @@ def build():
     return ""
 
 
-def all_of(seconds, only=(), with_planted=False, say=print):
+def all_of(seconds, only=(), mutants=False, measured=False, say=print):
     """(number of targets, list of what is wrong)"""
     known, table = names(), stated()
-    wrong = ["tests/fuzz/targets.txt and muster-fuzz do not name the same targets: %s" % ", ".join(sorted(set(known) ^ set(table)))] if set(known) != set(table) else []
+    odd = sorted(set(known) ^ set(table))
+    wrong = ["tests/fuzz/targets.txt and muster-fuzz do not name the same targets: %s" % ", ".join(odd)] if odd and not measured else []
     unknown = sorted(set(only) - set(known))
     if unknown:
         return 0, ["there is no target %s; there are %s" % (", ".join(unknown), ", ".join(sorted(known)))]
     chosen = [name for name in sorted(known) if not only or name in only]
     with tempfile.TemporaryDirectory() as seeds, concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         write_seeds(seeds)
-        jobs = [pool.submit(fuzz, name, known[name], seconds, os.path.join(seeds, name), table.get(name, (0, 0))[0]) for name in chosen]
-        if with_planted:
-            jobs += [pool.submit(planted, name, known[name], os.path.join(seeds, name), table.get(name, (0, 0))[1]) for name in chosen]
+        jobs = []
+        for name in chosen:
+            here, (edges, runs) = os.path.join(seeds, name), table.get(name, (0, 0))
+            if measured:
+                jobs.append(pool.submit(measure, name, known[name], here))
+                continue
+            if not mutants:
+                jobs.append(pool.submit(fuzz, name, known[name], seconds, here, edges))
+            jobs.append(pool.submit(planted, name, known[name], here, runs))
         for job in jobs:
             line, fault = job.result()
             say(line + ("   FAILED" if fault else ""))
@@ -127,18 +153,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", action="append", default=[])
     parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--measure", action="store_true")
     parser.add_argument("--no-build", action="store_true")
     args = parser.parse_args()
     began = time.time()
     fault = "" if args.no_build else build()
-    count, wrong = (0, [fault]) if fault else all_of(args.seconds, args.target, args.planted)
+    count, wrong = (0, [fault]) if fault else all_of(args.seconds, args.target, args.mutants, args.measure)
     for text in wrong:
         print(text)
     if wrong:
         print("FUZZ FAILED: %s" % "; ".join(text.split("\n")[0] for text in wrong))
     else:
-        print("FUZZ OK: %d targets, %d s each%s, %.0f s in all" % (count, args.seconds, ", planted bugs found" if args.planted else "", time.time() - began))
+        played = "" if args.mutants or args.measure else ", %d s each" % args.seconds
+        print("FUZZ OK: %d targets%s, every planted bug found, %.0f s in all" % (count, played, time.time() - began))
     sys.exit(1 if wrong else 0)
 
 

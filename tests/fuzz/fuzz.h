@@ -1,9 +1,10 @@
 #pragma once
-// What every parser of bytes from outside is fuzzed with: one program (muster-fuzz) holds all targets, MUSTER_FUZZ
-// names the one that runs. A target gets any bytes and must return: a crash, a sanitizer's report, a failed
-// MUSTER_CHECK or a hang is a finding. Seeds are made from our own encodings. docs/fuzzing.md says how to run and to
-// add one. One thread.
+// What every parser of bytes from outside is fuzzed with: libFuzzer's program (main.cpp) holds all targets, and the
+// unit tests play their seeds, changed a little (fuzz_test.cpp). A target gets any bytes and must return: a crash, a
+// sanitizer's report, a failed MUSTER_CHECK or a hang is a finding. Seeds are made from our own encodings.
+// docs/fuzzing.md says how to run and to add one. One thread.
 #include <algorithm>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -25,9 +26,14 @@ struct Registration {
   explicit Registration(const Target& target) { targets().push_back(target); }
 };
 
-// A planted bug, to see that the fuzzer finds what lies that deep: traps where `reached` holds, only with
-// MUSTER_FUZZ_PLANT in the environment. No seed may reach it.
+// A planted bug, to see that the fuzzer finds what lies that deep: traps where `reached` holds, only after
+// plant_bugs(). No seed may reach it.
 void plant(bool reached);
+void plant_bugs();
+
+std::string in_tree(std::string_view path);  // of a file of this source tree, for seeds
+// The bytes of the files of tests/fuzz/found/<name>: what once broke something.
+Seeds found(std::string_view name);
 
 // Takes an input apart: numbers from its front, and what is left.
 class Input {

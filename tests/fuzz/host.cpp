@@ -55,15 +55,25 @@ Seeds seeds_netd() {
   configure.relay_ca_pem = "-----BEGIN";
   configure.relay_token = Bytes(20, 4);
   configure.psk = Bytes(32, 5);
+  configure.machine_ca_pem = "-----BEGIN";
+  configure.machines = Bytes(80, 6);
+  netd::Paths paths;
+  paths.report.relay = "relay.example:443";
+  paths.report.seen = {{0x5db8d822, 7000}};
+  session::NetPair pair;
+  pair.tries = {{{0x0a000001, 7000}, session::NetOrigin::Told, 5, 4, true, 1200}};
+  paths.report.pairs = {pair};
   Seeds out;
   for (const netd::Request& request :
        {netd::Request(netd::AddLease{"lease-1"}), netd::Request(configure), netd::Request(netd::RemoveLease{"lease-2"}),
-        netd::Request(netd::GetStats{"lease-1"}), netd::Request(netd::GetInfo{})})
+        netd::Request(netd::GetStats{"lease-1"}), netd::Request(netd::GetInfo{}),
+        netd::Request(netd::GetPaths{"lease-1"})})
     out.push_back(Bytes{0} + netd::encode(request));
-  for (const netd::Reply& reply : {netd::Reply(netd::Failed{1, "no"}), netd::Reply(netd::Done{}),
-                                   netd::Reply(netd::LeaseKey{Bytes(32, 1)}), netd::Reply(netd::Configured{1, 2, 0}),
-                                   netd::Reply(netd::Stats{true, false, "why", 1, 2, {{0x64400002, 1, 2, 3, "relay"}}}),
-                                   netd::Reply(netd::Info{7000, {{"lease-1", Bytes(32, 1), true, true}}})})
+  for (const netd::Reply& reply :
+       {netd::Reply(netd::Failed{1, "no"}), netd::Reply(netd::Done{}), netd::Reply(netd::LeaseKey{Bytes(32, 1)}),
+        netd::Reply(netd::Configured{1, 2, 0}),
+        netd::Reply(netd::Stats{true, false, "why", 1, 2, {{0x64400002, 1, 2, 3, "relay"}}}),
+        netd::Reply(netd::Info{7000, {{"lease-1", Bytes(32, 1), true, true}}}), netd::Reply(paths)})
     out.push_back(Bytes{1} + netd::encode(reply));
   return out;
 }

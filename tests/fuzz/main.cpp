@@ -1,35 +1,25 @@
-// libFuzzer's door to the targets: MUSTER_FUZZ=name runs one; MUSTER_FUZZ_LIST=1 names them all;
-// MUSTER_FUZZ_SEEDS=folder writes the seeds of every target into folder/name/. In the tree's root: some seeds are
-// files.
-#include <fcntl.h>
-#include <unistd.h>
-
+// libFuzzer's door to the targets: MUSTER_FUZZ=name runs one, with MUSTER_FUZZ_PLANT=1 and its planted bug;
+// MUSTER_FUZZ_LIST=1 names them all; MUSTER_FUZZ_SEEDS=folder writes the seeds of every target into folder/name/.
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
 #include "fuzz/fuzz.h"
 
 namespace muster::fuzz {
-
-std::vector<Target>& targets() {
-  static std::vector<Target> all;
-  return all;
-}
-
 namespace {
 
 const Target* chosen = nullptr;
-bool planted = false;
 
 void write_seeds(const std::string& folder) {
   for (const Target& target : targets()) {
     const std::string here = folder + "/" + std::string(target.name);
     std::filesystem::create_directories(here);
     int n = 0;
-    for (const Bytes& seed : target.seeds()) {
+    Seeds all = target.seeds();
+    for (Bytes& kept : found(target.name)) all.push_back(std::move(kept));
+    for (const Bytes& seed : all) {
       if (seed.size() > target.bytes_max) continue;
       std::ofstream out(here + "/seed-" + std::to_string(n++), std::ios::binary);
       out.write(reinterpret_cast<const char*>(seed.data()), static_cast<std::streamsize>(seed.size()));
@@ -38,15 +28,6 @@ void write_seeds(const std::string& folder) {
 }
 
 }  // namespace
-
-void plant(bool reached) {
-  if (planted && reached) {
-    static constexpr char kText[] = "the planted bug was reached\n";
-    (void)!::write(STDERR_FILENO, kText, sizeof kText - 1);
-    __builtin_trap();
-  }
-}
-
 }  // namespace muster::fuzz
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
@@ -55,7 +36,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
     const char* value = std::getenv(name);
     return std::string(value == nullptr ? "" : value);
   };
-  planted = !env("MUSTER_FUZZ_PLANT").empty();
+  if (!env("MUSTER_FUZZ_PLANT").empty()) plant_bugs();
   if (!env("MUSTER_FUZZ_LIST").empty()) {
     for (const Target& target : targets()) std::printf("%s %zu\n", std::string(target.name).c_str(), target.bytes_max);
     std::exit(0);

@@ -1,8 +1,9 @@
 // What members, relays and programs in a container can send into a cluster's network.
+#include "base/endian.h"
 #include "crypto/hash.h"
 #include "fuzz/fuzz.h"
+#include "net/recall_frame.h"
 #include "overlay/device.h"
-#include "overlay/endian.h"
 #include "overlay/member.h"
 #include "overlay/offload.h"
 #include "overlay/packet.h"
@@ -56,33 +57,63 @@ Seeds seeds_relay_frame() {
   out.push_back(together);
   return out;
 }
+std::vector<std::pair<RelayType, Bytes>> read_frames(ByteView stream, std::size_t piece) {
+  std::vector<std::pair<RelayType, Bytes>> out;
+  FrameReader reader;
+  for (Input in(stream); !in.empty();) {
+    reader.feed(in.take(piece == 0 ? stream.size() : piece));
+    for (;;) {
+      const auto frame = reader.next();
+      if (!frame.ok()) return out;
+      if (!*frame) break;
+      out.emplace_back((*frame)->type, Bytes((*frame)->body.begin(), (*frame)->body.end()));
+    }
+  }
+  return out;
+}
 FUZZ_TARGET(relay_frame, 8 << 10) {
   Input in(input);
   const std::size_t piece = in.byte();
+  const ByteView stream = in.rest();
+  const auto frames = read_frames(stream, piece);
+  MUSTER_CHECK(frames == read_frames(stream, 0));  // however it was cut
   const RelayDoor door{Key32{1}, pair_of(4)};
   const Key32 controller = signing_key(1).public_key();
-  FrameReader reader;
   int pongs = 0;
-  while (!in.empty()) {
-    reader.feed(in.take(piece == 0 ? 1 << 16 : piece));
-    for (;;) {
-      const auto frame = reader.next();
-      if (!frame.ok()) return;
-      if (!*frame) break;
-      const ByteView body = (*frame)->body;
-      MUSTER_CHECK(body.size() <= kRelayBodyMax);
-      (void)parse_challenge(body).ok();
-      (void)parse_packet(body).ok();
-      (void)parse_peer_gone(body).ok();
-      (void)parse_ping(body).ok();
-      (void)parse_error(body).ok();
-      if (const auto hello = parse_hello(body); hello.ok()) {
-        const auto entered = check_hello(door, *hello, controller, "relay-1", kNow);
-        MUSTER_CHECK(!entered.ok() || (entered->cluster == 7 && entered->overlay_key == pair_of(3).public_key));
-      }
-      pongs += (*frame)->type == RelayType::Pong;
-      plant(pongs == 3);
+  for (const auto& [type, body] : frames) {
+    MUSTER_CHECK(body.size() <= kRelayBodyMax);
+    (void)parse_challenge(body).ok();
+    (void)parse_packet(body).ok();
+    (void)parse_peer_gone(body).ok();
+    (void)parse_ping(body).ok();
+    (void)parse_error(body).ok();
+    if (const auto hello = parse_hello(body); hello.ok()) {
+      const auto entered = check_hello(door, *hello, controller, "relay-1", kNow);
+      MUSTER_CHECK(!entered.ok() || (entered->cluster == 7 && entered->overlay_key == pair_of(3).public_key));
     }
+    pongs += type == RelayType::Pong;
+    plant(pongs == 3);
+  }
+}
+
+Seeds seeds_recall() {
+  using net::RecallFrame;
+  const Bytes none = net::encode(RecallFrame{RecallFrame::Kind::All, {}}),
+              one = net::encode(RecallFrame{RecallFrame::Kind::More, {{7, pair_of(3).public_key}}}),
+              two = net::encode(RecallFrame{RecallFrame::Kind::All, {{7, Key32{1}}, {8, Key32{2}}}});
+  return {none, one, two, one + two + none};
+}
+FUZZ_TARGET(recall, 4 << 10) {
+  Bytes rest(input.begin(), input.end());
+  std::size_t at = 0;
+  for (;;) {
+    const auto frame = net::take_recall(rest);
+    if (!frame.ok() || !*frame) return;
+    MUSTER_CHECK(rest.size() < input.size() - at);
+    const ByteView taken = input.subspan(at, input.size() - at - rest.size());
+    MUSTER_CHECK(net::encode(**frame) == Bytes(taken.begin(), taken.end()));  // one encoding
+    at += taken.size();
+    plant((*frame)->kind == net::RecallFrame::Kind::More && (*frame)->entries.size() == 3);
   }
 }
 
@@ -138,6 +169,35 @@ FUZZ_TARGET(roster, 4 << 10) {
   MUSTER_CHECK(verified.ok() && verified->roster.members.size() + verified->rejected == roster->members.size());
   RosterGuard guard(1, 1);
   (void)guard.admit(verified->roster, input).ok();
+}
+
+Seeds seeds_machine_proof() {
+  const auto ca = *crypto::create_ca("muster", kNow);
+  std::vector<crypto::MachineProof> proofs;
+  Seeds out;
+  for (std::uint8_t n = 0; n < 4; ++n) {
+    if (n > 0) proofs.push_back(*crypto::prove_machine(ca, n, roster_member(n, kNet + n).device_key, kNow));
+    out.push_back(sized(to_bytes(ca.cert_pem)) + crypto::encode_machine_proofs(proofs));
+  }
+  return out;
+}
+FUZZ_TARGET(machine_proof, 2 << 10) {
+  Input in(input);
+  const auto verifier = crypto::MachineVerifier::create(as_string(in.sized()));
+  const ByteView said = in.rest();
+  const auto proofs = crypto::decode_machine_proofs(said, 16);
+  if (!proofs.ok()) return;
+  MUSTER_CHECK(crypto::encode_machine_proofs(*proofs) == Bytes(said.begin(), said.end()));
+  plant(proofs->size() == 5);
+  if (!verifier.ok()) return;
+  Roster roster{5, 1, 1, {roster_member(1, kA), roster_member(2, kB)}};
+  const auto dropped = drop_unproven(roster, {verifier->get(), said, kNow});
+  if (!dropped.ok()) return;
+  MUSTER_CHECK(*dropped + roster.members.size() == 2);
+  for (const RosterMember& member : roster.members)
+    MUSTER_CHECK(std::any_of(proofs->begin(), proofs->end(), [&](const auto& proof) {
+      return proof.node == member.node && (*verifier)->genuine(proof, member.device_key, kNow);
+    }));
 }
 
 Seeds seeds_stun() {
@@ -199,13 +259,18 @@ Bytes step(Order order, std::uint8_t number, ByteView bytes = {}) {
   return Bytes{static_cast<std::uint8_t>(order), number} + sized(bytes);
 }
 struct Box : Sink {
-  std::vector<Bytes> sent;
+  std::vector<Bytes> sent, awaited;  // awaited: what the other side was given to send, and was not delivered yet
   std::size_t delivered = 0, controls = 0;
   void send(const Endpoint&, ByteView d) override {
     if (sent.size() < 64) sent.emplace_back(d.begin(), d.end());
   }
   void deliver(ByteView packet) override {
-    MUSTER_CHECK(packet.size() >= 20);
+    // What the other side was given, once: nothing forged, nothing changed, nothing repeated.
+    const auto given = std::find_if(awaited.begin(), awaited.end(), [&](const Bytes& one) {
+      return one.size() >= packet.size() && std::equal(packet.begin(), packet.end(), one.begin());
+    });
+    MUSTER_CHECK(packet.size() >= 20 && given != awaited.end());
+    awaited.erase(given);
     ++delivered;
   }
   void control(const Key32&, const Endpoint&, ByteView) override { ++controls; }
@@ -264,10 +329,12 @@ FUZZ_TARGET(device, 1 << 10) {
         a.tick(now, box_a), b.tick(now, box_b);
         break;
       case Order::SendA:
-        (void)a.encapsulate(bytes.empty() ? ip_packet(kA, kB, number) : Bytes(bytes.begin(), bytes.end()), now, box_a);
+        box_b.awaited.push_back(bytes.empty() ? ip_packet(kA, kB, number) : Bytes(bytes.begin(), bytes.end()));
+        (void)a.encapsulate(Bytes(box_b.awaited.back()), now, box_a);
         break;
       case Order::SendB:
-        (void)b.encapsulate(bytes.empty() ? ip_packet(kB, kA, number) : Bytes(bytes.begin(), bytes.end()), now, box_b);
+        box_a.awaited.push_back(bytes.empty() ? ip_packet(kB, kA, number) : Bytes(bytes.begin(), bytes.end()));
+        (void)b.encapsulate(Bytes(box_a.awaited.back()), now, box_b);
         break;
       case Order::Control:
         if (!bytes.empty() && bytes[0] < 0x10) (void)b.send_control(pair_of(3).public_key, at_a, bytes, now, box_b);

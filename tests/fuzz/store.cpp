@@ -8,10 +8,6 @@
 #include "journal/entry.h"
 #include "journal/snapshot.h"
 
-namespace muster::control {
-void rebuild_indexes(State&) {}  // the real one needs all of the core; here only the bytes matter
-}  // namespace muster::control
-
 namespace muster::fuzz {
 namespace {
 
@@ -28,8 +24,14 @@ Seeds seeds_entry() {
   entry.actor = {PrincipalId{3}, OrgId{2}, NodeId{}, Role::Tenant, false, "key-1", Bytes(32, 9)};
   const Bytes second = *journal::encode(entry);
   const Bytes snapshot = journal::encode(journal::Snapshot{7, Bytes(32, 1), WallTime{5}, Bytes{1, 2}});
-  return {Bytes{0} + sized(first) + sized(second), Bytes{0} + sized(second),
-          Bytes{1} + ByteView(snapshot).first(snapshot.size() - journal::kHashBytes)};
+  Seeds out{Bytes{0} + sized(first) + sized(second), Bytes{0} + sized(second),
+            Bytes{1} + ByteView(snapshot).first(snapshot.size() - journal::kHashBytes)};
+  // The beginning of a real journal.
+  Bytes chain{0};
+  std::ifstream in(in_tree("tests/data/journal/format-3.hex"));
+  for (std::string line; out.size() < 12 && std::getline(in, line);)
+    if (const auto bytes = unhex(line)) out.push_back(chain = std::move(chain) + sized(*bytes));
+  return out;
 }
 FUZZ_TARGET(entry, 4 << 10) {
   Input in(input);
@@ -55,8 +57,8 @@ FUZZ_TARGET(entry, 4 << 10) {
 
 Seeds seeds_event() {
   Seeds out;
-  for (const char* file : {"tests/data/journal/events-1.txt", "tests/data/journal/events-2.txt"}) {
-    std::ifstream in(file);
+  for (const char* file : {"events-1.txt", "events-2.txt", "events-3.txt"}) {
+    std::ifstream in(in_tree("tests/data/journal/" + std::string(file)));
     for (std::string line; std::getline(in, line);)
       if (const auto bytes = unhex(line.substr(line.find(' ') + 1))) out.push_back(Bytes{0} + *bytes);
   }

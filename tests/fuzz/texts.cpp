@@ -12,6 +12,7 @@
 #include "fuzz/fuzz.h"
 #include "launcher/launcher.h"
 #include "launcher/reader.h"
+#include "model/node_labels.h"
 #include "net/address_block.h"
 #include "net/url.h"
 #include "relay/client_hello.h"
@@ -31,7 +32,7 @@ Bytes file_bytes(const fs::path& path) {
 
 Seeds seeds_yaml() {
   Seeds out;
-  for (const auto& file : fs::directory_iterator("tests/data/launcher")) {
+  for (const auto& file : fs::directory_iterator(in_tree("tests/data/launcher"))) {
     const Bytes whole = file_bytes(file.path());
     out.push_back(whole);
     // The same without its comments: shorter, so that more of what is tried is YAML.
@@ -69,7 +70,7 @@ Seeds seeds_token() {
   Seeds out{to_bytes(crypto::make_api_token().text), to_bytes(crypto::make_join_token(sha, "cp.example:8443").text),
             to_bytes(crypto::make_join_token(sha, "").text)};
   for (const char* text : {"https://host:8443/", "https://[::1]", "http://u:p%40@proxy:3128", "/api/v1/x%20y?a=1&b=%2f",
-                           "[2001:db8::1%eth0]:80", "::ffff:203.0.113.5"})
+                           "[2001:db8::1%eth0]:80", "::ffff:203.0.113.5", "pool:gold", "pool:org-3/gold"})
     out.push_back(to_bytes(text));
   return out;
 }
@@ -90,6 +91,9 @@ FUZZ_TARGET(token, 512) {
   (void)net::proxy_for("host", 443, text, "").ok();
   (void)net::proxy_for("host", 443, "http://proxy", text).ok();
   (void)net::address_block(text);
+  if (const auto pool = parse_pool(text)) {
+    MUSTER_CHECK(!pool->name.empty() && text == "pool:" + (pool->org.empty() ? "" : pool->org + "/") + pool->name);
+  }
   if (const auto bytes = unbase64(text)) MUSTER_CHECK(base64(*bytes) == text);
   if (const auto bytes = unbase64url(text)) MUSTER_CHECK(base64url(*bytes) == text);
   if (const auto bytes = unhex(text)) MUSTER_CHECK(bytes->size() * 2 == text.size());
@@ -114,7 +118,8 @@ Seeds seeds_certificate() {
   const auto device = crypto::SigningKey::generate();
   const Bytes ca_der = der_of(ca.cert_pem);
   const std::string leaf = *crypto::issue_device_certificate(ca, device.public_key(), "node-12", kNow);
-  const auto server = *crypto::issue_server_certificate(ca, "cp", {"cp.example", "10.0.0.1"}, kNow, Millis(86'400'000));
+  const auto server = *crypto::issue_server_certificate(ca, crypto::ServerRole::ControlPlane, "cp",
+                                                        {"cp.example", "10.0.0.1"}, kNow, Millis(86'400'000));
   const std::string csr = *crypto::make_csr(device, "box");
   return {Bytes{0} + sized(ca_der) + der_of(leaf),
           Bytes{0} + sized(ca_der) + der_of(server.cert_pem),
@@ -139,6 +144,7 @@ FUZZ_TARGET(certificate, 4 << 10) {
       plant(years > 40);
     }
     (void)crypto::certificate_sha256(cert).ok();
+    (void)crypto::server_role(cert).ok();
   } else if (kind == 1) {
     (void)crypto::verify_csr(pem("CERTIFICATE REQUEST", in.rest())).ok();
   } else if (kind == 2) {
@@ -148,6 +154,7 @@ FUZZ_TARGET(certificate, 4 << 10) {
     (void)crypto::verify_csr(text).ok();
     (void)crypto::certificate_validity(text).ok();
     (void)crypto::find_certificate(text, Bytes(32, 1)).ok();
+    (void)crypto::server_role(text).ok();
     (void)crypto::SigningKey::from_pem(text).ok();
   }
 }

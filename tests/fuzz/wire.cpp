@@ -61,10 +61,14 @@ FUZZ_TARGET(json, 4 << 10) {
 }
 
 template <typename Parse>
-void parse_twice(Parse parse, std::string_view body) {  // what was read is written and read again
+void parse_twice(Parse parse, std::string_view body) {  // what was read is written, read and written as the same again
   const auto request = parse(body);
   if (!request.ok()) return;
-  if constexpr (requires { wire::to_json(*request); }) MUSTER_CHECK(parse(wire::to_json(*request)).ok());
+  if constexpr (requires { wire::to_json(*request); }) {
+    const std::string text = wire::to_json(*request);
+    const auto again = parse(text);
+    MUSTER_CHECK(again.ok() && wire::to_json(*again) == text);
+  }
 }
 
 Seeds seeds_rest() {
@@ -102,6 +106,9 @@ Seeds seeds_rest() {
       wire::to_json(cluster),
       wire::to_json(wire::UpdateClusterRequest{"cl-1", cluster.spec, 3}),
       wire::to_json(job),
+      wire::to_json(wire::EnrolTotpRequest{"pw"}),
+      wire::to_json(wire::ConfirmTotpRequest{"123456"}),
+      wire::to_json(wire::DisableTotpRequest{"pw", "123456"}),
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);
@@ -143,6 +150,12 @@ FUZZ_TARGET(rest, 6 << 10) {
       return parse_twice(wire::parse_update_cluster, body);
     case 13:
       return parse_twice(wire::parse_create_job, body);
+    case 14:
+      return parse_twice(wire::parse_enrol_totp, body);
+    case 15:
+      return parse_twice(wire::parse_confirm_totp, body);
+    case 16:
+      return parse_twice(wire::parse_disable_totp, body);
     default: {
       const auto value = wire::parse_json(body);
       if (value.ok()) (void)wire::check_json("Cluster", *value).ok();
