@@ -421,12 +421,14 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
     {"slot":"slot-2","role":"worker","nodeName":"cafe","address":"100.64.0.2","udp":"unknown"}],
    "pairs":[{"from":"slot-1","to":"slot-2","path":"relay","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
      "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
+     "rxBytesS":"0","txBytesS":"1048576","carriesBytesS":"1572864","carriesAgeSeconds":"7",
      "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
   const std::string text = net_text(net, false);
   EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
   EXPECT_NE(text.find("relay 42 ms"), std::string::npos) << text;
   EXPECT_NE(text.find("12 %"), std::string::npos) << text;
   EXPECT_NE(text.find("2.0 KiB"), std::string::npos) << text;
+  EXPECT_NE(text.find("1.0 MiB/s"), std::string::npos) << text;
   EXPECT_EQ(net_member(net, "head").value(), "slot-1");
   EXPECT_EQ(net_member(net, "cafe").value(), "slot-2");
   EXPECT_EQ(net_member(net, "100.64.0.2").value(), "slot-2");
@@ -434,6 +436,7 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const std::string why = explain_text(net, "slot-1", "slot-2");
   EXPECT_NE(why.find("home -> cafe"), std::string::npos) << why;
   EXPECT_NE(why.find("why    no UDP"), std::string::npos) << why;
+  EXPECT_NE(why.find("speed  1.0 MiB/s out, - in; it carries 1.5 MiB/s out, as measured 7"), std::string::npos) << why;
   EXPECT_NE(why.find("told by the other): no answer, 0 of 9 probes answered"), std::string::npos) << why;
   EXPECT_NE(why.find("has not reported yet"), std::string::npos) << "of the other end nothing is known: " << why;
 }

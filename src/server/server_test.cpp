@@ -1262,6 +1262,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   pair.rtt_us = 12'300;
   pair.asked = 32;
   pair.lost = 8;
+  pair.carries_bytes_s = 1'250'000;
+  pair.carries_age_ms = 4'200;
   pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
   session::NetPair stranger = pair;
   stranger.address = 1;
@@ -1293,6 +1295,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(first["path"].text(), "direct");
   EXPECT_DOUBLE_EQ(first["rttMs"].real(), 12.3);
   EXPECT_DOUBLE_EQ(first["loss"].real(), 0.25);
+  EXPECT_EQ(first["carriesBytesS"].integer(), 1'250'000);
+  EXPECT_EQ(first["carriesAgeSeconds"].integer(), 4);
   EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
   EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
             "no UDP reaches this machine: the relay's UDP port does not answer it");

@@ -353,6 +353,10 @@ void write(const NetPairView& from, v1::NetPair& to) {
   to.set_handshake_seconds(static_cast<std::int64_t>(pair.handshake_age_ms / 1000));
   to.set_rx_bytes(pair.rx_bytes);
   to.set_tx_bytes(pair.tx_bytes);
+  to.set_rx_bytes_s(pair.rx_bytes_s);
+  to.set_tx_bytes_s(pair.tx_bytes_s);
+  to.set_carries_bytes_s(pair.carries_bytes_s);
+  to.set_carries_age_seconds(static_cast<std::int64_t>(pair.carries_age_ms / 1000));
   to.set_why(from.why);
   to.set_address(from.address);
   for (const auto& [tried, path, outcome, address] : from.tries) {

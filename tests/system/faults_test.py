@@ -3,6 +3,7 @@ Ray still computes on the worker, that no container was restarted and that the m
 """
 import contextlib
 import errno
+import json
 import os
 import re
 import signal
@@ -29,6 +30,33 @@ other = next(n for n in ray.nodes() if n['Alive'] and n['NodeManagerAddress'] !=
 where = ray.remote(ray.util.get_node_ip_address).options(
     scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other['NodeID'], soft=False))
 print('computed on', ray.get(where.remote(), timeout=60))
+"""
+PUSH = """
+import json, ray, threading, time
+ray.init(address='auto', log_to_driver=False, logging_level='error')
+alive = lambda: {n['NodeID']: n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']}
+before, me = alive(), ray.util.get_node_ip_address()
+other = next(i for i, address in before.items() if address != me)
+@ray.remote(num_cpus=0, scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=False))
+class There:
+    def large(self): return bytes(2000000)
+    def small(self): return 1
+pushers, asked, moved, took = [There.remote(), There.remote()], There.remote(), [], []
+ray.get([each.small.remote() for each in pushers + [asked]], timeout=60)
+end = time.time() + 60
+def push(actor):
+    while time.time() < end: moved.append(len(ray.get(actor.large.remote(), timeout=60)))
+threads = [threading.Thread(target=push, args=(each,)) for each in pushers]
+for t in threads: t.start()
+while time.time() < end:
+    began = time.time()
+    ray.get(asked.small.remote(), timeout=60)
+    took.append(time.time() - began)
+    time.sleep(0.2)
+for t in threads: t.join()
+took.sort()
+print(json.dumps({'lost': sorted(set(before) - set(alive())), 'bytes': sum(moved), 'calls': len(took), 'half': took[len(took) // 2],
+                  'most': took[len(took) * 95 // 100]}))
 """
 
 
@@ -120,6 +148,26 @@ class Faults(unittest.TestCase):
         for pid in old:
             os.kill(pid, signal.SIGKILL)
         self.world.wait(part, "its restart", 15, lambda: [p for p in find() if p not in old])
+        self.unharmed(containers)
+
+    def test_a_full_uplink_loses_no_node(self):
+        """For a minute the worker pushes objects through an uplink of 5 Mbit/s with room for two seconds: Ray keeps the node, and small calls
+        come back soon."""
+        slot = next(s for s in self.world.cluster("small")["slots"] if s["role"] == "worker")
+        router, containers = self.world.lab.gateways[slot["nodeName"]][0], self.containers()
+        self.world.lab.run(router, ["tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "5mbit", "burst", "16kb", "latency", "2000ms"])
+        try:
+            done = self.world.cli("exec", "small", "--", "python3", "-c", PUSH, check=False, timeout=240)
+            pairs = self.world.json("net", "small")["pairs"]
+        finally:
+            self.world.lab.run(router, ["tc", "qdisc", "del", "dev", "wan", "root"])
+        self.assertEqual(done.returncode, 0, done.stdout[-800:] + done.stderr[-2000:])
+        said = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual(said["lost"], [], said)
+        self.assertGreater(said["bytes"], 60 * 625000 * 0.6, said)
+        self.assertLess(said["most"], 1.0, said)
+        carries = [int(p["carriesBytesS"]) for p in pairs if p["from"] == slot["id"] and p.get("carriesBytesS", "0") != "0"]
+        self.assertTrue(carries and 300000 < carries[0] < 700000, pairs)
         self.unharmed(containers)
 
     def test_agent_killed(self):
