@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint tidy format sim fuzz-api bench sbom docs clean lab gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom docs clean lab gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ format: ## clang-format all sources in place
 sim: ## deterministic simulation: make sim SEED=7 STEPS=5000 | SEEDS=100 | SECONDS=180 | HOURS=2 | MUTANTS=1 | MUTANT=name (docs/simulation.md)
 	@cmake --preset sim >/dev/null && cmake --build --preset sim -j $(JOBS) --target muster-sim
 	@build/sim/muster-sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--steps $(STEPS)) $(if $(HOURS),--hours $(HOURS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(MUTANTS),--mutants) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(LOG),--log) $(if $(TWICE),--twice)
+
+fuzz: ## parsers of foreign bytes under libFuzzer, and whether a planted bug of each is found: make fuzz NAME=yaml SECONDS=60 | MUTANTS=1 (docs/fuzzing.md)
+	@tools/install-deps build test
+	@python3 tools/fuzz.py --seconds $(or $(SECONDS),600) $(if $(NAME),--target $(NAME)) $(if $(MUTANTS),--mutants)
 
 fuzz-api: build ## requests by the OpenAPI document as every role against a real musterd: make fuzz-api CASES=100000 SEED=1
 	@tools/install-deps test

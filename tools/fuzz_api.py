@@ -39,6 +39,7 @@ ROLES = ("operator", "supplier", "tenant", "auditor")
 # Who may, by hand: a role that is named here must reach a 2xx.
 ALL, WORK, LOOK = set(ROLES), {"operator", "tenant"}, {"operator", "tenant", "auditor"}
 MAY = {
+    "BeginSso": set(), "FinishSso": set(),  # want an identity provider: tests/system/oidc_test.py
     "GetServer": ALL, "Login": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
     "CreateProject": WORK, "ListProjects": LOOK, "GetOrgQuota": ALL, "SetOrgQuota": {"operator"}, "GetProjectQuota": LOOK,
     "SetProjectQuota": WORK, "CreatePrincipal": {"operator"}, "ListPrincipals": ALL, "DisablePrincipal": {"operator"},
@@ -54,7 +55,7 @@ MAY = {
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
-OPEN = {"GetServer", "Login", "Enroll"}  # without a token
+OPEN = {"GetServer", "Login", "BeginSso", "FinishSso", "Enroll"}  # without a token
 
 
 def inside_venv():
@@ -267,7 +268,8 @@ def examples(w):
     """operation -> (path ids by kind, body) that works for the tenant; the fuzzer changes parts of these."""
     spec = w.spec("fuzzed")
     return {
-        "Login": {"name": "tenant-x", "password": PASSWORD}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
+        "Login": {"name": "tenant-x", "password": PASSWORD}, "BeginSso": {"flow": "browser", "port": 4711},
+        "FinishSso": {"handle": "x", "code": "c", "state": "s"}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
         "CreateOrg": {"name": "fuzz-org"}, "CreateProject": {"org": "mine", "name": "fuzz-project"},
         "SetOrgQuota": {"gpus": "100", "cpus": 1000, "clusters": "0"}, "SetProjectQuota": {"gpus": "100", "cpus": 1000.5, "clusters": "0"},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},

@@ -57,6 +57,23 @@ TlsStream::Outcome TlsStream::write(const void* data, std::size_t size, std::siz
   return judge(SSL_write_ex(ssl_.get(), data, size, &bytes), bytes, ec);
 }
 
+std::size_t TlsStream::read_now(asio::mutable_buffer target, ErrorCode& ec) {
+  std::size_t total = 0;
+  for (Outcome outcome = Outcome::Done; outcome == Outcome::Done && total < target.size();) {
+    std::size_t bytes = 0;
+    outcome = read(target + total, bytes, ec);
+    total += bytes;
+  }
+  if (total > 0) ec = {};  // an end comes again, alone
+  return total;
+}
+
+std::size_t TlsStream::write_now(asio::const_buffer source, ErrorCode& ec) {
+  std::size_t bytes = 0;
+  (void)write(source.data(), source.size(), bytes, ec);
+  return bytes;
+}
+
 void TlsStream::shutdown_send() {
   if (!socket_.is_open()) return;
   ERR_clear_error();

@@ -47,6 +47,9 @@ class TlsStream {
   auto async_write_some(const Buffers& buffers, Token&& token) {
     return asio::async_compose<Token, void(ErrorCode, std::size_t)>(WriteOp<Buffers>{*this, buffers}, token, socket_);
   }
+  // Without waiting, of many records at once; 0 bytes and no error: wait for the socket and ask again.
+  std::size_t read_now(asio::mutable_buffer target, ErrorCode& ec);
+  std::size_t write_now(asio::const_buffer source, ErrorCode& ec);
   // Says goodbye without waiting and closes both directions. Safe to call twice.
   void close();
   void shutdown_send();  // close_notify and FIN; reading goes on

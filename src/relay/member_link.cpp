@@ -1,7 +1,6 @@
 #include "relay/member_link.h"
 
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/write.hpp>
 #include <deque>
 
 #include "overlay/relay_protocol.h"
@@ -11,10 +10,35 @@ namespace {
 
 using namespace net;
 namespace ov = overlay;
-constexpr std::size_t kReadBytes = 16 << 10;
-constexpr std::size_t kBatchBytes = 64 << 10;
+constexpr std::size_t kReadBytes = 64 << 10;
+constexpr std::size_t kRecordBytes = 16 << 10;  // of TLS, at most
+constexpr std::size_t kSpareChunks = 64;        // of each thread
+constexpr int kTurns = 16;                      // records that leave before others get their turn
 constexpr Millis kTick{1000};
 constexpr const char* kRecalled = "this key left its cluster";
+
+// What leaves as one TLS record: frames one behind the other.
+struct Chunk {
+  Bytes bytes;
+  std::uint64_t frames = 0;
+};
+std::vector<Bytes>& spare_chunks() {
+  thread_local std::vector<Bytes> spare;
+  return spare;
+}
+Bytes take_spare() {
+  auto& spare = spare_chunks();
+  if (spare.empty()) return {};
+  Bytes out = std::move(spare.back());
+  spare.pop_back();
+  return out;
+}
+void give_back(Bytes chunk) {
+  auto& spare = spare_chunks();
+  if (chunk.capacity() == 0 || chunk.capacity() > 2 * kRecordBytes || spare.size() >= kSpareChunks) return;
+  chunk.clear();
+  spare.push_back(std::move(chunk));
+}
 
 class MemberLink final : public Member, public Closable, public std::enable_shared_from_this<MemberLink> {
  public:
@@ -40,15 +64,13 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       if (ec || !self->open_) return self->close();
       Bytes challenge;
       ov::append_challenge(challenge, ov::challenge_of(self->door_));
-      self->queue(std::move(challenge));
+      self->queue(challenge);
       self->read();
     });
   }
 
   void deliver(const crypto::Key32& source, ByteView payload) override {
-    Bytes frame;
-    ov::append_recv(frame, source, payload);
-    push(std::move(frame));
+    push([&](Bytes& out) { ov::append_recv(out, source, payload); }, ov::kRelayHeader + source.size() + payload.size());
   }
   void replaced() override {
     asio::post(timer_.get_executor(), [self = shared_from_this()] {
@@ -78,7 +100,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
         self->last_ping_ = now;
         Bytes ping;
         ov::append_ping(ping, 0);
-        self->queue(std::move(ping));
+        self->queue(ping);
       }
       self->tick();
     });
@@ -94,28 +116,43 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     return tokens_ < 0;
   }
 
-  void read() {
+  // more: the last read was full, so there may be more in the TLS layer, of which the socket says nothing.
+  void read(bool more = false) {
     if (pause_needed()) {
       ++hub_->counts.throttled;
       pause_.expires_after(Millis(5));
-      return pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
-        if (!ec && self->open_) self->read();
+      return pause_.async_wait([self = shared_from_this(), more](ErrorCode ec) {
+        if (!ec && self->open_) self->read(more);
       });
     }
-    if (input_.empty()) input_.resize(kReadBytes);
-    stream_.async_read_some(asio::buffer(input_), [self = shared_from_this()](ErrorCode ec, std::size_t n) {
+    if (more)  // behind the others
+      return asio::post(timer_.get_executor(), [self = shared_from_this()] {
+        if (self->open_) self->take();
+      });
+    stream_.socket().async_wait(tcp::socket::wait_read, [self = shared_from_this()](ErrorCode ec) {
       if (ec || !self->open_) return self->close();
-      self->last_heard_ = std::chrono::steady_clock::now();
-      self->tokens_ -= static_cast<std::int64_t>(n);
-      self->reader_.feed({self->input_.data(), n});
-      while (self->open_ && !self->leaving_) {
-        auto frame = self->reader_.next();
-        if (!frame.ok()) return self->refuse(ov::RelayErrorCode::BadFrame, frame.error().message);
-        if (!frame->has_value()) break;
-        self->handle(**frame);
-      }
-      if (self->open_ && !self->leaving_) self->read();
+      self->take();
     });
+  }
+
+  // The buffer is the thread's: a member that says nothing holds none.
+  void take() {
+    thread_local Bytes input(kReadBytes);
+    ErrorCode ec;
+    const std::size_t n = stream_.read_now(asio::buffer(input), ec);
+    if (ec) return close();
+    if (n > 0) {
+      last_heard_ = std::chrono::steady_clock::now();
+      tokens_ -= static_cast<std::int64_t>(n);
+      reader_.feed({input.data(), n});
+    }
+    while (open_ && !leaving_) {
+      auto frame = reader_.next();
+      if (!frame.ok()) return refuse(ov::RelayErrorCode::BadFrame, frame.error().message);
+      if (!frame->has_value()) break;
+      handle(**frame);
+    }
+    if (open_ && !leaving_) read(n == input.size());
   }
 
   void handle(const ov::RelayFrame& frame) {
@@ -132,7 +169,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
         if (!id.ok()) return refuse(ov::RelayErrorCode::BadFrame, id.error().message);
         Bytes pong;
         ov::append_pong(pong, *id);
-        return queue(std::move(pong));
+        return queue(pong);
       }
       case ov::RelayType::Pong:
         return;
@@ -164,7 +201,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     ++hub_->counts.members_total;
     Bytes welcome;
     ov::append_welcome(welcome);
-    queue(std::move(welcome));
+    queue(welcome);
     hub_->join(place, shared_from_this());
     // Looked up after it can be found, so that no recall slips in between.
     if (hub_->recalled(place)) {
@@ -193,23 +230,29 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     last_gone_ = now;
     Bytes gone;
     ov::append_peer_gone(gone, packet->key);
-    queue(std::move(gone));
+    queue(gone);
   }
 
-  void queue(Bytes frame) { push(std::move(frame)); }
+  void queue(const Bytes& frame) {
+    push([&](Bytes& out) { out.insert(out.end(), frame.begin(), frame.end()); }, frame.size());
+  }
 
-  // Any thread. Drop-head: old packets are worth least to the flows inside.
-  void push(Bytes frame) {
+  // Any thread. Frames that wait share a record. Drop-head: old packets are worth least to the flows inside.
+  template <typename Append>
+  void push(Append append, std::size_t size) {
     bool wake = false;
     {
       const std::lock_guard lock(mutex_);
       if (closed_) return;
-      queued_ += frame.size();
-      out_.push_back(std::move(frame));
+      if (out_.empty() || out_.back().bytes.size() + size > kRecordBytes) out_.push_back({take_spare(), 0});
+      append(out_.back().bytes);
+      ++out_.back().frames;
+      queued_ += size;
       while (queued_ > options_.queue_bytes_max && out_.size() > 1) {
-        queued_ -= out_.front().size();
+        queued_ -= out_.front().bytes.size();
+        hub_->counts.dropped.fetch_add(out_.front().frames, std::memory_order_relaxed);
+        give_back(std::move(out_.front().bytes));
         out_.pop_front();
-        hub_->counts.dropped.fetch_add(1, std::memory_order_relaxed);
       }
       wake = !std::exchange(scheduled_, true);
     }
@@ -217,26 +260,35 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   }
 
   void flush() {  // on the strand; scheduled_ stays true until the queue is empty
-    if (!open_) return;
-    batch_.clear();
-    {
-      const std::lock_guard lock(mutex_);
-      while (!out_.empty() && (batch_.empty() || batch_.size() + out_.front().size() <= kBatchBytes)) {
-        batch_.insert(batch_.end(), out_.front().begin(), out_.front().end());
-        queued_ -= out_.front().size();
-        out_.pop_front();
+    for (int turn = 0; open_ && turn < kTurns; ++turn) {
+      if (written_ == leaves_.size() && !next_chunk()) {
+        if (leaving_) close();
+        return;
       }
-      if (batch_.empty()) scheduled_ = false;
+      ErrorCode ec;
+      const std::size_t n = stream_.write_now(asio::buffer(leaves_) + written_, ec);
+      if (ec) return close();
+      written_ += n;
+      if (n == 0)
+        return stream_.socket().async_wait(tcp::socket::wait_write, [self = shared_from_this()](ErrorCode failed) {
+          if (failed || !self->open_) return self->close();
+          self->flush();
+        });
     }
-    if (batch_.empty()) {
-      batch_.shrink_to_fit();
-      if (leaving_) close();
-      return;
+    if (open_) asio::post(timer_.get_executor(), [self = shared_from_this()] { self->flush(); });
+  }
+  bool next_chunk() {
+    give_back(std::exchange(leaves_, {}));
+    written_ = 0;
+    const std::lock_guard lock(mutex_);
+    if (out_.empty()) {
+      scheduled_ = false;
+      return false;
     }
-    asio::async_write(stream_, asio::buffer(batch_), [self = shared_from_this()](ErrorCode ec, std::size_t) {
-      if (ec || !self->open_) return self->close();
-      self->flush();
-    });
+    leaves_ = std::move(out_.front().bytes);
+    queued_ -= leaves_.size();
+    out_.pop_front();
+    return true;
   }
 
   void refuse(ov::RelayErrorCode code, const std::string& message) {
@@ -244,7 +296,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     leaving_ = true;
     Bytes frame;
     ov::append_error(frame, code, message);
-    queue(std::move(frame));
+    queue(frame);
     pause_.expires_after(Millis(2000));
     pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
       if (!ec) self->close();
@@ -275,13 +327,14 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   ov::RelayDoor door_;
   ov::RelayToken token_;
   ov::FrameReader reader_;
-  Bytes input_, batch_;
+  Bytes leaves_;  // the chunk under way
+  std::size_t written_ = 0;
   std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
       refilled_ = std::chrono::steady_clock::now();
   std::int64_t tokens_ = 1 << 20;
   bool open_ = true, joined_ = false, leaving_ = false;
   std::mutex mutex_;
-  std::deque<Bytes> out_;
+  std::deque<Chunk> out_;
   std::size_t queued_ = 0;
   bool scheduled_ = false, closed_ = false;
 };
@@ -292,6 +345,7 @@ void serve_member(std::shared_ptr<Hub> hub, const RelayOptions& options, net::tc
                   net::Registry::GuardPtr guard, std::shared_ptr<void> keep) {
   auto ssl = new_ssl(*tls, socket.native_handle());
   if (!ssl) return;
+  SSL_set_default_read_buffer_len(ssl.get(), kReadBytes);  // many records in one recv; released when it is empty
   SSL_set_accept_state(ssl.get());
   const auto executor = socket.get_executor();
   auto link = std::make_shared<MemberLink>(std::move(hub), options, TlsStream(std::move(socket), std::move(ssl)),

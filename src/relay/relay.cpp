@@ -135,6 +135,9 @@ class RelayImpl final : public Relay {
           "the certificate is musterd's own; a relay has another, in the folder relay/ of musterd's data folder: "
           "copy certificate and key from there");
     auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));
+    // What is relayed is encrypted already: the cheapest of the good ciphers, unless a client has no hardware for it.
+    SSL_CTX_set_ciphersuites(fresh.get(), "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384");
+    SSL_CTX_set_options(fresh.get(), SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
     TRY_VOID(certificates_.set("the relay", files.certificate_pem,
                                "musterd renews it in its folder relay/: copy certificate and key from there"));
     const std::lock_guard lock(mutex_);

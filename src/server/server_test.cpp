@@ -323,7 +323,7 @@ TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
   for (const auto& operation : wire::operations()) {
     EXPECT_TRUE(app_->api().has_route(operation.name)) << operation.name;
     if (operation.name == "GetServer" || operation.name == "Login" || operation.name == "Enroll" ||
-        !operation.streams.empty())
+        operation.name == "BeginSso" || operation.name == "FinishSso" || !operation.streams.empty())
       continue;
     std::string path = operation.path;
     if (const auto open = path.find('{'); open != std::string::npos)
@@ -689,7 +689,8 @@ TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
   EXPECT_EQ(call("DELETE", path, "", lost.token).status, 403) << "not its owner: he shows a code";
   EXPECT_EQ(call("DELETE", "/api/v1/users/" + id_of(admin_) + "/totp").status, 409) << "nor an operator his own";
   EXPECT_EQ(call("DELETE", "/api/v1/users/usr-99999/totp").status, 404);
-  const auto reset = call("DELETE", path);
+  EXPECT_EQ(call("DELETE", "/api/v1/users/louis/totp").status, 404);
+  const auto reset = call("DELETE", "/api/v1/users/lois/totp");  // by name as well as by id
   EXPECT_EQ(reset.status, 200) << reset.body.dump();
   EXPECT_FALSE(reset.body["secondFactor"].truth());
   EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200);
@@ -1261,6 +1262,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   pair.rtt_us = 12'300;
   pair.asked = 32;
   pair.lost = 8;
+  pair.carries_bytes_s = 1'250'000;
+  pair.carries_age_ms = 4'200;
   pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
   session::NetPair stranger = pair;
   stranger.address = 1;
@@ -1292,6 +1295,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(first["path"].text(), "direct");
   EXPECT_DOUBLE_EQ(first["rttMs"].real(), 12.3);
   EXPECT_DOUBLE_EQ(first["loss"].real(), 0.25);
+  EXPECT_EQ(first["carriesBytesS"].integer(), 1'250'000);
+  EXPECT_EQ(first["carriesAgeSeconds"].integer(), 4);
   EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
   EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
             "no UDP reaches this machine: the relay's UDP port does not answer it");

@@ -92,6 +92,14 @@ const Node* find_node(const control::State& state, const access::Subject& caller
   return only;
 }
 
+const Principal* find_principal(const control::State& state, const std::string& text) {
+  auto id = PrincipalId::parse(text);
+  if (const auto named = state.principal_by_name.find(text); !id && named != state.principal_by_name.end())
+    id = named->second;
+  const auto found = id ? state.principals.find(*id) : state.principals.end();
+  return found == state.principals.end() ? nullptr : &found->second;
+}
+
 std::optional<OrgId> find_org(const control::State& state, const std::string& text) {
   if (const auto id = OrgId::parse(text)) return state.orgs.contains(*id) ? id : std::nullopt;
   const auto found = state.org_by_name.find(text);

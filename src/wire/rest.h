@@ -29,6 +29,13 @@ struct ConfirmTotpRequest {
 struct DisableTotpRequest {
   std::string password, code;
 };
+struct BeginSsoRequest {
+  bool device = false;
+  std::uint16_t port = 0;  // of the loopback address, in the browser
+};
+struct FinishSsoRequest {
+  std::string handle, code, state, issuer, label;
+};
 struct ChangePasswordRequest {
   std::string old_password, new_password;
 };
@@ -36,6 +43,7 @@ struct CreatePrincipalRequest {
   std::string name;
   Role role = Role::None;
   std::string org, password;
+  std::string sso_subject = {};  // instead of a password
 };
 struct CreateOrgRequest {
   std::string name;
@@ -93,6 +101,8 @@ struct CreateJobRequest {
 };
 
 Result<LoginRequest> parse_login(std::string_view body);
+Result<BeginSsoRequest> parse_begin_sso(std::string_view body);
+Result<FinishSsoRequest> parse_finish_sso(std::string_view body);
 Result<ChangePasswordRequest> parse_change_password(std::string_view body);
 Result<EnrolTotpRequest> parse_enrol_totp(std::string_view body);
 Result<ConfirmTotpRequest> parse_confirm_totp(std::string_view body);
@@ -112,6 +122,8 @@ Result<UpdateClusterRequest> parse_update_cluster(std::string_view body);
 Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
+std::string to_json(const BeginSsoRequest& request);
+std::string to_json(const FinishSsoRequest& request);
 std::string to_json(const ChangePasswordRequest& request);
 std::string to_json(const EnrolTotpRequest& request);
 std::string to_json(const ConfirmTotpRequest& request);
@@ -141,6 +153,17 @@ struct LoginView {
   std::string token;
   WallTime expires;
   PrincipalView principal;
+};
+struct SsoStartView {
+  std::string handle, url, state, user_code, verification_url, verification_url_complete;
+  Millis interval{0};
+  WallTime expires;
+};
+struct SsoAnswerView {
+  bool pending = false;
+  Millis retry{0};  // while it is pending
+  std::optional<LoginView> login;
+  std::string project;
 };
 struct PasswordView {
   std::size_t revoked_tokens = 0;
@@ -333,6 +356,8 @@ struct ServerView {
 };
 
 std::string to_json(const LoginView& view);
+std::string to_json(const SsoStartView& view);
+std::string to_json(const SsoAnswerView& view);
 std::string to_json(const PasswordView& view);
 std::string to_json(const TotpView& view);
 std::string to_json(const TotpEnrolmentView& view);

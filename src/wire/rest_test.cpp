@@ -145,6 +145,9 @@ TEST(Rest, ViewsMatchTheContract) {
   const std::vector<std::pair<const char*, std::string>> views = {
       {"ClusterNet", to_json(net)},
       {"LoginResponse", to_json(LoginView{})},
+      {"SsoStart", to_json(SsoStartView{"h", "https://a", "s", "", "", "", Millis(5000), {}})},
+      {"SsoAnswer", to_json(SsoAnswerView{true, Millis(5000), {}, {}})},
+      {"SsoAnswer", to_json(SsoAnswerView{false, {}, LoginView{}, "p"})},
       {"Plan", to_json(PlanView{{{}}, QueueView{}})},
       {"Principal", to_json(PrincipalView{})},
       {"TotpStatus", to_json(TotpView{true, {}, 3})},

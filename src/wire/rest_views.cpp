@@ -32,6 +32,11 @@ void write(const PrincipalView& from, v1::Principal& to) {
   to.set_default_project(from.default_project);
   to.set_second_factor(from.second_factor);
 }
+void write(const LoginView& from, v1::LoginResponse& to) {
+  to.set_token(from.token);
+  to.set_expires_at(time_text(from.expires));
+  write(from.principal, *to.mutable_principal());
+}
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
   to.set_name(from.name);
@@ -83,9 +88,27 @@ std::string to_json(const PrincipalView& view) {
 }
 std::string to_json(const LoginView& view) {
   v1::LoginResponse m;
-  m.set_token(view.token);
+  write(view, m);
+  return write_message(m);
+}
+std::string to_json(const SsoStartView& view) {
+  v1::SsoStart m;
+  m.set_handle(view.handle);
+  m.set_url(view.url);
+  m.set_state(view.state);
+  m.set_user_code(clean(view.user_code));
+  m.set_verification_url(view.verification_url);
+  m.set_verification_url_complete(view.verification_url_complete);
+  m.set_interval_seconds(view.interval.count() / 1000);
   m.set_expires_at(time_text(view.expires));
-  write(view.principal, *m.mutable_principal());
+  return write_message(m);
+}
+std::string to_json(const SsoAnswerView& view) {
+  v1::SsoAnswer m;
+  m.set_pending(view.pending);
+  m.set_retry_seconds((view.retry.count() + 999) / 1000);
+  if (view.login) write(*view.login, *m.mutable_login());
+  m.set_project(view.project);
   return write_message(m);
 }
 std::string to_json(const PasswordView& view) {
@@ -330,6 +353,10 @@ void write(const NetPairView& from, v1::NetPair& to) {
   to.set_handshake_seconds(static_cast<std::int64_t>(pair.handshake_age_ms / 1000));
   to.set_rx_bytes(pair.rx_bytes);
   to.set_tx_bytes(pair.tx_bytes);
+  to.set_rx_bytes_s(pair.rx_bytes_s);
+  to.set_tx_bytes_s(pair.tx_bytes_s);
+  to.set_carries_bytes_s(pair.carries_bytes_s);
+  to.set_carries_age_seconds(static_cast<std::int64_t>(pair.carries_age_ms / 1000));
   to.set_why(from.why);
   to.set_address(from.address);
   for (const auto& [tried, path, outcome, address] : from.tries) {
