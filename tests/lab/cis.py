@@ -19,7 +19,8 @@ def of_machine(engine, machine=""):
     """All containers of an agent's enrolment, as the engine describes them; without a machine all there are."""
     chosen = {"label": ["io.muster.machine=" + machine]} if machine else {}
     listed = images.call(engine, "GET", "/containers/json?all=1&filters=" + urllib.parse.quote(json.dumps(chosen)))[1]
-    return [images.call(engine, "GET", "/containers/%s/json" % each["Id"])[1] for each in listed]
+    seen = [images.call(engine, "GET", "/containers/%s/json" % each["Id"]) for each in listed]
+    return [about for status, about in seen if status == 200]  # some may be gone meanwhile
 
 
 def sources(about):

@@ -724,12 +724,13 @@ class EngineBox(Box):
             probe = self.made(lease, "probe")
             self.assertEqual([m for m in probe["Mounts"] if m["Type"] == "volume"], [])
             self.assertTrue(probe["HostConfig"]["ReadonlyRootfs"])
-            for _ in range(200):
-                if self.made(lease, "probe") is None:
+            filler = self.privd.state + "/leases/%s/probe/filler" % lease
+            for _ in range(300):
+                if self.made(lease, "probe") is None and not os.path.exists(filler):
                     break
                 time.sleep(0.1)
             self.assertIsNone(self.made(lease, "probe"), "the probe goes on filling the disk")
-            self.assertFalse(os.path.exists(self.privd.state + "/leases/%s/probe/filler" % lease))
+            self.assertFalse(os.path.exists(filler))
         finally:
             self.privd.good("remove", lease=lease)
 
