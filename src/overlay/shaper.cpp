@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/endian.h"
 #include "overlay/packet.h"
@@ -100,7 +101,8 @@ Shaper::Lane& Shaper::lane_to(std::uint32_t to, std::uint64_t now_us) {
 Load Shaper::load_of(Lane& lane, const FlowMark& mark, std::size_t bytes, std::uint64_t now_us) {
   if (mark.bare_ack) return Load::Control;
   if (mark.known_bulk) return Load::Bulk;
-  Sparse& s = lane.sparse[(mark.hash >> 8) % kSparse];
+  const std::size_t sparse = sparse_of(mark);
+  Sparse& s = lane.sparse[sparse];
   const double limit = lane.all.rate() == 0 ? kUnknownRate : static_cast<double>(lane.all.rate());
   const double share = std::max(limit / 20, kSparseLeast);
   const double burst = std::clamp(limit / 20, kBurstLeast, kBurstMost);
@@ -108,11 +110,31 @@ Load Shaper::load_of(Lane& lane, const FlowMark& mark, std::size_t bytes, std::u
   s.level = std::max(0.0, s.level - share * passed) + static_cast<double>(bytes);
   s.at_us = now_us;
   const bool waits = (lane.busy >> mark.hash % kFlows & 1U) != 0;
+  if (s.level > burst && !s.bulk) make_bulk(lane, sparse);
   if (s.level > burst)
     s.bulk = true;
   else if (s.level < burst / 2 && !waits)
     s.bulk = false;
   return s.bulk ? Load::Bulk : Load::Control;
+}
+
+// What still waits of it as control, too, or the later would overtake the earlier.
+void Shaper::make_bulk(Lane& lane, std::size_t sparse) {
+  std::uint32_t index = std::exchange(lane.control, {}).head;
+  while (index != kNone) {
+    const std::uint32_t next = items_[index].next;
+    const FlowMark& mark = items_[index].mark;
+    memory_ -= kBuffer[items_[index].buffer_class] + kItemBytes;  // it is added again
+    if (mark.bare_ack || sparse_of(mark) != sparse) {
+      append(lane.control, index);
+    } else {
+      Flow& flow = lane.flows[mark.hash % kFlows];
+      const std::size_t before = flow.memory;
+      append(flow, index);
+      settle(lane, flow, before);
+    }
+    index = next;
+  }
 }
 
 std::uint32_t Shaper::take_item(std::size_t size) {
@@ -201,6 +223,7 @@ void Shaper::push(std::uint32_t to, const OffloadHeader& header, ByteView packet
   std::memcpy(item.data.get(), packet.data(), packet.size());
   item.size = packet.size();
   item.header = header;
+  item.mark = mark;
   item.queued_us = now_us;
   if (load == Load::Control) {
     append(lane.control, index);

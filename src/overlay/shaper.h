@@ -75,10 +75,12 @@ class Shaper {
  private:
   static constexpr std::uint32_t kNone = ~std::uint32_t{0};
   static constexpr std::size_t kFlows = 32, kSparse = 128, kClasses = 4;
+  static std::size_t sparse_of(const FlowMark& mark) { return (mark.hash >> 8) % kSparse; }
   struct Item {
     std::unique_ptr<std::uint8_t[]> data;
     std::size_t buffer_class = 0, size = 0;
     std::uint64_t queued_us = 0;
+    FlowMark mark;
     OffloadHeader header;
     std::optional<Segments> segments;
     std::uint32_t next = kNone;
@@ -120,7 +122,8 @@ class Shaper {
   };
 
   Lane& lane_to(std::uint32_t to, std::uint64_t now_us);
-  static Load load_of(Lane& lane, const FlowMark& mark, std::size_t bytes, std::uint64_t now_us);
+  Load load_of(Lane& lane, const FlowMark& mark, std::size_t bytes, std::uint64_t now_us);
+  void make_bulk(Lane& lane, std::size_t sparse);
   std::uint32_t take_item(std::size_t size);
   void append(Queue& queue, std::uint32_t item);
   void drop_head(Queue& queue);

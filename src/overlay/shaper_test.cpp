@@ -232,6 +232,40 @@ TEST(Shaper, WithinAFlowTheOrderStays) {
   }
 }
 
+TEST(Shaper, AFlowThatQuietsDownDoesNotOvertakeItself) {
+  Shaper shaper(kBulkPort);
+  Exit exit;
+  exit.ways[kThem] = {16'000, false};
+  std::uint32_t sequence = 0;
+  const auto push = [&](std::uint64_t now) {
+    shaper.push(kThem, {}, tcp_of({.to_port = 10'002, .sequence = sequence++}), now);
+    shaper.run(now, exit);
+  };
+  for (int i = 0; i < 6; ++i) push(kSecond);  // more than it may at once
+  EXPECT_LT(exit.passed.size(), 6U);
+  push(kSecond + 900 * kMs);  // by now it would be control
+  exit.ways[kThem].room = true;
+  for (int ms = 900; ms < 2'000; ++ms) shaper.run(kSecond + static_cast<std::uint64_t>(ms) * kMs, exit);
+  EXPECT_TRUE(shaper.empty());
+  EXPECT_TRUE(std::ranges::is_sorted(exit.passed, {}, &Exit::Passed::sequence));
+}
+
+TEST(Shaper, BulkThatComesTooFastLosesASegmentNowAndThen) {
+  Shaper shaper(kBulkPort);
+  Exit exit;
+  exit.ways[kThem].bytes_s = 1'000'000;
+  std::uint64_t now = kSecond, pushed = 0;
+  for (int ms = 0; ms < 3'000; ++ms, now += kMs) {
+    if (ms % 12 == 0) shaper.push(kThem, large_header(), tcp_of({.payload = 13'000}), now), ++pushed;
+    shaper.run(now, exit);
+  }
+  EXPECT_GE(shaper.dropped(), 8U);
+  EXPECT_LE(shaper.dropped(), 60U);
+  EXPECT_GE(exit.bytes([](const auto&) { return true; }), 2'850'000U)
+      << "what is dropped leaves no hole in what is sent";
+  EXPECT_GT(pushed, 200U);
+}
+
 TEST(Shaper, AFloodIsBoundedAndLeavesTheOthersAlone) {
   Shaper shaper(kBulkPort);
   Exit exit;

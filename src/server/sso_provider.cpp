@@ -105,15 +105,16 @@ Result<oidc::Provider> SsoProvider::about() {
   const std::lock_guard lock(mutex_);
   const LeaseTime now = read_clocks().lease;
   if (provider_ && now < provider_at_ + kKept) return *provider_;
-  if (failure_ && now < failed_at_ + kFailureKept) return *failure_;
+  if (failure_ && now < failed_at_ + kFailureKept && !provider_) return *failure_;
+  if (failure_ && now < failed_at_ + kFailureKept) return *provider_;
   auto page = document(oidc::discovery_url(options_.settings.issuer));
   auto provider =
       page.ok() ? oidc::parse_provider(*page, options_.settings.issuer) : Result<oidc::Provider>(page.error());
   if (!provider.ok()) {
     if (page.ok()) log_error("sso", "{}", provider.error().message);
-    if (provider_) return *provider_;  // what it said an hour ago will do until it can be asked again
     failed_at_ = now;
     failure_ = provider.error();
+    if (provider_) return *provider_;  // what it said an hour ago will do until it can be asked again
     return provider;
   }
   failure_.reset();

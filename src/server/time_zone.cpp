@@ -11,7 +11,7 @@
 namespace muster::server {
 namespace {
 
-constexpr std::size_t kFileMax = 256 << 10, kOffsetsMax = 128;
+constexpr std::size_t kZoneFileMax = 256 << 10, kOffsetsMax = 128;
 constexpr std::int32_t kHour = 3600;
 
 Error damaged() {
@@ -276,7 +276,7 @@ Result<std::vector<ZoneOffset>> zone_offsets(const std::string& zone, WallTime f
   if (!zone_name(zone))
     return error(Code::InvalidArgument, fmt::format("{} is no time zone; {}", field, instead), field);
   std::ifstream file(folder + "/" + zone, std::ios::binary);
-  std::string text(kFileMax, '\0');
+  std::string text(kZoneFileMax, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<std::size_t>(std::max<std::streamsize>(file.gcount(), 0)));
   if (text.empty()) {

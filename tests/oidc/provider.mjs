@@ -1,12 +1,14 @@
 // An OpenID Connect provider on loopback for tests/system/oidc_test.py: oidc-provider (certified), with accounts of its
 // own and a back door under /test/ by which the test makes it rotate its keys, sign by another algorithm, or lie.
-//     node provider.mjs PORT      (the client's secret comes in CLIENT_SECRET)
+//     node provider.mjs PORT [CERTIFICATE KEY]      (PEM files: over TLS; the client's secret comes in CLIENT_SECRET)
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import * as jose from 'jose';
 import Provider from 'oidc-provider';
 
-const port = Number(process.argv[2]);
-const issuer = `http://127.0.0.1:${port}`;
+const [, , port, certificate, key] = process.argv;
+const issuer = `${certificate ? 'https' : 'http'}://127.0.0.1:${port}`;
 const people = {
   'subject-4711': { preferred_username: 'alice', email: 'alice@lab.example', email_verified: true, groups: ['staff', 'ml'] },
   'subject-4712': { preferred_username: 'oscar', email: 'oscar@lab.example', email_verified: true, groups: ['gpu-admins'] },
@@ -29,8 +31,8 @@ async function makeKeys() {
 // What the provider never does by itself: an ID token with its own signature and something wrong in it.
 async function falsified(token, change) {
   const header = jose.decodeProtectedHeader(token);
-  const key = await jose.importJWK(keys.find((each) => each.kid === header.kid), header.alg);
-  return new jose.SignJWT(change(jose.decodeJwt(token))).setProtectedHeader(header).sign(key);
+  const signer = await jose.importJWK(keys.find((each) => each.kid === header.kid), header.alg);
+  return new jose.SignJWT(change(jose.decodeJwt(token))).setProtectedHeader(header).sign(signer);
 }
 const lies = {
   audience: (claims) => ({ ...claims, aud: 'another-program' }),
@@ -87,11 +89,13 @@ async function backDoor(url) {
 
 await makeKeys();
 start();
-createServer((request, response) => {
+const serve = (request, response) => {
   const url = new URL(request.url, issuer);
   if (!url.pathname.startsWith('/test/')) {
     handler(request, response);
     return;
   }
   backDoor(url).then((status) => response.writeHead(status).end(), (fault) => response.writeHead(500).end(String(fault)));
-}).listen(port, '127.0.0.1', () => console.log('ready'));
+};
+const server = certificate ? createTlsServer({ cert: readFileSync(certificate), key: readFileSync(key) }, serve) : createServer(serve);
+server.listen(Number(port), '127.0.0.1', () => console.log('ready'));

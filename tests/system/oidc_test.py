@@ -74,14 +74,15 @@ class Page(html.parser.HTMLParser):
 class Browser:
     """Follows redirects with its cookies, shows pages, fills forms in."""
 
-    def __init__(self, stop_at="nowhere"):
+    def __init__(self, stop_at="nowhere", ca=None):
         self.stop_at = stop_at  # redirects to there are not followed
 
         class Stay(urllib.request.HTTPRedirectHandler):
             def redirect_request(self, *_):
                 return None
 
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Stay, urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Stay, urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
+                                                  urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca)))
 
     def open(self, url, fields=None):
         for _ in range(20):
@@ -161,8 +162,8 @@ class Oidc(unittest.TestCase):
             f.write(text)
 
     @classmethod
-    def start_provider(cls):
-        cls.provider = subprocess.Popen(["node", cls.provider_folder + "/provider.mjs", str(cls.provider_port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    def start_provider(cls, *tls):
+        cls.provider = subprocess.Popen(["node", cls.provider_folder + "/provider.mjs", str(cls.provider_port), *tls], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                         text=True, env=dict(os.environ, CLIENT_SECRET=SECRET))
         while True:
             line = cls.provider.stdout.readline()
@@ -376,6 +377,33 @@ class Oidc(unittest.TestCase):
         done = subprocess.run([BUILD + "/musterd", "serve", "--data", self.data, "--sso", self.dir + "/wrong.json"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 1)
         self.assertIn("emailDomain is no key here", done.stderr)
+
+    def test_9a_over_tls_of_a_private_ca(self):
+        self.login("alice", ALICE)
+        before = self.who("alice")
+        cert, key = self.dir + "/provider.pem", self.dir + "/provider.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
+                        "-subj", "/CN=provider", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+        self.stop("provider")
+        self.start_provider(cert, key)
+        issuer = self.issuer.replace("http:", "https:")
+        self.put("sso.json", json.dumps(self.settings(issuer=issuer)))
+        self.start_server()
+        done = subprocess.run([BUILD + "/muster", "login", self.url(), "--ca-sha256", self.ca, "--sso"], env=self.environment("nobody"), capture_output=True, text=True)
+        self.assertIn("identity provider cannot be reached", done.stderr)
+        self.log.flush()
+        with open(self.dir + "/log") as f:
+            self.assertRegex(f.read(), r"certificate of 127.0.0.1:\d+ is not trusted")
+        self.put("sso.json", json.dumps(self.settings(issuer=issuer, caFile=cert)))
+        self.start_server()
+        self.login("alice", ALICE, browser=Browser(ca=cert))
+        after = self.who("alice")
+        self.assertNotEqual(after["id"], before["id"], "the same subject of another issuer is another person")
+        self.assertTrue(after["name"].startswith("alice-"), after)
+        self.stop("provider")
+        self.start_provider()
+        self.put("sso.json", json.dumps(self.settings()))
+        self.start_server()
 
     def test_9b_secrets_and_persons_are_nowhere(self):
         self.login("alice", ALICE)
