@@ -301,6 +301,7 @@ std::int64_t Scheduler::Impl::longest_that_starts(std::uint32_t item, WallTime n
     const bool starts_so = std::all_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
       Query query = query_for(need, item, now.ms);
       query.excluded = &out, query.length_ms = length + kStartAllowance.count(), query.shadows = &shadows;
+      query.stays = false;
       query.done_ms = done_by(query.length_ms, now.ms) + kToAskAgain;
       std::size_t hosts = 0;
       needed += need.count;
