@@ -196,7 +196,8 @@ class Connection {
     ::setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ssl_.reset(SSL_new(&context));
     SSL_set_fd(ssl_.get(), fd_);
-    SSL_set_tlsext_host_name(ssl_.get(), derp_ ? kDerpName : "muster-relay");
+    const char* name = derp_ ? kDerpName : "muster-relay";
+    SSL_set_tlsext_host_name(ssl_.get(), name);
     if (!derp_) {
       const std::string alpn = static_cast<char>(overlay::kRelayAlpn.size()) + std::string(overlay::kRelayAlpn);
       SSL_set_alpn_protos(ssl_.get(), reinterpret_cast<const unsigned char*>(alpn.data()),
