@@ -28,7 +28,8 @@ Seeds seeds_helper() {
        R"({"ev":"ray_exit","code":-9,"wanted":false,"tail":""})", R"({"ev":"drained"})", R"({"ev":"ray_stopped"})",
        R"({"ev":"job","job":"job-7","attempt":0,"state":"FAILED","message":"x","exit_code":1})",
        R"({"ev":"job_log","job":"job-7","attempt":0,"offset":10,"data":"aGVsbG8=","eof":true})",
-       R"({"ev":"report","nodes":[{"node_id":"a","ip":"100.64.0.1","alive":true,"idle_s":1.5,"total":{"CPU":2.0,"memory":1e9},"free":{"GPU":1}}],"demands":[{"bundle":{"CPU":1},"count":3,"strict_spread":true,"group":1}]})",
+       R"({"ev":"report","nodes":[{"node_id":"a","ip":"100.64.0.1","alive":true,"idle_s":1.5,"total":{"CPU":2.0,"memory":1e9},"free":{"GPU":1}}],)"
+       R"("demands":[{"bundle":{"CPU":1},"count":3,"strict_spread":true,"group":1}]})",
        R"({"ev":"fault","op":"submit","text":"no"})"})
     out.push_back(to_bytes(text));
   return out;
