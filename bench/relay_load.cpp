@@ -25,6 +25,7 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -506,7 +507,7 @@ int run_idle(const Side& side, std::size_t clients) {
   };
   for (std::size_t i = 0; i < clients; ++i) {  // 500 from each address: servers count by address
     all.push_back(std::make_unique<Connection>(*context, side, static_cast<std::uint8_t>(2 + i / 500)));
-    if (i % 1000 == 999) answer_pings();
+    if (i % 250 == 249) answer_pings();
   }
   for (int second = 0; second < 10; ++second) {
     std::this_thread::sleep_for(std::chrono::seconds(1));
@@ -521,6 +522,7 @@ int run_idle(const Side& side, std::size_t clients) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
   const std::vector<std::string> args(argv + 1, argv + argc);
   const auto number = [&](std::size_t i) { return std::atof(args[i].c_str()); };
   const auto side = [&] {
