@@ -39,12 +39,14 @@ ROLES = ("operator", "supplier", "tenant", "auditor")
 # Who may, by hand: a role that is named here must reach a 2xx.
 ALL, WORK, LOOK = set(ROLES), {"operator", "tenant"}, {"operator", "tenant", "auditor"}
 MAY = {
+    "BeginSso": set(), "FinishSso": set(),  # want an identity provider: tests/system/oidc_test.py
     "GetServer": ALL, "Login": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
     "CreateProject": WORK, "ListProjects": LOOK, "GetOrgQuota": ALL, "SetOrgQuota": {"operator"}, "GetProjectQuota": LOOK,
     "SetProjectQuota": WORK, "CreatePrincipal": {"operator"}, "ListPrincipals": ALL, "DisablePrincipal": {"operator"},
     "CreateApiToken": ALL, "ListApiTokens": ALL, "RevokeApiToken": ALL, "CreateJoinToken": {"operator", "supplier", "tenant"},
     "ListJoinTokens": ALL, "RevokeJoinToken": {"operator", "supplier", "tenant"}, "Enroll": ALL, "ListNodes": ALL,
-    "GetNode": {"operator", "supplier", "auditor"}, "ActOnNode": {"operator", "supplier"}, "ListTelemetry": ALL, "PlanCluster": {"tenant"},
+    "GetNode": {"operator", "supplier", "auditor"}, "ActOnNode": {"operator", "supplier"}, "SetNodeOffer": {"supplier", "tenant"},
+    "ExplainNode": {"operator", "supplier", "tenant", "auditor"}, "ListTelemetry": ALL, "PlanCluster": {"tenant"},
     "CreateCluster": {"tenant"}, "ListClusters": LOOK, "GetCluster": LOOK, "UpdateCluster": WORK, "StopCluster": WORK,
     "ListQueue": ALL, "CreateJob": {"tenant"}, "ListJobs": LOOK, "GetJob": LOOK, "StopJob": WORK, "JobLogs": {"tenant"},
     "PutRegistry": {"tenant"}, "ListRegistries": {"tenant"}, "DeleteRegistry": {"tenant"}, "PutBlob": {"tenant"},
@@ -53,7 +55,7 @@ MAY = {
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
-OPEN = {"GetServer", "Login", "Enroll"}  # without a token
+OPEN = {"GetServer", "Login", "BeginSso", "FinishSso", "Enroll"}  # without a token
 
 
 def inside_venv():
@@ -266,13 +268,16 @@ def examples(w):
     """operation -> (path ids by kind, body) that works for the tenant; the fuzzer changes parts of these."""
     spec = w.spec("fuzzed")
     return {
-        "Login": {"name": "tenant-x", "password": PASSWORD}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
+        "Login": {"name": "tenant-x", "password": PASSWORD}, "BeginSso": {"flow": "browser", "port": 4711},
+        "FinishSso": {"handle": "x", "code": "c", "state": "s"}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
         "CreateOrg": {"name": "fuzz-org"}, "CreateProject": {"org": "mine", "name": "fuzz-project"},
         "SetOrgQuota": {"gpus": "100", "cpus": 1000, "clusters": "0"}, "SetProjectQuota": {"gpus": "100", "cpus": 1000.5, "clusters": "0"},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},
         "CreateApiToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
         "CreateJoinToken": {"labels": {"zone": "a"}, "lifetimeSeconds": "600"},
         "Enroll": {"token": "mj1.x.y", "csrPem": "-----BEGIN CERTIFICATE REQUEST-----\n", "name": "box", "facts": {"hostname": "h", "arch": "x86_64"}},
+        "SetNodeOffer": {"offer": {"currency": "EUR", "priceMicros": "1200000", "gpuPriceMicros": "800000", "floorMicros": "1000000", "gpuFloorMicros": "0", "tenants": ["mine"],
+                                   "images": ["muster/"], "maxLeaseSeconds": "43200", "hours": "Mon-Fri 18:00-08:00, Sat", "timezone": "+02:00", "noticeSeconds": "900"}},
         "ActOnNode": {"action": "drain"}, "PlanCluster": {"spec": spec}, "CreateCluster": {"spec": spec},
         "UpdateCluster": {"spec": w.spec("mine-cluster"), "expectedGeneration": "1"},
         "CreateJob": {"name": "j", "entrypoint": "true", "cluster": "mine-cluster", "retries": 1, "timeoutSeconds": "60", "metadata": {"a": "b"}},
@@ -324,6 +329,8 @@ def walk(w, operations):
                 "CreateJoinToken": lambda: ("", {"org": "sup"} if role == "operator" else {}),
                 "RevokeJoinToken": lambda: (made("join-tokens", {"org": "sup"} if role == "operator" else {}, walker), None),
                 "Enroll": lambda: ("", w.enrol_body("supplier")), "GetNode": lambda: (w.node, None), "ActOnNode": lambda: (w.node, {"action": "drain"}),
+                "SetNodeOffer": lambda: (w.own["nodes"] if role == "tenant" else w.node, {"offer": {"currency": "EUR", "priceMicros": "1200000"}}),
+                "ExplainNode": lambda: (w.own["nodes"] if role == "tenant" else w.node, None),
                 "PlanCluster": lambda: ("", cluster), "CreateCluster": lambda: ("", cluster), "GetCluster": lambda: (w.own["clusters"], None),
                 "UpdateCluster": lambda: (made("clusters", cluster), {"spec": dict(cluster["spec"], priority=3)}), "StopCluster": lambda: (made("clusters", cluster), None),
                 "CreateJob": lambda: ("", job), "GetJob": lambda: (w.own["jobs"], None), "StopJob": lambda: (made("jobs", job), None),

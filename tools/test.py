@@ -7,7 +7,8 @@ System tests run the release binaries (build/release, g++) with real containers,
 so in a whole run they go first, in lanes side by side, and everything else is built and run behind them: unit, contract and simulation
 tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the first SEEDS seeds of the simulation as fit
 in the time, in the release build; the rooms with threads once more under the thread sanitizer (build/tsan). A system test that this
-machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure.
+machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure. Who is not root but may use
+sudo builds as himself, and what needs root runs through sudo.
 
 System tests work with real clocks, and a loaded machine can be late for one of them. Up to SECOND_TRIES classes of system tests that
 failed run once more at the end, with nothing beside them; what passes then counts as passed and is named as "flaky", which wants a repair all the
@@ -19,9 +20,11 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -45,6 +48,24 @@ def note(kind, name, seconds=None, why=""):
 
 # Programs worth a run under the thread sanitizer: those with threads of their own, and the tests that use them.
 THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "", "contract_test": "RunnerOn*"}
+
+
+as_root = []  # what is put before a command that wants to be root
+
+
+def find_root():
+    """For who may use sudo: asks for the password now, if it takes one, and keeps it good for as long as this runs."""
+    if os.geteuid() == 0 or not shutil.which("sudo"):
+        return
+    if subprocess.run(["sudo"] + ([] if sys.stdin.isatty() else ["-n"]) + ["-v"], stderr=subprocess.DEVNULL).returncode != 0:
+        return
+    as_root[:] = ["sudo", "-n", "-E", "env", "HOME=/root"]
+
+    def keep():
+        while True:
+            time.sleep(60)
+            subprocess.run(["sudo", "-n", "-v"], stderr=subprocess.DEVNULL)
+    threading.Thread(target=keep, daemon=True).start()
 
 
 behind = []  # what is put before a command that must not disturb the system tests
@@ -85,20 +106,20 @@ def run_tidy(built_already):
 
 def run_gtest(label, binary, timeout, pattern, only=""):
     say("== %s" % label)
-    with tempfile.NamedTemporaryFile(suffix=".json") as out:
-        command = [binary, "--gtest_output=json:" + out.name, "--gtest_brief=1"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = folder + "/report.json"
+        command = ["timeout", "-s", "KILL", str(timeout), binary, "--gtest_output=json:" + out, "--gtest_brief=1"]
         if pattern or only:
             command.append("--gtest_filter=" + (only or "*%s*" % pattern))
-        env = dict(os.environ, ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="print_stacktrace=1",
-                   TSAN_OPTIONS="halt_on_error=0:exitcode=66")
+        options = ["ASAN_OPTIONS=detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS=print_stacktrace=1", "TSAN_OPTIONS=halt_on_error=0:exitcode=66"]
         log = tempfile.TemporaryFile("w+")
+        code = subprocess.run((["nice", "-n", "10"] if behind else []) + (as_root or ["env"]) + options + command, stdout=log,
+                              stderr=subprocess.STDOUT).returncode
+        if code in (137, -9):
+            code = "a kill, after %d s at most" % timeout
         try:
-            code = subprocess.run((["nice", "-n", "10"] if behind else []) + command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout, env=env).returncode
-        except subprocess.TimeoutExpired:
-            code = "timeout after %d s" % timeout
-        try:
-            report = json.load(open(out.name))
-        except ValueError:
+            report = json.load(open(out))
+        except (OSError, ValueError):
             report = {"testsuites": []}
         bad = 0
         for suite in report["testsuites"]:
@@ -174,23 +195,44 @@ def run_module(name, pattern, group=""):
     suite.run(Report())
 
 
-def run_system(pattern, modules):
+def run_system(pattern, modules, group):
     """These modules, or all, one after the other in this process."""
     modules = modules or sorted(name for names in lanes().values() for name in names)
     say("== system (release binaries): " + ", ".join(modules))
     for name in modules:
-        run_module(name, pattern)
+        run_module(name, pattern, group)
+
+
+def start_system(names, *more):
+    """These modules in a process of their own, as root where this may be."""
+    out = tempfile.TemporaryFile("w+")
+    command = as_root + [sys.executable, "-B", "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)] + list(more)
+    return out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
 
 def start_lanes():
     """The system tests in a process for each lane; what they say is kept for end_lanes()."""
     started = []
     for lane, names in sorted(lanes().items()):
-        out = tempfile.TemporaryFile("w+")
-        command = [sys.executable, "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)]
-        started.append((lane, names, out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
+        started.append((lane, names) + start_system(names))
         say("== system tests begin, lane %s: %s" % (lane, ", ".join(names)))
     return started
+
+
+def take(lane, out, process):
+    """Counts what a process of start_system() said."""
+    out.seek(0)
+    text = out.read()
+    for line in text.split("\n"):
+        if line.startswith(("ok ", "FAIL ", "skip ")):
+            # "setUpClass (module.Class)" is a name of two words
+            kind, test = re.match(r"(\w+) +((?:\S+ \(\w+_test\.\w+\))|\S+)", line).groups()
+            {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(test)
+            say(line)
+    if process.returncode != 0:
+        say(text[-12000:])
+        if not any(test in text for test in failed):
+            note("FAIL", "system." + lane, None, "ended with %s" % process.returncode)
 
 
 def end_lanes(started):
@@ -204,20 +246,9 @@ def end_lanes(started):
                 say("   ... at " + ([""] + [line for line in out.read().split("\n") if line.startswith("-- ")])[-1])
                 time.sleep(1)
         if process.poll() is None:
-            process.terminate()
+            subprocess.run(as_root + ["kill", str(process.pid)])
             note("FAIL", "system." + lane, None, "did not end")
-        out.seek(0)
-        text = out.read()
-        for line in text.split("\n"):
-            if line.startswith(("ok ", "FAIL ", "skip ")):
-                # "setUpClass (module.Class)" is a name of two words
-                kind, test = re.match(r"(\w+) +((?:\S+ \(\w+_test\.\w+\))|\S+)", line).groups()
-                {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(test)
-                say(line)
-        if process.returncode != 0:
-            say(text[-12000:])
-            if not any(test in text for test in failed):
-                note("FAIL", "system." + lane, None, "ended with %s" % process.returncode)
+        take(lane, out, process)
 
 
 SECOND_TRIES = 3
@@ -240,7 +271,9 @@ def try_again():
         first = [name for name in failed if class_of(name) == group]
         for names in (passed, failed):
             names[:] = [name for name in names if class_of(name) != group]
-        run_module(group.split(".")[0], "", group + ".")
+        out, process = start_system([group.split(".")[0]], "--group", group + ".")
+        process.wait()
+        take(group, out, process)
         flaky.extend(name for name in first if class_of(name) == group and name not in failed)
 
 
@@ -288,11 +321,14 @@ def main():
     parser.add_argument("--no-build", action="store_true")
     parser.add_argument("-k", dest="pattern", default="")
     parser.add_argument("--module", action="append", default=[], help="only this file of tests/system; may be repeated")
+    parser.add_argument("--group", default="", help="of system tests, only those whose name begins so: module.Class.")
     args = parser.parse_args()
     only = args.only.split(",")
     began = time.time()
     for folder in ("tests", "tests/lint", "tests/lab", "tests/system"):
         sys.path.insert(0, os.path.join(ROOT, folder))
+    if not args.no_build:
+        find_root()
     if "lint" in only:
         say("== lint")
         import lint
@@ -314,8 +350,12 @@ def main():
     if started:
         end_lanes(started)
         try_again()
+    elif "system" in only and released and as_root:
+        out, process = start_system(args.module, *(["-k", args.pattern] if args.pattern else []))
+        process.wait()
+        take("some", out, process)
     elif "system" in only and released:
-        run_system(args.pattern, args.module)
+        run_system(args.pattern, args.module, args.group)
     if CI and skipped:
         for name in skipped:
             failed.append(name)

@@ -6,11 +6,11 @@
 namespace muster::access {
 namespace {
 
-constexpr std::size_t kKinds = 15;
+constexpr std::size_t kKinds = 16;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project", "account",   "API token", "join token", "machine", "cluster",
-    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry"};
+    "platform", "organisation", "project", "account",   "API token", "join token", "machine",  "cluster",
+    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry", "offer"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -30,6 +30,7 @@ constexpr std::uint32_t kMachine = bits({List, Read, Update, Drain, Revoke});
 constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kAccount = bits({List, Create, Delete});
 constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});  // update: its password
+constexpr std::uint32_t kAsk = bits({List, Read, Update});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
@@ -59,6 +60,8 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Blob, Reach::Own, kWork},
     {Role::Operator, Kind::Telemetry, Reach::Any, kLook},
     {Role::Operator, Kind::Registry, Reach::Own, kAccount},
+    {Role::Operator, Kind::Offer, Reach::Any, kLook},  // what is asked for a machine is its owner's word alone
+    {Role::Operator, Kind::Offer, Reach::Own, kAsk},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
@@ -69,6 +72,7 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Event, Reach::Own, kLook},
     {Role::Supplier, Kind::Audit, Reach::Own, kLook},
     {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
+    {Role::Supplier, Kind::Offer, Reach::Own, kAsk},
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
     {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
@@ -84,6 +88,7 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
     {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
     {Role::Tenant, Kind::Registry, Reach::Own, kAccount},
+    {Role::Tenant, Kind::Offer, Reach::Own, kAsk},
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -100,6 +105,7 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Event, Reach::Any, kLook},
     {Role::Auditor, Kind::Audit, Reach::Any, kLook},
     {Role::Auditor, Kind::Telemetry, Reach::Any, kLook},
+    {Role::Auditor, Kind::Offer, Reach::Any, kLook},
 };
 // A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the
 // server passes the node the assignment is for.
@@ -133,7 +139,9 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
                                 kind == Kind::Queue || kind == Kind::Registry))
       return true;
     if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
-    if (scope == "nodes" && (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry)) return true;
+    if (scope == "nodes" &&
+        (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry || kind == Kind::Offer))
+      return true;
   }
   return false;
 }

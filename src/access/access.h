@@ -26,7 +26,8 @@ enum class Kind : std::uint8_t {
   Audit,
   Blob,
   Telemetry,
-  Registry
+  Registry,
+  Offer
 };
 enum class Verb : std::uint8_t {
   List,

@@ -53,6 +53,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Blob, "lrcudxfgst", ""},
     {Role::Operator, Kind::Telemetry, "lr", "lr"},
     {Role::Operator, Kind::Registry, "lcd", ""},
+    {Role::Operator, Kind::Offer, "lru", "lr"},
     {Role::Supplier, Kind::Platform, "", ""},
     {Role::Supplier, Kind::Org, "lr", ""},
     {Role::Supplier, Kind::Project, "", ""},
@@ -68,6 +69,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::Blob, "", ""},
     {Role::Supplier, Kind::Telemetry, "lr", ""},
     {Role::Supplier, Kind::Registry, "", ""},
+    {Role::Supplier, Kind::Offer, "lru", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
     {Role::Tenant, Kind::Project, "lrcu", ""},
@@ -83,6 +85,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Blob, "lrcd", ""},
     {Role::Tenant, Kind::Telemetry, "lr", ""},
     {Role::Tenant, Kind::Registry, "lcd", ""},
+    {Role::Tenant, Kind::Offer, "lru", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
@@ -98,10 +101,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Blob, "", ""},
     {Role::Auditor, Kind::Telemetry, "lr", "lr"},
     {Role::Auditor, Kind::Registry, "", ""},
+    {Role::Auditor, Kind::Offer, "lr", "lr"},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 15U);
+  EXPECT_EQ(std::size(kMatrix), 4U * 16U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
@@ -111,7 +115,7 @@ TEST(Access, EveryRoleKindVerbAndOwnership) {
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
-  for (int kind = 0; kind < 15; ++kind) {
+  for (int kind = 0; kind < 16; ++kind) {
     const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
     EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
     EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
@@ -120,7 +124,7 @@ TEST(Access, NobodyMayOnlyEnrol) {
 }
 
 TEST(Access, DevicesSpeakOnlyAboutThemselves) {
-  for (int kind = 0; kind < 15; ++kind) {
+  for (int kind = 0; kind < 16; ++kind) {
     const Kind k = static_cast<Kind>(kind);
     const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
     EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);

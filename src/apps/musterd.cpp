@@ -35,6 +35,7 @@ int main(int count, char** values) {
   if (command == "serve") return server::cmd_serve(*arguments, open, open_addresses);
   if (command == "passwd") return server::cmd_passwd(*arguments, open);
   if (command == "totp-reset") return server::cmd_totp_reset(*arguments, open);
+  if (command == "sso-forget") return server::cmd_sso_forget(*arguments, open);
   if (command == "journal") return server::cmd_journal(*arguments, open);
   if (command == "audit") return server::cmd_audit(*arguments, open_addresses);
   if (command == "backup") return server::cmd_backup(*arguments, copy);

@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "cli/api.h"
 #include "cli/archive.h"
@@ -16,12 +20,14 @@
 #include "cli/forward.h"
 #include "cli/http_gate.h"
 #include "cli/net.h"
+#include "cli/offer.h"
 #include "cli/passwd.h"
 #include "cli/qr.h"
 #include "cli/quota.h"
 #include "cli/request.h"
 #include "cli/runtime_env.h"
 #include "cli/shell.h"
+#include "cli/sso.h"
 #include "cli/table.h"
 #include "cli/totp.h"
 #include "crypto/hash.h"
@@ -357,6 +363,57 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }
+TEST(Offers, ChangesWhatIsNamedAndKeepsTheRest) {
+  const std::string none = R"({"id":"node-3","name":"pc"})";
+  const std::string some =
+      R"({"id":"node-3","name":"pc","offer":{"currency":"EUR","priceMicros":"1200000","gpuPriceMicros":"800000",)"
+      R"("floorMicros":"1200000","gpuFloorMicros":"500000","tenants":["lab"],"images":["muster/"],)"
+      R"("maxLeaseSeconds":"43200","hours":"Mon-Fri 18:00-08:00","timezone":"Europe/Berlin","noticeSeconds":"900",)"
+      R"("openUntil":"2026-11-30T07:00:00Z"}})";
+  FakeTransport::State state;
+  auto api = api_of(state);
+  const auto put = [&](const std::string& before, OfferChange change) {
+    state.calls.clear(), state.answers = {ok(before), ok(some)};
+    change.node = "pc";
+    const auto answer = change_offer(api, change);
+    EXPECT_TRUE(answer.ok()) << answer.error().message;
+    EXPECT_EQ(state.calls.at(1).method + " " + state.calls.at(1).target, "PUT /api/v1/nodes/pc/offer");
+    return wire::parse_set_offer(state.calls.at(1).body).value().offer;
+  };
+  const auto first = put(none, {.price = "1.20 EUR", .hours = "Mon-Fri 18:00-08:00", .zone = "Europe/Berlin"});
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->offer.price, 1'200'000);
+  EXPECT_EQ(first->offer.floor, 1'200'000);
+  EXPECT_EQ(first->offer.currency, "EUR");
+  EXPECT_EQ(first->offer.hours.size(), 5U);
+  const auto cheaper = put(some, {.price = "1", .tenants = {"all"}, .max_hours = 2.5});
+  EXPECT_EQ(cheaper->offer.currency, "EUR") << "an amount without a name is of the currency in force";
+  EXPECT_EQ(cheaper->offer.price, 1'000'000);
+  EXPECT_EQ(cheaper->offer.floor, 1'000'000) << "where there was no floor there is none";
+  EXPECT_EQ(cheaper->offer.gpu_floor, 500'000);
+  EXPECT_EQ(cheaper->offer.longest, Millis(9'000'000));
+  EXPECT_TRUE(cheaper->tenants.empty());
+  EXPECT_EQ(cheaper->offer.images, std::vector<std::string>{"muster/"});
+  EXPECT_EQ(cheaper->offer.zone, "Europe/Berlin");
+  const auto always = put(some, {.hours = "always"});
+  EXPECT_TRUE(always->offer.hours.empty());
+  EXPECT_EQ(always->offer.zone, "");
+  EXPECT_FALSE(put(some, {.clear = true}).has_value());
+  for (const OfferChange& bad :
+       {OfferChange{.price = "much"}, OfferChange{.price = "1 EUR", .gpu_price = "2 USD"}, OfferChange{.max_hours = -1},
+        OfferChange{.notice = "soon"}, OfferChange{.hours = "Mon 09:00-17:00"}}) {
+    state.calls.clear(), state.answers = {ok(none)};
+    EXPECT_FALSE(change_offer(api, bad).ok());
+    EXPECT_EQ(state.calls.size(), 1U) << "nothing was sent";
+  }
+  const auto node = *wire::parse_json(some);
+  EXPECT_EQ(asks_text(node), "1.20 EUR + 0.80/GPU");
+  EXPECT_EQ(asks_text(*wire::parse_json(none)), "-");
+  const std::string text = offer_text(node);
+  for (const char* part : {"1.20 EUR an hour, and 0.80 EUR for each GPU", "at least  1.20 EUR", "tenants   lab",
+                           "at most 12 h", "open until 2026-11-30 07:00:00", "told to leave 15 m"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
+}
 TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[
     {"slot":"slot-1","role":"head","nodeName":"home","address":"100.64.0.1","reported":true,"at":"2026-11-29T10:00:00Z",
@@ -364,12 +421,14 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
     {"slot":"slot-2","role":"worker","nodeName":"cafe","address":"100.64.0.2","udp":"unknown"}],
    "pairs":[{"from":"slot-1","to":"slot-2","path":"relay","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
      "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
+     "rxBytesS":"0","txBytesS":"1048576","carriesBytesS":"1572864","carriesAgeSeconds":"7",
      "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
   const std::string text = net_text(net, false);
   EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
   EXPECT_NE(text.find("relay 42 ms"), std::string::npos) << text;
   EXPECT_NE(text.find("12 %"), std::string::npos) << text;
   EXPECT_NE(text.find("2.0 KiB"), std::string::npos) << text;
+  EXPECT_NE(text.find("1.0 MiB/s"), std::string::npos) << text;
   EXPECT_EQ(net_member(net, "head").value(), "slot-1");
   EXPECT_EQ(net_member(net, "cafe").value(), "slot-2");
   EXPECT_EQ(net_member(net, "100.64.0.2").value(), "slot-2");
@@ -377,6 +436,7 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const std::string why = explain_text(net, "slot-1", "slot-2");
   EXPECT_NE(why.find("home -> cafe"), std::string::npos) << why;
   EXPECT_NE(why.find("why    no UDP"), std::string::npos) << why;
+  EXPECT_NE(why.find("speed  1.0 MiB/s out, - in; it carries 1.5 MiB/s out, as measured 7"), std::string::npos) << why;
   EXPECT_NE(why.find("told by the other): no answer, 0 of 9 probes answered"), std::string::npos) << why;
   EXPECT_NE(why.find("has not reported yet"), std::string::npos) << "of the other end nothing is known: " << why;
 }
@@ -439,6 +499,110 @@ TEST(Totp, PasswordAndCodeComeFromFiles) {
   EXPECT_EQ(read(at + "password", at + "code"), "pass word/123456");
   EXPECT_EQ(read(at + "both", at + "both"), "pass word/123456");
   EXPECT_EQ(read(at + "password", at + "password"), "--code-file");
+}
+
+// What a browser would do with the port of a login.
+std::string browse(std::uint16_t port, const std::string& request) {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string out;
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+      ::send(fd, request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size())) {
+    char buffer[4096];
+    for (ssize_t n; (n = ::recv(fd, buffer, sizeof buffer, 0)) > 0;) out.append(buffer, static_cast<std::size_t>(n));
+  }
+  ::close(fd);
+  return out;
+}
+std::string get(const std::string& target) {
+  return "GET " + target + " HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+}
+
+TEST(Sso, OnlyTheAnswerWithItsStateEndsTheWait) {
+  const auto callback = Callback::open();
+  ASSERT_TRUE(callback.ok());
+  const std::uint16_t port = (*callback)->port();
+  const int silent = ::socket(AF_INET, SOCK_STREAM, 0);  // as browsers open them ahead
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(::connect(silent, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  std::string page;
+  std::vector<std::string> refused;
+  std::thread browser([&] {
+    for (const auto& other :
+         {get("/"), get("/callback?code=c"), get("/callback?code=c&state=other"), get("/callback?state=right"),
+          std::string("POST /callback?code=c&state=right HTTP/1.1\r\n\r\n"), std::string("\x16\x03\x01\r\n\r\n"),
+          "GET /" + std::string(20'000, 'x')})
+      refused.push_back(browse(port, other));
+    page = browse(port, get("/callback?code=c%2B1&state=right&iss=https%3A%2F%2Fa.example"));
+  });
+  const auto answer = (*callback)->wait("right", Millis(20'000));
+  (*callback)->tell("Logged in", "<b>");
+  browser.join();
+  ::close(silent);
+  ASSERT_TRUE(answer.ok()) << answer.error().message;
+  EXPECT_EQ(answer->code + " " + answer->issuer, "c+1 https://a.example");
+  ASSERT_EQ(refused.size(), 7U);
+  for (const auto& each : refused) EXPECT_TRUE(each.empty() || each.starts_with("HTTP/1.1 4")) << each;
+  EXPECT_NE(page.find("&lt;b&gt;"), std::string::npos) << page;
+  EXPECT_NE(page.find("default-src 'none'"), std::string::npos);
+  EXPECT_EQ((*callback)->wait("right", Millis(1)).error().code, Code::DeadlineExceeded);
+}
+
+TEST(Sso, ACancelledLoginSaysSoInTheTerminalAndInTheBrowser) {
+  const auto callback = Callback::open();
+  ASSERT_TRUE(callback.ok());
+  std::vector<std::string> calls;
+  std::string told;
+  SsoWorld world;
+  world.call = [&](const std::string& target, const std::string&) -> Result<wire::Json> {
+    calls.push_back(target);
+    return json(R"({"handle":"h","url":"https://login.example/?a=b","state":"st"})");
+  };
+  world.tell = [&](const std::string& text) { told += text; };
+  std::string page;
+  std::thread browser([&] { page = browse((*callback)->port(), get("/callback?error=access_denied&state=st")); });
+  const auto done = login_in_browser(world, **callback, Millis(20'000));
+  browser.join();
+  ASSERT_FALSE(done.ok());
+  EXPECT_EQ(done.error().code, Code::Cancelled);
+  EXPECT_NE(told.find("https://login.example/?a=b"), std::string::npos);
+  EXPECT_NE(page.find("cancelled"), std::string::npos) << page;
+  EXPECT_EQ(calls, std::vector<std::string>{"/api/v1/sso/begin"}) << "there is no code to send";
+  world.call = [](const std::string&, const std::string&) -> Result<wire::Json> {
+    return json(R"({"handle":"h","url":"file:///etc/passwd","state":"st"})");
+  };
+  EXPECT_EQ(login_in_browser(world, **callback, Millis(1)).error().code, Code::PermissionDenied);
+}
+
+TEST(Sso, ByCodeItAsksAsOftenAsItIsTold) {
+  std::vector<Result<wire::Json>> answers = {
+      json(R"({"handle":"h","userCode":"WDJB-MJHT","verificationUrl":"https://a.example/d","intervalSeconds":"3"})"),
+      json(R"({"pending":true,"retrySeconds":"3"})"),
+      error(Code::Unavailable, "the network is away"),
+      json(R"({"pending":true,"retrySeconds":"8"})"),
+      error(Code::ResourceExhausted, "too many"),
+      json(R"({"login":{"token":"t"},"project":"p"})")};
+  std::size_t at = 0;
+  std::vector<std::int64_t> slept;
+  std::string told;
+  SsoWorld world;
+  world.call = [&](const std::string&, const std::string&) { return answers.at(at++); };
+  world.tell = [&](const std::string& text) { told += text; };
+  world.sleep = [&](Millis time) { slept.push_back(time.count()); };
+  const auto done = login_by_code(world);
+  ASSERT_TRUE(done.ok()) << done.error().message;
+  EXPECT_EQ((*done)["login"]["token"].text(), "t");
+  EXPECT_EQ(slept, (std::vector<std::int64_t>{3000, 3000, 3000, 8000, 8000}));
+  EXPECT_NE(told.find("WDJB-MJHT"), std::string::npos);
+  answers = {answers[0], error(Code::FailedPrecondition, "the code was not used in time; begin again")};
+  at = 0;
+  EXPECT_EQ(login_by_code(world).error().code, Code::FailedPrecondition);
 }
 
 // The digests are of what Python's qrcode 8.2 draws, row by row, with the same masks.

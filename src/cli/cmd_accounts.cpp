@@ -14,19 +14,21 @@ namespace muster::cli {
 namespace {
 
 struct AccountOptions {
-  std::string name, role = "tenant", org, password_file;
+  std::string name, role = "tenant", org, password_file, sso_subject;
 };
 
 Result<int> create_user(Shell& shell, const AccountOptions& options) {
   const auto role = wire::parse_role(options.role);
   if (!role) return error(Code::InvalidArgument, "--role is operator, supplier, tenant or auditor");
-  std::string password = TRY(options.password_file.empty() ? ask_password("Password for " + options.name + ": ")
-                                                           : read_file(options.password_file, 4'096));
+  std::string password;
+  if (options.sso_subject.empty())
+    password = TRY(options.password_file.empty() ? ask_password("Password for " + options.name + ": ")
+                                                 : read_file(options.password_file, 4'096));
   while (!password.empty() && (password.back() == '\n' || password.back() == '\r')) password.pop_back();
   Api* api = TRY(shell.api());
-  const auto user =
-      TRY(api->send("POST", "/api/v1/users",
-                    wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password})));
+  const auto user = TRY(api->send(
+      "POST", "/api/v1/users",
+      wire::to_json(wire::CreatePrincipalRequest{options.name, *role, options.org, password, options.sso_subject})));
   shell.show(user, [&] {
     return fmt::format("{} {} ({})\n", clean(user["id"].text()), clean(user["name"].text()),
                        clean(user["role"].text()));
@@ -103,14 +105,18 @@ void add_accounts(CLI::App& app, Shell& shell) {
       create->add_option("--role", options->role, "operator, supplier, tenant or auditor");
       create->add_option("--password-file", options->password_file,
                          "read the password from a file, - for standard input");
+      create->add_option(
+          "--sso-subject", options->sso_subject,
+          "instead of a password: the subject of a person of the identity provider (`muster login --sso` "
+          "tells it to who has no account)");
       auto* disable = parent->add_subcommand("disable", "Disable an account");
-      disable->footer("Example:\n  muster user disable usr-3");
-      disable->add_option("user", options->name, "id")->required();
+      disable->footer("Example:\n  muster user disable bob");
+      disable->add_option("user", options->name, "name or id")->required();
       disable->callback(
           [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
       auto* reset = parent->add_subcommand("reset-totp", "Take away the second factor of an account");
-      reset->footer("Example:\n  muster user reset-totp usr-3");
-      reset->add_option("user", options->name, "id")->required();
+      reset->footer("Example:\n  muster user reset-totp bob");
+      reset->add_option("user", options->name, "name or id")->required();
       reset->callback(
           [options, &shell] { shell.action = [options, &shell] { return reset_user_totp(shell, options->name); }; });
     }

@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <thread>
 
 #include "cli/config.h"
 #include "cli/shell.h"
+#include "cli/sso.h"
 #include "cli/terminal.h"
 #include "cli/totp.h"
 #include "wire/rest.h"
@@ -14,7 +16,9 @@ namespace {
 
 struct LoginOptions {
   std::string server, ca_sha256, ca_file, user, password_file, code_file, label = "muster cli";
+  bool sso = false, device = false, no_browser = false;
 };
+constexpr Millis kBrowserPatience{10 * 60'000};
 
 Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& config) {
   net::Endpoint endpoint = TRY(net::parse_url(options.server));
@@ -41,34 +45,60 @@ Result<net::Endpoint> login_endpoint(const LoginOptions& options, const Config& 
                "whom to trust is not known yet: give --ca-sha256 HEX (printed by `musterd init`) or --ca-file FILE");
 }
 
-Result<int> login(Shell& shell, const LoginOptions& options) {
-  Config config = TRY(load_config(config_path()));
-  const net::Endpoint endpoint = TRY(login_endpoint(options, config));
+Result<wire::Json> post(net::Client& client, const std::string& target, const std::string& body) {
+  const auto answer = TRY(client.call(
+      {.method = "POST", .target = target, .headers = {{"content-type", "application/json"}}, .body = body}));
+  if (answer.status != 200) return problem_of(answer.status, answer.body);
+  return wire::parse_json(answer.body);
+}
+
+Result<wire::Json> by_password(net::Client& client, const LoginOptions& options) {
   Proof proof = TRY(read_proof(options.password_file, options.code_file));
   if (proof.password.empty()) proof.password = TRY(ask_password("Password of " + options.user + ": "));
-
-  net::Client client(endpoint);
-  const auto call = [&](const std::string& code) -> Result<wire::Json> {
-    const wire::LoginRequest request{options.user, proof.password, options.label, code};
-    const auto answer = TRY(client.call({.method = "POST",
-                                         .target = "/api/v1/login",
-                                         .headers = {{"content-type", "application/json"}},
-                                         .body = wire::to_json(request)}));
-    if (answer.status != 200) return problem_of(answer.status, answer.body);
-    return wire::parse_json(answer.body);
+  const auto call = [&](const std::string& code) {
+    return post(client, "/api/v1/login",
+                wire::to_json(wire::LoginRequest{options.user, proof.password, options.label, code}));
   };
-  const auto body = TRY(call_with_code(call, proof.code, ask_code));
+  return call_with_code(call, proof.code, ask_code);
+}
+
+Result<wire::Json> by_provider(net::Client& client, const LoginOptions& options) {
+  SsoWorld world;
+  world.call = [&](const std::string& target, const std::string& body) { return post(client, target, body); };
+  world.tell = say;
+  world.sleep = [](Millis time) { std::this_thread::sleep_for(time); };
+  world.label = options.label;
+  if (options.device) return login_by_code(world);
+  if (!options.no_browser && has_desktop()) world.open_url = start_browser;
+  const auto callback = TRY(Callback::open());
+  return login_in_browser(world, *callback, kBrowserPatience);
+}
+
+Result<int> login(Shell& shell, const LoginOptions& options) {
+  if (options.sso == !options.user.empty())
+    return error(Code::InvalidArgument,
+                 "give --user NAME for a local account, or --sso for the identity provider of the control plane");
+  if (!options.sso && (options.device || options.no_browser))
+    return error(Code::InvalidArgument, "--device and --no-browser go with --sso");
+  if (options.sso && !(options.password_file.empty() && options.code_file.empty()))
+    return error(Code::InvalidArgument, "with --sso the identity provider asks for passwords and codes, not muster");
+  Config config = TRY(load_config(config_path()));
+  const net::Endpoint endpoint = TRY(login_endpoint(options, config));
+  net::Client client(endpoint);
+  const auto answer = TRY(options.sso ? by_provider(client, options) : by_password(client, options));
+  const wire::Json& body = options.sso ? answer["login"] : answer;
+  const std::string user = options.sso ? clean(body["principal"]["name"].text()) : options.user;
   Account account{.server = options.server,
                   .ca_pem = endpoint.ca_pem.empty() ? client.last_ca_pem() : endpoint.ca_pem,
                   .token = body["token"].text(),
-                  .user = options.user,
-                  .project = ""};
+                  .user = user,
+                  .project = options.sso ? answer["project"].text() : ""};
   if (account.ca_pem.empty()) return error(Code::Internal, "the server did not show its CA");
   const std::string name = shell.context.empty() ? "default" : shell.context;
   config.accounts[name] = account;
   config.current = name;
   TRY_VOID(save_config(config_path(), config));
-  say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, options.user,
+  say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, user,
                   clean(body["principal"]["role"].text()), short_time(body["expiresAt"])));
   return 0;
 }
@@ -102,7 +132,10 @@ void add_login(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<LoginOptions>();
   auto* login_command = app.add_subcommand("login", "Log in to a control plane");
   login_command->add_option("server", options->server, "https://HOST[:PORT]")->required();
-  login_command->add_option("--user,-u", options->user, "account name")->required();
+  login_command->add_option("--user,-u", options->user, "account name");
+  login_command->add_flag("--sso", options->sso, "log in by the control plane's identity provider, in a browser here");
+  login_command->add_flag("--device", options->device, "with --sso: by a code that is entered in a browser elsewhere");
+  login_command->add_flag("--no-browser", options->no_browser, "with --sso: only show the page, start no browser");
   login_command->add_option("--ca-sha256", options->ca_sha256,
                             "SHA-256 of the server's CA, as `musterd init` printed it");
   login_command->add_option("--ca-file", options->ca_file, "the CA's PEM file");
@@ -112,7 +145,9 @@ void add_login(CLI::App& app, Shell& shell) {
       "--code-file", options->code_file,
       "read the code of a second factor from a file, - for standard input; it is asked for otherwise");
   login_command->add_option("--label", options->label, "name of the token in `muster token list`");
-  login_command->footer("Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice");
+  login_command->footer(
+      "Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice\n"
+      "  muster login https://muster.example --ca-sha256 3f2a... --sso");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });
   auto* logout_command = app.add_subcommand("logout", "Forget the token on this machine");
   logout_command->footer("Example:\n  muster logout --context work");

@@ -22,6 +22,9 @@ std::string millis_text(const wire::Json& value) {
 std::string loss_text(const wire::Json& pair) {
   return pair["probes"].integer() == 0 ? "-" : fmt::format("{:.0f} %", pair["loss"].real() * 100);
 }
+std::string rate_text(const wire::Json& value) {
+  return value.integer() == 0 ? "-" : size_text(value.integer()) + "/s";
+}
 bool used(const wire::Json& pair) {
   return pair["path"].text() != "none";
 }
@@ -66,13 +69,14 @@ std::string members_table(const wire::Json& net, bool colour) {
 std::string pairs_table(const wire::Json& net, bool colour) {
   std::map<std::string, std::string> names;
   for (const auto& m : net["members"].items()) names[m["slot"].text()] = member_name(m);
-  Table table({"FROM", "TO", "PATH", "RTT", "LOSS", "AGE", "HANDSHAKE", "IN", "OUT", "CHANGES"});
+  Table table({"FROM", "TO", "PATH", "RTT", "LOSS", "AGE", "HANDSHAKE", "IN", "OUT", "IN NOW", "OUT NOW", "CARRIES",
+               "CHANGES"});
   for (const auto& p : net["pairs"].items()) {
     if (!used(p)) continue;
     table.add({names[p["from"].text()], names[p["to"].text()], p["path"].text(), millis_text(p["rttMs"]), loss_text(p),
                duration_text(p["ageSeconds"].integer()), duration_text(p["handshakeSeconds"].integer()) + " ago",
-               size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()),
-               std::to_string(p["changes"].integer())});
+               size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()), rate_text(p["rxBytesS"]),
+               rate_text(p["txBytesS"]), rate_text(p["carriesBytesS"]), std::to_string(p["changes"].integer())});
   }
   return table.empty() ? "No two members talked to each other yet.\n" : table.text(colour);
 }
@@ -146,6 +150,11 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
     out += fmt::format("  why    {}\n", clean(p["why"].text()));
     out += fmt::format("  rtt    {}, lost {} of the last {} probes; by the relay {}\n", millis_text(p["rttMs"]),
                        loss_text(p), p["probes"].integer(), millis_text(p["relayRttMs"]));
+    out += fmt::format("  speed  {} out, {} in; {}\n", rate_text(p["txBytesS"]), rate_text(p["rxBytesS"]),
+                       p["carriesBytesS"].integer() == 0
+                           ? "how much it carries is not known: it was never full"
+                           : fmt::format("it carries {} out, as measured {} ago", rate_text(p["carriesBytesS"]),
+                                         duration_text(p["carriesAgeSeconds"].integer())));
     out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
                        member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
     for (const auto& t : p["tries"].items())
@@ -170,6 +179,7 @@ void add_net(CLI::App& app, Shell& shell) {
   command->add_option("cluster", names->cluster, "name, id or YAML file");
   command->footer(
       "Paths: lan (one network), direct (through the NATs), relay. Of each pair both ends report, some 15 s old.\n"
+      "CARRIES is what a way out was last found to carry when it was full.\n"
       "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
   command->callback([names, &shell, command] {
     if (command->get_subcommands().empty()) shell.action = [names, &shell] { return show(shell, names->cluster); };

@@ -3,6 +3,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/money.h"
+#include "cli/offer.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
 #include "wire/rest.h"
@@ -66,11 +68,12 @@ Result<int> list_nodes(Shell& shell) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list("/api/v1/nodes")), [&](const auto& items) {
     if (items.empty()) return std::string("No machines. Enrol one: muster join-token create\n");
-    Table table({"ID", "NAME", "STATE", "TIER", "ARCH", "CAPACITY", "FREE", "LEASES", "AGENT", "NOT HIRED"});
+    Table table({"ID", "NAME", "STATE", "TIER", "ARCH", "CAPACITY", "FREE", "LEASES", "ASKS", "AGENT", "NOT HIRED"});
     for (const auto& n : items)
       table.add({n["id"].text(), n["name"].text(), n["draining"].truth() ? "draining" : n["state"].text(),
                  n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]), resources_text(n["free"]),
-                 std::to_string(n["leases"].items().size()), n["agentVersion"].text(), n["notHired"].text()});
+                 std::to_string(n["leases"].items().size()), asks_text(n), n["agentVersion"].text(),
+                 n["notHired"].text()});
     return table.text(shell.colour());
   });
   return 0;
@@ -96,12 +99,13 @@ Result<int> show_node(Shell& shell, const std::string& id) {
                          n["regionClaimed"].truth() ? " (the machine says so)" : "");
     for (const auto& [name, value] : n["claimedLabels"].members())
       out += fmt::format("  claims {}={}\n", clean(name), clean(value.text()));
+    out += offer_text(n);
     if (!n["notHired"].text().empty()) out += "  not hired: " + clean(n["notHired"].text()) + "\n";
     if (n["leases"].items().empty()) return out;
-    Table table({"LEASE", "CLUSTER", "ROLE", "PHASE", "WANT", "WHY"});
+    Table table({"LEASE", "CLUSTER", "ROLE", "PHASE", "WANT", "PAYS AN HOUR", "LEAVES", "WHY"});
     for (const auto& l : n["leases"].items())
       table.add({l["id"].text(), l["cluster"].text(), l["role"].text(), l["phase"].text(), l["want"].text(),
-                 l["reason"].text()});
+                 price_text(l["priceMicros"], l["currency"]), short_time(l["leavesAt"]), l["reason"].text()});
     return out + "\n" + table.text(shell.colour());
   });
   return 0;
@@ -152,7 +156,8 @@ void add_queue(CLI::App& app, Shell& shell) {
 
 void add_nodes(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<ActOptions>();
-  auto* nodes = app.add_subcommand("nodes", "Machines: list, show, admit, drain, undrain, disable, enable, revoke");
+  auto* nodes = app.add_subcommand(
+      "nodes", "Machines: list, show, offer, explain, admit, drain, undrain, disable, enable, revoke");
   nodes->callback([&shell, nodes] {
     if (nodes->get_subcommands().empty()) shell.action = [&shell] { return list_nodes(shell); };
   });
@@ -163,6 +168,7 @@ void add_nodes(CLI::App& app, Shell& shell) {
   show->add_option("node", options->id, "id")->required();
   show->footer("Example:\n  muster nodes show node-3");
   show->callback([options, &shell] { shell.action = [options, &shell] { return show_node(shell, options->id); }; });
+  add_offer(*nodes, shell);
   const std::pair<const char*, const char*> actions[] = {
       {"admit", "Let an enrolled machine work"},
       {"drain", "Give it no new work, let the present end"},

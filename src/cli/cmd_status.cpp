@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/money.h"
 #include "cli/request.h"
 #include "cli/shell.h"
 
@@ -48,6 +49,17 @@ std::string cluster_text(const wire::Json& c, bool colour) {
   if (const auto& q = c["queue"]; q.is(wire::Json::Kind::Object) && !q["reason"].text().empty())
     out += fmt::format("waiting at place {}: {}{}\n", q["position"].integer(), clean(q["reason"].text()),
                        q["expectedStart"].text().empty() ? "" : ", expected " + short_time(q["expectedStart"]));
+  if (!c["costSoFar"].items().empty()) {
+    out += "costs " + (c["perHour"].items().empty() ? "nothing now" : sum_text(c["perHour"]) + " an hour") + ", " +
+           sum_text(c["costSoFar"]) + " so far";
+    if (c["spec"]["budgetMicros"].integer() > 0)
+      out += " of " + money_text(c["spec"]["budgetMicros"].integer(), clean(c["spec"]["currency"].text()));
+    out += "\n";
+  }
+  for (const auto& s : c["slots"].items())
+    if (!s["leavesAt"].text().empty())
+      out += fmt::format("{} leaves {} at {}: its owner wants the machine back\n", clean(s["id"].text()),
+                         clean(s["nodeName"].text()), short_time(s["leavesAt"]));
   if (!c["slots"].items().empty()) {
     Table table({"SLOT", "ROLE", "GROUP", "ADDRESS", "NODE", "PHASE", "WANT", "RAY", "WHY"});
     for (const auto& s : c["slots"].items())

@@ -5,8 +5,10 @@
 #include <mutex>
 
 #include "cli/lifecycle.h"
+#include "cli/money.h"
 #include "cli/request.h"
 #include "cli/terminal.h"
+#include "model/offer.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
@@ -67,18 +69,41 @@ Status override_counts(ClusterSpec& spec, const UpOptions& options) {
   return {};
 }
 
+Status override_money(ClusterSpec& spec, const UpOptions& options) {
+  std::string named;  // both are of one currency; an amount of another currency takes the place of the file's
+  for (const auto& [text, flag, max, out] : {std::tuple(&options.max_price, "--max-price", kPriceMax, &spec.max_price),
+                                             std::tuple(&options.budget, "--budget", kBudgetMax, &spec.budget)}) {
+    if (text->empty()) continue;
+    const Money money = TRY(parse_money(*text, flag, max));
+    if (!named.empty() && named != money.currency)
+      return error(Code::InvalidArgument, "--max-price and --budget must be in one currency");
+    *out = money.micros, named = money.currency;
+  }
+  if (named.empty()) return {};
+  const bool other = !spec.currency.empty() && spec.currency != named;
+  if (other && ((options.max_price.empty() && spec.max_price > 0) || (options.budget.empty() && spec.budget > 0)))
+    return error(Code::InvalidArgument,
+                 fmt::format("the file's amounts are in {}; give that currency, as in \"1.20 {}\"", spec.currency,
+                             spec.currency));
+  spec.currency = named;
+  return {};
+}
+
 // The file and what the command line says over it.
 Result<launcher::Launch> wanted(Shell& shell, const UpOptions& options) {
   launcher::Launch launch = TRY(read_launch(shell, options.cluster.given, options.image, options.egress));
   if (options.spares) launch.spec.spares = *options.spares;
   if (!options.cluster.override.empty()) launch.spec.name = options.cluster.override;
   TRY_VOID(override_counts(launch.spec, options));
+  TRY_VOID(override_money(launch.spec, options));
   return launch;
 }
 
-std::string plan_text(const wire::Json& plan, const std::string& name) {
+std::string plan_text(const wire::Json& plan, const ClusterSpec& spec) {
+  const std::string& name = spec.name;
   if (plan["startsNow"].truth()) {
     std::map<std::string, int> kinds;  // equal machines share a line
+    std::map<std::string, std::int64_t> sums;
     for (const auto& place : plan["places"].items()) {
       std::string kind = clean(place["role"].text());
       if (!place["group"].text().empty()) kind += " " + clean(place["group"].text());
@@ -87,10 +112,22 @@ std::string plan_text(const wire::Json& plan, const std::string& name) {
         kind += fmt::format("{} x {}, ", place["gpus"].integer(), clean(place["gpuModel"].text()));
       if (!place["region"].text().empty()) kind += "region " + clean(place["region"].text()) + ", ";
       kind += clean(place["tier"].text()) + (place["imagePresent"].truth() ? ", image there" : "");
+      if (const std::string price = price_text(place["priceMicros"], place["currency"]); !price.empty()) {
+        kind += ", " + price + " an hour";
+        sums[clean(place["currency"].text())] += place["priceMicros"].integer();
+      }
+      if (!place["leavesAt"].text().empty()) kind += ", until " + short_time(place["leavesAt"]);
       ++kinds[kind];
     }
     std::string out = name + " would start now:\n";
     for (const auto& [kind, count] : kinds) out += fmt::format("  {} x {}\n", count, kind);
+    for (const auto& [currency, micros] : sums) {
+      out += "  together " + money_text(micros, currency) + " an hour";
+      if (spec.budget > 0 && currency == spec.currency)
+        out += fmt::format("; the budget of {} lasts {}", money_text(spec.budget, currency),
+                           duration_text(spec.budget / micros * 3600 + spec.budget % micros * 3600 / micros));
+      out += "\n";
+    }
     return out;
   }
   const auto& queue = plan["queue"];
@@ -176,6 +213,15 @@ Result<int> up(Shell& shell, const UpOptions& options) {
   return 0;
 }
 
+namespace {
+void add_money(CLI::App& command, UpOptions& options) {
+  command.add_option("--max-price", options.max_price,
+                     "the most that a machine may cost an hour, such as \"1.20 EUR\", whatever the file says");
+  command.add_option("--budget", options.budget,
+                     "the most that it may cost in all; then it is stopped. By stated prices; nobody moves money");
+}
+}  // namespace
+
 void add_plan(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<UpOptions>();
   auto* command = app.add_subcommand("plan", "What would become of a cluster if it were asked for now; starts nothing");
@@ -185,17 +231,18 @@ void add_plan(CLI::App& app, Shell& shell) {
   command->add_option("--spares", options->spares, "hot spares, whatever the file says")->check(CLI::Range(0, 1'000));
   command->add_flag("--egress", options->egress, "as `up` has it");
   command->add_option("--image", options->image, "image where the file names none that exists");
+  add_money(*command, *options);
   command->footer(
       "Says on what kinds of machines it would start, or what it would wait for and how long. Everything that waits\n"
       "already goes first, as it would. Examples:\n  muster plan default.yaml\n  muster plan default.yaml "
-      "--min-workers 16 -o json");
+      "--min-workers 16 -o json\n  muster plan default.yaml --max-price \"1.20 EUR\"");
   command->callback([options, &shell] {
     shell.action = [options, &shell]() -> Result<int> {
       const launcher::Launch launch = TRY(wanted(shell, *options));
       Api* api = TRY(shell.api());
       const auto plan =
           TRY(api->send("POST", "/api/v1/plan", wire::to_json(wire::CreateClusterRequest{launch.spec, shell.project})));
-      shell.show(plan, [&] { return plan_text(plan, launch.spec.name); });
+      shell.show(plan, [&] { return plan_text(plan, launch.spec); });
       return 0;
     };
   });
@@ -215,9 +262,11 @@ void add_up(CLI::App& app, Shell& shell) {
   command->add_flag("--egress", options->egress,
                     "let its containers reach the internet, filtered, on machines whose owners allow it");
   command->add_option("--image", options->image, "image where the file names none that exists");
+  add_money(*command, *options);
   add_ray_flags(*command, {"cache", "restart", "shells", "usage", "verbose", "log"});
   command->footer(
-      "Examples:\n  muster up default.yaml\n  muster up default.yaml --dry-run -o json\n  muster up default.yaml -y "
+      "Examples:\n  muster up default.yaml\n  muster up default.yaml --max-price \"1.20 EUR\" --budget \"40 EUR\"\n  "
+      "muster up default.yaml --dry-run -o json\n  muster up default.yaml -y "
       "--max-workers 4    # changes the cluster that runs");
   command->callback([options, &shell] { shell.action = [options, &shell] { return up(shell, *options); }; });
 }

@@ -13,6 +13,7 @@ struct UpOptions {
   ClusterChoice cluster;  // a file, or - for standard input
   std::string image;
   std::optional<std::uint32_t> spares, min_workers, max_workers;
+  std::string max_price, budget;  // "1.20 EUR"; empty = as the file says
   bool yes = false, no_wait = false, dry_run = false, egress = false;
 };
 Result<int> up(Shell& shell, const UpOptions& options);

@@ -9,6 +9,7 @@
 
 #include "cli/archive.h"
 #include "cli/config.h"
+#include "cli/money.h"
 #include "cli/terminal.h"
 #include "wire/rest.h"
 
@@ -168,6 +169,7 @@ std::string cluster_progress(const wire::Json& cluster) {
     known = known && slot["pullTotalBytes"].integer() > 0;
   }
   if (done > 0) line += ", image " + pull_text(done, known ? total : 0);
+  if (const std::string price = sum_text(cluster["perHour"]); !price.empty()) line += ", " + price + " an hour";
   if (cluster["state"].text() == "starting" && !cluster["reason"].text().empty())
     line += ", " + clean(cluster["reason"].text());
   return line;

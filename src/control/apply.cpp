@@ -6,7 +6,9 @@
 #include "control/life.h"
 #include "control/mutants.h"
 #include "control/quota.h"
+#include "control/terms.h"
 #include "model/image_name.h"
+#include "model/offer.h"
 
 namespace muster::control {
 namespace {
@@ -128,6 +130,12 @@ struct Apply {
     if (Node* node = find_in(s.nodes, e.node))
       node->strikes = e.strikes, node->struck_by = e.by, node->backoff_until = e.until;
   }
+  void operator()(const NodeOffered& e) {
+    Node* node = find_in(s.nodes, e.node);
+    if (node == nullptr) return;
+    node->offer = e.offer;
+    set_timer(s, TimerKind::Offer, e.node.value, 0, e.deadline);
+  }
   void operator()(const NodeTierChanged& e) {
     if (Node* node = find_in(s.nodes, e.node)) {
       node->tier = e.tier;
@@ -198,6 +206,7 @@ struct Apply {
     s.leases[e.lease.id] = e.lease;
     s.leases_by_cluster.emplace(e.lease.cluster, e.lease.id);
     s.leases_by_node.emplace(e.lease.node, e.lease.id);
+    set_timer(s, TimerKind::Lease, e.lease.id.value, 0, e.lease.leaves_at);
     if (Cluster* cluster = find_in(s.clusters, e.slot.cluster)) {
       if (e.slot.role == SlotRole::Head)
         cluster->slots.insert(cluster->slots.begin(), e.slot.id);
@@ -254,15 +263,17 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     lease->phase = e.phase;
-    if (lease->reason != kPreempted) lease->reason = e.reason;  // why it leaves is told until it has
+    if (lease->reason != kPreempted && lease->reason != kOfferEnds)
+      lease->reason = e.reason;  // why it leaves is told until it has
     lease->restarts = e.restarts;
   }
   void operator()(const LeaseEnded& e) {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
-    const Cluster* cluster = find_in(s.clusters, lease->cluster);
-    if (cluster != nullptr && lease->end == LeaseEnd::None)
+    if (Cluster* cluster = find_in(s.clusters, lease->cluster); cluster != nullptr && lease->end == LeaseEnd::None) {
       hold(s, cluster->project, amount_of(lease->resources), false);
+      if (lease->price > 0) cluster->spent[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
+    }
     lease->end = e.end;
     lease->reason = e.reason;
     lease->ended_at = context.wall;
@@ -380,6 +391,7 @@ struct Apply {
       set_timer(s, TimerKind::Backoff, id.value, it->first.second.value, {});
     set_timer(s, TimerKind::Cluster, id.value, 0, {});
     set_timer(s, TimerKind::ClusterJobs, id.value, 0, {});
+    set_timer(s, TimerKind::Budget, id.value, 0, {});
     s.clusters.erase(id);
   }
   void archive_token(TokenId id) {

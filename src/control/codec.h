@@ -61,7 +61,7 @@ constexpr std::uint64_t enum_last<JobState>() {
 }
 template <>
 constexpr std::uint64_t enum_last<TimerKind>() {
-  return 6;
+  return 8;
 }
 
 class Encoder {

@@ -83,6 +83,10 @@ struct SetNodeTier {
   NodeId node;
   TrustTier tier = TrustTier::Community;
 };
+struct SetOffer {  // replaces what was asked before; its version is made here
+  NodeId node;
+  Offer offer;
+};
 // From the liveness tables (damped transitions only) and the agents' sessions.
 struct NodeOnline {
   NodeId node;
@@ -173,7 +177,7 @@ using Command =
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
-                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins>;
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer>;
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
 struct Outcome {

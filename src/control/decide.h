@@ -38,6 +38,7 @@ Decided decide(const Asking& a, const RevokeJoinToken& c);
 Decided decide(const Asking& a, const EnrollNode& c);
 Decided decide(const Asking& a, const SetNode& c);
 Decided decide(const Asking& a, const SetNodeTier& c);
+Decided decide(const Asking& a, const SetOffer& c);
 Decided decide(const Asking& a, const NodeOnline& c);
 Decided decide(const Asking& a, const NodeSuspect& c);
 Decided decide(const Asking& a, const NodeLost& c);
@@ -70,7 +71,7 @@ Status attainable(const State& state, OrgId tenant, const ClusterSpec& spec, con
 // A pool that is named with its organisation, as it is stored: with the organisation's id.
 Status resolve_pool(const State& state, ClusterSpec& spec, const std::string& field);
 OrgId org_of(const State& state, ProjectId project);
-// Older formats cannot hold a policy and a trust floor, and what a restart forgets is none.
+// Older formats cannot hold a policy, a trust floor or a price, and what a restart forgets is none.
 void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision);
 Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec spec, const std::string& field);
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/terms.h"
 #include "model/validate.h"
 
 namespace muster::control {
@@ -13,12 +14,13 @@ using access::Verb;
 constexpr std::size_t kClustersMax = 2'000'000;
 
 Error fixed(const std::string& field, const std::string& name) {
-  return error(Code::FailedPrecondition,
-               field +
-                   " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime "
-                   "and priority); stop " +
-                   name + " and start it again, or use another name",
-               field);
+  return error(
+      Code::FailedPrecondition,
+      field +
+          " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime, "
+          "priority, max_price, budget and may_end_early); stop " +
+          name + " and start it again, or use another name",
+      field);
 }
 
 Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::string& field) {
@@ -39,6 +41,8 @@ Status changeable(const ClusterSpec& old, const ClusterSpec& now, const std::str
   if (old.tier != now.tier) return fixed(field + ".tier", n);
   if (old.policy != now.policy) return fixed(field + ".policy", n);
   if (old.min_trust != now.min_trust) return fixed(field + ".min_trust", n);
+  if (!old.currency.empty() && !now.currency.empty() && old.currency != now.currency)
+    return fixed(field + ".currency", n);
   if (old.groups.size() != now.groups.size()) return fixed(field + ".groups", n);
   for (std::size_t i = 0; i < old.groups.size(); ++i) {
     WorkerGroup same = now.groups[i];
@@ -140,8 +144,8 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec
 
 void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision) {
   const bool newer = spec.policy != Policy::Balanced || spec.min_trust != TrustTier::Community;
-  if (newer && a.base.format_version < kShareFormat)
-    decision.events.insert(decision.events.begin(), FormatRaised{kShareFormat});
+  const std::uint32_t needed = !spec.currency.empty() || spec.may_end_early ? kOfferFormat : newer ? kShareFormat : 1;
+  if (a.base.format_version < needed) decision.events.insert(decision.events.begin(), FormatRaised{needed});
 }
 
 Decided decide(const Asking& a, const CreateCluster& c) {
@@ -185,8 +189,13 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
     const auto it = cluster->wanted.find(group);
     if (it == cluster->wanted.end() || it->second != then) d.emit(ClusterWanted{c.cluster, group, then});
   }
-  settle(d, c.cluster);
-  return done(d, c.cluster.str());
+  if (watch_budget(d, c.cluster))
+    stop_cluster(d, c.cluster, std::string(kBudget));
+  else
+    settle(d, c.cluster);
+  Decision decision = done(d, c.cluster.str());
+  raise_format_for(a, spec, decision);
+  return decision;
 }
 
 Decided decide(const Asking& a, const StopCluster& c) {

@@ -3,6 +3,7 @@
 
 #include "control/decide.h"
 #include "control/mutants.h"
+#include "model/offer.h"
 #include "model/validate.h"
 
 namespace muster::control {
@@ -186,6 +187,30 @@ Decided decide(const Asking& a, const SetNodeTier& c) {
     return error(Code::InvalidArgument, "tier must be community, verified or platform", "tier");
   if (node->tier == c.tier) return Decision{{}, {c.node.str()}};
   return one(NodeTierChanged{c.node, c.tier}, c.node.str());
+}
+
+Decided decide(const Asking& a, const SetOffer& c) {
+  const Node* node = a.base.find_node(c.node);
+  TRY_VOID(
+      a.may(Verb::Update, {.kind = Kind::Offer, .owner = node == nullptr ? OrgId{} : node->supplier, .node = c.node}));
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (node->state == NodeState::Revoked)
+    return error(Code::FailedPrecondition, "the machine is revoked for good; enrol it again with a new join token");
+  Offer offer = c.offer;
+  TRY_VOID(validate(offer));
+  std::sort(offer.tenants.begin(), offer.tenants.end());
+  offer.tenants.erase(std::unique(offer.tenants.begin(), offer.tenants.end()), offer.tenants.end());
+  for (const OrgId tenant : offer.tenants)
+    if (!a.base.orgs.contains(tenant))
+      return error(Code::InvalidArgument, "tenants names " + tenant.str() + ", which does not exist", "tenants");
+  offer.version = node->offer.version;
+  if (offer == node->offer) return Decision{{}, {c.node.str()}};
+  ++offer.version;
+  Decision decision =
+      one(NodeOffered{c.node, offer, offer.hours.empty() ? WallTime{} : a.wall + kHoursAnew}, c.node.str());
+  // Older snapshots cannot hold an offer, and one that a restart forgets is none.
+  if (a.base.format_version < kOfferFormat) decision.events.insert(decision.events.begin(), FormatRaised{kOfferFormat});
+  return decision;
 }
 
 Decided decide(const Asking& a, const NodeOnline& c) {

@@ -5,6 +5,7 @@
 #include "control/decide.h"
 #include "control/mutants.h"
 #include "control/reclaim.h"
+#include "control/terms.h"
 
 namespace muster::control {
 namespace {
@@ -83,6 +84,7 @@ std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place&
   }
   if (!fits(need, free) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice)) return {};
   if (!devices_ok(d, *request, node, place, need.gpus)) return {};
+  if (!terms_for(d.base, cluster, node, need.gpus, d.wall)) return {};
   return need;
 }
 
@@ -114,6 +116,9 @@ void grant(Draft& d, const Cluster& cluster, const Place& place, Resources resou
   lease.epoch = {d.state.incarnation, d.state.leader_epoch, d.state.last.epoch + 1};
   lease.resources = std::move(resources), lease.devices = place.devices, lease.granted_at = d.wall;
   lease.want = place.role == SlotRole::Spare ? LeaseWant::Standby : LeaseWant::Run;
+  if (const auto terms = terms_for(d.base, cluster, *d.node(place.node), lease.resources.gpus, d.wall))
+    lease.offer_version = terms->version, lease.price = terms->price, lease.currency = terms->currency,
+    lease.leaves_at = terms->leaves_at;
   slot.lease = lease.id;
   d.emit(LeaseGranted{std::move(slot), std::move(lease)});
 }
@@ -170,6 +175,7 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
   if (MUSTER_MUTANT(mutants::kPartialGang) && places.size() > 1) places.pop_back();
   for (auto& [place, resources] : places) grant(d, cluster, *place, std::move(resources));
   d.emit(ClusterStateChanged{id, ClusterState::Starting, "", {}});
+  watch_budget(d, id);
 }
 
 void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
@@ -188,6 +194,7 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
     else
       leave_too_large(d, cluster, place);
   }
+  watch_budget(d, id);
 }
 
 // Work that agreed to be interrupted, of a running cluster of a later tier or of the same (then it must be

@@ -1,5 +1,6 @@
 // What time alone brings about. Every due timer is either set anew by its step or cleared, so no timer fires twice.
 #include "control/decide.h"
+#include "control/terms.h"
 
 namespace muster::control {
 namespace {
@@ -7,7 +8,7 @@ namespace {
 constexpr std::size_t kTimersAtOnce = 256, kEventsAtOnce = 2000;
 constexpr std::uint64_t kRequestsAtOnce = 2000;
 constexpr Millis kRequestAge{std::int64_t{24} * 3'600'000};
-constexpr Millis kLookAgain{600'000};
+constexpr Millis kLookAgain{600'000}, kFrozenAgain{30'000};
 
 std::size_t size(const Archived& a) {
   return a.clusters.size() + a.leases.size() + a.jobs.size() + a.tokens.size();
@@ -30,6 +31,31 @@ void on_cluster(Draft& d, ClusterId id, Archived& archive) {
     archive.clusters.push_back(id);
 }
 
+// Its owner wants the machine back, as was known when it was granted.
+void leave_owner(Draft& d, const Lease& lease, const Slot& slot) {
+  if (lease.leaves_at > d.wall) return d.emit(TimerSet{TimerKind::Lease, lease.id.value, lease.leaves_at});
+  // While everybody is silent nobody could be told; his machine holds his own limits.
+  if (d.base.frozen) return d.emit(TimerSet{TimerKind::Lease, lease.id.value, d.wall + kFrozenAgain});
+  const std::string reason(kOfferEnds);
+  if (slot.role == SlotRole::Head) return stop_cluster(d, lease.cluster, reason);
+  if (slot.role == SlotRole::Worker)
+    drain_slot(d, slot.id, reason);
+  else
+    lose_slot(d, slot.id, reason);
+  settle(d, lease.cluster);
+}
+
+void on_budget(Draft& d, ClusterId id) {
+  if (!d.pull(id)) return d.emit(TimerSet{TimerKind::Budget, id.value, {}});
+  if (watch_budget(d, id)) stop_cluster(d, id, std::string(kBudget));
+}
+
+// The planner is told anew when the machine is open.
+void on_offer(Draft& d, NodeId id) {
+  const bool has_hours = d.pull(id) && !d.node(id)->offer.hours.empty();
+  d.emit(TimerSet{TimerKind::Offer, id.value, has_hours ? d.wall + kHoursAnew : WallTime{}});
+}
+
 void on_lease(Draft& d, LeaseId id, Archived& archive) {
   if (!d.pull(id)) return d.emit(TimerSet{TimerKind::Lease, id.value, {}});
   const Lease lease = *d.lease(id);
@@ -40,6 +66,8 @@ void on_lease(Draft& d, LeaseId id, Archived& archive) {
   if (!d.pull(lease.cluster)) return;
   const Slot* slot = d.slot(lease.slot);
   if (lease.want == LeaseWant::Drain && slot != nullptr) lose_slot(d, slot->id, lease.reason);
+  const bool wanted = lease.want == LeaseWant::Run || lease.want == LeaseWant::Standby;
+  if (wanted && slot != nullptr && lease.leaves_at.ms != 0) return leave_owner(d, lease, *slot);
   settle(d, lease.cluster);
 }
 
@@ -82,6 +110,10 @@ void fire(Draft& d, const TimerKey& key, Archived& archive) {
     case TimerKind::Token:
       archive.tokens.push_back(TokenId{id});
       return;
+    case TimerKind::Offer:
+      return on_offer(d, NodeId{id});
+    case TimerKind::Budget:
+      return on_budget(d, ClusterId{id});
   }
 }
 
@@ -98,7 +130,8 @@ Decided decide(const Asking& a, const Tick&) {
     // An earlier timer of this tick may have moved this one.
     const auto [kind, id, id2] = key;
     const auto moved = d.state.timers.find(key);
-    const bool pulled = kind == TimerKind::Cluster ? d.state.clusters.contains(ClusterId{id})
+    const bool pulled = kind == TimerKind::Cluster || kind == TimerKind::Budget
+                            ? d.state.clusters.contains(ClusterId{id})
                         : kind == TimerKind::Lease ? d.state.leases.contains(LeaseId{id})
                         : kind == TimerKind::Job   ? d.state.jobs.contains(JobId{id})
                                                    : false;

@@ -50,6 +50,7 @@ bool Draft::pull(NodeId id) {
   if (node == nullptr) return false;
   state.nodes[id] = *node;
   for (const LeaseId lease : base.live_leases(id)) pull(lease);
+  pull_timer(TimerKind::Offer, id.value);
   return true;
 }
 
@@ -67,7 +68,7 @@ bool Draft::pull(ClusterId id) {
   for (auto it = base.queued_jobs.lower_bound({id, JobId{}});
        it != base.queued_jobs.end() && it->first == id && seen < kQueuedJobsScan; ++it, ++seen)
     pull(it->second);
-  pull_timer(TimerKind::Cluster, id.value);
+  pull_timer(TimerKind::Cluster, id.value), pull_timer(TimerKind::Budget, id.value);
   return true;
 }
 

@@ -219,7 +219,16 @@ struct Archived {
   std::vector<TokenId> tokens;
   bool operator==(const Archived&) const = default;
 };
-enum class TimerKind : std::uint8_t { Cluster = 1, Lease = 2, Job = 3, Backoff = 4, ClusterJobs = 5, Token = 6 };
+enum class TimerKind : std::uint8_t {
+  Cluster = 1,
+  Lease = 2,
+  Job = 3,
+  Backoff = 4,
+  ClusterJobs = 5,
+  Token = 6,
+  Offer = 7,  // of a machine with hours
+  Budget = 8  // of a cluster: what it may cost is used up
+};
 struct TimerSet {
   TimerKind kind = TimerKind::Cluster;
   std::uint64_t id = 0;
@@ -259,6 +268,15 @@ struct NodeStruck {
   bool operator==(const NodeStruck&) const = default;
 };
 
+// What the owner asks for the machine from now on: for leases that begin then. deadline: when the planner is told anew
+// when it is open.
+struct NodeOffered {
+  NodeId node;
+  Offer offer;
+  WallTime deadline;
+  bool operator==(const NodeOffered&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using Event =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -266,7 +284,7 @@ using Event =
                  FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck>;
+                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
 std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<Event>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 1> kLaterTypes{{{kTypes - 1, 2}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 2> kLaterTypes{{{38, 2}, {39, 4}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -32,7 +32,8 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "job.created",        "job.state_changed",  "job.log",
                                        "request.recorded",   "requests.aged",      "archived",
                                        "timer.set",          "leader.changed",     "incarnation.raised",
-                                       "format.raised",      "quota.set",          "node.struck"};
+                                       "format.raised",      "quota.set",          "node.struck",
+                                       "node.offered"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {

@@ -58,10 +58,24 @@ void fields(A& a, NodeFacts& x) {
     x.images, x.lan, x.egress_allowed, x.labels);
 }
 template <class A>
+void fields(A& a, WeekHours& x) {
+  a(x.from, x.to);
+}
+template <class A>
+void fields(A& a, ZoneOffset& x) {
+  a(x.from, x.seconds);
+}
+template <class A>
+void fields(A& a, Offer& x) {
+  a(x.version, x.currency, x.price, x.gpu_price, x.floor, x.gpu_floor, x.tenants, x.images, x.longest, x.schedule,
+    x.zone, x.hours, x.offsets, x.notice);
+}
+template <class A>
 void fields(A& a, Node& x) {
   a(x.id, x.supplier, x.name, x.device_key, x.tier, x.state, x.facts, x.labels, x.draining, x.enrolled_at,
     x.state_since, x.revision, x.failures, x.backoff_until);
   a.since(2, x.barred, x.strikes, x.struck_by);
+  a.since(4, x.offer);
 }
 template <class A>
 void fields(A& a, GpuChoice& x) {
@@ -86,6 +100,7 @@ void fields(A& a, ClusterSpec& x) {
     x.files, x.spares, x.egress, x.shm_bytes, x.nofile, x.tier, x.priority, x.idle_timeout, x.max_lifetime,
     x.max_workers);
   a.since(3, x.policy, x.min_trust);
+  a.since(4, x.max_price, x.budget, x.currency, x.may_end_early);
 }
 template <class A>
 void fields(A& a, Epoch& x) {
@@ -99,6 +114,7 @@ template <class A>
 void fields(A& a, Lease& x) {
   a(x.id, x.node, x.cluster, x.slot, x.epoch, x.resources, x.devices, x.want, x.phase, x.end, x.granted_at, x.ended_at,
     x.reason, x.restarts);
+  a.since(4, x.offer_version, x.price, x.currency, x.leaves_at);
 }
 template <class A>
 void fields(A& a, ImageProbe& x) {
@@ -108,6 +124,7 @@ template <class A>
 void fields(A& a, Cluster& x) {
   a(x.id, x.project, x.owner, x.spec, x.state, x.reason, x.generation, x.roster_epoch, x.next_address, x.slots,
     x.wanted, x.probe, x.created_at, x.started_at, x.ended_at, x.idle_since, x.ephemeral_for);
+  a.since(4, x.spent);
 }
 template <class A>
 void fields(A& a, JobSpec& x) {
@@ -179,6 +196,10 @@ void fields(A& a, NodeStateChanged& x) {
 template <class A>
 void fields(A& a, NodeStruck& x) {
   a(x.node, x.strikes, x.by, x.until);
+}
+template <class A>
+void fields(A& a, NodeOffered& x) {
+  a(x.node, x.offer, x.deadline);
 }
 template <class A>
 void fields(A& a, NodeTierChanged& x) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/mutants.h"
+#include "control/terms.h"
 
 namespace muster::control {
 namespace {
@@ -178,7 +179,9 @@ void end_lease(Draft& d, LeaseId id, LeaseEnd end, const std::string& reason) {
   if (lease == nullptr || lease->end != LeaseEnd::None) return;
   if (MUSTER_MUTANT(mutants::kStopNeverConfirmed) && end == LeaseEnd::Confirmed) return;
   if (d.pull(lease->cluster) && live(d.cluster(lease->cluster).state)) lose_slot(d, lease->slot, reason);
+  const ClusterId cluster = lease->cluster;
   d.emit(LeaseEnded{id, end, reason, d.wall + kArchiveAfter});
+  if (d.pull(cluster)) watch_budget(d, cluster);
 }
 
 void back_off(Draft& d, ClusterId cluster, NodeId node) {

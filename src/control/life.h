@@ -21,6 +21,8 @@ inline constexpr Millis kRetryFirst{1'000}, kRetryMax{300'000};
 // How many failed workers a start bears, by what brought them down: its own setup commands, or anything else of its
 // own.
 inline constexpr std::uint32_t kSetupFailuresMax = 3, kStartFailuresMax = 10;
+inline constexpr Millis kHoursAnew{std::int64_t{7} * 24 *
+                                   3'600'000};  // then the planner hears of a machine's hours anew
 inline constexpr std::size_t kJobsEndedAtOnce = 500;
 // Why a lease was ended whose machine exists twice: until its time is over nobody's word about it counts, since what it
 // is about may be said by the other one.

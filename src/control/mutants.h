@@ -34,6 +34,7 @@ inline constexpr std::string_view kKeepLeasesOverReboot = "control_keep_leases_o
 inline constexpr std::string_view kBelieveContested = "control_believe_contested";
 inline constexpr std::string_view kKeepLateMember = "control_keep_late_member";
 inline constexpr std::string_view kIgnoreQuota = "control_ignore_quota";
+inline constexpr std::string_view kIgnoreOffer = "control_ignore_offer";
 
 inline constexpr Row kAll[] = {
     {kSkipEpochCheck, "an observation with a stale epoch is believed"},
@@ -59,6 +60,7 @@ inline constexpr Row kAll[] = {
     {kBelieveContested, "of two machines with one key the one confirms what the other runs"},
     {kKeepLateMember, "who does not acknowledge a roster stays a member"},
     {kIgnoreQuota, "a plan is applied although it exceeds a quota that others used up meanwhile"},
+    {kIgnoreOffer, "machines are given away whatever their owners ask"},
 };
 
 }  // namespace muster::control::mutants

@@ -5,10 +5,32 @@
 #include <set>
 
 #include "control/life.h"
+#include "control/mutants.h"
+#include "control/terms.h"
 #include "model/node_labels.h"
+#include "model/offer.h"
 
 namespace muster::control {
 namespace {
+
+// The hours reach so far ahead and are told anew every week; both are said from the beginning of a day on, so that
+// whoever is told on the same day hears the same.
+constexpr std::int64_t kDayMs = 24 * 3'600'000;
+constexpr Millis kHoursAhead{16 * kDayMs};
+
+scheduler::Offer offer_of(const State& state, const Node& node) {
+  scheduler::Offer out;
+  const Offer& offer = node.offer;
+  if (offer.version == 0 || MUSTER_MUTANT(mutants::kIgnoreOffer)) return out;
+  out.price_version = offer.version, out.currency = offer.currency;
+  out.price_per_hour = offer.price, out.price_per_gpu_hour = offer.gpu_price;
+  out.floor_per_hour = offer.floor, out.floor_per_gpu_hour = offer.gpu_floor;
+  out.tenants = offer.tenants, out.images = offer.images, out.longest = offer.longest, out.notice = offer.notice;
+  if (!out.tenants.empty()) out.tenants.push_back(node.supplier);
+  const WallTime from{state.last_wall.ms / kDayMs * kDayMs};
+  for (const auto& [begin, end] : open_intervals(offer, from, from + kHoursAhead)) out.hours.push_back({begin, end});
+  return out;
+}
 
 scheduler::NodeView view_of(const State& state, const Node& node) {
   scheduler::NodeView view;
@@ -25,6 +47,7 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   if (const auto site = view.labels.find("site"); site != view.labels.end()) view.site = site->second;
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
   view.whole = state.live_leases(node.id).empty();
+  view.offer = offer_of(state, node);
   return view;
 }
 
@@ -47,14 +70,6 @@ void add_bundles(std::vector<scheduler::Bundle>& out, SlotRole role, const std::
   if (count > 0) out.push_back({role, group, request, count});
 }
 
-// How long it can hold machines after it started: its life, or the one job that it was made for. 0 = no limit.
-Millis longest_of(const State& state, const Cluster& cluster) {
-  Millis longest = cluster.spec.max_lifetime;
-  const Job* job = cluster.ephemeral_for ? state.find_job(cluster.ephemeral_for) : nullptr;
-  if (job == nullptr || job->spec.timeout.count() <= 0 || job->spec.retries != 0) return longest;
-  return longest.count() == 0 ? job->spec.timeout : std::min(longest, job->spec.timeout);
-}
-
 scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cluster) {
   if (cluster == nullptr) return scheduler::RequestGone{id};
   const Missing missing =
@@ -67,6 +82,7 @@ scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cl
   if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
   r.policy = spec.policy, r.min_trust = spec.min_trust;
+  r.max_price = spec.max_price, r.currency = spec.currency, r.may_end_early = spec.may_end_early;
   r.longest = longest_of(state, *cluster);
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
   if (missing.head) add_bundles(bundles, SlotRole::Head, "", spec.head, 1);
@@ -133,7 +149,6 @@ scheduler::Change share_of(const Project& project) {
 
 // The order among equal machines is another one every day (UTC), so that no supplier is always first.
 scheduler::Change day_of(const State& state) {
-  constexpr std::int64_t kDayMs = 24 * 3'600'000;
   return scheduler::DayChanged{static_cast<std::uint64_t>(state.last_wall.ms / kDayMs)};
 }
 
@@ -170,6 +185,10 @@ struct Affected {
   void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
   void operator()(const NodeFactsChanged& e) { nodes.insert(e.node); }
   void operator()(const NodeTierChanged& e) { nodes.insert(e.node); }
+  void operator()(const NodeOffered& e) { nodes.insert(e.node); }
+  void operator()(const TimerSet& e) {
+    if (e.kind == TimerKind::Offer) nodes.insert(NodeId{e.id});
+  }
   void operator()(const NodeStruck& e) { nodes.insert(e.node); }
   void operator()(const NodeStateChanged& e) {
     nodes.insert(e.node);

@@ -441,17 +441,22 @@ void AgentProcess::tell_networks() {
 
 std::string AgentProcess::network_metrics() const {
   std::array<std::uint32_t, 3> pairs{};
+  std::uint32_t limited = 0;
   for (const auto& [lease, paths] : overlay_.paths()) {
     pairs[0] += paths.relayed;
     pairs[1] += paths.lan;
     pairs[2] += paths.direct;
+    limited += paths.limited;
   }
   return fmt::format(
       "# HELP muster_agent_net_pairs members that this machine talked to, by the way to them\n# TYPE "
       "muster_agent_net_pairs gauge\nmuster_agent_net_pairs{{path=\"relay\"}} "
       "{}\nmuster_agent_net_pairs{{path=\"lan\"}} "
-      "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\n",
-      pairs[0], pairs[1], pairs[2]);
+      "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\n"
+      "# HELP muster_agent_net_pairs_limited of them, those whose way was full: bulk is held to what it carries\n# "
+      "TYPE "
+      "muster_agent_net_pairs_limited gauge\nmuster_agent_net_pairs_limited {}\n",
+      pairs[0], pairs[1], pairs[2], limited);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.

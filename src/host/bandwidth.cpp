@@ -20,6 +20,7 @@ void Bandwidth::refresh() {
   seen_ns_ = changed;
   if (up.rate() == sent && down.rate() == received) return;
   up.set_rate(sent);
+  up_control.set_rate(sent / 5 * 4);
   down.set_rate(received);
   log_info("netd", "the owner's cap: {} bytes/s up, {} bytes/s down (0 = none)", sent, received);
 }

@@ -1,7 +1,8 @@
 #pragma once
 // The owner's cap on what clusters send and receive through this machine. TokenBucket (pure) may go into debt by what
 // was let through last, so that packets of any size pass; who would send then waits until the debt is paid. Bandwidth
-// reads the caps from a file that only root writes, whenever it changed. netd's thread only.
+// reads the caps from a file that only root writes, whenever it changed. Four fifths of what may be sent are for
+// control before bulk (overlay/shaper.h), whose debt it then is. netd's thread only.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -53,7 +54,15 @@ class Bandwidth {
     if (pass) down.charge(datagram.size(), now);
     return pass;
   }
-  TokenBucket up, down;
+  // How long until a packet of a lease may leave; zero = now.
+  Millis wait_up(bool control, LeaseTime now) {
+    if (up.rate() <= 0) return Millis(0);
+    if (!control) return up.wait(now);
+    const Millis share = up_control.wait(now);
+    return bulk_waits > 0 ? share : std::min(share, up.wait(now));
+  }
+  TokenBucket up, up_control, down;
+  int bulk_waits = 0;  // leases with bulk that waits
 
  private:
   std::string file_;

@@ -101,7 +101,7 @@ bool move_fds(const Child& child, const Prepared& prepared, int& tell) {
     const rlimit limit{static_cast<rlim_t>(child.nofile), static_cast<rlim_t>(child.nofile)};
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) give_up(tell, 3);
   }
-  const rlimit no_core{0, 0};
+  const rlimit no_core{1, 1};  // 1, not 0: that keeps a handler in the machine's core_pattern away as well
   setrlimit(RLIMIT_CORE, &no_core);
   if (!move_fds(child, prepared, tell)) give_up(tell, 6);
   if (child.uid != 0 || child.gid != 0) {  // the calls of libc would signal threads that a fork does not have

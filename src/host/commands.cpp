@@ -254,6 +254,8 @@ int do_leave(const Layout& layout) {
     return fail("some containers could not be removed: " + removed.error().message +
                 "; start the engine and run leave again");
   std::error_code failure;
+  if (const Status leases = remove_tree(layout.leases()); !leases.ok())
+    std::cerr << "muster-agent: " << leases.error().message << "\n";
   if (fs::exists(layout.egress_table(), failure)) {
     const Status table = nft_remove();
     if (!table.ok()) std::cerr << "muster-agent: " << table.error().message << "\n";

@@ -4,6 +4,7 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/log.h"
 #include "host/lease_dirs.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookEvery{2'000}, kLookEveryMax{120'000};
 constexpr std::uint64_t kWorthEnding = std::uint64_t{1} << 30;
+constexpr std::uint64_t kProbeMax = 64 << 20;  // a probe writes one small socket
 
 std::uint64_t total(const LeaseDisk& lease) {
   return lease.use.root_bytes + lease.use.workspace_bytes;
@@ -62,7 +64,22 @@ void DiskWatch::run() {
   }
 }
 
+// An image that is only being looked at has no limits of a lease yet, and may be as hostile as any.
+void DiskWatch::look_at_probes() {
+  std::error_code failure;
+  for (const auto& entry : std::filesystem::directory_iterator(layout_.leases(), failure)) {
+    const std::string lease = entry.path().filename().string(), dir = layout_.lease(lease);
+    const auto used = tree_bytes(dir + "/probe", kProbeMax) + tree_bytes(dir + "/probe-root", kProbeMax);
+    if (used < kProbeMax) continue;
+    log_warn("privd", "the probe of the image of {} is ended: it wrote {} MiB", lease, used >> 20);
+    Status ended = runtime_.stop_probe(lease);
+    if (ended.ok()) ended = remove_tree(dir + "/probe");
+    if (!ended.ok()) log_warn("privd", "{}: {}", lease, ended.error().message);
+  }
+}
+
 void DiskWatch::look() {
+  look_at_probes();
   const auto states = runtime_.list();
   if (!states.ok()) return;  // the engine is away: what runs is looked at when it is back
   std::vector<LeaseDisk> leases;

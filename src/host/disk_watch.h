@@ -1,7 +1,8 @@
 #pragma once
 // privd's eye on what leases write to disk: every few seconds (a tenth of the time at most, so that a million small
 // files slow only the watch) it counts root and workspace of each running lease and halts the one that is over its
-// limit, or the largest when the owner's reserve is touched. Own thread between start() and stop().
+// limit, or the largest when the owner's reserve is touched; and it ends the probe of an image that fills the disk.
+// Own thread between start() and stop().
 #include <condition_variable>
 #include <mutex>
 #include <string>
@@ -35,6 +36,7 @@ class DiskWatch {
  private:
   void run();
   void look();
+  void look_at_probes();
   Layout layout_;
   Runtime& runtime_;
   std::mutex mutex_;

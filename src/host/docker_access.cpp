@@ -229,6 +229,13 @@ Result<DiskUse> DockerRuntime::disk(const std::string& lease, const DiskUse& eno
     use.root_bytes =
         counted.ok() ? static_cast<std::uint64_t>(std::max<std::int64_t>(0, int_at(*counted, {"SizeRw"}))) : 0;
   }
+  use.root_bytes += tree_bytes(dirs_.dir(lease) + "/run", enough.root_bytes);
+  if (const auto* mounts = find_path(about, {"Mounts"}); mounts != nullptr && mounts->is_array()) {
+    for (const auto& mount : mounts->get_array()) {  // what the image declares as volumes is written beside its root
+      if (text_at(mount, {"Type"}) == "volume")
+        use.root_bytes += tree_bytes(text_at(mount, {"Source"}), enough.root_bytes);
+    }
+  }
   use.workspace_bytes = tree_bytes(dirs_.dir(lease) + "/workspace", enough.workspace_bytes);
   return use;
 }

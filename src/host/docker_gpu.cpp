@@ -15,6 +15,7 @@ namespace {
 
 // Podman has CDI since 4.1 and looks in these places; its API does not say so.
 const std::vector<std::string> kPodmanCdi{"/etc/cdi", "/var/run/cdi"};
+constexpr std::size_t kSaidMax = 1024;
 constexpr std::string_view kLibpod = "/v4.0.0/libpod/containers/create";
 
 std::pair<int, int> version_of(const std::string& text) {
@@ -53,7 +54,7 @@ void DockerRuntime::find_gpus(const json::object& info, EngineInfo& out) const {
   if (!out.cdi.empty()) out.gpu_mode = "cdi";
 }
 
-Result<std::vector<std::string>> DockerRuntime::image_env(const std::string& image) {
+Result<DockerRuntime::ImageSays> DockerRuntime::image_says(const std::string& image) {
   const EngineReply reply = TRY(ask("GET", "/images/" + image + "/json"));
   if (reply.status == 404)
     return error(Code::NotFound, "the image " + image + " is not on this machine any more", "image_pull.not_found");
@@ -61,11 +62,17 @@ Result<std::vector<std::string>> DockerRuntime::image_env(const std::string& ima
     return error(Code::Unavailable,
                  fmt::format("the container engine does not show the image (status {})", reply.status), "engine");
   const json::value about = TRY(parse_value(reply.body));
-  std::vector<std::string> out;
+  ImageSays out;
   if (const auto* env = find_path(about, {"Config", "Env"}); env != nullptr && env->is_array()) {
     for (const auto& entry : env->get_array()) {
-      if (entry.is_string() && out.size() < 1024) out.emplace_back(entry.get_string());
+      if (entry.is_string() && out.env.size() < kSaidMax) out.env.emplace_back(entry.get_string());
     }
+  }
+  if (const auto* volumes = find_path(about, {"Config", "Volumes"}); volumes != nullptr && volumes->is_object()) {
+    if (volumes->get_object().size() > kSaidMax)
+      return error(Code::InvalidArgument, fmt::format("the image declares more than {} volumes", kSaidMax),
+                   "image.volumes");
+    for (const auto& volume : volumes->get_object()) out.volumes.emplace_back(volume.key());
   }
   return out;
 }
@@ -130,8 +137,8 @@ Result<std::string> DockerRuntime::run_once(const std::string& image, const std:
   std::map<std::string, std::string> env{{"NVIDIA_DRIVER_CAPABILITIES", "compute,utility"},
                                          {"NVIDIA_VISIBLE_DEVICES", fmt::format("{}", fmt::join(uuids, ","))}};
   json::array list;
-  for (const auto& entry : container_env(TRY(image_env(image)), std::move(env), nullptr)) list.emplace_back(entry);
-  body["Env"] = uuids.empty() ? quiet_env(TRY(image_env(image))) : list;
+  for (const auto& entry : container_env(TRY(image_says(image)).env, std::move(env), nullptr)) list.emplace_back(entry);
+  body["Env"] = uuids.empty() ? quiet_env(TRY(image_says(image)).env) : list;
   TRY_VOID(create_with_gpus(container, body, uuids, engine));
   const Status started = start(container);
   Result<std::string> out = error(Code::DeadlineExceeded, "the container did not end within 30 s");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "crypto/random.h"
@@ -18,7 +19,7 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::int64_t kNofileSmall = 4096;
+constexpr std::int64_t kNofileSmall = 4096, kScratchBytes = 16 << 20;
 constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine",
                            kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
 // The image's own Python, wherever stock images keep it.
@@ -148,6 +149,9 @@ json::object DockerRuntime::common_host_config(std::int64_t pids, std::int64_t n
   const std::string profile = podman() ? options_.layout.helper() + "/seccomp.json" : std::string(seccomp_profile());
   config["SecurityOpt"] = strings({"no-new-privileges", "seccomp=" + profile});
   json::array ulimits{json::object{{"Name", "nofile"}, {"Soft", nofile}, {"Hard", nofile}}};
+  // Of 1, not 0: that keeps a handler in the machine's core_pattern away as well, which would run outside, as root.
+  const std::int64_t core = std::min<std::int64_t>(hard_limit(RLIMIT_CORE), 1);
+  ulimits.push_back(json::object{{"Name", "core"}, {"Soft", core}, {"Hard", core}});
   if (podman()) {  // its own default is a million, which a machine that lowered its limits refuses
     const std::int64_t most = most_processes();
     ulimits.push_back(json::object{{"Name", "nproc"}, {"Soft", most}, {"Hard", most}});
@@ -160,6 +164,29 @@ json::object DockerRuntime::common_host_config(std::int64_t pids, std::int64_t n
   config["RestartPolicy"] = json::object{{"Name", "no"}};
   config["LogConfig"] =
       json::object{{"Type", "json-file"}, {"Config", json::object{{"max-size", "5m"}, {"max-file", "2"}}}};
+  return config;
+}
+
+json::object DockerRuntime::side_host_config(const ImageSays& image, std::int64_t pids, std::int64_t memory_bytes,
+                                             bool scratch) const {
+  json::object config = common_host_config(pids, kNofileSmall);
+  config["NetworkMode"] = "none";
+  config["ReadonlyRootfs"] = true;
+  config["Memory"] = memory_bytes;
+  config["MemorySwap"] = memory_bytes;
+  std::set<std::string> places;  // a volume that the image declares would be a disk of its own
+  if (scratch) places.insert("/tmp");
+  for (const auto& volume : image.volumes) {
+    const std::string place = fs::path(volume).lexically_normal().string();
+    if (place.starts_with('/') && place.size() > 1)
+      places.insert(place.ends_with('/') ? place.substr(0, place.size() - 1) : place);
+  }
+  json::array mounts;
+  for (const auto& place : places) {
+    mounts.push_back(json::object{
+        {"Type", "tmpfs"}, {"Target", place}, {"TmpfsOptions", json::object{{"SizeBytes", kScratchBytes}}}});
+  }
+  config["Mounts"] = mounts;
   return config;
 }
 
@@ -249,16 +276,22 @@ Result<pid_t> DockerRuntime::ensure_namespace(const LaunchSpec& spec, bool* made
   // A namespace whose holder is gone took the workload's network with it: both are made anew.
   TRY_VOID(drop(name(spec.lease, "ray"), 0));
   TRY_VOID(drop(pause, 0));
-  json::object config = common_host_config(32, kNofileSmall);
-  config["NetworkMode"] = "none";
-  config["ReadonlyRootfs"] = true;
-  config["Memory"] = 64 << 20;
-  const json::object body{
-      {"Image", spec.image},   {"Entrypoint", json::array{"/bin/sleep"}},      {"Cmd", json::array{"infinity"}},
-      {"User", "65534:65534"}, {"Env", quiet_env(TRY(image_env(spec.image)))}, {"Labels", labels(spec.lease, "net")},
-      {"HostConfig", config}};
+  const ImageSays image = TRY(image_says(spec.image));
+  json::object config = side_host_config(image, 32, std::int64_t{64} << 20, false);
+  config["NanoCpus"] = 500'000'000;  // to get it started
+  config["CpuShares"] = 2;
+  const json::object body{{"Image", spec.image},
+                          {"Entrypoint", json::array{"/bin/sleep"}},
+                          {"Cmd", json::array{"infinity"}},
+                          {"User", "65534:65534"},
+                          {"Env", quiet_env(image.env)},
+                          {"Labels", labels(spec.lease, "net")},
+                          {"HostConfig", config}};
   TRY_VOID(create(pause, body));
   TRY_VOID(start(pause));
+  // Nobody knows what the image's /bin/sleep is: a fiftieth of a processor does for sleeping. An engine that cannot
+  // change it afterwards leaves it with half a one at the lowest weight.
+  static_cast<void>(ask("POST", "/containers/" + pause + "/update", R"({"NanoCpus":20000000})"));
   const json::value about = TRY(inspect(pause));
   const auto pid = static_cast<pid_t>(int_at(about, {"State", "Pid"}));
   if (pid <= 0)
@@ -324,7 +357,7 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
   told.network = fmt::format("/proc/{}/ns/net", pid);
   if (options_.make_tun) TRY_VOID(options_.make_tun(told.network, spec));
   const std::string main = name(spec.lease, "ray");
-  const json::object body = workload(spec, TRY(image_env(spec.image)), told);
+  const json::object body = workload(spec, TRY(image_says(spec.image)).env, told);
   const auto found = inspect(main);
   if (found.ok() && bool_at(*found, {"State", "Running"}) && image_id(*found) == spec.image) return told;
   if (found.ok()) TRY_VOID(drop(main, 0));  // a fresh root each time; the workspace is what lasts
@@ -342,18 +375,17 @@ Status DockerRuntime::start_probe(const std::string& lease, const std::string& i
   const std::string probe = name(lease, "probe");
   TRY_VOID(dirs_.prepare(lease));
   TRY_VOID(drop(probe, 0));
-  json::object config = common_host_config(512, kNofileSmall);
-  config["NetworkMode"] = "none";
-  config["Memory"] = std::int64_t{2} << 30;
+  const ImageSays says = TRY(image_says(image));
+  json::object config = side_host_config(says, 512, std::int64_t{2} << 30, true);
+  config["NanoCpus"] = 1'000'000'000;
   config["Binds"] =
       strings({options_.layout.lease(lease) + "/probe:/muster/run", options_.layout.helper() + ":/muster/helper:ro"});
-  const json::object body{
-      {"Image", image},
-      {"Entrypoint", json::array{"/bin/sh"}},
-      {"Cmd", strings({"-c", std::string(kRestoreLoader) + std::string(kStartHelper)})},
-      {"Env", quiet_env(TRY(image_env(image)), {{"MUSTER_HELPER_STATE", "/tmp/muster_probe.json"}})},
-      {"Labels", labels(lease, "probe")},
-      {"HostConfig", config}};
+  const json::object body{{"Image", image},
+                          {"Entrypoint", json::array{"/bin/sh"}},
+                          {"Cmd", strings({"-c", std::string(kRestoreLoader) + std::string(kStartHelper)})},
+                          {"Env", quiet_env(says.env, {{"MUSTER_HELPER_STATE", "/tmp/muster_probe.json"}})},
+                          {"Labels", labels(lease, "probe")},
+                          {"HostConfig", config}};
   TRY_VOID(create(probe, body));
   const User user = TRY(user_of(image, probe));
   TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid));

@@ -79,12 +79,20 @@ class DockerRuntime : public Runtime {
   void remove_pulled();
   Result<User> user_of(const std::string& image, const std::string& container);
   boost::json::object common_host_config(std::int64_t pids, std::int64_t nofile) const;
+  // What an image says that reaches containers made of it.
+  struct ImageSays {
+    std::vector<std::string> env, volumes;
+  };
+  // Of the containers beside the workload, whose programs are the image's as well: nothing to write on but a little
+  // memory. `scratch`: also at /tmp.
+  boost::json::object side_host_config(const ImageSays& image, std::int64_t pids, std::int64_t memory_bytes,
+                                       bool scratch) const;
   boost::json::object labels(const std::string& lease, std::string_view part) const;
   boost::json::object workload(const LaunchSpec& spec, const std::vector<std::string>& image_env, Launched& told) const;
   bool podman() const;
   // docker_gpu.cpp
   void find_gpus(const boost::json::object& info, EngineInfo& out) const;
-  Result<std::vector<std::string>> image_env(const std::string& image);
+  Result<ImageSays> image_says(const std::string& image);
   // Of containers without GPUs.
   static boost::json::array quiet_env(const std::vector<std::string>& image,
                                       std::map<std::string, std::string> env = {});

@@ -234,6 +234,8 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
     else if (*expiry < read_clocks().wall)
       walk.note("certificate", "ended " + format_utc(*expiry) + "; it is renewed as soon as there is a link",
                 "when the control plane refuses it for its age: muster-agent leave, then join with a new token");
+    else
+      walk.good("certificate", "ends " + format_utc(*expiry) + "; renewed by itself well before");
     const auto status = ask_agent(layout, "status", Millis(3000));
     const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
     if (!status.ok())

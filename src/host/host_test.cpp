@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -199,6 +200,19 @@ TEST(LocalSockets, ContainersCannotLeadTheConnectAstray) {
   const auto good = listen_unix(dir.path + "/run/helper.sock", SocketKind::Stream, getuid(), getgid(), 0600);
   ASSERT_TRUE(good.ok());
   EXPECT_TRUE(connect_beneath(dir.path + "/run", "helper.sock").ok());
+}
+
+TEST(UnixSocket, WhoNeverAcceptsIsNotWaitedForForEver) {
+  const TempDir dir;
+  const std::string path = dir.path + "/full.sock";
+  const auto listener = listen_unix(path, SocketKind::Stream, getuid(), getgid(), 0600);
+  ASSERT_TRUE(listener.ok());
+  ASSERT_EQ(listen(listener->get(), 0), 0);
+  const auto first = connect_unix(path, SocketKind::Stream);
+  ASSERT_TRUE(first.ok());
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ(connect_unix(path, SocketKind::Stream).error().code, Code::Unavailable);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 3 * kConnectWait);
 }
 
 // An engine that answers every connection with the same bytes.
@@ -434,6 +448,46 @@ TEST(LeaseDirs, CountsBlocksAndFollowsNoLinks) {
   EXPECT_GE(tree_bytes(dir.path, 0), 4U << 20);
   EXPECT_LT(tree_bytes(dir.path, 8192), 4U << 20);  // ends early
   EXPECT_EQ(tree_bytes(dir.path + "/missing", 0), 0U);
+}
+
+TEST(LeaseDirs, CountsAndRemovesWhatIsDeeperThanPathsAndDescriptors) {
+  const TempDir dir, elsewhere;
+  const std::string top = dir.path + "/top", name(100, 'd');
+  fs::create_directory(top);
+  std::ofstream(elsewhere.path + "/kept") << "x";
+  Fd at(open(top.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int level = 0; level < 1000; ++level) {
+    ASSERT_EQ(mkdirat(at.get(), name.c_str(), 0700), 0) << level;
+    ASSERT_EQ(symlinkat(elsewhere.path.c_str(), at.get(), "link"), 0);
+    at = Fd(openat(at.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  }
+  Fd file(openat(at.get(), "deep", O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  const std::string data(4 << 20, 'x');
+  ASSERT_EQ(write(file.get(), data.data(), data.size()), static_cast<ssize_t>(data.size()));
+  ASSERT_EQ(fsync(file.get()), 0);
+  file.reset();
+  at.reset();
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const rlimit few{400, before.rlim_max};
+  setrlimit(RLIMIT_NOFILE, &few);
+  const auto counted = tree_bytes(top, 0);
+  const Status removed = remove_tree(top);
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_GE(counted, data.size());
+  EXPECT_TRUE(removed.ok()) << removed.error().message;
+  EXPECT_FALSE(fs::exists(top));
+  EXPECT_TRUE(fs::exists(elsewhere.path + "/kept"));
+}
+
+TEST(LeaseDirs, RemovesALinkAndNotWhatItLeadsTo) {
+  const TempDir dir;
+  fs::create_directory(dir.path + "/kept");
+  fs::create_symlink(dir.path + "/kept", dir.path + "/link");
+  EXPECT_TRUE(remove_tree(dir.path + "/link").ok());
+  EXPECT_FALSE(fs::exists(fs::symlink_status(dir.path + "/link")));
+  EXPECT_TRUE(fs::exists(dir.path + "/kept"));
+  EXPECT_TRUE(remove_tree(dir.path + "/missing").ok());
 }
 
 TEST_F(PrivdTest, EgressIsTheOwnersToGive) {

@@ -1,8 +1,8 @@
 #include "host/lease_dirs.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fts.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -13,9 +13,12 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <sstream>
+#include <vector>
 
 #include "base/log.h"
+#include "crypto/random.h"
 #include "egress/ruleset.h"
 #include "host/embedded.h"
 #include "host/json.h"
@@ -25,6 +28,34 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t kBlock = 4096;
+constexpr std::size_t kOpenMax = 128;  // directories at a time: a tree can be deeper than there are descriptors
+
+struct CloseDir {
+  void operator()(DIR* dir) const { closedir(dir); }
+};
+using Dir = std::unique_ptr<DIR, CloseDir>;
+
+// Relative to a directory that is open and never through a link: whoever runs inside may swap anything at any moment,
+// and nests as deep as he likes, deeper than any path is long.
+Dir open_dir(int parent, const char* name) {
+  Fd fd(openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  DIR* const dir = fd ? fdopendir(fd.get()) : nullptr;
+  if (dir != nullptr) fd.release();
+  return Dir(dir);
+}
+
+const dirent* next_entry(const Dir& dir) {
+  const dirent* entry = readdir(dir.get());
+  while (entry != nullptr && (std::string_view(entry->d_name) == "." || std::string_view(entry->d_name) == ".."))
+    entry = readdir(dir.get());
+  return entry;
+}
+
+std::uint64_t bytes_of(const struct stat& info) {
+  const auto blocks = static_cast<std::uint64_t>(std::max<blkcnt_t>(0, info.st_blocks)) * 512;
+  const auto links = S_ISREG(info.st_mode) ? std::max<nlink_t>(1, info.st_nlink) : nlink_t{1};
+  return std::max(kBlock, blocks / links);
+}
 
 bool on_tmpfs(const std::string& path) {
   struct statfs info {};
@@ -71,21 +102,79 @@ Status write_whole(const std::string& path, ByteView data, mode_t mode, uid_t ui
 }
 
 std::uint64_t tree_bytes(const std::string& path, std::uint64_t enough) {
-  std::string root = path;
-  char* const roots[] = {root.data(), nullptr};
-  FTS* walk = fts_open(roots, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, nullptr);
-  if (walk == nullptr) return 0;
-  std::uint64_t sum = 0;
-  while (const FTSENT* entry = fts_read(walk)) {
-    if (entry->fts_info == FTS_DP || entry->fts_statp == nullptr || entry->fts_info == FTS_NS) continue;
-    const auto& info = *entry->fts_statp;
-    const auto blocks = static_cast<std::uint64_t>(std::max<blkcnt_t>(0, info.st_blocks)) * 512;
-    const auto links = entry->fts_info == FTS_F ? std::max<nlink_t>(1, info.st_nlink) : nlink_t{1};
-    sum += std::max(kBlock, blocks / links);
-    if (enough > 0 && sum >= enough) break;
+  struct stat info {};
+  std::vector<Dir> open, later;  // `open` from a root down; `later` are the roots of what lies deeper
+  later.push_back(open_dir(AT_FDCWD, path.c_str()));
+  if (!later.back() || fstat(dirfd(later.back().get()), &info) != 0) return 0;
+  const dev_t device = info.st_dev;
+  std::uint64_t sum = bytes_of(info);
+  while (enough == 0 || sum < enough) {
+    if (open.empty()) {
+      if (later.empty()) break;
+      open.push_back(std::move(later.back()));
+      later.pop_back();
+    }
+    const dirent* entry = next_entry(open.back());
+    if (entry == nullptr) {
+      open.pop_back();
+      continue;
+    }
+    const int here = dirfd(open.back().get());
+    if (fstatat(here, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    sum += bytes_of(info);
+    if (!S_ISDIR(info.st_mode) || info.st_dev != device) continue;
+    auto& rest = open.size() < kOpenMax ? open : later;
+    if (rest.size() >= kOpenMax) return std::max(sum, enough);  // built to be beyond counting: as good as full
+    if (Dir inner = open_dir(here, entry->d_name)) rest.push_back(std::move(inner));
   }
-  fts_close(walk);
   return sum;
+}
+
+Status remove_tree(const std::string& path) {
+  struct Level {
+    Dir dir;
+    std::string name;
+  };
+  std::vector<Level> open;
+  open.push_back({open_dir(AT_FDCWD, path.c_str()), {}});
+  int failure = 0;
+  if (!open.back().dir) {  // nothing, or what is no directory: itself, never what it leads to
+    if (unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+    return error(Code::Unavailable, fmt::format("cannot remove {}: {}", path, errno_text(errno)), "disk");
+  }
+  const int top = dirfd(open.back().dir.get());
+  for (bool moved = false; !open.empty();) {
+    const int here = dirfd(open.back().dir.get());
+    const dirent* entry = next_entry(open.back().dir);
+    if (entry == nullptr && open.size() == 1 && moved) {
+      rewinddir(open.back().dir.get());
+      moved = false;
+      continue;
+    }
+    if (entry == nullptr) {
+      const std::string name = std::move(open.back().name);
+      open.pop_back();
+      const int above = open.empty() ? AT_FDCWD : dirfd(open.back().dir.get());
+      if (unlinkat(above, open.empty() ? path.c_str() : name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
+        failure = errno;
+      continue;
+    }
+    const std::string name = entry->d_name;
+    if (unlinkat(here, name.c_str(), 0) == 0 || errno == ENOENT) continue;
+    Dir inner = errno == EISDIR || errno == EPERM ? open_dir(here, name.c_str()) : Dir();
+    if (!inner) {
+      failure = errno;
+    } else if (open.size() < kOpenMax) {
+      open.push_back({std::move(inner), name});
+    } else if (renameat(here, name.c_str(), top, hex(crypto::random_bytes(16)).c_str()) == 0) {
+      moved = true;  // beside the top, to be removed from there
+    } else {
+      failure = errno;
+    }
+  }
+  if (failure != 0)
+    return error(Code::Unavailable, fmt::format("cannot remove all of {}: {}", path, errno_text(failure)), "disk");
+  return {};
 }
 
 std::map<std::string, std::string> lease_environment(const LaunchSpec& spec, const std::string& visible) {
@@ -204,10 +293,7 @@ void LeaseDirs::forget_secrets(const std::string& lease) {
 }
 
 Status LeaseDirs::remove(const std::string& lease) {
-  std::error_code failure;
-  fs::remove_all(dir(lease), failure);
-  if (failure) return error(Code::Unavailable, "cannot remove the workspace: " + failure.message(), "disk");
-  return {};
+  return remove_tree(dir(lease));
 }
 
 Status LeaseDirs::remember_limits(const LaunchSpec& spec) {

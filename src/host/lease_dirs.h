@@ -52,8 +52,10 @@ std::string lease_resolver(const LaunchSpec& spec);
 std::string choose_secrets_root(const Layout& layout);  // on a tmpfs where the host has one
 Status make_dir(const std::string& path, mode_t mode);
 // Blocks below a directory, on its file system only, links not followed; every entry counts at least one block. Ends
-// early at `enough` (0 = never).
+// early at `enough` (0 = never), and counts as `enough` what is both too deep and too wide to be walked.
 std::uint64_t tree_bytes(const std::string& path, std::uint64_t enough);
+// The directory with all below it, however deep; links are removed, not followed. Nobody may run inside any more.
+Status remove_tree(const std::string& path);
 // A file of ours, complete before it gets its name.
 Status write_whole(const std::string& path, ByteView data, mode_t mode, uid_t uid, gid_t gid);
 

@@ -208,8 +208,8 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
     if (leases_.size() >= kOverlaysMax)
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
     it = leases_
-             .emplace(request.lease,
-                      TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_, bandwidth_)))
+             .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
+                                                         bandwidth_, options_.pacing)))
              .first;
     it->second->set_public(public_endpoints(), read_clocks());
   }
@@ -232,8 +232,8 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   // Unknown after a restart: its files may still be there.
   if (it == leases_.end())
     it = leases_
-             .emplace(request.lease,
-                      TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_, bandwidth_)))
+             .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
+                                                         bandwidth_, options_.pacing)))
              .first;
   it->second->erase_files();
   leases_.erase(it);

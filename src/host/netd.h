@@ -21,7 +21,8 @@ struct NetdOptions {
   std::uint16_t udp_port = 0;                // 0: the one of last time, else any
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
-  int udp_fd = -1;                           // inherited: not bound yet, with large buffers; else one of our own
+  Pacing pacing = Pacing::On;
+  int udp_fd = -1;  // inherited: not bound yet, with large buffers; else one of our own
 };
 
 class Netd {

@@ -55,6 +55,7 @@ class Pair {
   Pair& operator=(const Pair&) = delete;
   std::string a() const { return tag_ + "a"; }
   std::string b() const { return tag_ + "b"; }
+  std::string device_of_a() const { return tag_ + "v0"; }
   static std::string path(const std::string& ns) { return "/run/netns/" + ns; }
   static std::string in(const std::string& ns, const std::string& command) {
     return "ip netns exec " + ns + " " + command;

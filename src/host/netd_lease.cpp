@@ -19,6 +19,7 @@
 #include "base/ipv4.h"
 #include "base/log.h"
 #include "crypto/file.h"
+#include "overlay/packet.h"
 
 namespace muster::host {
 namespace {
@@ -27,7 +28,11 @@ constexpr std::size_t kBytesPerTurn = 512 << 10;
 constexpr std::size_t kInboxBytesMax = 8 << 20;
 constexpr std::size_t kRelaysMax = 3;
 constexpr std::size_t kDatagramMax = 65'536;
+constexpr std::size_t kSealed = 32;  // a datagram is longer than its packet by that
 constexpr Millis kStampsAhead{600'000};
+constexpr std::size_t kRelayRoom = 256 << 10;  // so much may wait before the relay, then bulk waits here
+constexpr Millis kAfterServed{2};              // another lease, which waits for the same cap, comes first
+constexpr Millis kRatesOver{1'000}, kRatesAtMost{30'000};
 }  // namespace
 
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
@@ -60,12 +65,34 @@ struct NetdLease::Inbox {
   }
 };
 
-NetdLease::NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth)
+// Through which leaves what waited: the owner's cap, the ways and the member.
+class NetdLease::Exit : public overlay::Shaper::Gate {
+ public:
+  Exit(NetdLease& lease, const Now& now) : lease_(lease), now_(now) {}
+  overlay::Shaper::Way way(std::uint32_t to) override { return lease_.way(to); }
+  Millis wait(overlay::Load load) override {
+    return lease_.bandwidth_.wait_up(load == overlay::Load::Control, now_.lease);
+  }
+  void pass(std::uint32_t to, overlay::Load load, ByteView packet) override {
+    if (load == overlay::Load::Control) lease_.bandwidth_.up_control.charge(packet.size(), now_.lease);
+    lease_.pumped_bulk_ = lease_.pumped_bulk_ || load == overlay::Load::Bulk;
+    lease_.member_->from_tun(packet, now_, lease_);
+    if (lease_.pacing_ == Pacing::On) lease_.member_->sent(to, packet.size() + kSealed, now_, lease_);
+  }
+
+ private:
+  NetdLease& lease_;
+  const Now& now_;
+};
+
+NetdLease::NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                     Pacing pacing)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
       udp_(udp),
       poller_(poller),
       bandwidth_(bandwidth),
+      pacing_(pacing),
       inbox_(std::make_shared<Inbox>()),
       buffer_(overlay::OffloadHeader::kBytes + kDatagramMax) {
   inbox_->owner = this;
@@ -74,12 +101,15 @@ NetdLease::NetdLease(std::string name, std::string state_dir, UdpSender& udp, Po
 NetdLease::~NetdLease() {
   relays_.clear();  // joins their threads
   inbox_->owner = nullptr;
+  if (pump_timer_ != 0) poller_.cancel(pump_timer_);
+  if (bulk_waits_) --bandwidth_.bulk_waits;
   close_tun();
 }
 
 Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir,
-                                                   UdpSender& udp, Poller& poller, Bandwidth& bandwidth) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth));
+                                                   UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                                                   Pacing pacing) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -287,24 +317,47 @@ void NetdLease::drain() {
   udp_.flush();
 }
 
-// Over the owner's cap nothing is read until the debt is paid: the queue before the tunnel fills and the senders in the
-// container slow down, without a packet lost.
-bool NetdLease::pause_tun(LeaseTime now) {
-  const Millis wait = bandwidth_.up.wait(now);
-  if (wait == Millis(0)) return false;
-  poller_.rearm(tun_.get(), false, false);
-  poller_.after(wait, [inbox = inbox_] {
-    NetdLease* self = inbox->owner;
-    if (self != nullptr && self->tun_) self->poller_.rearm(self->tun_.get(), true, false);
+bool NetdLease::relay_has_room(const crypto::Key32& member) const {
+  if (relays_.empty()) return true;
+  const auto known = relay_of_.find(member);
+  return relays_[(known == relay_of_.end() ? 0 : known->second) % relays_.size()].client->backlog() < kRelayRoom;
+}
+
+overlay::Shaper::Way NetdLease::way(std::uint32_t to) const {
+  const overlay::Way way = member_->way(to);
+  return {way.bytes_s, way.member == nullptr || !way.relay || relay_has_room(*way.member)};
+}
+
+// The TUN is always read: its own queue is one row for all, long, and loses what comes last. Who waits, waits here.
+void NetdLease::pump(const Now& now) {
+  if (!member_ || leaving_.empty()) return;
+  pumped_bulk_ = false;
+  Exit exit(*this, now);
+  const std::uint64_t wait_us = leaving_.run(micros(), exit);
+  if (const bool waits = leaving_.bulk_waits(); waits != bulk_waits_) {
+    bandwidth_.bulk_waits += waits ? 1 : -1;
+    bulk_waits_ = waits;
+  }
+  if (pump_timer_ != 0) poller_.cancel(std::exchange(pump_timer_, 0));
+  if (wait_us == 0) return;
+  const bool shared = pumped_bulk_ && bandwidth_.up.rate() > 0;
+  const Millis wait = wait_us == 1 ? Millis(0) : Millis(wait_us / 1000 + 1) + (shared ? kAfterServed : Millis(0));
+  pump_timer_ = poller_.after(wait, [inbox = inbox_] {
+    if (inbox->owner != nullptr) inbox->owner->pump_and_flush();
   });
-  return true;
+}
+
+void NetdLease::pump_and_flush() {
+  pump_timer_ = 0;
+  pump(read_clocks());
+  flush();
+  udp_.flush();
 }
 
 void NetdLease::read_tun() {
   const Now now = read_clocks();
   std::size_t taken = 0;
   for (int i = 0; i < kPacketsPerTurn && taken < kBytesPerTurn; ++i) {
-    if (bandwidth_.up.rate() > 0 && pause_tun(now.lease)) break;
     const ssize_t n = ::read(tun_.get(), buffer_.data(), buffer_.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EIO)) break;  // EIO: the device is down
@@ -316,15 +369,31 @@ void NetdLease::read_tun() {
     taken += static_cast<std::size_t>(n);
     if (member_) from_tun(std::span(buffer_).first(static_cast<std::size_t>(n)), now);
   }
+  pump(now);
   flush();
   udp_.flush();
 }
 
+// Where nothing limits, a packet goes at once, without a copy.
 void NetdLease::from_tun(std::span<std::uint8_t> read, const Now& now) {
-  if (!offloads_) return member_->from_tun(read, now, *this);
-  if (read.size() <= overlay::OffloadHeader::kBytes) return;
-  overlay::Segments segments(overlay::load_offload(read.data()), read.subspan(overlay::OffloadHeader::kBytes));
-  while (const auto packet = segments.next()) member_->from_tun(*packet, now, *this);
+  overlay::OffloadHeader header;
+  if (offloads_) {
+    if (read.size() <= overlay::OffloadHeader::kBytes) return;
+    header = overlay::load_offload(read.data());
+    read = read.subspan(overlay::OffloadHeader::kBytes);
+  }
+  if (read.size() < 20) return;
+  const std::uint32_t to = overlay::packet_destination(read);
+  const auto [pace, room] = way(to);
+  if (bandwidth_.up.rate() > 0 || pace > 0 || !room || leaving_.holds(to))
+    return leaving_.push(to, header, read, micros());
+  std::size_t bytes = 0;
+  overlay::Segments segments(header, read);
+  while (const auto packet = segments.next()) {
+    member_->from_tun(*packet, now, *this);
+    bytes += packet->size() + kSealed;
+  }
+  if (pacing_ == Pacing::On) member_->sent(to, bytes, now, *this);
 }
 
 void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now) {
@@ -429,6 +498,8 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   if (used) pair.handshake_age_ms = age(now.wall - m.peer.last_handshake);
   pair.rx_bytes = m.peer.rx_bytes;
   pair.tx_bytes = m.peer.tx_bytes;
+  pair.carries_bytes_s = m.carries_bytes_s;
+  if (m.carries_bytes_s > 0) pair.carries_age_ms = age(now.lease - m.carries_since);
   for (const overlay::Tried& t : m.tried)
     pair.tries.push_back({{t.at.ip, t.at.port},
                           session::NetOrigin{static_cast<std::uint8_t>(t.origin)},
@@ -440,7 +511,23 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
 }
 }  // namespace
 
-netd::Paths NetdLease::paths(const Now& now) const {
+// Over the time since it was last looked at, where that was lately.
+void NetdLease::add_rates(session::NetPair& pair, LeaseTime now) {
+  Seen& seen = seen_[pair.address];
+  const Millis passed = now - seen.at;
+  if (passed >= kRatesOver) {
+    const auto rate = [&](std::uint64_t bytes, std::uint64_t before) {
+      return passed > kRatesAtMost || bytes < before
+                 ? 0
+                 : (bytes - before) * 1000 / static_cast<std::uint64_t>(passed.count());
+    };
+    seen = {now, pair.rx_bytes, pair.tx_bytes, rate(pair.rx_bytes, seen.rx_bytes), rate(pair.tx_bytes, seen.tx_bytes)};
+  }
+  pair.rx_bytes_s = seen.rx_bytes_s;
+  pair.tx_bytes_s = seen.tx_bytes_s;
+}
+
+netd::Paths NetdLease::paths(const Now& now) {
   netd::Paths out;
   session::NetReport& report = out.report;
   for (const Relay& r : relays_) {
@@ -453,11 +540,14 @@ netd::Paths NetdLease::paths(const Now& now) const {
   if (!member_) return out;
   for (const overlay::MemberStats& m : member_->stats()) {
     session::NetPair pair = pair_of(m, now);
+    if (pair.path != session::NetPath::None) add_rates(pair, now.lease);
+    out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
     out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
     out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
     out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
     report.pairs.push_back(std::move(pair));
   }
+  std::erase_if(seen_, [&](const auto& each) { return now.lease - each.second.at > kRatesAtMost; });
   report.others = static_cast<std::uint32_t>(report.pairs.size());
   std::stable_sort(report.pairs.begin(), report.pairs.end(), [](const auto& x, const auto& y) {
     const auto rank = [](const session::NetPair& p) {

@@ -16,15 +16,21 @@
 #include "host/unix_socket.h"
 #include "overlay/member.h"
 #include "overlay/offload.h"
+#include "overlay/shaper.h"
 #include "relay/client.h"
 
 namespace muster::host {
+
+// Off: bulk goes as fast as it comes wherever no owner's cap says otherwise.
+enum class Pacing : std::uint8_t { On, Off };
+// Ray's object manager listens here in every container (PORTS of ray_helper.py): what it moves is bulk.
+inline constexpr std::uint16_t kBulkPort = 6381;
 
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
   // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
   static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, UdpSender& udp,
-                                                 Poller& poller, Bandwidth& bandwidth);
+                                                 Poller& poller, Bandwidth& bandwidth, Pacing pacing);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -39,17 +45,19 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
-  netd::Paths paths(const Now& now) const;  // without netd's own port
+  netd::Paths paths(const Now& now);  // without netd's own port
   void erase_files();
 
  private:
   void keep_stamps(WallTime latest);
   struct Inbox;
+  class Exit;
   struct Relay {
     netd::RelayAddress at;
     std::unique_ptr<relay::Client> client;
   };
-  NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth);
+  NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+            Pacing pacing);
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
@@ -57,7 +65,11 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
   void from_tun(std::span<std::uint8_t> read, const Now& now);
-  bool pause_tun(LeaseTime now);
+  bool relay_has_room(const crypto::Key32& member) const;
+  overlay::Shaper::Way way(std::uint32_t to) const;
+  void pump(const Now& now);
+  void add_rates(session::NetPair& pair, LeaseTime now);
+  void pump_and_flush();
   void drain();
   Status configure_relays(const netd::Configure& config);
   Result<std::optional<overlay::MachineProofs>> vouched(const netd::Configure& config);
@@ -68,10 +80,14 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   UdpSender& udp_;
   Poller& poller_;
   Bandwidth& bandwidth_;
+  const Pacing pacing_;
   crypto::X25519Pair key_;
   Fd tun_;
   bool offloads_ = false;  // of the TUN
   std::optional<overlay::Coalescer> arriving_;
+  overlay::Shaper leaving_{kBulkPort};
+  std::uint64_t pump_timer_ = 0;
+  bool pumped_bulk_ = false, bulk_waits_ = false;
   std::uint32_t address_ = 0;
   std::uint8_t prefix_bits_ = 0;
   crypto::Secret32 psk_;
@@ -89,6 +105,11 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::string relay_ca_pem_, relay_server_name_;
   std::vector<Relay> relays_;
   std::map<crypto::Key32, std::size_t> relay_of_;  // where a member was last heard; reset with the roster
+  struct Seen {
+    LeaseTime at;
+    std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_bytes_s = 0, tx_bytes_s = 0;
+  };
+  std::map<std::uint32_t, Seen> seen_;  // by overlay address: what paths() saw last
   std::shared_ptr<Inbox> inbox_;
   Bytes buffer_;
 };

@@ -105,6 +105,7 @@ struct Info {
 struct Paths {
   session::NetReport report;                       // without the lease's id
   std::uint32_t relayed = 0, lan = 0, direct = 0;  // of all members that it ever talked to
+  std::uint32_t limited = 0;                       // of them, to whom it is known how much the path carries
   bool operator==(const Paths&) const = default;
 };
 using Reply = std::variant<Failed, Done, LeaseKey, Configured, Stats, Info, Paths>;

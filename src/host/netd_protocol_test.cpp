@@ -9,12 +9,17 @@ namespace {
 
 Paths some_paths() {
   session::NetPair pair{1, session::NetPath::Direct, {2, 3}, 4, 5, 6, 7, 8, 9, 10, 11, 12, {}};
+  pair.rx_bytes_s = 22;
+  pair.tx_bytes_s = 23;
+  pair.carries_bytes_s = 24;
+  pair.carries_age_ms = 25;
   pair.tries = {{{13, 14}, session::NetOrigin::Heard, 15, 16, true, 17}};
   Paths paths;
   paths.report.relay = "relay:443";
   paths.report.seen = {{18, 19}};
   paths.report.pairs = {pair};
   paths.direct = 20;
+  paths.limited = 21;
   return paths;
 }
 

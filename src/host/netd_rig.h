@@ -24,6 +24,7 @@ struct Machine {
   std::uint32_t address = 0, lan = 0;
   crypto::SigningKey device = crypto::SigningKey::generate();
   Bytes overlay_key;
+  Pacing pacing = Pacing::On;
   std::unique_ptr<Netd> netd;
   std::thread thread;
   std::unique_ptr<NetdClient> client;
@@ -33,6 +34,7 @@ struct Machine {
     options.state_dir = dir + "/netd";
     options.socket_path = dir + "/netd.sock";
     options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
+    options.pacing = pacing;
     netd = std::make_unique<Netd>(options);
     // The relay clients' threads inherit the namespace of the thread that starts them.
     std::promise<bool> started;
@@ -81,6 +83,7 @@ struct NetdRig : ::testing::Test {
   std::vector<netd::RelayAddress> relays;
   std::string relay_ca;
   bool use_lan = true;
+  Pacing pacing = Pacing::On;
 
   void SetUp() override {
     if (const auto missing = lab_missing({"ip"})) GTEST_SKIP() << *missing;
@@ -93,6 +96,7 @@ struct NetdRig : ::testing::Test {
       m->host_ns = number == 1 ? pair->a() : pair->b();
       m->lease_ns = m->host_ns + "l";
       m->dir = dir + "/" + std::to_string(number);
+      m->pacing = pacing;
       m->address = kNet + static_cast<std::uint32_t>(number);
       m->lan = use_lan ? 0x0a630000 + static_cast<std::uint32_t>(number) : 0;
       sh("mkdir " + m->dir);

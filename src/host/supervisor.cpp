@@ -8,6 +8,7 @@
 
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -154,6 +155,8 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   options.socket_fd = socket_fd;
   options.agent_uid = accounts.agent_uid;
   options.bandwidth_file = layout.bandwidth();
+  const char* pacing = std::getenv("MUSTER_PACING");
+  if (pacing != nullptr && std::string_view(pacing) == "off") options.pacing = Pacing::Off;
   TRY_VOID(confine_netd());
   return run_netd(options);
 }

@@ -20,7 +20,9 @@ std::string word(const std::string& text) {
 
 // KillMode=process: privd, netd and the agent end with their supervisor; what leases run outlives a restart of the
 // service. It may not gain privileges beyond root's, but it enters namespaces and talks to the container engine, so
-// most sandboxing of systemd's would break it; the agent process confines itself (src/host/sandbox.cpp).
+// most sandboxing of systemd's would break it; the agent process confines itself (src/host/sandbox.cpp). Above all it
+// gets no option that gives it a mount namespace of its own (any Protect..., Private..., ReadOnlyPaths): what pins the
+// namespaces of leases are mounts, which would end with the service.
 std::string unit_text(const std::string& program, const std::string& state_dir) {
   return fmt::format(
       "[Unit]\n"
@@ -38,7 +40,7 @@ std::string unit_text(const std::string& program, const std::string& state_dir) 
       "LimitNOFILE=65536\n"
       "NoNewPrivileges=yes\n"
       "LockPersonality=yes\n"
-      "ProtectKernelLogs=yes\n"
+      "CapabilityBoundingSet=~CAP_SYSLOG CAP_SYS_MODULE CAP_SYS_BOOT\n"
       "RestrictRealtime=yes\n"
       "\n"
       "[Install]\n"

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -35,6 +36,11 @@ Result<sockaddr_un> unix_address(const std::string& path) {
 
 Error system_error(std::string_view what, int e) {
   return error(Code::Unavailable, fmt::format("{}: {}", what, errno_text(e)));
+}
+
+void set_send_wait(int fd, Millis wait) {
+  const timeval value{wait.count() / 1000, wait.count() % 1000 * 1000};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &value, sizeof value);
 }
 
 }  // namespace
@@ -69,9 +75,11 @@ Result<Fd> connect_unix(const std::string& path, SocketKind kind) {
   const sockaddr_un address = TRY(unix_address(path));
   Fd fd(socket(AF_UNIX, type_of(kind), 0));
   if (!fd) return system_error("cannot make a local socket", errno);
+  set_send_wait(fd.get(), kConnectWait);  // who listens and never accepts lets a connect wait for ever
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return system_error("cannot connect to " + path, errno);
   }
+  set_send_wait(fd.get(), Millis(0));
   return fd;
 }
 

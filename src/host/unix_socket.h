@@ -19,6 +19,7 @@ namespace muster::host {
 inline constexpr std::size_t kMessageBytesMax = 160 << 10;
 inline constexpr std::size_t kFdsMax = 4;
 inline constexpr std::size_t kLargeBytesMax = 2 << 20;
+inline constexpr Millis kConnectWait{3'000};
 
 // Owns one descriptor.
 class Fd {
@@ -43,7 +44,7 @@ class Fd {
 enum class SocketKind { Seqpacket, Stream };
 // Removes a stale socket first; mode and group let exactly the intended uid connect.
 Result<Fd> listen_unix(const std::string& path, SocketKind kind, uid_t owner, gid_t group, mode_t mode);
-Result<Fd> connect_unix(const std::string& path, SocketKind kind);
+Result<Fd> connect_unix(const std::string& path, SocketKind kind);  // waits kConnectWait at most
 // Connects to directory/name although somebody hostile owns the directory's content.
 Result<Fd> connect_beneath(const std::string& directory, const std::string& name);
 

@@ -228,7 +228,8 @@ Result<std::vector<Usage>> VenvRuntime::usage() {
 }
 
 Result<DiskUse> VenvRuntime::disk(const std::string& lease, const DiskUse& enough) {
-  return DiskUse{tree_bytes(dirs_.dir(lease) + "/root", enough.root_bytes),
+  return DiskUse{tree_bytes(dirs_.dir(lease) + "/root", enough.root_bytes) +
+                     tree_bytes(dirs_.dir(lease) + "/run", enough.root_bytes),
                  tree_bytes(dirs_.dir(lease) + "/workspace", enough.workspace_bytes)};
 }
 

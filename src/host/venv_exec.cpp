@@ -130,7 +130,7 @@ std::string on_path(const std::string& name, const std::vector<std::string>& env
     const rlimit limit{static_cast<rlim_t>(spec.nofile), static_cast<rlim_t>(spec.nofile)};
     setrlimit(RLIMIT_NOFILE, &limit);
   }
-  const rlimit no_core{0, 0};
+  const rlimit no_core{1, 1};  // 1, not 0: that keeps a handler in the machine's core_pattern away as well
   setrlimit(RLIMIT_CORE, &no_core);
   if (setgroups(0, nullptr) != 0 || !enter_namespaces(init) || !give_up_rights(spec.inner_uid))
     die(ends.err.get(), "the sandbox cannot be entered: " + errno_text(errno));

@@ -47,6 +47,19 @@ void show(std::vector<std::string>& options, const char* how, const std::string&
   options.insert(options.end(), {how, from, to});
 }
 
+// What engines hide of /proc as well: it tells about the machine, not about the sandbox.
+void hide_proc(std::vector<std::string>& options) {
+  for (const char* name :
+       {"kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "interrupts"}) {
+    const std::string path = fmt::format("/proc/{}", name);
+    if (fs::exists(path)) show(options, "--ro-bind", "/dev/null", path);
+  }
+  for (const char* name : {"acpi", "asound", "scsi"}) {
+    const std::string path = fmt::format("/proc/{}", name);
+    if (fs::is_directory(path)) options.insert(options.end(), {"--tmpfs", path, "--remount-ro", path});
+  }
+}
+
 // The owner's word counts, also that there is none.
 std::string find_uv(const std::string& named) {
   if (named.empty()) return find_program("uv");
@@ -127,7 +140,7 @@ Result<Pulled> VenvRuntime::pull(const PullSpec& spec, const Progress& progress)
 // A fresh root: what programs expect to find, nothing of this machine but /usr, which is mounted.
 Status VenvRuntime::make_root(const std::string& root, const Venv& venv, const LaunchSpec& spec) {
   std::error_code failure;
-  fs::remove_all(root, failure);
+  TRY_VOID(remove_tree(root));
   TRY_VOID(make_dir(root, 0700));
   const std::string site = fmt::format("{}/lib/python{}/site-packages", kOwnVenv, venv.python);
   TRY_VOID(own_dirs(root, {"", "/etc", "/home", kHome, "/tmp", "/var", "/var/tmp", "/run", "/opt", "/mnt", kOwnVenv,
@@ -207,6 +220,7 @@ Result<BoxSpec> VenvRuntime::describe(const LaunchSpec& spec, const Venv& venv, 
                            "/etc/ca-certificates", "/etc/localtime", "/etc/mime.types"})
     show(o, "--ro-bind-try", name, name);
   o.insert(o.end(), {"--proc", "/proc", "--dev", "/dev"});
+  hide_proc(o);
   o.insert(o.end(), {"--size", std::to_string(spec.shm_bytes > 0 ? spec.shm_bytes : kShmDefault), "--perms", "1777",
                      "--tmpfs", "/dev/shm"});
   show(o, "--ro-bind", venv.tree, kVenvPlace);
@@ -281,11 +295,8 @@ Status VenvRuntime::end_box(const std::string& lease, Place place) {
   TRY_VOID(cgroups_.kill_all(group(lease, place), Millis(20'000)));
   for (int i = 0; i < 500 && read_box_state(dir).running; ++i) std::this_thread::sleep_for(Millis(20));
   TRY_VOID(cgroups_.remove(group(lease, place)));
-  std::error_code failure;
-  fs::remove_all(dirs_.dir(lease) + (place == Place::Main ? "/root" : "/probe-root"), failure);
-  fs::remove_all(dir, failure);
-  if (failure) return error(Code::Unavailable, "cannot remove the sandbox: " + failure.message(), "disk");
-  return {};
+  TRY_VOID(remove_tree(dirs_.dir(lease) + (place == Place::Main ? "/root" : "/probe-root")));
+  return remove_tree(dir);
 }
 
 Result<Launched> VenvRuntime::launch(const LaunchSpec& spec) {

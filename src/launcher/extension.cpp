@@ -6,15 +6,16 @@
 
 #include "launcher/parts.h"
 #include "model/names.h"
+#include "model/offer.h"
 
 namespace muster::launcher {
 namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",      "pool",      "egress", "tier",     "priority", "max_lifetime_minutes",
-      "region",      "gpu_model", "image",  "arch",     "runtime",  "head",
-      "node_labels", "env",       "policy", "min_trust"};
+      "spares",    "pool",      "egress",    "tier",    "priority",     "max_lifetime_minutes", "region",
+      "gpu_model", "image",     "arch",      "runtime", "head",         "node_labels",          "env",
+      "policy",    "min_trust", "max_price", "budget",  "may_end_early"};
   return keys;
 }
 
@@ -61,6 +62,18 @@ Status read_named(E& out, const Entry& entry, const std::string& key, const std:
   return {};
 }
 
+// Both amounts are of one currency.
+Status read_money(std::int64_t& out, ClusterSpec& spec, const Entry& entry, const std::string& key, std::int64_t max) {
+  const auto money = parse_money(TRY(read_text(*entry.value, key)), key, max);
+  if (!money.ok()) return fault(*entry.value, key, money.error().message.substr(key.size() + 1));
+  if (!spec.currency.empty() && spec.currency != money->currency)
+    return fault(*entry.value, key,
+                 fmt::format("is in {}, but the other amount is in {}; give both in one currency", money->currency,
+                             spec.currency));
+  out = money->micros, spec.currency = money->currency;
+  return {};
+}
+
 Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   ClusterSpec& spec = draft.launch.spec;
   const Tree& value = *entry.value;
@@ -92,6 +105,12 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     return read_named(draft.launch.spec.policy, entry, key, kPolicyNames);
   else if (entry.key == "min_trust")
     return read_named(draft.launch.spec.min_trust, entry, key, kTrustTierNames);
+  else if (entry.key == "max_price")
+    return read_money(spec.max_price, spec, entry, key, kPriceMax);
+  else if (entry.key == "budget")
+    return read_money(spec.budget, spec, entry, key, kBudgetMax);
+  else if (entry.key == "may_end_early")
+    spec.may_end_early = TRY(read_flag(value, key));
   else if (entry.key == "head")
     draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")

@@ -231,6 +231,18 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   ASSERT_TRUE(asked.ok()) << asked.error().message;
   EXPECT_EQ(asked->spec.policy, Policy::FastNetwork);
   EXPECT_EQ(asked->spec.min_trust, TrustTier::Verified);
+  const auto priced = from_yaml(base + "muster: {max_price: 1.20 EUR, budget: 40EUR, may_end_early: true}\n", {});
+  ASSERT_TRUE(priced.ok()) << priced.error().message;
+  EXPECT_EQ(priced->spec.max_price, 1'200'000);
+  EXPECT_EQ(priced->spec.budget, 40'000'000);
+  EXPECT_EQ(priced->spec.currency, "EUR");
+  EXPECT_TRUE(priced->spec.may_end_early);
+  EXPECT_EQ(from_yaml(base + "muster: {max_price: 1.2}\n", {})->spec.currency, "credits");
+  EXPECT_NE(fails(base + "muster: {max_price: cheap}\n").find("muster.max_price must be an amount such as 1.20"),
+            std::string::npos)
+      << fails(base + "muster: {max_price: cheap}\n");
+  EXPECT_NE(fails(base + "muster: {max_price: 1 EUR, budget: 2 USD}\n").find("give both in one currency"),
+            std::string::npos);
   EXPECT_NE(fails(base + "head_node_type: x\navailable_node_types: {y: {}}\n").find("lacks"), std::string::npos);
   EXPECT_NE(fails(base + "idle_timeout_minutes: -1\n").find("0 or more"), std::string::npos);
   EXPECT_NE(fails(base + "docker: {run_options: [--ulimit nofile=abc]}\n").find("nofile=65536"), std::string::npos);

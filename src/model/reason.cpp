@@ -9,7 +9,8 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 38> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 40> kSentences{{
+    {"budget", "the cluster has cost what its budget allows; start it again with a larger one"},
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
      "machine with more disk"},
@@ -44,6 +45,9 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 38> kSentenc
     {"image_pull.wrong_architecture",
      "the image is for another kind of processor; name one for the machine's, or set "
      "muster.arch"},
+    {"offer_ends",
+     "the machine's owner wants it back, as his offer said when the machine was hired; the cluster gets another worker "
+     "where there is one"},
     {"owner.hours", "the machine's owner allows no work at this hour"},
     {"owner.image", "the machine's owner does not allow this image"},
     {"owner.paused", "the machine's owner has paused it"},

@@ -108,6 +108,31 @@ struct NodeFacts {
   std::map<std::string, std::string> labels;
   bool operator==(const NodeFacts&) const = default;
 };
+// What the owner asks for a machine, and from whom it takes work (model/offer.h). Money is in millionths of a currency
+// per hour. Version 0: nothing was ever stated, so whatever comes is taken, for nothing.
+struct WeekHours {  // minutes of the owner's week from Monday 0:00, 0 <= from < to <= 10,080
+  std::int32_t from = 0, to = 0;
+  bool operator==(const WeekHours&) const = default;
+};
+struct ZoneOffset {  // of the owner's clock, from then on
+  WallTime from;
+  std::int32_t seconds = 0;  // local time is UTC and this
+  bool operator==(const ZoneOffset&) const = default;
+};
+struct Offer {
+  std::uint64_t version = 0;  // rises with every change
+  std::string currency;
+  std::int64_t price = 0, gpu_price = 0;  // of every lease; and of each GPU that it gets
+  std::int64_t floor = 0, gpu_floor = 0;  // the least, taken from work that may pay no more; at most the price
+  std::vector<OrgId> tenants;             // only these, and always the owner's own organisation; empty = all
+  std::vector<std::string> images;        // beginnings of names, or "sha256:..." of a digest; empty = all
+  Millis longest{0};                      // of a lease; 0 = no limit
+  std::string schedule, zone;             // as it was said: "Mon-Fri 18:00-08:00", "Europe/Berlin"
+  std::vector<WeekHours> hours;           // what that means, in order and apart; empty = always
+  std::vector<ZoneOffset> offsets;        // of the zone's clock for years to come, in order; empty = UTC
+  Millis notice{0};                       // before the hours end: nothing new, and what runs is told to leave
+  bool operator==(const Offer&) const = default;
+};
 enum class NodeState : std::uint8_t {
   Enrolled = 1,
   Admitted = 2,
@@ -136,6 +161,7 @@ struct Node {
   bool barred = false;       /* an operator disabled it: only an operator enables it again */
   std::uint32_t strikes = 0; /* clusters in a row whose start failed on it, by its own fault as far as can be told */
   ClusterId struck_by;       /* the last of them */
+  Offer offer = {};          /* in force for leases that begin from now on */
   bool operator==(const Node&) const = default;
 };
 
@@ -194,6 +220,10 @@ struct ClusterSpec {
   std::uint32_t max_workers = 0;  // over all groups; 0 = the sum of their max
   Policy policy = Policy::Balanced;
   TrustTier min_trust = TrustTier::Community;  // only machines of this tier and better ones
+  std::int64_t max_price = 0;  // for a machine and hour, in millionths of the currency; 0 = whatever is asked
+  std::int64_t budget = 0;     // for all of it, from start to end: then it is stopped; 0 = no limit
+  std::string currency;        // of both; empty = neither is given
+  bool may_end_early = false;  // machines that their owners want back at a known time will do
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };
@@ -244,6 +274,11 @@ struct Lease {
   WallTime granted_at, ended_at;
   std::string reason;  // code of the last failure or stop, e.g. "image_probe.no_token_auth"
   std::uint32_t restarts = 0;
+  // What was agreed when it was granted; an offer that changes later touches nothing of it.
+  std::uint64_t offer_version = 0;
+  std::int64_t price = 0; /* millionths of the currency an hour */
+  std::string currency = {};
+  WallTime leaves_at = {}; /* its owner wants the machine back: it is told to leave then; 0 = never */
   bool operator==(const Lease&) const = default;
 };
 struct ImageProbe {  // what the agent found in the image
@@ -265,6 +300,7 @@ struct Cluster {
   ImageProbe probe;
   WallTime created_at, started_at, ended_at, idle_since;
   JobId ephemeral_for;
+  std::map<std::string, std::int64_t> spent = {};  // by currency, millionths: what its ended leases cost
   bool operator==(const Cluster&) const = default;
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/bytes.h"
 #include "model/node_labels.h"
+#include "model/offer.h"
 #include "model/venv_image.h"
 
 namespace muster {
@@ -200,6 +201,11 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
   TRY_VOID(in_range(spec.priority, -100, 100, field + ".priority"));
   TRY_VOID(in_range(spec.idle_timeout.count(), 0, kMonthMs, field + ".idle_timeout"));
   TRY_VOID(in_range(spec.max_lifetime.count(), 0, kMonthMs, field + ".max_lifetime"));
+  TRY_VOID(in_range(spec.max_price, 0, kPriceMax, field + ".max_price"));
+  TRY_VOID(in_range(spec.budget, 0, kBudgetMax, field + ".budget"));
+  if (spec.currency.empty() && (spec.max_price > 0 || spec.budget > 0))
+    return wrong(field + ".currency", "is empty; name the currency of max_price and budget, such as EUR");
+  if (!spec.currency.empty()) TRY_VOID(validate_currency(spec.currency, field + ".currency"));
   return fits(weight(spec), field);
 }
 

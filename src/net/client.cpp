@@ -18,7 +18,6 @@ namespace {
 namespace http = boost::beast::http;
 using ErrorCode = boost::system::error_code;
 
-constexpr std::size_t kBodyMax = 256 << 20;
 constexpr std::size_t kAnswerHeaderMax = 64 << 10;
 
 // Hands body bytes to a function as they come.
@@ -65,7 +64,9 @@ bool clean(std::string_view text) {
 // the end.
 bool readable(Dialled& connection) {
   pollfd poll_fd{connection.fd.get(), POLLIN, 0};
-  if (SSL_pending(connection.ssl.get()) == 0 && ::poll(&poll_fd, 1, 0) <= 0) return false;
+  const bool held = connection.ssl && SSL_pending(connection.ssl.get()) > 0;
+  if (!held && ::poll(&poll_fd, 1, 0) <= 0) return false;
+  if (!connection.ssl) return true;
   char byte = 0;
   ERR_clear_error();
   const int rc = SSL_peek(connection.ssl.get(), &byte, 1);
@@ -131,7 +132,7 @@ struct Client::Impl {
         stopped = !(*on_chunk)(data);
         return !stopped;
       }
-      too_large = out.body.size() + data.size() > kBodyMax;
+      too_large = out.body.size() + data.size() > call.body_max;
       if (!too_large) out.body.append(data);
       return !too_large;
     };
@@ -170,7 +171,10 @@ struct Client::Impl {
       any = true;
       buffer.append(data, n);
     }
-    if (too_large) return error(Code::TooLarge, "the server's answer is larger than 256 MiB");
+    if (too_large) {
+      connection.reset();
+      return error(Code::TooLarge, "the server's answer is larger than " + std::to_string(call.body_max) + " bytes");
+    }
     if (stopped || !parser.is_done() || !parser.keep_alive() || !buffer.empty()) connection.reset();
     return out;
   }

@@ -117,10 +117,11 @@ Error tls_failure(const Endpoint& endpoint, SSL& ssl, int rc) {
   const long verify = SSL_get_verify_result(&ssl);
   if (kind == SSL_ERROR_SSL && verify != X509_V_OK) {
     ERR_clear_error();
-    return error(Code::Unauthenticated,
-                 "the certificate of " + shown(endpoint.host, endpoint.port) +
-                     " is not trusted: " + X509_verify_cert_error_string(verify) +
-                     "; someone may sit in between, or the pinned CA is of another control plane");
+    return error(
+        Code::Unauthenticated,
+        "the certificate of " + shown(endpoint.host, endpoint.port) +
+            " is not trusted: " + X509_verify_cert_error_string(verify) + "; someone may sit in between, or " +
+            (endpoint.peer == Peer::Web ? "its CA must be named" : "the pinned CA is of another control plane"));
   }
   const std::string detail = kind == SSL_ERROR_SSL ? ssl_error_text()
                              : saved != 0          ? errno_text(saved)
@@ -180,6 +181,11 @@ Status await_fd(int fd, short events, Deadline deadline) {
 }
 
 Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline deadline) {
+  if (endpoint.peer == Peer::PlainLoopback) {
+    Dialled plain;
+    plain.fd = TRY(connect_host(endpoint.host, endpoint.port, deadline));
+    return plain;
+  }
   const SslCtxPtr ctx = TRY(client_context(endpoint, alpn));
   std::optional<Proxy> proxy;
   if (endpoint.use_proxy_env) proxy = TRY(proxy_from_environment(endpoint.host, endpoint.port));
@@ -209,6 +215,15 @@ Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline
 }
 
 Result<std::size_t> read_some(Dialled& connection, char* data, std::size_t size, Deadline deadline) {
+  while (!connection.ssl) {
+    const ssize_t n = ::recv(connection.fd.get(), data, size, 0);
+    if (n >= 0) return static_cast<std::size_t>(n);
+    if (errno == EAGAIN) {
+      TRY_VOID(await_fd(connection.fd.get(), POLLIN, deadline));
+    } else if (errno != EINTR) {
+      return error(Code::Unavailable, "the connection broke: " + errno_text(errno));
+    }
+  }
   while (true) {
     ERR_clear_error();
     errno = 0;
@@ -225,6 +240,7 @@ Result<std::size_t> read_some(Dialled& connection, char* data, std::size_t size,
 }
 
 Status write_all(Dialled& connection, std::string_view data, Deadline deadline) {
+  if (!connection.ssl) return send_plain(connection.fd.get(), data, deadline);
   while (!data.empty()) {
     ERR_clear_error();
     errno = 0;

@@ -31,7 +31,7 @@ class Fd {  // owns a descriptor
 
 struct Dialled {
   Fd fd;
-  SslPtr ssl;          // dies before fd
+  SslPtr ssl;          // dies before fd; null: without TLS
   std::string ca_pem;  // the CA that the peer's chain ended in
   bool by_proxy = false;
 };

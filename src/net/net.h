@@ -107,6 +107,10 @@ inline constexpr std::string_view kRelayName = "muster-relay";  // the only name
 // the CA by the SHA-256 of its DER while its PEM is not known yet (enrolment, first login): the chain sent must contain
 // that CA. Its certificate must state the role: a relay's is refused for the control plane. A relay may also show one
 // of before there were roles, with the name "muster".
+//
+// Web: a server that is no part of Muster. The system's roots vouch for it, or ca_pem alone where one is given, under
+// the host's own name. PlainLoopback: no TLS at all, for what runs on this machine.
+enum class Peer : std::uint8_t { Muster, Web, PlainLoopback };
 struct Endpoint {
   std::string host;
   std::uint16_t port = 443;
@@ -115,8 +119,19 @@ struct Endpoint {
   std::string server_name = "muster";  // name checked in the certificate
   crypto::ServerRole role = crypto::ServerRole::ControlPlane;
   bool use_proxy_env = true;  // HTTPS_PROXY / NO_PROXY, CONNECT with Basic auth
+  Peer peer = Peer::Muster;
 };
 Result<Endpoint> parse_url(std::string_view url);  // "https://host[:port]"
+
+// "https://host[:port][/path][?query]" of a server of the web; "http://" only for this machine's own addresses
+// (127.0.0.1, [::1], localhost). Refused: user names, fragments, blanks, anything but printable ASCII.
+struct WebUrl {
+  Endpoint endpoint;
+  std::string target = "/";  // path and query
+};
+Result<WebUrl> parse_web_url(std::string_view url);
+std::string form_text(const std::vector<std::pair<std::string, std::string>>& fields);  // a=b&c=d, percent-encoded
+std::optional<Request> parse_request_line(std::string_view line);  // "GET /a?b=c HTTP/1.1": method, path and query
 
 // Blocking client: one call at a time, one thread. Used by the CLI, enrolment and tests.
 class Client {
@@ -127,7 +142,8 @@ class Client {
     std::string method = "GET", target;
     std::map<std::string, std::string> headers;
     std::string body;
-    Millis timeout{30'000};
+    Millis timeout{30'000};            // of connecting, of sending and of the answer, each
+    std::size_t body_max = 256 << 20;  // of the answer
   };
   Result<Response> call(const Call& call);
   // Streams the body as it comes (SSE, logs); on_chunk returns false to stop.

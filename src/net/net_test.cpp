@@ -336,6 +336,72 @@ TEST(NetClient, TrustsOnlyTheControlPlanesRole) {
   }
 }
 
+TEST(NetClient, TrustsAServerOfTheWebUnderItsOwnNameAlone) {
+  Site site;
+  const auto ask = [&](const std::string& ca, const std::string& name,
+                       std::size_t body_max = 1000) -> Result<Response> {
+    WebUrl url = *parse_web_url("https://127.0.0.1:" + std::to_string(site.port) + "/a?b=c%20d");
+    url.endpoint.use_proxy_env = false;
+    url.endpoint.ca_pem = ca;
+    if (!name.empty()) url.endpoint.server_name = name;
+    return Client(url.endpoint).call({.target = url.target, .body_max = body_max});
+  };
+  const auto good = ask(pki().ca.cert_pem, "");
+  ASSERT_TRUE(good.ok()) << good.error().message;
+  EXPECT_EQ(good->body, "GET /a b=c d|");
+  EXPECT_EQ(ask("", "").error().code, Code::Unauthenticated) << "the system's roots do not know our CA";
+  EXPECT_EQ(ask(Pki().ca.cert_pem, "").error().code, Code::Unauthenticated);
+  EXPECT_EQ(ask(pki().ca.cert_pem, "localhost").error().code, Code::Unauthenticated);
+  EXPECT_EQ(ask(pki().ca.cert_pem, "", 5).error().code, Code::TooLarge);
+}
+
+TEST(NetClient, AsksThisMachineWithoutTls) {
+  const Fd listener(::socket(AF_INET, SOCK_STREAM, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  std::string asked;
+  std::thread server([&] {
+    const Fd peer(::accept(listener.get(), nullptr, nullptr));
+    char buffer[2048];
+    asked = std::string(buffer, static_cast<std::size_t>(std::max<ssize_t>(0, ::recv(peer.get(), buffer, 2048, 0))));
+    const std::string_view answer =
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 2\r\n\r\nhi";
+    EXPECT_EQ(::send(peer.get(), answer.data(), answer.size(), 0), static_cast<ssize_t>(answer.size()));
+  });
+  const WebUrl url = *parse_web_url("http://localhost:" + std::to_string(ntohs(address.sin_port)) + "?x=1");
+  const auto answer = Client(url.endpoint).call({.target = url.target});
+  server.join();
+  ASSERT_TRUE(answer.ok()) << answer.error().message;
+  EXPECT_EQ(answer->status, 302) << "redirects are not followed";
+  EXPECT_EQ(answer->body, "hi");
+  EXPECT_TRUE(asked.starts_with("GET /?x=1 HTTP/1.1\r\nHost: localhost:")) << asked;
+}
+
+TEST(NetUrl, OfTheWebIsStrict) {
+  const auto good = parse_web_url("https://login.example:8443/realms/lab?a=b");
+  ASSERT_TRUE(good.ok());
+  EXPECT_EQ(good->endpoint.host + good->target, "login.example/realms/lab?a=b");
+  EXPECT_EQ(good->endpoint.port, 8443);
+  EXPECT_EQ(good->endpoint.peer, Peer::Web);
+  EXPECT_EQ(parse_web_url("https://a.example")->target, "/");
+  EXPECT_EQ(parse_web_url("http://[::1]/x")->endpoint.port, 80);
+  for (const char* bad : {"", "login.example", "http://login.example/", "http://127.0.0.1.example/", "ftp://127.0.0.1/",
+                          "https:///x", "https://a@b.example/", "https://a.example/#f", "https://a.example/ x",
+                          "https://a.example/\r\nX: y", "https://a.example:0/", "https://a.example:99999/"})
+    EXPECT_FALSE(parse_web_url(bad).ok()) << bad;
+  EXPECT_EQ(form_text({{"a b", "c&d="}, {"e", "\xc3\xa4~"}}), "a%20b=c%26d%3D&e=%C3%A4~");
+  const auto line = parse_request_line("GET /callback?code=a%2Bb&state=c HTTP/1.1");
+  ASSERT_TRUE(line.has_value());
+  EXPECT_EQ(line->path + line->query_value("code").value_or(""), "/callbacka+b");
+  for (const char* bad : {"", "GET", "GET /", "GET /x FTP/1.1", "GET x HTTP/1.1", "GET /%zz HTTP/1.1"})
+    EXPECT_FALSE(parse_request_line(bad).has_value()) << bad;
+}
+
 // A CONNECT proxy for one connection at a time that wants credentials.
 struct Proxy1 {
   Fd listener{::socket(AF_INET, SOCK_STREAM, 0)};

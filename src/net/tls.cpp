@@ -202,7 +202,8 @@ Result<SslCtxPtr> server_context(const TlsFiles& files, const std::vector<std::s
 }
 
 Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& alpn) {
-  if (endpoint.ca_pem.empty() && endpoint.ca_sha256.size() != 32) {
+  const bool by_roots = endpoint.peer == Peer::Web && endpoint.ca_pem.empty();
+  if (!by_roots && endpoint.ca_pem.empty() && endpoint.ca_sha256.size() != 32) {
     return error(Code::InvalidArgument,
                  "no CA to trust is known for " + endpoint.host + "; give its certificate or its SHA-256 pin");
   }
@@ -210,7 +211,11 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
   if (!ctx) return error(Code::Internal, "cannot start TLS: " + ssl_error_text());
   common_options(*ctx);
   SSL_CTX_set_session_cache_mode(ctx.get(), SSL_SESS_CACHE_OFF);
-  if (!endpoint.ca_pem.empty()) {
+  if (by_roots) {
+    if (SSL_CTX_set_default_verify_paths(ctx.get()) != 1)
+      return error(Code::Unavailable, "the system's root certificates cannot be read: " + ssl_error_text());
+    SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
+  } else if (!endpoint.ca_pem.empty()) {
     const auto certs = read_certificates(endpoint.ca_pem);
     if (certs.empty()) return error(Code::InvalidArgument, "the pinned CA is not a certificate in PEM form");
     for (const auto& cert : certs) X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx.get()), cert.get());
@@ -235,11 +240,12 @@ SslPtr new_ssl(SSL_CTX& ctx, int fd) {
 Status prepare_client(SSL& ssl, const Endpoint& endpoint) {
   SSL_set_connect_state(&ssl);
   if (!is_address(endpoint.server_name)) SSL_set_tlsext_host_name(&ssl, endpoint.server_name.c_str());
-  return endpoint.ca_pem.empty() ? Status() : set_name(*SSL_get0_param(&ssl), endpoint);
+  const bool by_pin = endpoint.peer == Peer::Muster && endpoint.ca_pem.empty();
+  return by_pin ? Status() : set_name(*SSL_get0_param(&ssl), endpoint);
 }
 
 Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint) {
-  if (endpoint.ca_pem.empty()) {
+  if (endpoint.peer == Peer::Muster && endpoint.ca_pem.empty()) {
     std::string ca_pem = TRY(check_pin(ssl, endpoint));
     TRY_VOID(check_role(ssl, endpoint));
     return ca_pem;
@@ -248,7 +254,7 @@ Result<std::string> check_server(SSL& ssl, const Endpoint& endpoint) {
     return untrusted(X509_verify_cert_error_string(SSL_get_verify_result(&ssl)));
   STACK_OF(X509)* chain = SSL_get0_verified_chain(&ssl);
   if (chain == nullptr || sk_X509_num(chain) == 0) return untrusted("it has no verified chain");
-  TRY_VOID(check_role(ssl, endpoint));
+  if (endpoint.peer == Peer::Muster) TRY_VOID(check_role(ssl, endpoint));
   return to_pem(*sk_X509_value(chain, sk_X509_num(chain) - 1));
 }
 

@@ -164,6 +164,64 @@ Result<Endpoint> parse_url(std::string_view url) {
   return endpoint;
 }
 
+Result<WebUrl> parse_web_url(std::string_view url) {
+  const std::string shown(url.substr(0, 200));
+  for (const char c : url)
+    if (c <= 0x20 || c >= 0x7f) return error(Code::InvalidArgument, "a URL holds characters that it must not hold");
+  WebUrl out;
+  const bool plain = url.starts_with("http://");
+  if (!plain && !url.starts_with("https://"))
+    return error(Code::InvalidArgument, "'" + shown + "' must begin with https://");
+  url.remove_prefix(plain ? 7 : 8);
+  if (url.find('#') != std::string_view::npos)
+    return error(Code::InvalidArgument, "'" + shown + "' holds a fragment (#); leave it out");
+  const auto end = url.find_first_of("/?");
+  if (end != std::string_view::npos) out.target = (url[end] == '?' ? "/" : "") + std::string(url.substr(end));
+  auto [host, port] = TRY(parse_authority(url.substr(0, end), plain ? 80 : 443));
+  if (plain && host != "127.0.0.1" && host != "::1" && host != "localhost")
+    return error(Code::InvalidArgument, "'" + shown + "' must begin with https://: only this machine is asked without");
+  out.endpoint.host = out.endpoint.server_name = host;
+  out.endpoint.port = port;
+  out.endpoint.peer = plain ? Peer::PlainLoopback : Peer::Web;
+  out.endpoint.use_proxy_env = !plain;
+  return out;
+}
+
+std::string form_text(const std::vector<std::pair<std::string, std::string>>& fields) {
+  static constexpr std::string_view kPlain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+  static constexpr std::string_view kHex = "0123456789ABCDEF";
+  std::string out;
+  const auto put = [&out](std::string_view text) {
+    for (const char c : text) {
+      const auto byte = static_cast<unsigned char>(c);
+      if (kPlain.find(c) != std::string_view::npos)
+        out += c;
+      else
+        (out += '%') += {kHex[byte >> 4], kHex[byte & 15]};
+    }
+  };
+  for (const auto& [name, value] : fields) {
+    if (!out.empty()) out += '&';
+    put(name);
+    out += '=';
+    put(value);
+  }
+  return out;
+}
+
+std::optional<Request> parse_request_line(std::string_view line) {
+  const auto first = line.find(' ');
+  const auto second = first == std::string_view::npos ? first : line.find(' ', first + 1);
+  if (second == std::string_view::npos || !line.substr(second + 1).starts_with("HTTP/1.")) return {};
+  auto target = parse_target(line.substr(first + 1, second - first - 1));
+  if (!target.ok()) return {};
+  Request out;
+  out.method = std::string(line.substr(0, first));
+  out.path = std::move(target->path);
+  out.query = std::move(target->query);
+  return out;
+}
+
 std::optional<std::string> Request::query_value(std::string_view key) const {
   for (const auto& [name, value] : query) {
     if (name == key) return value;

@@ -393,6 +393,11 @@ bool Device::has_session(const Key32& key) const {
   return peer != nullptr && peer->current != nullptr;
 }
 
+std::uint64_t Device::received_bytes(const Key32& key) const {
+  const Peer* peer = impl_->find(key);
+  return peer == nullptr ? 0 : peer->stats.rx_bytes;
+}
+
 Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {
   if (packet.size() < kIpHeader || packet.size() > kPacketMax - 32 || packet[0] >> 4 != 4) return Encapsulated::Invalid;
   const auto it = impl_->by_address.find(load_be32(packet.data() + 16));

@@ -73,7 +73,8 @@ class Device {
   void set_peers(const std::vector<PeerConfig>& peers);
   void set_endpoint(const Key32& peer, const Endpoint& endpoint);
   bool has_peer(const Key32& peer) const;
-  bool has_session(const Key32& peer) const;  // a session that can carry data now
+  bool has_session(const Key32& peer) const;              // a session that can carry data now
+  std::uint64_t received_bytes(const Key32& peer) const;  // as in its stats; 0 for a stranger
 
   Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);
   void decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink);

@@ -17,6 +17,11 @@ constexpr Millis kReplaceable{10'000};
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64;
+// A ping whose number has this bit asks how fast it goes: the pong adds when the ping came and how many bytes had come.
+// Members of older versions send it back as it was, with zeros there.
+constexpr std::uint64_t kPaceBit = std::uint64_t{1} << 63;
+constexpr std::size_t kPaceBytes = kProbeHeader + 16;
+constexpr std::size_t kBusyBytes = 64 << 10;  // whoever was sent less needs no pace yet
 constexpr Millis kAskAgain{500};
 constexpr int kFullEvery = 8;  // on a proven path every eighth probe is of full size again
 
@@ -116,6 +121,8 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
   }
   device_.set_peers(peers);
   paths_ = std::move(paths);
+  by_address_.clear();
+  for (auto& each : paths_) by_address_.emplace(each.second.address, &each);
   return verified.rejected;
 }
 
@@ -129,6 +136,32 @@ void Member::from_tun(ByteView packet, const Now& now, Out& out) {
   Wire wire(*this, out, now);
   if (device_.encapsulate(packet, now, wire) != Encapsulated::NoPeer) return;
   if (const auto answer = refuse_packet(packet)) out.to_tun(*answer);
+}
+
+void Member::sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out) {
+  const auto it = by_address_.find(address);
+  if (it == by_address_.end()) return;
+  auto& [key, path] = *it->second;
+  if (path.pacer) {
+    path.pacer->sent(bytes);
+    return probe_pace(key, path, now, out);
+  }
+  path.unpaced += bytes;
+  const std::uint64_t micros = path.unpaced < kBusyBytes ? 0 : out.micros();
+  if (micros == 0) return;
+  std::uint32_t least = path.relay.least_us;
+  for (const Candidate& c : path.candidates)
+    if (path.direct == c.at) least = c.probe.least_us;
+  path.unpaced = 0;
+  path.pacer = std::make_unique<Pacer>(least, micros);
+  probe_pace(key, path, now, out);
+}
+
+Way Member::way(std::uint32_t address) const {
+  const auto it = by_address_.find(address);
+  if (it == by_address_.end()) return {};
+  const auto& [key, path] = *it->second;
+  return {&key, !path.direct, path.pacer ? path.pacer->rate() : 0};
 }
 
 void Member::from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out) {
@@ -163,6 +196,7 @@ bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime
   if (sent_us == 0 || micros < sent_us) return true;
   const auto took = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(micros - sent_us, 1, UINT32_MAX));
   rtt_us = rtt_us == 0 ? took : static_cast<std::uint32_t>((std::uint64_t{rtt_us} * 7 + took) / 8);
+  least_us = least_us == 0 ? took : std::min(least_us + least_us / 64 + 1, took);
   return true;
 }
 
@@ -175,17 +209,39 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   if (message.size() < kProbeHeader) return;
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
   if (message[0] != kPing || pongs_.size() >= kPongsMax) return;
-  Bytes pong(message.begin(), message.end());
-  pong[0] = kPong;
-  pongs_.push_back({peer, from, std::move(pong)});
+  answer(peer, from, message, micros);
   if (from.kind != Endpoint::Kind::Udp) return;
   // What it sent came through, so our NAT is open to it: what we send now opens its own.
   if (add_candidate(path, from, Origin::Heard, now) && !path.direct) burst(path, kBurst, now);
 }
 
+void Member::answer(const Key32& peer, const Endpoint& from, ByteView ping, std::uint64_t micros) {
+  Bytes pong(ping.begin(), ping.end());
+  pong[0] = kPong;
+  if ((load_be64(ping.data() + 1) & kPaceBit) != 0 && pong.size() >= kPaceBytes && micros != 0) {
+    if (first_micros_ == 0) first_micros_ = micros;
+    store_be64(pong.data() + kProbeHeader, micros - first_micros_ + 1);
+    store_be64(pong.data() + kProbeHeader + 8, device_.received_bytes(peer));
+  }
+  pongs_.push_back({peer, from, std::move(pong)});
+}
+
+void Member::on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros) {
+  if (!path.pacer || micros == 0 || message.size() < kPaceBytes) return;
+  const std::uint64_t number = load_be64(message.data() + 1) & ~kPaceBit;
+  const std::uint64_t found = path.pacer->found_us();
+  path.pacer->answered(number, micros, load_be64(message.data() + kProbeHeader),
+                       load_be64(message.data() + kProbeHeader + 8));
+  if (path.pacer->found_us() != found) path.carries_since = now.lease;
+  // It lives, also where the queue is so long that the other probes get lost.
+  for (Candidate& c : path.candidates)
+    if (path.direct == from && c.at == from) c.probe.last_pong = now.lease;
+}
+
 void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                      std::uint64_t micros) {
   const std::uint64_t id = load_be64(message.data() + 1);
+  if ((id & kPaceBit) != 0) return on_pace_pong(path, from, message, now, micros);
   if (from.kind == Endpoint::Kind::Relay) {
     path.relay.answer(id, micros, now.lease);
     return;
@@ -212,6 +268,8 @@ void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& d
       std::min(path.next_probe, now.lease + kProbeEvery);  // what was found late must not be doubted at once
   path.relay.forget_loss();
   path.next_relay_probe = now.lease;
+  path.pacer.reset();  // another way, another pace
+  path.unpaced = 0;
   ++path.changes;
   device_.set_endpoint(key, direct ? *direct : Endpoint::relay(key));
 }
@@ -308,6 +366,16 @@ void Member::probe_relay(const Key32& key, Path& path, const Now& now, Out& out)
   device_.send_control(key, Endpoint::relay(key), ping, now, wire);
 }
 
+void Member::probe_pace(const Key32& key, Path& path, const Now& now, Out& out) {
+  const auto number = path.pacer->probe(out.micros());
+  if (!number) return;
+  Bytes ping(kProbeSmall);
+  ping[0] = kPing;
+  store_be64(ping.data() + 1, *number | kPaceBit);
+  Wire wire(*this, out, now);
+  device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), ping, now, wire);
+}
+
 void Member::greet(const Now& now, Out& out) {
   Wire wire(*this, out, now);
   for (const auto& [key, path] : paths_) device_.start_handshake(key, now, wire);
@@ -327,6 +395,7 @@ void Member::tick(const Now& now, Out& out) {
   for (auto& [key, path] : paths_) {
     probe(key, path, now, out);
     probe_relay(key, path, now, out);
+    if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
   }
   flush(now, out);
 }
@@ -343,6 +412,8 @@ std::vector<MemberStats> Member::stats() const {
     m.since = path.since;
     m.changes = path.changes;
     m.relay_rtt_us = path.relay.rtt_us;
+    m.carries_bytes_s = path.pacer ? path.pacer->carries() : 0;
+    m.carries_since = path.carries_since;
     const Probe* way = &path.relay;
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;

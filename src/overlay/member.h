@@ -11,9 +11,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "overlay/device.h"
+#include "overlay/pacer.h"
 #include "overlay/roster.h"
 
 namespace muster::overlay {
@@ -55,8 +58,17 @@ struct MemberStats {
   std::uint32_t relay_rtt_us = 0;  // of the last time by the relay
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
-  std::uint32_t changes = 0;  // of the way, since the member is in the roster
-  std::vector<Tried> tried;   // by relay: all; directly: what was tried until it was found
+  std::uint32_t changes = 0;          // of the way, since the member is in the roster
+  std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
+  LeaseTime carries_since;
+  std::vector<Tried> tried;  // by relay: all; directly: what was tried until it was found
+};
+
+// The present way to a member, for who sends much.
+struct Way {
+  const Key32* member = nullptr;  // null: nobody has that address
+  bool relay = false;
+  std::uint64_t bytes_s = 0;  // bulk must not go faster, or a queue stands before the way's slowest link; 0 = no limit
 };
 
 class Member {
@@ -73,6 +85,10 @@ class Member {
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
+  // After packets for that address, bytes in all: now and then a probe follows them, from which their pace is learnt.
+  // Whoever does not call it is never limited.
+  void sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out);
+  Way way(std::uint32_t address) const;
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
   // How this machine's socket is seen from outside, kPublicMax at most; told to every member when it changes.
@@ -93,6 +109,7 @@ class Member {
     std::uint64_t id = 0, sent_us = 0;
     std::uint32_t sent = 0, answered = 0, rtt_us = 0;
     std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
+    std::uint32_t least_us = 0;           // about the shortest round trip of late
     void send(std::uint64_t number, std::uint64_t micros, bool counts);
     bool answer(std::uint64_t number, std::uint64_t micros, LeaseTime now);
     void forget_loss() { missed = asked = 0; }
@@ -113,6 +130,9 @@ class Member {
     LeaseTime burst_until;          // both sides try now
     std::optional<LeaseTime> told;  // when the member was told of our endpoints
     Millis backoff = kProbeEvery;
+    std::unique_ptr<Pacer> pacer;  // of the present way, once much is sent
+    std::size_t unpaced = 0;       // sent before that
+    LeaseTime carries_since;
   };
   struct Pong {
     Key32 peer;
@@ -123,6 +143,9 @@ class Member {
   void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
   void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                std::uint64_t micros);
+  void on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
+  void answer(const Key32& peer, const Endpoint& from, ByteView ping, std::uint64_t micros);
+  void probe_pace(const Key32& key, Path& path, const Now& now, Out& out);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
   void probe_relay(const Key32& key, Path& path, const Now& now, Out& out);
@@ -139,9 +162,11 @@ class Member {
   RosterGuard guard_;
   Device device_;
   std::map<Key32, Path> paths_;
+  std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
   std::vector<Pong> pongs_;
   std::vector<Endpoint> public_;
   std::uint64_t next_id_ = 1;
+  std::uint64_t first_micros_ = 0;  // times that others hear count from here: they need not know how long we run
 };
 
 }  // namespace muster::overlay

@@ -30,8 +30,9 @@ struct Machine : Out {
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
-  std::uint64_t micros() const override { return clock += 1'000; }  // whoever looks twice sees 1 ms go by
+  std::uint64_t micros() const override { return clock += step; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
+  std::uint64_t step = 1'000;
   RosterMember entry() const {
     RosterMember m;
     m.slot = m.node = address & 0xff;
@@ -163,6 +164,49 @@ TEST_F(Net, DirectPathIsFoundUsedAndLeft) {
   direct_up = true;
   run(40s);
   EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+}
+
+TEST_F(Net, ABusyWayIsAskedHowMuchItCarriesAndHeldToThat) {
+  build(2, true);
+  EXPECT_TRUE(delivers(0, 1));
+  run(4s);
+  Machine &from = *machines[0], &to = *machines[1];
+  const auto way = [&] { return from.member->way(to.address); };
+  ASSERT_NE(way().member, nullptr);
+  from.step = to.step = 0;  // time goes by here alone
+  EXPECT_FALSE(way().relay);
+  EXPECT_EQ(from.member->way(kNet + 99).member, nullptr);
+  // A thousand packets a second; what is sent takes so many microseconds until it is there.
+  const auto busy = [&](std::uint64_t first_us, std::uint64_t more_us, int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      now.lease = now.lease + 50ms;
+      for (int k = 0; k < 50; ++k) {
+        from.member->from_tun(udp_packet(from.address, to.address, 1'300), now, from);
+        from.member->sent(to.address, 1'332, now, from);
+      }
+      const std::uint64_t takes = first_us + more_us * static_cast<std::uint64_t>(i);
+      from.clock += takes;
+      to.clock += takes;
+      exchange();
+      from.clock += 60'000 - std::min<std::uint64_t>(takes, 60'000);
+      to.clock += 60'000 - std::min<std::uint64_t>(takes, 60'000);
+      to.tun.clear();
+    }
+  };
+  busy(5'000, 0, 20);
+  EXPECT_EQ(way().bytes_s, 0U) << "it is as quick as when nothing was sent";
+  EXPECT_EQ(from.member->stats().at(0).carries_bytes_s, 0U);
+  busy(5'000, 8'000, 15);
+  const std::uint64_t held = way().bytes_s;
+  EXPECT_GT(held, 100'000U);
+  EXPECT_LT(held, 1'332'000U) << "less than what was sent when the queue grew";
+  EXPECT_GT(from.member->stats().at(0).carries_bytes_s, held);
+  EXPECT_LT(now.lease - from.member->stats().at(0).carries_since, 1s);
+  EXPECT_EQ(to.member->way(from.address).bytes_s, 0U) << "each direction for itself";
+  direct_up = false;
+  run(6s);
+  EXPECT_TRUE(way().relay);
+  EXPECT_EQ(way().bytes_s, 0U) << "another way, another pace";
 }
 
 TEST_F(Net, DirectPathWithoutFullSizeIsNotUsed) {

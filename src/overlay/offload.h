@@ -31,6 +31,7 @@ class Segments {
   // `packet` is changed and must outlive this. Nothing comes out of a malformed one.
   Segments(const OffloadHeader& header, std::span<std::uint8_t> packet);
   std::optional<ByteView> next();
+  bool done() const { return done_; }
 
  private:
   static constexpr std::size_t kHeaderMax = 120;  // 60 of IP, 60 of TCP

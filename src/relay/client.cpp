@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ namespace ov = overlay;
 using SteadyClock = std::chrono::steady_clock;
 constexpr std::size_t kQueueBytesMax = 2 << 20;
 constexpr std::size_t kPendingMax = 64 << 10;
+constexpr int kUnsentMax = 128 << 10;  // in the kernel: what waits should wait where it can be seen
 constexpr Millis kDialTime{10'000};
 
 std::uint32_t peer_address(int fd) {
@@ -89,6 +91,7 @@ struct Client::Impl {
     auto dialled = net::dial(options.endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
+    ::setsockopt(connection.fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentMax, sizeof kUnsentMax);
     address = connection.by_proxy ? 0 : peer_address(connection.fd.get());
     reader = {};
     pending.clear();
@@ -236,7 +239,7 @@ struct Client::Impl {
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<Bytes> out;
-  std::size_t queued = 0;
+  std::atomic<std::size_t> queued{0};  // written under mutex
   bool token_changed = false;
 };
 
@@ -285,6 +288,10 @@ void Client::set_token(Bytes token) {
 
 std::uint32_t Client::address() const {
   return impl_->address;
+}
+
+std::size_t Client::backlog() const {
+  return impl_->queued;
 }
 
 ClientState Client::state() const {

@@ -41,6 +41,7 @@ class Client {
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
   void set_token(Bytes token);  // a renewed one: said at once, also on the open connection; wakes a refused client
   ClientState state() const;
+  std::size_t backlog() const;  // bytes that wait to be sent; what comes later waits behind them
   // Where the relay itself is, IPv4 in host order; 0: not known (not connected, through a proxy, IPv6).
   std::uint32_t address() const;
   void stop();

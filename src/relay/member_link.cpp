@@ -64,7 +64,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       if (ec || !self->open_) return self->close();
       Bytes challenge;
       ov::append_challenge(challenge, ov::challenge_of(self->door_));
-      self->queue(std::move(challenge));
+      self->queue(challenge);
       self->read();
     });
   }
@@ -100,7 +100,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
         self->last_ping_ = now;
         Bytes ping;
         ov::append_ping(ping, 0);
-        self->queue(std::move(ping));
+        self->queue(ping);
       }
       self->tick();
     });
@@ -169,7 +169,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
         if (!id.ok()) return refuse(ov::RelayErrorCode::BadFrame, id.error().message);
         Bytes pong;
         ov::append_pong(pong, *id);
-        return queue(std::move(pong));
+        return queue(pong);
       }
       case ov::RelayType::Pong:
         return;
@@ -201,7 +201,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     ++hub_->counts.members_total;
     Bytes welcome;
     ov::append_welcome(welcome);
-    queue(std::move(welcome));
+    queue(welcome);
     hub_->join(place, shared_from_this());
     // Looked up after it can be found, so that no recall slips in between.
     if (hub_->recalled(place)) {
@@ -230,7 +230,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     last_gone_ = now;
     Bytes gone;
     ov::append_peer_gone(gone, packet->key);
-    queue(std::move(gone));
+    queue(gone);
   }
 
   void queue(const Bytes& frame) {
@@ -296,7 +296,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     leaving_ = true;
     Bytes frame;
     ov::append_error(frame, code, message);
-    queue(std::move(frame));
+    queue(frame);
     pause_.expires_after(Millis(2000));
     pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
       if (!ec) self->close();

@@ -217,7 +217,7 @@ void Scheduler::Impl::refresh_shadows(WallTime now) {
     const Class& c = classes[cls];
     if (c.length_ms == 0) continue;
     Query query;
-    query.weights = &weights, query.now_ms = now.ms, query.length_ms = c.length_ms, query.excluded = &nobody;
+    query.weights = &weights, query.now_ms = now.ms, query.length_ms = c.fit_ms, query.excluded = &nobody;
     const bool helps = std::any_of(open.begin(), open.end(), [&](std::uint32_t node) {
       const std::uint32_t keeper = pool.live(node) ? pool.machine(node).keeper : kNone;
       if (keeper == kNone || done_by(c.length_ms, now.ms) > shadows[keeper]) return false;

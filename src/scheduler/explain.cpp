@@ -2,8 +2,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "model/names.h"
+#include "model/offer.h"
 #include "scheduler/impl.h"
 #include "scheduler/order.h"
 
@@ -27,11 +29,68 @@ std::string describe(const NodeRequest& need) {
   return out + (need.whole_machine ? "" : " free");
 }
 
-Reason lacking(const Request& r, const Bundle& bundle, std::size_t needed, std::size_t exist, std::size_t free) {
+// What there is of machines for one kind of bundle.
+struct Survey {
+  std::size_t needed = 0, exist = 0, free = 0, not_kept = 0;
+  std::size_t closed = 0;                     // of those that exist: outside their hours now
+  std::array<std::size_t, 5> refused{};       // by Refusal: they would exist but for their offers
+  std::vector<std::int64_t> asks, free_asks;  // of those that ask too much: of all, and of those that are free
+  std::size_t of(Refusal why) const { return refused.at(static_cast<std::size_t>(why)); }
+};
+
+// The price at which there would be enough; nothing, where prices are not what is in the way.
+std::optional<std::int64_t> enough_at(std::vector<std::int64_t> asks, std::size_t have, std::size_t needed) {
+  if (have >= needed || have + asks.size() < needed) return {};
+  std::sort(asks.begin(), asks.end());
+  return asks[needed - have - 1];
+}
+
+std::string tell_price(const Request& r, const Survey& seen, Reason& reason) {
+  const auto now = enough_at(seen.free_asks, seen.free, seen.needed);
+  const auto enough = now ? now : enough_at(seen.asks, seen.exist, seen.needed);
+  if (enough) {
+    if (seen.exist < seen.needed) reason.code = "price";
+    reason.params["price_micros"] = std::to_string(*enough), reason.params["currency"] = r.currency;
+    return fmt::format("; the cheapest that {} asks {}{}", seen.needed == 1 ? "fits" : "completes it",
+                       amount_text(*enough), now ? " and is free" : "");
+  }
+  const std::size_t n = seen.of(Refusal::Price);
+  if (n == 0) return {};
+  reason.params["refused_price"] = std::to_string(n);
+  return fmt::format("; {} more ask for more, or in another currency", n);
+}
+
+// What of the owners' offers is in the way; and a code, where that alone is.
+std::string tell_offers(const Request& r, const Survey& seen, bool stays, Reason& reason) {
+  std::string out = tell_price(r, seen, reason);
+  const auto enough = [&](std::size_t more) { return seen.exist < seen.needed && seen.exist + more >= seen.needed; };
+  if (const std::size_t n = seen.of(Refusal::Length); n > 0) {
+    reason.params["refused_length"] = std::to_string(n);
+    if (enough(n)) reason.code = "machine_hours";
+    out += fmt::format("; {} more {} there for a limited time only, {}", n, n == 1 ? "is" : "are",
+                       stays ? "and this has no end: give it max_lifetime_minutes, or may_end_early"
+                             : "shorter than this may last: ask for less time, or give it may_end_early");
+  }
+  if (const std::size_t n = seen.of(Refusal::Tenants) + seen.of(Refusal::Images); n > 0) {
+    reason.params["refused_terms"] = std::to_string(n);
+    if (enough(n)) reason.code = "owner_terms";
+    out += fmt::format("; {} more {} kept for other organisations or other images by {}", n, n == 1 ? "is" : "are",
+                       n == 1 ? "its owner" : "their owners");
+  }
+  if (seen.closed > 0) {
+    reason.params["closed"] = std::to_string(seen.closed);
+    out +=
+        fmt::format("; {} outside {} owner's hours now", seen.closed == 1 ? "1 is" : fmt::format("{} are", seen.closed),
+                    seen.closed == 1 ? "its" : "their");
+  }
+  return out;
+}
+
+Reason lacking(const Request& r, const Bundle& bundle, const Survey& seen, bool stays) {
   Reason reason;
-  reason.params = {{"needed", std::to_string(needed)},
-                   {"exist", std::to_string(exist)},
-                   {"free", std::to_string(free)},
+  reason.params = {{"needed", std::to_string(seen.needed)},
+                   {"exist", std::to_string(seen.exist)},
+                   {"free", std::to_string(seen.free)},
                    {"role", bundle.role == SlotRole::Head    ? "head"
                             : bundle.role == SlotRole::Spare ? "spare"
                                                              : "worker"}};
@@ -41,16 +100,19 @@ Reason lacking(const Request& r, const Bundle& bundle, std::size_t needed, std::
     reason.params["min_trust"] = name;
     trust = fmt::format(", trust {}{}", name, r.min_trust == TrustTier::Platform ? "" : " or better");
   }
-  const std::string what = "needs " + std::to_string(needed) + (needed == 1 ? " machine" : " machines") + " with " +
-                           describe(bundle.request);
-  if (exist < needed) {
-    reason.code = "no_such_machines";
+  std::string what = "needs " + std::to_string(seen.needed) + (seen.needed == 1 ? " machine" : " machines") + " with " +
+                     describe(bundle.request);
+  if (r.max_price > 0) what += fmt::format(" for at most {} an hour", money_text(r.max_price, r.currency));
+  reason.code = seen.exist < seen.needed ? "no_such_machines" : "machines_busy";
+  const std::string generic = reason.code;
+  const std::string offers = tell_offers(r, seen, stays, reason);
+  if (reason.code != generic)
+    reason.text = what + offers;
+  else if (seen.exist < seen.needed)
     reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + trust + "); only " +
-                  std::to_string(exist) + " that could ever do are online; enrol more, or ask for less";
-  } else {
-    reason.code = "machines_busy";
-    reason.text = what + "; " + std::to_string(free) + (free == 1 ? " is free" : " are free");
-  }
+                  std::to_string(seen.exist) + " that could ever do are online; enrol more, or ask for less" + offers;
+  else
+    reason.text = what + "; " + std::to_string(seen.free) + (seen.free == 1 ? " is free" : " are free") + offers;
   return reason;
 }
 
@@ -90,18 +152,33 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     query.excluded = &out;
     Query as_if = query;
     as_if.precedence = 0;
-    const std::size_t needed = earlier += need.count;
-    std::size_t exist = 0, free = 0, not_kept = 0;
+    Need at_any_price = need.need;
+    at_any_price.priced = false;
+    Query dear = as_if;
+    dear.need = &at_any_price;
+    Survey seen;
+    seen.needed = earlier += need.count;
     for (std::uint32_t node = 0; node < std::min<std::size_t>(pool.limit(), kLookedAt); ++node) {
-      if (!pool.could_host(query, node)) continue;
-      ++exist;
-      if (!pool.hosts(as_if, node)) continue;
-      ++free;
-      if (pool.hosts(query, node)) ++not_kept;
+      if (!pool.could_host(query, node)) {
+        if (!pool.some_ask() || !pool.could_serve(query, node)) continue;
+        const Refusal why = pool.refusal(query, node);
+        ++seen.refused[static_cast<std::size_t>(why)];
+        if (why != Refusal::Price || pool.view(node).offer.currency != c.example.currency) continue;
+        seen.asks.push_back(pool.asked(query, node));
+        if (pool.hosts(dear, node)) seen.free_asks.push_back(seen.asks.back());
+        continue;
+      }
+      ++seen.exist;
+      if (!pool.hosts(as_if, node)) {
+        if (pool.closed(node)) ++seen.closed;
+        continue;
+      }
+      ++seen.free;
+      if (pool.hosts(query, node)) ++seen.not_kept;
     }
-    if (free < needed)
-      return lacking(c.example, (c.grows ? c.example.grow : c.example.gang)[need.bundle], needed, exist, free);
-    kept = kept || not_kept < needed;
+    if (seen.free < seen.needed)
+      return lacking(c.example, (c.grows ? c.example.grow : c.example.gang)[need.bundle], seen, c.stays);
+    kept = kept || seen.not_kept < seen.needed;
   }
   if (kept) {
     Reason behind{"behind_older", {}, "waits behind an older request that needs the same machines"};
@@ -113,6 +190,35 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     return behind;
   }
   return {"placing", {}, "machines are free; it starts in a moment"};
+}
+
+// A request counts when the machine could serve some of it, and its offer lets it serve nothing of that.
+std::map<std::string, std::uint32_t> Scheduler::Impl::refused_by(NodeId id, WallTime now) const {
+  constexpr std::array<const char*, 5> kCodes{"", "price", "tenants", "images", "length"};
+  std::map<std::string, std::uint32_t> out;
+  const std::uint32_t node = pool.index_of(id);
+  if (node == kNone) return out;
+  std::map<std::uint32_t, std::string> by_class;  // empty: it refuses nothing
+  for (std::uint32_t item = 0; item < items.size(); ++item) {
+    if (!items[item].live || items[item].proposed) continue;
+    const std::uint32_t cls = items[item].cls;
+    auto known = by_class.find(cls);
+    if (known == by_class.end()) {
+      std::string why;
+      bool serves = false;
+      for (const CountedNeed& need : classes[cls].needs) {
+        const Query query = query_for(need, item, now.ms);
+        if (!pool.could_serve(query, node)) continue;
+        const Refusal refusal = pool.refusal(query, node);
+        serves = serves || refusal == Refusal::None;
+        if (why.empty()) why = kCodes.at(static_cast<std::size_t>(refusal));
+      }
+      if (serves) why = pool.closed(node) ? "hours" : "";
+      known = by_class.emplace(cls, std::move(why)).first;
+    }
+    if (!known->second.empty()) ++out[known->second];
+  }
+  return out;
 }
 
 std::optional<WallTime> Scheduler::Impl::hosts_from(const Query& query, std::uint32_t node, WallTime now) const {

@@ -42,6 +42,8 @@ struct Scheduler::Impl {
     std::uint64_t hash = 0;
     std::uint32_t members = 0;
     std::int64_t length_ms = 0; /* a machine is held at most so long; 0 = not known */
+    std::int64_t fit_ms = 0;    /* and must be there for so long */
+    bool stays = false;         /* for ever */
     bool grows = false, alone = false, awake = false;
     // While asleep: so many machines more that can host this need may change it.
     std::uint32_t lacks = 0, lacking = 0;
@@ -221,6 +223,7 @@ struct Scheduler::Impl {
   void tell_fair_share(std::uint32_t item, const Walk& walk, WallTime now, QueueView& view) const;
   std::vector<QueueView> page(WallTime now, std::size_t offset, std::size_t limit) const;
   QueueView view_of(ClusterId cluster, WallTime now) const;
+  std::map<std::string, std::uint32_t> refused_by(NodeId node, WallTime now) const;
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
   std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
 

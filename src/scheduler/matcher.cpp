@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "model/offer.h"
+
 namespace muster::scheduler {
 namespace {
 
@@ -66,7 +68,7 @@ std::uint64_t SymbolSet::hash() const {
 }
 std::uint64_t OfferTerms::hash() const {
   std::uint64_t h = hash_all({static_cast<std::uint64_t>(shortest_ms), static_cast<std::uint64_t>(longest_ms),
-                              static_cast<std::uint64_t>(floor), tenants.size(), refused.size(), images.size()});
+                              tenants.size(), refused.size(), images.size()});
   for (const OrgId t : tenants) h = hash_with(h, t.value);
   for (const OrgId t : refused) h = hash_with(h, t.value);
   for (const std::string& i : images) h = hash_with(h, hash_text(i));
@@ -129,12 +131,15 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
   if (!fresh)
     for (const std::uint32_t name : names) symbols.release(name);
   k.offer = offers.acquire({view.offer.tenants, view.offer.refused, view.offer.images, view.offer.shortest.count(),
-                            view.offer.longest.count(), view.offer.floor_per_gpu_hour});
+                            view.offer.longest.count()});
   k.driver = view.driver, k.cuda = view.cuda, k.until_ms = until_ms;
   for (const RuntimeKind r : view.runtimes)
     k.runtimes |= static_cast<std::uint8_t>(1U << (static_cast<unsigned>(r) & 7U));
   k.tier = static_cast<std::uint8_t>(view.tier);
-  k.price = price_level(view.devices.empty() ? view.offer.price_per_hour : view.offer.price_per_gpu_hour);
+  const auto devices_in_all = std::max<std::int64_t>(1, static_cast<std::int64_t>(view.devices.size()));
+  k.price =
+      price_level(std::clamp<std::int64_t>(view.offer.price_per_hour, 0, kPriceMax) / devices_in_all +
+                  (view.devices.empty() ? 0 : std::clamp<std::int64_t>(view.offer.price_per_gpu_hour, 0, kPriceMax)));
   const std::int64_t mean = std::clamp<std::int64_t>(view.reliability.failures_ppm, 0, 1'000'000),
                      spread = std::clamp<std::int64_t>(view.reliability.uncertainty_ppm, 0, 1'000'000);
   k.risk = risk_level(mean + spread), k.risk_at_best = risk_level(std::max<std::int64_t>(0, mean - spread));
@@ -230,7 +235,32 @@ Verdict Matcher::judged(std::uint32_t constraint, std::uint32_t cls) const {
   return decide(j.constraint, classes_[cls]);
 }
 
+Verdict Matcher::suits(std::uint32_t constraint, std::uint32_t cls) const {
+  return suits(constraints_[constraint].constraint, classes_[cls]);
+}
+bool Matcher::takes_tenant(std::uint32_t constraint, std::uint32_t cls) const {
+  return takes_tenant(constraints_[constraint].constraint, classes_[cls]);
+}
+bool Matcher::takes_image(std::uint32_t constraint, std::uint32_t cls) const {
+  return takes_image(constraints_[constraint].constraint, classes_[cls]);
+}
+
 Verdict Matcher::decide(const Constraint& c, const NodeClass& k) const {
+  const Verdict verdict = suits(c, k);
+  if (verdict == Verdict::No || !takes_tenant(c, k) || !takes_image(c, k)) return Verdict::No;
+  return verdict;
+}
+
+bool Matcher::takes_tenant(const Constraint& c, const NodeClass& k) const {
+  const OfferTerms& offer = offers[k.offer];
+  return (offer.tenants.empty() || has(offer.tenants, c.tenant)) && !has(offer.refused, c.tenant);
+}
+bool Matcher::takes_image(const Constraint& c, const NodeClass& k) const {
+  const OfferTerms& offer = offers[k.offer];
+  return offer.images.empty() || image_offered(offer.images, symbols[c.image]);
+}
+
+Verdict Matcher::suits(const Constraint& c, const NodeClass& k) const {
   if (k.arch != c.arch || (k.runtimes & c.runtime) == 0 || (c.egress && !k.egress) || k.tier < c.floor)
     return Verdict::No;
   if (c.kind == PoolKind::Named && k.pool != c.pool) return Verdict::No;
@@ -252,13 +282,6 @@ Verdict Matcher::decide(const Constraint& c, const NodeClass& k) const {
     if (kinds.size() > 1) verdict = Verdict::Check;
   }
   if (!taint_sets[k.taints].symbols.empty()) return Verdict::No;
-  const OfferTerms& offer = offers[k.offer];
-  if (!offer.tenants.empty() && !has(offer.tenants, c.tenant)) return Verdict::No;
-  if (has(offer.refused, c.tenant)) return Verdict::No;
-  if (!offer.images.empty() && std::none_of(offer.images.begin(), offer.images.end(), [&](const std::string& prefix) {
-        return symbols[c.image].starts_with(prefix);
-      }))
-    return Verdict::No;
   return verdict;
 }
 

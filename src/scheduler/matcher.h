@@ -34,7 +34,7 @@ struct SymbolSet {
 struct OfferTerms {  // the hard part of an offer
   std::vector<OrgId> tenants, refused;
   std::vector<std::string> images;
-  std::int64_t shortest_ms = 0, longest_ms = 0, floor = 0;
+  std::int64_t shortest_ms = 0, longest_ms = 0;
   bool choosy() const { return !tenants.empty() || !refused.empty() || !images.empty(); }
   std::uint64_t hash() const;
   bool operator==(const OfferTerms&) const = default;
@@ -62,7 +62,7 @@ struct Constraint {
   PoolKind kind = PoolKind::Market;
   OrgId tenant;  // where it matters: own machines, and while some offer is to some only; so is the image
   std::uint8_t runtime = 0, floor = 0;
-  bool egress = false, priced = false;
+  bool egress = false;
   std::vector<std::uint32_t> models;                            // accepted; empty = any
   std::vector<std::pair<std::uint32_t, std::uint32_t>> labels;  // key, value; sorted
   std::uint64_t hash() const;
@@ -99,6 +99,10 @@ class Matcher {
 
   Verdict judge(std::uint32_t constraint, std::uint32_t cls);         // remembers
   Verdict judged(std::uint32_t constraint, std::uint32_t cls) const;  // does not
+  // The same without the offer's word; and that word alone.
+  Verdict suits(std::uint32_t constraint, std::uint32_t cls) const;
+  bool takes_tenant(std::uint32_t constraint, std::uint32_t cls) const;
+  bool takes_image(std::uint32_t constraint, std::uint32_t cls) const;
   // The same for one machine, by its own labels and devices.
   bool admits(std::uint32_t constraint, const NodeView& view) const;
   bool device_fits(const Constraint& c, const Device& device) const;
@@ -112,6 +116,9 @@ class Matcher {
   };
   bool key_matters(const std::string& key) const;
   Verdict decide(const Constraint& c, const NodeClass& k) const;
+  Verdict suits(const Constraint& c, const NodeClass& k) const;
+  bool takes_tenant(const Constraint& c, const NodeClass& k) const;
+  bool takes_image(const Constraint& c, const NodeClass& k) const;
 
   Interner<NodeClass> classes_;
   Interner<Judged> constraints_;

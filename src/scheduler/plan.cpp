@@ -207,8 +207,9 @@ Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, st
   q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
   q.precedence = precedence_of(item);
   q.precedences = &precedences;
-  q.length_ms = classes[items[item].cls].length_ms;
-  if (borrow && backfill) q.done_ms = done_by(q.length_ms, now_ms), q.shadows = &shadows;
+  const Class& c = classes[items[item].cls];
+  q.length_ms = c.fit_ms, q.stays = c.stays;
+  if (borrow && backfill) q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows;
   return q;
 }
 
@@ -467,7 +468,8 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
     const auto last = c.lacks == kNone ? c.needs.end() : c.needs.begin() + c.lacks + 1;
     if (std::all_of(c.needs.begin(), last, hopeless)) continue;
     Query query;
-    query.weights = &weights, query.now_ms = now_ms, query.length_ms = c.length_ms, query.excluded = &nobody;
+    query.weights = &weights, query.now_ms = now_ms, query.length_ms = c.fit_ms, query.stays = c.stays,
+    query.excluded = &nobody;
     const auto helps = [&](const CountedNeed& need, std::uint32_t node) {
       const std::uint32_t keeper = pool.machine(node).keeper;
       const bool open = keeper != kNone && ((done != 0 && done <= shadows[keeper]) || not_kept_from(cls, keeper));

@@ -81,13 +81,14 @@ std::uint32_t Pool::model_number(const std::string& name) {
 // The present hours, or when the next begin; the owner's notice is taken off the end.
 void Pool::set_hours(Info& info) {
   const Offer& offer = info.view.offer;
-  info.until_ms = 0, info.open = true;
+  info.until_ms = 0, info.open = true, info.longest_open_ms = 0;
   if (offer.hours.empty()) return;
   info.open = false;
   const std::int64_t notice = std::max<std::int64_t>(0, offer.notice.count());
   std::int64_t next = kForever;
   for (const Interval& i : offer.hours) {
     const std::int64_t end = i.to.ms - std::min(notice, i.to.ms);
+    if (end > i.from.ms && i.from.ms >= 0) info.longest_open_ms = std::max(info.longest_open_ms, end - i.from.ms);
     if (i.from.ms <= now_ms_ && now_ms_ < end)
       info.open = true, info.until_ms = std::max(info.until_ms, end);
     else if (i.from.ms > now_ms_)
@@ -253,6 +254,7 @@ std::uint32_t Pool::set(const NodeView& view) {
   set_site(node, info.view.site, view.site);
   info.view = view;
   info.live = true;
+  some_ask_ = some_ask_ || view.offer != Offer{};
   if (images) set_images(node);
   const auto pool = view.labels.find("pool");
   const std::uint32_t name = pool == view.labels.end() ? 0 : matcher_.symbols.acquire(pool->second);
@@ -369,14 +371,14 @@ void Pool::restore(std::uint32_t node) {
 
 Pool::Seen Pool::seen_now(std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
-  return {m.free, m.free_devices, m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls), m.whole,
-          m.keeper != kNone};
+  return {m.free,  m.free_devices,    m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
+          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version};
 }
 
 bool Pool::better(const Seen& now, const Seen& then) {
   return now.cls != 0 &&
          (then.cls != now.cls || !now.free.within(then.free) || (now.free_devices & ~then.free_devices) != 0 ||
-          (now.whole && !then.whole) || (then.kept && !now.kept));
+          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms);
 }
 
 bool Pool::take_improved(std::vector<std::uint32_t>& out) {
@@ -496,6 +498,9 @@ Need Pool::compile(const Request& request, const Bundle& bundle) {
   need.load = {static_cast<std::int32_t>(need.amounts.cpu), static_cast<std::int32_t>(gpus), share, r.whole_machine};
   need.image = matcher_.symbols.acquire(request.image);
   need.pinned = r.pinned;
+  need.bid = {request.max_price, request.currency};
+  need.priced = request.max_price > 0 || !request.currency.empty();
+  if (need.priced) need.payer = request.tenant;
   if (request.pool == "own") need.own = request.tenant;
   if (request.pool.starts_with("pool:")) need.named_pool = matcher_.symbols.acquire(request.pool.substr(5));
   return need;
@@ -577,9 +582,39 @@ std::int64_t Pool::scarcity(const Query& query, std::uint32_t model) const {
 }
 
 bool Pool::timely(const Query& query, const NodeClass& k) const {
-  if (k.until_ms != 0 && query.length_ms > k.until_ms - query.now_ms) return false;
+  if (k.until_ms != 0 && (query.stays || query.length_ms > k.until_ms - query.now_ms)) return false;
+  if (query.stays && matcher_.offers[k.offer].longest_ms > 0) return false;
   const OfferTerms& offer = matcher_.offers[k.offer];
   return (offer.longest_ms <= 0 || query.length_ms <= offer.longest_ms) && query.length_ms >= offer.shortest_ms;
+}
+
+// As timely(), at the best of its hours.
+bool Pool::long_enough(const Query& query, std::uint32_t node) const {
+  const Info& info = infos_[node];
+  if (!info.view.offer.hours.empty() && (query.stays || query.length_ms > info.longest_open_ms)) return false;
+  const OfferTerms& offer = matcher_.offers[matcher_.class_of(info.cls).offer];
+  if (query.stays && offer.longest_ms > 0) return false;
+  return (offer.longest_ms <= 0 || query.length_ms <= offer.longest_ms) && query.length_ms >= offer.shortest_ms;
+}
+
+std::int64_t Pool::asked(const Query& query, std::uint32_t node) const {
+  const NodeView& view = infos_[node].view;
+  const Load& load = query.need->load;
+  const std::int64_t gpus = load.whole_machine ? static_cast<std::int64_t>(view.devices.size())
+                            : load.share > 0   ? 1
+                                               : load.gpus;
+  return asked_price(view.offer.price_per_hour, view.offer.price_per_gpu_hour, gpus);
+}
+
+bool Pool::affordable(const Query& query, std::uint32_t node) const {
+  const Need& need = *query.need;
+  const NodeView& view = infos_[node].view;
+  if (!need.priced || (need.payer && need.payer == view.supplier)) return true;
+  const std::int64_t gpus = need.load.whole_machine ? static_cast<std::int64_t>(view.devices.size())
+                            : need.load.share > 0   ? 1
+                                                    : need.load.gpus;
+  const std::int64_t least = asked_price(view.offer.floor_per_hour, view.offer.floor_per_gpu_hour, gpus);
+  return agreed_price(asked(query, node), least, view.offer.currency, need.bid).has_value();
 }
 
 bool Pool::is_cold(const Query& query, const Info& info) const {
@@ -592,7 +627,7 @@ bool Pool::hosts_if_judged(const Query& query, std::uint32_t node, const Machine
   if (query.excluded == nullptr ? marked(node)
                                 : std::binary_search(query.excluded->begin(), query.excluded->end(), node))
     return false;
-  if (!need.amounts.within(m.free) || kept_from(query, m)) return false;
+  if (!need.amounts.within(m.free) || kept_from(query, m) || !affordable(query, node)) return false;
   const auto free = static_cast<std::int32_t>(std::popcount(m.free_devices));
   if (need.load.whole_machine) {
     const Info& info = infos_[node];
@@ -633,17 +668,35 @@ bool Pool::would_host(const Query& query, std::uint32_t node, const Machine& mac
   return hosts_if_judged(query, node, machine, verdict);
 }
 
+bool Pool::is_there(const Query& query, std::uint32_t node, Verdict verdict) const {
+  const Info& info = infos_[node];
+  const Need& need = *query.need;
+  if (verdict == Verdict::No || (verdict == Verdict::Check && !matcher_.admits(need.constraint, info.view)))
+    return false;
+  return need.pinned.empty() || std::find(need.pinned.begin(), need.pinned.end(), info.view.node) != need.pinned.end();
+}
+
 bool Pool::could_host(const Query& query, std::uint32_t node) const {
   const Info& info = infos_[node];
   const Need& need = *query.need;
-  if (!info.live || !info.view.schedulable || !need.amounts.within(info.capacity)) return false;
-  const Verdict verdict = matcher_.judged(need.constraint, info.cls);
-  if (verdict == Verdict::No || (verdict == Verdict::Check && !matcher_.admits(need.constraint, info.view)))
-    return false;
-  if (!need.pinned.empty() && std::find(need.pinned.begin(), need.pinned.end(), info.view.node) == need.pinned.end())
-    return false;
-  const OfferTerms& offer = matcher_.offers[matcher_.class_of(info.cls).offer];
-  return (offer.longest_ms <= 0 || query.length_ms <= offer.longest_ms) && query.length_ms >= offer.shortest_ms;
+  return info.live && info.view.schedulable && need.amounts.within(info.capacity) &&
+         is_there(query, node, matcher_.judged(need.constraint, info.cls)) && long_enough(query, node) &&
+         affordable(query, node);
+}
+
+bool Pool::could_serve(const Query& query, std::uint32_t node) const {
+  const Info& info = infos_[node];
+  const Need& need = *query.need;
+  return info.live && info.view.schedulable && need.amounts.within(info.capacity) &&
+         is_there(query, node, matcher_.suits(need.constraint, info.cls));
+}
+
+Refusal Pool::refusal(const Query& query, std::uint32_t node) const {
+  const std::uint32_t constraint = query.need->constraint, cls = infos_[node].cls;
+  if (!matcher_.takes_tenant(constraint, cls)) return Refusal::Tenants;
+  if (!matcher_.takes_image(constraint, cls)) return Refusal::Images;
+  if (!long_enough(query, node)) return Refusal::Length;
+  return affordable(query, node) ? Refusal::None : Refusal::Price;
 }
 
 std::pair<std::int32_t, std::int64_t> Pool::share_device(const Query& query, std::uint32_t node) const {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "model/offer.h"
 #include "scheduler/matcher.h"
 #include "scheduler/scarcity.h"
 #include "scheduler/shares.h"
@@ -65,13 +66,17 @@ struct Need {
   std::vector<NodeId> pinned;
   OrgId own;                     // only this supplier's machines
   std::uint32_t named_pool = 0;  // only this pool's
+  bool priced = false;           // it does not pay whatever is asked
+  Bid bid;
+  OrgId payer;  // who has machines of his own for nothing
 };
 
 struct Query {
   const Need* need = nullptr;
   const Weights* weights = nullptr;
   std::int64_t now_ms = 0;
-  std::int64_t length_ms = 0;                              /* how long it stays at most; 0 = not known */
+  std::int64_t length_ms = 0;                              /* how long it must be able to stay; 0 = not known */
+  bool stays = false;                                      /* for ever, as far as is known: no machine that ends */
   std::uint64_t tenant = 0;                                /* for shares; 0 = they mix */
   std::uint32_t asker = kNone;                             /* the request that asks */
   const std::vector<std::uint32_t>* excluded = nullptr;    /* sorted; null: the marked ones */
@@ -80,6 +85,9 @@ struct Query {
   std::int64_t done_ms = 0;                                /* it is gone by then; 0 = not known */
   const std::vector<std::int64_t>* shadows = nullptr;      /* when those can start, 0 = not known; with done_ms */
 };
+
+// What of an offer stands against a request that the machine could serve otherwise.
+enum class Refusal : std::uint8_t { None = 0, Price = 1, Tenants = 2, Images = 3, Length = 4 };
 
 struct Found {
   std::uint32_t node = kNone;
@@ -141,6 +149,12 @@ class Pool {
   bool hosts(const Query& query, std::uint32_t node) const;  // now
   bool would_host(const Query& query, std::uint32_t node, const Machine& then) const;
   bool could_host(const Query& query, std::uint32_t node) const;  // if it were empty
+  // If it were empty and its owner asked nothing; and what of the offer refuses it then.
+  bool could_serve(const Query& query, std::uint32_t node) const;
+  Refusal refusal(const Query& query, std::uint32_t node) const;
+  std::int64_t asked(const Query& query, std::uint32_t node) const;  // an hour; of another currency too
+  bool some_ask() const { return some_ask_; }                        // some machine ever had an offer
+  bool closed(std::uint32_t node) const { return infos_[node].live && !infos_[node].open; }  // outside its hours
   Taken what_it_takes(const Query& query, std::uint32_t node) const;
   void keep(std::uint32_t node, std::uint32_t keeper);  // kNone: for nobody any more
   void take(const Taken& taken);
@@ -154,6 +168,7 @@ class Pool {
     std::uint64_t free_devices = 0;
     std::uint64_t cls = 0; /* serial of its class; 0: not to be planned on */
     bool whole = false, kept = false;
+    std::uint64_t terms = 0; /* version of its offer */
   };
   struct Info {
     NodeView view;
@@ -163,6 +178,7 @@ class Pool {
     std::vector<std::uint32_t> images;
     Amounts capacity;
     std::int64_t until_ms = 0;                       // end of its present hours; 0 = none
+    std::int64_t longest_open_ms = 0;                // of its hours; 0 = it is always open
     bool live = false, open = true, touched = false; /* open: within its hours */
     Seen seen;
   };
@@ -244,6 +260,9 @@ class Pool {
   void set_hours(Info& info);
   void set_machine(std::uint32_t node);
   bool timely(const Query& query, const NodeClass& k) const;
+  bool long_enough(const Query& query, std::uint32_t node) const;
+  bool is_there(const Query& query, std::uint32_t node, Verdict verdict) const;
+  bool affordable(const Query& query, std::uint32_t node) const;
 
   const Kernels* kernels_;
   Matcher matcher_;
@@ -253,7 +272,7 @@ class Pool {
   Workload workload_;
   std::vector<std::pair<std::int32_t, Task>> expected_;
   bool learn_due_ = false;
-  bool pressure_stale_ = true;
+  bool pressure_stale_ = true, some_ask_ = false;
   std::vector<std::string> model_names_;
   std::vector<Info> infos_;
   std::vector<std::uint32_t> free_infos_;

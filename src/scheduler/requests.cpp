@@ -42,8 +42,8 @@ bool same(const std::vector<Bundle>& a, const std::vector<Bundle>& b) {
 bool alone(const Request& r) {
   return r.gang.empty() || !r.backoff.empty() || !r.avoid.empty();
 }
-bool by_tenant(const Request& r) {
-  return r.pool == "own";
+bool by_tenant(const Request& r) {  // its own machines are others', or cost it nothing
+  return r.pool == "own" || r.max_price > 0 || !r.currency.empty();
 }
 std::uint64_t hash_of(const Request& r) {
   if (alone(r)) return hash_with(0x0a1e, r.cluster.value);
@@ -52,6 +52,9 @@ std::uint64_t hash_of(const Request& r) {
   if (by_tenant(r)) h = hash_with(h, r.tenant.value);
   h = hash_with(h, static_cast<std::uint64_t>(length_step(r.longest.count())));
   h = hash_with(h, static_cast<std::uint64_t>(r.policy) << 8 | static_cast<std::uint64_t>(r.min_trust));
+  if (r.max_price != 0 || !r.currency.empty())
+    h = hash_with(hash_with(h, static_cast<std::uint64_t>(r.max_price)), hash_text(r.currency));
+  if (r.may_end_early) h = hash_with(h, 1);
   for (const Bundle& b : r.gang)
     h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
   return h;
@@ -60,7 +63,8 @@ bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   if (alone(a) || alone(b)) return false;
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
          a.pool == b.pool && a.image == b.image && a.policy == b.policy && a.min_trust == b.min_trust &&
-         (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) &&
+         (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) && a.max_price == b.max_price &&
+         a.currency == b.currency && a.may_end_early == b.may_end_early &&
          length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 
@@ -114,6 +118,9 @@ std::uint32_t Scheduler::Impl::class_for(const Request& request) {
     c.example = request;
     c.example.longest = Millis(length_step(request.longest.count()));
     if (c.example.longest.count() > 0) c.length_ms = c.example.longest.count() + kStartAllowance.count();
+    // What takes what it gets wants half an hour of it, so that it has begun before it ends.
+    c.fit_ms = request.may_end_early ? kStartAllowance.count() : c.length_ms;
+    c.stays = c.length_ms == 0 && !request.may_end_early;
     c.hash = hash;
     c.grows = request.gang.empty();
     c.alone = alone(request);

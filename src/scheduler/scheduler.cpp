@@ -33,6 +33,9 @@ std::vector<QueueView> Scheduler::queue_page(WallTime now, std::size_t offset, s
 QueueView Scheduler::queue_of(ClusterId cluster, WallTime now) const {
   return impl_->view_of(cluster, now);
 }
+std::map<std::string, std::uint32_t> Scheduler::refused_by(NodeId node, WallTime now) const {
+  return impl_->refused_by(node, now);
+}
 std::size_t Scheduler::waiting() const {
   return impl_->waiting;
 }

@@ -3,7 +3,9 @@
 // snapshot; plan(budget) proposes actions in atomic groups. It decides nothing: the core re-validates every group by
 // predicate at commit. No clock, I/O, randomness, threads, floating point; every instruction set gives the same plan.
 // Single-threaded; the caller owns it; const members may run beside each other.
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "scheduler/kernels.h"
@@ -51,6 +53,9 @@ class Scheduler {
   std::vector<QueueView> queue_page(WallTime now, std::size_t offset, std::size_t limit) const;
   QueueView queue_of(ClusterId cluster, WallTime now) const;
   std::size_t waiting() const;
+  // How many requests wait that this machine could serve but for its offer, by what of the offer stands against them:
+  // "price", "tenants", "images", "length", "hours" (it is closed). Nothing of the requests themselves.
+  std::map<std::string, std::uint32_t> refused_by(NodeId node, WallTime now) const;
   // Of every start that waits, by cluster. Nothing changes here; it costs as much as planning the queue some dozen
   // times.
   std::vector<StartForecast> starts(WallTime now, const ForwardOptions& options = {}) const;

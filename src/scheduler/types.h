@@ -41,11 +41,13 @@ struct Reliability {  // per hour of work; nothing observed yet = no hours
   std::array<std::uint8_t, 24> by_hour{};  // UTC, 100 = the average; all 0 = flat
   bool operator==(const Reliability&) const = default;
 };
-struct Offer {  // what the supplier wants; empty and 0 = whatever comes
-  std::int64_t price_per_gpu_hour = 0, price_per_hour = 0, floor_per_gpu_hour = 0;
+struct Offer {                                             // what the supplier wants; empty and 0 = whatever comes
+  std::int64_t price_per_gpu_hour = 0, price_per_hour = 0; /* of each GPU taken, and of the lease */
+  std::int64_t floor_per_gpu_hour = 0, floor_per_hour = 0; /* the least, from who may pay no more */
+  std::string currency;
   std::uint64_t price_version = 0;
   std::vector<OrgId> tenants, refused;  // only these; never these
-  std::vector<std::string> images;      // prefixes of image names; only these
+  std::vector<std::string> images;      // beginnings of image names, or of digests; only these
   Millis shortest{0}, longest{0};       // of the work
   std::vector<Interval> hours;          // when it may be used; empty = always
   Millis notice{0};                     // the owner may want it back this much before an interval ends
@@ -100,6 +102,9 @@ struct Request {
   std::vector<Bundle> gang, grow;
   Policy policy = Policy::Balanced;                  /* what counts among the machines that would do */
   TrustTier min_trust = TrustTier::Community;        /* only machines of this tier and better ones */
+  std::int64_t max_price = 0;                        /* for a machine and hour; 0 = whatever is asked */
+  std::string currency;                              /* of it, and of a budget; empty = any */
+  bool may_end_early = false;                        /* machines with ending hours will do, whatever its length */
   Millis longest{0};                                 /* it is stopped at most so long after its start; 0 = no limit */
   bool running = false;                              /* it has members already: `gang` brings it back to its minimum */
   std::vector<NodeId> avoid;                         /* nodes it already uses or failed on */

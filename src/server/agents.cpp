@@ -595,6 +595,7 @@ AgentHub::NetCounts AgentHub::net_counts() const {
         out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
         out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
         out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
+        out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
       }
   return out;
 }

@@ -130,6 +130,7 @@ Api::Api(Context& context) : context_(context) {
   add_rest();
   add_registries();
   add_totp();
+  add_sso();
   add_audit();
 }
 

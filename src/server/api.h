@@ -75,6 +75,7 @@ class Api {
   void add_rest();
   void add_registries();
   void add_totp();
+  void add_sso();
   void add_audit();
   Result<CallPtr> match(net::Request request, net::ResponderPtr responder) const;
   Status authorise(const CallPtr& call) const;
@@ -94,9 +95,16 @@ class Api {
             const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
 
   void login(const CallPtr& call);
-  void give_login(const CallPtr& call, const Principal& who, const std::string& label);
+  // A token of the account, and the answer that `render` makes of it.
+  void give_login(const CallPtr& call, const Principal& who, const std::string& label, Millis lifetime,
+                  std::function<std::string(const wire::LoginView&)> render);
+  void begin_sso(const CallPtr& call);
+  void finish_sso(const CallPtr& call);
   void enroll(const CallPtr& call);
   void create_principal(const CallPtr& call);
+  void make_principal(const CallPtr& call, const wire::CreatePrincipalRequest& request,
+                      std::function<void(const engine::Reply&)> keep);
+  void invite_person(const CallPtr& call, const wire::CreatePrincipalRequest& request);  // of the identity provider
   void stream_events(const CallPtr& call);
   void job_logs(const CallPtr& call);
   void plan_cluster(const CallPtr& call);

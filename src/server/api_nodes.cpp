@@ -4,9 +4,11 @@
 #include "crypto/cert.h"
 #include "crypto/token.h"
 #include "model/node_labels.h"
+#include "model/offer.h"
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/list.h"
+#include "server/time_zone.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -25,6 +27,32 @@ Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb)
   if (node == nullptr) return missing(access::Kind::Node, call.id);
   call.id = node->id.str();
   return Ask{verb, object_of(*node)};
+}
+// A machine's offer is its owner's alone; whoever may not see the machine finds none.
+Result<Ask> ask_offer(const control::State& state, Call& call, access::Verb verb) {
+  const Node* node = find_node(state, call.caller.subject, call.id);
+  if (node == nullptr) return missing(access::Kind::Offer, call.id);
+  call.id = node->id.str();
+  access::Object object = object_of(*node);
+  object.kind = access::Kind::Offer;
+  return Ask{verb, object};
+}
+// Organisations by name become ids, hours in a zone become UTC.
+Result<Offer> resolved(const control::State& state, const wire::OfferText& said, WallTime now) {
+  Offer offer = said.offer;
+  for (std::size_t i = 0; i < said.tenants.size(); ++i) {
+    const auto org = find_org(state, said.tenants[i]);
+    const std::string field = fmt::format("offer.tenants[{}]", i);
+    if (!org) return error(Code::InvalidArgument, fmt::format("{} names no organisation", field), field);
+    offer.tenants.push_back(*org);
+  }
+  if (!offer.schedule.empty()) {
+    if (offer.zone.empty())
+      return error(Code::InvalidArgument, "offer.timezone is required with hours: UTC, or a name such as Europe/Berlin",
+                   "offer.timezone");
+    offer.offsets = TRY(zone_offsets(offer.zone, now, "offer.timezone"));
+  }
+  return offer;
 }
 Result<control::SetNode::Action> action_of(const std::string& text) {
   using enum control::SetNode::Action;
@@ -204,6 +232,43 @@ void Api::add_nodes() {
               });
         }
         submit(call, std::move(command), render);
+      });
+  add(
+      "SetNodeOffer",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const auto request = TRY(wire::parse_set_offer(call.request.body));
+        const std::string named = call.id;
+        const Ask ask = TRY(ask_offer(state, call, Verb::Update));
+        if (!request.id.empty() && request.id != named && request.id != call.id)
+          return error(Code::InvalidArgument, "id in the body names another machine than the path", "id");
+        return ask;
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_set_offer(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        Result<Offer> offer = Offer{};
+        const wire::OfferText nothing{{.currency = std::string(kPlainCurrency)}, {}};
+        context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+          offer = resolved(state, request->offer.value_or(nothing), read_clocks().wall);
+        });
+        if (!offer.ok()) return fail(call, offer.error());
+        submit(call, control::SetOffer{*NodeId::parse(call->id), *offer},
+               [this, call](const control::State& state, const scheduler::Scheduler&,
+                            const engine::Reply&) -> Result<std::string> {
+                 const Node* found = state.find_node(*NodeId::parse(call->id));
+                 if (found == nullptr) return error(Code::NotFound, "the machine is gone");
+                 return wire::to_json(
+                     node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
+               });
+      });
+  add(
+      "ExplainNode", [](const control::State& state, Call& call) { return ask_offer(state, call, Verb::Read); },
+      [this](const CallPtr& call) {
+        read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
+          const NodeId node = *NodeId::parse(call->id);
+          return wire::to_json(wire::NodeRefusalsView{node, static_cast<std::uint32_t>(scheduler.waiting()),
+                                                      scheduler.refused_by(node, read_clocks().wall), state.seq});
+        });
       });
   add(
       "ListTelemetry",

@@ -128,23 +128,26 @@ void Api::login(const CallPtr& call) {
   if (!request.ok()) return fail(call, request.error());
   const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
   check_password(call, request->name, request->password, wrong, [this, call, request = *request](const Principal& who) {
-    check_code(call, who, request.code, [&] { give_login(call, who, request.label); });
+    check_code(call, who, request.code, [&] {
+      give_login(call, who, request.label.empty() ? "login" : request.label, kLoginLifetime,
+                 [](const wire::LoginView& view) { return wire::to_json(view); });
+    });
   });
 }
 
-void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label) {
+void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label, Millis lifetime,
+                     std::function<std::string(const wire::LoginView&)> render) {
   call->caller.subject = {who.id, who.role, who.org, {}, {}};
   const auto token = crypto::make_api_token();
-  submit(call,
-         control::CreateApiToken{who.id, token.hash, label.empty() ? "login" : label.substr(0, 64), {}, kLoginLifetime},
-         [this, token, id = who.id](const control::State& state, const scheduler::Scheduler&,
-                                    const engine::Reply& reply) -> Result<std::string> {
-           const auto made = TokenId::parse(reply.outcome.id);
-           const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-           if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-           return wire::to_json(
-               wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
-         });
+  submit(
+      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), {}, lifetime},
+      [this, token, id = who.id, render = std::move(render)](const control::State& state, const scheduler::Scheduler&,
+                                                             const engine::Reply& reply) -> Result<std::string> {
+        const auto made = TokenId::parse(reply.outcome.id);
+        const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
+        if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
+        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
+      });
 }
 
 Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
@@ -205,27 +208,32 @@ void Api::change_password(const CallPtr& call) {
 void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
+  if (!request->sso_subject.empty()) return invite_person(call, *request);
   if (const Status rule = password_rule(request->password, "password"); !rule.ok()) return fail(call, rule.error());
   const auto make = [this, call, request = *request] {
-    Result<OrgId> org = OrgId{};
-    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-      org = wanted_org(state, call->caller.subject, request.org);
-    });
-    if (!org.ok()) return fail(call, org.error());
     const auto hash = crypto::hash_password(request.password);
     if (!hash.ok()) return fail(call, hash.error());
-    const auto keep = [this, hash = *hash](const engine::Reply& reply) {
+    make_principal(call, request, [this, hash = *hash](const engine::Reply& reply) {
       // A repeat writes again: that heals an account whose password was lost between the two stores.
       static_cast<void>(context_.store->put_side(kPasswords, reply.outcome.id, to_bytes(hash)).ok());
-    };
-    submit(
-        call, control::CreatePrincipal{request.name, request.role, *org},
-        [this](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-          return shown_principal(state, reply.outcome.id);
-        },
-        keep);
+    });
   };
   post_hashing(call, make, {});
+}
+
+void Api::make_principal(const CallPtr& call, const wire::CreatePrincipalRequest& request,
+                         std::function<void(const engine::Reply&)> keep) {
+  Result<OrgId> org = OrgId{};
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    org = wanted_org(state, call->caller.subject, request.org);
+  });
+  if (!org.ok()) return fail(call, org.error());
+  submit(
+      call, control::CreatePrincipal{request.name, request.role, *org},
+      [this](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+        return shown_principal(state, reply.outcome.id);
+      },
+      std::move(keep));
 }
 
 void Api::add_people() {
@@ -309,22 +317,26 @@ void Api::add_people() {
   add("ListPrincipals", own(Kind::Principal, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"name", "role"});
     if (!query.ok()) return fail(call, query.error());
-    read(call, [&](const control::State& state, const scheduler::Scheduler&) {
-      return list_page(*query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(principal)) || !passes(*query, "name", principal.name) ||
-            !passes(*query, "role", wire::text(principal.role)))
-          return {};
-        return wire::to_json(shown_view(state, principal));
+    post(call, [this, call, query = *query] {
+      const Status known = context_.factors->load();
+      if (!known.ok()) return fail(call, known.error());
+      read(call, [&](const control::State& state, const scheduler::Scheduler&) {
+        return list_page(query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
+          if (!access::visible(call->caller.subject, object_of(principal)) || !passes(query, "name", principal.name) ||
+              !passes(query, "role", wire::text(principal.role)))
+            return {};
+          return wire::to_json(shown_view(state, principal));
+        });
       });
     });
   });
   add(
       "DisablePrincipal",
       [](const control::State& state, Call& call) -> Result<Ask> {
-        const auto id = PrincipalId::parse(call.id);
-        const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return missing(Kind::Principal, call.id);
-        return Ask{Verb::Delete, object_of(found->second)};
+        const Principal* found = find_principal(state, call.id);
+        if (found == nullptr) return missing(Kind::Principal, call.id);
+        call.id = found->id.str();
+        return Ask{Verb::Delete, object_of(*found)};
       },
       [this](const CallPtr& call) {
         submit(call, control::DisablePrincipal{*PrincipalId::parse(call->id)},

@@ -164,6 +164,8 @@ std::string metrics_text(Context& context) {
         static_cast<double>(net.relayed), "{path=\"relay\"}");
   gauge("net_pairs", {}, static_cast<double>(net.lan), "{path=\"lan\"}");
   gauge("net_pairs", {}, static_cast<double>(net.direct), "{path=\"direct\"}");
+  gauge("net_pairs_limited", "of them, those whose way was full: bulk is held to what it carries",
+        static_cast<double>(net.limited));
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

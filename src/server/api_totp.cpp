@@ -115,10 +115,10 @@ void Api::add_totp() {
   add(
       "ResetTotp",
       [](const control::State& state, Call& call) -> Result<Ask> {
-        const auto id = PrincipalId::parse(call.id);
-        const auto found = id ? state.principals.find(*id) : state.principals.end();
-        if (found == state.principals.end()) return missing(access::Kind::Principal, call.id);
-        return Ask{Verb::Revoke, object_of(found->second)};  // not Update: that everybody may of his own account
+        const Principal* found = find_principal(state, call.id);
+        if (found == nullptr) return missing(access::Kind::Principal, call.id);
+        call.id = found->id.str();
+        return Ask{Verb::Revoke, object_of(*found)};  // not Update: that everybody may of his own account
       },
       [this](const CallPtr& call) {
         const PrincipalId who = *PrincipalId::parse(call->id);

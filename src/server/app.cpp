@@ -10,6 +10,7 @@
 #include "server/registry_store.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
+#include "server/sso.h"
 
 namespace muster::server {
 
@@ -66,6 +67,9 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.registries->load(read_clocks().wall));
   context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
   TRY_VOID(context.factors->load());
+  if (options.sso)
+    context.sso =
+        std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
   context.machines = std::make_unique<MachineBook>(context.identity.ca);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   AccessLog::Options access;
@@ -132,6 +136,7 @@ void App::stop() {
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
   if (context_->relay) context_->relay->stop();
+  if (context_->sso) context_->sso->pool.stop();
   if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();
   if (context_->access) context_->access->stop();

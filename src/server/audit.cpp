@@ -48,6 +48,7 @@ struct MeaningOf {
         return {{e.draining ? "drain" : "change", "machine"}};
     }
   }
+  M operator()(const NodeOffered&) const { return {{"offer", "machine"}}; }
   M operator()(const NodeTierChanged&) const { return {{"trust", "machine"}}; }
   M operator()(const NodeStruck& e) const { return {{e.strikes == 0 ? "trust" : "strike", "machine", e.strikes != 0}}; }
   M operator()(const FreezeSet&) const { return {{"freeze", "platform"}}; }

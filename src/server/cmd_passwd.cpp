@@ -1,4 +1,5 @@
-// Sets the password of a local account, or takes away its second factor, in the data directory, for who lost them. Both
+// Sets the password of a local account, takes away its second factor or its link to a person of the identity provider,
+// in the data directory. All
 // lie in side tables of the store, not in the journal, so this neither takes the lead from a musterd that serves nor
 // waits for it to stop: that one reads the tables at each login.
 #include <fmt/format.h>
@@ -12,6 +13,7 @@
 #include "server/commands.h"
 #include "server/identity.h"
 #include "server/second_factor.h"
+#include "server/sso_people.h"
 
 namespace muster::server {
 namespace {
@@ -25,7 +27,8 @@ struct Account {
   std::shared_ptr<journal::Store> store;
   PrincipalId id;
 };
-Result<Account> open_account(const Arguments& arguments, const OpenStore& open) {
+enum class Disabled : std::uint8_t { Refused, Allowed };
+Result<Account> open_account(const Arguments& arguments, const OpenStore& open, Disabled disabled = Disabled::Refused) {
   const DataDir dir{arguments.option("--data")};
   const std::string& name = arguments.words[1];
   if (!std::filesystem::exists(dir.key("ca.key.pem")))
@@ -36,7 +39,7 @@ Result<Account> open_account(const Arguments& arguments, const OpenStore& open) 
   if (found == base.state.principal_by_name.end())
     return error(Code::NotFound, fmt::format("there is no account {}; `muster user list` shows them", name));
   const Principal& principal = base.state.principals.at(found->second);
-  if (principal.disabled)
+  if (principal.disabled && disabled == Disabled::Refused)
     return error(Code::FailedPrecondition, fmt::format("the account {} is disabled for good; make another", name));
   return Account{store, principal.id};
 }
@@ -93,6 +96,26 @@ int cmd_totp_reset(const Arguments& arguments, const OpenStore& open) {
   }
   fmt::print("{} has no second factor any more: its password alone logs in, until `muster totp enable`.\n",
              arguments.words[1]);
+  return 0;
+}
+
+int cmd_sso_forget(const Arguments& arguments, const OpenStore& open) {
+  if (!names_an_account(arguments)) return 2;
+  const auto account = open_account(arguments, open, Disabled::Allowed);
+  const auto gone =
+      account.ok() ? SsoPeople::forget(*account->store, account->id) : Result<std::size_t>(account.error());
+  if (!gone.ok()) {
+    fmt::print(stderr, "musterd sso-forget: {}\n", gone.error().message);
+    return 1;
+  }
+  if (*gone == 0) {
+    fmt::print("{} belongs to nobody of the identity provider: nothing to forget.\n", arguments.words[1]);
+    return 0;
+  }
+  fmt::print(
+      "{} belongs to nobody of the identity provider any more: who had it begins with a new account. Its logins go on "
+      "until they end; `muster user disable` ends them.\n",
+      arguments.words[1]);
   return 0;
 }
 

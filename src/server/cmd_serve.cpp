@@ -69,6 +69,10 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
       TRY(parse_span(arguments, "--reenrol-days", Millis(86'400'000), 0, 365, options.reenrol_within));
   options.addresses_kept =
       TRY(parse_span(arguments, "--address-days", Millis(86'400'000), 0, 3'650, options.addresses_kept));
+  if (const std::string sso = arguments.option("--sso"); !sso.empty()) {
+    options.sso = TRY(SsoProvider::load(sso));
+    log_info("musterd", "people may log in by {}", options.sso->settings.issuer);
+  }
   if (open_addresses) options.addresses = TRY(open_addresses(options.dir.addresses()));
   options.store = TRY(open(options.dir.journal()));
   const auto app = TRY(App::start(options));

@@ -13,9 +13,11 @@ const char* const kUsage =
     "\n"
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
-    "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N]\n"
+    "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
     "  musterd totp-reset NAME --data DIR    (a lost second factor; also while serving)\n"
+    "  musterd sso-forget NAME --data DIR    (the person of the identity provider may begin with a new account; also\n"
+    "                while serving)\n"
     "  musterd journal verify|show|export|head --data DIR [--from SEQ] [--count N] [--head FILE [--key PUB]]\n"
     "                [--out FILE]            (head: sign the newest entry, also while serving; verify --head: check "
     "it)\n"
@@ -27,6 +29,7 @@ const char* const kUsage =
     "Machines' certificates live 24 hours and are renewed at two thirds of that. A machine that slept through the end "
     "of\n"
     "its certificate proves its device key and gets a new one for --reenrol-days (30), then it must join anew.\n"
+    "--sso: the settings of an identity provider (OpenID Connect) that people log in by: docs/operator.md.\n"
     "Client addresses lie in DIR/addresses.db for --address-days (90; 0 = not at all), never in the journal.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
@@ -39,7 +42,7 @@ Result<Arguments> parse_arguments(int count, char** values) {
   static const std::vector<std::string> known = {
       "--data",   "--name",  "--operator",   "--password-file",    "--relay",        "--listen", "--handoff",
       "--public", "--from",  "--count",      "--certificate-life", "--reenrol-days", "--head",   "--key",
-      "--out",    "--actor", "--older-than", "--address-days"};
+      "--out",    "--actor", "--older-than", "--address-days",     "--sso"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

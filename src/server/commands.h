@@ -30,6 +30,7 @@ int cmd_init(const Arguments& arguments, const OpenStore& open);
 int cmd_serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses);
 int cmd_passwd(const Arguments& arguments, const OpenStore& open);
 int cmd_totp_reset(const Arguments& arguments, const OpenStore& open);
+int cmd_sso_forget(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
 int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);

@@ -19,6 +19,7 @@ class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
+struct Sso;
 class MachineBook;
 class RelayTeller;
 
@@ -33,6 +34,7 @@ struct Context {
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<SecondFactors> factors;
+  std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<MachineBook> machines;
   std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/offer.h"
 #include "server/views.h"
 #include "wire/names.h"
 
@@ -134,6 +135,16 @@ struct Teller {
     object = of(s, e.node);
     return fmt::format("machine {} has trust tier {}", name_of(s, e.node), wire::text(e.tier));
   }
+  std::string operator()(const NodeOffered& e) {
+    object = of(s, e.node);
+    object.kind = access::Kind::Offer;
+    const Offer& o = e.offer;
+    return fmt::format("machine {} is offered for {} an hour{}{}{}", name_of(s, e.node),
+                       money_text(o.price, o.currency),
+                       o.gpu_price == 0 ? "" : fmt::format(" and {} for each GPU", money_text(o.gpu_price, o.currency)),
+                       o.schedule.empty() ? "" : fmt::format(", {} ({})", o.schedule, o.zone),
+                       o.tenants.empty() ? "" : fmt::format(", to {} organisations", o.tenants.size()));
+  }
   std::string operator()(const NodeStruck& e) {
     object = of(s, e.node);
     if (e.strikes == 0) return fmt::format("machine {} is trusted with starts again", name_of(s, e.node));
@@ -176,8 +187,12 @@ struct Teller {
     data["node"] = e.lease.node.str();
     data["role"] = wire::text(e.slot.role);
     data["cluster"] = e.lease.cluster.str();
-    return fmt::format("{}: {} {} goes to machine {}", name_of(s, e.lease.cluster), wire::text(e.slot.role),
-                       e.slot.id.str(), name_of(s, e.lease.node));
+    if (e.lease.price > 0) data["price_micros"] = std::to_string(e.lease.price), data["currency"] = e.lease.currency;
+    if (e.lease.leaves_at.ms != 0) data["leaves_at"] = format_utc(e.lease.leaves_at);
+    return fmt::format(
+        "{}: {} {} goes to machine {}{}", name_of(s, e.lease.cluster), wire::text(e.slot.role), e.slot.id.str(),
+        name_of(s, e.lease.node),
+        e.lease.price > 0 ? fmt::format(", for {} an hour", money_text(e.lease.price, e.lease.currency)) : "");
   }
   std::string operator()(const SlotKeyed& e) {
     object = of(s, e.slot);

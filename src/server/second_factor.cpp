@@ -34,17 +34,21 @@ SecondFactors::SecondFactors(const crypto::Secret32& secret, std::shared_ptr<jou
 
 Status SecondFactors::load() {
   const std::lock_guard lock(mutex_);
+  decltype(confirmed_) found;
   for (std::string after;;) {
     const auto rows = TRY(store_->list_side(kTotpTable, after, 1000));
-    if (rows.empty()) return {};
+    if (rows.empty()) break;
     for (const auto& [name, bytes] : rows) {
       after = name;
       const auto who = PrincipalId::parse(name);
       const auto text = seal_.open(name, bytes);
       const auto row = text ? row_of(*text) : std::nullopt;
-      if (who && (!row || row->confirmed)) note(*who, true);
+      if (who && (!row || row->confirmed)) found.insert(*who);
     }
   }
+  const std::lock_guard shown(confirmed_mutex_);
+  confirmed_ = std::move(found);
+  return {};
 }
 
 Result<Bytes> SecondFactors::enrol(PrincipalId who, WallTime now) {

@@ -25,7 +25,8 @@ inline constexpr std::uint32_t kEnrolTries = 10;
 class SecondFactors {
  public:
   SecondFactors(const crypto::Secret32& secret, std::shared_ptr<journal::Store> store);
-  Status load();  // once at start
+  // Who has one, from the store: at start, and before it is shown, for `musterd totp-reset` changes it too.
+  Status load();
 
   // A new secret, which counts once a code of it came within kEnrolWithin. FailedPrecondition: there is a factor.
   Result<Bytes> enrol(PrincipalId who, WallTime now);

@@ -323,7 +323,7 @@ TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
   for (const auto& operation : wire::operations()) {
     EXPECT_TRUE(app_->api().has_route(operation.name)) << operation.name;
     if (operation.name == "GetServer" || operation.name == "Login" || operation.name == "Enroll" ||
-        !operation.streams.empty())
+        operation.name == "BeginSso" || operation.name == "FinishSso" || !operation.streams.empty())
       continue;
     std::string path = operation.path;
     if (const auto open = path.find('{'); open != std::string::npos)
@@ -689,7 +689,8 @@ TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
   EXPECT_EQ(call("DELETE", path, "", lost.token).status, 403) << "not its owner: he shows a code";
   EXPECT_EQ(call("DELETE", "/api/v1/users/" + id_of(admin_) + "/totp").status, 409) << "nor an operator his own";
   EXPECT_EQ(call("DELETE", "/api/v1/users/usr-99999/totp").status, 404);
-  const auto reset = call("DELETE", path);
+  EXPECT_EQ(call("DELETE", "/api/v1/users/louis/totp").status, 404);
+  const auto reset = call("DELETE", "/api/v1/users/lois/totp");  // by name as well as by id
   EXPECT_EQ(reset.status, 200) << reset.body.dump();
   EXPECT_FALSE(reset.body["secondFactor"].truth());
   EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 200);
@@ -1110,6 +1111,40 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_FALSE(plan.body["queue"]["reason"].text().empty());
   EXPECT_EQ(call("POST", "/api/v1/plan", wire::to_json(request), supplier).status, 403);
   EXPECT_TRUE(call("GET", "/api/v1/clusters", "", tenant).body["items"].items().empty()) << "nothing was made";
+
+  // Its owner asks a price: who may pay less waits and hears of it, and the owner of him.
+  const auto offer = [&](const std::string& body, const std::string& token) {
+    return call("PUT", "/api/v1/nodes/box/offer", body, token);
+  };
+  const std::string dear =
+      R"({"offer":{"currency":"EUR","priceMicros":"1350000","tenants":["tom-org"],"hours":"Mon-Sun 00:00-23:59",)"
+      R"("timezone":"Europe/Berlin","maxLeaseSeconds":"86400"}})";
+  EXPECT_EQ(offer(dear, tenant).status, 404) << "another organisation's machine";
+  EXPECT_EQ(offer(dear, admin_).status, 403) << "an operator states no price for others";
+  EXPECT_EQ(offer(R"({"offer":{"tenants":["nobody-there"]}})", supplier).body["field"].text(), "offer.tenants[0]");
+  EXPECT_EQ(offer(R"({"offer":{"hours":"Mon-Sun 00:00-23:59"}})", supplier).body["field"].text(), "offer.timezone");
+  EXPECT_EQ(offer(R"({"offer":{"hours":"Sat, Sun","timezone":"Mars/Base"}})", supplier).body["field"].text(),
+            "offer.timezone");
+  const auto stated = offer(dear, supplier);
+  ASSERT_EQ(stated.status, 200) << stated.body.dump();
+  EXPECT_EQ(stated.body["offer"]["tenants"].items().at(0).text(), "tom-org");
+  EXPECT_FALSE((stated.body["offer"]["openUntil"].text() + stated.body["offer"]["opensAt"].text()).empty());
+  wire::CreateClusterRequest frugal = request;
+  frugal.spec.max_price = 1'200'000, frugal.spec.currency = "EUR", frugal.spec.may_end_early = true;
+  frugal.spec.name = "frugal";
+  plan = call("POST", "/api/v1/plan", wire::to_json(frugal), tenant);
+  EXPECT_EQ(plan.body["queue"]["reasonCode"].text(), "price") << plan.body.dump();
+  EXPECT_NE(plan.body["queue"]["reason"].text().find("asks 1.35"), std::string::npos) << plan.body.dump();
+  ASSERT_EQ(call("POST", "/api/v1/clusters", wire::to_json(frugal), tenant).status, 200);
+  EXPECT_TRUE(eventually([&] {
+    return call("GET", "/api/v1/nodes/box/refusals", "", supplier).body["refused"]["price"].integer() == 1;
+  })) << call("GET", "/api/v1/nodes/box/refusals", "", supplier).body.dump();
+  EXPECT_EQ(call("GET", "/api/v1/nodes/box/refusals", "", tenant).status, 404);
+  EXPECT_EQ(call("DELETE", "/api/v1/clusters/frugal", "", tenant).status, 200);
+  ASSERT_EQ(offer(R"({"offer":{"currency":"EUR","priceMicros":"1200000"}})", supplier).status, 200);
+  plan = call("POST", "/api/v1/plan", wire::to_json(frugal), tenant);
+  EXPECT_TRUE(plan.body["startsNow"].truth()) << plan.body.dump();
+  EXPECT_EQ(plan.body["places"].items().at(0)["priceMicros"].integer(), 1'200'000) << plan.body.dump();
   const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
   ASSERT_EQ(made.status, 200) << made.body.dump();
   EXPECT_EQ(call("GET", "/api/v1/clusters/" + made.body["id"].text(), "", supplier).status, 404)
@@ -1118,6 +1153,14 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       eventually([&] { return call("GET", "/api/v1/clusters/demo", "", tenant).body["state"].text() == "running"; },
                  Millis(30'000)))
       << call("GET", "/api/v1/clusters/demo", "", tenant).body.dump(1);
+  const auto paid = call("GET", "/api/v1/clusters/demo", "", tenant);
+  EXPECT_EQ(paid.body["perHour"].items().at(0)["micros"].integer(), 1'200'000) << paid.body.dump(1);
+  EXPECT_EQ(paid.body["slots"].items().at(0)["currency"].text(), "EUR");
+  EXPECT_EQ(call("GET", "/api/v1/nodes/box", "", supplier).body["leases"].items().at(0)["priceMicros"].integer(),
+            1'200'000);
+  EXPECT_EQ(offer("{}", supplier).status, 200) << "from now on for nothing again";
+  EXPECT_EQ(call("GET", "/api/v1/clusters/demo", "", tenant).body["perHour"].items().size(), 1U)
+      << "what runs keeps its terms";
   // Its key is known to the control plane, so the next Desired brings the roster and a relay token.
   EXPECT_TRUE(eventually([&] {
     const auto now = agent.seen();
@@ -1219,6 +1262,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   pair.rtt_us = 12'300;
   pair.asked = 32;
   pair.lost = 8;
+  pair.carries_bytes_s = 1'250'000;
+  pair.carries_age_ms = 4'200;
   pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
   session::NetPair stranger = pair;
   stranger.address = 1;
@@ -1250,6 +1295,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(first["path"].text(), "direct");
   EXPECT_DOUBLE_EQ(first["rttMs"].real(), 12.3);
   EXPECT_DOUBLE_EQ(first["loss"].real(), 0.25);
+  EXPECT_EQ(first["carriesBytesS"].integer(), 1'250'000);
+  EXPECT_EQ(first["carriesAgeSeconds"].integer(), 4);
   EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
   EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
             "no UDP reaches this machine: the relay's UDP port does not answer it");

@@ -7,7 +7,9 @@
 #include <tuple>
 
 #include "control/quota.h"
+#include "control/terms.h"
 #include "model/node_labels.h"
+#include "model/offer.h"
 #include "model/reason.h"
 #include "wire/names.h"
 
@@ -88,6 +90,14 @@ const Node* find_node(const control::State& state, const access::Subject& caller
     only = &node;
   }
   return only;
+}
+
+const Principal* find_principal(const control::State& state, const std::string& text) {
+  auto id = PrincipalId::parse(text);
+  if (const auto named = state.principal_by_name.find(text); !id && named != state.principal_by_name.end())
+    id = named->second;
+  const auto found = id ? state.principals.find(*id) : state.principals.end();
+  return found == state.principals.end() ? nullptr : &found->second;
 }
 
 std::optional<OrgId> find_org(const control::State& state, const std::string& text) {
@@ -203,6 +213,14 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) shown.cluster = cluster->spec.name;
     view.leases.push_back(std::move(shown));
   }
+  if (node.offer.version != 0) {
+    for (const OrgId tenant : node.offer.tenants) {
+      const auto org = state.orgs.find(tenant);
+      view.offer_tenants.push_back(org == state.orgs.end() ? tenant.str() : org->second.name);
+    }
+    if (const Openness now = openness(node.offer, read_clocks().wall); now.until.ms != 0)
+      (now.open ? view.open_until : view.opens_at) = now.until;
+  }
   if (!owner.empty() && (node.state == NodeState::Online || node.state == NodeState::Draining)) {
     view.not_hired = owner;
   } else if (node.barred) {
@@ -218,8 +236,12 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
         node.strikes, (node.backoff_until - state.last_wall).count() / 60'000 + 1);
   } else if (view.free.cpu_milli <= 0 || view.free.memory_bytes <= 0) {
     view.not_hired = "everything it offers is hired";
+  } else if (view.opens_at.ms != 0) {
+    view.not_hired = fmt::format("outside the hours of its offer; they begin at {}", format_utc(view.opens_at));
   } else if (view.leases.empty()) {
-    view.not_hired = "no waiting request fits it right now";
+    view.not_hired = node.offer.version == 0 ? "no waiting request fits it right now"
+                                             : "no waiting request fits it and its offer right now; `muster nodes "
+                                               "explain` says what the offer refused";
   }
   return view;
 }
@@ -312,6 +334,7 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
       shown.phase = lease->phase;
       shown.want = lease->want;
       shown.reason = lease->reason;
+      shown.price = lease->price, shown.currency = lease->currency, shown.leaves_at = lease->leaves_at;
       if (const Node* node = state.find_node(lease->node)) shown.node_name = node->name;
       if (const auto facts = pull && lease->phase <= LeasePhase::Pulling ? pull(lease->id) : std::nullopt) {
         shown.pull_done_bytes = facts->done_bytes;
@@ -329,6 +352,8 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
     view.slots.push_back(std::move(shown));
   }
   if (ray != nullptr && !control::terminal(cluster.state)) view.ray_nodes = ray->report.nodes;
+  control::Spending spending = control::spending_of(state, cluster, read_clocks().wall);
+  view.per_hour = std::move(spending.per_hour), view.so_far = std::move(spending.so_far);
   view.differences = differences(view, ray);
   if (state.frozen) view.warnings.push_back("evictions are frozen: " + state.freeze_reason);
   if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb)
@@ -356,6 +381,9 @@ wire::PlanView plan_view(const control::State& state, const control::WhatIf& ask
       shown.image_present = std::find(images.begin(), images.end(), cluster.spec.image) != images.end();
       shown.region = region_of(*node);
       shown.tier = node->tier;
+      if (const auto terms = control::terms_for(state, cluster, *node, static_cast<std::int64_t>(place.devices.size()),
+                                                state.last_wall))
+        shown.price = terms->price, shown.currency = terms->currency, shown.leaves_at = terms->leaves_at;
     }
     view.places.push_back(std::move(shown));
   }

@@ -224,6 +224,9 @@ struct NetPair {
   std::uint64_t age_ms = 0, handshake_age_ms = 0;
   std::uint64_t rx_bytes = 0, tx_bytes = 0;
   std::vector<NetTry> tries;
+  std::uint64_t rx_bytes_s = 0, tx_bytes_s = 0; /* of the last seconds */
+  std::uint64_t carries_bytes_s = 0,
+                carries_age_ms = 0; /* to the other, as its full path was last measured; 0 = never full */
   bool operator==(const NetPair&) const = default;
 };
 struct NetReport {

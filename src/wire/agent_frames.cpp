@@ -468,6 +468,10 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
     t.set_full(tried.full);
     t.set_rtt_us(tried.rtt_us);
   }
+  o.set_rx_bytes_s(v.rx_bytes_s);
+  o.set_tx_bytes_s(v.tx_bytes_s);
+  o.set_carries_bytes_s(v.carries_bytes_s);
+  o.set_carries_age_ms(v.carries_age_ms);
 }
 NetPair get_pair(const pb::NetPair& in, Check& c) {
   NetPair v;
@@ -483,6 +487,10 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.handshake_age_ms = in.handshake_age_ms();
   v.rx_bytes = in.rx_bytes();
   v.tx_bytes = in.tx_bytes();
+  v.rx_bytes_s = in.rx_bytes_s();
+  v.tx_bytes_s = in.tx_bytes_s();
+  v.carries_bytes_s = in.carries_bytes_s();
+  v.carries_age_ms = in.carries_age_ms();
   if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
   for (const auto& t : in.tries())
     v.tries.push_back({get_place(t.at(), c), c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Heard, "tries.origin"),

@@ -129,8 +129,8 @@ Json parameters(const Operation& op, const Descriptor* request) {
   if (op.name == "StreamEvents")
     out.push(parameter("Last-Event-ID", "header", type("string"), false, "Resume after this seq"));
   if (mutation) {
-    if (op.name != "Login" && op.name != "EnrolTotp" && op.name != "ConfirmTotp" && op.name != "DisableTotp" &&
-        op.name != "Enroll" && op.name != "PutBlob")
+    if (op.name != "Login" && op.name != "BeginSso" && op.name != "FinishSso" && op.name != "EnrolTotp" &&
+        op.name != "ConfirmTotp" && op.name != "DisableTotp" && op.name != "Enroll" && op.name != "PutBlob")
       out.push(parameter("Idempotency-Key", "header", type("string"), false,
                          "The same key and request within 24 hours is done once"));
   } else {
@@ -183,7 +183,9 @@ std::string build() {
       operation.set("requestBody", std::move(body));
     }
     operation.set("responses", responses(op));
-    if (op.name == "GetServer" || op.name == "Login" || op.name == "Enroll") operation.set("security", Json::array());
+    if (op.name == "GetServer" || op.name == "Login" || op.name == "BeginSso" || op.name == "FinishSso" ||
+        op.name == "Enroll")
+      operation.set("security", Json::array());
     std::string method;
     for (const char c : op.method) method += static_cast<char>(c | 0x20);
     Json item = paths.find(op.path) ? *paths.find(op.path) : Json::object();

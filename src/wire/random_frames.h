@@ -182,6 +182,10 @@ struct Gen {
                    {}};
       pair.tries = list(
           [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Heard), u32(), u32(), flag(), u32()}; });
+      pair.rx_bytes_s = u64();
+      pair.tx_bytes_s = u64();
+      pair.carries_bytes_s = u64();
+      pair.carries_age_ms = u64();
       return pair;
     });
     return out;

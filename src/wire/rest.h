@@ -29,6 +29,13 @@ struct ConfirmTotpRequest {
 struct DisableTotpRequest {
   std::string password, code;
 };
+struct BeginSsoRequest {
+  bool device = false;
+  std::uint16_t port = 0;  // of the loopback address, in the browser
+};
+struct FinishSsoRequest {
+  std::string handle, code, state, issuer, label;
+};
 struct ChangePasswordRequest {
   std::string old_password, new_password;
 };
@@ -36,6 +43,7 @@ struct CreatePrincipalRequest {
   std::string name;
   Role role = Role::None;
   std::string org, password;
+  std::string sso_subject = {};  // instead of a password
 };
 struct CreateOrgRequest {
   std::string name;
@@ -62,6 +70,14 @@ struct NodeActionRequest {
   std::string id, action;
   std::optional<TrustTier> tier;
 };
+struct OfferText {  // as people say it: organisations by name, hours and zone not made UTC yet
+  Offer offer;
+  std::vector<std::string> tenants;
+};
+struct SetOfferRequest {
+  std::string id;
+  std::optional<OfferText> offer;  // absent: whatever comes, for nothing
+};
 struct EnrollRequest {
   std::string token, csr_pem, name;
   NodeFacts facts;
@@ -85,6 +101,8 @@ struct CreateJobRequest {
 };
 
 Result<LoginRequest> parse_login(std::string_view body);
+Result<BeginSsoRequest> parse_begin_sso(std::string_view body);
+Result<FinishSsoRequest> parse_finish_sso(std::string_view body);
 Result<ChangePasswordRequest> parse_change_password(std::string_view body);
 Result<EnrolTotpRequest> parse_enrol_totp(std::string_view body);
 Result<ConfirmTotpRequest> parse_confirm_totp(std::string_view body);
@@ -96,6 +114,7 @@ Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
+Result<SetOfferRequest> parse_set_offer(std::string_view body);
 Result<EnrollRequest> parse_enroll(std::string_view body);
 Result<PutRegistryRequest> parse_put_registry(std::string_view body);
 Result<CreateClusterRequest> parse_create_cluster(std::string_view body);
@@ -103,6 +122,8 @@ Result<UpdateClusterRequest> parse_update_cluster(std::string_view body);
 Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
+std::string to_json(const BeginSsoRequest& request);
+std::string to_json(const FinishSsoRequest& request);
 std::string to_json(const ChangePasswordRequest& request);
 std::string to_json(const EnrolTotpRequest& request);
 std::string to_json(const ConfirmTotpRequest& request);
@@ -112,6 +133,7 @@ std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
+std::string to_json(const SetOfferRequest& request);
 std::string to_json(const EnrollRequest& request);
 std::string to_json(const PutRegistryRequest& request);
 std::string to_json(const CreateClusterRequest& request);
@@ -131,6 +153,17 @@ struct LoginView {
   std::string token;
   WallTime expires;
   PrincipalView principal;
+};
+struct SsoStartView {
+  std::string handle, url, state, user_code, verification_url, verification_url_complete;
+  Millis interval{0};
+  WallTime expires;
+};
+struct SsoAnswerView {
+  bool pending = false;
+  Millis retry{0};  // while it is pending
+  std::optional<LoginView> login;
+  std::string project;
 };
 struct PasswordView {
   std::size_t revoked_tokens = 0;
@@ -173,6 +206,14 @@ struct NodeView {
   Resources free;
   std::vector<NodeLeaseView> leases;
   std::string not_hired;
+  std::vector<std::string> offer_tenants = {};  // by name
+  WallTime open_until = {}, opens_at = {};      // 0 = always open
+};
+struct NodeRefusalsView {
+  NodeId node;
+  std::uint32_t waiting = 0;
+  std::map<std::string, std::uint32_t> refused;
+  std::uint64_t seq = 0;
 };
 struct QueueView {
   ClusterId cluster;
@@ -208,6 +249,9 @@ struct SlotView {
   std::string reason, ray_node_id;
   bool ray_alive = false;
   std::uint64_t pull_done_bytes = 0, pull_total_bytes = 0;
+  std::int64_t price = 0;  // an hour, millionths
+  std::string currency = {};
+  WallTime leaves_at = {};
 };
 // What the newest failures of a cluster's members said, for whoever may read its logs.
 struct FailureView {
@@ -221,7 +265,8 @@ struct ClusterView {
   std::vector<SlotView> slots;
   std::vector<RayNodeReport> ray_nodes;
   std::vector<std::string> differences, warnings;
-  std::vector<FailureView> failures;  // the newest last
+  std::vector<FailureView> failures;                               // the newest last
+  std::map<std::string, std::int64_t> per_hour = {}, so_far = {};  // by currency, millionths
   std::optional<QueueView> queue;
 };
 // A cluster's network as its machines said last. Addresses are filled for those who may see them.
@@ -260,6 +305,9 @@ struct PlanPlaceView {
   std::string region;
   TrustTier tier{};
   bool image_present = false;
+  std::int64_t price = 0;  // an hour, millionths
+  std::string currency = {};
+  WallTime leaves_at = {};
 };
 struct PlanView {
   std::vector<PlanPlaceView> places;  // empty: it would wait
@@ -308,6 +356,8 @@ struct ServerView {
 };
 
 std::string to_json(const LoginView& view);
+std::string to_json(const SsoStartView& view);
+std::string to_json(const SsoAnswerView& view);
 std::string to_json(const PasswordView& view);
 std::string to_json(const TotpView& view);
 std::string to_json(const TotpEnrolmentView& view);
@@ -320,6 +370,7 @@ std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
+std::string to_json(const NodeRefusalsView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
 std::string to_json(const NetView& view);

@@ -30,6 +30,23 @@ Result<LoginRequest> parse_login(std::string_view body) {
   return LoginRequest{m.name(), m.password(), m.label(), m.code()};
 }
 
+Result<BeginSsoRequest> parse_begin_sso(std::string_view body) {
+  const auto m = TRY(decode<v1::BeginSsoRequest>(body));
+  if (m.flow() != "browser" && m.flow() != "device")
+    return error(Code::InvalidArgument, "flow must be browser or device", "flow");
+  if (m.flow() == "browser" && (m.port() == 0 || m.port() > 65'535))
+    return error(Code::InvalidArgument, "port must be the port (1-65535) on 127.0.0.1 that you listen on", "port");
+  return BeginSsoRequest{m.flow() == "device", static_cast<std::uint16_t>(m.port())};
+}
+
+Result<FinishSsoRequest> parse_finish_sso(std::string_view body) {
+  const auto m = TRY(decode<v1::FinishSsoRequest>(body));
+  TRY_VOID(required(m.handle(), "handle"));
+  for (const std::string* each : {&m.handle(), &m.code(), &m.state(), &m.issuer()})
+    if (each->size() > 8192) return error(Code::InvalidArgument, "a text is longer than 8192 characters");
+  return FinishSsoRequest{m.handle(), m.code(), m.state(), m.issuer(), m.label()};
+}
+
 Result<ChangePasswordRequest> parse_change_password(std::string_view body) {
   const auto m = TRY(decode<v1::ChangePasswordRequest>(body));
   TRY_VOID(required(m.old_password(), "oldPassword"));
@@ -59,10 +76,14 @@ Result<DisableTotpRequest> parse_disable_totp(std::string_view body) {
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
   const auto m = TRY(decode<v1::CreatePrincipalRequest>(body));
   TRY_VOID(required(m.name(), "name"));
-  TRY_VOID(required(m.password(), "password"));
+  if (m.sso_subject().empty()) TRY_VOID(required(m.password(), "password"));
+  if (!m.sso_subject().empty() && !m.password().empty())
+    return error(Code::InvalidArgument, "give a password or an ssoSubject, not both", "ssoSubject");
+  if (m.sso_subject().size() > 255)
+    return error(Code::InvalidArgument, "ssoSubject has more than 255 characters", "ssoSubject");
   const auto role = parse_role(m.role());
   if (!role) return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
-  return CreatePrincipalRequest{m.name(), *role, m.org(), m.password()};
+  return CreatePrincipalRequest{m.name(), *role, m.org(), m.password(), m.sso_subject()};
 }
 
 Result<CreateOrgRequest> parse_create_org(std::string_view body) {
@@ -117,6 +138,13 @@ Result<NodeActionRequest> parse_node_action(std::string_view body) {
   if (out.action.empty() && !out.tier)
     return error(Code::InvalidArgument, "action is required: admit, disable, enable, drain, undrain or revoke",
                  "action");
+  return out;
+}
+
+Result<SetOfferRequest> parse_set_offer(std::string_view body) {
+  const auto m = TRY(decode<v1::SetOfferRequest>(body));
+  SetOfferRequest out{m.id(), {}};
+  if (m.has_offer()) out.offer = TRY(read(m.offer(), "offer"));
   return out;
 }
 
@@ -196,6 +224,21 @@ std::string to_json(const LoginRequest& request) {
   m.set_code(request.code);
   return write_message(m);
 }
+std::string to_json(const BeginSsoRequest& request) {
+  v1::BeginSsoRequest m;
+  m.set_flow(request.device ? "device" : "browser");
+  m.set_port(request.port);
+  return write_message(m);
+}
+std::string to_json(const FinishSsoRequest& request) {
+  v1::FinishSsoRequest m;
+  m.set_handle(request.handle);
+  m.set_code(request.code);
+  m.set_state(request.state);
+  m.set_issuer(request.issuer);
+  m.set_label(request.label);
+  return write_message(m);
+}
 std::string to_json(const ChangePasswordRequest& request) {
   v1::ChangePasswordRequest m;
   m.set_old_password(request.old_password);
@@ -224,6 +267,7 @@ std::string to_json(const CreatePrincipalRequest& request) {
   m.set_role(std::string(text(request.role)));
   m.set_org(request.org);
   m.set_password(request.password);
+  m.set_sso_subject(request.sso_subject);
   return write_message(m);
 }
 std::string to_json(const SetQuotaRequest& request) {
@@ -254,6 +298,12 @@ std::string to_json(const NodeActionRequest& request) {
   m.set_id(request.id);
   m.set_action(request.action);
   if (request.tier) m.set_tier(std::string(text(*request.tier)));
+  return write_message(m);
+}
+std::string to_json(const SetOfferRequest& request) {
+  v1::SetOfferRequest m;
+  m.set_id(request.id);
+  if (request.offer) write(request.offer->offer, request.offer->tenants, *m.mutable_offer());
   return write_message(m);
 }
 std::string to_json(const EnrollRequest& request) {

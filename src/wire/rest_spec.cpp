@@ -4,7 +4,9 @@
 
 #include <cmath>
 
+#include "model/offer.h"
 #include "wire/names.h"
+#include "wire/rest.h"
 
 namespace muster::wire {
 namespace {
@@ -154,6 +156,10 @@ void write(const ClusterSpec& from, v1::ClusterSpec& to) {
   to.set_max_workers(from.max_workers);
   to.set_policy(std::string(text(from.policy)));
   to.set_min_trust(std::string(text(from.min_trust)));
+  to.set_max_price_micros(from.max_price);
+  to.set_budget_micros(from.budget);
+  to.set_currency(from.currency);
+  to.set_may_end_early(from.may_end_early);
 }
 
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
@@ -201,6 +207,48 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
       return error(Code::InvalidArgument, at + "minTrust must be community, verified or platform", at + "minTrust");
     to.min_trust = *tier;
   }
+  TRY_VOID(not_negative(from.max_price_micros(), at + "maxPriceMicros"));
+  TRY_VOID(not_negative(from.budget_micros(), at + "budgetMicros"));
+  to.max_price = from.max_price_micros();
+  to.budget = from.budget_micros();
+  to.currency = from.currency();
+  if (to.currency.empty() && (to.max_price > 0 || to.budget > 0)) to.currency = kPlainCurrency;
+  to.may_end_early = from.may_end_early();
+  return to;
+}
+
+void write(const Offer& from, const std::vector<std::string>& tenants, v1::Offer& to) {
+  to.set_currency(from.currency);
+  to.set_price_micros(from.price);
+  to.set_gpu_price_micros(from.gpu_price);
+  to.set_floor_micros(from.floor);
+  to.set_gpu_floor_micros(from.gpu_floor);
+  texts(tenants, *to.mutable_tenants());
+  texts(from.images, *to.mutable_images());
+  to.set_max_lease_seconds(from.longest.count() / 1000);
+  to.set_hours(from.schedule);
+  to.set_timezone(from.zone);
+  to.set_notice_seconds(from.notice.count() / 1000);
+  to.set_version(from.version);
+}
+
+Result<OfferText> read(const v1::Offer& from, const std::string& path) {
+  OfferText to;
+  Offer& offer = to.offer;
+  offer.currency = from.currency().empty() ? std::string(kPlainCurrency) : from.currency();
+  offer.price = from.price_micros();
+  offer.gpu_price = from.gpu_price_micros();
+  offer.floor = from.has_floor_micros() ? from.floor_micros() : offer.price;
+  offer.gpu_floor = from.has_gpu_floor_micros() ? from.gpu_floor_micros() : offer.gpu_price;
+  to.tenants = texts(from.tenants());
+  offer.images = texts(from.images());
+  offer.longest = TRY(read_seconds(from.max_lease_seconds(), path + ".maxLeaseSeconds"));
+  offer.notice = TRY(read_seconds(from.notice_seconds(), path + ".noticeSeconds"));
+  offer.schedule = from.hours();
+  offer.zone = from.timezone();
+  if (!offer.schedule.empty()) offer.hours = TRY(parse_schedule(offer.schedule, path + ".hours"));
+  if (offer.schedule.empty() && !offer.zone.empty())
+    return error(Code::InvalidArgument, path + ".timezone goes with hours only", path + ".timezone");
   return to;
 }
 

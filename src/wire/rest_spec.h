@@ -9,12 +9,16 @@
 
 namespace muster::wire {
 
+struct OfferText;
+
 void write(const Resources& from, v1::Resources& to);
 Result<Resources> read(const v1::Resources& from, const std::string& path);
 void write(const ClusterSpec& from, v1::ClusterSpec& to);
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path);
 void write(const NodeFacts& from, v1::NodeFacts& to);
 Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path);
+void write(const Offer& from, const std::vector<std::string>& tenants, v1::Offer& to);
+Result<OfferText> read(const v1::Offer& from, const std::string& path);  // its hours without the zone's offsets
 void write(const Quota& from, v1::Quota& to);
 void write(const Share& from, v1::Share& to);
 Result<std::int64_t> read_milli(double units, const std::string& path);

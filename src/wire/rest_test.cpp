@@ -28,6 +28,7 @@ ClusterSpec sample_spec() {
   spec.priority = -7;
   spec.idle_timeout = Millis(300'000);
   spec.policy = Policy::FastNetwork, spec.min_trust = TrustTier::Verified;
+  spec.max_price = 1'200'000, spec.budget = 40'000'000, spec.currency = "EUR", spec.may_end_early = true;
   return spec;
 }
 
@@ -48,6 +49,33 @@ TEST(Rest, DefaultsComeFromTheModel) {
   EXPECT_EQ(request->spec, expected);
 }
 
+TEST(Rest, OffersSurviveTheRoundTripAndKnowTheirDefaults) {
+  SetOfferRequest request{"node-3", OfferText{}};
+  Offer& offer = request.offer->offer;
+  offer.currency = "EUR", offer.price = 1'200'000, offer.gpu_price = 800'000, offer.floor = 1'000'000;
+  offer.images = {"muster/"}, offer.longest = Millis(12LL * 3'600'000), offer.notice = Millis(900'000);
+  offer.schedule = "Mon 09:00-17:00", offer.zone = "Europe/Berlin", offer.hours = {{540, 1020}};
+  request.offer->tenants = {"lab", "org-3"};
+  const auto back = parse_set_offer(to_json(request));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->offer->offer, offer);
+  EXPECT_EQ(back->offer->tenants, request.offer->tenants);
+  const auto least = parse_set_offer(R"({"offer":{"priceMicros":"5","gpuPriceMicros":"7"}})");
+  ASSERT_TRUE(least.ok()) << least.error().message;
+  EXPECT_EQ(least->offer->offer.floor, 5) << "no floor is the price";
+  EXPECT_EQ(least->offer->offer.gpu_floor, 7);
+  EXPECT_EQ(least->offer->offer.currency, "credits");
+  EXPECT_FALSE(parse_set_offer("{}")->offer.has_value());
+  for (const auto& [body, field] : {std::pair{R"({"offer":{"hours":"always"}})", "offer.hours"},
+                                    std::pair{R"({"offer":{"timezone":"UTC"}})", "offer.timezone"},
+                                    std::pair{R"({"offer":{"noticeSeconds":"-1"}})", "offer.noticeSeconds"},
+                                    std::pair{R"({"offer":{"priceMicros":1.5}})", "offer.priceMicros"},
+                                    std::pair{R"({"offer":{"prise":1}})", "offer.prise"}})
+    EXPECT_EQ(parse_set_offer(body).error().field, field) << body;
+  const auto priced = parse_create_cluster(R"({"spec":{"name":"a","image":"i","budgetMicros":"5"}})");
+  EXPECT_EQ(priced->spec.currency, "credits");
+}
+
 struct Refusal {
   const char* body;
   Code code;
@@ -60,6 +88,7 @@ TEST(Rest, RefusalsNameTheField) {
       {R"({"spec":{"nam":"a"}})", Code::InvalidArgument, "spec.nam"},
       {R"({"spec":{"policy":"fastest"}})", Code::InvalidArgument, "spec.policy"},
       {R"({"spec":{"minTrust":"friend"}})", Code::InvalidArgument, "spec.minTrust"},
+      {R"({"spec":{"maxPriceMicros":"-1"}})", Code::InvalidArgument, "spec.maxPriceMicros"},
       {R"({"spec":{"name":7}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"name":"a\u0000"}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"head":{"resources":{"cpus":"many"}}}})", Code::InvalidArgument, "spec.head.resources.cpus"},
@@ -116,6 +145,9 @@ TEST(Rest, ViewsMatchTheContract) {
   const std::vector<std::pair<const char*, std::string>> views = {
       {"ClusterNet", to_json(net)},
       {"LoginResponse", to_json(LoginView{})},
+      {"SsoStart", to_json(SsoStartView{"h", "https://a", "s", "", "", "", Millis(5000), {}})},
+      {"SsoAnswer", to_json(SsoAnswerView{true, Millis(5000), {}, {}})},
+      {"SsoAnswer", to_json(SsoAnswerView{false, {}, LoginView{}, "p"})},
       {"Plan", to_json(PlanView{{{}}, QueueView{}})},
       {"Principal", to_json(PrincipalView{})},
       {"TotpStatus", to_json(TotpView{true, {}, 3})},

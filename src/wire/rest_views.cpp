@@ -32,6 +32,11 @@ void write(const PrincipalView& from, v1::Principal& to) {
   to.set_default_project(from.default_project);
   to.set_second_factor(from.second_factor);
 }
+void write(const LoginView& from, v1::LoginResponse& to) {
+  to.set_token(from.token);
+  to.set_expires_at(time_text(from.expires));
+  write(from.principal, *to.mutable_principal());
+}
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
   to.set_name(from.name);
@@ -69,6 +74,9 @@ void write(const SlotView& from, v1::Slot& to) {
   to.set_ray_alive(from.ray_alive);
   to.set_pull_done_bytes(static_cast<std::int64_t>(from.pull_done_bytes));
   to.set_pull_total_bytes(static_cast<std::int64_t>(from.pull_total_bytes));
+  to.set_price_micros(from.price);
+  to.set_currency(from.currency);
+  to.set_leaves_at(time_text(from.leaves_at));
 }
 
 }  // namespace
@@ -80,9 +88,27 @@ std::string to_json(const PrincipalView& view) {
 }
 std::string to_json(const LoginView& view) {
   v1::LoginResponse m;
-  m.set_token(view.token);
+  write(view, m);
+  return write_message(m);
+}
+std::string to_json(const SsoStartView& view) {
+  v1::SsoStart m;
+  m.set_handle(view.handle);
+  m.set_url(view.url);
+  m.set_state(view.state);
+  m.set_user_code(clean(view.user_code));
+  m.set_verification_url(view.verification_url);
+  m.set_verification_url_complete(view.verification_url_complete);
+  m.set_interval_seconds(view.interval.count() / 1000);
   m.set_expires_at(time_text(view.expires));
-  write(view.principal, *m.mutable_principal());
+  return write_message(m);
+}
+std::string to_json(const SsoAnswerView& view) {
+  v1::SsoAnswer m;
+  m.set_pending(view.pending);
+  m.set_retry_seconds((view.retry.count() + 999) / 1000);
+  if (view.login) write(*view.login, *m.mutable_login());
+  m.set_project(view.project);
   return write_message(m);
 }
 std::string to_json(const PasswordView& view) {
@@ -206,8 +232,25 @@ std::string to_json(const NodeView& view) {
     out.set_phase(std::string(text(lease.lease.phase)));
     out.set_want(std::string(text(lease.lease.want)));
     out.set_reason(clean(lease.lease.reason));
+    out.set_price_micros(lease.lease.price);
+    out.set_currency(lease.lease.currency);
+    out.set_leaves_at(time_text(lease.lease.leaves_at));
   }
   m.set_not_hired(view.not_hired);
+  if (node.offer.version != 0) {
+    write(node.offer, view.offer_tenants, *m.mutable_offer());
+    m.mutable_offer()->set_open_until(time_text(view.open_until));
+    m.mutable_offer()->set_opens_at(time_text(view.opens_at));
+  }
+  return write_message(m);
+}
+
+std::string to_json(const NodeRefusalsView& view) {
+  v1::NodeRefusals m;
+  m.set_node_id(view.node.str());
+  m.set_waiting(view.waiting);
+  for (const auto& [code, count] : view.refused) (*m.mutable_refused())[code] = count;
+  m.set_seq(view.seq);
   return write_message(m);
 }
 
@@ -259,6 +302,15 @@ std::string to_json(const ClusterView& view) {
     out.set_output(clean(failure.output));
     out.set_at(time_text(failure.at));
   }
+  const auto money = [](const std::map<std::string, std::int64_t>& from, auto& to) {
+    for (const auto& [currency, micros] : from) {
+      auto& out = *to.Add();
+      out.set_micros(micros);
+      out.set_currency(clean(currency));
+    }
+  };
+  money(view.per_hour, *m.mutable_per_hour());
+  money(view.so_far, *m.mutable_cost_so_far());
   return write_message(m);
 }
 
@@ -301,6 +353,10 @@ void write(const NetPairView& from, v1::NetPair& to) {
   to.set_handshake_seconds(static_cast<std::int64_t>(pair.handshake_age_ms / 1000));
   to.set_rx_bytes(pair.rx_bytes);
   to.set_tx_bytes(pair.tx_bytes);
+  to.set_rx_bytes_s(pair.rx_bytes_s);
+  to.set_tx_bytes_s(pair.tx_bytes_s);
+  to.set_carries_bytes_s(pair.carries_bytes_s);
+  to.set_carries_age_seconds(static_cast<std::int64_t>(pair.carries_age_ms / 1000));
   to.set_why(from.why);
   to.set_address(from.address);
   for (const auto& [tried, path, outcome, address] : from.tries) {
@@ -337,6 +393,9 @@ std::string to_json(const PlanView& view) {
     out.set_region(clean(place.region));
     out.set_tier(std::string(text(place.tier)));
     out.set_image_present(place.image_present);
+    out.set_price_micros(place.price);
+    out.set_currency(place.currency);
+    out.set_leaves_at(time_text(place.leaves_at));
   }
   if (view.queue) write(*view.queue, *m.mutable_queue());
   return write_message(m);

@@ -46,6 +46,9 @@ World story() {
   w.must(DisablePrincipal{PrincipalId::parse(w.must(CreatePrincipal{"bob", Role::Auditor, w.tenant}).id).value()});
   w.must(SetQuota{{}, w.project, {8, 64'000, 3}});
   w.must(SetNodeTier{NodeId{1}, TrustTier::Verified});
+  Offer offer;
+  offer.currency = "EUR", offer.price = offer.floor = 1'000'000, offer.images = {"ray:"};
+  for (const std::uint64_t node : {1U, 2U, 3U, 4U}) w.must(SetOffer{NodeId{node}, offer});
   NodeFacts facts = w.state.nodes.at(NodeId{1}).facts;
   facts.lan = {"192.168.1.5:41000"}, facts.labels = {{"rack", "7"}};
   w.must(NodeOnline{NodeId{1}, facts});

@@ -10,7 +10,6 @@ Thread rule: one thread. good() raises AssertionError with privd's answer.
 import array
 import json
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -72,7 +71,7 @@ class Privd:
             self.process.terminate()
             self.process.wait(30)
         finally:
-            shutil.rmtree(self.state, ignore_errors=True)
+            subprocess.run(["rm", "-rf", self.state])  # trees of tests may be deeper than Python goes
 
     def connect_as(self, uid):
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

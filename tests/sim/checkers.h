@@ -83,5 +83,6 @@ CheckerPtr no_copy_for_reboot();  // I9: a copied machine is not taken for the m
 CheckerPtr bounded();             // I10
 CheckerPtr within_quota();        // I13
 CheckerPtr fair_preemption();     // I14
+CheckerPtr within_offer();        // I15
 
 }  // namespace muster::sim

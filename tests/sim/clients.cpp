@@ -37,6 +37,11 @@ ClusterSpec Sim::random_spec() {
   constexpr std::uint8_t kTiers[] = {0, 1, 1, 2, 3};
   spec.tier = kTiers[tiers_.below(std::size(kTiers))];
   spec.priority = static_cast<std::int32_t>(world_.rng.between(-5, 5));
+  if (!with_offers() || chaos_.calm) return spec;
+  spec.may_end_early = offers_.chance(1, 2);
+  if (offers_.chance(1, 2)) spec.max_lifetime = Millis(offers_.between(2, 12) * 60'000);
+  if (offers_.chance(1, 3)) spec.max_price = offers_.between(1, 5) * 500'000, spec.currency = "EUR";
+  if (offers_.chance(1, 6)) spec.budget = offers_.between(20'000, 400'000), spec.currency = "EUR";
   return spec;
 }
 
@@ -100,6 +105,49 @@ void Sim::quota_step() {
   };
   const Quota of_project = any();
   set_quota(of_project, any());
+}
+
+// Owners ask for their machines, give hours that begin and end while the simulation lasts, and take all of it back.
+Offer Sim::random_offer() {
+  Offer offer;
+  offer.currency = offers_.chance(1, 8) ? "USD" : "EUR";
+  if (offers_.chance(1, 4)) return offer;
+  offer.price = offers_.between(0, 4) * 500'000, offer.gpu_price = offers_.between(0, 2) * 500'000;
+  offer.floor = offer.price, offer.gpu_floor = offer.gpu_price;
+  if (offers_.chance(1, 3)) offer.floor /= 2, offer.gpu_floor /= 2;
+  if (offers_.chance(1, 6)) offer.tenants = {offers_.chance(1, 2) ? org_ : other_org_};
+  if (offers_.chance(1, 8)) offer.images = {offers_.chance(1, 2) ? "muster/" : "other/"};
+  if (offers_.chance(1, 5)) offer.longest = Millis(offers_.between(15, 70) * 60'000);
+  if (offers_.chance(1, 2)) return offer;
+  constexpr std::int64_t kMinute = 60'000;
+  const auto minute = static_cast<std::int32_t>((world_.wall().ms / kMinute + 3 * 24 * 60) % (7 * 24 * 60));
+  const auto in = [&](std::int64_t low, std::int64_t high) {
+    return minute + static_cast<std::int32_t>(offers_.between(low, high));
+  };
+  for (WeekHours hours : {WeekHours{in(-20, 5), in(8, 90)}, WeekHours{in(95, 110), in(115, 200)}}) {
+    hours = {std::max(hours.from, 0), std::min(hours.to, 7 * 24 * 60)};
+    if (hours.from < hours.to) offer.hours.push_back(hours);
+  }
+  offer.notice = Millis(offers_.between(0, 2) * 60'000);
+  return offer;
+}
+
+void Sim::set_offer(NodeId node, const Offer& offer) {
+  Request request{control::SetOffer{node, offer}, tenant("o" + std::to_string(next_request_++)), "offer", "", false};
+  request.actor.subject.principal = stranger_, request.actor.subject.org = other_org_;
+  request.actor.subject.role = Role::Supplier;
+  ask(request);
+}
+
+void Sim::offer_step() {
+  if (chaos_.calm) return;
+  world_.after(Millis(offers_.between(10'000, 90'000)), [this] { offer_step(); });
+  const NodeId node = nodes_[offers_.below(nodes_.size())]->id;
+  if (node != revoked_) set_offer(node, random_offer());
+  if (!offers_.chance(1, 5)) return;
+  Request foreign{control::SetOffer{node, random_offer()}, tenant("x" + std::to_string(next_request_++)),
+                  "a stranger's offer of a machine", "", true};
+  ask(foreign, 38);
 }
 
 void Sim::client_step() {

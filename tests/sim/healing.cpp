@@ -5,6 +5,20 @@
 
 namespace muster::sim {
 
+// True: some were still in force.
+bool Sim::clear_offers() {
+  bool some = false;
+  if (!server_->up()) return true;
+  for (const auto& [id, node] : server_->state().nodes) {
+    Offer plain;
+    plain.currency = "EUR", plain.version = node.offer.version;
+    if (id == revoked_ || node.state == NodeState::Revoked || node.offer.version == 0 || node.offer == plain) continue;
+    some = true;
+    set_offer(id, plain);
+  }
+  return some;
+}
+
 void Sim::heal() {
   chaos_.calm = true;
   world_.note("heal");
@@ -20,6 +34,7 @@ void Sim::heal() {
   }
   if (!server_->up()) server_->start();
   if (with_quotas()) set_quota({}, {});
+  if (with_offers()) clear_offers();
   for (const auto& node : nodes_) {
     if (node->id == revoked_) continue;
     for (const auto action : {control::SetNode::Action::Enable, control::SetNode::Action::Undrain})
@@ -34,7 +49,8 @@ std::string Sim::settle_wishes() {
   for (const auto& node : nodes_)
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
   if (clone_) end_quarantine(clone_->id);
-  if (tight())  // there may be more than ever fits
+  if (with_offers() && clear_offers()) return "an owner still asks for a machine";
+  if (tight() || with_offers())  // there may be more than ever fits, or who leaves at a time that was agreed
     for (const auto& [id, cluster] : server_->state().clusters)
       if (!control::terminal(cluster.state)) {
         ask({control::StopCluster{id, "asked"}, tenant("end-" + id.str()), "stop", "", false});

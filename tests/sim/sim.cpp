@@ -32,7 +32,11 @@ NodeFacts facts_of(std::uint32_t index) {
 }
 
 Sim::Sim(const RunOptions& options)
-    : options_(options), world_(options.seed), quotas_(options.seed ^ 0x9007a5), tiers_(options.seed ^ 0x71e125) {
+    : options_(options),
+      world_(options.seed),
+      quotas_(options.seed ^ 0x9007a5),
+      tiers_(options.seed ^ 0x71e125),
+      offers_(options.seed ^ 0x0ffe25) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {
@@ -333,6 +337,7 @@ RunResult Sim::run() {
   world_.after(Millis(3000), [this] { client_step(); });
   world_.after(Millis(30'000), [this] { fault_step(); });
   if (with_quotas()) world_.after(Millis(60'000), [this] { quota_step(); });
+  if (with_offers()) world_.after(Millis(5'000), [this] { offer_step(); });
   while (world_.steps < options_.steps && world_.failure.empty() && world_.step()) check();
   if (options_.liveness && world_.failure.empty()) {
     heal();

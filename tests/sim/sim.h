@@ -72,6 +72,9 @@ class Sim final : public Environment, public ServerWatcher {
   // clients
   void client_step();
   void quota_step();
+  void offer_step();
+  Offer random_offer();
+  void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
   void ask(Request request, std::uint32_t tries = 0);
   control::Actor tenant(const std::string& request_id);
@@ -89,6 +92,7 @@ class Sim final : public Environment, public ServerWatcher {
   Node& any_node();
   // liveness
   void heal();
+  bool clear_offers();
   std::string settle_wishes();
   std::string not_converged() const;
   bool run_until(const std::function<std::string()>& unmet, Millis limit, const std::string& what);
@@ -110,7 +114,8 @@ class Sim final : public Environment, public ServerWatcher {
   std::uint64_t next_request_ = 1;
   bool tight() const { return options_.seed % 4 == 1; }        // machines are scarce: later tiers have to make room
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
-  Rng quotas_, tiers_;                                         // of their own: what is drawn here moves nothing else
+  bool with_offers() const { return options_.seed % 4 == 3; }  // owners ask prices and want machines back
+  Rng quotas_, tiers_, offers_;                                // of their own: what is drawn here moves nothing else
   ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;

@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 
+import demo
 import yaml
 
 EXTRA = """cluster_name: extra
@@ -382,6 +383,41 @@ class CliVerbs:
         self.assertIn("waiting", self.muster("queue").stdout)
         self.assertEqual(self.muster("down", file, "-y").returncode, 0)
         self.assertEqual(self.muster("status", "waiting").stdout.replace(":", "").split()[2:4], ["(cl-%s)" % self.world.json("status", "waiting")["id"].split("-")[1], "stopped"])
+
+    def test_47_offers(self):
+        """What a machine's owner asks decides who gets it, and both hear why not; the operator states no price for others."""
+        file, password = self.world.dir + "/frugal.yaml", self.world.dir + "/operator.password"
+        with open(file, "w") as f:
+            f.write("cluster_name: frugal\nprovider: {type: aws}\nmuster: {max_price: 1.20 EUR, may_end_early: true}\nmax_workers: 0\navailable_node_types:\n"
+                    "  h: {resources: {CPU: 1, memory: 1073741824}}\nhead_node_type: h\n")
+        self.world.cli("user", "create", "hank", "--role", "supplier", "--org", "hall", "--password-file", password, who="admin")
+        self.world.cli("login", "https://" + demo.SERVER, "--ca-sha256", self.world.ca, "--user", "hank", "--password-file", password, who="hank")
+        machines = list(self.world.nodes())
+        denied = self.world.cli("nodes", "offer", machines[0], "--price", "1 EUR", who="admin", check=False)
+        self.assertEqual(denied.returncode, 4, denied.stderr)
+        try:
+            for name in machines:
+                out = self.world.cli("nodes", "offer", name, "--price", "1.35 EUR", "--hours", "Mon-Sun 00:00-23:59", "--tz", "Europe/Berlin", who="hank").stdout
+                self.assertIn("asks      1.35 EUR an hour", out)
+            self.assertIn("1.35 EUR", self.world.cli("nodes", who="hank").stdout)
+            plan = self.muster("plan", file)
+            self.assertRegex(plan.stdout, r"for at most 1\.20 EUR an hour; the cheapest that fits asks 1\.35")
+            up = self.muster("up", file, "-y", "--no-wait")
+            self.assertEqual(up.returncode, 0, up.stderr)
+            self.world.wait("refused", "the owner's count", 30, lambda: re.search(r"\n  1 may pay less than it asks", self.world.cli("nodes", "explain", machines[0], who="hank").stdout))
+            for name in machines:
+                self.world.cli("nodes", "offer", name, "--price", "1.20", "--hours", "always", who="hank")
+            self.world.wait("hired", "a head for 1.20", 120, lambda: "costs 1.20 EUR an hour" in self.muster("status", "frugal").stdout)
+            self.assertIn("together 1.35 EUR an hour; the budget of 2.70 EUR lasts 2 h", self.plan_at(machines, file))
+        finally:
+            for name in machines:
+                self.world.cli("nodes", "offer", name, "--clear", who="hank", check=False)
+            self.muster("down", file, "-y")
+
+    def plan_at(self, machines, file):
+        for name in machines:
+            self.world.cli("nodes", "offer", name, "--price", "1.35 EUR", who="hank")
+        return self.muster("plan", file, "--max-price", "1.40 EUR", "--budget", "2.70 EUR").stdout
 
     def test_42_a_file_with_everything(self):
         """file_mounts, setup commands, environment, start command flags, a whole machine for a worker; down by its file."""

@@ -1,6 +1,9 @@
 """Faults on real processes: a small Ray cluster in the lab, one process after another killed under it. Each test asks afterwards that
 Ray still computes on the worker, that no container was restarted and that the members are the same.
 """
+import contextlib
+import errno
+import json
 import os
 import re
 import signal
@@ -28,6 +31,33 @@ where = ray.remote(ray.util.get_node_ip_address).options(
     scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other['NodeID'], soft=False))
 print('computed on', ray.get(where.remote(), timeout=60))
 """
+PUSH = """
+import json, ray, threading, time
+ray.init(address='auto', log_to_driver=False, logging_level='error')
+alive = lambda: {n['NodeID']: n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']}
+before, me = alive(), ray.util.get_node_ip_address()
+other = next(i for i, address in before.items() if address != me)
+@ray.remote(num_cpus=0, scheduling_strategy=ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(other, soft=False))
+class There:
+    def large(self): return bytes(2000000)
+    def small(self): return 1
+pushers, asked, moved, took = [There.remote(), There.remote()], There.remote(), [], []
+ray.get([each.small.remote() for each in pushers + [asked]], timeout=60)
+end = time.time() + 60
+def push(actor):
+    while time.time() < end: moved.append(len(ray.get(actor.large.remote(), timeout=60)))
+threads = [threading.Thread(target=push, args=(each,)) for each in pushers]
+for t in threads: t.start()
+while time.time() < end:
+    began = time.time()
+    ray.get(asked.small.remote(), timeout=60)
+    took.append(time.time() - began)
+    time.sleep(0.2)
+for t in threads: t.join()
+took.sort()
+print(json.dumps({'lost': sorted(set(before) - set(alive())), 'bytes': sum(moved), 'calls': len(took), 'half': took[len(took) // 2],
+                  'most': took[len(took) * 95 // 100]}))
+"""
 
 
 @unittest.skipUnless(os.geteuid() == 0, "needs root for network namespaces and a container engine")
@@ -40,9 +70,11 @@ class Faults(unittest.TestCase):
         try:
             world.lab.start_docker()
             subprocess.run([os.path.join(ROOT, "images/ray/build"), "--docker-host", world.lab.docker], check=True, stdout=subprocess.DEVNULL)
+            cls.small_disk("server", 256)
             world.start_server()
             for name, nat in (("alpha", "home"), ("beta", "strict"), ("gamma", "lan:alpha")):
-                world.add_machine(name, nat)
+                cls.small_disk(name, 1400)
+                world.add_machine(name, nat, policy={"reserve": {"memory_bytes": 16 << 30, "cpus": 0, "disk_bytes": 64 << 20}})
             world.wait("machines", "all machines online", 60, lambda: sum(n["state"] == "online" for n in world.nodes().values()) >= 3)
             with open(world.dir + "/small.yaml", "w") as f:
                 f.write(CLUSTER)
@@ -54,6 +86,28 @@ class Faults(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.world.close()
+
+    @classmethod
+    def small_disk(cls, name, mib):
+        """A file system of its own for what a program keeps; the lab takes it away."""
+        path = "%s/%s" % (cls.world.dir, name)
+        os.makedirs(path)
+        cls.world.lab.sh(["mount", "-t", "tmpfs", "-o", "mode=755,size=%dm" % mib, "tmpfs", path])
+
+    @contextlib.contextmanager
+    def full_disk(self, name):
+        path = "%s/%s" % (self.world.dir, name)
+        with open(path + "/films", "wb") as films:
+            for size in (1 << 20, 4096, 1):
+                try:
+                    while True:
+                        os.write(films.fileno(), bytes(size))
+                except OSError as fault:
+                    self.assertEqual(fault.errno, errno.ENOSPC)
+        try:
+            yield
+        finally:
+            os.remove(path + "/films")
 
     def setUp(self):
         # Ray's own report of a member comes a little after the member itself.
@@ -96,6 +150,26 @@ class Faults(unittest.TestCase):
         self.world.wait(part, "its restart", 15, lambda: [p for p in find() if p not in old])
         self.unharmed(containers)
 
+    def test_a_full_uplink_loses_no_node(self):
+        """For a minute the worker pushes objects through an uplink of 5 Mbit/s with room for two seconds: Ray keeps the node, and small calls
+        come back soon."""
+        slot = next(s for s in self.world.cluster("small")["slots"] if s["role"] == "worker")
+        router, containers = self.world.lab.gateways[slot["nodeName"]][0], self.containers()
+        self.world.lab.run(router, ["tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "5mbit", "burst", "16kb", "latency", "2000ms"])
+        try:
+            done = self.world.cli("exec", "small", "--", "python3", "-c", PUSH, check=False, timeout=240)
+            pairs = self.world.json("net", "small")["pairs"]
+        finally:
+            self.world.lab.run(router, ["tc", "qdisc", "del", "dev", "wan", "root"])
+        self.assertEqual(done.returncode, 0, done.stdout[-800:] + done.stderr[-2000:])
+        said = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual(said["lost"], [], said)
+        self.assertGreater(said["bytes"], 60 * 625000 * 0.6, said)
+        self.assertLess(said["most"], 1.0, said)
+        carries = [int(p["carriesBytesS"]) for p in pairs if p["from"] == slot["id"] and p.get("carriesBytesS", "0") != "0"]
+        self.assertTrue(carries and 300000 < carries[0] < 700000, pairs)
+        self.unharmed(containers)
+
     def test_agent_killed(self):
         self.kill_part("agent-process")
 
@@ -134,6 +208,42 @@ class Faults(unittest.TestCase):
         for router in sorted({router for router, _ in self.world.lab.gateways.values()}):
             self.world.lab.run(router, ["conntrack", "-F"])
         self.serving()
+        self.unharmed(containers)
+
+    def test_disk_of_the_workers_machine_full(self):
+        """Its owner filled it to the last byte: Ray cannot live on it, so another machine takes over; the agent stays and the doctor names the disk."""
+        worker = next(s["nodeName"] for s in self.world.cluster("small")["slots"] if s["role"] == "worker")
+        doctor = self.world.lab.enter(worker) + [self.world.binary("muster-agent"), "doctor", "--state-dir", "%s/%s" % (self.world.dir, worker)]
+        began = time.time()
+        with self.full_disk(worker):
+            self.assertRegex(self.world.lab.sh(doctor, check=False).stdout, "BROKEN disk")
+
+            def computes():
+                slots = self.world.cluster("small").get("slots", [])
+                moved = all(s["nodeName"] != worker for s in slots) and sum(s["phase"] == "ready" for s in slots) == 2
+                return moved and "computed on 10.201." in self.world.cli("exec", "small", "--", "python3", "-c", ON_WORKER, check=False, timeout=120).stdout
+            self.world.wait("members", "another machine in its place", 120, computes)
+            print("     after %.1f s" % (time.time() - began), flush=True)
+            self.assertIn(self.world.nodes()[worker]["state"], ("online", "draining"), "its agent is gone")
+        self.world.wait("machine", "online again", 60, lambda: self.world.nodes()[worker]["state"] == "online")
+        self.assertNotRegex(self.world.lab.sh(doctor, check=False).stdout, "BROKEN disk")
+
+    def test_disk_of_the_control_plane_full(self):
+        """Read-only with that reason while it lasts: running work is used and seen, nothing acknowledged is lost."""
+        containers = self.containers()
+        self.world.cli("org", "create", "before", who="admin")
+        with self.full_disk("server"):
+            def refused():
+                done = self.world.cli("org", "create", "meanwhile", check=False, who="admin")
+                return done.stderr if done.returncode != 0 else ""
+            # What the disk still takes in its gaps is taken; then it is full for good.
+            said = self.world.wait("server", "a refusal", 30, refused)
+            self.assertRegex(said, "read-only")
+            self.assertEqual(self.world.cli("status", "small").returncode, 0)
+            self.compute()
+        self.world.wait("server", "writes again", 20, lambda: self.world.cli("org", "create", "after", check=False, who="admin").returncode == 0)
+        named = {org["name"] for org in self.world.json("org", "list", who="admin")["items"]}
+        self.assertLessEqual({"before", "after"}, named)
         self.unharmed(containers)
 
     def test_zz_machine_sleeps(self):

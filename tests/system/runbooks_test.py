@@ -1,0 +1,266 @@
+"""docs/security/runbooks.md, done as it is written: every command block of it runs on a real control plane with two machines, its words
+in capitals replaced, and what the text promises is looked at afterwards.
+"""
+import collections
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
+sys.path.insert(0, os.path.join(ROOT, "tests/system"))
+import demo  # noqa: E402
+import login_test  # noqa: E402
+
+BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
+
+BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
+PAPER = os.path.join(ROOT, "docs/security/runbooks.md")
+PASSWORD = "correct horse battery staple"
+
+
+def blocks(path=PAPER):
+    """{heading: [script, ...]}: the console blocks below each heading, without their prompts."""
+    found, heading, inside = collections.defaultdict(list), "", None
+    for line in open(path):
+        line = line.strip()
+        if line.startswith("## "):
+            heading = line[3:]
+        elif line == "```console":
+            inside = []
+        elif line == "```" and inside is not None:
+            found[heading].append("\n".join(inside))
+            inside = None
+        elif inside is not None:
+            assert line.startswith("$ "), "in %s a command begins with $: %s" % (heading, line)
+            inside.append(line[2:])
+    return found
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root for machines of its own")
+@unittest.skipUnless(os.path.exists(os.path.join(BUILD, "musterd")), "the release build is missing: make build")
+class Runbooks(unittest.TestCase):
+    """In this order: the later ones stand on what the earlier ones left."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.blocks, cls.ran = blocks(), collections.Counter()
+        cls.world = world = demo.World(BUILD, name="runbooks", say=lambda text: None)
+        try:
+            world.start_server()
+            world.add_machine("attic", "home")
+            world.add_machine("cellar", "lan:attic")
+            cls.online("attic", "cellar")
+            cls.bin = world.dir + "/bin"
+            os.mkdir(cls.bin)
+            for name in ("bob", "carol"):
+                world.cli("user", "create", name, "--role", "tenant", "--org", "lab", "--password-file", world.dir + "/operator.password", who="admin")
+            cls.program("sudo", '"$@"')
+            cls.program("musterd", shlex.quote(world.binary("musterd")) + ' "$@"')
+            cls.be("admin")
+            cls.on("attic")
+        except Exception:
+            world.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.world.close()
+
+    # ---- what the commands find on their PATH
+    @classmethod
+    def program(cls, name, line):
+        path = cls.bin + "/" + name
+        with open(path, "w") as f:
+            f.write("#!/bin/sh\nexec %s\n" % line)
+        os.chmod(path, 0o755)
+
+    @classmethod
+    def be(cls, who):
+        account = " ".join("%s=%s" % (key, shlex.quote(value)) for key, value in cls.world.account(who).items())
+        cls.program("muster", "%s env %s %s \"$@\"" % (shlex.join(cls.world.lab.enter("user")), account, shlex.quote(cls.world.binary("muster"))))
+
+    @classmethod
+    def on(cls, machine):
+        """muster-agent is that of this machine."""
+        words = cls.world.lab.enter(machine) + [cls.world.binary("muster-agent")]
+        cls.program("muster-agent", '%s "$@" --state-dir %s' % (shlex.join(words), shlex.quote("%s/%s" % (cls.world.dir, machine))))
+
+    @classmethod
+    def online(cls, *names):
+        cls.world.wait("machines", "online: " + ", ".join(names), 60, lambda: all(cls.world.nodes().get(n, {}).get("state") == "online" for n in names))
+
+    def script(self, heading, index, **words):
+        self.ran[heading, index] += 1
+        text = self.blocks[heading][index]
+        text = text.replace("https://muster.example.org", "https://" + demo.SERVER).replace("muster.example.org", demo.SERVER)
+        for word, value in words.items():
+            self.assertRegex(text, r"\b%s\b" % word, "the block has other words")
+            text = re.sub(r"\b%s\b" % word, value, text)
+        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER)\b", text)
+        self.assertEqual(left, [], "nobody said what these are: " + text)
+        path = self.world.dir + "/script"
+        with open(path, "w") as f:
+            f.write("set -e\nexport PATH=%s:$PATH\n%s\n" % (self.bin, text))
+        return ["bash", path]
+
+    def do(self, heading, index, **words):
+        self.program("pidof", "echo %d" % self.world.musterd.popen.pid)
+        done = subprocess.run(self.script(heading, index, **words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, "%s, block %d: %s%s" % (heading, index + 1, done.stdout, done.stderr))
+        return done.stdout + done.stderr
+
+    def serving(self):
+        self.world.wait("server", "the control plane serving", 30, lambda: self.world.cli("org", "list", check=False, who="admin").returncode == 0)
+
+    # ---- the paper
+    def test_01_key_ceremony(self):
+        new, key = self.world.dir + "/ceremony", "Key ceremony"
+        said = self.do(key, 0, DIR=new, FILE=self.world.dir + "/operator.password")
+        anchor = re.search(r"CA SHA-256: ([0-9a-f]{64})", said)[1]
+        said = self.do(key, 1, DIR=new)
+        self.assertEqual(re.search(r"Fingerprint=([0-9A-F:]+)", said)[1].replace(":", "").lower(), anchor)
+        for line in said.split("\n"):
+            if re.search(r"\.key\.pem$|\bsecret$|\w+/key\.pem$", line):
+                self.assertRegex(line, "^-rw-------", "somebody else may read a key")
+        self.do(key, 2, DIR=new, FILE=self.world.dir + "/ceremony.backup")
+
+    def test_02_back_up_and_restore(self):
+        key, old, new = "Back up and restore", self.world.data, self.world.dir + "/restored"
+        self.world.cli("org", "create", "kept", who="admin")
+        self.do(key, 0, DIR=old, FILE=self.world.dir + "/backup")
+        self.world.cli("org", "create", "forgotten", who="admin")
+        self.world.musterd.kill()
+        self.do(key, 1, FILE=self.world.dir + "/backup", DIR=new)
+        self.world.data = new
+        self.world.start_musterd()
+        self.serving()
+        named = {org["name"] for org in self.world.json("org", "list", who="admin")["items"]}
+        self.assertIn("kept", named)
+        self.assertNotIn("forgotten", named)
+        self.online("attic", "cellar")
+
+    def test_03_a_quarantined_machine(self):
+        key = "A quarantined machine"
+        node = self.world.nodes()["attic"]["id"]
+        self.world.cli("nodes", "disable", node, who="admin")
+        self.do(key, 0, NODE=node)
+        self.online("attic")
+        self.on("cellar")
+        token = json.loads(self.world.cli("join-token", "create", "--org", "hall", "-o", "json", who="admin").stdout)["secret"]
+        with open(self.world.dir + "/join.token", "w") as f:
+            f.write(token + "\n")
+        self.do(key, 1, FILE=self.world.dir + "/join.token --name cellar2 --no-service")
+        self.world.start_agent("cellar")
+        self.online("cellar2")
+
+    def test_04_revoke_a_machine(self):
+        key, node = "Revoke a machine", self.world.nodes()["cellar2"]["id"]
+        self.assertIn("cellar2", self.do(key, 0, NODE=node))
+        self.assertEqual(self.world.nodes()["cellar2"]["state"], "revoked")
+        self.world.cli("user", "create", "dave", "--role", "supplier", "--org", "hall", "--password-file", self.world.dir + "/operator.password", who="admin")
+        self.world.cli("join-token", "create", "--org", "hall", who="admin")
+        listed = self.world.json("join-token", "list", who="admin")["items"]
+        open_one = next(t["id"] for t in listed if not t.get("revoked") and not t.get("used") and not t.get("usedBy"))
+        self.assertIn("dave", self.do(key, 1, USER="dave", TOKEN=open_one))
+
+    def test_05_a_password_that_is_lost(self):
+        self.be("alice")
+        script = self.script("A password that is lost or known to others", 0, NAME="bob", DIR=self.world.data)
+        at = login_test.Terminal(script, dict(os.environ))
+        at.until("Old password: ")
+        at.type(PASSWORD)
+        at.until("New password: ")
+        at.type(PASSWORD + " 2")
+        at.until("New password again: ")
+        at.type(PASSWORD + " 2")
+        at.until("The password is changed")
+        at.until("bob")
+        self.assertEqual(at.end(), 0, at.text)
+        self.be("admin")
+        done = self.world.cli("login", "https://" + demo.SERVER, "--ca-sha256", self.world.ca, "--user", "bob", "--password-file",
+                              self.world.dir + "/operator.password", check=False, who="bob")
+        self.assertNotEqual(done.returncode, 0, "bob's old password still holds")
+
+    def test_06_a_second_factor_that_is_lost(self):
+        for who in ("carol", "admin"):
+            if who != "admin":
+                self.world.cli("login", "https://" + demo.SERVER, "--ca-sha256", self.world.ca, "--user", who, "--password-file",
+                               self.world.dir + "/operator.password", who=who)
+            self.be(who)
+            at = login_test.Terminal([self.bin + "/muster", "totp", "enable"], dict(os.environ))
+            at.until("Password: ")
+            at.type(PASSWORD)
+            secret = at.until(r"key ([A-Z2-7]{32}):")[1]
+            at.until("Code of the second factor: ")
+            at.type(login_test.totp(secret, int(time.time()) // 30))
+            at.until("in force")
+            self.assertEqual(at.end(), 0, at.text)
+        self.be("admin")
+        self.assertRegex(self.world.cli("user", "list", who="admin").stdout, r"carol .*yes")
+        self.do("A second factor that is lost", 0, USER="carol", NAME="admin", DIR=self.world.data)
+        listed = self.world.cli("user", "list", who="admin").stdout
+        self.assertNotRegex(listed, r"carol .*yes")
+        self.assertNotRegex(listed, r"admin .*yes")
+
+    def test_07_revoke_a_token_or_an_account(self):
+        key = "Revoke a token or an account"
+        tokens = self.world.json("token", "list", who="carol")["items"]
+        before = self.world.cli("whoami", check=False, who="carol").returncode
+        self.assertEqual(before, 0)
+        self.do(key, 0, TOKEN=tokens[0]["id"], USER="carol")
+        self.assertNotEqual(self.world.cli("whoami", check=False, who="carol").returncode, 0, "the account still gets in")
+        said = self.do(key, 1, DIR=self.world.data, SEQ="1")
+        self.assertIn("carol", said)
+
+    def test_08_the_ca_key_is_lost(self):
+        keys = self.world.data + "/keys/"
+        with open(keys + "ca.key.pem") as f:
+            lost = f.read()
+        os.remove(keys + "ca.key.pem")
+        self.do("The CA key is lost", 0, FILE=self.world.dir + "/backup", OTHER=self.world.dir + "/other")
+        subprocess.run(["cp", "-p", self.world.dir + "/other/keys/ca.key.pem", keys], check=True)
+        with open(keys + "ca.key.pem") as f:
+            self.assertEqual(f.read(), lost)
+        self.world.musterd.kill(signal.SIGTERM)
+        self.world.start_musterd()
+        self.serving()
+        self.online("attic")
+
+    def test_09_a_new_tls_key(self):
+        certificate = self.world.data + "/keys/tls.cert.pem"
+        with open(certificate) as f:
+            before = f.read()
+        text = self.blocks["A leaked key"][0].split("\n")
+        self.assertRegex(text[-1], "^openssl x509", "the block ends with a look")
+        self.blocks["A leaked key"][0] = "\n".join(text[:-1] + ["sleep 3"] + text[-1:])  # musterd answers the signal in its own time
+        said = self.do("A leaked key", 0, DIR=self.world.data)
+        self.assertRegex(said, "issuer=.*Muster")
+        with open(certificate) as f:
+            self.assertNotEqual(f.read(), before)
+        self.serving()
+
+    def test_10_certificates_that_end(self):
+        """The commands of that table's last column."""
+        looks = [c.replace("\\|", "|") for c in re.findall(r"`((?:openssl|sudo muster-agent) [^`]+)`", open(PAPER).read().split("## Certificates that end")[1])]
+        self.assertEqual(len(looks), 4)
+        self.on("attic")
+        for look in looks:
+            text = look.replace("DIR", self.world.data).replace("muster.example.org", demo.SERVER)
+            done = self.world.lab.run("user", ["bash", "-c", "PATH=%s:$PATH; %s" % (self.bin, text)], check=False)
+            self.assertRegex(done.stdout, r"notAfter=|certificate: ", look + ": " + done.stderr)
+
+    def test_99_nothing_is_left_out(self):
+        there = {(heading, index) for heading, texts in self.blocks.items() for index in range(len(texts))}
+        self.assertEqual(there - set(self.ran), set(), "blocks that no test runs")
+
+
+if __name__ == "__main__":
+    unittest.main()
