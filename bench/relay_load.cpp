@@ -25,6 +25,7 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -196,7 +197,8 @@ class Connection {
     ::setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     ssl_.reset(SSL_new(&context));
     SSL_set_fd(ssl_.get(), fd_);
-    SSL_set_tlsext_host_name(ssl_.get(), derp_ ? kDerpName : "muster-relay");
+    const char* name = derp_ ? kDerpName : "muster-relay";
+    SSL_set_tlsext_host_name(ssl_.get(), name);
     if (!derp_) {
       const std::string alpn = static_cast<char>(overlay::kRelayAlpn.size()) + std::string(overlay::kRelayAlpn);
       SSL_set_alpn_protos(ssl_.get(), reinterpret_cast<const unsigned char*>(alpn.data()),
@@ -505,7 +507,7 @@ int run_idle(const Side& side, std::size_t clients) {
   };
   for (std::size_t i = 0; i < clients; ++i) {  // 500 from each address: servers count by address
     all.push_back(std::make_unique<Connection>(*context, side, static_cast<std::uint8_t>(2 + i / 500)));
-    if (i % 1000 == 999) answer_pings();
+    if (i % 250 == 249) answer_pings();
   }
   for (int second = 0; second < 10; ++second) {
     std::this_thread::sleep_for(std::chrono::seconds(1));
@@ -520,6 +522,7 @@ int run_idle(const Side& side, std::size_t clients) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);
   const std::vector<std::string> args(argv + 1, argv + argc);
   const auto number = [&](std::size_t i) { return std::atof(args[i].c_str()); };
   const auto side = [&] {

@@ -7,7 +7,7 @@ Each target starts from seeds made of our own encodings, the inputs kept in test
 what earlier runs found in build/fuzz/corpus, and runs N seconds (600). Checked: no crash, no sanitizer report, no hang, no
 input that takes 1 GiB; the seeds alone reach the edges that tests/fuzz/targets.txt states. Then the planted bug of each target is
 turned on: no seed may reach it, and libFuzzer must, from the seeds alone and its seed 1, within the stated runs. --mutants does only
-that. --measure prints lines for tests/fuzz/targets.txt instead: nine tenths of the edges, four times the runs.
+that. --measure prints lines for tests/fuzz/targets.txt instead: nine tenths of the edges, ten times the runs.
 """
 import argparse
 import concurrent.futures
@@ -108,7 +108,7 @@ def measure(name, size, seeds):
     """A line for tests/fuzz/targets.txt."""
     edges = edges_of(run(name, size, ["-runs=0"], [seeds])[0])
     took, seconds, text = search(name, size, seeds, RUNS_MAX)
-    line = "%s %d %d" % (name, edges * 9 // 10, max(20_000, 4 * (took or 0)))
+    line = "%s %d %d" % (name, edges * 9 // 10, max(50_000, 10 * (took or 0)))
     return line, "" if took else "%s: its planted bug was not found in %.0f s\n%s" % (name, seconds, text[-1000:])
 
 

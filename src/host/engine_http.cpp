@@ -111,7 +111,8 @@ Result<EngineReply> read_head(Reader& reader) {
   std::string status = TRY(reader.line(kHeaderBytesMax));
   if (status.size() < 12 || status.compare(0, 7, "HTTP/1.") != 0) return broken("bad status line");
   const char* digits = status.data() + 9;
-  if (std::from_chars(digits, digits + 3, reply.status).ec != std::errc()) return broken("bad status line");
+  if (std::from_chars(digits, digits + 3, reply.status).ptr != digits + 3 || reply.status < 100)
+    return broken("bad status line");
   std::size_t bytes = 0;
   while (true) {
     const std::string line = TRY(reader.line(kHeaderBytesMax));

@@ -258,7 +258,8 @@ TEST(EngineHttp, ReadsLengthsChunksAndRefusesNonsense) {
     EXPECT_EQ(reply->status, 404);
     EXPECT_EQ(reply->body, "abcde");
   }
-  for (const std::string bad : {"SSH-2.0\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+  for (const std::string bad : {"SSH-2.0\r\n", "HTTP/1.1 -20 OK\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n",
+                                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
                                 "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
                                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n"}) {
     FakeEngine engine(path, bad);

@@ -6,6 +6,8 @@
 #include <array>
 #include <cctype>
 
+#include "base/bytes.h"
+
 namespace muster::host {
 namespace {
 
@@ -72,6 +74,17 @@ ImageFault image_fault(int status, std::string_view said) {
   return {"image_pull.failed", status == 0 || status >= 500};
 }
 
+namespace {
+// Cut, and text whatever the engine sent.
+std::string plain_text(std::string_view said) {
+  std::string out(said.substr(0, 300));
+  if (!valid_utf8(out))
+    std::replace_if(
+        out.begin(), out.end(), [](char c) { return (c & 0x80) != 0; }, '?');
+  return out;
+}
+}  // namespace
+
 Error image_error(const std::string& image, int status, std::string_view said) {
   const ImageFault fault = image_fault(status, said);
   Code code = Code::Unavailable;
@@ -79,7 +92,7 @@ Error image_error(const std::string& image, int status, std::string_view said) {
   if (fault.code == "image_pull.wrong_architecture") code = Code::InvalidArgument;
   if (fault.code == "image_pull.denied") code = Code::PermissionDenied;
   if (fault.code == "image_pull.tls") code = Code::FailedPrecondition;
-  return error(code, fmt::format("cannot pull {}: {}", image, said.substr(0, 300)), std::string(fault.code));
+  return error(code, fmt::format("cannot pull {}: {}", image, plain_text(said)), std::string(fault.code));
 }
 
 bool asks_again(std::string_view image) {

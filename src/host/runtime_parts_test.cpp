@@ -87,6 +87,13 @@ TEST(ImageFault, SaysWhatTheEnginesMean) {
   }
 }
 
+TEST(ImageFault, IsTextWhateverTheEngineSent) {
+  EXPECT_EQ(image_error("busybox", 404, "no \xff such \xc3").message, "cannot pull busybox: no ? such ?");
+  EXPECT_TRUE(
+      valid_utf8(image_error("busybox", 404, std::string(299, 'a') + "\u00e9").message));  // cut inside a letter
+  EXPECT_EQ(image_error("busybox", 404, "fehlt: \u00e4").message, "cannot pull busybox: fehlt: \u00e4");
+}
+
 TEST(ImageFault, NamesOfImages) {
   EXPECT_EQ(image_repository("registry.example:5000/team/app:1@sha256:00"), "registry.example:5000/team/app");
   EXPECT_EQ(image_repository("registry.example:5000/team/app"), "registry.example:5000/team/app");

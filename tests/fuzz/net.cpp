@@ -54,7 +54,7 @@ FUZZ_TARGET(http_request, 4 << 10) {
       ++requests;
       MUSTER_CHECK(!request.path.empty() && request.path[0] == '/' && request.path.find("/../") == std::string::npos);
       MUSTER_CHECK(valid_utf8(request.path) && request.body.size() <= 1024);
-      plant(request.method == "PATCH" && request.query.size() == 2);
+      plant(request.path != "/api/v1/nodes" && request.query.size() == 2);
       Response response;
       response.headers["X-Echo"] = request.header("x-echo");
       if (request.path == "/none") return;
@@ -142,7 +142,7 @@ FUZZ_TARGET(http_response, 4 << 10) {
         kind % 3 == 1 ? client.stream(call, [&](std::string_view) { return ++chunks < 5; }) : client.call(call);
     if (!answer.ok()) continue;
     MUSTER_CHECK(answer->status >= 200 && answer->status < 1000);
-    plant(answer->status == 418 && answer->body.size() == 4);
+    plant(answer->status > 204 && answer->status < 300 && !answer->body.empty());
   }
 }
 

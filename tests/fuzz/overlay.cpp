@@ -79,20 +79,17 @@ FUZZ_TARGET(relay_frame, 8 << 10) {
   MUSTER_CHECK(frames == read_frames(stream, 0));  // however it was cut
   const RelayDoor door{Key32{1}, pair_of(4)};
   const Key32 controller = signing_key(1).public_key();
-  int pongs = 0;
   for (const auto& [type, body] : frames) {
     MUSTER_CHECK(body.size() <= kRelayBodyMax);
     (void)parse_challenge(body).ok();
     (void)parse_packet(body).ok();
     (void)parse_peer_gone(body).ok();
-    (void)parse_ping(body).ok();
     (void)parse_error(body).ok();
     if (const auto hello = parse_hello(body); hello.ok()) {
       const auto entered = check_hello(door, *hello, controller, "relay-1", kNow);
       MUSTER_CHECK(!entered.ok() || (entered->cluster == 7 && entered->overlay_key == pair_of(3).public_key));
     }
-    pongs += type == RelayType::Pong;
-    plant(pongs == 3);
+    if (const auto id = parse_ping(body); id.ok()) plant(type == RelayType::Pong && *id > 1000);
   }
 }
 
@@ -132,7 +129,7 @@ FUZZ_TARGET(relay_token, 512) {
   const Bytes kept(said.begin(), said.end());
   const Bytes resigned = kept + signing_key(1).sign("muster-relay-token-v1", {kept});
   const auto any = verify_relay_token(signing_key(1).public_key(), resigned, "relay-1", kNow);
-  plant(any.ok() && any->cluster == 0);
+  plant(any.ok() && any->cluster > 1000);
 }
 
 RosterMember roster_member(std::uint8_t n, std::uint32_t address) {
@@ -163,7 +160,7 @@ FUZZ_TARGET(roster, 4 << 10) {
   const auto roster = decode_roster(input);
   if (!roster.ok()) return;
   MUSTER_CHECK(encode_roster(*roster) == Bytes(input.begin(), input.end()));  // one encoding
-  plant(roster->members.size() == 2 && roster->members[1].lan.size() == 2);
+  plant(roster->members.size() == 2 && roster->members[1].slot > 1000);
   const auto controller = signing_key(1);
   const auto verified = verify_roster(input, {sign_roster(controller, input)}, {controller.public_key()});
   MUSTER_CHECK(verified.ok() && verified->roster.members.size() + verified->rejected == roster->members.size());
@@ -188,7 +185,7 @@ FUZZ_TARGET(machine_proof, 2 << 10) {
   const auto proofs = crypto::decode_machine_proofs(said, 16);
   if (!proofs.ok()) return;
   MUSTER_CHECK(crypto::encode_machine_proofs(*proofs) == Bytes(said.begin(), said.end()));
-  plant(proofs->size() == 5);
+  plant(proofs->size() == 3 && (*proofs)[1].node > 1000);
   if (!verifier.ok()) return;
   Roster roster{5, 1, 1, {roster_member(1, kA), roster_member(2, kB)}};
   const auto dropped = drop_unproven(roster, {verifier->get(), said, kNow});
@@ -212,7 +209,7 @@ FUZZ_TARGET(stun, 600) {
   MUSTER_CHECK(!request || !is_stun_answer(input));
   if (const auto seen = read_stun_answer(input, asked)) {
     MUSTER_CHECK(is_stun_answer(input) && seen->kind == Endpoint::Kind::Udp);
-    plant(seen->port == 7 && input.size() > 32);
+    plant(seen->port < 4096);
   }
 }
 
@@ -250,7 +247,7 @@ FUZZ_TARGET(offload, 8 << 10) {
   }
   coalescer.flush(out);
   MUSTER_CHECK(out.bytes <= given);
-  plant(pieces == 5 && out.packets == 2);
+  plant(pieces > 3);
 }
 
 // A script against one of two devices that know each other. Each step is an order, a number and bytes.
@@ -342,7 +339,7 @@ FUZZ_TARGET(device, 1 << 10) {
       case Order::Last:
         break;
     }
-    plant(!damaged && box_a.delivered == 2 && box_a.controls == 1);
+    plant(!damaged && box_a.delivered == 2);
   }
 }
 
