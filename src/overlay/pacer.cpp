@@ -13,6 +13,7 @@ constexpr double kDrain = 0.6, kDrainDeep = 0.3, kBelow = 0.97;
 constexpr std::uint64_t kHoldUs = 1'000'000, kGiveUpUs = 1'000'000, kAgainUs = 15'000'000;
 constexpr int kVain = 2, kVainMost = 5;
 constexpr double kBinding = 0.85;
+constexpr std::uint64_t kLatestClock = std::uint64_t{1} << 60;  // of the other's; what is later is nonsense
 
 double per_second(std::uint64_t bytes, std::uint64_t micros) {
   return micros == 0 ? 0 : static_cast<double>(bytes) * 1e6 / static_cast<double>(micros);
@@ -52,6 +53,7 @@ void Pacer::answered(std::uint64_t number, std::uint64_t now_us, std::uint64_t a
                      std::uint64_t arrived_bytes) {
   Flying& flying = flying_[number % flying_.size()];
   if (flying.sent_us == 0 || flying.number != number || now_us < flying.sent_us) return;
+  if (arrived_us > kLatestClock) arrived_us = 0;
   Echo e{flying.sent_us, now_us, flying.sent_bytes, arrived_us, arrived_bytes};
   flying = {};
   if (echo_count_ > 0 && e.sent_us <= echo(0).sent_us) return;  // overtaken
