@@ -131,7 +131,7 @@ FUZZ_TARGET(privd, 4 << 10) {
     MUSTER_CHECK(verb->path.empty() || valid_path(verb->path));
     const auto again = parse_verb(verb_text(*verb));
     MUSTER_CHECK(again.ok() && again->kind == verb->kind && again->lease == verb->lease);
-    plant(verb->kind == VerbKind::Exec && verb->id > 70);
+    plant(!verb->lease.empty() && verb->lease != "lease-3");
   }
   if (const auto policy = parse_policy(text); policy.ok()) {
     const auto again = parse_policy(policy_text(*policy));

@@ -89,6 +89,8 @@ FUZZ_TARGET(token, 512) {
     MUSTER_CHECK(target->path.find("/../") == std::string::npos && valid_utf8(target->path));
   }
   (void)net::parse_url(text).ok();
+  (void)net::parse_web_url(text).ok();
+  (void)net::parse_request_line(text);
   (void)net::proxy_for("host", 443, text, "").ok();
   (void)net::proxy_for("host", 443, "http://proxy", text).ok();
   (void)net::address_block(text);

@@ -109,6 +109,9 @@ Seeds seeds_rest() {
       wire::to_json(wire::EnrolTotpRequest{"pw"}),
       wire::to_json(wire::ConfirmTotpRequest{"123456"}),
       wire::to_json(wire::DisableTotpRequest{"pw", "123456"}),
+      R"({"device":true,"port":4711})",
+      R"({"handle":"h","code":"c","state":"s","issuer":"https://id.example","label":"laptop"})",
+      R"({"id":"node-1","offer":{"prices":{"H100":1000000},"currency":"EUR"}})",
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);
@@ -156,6 +159,12 @@ FUZZ_TARGET(rest, 6 << 10) {
       return parse_twice(wire::parse_confirm_totp, body);
     case 16:
       return parse_twice(wire::parse_disable_totp, body);
+    case 17:
+      return (void)wire::parse_begin_sso(body).ok();
+    case 18:
+      return (void)wire::parse_finish_sso(body).ok();
+    case 19:
+      return (void)wire::parse_set_offer(body).ok();
     default: {
       const auto value = wire::parse_json(body);
       if (value.ok()) (void)wire::check_json("Cluster", *value).ok();
