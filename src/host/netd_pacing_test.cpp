@@ -194,13 +194,13 @@ TEST_F(NetdPacing, AFullLinkDelaysNoHeartbeat) {
   EXPECT_EQ(b.client->paths("lease-1")->report.pairs.at(0).carries_bytes_s, 0U) << "the way back was never full";
 }
 
-TEST_F(NetdPacing, WithoutThePaceTheSameLinkDelaysForASecondAndMore) {
+TEST_F(NetdPacing, WithoutThePaceTheSameLinkDelaysThemLong) {
   begin(Pacing::Off);
   if (IsSkipped()) return;
   narrow();
   const Flood flood(a, b, kBulkPort, 8);
   std::this_thread::sleep_for(6s);
-  EXPECT_GE(ask(flood, 10s).worst99, 1'000ms);
+  EXPECT_GE(ask(flood, 10s).worst99, 400ms);
 }
 
 TEST_F(NetdPacing, ByTheRelayTheSame) {
