@@ -27,7 +27,8 @@ class Engine:
 
     def start(self):
         with open(self.folder + "/log", "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env=dict(os.environ, **self.environment()))
+            # In its own folder: conmon leaves a file there when a container's memory ran out.
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, cwd=self.folder, env=dict(os.environ, **self.environment()))
         for _ in range(480):
             try:
                 if images.call(self.socket, "GET", "/version")[0] == 200:
