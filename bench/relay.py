@@ -87,6 +87,7 @@ class Server:
         done = subprocess.run([BUILD + "/" + RIG, what, self.kind, str(self.port), str(self.process.pid)] + [str(m) for m in more], capture_output=True, text=True,
                               preexec_fn=many_descriptors)
         if done.returncode:
+            self.close()
             raise SystemExit("%s %s: %s" % (what, self.kind, done.stderr or "ended with %d" % done.returncode))
         return json.loads(done.stdout)
 

@@ -21,8 +21,8 @@ namespace muster::fuzz {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kTime = 400ms;          // of one target
-constexpr std::size_t kRunsMin = 200;  // however slow it is
+constexpr auto kTime = 400ms;         // of one target
+constexpr std::size_t kRunsMin = 50;  // however slow it is
 
 ByteView under_way;
 std::string kept_in;
