@@ -25,10 +25,11 @@ import wheels  # noqa: E402
 
 MIB = 1 << 20
 # Each of these must fail: a call that our profile forbids and that the engines' own default profiles would mostly allow.
+BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
+
 FORBIDDEN = """
 import ctypes, errno, os, platform
 
-BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
 libc = ctypes.CDLL(None, use_errno=True)
 calls = {"x86_64": {"keyctl": (250, 0, 0, 0), "userfaultfd": (323, 1), "io_uring_setup": (425, 1, 0), "bpf": (321, 0, 0, 0), "mount": (165, 0, 0, 0, 0, 0),
                     "ptrace": (101, 0, 0, 0, 0), "unshare": (272, 0x10000000), "socket(AF_ALG)": (41, 38, 5, 0), "socket(AF_VSOCK)": (41, 40, 1, 0)},
