@@ -24,9 +24,9 @@ import registry  # noqa: E402
 import wheels  # noqa: E402
 
 MIB = 1 << 20
-# Each of these must fail: a call that our profile forbids and that the engines' own default profiles would mostly allow.
 BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
 
+# Each of these must fail: a call that our profile forbids and that the engines' own default profiles would mostly allow.
 FORBIDDEN = """
 import ctypes, errno, os, platform
 
