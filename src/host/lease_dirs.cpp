@@ -15,9 +15,11 @@
 #include <functional>
 #include <memory>
 #include <sstream>
+#include <thread>
 #include <vector>
 
 #include "base/log.h"
+#include "base/time.h"
 #include "crypto/random.h"
 #include "egress/ruleset.h"
 #include "host/embedded.h"
@@ -28,6 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t kBlock = 4096;
+constexpr int kLateWrites =
+    25;  // that often a directory that was emptied is looked at again: who is dying may still write
 constexpr std::size_t kOpenMax = 128;  // directories at a time: a tree can be deeper than there are descriptors
 
 struct CloseDir {
@@ -143,6 +147,7 @@ Status remove_tree(const std::string& path) {
     return error(Code::Unavailable, fmt::format("cannot remove {}: {}", path, errno_text(errno)), "disk");
   }
   const int top = dirfd(open.back().dir.get());
+  int again = kLateWrites;
   for (bool moved = false; !open.empty();) {
     const int here = dirfd(open.back().dir.get());
     const dirent* entry = next_entry(open.back().dir);
@@ -152,11 +157,17 @@ Status remove_tree(const std::string& path) {
       continue;
     }
     if (entry == nullptr) {
-      const std::string name = std::move(open.back().name);
-      open.pop_back();
-      const int above = open.empty() ? AT_FDCWD : dirfd(open.back().dir.get());
-      if (unlinkat(above, open.empty() ? path.c_str() : name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
+      const bool first = open.size() == 1;
+      const int above = first ? AT_FDCWD : dirfd(open[open.size() - 2].dir.get());
+      if (unlinkat(above, first ? path.c_str() : open.back().name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+        if (errno == ENOTEMPTY && failure == 0 && again-- > 0) {
+          std::this_thread::sleep_for(Millis(20));
+          rewinddir(open.back().dir.get());
+          continue;
+        }
         failure = errno;
+      }
+      open.pop_back();
       continue;
     }
     const std::string name = entry->d_name;
