@@ -112,7 +112,7 @@ def run_gtest(label, binary, timeout, pattern, only=""):
         if pattern or only:
             command.append("--gtest_filter=" + (only or "*%s*" % pattern))
         options = ["ASAN_OPTIONS=detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS=print_stacktrace=1", "TSAN_OPTIONS=halt_on_error=0:exitcode=66"]
-        log = tempfile.TemporaryFile("w+")
+        log = tempfile.TemporaryFile("w+", errors="replace")  # what fails may print any bytes
         code = subprocess.run((["nice", "-n", "10"] if behind else []) + (as_root or ["env"]) + options + command, stdout=log,
                               stderr=subprocess.STDOUT).returncode
         if code in (137, -9):
@@ -205,7 +205,7 @@ def run_system(pattern, modules, group):
 
 def start_system(names, *more):
     """These modules in a process of their own, as root where this may be."""
-    out = tempfile.TemporaryFile("w+")
+    out = tempfile.TemporaryFile("w+", errors="replace")
     command = as_root + [sys.executable, "-B", "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)] + list(more)
     return out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 

@@ -87,7 +87,8 @@ class ThreadedRunner final : public Runner {
     for (const Bytes& stored : TRY(options_.store->read(from, limit))) {
       const journal::Entry entry = TRY(journal::decode(stored));
       if (entry.seq > durable) break;
-      out.push_back({entry.seq, entry.wall, actor_of(entry.actor), TRY(control::decode_event(entry.event))});
+      auto event = TRY(control::decode_event(entry.event));
+      out.push_back({entry.seq, entry.wall, actor_of(entry.actor), std::move(event)});
     }
     return out;
   }

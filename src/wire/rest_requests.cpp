@@ -100,7 +100,8 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body) {
 
 Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
   const auto m = TRY(decode<v1::SetQuotaRequest>(body));
-  SetQuotaRequest out{m.id(), {m.gpus(), TRY(read_milli(m.cpus(), "cpus")), m.clusters()}, {}};
+  const auto cpu_milli = TRY(read_milli(m.cpus(), "cpus"));
+  SetQuotaRequest out{m.id(), {m.gpus(), cpu_milli, m.clusters()}, {}};
   if (m.has_share())
     out.share = Share{m.share().weight() == 0 ? Share{}.weight : m.share().weight(), m.share().guarantee_gpus(),
                       TRY(read_milli(m.share().guarantee_cpus(), "share.guaranteeCpus"))};
@@ -109,14 +110,14 @@ Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
 
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
-  return CreateApiTokenRequest{
-      m.label(), {m.scopes().begin(), m.scopes().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+  const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
+  return CreateApiTokenRequest{m.label(), {m.scopes().begin(), m.scopes().end()}, lifetime};
 }
 
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateJoinTokenRequest>(body));
-  return CreateJoinTokenRequest{
-      m.org(), {m.labels().begin(), m.labels().end()}, TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+  const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
+  return CreateJoinTokenRequest{m.org(), {m.labels().begin(), m.labels().end()}, lifetime};
 }
 
 Result<PutRegistryRequest> parse_put_registry(std::string_view body) {
@@ -124,8 +125,8 @@ Result<PutRegistryRequest> parse_put_registry(std::string_view body) {
   TRY_VOID(required(m.host(), "host"));
   TRY_VOID(required(m.username(), "username"));
   TRY_VOID(required(m.password(), "password"));
-  return PutRegistryRequest{m.host(), m.username(), m.password(),
-                            TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"))};
+  const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
+  return PutRegistryRequest{m.host(), m.username(), m.password(), lifetime};
 }
 
 Result<NodeActionRequest> parse_node_action(std::string_view body) {
@@ -152,7 +153,8 @@ Result<EnrollRequest> parse_enroll(std::string_view body) {
   const auto m = TRY(decode<v1::EnrollRequest>(body));
   TRY_VOID(required(m.token(), "token"));
   TRY_VOID(required(m.csr_pem(), "csrPem"));
-  return EnrollRequest{m.token(), m.csr_pem(), m.name(), TRY(read(m.facts(), "facts"))};
+  auto facts = TRY(read(m.facts(), "facts"));
+  return EnrollRequest{m.token(), m.csr_pem(), m.name(), std::move(facts)};
 }
 
 Result<CreateClusterRequest> parse_create_cluster(std::string_view body) {
@@ -164,7 +166,8 @@ Result<CreateClusterRequest> parse_create_cluster(std::string_view body) {
 Result<UpdateClusterRequest> parse_update_cluster(std::string_view body) {
   const auto m = TRY(decode<v1::UpdateClusterRequest>(body));
   if (!m.has_spec()) return error(Code::InvalidArgument, "spec is required", "spec");
-  return UpdateClusterRequest{m.id(), TRY(read(m.spec(), "spec")), m.expected_generation()};
+  auto spec = TRY(read(m.spec(), "spec"));
+  return UpdateClusterRequest{m.id(), std::move(spec), m.expected_generation()};
 }
 
 Result<CreateJobRequest> parse_create_job(std::string_view body) {
