@@ -92,9 +92,7 @@ class [[nodiscard]] Result<void> {
 };
 using Status = Result<void>;
 
-// TRY(expr): the value, or return the error to the caller. Not inside coroutines (g++ 12), and before anything in its
-// full expression that owns memory: what was made before it there, other members of an aggregate for example, is not
-// destroyed when it returns.
+// TRY(expr): the value, or return the error to the caller. Not inside coroutines (g++ 12).
 #define TRY(expr)                                                       \
   __extension__({                                                       \
     auto&& try_result_ = (expr);                                        \
