@@ -304,8 +304,12 @@ class Enrolled(Verdicts, unittest.TestCase):
         done = self.world.cli("exec", "hunter", "--", "python3", "-B", "/tmp/attack/attack.py", "-f", "/tmp/attack/targets.json", *names, check=False, timeout=170)
         self.said = done.stdout[-1500:] + done.stderr[-1500:]
         got = verdicts(done.stdout)
-        if len(names) == 1 and not got and self.started() != before:
-            got[names[0]] = ("blocked", "its own container ended")
+        if len(names) == 1 and not got:
+            try:
+                self.world.wait("exec", "the end of the attacker's container", 20, lambda: self.started() != before)
+                got[names[0]] = ("blocked", "its own container ended")
+            except demo.DemoError as fault:
+                raise AssertionError("%s told nothing, yet its container goes on: %s" % (names[0], self.said)) from fault
         return got
 
     def started(self):
