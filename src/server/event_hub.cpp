@@ -153,7 +153,8 @@ bool EventHub::catch_up(Stream& stream) {
   }
   if (stream.responder->buffered() > options_.buffered_max / 4) return false;
   auto page = runner_.replay(stream.next, options_.page);
-  if (!page.ok() || page->empty() || page->front().seq != stream.next) {
+  if (page.ok() && page->empty()) return false;  // told to the follower a moment before it counts as durable there
+  if (!page.ok() || page->front().seq != stream.next) {
     write(stream, fmt::format("event: reset\ndata: {{\"seq\":\"{}\"}}\n\n", fanned_));
     stream.next = fanned_ + 1;
     go_live(stream);
