@@ -991,6 +991,36 @@ TEST_F(Platform, ARevokedTokenEndsItsStream) {
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", secret).status, 401);
 }
 
+// Streams begin while others write: what is not durable for them yet comes a moment later, and nobody is told that it
+// is gone.
+TEST_F(Platform, AStreamThatBeginsUnderWritesMissesNothing) {
+  std::atomic<bool> over = false;
+  std::thread writer([&] {
+    for (int i = 0; !over; ++i) {
+      call("POST", "/api/v1/orgs", R"({"name":"written-)" + std::to_string(i) + R"("})");
+      std::this_thread::sleep_for(Millis(3));
+    }
+  });
+  int resets = 0, live = 0;
+  for (int i = 0; i < 15; ++i) {
+    std::string text;
+    net::Client client(endpoint());
+    const auto response = client.stream(
+        {"GET", "/api/v1/events", {{"Authorization", "Bearer " + admin_}, {"Last-Event-ID", "0"}}, "", Millis(10'000)},
+        [&](std::string_view chunk) {
+          text += chunk;
+          return text.find("event: live") == std::string::npos;
+        });
+    static_cast<void>(response.ok());
+    resets += text.find("event: reset") != std::string::npos ? 1 : 0;
+    live += text.find("event: live") != std::string::npos ? 1 : 0;
+  }
+  over = true;
+  writer.join();
+  EXPECT_EQ(resets, 0);
+  EXPECT_EQ(live, 15);
+}
+
 // A machine that slept past the end of its certificate comes back on proof of its device key; not after too long, not
 // with another key, not when it was revoked.
 TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
