@@ -47,7 +47,7 @@ def note(kind, name, seconds=None, why=""):
 
 
 # Programs worth a run under the thread sanitizer: those with threads of their own, and the tests that use them.
-THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "", "contract_test": "RunnerOn*"}
+THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "-NetdPacing.*", "contract_test": "RunnerOn*"}
 
 
 as_root = []  # what is put before a command that wants to be root

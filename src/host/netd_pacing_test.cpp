@@ -182,7 +182,7 @@ TEST_F(NetdPacing, AFullLinkDelaysNoHeartbeat) {
   (void)a.client->paths("lease-1");
   const Asked asked = ask(flood, 12s);
   EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 150ms);
+  EXPECT_LE(asked.worst99, 300ms);
   EXPECT_GT(asked.bulk_s, 0.75 * 1.25e6) << "what may be used is used";
   const auto paths = a.client->paths("lease-1");
   ASSERT_TRUE(paths.ok());
@@ -211,7 +211,7 @@ TEST_F(NetdPacing, ByTheRelayTheSame) {
   std::this_thread::sleep_for(8s);
   const Asked asked = ask(flood, 12s);
   EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 300ms);
+  EXPECT_LE(asked.worst99, 400ms);
   EXPECT_GT(asked.bulk_s, 0.6 * 1.25e6);
 }
 
@@ -224,7 +224,7 @@ TEST_F(NetdPacing, UnderTheOwnersCapHeartbeatsGoFirst) {
   std::this_thread::sleep_for(3s);
   const Asked asked = ask(flood, 8s);
   EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 100ms);
+  EXPECT_LE(asked.worst99, 250ms);
   EXPECT_GT(asked.bulk_s, 0.25 * 400'000) << "two flows share";
   EXPECT_LT(asked.bulk_s, 0.75 * 400'000);
 }
