@@ -47,6 +47,7 @@ def note(kind, name, seconds=None, why=""):
 
 
 # Programs worth a run under the thread sanitizer: those with threads of their own, and the tests that use them.
+# NetdPacing measures delays, which the sanitizer itself makes; the same code carries the packets of the other netd tests.
 THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "-NetdPacing.*", "contract_test": "RunnerOn*"}
 
 

@@ -30,8 +30,8 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint64_t kBlock = 4096;
-constexpr int kLateWrites =
-    25;  // that often a directory that was emptied is looked at again: who is dying may still write
+// That often a directory that was emptied is looked at again: who is dying may still write.
+constexpr int kLateWrites = 25;
 constexpr std::size_t kOpenMax = 128;  // directories at a time: a tree can be deeper than there are descriptors
 
 struct CloseDir {

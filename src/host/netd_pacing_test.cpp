@@ -181,8 +181,8 @@ TEST_F(NetdPacing, AFullLinkDelaysNoHeartbeat) {
   std::this_thread::sleep_for(6s);
   (void)a.client->paths("lease-1");
   const Asked asked = ask(flood, 12s);
-  EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 300ms);
+  EXPECT_GT(asked.count, 300U);
+  EXPECT_LE(asked.worst99, 150ms);
   EXPECT_GT(asked.bulk_s, 0.75 * 1.25e6) << "what may be used is used";
   const auto paths = a.client->paths("lease-1");
   ASSERT_TRUE(paths.ok());
@@ -210,8 +210,8 @@ TEST_F(NetdPacing, ByTheRelayTheSame) {
   const Flood flood(a, b, kBulkPort, 8);
   std::this_thread::sleep_for(8s);
   const Asked asked = ask(flood, 12s);
-  EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 400ms);
+  EXPECT_GT(asked.count, 200U);
+  EXPECT_LE(asked.worst99, 300ms);
   EXPECT_GT(asked.bulk_s, 0.6 * 1.25e6);
 }
 
@@ -223,8 +223,8 @@ TEST_F(NetdPacing, UnderTheOwnersCapHeartbeatsGoFirst) {
   const Flood flood(a, b, kBulkPort, 1), other(a, b, 10'002, 1);
   std::this_thread::sleep_for(3s);
   const Asked asked = ask(flood, 8s);
-  EXPECT_GT(asked.count, 100U);
-  EXPECT_LE(asked.worst99, 250ms);
+  EXPECT_GT(asked.count, 200U);
+  EXPECT_LE(asked.worst99, 100ms);
   EXPECT_GT(asked.bulk_s, 0.25 * 400'000) << "two flows share";
   EXPECT_LT(asked.bulk_s, 0.75 * 400'000);
 }
