@@ -42,8 +42,7 @@ function(muster_fuzz)
   muster_use_pch(muster_fuzz)
   add_executable(muster-fuzz EXCLUDE_FROM_ALL)
   target_link_libraries(muster-fuzz PRIVATE muster_fuzz)
-  # Generated code is not what is looked for, and slow to build under sanitizers; its edges lead into frames all the same.
-  target_compile_options(muster_proto PRIVATE -fno-sanitize=all -g0)
+  # Generated code is built without sanitizers; its edges lead into frames all the same.
   set_source_files_properties(${CMAKE_BINARY_DIR}/proto/muster/v1/agent.pb.cc TARGET_DIRECTORY muster_proto
     PROPERTIES COMPILE_OPTIONS "-fsanitize=fuzzer-no-link")
   target_link_options(muster-fuzz PRIVATE -fsanitize=fuzzer)

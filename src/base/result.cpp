@@ -1,6 +1,14 @@
 #include "base/result.h"
 
 namespace muster {
+Fault::Fault(Error error) : error_(new Error(std::move(error))) {}
+Error* Fault::copy(const Error& error) {
+  return new Error(error);
+}
+void Fault::drop() noexcept {
+  delete error_;
+}
+
 std::string_view code_name(Code code) {
   switch (code) {
     case Code::InvalidArgument:

@@ -1,11 +1,10 @@
 #pragma once
 // Result<T>: a value or an Error{code, message, field}. The one error system of Muster: exceptions of libraries stop at
 // the adapter that calls them. A message says what happened, what it means and what to do; it never holds a secret.
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 
 #include "base/check.h"
 
@@ -42,24 +41,63 @@ inline Error error(Code code, std::string message, std::string field = {}) {
   return Error{code, std::move(message), std::move(field)};
 }
 
+// Nothing, or an Error of its own. Not a template, so that a Result costs the compiler little.
+class Fault {
+ public:
+  Fault() = default;
+  explicit Fault(Error error);
+  Fault(const Fault& other) : error_(other.error_ == nullptr ? nullptr : copy(*other.error_)) {}
+  Fault(Fault&& other) noexcept : error_(std::exchange(other.error_, nullptr)) {}
+  Fault& operator=(Fault other) noexcept {
+    std::swap(error_, other.error_);
+    return *this;
+  }
+  ~Fault() {
+    if (error_ != nullptr) drop();
+  }
+  explicit operator bool() const { return error_ != nullptr; }
+  const Error& operator*() const { return *error_; }
+
+ private:
+  static Error* copy(const Error& error);
+  void drop() noexcept;
+  Error* error_ = nullptr;
+};
+
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
-  Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
-  bool ok() const { return state_.index() == 0; }
+  Result(T value) : value_(std::move(value)) {}                      // NOLINT: implicit by design
+  Result(Error error) : none_(), fault_(Fault(std::move(error))) {}  // NOLINT
+  Result(const Result& other) : none_(), fault_(other.fault_) {
+    if (ok()) std::construct_at(&value_, other.value_);
+  }
+  // What is moved from stays what it was, a value or an error.
+  Result(Result&& other) noexcept : none_(), fault_(other.fault_) {
+    if (ok()) std::construct_at(&value_, std::move(other.value_));
+  }
+  Result& operator=(Result other) noexcept {
+    if (ok()) std::destroy_at(&value_);
+    fault_ = other.fault_;
+    if (ok()) std::construct_at(&value_, std::move(other.value_));
+    return *this;
+  }
+  ~Result() {
+    if (ok()) std::destroy_at(&value_);
+  }
+  bool ok() const { return !fault_; }
   explicit operator bool() const { return ok(); }
   T& value() & {
     MUSTER_CHECK(ok());
-    return std::get<0>(state_);
+    return value_;
   }
   const T& value() const& {
     MUSTER_CHECK(ok());
-    return std::get<0>(state_);
+    return value_;
   }
   T&& value() && {
     MUSTER_CHECK(ok());
-    return std::get<0>(std::move(state_));
+    return std::move(value_);
   }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
@@ -68,27 +106,31 @@ class [[nodiscard]] Result {
   const T* operator->() const { return &value(); }
   const Error& error() const {
     MUSTER_CHECK(!ok());
-    return std::get<1>(state_);
+    return *fault_;
   }
 
  private:
-  std::variant<T, Error> state_;
+  union {
+    T value_;  // while there is no fault
+    char none_;
+  };
+  Fault fault_;
 };
 
 template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Error error) : error_(std::move(error)) {}
-  bool ok() const { return !error_.has_value(); }
+  Result(Error error) : fault_(std::move(error)) {}
+  bool ok() const { return !fault_; }
   explicit operator bool() const { return ok(); }
   const Error& error() const {
     MUSTER_CHECK(!ok());
-    return *error_;
+    return *fault_;
   }
 
  private:
-  std::optional<Error> error_;
+  Fault fault_;
 };
 using Status = Result<void>;
 

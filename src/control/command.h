@@ -172,12 +172,22 @@ struct RaiseFormat {
   std::uint32_t version = 0;
 };
 
-using Command =
+using AnyCommand =
     std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken, RevokeApiToken,
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer>;
+// One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
+struct Command : AnyCommand {
+  using AnyCommand::AnyCommand;
+  Command();
+  Command(const Command&);
+  Command(Command&&) noexcept;
+  Command& operator=(const Command&);
+  Command& operator=(Command&&) noexcept;
+  ~Command();
+};
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
 struct Outcome {

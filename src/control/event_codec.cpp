@@ -7,7 +7,7 @@
 namespace muster::control {
 namespace {
 
-constexpr std::size_t kTypes = std::variant_size_v<Event>;
+constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
 constexpr std::array<std::pair<std::size_t, std::uint32_t>, 2> kLaterTypes{{{38, 2}, {39, 4}}};
 

@@ -75,7 +75,7 @@ std::vector<Event> one_of_every_type(std::index_sequence<I...>) {
 }
 
 std::vector<Event> filled_events() {
-  std::vector<Event> events = one_of_every_type(std::make_index_sequence<std::variant_size_v<Event>>());
+  std::vector<Event> events = one_of_every_type(std::make_index_sequence<std::variant_size_v<AnyEvent>>());
   for (Event& event : events)
     if (auto* raised = std::get_if<FormatRaised>(&event)) raised->version = 1;  // later ones are for later builds
   return events;
