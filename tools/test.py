@@ -4,17 +4,18 @@
     tools/test.py [--only lint,unit,contract,sim,tsan,system] [--no-build] [-k SUBSTRING] [--module NAME]
 
 System tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. They mostly wait,
-so in a whole run they go first, in lanes side by side, and everything else is built and run behind them: unit, contract and simulation
-tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the first SEEDS seeds of the simulation as fit
-in the time, in the release build; the rooms with threads once more under the thread sanitizer (build/tsan). A system test that this
-machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a failure. Who is not root but may use
-sudo builds as himself, and what needs root runs through sudo.
+so in a whole run they go first, in lanes side by side, and everything else is built and run behind them, tests of one build beside the
+next build: unit, contract and simulation tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
+first SEEDS seeds of the simulation as fit in the time, in the release build; the rooms with threads once more under the thread sanitizer
+(build/tsan). A system test that this machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a
+failure. Who is not root but may use sudo builds as himself, and what needs root runs through sudo.
 
 System tests work with real clocks, and a loaded machine can be late for one of them. Up to SECOND_TRIES classes of system tests that
 failed run once more at the end, with nothing beside them; what passes then counts as passed and is named as "flaky", which wants a repair all the
 same. Unit, contract and simulation tests have no second try.
 """
 import argparse
+import concurrent.futures
 import glob
 import importlib.util
 import json
@@ -70,13 +71,19 @@ def find_root():
 
 
 behind = []  # what is put before a command that must not disturb the system tests
-built = {}  # preset and targets -> did it build
+builder = concurrent.futures.ThreadPoolExecutor(1)  # one build at a time, beside the tests of what is built already
+begun = {}  # preset and targets -> the future of "did it build"
+
+
+def begin(preset, *extra, targets=()):
+    """Has it built when its turn comes; who asks twice gets the same."""
+    if (preset, tuple(targets)) not in begun:
+        begun[preset, tuple(targets)] = builder.submit(build_now, preset, *extra, targets=targets)
+    return begun[preset, tuple(targets)]
 
 
 def build(preset, *extra, targets=()):
-    if (preset, tuple(targets)) not in built:
-        built[preset, tuple(targets)] = build_now(preset, *extra, targets=targets)
-    return built[preset, tuple(targets)]
+    return begin(preset, *extra, targets=targets).result()
 
 
 def build_now(preset, *extra, targets=()):
@@ -93,12 +100,10 @@ def build_now(preset, *extra, targets=()):
     return True
 
 
-def run_tidy(built_already):
-    """clang-tidy over the rooms that read what strangers send; it wants the generated headers, so after a build."""
+def run_tidy():
+    """clang-tidy over the rooms that read what strangers send; it wants the generated headers, so after a build of asan."""
     import tidy
     started = time.time()
-    if not built_already and not build("asan"):
-        return
     say("== clang-tidy over " + ", ".join(tidy.STRANGERS))
     tidy.BEHIND = behind
     count, findings = tidy.run(tidy.STRANGERS, say)
@@ -311,7 +316,7 @@ def run_seeds():
 
 
 def run_threads(no_build):
-    if no_build or build("tsan", targets=sorted(THREADED)):
+    if no_build or build("tsan", targets=THREADED):
         for name, tests in sorted(THREADED.items()):
             run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
 
@@ -341,13 +346,20 @@ def main():
     if "system" in only and released and not args.pattern and not args.module:
         started = start_lanes()
         behind[:] = [sys.executable, os.path.join(ROOT, "tools/behind.py")]
-    if "lint" in only and not args.pattern:
-        run_tidy(args.no_build)
+    tidied = None
+    if not args.no_build and set(only) & {"lint", "unit", "contract", "sim"}:
+        begin("asan")
+    if not args.no_build and "tsan" in only and not args.pattern:
+        begin("tsan", targets=THREADED)
+    if "lint" in only and not args.pattern and (args.no_build or build("asan")):
+        tidied = builder.submit(run_tidy)
     run_units(only, args.pattern, args.no_build)
     if "sim" in only and released and not args.pattern:
         run_seeds()
     if "tsan" in only and not args.pattern:
         run_threads(args.no_build)
+    if tidied:
+        tidied.result()
     if started:
         end_lanes(started)
         try_again()
