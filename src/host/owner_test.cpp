@@ -294,7 +294,7 @@ TEST(Grants, TheSumNeverExceedsWhatIsLent) {
   Policy policy;
   policy.reserve_memory_bytes = 1LL << 30;
   policy.reserve_cpu_milli = 1000;
-  const Machine machine{4000, 8LL << 30, {"GPU-a", "GPU-b"}};
+  const host::Machine machine{4000, 8LL << 30, {"GPU-a", "GPU-b"}};
   Grants grants(layout);
   LaunchSpec one;
   one.lease = "lease-1";
