@@ -57,7 +57,7 @@ bench: ## one benchmark, JSON lines: make bench NAME=journal
 
 lab: build ## every kind of NAT with every other, through the shipped netd and relay; WRITE=1 puts table and picture into docs/
 	@tools/install-deps test
-	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig
+	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig muster-slow-link
 	@$(SUDO) python3 tests/lab/nat_lab.py --build build/release $(if $(WRITE),--write) $(ARGS)
 
 sbom: build ## bill of materials of the release build (CycloneDX JSON): build/release/sbom.json
