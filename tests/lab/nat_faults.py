@@ -112,8 +112,8 @@ def address(p):
     at = p.nat.wans[p.router]
     new = at.rsplit(".", 1)[0] + "." + str(int(at.rsplit(".", 1)[1]) + 100)
     p.mark()
-    p.sh(p.router, "ip addr add %s/24 dev wan" % new)
     p.sh(p.router, "ip addr del %s/24 dev wan" % at)
+    p.sh(p.router, "ip addr add %s/24 dev wan" % new)
     time.sleep(1)
     p.must_be("direct", 30, "after the provider gave another address")
     return p.look()["longest_ms"]
@@ -122,8 +122,8 @@ def address(p):
 def moves(p):
     net = p.nat.nets[p.a]
     p.mark()
-    p.sh(p.a, "ip addr add %s.77/24 dev eth0" % net)
     p.sh(p.a, "ip addr del %s.10/24 dev eth0" % net)
+    p.sh(p.a, "ip addr add %s.77/24 dev eth0" % net)
     p.sh(p.a, "ip route replace default via %s.1" % net)
     time.sleep(1)
     p.must_be("direct", 30, "after the machine got another address")

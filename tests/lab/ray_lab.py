@@ -112,6 +112,7 @@ class Changes:
     def __init__(self, world):
         self.world, self.lab, self.count = world, world.lab, 0
         self.router = {name: self.lab.gateways[name][0] for name in KINDS}
+        self.wan = "203.0.113.%d" % (100 + self.lab.gateways["strict"][1])
         self.turn = [self.block, self.unblock, self.forget, self.renumber, self.pull, self.relay, self.shrink]
 
     def next(self):
@@ -139,11 +140,9 @@ class Changes:
 
     def renumber(self):
         """the router of strict gets another address"""
-        router = self.router["strict"]
-        old = "203.0.113.%d" % (100 + self.lab.gateways["strict"][1])
-        new = "203.0.113.%d" % (150 + self.lab.gateways["strict"][1] + self.count)
-        self.lab.ip(router, "addr add %s/24 dev wan" % new)
-        self.lab.ip(router, "addr del %s/24 dev wan" % old) if self.count < len(self.turn) else None
+        old, self.wan = self.wan, "203.0.113.%d" % (150 + self.count)
+        self.lab.ip(self.router["strict"], "addr del %s/24 dev wan" % old)
+        self.lab.ip(self.router["strict"], "addr add %s/24 dev wan" % self.wan)
 
     def pull(self):
         """the cable of narrow is out for four seconds"""
@@ -161,6 +160,7 @@ class Changes:
     def shrink(self):
         """the way of the home carries 1,280 bytes from now on"""
         self.lab.ip(self.router["home"], "link set wan mtu 1280")
+        self.lab.run(self.router["home"], ["nft", "delete", "table", "ip", "mute"], check=False)
         self.nft(self.router["home"], "table ip mute {\n  chain out { type filter hook output priority 0; ip protocol icmp icmp type destination-unreachable drop; }\n}\n")
 
 
