@@ -441,13 +441,13 @@ def try_peer(build, far, quick, note):
             check(lost <= 1, "%d packets were lost around the new handshake" % lost)
             note("a new handshake after two minutes, %d packets lost" % lost)
         device = "eth0" if not isinstance(far, Kernel) else "tap0"
-        far.run("ip addr add 10.98.0.3/24 dev eth0 && ip addr del 10.98.0.2/24 dev eth0")
+        far.run("ip addr del 10.98.0.2/24 dev eth0 && ip addr add 10.98.0.3/24 dev eth0")
         for t in tunnels[:2]:
             check(any(t.they_ping() for _ in range(5)), "nothing passes after they moved")
             check(t.stats()["endpoint"].startswith("10.98.0.3:"), "we did not follow them: %s" % t.stats())
             check(t.echoes([500], tries=3) == [], "we do not reach them where they moved")
-        far.lab.ip(far.us, "addr add 10.98.0.9/24 dev " + device)
         far.lab.ip(far.us, "addr del 10.98.0.1/24 dev " + device)
+        far.lab.ip(far.us, "addr add 10.98.0.9/24 dev " + device)
         for t in tunnels[:2]:
             check(t.echoes([500], tries=5) == [], "nothing passes after we moved")
             check(t.endpoint().startswith("10.98.0.9:"), "they did not follow us: %s" % t.endpoint())
