@@ -11,7 +11,7 @@ namespace muster::overlay {
 namespace {
 // Control messages between members. Ping and Pong: kind, id, then zeros up to the size that is being tested. Here:
 // kind, number, and that many times address and port. Here6: the same with IPv6 addresses.
-constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kHere6 = 4;
+constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kHere6 = 7;
 constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
 constexpr std::size_t kProbeHeader = 9;
