@@ -22,7 +22,7 @@ using crypto::Secret32;
 
 // Where a datagram goes to or came from: through the relay (named by the other member's key) or straight over UDP.
 struct Endpoint {
-  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2, Udp6 = 4 };
+  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2, Udp6 = 3 };
   Kind kind = Kind::None;
   std::uint32_t ip = 0;  // Udp: IPv4, host order
   std::uint16_t port = 0;
