@@ -417,6 +417,7 @@ def try_peer(build, far, quick, note):
         began = time.time()
         check(tunnels[0].echoes([56], tries=5) == [], "our handshake was not answered")
         check(any(tunnels[1].they_ping() for _ in range(5)), "their handshake was not answered")
+        first = [(t.stats()["handshakes"], t.handshaken()) for t in tunnels[:2]]
         note("handshakes with a pre-shared key, begun by either")
         for t in tunnels:
             wrong = t.echoes(SIZES, tries=3)
@@ -430,7 +431,6 @@ def try_peer(build, far, quick, note):
         check(silent.echoes([56], timeout=6) == [56] and silent.stats()["handshakes"] == 0, "a wrong pre-shared key was taken")
         note("a wrong pre-shared key is refused")
         if not quick:
-            first = [(t.stats()["handshakes"], t.handshaken()) for t in tunnels[:2]]
             lost = 0
             while time.time() < began + REKEY_S + 15:
                 for t in tunnels[:2]:
