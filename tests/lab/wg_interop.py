@@ -106,7 +106,8 @@ class Kernel(Process):
                 time.sleep(0.1)
         else:
             raise LabError("qemu did not start:\n" + self.guest.tail())
-        self.read_until(b"READY-FOR-ORDERS", 120)
+        self.read_until(b"READY-FOR-ORDERS", 300)  # seconds on an idle machine
+        self.run("PS1=; export WG_COLOR_MODE=never")
         self.run("ip addr add 10.98.0.2/24 dev eth0 && ip link set eth0 up")
 
     def read_until(self, mark, timeout):
