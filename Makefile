@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom docs clean lab gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom docs clean lab lab-ray interop gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,10 +55,19 @@ bench: ## one benchmark, JSON lines: make bench NAME=journal
 	@tools/install-deps build bench
 	@python3 tools/bench.py $(NAME)
 
-lab: build ## every kind of NAT with every other, through the shipped netd and relay; WRITE=1 puts table and picture into docs/
+lab: build ## every kind of connection with every other, and faults of networks, through the shipped netd and relay; WRITE=1 puts tables and picture into docs/
 	@tools/install-deps test
-	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig
+	@cmake --build --preset release -j $(JOBS) --target muster-nat-rig muster-slow-link
 	@$(SUDO) python3 tests/lab/nat_lab.py --build build/release $(if $(WRITE),--write) $(ARGS)
+
+lab-ray: build ## a Ray cluster across five kinds of connection computes while its ways change every 20 s (some minutes)
+	@tools/install-deps demo test
+	@$(SUDO) python3 tests/lab/ray_lab.py --build build/release $(ARGS)
+
+interop: build ## our WireGuard against the kernel's (in a virtual machine) and wireguard-go's: make interop ARGS=--quick
+	@tools/install-deps interop
+	@cmake --build --preset release -j $(JOBS) --target muster-wg-peer
+	@$(SUDO) python3 tests/lab/wg_interop.py --build build/release $(ARGS)
 
 sbom: build ## bill of materials of the release build (CycloneDX JSON): build/release/sbom.json
 	@python3 tools/sbom.py --out build/release/sbom.json

@@ -110,6 +110,11 @@ function(muster_tests)
   # The hands of tests/lab/nat_lab.py (make lab).
   add_executable(muster-nat-rig EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/lab/nat_rig.cpp)
   target_link_libraries(muster-nat-rig PRIVATE muster_options muster_host)
+  add_executable(muster-slow-link EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/lab/slow_link.cpp)
+  target_link_libraries(muster-slow-link PRIVATE muster_options muster_host)
+  # Our end in tests/lab/wg_interop.py (make interop).
+  add_executable(muster-wg-peer EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/tests/lab/wg_peer.cpp)
+  target_link_libraries(muster-wg-peer PRIVATE muster_options muster_host)
   set(kinds sim)
   if(BUILD_TESTING)
     list(APPEND kinds contract)

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "crypto/file.h"
 #include "crypto/random.h"
+#include "host/own_address.h"
 
 namespace muster::host {
 namespace {
@@ -28,6 +29,7 @@ constexpr Millis kBeat{250};
 constexpr std::size_t kMirrorsMax = 4;
 constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
 constexpr int kMirrorTries = 5;
+constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
 constexpr int kUdpBatch = 32;
 constexpr int kSocketBuffer = 7 << 20;
 
@@ -42,13 +44,24 @@ std::size_t datagram_bytes(msghdr& message, std::size_t all) {
   return std::max<std::size_t>(all, 1);
 }
 
+overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
+  if (at.sin6_family == AF_INET) {
+    sockaddr_in four{};
+    std::memcpy(&four, &at, sizeof four);
+    return overlay::Endpoint::udp(ntohl(four.sin_addr.s_addr), ntohs(four.sin_port));
+  }
+  Ip6 six;
+  std::memcpy(six.data(), &at.sin6_addr, six.size());
+  return overlay::Endpoint::udp6(six, ntohs(at.sin6_port));
+}
+
 }  // namespace
 
 // One recvmmsg's worth of datagrams.
 struct Netd::UdpBatch {
   static constexpr std::size_t kSize = 65'536;                  // several of one size that the kernel joined
   std::array<std::array<std::uint8_t, kSize>, kUdpBatch> data;  // only what is used costs memory
-  std::array<sockaddr_in, kUdpBatch> from;
+  std::array<sockaddr_in6, kUdpBatch> from;                     // or IPv4: see its family
   struct alignas(cmsghdr) Control {
     std::array<char, CMSG_SPACE(sizeof(int))> bytes;
   };
@@ -66,6 +79,7 @@ Netd::~Netd() {
   leases_.clear();
   for (auto& [fd, owner] : agents_) poller_.unwatch(fd);
   if (udp_) poller_.unwatch(udp_.get());
+  if (udp6_) poller_.unwatch(udp6_.get());
   if (listener_) poller_.unwatch(listener_.get());
 }
 
@@ -74,7 +88,8 @@ Status Netd::start() {
     return error(Code::Unavailable, "netd cannot create its state directory " + options_.state_dir);
   }
   TRY_VOID(open_udp());
-  poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(); });
+  poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(udp_.get()); });
+  open_udp6();
   if (options_.socket_fd >= 0) {
     int listening = 0;
     socklen_t size = sizeof listening;
@@ -125,9 +140,36 @@ Status Netd::bind_udp(std::uint16_t port) {
   return {};
 }
 
-Fd open_udp_socket() {
-  Fd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+// Without IPv6 on this machine there is none, and no other is missed.
+void Netd::open_udp6() {
+  udp6_ = options_.udp6_fd >= 0 ? Fd(std::exchange(options_.udp6_fd, -1)) : open_udp_socket(UdpFamily::Six);
+  if (!udp6_) return;
+  for (const std::uint16_t port : {port_, std::uint16_t{0}}) {
+    sockaddr_in6 at{};
+    at.sin6_family = AF_INET6;
+    at.sin6_port = htons(port);
+    socklen_t size = sizeof at;
+    if (::bind(udp6_.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0 ||
+        ::getsockname(udp6_.get(), reinterpret_cast<sockaddr*>(&at), &size) != 0)
+      continue;
+    port6_ = ntohs(at.sin6_port);
+    const int on = 1;
+    ::setsockopt(udp6_.get(), SOL_UDP, UDP_GRO, &on, sizeof on);
+    sender_.set_fd6(udp6_.get());
+    poller_.watch(udp6_.get(), true, false, [this](Poller::Ready) { read_udp(udp6_.get()); });
+    return;
+  }
+  udp6_.reset();
+}
+
+Fd open_udp_socket(UdpFamily family) {
+  const bool six = family == UdpFamily::Six;
+  Fd fd(::socket(six ? AF_INET6 : AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd) return fd;
+  const int on = 1, never = six ? IPV6_PMTUDISC_PROBE : IP_PMTUDISC_PROBE;
+  if (six) ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  ::setsockopt(fd.get(), six ? IPPROTO_IPV6 : IPPROTO_IP, six ? IPV6_MTU_DISCOVER : IP_MTU_DISCOVER, &never,
+               sizeof never);
   // A wish: without privileges the kernel caps them.
   for (const auto& [forced, plain] : {std::pair(SO_RCVBUFFORCE, SO_RCVBUF), std::pair(SO_SNDBUFFORCE, SO_SNDBUF)}) {
     if (::setsockopt(fd.get(), SOL_SOCKET, forced, &kSocketBuffer, sizeof kSocketBuffer) != 0)
@@ -260,7 +302,7 @@ Result<netd::Reply> Netd::handle(const netd::GetPaths& request, std::vector<Fd>&
   return netd::Reply(std::move(paths));
 }
 
-void Netd::read_udp() {
+void Netd::read_udp(int fd) {
   UdpBatch& b = *batch_;
   for (std::size_t i = 0; i < kUdpBatch; ++i) {
     b.parts[i] = {b.data[i].data(), UdpBatch::kSize};
@@ -272,7 +314,7 @@ void Netd::read_udp() {
     b.messages[i].msg_hdr.msg_control = b.control[i].bytes.data();
     b.messages[i].msg_hdr.msg_controllen = b.control[i].bytes.size();
   }
-  const int n = ::recvmmsg(udp_.get(), b.messages.data(), kUdpBatch, MSG_DONTWAIT, nullptr);
+  const int n = ::recvmmsg(fd, b.messages.data(), kUdpBatch, MSG_DONTWAIT, nullptr);
   if (n <= 0) return;
   const Now now = read_clocks();
   for (int i = 0; i < n; ++i) {
@@ -280,9 +322,9 @@ void Netd::read_udp() {
     if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
     ByteView joined = ByteView(b.data[k]).first(b.messages[k].msg_len);
     const std::size_t each = datagram_bytes(b.messages[k].msg_hdr, joined.size());
-    const std::uint32_t ip = ntohl(b.from[k].sin_addr.s_addr);
+    const overlay::Endpoint from = endpoint_of(b.from[k]);
     for (; !joined.empty(); joined = joined.subspan(std::min(each, joined.size())))
-      from_udp(joined.first(std::min(each, joined.size())), ip, ntohs(b.from[k].sin_port), now);
+      from_udp(joined.first(std::min(each, joined.size())), from, now);
   }
   for (auto& [name, lease] : leases_) lease->flush();
   sender_.flush();
@@ -292,7 +334,7 @@ void Netd::read_udp() {
 // we are somewhere else now.
 void Netd::ask_mirrors(const Now& now) {
   std::set<std::pair<std::uint32_t, std::uint16_t>> wanted;
-  bool fresh = false;
+  bool fresh = std::exchange(ask_now_, false);
   for (const auto& [name, lease] : leases_) {
     fresh = lease->take_relay_came_up() || fresh;
     for (const overlay::Endpoint& at : lease->mirrors())
@@ -331,6 +373,7 @@ std::vector<overlay::Endpoint> Netd::public_endpoints() const {
   std::vector<overlay::Endpoint> seen;
   for (const auto& [at, mirror] : mirrors_)
     if (mirror.seen && std::find(seen.begin(), seen.end(), *mirror.seen) == seen.end()) seen.push_back(*mirror.seen);
+  if (at6_ && port6_ != 0) seen.push_back(overlay::Endpoint::udp6(*at6_, port6_));  // no NAT, no mirror
   return seen;
 }
 
@@ -338,15 +381,43 @@ void Netd::tell_public(const Now& now) {
   for (auto& [name, lease] : leases_) lease->set_public(public_endpoints(), now);
 }
 
+// Another network, another address: what goes through the old one is dead, and nobody will say so. After a sleep the
+// world has forgotten us as well.
+void Netd::look_around(const Now& now) {
+  const Millis passed = now.lease - std::exchange(ticked_, now.lease);
+  const bool slept = passed >= kSlept && passed < now.lease - LeaseTime{};
+  if (!slept && now.lease < next_look_) return;
+  next_look_ = now.lease + kLookEvery;
+  const auto six = own_address6();
+  const auto four = mirrors_.empty() ? at_ : own_address(mirrors_.begin()->first.first);
+  const bool moved = (at_ && four && *at_ != *four) || (at6_ && six && *at6_ != *six);
+  const bool told = at6_ != six;
+  if (four) at_ = four;
+  at6_ = six;
+  if (moved || slept) {
+    log_info("netd", "{}: every way is tried again", moved ? "this machine has another address" : "awake again");
+    ask_now_ = true;
+    for (auto& [name, lease] : leases_) lease->moved(moved || passed >= kSleptLong, now);
+  }
+  if (told) tell_public(now);
+}
+
 // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
-void Netd::from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now) {
-  if (from_mirror(datagram, ip, port, now) || !bandwidth_.admit(datagram, now.lease)) return;
-  for (auto& [name, lease] : leases_) lease->from_udp(ip, port, datagram, now);
+void Netd::from_udp(ByteView datagram, const overlay::Endpoint& from, const Now& now) {
+  const bool six = from.kind == overlay::Endpoint::Kind::Udp6;
+  if ((!six && from_mirror(datagram, from.ip, from.port, now)) || !bandwidth_.admit(datagram, now.lease)) return;
+  for (auto& [name, lease] : leases_) {
+    if (six)
+      lease->from_udp6(from.six, from.port, datagram, now);
+    else
+      lease->from_udp(from.ip, from.port, datagram, now);
+  }
 }
 
 void Netd::tick() {
   const Now now = read_clocks();
   bandwidth_.refresh();
+  look_around(now);
   ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();

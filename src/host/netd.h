@@ -22,7 +22,7 @@ struct NetdOptions {
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
-  int udp_fd = -1;  // inherited: not bound yet, with large buffers; else one of our own
+  int udp_fd = -1, udp6_fd = -1;  // inherited: not bound yet, with large buffers; else ones of our own
 };
 
 class Netd {
@@ -37,15 +37,17 @@ class Netd {
  private:
   Status open_udp();
   Status bind_udp(std::uint16_t port);
+  void open_udp6();
   void accept_agent();
   void add_agent(Fd fd);
   void serve_agent(int fd);
-  void read_udp();
+  void read_udp(int fd);
+  void look_around(const Now& now);
   void ask_mirrors(const Now& now);
   std::vector<overlay::Endpoint> public_endpoints() const;
   void tell_public(const Now& now);
   bool from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
-  void from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
+  void from_udp(ByteView datagram, const overlay::Endpoint& from, const Now& now);
   void tick();
   netd::Reply answer(const netd::Request& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::AddLease& request, std::vector<Fd>& fds);
@@ -58,8 +60,12 @@ class Netd {
 
   NetdOptions options_;
   Poller poller_;
-  Fd listener_, udp_;
-  std::uint16_t port_ = 0;
+  Fd listener_, udp_, udp6_;  // udp6_: where the machine has IPv6
+  std::uint16_t port_ = 0, port6_ = 0;
+  std::optional<std::uint32_t> at_;  // our own address towards the first mirror
+  std::optional<Ip6> at6_;
+  LeaseTime ticked_, next_look_;
+  bool ask_now_ = false;  // the mirrors
   UdpSender sender_;
   Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
@@ -76,8 +82,10 @@ class Netd {
 };
 
 // An UDP socket with the buffers that a fast tunnel wants; before a process gives its privileges up it may take more
-// than the machine's usual limit.
-Fd open_udp_socket();
+// than the machine's usual limit. Nothing it sends is ever cut on the way, or here: what is too large for a way is
+// lost, as probes must be to find that out.
+enum class UdpFamily : std::uint8_t { Four, Six };
+Fd open_udp_socket(UdpFamily family = UdpFamily::Four);
 
 Status run_netd(NetdOptions options);  // with SIGTERM and SIGINT to end it; the body of `muster-agent netd`
 

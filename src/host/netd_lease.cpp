@@ -400,6 +400,16 @@ void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram
   if (member_) member_->from_udp(ip, port, datagram, now, *this);
 }
 
+void NetdLease::from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now) {
+  if (member_) member_->from_udp6(ip, port, datagram, now, *this);
+}
+
+void NetdLease::moved(bool relays_too, const Now& now) {
+  for (const Relay& r : relays_)
+    if (relays_too) r.client->reconnect();
+  if (member_) member_->moved(now);
+}
+
 void NetdLease::tick(const Now& now) {
   if (!member_) return;
   member_->tick(now, *this);
@@ -420,6 +430,11 @@ void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
 void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   udp_.send(ip, port, datagram);
+}
+
+void NetdLease::to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) {
+  if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
+  udp_.send6(ip, port, datagram);
 }
 
 void NetdLease::to_tun(ByteView packet) {
@@ -478,17 +493,25 @@ namespace {
 std::uint64_t age(Millis passed) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(passed.count(), 0));
 }
+session::NetPlace place_of(const overlay::Endpoint& at) {
+  const bool six = at.kind == overlay::Endpoint::Kind::Udp6;
+  return {at.ip, at.port, six ? Bytes(at.six.begin(), at.six.end()) : Bytes()};
+}
+bool private_place(const overlay::Endpoint& at) {
+  return at.kind == overlay::Endpoint::Kind::Udp6 ? is_unique_local(at.six) : is_private(at.ip);
+}
 session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   session::NetPair pair;
   pair.address = m.address;
   const bool used = m.peer.last_handshake.ms != 0;  // who never talked to us costs nothing, and has no way yet
   const auto& at = m.peer.endpoint;
-  if (used && at.kind == overlay::Endpoint::Kind::Udp) {
-    pair.path = is_private(at.ip) ? session::NetPath::Lan : session::NetPath::Direct;
-    pair.at = {at.ip, at.port};
+  if (used && at.direct()) {
+    pair.path = private_place(at) ? session::NetPath::Lan : session::NetPath::Direct;
+    pair.at = place_of(at);
   } else if (used) {
     pair.path = session::NetPath::Relay;
   }
+  pair.mtu = static_cast<std::uint32_t>(m.mtu);
   pair.rtt_us = m.rtt_us;
   pair.relay_rtt_us = m.relay_rtt_us;
   pair.asked = m.asked;
@@ -501,12 +524,8 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   pair.carries_bytes_s = m.carries_bytes_s;
   if (m.carries_bytes_s > 0) pair.carries_age_ms = age(now.lease - m.carries_since);
   for (const overlay::Tried& t : m.tried)
-    pair.tries.push_back({{t.at.ip, t.at.port},
-                          session::NetOrigin{static_cast<std::uint8_t>(t.origin)},
-                          t.sent,
-                          t.answered,
-                          t.full,
-                          t.rtt_us});
+    pair.tries.push_back({place_of(t.at), session::NetOrigin{static_cast<std::uint8_t>(t.origin)}, t.sent, t.answered,
+                          t.full, t.rtt_us});
   return pair;
 }
 }  // namespace
@@ -536,7 +555,7 @@ netd::Paths NetdLease::paths(const Now& now) {
     report.relay_up = report.relay_up || up;
   }
   for (const auto& at : public_)
-    if (report.seen.size() < session::kNetSeenMax) report.seen.push_back({at.ip, at.port});
+    if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
   if (!member_) return out;
   for (const overlay::MemberStats& m : member_->stats()) {
     session::NetPair pair = pair_of(m, now);

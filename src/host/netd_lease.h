@@ -38,6 +38,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Status set_tun(Fd tun);  // refuses what is no TUN
   Result<netd::Configured> configure(const netd::Configure& config);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
+  void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now);
+  void moved(bool relays_too, const Now& now);  // the machine is elsewhere, or slept
   // Where to ask how our socket is seen: the UDP port of each relay that we are connected to.
   std::vector<overlay::Endpoint> mirrors() const;
   bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }
@@ -60,6 +62,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
             Pacing pacing);
   void to_relay(const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
+  void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
   std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;

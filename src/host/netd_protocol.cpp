@@ -120,13 +120,13 @@ void each(A& a, T& v) {
   else if constexpr (std::is_same_v<U, Info>)
     fields(a, v.udp_port, v.leases);
   else if constexpr (std::is_same_v<U, session::NetPlace>)
-    fields(a, v.ip, v.port);
+    fields(a, v.ip, v.port, v.six);
   else if constexpr (std::is_same_v<U, session::NetTry>)
     each(a, v.at), fields(a, v.origin, v.sent, v.answered, v.full, v.rtt_us);
   else if constexpr (std::is_same_v<U, session::NetPair>) {
     each(a, v.at);
     fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
-           v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms);
+           v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.mtu);
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,

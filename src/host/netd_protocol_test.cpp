@@ -13,10 +13,11 @@ Paths some_paths() {
   pair.tx_bytes_s = 23;
   pair.carries_bytes_s = 24;
   pair.carries_age_ms = 25;
+  pair.mtu = 26;
   pair.tries = {{{13, 14}, session::NetOrigin::Heard, 15, 16, true, 17}};
   Paths paths;
   paths.report.relay = "relay:443";
-  paths.report.seen = {{18, 19}};
+  paths.report.seen = {{18, 19}, {0, 19, Bytes(16, 27)}};
   paths.report.pairs = {pair};
   paths.direct = 20;
   paths.limited = 21;

@@ -36,7 +36,9 @@ std::vector<netd::RelayAddress> relay_addresses(const std::vector<std::string>& 
     const auto colon = text.rfind(':');
     if (colon == std::string::npos) continue;
     const int port = std::atoi(text.c_str() + colon + 1);
-    if (port > 0 && port < 65'536) out.push_back({text.substr(0, colon), static_cast<std::uint16_t>(port)});
+    std::string host = text.substr(0, colon);
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+    if (port > 0 && port < 65'536) out.push_back({host, static_cast<std::uint16_t>(port)});
   }
   return out;
 }

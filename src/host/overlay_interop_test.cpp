@@ -1,19 +1,11 @@
 // Our WireGuard against a foreign implementation (wireguard-go): handshakes begun by either side, data of all sizes, a
 // TCP stream both ways, a pre-shared key. In network namespaces; skipped where the machine cannot.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/uio.h>
-
-#include <atomic>
 
 #include "crypto/file.h"
 #include "crypto/random.h"
 #include "host/netd_lab.h"
-#include "host/tun.h"
-#include "overlay/device.h"
-#include "overlay/offload.h"
+#include "host/wire_runner.h"
 
 namespace muster::host {
 namespace {
@@ -21,75 +13,12 @@ namespace {
 using overlay::Endpoint;
 constexpr std::uint32_t kOurs = 0x0a4d0001, kTheirs = 0x0a4d0002;  // 10.77.0.1, .2
 
-// A Device with its two descriptors, run by one thread.
-class Runner : overlay::Sink, overlay::Coalescer::Sink {
- public:
-  Runner(const crypto::X25519Pair& key, const overlay::PeerConfig& peer, Fd tun, Fd udp)
-      : device_(key), tun_(std::move(tun)), udp_(std::move(udp)), thread_([this] { run(); }) {
-    device_.set_peers({peer});
-    ready_ = true;
-  }
-  ~Runner() override {
-    stop_ = true;
-    thread_.join();
-  }
-
- private:
-  void send(const Endpoint& to, ByteView d) override {
-    sockaddr_in at{};
-    at.sin_family = AF_INET;
-    at.sin_addr.s_addr = htonl(to.ip);
-    at.sin_port = htons(to.port);
-    ::sendto(udp_.get(), d.data(), d.size(), 0, reinterpret_cast<sockaddr*>(&at), sizeof at);
-  }
-  void deliver(ByteView p) override { arriving_.add(p, *this); }
-  void write(const overlay::OffloadHeader& header, ByteView p) override {
-    auto before = overlay::store_offload(header);
-    const iovec parts[] = {{before.data(), before.size()}, {const_cast<std::uint8_t*>(p.data()), p.size()}};
-    EXPECT_GT(::writev(tun_.get(), parts, 2), 0);
-  }
-  void control(const crypto::Key32&, const Endpoint&, ByteView) override {}
-  void run() {
-    constexpr std::size_t kBefore = overlay::OffloadHeader::kBytes;
-    Bytes buffer(65'536 + kBefore);
-    while (!stop_) {
-      pollfd fds[] = {{tun_.get(), POLLIN, 0}, {udp_.get(), POLLIN, 0}};
-      ::poll(fds, 2, 50);
-      if (!ready_) continue;
-      const Now now = read_clocks();
-      for (int i = 0; i < 64; ++i) {
-        const ssize_t n = ::read(tun_.get(), buffer.data(), buffer.size());
-        if (n <= static_cast<ssize_t>(kBefore)) break;
-        const auto packet = std::span(buffer).first(static_cast<std::size_t>(n)).subspan(kBefore);
-        overlay::Segments segments(overlay::load_offload(buffer.data()), packet);
-        while (const auto each = segments.next()) device_.encapsulate(*each, now, *this);
-      }
-      for (int i = 0; i < 64; ++i) {
-        sockaddr_in from{};
-        socklen_t size = sizeof from;
-        const ssize_t n = ::recvfrom(udp_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT,
-                                     reinterpret_cast<sockaddr*>(&from), &size);
-        if (n <= 0) break;
-        device_.decapsulate(ByteView(buffer).first(static_cast<std::size_t>(n)),
-                            Endpoint::udp(ntohl(from.sin_addr.s_addr), ntohs(from.sin_port)), now, *this);
-      }
-      arriving_.flush(*this);
-      device_.tick(now, *this);
-    }
-  }
-  overlay::Device device_;
-  overlay::Coalescer arriving_{true};
-  Fd tun_, udp_;
-  std::atomic<bool> stop_{false}, ready_{false};
-  std::thread thread_;
-};
-
 struct Interop : ::testing::Test {
   std::unique_ptr<lab::Pair> pair;
   std::string dir, device;
   crypto::X25519Pair ours = crypto::x25519_generate(), theirs = crypto::x25519_generate();
   crypto::Secret32 psk{crypto::random_key32()};
-  std::unique_ptr<Runner> runner;
+  std::unique_ptr<lab::WireRunner> runner;
 
   void SetUp() override {
     if (const auto missing = lab::lab_missing({"ip", "wg", "wireguard-go", "iperf3"})) GTEST_SKIP() << *missing;
@@ -109,18 +38,13 @@ struct Interop : ::testing::Test {
 
     auto tun = create_tun(lab::Pair::path(pair->a()), TunSpec{"muster0", kOurs, 24, 1380});
     ASSERT_TRUE(tun.ok()) << tun.error().message;
-    Fd udp;
-    lab::inside(pair->a(), [&] {
-      udp = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-      sockaddr_in at{};
-      at.sin_family = AF_INET;
-      at.sin_port = htons(7001);
-      ASSERT_EQ(::bind(udp.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
-    });
+    Fd udp = lab::udp_at(pair->a(), 7001);
+    ASSERT_TRUE(udp);
     overlay::PeerConfig config{theirs.public_key, psk, {kTheirs}, Endpoint::udp(0x0a630002, 7002), {}};
-    runner = std::make_unique<Runner>(ours, config, std::move(*tun), std::move(udp));
+    runner = std::make_unique<lab::WireRunner>(ours, config, std::move(*tun), std::move(udp));
   }
   void TearDown() override {
+    if (runner) EXPECT_EQ(runner->lost(), 0U);
     runner.reset();
     if (pair) {
       lab::sh("ip -n " + pair->b() + " link del " + device);  // ends wireguard-go

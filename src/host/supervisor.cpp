@@ -148,6 +148,7 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   const Accounts accounts = find_accounts();
   NetdOptions options;
   options.udp_fd = open_udp_socket().release();
+  options.udp6_fd = open_udp_socket(UdpFamily::Six).release();
   TRY_VOID(become(accounts.netd_uid, accounts.netd_gid));
   die_with_parent();
   std::signal(SIGPIPE, SIG_IGN);

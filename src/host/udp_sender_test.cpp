@@ -71,6 +71,39 @@ TEST(UdpSender, WhatIsGatheredArrivesAsItWasGiven) {
   }
 }
 
+TEST(UdpSender, BothFamiliesInTurn) {
+  const Fd six(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in6 at{};
+  at.sin6_family = AF_INET6;
+  at.sin6_addr = in6addr_loopback;
+  socklen_t length = sizeof at;
+  if (!six || ::bind(six.get(), reinterpret_cast<sockaddr*>(&at), sizeof at) != 0) GTEST_SKIP() << "no IPv6 here";
+  ASSERT_EQ(::getsockname(six.get(), reinterpret_cast<sockaddr*>(&at), &length), 0);
+  const timeval patience{0, 300'000};
+  ::setsockopt(six.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  Receiver four;
+  const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)),
+      from6(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  Ip6 loopback{};
+  loopback[15] = 1;
+  UdpSender sender(from.get());
+  sender.send6(loopback, ntohs(at.sin6_port), numbered(10, 1));  // nothing to send it with: lost
+  sender.set_fd6(from6.get());
+  for (std::uint8_t i = 2; i < 6; ++i) {
+    sender.send6(loopback, ntohs(at.sin6_port), numbered(1'000, i));
+    if (i % 2 == 0) sender.send(kLoopback, four.port, numbered(500, i));
+  }
+  sender.flush();
+  EXPECT_EQ(four.all(), (std::vector<Bytes>{numbered(500, 2), numbered(500, 4)}));
+  Bytes buffer(65'536);
+  for (std::uint8_t i = 2; i < 6; ++i) {
+    const ssize_t n = ::recv(six.get(), buffer.data(), buffer.size(), 0);
+    ASSERT_EQ(n, 1'000);
+    EXPECT_EQ(buffer[0], i);
+  }
+  EXPECT_LT(::recv(six.get(), buffer.data(), buffer.size(), 0), 0);
+}
+
 TEST(UdpSender, NothingIsKeptAndWhatCannotLeaveIsLost) {
   Receiver receiver;
   const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));

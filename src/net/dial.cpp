@@ -17,6 +17,9 @@ namespace muster::net {
 namespace {
 
 constexpr std::size_t kProxyAnswerMax = 16 << 10;
+// With headers at most the 1,280 bytes that every network carries, both ways: where something on the way carries less
+// than a machine's own cable and nobody says so, full segments would vanish for ever.
+constexpr int kSegmentMax = 1'220;
 
 std::string errno_text(int error) {
   char buffer[128];
@@ -29,6 +32,8 @@ std::string shown(const std::string& host, std::uint16_t port) {
 Result<Fd> connect_address(const addrinfo& address, Deadline deadline) {
   Fd fd(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return error(Code::Unavailable, "cannot open a socket: " + errno_text(errno));
+  ::setsockopt(fd.get(), IPPROTO_TCP, TCP_MAXSEG, &kSegmentMax, sizeof kSegmentMax);
+  set_socket_options(fd.get());
   if (::connect(fd.get(), address.ai_addr, address.ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return error(Code::Unavailable, errno_text(errno));
     TRY_VOID(await_fd(fd.get(), POLLOUT, deadline));
@@ -37,7 +42,6 @@ Result<Fd> connect_address(const addrinfo& address, Deadline deadline) {
     ::getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &failure, &size);
     if (failure != 0) return error(Code::Unavailable, errno_text(failure));
   }
-  set_socket_options(fd.get());
   return fd;
 }
 
@@ -158,8 +162,14 @@ void Fd::reset() {
   fd_ = -1;
 }
 
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44  // Linux 6.15
+#endif
+
 void set_socket_options(int fd) {
   const int on = 1, idle = 15, interval = 5, count = 3;
+  const int repeat = 2'000;  // at least so often what is unanswered goes again: a cable comes back at any time
+  ::setsockopt(fd, IPPROTO_TCP, TCP_RTO_MAX_MS, &repeat, sizeof repeat);
   const unsigned user_timeout = 30'000;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   ::setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);

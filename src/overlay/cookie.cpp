@@ -19,6 +19,7 @@ Bytes source_bytes(const Endpoint& from) {
   store_be32(out.data() + 1, from.ip);
   store_be16(out.data() + 5, from.port);
   out.insert(out.end(), from.key.begin(), from.key.end());
+  if (from.kind == Endpoint::Kind::Udp6) out.insert(out.end(), from.six.begin(), from.six.end());
   return out;
 }
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/ipv6.h"
 #include "base/time.h"
 #include "crypto/x25519.h"
 
@@ -21,14 +22,17 @@ using crypto::Secret32;
 
 // Where a datagram goes to or came from: through the relay (named by the other member's key) or straight over UDP.
 struct Endpoint {
-  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2 };
+  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2, Udp6 = 3 };
   Kind kind = Kind::None;
-  std::uint32_t ip = 0;  // IPv4, host order
+  std::uint32_t ip = 0;  // Udp: IPv4, host order
   std::uint16_t port = 0;
   Key32 key{};  // Relay: the member at the other end
+  Ip6 six{};    // Udp6
   bool operator==(const Endpoint&) const = default;
-  static Endpoint udp(std::uint32_t ip, std::uint16_t port) { return {Kind::Udp, ip, port, {}}; }
-  static Endpoint relay(const Key32& key) { return {Kind::Relay, 0, 0, key}; }
+  bool direct() const { return kind == Kind::Udp || kind == Kind::Udp6; }
+  static Endpoint udp(std::uint32_t ip, std::uint16_t port) { return {Kind::Udp, ip, port, {}, {}}; }
+  static Endpoint udp6(const Ip6& six, std::uint16_t port) { return {Kind::Udp6, 0, port, {}, six}; }
+  static Endpoint relay(const Key32& key) { return {Kind::Relay, 0, 0, key, {}}; }
 };
 
 struct PeerConfig {

@@ -10,10 +10,11 @@
 namespace muster::overlay {
 namespace {
 // Control messages between members. Ping and Pong: kind, id, then zeros up to the size that is being tested. Here:
-// kind, number, and that many times address and port.
-constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3;
+// kind, number, and that many times address and port. Here6: the same with IPv6 addresses.
+constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kHere6 = 7;
 constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
+constexpr Millis kProbeAgain{500};  // when the last was not answered: one lost packet must not end a way
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64;
@@ -23,7 +24,12 @@ constexpr std::uint64_t kPaceBit = std::uint64_t{1} << 63;
 constexpr std::size_t kPaceBytes = kProbeHeader + 16;
 constexpr std::size_t kBusyBytes = 64 << 10;  // whoever was sent less needs no pace yet
 constexpr Millis kAskAgain{500};
-constexpr int kFullEvery = 8;  // on a proven path every eighth probe is of full size again
+// How often a direct way is asked whether it still carries its size, while little and while much is sent; a row of
+// kSizeTries without an answer for kSizeLost (four round trips, if that is longer) means that it does not.
+constexpr Millis kSizeEvery{8'000}, kSizeEveryBusy{2'000}, kSizeAgain{250}, kSizeLost{1'500};
+constexpr int kSizeTries = 4;
+constexpr Millis kGrowSoon{1'000}, kGrowLate{60'000};
+constexpr int kSizesAsked = 2;  // so often all sizes are tried before less than the largest will do
 
 DeviceOptions device_options() {
   DeviceOptions options;
@@ -44,12 +50,12 @@ class Member::Wire : public Sink {
  public:
   Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
   void send(const Endpoint& to, ByteView datagram) override {
-    if (to.kind == Endpoint::Kind::Udp) return out_.to_udp(to.ip, to.port, datagram);
+    if (to.direct()) return straight(to, datagram);
     out_.to_relay(to.key, datagram);
     if (!initiation(datagram)) return;
     const auto path = member_.paths_.find(to.key);
     if (path == member_.paths_.end()) return;
-    for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
+    for (const Candidate& c : path->second.candidates) straight(c.at, datagram);
   }
   // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
   void deliver(ByteView packet) override {
@@ -60,6 +66,10 @@ class Member::Wire : public Sink {
   }
 
  private:
+  void straight(const Endpoint& to, ByteView datagram) {
+    if (to.kind == Endpoint::Kind::Udp6) return out_.to_udp6(to.six, to.port, datagram);
+    out_.to_udp(to.ip, to.port, datagram);
+  }
   Member& member_;
   Out& out_;
   const Now& now_;
@@ -77,6 +87,8 @@ Member::~Member() = default;
 
 bool Member::usable_candidate(const Endpoint& e, Origin origin) const {
   // The roster's are of private networks only; what is told or heard is any machine's; never the overlay itself.
+  if (e.kind == Endpoint::Kind::Udp6)
+    return e.port != 0 && origin != Origin::Roster && (is_global(e.six) || is_unique_local(e.six));
   const bool special = e.ip >> 24 == 0 || e.ip >> 24 == 127 || e.ip >> 16 == 0xa9fe || e.ip >> 28 >= 14;
   return e.kind == Endpoint::Kind::Udp && e.port != 0 && (is_private(e.ip) || (origin != Origin::Roster && !special)) &&
          (e.ip & mask_) != (address_ & mask_);
@@ -122,20 +134,38 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
   device_.set_peers(peers);
   paths_ = std::move(paths);
   by_address_.clear();
-  for (auto& each : paths_) by_address_.emplace(each.second.address, &each);
+  narrow_ = 0;
+  for (auto& each : paths_) {
+    by_address_.emplace(each.second.address, &each);
+    narrow_ += each.second.mtu < kInnerMtu ? 1 : 0;
+  }
   return verified.rejected;
 }
 
 void Member::from_tun(ByteView packet, const Now& now, Out& out) {
   // Another source than the roster's is dropped here, as the other end would drop it too.
   if (packet.size() < 20 || packet[0] >> 4 != 4 || packet_source(packet) != address_) return;
-  if (packet.size() > kInnerMtu) {
-    if (const auto answer = refuse_too_large(packet, kInnerMtu)) out.to_tun(*answer);
-    return;
-  }
+  if (too_large(packet, now, out)) return;
   Wire wire(*this, out, now);
   if (device_.encapsulate(packet, now, wire) != Encapsulated::NoPeer) return;
   if (const auto answer = refuse_packet(packet)) out.to_tun(*answer);
+}
+
+// True: it goes no further as it is, since it was cut or answered.
+bool Member::too_large(ByteView packet, const Now& now, Out& out) {
+  if (packet.size() <= kInnerSizes.back() || (packet.size() <= kInnerMtu && narrow_ == 0)) return false;
+  const auto it = by_address_.find(packet_destination(packet));
+  Path* path = it == by_address_.end() ? nullptr : &it->second->second;
+  const std::size_t room = path == nullptr ? kInnerMtu : path->mtu;
+  if (packet.size() <= room) return false;
+  Wire wire(*this, out, now);
+  const auto pieces = path == nullptr || packet.size() > kInnerMtu ? std::vector<Bytes>() : fragments(packet, room);
+  for (const Bytes& piece : pieces) device_.encapsulate(piece, now, wire);
+  // A whole row of packets may be too large: one answer is enough.
+  if (!pieces.empty() || (path != nullptr && path->refused == now.lease && packet.size() <= kInnerMtu)) return true;
+  if (path != nullptr) path->refused = now.lease;
+  if (const auto answer = refuse_too_large(packet, static_cast<std::uint16_t>(room))) out.to_tun(*answer);
+  return true;
 }
 
 void Member::sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out) {
@@ -154,6 +184,7 @@ void Member::sent(std::uint32_t address, std::size_t bytes, const Now& now, Out&
     if (path.direct == c.at) least = c.probe.least_us;
   path.unpaced = 0;
   path.pacer = std::make_unique<Pacer>(least, micros);
+  path.size.next = std::min(path.size.next, now.lease);
   probe_pace(key, path, now, out);
 }
 
@@ -171,26 +202,36 @@ void Member::from_relay(const Key32& member, ByteView datagram, const Now& now, 
 }
 
 void Member::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out) {
+  from(Endpoint::udp(ip, port), datagram, now, out);
+}
+
+void Member::from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out) {
+  from(Endpoint::udp6(ip, port), datagram, now, out);
+}
+
+void Member::from(const Endpoint& at, ByteView datagram, const Now& now, Out& out) {
   Wire wire(*this, out, now);
-  device_.decapsulate(datagram, Endpoint::udp(ip, port), now, wire);
+  device_.decapsulate(datagram, at, now, wire);
   flush(now, out);
 }
 
-void Member::Probe::send(std::uint64_t number, std::uint64_t micros, bool counts) {
+void Member::Probe::send(std::uint64_t first_number, std::uint64_t last_number, std::uint64_t micros, bool counts) {
   if (pinged && counts) {
     missed = missed << 1 | (open ? 1U : 0U);
     asked = std::min(asked + 1, kLossWindow);
   }
+  if (!open) oldest = first_number;
   pinged = open = true;
-  id = number;
+  first = first_number;
+  id = last_number;
   sent_us = micros;
   ++sent;
 }
 
 bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime now) {
-  if (!pinged || id != number) return false;
+  if (!pinged || number < oldest || number > id) return false;
   last_pong = now;
-  if (!open) return true;
+  if (!open || number < first) return true;  // late: it lives, and is lost where losses are counted
   open = false;
   ++answered;
   if (sent_us == 0 || micros < sent_us) return true;
@@ -205,12 +246,12 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   const auto it = paths_.find(peer);
   if (it == paths_.end()) return;
   Path& path = it->second;
-  if (message[0] == kHere) return on_here(path, message, now);
+  if (message[0] == kHere || message[0] == kHere6) return on_here(path, message, now);
   if (message.size() < kProbeHeader) return;
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
   if (message[0] != kPing || pongs_.size() >= kPongsMax) return;
   answer(peer, from, message, micros);
-  if (from.kind != Endpoint::Kind::Udp) return;
+  if (!from.direct()) return;
   // What it sent came through, so our NAT is open to it: what we send now opens its own.
   if (add_candidate(path, from, Origin::Heard, now) && !path.direct) burst(path, kBurst, now);
 }
@@ -246,22 +287,91 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
     path.relay.answer(id, micros, now.lease);
     return;
   }
+  const bool sized = std::ranges::find(kInnerSizes, message.size()) != kInnerSizes.end();
   for (Candidate& c : path.candidates) {
-    if (c.at != from || !c.probe.answer(id, micros, now.lease)) continue;
-    c.full = c.full || message.size() == kInnerMtu;
+    if (c.at != from) continue;
+    if (path.direct == c.at && sized) answered_size(path, c, id, message.size(), now);
+    if (!c.probe.answer(id, micros, now.lease)) continue;
+    if (sized) c.carries = std::max(c.carries, message.size());
     if (path.direct) continue;
-    if (message.size() == kInnerMtu) {
+    if (message.size() == kInnerMtu || (sized && c.asked_all >= kSizesAsked)) {
       c.probe.forget_loss();
-      take(peer, path, c.at, now);
-    } else {
-      path.next_probe = now.lease;  // it answers: does it carry full packets?
+      take(peer, path, c.at, now, message.size());
+    } else if (c.asked_all < kSizesAsked) {
+      path.next_probe = now.lease;  // it answers: what does it carry?
     }
   }
 }
 
+void Member::set_mtu(Path& path, std::size_t mtu) {
+  narrow_ -= path.mtu < kInnerMtu ? 1 : 0;
+  narrow_ += mtu < kInnerMtu ? 1 : 0;
+  path.mtu = mtu;
+}
+
+void Member::answered_size(Path& path, const Candidate& from, std::uint64_t id, std::size_t size, const Now& now) {
+  SizeCheck& check = path.size;
+  const bool asked = check.first != 0 && id >= check.first && id <= check.last;
+  // One of those with which the way was found may come late.
+  const bool late = from.probe.pinged && id >= from.probe.first && id <= from.probe.id;
+  if (size > path.mtu && (asked || late)) set_mtu(path, size);
+  if (!asked || !check.open || size < path.mtu) return;
+  check.open = false;
+  check.next = now.lease + (path.pacer ? kSizeEveryBusy : kSizeEvery);
+}
+
+// What carried its size may carry less from some time on, and nobody says so: the answers of routers get lost.
+void Member::check_size(const Key32& key, Path& path, const Now& now, Out& out) {
+  SizeCheck& check = path.size;
+  if (!path.direct || now.lease < check.next || !device_.has_session(key)) return;
+  const auto c = std::ranges::find_if(path.candidates, [&](const Candidate& x) { return x.at == *path.direct; });
+  if (c == path.candidates.end()) return;
+  const Millis patience = std::max(kSizeLost, Millis(c->probe.rtt_us / 250));
+  if (check.open && check.sent >= kSizeTries && now.lease - check.began >= patience) {
+    check.open = false;
+    if (c->probe.last_pong > check.began) {  // else nothing passes at all: that is not about sizes
+      c->carries = 0;
+      c->asked_all = 0;
+      take(key, path, {}, now);
+      return burst(path, kShortBurst, now);
+    }
+  }
+  if (!check.open) {
+    check.open = true;
+    check.first = next_id_;
+    check.sent = 0;
+    check.began = now.lease;
+  }
+  send_ping(key, *path.direct, next_id_++, path.mtu, now, out);
+  if (path.mtu < kInnerMtu && now.lease >= check.grow) {
+    for (const std::size_t size : kInnerSizes)
+      if (size > path.mtu) send_ping(key, *path.direct, next_id_++, size, now, out);
+    check.grow = now.lease + check.grow_wait;
+    check.grow_wait = std::min(check.grow_wait * 2, kGrowLate);
+  }
+  check.last = next_id_ - 1;
+  ++check.sent;
+  check.next = now.lease + kSizeAgain;
+}
+
+void Member::send_ping(const Key32& key, const Endpoint& to, std::uint64_t id, std::size_t size, const Now& now,
+                       Out& out) {
+  Bytes ping(size);
+  ping[0] = kPing;
+  store_be64(ping.data() + 1, id);
+  Wire wire(*this, out, now);
+  device_.send_control(key, to, ping, now, wire);
+}
+
 // The way from now on; without an endpoint the relay.
-void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now) {
+void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now,
+                  std::size_t mtu) {
   path.direct = direct;
+  set_mtu(path, mtu);
+  path.size = {};
+  path.size.next = now.lease + kSizeEveryBusy;
+  path.size.grow = now.lease + kGrowSoon;
+  path.size.grow_wait = kGrowSoon;
   path.since = now.lease;
   path.backoff = kProbeEvery;
   path.next_probe =
@@ -276,15 +386,19 @@ void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& d
 
 // The list replaces what was told before; what works stays.
 void Member::on_here(Path& path, ByteView message, const Now& now) {
-  constexpr std::size_t kOne = 6;
-  if (message.size() < 2 || message[1] > kPublicMax || message.size() < 2 + message[1] * kOne) return;
+  const auto kind = message[0] == kHere6 ? Endpoint::Kind::Udp6 : Endpoint::Kind::Udp;
+  const std::size_t one = kind == Endpoint::Kind::Udp6 ? 18 : 6;
+  if (message.size() < 2 || message[1] > kPublicMax || message.size() < 2 + message[1] * one) return;
   std::vector<Endpoint> told;
   for (std::size_t i = 0; i < message[1]; ++i) {
-    const std::uint8_t* at = message.data() + 2 + i * kOne;
-    told.push_back(Endpoint::udp(load_be32(at), load_be16(at + 4)));
+    const std::uint8_t* at = message.data() + 2 + i * one;
+    Endpoint& e = told.emplace_back(Endpoint::udp(load_be32(at), load_be16(at + one - 2)));
+    if (kind != Endpoint::Kind::Udp6) continue;
+    e = Endpoint::udp6({}, e.port);
+    std::copy_n(at, e.six.size(), e.six.begin());
   }
   std::erase_if(path.candidates, [&](const Candidate& c) {
-    return c.origin == Origin::Told && c.at != path.direct.value_or(Endpoint{}) &&
+    return c.origin == Origin::Told && c.at.kind == kind && c.at != path.direct.value_or(Endpoint{}) &&
            std::ranges::find(told, c.at) == told.end();
   });
   bool fresh = false;
@@ -300,26 +414,43 @@ void Member::burst(Path& path, Millis length, const Now& now) {
 void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
   const bool due = !path.told || (!path.direct && now.lease - *path.told >= kTellEvery);
   if (public_.empty() || !due || !device_.has_session(key)) return;
-  Bytes message = {kHere, static_cast<std::uint8_t>(public_.size())};
+  Bytes four = {kHere, 0}, six = {kHere6, 0};
   for (const Endpoint& e : public_) {
-    message.resize(message.size() + 6);
-    store_be32(message.data() + message.size() - 6, e.ip);
-    store_be16(message.data() + message.size() - 2, e.port);
+    Bytes& message = e.kind == Endpoint::Kind::Udp6 ? six : four;
+    ++message[1];
+    if (e.kind == Endpoint::Kind::Udp6)
+      message.insert(message.end(), e.six.begin(), e.six.end());
+    else
+      append_be(message, e.ip);
+    append_be(message, e.port);
   }
   Wire wire(*this, out, now);
   const bool first = !path.told;
-  if (!device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), message, now, wire)) return;
+  const Endpoint to = path.direct ? *path.direct : Endpoint::relay(key);
+  if (!device_.send_control(key, to, four, now, wire) || !device_.send_control(key, to, six, now, wire)) return;
   path.told = now.lease;
   if (!path.direct) burst(path, first ? kBurst : kShortBurst, now);
 }
 
 void Member::set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out) {
-  endpoints.resize(std::min(endpoints.size(), kPublicMax));
+  std::size_t four = 0, six = 0;
+  std::erase_if(endpoints, [&](const Endpoint& e) {
+    return !e.direct() || ++(e.kind == Endpoint::Kind::Udp6 ? six : four) > kPublicMax;
+  });
   if (endpoints == public_) return;
   public_ = std::move(endpoints);
   for (auto& [key, path] : paths_) {
     path.told.reset();
     tell(key, path, now, out);
+  }
+}
+
+void Member::moved(const Now& now) {
+  for (auto& [key, path] : paths_) {
+    path.told.reset();
+    path.size.next = std::min(path.size.next, now.lease);
+    path.next_probe = path.next_relay_probe = now.lease;
+    if (!path.direct) burst(path, kBurst, now);
   }
 }
 
@@ -331,7 +462,6 @@ void Member::flush(const Now& now, Out& out) {
 }
 
 void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
-  Wire wire(*this, out, now);
   if (path.direct) {
     const auto c = std::ranges::find_if(path.candidates, [&](const Candidate& x) { return x.at == *path.direct; });
     if (c == path.candidates.end() || now.lease - c->probe.last_pong >= kDirectTimeout) take(key, path, {}, now);
@@ -339,41 +469,37 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   if (path.since == LeaseTime{}) path.since = now.lease;
   tell(key, path, now, out);
   if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
+  bool doubt = false;
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
-    const bool full = path.direct ? next_id_ % kFullEvery == 0
-                                  : c.origin == Origin::Roster || now.lease - c.probe.last_pong < kHeardFresh;
-    Bytes ping(full ? kInnerMtu : kProbeSmall);
-    ping[0] = kPing;
-    c.probe.send(next_id_++, out.micros(), path.direct.has_value());
-    store_be64(ping.data() + 1, c.probe.id);
-    device_.send_control(key, c.at, ping, now, wire);
+    doubt = path.direct && c.probe.open;
+    const bool fresh = now.lease - c.probe.last_pong < kHeardFresh;
+    std::size_t large = 0;  // how many of kInnerSizes go
+    if (!path.direct && fresh) large = kInnerSizes.size();
+    if (!path.direct && !fresh && c.origin == Origin::Roster) large = 1;
+    c.asked_all = fresh ? c.asked_all + (large > 1 ? 1 : 0) : 0;
+    c.probe.send(next_id_, next_id_ + large, out.micros(), path.direct.has_value());
+    for (std::size_t i = 0; i < large; ++i) send_ping(key, c.at, next_id_++, kInnerSizes[i], now, out);
+    send_ping(key, c.at, next_id_++, kProbeSmall, now, out);
   }
   const bool burst = !path.direct && now.lease < path.burst_until;
   if (!path.direct && !burst) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
-  path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
+  path.next_probe = now.lease + (burst ? Millis(200) : doubt ? kProbeAgain : path.direct ? kProbeEvery : path.backoff);
 }
 
 // How far it is by the relay, while that is the way. A member of an older version does not answer: then nobody knows.
 void Member::probe_relay(const Key32& key, Path& path, const Now& now, Out& out) {
   if (path.direct || now.lease < path.next_relay_probe || !device_.has_session(key)) return;
   path.next_relay_probe = now.lease + kRelayProbeEvery;
-  Bytes ping(kProbeSmall);
-  ping[0] = kPing;
-  path.relay.send(next_id_++, out.micros(), path.relay.answered > 0);
-  store_be64(ping.data() + 1, path.relay.id);
-  Wire wire(*this, out, now);
-  device_.send_control(key, Endpoint::relay(key), ping, now, wire);
+  const std::uint64_t id = next_id_++;
+  path.relay.send(id, id, out.micros(), path.relay.answered > 0);
+  send_ping(key, Endpoint::relay(key), id, kProbeSmall, now, out);
 }
 
 void Member::probe_pace(const Key32& key, Path& path, const Now& now, Out& out) {
   const auto number = path.pacer->probe(out.micros());
   if (!number) return;
-  Bytes ping(kProbeSmall);
-  ping[0] = kPing;
-  store_be64(ping.data() + 1, *number | kPaceBit);
-  Wire wire(*this, out, now);
-  device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), ping, now, wire);
+  send_ping(key, path.direct ? *path.direct : Endpoint::relay(key), *number | kPaceBit, kProbeSmall, now, out);
 }
 
 void Member::greet(const Now& now, Out& out) {
@@ -394,6 +520,7 @@ void Member::tick(const Now& now, Out& out) {
   device_.tick(now, wire);
   for (auto& [key, path] : paths_) {
     probe(key, path, now, out);
+    check_size(key, path, now, out);
     probe_relay(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
   }
@@ -411,13 +538,14 @@ std::vector<MemberStats> Member::stats() const {
     m.address = path.address;
     m.since = path.since;
     m.changes = path.changes;
+    m.mtu = path.mtu;
     m.relay_rtt_us = path.relay.rtt_us;
     m.carries_bytes_s = path.pacer ? path.pacer->carries() : 0;
     m.carries_since = path.carries_since;
     const Probe* way = &path.relay;
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;
-      m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.full, c.probe.rtt_us});
+      m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.carries == kInnerMtu, c.probe.rtt_us});
     }
     m.rtt_us = way->rtt_us;
     m.asked = way->asked;

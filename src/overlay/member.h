@@ -2,11 +2,13 @@
 // One machine's place in one cluster's overlay, without sockets or clock: Device + verified roster + choice of the path
 // + answers to packets that nobody can take. Every pair talks through the relay at once. UDP endpoints are probed
 // inside the session: those of the roster (the machine's private addresses), those that a member tells of itself (how
-// its socket looks from outside its NAT; both then try at the same time, which is what opens two NATs), and wherever an
-// authentic probe came from. A direct path is used only after a full-size probe was answered (so both directions carry
-// full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. Where nothing was heard from
-// yet only small probes go, few of them: a member cannot make others flood somebody. One thread; Out must not call
-// back. Bounds: members as in the roster, candidates per member.
+// its socket looks from outside its NAT, and its IPv6 address; both then try at the same time, which is what opens two
+// NATs), and wherever an authentic probe came from. A direct path is used only for what it carries both ways: the
+// largest of kInnerSizes whose probe was answered; larger packets are cut, or answered as a router answers them. When
+// its probes stay unanswered for kDirectTimeout, or those of its size while small ones pass, the relay takes over.
+// Where nothing was heard from yet only small probes go, few of them: a member cannot make others flood somebody. One
+// thread; Out must not call back. Bounds: members as in the roster, candidates per member.
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -22,8 +24,10 @@
 namespace muster::overlay {
 
 inline constexpr std::size_t kInnerMtu = 1380;
+// What a direct way may carry; sealed, the least of them fits into the 1,280 bytes that IPv6 carries everywhere.
+inline constexpr std::array<std::size_t, 3> kInnerSizes = {kInnerMtu, 1300, 1200};
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
-inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;
+inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;  // public: of each family
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
 inline constexpr Millis kRelayProbeEvery{5'000};  // small, only while the relay is the way
 inline constexpr std::uint32_t kLossWindow = 32;
@@ -33,6 +37,7 @@ class Out {
   virtual ~Out() = default;
   virtual void to_relay(const Key32& member, ByteView datagram) = 0;
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
+  virtual void to_udp6(const Ip6&, std::uint16_t, ByteView) {}  // who has no IPv6 loses it
   virtual void to_tun(ByteView ip_packet) = 0;
   virtual std::uint64_t micros() const { return 0; }  // any steady clock, for round trips only; 0: none are measured
 };
@@ -59,6 +64,7 @@ struct MemberStats {
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
   std::uint32_t changes = 0;          // of the way, since the member is in the roster
+  std::size_t mtu = kInnerMtu;        // what the present way carries
   std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
   LeaseTime carries_since;
   std::vector<Tried> tried;  // by relay: all; directly: what was tried until it was found
@@ -91,8 +97,11 @@ class Member {
   Way way(std::uint32_t address) const;
   void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
-  // How this machine's socket is seen from outside, kPublicMax at most; told to every member when it changes.
+  void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
+  // How this machine's sockets are seen from outside, kPublicMax of each family at most; told to every member when it
+  // changes.
   void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
+  void moved(const Now& now);  // this machine is somewhere else now, or slept: every way is tried again at once
   void greet(const Now& now, Out& out);                   // after a restart: a handshake with every member, unasked
   void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
   void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
@@ -105,12 +114,13 @@ class Member {
   // The last probe that went one way, and how those before it fared.
   struct Probe {
     LeaseTime last_pong;
-    bool pinged = false, open = false;  // open: not answered yet
-    std::uint64_t id = 0, sent_us = 0;
+    bool pinged = false, open = false;             // open: not answered yet
+    std::uint64_t first = 0, id = 0, sent_us = 0;  // one number for each size that went
+    std::uint64_t oldest = 0;                      // of those since the last answer: late ones count too
     std::uint32_t sent = 0, answered = 0, rtt_us = 0;
     std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
     std::uint32_t least_us = 0;           // about the shortest round trip of late
-    void send(std::uint64_t number, std::uint64_t micros, bool counts);
+    void send(std::uint64_t first_number, std::uint64_t last_number, std::uint64_t micros, bool counts);
     bool answer(std::uint64_t number, std::uint64_t micros, LeaseTime now);
     void forget_loss() { missed = asked = 0; }
   };
@@ -118,12 +128,24 @@ class Member {
     Endpoint at;
     Origin origin = Origin::Roster;
     Probe probe = {};
-    bool full = false;
+    std::size_t carries = 0;  // the largest of kInnerSizes that was ever answered
+    int asked_all = 0;        // how often all of them went since it answered
+  };
+  // Probes of the size that the present direct way is believed to carry, until one of them is answered.
+  struct SizeCheck {
+    std::uint64_t first = 0, last = 0;
+    bool open = false;
+    int sent = 0;
+    LeaseTime began, next, grow;  // grow: then larger ones are tried too
+    Millis grow_wait{0};
   };
   struct Path {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
     std::optional<Endpoint> direct;
+    std::size_t mtu = kInnerMtu;  // what the present way carries
+    SizeCheck size;
+    LeaseTime refused;  // when a packet was last said to be too large
     Probe relay;
     LeaseTime next_probe, next_relay_probe, since;
     std::uint32_t changes = 0;
@@ -149,7 +171,14 @@ class Member {
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
   void probe_relay(const Key32& key, Path& path, const Now& now, Out& out);
-  void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now);
+  void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now,
+            std::size_t mtu = kInnerMtu);
+  void set_mtu(Path& path, std::size_t mtu);
+  void answered_size(Path& path, const Candidate& from, std::uint64_t id, std::size_t size, const Now& now);
+  void check_size(const Key32& key, Path& path, const Now& now, Out& out);
+  void send_ping(const Key32& key, const Endpoint& to, std::uint64_t id, std::size_t size, const Now& now, Out& out);
+  bool too_large(ByteView packet, const Now& now, Out& out);
+  void from(const Endpoint& at, ByteView datagram, const Now& now, Out& out);
   void on_here(Path& path, ByteView message, const Now& now);
   static void burst(Path& path, Millis length, const Now& now);
   void tell(const Key32& key, Path& path, const Now& now, Out& out);
@@ -165,6 +194,7 @@ class Member {
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
   std::vector<Pong> pongs_;
   std::vector<Endpoint> public_;
+  std::size_t narrow_ = 0;  // how many ways carry less than kInnerMtu
   std::uint64_t next_id_ = 1;
   std::uint64_t first_micros_ = 0;  // times that others hear count from here: they need not know how long we run
 };

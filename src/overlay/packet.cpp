@@ -141,4 +141,26 @@ std::optional<Bytes> refuse_too_large(ByteView packet, std::uint16_t mtu) {
   return icmp_for(*p, kFragmentationNeeded, mtu);
 }
 
+std::vector<Bytes> fragments(ByteView packet, std::size_t mtu) {
+  constexpr std::uint16_t kDontCut = 0x4000, kMore = 0x2000, kOffset = 0x1fff;
+  if (packet.size() < kIp4Bytes || packet[0] != 0x45 || load_be16(packet.data() + 2) != packet.size()) return {};
+  const std::uint16_t flags = load_be16(packet.data() + 6);
+  if ((flags & kDontCut) != 0 || mtu < kIp4Bytes + 8) return {};
+  const std::size_t step = (mtu - kIp4Bytes) / 8 * 8;
+  const ByteView payload = packet.subspan(kIp4Bytes);
+  std::vector<Bytes> out;
+  for (std::size_t at = 0; at < payload.size(); at += step) {
+    const ByteView part = payload.subspan(at, std::min(step, payload.size() - at));
+    Bytes& piece = out.emplace_back(packet.begin(), packet.begin() + kIp4Bytes);
+    const bool last = at + part.size() == payload.size();
+    const std::size_t offset = (flags & kOffset) + at / 8;
+    store_be16(piece.data() + 2, static_cast<std::uint16_t>(kIp4Bytes + part.size()));
+    store_be16(piece.data() + 6, static_cast<std::uint16_t>(offset | (last ? flags & kMore : kMore)));
+    store_be16(piece.data() + 10, 0);
+    store_be16(piece.data() + 10, internet_checksum(ByteView(piece).first(kIp4Bytes)));
+    piece.insert(piece.end(), part.begin(), part.end());
+  }
+  return out;
+}
+
 }  // namespace muster::overlay

@@ -4,6 +4,7 @@
 // "fragmentation needed" (RFC 1191). nullopt: nothing may be answered (ICMP errors, fragments, resets, multicast). Pure
 // functions.
 #include <optional>
+#include <vector>
 
 #include "base/bytes.h"
 
@@ -11,6 +12,9 @@ namespace muster::overlay {
 
 std::optional<Bytes> refuse_packet(ByteView packet);
 std::optional<Bytes> refuse_too_large(ByteView packet, std::uint16_t mtu);
+// The parts in which a router sends on what is too large for a way and may be cut (RFC 791); empty: it may not, or has
+// options.
+std::vector<Bytes> fragments(ByteView packet, std::size_t mtu);
 std::uint32_t packet_source(ByteView packet);  // packet: at least 20 bytes
 std::uint32_t packet_destination(ByteView packet);
 // One's complement sum (RFC 1071) of the data, on top of `start`.

@@ -205,6 +205,7 @@ std::optional<Endpoint> parse_udp_endpoint(std::string_view text) {
 std::string format_endpoint(const Endpoint& e) {
   if (e.kind == Endpoint::Kind::Relay) return "relay";
   if (e.kind == Endpoint::Kind::None) return {};
+  if (e.kind == Endpoint::Kind::Udp6) return "[" + text_of(e.six) + "]:" + std::to_string(e.port);
   return std::to_string(e.ip >> 24) + "." + std::to_string(e.ip >> 16 & 255) + "." + std::to_string(e.ip >> 8 & 255) +
          "." + std::to_string(e.ip & 255) + ":" + std::to_string(e.port);
 }

@@ -64,6 +64,7 @@ struct Client::Impl {
     while (!stopping) {
       set_state(ClientState::Connecting, options.endpoint.host);
       const auto begin = SteadyClock::now();
+      anew = false;
       const Error why = session();
       {
         const std::lock_guard lock(mutex);
@@ -80,7 +81,8 @@ struct Client::Impl {
       const Millis pause = span / 2 + Millis(crypto::random_u32() % static_cast<std::uint32_t>(span.count() / 2 + 1));
       back_off = std::min(back_off * 2, options.back_off_max);
       std::unique_lock lock(mutex);
-      changed.wait_for(lock, pause, [this] { return stopping.load() || token_changed; });
+      changed.wait_for(lock, pause, [this] { return stopping.load() || anew.load() || token_changed; });
+      if (anew) back_off = options.back_off_min;
       token_changed = false;
     }
     set_state(ClientState::Stopped, "");
@@ -100,6 +102,7 @@ struct Client::Impl {
     welcome = false;
     const auto began = last_heard;
     while (!stopping) {
+      if (anew) return error(Code::Unavailable, "this machine is somewhere else now");
       Status step = receive(connection);
       // The relay ends a connection with its token, so it gets the next one before.
       if (step.ok() && welcome && pending.empty() && newer_token()) step = introduce();
@@ -226,7 +229,7 @@ struct Client::Impl {
   ClientCallbacks callbacks;
   net::Fd wake;
   std::atomic<ClientState> state{ClientState::Stopped};
-  std::atomic<bool> stopping{false};
+  std::atomic<bool> stopping{false}, anew{false};
   std::atomic<std::uint32_t> address{0};
   std::thread thread;
   // the thread's own
@@ -281,6 +284,15 @@ void Client::set_token(Bytes token) {
     if (impl_->options.token == token) return;
     impl_->options.token = std::move(token);
     impl_->token_changed = true;
+  }
+  impl_->changed.notify_all();
+  impl_->ring();
+}
+
+void Client::reconnect() {
+  {
+    const std::lock_guard lock(impl_->mutex);  // so that the waiter sees it
+    impl_->anew = true;
   }
   impl_->changed.notify_all();
   impl_->ring();

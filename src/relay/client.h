@@ -39,6 +39,7 @@ class Client {
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
+  void reconnect();             // at once: this machine's way to the relay has changed
   void set_token(Bytes token);  // a renewed one: said at once, also on the open connection; wakes a refused client
   ClientState state() const;
   std::size_t backlog() const;  // bytes that wait to be sent; what comes later waits behind them

@@ -4,16 +4,30 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "base/ipv4.h"
+#include "base/ipv6.h"
 #include "wire/names.h"
 
 namespace muster::server {
 namespace {
 using session::NetPath;
 
+std::optional<Ip6> six_of(const session::NetPlace& at) {
+  Ip6 six;
+  if (at.six.size() != six.size()) return {};
+  std::copy(at.six.begin(), at.six.end(), six.begin());
+  return six;
+}
 std::string place_text(const session::NetPlace& at) {
+  if (const auto six = six_of(at)) return fmt::format("[{}]:{}", text_of(*six), at.port);
   return fmt::format("{}:{}", wire::address_text(at.ip), at.port);
+}
+
+bool at_home(const session::NetPlace& at) {
+  const auto six = six_of(at);
+  return six ? is_unique_local(*six) : is_private(at.ip);
 }
 
 // No relay tells it how its socket is seen: nothing that it could tell others, so nobody can knock.
@@ -23,8 +37,10 @@ bool blocked(const NetFacts& facts) {
 std::string udp_text(const session::NetReport& report) {
   if (!report.relay_up) return "unknown";
   if (report.seen.empty()) return "blocked";
+  if (std::all_of(report.seen.begin(), report.seen.end(), [](const auto& at) { return !at.six.empty(); }))
+    return "unknown";
   const bool kept = std::all_of(report.seen.begin(), report.seen.end(),
-                                [&](const session::NetPlace& at) { return at.port == report.udp_port; });
+                                [&](const auto& at) { return !at.six.empty() || at.port == report.udp_port; });
   return kept ? "kept" : "changed";
 }
 
@@ -54,6 +70,16 @@ std::string why_relayed(const session::NetPair& pair, const NetFacts& from, cons
 }
 }  // namespace
 
+namespace {
+// A way that is narrower than what the tunnel offers.
+std::string narrow(const session::NetPair& pair) {
+  return pair.mtu == 0 || pair.mtu >= session::kNetMtuFull
+             ? std::string()
+             : fmt::format("; something on the way carries less than usual: packets of {} bytes, larger ones are cut",
+                           pair.mtu);
+}
+}  // namespace
+
 std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
   switch (pair.path) {
     case NetPath::None:
@@ -61,9 +87,9 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
     case NetPath::Relay:
       return why_relayed(pair, from, to);
     case NetPath::Lan:
-      return "an address on a network that both share answered a probe of full size";
+      return "an address on a network that both share answered a probe of full size" + narrow(pair);
     case NetPath::Direct:
-      return "a public address answered a probe of full size";
+      return "a public address answered a probe of full size" + narrow(pair);
   }
   return {};
 }
@@ -112,7 +138,7 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       const bool direct = pair.path == NetPath::Lan || pair.path == NetPath::Direct;
       if (addresses && direct) shown.address = place_text(pair.at);
       for (const session::NetTry& tried : pair.tries)
-        shown.tries.push_back({tried, is_private(tried.at.ip) ? "lan" : "direct", outcome_of(tried),
+        shown.tries.push_back({tried, at_home(tried.at) ? "lan" : "direct", outcome_of(tried),
                                addresses ? place_text(tried.at) : std::string()});
       view.pairs.push_back(std::move(shown));
     }

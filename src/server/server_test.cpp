@@ -1284,7 +1284,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   net.lease = lease_of(SlotRole::Head)->lease;
   net.relay_up = true;
   net.udp_port = 4500;
-  net.seen = {{0xcb007109, 61'000}};
+  net.seen = {{0xcb007109, 61'000}, {0, 4500, {0x26, 0, 0x17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7}}};
   session::NetPair pair;
   pair.address = lease_of(SlotRole::Worker)->address;
   pair.path = session::NetPath::Direct;
@@ -1294,6 +1294,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   pair.lost = 8;
   pair.carries_bytes_s = 1'250'000;
   pair.carries_age_ms = 4'200;
+  pair.mtu = 1200;
   pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
   session::NetPair stranger = pair;
   stranger.address = 1;
@@ -1334,6 +1335,9 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       << "where a supplier is stays hidden: " << for_tenant.dump(1);
   EXPECT_EQ(for_operator["pairs"].items()[0]["address"].text(), "203.0.113.8:4501");
   EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(0).text(), "203.0.113.9:61000");
+  EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(1).text(), "[2600:1700::7]:4500");
+  EXPECT_EQ(for_tenant.dump().find("2600:"), std::string::npos);
+  EXPECT_NE(first["why"].text().find("packets of 1200 bytes"), std::string::npos) << first["why"].text();
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
   const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
   EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;

@@ -197,12 +197,14 @@ struct Telemetry {
 // The pairs in use come first, at most kNetPairsMax; `others` says how many there are.
 inline constexpr std::uint32_t kNetReportVersion = 1;
 inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
+inline constexpr std::uint32_t kNetMtuFull = 1380;              // what the tunnel offers
 inline constexpr std::size_t kNetPairsOfMachineMax = 256;       // in all of its reports together
 enum class NetPath : std::uint8_t { None, Relay, Lan, Direct }; /* None: never talked; Lan: to a private address */
 enum class NetOrigin : std::uint8_t { Roster, Told, Heard };
 struct NetPlace {
   std::uint32_t ip = 0; /* IPv4, host order */
   std::uint16_t port = 0;
+  Bytes six = {}; /* IPv6, sixteen bytes, instead */
   bool operator==(const NetPlace&) const = default;
 };
 struct NetTry {
@@ -227,6 +229,7 @@ struct NetPair {
   std::uint64_t rx_bytes_s = 0, tx_bytes_s = 0; /* of the last seconds */
   std::uint64_t carries_bytes_s = 0,
                 carries_age_ms = 0; /* to the other, as its full path was last measured; 0 = never full */
+  std::uint32_t mtu = 0;            /* the largest packet that fits through the path; 0 = not told */
   bool operator==(const NetPair&) const = default;
 };
 struct NetReport {

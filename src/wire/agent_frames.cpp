@@ -442,9 +442,11 @@ Telemetry get(const pb::Telemetry& in, Check& c) {
 void put_place(const NetPlace& v, pb::NetPlace& o) {
   o.set_ip(v.ip);
   o.set_port(v.port);
+  o.set_six(raw(v.six));
 }
 NetPlace get_place(const pb::NetPlace& in, Check& c) {
-  return {in.ip(), get_u16(in.port(), "port", c)};
+  if (!in.six().empty() && in.six().size() != 16) c.fail("six", "is not the sixteen bytes of an IPv6 address");
+  return {in.ip(), get_u16(in.port(), "port", c), c.bytes(in.six(), 16, "six")};
 }
 void put_pair(const NetPair& v, pb::NetPair& o) {
   o.set_address(v.address);
@@ -472,6 +474,7 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
   o.set_tx_bytes_s(v.tx_bytes_s);
   o.set_carries_bytes_s(v.carries_bytes_s);
   o.set_carries_age_ms(v.carries_age_ms);
+  o.set_mtu(v.mtu);
 }
 NetPair get_pair(const pb::NetPair& in, Check& c) {
   NetPair v;
@@ -491,6 +494,7 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.tx_bytes_s = in.tx_bytes_s();
   v.carries_bytes_s = in.carries_bytes_s();
   v.carries_age_ms = in.carries_age_ms();
+  v.mtu = in.mtu();
   if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
   for (const auto& t : in.tries())
     v.tries.push_back({get_place(t.at(), c), c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Heard, "tries.origin"),

@@ -77,6 +77,9 @@ TEST(AgentFrames, RefusesBrokenBounds) {
   report.pairs.resize(kNetPairsMax);
   report.pairs[0].tries.resize(kNetTriesMax);
   EXPECT_EQ(refusal(report), Code::Internal) << "that much is taken";
+  report.seen = {{0, 1, Bytes(15)}};
+  EXPECT_EQ(refusal(report), Code::InvalidArgument) << "no address";
+  report.seen.clear();
   report.pairs[0].tries.resize(kNetTriesMax + 1);
   EXPECT_EQ(refusal(report), Code::InvalidArgument);
   report.pairs.assign(kNetPairsMax + 1, {});

@@ -168,7 +168,7 @@ struct Gen {
         return close();
     }
   }
-  NetPlace place() { return {u32(), u16()}; }
+  NetPlace place() { return {u32(), u16(), flag() ? Bytes(16, static_cast<std::uint8_t>(u16())) : Bytes()}; }
   NetReport net() {
     NetReport out{kNetReportVersion, lease(), flag(), text(), u16(), {}, u32(), {}};
     for (std::uint64_t i = rng.below(kNetSeenMax + 1); i > 0; --i) out.seen.push_back(place());
@@ -186,6 +186,7 @@ struct Gen {
       pair.tx_bytes_s = u64();
       pair.carries_bytes_s = u64();
       pair.carries_age_ms = u64();
+      pair.mtu = u32();
       return pair;
     });
     return out;

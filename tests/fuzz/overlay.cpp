@@ -364,7 +364,7 @@ Bytes say(Say what, ByteView bytes) {
 Seeds seeds_member() {
   const Bytes id(8, 1), told{3, 0x5d, 0xb8, 0xd8, 0x22, 0x87, 7};
   Seeds out;
-  for (std::uint8_t type = 0; type < 6; ++type) {
+  for (std::uint8_t type = 0; type < 8; ++type) {
     Bytes message = Bytes{type} + id;
     out.push_back(say(Say::Control, message) + say(Say::Pass, Bytes{2}));
     message.resize(1300);

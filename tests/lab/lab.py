@@ -8,8 +8,8 @@
     lab.pull_cable("gpu1"); lab.plug_in("gpu1")   # packets vanish silently, nothing is reset
     lab.close()                                   # kills what it started (by pid), removes what it made
 
-NAT kinds: home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row),
-lan:NAME (beside NAME, behind the same router); six=True gives a home its own public IPv6 prefix as well. Addresses are TEST-NET-3 and
+NAT kinds: home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row), narrow (the same, and
+1,280 bytes between them, of which nobody is told), noudp (no UDP gets out), lan:NAME (beside NAME, behind the same router); six=True gives a home its own public IPv6 prefix as well. Addresses are TEST-NET-3 and
 private ranges, all inside the namespaces.
 Thread rule: one thread. Errors: LabError with the command that failed and what it printed.
 """
@@ -159,6 +159,8 @@ class Lab:
     def router(self, name, nat):
         self.sh(self.enter(name) + ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
         flag = " random,fully-random" if nat == "strict" else ""
+        first = "meta l4proto udp drop\n    " if nat == "noudp" else ""
+        mute = "  chain mute { type filter hook output priority 0; ip protocol icmp icmp type destination-unreachable drop; }\n" if nat == "narrow" else ""
         rules = """
 table ip nat {
   chain post { type nat hook postrouting priority 100; oifname "wan" masquerade%s; }
@@ -166,7 +168,7 @@ table ip nat {
 table ip filter {
   chain through {
     type filter hook forward priority 0; policy drop;
-    ct state established,related accept
+    %sct state established,related accept
     iifname "lan" accept
   }
   chain inbound {
@@ -175,8 +177,8 @@ table ip filter {
     ct state established,related accept
     iifname "lan" accept
   }
-}
-""" % flag
+%s}
+""" % (flag, first, mute)
         self.sh(self.enter(name) + ["nft", "-f", "-"], input=rules)
 
     def machine(self, name, nat="home", six=False):
@@ -193,7 +195,7 @@ table ip filter {
             index = len({r for r, _ in self.gateways.values()}) + 1
             router, net = "r%d" % index, index
             self.ns(router)
-            if nat == "cgnat":
+            if nat in ("cgnat", "narrow"):
                 carrier = "c%d" % index
                 self.ns(carrier)
                 self.wan(carrier, "wan", "203.0.113.%d" % (100 + index))
@@ -201,7 +203,9 @@ table ip filter {
                 self.ip(carrier, "addr add 10.64.%d.1/24 dev lan" % index)
                 self.ip(router, "addr add 10.64.%d.2/24 dev wan" % index)
                 self.ip(router, "route add default via 10.64.%d.1" % index)
-                self.router(carrier, "home")
+                self.router(carrier, "narrow" if nat == "narrow" else "home")
+                for end, dev in ((router, "wan"), (carrier, "lan")):
+                    self.ip(end, "link set %s mtu %d" % (dev, 1280 if nat == "narrow" else 1500))
             else:
                 self.wan(router, "wan", "203.0.113.%d" % (100 + index))
             self.ip(router, "link add lan type bridge")

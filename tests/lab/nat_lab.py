@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Every kind of connection with every other, through the netd and the relay as they are shipped.
 
-    sudo python3 tests/lab/nat_lab.py [--build build/release] [--kinds open,port,proxy] [--write]
+    sudo python3 tests/lab/nat_lab.py [--build build/release] [--kinds open,port,proxy] [--faults all|none|sleep,relay] [--write]
 
 Each kind stands twice, as a and as b, in network namespaces with nftables as NATs; each a makes a cluster of two with each b, as many side by
 side as there are kinds. Measured: from the configuration to the first packet (by whatever way), and to the moment when both ends go directly;
-packets that got lost meanwhile; whether packets of full size pass at the end. What must be direct stands in nat_table.txt. --write puts the
-table and its picture into docs/. The last line is "LAB OK: N of N pairs connected, D direct, R relayed" or "LAB FAILED: ...".
+packets that got lost meanwhile; whether packets of full size pass at the end. What must be direct stands in nat_table.txt. Then what happens to
+networks happens to pairs of their own (nat_faults.py). --write puts the tables and a picture into docs/. The last line is
+"LAB OK: N of N pairs connected, D direct, R relayed" or "LAB FAILED: ...".
 """
 import argparse
 import base64
@@ -23,6 +24,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, HERE)
+import nat_faults  # noqa: E402
 from lab import Lab, LabError  # noqa: E402
 
 KINDS = {
@@ -33,18 +35,42 @@ KINDS = {
     "moved": "port-restricted cone with another port outside: many carriers",
     "symmetric": "a random port for each destination",
     "cgnat": "a home router behind a carrier's NAT",
+    "hairpin": "both home routers behind one carrier's NAT, which leads what goes to its own address back inside",
+    "narrow": "a home router behind a carrier that carries 1,280 bytes and does not say so",
+    "dual": "IPv4 as symmetric, and IPv6 behind a firewall that lets answers in",
+    "six": "only IPv6, behind a firewall that lets answers in",
     "noudp": "UDP is dropped",
     "proxy": "nothing gets out but through a CONNECT proxy that asks for a password, to port 443",
 }
 WATCH, PATIENCE = 5, 15  # seconds after the first packet: what must stay on the relay is watched, what must become direct is waited for
 USABLE_MS, USABLE_P95_MS, DIRECT_P95_MS = 5000, 1000, 3000  # bounds: usable each, usable and direct 95 of 100
-RELAY = "203.0.113.10"
+RELAY, RELAY6 = "203.0.113.10", "2607:f8b0:5::10"
+NARROW = 1280
 USER = "us:p@ss"
 
 MASQUERADE = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" masquerade%s; }\n"
 # Without the input chain a peer's early packet would take the very port that our own mapping is about to get.
 CLOSED = "  chain inbound { type filter hook input priority 0; iifname \"wan\" ct state new drop; }\n"
 OUTWARD = "  chain through { type filter hook forward priority 0; policy drop;%s ct state established,related accept; iifname \"lan\" accept;%s }\n"
+
+
+# Answers only, and what ICMPv6 needs.
+SIX = """table ip6 lab {
+  chain inbound { type filter hook input priority 0; iifname "wan" ct state new icmpv6 type != { nd-neighbor-solicit, nd-neighbor-advert } drop; }
+  chain through { type filter hook forward priority 0; policy drop; ct state established,related accept; iifname "lan" accept; }
+}
+"""
+# What leaves is remembered by its port, and what comes from inside for that port of the outer address goes there.
+HAIRPIN = """table ip lab {
+  map mapped { type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 120s; }
+  chain inward { type nat hook prerouting priority -100; iifname "lan*" ip daddr %(wan)s dnat ip to udp dport map @mapped; }
+  chain outward { type nat hook postrouting priority 100; oifname "wan" masquerade; oifname "lan*" ct status dnat snat to %(wan)s; }
+  chain inbound { type filter hook input priority 0; iifname "wan" ct state new drop; iifname "lan*" meta l4proto udp drop; }
+  chain through { type filter hook forward priority 0; policy drop; iifname "lan*" oifname "wan" meta l4proto udp update @mapped { udp sport : ip saddr . udp sport };
+    ct state established,related accept; iifname "lan*" oifname "wan" accept; ct status dnat accept; }
+}
+"""
+SILENT = "  chain mute { type filter hook output priority 0; ip protocol icmp icmp type destination-unreachable drop; }\n"
 
 
 def rules(kind, host):
@@ -60,7 +86,7 @@ def rules(kind, host):
     if kind == "moved":
         moved = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" meta l4proto udp masquerade to :50000-50255; oifname \"wan\" masquerade; }\n"
         return moved + CLOSED + OUTWARD % ("", "")
-    if kind == "symmetric":
+    if kind in ("symmetric", "dual"):
         return MASQUERADE % " random,fully-random" + CLOSED + OUTWARD % ("", "")
     if kind == "noudp":
         return MASQUERADE % "" + CLOSED + OUTWARD % (" meta l4proto udp drop;", "")
@@ -158,7 +184,9 @@ class NatLab:
         self.lab = Lab("nats")
         self.count, self.next_pair, self.proxies = 0, 0, {}
         self.rig = None
-        self.machines = {}
+        self.asking = threading.Lock()
+        self.machines, self.cables, self.wans, self.nets = {}, {}, {}, {}
+        self.rules = rules
         try:
             self.start()
         except BaseException:
@@ -167,11 +195,17 @@ class NatLab:
 
     def start(self):
         self.lab.host("relay", RELAY)
+        self.lab.ip("relay", "addr add %s/64 dev eth0 nodad" % RELAY6)
+        self.sixes = {}  # router -> number of its prefix
+        self.pids = {}
         self.rig = subprocess.Popen([self.build + "/muster-nat-rig", self.build + "/muster-agent", self.lab.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=open(self.lab.dir + "/rig.log", "w"), text=True)
         self.answer("ready")
+        self.start_relay()
+
+    def start_relay(self):
         d = self.lab.dir
-        self.relay = self.lab.spawn("relay", [self.build + "/muster-relay", "--listen", "0.0.0.0:443", "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
+        self.relay = self.lab.spawn("relay", [self.build + "/muster-relay", "--listen", "[::]:443", "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
                                               d + "/controller.pub", "--relay-id", "relay-1"], d + "/relay.log")
         for _ in range(100):
             if "port 443" in self.relay.tail():
@@ -179,7 +213,6 @@ class NatLab:
             time.sleep(0.1)
         else:
             raise LabError("muster-relay did not start:\n" + self.relay.tail())
-        self.ask("relay %s 443" % RELAY, "relay")
 
     def answer(self, key):
         line = self.rig.stdout.readline()
@@ -195,61 +228,134 @@ class NatLab:
         self.rig.stdin.flush()
 
     def ask(self, line, key):
-        self.tell(line)
-        return self.answer(key)
+        with self.asking:  # faults run side by side
+            self.tell(line)
+            return self.answer(key)
 
-    def router(self, name, kind, wan, lan, host):
+    def nft(self, name, text):
+        self.lab.sh(self.lab.enter(name) + ["nft", "-f", "-"], input=text)
+
+    def router(self, name, kind, wan, host, extra=""):
+        """`wan`: its address on the internet, or what joins it to its carrier."""
         lab = self.lab
         lab.ns(name)
         lab.sh(lab.enter(name) + ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
         lab.wan(name, "wan", wan) if isinstance(wan, str) else wan(name)
-        lab.sh(lab.enter(name) + ["nft", "-f", "-"], input="table ip lab {\n%s}\n" % rules(kind, host))
+        self.nft(name, HAIRPIN % {"wan": wan} if kind == "hairpin" else "table ip lab {\n%s%s}\n" % (rules(kind, host), extra))
+
+    def behind(self, carrier, number, dev="lan", mtu=1500):
+        """What makes a router a customer of that carrier."""
+        def join(router):
+            lab = self.lab
+            lab.cable(router, "wan", carrier, dev)
+            for end, port in ((router, "wan"), (carrier, dev)):
+                lab.ip(end, "link set %s mtu %d" % (port, mtu))
+            lab.ip(carrier, "addr add 100.100.%d.1/24 dev %s" % (number, dev))
+            lab.ip(router, "addr add 100.100.%d.2/24 dev wan" % number)
+            lab.ip(router, "route add default via 100.100.%d.1" % number)
+        return join
+
+    def long_cable(self, address):
+        """What joins a router to the internet by muster-slow-link."""
+        def join(router):
+            lab = self.lab
+            lab.count += 1
+            port = "p%d" % lab.count
+            ends = [lab.full(router), "wan", lab.full("inet"), port]
+            cable = subprocess.Popen([self.build + "/muster-slow-link"] + ends, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.cables[router] = cable
+            if cable.stdout.readline() != "ready\n":
+                raise LabError("muster-slow-link did not start")
+            lab.ip("inet", "link set %s master br0" % port)
+            lab.ip("inet", "link set %s up" % port)
+            lab.ip(router, "addr add %s/24 dev wan" % address)
+            lab.ip(router, "link set wan up")
+        return join
+
+    def set_cable(self, router, delay=0, jitter=0, reordered=0, lost=0, doubled=0, kbit=0):
+        cable = self.cables[router]
+        cable.stdin.write("%d %d %d %d %d %d\n" % (delay, jitter, reordered, lost, doubled, kbit))
+        cable.stdin.flush()
+        if cable.stdout.readline() != "set\n":
+            raise LabError("muster-slow-link ended")
+
+    def carrier(self, name, kind, wan, extra=""):
+        if name not in self.lab.namespaces:
+            self.router(name, kind, wan, None, extra)
+        return name
+
+    def add_six(self, name, router, number):
+        """An IPv6 prefix for the home behind that router, to which every other router knows the way."""
+        lab = self.lab
+        lab.sh(lab.enter(router) + ["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])
+        lab.ip(router, "addr add 2607:f8b0:5::%x/64 dev wan nodad" % (0x100 + number))
+        lab.ip(router, "addr add 2600:1700:%x:1::1/64 dev lan nodad" % number)
+        lab.ip(name, "addr add 2600:1700:%x:1::10/64 dev eth0 nodad" % number)
+        lab.ip(name, "route add default via 2600:1700:%x:1::1" % number)
+        self.nft(router, SIX)
+        lab.ip("relay", "route add 2600:1700:%x::/48 via 2607:f8b0:5::%x" % (number, 0x100 + number))
+        for other, of in self.sixes.items():
+            lab.ip(other, "route add 2600:1700:%x::/48 via 2607:f8b0:5::%x" % (number, 0x100 + number))
+            lab.ip(router, "route add 2600:1700:%x::/48 via 2607:f8b0:5::%x" % (of, 0x100 + of))
+        self.sixes[router] = number
 
     def machine(self, kind, side):
         """One machine of that kind, with its router and its netd, once made."""
         name = kind + "-" + side
         if name in self.machines:
             return name
-        lab, proxy = self.lab, ""
+        lab, proxy, lan = self.lab, "", "-"
         self.count += 1
         number = self.count
         wan, net = "203.0.113.%d" % (20 + number), "192.168.%d" % number
         lab.ns(name + "-l")
         if kind == "open":
             lab.host(name, wan)
-            lan = "-"
         else:
             lab.ns(name)
-            lan = net + ".10"
+            lan, router = net + ".10", name + "-r"
             if kind == "cgnat":
-                carrier = name + "-c"
-                self.router(carrier, "moved", wan, None, None)
-
-                def behind(router):
-                    lab.cable(router, "wan", carrier, "lan")
-                    lab.ip(carrier, "addr add 100.100.%d.1/24 dev lan" % number)
-                    lab.ip(router, "addr add 100.100.%d.2/24 dev wan" % number)
-                    lab.ip(router, "route add default via 100.100.%d.1" % number)
-                self.router(name + "-r", "port", behind, net, lan)
+                self.router(router, "port", self.behind(self.carrier(name + "-c", "moved", wan), number), lan)
+            elif kind in ("narrow", "wide"):  # wide: becomes narrow later
+                mtu = NARROW if kind == "narrow" else 1500
+                self.router(router, "port", self.behind(self.carrier(name + "-c", "port", wan, SILENT), number, mtu=mtu), lan, SILENT)
+            elif kind == "far":
+                self.router(router, "port", self.long_cable(wan), lan)
+            elif kind == "hairpin":
+                self.router(router, "port", self.behind(self.carrier("hairpin-c", "hairpin", wan), number, "lan" + side), lan)
             else:
-                self.router(name + "-r", kind, wan, net, lan)
-            lab.cable(name, "eth0", name + "-r", "lan")
-            lab.ip(name + "-r", "addr add %s.1/24 dev lan" % net)
-            lab.ip(name, "addr add %s/24 dev eth0" % lan)
-            lab.ip(name, "route add default via %s.1" % net)
+                self.router(router, kind, wan, lan)
+            self.wans[router], self.nets[name] = wan, net
+            lab.cable(name, "eth0", router, "lan")
+            if kind == "six":
+                lan = "-"
+            else:
+                lab.ip(router, "addr add %s.1/24 dev lan" % net)
+                lab.ip(name, "addr add %s/24 dev eth0" % lan)
+                lab.ip(name, "route add default via %s.1" % net)
+            if kind in ("six", "dual"):
+                self.add_six(name, router, number)
             if kind == "proxy":
-                self.proxies[name] = Proxy(lab.full(name + "-r"), net + ".1")
+                self.proxies[name] = Proxy(lab.full(router), net + ".1")
                 proxy = " http://us:p%%40ss@%s.1:3128" % net
-        self.ask("machine %s %s %s %s%s" % (name, lab.full(name), lab.full(name + "-l"), lan, proxy), "machine")
+        self.start_netd(name, lan, RELAY6 if kind == "six" else RELAY, proxy)
         self.machines[name] = kind
         return name
+
+    def start_netd(self, name, lan, relay=RELAY, proxy=""):
+        told = self.ask("machine %s %s %s %s %s%s" % (name, self.lab.full(name), self.lab.full(name + "-l"), lan, relay, proxy), "machine")
+        self.pids[name] = told["pid"]
+
+    def pair_number(self):
+        with self.asking:
+            self.next_pair += 1
+            return self.next_pair
 
     def round(self, pairs, table):
         """Pairs of kinds, side by side: no machine in two of them. Returns what was measured of each."""
         names = [(self.machine(a, "a"), self.machine(b, "b")) for a, b in pairs]
         for a, b in names:
-            self.next_pair += 1
-            self.tell("pair %d %s %s %d" % (self.next_pair, a, b, PATIENCE if table[a[:-2], b[:-2]] else WATCH))
+            self.tell("pair %d %s %s %d" % (self.pair_number(), a, b, PATIENCE if table[a[:-2], b[:-2]] else WATCH))
         return [self.answer("pair") for _ in names]
 
     def close(self):
@@ -262,6 +368,9 @@ class NatLab:
                 self.rig.wait()
         for proxy in self.proxies.values():
             proxy.close()
+        for cable in self.cables.values():
+            cable.stdin.close()
+            cable.wait(10)
         self.lab.close()
 
 
@@ -298,6 +407,9 @@ def faults(result, table, usable_ms=USABLE_MS):
     if not result["full"]:
         out.append("%s: packets of full size do not pass" % name)
     ends = {result["path_a"], result["path_b"]}
+    fits = 1200 if "narrow" in kinds_of(result) else 1380
+    if went_direct(result) and {result.get("mtu_a", fits), result.get("mtu_b", fits)} != {fits}:
+        out.append("%s: packets of %d and %d bytes fit through, not %d" % (name, result["mtu_a"], result["mtu_b"], fits))
     if table[kinds_of(result)] and not went_direct(result):
         out.append("%s: by %s, but the table says direct" % (name, "/".join(sorted(ends))))
     if not table[kinds_of(result)] and ends != {"relay"}:
@@ -325,7 +437,7 @@ def table_text(results, kinds):
         row = []
         for b in kinds:
             r = cells.get((a, b))
-            row.append("" if r is None else "**fails**" if r["usable_ms"] < 0 else "direct %.1f s" % (r["direct_ms"] / 1000) if went_direct(r) else "relay %.1f s" % (r["usable_ms"] / 1000))
+            row.append("" if r is None else "**fails**" if r["usable_ms"] < 0 else "direct%s %.1f s" % ("6" if r.get("six") else "", r["direct_ms"] / 1000) if went_direct(r) else "relay %.1f s" % (r["usable_ms"] / 1000))
         lines.append("| **%s** | " % a + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
@@ -355,7 +467,7 @@ def picture(results, kinds):
     return "\n".join(out + ["</svg>"]) + "\n"
 
 
-def write_docs(results, kinds):
+def write_docs(results, kinds, faults):
     with open(os.path.join(ROOT, "docs/network-lab.svg"), "w") as f:
         f.write(picture(results, kinds))
     path = os.path.join(ROOT, "docs/network.md")
@@ -364,6 +476,8 @@ def write_docs(results, kinds):
     s = summary(results)
     body = table_text(results, kinds) + "\nUsable after %.1f s (median; 95 of 100 within %.1f s, all within %.1f s), direct after %.1f s (median; 95 of 100 within %.1f s); %d packets of %d pairs were lost on the way.\n" % (
         s["usable p50"] / 1000, s["usable p95"] / 1000, s["usable max"] / 1000, s["direct p50"] / 1000, s["direct p95"] / 1000, s["lost"], len(results))
+    if faults:
+        body += "\n" + nat_faults.table_text(faults)
     first, last = text.index(begin) + len(begin), text.index(end)
     with open(path, "w") as f:
         f.write(text[:first] + body + text[last:])
@@ -373,10 +487,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", default=os.path.join(ROOT, "build/release"))
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--write", action="store_true", help="put table and picture into docs/")
+    parser.add_argument("--faults", default="all", help="all, none, or some of: " + ", ".join(list(nat_faults.FAULTS) + list(nat_faults.RELAY_FAULTS)))
+    parser.add_argument("--write", action="store_true", help="put tables and picture into docs/")
     args = parser.parse_args()
-    kinds = args.kinds.split(",")
-    results, wrong = [], []
+    kinds = [k for k in args.kinds.split(",") if k and k != "none"]
+    results, wrong, faulty = [], [], []
+    names = list(nat_faults.FAULTS) + list(nat_faults.RELAY_FAULTS)
+    names = names if args.faults == "all" else [] if args.faults == "none" else args.faults.split(",")
+    unknown = [n for n in names if n not in nat_faults.FAULTS and n not in nat_faults.RELAY_FAULTS] + [k for k in kinds if k not in KINDS]
+    if unknown:
+        parser.error("no such kind or fault: %s" % ", ".join(unknown))
     try:
         table = read_table()
         lab = NatLab(args.build)
@@ -388,6 +508,8 @@ def main():
                     wrong += complaints
                     print("%-10s %-10s %s  usable %5d ms  %s  rtt %.1f ms  lost %d%s" % (*kinds_of(r), "direct" if went_direct(r) else "relay ", r["usable_ms"],
                           "direct %5d ms" % r["direct_ms"] if went_direct(r) else " " * 15, r["rtt_a_us"] / 1000, r["lost"], "".join("  FAULT: " + c for c in complaints)), flush=True)
+            faulty = nat_faults.run(lab, names, lambda text: print(text, flush=True))
+            wrong += [w for fault in faulty for w in fault["wrong"]]
         finally:
             lab.close()
     except LabError as fault:
@@ -400,10 +522,12 @@ def main():
     print()
     print(table_text(results, kinds))
     print("; ".join("%s %d%s" % (k, v, "" if k == "lost" else " ms") for k, v in s.items()))
+    if faulty:
+        print(nat_faults.table_text(faulty))
     if args.write:
-        write_docs(results, kinds)
+        write_docs(results, kinds, faulty)
     connected = sum(r["usable_ms"] >= 0 for r in results)
-    if wrong or not results:
+    if wrong or not results + faulty:
         print("LAB FAILED: %s" % ("; ".join(wrong) or "nothing was measured"))
         return 1
     direct = sum(went_direct(r) for r in results)

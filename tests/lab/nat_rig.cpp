@@ -3,19 +3,22 @@
 //
 //   muster-nat-rig AGENT DIR       lines on standard input, JSON lines on standard output
 //
-//   machine NAME HOST_NS LEASE_NS LAN|- [PROXY_URL]   starts a netd there       -> {"machine":NAME}
-//   relay HOST PORT                                   where muster-relay is     -> {"relay":HOST}
-//   pair ID A B SECONDS                               ID 1 to 250, once each; different machines side by side -> one
-//   line
+//   machine NAME HOST_NS LEASE_NS LAN|- RELAY [PROXY_URL]   starts a netd there    -> {"machine":NAME,"pid":PID}
+//   pair ID A B SECONDS         ID 1 to 250, once each; different machines side by side                  -> one line
+//   watch ID A B small|full     joins them, and keeps packets going every 20 ms                    -> {"watch":ID}
+//   mark ID                     what is told counts from now on                                    -> {"mark":ID}
+//   look ID                     ways, packets, and how long none came (longest, and just now)      -> {"look":ID,...}
+//   end ID                                                                                         -> {"end":ID}
 //
-// First of all the relay's certificate and key and the controller's public key are written to DIR: relay.crt,
-// relay.key, controller.pub. A pair is usable with the first echo of a small packet after both were configured, and
-// direct when both ends say so; packets go on every 50 ms to see whether one is lost meanwhile. Ends its netds when its
-// input ends.
+// RELAY is the address at which that machine finds muster-relay, on port 443. First of all the relay's certificate and
+// key and the controller's public key are written to DIR: relay.crt, relay.key, controller.pub. A pair is usable with
+// the first echo of a small packet after both were configured, and direct when both ends say so; packets go on every 50
+// ms to see whether one is lost meanwhile. Ends its netds when its input ends.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <atomic>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -28,6 +31,7 @@
 #include "host/netd_client.h"
 #include "host/netd_lab.h"
 #include "host/tun.h"
+#include "overlay/member.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 
@@ -59,7 +63,7 @@ void say(const std::string& line) {
 }
 
 struct Machine {
-  std::string host, lease_ns;
+  std::string host, lease_ns, relay;
   std::uint32_t lan = 0;
   crypto::SigningKey device = crypto::SigningKey::generate();
   pid_t pid = -1;
@@ -127,21 +131,162 @@ std::string_view name_of(session::NetPath path) {
   return kNames.at(static_cast<std::size_t>(path));
 }
 
+// Who signs, and what the relay's certificate is trusted by.
+struct Platform {
+  crypto::KeyAndCert ca;
+  crypto::SigningKey controller = crypto::SigningKey::generate();
+};
+
+// Two machines in a cluster of their own, until destroyed.
+class Joined {
+ public:
+  Joined(const Platform& platform, std::uint32_t id, Machine& a, Machine& b)
+      : platform_(platform),
+        ends_{&a, &b},
+        net_(kNet + id * 256),
+        lease_("lease-" + std::to_string(id)),
+        tun_("m" + std::to_string(id)),
+        roster_{id, 1, 1, {}},
+        port_(static_cast<std::uint16_t>(20'000 + id)) {
+    for (std::uint32_t i = 0; i < 2; ++i) {
+      Machine& m = *ends_[i];
+      const host::Fd fd =
+          must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun_, net_ + i + 1, 24, 1380}));
+      overlay::RosterMember member;
+      member.slot = member.node = i + 1;
+      member.address = net_ + i + 1;
+      member.overlay_key = *crypto::key32(must(m.client->add_lease(lease_, fd.get())));
+      member.device_key = m.device.public_key();
+      member.overlay_signature = overlay::sign_overlay_key(m.device, id, member.epoch, member.overlay_key);
+      if (m.lan != 0) member.lan = {overlay::Endpoint::udp(m.lan, m.port)};
+      roster_.members.push_back(member);
+    }
+  }
+  ~Joined() {
+    for (Machine* m : ends_) {
+      must(m->client->remove_lease(lease_));
+      (void)host::remove_tun("/run/netns/" + m->lease_ns, tun_).ok();
+    }
+  }
+  Joined(const Joined&) = delete;
+  Joined& operator=(const Joined&) = delete;
+
+  void configure() const {
+    const Bytes bytes = overlay::encode_roster(roster_);
+    for (std::size_t i = 0; i < 2; ++i) {
+      host::netd::Configure c;
+      c.lease = lease_;
+      c.address = roster_.members[i].address;
+      c.prefix_bits = 24;
+      c.roster = bytes;
+      c.signatures = {overlay::sign_roster(platform_.controller, bytes)};
+      c.signers = {Bytes(platform_.controller.public_key().begin(), platform_.controller.public_key().end())};
+      c.relays = {{ends_[i]->relay, 443}};
+      c.relay_ca_pem = platform_.ca.cert_pem;
+      c.relay_token = overlay::sign_relay_token(
+          platform_.controller,
+          {"relay-1", roster_.cluster, roster_.members[i].overlay_key, read_clocks().wall + Millis(3'600'000)});
+      must(ends_[i]->client->configure(c));
+    }
+  }
+  session::NetPair seen_by(std::size_t end) const {
+    const auto paths = must(ends_[end]->client->paths(lease_));
+    return paths.report.pairs.empty() ? session::NetPair{} : paths.report.pairs[0];
+  }
+  host::lab::Echo echo() const { return {ends_[1]->lease_ns, port_}; }
+  Pinger pinger() const { return {ends_[0]->lease_ns, net_ + 2, port_}; }
+
+ private:
+  const Platform& platform_;
+  Machine* ends_[2];
+  std::uint32_t net_;
+  std::string lease_, tun_;
+  overlay::Roster roster_;
+  std::uint16_t port_;
+};
+
+// The ends' ways, as parts of a JSON object.
+std::string ways(const session::NetPair& a, const session::NetPair& b) {
+  return fmt::format(
+      "\"path_a\":\"{}\",\"path_b\":\"{}\",\"rtt_a_us\":{},\"rtt_b_us\":{},\"mtu_a\":{},\"mtu_b\":{},\"six\":{},"
+      "\"changes\":{}",
+      name_of(a.path), name_of(b.path), a.rtt_us, b.rtt_us, a.mtu, b.mtu, !a.at.six.empty(), a.changes + b.changes);
+}
+
+// A pair whose packets never stop, and what became of them.
+class Watch {
+ public:
+  Watch(const Platform& platform, std::uint32_t id, Machine& a, Machine& b, std::size_t size)
+      : joined_(platform, id, a, b), size_(size), echo_(joined_.echo()), pinger_(joined_.pinger()) {
+    joined_.configure();
+    mark();
+    thread_ = std::thread([this] {
+      while (!stop_) {
+        const auto next = Clock::now() + Millis(20);
+        pinger_.send(size_);
+        ++sent_;
+        do {
+          if (pinger_.receive()) came();
+        } while (Clock::now() < next);
+      }
+    });
+  }
+  ~Watch() {
+    stop_ = true;
+    thread_.join();
+  }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+  void mark() {
+    const std::lock_guard lock(mutex_);
+    sent_ = came_ = 0;
+    last_ = Clock::now();
+    longest_ = Millis(0);
+  }
+  std::string look() {
+    const auto a = joined_.seen_by(0), b = joined_.seen_by(1);
+    const std::lock_guard lock(mutex_);
+    const Millis silent = std::chrono::duration_cast<Millis>(Clock::now() - last_);
+    return fmt::format("{},\"sent\":{},\"came\":{},\"silent_ms\":{},\"longest_ms\":{}", ways(a, b), sent_.load(),
+                       came_.load(), silent.count(), std::max(longest_, silent).count());
+  }
+
+ private:
+  void came() {
+    const std::lock_guard lock(mutex_);
+    ++came_;
+    const auto now = Clock::now();
+    longest_ = std::max(longest_, std::chrono::duration_cast<Millis>(now - last_));
+    last_ = now;
+  }
+  Joined joined_;
+  std::size_t size_;
+  host::lab::Echo echo_;
+  Pinger pinger_;
+  std::mutex mutex_;
+  std::atomic<std::uint64_t> sent_{0}, came_{0};
+  Clock::time_point last_;  // under mutex_, as longest_
+  Millis longest_{0};
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
 class Rig {
  public:
   Rig(std::string agent, std::string dir) : agent_(std::move(agent)), dir_(std::move(dir)) {
     const WallTime now = read_clocks().wall;
-    ca_ = must(crypto::create_ca("lab", now));
+    platform_.ca = must(crypto::create_ca("lab", now));
     const auto server =
-        must(crypto::issue_server_certificate(ca_, crypto::ServerRole::Relay, std::string(net::kRelayName),
+        must(crypto::issue_server_certificate(platform_.ca, crypto::ServerRole::Relay, std::string(net::kRelayName),
                                               {std::string(net::kRelayName)}, now, Millis(86'400'000)));
-    std::ofstream(dir_ + "/relay.crt") << server.cert_pem << ca_.cert_pem;
+    std::ofstream(dir_ + "/relay.crt") << server.cert_pem << platform_.ca.cert_pem;
     std::ofstream(dir_ + "/relay.key") << server.key_pem;
-    std::ofstream(dir_ + "/controller.pub") << base64(controller_.public_key()) << "\n";
+    std::ofstream(dir_ + "/controller.pub") << base64(platform_.controller.public_key()) << "\n";
     say("{\"ready\":true}");
   }
   ~Rig() {
     for (auto& thread : threads_) thread.join();
+    watches_.clear();
     for (const auto& [name, m] : machines_) ::kill(m->pid, SIGTERM);
     for (const auto& [name, m] : machines_) ::waitpid(m->pid, nullptr, 0);
   }
@@ -152,68 +297,58 @@ class Rig {
     std::istringstream in(line);
     std::string verb;
     in >> verb;
-    if (verb == "machine") {
-      std::string name, lan, proxy;
-      auto m = std::make_unique<Machine>();
-      in >> name >> m->host >> m->lease_ns >> lan >> proxy;
-      in_addr at{};
-      if (::inet_pton(AF_INET, lan.c_str(), &at) == 1) m->lan = ntohl(at.s_addr);
-      m->start(agent_, dir_ + "/" + name, proxy);
-      machines_[name] = std::move(m);
-      say(fmt::format("{{\"machine\":\"{}\"}}", name));
-    } else if (verb == "relay") {
-      in >> relay_.host >> relay_.port;
-      say(fmt::format("{{\"relay\":\"{}\"}}", relay_.host));
-    } else if (verb == "pair") {
-      std::uint32_t id = 0;
+    if (verb == "machine") return add(in);
+    std::uint32_t id = 0;
+    in >> id;
+    if (verb == "pair") {
       std::string a, b;
       int seconds = 0;
-      in >> id >> a >> b >> seconds;
-      if (!machines_.contains(a) || !machines_.contains(b)) must(error(Code::NotFound, "no such machine: " + line));
-      threads_.emplace_back([this, id, a, b, seconds] { pair(id, a, b, seconds); });
+      in >> a >> b >> seconds;
+      Machine &one = find(a), &other = find(b);
+      threads_.emplace_back([this, id, &one, &other, seconds, names = fmt::format("\"a\":\"{}\",\"b\":\"{}\"", a, b)] {
+        pair(id, one, other, seconds, names);
+      });
+    } else if (verb == "watch") {
+      std::string a, b, size;
+      in >> a >> b >> size;
+      watches_[id] = std::make_unique<Watch>(platform_, id, find(a), find(b), size == "full" ? kFull : kSmall);
+      say(fmt::format("{{\"watch\":{}}}", id));
+    } else if (watches_.contains(id) && verb == "mark") {
+      watches_[id]->mark();
+      say(fmt::format("{{\"mark\":{}}}", id));
+    } else if (watches_.contains(id) && verb == "look") {
+      say(fmt::format("{{\"look\":{},{}}}", id, watches_[id]->look()));
+    } else if (watches_.contains(id) && verb == "end") {
+      watches_.erase(id);
+      say(fmt::format("{{\"end\":{}}}", id));
     } else {
       must(error(Code::InvalidArgument, "not understood: " + line));
     }
   }
 
  private:
-  void pair(std::uint32_t id, const std::string& a_name, const std::string& b_name, int seconds) {
-    Machine* ends[2] = {machines_.at(a_name).get(), machines_.at(b_name).get()};
-    const std::string lease = "lease-" + std::to_string(id), tun = "m" + std::to_string(id);
-    const std::uint32_t net = kNet + id * 256;
-    overlay::Roster roster{id, 1, 1, {}};
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      Machine& m = *ends[i];
-      const host::Fd fd = must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun, net + i + 1, 24, 1380}));
-      overlay::RosterMember member;
-      member.slot = member.node = i + 1;
-      member.address = net + i + 1;
-      member.overlay_key = *crypto::key32(must(m.client->add_lease(lease, fd.get())));
-      member.device_key = m.device.public_key();
-      member.overlay_signature = overlay::sign_overlay_key(m.device, id, member.epoch, member.overlay_key);
-      if (m.lan != 0) member.lan = {overlay::Endpoint::udp(m.lan, m.port)};
-      roster.members.push_back(member);
-    }
-    const Bytes bytes = overlay::encode_roster(roster);
-    const std::uint16_t port = static_cast<std::uint16_t>(20'000 + id);
-    const host::lab::Echo echo(ends[1]->lease_ns, port);
-    Pinger pinger(ends[0]->lease_ns, net + 2, port);
+  void add(std::istream& in) {
+    std::string name, lan, proxy;
+    auto m = std::make_unique<Machine>();
+    in >> name >> m->host >> m->lease_ns >> lan >> m->relay >> proxy;
+    in_addr at{};
+    if (::inet_pton(AF_INET, lan.c_str(), &at) == 1) m->lan = ntohl(at.s_addr);
+    m->start(agent_, dir_ + "/" + name, proxy);
+    say(fmt::format("{{\"machine\":\"{}\",\"pid\":{}}}", name, m->pid));
+    machines_[name] = std::move(m);
+  }
+  Machine& find(const std::string& name) {
+    if (!machines_.contains(name)) must(error(Code::NotFound, "no such machine: " + name));
+    return *machines_[name];
+  }
+
+  void pair(std::uint32_t id, Machine& a, Machine& b, int seconds, const std::string& names) {
+    const Joined joined(platform_, id, a, b);
+    const host::lab::Echo echo = joined.echo();
+    Pinger pinger = joined.pinger();
     const auto began = Clock::now();
     const auto passed = [&] { return std::chrono::duration_cast<Millis>(Clock::now() - began).count(); };
-    for (std::size_t i = 0; i < 2; ++i) {
-      host::netd::Configure c;
-      c.lease = lease;
-      c.address = roster.members[i].address;
-      c.prefix_bits = 24;
-      c.roster = bytes;
-      c.signatures = {overlay::sign_roster(controller_, bytes)};
-      c.signers = {Bytes(controller_.public_key().begin(), controller_.public_key().end())};
-      c.relays = {relay_};
-      c.relay_ca_pem = ca_.cert_pem;
-      c.relay_token = overlay::sign_relay_token(
-          controller_, {"relay-1", id, roster.members[i].overlay_key, read_clocks().wall + Millis(3'600'000)});
-      must(ends[i]->client->configure(c));
-    }
+    joined.configure();
     std::int64_t usable = -1, direct = -1;
     while (usable < 0 && passed() < 15'000) {
       pinger.send(kSmall);
@@ -221,10 +356,7 @@ class Rig {
     }
     session::NetPair seen[2];
     const auto look = [&] {
-      for (std::size_t i = 0; i < 2; ++i) {
-        const auto paths = must(ends[i]->client->paths(lease));
-        if (!paths.report.pairs.empty()) seen[i] = paths.report.pairs[0];
-      }
+      for (std::size_t i = 0; i < 2; ++i) seen[i] = joined.seen_by(i);
       return seen[0].path > session::NetPath::Relay && seen[1].path > session::NetPath::Relay;
     };
     while (pinger.receive()) {
@@ -238,27 +370,28 @@ class Rig {
     }
     for (int i = 0; i < 50 && pinger.came() < pinger.sent(); ++i) pinger.receive();
     const std::uint32_t lost = pinger.sent() - std::min(pinger.came(), pinger.sent());
+    look();
+    // On a narrow way programs are told so by their first large packet, each end by its own.
+    const bool narrow = std::min(seen[0].mtu, seen[1].mtu) < overlay::kInnerMtu;
+    for (int i = 0; narrow && i < 3; ++i) {
+      pinger.send(kFull);
+      pinger.receive();
+    }
+    while (pinger.receive()) {
+    }
     pinger.restart();
     for (int i = 0; usable >= 0 && i < 5; ++i) pinger.send(kFull);
     for (int i = 0; i < 50 && pinger.came() < pinger.sent(); ++i) pinger.receive();
     look();
     const bool full = pinger.sent() > 0 && pinger.came() == pinger.sent();
-    for (Machine* m : ends) {
-      must(m->client->remove_lease(lease));
-      (void)host::remove_tun("/run/netns/" + m->lease_ns, tun).ok();
-    }
-    say(
-        fmt::format("{{\"pair\":{},\"a\":\"{}\",\"b\":\"{}\",\"usable_ms\":{},\"direct_ms\":{},\"path_a\":\"{}\","
-                    "\"path_b\":\"{}\",\"rtt_a_us\":{},\"rtt_b_us\":{},\"lost\":{},\"full\":{}}}",
-                    id, a_name, b_name, usable, direct, name_of(seen[0].path), name_of(seen[1].path), seen[0].rtt_us,
-                    seen[1].rtt_us, lost, full));
+    say(fmt::format("{{\"pair\":{},{},\"usable_ms\":{},\"direct_ms\":{},{},\"lost\":{},\"full\":{}}}", id, names,
+                    usable, direct, ways(seen[0], seen[1]), lost, full));
   }
 
   std::string agent_, dir_;
-  crypto::KeyAndCert ca_;
-  crypto::SigningKey controller_ = crypto::SigningKey::generate();
-  host::netd::RelayAddress relay_;
+  Platform platform_;
   std::map<std::string, std::unique_ptr<Machine>> machines_;
+  std::map<std::uint32_t, std::unique_ptr<Watch>> watches_;
   std::vector<std::thread> threads_;
 };
 

@@ -1,16 +1,20 @@
-"""A few pairs of the network laboratory (make lab): shipped netds and relay behind NATs, direct exactly where tests/lab/nat_table.txt says so,
-and through a CONNECT proxy with a password."""
+"""A part of the network laboratory (make lab): shipped netds and relay behind NATs, direct exactly where tests/lab/nat_table.txt says so, by
+IPv6, by a carrier that leads back inside, by a way that carries less than it says, and through a CONNECT proxy with a password; and what
+happens to networks under packets that never stop."""
 import os
 import sys
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
+import nat_faults  # noqa: E402
 import nat_lab  # noqa: E402
 
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
 BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
-PAIRS = [("port", "cgnat"), ("symmetric", "open"), ("moved", "symmetric"), ("proxy", "port")]
+PAIRS = [("port", "cgnat"), ("symmetric", "open"), ("moved", "symmetric"), ("proxy", "port"), ("dual", "six"), ("hairpin", "hairpin"), ("narrow", "address"), ("six", "noudp")]
+DIRECT = 5
+FAULTS = ["blocked", "moves", "narrows"]
 
 
 @unittest.skipUnless(os.geteuid() == 0, "makes network namespaces: needs root")
@@ -22,11 +26,15 @@ class NatLab(unittest.TestCase):
         try:
             results = lab.round(PAIRS, table)
             proxies = dict(lab.proxies)
+            faults = nat_faults.run(lab, FAULTS, print, factor=3)
         finally:
             lab.close()
         self.assertEqual([], [fault for r in results for fault in nat_lab.faults(r, table, usable_ms=15_000)], "other tests run beside this one: times are make lab's")
         self.assertEqual(sorted(PAIRS), sorted(nat_lab.kinds_of(r) for r in results))
-        self.assertEqual(2, sum(nat_lab.went_direct(r) for r in results), results)
+        self.assertEqual(DIRECT, sum(nat_lab.went_direct(r) for r in results), results)
+        self.assertEqual([("dual", "six")], [nat_lab.kinds_of(r) for r in results if r["six"]])
+        self.assertEqual([], [wrong for fault in faults for wrong in fault["wrong"]])
+        self.assertEqual(FAULTS, [fault["name"] for fault in faults])
         self.assertGreaterEqual(proxies["proxy-a"].tunnels, 1, "the machine behind the proxy got out by it")
         for r in results:
             self.assertGreater(r["rtt_a_us"], 0, "the round trip of every pair is measured, also by the relay: %s" % r)
@@ -39,8 +47,29 @@ class NatLab(unittest.TestCase):
         for change, word in (({"direct_ms": -1, "path_a": "relay"}, "the table says direct"), ({"b": "symmetric-b"}, "the table says relay"),
                              ({"usable_ms": -1}, "no packet"), ({"full": False}, "full size"), ({"usable_ms": 9000}, "usable only after")):
             self.assertIn(word, " ".join(nat_lab.faults(dict(good, **change), table)), change)
+        sized = dict(good, mtu_a=1380, mtu_b=1200)
+        self.assertIn("1200 bytes fit through, not 1380", " ".join(nat_lab.faults(sized, table)))
+        self.assertEqual([], nat_lab.faults(dict(good, b="narrow-b", mtu_a=1200, mtu_b=1200), table))
         self.assertIn("direct 0.9 s", nat_lab.table_text([good], list(nat_lab.KINDS)))
         self.assertIn("0.9 s</text>", nat_lab.picture([good], list(nat_lab.KINDS)))
+        self.assertIn("direct6 0.9 s", nat_lab.table_text([dict(good, six=True)], list(nat_lab.KINDS)))
+
+    def test_a_fault_is_measured_against_its_bound(self):
+        class Nothing:
+            """A pair to which nothing happens."""
+            name, wrong = "blocked", []
+
+            def join(self):
+                self.wrong = []
+
+            end = join
+        for pause, way in ((900, []), (7000, ["blocked: no packet for 7000 ms, 6000 are allowed"])):
+            fault = {"name": "blocked", "what": "x", "kinds": ("port", "port"), "bound_ms": 6000, "work": lambda p, pause=pause: pause}
+            pair = Nothing()
+            pair.end = lambda: None
+            nat_faults.play(pair, fault)
+            self.assertEqual(way, fault["wrong"])
+            self.assertIn("| 6 s | %s |" % ("**fails**" if way else "0.9 s"), nat_faults.table_text([fault]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,16 @@
+#pragma once
+// The addresses from which this machine would send to places far away, as its routes say now. Nothing is sent: a
+// socket that is only connected has its source address chosen.
+#include <cstdint>
+#include <optional>
+
+#include "base/ipv6.h"
+
+namespace muster::host {
+
+// Towards that address, host order; nullopt: no way leads there.
+std::optional<std::uint32_t> own_address(std::uint32_t towards);
+// The IPv6 address that this machine has on the internet, or in its own site where it has none there.
+std::optional<Ip6> own_address6();
+
+}  // namespace muster::host
