@@ -1335,6 +1335,25 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(for_operator["pairs"].items()[0]["address"].text(), "203.0.113.8:4501");
   EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(0).text(), "203.0.113.9:61000");
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
+  // The planner learns of it too; a way by the relay counts once no other was found for a minute.
+  const auto planner_knows = [&] {
+    std::vector<scheduler::PathSeen> out;
+    app_->context().runner->read([&](const control::State&, const scheduler::Scheduler& planner) {
+      for (const scheduler::Change& change : planner.snapshot())
+        if (const auto* paths = std::get_if<scheduler::PathsChanged>(&change)) out = paths->paths;
+    });
+    return out;
+  };
+  EXPECT_TRUE(eventually([&] { return planner_knows().size() == 2; }));  // each way round
+  for (const scheduler::PathSeen& path : planner_knows()) {
+    EXPECT_EQ(path.kind, scheduler::PathKind::Direct);
+    EXPECT_EQ(path.rtt_us, 12'300);
+  }
+  net.pairs[0].age_ms = 61'000;
+  tell(SlotRole::Worker, net);
+  EXPECT_TRUE(eventually([&] { return planner_knows().at(0).kind == scheduler::PathKind::Relay; }));
+  const auto known = planner_knows();
+  EXPECT_EQ(std::max(known.at(0).kbps, known.at(1).kbps), 10'000);
   const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
   EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
   request.spec.groups.clear();
