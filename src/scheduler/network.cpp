@@ -36,6 +36,9 @@ std::vector<T> thinned(std::vector<T> values) {
 class Search {
  public:
   explicit Search(const Tight& gang) : gang_(gang), size_(static_cast<std::uint32_t>(gang.spots.size())) {
+    for (const Spot& spot : gang.spots)
+      spots_most_.site = std::max(spots_most_.site, spot.site),
+      spots_most_.region = std::max(spots_most_.region, spot.region);
     for (const auto& [pair, way] : gang.known)
       near_[pair.first].push_back(pair.second), near_[pair.second].push_back(pair.first);
   }
@@ -152,7 +155,7 @@ class Search {
 
   // ---- many: those that suit each other by what they say of themselves
   bool of_groups(const std::vector<std::uint32_t>& open, std::vector<std::uint32_t>& out) {
-    std::map<std::uint32_t, std::vector<std::uint32_t>> sites, regions;
+    std::vector<std::vector<std::uint32_t>> sites(spots_most_.site + 1), regions(spots_most_.region + 1);
     std::vector<std::uint32_t> world;
     for (const std::uint32_t i : open) {
       const Spot& spot = gang_.spots[i];
@@ -164,7 +167,8 @@ class Search {
     std::vector<std::vector<std::uint32_t>*> groups;
     const auto add = [&](auto& of) {  // the smallest that does, so that large ones stay whole
       const std::size_t begin = groups.size();
-      for (auto& [number, group] : of) groups.push_back(&group);
+      for (auto& group : of)
+        if (!group.empty()) groups.push_back(&group);
       std::stable_sort(groups.begin() + static_cast<std::ptrdiff_t>(begin), groups.end(),
                        [](const auto* a, const auto* b) { return a->size() < b->size(); });
     };
@@ -218,6 +222,7 @@ class Search {
 
   const Tight& gang_;
   const std::uint32_t size_;
+  Spot spots_most_;                                           // the highest numbers
   std::map<std::uint32_t, std::vector<std::uint32_t>> near_;  // measured pairs
   std::int64_t least_ = 0;
   std::int32_t longest_ = 0;

@@ -8,7 +8,7 @@ namespace {
 
 // Of a larger pool so many machines are looked at: its own sites, the smallest sites that are large enough, then
 // whatever comes next in an order that another day begins elsewhere.
-constexpr std::size_t kTogetherLookedAt = 4'096;
+constexpr std::size_t kTogetherLookedAt = 2'048;
 
 std::string region_of(const NodeView& view) {
   const auto it = view.labels.find("region");
@@ -130,7 +130,7 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
   const auto number = [](auto& names, const std::string& name) {
     return names.try_emplace(name, static_cast<std::uint32_t>(names.size())).first->second;
   };
-  std::map<std::uint32_t, std::uint32_t> places;  // by machine
+  std::vector<std::uint32_t> places(impl_.network.empty() ? 0 : pool.limit(), kNone);  // by machine
   for (std::uint32_t i = 0; i < nodes.size(); ++i) {
     const NodeView& view = pool.view(nodes[i]);
     gang.spots.push_back(spot_of(view.link, number(sites, view.site), number(regions, region_of(view))));
@@ -138,26 +138,25 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
     for (std::size_t n = 0; n < queries.size() && i >= gang.members; ++n)
       if (pool.hosts(queries[n], nodes[i])) hosts |= std::uint64_t{1} << n;
     gang.hosts.push_back(hosts);
-    places.emplace(nodes[i], i);
+    if (!places.empty()) places[nodes[i]] = i;
   }
-  if (!impl_.network.empty())
-    for (const auto& [node, i] : places) {
-      const auto* seen = impl_.network.of(pool.view(node).node);
-      if (seen == nullptr) continue;
-      for (const auto& [id, path] : *seen) {
-        const std::uint32_t other = pool.index_of(id);
-        const auto j = other == kNone ? places.end() : places.find(other);
-        if (j == places.end() || j->second <= i || !path.fresh(now_.ms)) continue;
-        gang.known.emplace(std::pair(i, j->second), path.applied_to(gang.spots[i], gang.spots[j->second]));
-      }
+  for (std::uint32_t i = 0; i < nodes.size() && !places.empty(); ++i) {
+    const auto* seen = impl_.network.of(pool.view(nodes[i]).node);
+    if (seen == nullptr) continue;
+    for (const auto& [id, path] : *seen) {
+      const std::uint32_t other = pool.index_of(id);
+      const std::uint32_t j = other == kNone ? kNone : places[other];
+      if (j == kNone || j <= i || !path.fresh(now_.ms)) continue;
+      gang.known.emplace(std::pair(i, j), path.applied_to(gang.spots[i], gang.spots[j]));
     }
+  }
   auto found = tightest(gang);
   if (!found && c.grows && needed > 1) {  // one more is better than none
     gang.counts.assign(gang.counts.size(), 0), gang.counts.front() = 1;
     found = tightest(gang);
   }
   if (!found) return;
-  for (const std::uint32_t i : found->machines) together_.push_back(nodes[i]);
+  for (const std::uint32_t i : found->machines) together_.push_back(nodes[i]), hosts_.push_back(gang.hosts[i]);
   left_ = gang.counts, looked_at_.assign(queries.size(), 0), wishes_.resize(queries.size());
   for (std::size_t n = 0; n < queries.size(); ++n) {
     std::vector<std::pair<std::pair<std::int64_t, std::uint64_t>, std::uint32_t>> order;
@@ -173,18 +172,22 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
 
 // Without this one the rest of the gang still finds its machines among those that suit each other.
 bool Scheduler::Impl::Placement::leaves_enough(std::uint32_t need, std::uint32_t node) const {
-  std::uint32_t all = 0;
-  for (const std::uint32_t n : left_) all += n;
-  if (left_.size() == 1 || left_[need] == 0 || together_.size() >= std::size_t{4} * all * left_.size()) return true;
+  if (left_.size() == 1 || left_[need] == 0) return true;
   std::vector<std::uint32_t> left = left_;
   --left[need];
-  Matching matching(left);
-  for (std::uint32_t i = 0; i < together_.size() && !matching.complete(); ++i) {
+  std::uint32_t all = 0;
+  for (const std::uint32_t n : left) all += n;
+  std::vector<std::uint32_t> others, hosting(left.size());  // of together_; how many of them host each need
+  for (std::uint32_t i = 0; i < together_.size(); ++i) {
     if (together_[i] == node || impl_.pool.marked(together_[i])) continue;
-    for (std::uint32_t n = 0; n < wishes_.size(); ++n)
-      if (std::any_of(wishes_[n].begin(), wishes_[n].end(), [&](const Found& w) { return w.node == together_[i]; }))
-        matching.add(i, n);
+    others.push_back(i);
+    for (std::size_t n = 0; n < left.size(); ++n) hosting[n] += static_cast<std::uint32_t>(hosts_[i] >> n & 1U);
   }
+  if (std::all_of(hosting.begin(), hosting.end(), [&](std::uint32_t n) { return n >= all; })) return true;
+  Matching matching(left);
+  for (const std::uint32_t i : others)
+    for (std::uint32_t n = 0; n < left.size() && !matching.complete(); ++n)
+      if ((hosts_[i] >> n & 1U) != 0) matching.add(i, n);
   return matching.complete();
 }
 

@@ -29,6 +29,7 @@ class Scheduler::Impl::Placement {
   std::vector<std::uint32_t> sites_, suppliers_;  // Apart: left out besides, sorted; the second holds the first
   // Together: machines that suit each other, enough for all of it; of each need those that can host it, best first.
   std::vector<std::uint32_t> together_;
+  std::vector<std::uint64_t> hosts_;  // of those: bit n, it can host need n
   std::vector<std::vector<Found>> wishes_;
   std::vector<std::size_t> looked_at_;  // by need: wishes that are gone
   std::vector<std::uint32_t> left_;     // by need: machines that are not chosen yet

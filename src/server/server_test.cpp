@@ -65,6 +65,7 @@ class Platform : public ::testing::Test {
     options.store = store_;
     options.addresses = std::make_shared<TestAddresses>();
     options.threads = 2;
+    options.queue_watch.every = Millis(100), options.queue_watch.rest = Millis(0);
     auto app = App::start(options);
     ASSERT_TRUE(app.ok()) << app.error().message;
     app_ = std::move(*app);
@@ -928,7 +929,43 @@ TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":2})", tenant).status, 200);
   const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
   ASSERT_EQ(made.status, 200) << made.body.dump();
+  // Who listens is told that it waits for something else now; nobody else is.
+  std::atomic<bool> over = false;
+  std::atomic<int> told = 0, live = 0;
+  std::mutex texts_mutex;
+  std::string texts;
+  std::vector<std::thread> readers;
+  for (const std::string& token : {tenant, other})
+    readers.emplace_back([&, token] {
+      net::Client client(endpoint());
+      const auto response =
+          client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + token}}, "", Millis(30'000)},
+                        [&](std::string_view chunk) {
+                          if (chunk.find("event: live") != std::string_view::npos) ++live;
+                          if (chunk.find("event: queue.changed") != std::string_view::npos) {
+                            told += token == tenant ? 1 : 100;
+                            const std::lock_guard lock(texts_mutex);
+                            texts += chunk;
+                          }
+                          return !over;
+                        });
+      static_cast<void>(response.ok());
+    });
+  EXPECT_TRUE(eventually([&] { return live == 2; }));
+  std::this_thread::sleep_for(Millis(300));  // it is seen as it waits now
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":1})", tenant).status, 200);
+  EXPECT_TRUE(eventually([&] { return told == 1; })) << told;
+  over = true;
+  EXPECT_EQ(
+      call("POST", "/api/v1/tokens", R"({"label":"so that something happens","lifetimeSeconds":"60"})", tenant).status,
+      200);
+  EXPECT_EQ(
+      call("POST", "/api/v1/tokens", R"({"label":"so that something happens","lifetimeSeconds":"60"})", other).status,
+      200);
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(told, 1);
+  EXPECT_NE(texts.find("demo waits: "), std::string::npos) << texts;
+  EXPECT_NE(texts.find("\"reasonCode\":\"quota\""), std::string::npos) << texts;
   const auto queue = call("GET", "/api/v1/clusters/demo", "", tenant).body["queue"];
   EXPECT_EQ(queue["reasonCode"].text(), "quota");
   EXPECT_EQ(queue["reasonParams"]["limit"].text(), "1") << queue.dump();
