@@ -216,7 +216,7 @@ Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now)
       if (e <= edge && matching.matched(e.machine)) booking.machines.push_back(e.machine);
     std::sort(booking.machines.begin(), booking.machines.end());
     booking.machines.erase(std::unique(booking.machines.begin(), booking.machines.end()), booking.machines.end());
-    return booking;
+    return suit_each_other(c, booking.machines, now) ? booking : Booking{};
   }
   return {};
 }

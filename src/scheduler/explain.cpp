@@ -295,8 +295,11 @@ QueueView Scheduler::Impl::view_of(std::uint32_t item, std::uint32_t position, s
   }
   if (!view.known && before == 0 && outlook.reason.code == "placing") view.known = true, start = now;
   if (view.known) view.expected_start = start;
-  if (items[item].latched && shadows[item] > 0) {
-    view.known = true, view.expected_start = std::max(now, WallTime{shadows[item]});
+  if (!items[item].latched) return view;
+  // What was learned since the last plan counts too.
+  const bool stale = shadows_stale || std::find(shadows_due.begin(), shadows_due.end(), item) != shadows_due.end();
+  if (const std::int64_t shadow = stale ? book(item, now).shadow : shadows[item]; shadow > 0) {
+    view.known = true, view.expected_start = std::max(now, WallTime{shadow});
     const std::size_t reserved = latches.at(item).size();
     view.reason.params["reserved"] = std::to_string(reserved);
     view.reason.text += fmt::format("; {} machine{} reserved for it", reserved, reserved == 1 ? " is" : "s are");

@@ -214,6 +214,8 @@ struct Scheduler::Impl {
 
   // ---- short work on machines that are kept (backfill.cpp)
   void reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen);
+  bool suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const;
+  bool network_stands_against(std::uint32_t item, WallTime now) const;
   bool borrowed(std::uint32_t item, const std::vector<Choice>& chosen) const;
   std::optional<WallTime> end_of(const LeaseView& lease, WallTime now) const;
   std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;

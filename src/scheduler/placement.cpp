@@ -72,6 +72,36 @@ Found Scheduler::Impl::Placement::best(std::uint32_t need, const Query& query) {
 }
 
 // ---- together
+bool Scheduler::Impl::suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const {
+  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return true;
+  for (const std::uint32_t node : nodes)
+    if (const auto* seen = network.of(pool.view(node).node))
+      for (const auto& [id, path] : *seen)
+        if (path.kind == PathKind::Relay && path.fresh(now.ms) &&
+            std::find(nodes.begin(), nodes.end(), pool.index_of(id)) != nodes.end())
+          return false;
+  return true;
+}
+
+// There are machines enough, but not such as may go together.
+bool Scheduler::Impl::network_stands_against(std::uint32_t item, WallTime now) const {
+  const Class& c = classes[items[item].cls];
+  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return false;
+  const auto out = excluded(c.example, now);
+  std::vector<std::uint32_t> counts;
+  std::vector<Query> queries;
+  for (const CountedNeed& need : c.needs) {
+    counts.push_back(need.count);
+    queries.push_back(query_for(need, item, now.ms));
+    queries.back().excluded = &out;
+  }
+  Matching all(std::move(counts));
+  for (std::uint32_t node = 0; node < pool.limit() && !all.complete(); ++node)
+    for (std::uint32_t n = 0; n < queries.size(); ++n)
+      if (pool.live(node) && pool.hosts(queries[n], node)) all.add(node, n);
+  return all.complete();
+}
+
 void Scheduler::Impl::Placement::leave_out_relayed_from(std::uint32_t node) {
   const auto* seen = impl_.network.of(impl_.pool.view(node).node);
   if (seen == nullptr) return;

@@ -566,6 +566,10 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       continue;
     }
     if (c.grows) continue;
+    if (network_stands_against(item, now)) {  // it keeps nothing from others: that would not help
+      unlatch(item);
+      continue;
+    }
     const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
     std::int64_t again = due > now.ms ? due : 0;
     if (backfill && items[item].latched) protect(top.cls, now, again);

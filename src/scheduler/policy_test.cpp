@@ -147,7 +147,14 @@ TEST(Policy, FastNetworkWaitsRatherThanGoByTheRelay) {
   s.apply(PathsChanged{{path(1, 2, PathKind::Relay)}});
   s.apply(RequestChanged{gang(Policy::FastNetwork, 2)});
   EXPECT_TRUE(placed(s).empty());
-  const Reason reason = s.queue_of(ClusterId{1}, kT0).reason;
+  EXPECT_TRUE(s.plan({}, kT0 + 20min).empty());
+  Request other = gang(Policy::Balanced, 1);
+  other.cluster = ClusterId{2}, other.since = kT0 + 20min;
+  s.apply(RequestChanged{other});
+  ASSERT_EQ(s.plan({}, kT0 + 20min).size(), 1U) << "it keeps nothing from others, however long it waits";
+  s.apply(RequestGone{ClusterId{2}});
+  EXPECT_TRUE(s.plan({}, kT0 + 21min).empty());
+  const Reason reason = s.queue_of(ClusterId{1}, kT0 + 21min).reason;
   EXPECT_EQ(reason.code, "network");
   EXPECT_NE(reason.text.find("relay"), std::string::npos) << reason.text;
   Scheduler any;
@@ -156,7 +163,7 @@ TEST(Policy, FastNetworkWaitsRatherThanGoByTheRelay) {
   any.apply(RequestChanged{gang(Policy::Balanced, 2)});
   EXPECT_EQ(placed(any).size(), 2U) << "the others do not mind";
   s.apply(PathsChanged{{path(2, 1, PathKind::Direct)}});
-  EXPECT_EQ(placed(s).size(), 2U) << "who waits is looked at again";
+  EXPECT_EQ(s.plan({}, kT0 + 22min).size(), 1U) << "who waits is looked at again";
 
   Scheduler grown;  // what it has counts
   grown.apply(NodeChanged{machine(1)}), grown.apply(NodeChanged{machine(2)}), grown.apply(NodeChanged{machine(3)});

@@ -304,6 +304,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
     }
   }
   if (victims.empty() && !promised) return false;  // it gets its machines without that
+  if (!suit_each_other(c, chosen, now)) return false;
   if (!it.latched) latch(item);
   keep_for(item, chosen);
   again = 0;
