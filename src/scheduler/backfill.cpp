@@ -307,32 +307,39 @@ bool Scheduler::Impl::borrowed(std::uint32_t item, const std::vector<Choice>& ch
 void Scheduler::Impl::reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen) {
   const Class& c = classes[items[item].cls];
   std::vector<std::uint32_t>& kept = latches.at(item);
+  const auto out = excluded(c.example, now);
   std::vector<std::uint32_t> counts, machines, fresh;
   std::vector<Query> queries;
   for (const CountedNeed& need : c.needs) {
     counts.push_back(need.count);
     queries.push_back(query_for(need, item, now.ms, Reach::Never));
-    queries.back().excluded = &nobody;
+    queries.back().excluded = &out;
   }
-  std::vector<std::tuple<WallTime, std::uint32_t, std::uint32_t>> edges;  // when, which of the machines, need
-  for (const Choice& choice : chosen) {
-    for (std::uint32_t n = 0; n < queries.size(); ++n)
-      if (pool.hosts(queries[n], choice.node)) edges.emplace_back(now, machines.size(), n);
-    machines.push_back(choice.node);
-  }
+  // When, whose (its own, nobody's, one's that goes after it), which of the machines, need.
+  std::vector<std::tuple<WallTime, int, std::uint32_t, std::uint32_t>> edges;
   for (const std::uint32_t node : kept) {
-    if (!backfill || !pool.live(node) || pool.machine(node).keeper != item || pool.machine(node).cell == kNone)
-      continue;
-    if (std::any_of(queries.begin(), queries.end(), [&](const Query& q) { return pool.hosts(q, node); })) continue;
-    for (std::uint32_t n = 0; n < queries.size(); ++n)
-      if (const auto free = hosts_from(queries[n], node, now);
-          free && (shadows[item] == 0 || free->ms <= shadows[item] || free->ms <= now.ms + kLeaving.count()))
-        edges.emplace_back(*free, machines.size(), n);
+    if (!pool.live(node) || pool.machine(node).keeper != item || pool.machine(node).cell == kNone) continue;
+    for (std::uint32_t n = 0; n < queries.size(); ++n) {
+      const auto free = backfill ? hosts_from(queries[n], node, now) : std::nullopt;
+      if (pool.hosts(queries[n], node))
+        edges.emplace_back(now, 0, machines.size(), n);
+      else if (free && (shadows[item] == 0 || free->ms <= shadows[item] || free->ms <= now.ms + kLeaving.count()))
+        edges.emplace_back(*free, 0, machines.size(), n);
+    }
     machines.push_back(node);
+  }
+  const std::size_t own = machines.size();
+  for (const Choice& choice : chosen) {
+    const auto end = machines.begin() + static_cast<std::ptrdiff_t>(own);
+    if (std::find(machines.begin(), end, choice.node) != end) continue;
+    const int whose = pool.machine(choice.node).keeper == kNone ? 1 : 2;
+    for (std::uint32_t n = 0; n < queries.size(); ++n)
+      if (pool.hosts(queries[n], choice.node)) edges.emplace_back(now, whose, machines.size(), n);
+    machines.push_back(choice.node);
   }
   std::sort(edges.begin(), edges.end());
   Matching matching(std::move(counts));
-  for (const auto& [at, machine, need] : edges) matching.add(machine, need);
+  for (const auto& [at, whose, machine, need] : edges) matching.add(machine, need);
   for (std::uint32_t i = 0; i < machines.size(); ++i)
     if (matching.matched(i)) fresh.push_back(machines[i]);
   const std::vector<std::uint32_t> before = std::exchange(kept, std::move(fresh));

@@ -135,7 +135,8 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
   if (const auto kept = latches.find(item); kept != latches.end()) {
     std::size_t clearing = ways.contains(item) ? 1 : 0;
     for (const std::uint32_t node : kept->second)
-      if (const auto on = leases_on.find(pool.view(node).node); on != leases_on.end())
+      if (const auto on = leases_on.find(pool.view(node).node);
+          on != leases_on.end() && pool.machine(node).keeper == item)
         clearing += static_cast<std::size_t>(
             std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
     if (const Claim claim = claim_of(c, items[item].lane); clearing > 0 && claim.reclaims())
