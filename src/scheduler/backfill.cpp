@@ -233,8 +233,8 @@ void Scheduler::Impl::release(std::uint32_t node, std::uint32_t item) {
 }
 
 // The machines of a booking are kept, also while others work on them. Those that one before it has booked stay that
-// one's until then.
-void Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking) {
+// one's until then; those that are free it claims when it is its turn, as others may go first.
+void Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms) {
   shadows[item] = booking.shadow;
   if (ways.contains(item) || (booking.shadow == 0 && !items[item].behind)) return;  // it keeps what it found
   std::vector<std::uint32_t> before = std::exchange(latches.at(item), std::move(booking.machines));
@@ -246,8 +246,26 @@ void Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking) {
     if (keeper == item || (keeper != kNone && precedences[keeper] < precedences[item])) continue;
     if (keeper != kNone && std::find(shadows_due.begin(), shadows_due.end(), keeper) == shadows_due.end())
       shadows_due.push_back(keeper);
-    pool.keep(node, item);
+    const std::vector<CountedNeed>& needs = classes[items[item].cls].needs;
+    const bool free = std::any_of(needs.begin(), needs.end(), [&](const CountedNeed& need) {
+      Query query = query_for(need, item, now_ms, Reach::Never);
+      query.excluded = &nobody;
+      return pool.hosts(query, node);
+    });
+    if (!free) pool.keep(node, item);
   }
+}
+
+// It is the turn of this class.
+void Scheduler::Impl::claim(std::uint32_t cls) {
+  std::vector<std::uint32_t> order;
+  for (const auto& [item, kept] : latches)
+    if (items[item].cls == cls) order.push_back(item);
+  std::sort(order.begin(), order.end(),
+            [&](std::uint32_t a, std::uint32_t b) { return precedences[a] < precedences[b]; });
+  for (const std::uint32_t item : order)
+    for (const std::uint32_t node : latches.at(item))
+      if (pool.live(node) && pool.machine(node).keeper == kNone) pool.keep(node, item);
 }
 
 // Time alone makes nothing possible: a shadow stands while now comes nearer to it. So those that sleep are looked at
@@ -267,7 +285,7 @@ void Scheduler::Impl::refresh_shadows(WallTime now) {
     const std::uint32_t item = *due;
     shadows_due.erase(due);
     const std::int64_t shadow_before = shadows[item];
-    keep_booked(item, book(item, now));
+    keep_booked(item, book(item, now), now.ms);
     const std::vector<std::uint32_t>& kept = latches.at(item);
     if (shadows[item] > shadow_before) open.insert(open.end(), kept.begin(), kept.end());
     shadows_ms = now.ms;

@@ -221,7 +221,8 @@ struct Scheduler::Impl {
   std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
   void release(std::uint32_t node, std::uint32_t item);
   Booking book(std::uint32_t item, WallTime now) const;
-  void keep_booked(std::uint32_t item, Booking booking);
+  void keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms);
+  void claim(std::uint32_t cls);
   void refresh_shadows(WallTime now);
   std::int64_t longest_that_starts(std::uint32_t item, WallTime now) const;
   static std::int64_t done_by(std::int64_t length_ms, std::int64_t now_ms) {

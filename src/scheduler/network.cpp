@@ -244,6 +244,10 @@ Way way_between(const Spot& a, const Spot& b) {
   return way;
 }
 
+std::optional<TightSet> tightest(const Tight& gang) {
+  return Search(gang).run();
+}
+
 // ---- what was measured
 Way Network::Seen::applied_to(const Spot& a, const Spot& b) const {
   Way way = way_between(a, b);
