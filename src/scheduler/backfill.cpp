@@ -234,13 +234,14 @@ void Scheduler::Impl::release(std::uint32_t node, std::uint32_t item) {
 
 // The machines of a booking are kept, also while others work on them. Those that one before it has booked stay that
 // one's until then; those that are free it claims when it is its turn, as others may go first.
-void Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms) {
+bool Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms) {
   shadows[item] = booking.shadow;
-  if (ways.contains(item) || (booking.shadow == 0 && !items[item].behind)) return;  // it keeps what it found
+  if (ways.contains(item) || (booking.shadow == 0 && !items[item].behind)) return false;  // it keeps what it found
   std::vector<std::uint32_t> before = std::exchange(latches.at(item), std::move(booking.machines));
   const std::vector<std::uint32_t>& kept = latches.at(item);
   for (const std::uint32_t node : before)
     if (!std::binary_search(kept.begin(), kept.end(), node)) release(node, item);
+  bool unclaimed = false;
   for (const std::uint32_t node : kept) {
     const std::uint32_t keeper = pool.machine(node).keeper;
     if (keeper == item || (keeper != kNone && precedences[keeper] < precedences[item])) continue;
@@ -253,7 +254,9 @@ void Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int6
       return pool.hosts(query, node);
     });
     if (!free) pool.keep(node, item);
+    unclaimed = unclaimed || (free && keeper == kNone);
   }
+  return unclaimed;
 }
 
 // It is the turn of this class.
@@ -270,7 +273,7 @@ void Scheduler::Impl::claim(std::uint32_t cls) {
 
 // Time alone makes nothing possible: a shadow stands while now comes nearer to it. So those that sleep are looked at
 // only when a shadow became known or later, and then only those that a machine that is kept for it could host.
-void Scheduler::Impl::refresh_shadows(WallTime now) {
+void Scheduler::Impl::refresh_shadows(WallTime now, std::uint32_t turn) {
   if (!backfill) return;
   if (std::exchange(shadows_stale, false))
     for (const auto& [item, kept] : latches)
@@ -285,7 +288,7 @@ void Scheduler::Impl::refresh_shadows(WallTime now) {
     const std::uint32_t item = *due;
     shadows_due.erase(due);
     const std::int64_t shadow_before = shadows[item];
-    keep_booked(item, book(item, now), now.ms);
+    if (keep_booked(item, book(item, now), now.ms) && items[item].cls != turn) wake(items[item].cls);
     const std::vector<std::uint32_t>& kept = latches.at(item);
     if (shadows[item] > shadow_before) open.insert(open.end(), kept.begin(), kept.end());
     shadows_ms = now.ms;

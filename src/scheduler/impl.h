@@ -221,9 +221,9 @@ struct Scheduler::Impl {
   std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
   void release(std::uint32_t node, std::uint32_t item);
   Booking book(std::uint32_t item, WallTime now) const;
-  void keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms);
+  bool keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms);  // true: some of it is free
   void claim(std::uint32_t cls);
-  void refresh_shadows(WallTime now);
+  void refresh_shadows(WallTime now, std::uint32_t turn = kNone);  // turn: the class whose it is
   std::int64_t longest_that_starts(std::uint32_t item, WallTime now) const;
   static std::int64_t done_by(std::int64_t length_ms, std::int64_t now_ms) {
     return length_ms == 0 ? 0 : now_ms + kProposalLife.count() + length_ms + kLeaving.count();

@@ -588,7 +588,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       if (!makes_way && due > now.ms)
         unlatch(item);
       else
-        refresh_shadows(now), claim(top.cls);
+        refresh_shadows(now, top.cls), claim(top.cls);
       continue;
     }
     if (due > now.ms || !may_latch(item)) continue;
