@@ -7,7 +7,8 @@
 //       with one thing changed: .full50 .full99 .pending0 .pending100k .avx2 .scalar
 //   node_update_us.N             one of those updates, and who it wakes (mean)
 //   placements_per_s.N           requests of 50 classes queued at once on a half full pool, planned until all are
-//   placed gang{8,64,512}_ms.N          one gang of so many machines with a GPU each, half full (median) position_us.N,
+//   placed gang{8,64,512}_ms.N          one gang of so many machines with a GPU each, half full (median);
+//       .net: with the policy fast-network, machines on sites of 100 and pairs that were measured. position_us.N,
 //   explain_us.N  position and reason of one of 100,000 waiting requests; of one of 1,000 (99th percentile) load_s 100k
 //   machines and 1 M waiting requests, from a snapshot to the first plan memory_mib.100k              of the scheduler
 //   with 100k machines
@@ -146,6 +147,22 @@ class Site {
     }
     scheduler_.plan({}, kNow);
   }
+  // Sites of 100 machines, and a hundred thousand pairs that were measured.
+  void connect(Rng& rng) {
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+      views_[i].site = fmt::format("site-{}", i / 100);
+      if (rng.chance(1, 2)) views_[i].link = {.up_kbps = rng.between(10'000, 1'000'000), .down_kbps = 1'000'000};
+      scheduler_.apply(NodeChanged{views_[i]});
+    }
+    PathsChanged paths;
+    for (std::size_t i = 0; i < 100'000; ++i) {
+      const NodeId from = views_[rng.below(views_.size())].node, to = views_[rng.below(views_.size())].node;
+      const PathKind kind = rng.chance(1, 4) ? PathKind::Relay : PathKind::Direct;
+      paths.paths.push_back({from, to, kind, rng.between(1'000, 1'000'000), 20'000, kNow});
+    }
+    scheduler_.apply(paths);
+    scheduler_.plan({}, kNow);
+  }
   void update(Rng& rng) {  // some work ends or begins on it
     NodeView& view = views_[rng.below(views_.size())];
     view.free.cpu_milli = view.capacity.cpu_milli * rng.between(1, 10) / 10;
@@ -242,15 +259,17 @@ void placements(std::uint64_t machines, const std::string& label, double bar) {
         bar);
 }
 
-void gangs(std::uint64_t machines, const std::string& label) {
+void gangs(std::uint64_t machines, const std::string& label, bool net = false) {
   Site site(machines, 50, Simd::Avx512);
   Rng rng(9);
+  if (net) site.connect(rng);
   std::uint64_t id = 0;
   for (const std::uint32_t size : {8U, 64U, 512U}) {
     if (size > machines / 10) continue;
     std::vector<double> times;
     for (int run = 0; run < 21; ++run) {
       Request r = request(++id, rng);
+      if (net) r.policy = Policy::FastNetwork;
       r.gang.front().request = {};
       r.gang.front().request.resources = {.cpu_milli = 1000, .memory_bytes = kGib};
       Bundle workers;
@@ -265,7 +284,7 @@ void gangs(std::uint64_t machines, const std::string& label) {
       site.scheduler().plan({}, kNow);
     }
     std::sort(times.begin(), times.end());
-    print(fmt::format("gang{}_ms.{}", size, label), times[times.size() / 2], "ms", times.size(),
+    print(fmt::format("gang{}_ms.{}{}", size, label, net ? ".net" : ""), times[times.size() / 2], "ms", times.size(),
           size == 64 && machines == 100'000 ? 2 : 0);
   }
 }
@@ -362,7 +381,7 @@ void measure(std::uint64_t machines, const std::string& label) {
                         Case{".avx2", 90, 1'000, Simd::Avx2}, Case{".scalar", 90, 1'000, Simd::Scalar}})
     singles(machines, label, c, 0);
   placements(machines, label, rate);
-  gangs(machines, label);
+  gangs(machines, label), gangs(machines, label, true);
   reading(machines, label);
   preemption(machines, label);
   if (machines == 10'000) forward();

@@ -32,6 +32,18 @@ scheduler::Offer offer_of(const State& state, const Node& node) {
   return out;
 }
 
+// What is said of a machine's links, by its organisation or its owner: whole numbers of Mbit/s; all else says nothing.
+std::int64_t kbps_of(const std::map<std::string, std::string>& labels, const std::string& name) {
+  const auto label = labels.find(name);
+  if (label == labels.end() || label->second.empty() || label->second.size() > 7) return 0;
+  std::int64_t mbps = 0;
+  for (const char digit : label->second) {
+    if (digit < '0' || digit > '9') return 0;
+    mbps = mbps * 10 + (digit - '0');
+  }
+  return mbps * 1'000;
+}
+
 scheduler::NodeView view_of(const State& state, const Node& node) {
   scheduler::NodeView view;
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
@@ -45,6 +57,8 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   if (std::string pool = pool_of(node); !pool.empty()) view.labels["pool"] = std::move(pool);
   view.labels["region"] = region_of(node);
   if (const auto site = view.labels.find("site"); site != view.labels.end()) view.site = site->second;
+  view.link.up_kbps = kbps_of(view.labels, "uplink-mbps"), view.link.down_kbps = kbps_of(view.labels, "downlink-mbps");
+  view.link.lan_kbps = kbps_of(view.labels, "lan-mbps");
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
   view.whole = state.live_leases(node.id).empty();
   view.offer = offer_of(state, node);

@@ -196,5 +196,26 @@ TEST(Policies, ReachThePlannerWithTheSite) {
   EXPECT_EQ(sites.size(), 1U);
 }
 
+TEST(Policies, WhatIsSaidOfLinksReachesThePlanner) {
+  World w;
+  NodeFacts facts;
+  facts.arch = "x86_64", facts.runtimes = {RuntimeKind::Docker}, facts.capacity.cpu_milli = 4000,
+  facts.capacity.memory_bytes = std::int64_t{8} << 30;
+  for (int i = 0; i < 6; ++i) {
+    facts.hostname = "m" + std::to_string(i);
+    facts.labels["uplink-mbps"] = i % 2 == 0 ? "900" : i == 1 ? "9e9" : "8", facts.labels["downlink-mbps"] = "1000";
+    w.enrol(facts.hostname, facts, w.supplier);
+  }
+  ClusterSpec spec = World::spec();
+  spec.head.resources.cpu_milli = spec.groups[0].request.resources.cpu_milli = 4000;
+  spec.policy = Policy::FastNetwork;
+  w.must(CreateCluster{w.project, spec}, w.user());
+  const auto groups = w.planner.plan({}, w.now.wall);
+  ASSERT_EQ(groups.size(), 1U);
+  ASSERT_EQ(groups[0].places.size(), 3U);
+  for (const auto& place : groups[0].places)
+    EXPECT_EQ(w.state.nodes.at(place.node).facts.labels.at("uplink-mbps"), "900") << "the slowest pair decides";
+}
+
 }  // namespace
 }  // namespace muster::control

@@ -68,6 +68,10 @@ void Follower::plan_done(const Result<Reply>& reply) {
   if (reply) plan_after_seq_ = reply->seq;
 }
 
+void Follower::note(const std::vector<scheduler::Change>& facts) {
+  for (const scheduler::Change& fact : facts) scheduler_.apply(fact);
+}
+
 LeaseTime Follower::next_plan() const {
   if (plan_out_ || base_.seq < plan_after_seq_) return {std::numeric_limits<std::int64_t>::max()};
   return changed_ ? not_before_ : std::max(next_plan_, not_before_);

@@ -47,6 +47,8 @@ class Follower {
   // plan_done() and after the entry it says was folded.
   std::optional<control::ApplyPlan> plan(Now now);
   void plan_done(const Result<Reply>& reply);
+  // For the planner alone: what somebody measured. Nothing of it is in the journal, and a restart forgets it.
+  void note(const std::vector<scheduler::Change>& facts);
   LeaseTime next_plan() const;  // plan() may have something from then on
 
   Base base() const { return base_; }  // a copy

@@ -46,6 +46,10 @@ void FollowerThread::plan_done(Result<Reply> reply) {
   mailbox_.put({{}, {}, std::move(reply)});
 }
 
+void FollowerThread::note(std::vector<scheduler::Change> facts) {
+  mailbox_.put({{}, {}, {}, std::move(facts)});
+}
+
 void FollowerThread::loop() {
   while (true) {
     const Millis wait = std::clamp(follower_.next_plan() - read_clocks().lease, Millis(0), kWaitMax);
@@ -60,6 +64,11 @@ void FollowerThread::loop() {
 
 void FollowerThread::fold(Item& item) {
   if (item.planned) follower_.plan_done(*item.planned);
+  if (!item.facts.empty()) {
+    std::lock_guard gate(gate_);
+    std::unique_lock lock(state_mutex_);
+    follower_.note(item.facts);
+  }
   follower_.expect(item.digests);
   for (std::size_t at = 0; at < item.entries.size() && !broken_; at += kFoldAtOnce) {
     const std::size_t end = std::min(at + kFoldAtOnce, item.entries.size());

@@ -30,6 +30,7 @@ class FollowerThread {
 
   void put(std::vector<Bytes> entries, std::vector<Digest> digests);
   void plan_done(Result<Reply> reply);
+  void note(std::vector<scheduler::Change> facts);
   std::size_t backlog() const { return backlog_.load(); }  // entries not folded yet
   bool broken() const { return broken_.load(); }           // a fold failed: nothing may go on
 
@@ -44,6 +45,7 @@ class FollowerThread {
     std::vector<Bytes> entries;
     std::vector<Digest> digests;
     std::optional<Result<Reply>> planned;
+    std::vector<scheduler::Change> facts = {};
   };
   struct Subscriber {
     std::recursive_mutex mutex;

@@ -75,6 +75,7 @@ class ThreadedRunner final : public Runner {
   bool wait_for(std::uint64_t seq, Millis timeout) const override { return follower_->wait_for(seq, timeout); }
   std::uint64_t durable_seq() const override { return durable_seq_.load(); }
   bool read_only() const override { return read_only_.load(); }
+  void tell_planner(std::vector<scheduler::Change> facts) override { follower_->note(std::move(facts)); }
   void snapshot() override { follower_->snapshot(); }
   std::chrono::microseconds longest_wait() override { return std::chrono::microseconds(longest_wait_us_.exchange(0)); }
   std::shared_ptr<void> subscribe(std::function<void(const DurableEvents&)> f) override {

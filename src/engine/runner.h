@@ -35,6 +35,8 @@ class Runner {
   virtual void read(const std::function<void(const control::State&, const scheduler::Scheduler&)>& f) const = 0;
   virtual bool wait_for(std::uint64_t seq, Millis timeout) const = 0;  // until the follower has folded seq
   virtual std::uint64_t durable_seq() const = 0;
+  // What was measured, for the planner: not journalled, gone with a restart. Taken in a moment.
+  virtual void tell_planner(std::vector<scheduler::Change> facts) = 0;
   // A snapshot is written soon, however little has changed since the last.
   virtual void snapshot() = 0;
   // The longest that a command lay before the core took it, since the last call: how long the core stood still.

@@ -151,52 +151,129 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
   return out;
 }
 
-// ---- shadows
-std::int64_t Scheduler::Impl::shadow_of(std::uint32_t item, WallTime now) const {
+// ---- bookings
+// On which machines all of it would stand, and when: of each machine the time from which it could have it, by the ends
+// that are promised; of those that others have booked who go before it, when they are done, if ever. The soonest first,
+// and of those what it has already, so that a booking that nothing changes stays as it is.
+Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now) const {
   const Class& c = classes[items[item].cls];
-  if (pool.limit() * c.needs.size() > kEdgesMax) return 0;
+  if (pool.limit() * c.needs.size() > kEdgesMax) return {};
   const auto out = excluded(c.example, now);
+  std::map<std::uint32_t, std::int64_t> others;  // when they are done; 0: never, or nobody knows
+  for (const auto& [other, kept] : latches) {
+    if (other == item || precedences[other] > precedences[item]) continue;
+    const std::int64_t done = shadows[other] == 0 ? 0 : done_by(classes[items[other].cls].length_ms, shadows[other]);
+    for (const std::uint32_t node : kept) {
+      std::int64_t& at = others.try_emplace(node, done).first->second;
+      at = at == 0 || done == 0 ? 0 : std::max(at, done);
+    }
+  }
   std::vector<Query> queries;
   std::vector<std::uint32_t> counts;
   for (const CountedNeed& need : c.needs) {
-    queries.push_back(query_for(need, item, now.ms, false));
+    queries.push_back(query_for(need, item, now.ms, Reach::Never));
     queries.back().excluded = &out;
     counts.push_back(need.count);
   }
   struct Edge {
     WallTime at;
+    std::uint8_t whose = 0; /* its own, nobody's, one's that goes after it */
     std::uint32_t machine = 0, need = 0;
     auto operator<=>(const Edge&) const = default;
   };
   std::vector<Edge> edges;
   for (std::uint32_t node = 0; node < pool.limit(); ++node) {
     if (!pool.live(node) || pool.machine(node).cell == kNone) continue;
+    const std::uint32_t keeper = pool.machine(node).keeper;
+    WallTime from = now;
+    if (const auto booked = others.find(node); booked != others.end()) {
+      if (booked->second == 0) continue;
+      from.ms = std::max(from.ms, booked->second);
+    }
+    for (Query& query : queries) query.asker = from > now ? keeper : item;
+    const std::uint8_t whose = keeper == item ? 0 : keeper == kNone ? 1 : 2;
     bool known = false;
     std::vector<std::pair<WallTime, Machine>> ahead;
     for (std::uint32_t n = 0; n < queries.size(); ++n) {
-      if (pool.hosts(queries[n], node)) {
-        edges.push_back({now, node, n});
+      if (pool.hosts(as_of(queries[n], from.ms), node)) {
+        edges.push_back({from, whose, node, n});
         continue;
       }
       if (!std::exchange(known, true)) ahead = after_ends(node, now);
       const auto at = std::find_if(ahead.begin(), ahead.end(), [&](const auto& state) {
-        return pool.would_host(as_of(queries[n], state.first.ms), node, state.second);
+        return pool.would_host(as_of(queries[n], std::max(state.first, from).ms), node, state.second);
       });
-      if (at != ahead.end()) edges.push_back({at->first, node, n});
+      if (at != ahead.end()) edges.push_back({std::max(at->first, from), whose, node, n});
     }
   }
   std::sort(edges.begin(), edges.end());
   Matching matching(std::move(counts));
   for (const Edge& edge : edges) {
     matching.add(edge.machine, edge.need);
-    if (matching.complete()) return std::max<std::int64_t>(edge.at.ms, 1);
+    if (!matching.complete()) continue;
+    Booking booking{std::max<std::int64_t>(edge.at.ms, 1), {}};
+    for (const Edge& e : edges)
+      if (e <= edge && matching.matched(e.machine)) booking.machines.push_back(e.machine);
+    std::sort(booking.machines.begin(), booking.machines.end());
+    booking.machines.erase(std::unique(booking.machines.begin(), booking.machines.end()), booking.machines.end());
+    return suit_each_other(c, booking.machines, now) ? booking : Booking{};
   }
-  return 0;
+  return {};
+}
+
+// What it kept is the next one's who booked it, or nobody's.
+void Scheduler::Impl::release(std::uint32_t node, std::uint32_t item) {
+  if (!pool.live(node) || pool.machine(node).keeper != item) return;
+  std::uint32_t next = kNone;
+  for (const auto& [other, kept] : latches)
+    if (other != item && (next == kNone || precedences[other] < precedences[next]) &&
+        std::find(kept.begin(), kept.end(), node) != kept.end())
+      next = other;
+  pool.keep(node, next);
+}
+
+// The machines of a booking are kept, also while others work on them. Those that one before it has booked stay that
+// one's until then; those that are free it claims when it is its turn, as others may go first.
+bool Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms) {
+  shadows[item] = booking.shadow;
+  if (ways.contains(item) || (booking.shadow == 0 && !items[item].behind)) return false;  // it keeps what it found
+  std::vector<std::uint32_t> before = std::exchange(latches.at(item), std::move(booking.machines));
+  const std::vector<std::uint32_t>& kept = latches.at(item);
+  for (const std::uint32_t node : before)
+    if (!std::binary_search(kept.begin(), kept.end(), node)) release(node, item);
+  bool unclaimed = false;
+  for (const std::uint32_t node : kept) {
+    const std::uint32_t keeper = pool.machine(node).keeper;
+    if (keeper == item || (keeper != kNone && precedences[keeper] < precedences[item])) continue;
+    if (keeper != kNone && std::find(shadows_due.begin(), shadows_due.end(), keeper) == shadows_due.end())
+      shadows_due.push_back(keeper);
+    const std::vector<CountedNeed>& needs = classes[items[item].cls].needs;
+    const bool free = std::any_of(needs.begin(), needs.end(), [&](const CountedNeed& need) {
+      Query query = query_for(need, item, now_ms, Reach::Never);
+      query.excluded = &nobody;
+      return pool.hosts(query, node);
+    });
+    if (!free) pool.keep(node, item);
+    unclaimed = unclaimed || (free && keeper == kNone);
+  }
+  return unclaimed;
+}
+
+// It is the turn of this class.
+void Scheduler::Impl::claim(std::uint32_t cls) {
+  std::vector<std::uint32_t> order;
+  for (const auto& [item, kept] : latches)
+    if (items[item].cls == cls) order.push_back(item);
+  std::sort(order.begin(), order.end(),
+            [&](std::uint32_t a, std::uint32_t b) { return precedences[a] < precedences[b]; });
+  for (const std::uint32_t item : order)
+    for (const std::uint32_t node : latches.at(item))
+      if (pool.live(node) && pool.machine(node).keeper == kNone) pool.keep(node, item);
 }
 
 // Time alone makes nothing possible: a shadow stands while now comes nearer to it. So those that sleep are looked at
 // only when a shadow became known or later, and then only those that a machine that is kept for it could host.
-void Scheduler::Impl::refresh_shadows(WallTime now) {
+void Scheduler::Impl::refresh_shadows(WallTime now, std::uint32_t turn) {
   if (!backfill) return;
   if (std::exchange(shadows_stale, false))
     for (const auto& [item, kept] : latches)
@@ -204,12 +281,17 @@ void Scheduler::Impl::refresh_shadows(WallTime now) {
   const std::int64_t pause = std::max(std::int64_t{pool.limit()} / kMachinesPerMs, shadow_pause_ms);
   std::vector<std::uint32_t> open;  // machines
   while (!shadows_due.empty() && (pause == 0 || now.ms < shadows_ms || now.ms - shadows_ms >= pause)) {
-    const std::uint32_t item = shadows_due.front();
-    shadows_due.erase(shadows_due.begin());
+    // Who goes first is booked first; where one is due at a time, in turn.
+    const auto due = pause > 0 ? shadows_due.begin()
+                               : std::min_element(shadows_due.begin(), shadows_due.end(),
+                                                  [&](auto a, auto b) { return precedences[a] < precedences[b]; });
+    const std::uint32_t item = *due;
+    shadows_due.erase(due);
+    const std::int64_t shadow_before = shadows[item];
+    if (keep_booked(item, book(item, now), now.ms) && items[item].cls != turn) wake(items[item].cls);
     const std::vector<std::uint32_t>& kept = latches.at(item);
-    const std::int64_t shadow = shadow_of(item, now);
-    if (shadow > shadows[item]) open.insert(open.end(), kept.begin(), kept.end());
-    shadows[item] = shadow, shadows_ms = now.ms;
+    if (shadows[item] > shadow_before) open.insert(open.end(), kept.begin(), kept.end());
+    shadows_ms = now.ms;
   }
   if (open.empty()) return;
   for (std::size_t i = sleepers.size(); i-- > 0;) {
@@ -240,47 +322,52 @@ bool Scheduler::Impl::borrowed(std::uint32_t item, const std::vector<Choice>& ch
   });
 }
 
-// The gang keeps what it found, and what it kept already and short work is still on, as long as that is back in time:
-// nobody else gets it when it is free again. Those first, and of what is free only what they do not stand for, so that
-// never more is kept than is needed. What is kept and what is not free yet are enough for the gang whenever all
-// machines would be: what was not kept could only stand in for something that was.
+// The gang keeps what it found, and what it kept already and others still work on, as far as that is back in time. The
+// soonest first, and never more than is needed. What is kept and what is not free yet are enough for the gang whenever
+// all machines would be: what was not kept could only stand in for something that was.
 void Scheduler::Impl::reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen) {
   const Class& c = classes[items[item].cls];
   std::vector<std::uint32_t>& kept = latches.at(item);
+  const auto out = excluded(c.example, now);
   std::vector<std::uint32_t> counts, machines, fresh;
   std::vector<Query> queries;
   for (const CountedNeed& need : c.needs) {
     counts.push_back(need.count);
-    queries.push_back(query_for(need, item, now.ms, false));
-    queries.back().excluded = &nobody;
+    queries.push_back(query_for(need, item, now.ms, Reach::Never));
+    queries.back().excluded = &out;
   }
-  Matching matching(std::move(counts));
+  // When, whose (its own, nobody's, one's that goes after it), which of the machines, need.
+  std::vector<std::tuple<WallTime, int, std::uint32_t, std::uint32_t>> edges;
   for (const std::uint32_t node : kept) {
-    if (!backfill || !pool.live(node) || pool.machine(node).keeper != item || pool.machine(node).cell == kNone)
-      continue;
-    if (std::any_of(queries.begin(), queries.end(), [&](const Query& q) { return pool.hosts(q, node); })) continue;
-    const auto at = static_cast<std::uint32_t>(machines.size());
+    if (!pool.live(node) || pool.machine(node).keeper != item || pool.machine(node).cell == kNone) continue;
+    for (std::uint32_t n = 0; n < queries.size(); ++n) {
+      const auto free = backfill ? hosts_from(queries[n], node, now) : std::nullopt;
+      if (pool.hosts(queries[n], node))
+        edges.emplace_back(now, 0, machines.size(), n);
+      else if (free && (shadows[item] == 0 || free->ms <= shadows[item] || free->ms <= now.ms + kLeaving.count()))
+        edges.emplace_back(*free, 0, machines.size(), n);
+    }
     machines.push_back(node);
-    for (std::uint32_t n = 0; n < queries.size(); ++n)
-      if (const auto free = hosts_from(queries[n], node, now);
-          free && (shadows[item] == 0 || free->ms <= shadows[item] || free->ms <= now.ms + kLeaving.count()))
-        matching.add(at, n);
   }
+  const std::size_t own = machines.size();
   for (const Choice& choice : chosen) {
-    const auto at = static_cast<std::uint32_t>(machines.size());
-    machines.push_back(choice.node);
+    const auto end = machines.begin() + static_cast<std::ptrdiff_t>(own);
+    if (std::find(machines.begin(), end, choice.node) != end) continue;
+    const int whose = pool.machine(choice.node).keeper == kNone ? 1 : 2;
     for (std::uint32_t n = 0; n < queries.size(); ++n)
-      if (pool.hosts(queries[n], choice.node)) matching.add(at, n);
+      if (pool.hosts(queries[n], choice.node)) edges.emplace_back(now, whose, machines.size(), n);
+    machines.push_back(choice.node);
   }
+  std::sort(edges.begin(), edges.end());
+  Matching matching(std::move(counts));
+  for (const auto& [at, whose, machine, need] : edges) matching.add(machine, need);
   for (std::uint32_t i = 0; i < machines.size(); ++i)
     if (matching.matched(i)) fresh.push_back(machines[i]);
+  const std::vector<std::uint32_t> before = std::exchange(kept, std::move(fresh));
+  for (const std::uint32_t node : before)
+    if (std::find(kept.begin(), kept.end(), node) == kept.end()) release(node, item);
   for (const std::uint32_t node : kept)
-    if (pool.live(node) && pool.machine(node).keeper == item &&
-        std::find(fresh.begin(), fresh.end(), node) == fresh.end())
-      pool.keep(node, kNone);
-  for (const std::uint32_t node : fresh)
     if (pool.machine(node).keeper != item) pool.keep(node, item);
-  kept = std::move(fresh);
   shadows_stale = true;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
-// Short work on machines that are kept for a gang, after EASY (Lifka 1995). A gang that keeps machines has a shadow:
-// when all of it can be placed, by the ends that are promised. What is certain to be gone by then may have a machine
-// that is kept for it. Whoever has no certain end, or waits for nobody's shadow to be known, waits as ever. Private.
+// Short work on machines that are kept for a gang, after EASY (Lifka 1995) for the first of its kind and conservative
+// (Mu'alem and Feitelson 2001) for the next few. A gang that keeps machines has a shadow: when all of it can be placed,
+// by the ends that are promised. Those on which it would stand then are kept for it too while others work there. What
+// is certain to be gone by then may have a machine that is kept for it. Whoever has no certain end, or waits for
+// nobody's shadow to be known, waits as ever. Private.
 #include <cstdint>
 #include <utility>
 #include <vector>

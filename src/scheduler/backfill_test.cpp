@@ -105,6 +105,59 @@ TEST(Backfill, WhatIsGoneInTimeGetsAMachineThatIsKept) {
   EXPECT_EQ(started(s.plan({}, kT0 + 2h)), (std::set<std::uint64_t>{1}));
 }
 
+// What a gang needs whole, though others work on a part of it now, does not get more work that stays longer.
+TEST(Backfill, APartOfAMachineThatIsNeededWholeIsKeptToo) {
+  Scheduler s;
+  NodeView wide = node(1);
+  wide.capacity.cpu_milli = 2'000, wide.free.cpu_milli = 1'000, wide.whole = false;
+  s.apply(NodeChanged{wide});
+  s.apply(LeaseChanged{lease(99, 1, kT0)}), s.apply(TermsChanged{ClusterId{99}, kT0 + 3h});
+  Request gang = request(1, "*", kT0 - 15min);
+  gang.gang[0].request.resources.cpu_milli = 2'000;
+  s.apply(RequestChanged{gang});
+  s.apply(RequestChanged{request(2, "*", kT0)}), s.apply(RequestChanged{request(3, "*", kT0, 3h)});
+  EXPECT_TRUE(s.plan({}, kT0).empty());
+  const QueueView view = s.queue_of(ClusterId{1}, kT0);
+  EXPECT_EQ(view.expected_start, kT0 + 3h + 1min);
+  EXPECT_EQ(view.reason.params.at("reserved"), "1") << view.reason.text;
+  s.apply(RequestChanged{request(4, "*", kT0, 2h)});
+  EXPECT_EQ(started(s.plan({}, kT0)), (std::set<std::uint64_t>{4}));
+}
+
+// Behind the first of its kind another has its machines as soon as all of its start is certain.
+TEST(Backfill, TheNextOfAKindIsNotPutOffEither) {
+  const auto four = [](Millis longest) {
+    Scheduler s;
+    s.apply(NodeChanged{node(1)}), s.apply(NodeChanged{node(2)});
+    s.apply(NodeChanged{node(3, true, "b")}), s.apply(NodeChanged{node(4, true, "b")});
+    s.apply(LeaseChanged{lease(93, 3, kT0)}), s.apply(TermsChanged{ClusterId{93}, kT0 + 2h});
+    s.apply(LeaseChanged{lease(94, 4, kT0)}), s.apply(TermsChanged{ClusterId{94}, kT0 + 6h});
+    s.apply(RequestChanged{request(1, "ab", kT0 - 16min, longest)});
+    s.apply(RequestChanged{request(2, "ab", kT0 - 15min, longest)});
+    s.apply(RequestChanged{request(3, "a", kT0)});
+    return s;
+  };
+  Scheduler s = four(0ms);
+  EXPECT_TRUE(s.plan({}, kT0).empty()) << "neither of the free machines is for what has no end";
+  EXPECT_EQ(s.queue_of(ClusterId{1}, kT0).expected_start, kT0 + 2h + 1min);
+  EXPECT_EQ(s.queue_of(ClusterId{2}, kT0).expected_start, kT0 + 6h + 1min) << "the first has no end";
+  s.apply(RequestChanged{request(4, "a", kT0, 5h)});
+  EXPECT_EQ(started(s.plan({}, kT0)), (std::set<std::uint64_t>{4})) << "it is gone before the second starts";
+
+  Scheduler brief = four(1h);
+  EXPECT_TRUE(brief.plan({}, kT0).empty());
+  EXPECT_EQ(brief.queue_of(ClusterId{1}, kT0).expected_start, kT0 + 2h + 1min);
+  EXPECT_EQ(brief.queue_of(ClusterId{2}, kT0).expected_start, kT0 + 2h + 1min + 5s + 1h + 30min + 1min)
+      << "when the first is over";
+  const auto one_more = [&](Scheduler& of, int after_minutes) {  // of the kind, that has not waited long enough
+    of.apply(RequestChanged{request(5, "ab", kT0 - 5min, 1h)});
+    EXPECT_TRUE(of.plan({}, kT0 + Millis(after_minutes * 60'000)).empty());
+    return of.queue_of(ClusterId{5}, kT0).reason.params.contains("reserved");
+  };
+  EXPECT_FALSE(one_more(brief, 0));
+  EXPECT_TRUE(one_more(brief, 6));
+}
+
 // Not even what has the higher priority gets between when the short work is gone.
 TEST(Backfill, AKeptMachineStaysKeptUnderShortWork) {
   Scheduler s;
@@ -449,6 +502,154 @@ TEST(Backfill, TheGangStartsNoLaterThanWithoutIt) {
   }
   EXPECT_GT(ahead, 15);
   EXPECT_GE(used, used_before);
+}
+
+// ---- the first few of a kind, on machines of one or two parts, among others that come and go
+struct Few {
+  int told = 0, told_behind = 0, ahead = 0; /* promises; of those not to the first; starts of others while any stood */
+};
+Few play_few(std::uint64_t seed) {
+  struct Part {
+    std::uint64_t cluster = 0, lease = 0;
+    int until = 0, parts = 1;
+  };
+  struct Site {
+    int parts = 1;
+    std::vector<Part> held;
+    int free() const {
+      int out = parts;
+      for (const Part& p : held) out -= p.parts;
+      return out;
+    }
+  };
+  Rng rng(seed);
+  Few out;
+  auto s = std::make_unique<Scheduler>();
+  std::vector<Site> sites(3 + rng.below(4));
+  std::uint64_t leases = 0;
+  const auto at = [](int minute) { return kT0 + Millis(std::int64_t{minute} * 60'000); };
+  const auto tell = [&](std::size_t i) {
+    NodeView n = node(i + 1);
+    n.capacity.cpu_milli = std::int64_t{sites[i].parts} * 1'000,
+    n.free.cpu_milli = std::int64_t{sites[i].free()} * 1'000;
+    n.whole = sites[i].held.empty();
+    s->apply(NodeChanged{n});
+  };
+  const auto begin = [&](std::size_t i, std::uint64_t cluster, int minute, int until, int parts) {
+    sites[i].held.push_back({cluster, ++leases, until, parts});
+    LeaseView l = lease(cluster, i + 1, at(minute));
+    l.lease = LeaseId{leases}, l.resources.cpu_milli = std::int64_t{parts} * 1'000, l.resources.memory_bytes = 0;
+    s->apply(LeaseChanged{l});
+    tell(i);
+  };
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    sites[i].parts = 1 + static_cast<int>(rng.below(2));
+    tell(i);
+    if (!rng.chance(2, 3)) continue;
+    const int promise = 30 + static_cast<int>(rng.below(300));
+    begin(i, 900 + i, 0, rng.chance(1, 6) ? kForever : 1 + static_cast<int>(rng.below(static_cast<unsigned>(promise))),
+          1);
+    if (sites[i].held[0].until < kForever) s->apply(TermsChanged{ClusterId{900 + i}, at(promise)});
+  }
+  // Gangs of one kind come first, and then what might delay them.
+  struct Work {
+    int arrives = 0, starting = 0, longest = 0, lasts = 0, machines = 1, parts = 1;
+  };
+  std::map<std::uint64_t, Work> works;
+  const std::uint64_t gangs = 2 + rng.below(5);
+  const Work gang{0,
+                  0,
+                  rng.chance(1, 2) ? 0 : 15 * (1 + static_cast<int>(rng.below(8))),
+                  0,
+                  1 + static_cast<int>(rng.below(3)),
+                  1 + static_cast<int>(rng.below(2))};
+  for (std::uint64_t id = 1; id <= gangs + 12; ++id) {
+    Work w = gang;
+    if (id > gangs) {
+      w = {1 + static_cast<int>(rng.below(300)), 0, 0, 0, 1 + static_cast<int>(rng.below(2)),
+           1 + static_cast<int>(rng.below(2))};
+      if (rng.chance(5, 6)) w.longest = 5 + static_cast<int>(rng.below(200));
+    }
+    w.starting = static_cast<int>(rng.below(31));
+    w.lasts = w.longest == 0 ? kForever : 1 + static_cast<int>(rng.below(static_cast<unsigned>(w.longest)));
+    works.emplace(id, w);
+  }
+  std::map<std::uint64_t, int> told;  // by gang: the minute it was promised, the earliest
+  std::map<int, std::vector<std::pair<std::uint64_t, int>>> begins;  // when clusters run, and their ends
+  std::set<std::uint64_t> waits;
+  for (int minute = 0; minute <= 500; ++minute) {
+    bool news = minute % 10 == 0;
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      const std::size_t before = sites[i].held.size();
+      for (const Part& p : sites[i].held)
+        if (p.until <= minute) s->apply(LeaseGone{LeaseId{p.lease}}), s->apply(TermsGone{ClusterId{p.cluster}});
+      std::erase_if(sites[i].held, [&](const Part& p) { return p.until <= minute; });
+      if (sites[i].held.size() != before) tell(i), news = true;
+    }
+    for (const auto& [cluster, end] : begins[minute])
+      if (std::any_of(sites.begin(), sites.end(), [&](const Site& site) {
+            return std::any_of(site.held.begin(), site.held.end(), [&](const Part& p) { return p.cluster == cluster; });
+          }))
+        s->apply(TermsChanged{ClusterId{cluster}, at(end)});
+    for (const auto& [id, w] : works) {
+      if (w.arrives != minute) continue;
+      Request r = request(id, std::string(static_cast<std::size_t>(w.machines), '*'), at(minute),
+                          Millis(std::int64_t{w.longest} * 60'000));
+      for (Bundle& b : r.gang) b.request.resources.cpu_milli = std::int64_t{w.parts} * 1'000;
+      s->apply(RequestChanged{r});
+      waits.insert(id), news = true;
+    }
+    if (rng.chance(1, 200)) {  // another follower takes over
+      auto rebuilt = std::make_unique<Scheduler>();
+      for (const Change& change : s->snapshot()) rebuilt->apply(change);
+      s = std::move(rebuilt);
+      news = true;
+    }
+    while (news) {
+      const auto groups = s->plan({}, at(minute));
+      for (const Group& g : groups) {
+        const std::uint64_t id = g.cluster.value;
+        if (const auto promise = told.find(id); promise != told.end())
+          EXPECT_LE(minute, promise->second) << "seed " << seed << " gang " << id;
+        if (id > gangs && !told.empty()) ++out.ahead;
+        const Work& w = works.at(id);
+        const int runs = minute + w.starting;
+        if (w.longest > 0) begins[runs].emplace_back(id, runs + w.longest);
+        for (const Place& p : g.places) begin(p.node.value - 1, id, minute, runs + w.lasts, w.parts);
+        s->apply(RequestGone{g.cluster});
+        s->apply(TermsChanged{g.cluster, {}, Millis(std::int64_t{w.longest} * 60'000)});
+        waits.erase(id), told.erase(id);
+      }
+      if (groups.empty()) break;
+    }
+    for (std::size_t i = 0; i < sites.size(); ++i)
+      if (sites[i].free() < 0) ADD_FAILURE() << "given twice";
+    if (!news) continue;
+    std::uint64_t first = 0;
+    for (std::uint64_t id = 1; id <= gangs; ++id) {
+      if (!waits.contains(id)) continue;
+      if (first == 0) first = id;
+      const QueueView view = s->queue_of(ClusterId{id}, at(minute));
+      if (!view.reason.params.contains("reserved")) continue;
+      const int start = static_cast<int>((view.expected_start.ms - kT0.ms + 59'999) / 60'000);
+      const auto [promise, fresh] = told.try_emplace(id, start);
+      promise->second = std::min(promise->second, start);
+      if (fresh) ++out.told, out.told_behind += id != first ? 1 : 0;
+    }
+  }
+  for (const auto& [id, promise] : told) EXPECT_GT(promise, 500) << "seed " << seed << " gang " << id << " still waits";
+  return out;
+}
+
+TEST(Backfill, NoPromiseToTheFirstFewOfAKindIsBroken) {
+  Few all;
+  for (std::uint64_t seed = 1; seed <= 150; ++seed) {
+    const Few few = play_few(seed);
+    all.told += few.told, all.told_behind += few.told_behind, all.ahead += few.ahead;
+  }
+  EXPECT_GT(all.told, 100);
+  EXPECT_GT(all.told_behind, 30);
+  EXPECT_GT(all.ahead, 100) << "nothing was put in between";
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "model/offer.h"
 #include "scheduler/impl.h"
 #include "scheduler/order.h"
+#include "scheduler/policy.h"
 
 namespace muster::scheduler {
 namespace {
@@ -134,7 +135,8 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
   if (const auto kept = latches.find(item); kept != latches.end()) {
     std::size_t clearing = ways.contains(item) ? 1 : 0;
     for (const std::uint32_t node : kept->second)
-      if (const auto on = leases_on.find(pool.view(node).node); on != leases_on.end())
+      if (const auto on = leases_on.find(pool.view(node).node);
+          on != leases_on.end() && pool.machine(node).keeper == item)
         clearing += static_cast<std::size_t>(
             std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
     if (const Claim claim = claim_of(c, items[item].lane); clearing > 0 && claim.reclaims())
@@ -189,6 +191,12 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     }
     return behind;
   }
+  if (rules_of(c.example.policy).domains == Domains::Together && !c.awake && !items[item].proposed && !network.empty())
+    return {
+        "network",
+        {},
+        "machines are free, but ways between them go by the relay, and fast-network takes no such pair; more machines "
+        "on one site would do, or another policy"};
   return {"placing", {}, "machines are free; it starts in a moment"};
 }
 
@@ -228,7 +236,24 @@ std::optional<WallTime> Scheduler::Impl::hosts_from(const Query& query, std::uin
   return {};
 }
 
-// For every kind of bundle: when the first, second, ... machine can host it, by the ends that are promised.
+// By the hours that its owner has said, when that is later than now: it opens, or it opens for longer.
+std::optional<WallTime> Scheduler::Impl::hosts_when_open(const Query& query, std::uint32_t node, WallTime now) const {
+  const auto openings = pool.openings(node);
+  if (openings.empty()) return {};
+  const auto ahead = after_ends(node, now);
+  for (const Pool::Opening& opening : openings) {
+    Machine then = pool.machine(node);
+    auto next = ahead.begin();
+    for (; next != ahead.end() && next->first.ms <= opening.from_ms; ++next) then = next->second;
+    if (pool.would_host_in(as_of(query, opening.from_ms), node, then, opening)) return WallTime{opening.from_ms};
+    for (; next != ahead.end() && next->first.ms < opening.to_ms; ++next)
+      if (pool.would_host_in(as_of(query, next->first.ms), node, next->second, opening)) return next->first;
+  }
+  return {};
+}
+
+// For every kind of bundle: when the first, second, ... machine can host it, by the ends that are promised and the
+// hours that owners have said. What is kept for one of the same kind is for those that go first.
 Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTime now) const {
   Outlook outlook{reason_of(item, now), {}};
   const Class& c = classes[items[item].cls];
@@ -238,9 +263,14 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
     Query query = query_for(need, item, now.ms);
     query.excluded = &out;
     std::vector<WallTime> times;
-    for (std::uint32_t node = 0; node < pool.limit(); ++node)
-      if (pool.live(node))
-        if (const auto at = hosts_from(query, node, now)) times.push_back(*at);
+    for (std::uint32_t node = 0; node < pool.limit(); ++node) {
+      if (!pool.live(node)) continue;
+      const std::uint32_t keeper = pool.machine(node).keeper;
+      query.asker = keeper != kNone && items[keeper].cls == items[item].cls ? keeper : item;
+      auto at = hosts_from(query, node, now);
+      if (!at) at = hosts_when_open(query, node, now);
+      if (at) times.push_back(*at);
+    }
     std::sort(times.begin(), times.end());
     outlook.coming.emplace_back(need.count, std::move(times));
   }
@@ -266,6 +296,15 @@ QueueView Scheduler::Impl::view_of(std::uint32_t item, std::uint32_t position, s
   }
   if (!view.known && before == 0 && outlook.reason.code == "placing") view.known = true, start = now;
   if (view.known) view.expected_start = start;
+  if (!items[item].latched) return view;
+  // What was learned since the last plan counts too.
+  const bool stale = shadows_stale || std::find(shadows_due.begin(), shadows_due.end(), item) != shadows_due.end();
+  if (const std::int64_t shadow = stale ? book(item, now).shadow : shadows[item]; shadow > 0) {
+    view.known = true, view.expected_start = std::max(now, WallTime{shadow});
+    const std::size_t reserved = latches.at(item).size();
+    view.reason.params["reserved"] = std::to_string(reserved);
+    view.reason.text += fmt::format("; {} machine{} reserved for it", reserved, reserved == 1 ? " is" : "s are");
+  }
   return view;
 }
 

@@ -56,9 +56,12 @@ class Future {
           commit(group.cluster, group.places);
         }
       }
-      if (due_.empty() || due_.top().at > end) break;
+      const WallTime next = next_event();
+      if (next > end) break;
       // What happens within the next three percent of the way there is planned for together.
-      const WallTime until = due_.top().at + std::max(kTogether, (due_.top().at - began) / 32);
+      const WallTime until = next + std::max(kTogether, (next - began) / 32);
+      now_ = std::max(now_, next);
+      if (due_.empty() || due_.top().at > until) ++events;
       for (; !due_.empty() && due_.top().at <= until; ++events) {
         const Due due = due_.top();
         due_.pop();
@@ -70,6 +73,12 @@ class Future {
   }
 
  private:
+  // What ends or comes next, or the next machine that opens or closes.
+  WallTime next_event() const {
+    WallTime next = due_.empty() ? kNotYet : due_.top().at;
+    if (const std::int64_t wake = fork_.pool.next_wake(); wake > now_.ms) next = std::min(next, WallTime{wake});
+    return next;
+  }
   struct Due {
     WallTime at;
     ClusterId cluster;                    // ends with all it holds

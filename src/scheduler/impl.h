@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "scheduler/backfill.h"
+#include "scheduler/network.h"
 #include "scheduler/pool.h"
 #include "scheduler/queue.h"
 #include "scheduler/run_times.h"
@@ -22,6 +23,8 @@ inline constexpr Millis kProposalLife{5'000};      // a proposal that nothing ca
 inline constexpr Millis kLeaving{60'000};          // what was told to stop is gone by then, as a rule
 inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
 inline constexpr std::size_t kLatchesMax = 16;
+inline constexpr std::size_t kProtected = 4;        // of a class: the first, and those behind it whose start is certain
+inline constexpr std::size_t kLatchesOfFirsts = 8;  // of kLatchesMax, that those behind the first leave alone
 inline constexpr std::size_t kTiers = 10;
 
 struct Scheduler::Impl {
@@ -79,6 +82,7 @@ struct Scheduler::Impl {
     ClusterId cluster;
     std::uint32_t cls = kNone, lane = kNone;
     bool live = false, aged = false, proposed = false, latched = false;
+    bool behind = false; /* latched, but not as the first of its class: it keeps nothing but what its shadow needs */
   };
   struct Proposal {
     WallTime expires;
@@ -102,7 +106,16 @@ struct Scheduler::Impl {
     bool reclaims() const { return of_tenant || of_project; }
   };
   using Gone = std::map<Usage::Account, Held>;  // what leaves of what each holds
-  struct Way {                                  // was asked to be cleared
+  enum class Reach : std::uint8_t {             // for machines that are kept for others
+    Theirs = 0,                                 // of those that go after it too, and what it gives back in time
+    Back = 1,                                   // only what it gives back in time
+    Never = 2                                   // as Theirs, but nothing that it would have to give back
+  };
+  struct Booking {  // by the ends that are promised; shadow 0: not known
+    std::int64_t shadow = 0;
+    std::vector<std::uint32_t> machines;
+  };
+  struct Way {  // was asked to be cleared
     WallTime expires;
     std::vector<std::uint32_t> nodes;
   };
@@ -125,6 +138,7 @@ struct Scheduler::Impl {
   void apply(const DayChanged& c) { seed = c.seed, pool.reseed(c.seed); }
   void apply(const UsageChanged& c) { usage.restore(c); }
   void apply(const ShareChanged& c);
+  void apply(const PathsChanged& c);
   void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
@@ -151,13 +165,12 @@ struct Scheduler::Impl {
   void rebuild_heap(std::int64_t now_ms);
   void push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms);
   bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
-  bool choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen, std::uint32_t& lacks,
+  bool choose(std::uint32_t item, WallTime now, Reach reach, std::vector<Choice>& chosen, std::uint32_t& lacks,
               std::uint32_t& lacking);
-  bool choose(std::uint32_t item, WallTime now, bool borrow, bool within, std::vector<Choice>& chosen,
+  bool choose(std::uint32_t item, WallTime now, Reach reach, bool within, std::vector<Choice>& chosen,
               std::uint32_t& lacks, std::uint32_t& lacking);
-  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow, std::vector<Choice>& chosen);
-  // `borrow`: machines that are kept for others too, if it is gone in time.
-  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow = true) const;
+  bool make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, Reach reach, std::vector<Choice>& chosen);
+  Query query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, Reach reach = Reach::Theirs) const;
   Rank rank_of(const Class& c, std::uint32_t lane, const Held& tenant_too = {}, const Held& project_too = {}) const;
   Rank rank_of(std::uint32_t item) const { return rank_of(classes[items[item].cls], items[item].lane); }
   void rank_anew(Lane& lane);
@@ -172,6 +185,7 @@ struct Scheduler::Impl {
   bool not_kept_from(std::uint32_t cls, std::uint32_t keeper) const;
   void latch(std::uint32_t item);
   void unlatch(std::uint32_t item);
+  void protect(std::uint32_t cls, WallTime now, std::int64_t& again);
   void order_latches(std::int64_t now_ms);
   std::uint64_t precedence_of(std::uint32_t item) const;
   std::uint64_t precedence_of(std::uint32_t item, std::uint32_t place) const;
@@ -200,11 +214,16 @@ struct Scheduler::Impl {
 
   // ---- short work on machines that are kept (backfill.cpp)
   void reserve(std::uint32_t item, WallTime now, const std::vector<Choice>& chosen);
+  bool suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const;
+  bool network_stands_against(std::uint32_t item, WallTime now) const;
   bool borrowed(std::uint32_t item, const std::vector<Choice>& chosen) const;
   std::optional<WallTime> end_of(const LeaseView& lease, WallTime now) const;
   std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
-  std::int64_t shadow_of(std::uint32_t item, WallTime now) const;
-  void refresh_shadows(WallTime now);
+  void release(std::uint32_t node, std::uint32_t item);
+  Booking book(std::uint32_t item, WallTime now) const;
+  bool keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms);  // true: some of it is free
+  void claim(std::uint32_t cls);
+  void refresh_shadows(WallTime now, std::uint32_t turn = kNone);  // turn: the class whose it is
   std::int64_t longest_that_starts(std::uint32_t item, WallTime now) const;
   static std::int64_t done_by(std::int64_t length_ms, std::int64_t now_ms) {
     return length_ms == 0 ? 0 : now_ms + kProposalLife.count() + length_ms + kLeaving.count();
@@ -226,10 +245,12 @@ struct Scheduler::Impl {
   std::map<std::string, std::uint32_t> refused_by(NodeId node, WallTime now) const;
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
   std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
+  std::optional<WallTime> hosts_when_open(const Query& query, std::uint32_t node, WallTime now) const;
 
   const bool shares_mix, backfill;
   Pool pool;
   Usage usage;
+  Network network;
   const Weights weights;  // where none count
   const std::vector<std::uint32_t> nobody;
   Lines lines;

@@ -180,6 +180,101 @@ TEST(Offers, OutsideItsHoursAMachineIsNoneAndComesBack) {
   EXPECT_EQ(placed(s.plan({}, kT0 + 1h)), std::set<std::uint64_t>{1});
 }
 
+TEST(Offers, WhatOpensLaterIsCountedIntoTheStart) {
+  NodeView evening = asking(1, 0);
+  evening.offer.hours = {{kT0 + 1h, kT0 + 3h}, {kT0 + 20h, kT0 + 30h}}, evening.offer.notice = 15min;
+  const auto told = [&](Millis longest, bool may_end_early = false) {
+    Scheduler s;
+    s.apply(NodeChanged{evening});
+    Request r = asks(1);
+    r.longest = longest, r.may_end_early = may_end_early;
+    s.apply(RequestChanged{r});
+    EXPECT_TRUE(s.plan({}, kT0).empty());
+    const QueueView view = s.queue_of(r.cluster, kT0);
+    const auto likely = s.starts(kT0);
+    EXPECT_EQ(likely.size(), 1U);
+    if (!view.known) return WallTime{};
+    EXPECT_EQ(likely[0].p50, view.expected_start);
+    EXPECT_EQ(likely[0].p90, view.expected_start);
+    return view.expected_start;
+  };
+  EXPECT_EQ(told(1h), kT0 + 1h);
+  EXPECT_EQ(told(90min), kT0 + 20h) << "half an hour to start, and the owner's notice: the first evening is too short";
+  EXPECT_EQ(told(0ms), WallTime{}) << "it has no end";
+  EXPECT_EQ(told(0ms, true), kT0 + 1h);
+  evening.offer.hours.insert(evening.offer.hours.begin(), {kT0 - 1h, kT0 + 1h});  // open now, not for long enough
+  EXPECT_EQ(told(1h), kT0 + 1h);
+}
+
+// Alone in the queue, with machines that open and close and ends that are promised: it starts in the minute it was
+// told.
+TEST(Offers, TheToldStartComesTrueWhenAllKeepTheirHours) {
+  int known = 0, by_opening = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    Rng rng(seed);
+    Scheduler s;
+    const std::uint64_t machines = 1 + rng.below(4);
+    std::map<int, std::vector<std::uint64_t>> ends;  // minutes
+    std::set<int> times{0};
+    const auto view = [&](std::uint64_t id, bool busy, const std::vector<Interval>& hours) {
+      NodeView n = asking(id, 0);
+      n.offer.hours = hours, n.offer.notice = 10min;
+      if (busy) n.free.cpu_milli = 0, n.whole = false;
+      return n;
+    };
+    std::vector<std::vector<Interval>> hours(machines + 1);
+    for (std::uint64_t id = 1; id <= machines; ++id) {
+      int minute = static_cast<int>(rng.below(200)) - 100;
+      for (int i = 0; i < 3 && rng.chance(5, 6); ++i) {
+        const int to = minute + 20 + static_cast<int>(rng.below(200));
+        hours[id].push_back({kT0 + Millis(minute * 60'000), kT0 + Millis(to * 60'000)});
+        times.insert(minute), times.insert(to);
+        minute = to + 1 + static_cast<int>(rng.below(100));
+      }
+      const bool busy = rng.chance(1, 2);
+      s.apply(NodeChanged{view(id, busy, hours[id])});
+      if (!busy) continue;
+      const int end = 1 + static_cast<int>(rng.below(300));
+      LeaseView l;
+      l.lease = LeaseId{id}, l.cluster = ClusterId{100 + id}, l.node = NodeId{id}, l.resources.cpu_milli = 8'000;
+      l.since = kT0;
+      s.apply(LeaseChanged{l}), s.apply(TermsChanged{l.cluster, kT0 + Millis(end * 60'000)});
+      ends[end + 1].push_back(id), times.insert(end + 1);
+    }
+    Request r = asks(1, 0, 1 + static_cast<std::uint32_t>(rng.below(2)));
+    r.longest = Millis(15 * 60'000 * static_cast<std::int64_t>(1 + rng.below(6)));
+    r.since = kT0;
+    s.apply(RequestChanged{r});
+    bool started = !s.plan({}, kT0).empty();
+    if (started) continue;
+    const QueueView told = s.queue_of(r.cluster, kT0);
+    if (told.known) ++known;
+    int start = -1;
+    for (const int minute : times) {
+      if (minute < 0 || started) continue;
+      const WallTime now = kT0 + Millis(minute * 60'000);
+      if (const auto ending = ends.find(minute); ending != ends.end())
+        for (const std::uint64_t id : ending->second) {
+          s.apply(LeaseGone{LeaseId{id}, now});
+          s.apply(NodeChanged{view(id, false, hours[id])});
+        }
+      started = !s.plan({}, now).empty();
+      if (started) start = minute;
+    }
+    // A gang needs machines that are open at the same time; each is counted from when it opens.
+    if (r.gang[0].count > 1) {
+      if (started) EXPECT_TRUE(!told.known || told.expected_start <= kT0 + Millis(start * 60'000)) << "seed " << seed;
+      continue;
+    }
+    EXPECT_EQ(told.known, started) << "seed " << seed;
+    if (!started || !told.known) continue;
+    EXPECT_EQ(told.expected_start, kT0 + Millis(start * 60'000)) << "seed " << seed;
+    if (!ends.contains(start)) ++by_opening;
+  }
+  EXPECT_GT(known, 60);
+  EXPECT_GT(by_opening, 20);
+}
+
 TEST(Offers, TenantsAndImagesAreCountedForTheOwner) {
   Scheduler s;
   NodeView choosy = asking(1, 0);

@@ -1,9 +1,14 @@
 #include "scheduler/placement.h"
 
 #include <algorithm>
+#include <map>
 
 namespace muster::scheduler {
 namespace {
+
+// Of a larger pool so many machines are looked at: its own sites, the smallest sites that are large enough, then
+// whatever comes next in an order that another day begins elsewhere.
+constexpr std::size_t kTogetherLookedAt = 2'048;
 
 std::string region_of(const NodeView& view) {
   const auto it = view.labels.find("region");
@@ -16,14 +21,16 @@ void tidy(std::vector<std::uint32_t>& nodes) {
 
 }  // namespace
 
-Scheduler::Impl::Placement::Placement(Impl& impl, std::uint32_t item, WallTime now)
-    : impl_(impl), domains_(rules_of(impl.classes[impl.items[item].cls].example.policy).domains) {
+Scheduler::Impl::Placement::Placement(Impl& impl, std::uint32_t item, WallTime now, Reach reach)
+    : impl_(impl), now_(now), domains_(rules_of(impl.classes[impl.items[item].cls].example.policy).domains) {
   if (domains_ == Domains::Any) return;
   const Request& r = impl.classes[impl.items[item].cls].example;
   never_ = impl.excluded(r, now);
   sites_ = suppliers_ = never_;
   if (domains_ == Domains::Together) {
-    gather(item, now);
+    for (const NodeId id : r.avoid)
+      if (const std::uint32_t node = impl.pool.index_of(id); node != kNone) leave_out_relayed_from(node);
+    gather(impl.classes[impl.items[item].cls], item, reach);
     return;
   }
   for (const NodeId id : r.avoid)
@@ -42,9 +49,10 @@ void Scheduler::Impl::Placement::leave_out_domains_of(std::uint32_t node) {
 
 void Scheduler::Impl::Placement::chose(std::uint32_t node) {
   if (domains_ == Domains::Apart) leave_out_domains_of(node);
+  if (domains_ == Domains::Together) leave_out_relayed_from(node);
 }
 
-Found Scheduler::Impl::Placement::best(const Query& query) {
+Found Scheduler::Impl::Placement::best(std::uint32_t need, const Query& query) {
   if (domains_ == Domains::Apart) {
     Query apart = query;
     for (const auto* left_out : {&suppliers_, &sites_}) {
@@ -52,68 +60,165 @@ Found Scheduler::Impl::Placement::best(const Query& query) {
       if (const Found found = impl_.pool.best(apart)) return found;
     }
   }
-  for (const std::vector<std::uint32_t>& wish : wishes_)
-    if (const Found found = impl_.pool.best_of(query, wish)) return found;
+  if (!together_.empty()) {
+    for (std::size_t& i = looked_at_[need]; i < wishes_[need].size(); ++i) {
+      const Found& wish = wishes_[need][i];
+      if (!impl_.pool.hosts(query, wish.node) || !leaves_enough(need, wish.node)) continue;
+      --left_[need];
+      return wish;
+    }
+  }
   return impl_.pool.best(query);
 }
 
-// The site, or the region, with enough machines for all of it, and of several the one with the fewest, so that large
-// ones stay whole; where none has enough, the one with the most. A cluster that runs stays where it is.
-std::vector<std::uint32_t> Scheduler::Impl::Placement::most_fitting(const std::vector<Query>& queries, const Class& c,
-                                                                    bool by_site) const {
-  struct Place {
-    std::vector<std::uint32_t> nodes;
-    std::vector<std::size_t> hosts;  // by need
-    bool has_members = false;
-  };
-  const Pool& pool = impl_.pool;
-  const auto name_of = [&](std::uint32_t node) { return by_site ? pool.view(node).site : region_of(pool.view(node)); };
-  std::map<std::string, Place> places;
-  for (std::uint32_t node = 0; node < pool.limit(); ++node) {
-    if (!pool.live(node)) continue;
-    const std::string name = name_of(node);
-    if (name.empty()) continue;
-    bool any = false;
-    for (std::size_t n = 0; n < queries.size(); ++n) {
-      if (!pool.hosts(queries[n], node)) continue;
-      Place& place = places[name];
-      place.hosts.resize(queries.size());
-      ++place.hosts[n];
-      if (!std::exchange(any, true)) place.nodes.push_back(node);
-    }
-  }
-  for (const NodeId id : c.example.avoid)
-    if (const std::uint32_t node = pool.index_of(id); node != kNone)
-      if (const auto it = places.find(name_of(node)); it != places.end()) it->second.has_members = true;
-  std::tuple<int, std::int64_t> least{3, 0};
-  std::vector<std::uint32_t>* best = nullptr;
-  for (auto& [name, place] : places) {
-    std::size_t needed = 0;
-    bool enough = true;
-    for (std::size_t n = 0; n < queries.size(); ++n) {
-      needed += c.needs[n].count;
-      enough = enough && place.hosts[n] >= needed;
-    }
-    const auto size = static_cast<std::int64_t>(place.nodes.size());
-    const std::tuple<int, std::int64_t> rank = place.has_members ? std::tuple(0, -size)
-                                               : enough          ? std::tuple(1, size)
-                                                                 : std::tuple(2, -size);
-    if (rank < least) least = rank, best = &place.nodes;
-  }
-  return best == nullptr ? std::vector<std::uint32_t>{} : std::move(*best);
+// ---- together
+bool Scheduler::Impl::suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const {
+  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return true;
+  for (const std::uint32_t node : nodes)
+    if (const auto* seen = network.of(pool.view(node).node))
+      for (const auto& [id, path] : *seen)
+        if (path.kind == PathKind::Relay && path.fresh(now.ms) &&
+            std::find(nodes.begin(), nodes.end(), pool.index_of(id)) != nodes.end())
+          return false;
+  return true;
 }
 
-void Scheduler::Impl::Placement::gather(std::uint32_t item, WallTime now) {
-  const Class& c = impl_.classes[impl_.items[item].cls];
+// There are machines enough, but not such as may go together.
+bool Scheduler::Impl::network_stands_against(std::uint32_t item, WallTime now) const {
+  const Class& c = classes[items[item].cls];
+  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return false;
+  const auto out = excluded(c.example, now);
+  std::vector<std::uint32_t> counts;
   std::vector<Query> queries;
   for (const CountedNeed& need : c.needs) {
-    queries.push_back(impl_.query_for(need, item, now.ms));
-    queries.back().excluded = &never_;
+    counts.push_back(need.count);
+    queries.push_back(query_for(need, item, now.ms));
+    queries.back().excluded = &out;
   }
-  auto site = most_fitting(queries, c, true);
-  if (!site.empty()) wishes_.push_back(std::move(site));
-  auto region = most_fitting(queries, c, false);
-  if (!region.empty()) wishes_.push_back(std::move(region));
+  Matching all(std::move(counts));
+  for (std::uint32_t node = 0; node < pool.limit() && !all.complete(); ++node)
+    for (std::uint32_t n = 0; n < queries.size(); ++n)
+      if (pool.live(node) && pool.hosts(queries[n], node)) all.add(node, n);
+  return all.complete();
+}
+
+void Scheduler::Impl::Placement::leave_out_relayed_from(std::uint32_t node) {
+  const auto* seen = impl_.network.of(impl_.pool.view(node).node);
+  if (seen == nullptr) return;
+  for (const auto& [id, path] : *seen)
+    if (path.kind == PathKind::Relay && path.fresh(now_.ms))
+      if (const std::uint32_t other = impl_.pool.index_of(id); other != kNone) impl_.pool.mark(other);
+}
+
+std::vector<std::uint32_t> Scheduler::Impl::Placement::candidates(const std::vector<Query>& queries,
+                                                                  const std::vector<std::uint32_t>& members,
+                                                                  std::uint32_t needed) const {
+  const Pool& pool = impl_.pool;
+  std::vector<std::uint32_t> out;
+  const auto look = [&](std::uint32_t node) {
+    if (pool.live(node) && !pool.marked(node) &&
+        std::any_of(queries.begin(), queries.end(), [&](const Query& q) { return pool.hosts(q, node); }))
+      out.push_back(node);
+  };
+  if (pool.count() <= kTogetherLookedAt) {
+    for (std::uint32_t node = 0; node < pool.limit(); ++node) look(node);
+    return out;
+  }
+  for (const std::uint32_t member : members)
+    if (const std::string& site = pool.view(member).site; !site.empty()) pool.each_of_site(site, look);
+  std::size_t looked = 0;
+  pool.sites_from(needed, [&](const std::string& site) {
+    pool.each_of_site(site, [&](std::uint32_t node) { look(node), ++looked; });
+    return looked < kTogetherLookedAt;
+  });
+  const auto begin = static_cast<std::uint32_t>(impl_.seed % pool.limit());
+  for (std::uint32_t i = 0; i < pool.limit() && out.size() < kTogetherLookedAt; ++i) look((begin + i) % pool.limit());
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reach reach) {
+  Pool& pool = impl_.pool;
+  if (c.needs.empty() || c.needs.size() > 64) return;
+  std::vector<Query> queries;
+  Tight gang;
+  std::uint32_t needed = 0;
+  for (const CountedNeed& need : c.needs) {
+    queries.push_back(impl_.query_for(need, item, now_.ms, reach));
+    queries.back().excluded = &never_;
+    gang.counts.push_back(need.count), needed += need.count;
+  }
+  std::vector<std::uint32_t> nodes;
+  for (const NodeId id : c.example.avoid)  // its own
+    if (const std::uint32_t node = pool.index_of(id); node != kNone) nodes.push_back(node);
+  gang.members = static_cast<std::uint32_t>(nodes.size());
+  if (gang.members == 0 && needed < 2) return;
+  const std::vector<std::uint32_t> open = candidates(queries, nodes, needed);
+  nodes.insert(nodes.end(), open.begin(), open.end());
+  std::map<std::string, std::uint32_t> sites{{"", 0}}, regions{{"", 0}};
+  const auto number = [](auto& names, const std::string& name) {
+    return names.try_emplace(name, static_cast<std::uint32_t>(names.size())).first->second;
+  };
+  std::vector<std::uint32_t> places(impl_.network.empty() ? 0 : pool.limit(), kNone);  // by machine
+  for (std::uint32_t i = 0; i < nodes.size(); ++i) {
+    const NodeView& view = pool.view(nodes[i]);
+    gang.spots.push_back(spot_of(view.link, number(sites, view.site), number(regions, region_of(view))));
+    std::uint64_t hosts = 0;
+    for (std::size_t n = 0; n < queries.size() && i >= gang.members; ++n)
+      if (pool.hosts(queries[n], nodes[i])) hosts |= std::uint64_t{1} << n;
+    gang.hosts.push_back(hosts);
+    if (!places.empty()) places[nodes[i]] = i;
+  }
+  for (std::uint32_t i = 0; i < nodes.size() && !places.empty(); ++i) {
+    const auto* seen = impl_.network.of(pool.view(nodes[i]).node);
+    if (seen == nullptr) continue;
+    for (const auto& [id, path] : *seen) {
+      const std::uint32_t other = pool.index_of(id);
+      const std::uint32_t j = other == kNone ? kNone : places[other];
+      if (j == kNone || j <= i || !path.fresh(now_.ms)) continue;
+      gang.known.emplace(std::pair(i, j), path.applied_to(gang.spots[i], gang.spots[j]));
+    }
+  }
+  auto found = tightest(gang);
+  if (!found && c.grows && needed > 1) {  // one more is better than none
+    gang.counts.assign(gang.counts.size(), 0), gang.counts.front() = 1;
+    found = tightest(gang);
+  }
+  if (!found) return;
+  for (const std::uint32_t i : found->machines) together_.push_back(nodes[i]), hosts_.push_back(gang.hosts[i]);
+  left_ = gang.counts, looked_at_.assign(queries.size(), 0), wishes_.resize(queries.size());
+  for (std::size_t n = 0; n < queries.size(); ++n) {
+    std::vector<std::pair<std::pair<std::int64_t, std::uint64_t>, std::uint32_t>> order;
+    for (const std::uint32_t node : together_)
+      if (pool.hosts(queries[n], node)) {
+        const auto [value, place] = pool.value(queries[n], node);
+        order.push_back({{-value, place}, node});
+      }
+    std::sort(order.begin(), order.end());
+    for (const auto& [value, node] : order) wishes_[n].push_back({node, -value.first});
+  }
+}
+
+// Without this one the rest of the gang still finds its machines among those that suit each other.
+bool Scheduler::Impl::Placement::leaves_enough(std::uint32_t need, std::uint32_t node) const {
+  if (left_.size() == 1 || left_[need] == 0) return true;
+  std::vector<std::uint32_t> left = left_;
+  --left[need];
+  std::uint32_t all = 0;
+  for (const std::uint32_t n : left) all += n;
+  std::vector<std::uint32_t> others, hosting(left.size());  // of together_; how many of them host each need
+  for (std::uint32_t i = 0; i < together_.size(); ++i) {
+    if (together_[i] == node || impl_.pool.marked(together_[i])) continue;
+    others.push_back(i);
+    for (std::size_t n = 0; n < left.size(); ++n) hosting[n] += static_cast<std::uint32_t>(hosts_[i] >> n & 1U);
+  }
+  if (std::all_of(hosting.begin(), hosting.end(), [&](std::uint32_t n) { return n >= all; })) return true;
+  Matching matching(left);
+  for (const std::uint32_t i : others)
+    for (std::uint32_t n = 0; n < left.size() && !matching.complete(); ++n)
+      if ((hosts_[i] >> n & 1U) != 0) matching.add(i, n);
+  return matching.complete();
 }
 
 }  // namespace muster::scheduler

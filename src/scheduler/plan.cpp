@@ -122,6 +122,7 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   shadows_stale = true;
   proposed_on.erase(node);
   usage.machine(node, nullptr);
+  network.forget(c.node);
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);
@@ -165,7 +166,8 @@ bool Scheduler::Impl::may_latch(std::uint32_t item) const {
   if (latches.size() >= kLatchesMax) return false;
   const Item& it = items[item];
   for (const auto& [other, kept] : latches)
-    if (items[other].cls == it.cls && lanes[items[other].lane].tenant == lanes[it.lane].tenant) return false;
+    if (items[other].cls == it.cls && !items[other].behind && lanes[items[other].lane].tenant == lanes[it.lane].tenant)
+      return false;
   const Class& c = classes[it.cls];
   std::vector<Query> queries;
   std::vector<std::uint32_t> counts;
@@ -188,16 +190,51 @@ void Scheduler::Impl::latch(std::uint32_t item) {
 void Scheduler::Impl::unlatch(std::uint32_t item) {
   const auto it = latches.find(item);
   if (it == latches.end()) return;
-  for (const std::uint32_t node : it->second)
-    if (pool.live(node) && pool.machine(node).keeper == item) pool.keep(node, kNone);
+  for (const std::uint32_t node : it->second) release(node, item);
   latches.erase(it);
   ways.erase(item);
-  items[item].latched = false, shadows[item] = 0;
+  items[item].latched = items[item].behind = false, shadows[item] = 0;
   std::erase(shadows_due, item);
+  shadows_stale = true;
+}
+
+// The first of a class keeps what it finds. So that those behind it are not put off for ever by what is shorter than
+// they are, the next few of the class have their machines booked too, as far as their whole start is certain.
+void Scheduler::Impl::protect(std::uint32_t cls, WallTime now, std::int64_t& again) {
+  const Class& c = classes[cls];
+  std::vector<std::tuple<std::uint8_t, Rank, std::int64_t, std::uint64_t, std::uint32_t>> first;
+  for (const auto& [lane, line] : c.lines) {
+    const Lane& l = lanes[lane];
+    Lines::Cursor cursor = lines.begin(line);
+    for (std::size_t i = 0; i < kProtected && !lines.at_end(cursor); ++i, lines.next(line, cursor, now.ms)) {
+      const auto [entry, worth] = lines.at(cursor, now.ms);
+      first.emplace_back(l.tier, rank_of(c, lane), usage.handicap_ms(l.owner) - worth, entry.who, entry.request());
+    }
+  }
+  std::sort(first.begin(), first.end());
+  if (first.size() > kProtected) first.resize(kProtected);
+  std::vector<std::uint32_t> fallen;
+  for (const auto& [item, kept] : latches)
+    if (items[item].cls == cls && items[item].behind &&
+        std::none_of(first.begin(), first.end(), [&](const auto& f) { return std::get<4>(f) == item; }))
+      fallen.push_back(item);
+  for (const std::uint32_t item : fallen) unlatch(item);
+  for (const auto& next : first) {
+    const std::uint32_t item = std::get<4>(next);
+    const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
+    if (items[item].latched || latches.size() + kLatchesOfFirsts >= kLatchesMax) continue;
+    if (due > now.ms) {
+      if (again == 0 || due < again) again = due;
+      continue;
+    }
+    latch(item);
+    items[item].behind = true;
+    shadows_due.push_back(item);
+  }
 }
 
 // ---- placing
-Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, bool borrow) const {
+Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, Reach reach) const {
   Query q;
   q.need = &need.need;
   const PolicyRules& rules = rules_of(classes[items[item].cls].example.policy);
@@ -206,17 +243,17 @@ Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, st
   q.asker = item;
   q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
   q.precedence = precedence_of(item);
-  q.precedences = &precedences;
+  if (reach != Reach::Back) q.precedences = &precedences;
   const Class& c = classes[items[item].cls];
   q.length_ms = c.fit_ms, q.stays = c.stays;
-  if (borrow && backfill) q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows;
+  if (reach != Reach::Never && backfill) q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows;
   return q;
 }
 
 // One more machine for need `n`, though no free one can host it: a machine that was chosen for another need is handed
 // over, which takes a free one instead, perhaps by the same way (an augmenting path). So a gang fails only when no
 // assignment exists at all.
-bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, bool borrow,
+bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_t now_ms, Reach reach,
                                 std::vector<Choice>& chosen) {
   const Class& c = classes[items[item].cls];
   struct Step {
@@ -226,7 +263,7 @@ bool Scheduler::Impl::make_room(std::uint32_t item, std::uint32_t n, std::int64_
   std::vector<std::uint32_t> todo{n};
   reached[n].from = n;
   for (std::size_t i = 0; i < todo.size(); ++i) {
-    Query query = query_for(c.needs[todo[i]], item, now_ms, borrow);
+    Query query = query_for(c.needs[todo[i]], item, now_ms, reach);
     if (i > 0)
       if (const Found free = pool.best(query)) {
         pool.mark(free.node);
@@ -264,17 +301,17 @@ void Scheduler::Impl::mark_excluded(Class& c, WallTime now) {
 }
 
 // A machine for as much of it as can be. True: for all. Else what it lacks first, and how many of that.
-bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, std::vector<Choice>& chosen,
+bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, Reach reach, std::vector<Choice>& chosen,
                              std::uint32_t& lacks, std::uint32_t& lacking) {
   // What grows within a guarantee goes first, so it takes no more than that in one turn.
   if (classes[items[item].cls].grows && rank_of(item) != Rank::None) {
-    const bool complete = choose(item, now, borrow, true, chosen, lacks, lacking);
+    const bool complete = choose(item, now, reach, true, chosen, lacks, lacking);
     if (!chosen.empty()) return complete;
   }
-  return choose(item, now, borrow, false, chosen, lacks, lacking);
+  return choose(item, now, reach, false, chosen, lacks, lacking);
 }
 
-bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, bool within, std::vector<Choice>& chosen,
+bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, Reach reach, bool within, std::vector<Choice>& chosen,
                              std::uint32_t& lacks, std::uint32_t& lacking) {
   const Item& it = items[item];
   Class& c = classes[it.cls];
@@ -283,19 +320,19 @@ bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, bool
   mark_excluded(c, now);
   bool complete = true;
   Held taken{};
-  Placement placement(*this, item, now);
+  Placement placement(*this, item, now, reach);
   for (std::uint32_t n = 0; n < c.needs.size(); ++n) {
     const CountedNeed& need = c.needs[n];
-    const Query query = query_for(need, item, now.ms, borrow);
+    const Query query = query_for(need, item, now.ms, reach);
     std::uint32_t found = 0;
     for (; found < need.count; ++found) {
       if (within &&
           (need.need.load.whole_machine || usage.rank(lanes[it.lane].owner, need.held, taken, taken) == Rank::None))
         break;
-      if (const Found best = placement.best(query)) {
+      if (const Found best = placement.best(n, query)) {
         pool.mark(best.node);
         chosen.push_back({n, best.node});
-      } else if (!make_room(item, n, now.ms, borrow, chosen)) {
+      } else if (!make_room(item, n, now.ms, reach, chosen)) {
         break;
       }
       placement.chose(chosen.back().node);
@@ -311,13 +348,16 @@ bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, bool borrow, bool
 
 // Everything of the gang on distinct machines, or whatever of grow finds one.
 bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal) {
-  const Item& it = items[item];
+  Item& it = items[item];
   const Class& c = classes[it.cls];
   std::vector<Choice> chosen;
   std::uint32_t lacks = 0, lacking = 1;
-  const bool complete = choose(item, now, true, chosen, lacks, lacking);
+  it.behind = false;
+  // What others keep that go after it stays theirs where it can do without.
+  const bool complete = (!latches.empty() && choose(item, now, Reach::Back, chosen, lacks, lacking)) ||
+                        choose(item, now, Reach::Theirs, chosen, lacks, lacking);
   if (!complete && it.latched) {  // it keeps what it found, and waits for the rest
-    if (borrowed(item, chosen)) choose(item, now, false, chosen, lacks, lacking);
+    if (borrowed(item, chosen)) choose(item, now, Reach::Never, chosen, lacks, lacking);
     reserve(item, now, chosen);
     lacks = kNone, lacking = 1;
   }
@@ -526,8 +566,13 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       continue;
     }
     if (c.grows) continue;
+    if (network_stands_against(item, now)) {  // it keeps nothing from others: that would not help
+      unlatch(item);
+      continue;
+    }
     const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
     std::int64_t again = due > now.ms ? due : 0;
+    if (backfill && items[item].latched) protect(top.cls, now, again);
     bool makes_way = false;
     if (!frozen) {
       std::int64_t look = 0;
@@ -543,7 +588,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
       if (!makes_way && due > now.ms)
         unlatch(item);
       else
-        refresh_shadows(now);
+        refresh_shadows(now, top.cls), claim(top.cls);
       continue;
     }
     if (due > now.ms || !may_latch(item)) continue;

@@ -9,7 +9,7 @@ namespace muster::scheduler {
 enum class Domains : std::uint8_t {
   Any = 0,      // where its other machines are does not matter
   Apart = 1,    // not of a supplier and a site that it has a machine of already, as long as there are others
-  Together = 2  // of one site if that has all it needs, else of one region, else wherever they are
+  Together = 2  // such that the slowest pair of them is as fast as can be; never a pair that goes by the relay
 };
 struct PolicyRules {
   Weights head, other;  // for its head; for all its other machines

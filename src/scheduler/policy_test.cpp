@@ -113,6 +113,80 @@ TEST(Policy, FastNetworkKeepsAGangOnOneSite) {
   EXPECT_EQ(regions.size(), 1U) << "where no sites are known, the region";
 }
 
+PathSeen path(std::uint64_t from, std::uint64_t to, PathKind kind, std::int64_t mbps = 0) {
+  return {NodeId{from}, NodeId{to}, kind, mbps * 1'000, 0, kT0 - 1h};
+}
+std::set<std::uint64_t> placed(Scheduler& s) {
+  std::set<std::uint64_t> out;
+  for (const Group& g : s.plan({}, kT0))
+    for (const Place& p : g.places) out.insert(p.node.value);
+  return out;
+}
+
+TEST(Policy, FastNetworkTakesWhatWasMeasuredOverWhatIsSaid) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 6; ++i) {
+    NodeView n = machine(i);
+    n.site = i <= 3 ? "hall" : "attic";
+    s.apply(NodeChanged{n});
+  }
+  // In the hall they go by a switch of 10 Mbit/s, in the attic one pair is slow and another goes by the relay.
+  s.apply(PathsChanged{{path(1, 2, PathKind::Lan, 10), path(3, 1, PathKind::Lan, 10), path(2, 3, PathKind::Lan, 10)}});
+  s.apply(PathsChanged{{path(4, 5, PathKind::Direct, 9), path(5, 6, PathKind::Relay), path(4, 6, PathKind::Lan, 400)}});
+  s.apply(RequestChanged{gang(Policy::FastNetwork, 2)});
+  EXPECT_EQ(placed(s), (std::set<std::uint64_t>{4, 6}));
+  Scheduler forked;  // what was measured goes along
+  for (const Change& change : s.snapshot()) forked.apply(change);
+  forked.apply(RequestGone{ClusterId{1}}), forked.apply(RequestChanged{gang(Policy::FastNetwork, 2)});
+  EXPECT_EQ(placed(forked), (std::set<std::uint64_t>{4, 6}));
+}
+
+TEST(Policy, FastNetworkWaitsRatherThanGoByTheRelay) {
+  Scheduler s;
+  s.apply(NodeChanged{machine(1)}), s.apply(NodeChanged{machine(2)});
+  s.apply(PathsChanged{{path(1, 2, PathKind::Relay)}});
+  s.apply(RequestChanged{gang(Policy::FastNetwork, 2)});
+  EXPECT_TRUE(placed(s).empty());
+  EXPECT_TRUE(s.plan({}, kT0 + 20min).empty());
+  Request other = gang(Policy::Balanced, 1);
+  other.cluster = ClusterId{2}, other.since = kT0 + 20min;
+  s.apply(RequestChanged{other});
+  ASSERT_EQ(s.plan({}, kT0 + 20min).size(), 1U) << "it keeps nothing from others, however long it waits";
+  s.apply(RequestGone{ClusterId{2}});
+  EXPECT_TRUE(s.plan({}, kT0 + 21min).empty());
+  const Reason reason = s.queue_of(ClusterId{1}, kT0 + 21min).reason;
+  EXPECT_EQ(reason.code, "network");
+  EXPECT_NE(reason.text.find("relay"), std::string::npos) << reason.text;
+  Scheduler any;
+  any.apply(NodeChanged{machine(1)}), any.apply(NodeChanged{machine(2)});
+  any.apply(PathsChanged{{path(1, 2, PathKind::Relay)}});
+  any.apply(RequestChanged{gang(Policy::Balanced, 2)});
+  EXPECT_EQ(placed(any).size(), 2U) << "the others do not mind";
+  s.apply(PathsChanged{{path(2, 1, PathKind::Direct)}});
+  EXPECT_EQ(s.plan({}, kT0 + 22min).size(), 1U) << "who waits is looked at again";
+
+  Scheduler grown;  // what it has counts
+  grown.apply(NodeChanged{machine(1)}), grown.apply(NodeChanged{machine(2)}), grown.apply(NodeChanged{machine(3)});
+  grown.apply(PathsChanged{{path(1, 2, PathKind::Relay)}});
+  Request grows = gang(Policy::FastNetwork, 2);
+  grows.grow = std::move(grows.gang), grows.gang.clear(), grows.running = true, grows.avoid = {NodeId{1}};
+  grown.apply(RequestChanged{grows});
+  EXPECT_EQ(placed(grown), std::set<std::uint64_t>{3});
+}
+
+TEST(Policy, FastNetworkFindsASiteInALargePool) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 6'000; ++i) {
+    NodeView n = machine(i);
+    n.site = i % 1'000 == 7 ? "hall" : i % 3 == 0 ? "shed-" + std::to_string(i / 12) : "";
+    s.apply(NodeChanged{n});
+  }
+  s.apply(RequestChanged{gang(Policy::FastNetwork, 6)});
+  const auto chosen = placed(s);
+  EXPECT_EQ(chosen.size(), 6U);
+  for (const std::uint64_t id : chosen) EXPECT_EQ(id % 1'000, 7U) << "the only site with six";
+}
+
 TEST(Policy, BalancedIsTheDefaultAndUnknownOnesAreBalanced) {
   EXPECT_EQ(Request{}.policy, Policy::Balanced);
   EXPECT_EQ(&rules_of(static_cast<Policy>(99)), &rules_of(Policy::Balanced));

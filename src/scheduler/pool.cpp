@@ -293,10 +293,19 @@ std::uint32_t Pool::set(const NodeView& view) {
 void Pool::set_site(std::uint32_t node, const std::string& old, const std::string& site) {
   if (old == site) return;
   if (!old.empty()) {
-    groups_.erase(by_site_[old], node);
-    if (by_site_[old].size == 0) by_site_.erase(old);
+    auto& of = by_site_[old];
+    by_size_.erase({of.size, old});
+    groups_.erase(of, node);
+    if (of.size > 0)
+      by_size_.emplace(of.size, old);
+    else
+      by_site_.erase(old);
   }
-  if (!site.empty()) groups_.insert(by_site_[site], node);
+  if (site.empty()) return;
+  auto& of = by_site_[site];
+  by_size_.erase({of.size, site});
+  groups_.insert(of, node);
+  by_size_.emplace(of.size, site);
 }
 
 void Pool::forget(NodeId id) {
@@ -581,8 +590,8 @@ std::int64_t Pool::scarcity(const Query& query, std::uint32_t model) const {
   return pressure_[model] * query.need->task.gpu_milli() * query.weights->scarcity / 65'536 / 32;
 }
 
-bool Pool::timely(const Query& query, const NodeClass& k) const {
-  if (k.until_ms != 0 && (query.stays || query.length_ms > k.until_ms - query.now_ms)) return false;
+bool Pool::timely(const Query& query, const NodeClass& k, std::int64_t until_ms) const {
+  if (until_ms != 0 && (query.stays || query.length_ms > until_ms - query.now_ms)) return false;
   if (query.stays && matcher_.offers[k.offer].longest_ms > 0) return false;
   const OfferTerms& offer = matcher_.offers[k.offer];
   return (offer.longest_ms <= 0 || query.length_ms <= offer.longest_ms) && query.length_ms >= offer.shortest_ms;
@@ -657,11 +666,31 @@ bool Pool::hosts(const Query& query, std::uint32_t node) const {
 }
 
 bool Pool::would_host(const Query& query, std::uint32_t node, const Machine& machine) const {
-  if (machine.cell == kNone) return false;
+  return machine.cell != kNone && fits(query, node, machine, matcher_.class_of(infos_[node].cls).until_ms);
+}
+
+std::vector<Pool::Opening> Pool::openings(std::uint32_t node) const {
+  std::vector<Opening> out;
+  const NodeView& view = infos_[node].view;
+  if (!infos_[node].live || !view.schedulable) return out;
+  for (const Interval& i : view.offer.hours) {
+    const Opening hours{i.from.ms, i.to.ms - std::min(std::max<std::int64_t>(0, view.offer.notice.count()), i.to.ms)};
+    if (hours.from_ms > now_ms_ && hours.from_ms >= view.backoff_until.ms && hours.to_ms > hours.from_ms)
+      out.push_back(hours);
+  }
+  std::sort(out.begin(), out.end(), [](const Opening& a, const Opening& b) { return a.from_ms < b.from_ms; });
+  return out;
+}
+
+bool Pool::would_host_in(const Query& query, std::uint32_t node, const Machine& machine, const Opening& hours) const {
+  return query.now_ms >= hours.from_ms && fits(query, node, machine, hours.to_ms);
+}
+
+bool Pool::fits(const Query& query, std::uint32_t node, const Machine& machine, std::int64_t until_ms) const {
   const std::uint32_t cls = infos_[node].cls;
   const Verdict verdict = matcher_.judged(query.need->constraint, cls);
   const Need& need = *query.need;
-  if (verdict == Verdict::No || !timely(query, matcher_.class_of(cls))) return false;
+  if (verdict == Verdict::No || !timely(query, matcher_.class_of(cls), until_ms)) return false;
   if (!need.pinned.empty() &&
       std::find(need.pinned.begin(), need.pinned.end(), infos_[node].view.node) == need.pinned.end())
     return false;

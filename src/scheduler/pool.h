@@ -144,11 +144,23 @@ class Pool {
   void each_of_site(const std::string& site, const F& see) const {
     each_of(by_site_, site, see);
   }
+  // Sites with so many machines or more, the smallest first, while `see` says true.
+  template <class F>
+  void sites_from(std::uint32_t machines, const F& see) const {
+    for (auto it = by_size_.lower_bound({machines, ""}); it != by_size_.end() && see(it->second); ++it) continue;
+  }
   // What best() compares: of a machine that can host it, the value and its place in the order among equals.
   std::pair<std::int64_t, std::uint64_t> value(const Query& query, std::uint32_t node);
   bool hosts(const Query& query, std::uint32_t node) const;  // now
   bool would_host(const Query& query, std::uint32_t node, const Machine& then) const;
-  bool could_host(const Query& query, std::uint32_t node) const;  // if it were empty
+  struct Opening {  // of a machine's hours that are still to come; the owner's notice is taken off the end
+    std::int64_t from_ms = 0, to_ms = 0;
+  };
+  std::vector<Opening> openings(std::uint32_t node) const;  // the first first
+  // As would_host(), within those hours.
+  bool would_host_in(const Query& query, std::uint32_t node, const Machine& then, const Opening& hours) const;
+  std::int64_t next_wake() const { return wakes_.empty() ? 0 : wakes_.begin()->first; }  // of back-offs and hours
+  bool could_host(const Query& query, std::uint32_t node) const;                         // if it were empty
   // If it were empty and its owner asked nothing; and what of the offer refuses it then.
   bool could_serve(const Query& query, std::uint32_t node) const;
   Refusal refusal(const Query& query, std::uint32_t node) const;
@@ -259,7 +271,9 @@ class Pool {
   void make_hot(std::uint32_t image);
   void set_hours(Info& info);
   void set_machine(std::uint32_t node);
-  bool timely(const Query& query, const NodeClass& k) const;
+  bool timely(const Query& query, const NodeClass& k) const { return timely(query, k, k.until_ms); }
+  bool timely(const Query& query, const NodeClass& k, std::int64_t until_ms) const;
+  bool fits(const Query& query, std::uint32_t node, const Machine& then, std::int64_t until_ms) const;
   bool long_enough(const Query& query, std::uint32_t node) const;
   bool is_there(const Query& query, std::uint32_t node, Verdict verdict) const;
   bool affordable(const Query& query, std::uint32_t node) const;
@@ -280,6 +294,7 @@ class Pool {
   std::map<OrgId, SortedSets<std::uint32_t>::Set> by_supplier_;
   std::map<std::uint32_t, SortedSets<std::uint32_t>::Set> by_pool_;
   std::map<std::string, SortedSets<std::uint32_t>::Set> by_site_;  // where it is known
+  std::set<std::pair<std::uint32_t, std::string>> by_size_;        // those sites, by how many machines they have
   SortedSets<std::uint32_t> groups_;
   std::map<std::uint32_t, SortedSets<std::uint64_t>::Set> holders_;  // of images
   SortedSets<std::uint64_t> holder_orders_;

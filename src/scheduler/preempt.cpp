@@ -234,7 +234,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   Class& c = classes[it.cls];
   const auto could_host = [&](std::uint32_t node) {
     return std::any_of(c.needs.begin(), c.needs.end(), [&](const CountedNeed& need) {
-      return pool.could_host(query_for(need, item, now.ms, false), node);
+      return pool.could_host(query_for(need, item, now.ms, Reach::Never), node);
     });
   };
   std::set<std::uint32_t> nodes;
@@ -268,7 +268,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   std::vector<LeaseId> victims;
   bool promised = false;
   for (const CountedNeed& need : c.needs) {
-    const Query query = query_for(need, item, now.ms, false);
+    const Query query = query_for(need, item, now.ms, Reach::Never);
     std::uint32_t found = 0;
     for (; found < need.count; ++found) {
       const Found free = pool.best(query);
@@ -304,6 +304,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
     }
   }
   if (victims.empty() && !promised) return false;  // it gets its machines without that
+  if (!suit_each_other(c, chosen, now)) return false;
   if (!it.latched) latch(item);
   keep_for(item, chosen);
   again = 0;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "scheduler/impl.h"
+#include "scheduler/policy.h"
 
 namespace muster::scheduler {
 namespace {
@@ -218,6 +219,15 @@ void Scheduler::Impl::apply(const ShareChanged& c) {
   usage.set(c);
   for (std::size_t i = sleepers.size(); i-- > 0;)
     if (!classes[sleepers[i]].grows) wake(sleepers[i]);
+}
+
+void Scheduler::Impl::apply(const PathsChanged& c) {
+  bool news = false;
+  for (const PathSeen& path : c.paths)
+    if (pool.index_of(path.from) != kNone && pool.index_of(path.to) != kNone) news = network.note(path) || news;
+  if (!news) return;
+  for (std::size_t i = sleepers.size(); i-- > 0;)
+    if (rules_of(classes[sleepers[i]].example.policy).domains == Domains::Together) wake(sleepers[i]);
 }
 
 void Scheduler::Impl::set_latch_due(std::uint32_t cls, std::int64_t due) {

@@ -108,6 +108,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
     r.priority = it.waiter.priority, r.since = {it.waiter.since_ms};
     out.emplace_back(RequestChanged{std::move(r)});
   }
+  if (PathsChanged paths = network.all(); !paths.paths.empty()) out.emplace_back(std::move(paths));
   out.emplace_back(FreezeChanged{frozen});
   out.emplace_back(pool.learned());
   if (!arrivals.empty()) out.emplace_back(ArrivalsChanged{{arrivals.begin(), arrivals.end()}});

@@ -208,6 +208,21 @@ struct UsageChanged {
   WallTime as_of;
   bool operator==(const UsageChanged&) const = default;
 };
+// What a machine measured of its way to another: how it goes, what it carries in that direction (0 = it was never
+// full), the round trip (0 = not known).
+enum class PathKind : std::uint8_t { Relay = 1, Lan = 2, Direct = 3 };
+struct PathSeen {
+  NodeId from, to;
+  PathKind kind = PathKind::Direct;
+  std::int64_t kbps = 0;
+  std::int32_t rtt_us = 0;
+  WallTime at;
+  bool operator==(const PathSeen&) const = default;
+};
+// Measured, not decided: told by whoever hears it, and nobody but the scheduler remembers it.
+struct PathsChanged {
+  std::vector<PathSeen> paths;
+};
 // The weight of a project, or of a tenant as a whole, and what is guaranteed to it (milli-CPU, GPUs; 0 = nothing).
 struct ShareChanged {
   OrgId tenant;
@@ -218,7 +233,7 @@ struct ShareChanged {
 };
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
                             LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
-                            ArrivalsChanged, UsageChanged, ShareChanged>;
+                            ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
 // of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that

@@ -128,9 +128,12 @@ void AgentHub::on_pull(const LinkPtr& link, const session::PullReport& report) {
 void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   if (report.version != session::kNetReportVersion) return;
   std::set<LeaseId> live;
+  scheduler::PathsChanged paths;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     for (const LeaseId id : state.live_leases(link->node)) live.insert(id);
+    if (live.contains(report.lease)) paths = paths_seen(state, link->node, {report, read_clocks().wall});
   });
+  if (!paths.paths.empty()) context_.runner->tell_planner({std::move(paths)});
   const std::lock_guard lock(facts_mutex_);
   auto& leases = nets_[link->node];
   std::erase_if(leases, [&](const auto& each) { return !live.contains(each.first); });

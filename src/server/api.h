@@ -131,11 +131,10 @@ class Api {
   wire::PrincipalView shown_view(const control::State& state, const Principal& principal) const;
   Result<std::string> shown_principal(const control::State& state, const std::string& id) const;
   Result<std::size_t> end_other_logins(const CallPtr& call);                         // blocks
-  void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then starts_ is fresh
+  void with_starts(const CallPtr& call, bool wanted, std::function<void()> answer);  // then the likely starts are fresh
 
   Context& context_;
   std::map<std::string, Route> routes_;
-  StartForecasts starts_;
   std::mutex plan_mutex_;    // one what-if at a time: each forks the planner
   LeaseTime plan_after_{0};  // a large planner is not copied again at once
   std::unordered_multimap<std::string, const wire::Operation*> fixed_paths_;

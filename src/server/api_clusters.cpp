@@ -78,9 +78,9 @@ void add_starts(const StartForecasts::Map& starts, std::map<ClusterId, wire::Que
 
 // Playing the future takes a while: not on the thread that serves connections.
 void Api::with_starts(const CallPtr& call, bool wanted, std::function<void()> answer) {
-  if (!wanted || !starts_.old()) return answer();
+  if (!wanted || !context_.starts->old()) return answer();
   post(call, [this, answer = std::move(answer)] {
-    (void)starts_.get(*context_.runner);
+    (void)context_.starts->get(*context_.runner);
     answer();
   });
 }
@@ -160,7 +160,7 @@ void Api::add_clusters() {
       return past ? ok(call, past->json) : fail(call, error(Code::NotFound, "the cluster is gone"));
     }
     const auto answer = [this, call, show] {
-      const auto starts = starts_.last();
+      const auto starts = context_.starts->last();
       read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) {
         auto queue = queue_views(state, scheduler, read_clocks().wall);
         add_starts(*starts, queue);
@@ -215,7 +215,7 @@ void Api::add_clusters() {
         const auto query = list_query(call->request, {"name"});
         if (!query.ok()) return fail(call, query.error());
         with_starts(call, true, [this, call, query = *query] {
-          const auto starts = starts_.last();
+          const auto starts = context_.starts->last();
           read(call, [&](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
             std::vector<wire::QueueView> waiting;
             auto views = queue_views(state, scheduler, read_clocks().wall);

@@ -11,6 +11,7 @@
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/sso.h"
+#include "server/start_forecasts.h"
 
 namespace muster::server {
 
@@ -84,8 +85,11 @@ Result<std::unique_ptr<App>> App::start(Options options) {
     if (context.relay) context.relay->on_events(events);
     for (const auto& event : events) keep_history(context, event);
   });
+  context.starts = std::make_unique<StartForecasts>();
+  context.queue_watch = std::make_unique<QueueWatch>(context, options.queue_watch);
   context.events->start(*context.runner);
   context.agents->start();
+  context.queue_watch->start();
   if (context.relay) context.relay->start();
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
@@ -133,6 +137,7 @@ void App::stop() {
   if (std::exchange(stopped_, true) || !context_) return;
   // Listeners first, then all threads that read the engine, then the engine itself.
   if (server_) server_->stop();
+  if (context_->queue_watch) context_->queue_watch->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
   if (context_->relay) context_->relay->stop();

@@ -10,6 +10,7 @@
 #include "server/access_log.h"
 #include "server/agents.h"
 #include "server/context.h"
+#include "server/queue_watch.h"
 #include "server/sso_provider.h"
 
 namespace muster::server {
@@ -28,6 +29,7 @@ class App {
     std::shared_ptr<journal::AddressBook> addresses;  // of clients; nullptr = they are not kept
     Millis addresses_kept = kAddressesKept;
     AgentHub::Options agents;
+    QueueWatch::Options queue_watch;
     std::optional<SsoProvider::Options> sso;  // the identity provider that people may log in by
   };
   static Result<std::unique_ptr<App>> start(Options options);

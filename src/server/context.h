@@ -22,6 +22,8 @@ class SecondFactors;
 struct Sso;
 class MachineBook;
 class RelayTeller;
+class StartForecasts;
+class QueueWatch;
 
 struct Context {
   DataDir dir;
@@ -39,6 +41,8 @@ struct Context {
   std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
+  std::unique_ptr<StartForecasts> starts;
+  std::unique_ptr<QueueWatch> queue_watch;
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it

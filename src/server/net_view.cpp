@@ -94,6 +94,35 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
   return {};
 }
 
+scheduler::PathsChanged paths_seen(const control::State& state, NodeId node, const NetFacts& facts) {
+  constexpr std::uint64_t kSettledMs = 60'000;    // by the relay for so long: no direct way was found
+  constexpr std::uint64_t kRecentMs = 3'600'000;  // what a full way carried
+  scheduler::PathsChanged out;
+  const Lease* lease = state.find_lease(facts.report.lease);
+  const Cluster* cluster = lease == nullptr || lease->node != node ? nullptr : state.find_cluster(lease->cluster);
+  if (cluster == nullptr) return out;
+  std::map<std::uint32_t, const session::NetPair*> pairs;
+  for (const session::NetPair& pair : facts.report.pairs)
+    if (pair.path != NetPath::None && (pair.path != NetPath::Relay || pair.age_ms >= kSettledMs))
+      pairs.emplace(pair.address, &pair);
+  for (const SlotId id : cluster->slots) {
+    if (pairs.empty()) break;
+    const Slot* slot = state.find_slot(id);
+    const auto found = slot == nullptr ? pairs.end() : pairs.find(slot->address);
+    const Lease* other = found == pairs.end() ? nullptr : state.find_lease(slot->lease);
+    if (other == nullptr || other->node == node) continue;
+    const session::NetPair& pair = *found->second;
+    scheduler::PathSeen path{node, other->node, scheduler::PathKind::Direct, 0, 0, facts.at};
+    if (pair.path == NetPath::Relay) path.kind = scheduler::PathKind::Relay;
+    if (pair.path == NetPath::Lan) path.kind = scheduler::PathKind::Lan;
+    path.rtt_us = static_cast<std::int32_t>(std::min<std::uint32_t>(pair.rtt_us, 60'000'000));
+    if (pair.carries_age_ms < kRecentMs)
+      path.kbps = static_cast<std::int64_t>(std::min<std::uint64_t>(pair.carries_bytes_s, 1ULL << 40) / 125);
+    out.paths.push_back(path);
+  }
+  return out;
+}
+
 wire::NetView net_view(const control::State& state, const access::Subject& caller, const Cluster& cluster,
                        const FindNet& find) {
   const bool addresses = access::check(caller, access::Verb::Read, {access::Kind::Platform, {}, {}, {}}).ok();

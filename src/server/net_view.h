@@ -7,6 +7,7 @@
 
 #include "access/access.h"
 #include "control/core.h"
+#include "scheduler/types.h"
 #include "session/frames.h"
 #include "wire/rest.h"
 
@@ -19,6 +20,8 @@ struct NetFacts {
 using FindNet = std::function<std::optional<NetFacts>(NodeId, LeaseId)>;
 wire::NetView net_view(const control::State& state, const access::Subject& caller, const Cluster& cluster,
                        const FindNet& find);
+// What the planner can make of a machine's report: its settled ways to other machines of that lease's cluster.
+scheduler::PathsChanged paths_seen(const control::State& state, NodeId node, const NetFacts& facts);
 // As the pair's first end sees it; the facts of the other end where they are known.
 std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to);
 

@@ -65,6 +65,7 @@ class Platform : public ::testing::Test {
     options.store = store_;
     options.addresses = std::make_shared<TestAddresses>();
     options.threads = 2;
+    options.queue_watch.every = Millis(100), options.queue_watch.rest = Millis(0);
     auto app = App::start(options);
     ASSERT_TRUE(app.ok()) << app.error().message;
     app_ = std::move(*app);
@@ -928,7 +929,43 @@ TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":2})", tenant).status, 200);
   const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
   ASSERT_EQ(made.status, 200) << made.body.dump();
+  // Who listens is told that it waits for something else now; nobody else is.
+  std::atomic<bool> over = false;
+  std::atomic<int> told = 0, live = 0;
+  std::mutex texts_mutex;
+  std::string texts;
+  std::vector<std::thread> readers;
+  for (const std::string& token : {tenant, other})
+    readers.emplace_back([&, token] {
+      net::Client client(endpoint());
+      const auto response =
+          client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + token}}, "", Millis(30'000)},
+                        [&](std::string_view chunk) {
+                          if (chunk.find("event: live") != std::string_view::npos) ++live;
+                          if (chunk.find("event: queue.changed") != std::string_view::npos) {
+                            told += token == tenant ? 1 : 100;
+                            const std::lock_guard lock(texts_mutex);
+                            texts += chunk;
+                          }
+                          return !over;
+                        });
+      static_cast<void>(response.ok());
+    });
+  EXPECT_TRUE(eventually([&] { return live == 2; }));
+  std::this_thread::sleep_for(Millis(300));  // it is seen as it waits now
   EXPECT_EQ(call("PUT", of_project, R"({"cpus":1})", tenant).status, 200);
+  EXPECT_TRUE(eventually([&] { return told == 1; })) << told;
+  over = true;
+  EXPECT_EQ(
+      call("POST", "/api/v1/tokens", R"({"label":"so that something happens","lifetimeSeconds":"60"})", tenant).status,
+      200);
+  EXPECT_EQ(
+      call("POST", "/api/v1/tokens", R"({"label":"so that something happens","lifetimeSeconds":"60"})", other).status,
+      200);
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(told, 1);
+  EXPECT_NE(texts.find("demo waits: "), std::string::npos) << texts;
+  EXPECT_NE(texts.find("\"reasonCode\":\"quota\""), std::string::npos) << texts;
   const auto queue = call("GET", "/api/v1/clusters/demo", "", tenant).body["queue"];
   EXPECT_EQ(queue["reasonCode"].text(), "quota");
   EXPECT_EQ(queue["reasonParams"]["limit"].text(), "1") << queue.dump();
@@ -1339,6 +1376,25 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(for_tenant.dump().find("2600:"), std::string::npos);
   EXPECT_NE(first["why"].text().find("packets of 1200 bytes"), std::string::npos) << first["why"].text();
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
+  // The planner learns of it too; a way by the relay counts once no other was found for a minute.
+  const auto planner_knows = [&] {
+    std::vector<scheduler::PathSeen> out;
+    app_->context().runner->read([&](const control::State&, const scheduler::Scheduler& planner) {
+      for (const scheduler::Change& change : planner.snapshot())
+        if (const auto* paths = std::get_if<scheduler::PathsChanged>(&change)) out = paths->paths;
+    });
+    return out;
+  };
+  EXPECT_TRUE(eventually([&] { return planner_knows().size() == 2; }));  // each way round
+  for (const scheduler::PathSeen& path : planner_knows()) {
+    EXPECT_EQ(path.kind, scheduler::PathKind::Direct);
+    EXPECT_EQ(path.rtt_us, 12'300);
+  }
+  net.pairs[0].age_ms = 61'000;
+  tell(SlotRole::Worker, net);
+  EXPECT_TRUE(eventually([&] { return planner_knows().at(0).kind == scheduler::PathKind::Relay; }));
+  const auto known = planner_knows();
+  EXPECT_EQ(std::max(known.at(0).kbps, known.at(1).kbps), 10'000);
   const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
   EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
   request.spec.groups.clear();

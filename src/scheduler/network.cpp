@@ -1,0 +1,319 @@
+#include "scheduler/network.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "scheduler/backfill.h"
+
+namespace muster::scheduler {
+namespace {
+
+// Where nothing is known: a home's uplink, a cheap switch, and the distances of a house, a continent and the world.
+constexpr std::int64_t kWorldKbps = 20'000, kLanKbps = 1'000'000, kRelayKbps = 50'000,
+                       kMostKbps = std::int64_t{1} << 40;
+constexpr std::int32_t kSiteUs = 500, kRegionUs = 30'000, kWorldUs = 150'000, kMostUs = 60'000'000;
+constexpr std::size_t kThresholds = 128;
+constexpr std::uint32_t kSteps = 20'000, kSeeds = 32;
+
+std::int64_t clamped(std::int64_t kbps) {
+  return std::clamp<std::int64_t>(kbps, 0, kMostKbps);
+}
+std::int64_t least_known(std::int64_t a, std::int64_t b) {
+  return a == 0 ? b : b == 0 ? a : std::min(a, b);
+}
+
+// Of so many different values at most kThresholds, the ends among them.
+template <class T>
+std::vector<T> thinned(std::vector<T> values) {
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+  if (values.size() <= kThresholds) return values;
+  std::vector<T> out;
+  for (std::size_t i = 0; i < kThresholds; ++i) out.push_back(values[i * (values.size() - 1) / (kThresholds - 1)]);
+  return out;
+}
+
+class Search {
+ public:
+  explicit Search(const Tight& gang) : gang_(gang), size_(static_cast<std::uint32_t>(gang.spots.size())) {
+    for (const Spot& spot : gang.spots)
+      spots_most_.site = std::max(spots_most_.site, spot.site),
+      spots_most_.region = std::max(spots_most_.region, spot.region);
+    for (const auto& [pair, way] : gang.known)
+      near_[pair.first].push_back(pair.second), near_[pair.second].push_back(pair.first);
+  }
+
+  std::optional<TightSet> run() {
+    std::vector<std::int64_t> speeds;
+    std::vector<std::int32_t> times{kSiteUs, kRegionUs, kWorldUs};
+    for (const Spot& spot : gang_.spots) speeds.push_back(spot.world_kbps), speeds.push_back(spot.lan_kbps);
+    for (const auto& [pair, way] : gang_.known) speeds.push_back(way.kbps), times.push_back(way.rtt_us);
+    speeds = thinned(std::move(speeds)), times = thinned(std::move(times));
+    if (speeds.empty()) return {};
+    times.push_back(kMostUs);
+    least_ = speeds.front(), longest_ = times.back();
+    std::vector<std::uint32_t> best;
+    if (!find(best)) return {};
+    std::vector<std::uint32_t> found;
+    const auto search = [&](std::size_t good, std::size_t bad, const auto& set) {  // the last that can be had
+      while (good + 1 < bad) {
+        const std::size_t middle = good + (bad - good) / 2;
+        set(middle);
+        if (find(found))
+          good = middle, best = found;
+        else
+          bad = middle;
+      }
+      set(good);
+    };
+    search(0, speeds.size(), [&](std::size_t i) { least_ = speeds[i]; });
+    search(0, times.size(), [&](std::size_t i) { longest_ = times[times.size() - 1 - i]; });
+    // One site that is just large enough is as good, where there is one.
+    if (of_groups(open_ones(), found)) best = found;
+    std::sort(best.begin(), best.end());
+    return TightSet{std::move(best), least_, longest_};
+  }
+
+ private:
+  Way way(std::uint32_t a, std::uint32_t b) const {
+    const auto known = gang_.known.find(std::minmax(a, b));
+    return known != gang_.known.end() ? known->second : way_between(gang_.spots[a], gang_.spots[b]);
+  }
+  bool suits(const Way& way) const { return !way.relayed && way.kbps >= least_ && way.rtt_us <= longest_; }
+  bool suits(std::uint32_t a, std::uint32_t b) const { return suits(way(a, b)); }
+
+  bool enough(const std::vector<std::uint32_t>& machines) const {
+    Matching matching(gang_.counts);
+    for (std::uint32_t i = 0; i < machines.size() && !matching.complete(); ++i)
+      for (std::uint32_t n = 0; n < gang_.counts.size(); ++n)
+        if ((gang_.hosts[machines[i]] >> n & 1U) != 0) matching.add(i, n);
+    return matching.complete();
+  }
+
+  std::vector<std::uint32_t> open_ones() const {  // what suits all members that there are
+    std::vector<std::uint32_t> open;
+    for (std::uint32_t i = gang_.members; i < size_; ++i) {
+      bool all = gang_.hosts[i] != 0;
+      for (std::uint32_t m = 0; m < gang_.members && all; ++m) all = suits(m, i);
+      if (all) open.push_back(i);
+    }
+    return open;
+  }
+
+  bool find(std::vector<std::uint32_t>& out) {
+    const std::vector<std::uint32_t> open = open_ones();
+    if (open.size() <= std::min<std::size_t>(gang_.small, 64)) return exact(open, out);
+    return of_groups(open, out);
+  }
+
+  // ---- few machines: every set, until one does
+  bool exact(const std::vector<std::uint32_t>& of, std::vector<std::uint32_t>& out) {
+    const auto n = static_cast<std::uint32_t>(of.size());
+    std::vector<std::uint64_t> suits_with(n), hosts(gang_.counts.size());
+    for (std::uint32_t i = 0; i < n; ++i) {
+      for (std::uint32_t k = 0; k < hosts.size(); ++k)
+        if ((gang_.hosts[of[i]] >> k & 1U) != 0) hosts[k] |= std::uint64_t{1} << i;
+      for (std::uint32_t j = 0; j < i; ++j)
+        if (suits(of[i], of[j])) suits_with[i] |= std::uint64_t{1} << j, suits_with[j] |= std::uint64_t{1} << i;
+    }
+    std::uint32_t steps = kSteps;
+    std::uint64_t chosen = 0;
+    const std::uint64_t all = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+    if (!complete(0, 0, 0, all, suits_with, hosts, chosen, steps)) return false;
+    std::uint64_t set = chosen, more = all & ~chosen;
+    for (std::uint64_t left = chosen; left != 0; left &= left - 1)
+      more &= suits_with[static_cast<std::uint32_t>(std::countr_zero(left))];
+    for (; more != 0;) {  // whatever suits all of it, so that the score may choose
+      const auto i = static_cast<std::uint32_t>(std::countr_zero(more));
+      set |= std::uint64_t{1} << i;
+      more &= suits_with[i];
+    }
+    out.clear();
+    for (; set != 0; set &= set - 1) out.push_back(of[static_cast<std::uint32_t>(std::countr_zero(set))]);
+    return true;
+  }
+  // Machines for `need` and those after it; `have` of that need are chosen, the next from number `from` on.
+  bool complete(std::uint32_t need, std::uint32_t have, std::uint32_t from, std::uint64_t open,
+                const std::vector<std::uint64_t>& suits_with, const std::vector<std::uint64_t>& hosts,
+                std::uint64_t& chosen, std::uint32_t& steps) {
+    while (need < hosts.size() && have == gang_.counts[need]) ++need, have = from = 0;
+    if (need == hosts.size()) return true;
+    if (steps == 0) return false;
+    --steps;
+    for (std::uint32_t n = need; n < hosts.size(); ++n)
+      if (static_cast<std::uint32_t>(std::popcount(open & hosts[n])) < gang_.counts[n] - (n == need ? have : 0))
+        return false;
+    for (std::uint64_t left = open & hosts[need] & ~((std::uint64_t{1} << from) - 1); left != 0; left &= left - 1) {
+      const auto i = static_cast<std::uint32_t>(std::countr_zero(left));
+      chosen |= std::uint64_t{1} << i;
+      if (i < 63 || have + 1 == gang_.counts[need])
+        if (complete(need, have + 1, i + 1, open & suits_with[i], suits_with, hosts, chosen, steps)) return true;
+      chosen &= ~(std::uint64_t{1} << i);
+    }
+    return false;
+  }
+
+  // ---- many: those that suit each other by what they say of themselves
+  bool of_groups(const std::vector<std::uint32_t>& open, std::vector<std::uint32_t>& out) {
+    std::vector<std::vector<std::uint32_t>> sites(spots_most_.site + 1), regions(spots_most_.region + 1);
+    std::vector<std::uint32_t> world;
+    for (const std::uint32_t i : open) {
+      const Spot& spot = gang_.spots[i];
+      if (spot.site != 0 && spot.lan_kbps >= least_ && kSiteUs <= longest_) sites[spot.site].push_back(i);
+      if (spot.world_kbps < least_ || spot.relayed) continue;
+      if (spot.region != 0 && kRegionUs <= longest_) regions[spot.region].push_back(i);
+      if (kWorldUs <= longest_) world.push_back(i);
+    }
+    std::vector<std::vector<std::uint32_t>*> groups;
+    const auto add = [&](auto& of) {  // the smallest that does, so that large ones stay whole
+      const std::size_t begin = groups.size();
+      for (auto& group : of)
+        if (!group.empty()) groups.push_back(&group);
+      std::stable_sort(groups.begin() + static_cast<std::ptrdiff_t>(begin), groups.end(),
+                       [](const auto* a, const auto* b) { return a->size() < b->size(); });
+    };
+    add(sites), add(regions), groups.push_back(&world);
+    for (std::vector<std::uint32_t>* group : groups) {
+      if (!enough(*group)) continue;
+      out = without_conflicts(*group);
+      if (enough(out)) return true;
+    }
+    // Those that were measured to be near somebody, whatever they say.
+    std::uint32_t seeds = 0;
+    for (const std::uint32_t i : open) {
+      const auto near = near_.find(i);
+      if (near == near_.end()) continue;
+      std::vector<std::uint32_t> around{i};
+      for (const std::uint32_t other : near->second)
+        if (around.size() < 64 && std::binary_search(open.begin(), open.end(), other) && suits(i, other))
+          around.push_back(other);
+      if (around.size() > 1 && exact(around, out)) return true;
+      if (++seeds == kSeeds) break;
+    }
+    return false;
+  }
+  // Those with the fewest measured pairs that do not suit first.
+  std::vector<std::uint32_t> without_conflicts(const std::vector<std::uint32_t>& group) const {
+    std::map<std::uint32_t, std::vector<std::uint32_t>> conflicts;
+    for (const std::uint32_t i : group) {
+      const auto near = near_.find(i);
+      if (near == near_.end()) continue;
+      for (const std::uint32_t other : near->second)
+        if (!suits(i, other) && std::binary_search(group.begin(), group.end(), other)) conflicts[i].push_back(other);
+    }
+    if (conflicts.empty()) return group;
+    std::vector<std::pair<std::size_t, std::uint32_t>> order;
+    for (const auto& [i, others] : conflicts) order.emplace_back(others.size(), i);
+    std::sort(order.begin(), order.end());
+    std::vector<std::uint32_t> out, taken;
+    for (const std::uint32_t i : group)
+      if (!conflicts.contains(i)) out.push_back(i);
+    for (const auto& [n, i] : order) {
+      const auto& others = conflicts.at(i);
+      if (std::any_of(others.begin(), others.end(),
+                      [&](std::uint32_t other) { return std::find(taken.begin(), taken.end(), other) != taken.end(); }))
+        continue;
+      taken.push_back(i);
+    }
+    out.insert(out.end(), taken.begin(), taken.end());
+    std::sort(out.begin(), out.end());
+    return out;
+  }
+
+  const Tight& gang_;
+  const std::uint32_t size_;
+  Spot spots_most_;                                           // the highest numbers
+  std::map<std::uint32_t, std::vector<std::uint32_t>> near_;  // measured pairs
+  std::int64_t least_ = 0;
+  std::int32_t longest_ = 0;
+};
+
+}  // namespace
+
+Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region) {
+  const std::int64_t world = std::min(link.up_kbps > 0 ? clamped(link.up_kbps) : kWorldKbps,
+                                      link.down_kbps > 0 ? clamped(link.down_kbps) : kWorldKbps);
+  return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed};
+}
+
+Way way_between(const Spot& a, const Spot& b) {
+  Way way{std::min(a.world_kbps, b.world_kbps), a.region != 0 && a.region == b.region ? kRegionUs : kWorldUs,
+          a.relayed || b.relayed};
+  if (a.site != 0 && a.site == b.site) return {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
+  if (way.relayed) way.kbps = std::min(way.kbps, kRelayKbps);
+  return way;
+}
+
+std::optional<TightSet> tightest(const Tight& gang) {
+  return Search(gang).run();
+}
+
+// ---- what was measured
+Way Network::Seen::applied_to(const Spot& a, const Spot& b) const {
+  Way way = way_between(a, b);
+  way.relayed = kind == PathKind::Relay;
+  if (kind == PathKind::Relay)
+    way.kbps = std::min(way.kbps, kRelayKbps);
+  else if (kind == PathKind::Lan)
+    way = {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
+  if (const std::int64_t measured = least_known(to_kbps, from_kbps); measured > 0) way.kbps = measured;
+  if (rtt_us > 0) way.rtt_us = rtt_us;
+  return way;
+}
+
+bool Network::note(const PathSeen& path) {
+  if (path.from == path.to || !path.from || !path.to) return false;
+  Seen& seen = by_[path.from][path.to];
+  const bool news = seen.at.ms == 0 || (seen.kind == PathKind::Relay) != (path.kind == PathKind::Relay);
+  seen.kind = path.kind, seen.at = std::max(WallTime{1}, path.at);
+  if (path.kbps > 0) seen.to_kbps = clamped(path.kbps);
+  if (path.rtt_us > 0) seen.rtt_us = std::min(path.rtt_us, kMostUs);
+  Seen back = seen;
+  std::swap(back.to_kbps, back.from_kbps);
+  by_[path.to][path.from] = back;
+  for (const NodeId node : {path.from, path.to}) {
+    const auto it = by_.find(node);
+    if (it == by_.end() || it->second.size() <= kPeersKept) continue;
+    auto& of = it->second;
+    const NodeId oldest = std::min_element(of.begin(), of.end(), [](const auto& a, const auto& b) {
+                            return a.second.at < b.second.at;
+                          })->first;
+    of.erase(oldest);
+    const auto other = by_.find(oldest);
+    other->second.erase(node);
+    if (other->second.empty()) by_.erase(other);
+  }
+  return news;
+}
+
+void Network::forget(NodeId node) {
+  const auto of = by_.find(node);
+  if (of == by_.end()) return;
+  for (const auto& [other, seen] : of->second) {
+    const auto back = by_.find(other);
+    back->second.erase(node);
+    if (back->second.empty()) by_.erase(back);
+  }
+  by_.erase(node);
+}
+
+PathsChanged Network::all() const {
+  PathsChanged out;
+  for (const auto& [from, of] : by_)
+    for (const auto& [to, seen] : of) out.paths.push_back({from, to, seen.kind, seen.to_kbps, seen.rtt_us, seen.at});
+  return out;
+}
+
+const std::map<NodeId, Network::Seen>* Network::of(NodeId node) const {
+  const auto it = by_.find(node);
+  return it == by_.end() ? nullptr : &it->second;
+}
+
+const Network::Seen* Network::between(NodeId a, NodeId b) const {
+  const auto* of_a = of(a);
+  if (of_a == nullptr) return nullptr;
+  const auto it = of_a->find(b);
+  return it == of_a->end() ? nullptr : &it->second;
+}
+
+}  // namespace muster::scheduler

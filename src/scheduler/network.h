@@ -1,0 +1,74 @@
+#pragma once
+// The ways between machines: what is known of a pair, and sets of machines whose slowest pair is as fast as can be. A
+// pair that nobody measured has what the two say of themselves: on one site their LAN, else the narrower of their
+// links, each direction for itself. Bandwidth in kbit/s, round trips in microseconds. Private.
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "scheduler/types.h"
+
+namespace muster::scheduler {
+
+struct Way {
+  std::int64_t kbps = 0;
+  std::int32_t rtt_us = 0;
+  bool relayed = false;
+  bool operator==(const Way&) const = default;
+};
+struct Spot {                          // what a machine says of where it is
+  std::uint32_t site = 0, region = 0;  // numbers; 0 = not known
+  std::int64_t world_kbps = 0, lan_kbps = 0;
+  bool relayed = false;
+};
+Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region);  // with what is taken where it says nothing
+Way way_between(const Spot& a, const Spot& b);                             // as nobody measured it
+
+// What machines measured of their ways to each other while they worked together. Bounded; nothing is believed for
+// longer than a day.
+class Network {
+ public:
+  struct Seen {
+    PathKind kind = PathKind::Direct;
+    std::int64_t to_kbps = 0, from_kbps = 0;  // 0 = it was never full
+    std::int32_t rtt_us = 0;
+    WallTime at;
+    bool fresh(std::int64_t now_ms) const { return at.ms + kBelievedMs > now_ms; }
+    Way applied_to(const Spot& a, const Spot& b) const;
+  };
+  // True: it is known now of a pair whether it goes by the relay, and was not, or otherwise.
+  bool note(const PathSeen& path);
+  void forget(NodeId node);
+  bool empty() const { return by_.empty(); }
+  PathsChanged all() const;
+  const std::map<NodeId, Seen>* of(NodeId node) const;  // by the other; null: nothing
+  const Seen* between(NodeId a, NodeId b) const;
+
+ private:
+  static constexpr std::int64_t kBelievedMs = 86'400'000;
+  static constexpr std::size_t kPeersKept = 64;
+  std::map<NodeId, std::map<NodeId, Seen>> by_;  // both ways round
+};
+
+// A set of machines for a gang: of all sets in which no pair goes by the relay, one whose slowest pair is the fastest,
+// and of those one whose longest round trip is the shortest. Exact for up to 64 machines unless that takes too many
+// steps; of more, one site, one region or all that are well connected, without those that were measured to be slow.
+struct Tight {
+  // The members that are there already come first and host nothing; bit n of hosts: it can host need n.
+  std::vector<Spot> spots;
+  std::vector<std::uint64_t> hosts;
+  std::uint32_t members = 0;
+  std::vector<std::uint32_t> counts;                             // of machines, by need
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Way> known;  // measured pairs, the smaller first
+  std::size_t small = 64;                                        // so many are looked at exactly
+};
+struct TightSet {
+  std::vector<std::uint32_t> machines;  // enough for all needs, often more; any two of them suit; sorted
+  std::int64_t kbps = 0;                // the slowest pair has that at least
+  std::int32_t rtt_us = 0;              // and the longest round trip is that at most
+};
+std::optional<TightSet> tightest(const Tight& gang);
+
+}  // namespace muster::scheduler
