@@ -35,6 +35,16 @@ const wire::Json* find_pair(const wire::Json& net, const std::string& from, cons
   return nullptr;
 }
 
+// "relay eu-west": where there are several, which.
+std::string path_text(const wire::Json& pair) {
+  const std::string& path = pair["path"].text();
+  if (path != "relay" || pair["relays"].items().size() < 2) return path;
+  for (const auto& relay : pair["relays"].items())
+    if (relay["inUse"].truth())
+      return path + " " + (relay["region"].text().empty() ? relay["address"] : relay["region"]).text();
+  return path;
+}
+
 std::string matrix(const wire::Json& net, bool colour) {
   const auto& members = net["members"].items();
   std::vector<std::string> head{"FROM \\ TO"};
@@ -44,8 +54,7 @@ std::string matrix(const wire::Json& net, bool colour) {
     std::vector<std::string> row{member_name(from)};
     for (const auto& to : members) {
       const auto* pair = find_pair(net, from["slot"].text(), to["slot"].text());
-      row.push_back(pair == nullptr || !used(*pair) ? ""
-                                                    : (*pair)["path"].text() + " " + millis_text((*pair)["rttMs"]));
+      row.push_back(pair == nullptr || !used(*pair) ? "" : path_text(*pair) + " " + millis_text((*pair)["rttMs"]));
     }
     table.add(std::move(row));
   }
@@ -73,12 +82,22 @@ std::string pairs_table(const wire::Json& net, bool colour) {
                "CHANGES"});
   for (const auto& p : net["pairs"].items()) {
     if (!used(p)) continue;
-    table.add({names[p["from"].text()], names[p["to"].text()], p["path"].text(), millis_text(p["rttMs"]), loss_text(p),
+    table.add({names[p["from"].text()], names[p["to"].text()], path_text(p), millis_text(p["rttMs"]), loss_text(p),
                duration_text(p["ageSeconds"].integer()), duration_text(p["handshakeSeconds"].integer()) + " ago",
                size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()), rate_text(p["rxBytesS"]),
                rate_text(p["txBytesS"]), rate_text(p["carriesBytesS"]), std::to_string(p["changes"].integer())});
   }
   return table.empty() ? "No two members talked to each other yet.\n" : table.text(colour);
+}
+
+// How far each member is from each relay.
+std::string relays_table(const wire::Json& net, bool colour) {
+  Table table({"NODE", "RELAY", "REGION", "STATE", "RTT", "UDP RTT"});
+  for (const auto& m : net["members"].items())
+    for (const auto& relay : m["relays"].items())
+      table.add({member_name(m), relay["address"].text(), relay["region"].text(), relay["up"].truth() ? "up" : "down",
+                 millis_text(relay["rttMs"]), millis_text(relay["udpRttMs"])});
+  return table.empty() ? "" : "\n" + table.text(colour);
 }
 
 Result<wire::Json> read_net(Shell& shell, const std::string& cluster) {
@@ -111,7 +130,7 @@ std::string net_text(const wire::Json& net, bool colour) {
   std::string out = fmt::format("Cluster {} ({})\n\n", clean(net["name"].text()), clean(net["clusterId"].text()));
   if (members.empty()) return out + "It has no members now.\n";
   if (members.size() > 1 && members.size() <= kMatrixMax) out += matrix(net, colour) + "\n";
-  out += members_table(net, colour) + "\n" + pairs_table(net, colour);
+  out += members_table(net, colour) + "\n" + pairs_table(net, colour) + relays_table(net, colour);
   return out;
 }
 
@@ -157,6 +176,11 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
                                          duration_text(p["carriesAgeSeconds"].integer())));
     out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
                        member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
+    for (const auto& r : p["relays"].items())
+      out +=
+          fmt::format("  relay  {}{}: {} from end to end, {} of {} probes answered{}\n", clean(r["address"].text()),
+                      r["region"].text().empty() ? "" : " (" + clean(r["region"].text()) + ")", millis_text(r["rttMs"]),
+                      r["answered"].integer(), r["sent"].integer(), r["inUse"].truth() ? "; the one in use" : "");
     for (const auto& t : p["tries"].items())
       out += fmt::format("  tried  {} address{} ({}): {}, {} of {} probes answered{}\n", clean(t["path"].text()),
                          t["address"].text().empty() ? "" : " " + clean(t["address"].text()),

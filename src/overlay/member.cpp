@@ -14,6 +14,9 @@ namespace {
 constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3;
 constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
+constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'500}, kLacksFor{5'000};
+constexpr std::uint32_t kRelayAnswers = 3;  // then a relay's round trip is known
+constexpr std::uint32_t kRelayAsked = 5;    // quickly, at first
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64;
@@ -32,23 +35,32 @@ DeviceOptions device_options() {
   return options;
 }
 
+// By 5 ms and by a fifth: less is not worth a change.
+bool nearer(std::uint32_t rtt_us, std::uint32_t than_us) {
+  return rtt_us != 0 && std::uint64_t{rtt_us} + 5'000 < than_us &&
+         std::uint64_t{rtt_us} * 5 < std::uint64_t{than_us} * 4;
+}
+
 bool initiation(ByteView datagram) {
   return !datagram.empty() && datagram[0] == 1;
 }
 }  // namespace
 
-// From the Device's view of endpoints to sockets. An initiation through the relay also goes to every direct candidate:
-// members on one private network meet even while no relay answers. The receiver takes the first copy and drops the
+// From the Device's view of endpoints to sockets. An initiation through a relay also goes by all others, so that the
+// nearest brings it first, and to every direct candidate: members on one private network meet even while no relay
+// answers. The receiver takes the first copy and drops the
 // others as replays.
 class Member::Wire : public Sink {
  public:
   Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
   void send(const Endpoint& to, ByteView datagram) override {
     if (to.kind == Endpoint::Kind::Udp) return out_.to_udp(to.ip, to.port, datagram);
-    out_.to_relay(to.key, datagram);
+    out_.to_relay(to.port, to.key, datagram);
     if (!initiation(datagram)) return;
     const auto path = member_.paths_.find(to.key);
     if (path == member_.paths_.end()) return;
+    for (std::size_t i = 0; i < member_.relays_up_.size(); ++i)
+      if (i != to.port && member_.relays_up_[i]) out_.to_relay(i, to.key, datagram);
     for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
   }
   // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
@@ -113,10 +125,10 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
   for (const RosterMember& m : members) {
     if (!ours || m.overlay_key == key_.public_key) continue;
     if ((m.address & mask_) != (address_ & mask_)) continue;
-    peers.push_back(PeerConfig{m.overlay_key, psk_, {m.address}, Endpoint::relay(m.overlay_key), {}});
     Path& path = paths[m.overlay_key];
     if (const auto old = paths_.find(m.overlay_key); old != paths_.end()) path = std::move(old->second);
     path.address = m.address;
+    peers.push_back(PeerConfig{m.overlay_key, psk_, {m.address}, way_of(m.overlay_key, path), {}});
     for (const Endpoint& e : m.lan) add_candidate(path, e, Origin::Roster, {});
   }
   device_.set_peers(peers);
@@ -149,7 +161,8 @@ void Member::sent(std::uint32_t address, std::size_t bytes, const Now& now, Out&
   path.unpaced += bytes;
   const std::uint64_t micros = path.unpaced < kBusyBytes ? 0 : out.micros();
   if (micros == 0) return;
-  std::uint32_t least = path.relay.least_us;
+  const Probe* by_relay = relay_probe(path);
+  std::uint32_t least = by_relay == nullptr ? 0 : by_relay->least_us;
   for (const Candidate& c : path.candidates)
     if (path.direct == c.at) least = c.probe.least_us;
   path.unpaced = 0;
@@ -161,12 +174,20 @@ Way Member::way(std::uint32_t address) const {
   const auto it = by_address_.find(address);
   if (it == by_address_.end()) return {};
   const auto& [key, path] = *it->second;
-  return {&key, !path.direct, path.pacer ? path.pacer->rate() : 0};
+  return {&key, path.direct ? std::nullopt : std::optional(path.relay), path.pacer ? path.pacer->rate() : 0};
 }
 
-void Member::from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out) {
+void Member::from_relay(std::size_t relay, const Key32& member, ByteView datagram, const Now& now, Out& out) {
   Wire wire(*this, out, now);
-  device_.decapsulate(datagram, Endpoint::relay(member), now, wire);
+  const auto it = paths_.find(member);
+  const bool undecided = it != paths_.end() && !it->second.relay_chosen && relay < relays_up_.size();
+  const std::uint64_t before = undecided ? device_.received_bytes(member) : 0;
+  device_.decapsulate(datagram, Endpoint::relay(member, relay), now, wire);
+  // By whichever relay the first genuine word comes is good enough until they are measured.
+  if (undecided && device_.received_bytes(member) != before) {
+    if (it->second.relay != relay) take_relay(member, it->second, relay, now);
+    it->second.relay_chosen = true;
+  }
   flush(now, out);
 }
 
@@ -176,7 +197,9 @@ void Member::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, c
   flush(now, out);
 }
 
-void Member::Probe::send(std::uint64_t number, std::uint64_t micros, bool counts) {
+void Member::Probe::send(std::uint64_t number, std::uint64_t micros, bool counts, LeaseTime now) {
+  if (!open) waits_from = now;
+  if (open) in_a_row = 0;
   if (pinged && counts) {
     missed = missed << 1 | (open ? 1U : 0U);
     asked = std::min(asked + 1, kLossWindow);
@@ -193,6 +216,7 @@ bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime
   if (!open) return true;
   open = false;
   ++answered;
+  ++in_a_row;
   if (sent_us == 0 || micros < sent_us) return true;
   const auto took = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(micros - sent_us, 1, UINT32_MAX));
   rtt_us = rtt_us == 0 ? took : static_cast<std::uint32_t>((std::uint64_t{rtt_us} * 7 + took) / 8);
@@ -243,7 +267,10 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
   const std::uint64_t id = load_be64(message.data() + 1);
   if ((id & kPaceBit) != 0) return on_pace_pong(path, from, message, now, micros);
   if (from.kind == Endpoint::Kind::Relay) {
-    path.relay.answer(id, micros, now.lease);
+    if (from.port >= path.relays.size()) return;
+    Probe& asked = path.relays[from.port];
+    // Also a late one shows that the relay carries both ways.
+    if (!asked.answer(id, micros, now.lease)) asked.waits_from = now.lease;
     return;
   }
   for (Candidate& c : path.candidates) {
@@ -266,12 +293,16 @@ void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& d
   path.backoff = kProbeEvery;
   path.next_probe =
       std::min(path.next_probe, now.lease + kProbeEvery);  // what was found late must not be doubted at once
-  path.relay.forget_loss();
+  for (Probe& relay : path.relays) relay.forget_loss(), relay.open = false;
   path.next_relay_probe = now.lease;
   path.pacer.reset();  // another way, another pace
   path.unpaced = 0;
   ++path.changes;
-  device_.set_endpoint(key, direct ? *direct : Endpoint::relay(key));
+  device_.set_endpoint(key, way_of(key, path));
+}
+
+Endpoint Member::way_of(const Key32& key, const Path& path) {
+  return path.direct ? *path.direct : Endpoint::relay(key, path.relay);
 }
 
 // The list replaces what was told before; what works stays.
@@ -308,7 +339,7 @@ void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
   }
   Wire wire(*this, out, now);
   const bool first = !path.told;
-  if (!device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), message, now, wire)) return;
+  if (!device_.send_control(key, way_of(key, path), message, now, wire)) return;
   path.told = now.lease;
   if (!path.direct) burst(path, first ? kBurst : kShortBurst, now);
 }
@@ -345,7 +376,7 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
                                   : c.origin == Origin::Roster || now.lease - c.probe.last_pong < kHeardFresh;
     Bytes ping(full ? kInnerMtu : kProbeSmall);
     ping[0] = kPing;
-    c.probe.send(next_id_++, out.micros(), path.direct.has_value());
+    c.probe.send(next_id_++, out.micros(), path.direct.has_value(), now.lease);
     store_be64(ping.data() + 1, c.probe.id);
     device_.send_control(key, c.at, ping, now, wire);
   }
@@ -354,16 +385,138 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
 }
 
-// How far it is by the relay, while that is the way. A member of an older version does not answer: then nobody knows.
-void Member::probe_relay(const Key32& key, Path& path, const Now& now, Out& out) {
-  if (path.direct || now.lease < path.next_relay_probe || !device_.has_session(key)) return;
-  path.next_relay_probe = now.lease + kRelayProbeEvery;
+// ---- relays
+const Member::Probe* Member::relay_probe(const Path& path) {
+  return path.relay < path.relays.size() ? &path.relays[path.relay] : nullptr;
+}
+
+bool Member::relay_serves(const Path& path, std::size_t relay, LeaseTime now) const {
+  return relays_up_[relay] && (relay >= path.relays.size() || now >= path.relays[relay].lacks_until);
+}
+
+void Member::take_relay(const Key32& key, Path& path, std::size_t relay, const Now& now) {
+  path.relay = relay;
+  path.relay_since = path.relay_chosen ? now.lease : LeaseTime{};
+  path.next_relay_probe = now.lease;
+  if (path.direct) return;
+  if (path.relay_chosen) ++path.changes;  // the first choice is none
+  path.since = now.lease;
+  path.pacer.reset();
+  path.unpaced = 0;
+  if (relay < path.relays.size()) path.relays[relay].forget_loss();
+  device_.set_endpoint(key, way_of(key, path));
+  device_.hurry(key, Millis(0), now);
+}
+
+// The one in use is left when it is down, lacks the member, or does not answer what another one has answered since; and
+// for one that is clearly nearer, unless it was taken a moment ago.
+void Member::choose_relay(const Key32& key, Path& path, const Now& now) {
+  const std::size_t count = relays_up_.size();
+  if (path.relay >= count) return;
+  const Probe* mine = relay_probe(path);
+  const bool serves = relay_serves(path, path.relay, now.lease);
+  const bool silent = mine != nullptr && mine->answered > 0 && mine->silent(kDirectTimeout, now.lease);
+  const bool settled = path.relay_since == LeaseTime{} || now.lease - path.relay_since >= kRelayStay;
+  std::optional<std::size_t> best;
+  const auto rtt = [&](std::size_t i) {
+    const std::uint32_t known = i < path.relays.size() ? path.relays[i].rtt_us : 0;
+    return known == 0 ? UINT32_MAX : known;
+  };
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i == path.relay || !relay_serves(path, i, now.lease)) continue;
+    const Probe* other = i < path.relays.size() ? &path.relays[i] : nullptr;
+    bool fits = !serves;
+    if (serves && other != nullptr && silent) fits = other->last_pong > mine->waits_from;
+    if (serves && other != nullptr && !silent && settled && mine != nullptr)
+      fits = other->in_a_row >= kRelayAnswers && mine->answered >= kRelayAnswers &&
+             !other->silent(kDoubtAfter, now.lease) && nearer(other->rtt_us, mine->rtt_us);
+    if (fits && (!best || rtt(i) < rtt(*best))) best = i;
+  }
+  if (!best) return;
+  path.relay_chosen = true;
+  take_relay(key, path, *best, now);
+}
+
+// How far it is by each relay, while one of them is the way. A member of an older version does not answer: then nobody
+// knows.
+void Member::probe_relays(const Key32& key, Path& path, const Now& now, Out& out) {
+  if (path.direct || relays_up_.empty() || !device_.has_session(key)) return;
+  const std::uint64_t inner = device_.inner_packets(key);
+  const bool was_busy = now.lease < path.busy_until;
+  if (inner != path.inner) path.busy_until = now.lease + kBusyFor;
+  path.inner = inner;
+  path.relays.resize(relays_up_.size());
+  choose_relay(key, path, now);
+  const bool several = std::ranges::count(relays_up_, true) > 1, busy = now.lease < path.busy_until && several;
+  if (busy && !was_busy) path.next_relay_probe = path.next_other_probe = now.lease;
+  const Probe& mine = path.relays[path.relay];
+  const bool doubt = several && mine.silent(kDoubtAfter, now.lease);
+  if (now.lease >= path.next_relay_probe) {
+    path.next_relay_probe = now.lease + (busy || doubt ? kRelayProbeBusy : kRelayProbeEvery);
+    ask_relay(key, path, path.relay, now, out);
+  }
+  if (now.lease < path.next_other_probe && !doubt) return;
+  bool fresh = false;
+  for (std::size_t i = 0; i < relays_up_.size(); ++i) {
+    Probe& other = path.relays[i];
+    if (!relay_serves(path, i, now.lease)) continue;
+    fresh = fresh || (several && other.answered < kRelayAnswers && other.sent < kRelayAsked);
+    if (i == path.relay) continue;
+    if (doubt && now.lease < path.next_other_probe && other.last_pong > mine.waits_from) continue;
+    if (other.pinged && other.open && !other.silent(kRelayProbeBusy, now.lease)) continue;
+    ask_relay(key, path, i, now, out);
+  }
+  path.next_other_probe = now.lease + (fresh ? kRelayProbeBusy : busy ? kRelayProbeEvery : kOtherRelayProbeEvery);
+  if (fresh) path.next_relay_probe = std::min(path.next_relay_probe, now.lease + kRelayProbeBusy);
+}
+
+void Member::ask_relay(const Key32& key, Path& path, std::size_t relay, const Now& now, Out& out) {
   Bytes ping(kProbeSmall);
   ping[0] = kPing;
-  path.relay.send(next_id_++, out.micros(), path.relay.answered > 0);
-  store_be64(ping.data() + 1, path.relay.id);
+  Probe& probe = path.relays[relay];
+  probe.send(next_id_++, out.micros(), probe.answered > 0, now.lease);
+  store_be64(ping.data() + 1, probe.id);
   Wire wire(*this, out, now);
-  device_.send_control(key, Endpoint::relay(key), ping, now, wire);
+  device_.send_control(key, Endpoint::relay(key, relay), ping, now, wire);
+}
+
+void Member::set_relays(std::size_t count, const Now& now) {
+  relays_up_.assign(std::min(count, kRelaysMax), false);
+  for (auto& [key, path] : paths_) {
+    path.relays.clear();
+    path.relay_chosen = false;
+    take_relay(key, path, 0, now);
+    path.relay_since = {};
+  }
+}
+
+void Member::relay_up(std::size_t relay, const Now& now) {
+  if (relay >= relays_up_.size()) return;
+  relays_up_[relay] = true;
+  for (auto& [key, path] : paths_) {
+    if (relay < path.relays.size()) path.relays[relay] = {};
+    path.next_other_probe = now.lease;
+    if (!relays_up_[path.relay]) take_relay(key, path, relay, now);
+    device_.hurry(key, Millis(0), now);
+  }
+}
+
+void Member::relay_down(std::size_t relay, const Now& now) {
+  if (relay >= relays_up_.size()) return;
+  relays_up_[relay] = false;
+  for (auto& [key, path] : paths_)
+    if (path.relay == relay) choose_relay(key, path, now);
+}
+
+void Member::relay_lacks(std::size_t relay, const Key32& member, const Now& now) {
+  device_.hurry(member, kAskAgain, now);
+  const auto it = paths_.find(member);
+  if (it == paths_.end() || relay >= relays_up_.size()) return;
+  Path& path = it->second;
+  path.relays.resize(relays_up_.size());
+  path.relays[relay] = {};
+  path.relays[relay].lacks_until = now.lease + kLacksFor;
+  if (path.relay == relay) choose_relay(member, path, now);
 }
 
 void Member::probe_pace(const Key32& key, Path& path, const Now& now, Out& out) {
@@ -373,7 +526,7 @@ void Member::probe_pace(const Key32& key, Path& path, const Now& now, Out& out) 
   ping[0] = kPing;
   store_be64(ping.data() + 1, *number | kPaceBit);
   Wire wire(*this, out, now);
-  device_.send_control(key, path.direct ? *path.direct : Endpoint::relay(key), ping, now, wire);
+  device_.send_control(key, way_of(key, path), ping, now, wire);
 }
 
 void Member::greet(const Now& now, Out& out) {
@@ -381,20 +534,12 @@ void Member::greet(const Now& now, Out& out) {
   for (const auto& [key, path] : paths_) device_.start_handshake(key, now, wire);
 }
 
-void Member::relay_up(const Now& now) {
-  for (const auto& [key, path] : paths_) device_.hurry(key, Millis(0), now);
-}
-
-void Member::relay_lacks(const Key32& member, const Now& now) {
-  device_.hurry(member, kAskAgain, now);
-}
-
 void Member::tick(const Now& now, Out& out) {
   Wire wire(*this, out, now);
   device_.tick(now, wire);
   for (auto& [key, path] : paths_) {
     probe(key, path, now, out);
-    probe_relay(key, path, now, out);
+    probe_relays(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
   }
   flush(now, out);
@@ -411,10 +556,14 @@ std::vector<MemberStats> Member::stats() const {
     m.address = path.address;
     m.since = path.since;
     m.changes = path.changes;
-    m.relay_rtt_us = path.relay.rtt_us;
+    const Probe none, *by_relay = relay_probe(path);
+    m.relay_rtt_us = by_relay == nullptr ? 0 : by_relay->rtt_us;
+    if (path.relay < relays_up_.size()) m.relay = path.relay;
+    for (std::size_t i = 0; i < path.relays.size(); ++i)
+      m.relays.push_back({i, path.relays[i].sent, path.relays[i].answered, path.relays[i].rtt_us});
     m.carries_bytes_s = path.pacer ? path.pacer->carries() : 0;
     m.carries_since = path.carries_since;
-    const Probe* way = &path.relay;
+    const Probe* way = by_relay == nullptr ? &none : by_relay;
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;
       m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.full, c.probe.rtt_us});

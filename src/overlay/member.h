@@ -4,9 +4,10 @@
 // inside the session: those of the roster (the machine's private addresses), those that a member tells of itself (how
 // its socket looks from outside its NAT; both then try at the same time, which is what opens two NATs), and wherever an
 // authentic probe came from. A direct path is used only after a full-size probe was answered (so both directions carry
-// full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. Where nothing was heard from
-// yet only small probes go, few of them: a member cannot make others flood somebody. One thread; Out must not call
-// back. Bounds: members as in the roster, candidates per member.
+// full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. Of several relays each pair
+// uses the one by which it is nearest from end to end, and another as soon as that one fails: handshakes go by all.
+// Where nothing was heard from yet only small probes go, few of them: a member cannot make others flood somebody. One
+// thread; Out must not call back. Bounds: members as in the roster, candidates per member.
 #include <deque>
 #include <map>
 #include <memory>
@@ -25,13 +26,16 @@ inline constexpr std::size_t kInnerMtu = 1380;
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
-inline constexpr Millis kRelayProbeEvery{5'000};  // small, only while the relay is the way
+// Small, only while a relay is the way: of the one in use and of the others, more often while programs talk.
+inline constexpr Millis kRelayProbeEvery{5'000}, kRelayProbeBusy{1'000}, kOtherRelayProbeEvery{30'000};
+inline constexpr Millis kRelayStay{15'000};  // a nearer one is not taken sooner after a change
+inline constexpr std::size_t kRelaysMax = 8;
 inline constexpr std::uint32_t kLossWindow = 32;
 
 class Out {
  public:
   virtual ~Out() = default;
-  virtual void to_relay(const Key32& member, ByteView datagram) = 0;
+  virtual void to_relay(std::size_t relay, const Key32& member, ByteView datagram) = 0;
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
   virtual void to_tun(ByteView ip_packet) = 0;
   virtual std::uint64_t micros() const { return 0; }  // any steady clock, for round trips only; 0: none are measured
@@ -50,12 +54,19 @@ struct Tried {
   std::uint32_t rtt_us = 0;  // smoothed; 0 = never answered, or not measured
 };
 
+struct RelayTried {
+  std::size_t relay = 0;
+  std::uint32_t sent = 0, answered = 0, rtt_us = 0;
+};
+
 struct MemberStats {
   PeerStats peer;
   std::uint32_t address = 0;
-  LeaseTime since;                 // when the present way was taken; 0 = not looked at yet
-  std::uint32_t rtt_us = 0;        // of the present way, smoothed; 0 = not known
-  std::uint32_t relay_rtt_us = 0;  // of the last time by the relay
+  LeaseTime since;                   // when the present way was taken; 0 = not looked at yet
+  std::uint32_t rtt_us = 0;          // of the present way, smoothed; 0 = not known
+  std::uint32_t relay_rtt_us = 0;    // of the last time by a relay
+  std::optional<std::size_t> relay;  // by which it goes, or would go
+  std::vector<RelayTried> relays;
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
   std::uint32_t changes = 0;          // of the way, since the member is in the roster
@@ -67,7 +78,7 @@ struct MemberStats {
 // The present way to a member, for who sends much.
 struct Way {
   const Key32* member = nullptr;  // null: nobody has that address
-  bool relay = false;
+  std::optional<std::size_t> relay;
   std::uint64_t bytes_s = 0;  // bulk must not go faster, or a queue stands before the way's slowest link; 0 = no limit
 };
 
@@ -89,13 +100,17 @@ class Member {
   // Whoever does not call it is never limited.
   void sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out);
   Way way(std::uint32_t address) const;
-  void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
+  void from_relay(std::size_t relay, const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
   // How this machine's socket is seen from outside, kPublicMax at most; told to every member when it changes.
   void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
-  void greet(const Now& now, Out& out);                   // after a restart: a handshake with every member, unasked
-  void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
-  void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
+  void greet(const Now& now, Out& out);  // after a restart: a handshake with every member, unasked
+  // Which relays there are: so many, kRelaysMax at most, none of them up yet; what was known of others is forgotten.
+  void set_relays(std::size_t count, const Now& now);
+  void relay_up(std::size_t relay, const Now& now);  // what was sent before got lost: handshakes go out again
+  void relay_down(std::size_t relay, const Now& now);
+  // That relay knows no such member (yet): another one, or ask again soon.
+  void relay_lacks(std::size_t relay, const Key32& member, const Now& now);
   void tick(const Now& now, Out& out);
   std::vector<MemberStats> stats() const;
   void stamp_from(WallTime floor) { device_.stamp_from(floor); }  // as of Device
@@ -110,8 +125,11 @@ class Member {
     std::uint32_t sent = 0, answered = 0, rtt_us = 0;
     std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
     std::uint32_t least_us = 0;           // about the shortest round trip of late
-    void send(std::uint64_t number, std::uint64_t micros, bool counts);
+    std::uint32_t in_a_row = 0;           // answered without one that was not
+    LeaseTime waits_from, lacks_until;    // since when no answer came, while open; of a relay: the member is not there
+    void send(std::uint64_t number, std::uint64_t micros, bool counts, LeaseTime now);
     bool answer(std::uint64_t number, std::uint64_t micros, LeaseTime now);
+    bool silent(Millis time, LeaseTime now) const { return open && now - waits_from >= time; }
     void forget_loss() { missed = asked = 0; }
   };
   struct Candidate {
@@ -124,7 +142,12 @@ class Member {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
     std::optional<Endpoint> direct;
-    Probe relay;
+    std::vector<Probe> relays;  // none until the first of them is asked
+    std::size_t relay = 0;      // by which it goes while nothing is better
+    bool relay_chosen = false;  // by what was measured, or heard
+    LeaseTime relay_since;
+    std::uint64_t inner = 0;  // packets of programs, when last looked at
+    LeaseTime busy_until, next_other_probe;
     LeaseTime next_probe, next_relay_probe, since;
     std::uint32_t changes = 0;
     LeaseTime burst_until;          // both sides try now
@@ -148,7 +171,13 @@ class Member {
   void probe_pace(const Key32& key, Path& path, const Now& now, Out& out);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
-  void probe_relay(const Key32& key, Path& path, const Now& now, Out& out);
+  void probe_relays(const Key32& key, Path& path, const Now& now, Out& out);
+  void ask_relay(const Key32& key, Path& path, std::size_t relay, const Now& now, Out& out);
+  bool relay_serves(const Path& path, std::size_t relay, LeaseTime now) const;
+  void choose_relay(const Key32& key, Path& path, const Now& now);
+  void take_relay(const Key32& key, Path& path, std::size_t relay, const Now& now);
+  static const Probe* relay_probe(const Path& path);
+  static Endpoint way_of(const Key32& key, const Path& path);
   void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now);
   void on_here(Path& path, ByteView message, const Now& now);
   static void burst(Path& path, Millis length, const Now& now);
@@ -161,6 +190,7 @@ class Member {
   Secret32 psk_;
   RosterGuard guard_;
   Device device_;
+  std::vector<bool> relays_up_;
   std::map<Key32, Path> paths_;
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
   std::vector<Pong> pongs_;

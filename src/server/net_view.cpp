@@ -28,6 +28,17 @@ std::string udp_text(const session::NetReport& report) {
   return kept ? "kept" : "changed";
 }
 
+// By which relay a pair goes, or would go, and how far it is by the others.
+void add_relays(const session::NetReport& report, const session::NetPair& pair, wire::NetPairView& shown) {
+  const auto at = [&](std::uint32_t number) {
+    return number == 0 || number > report.relays.size() ? nullptr : &report.relays[number - 1];
+  };
+  if (const auto* relay = at(pair.relay)) shown.relay = relay->address;
+  for (const session::NetRelayTry& tried : pair.relays)
+    if (const auto* relay = at(tried.relay))
+      shown.relays.push_back({tried, relay->address, relay->region, tried.relay == pair.relay});
+}
+
 std::string outcome_of(const session::NetTry& tried) {
   if (tried.full) return "carries full packets";
   if (tried.answered > 0) return "answers, but not at full size";
@@ -60,6 +71,8 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
       return "they have not talked yet";
     case NetPath::Relay:
       return why_relayed(pair, from, to);
+    case NetPath::Peer:
+      return "another member carries it, which both reach directly: " + why_relayed(pair, from, to);
     case NetPath::Lan:
       return "an address on a network that both share answered a probe of full size";
     case NetPath::Direct:
@@ -91,6 +104,8 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       member.at = told->at;
       member.relay_up = told->report.relay_up;
       member.relay = told->report.relay;
+      member.relays = told->report.relays;
+      member.carries = told->report.carries;
       member.udp = udp_text(told->report);
       member.others = told->report.others;
       if (addresses)
@@ -111,6 +126,8 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       shown.why = why_path(pair, told, other == facts.end() ? nullptr : &other->second);
       const bool direct = pair.path == NetPath::Lan || pair.path == NetPath::Direct;
       if (addresses && direct) shown.address = place_text(pair.at);
+      add_relays(told.report, pair, shown);
+      if (const auto by = slots.find(pair.by); pair.path == NetPath::Peer && by != slots.end()) shown.by = by->second;
       for (const session::NetTry& tried : pair.tries)
         shown.tries.push_back({tried, is_private(tried.at.ip) ? "lan" : "direct", outcome_of(tried),
                                addresses ? place_text(tried.at) : std::string()});
