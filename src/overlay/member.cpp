@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3;
 constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
-constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'500}, kLacksFor{5'000};
+constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'000}, kFreshEvery{1'000}, kLacksFor{5'000};
 constexpr std::uint32_t kRelayAnswers = 3;  // then a relay's round trip is known
 constexpr std::uint32_t kRelayAsked = 5;    // quickly, at first
 constexpr std::size_t kProbeHeader = 9;
@@ -415,7 +415,7 @@ void Member::choose_relay(const Key32& key, Path& path, const Now& now) {
   if (path.relay >= count) return;
   const Probe* mine = relay_probe(path);
   const bool serves = relay_serves(path, path.relay, now.lease);
-  const bool silent = mine != nullptr && mine->answered > 0 && mine->silent(kDirectTimeout, now.lease);
+  const bool silent = mine != nullptr && mine->answered > 0 && mine->silent(kRelayTimeout, now.lease);
   const bool settled = path.relay_since == LeaseTime{} || now.lease - path.relay_since >= kRelayStay;
   std::optional<std::size_t> best;
   const auto rtt = [&](std::size_t i) {
@@ -463,11 +463,11 @@ void Member::probe_relays(const Key32& key, Path& path, const Now& now, Out& out
     fresh = fresh || (several && other.answered < kRelayAnswers && other.sent < kRelayAsked);
     if (i == path.relay) continue;
     if (doubt && now.lease < path.next_other_probe && other.last_pong > mine.waits_from) continue;
-    if (other.pinged && other.open && !other.silent(kRelayProbeBusy, now.lease)) continue;
+    if (other.pinged && other.open && !other.silent(kFreshEvery, now.lease)) continue;
     ask_relay(key, path, i, now, out);
   }
-  path.next_other_probe = now.lease + (fresh ? kRelayProbeBusy : busy ? kRelayProbeEvery : kOtherRelayProbeEvery);
-  if (fresh) path.next_relay_probe = std::min(path.next_relay_probe, now.lease + kRelayProbeBusy);
+  path.next_other_probe = now.lease + (fresh ? kFreshEvery : busy ? kRelayProbeEvery : kOtherRelayProbeEvery);
+  if (fresh) path.next_relay_probe = std::min(path.next_relay_probe, now.lease + kFreshEvery);
 }
 
 void Member::ask_relay(const Key32& key, Path& path, std::size_t relay, const Now& now, Out& out) {

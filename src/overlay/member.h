@@ -27,7 +27,10 @@ inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoff
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
 // Small, only while a relay is the way: of the one in use and of the others, more often while programs talk.
-inline constexpr Millis kRelayProbeEvery{5'000}, kRelayProbeBusy{1'000}, kOtherRelayProbeEvery{30'000};
+inline constexpr Millis kRelayProbeEvery{5'000}, kRelayProbeBusy{500}, kOtherRelayProbeEvery{30'000};
+// Without an answer for so long, while another answers, a relay is left: before TCP's pauses between attempts grow
+// long.
+inline constexpr Millis kRelayTimeout{1'750};
 inline constexpr Millis kRelayStay{15'000};  // a nearer one is not taken sooner after a change
 inline constexpr std::size_t kRelaysMax = 8;
 inline constexpr std::uint32_t kLossWindow = 32;

@@ -22,16 +22,24 @@ struct Machine : Out {
   Endpoint lan;
   LeaseEpoch epoch{1, 1, 1};
   std::unique_ptr<Member> member;
-  std::vector<std::pair<Key32, Bytes>> relayed;
+  struct Relayed {
+    std::size_t relay;
+    Key32 to;
+    Bytes datagram;
+  };
+  std::vector<Relayed> relayed;
   std::vector<std::pair<Endpoint, Bytes>> direct;
   std::vector<Bytes> tun;
-  void to_relay(const Key32& m, ByteView d) override { relayed.emplace_back(m, Bytes(d.begin(), d.end())); }
+  void to_relay(std::size_t relay, const Key32& m, ByteView d) override {
+    relayed.push_back({relay, m, Bytes(d.begin(), d.end())});
+  }
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override {
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
-  std::uint64_t micros() const override { return clock += step; }  // whoever looks twice sees 1 ms go by
+  std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
+  std::uint64_t ahead = 0;  // while something arrives that was long on its way
   std::uint64_t step = 1'000;
   RosterMember entry() const {
     RosterMember m;
@@ -53,6 +61,13 @@ struct Net : ::testing::Test {
   Now now{WallTime{1'795'000'000'000}, LeaseTime{1'000'000}};
   std::uint64_t epoch = 0;
   bool relay_up = true, direct_up = true;
+  // Of each relay: does it carry anything, how long does that take, how many datagrams of programs took it.
+  struct Relay {
+    bool carries = true;
+    std::uint64_t takes_us = 0;
+    std::size_t data = 0;
+  };
+  std::vector<Relay> relays{1};
   std::size_t direct_size_max = 2000, relay_data = 0, direct_data = 0;
 
   void build(int count, bool lan) {
@@ -61,6 +76,8 @@ struct Net : ::testing::Test {
       m->address = kNet + 1 + static_cast<std::uint32_t>(i);
       if (lan) m->lan = Endpoint::udp(0x0a000001 + static_cast<std::uint32_t>(i), 7000);
       m->member = std::make_unique<Member>(m->key, m->address, 16, Secret32{});
+      m->member->set_relays(relays.size(), now);
+      for (std::size_t r = 0; r < relays.size(); ++r) m->member->relay_up(r, now);
       machines.push_back(std::move(m));
     }
     roster();
@@ -86,10 +103,16 @@ struct Net : ::testing::Test {
         auto relayed = std::exchange(from->relayed, {});
         auto direct = std::exchange(from->direct, {});
         busy = busy || !relayed.empty() || !direct.empty();
-        for (auto& [key, d] : relayed) {
+        // The nearer a relay, the sooner it brings something.
+        std::ranges::stable_sort(relayed, {}, [&](const auto& each) { return relays[each.relay].takes_us; });
+        for (auto& [relay, key, d] : relayed) {
           relay_data += d[0] == 4;
+          relays[relay].data += d[0] == 4 && d.size() > 150 ? 1 : 0;
           for (auto& to : machines) {
-            if (relay_up && to->key.public_key == key) to->member->from_relay(from->key.public_key, d, now, *to);
+            if (!relay_up || !relays[relay].carries || to->key.public_key != key) continue;
+            to->ahead = relays[relay].takes_us;
+            to->member->from_relay(relay, from->key.public_key, d, now, *to);
+            to->ahead = 0;
           }
         }
         for (auto& [at, d] : direct) {
@@ -278,9 +301,146 @@ TEST_F(Net, HandshakesDoNotWaitForALateRelay) {
   build(2, false);
   EXPECT_FALSE(delivers(0, 1));
   relay_up = true;
-  machines[0]->member->relay_up(now);
+  machines[0]->member->relay_up(0, now);
   run(500ms);
   EXPECT_EQ(machines[1]->tun.size(), 1U);  // what was staged
+  EXPECT_TRUE(delivers(0, 1));
+}
+
+// ---- several relays
+struct Relays : Net {
+  void begin(std::initializer_list<std::uint64_t> millis) {
+    relays.clear();
+    for (const std::uint64_t ms : millis) relays.push_back({true, ms * 1'000, 0});
+    build(2, false);
+    EXPECT_TRUE(delivers(0, 1));
+  }
+  MemberStats stats(std::size_t of = 0) { return machines[of]->member->stats().at(0); }
+  // Talking all the time, both ways; how many of the last second's packets arrived.
+  int talk(Millis total) {
+    int arrived = 0;
+    for (Millis t{0}; t < total; t += 250ms) {
+      run(250ms);
+      const int both = static_cast<int>(delivers(0, 1)) + static_cast<int>(delivers(1, 0));
+      if (total - t <= 1s) arrived += both;
+    }
+    return arrived;
+  }
+  std::size_t used(std::size_t of = 0) { return stats(of).relay.value_or(99); }
+};
+
+TEST_F(Relays, EachPairUsesTheNearestFromEndToEnd) {
+  begin({60, 25, 10});
+  EXPECT_EQ(used(), 2U) << "it brought the handshake first";
+  EXPECT_EQ(talk(6s), 8);
+  for (std::size_t of : {0U, 1U}) {
+    EXPECT_EQ(used(of), 2U);
+    const MemberStats s = stats(of);
+    ASSERT_EQ(s.relays.size(), 3U) << "all of them are measured";
+    EXPECT_NEAR(s.relays[0].rtt_us, 60'000, 5'000);
+    EXPECT_NEAR(s.relays[1].rtt_us, 25'000, 5'000);
+    EXPECT_NEAR(s.relays[2].rtt_us, 10'000, 5'000);
+    EXPECT_EQ(s.relay_rtt_us, s.relays[2].rtt_us);
+    EXPECT_EQ(s.rtt_us, s.relay_rtt_us);
+  }
+  relays[0].data = relays[1].data = relays[2].data = 0;
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_EQ(relays[2].data, 1U);
+  EXPECT_EQ(relays[0].data + relays[1].data, 0U);
+  // The net changes: the first is nearer now.
+  relays[0].takes_us = 2'000;
+  EXPECT_EQ(talk(60s), 8);
+  EXPECT_EQ(used(0), 0U);
+  EXPECT_EQ(used(1), 0U);
+}
+
+TEST_F(Relays, WhatIsOnlyALittleNearerIsNoReasonToChange) {
+  begin({20, 30});
+  talk(10s);
+  ASSERT_EQ(used(), 0U);
+  const std::uint32_t changes = stats().changes;
+  relays[1].takes_us = 17'000;
+  talk(60s);
+  EXPECT_EQ(used(), 0U);
+  relays[0].takes_us = 4'000, relays[1].takes_us = 1'000;
+  talk(60s);
+  EXPECT_EQ(used(), 0U) << "a quarter of the time, but 3 ms";
+  EXPECT_EQ(stats().changes, changes);
+}
+
+TEST_F(Relays, OneThatDiesSilentlyIsLeftWithinSecondsAndReturnedToLater) {
+  begin({40, 10});
+  talk(10s);
+  ASSERT_EQ(used(), 1U);
+  relays[1].carries = false;
+  Millis dead{0};
+  while (dead < 10s && talk(250ms) < 2) dead += 250ms;
+  EXPECT_LE(dead, 3s);
+  EXPECT_GE(dead, 1s) << "one lost probe is no reason";
+  EXPECT_EQ(used(0), 0U);
+  EXPECT_EQ(used(1), 0U);
+  EXPECT_EQ(stats().changes, 1U);
+  talk(20s);
+  relays[1].carries = true;
+  talk(3s);
+  EXPECT_EQ(used(), 0U) << "one answer is not enough";
+  talk(20s);
+  EXPECT_EQ(used(0), 1U);
+  EXPECT_EQ(used(1), 1U);
+  // Again and again: each change is kept for a while, so that a pair does not swing.
+  relays[1].carries = false;
+  talk(6s);
+  EXPECT_EQ(used(), 0U);
+  relays[1].carries = true;
+  talk(8s);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_EQ(stats().changes, 3U);
+}
+
+TEST_F(Relays, OneThatIsDownOrLacksTheMemberIsLeftAtOnce) {
+  begin({40, 10});
+  talk(10s);
+  ASSERT_EQ(used(), 1U);
+  machines[0]->member->relay_down(1, now);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_TRUE(delivers(0, 1));
+  machines[1]->member->relay_lacks(1, machines[0]->key.public_key, now);
+  EXPECT_EQ(used(1), 0U);
+  EXPECT_TRUE(delivers(1, 0));
+  machines[0]->member->relay_up(1, now);
+  EXPECT_EQ(used(), 0U) << "not measured anew yet";
+  talk(40s);
+  EXPECT_EQ(used(0), 1U);
+  EXPECT_EQ(used(1), 1U);
+  for (std::size_t r : {0U, 1U}) machines[0]->member->relay_down(r, now);
+  machines[0]->member->relay_up(0, now);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_TRUE(delivers(0, 1));
+}
+
+TEST_F(Relays, WhereNoneAnswersThePairStaysAndGoesOn) {
+  begin({10, 40});
+  talk(10s);
+  ASSERT_EQ(used(), 0U);
+  for (auto& relay : relays) relay.carries = false;
+  talk(30s);
+  EXPECT_EQ(used(), 0U) << "the other does not answer either";
+  EXPECT_EQ(stats().changes, 0U);
+  for (auto& relay : relays) relay.carries = true;
+  talk(10s);
+  EXPECT_TRUE(delivers(0, 1));
+  // An idle pair costs little: of each relay a small probe now and then.
+  run(30s);
+  const auto sent = [&] { return stats().relays[0].sent + stats().relays[1].sent; };
+  const std::uint32_t before = sent();
+  run(60s);
+  EXPECT_LE(sent() - before, 16U);
+  // Another list: what was known of those before is forgotten.
+  for (auto& m : machines) {
+    m->member->set_relays(1, now);
+    m->member->relay_up(0, now);
+  }
+  EXPECT_TRUE(stats().relays.empty());
   EXPECT_TRUE(delivers(0, 1));
 }
 
@@ -365,8 +525,8 @@ TEST_F(Net, ForeignSourcesNeitherLeaveNorArrive) {
     const Bytes packet = udp_packet(from, to);
     device.encapsulate(packet, now, sink);
     for (int i = 0; i < 6; ++i) {
-      for (const Bytes& d : std::exchange(sink.sent, {})) b.member->from_relay(a.key.public_key, d, now, b);
-      for (const auto& [key, d] : std::exchange(b.relayed, {}))
+      for (const Bytes& d : std::exchange(sink.sent, {})) b.member->from_relay(0, a.key.public_key, d, now, b);
+      for (const auto& [relay, key, d] : std::exchange(b.relayed, {}))
         if (key == a.key.public_key) device.decapsulate(d, Endpoint::relay(b.key.public_key), now, sink);
     }
     return std::ranges::count(b.tun, packet);
@@ -515,9 +675,9 @@ struct Behind : Net {
         auto relayed = std::exchange(machines[i]->relayed, {});
         auto direct = std::exchange(machines[i]->direct, {});
         busy = busy || !relayed.empty() || !direct.empty();
-        for (auto& [key, d] : relayed)
+        for (auto& [relay, key, d] : relayed)
           for (auto& to : machines)
-            if (to->key.public_key == key) to->member->from_relay(machines[i]->key.public_key, d, now, *to);
+            if (to->key.public_key == key) to->member->from_relay(relay, machines[i]->key.public_key, d, now, *to);
         for (auto& [at, d] : direct) through(i, at, d);
       }
       if (!busy) return;

@@ -47,7 +47,8 @@ Result<std::vector<RelayEntry>> read_relays(const DataDir& dir, const std::strin
 Result<RelayEntry> parse_relay(const std::string& address, const std::string& region) {
   const auto plain = [](const std::string& text, std::string_view also) {
     return std::all_of(text.begin(), text.end(), [&](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || also.contains(c);
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             also.find(c) != std::string_view::npos;
     });
   };
   const auto colon = address.rfind(':');

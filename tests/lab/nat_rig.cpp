@@ -4,9 +4,13 @@
 //   muster-nat-rig AGENT DIR       lines on standard input, JSON lines on standard output
 //
 //   machine NAME HOST_NS LEASE_NS LAN|- [PROXY_URL]   starts a netd there       -> {"machine":NAME}
-//   relay HOST PORT                                   where muster-relay is     -> {"relay":HOST}
+//   relay HOST PORT ID [REGION]                       one more muster-relay     -> {"relay":HOST}
 //   pair ID A B SECONDS                               ID 1 to 250, once each; different machines side by side -> one
 //   line
+//   hold ID A B [C...]                                a cluster of those, until dropped; its addresses are
+//                                                     100.64.ID.1 and so on -> {"held":ID}
+//   look ID                                           the ways from each to each -> {"look":ID,"pairs":[...]}
+//   drop ID                                           -> {"dropped":ID}
 //
 // First of all the relay's certificate and key and the controller's public key are written to DIR: relay.crt,
 // relay.key, controller.pub. A pair is usable with the first echo of a small packet after both were configured, and
@@ -123,7 +127,7 @@ class Pinger {
 };
 
 std::string_view name_of(session::NetPath path) {
-  static constexpr std::array<std::string_view, 4> kNames = {"none", "relay", "lan", "direct"};
+  static constexpr std::array<std::string_view, 5> kNames = {"none", "relay", "lan", "direct", "peer"};
   return kNames.at(static_cast<std::size_t>(path));
 }
 
@@ -162,8 +166,10 @@ class Rig {
       machines_[name] = std::move(m);
       say(fmt::format("{{\"machine\":\"{}\"}}", name));
     } else if (verb == "relay") {
-      in >> relay_.host >> relay_.port;
-      say(fmt::format("{{\"relay\":\"{}\"}}", relay_.host));
+      std::string host, port, number, region;
+      in >> host >> port >> number >> region;
+      relays_.push_back({host + ":" + port, region, to_bytes(number)});
+      say(fmt::format("{{\"relay\":\"{}\"}}", host));
     } else if (verb == "pair") {
       std::uint32_t id = 0;
       std::string a, b;
@@ -171,49 +177,107 @@ class Rig {
       in >> id >> a >> b >> seconds;
       if (!machines_.contains(a) || !machines_.contains(b)) must(error(Code::NotFound, "no such machine: " + line));
       threads_.emplace_back([this, id, a, b, seconds] { pair(id, a, b, seconds); });
+    } else if (verb == "hold") {
+      std::uint32_t id = 0;
+      in >> id;
+      std::vector<Machine*> members;
+      for (std::string name; in >> name;) {
+        if (!machines_.contains(name)) must(error(Code::NotFound, "no such machine: " + line));
+        members.push_back(machines_.at(name).get());
+      }
+      configure(id, members, make(id, members));
+      held_[id] = members;
+      say(fmt::format("{{\"held\":{}}}", id));
+    } else if (verb == "look") {
+      std::uint32_t id = 0;
+      in >> id;
+      look(id);
+    } else if (verb == "drop") {
+      std::uint32_t id = 0;
+      in >> id;
+      drop(id, held_[id]);
+      held_.erase(id);
+      say(fmt::format("{{\"dropped\":{}}}", id));
     } else {
       must(error(Code::InvalidArgument, "not understood: " + line));
     }
   }
 
  private:
-  void pair(std::uint32_t id, const std::string& a_name, const std::string& b_name, int seconds) {
-    Machine* ends[2] = {machines_.at(a_name).get(), machines_.at(b_name).get()};
-    const std::string lease = "lease-" + std::to_string(id), tun = "m" + std::to_string(id);
+  static std::string lease_of(std::uint32_t id) { return "lease-" + std::to_string(id); }
+  static std::string tun_of(std::uint32_t id) { return "m" + std::to_string(id); }
+
+  // A cluster's members, each with a TUN and a key.
+  overlay::Roster make(std::uint32_t id, const std::vector<Machine*>& machines) {
     const std::uint32_t net = kNet + id * 256;
     overlay::Roster roster{id, 1, 1, {}};
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      Machine& m = *ends[i];
-      const host::Fd fd = must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun, net + i + 1, 24, 1380}));
+    for (std::uint32_t i = 0; i < machines.size(); ++i) {
+      Machine& m = *machines[i];
+      const host::Fd fd =
+          must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun_of(id), net + i + 1, 24, 1380}));
       overlay::RosterMember member;
       member.slot = member.node = i + 1;
       member.address = net + i + 1;
-      member.overlay_key = *crypto::key32(must(m.client->add_lease(lease, fd.get())));
+      member.overlay_key = *crypto::key32(must(m.client->add_lease(lease_of(id), fd.get())));
       member.device_key = m.device.public_key();
       member.overlay_signature = overlay::sign_overlay_key(m.device, id, member.epoch, member.overlay_key);
       if (m.lan != 0) member.lan = {overlay::Endpoint::udp(m.lan, m.port)};
       roster.members.push_back(member);
     }
+    return roster;
+  }
+  void configure(std::uint32_t id, const std::vector<Machine*>& machines, const overlay::Roster& roster) {
     const Bytes bytes = overlay::encode_roster(roster);
-    const std::uint16_t port = static_cast<std::uint16_t>(20'000 + id);
-    const host::lab::Echo echo(ends[1]->lease_ns, port);
-    Pinger pinger(ends[0]->lease_ns, net + 2, port);
-    const auto began = Clock::now();
-    const auto passed = [&] { return std::chrono::duration_cast<Millis>(Clock::now() - began).count(); };
-    for (std::size_t i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < machines.size(); ++i) {
       host::netd::Configure c;
-      c.lease = lease;
+      c.lease = lease_of(id);
       c.address = roster.members[i].address;
       c.prefix_bits = 24;
       c.roster = bytes;
       c.signatures = {overlay::sign_roster(controller_, bytes)};
       c.signers = {Bytes(controller_.public_key().begin(), controller_.public_key().end())};
-      c.relays = {relay_};
       c.relay_ca_pem = ca_.cert_pem;
-      c.relay_token = overlay::sign_relay_token(
-          controller_, {"relay-1", id, roster.members[i].overlay_key, read_clocks().wall + Millis(3'600'000)});
-      must(ends[i]->client->configure(c));
+      must(machines[i]->client->configure(c));
+      host::netd::SetRelays grants{c.lease, relays_};
+      for (session::RelayGrant& each : grants.relays)
+        each.token = overlay::sign_relay_token(controller_, {as_string(each.token), id, roster.members[i].overlay_key,
+                                                             read_clocks().wall + Millis(3'600'000)});
+      must(machines[i]->client->set_relays(grants));
     }
+  }
+  static void drop(std::uint32_t id, const std::vector<Machine*>& machines) {
+    for (Machine* m : machines) {
+      must(m->client->remove_lease(lease_of(id)));
+      (void)host::remove_tun("/run/netns/" + m->lease_ns, tun_of(id)).ok();
+    }
+  }
+  void look(std::uint32_t id) {
+    std::string pairs;
+    const auto& machines = held_[id];
+    for (std::size_t i = 0; i < machines.size(); ++i) {
+      const auto report = must(machines[i]->client->paths(lease_of(id))).report;
+      for (const session::NetPair& pair : report.pairs) {
+        const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
+        pairs += fmt::format(
+            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"by\":{},\"rtt_us\":{},\"changes\":{}}}",
+            pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.by & 255, pair.rtt_us,
+            pair.changes);
+      }
+    }
+    say(fmt::format("{{\"look\":{},\"pairs\":[{}]}}", id, pairs));
+  }
+
+  void pair(std::uint32_t id, const std::string& a_name, const std::string& b_name, int seconds) {
+    const std::vector<Machine*> ends = {machines_.at(a_name).get(), machines_.at(b_name).get()};
+    const std::string lease = lease_of(id);
+    const std::uint32_t net = kNet + id * 256;
+    const overlay::Roster roster = make(id, ends);
+    const std::uint16_t port = static_cast<std::uint16_t>(20'000 + id);
+    const host::lab::Echo echo(ends[1]->lease_ns, port);
+    Pinger pinger(ends[0]->lease_ns, net + 2, port);
+    const auto began = Clock::now();
+    const auto passed = [&] { return std::chrono::duration_cast<Millis>(Clock::now() - began).count(); };
+    configure(id, ends, roster);
     std::int64_t usable = -1, direct = -1;
     while (usable < 0 && passed() < 15'000) {
       pinger.send(kSmall);
@@ -243,10 +307,7 @@ class Rig {
     for (int i = 0; i < 50 && pinger.came() < pinger.sent(); ++i) pinger.receive();
     look();
     const bool full = pinger.sent() > 0 && pinger.came() == pinger.sent();
-    for (Machine* m : ends) {
-      must(m->client->remove_lease(lease));
-      (void)host::remove_tun("/run/netns/" + m->lease_ns, tun).ok();
-    }
+    drop(id, ends);
     say(
         fmt::format("{{\"pair\":{},\"a\":\"{}\",\"b\":\"{}\",\"usable_ms\":{},\"direct_ms\":{},\"path_a\":\"{}\","
                     "\"path_b\":\"{}\",\"rtt_a_us\":{},\"rtt_b_us\":{},\"lost\":{},\"full\":{}}}",
@@ -257,7 +318,8 @@ class Rig {
   std::string agent_, dir_;
   crypto::KeyAndCert ca_;
   crypto::SigningKey controller_ = crypto::SigningKey::generate();
-  host::netd::RelayAddress relay_;
+  std::vector<session::RelayGrant> relays_;  // with the name of each where its token will stand
+  std::map<std::uint32_t, std::vector<Machine*>> held_;
   std::map<std::string, std::unique_ptr<Machine>> machines_;
   std::vector<std::thread> threads_;
 };

@@ -2,6 +2,7 @@
 and through a CONNECT proxy with a password."""
 import os
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -31,6 +32,40 @@ class NatLab(unittest.TestCase):
         for r in results:
             self.assertGreater(r["rtt_a_us"], 0, "the round trip of every pair is measured, also by the relay: %s" % r)
             self.assertLessEqual(r["lost"], 3, r)
+
+    def test_of_two_relays_the_nearer_is_used_and_its_death_resets_nothing(self):
+        lab = nat_lab.NatLab(BUILD, far=True)
+        talk = None
+        near, far = nat_lab.RELAY + ":443", nat_lab.FAR_RELAY + ":443"
+        by = lambda relay: lambda ways: len(ways) == 2 and all(w["path"] == "relay" and w["relay"] == relay for w in ways.values())  # noqa: E731
+        try:
+            cluster = lab.hold("symmetric-a", "symmetric-b")
+            talk = nat_lab.Talk(lab.lab.full("symmetric-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, lambda ways: by(near)(ways) and all(w["rtt_us"] > 0 for w in ways.values()) and talk.count > 0, 20)
+            self.assertTrue(by(near)(ways), "the second of the list, but the nearer one: %s" % ways)
+            time.sleep(4)  # all are measured by now
+            ways, _ = lab.wait_ways(cluster, by(near), 1)
+            self.assertTrue(by(near)(ways), ways)
+            for way in ways.values():
+                self.assertLess(way["rtt_us"], 2e6 * nat_lab.FAR_SECONDS, ways)
+            talk.since()
+            before = talk.count
+            lab.lab.pull_cable("relay")  # it neither answers nor resets anything
+            ways, after = lab.wait_ways(cluster, by(far), 12)
+            self.assertTrue(by(far)(ways), "%s; %s" % (ways, talk.fault))
+            time.sleep(2)
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
+            self.assertGreater(talk.count, before + 10, "and is answered")
+            gap = talk.since()
+            self.assertLess(gap, 6, "seconds without an answer (left after %.1f)" % after)
+            self.assertGreater(gap, 1, "it was dead for a while: else this shows nothing")
+            time.sleep(1)
+            self.assertGreater(talk.since(), 2 * nat_lab.FAR_SECONDS, "the far one carries it now")
+            print("two relays: left after %.1f s, %.1f s without an answer" % (after, gap))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
 
     def test_what_does_not_fit_the_table_is_a_fault(self):
         table = nat_lab.read_table()
