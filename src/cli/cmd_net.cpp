@@ -100,6 +100,19 @@ std::string relays_table(const wire::Json& net, bool colour) {
   return table.empty() ? "" : "\n" + table.text(colour);
 }
 
+// What members carried for others, as they say, and as both ends signed it.
+std::string carried_table(const wire::Json& net, bool colour) {
+  std::map<std::string, std::string> names;
+  for (const auto& m : net["members"].items()) names[m["slot"].text()] = member_name(m);
+  Table table({"CARRIED BY", "FROM", "TO", "BYTES", "SIGNED BY FROM", "SIGNED BY TO"});
+  for (const auto& m : net["members"].items())
+    for (const auto& each : m["forwarded"].items())
+      table.add({member_name(m), names[each["from"].text()], names[each["to"].text()],
+                 size_text(each["bytes"].integer()), size_text(each["signedFrom"].integer()),
+                 size_text(each["signedTo"].integer())});
+  return table.empty() ? "" : "\n" + table.text(colour);
+}
+
 Result<wire::Json> read_net(Shell& shell, const std::string& cluster) {
   Api* api = TRY(shell.api());
   return api->get(path_of("clusters", TRY(cluster_name(cluster))) + "/net");
@@ -130,7 +143,8 @@ std::string net_text(const wire::Json& net, bool colour) {
   std::string out = fmt::format("Cluster {} ({})\n\n", clean(net["name"].text()), clean(net["clusterId"].text()));
   if (members.empty()) return out + "It has no members now.\n";
   if (members.size() > 1 && members.size() <= kMatrixMax) out += matrix(net, colour) + "\n";
-  out += members_table(net, colour) + "\n" + pairs_table(net, colour) + relays_table(net, colour);
+  out += members_table(net, colour) + "\n" + pairs_table(net, colour) + relays_table(net, colour) +
+         carried_table(net, colour);
   return out;
 }
 
@@ -163,8 +177,11 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
       continue;
     }
     const auto& p = *pair;
+    const auto by = members.find(p["by"].text());
     out += fmt::format("  path   {}{}, for {}\n", clean(p["path"].text()),
-                       p["address"].text().empty() ? "" : " (" + clean(p["address"].text()) + ")",
+                       by != members.end()           ? " (carried by " + clean(member_name(*by->second)) + ")"
+                       : p["address"].text().empty() ? ""
+                                                     : " (" + clean(p["address"].text()) + ")",
                        duration_text(p["ageSeconds"].integer()));
     out += fmt::format("  why    {}\n", clean(p["why"].text()));
     out += fmt::format("  rtt    {}, lost {} of the last {} probes; by the relay {}\n", millis_text(p["rttMs"]),
@@ -184,9 +201,10 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
     for (const auto& t : p["tries"].items())
       out += fmt::format("  tried  {} address{} ({}): {}, {} of {} probes answered{}\n", clean(t["path"].text()),
                          t["address"].text().empty() ? "" : " " + clean(t["address"].text()),
-                         t["origin"].text() == "roster" ? "from the roster"
-                         : t["origin"].text() == "told" ? "told by the other"
-                                                        : "a probe came from there",
+                         t["origin"].text() == "roster"    ? "from the roster"
+                         : t["origin"].text() == "told"    ? "told by the other"
+                         : t["origin"].text() == "offered" ? "a member that offers to carry"
+                                                           : "a probe came from there",
                          clean(t["outcome"].text()), t["answered"].integer(), t["sent"].integer(),
                          t["rttMs"].real() > 0 ? ", " + millis_text(t["rttMs"]) : "");
     if (p["tries"].items().empty()) out += "  tried  nothing: no address to try is known\n";
@@ -202,7 +220,8 @@ void add_net(CLI::App& app, Shell& shell) {
   auto* command = app.add_subcommand("net", "How the members of a cluster reach each other, and why so");
   command->add_option("cluster", names->cluster, "name, id or YAML file");
   command->footer(
-      "Paths: lan (one network), direct (through the NATs), relay. Of each pair both ends report, some 15 s old.\n"
+      "Paths: lan (one network), direct (through the NATs), peer (another member carries it), relay. Of each pair both "
+      "ends report, some 15 s old.\n"
       "CARRIES is what a way out was last found to carry when it was full.\n"
       "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
   command->callback([names, &shell, command] {

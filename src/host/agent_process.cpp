@@ -31,6 +31,7 @@
 #include "host/telemetry_pump.h"
 #include "net/net.h"
 #include "overlay/roster.h"
+#include "session/carried.h"
 #include "wire/agent_frames.h"
 #include "wire/names.h"
 
@@ -431,9 +432,13 @@ void AgentProcess::tell_networks() {
   std::size_t room = session::kNetPairsOfMachineMax;
   for (const auto& [lease, paths] : overlay_.paths()) {
     session::NetReport report = paths.report;
-    if (!peers_known_)
-      for (session::NetPair& pair : report.pairs)
+    if (!report.carried.empty()) report.counts_signature = session::sign_carried(key_, report);
+    if (!peers_known_) {
+      for (session::NetPair& pair : report.pairs) {
         if (pair.path == session::NetPath::Peer) pair.path = session::NetPath::Relay;
+        std::erase_if(pair.tries, [](const auto& each) { return each.origin == session::NetOrigin::Offered; });
+      }
+    }
     report.pairs.resize(std::min(report.pairs.size(), room));
     room -= report.pairs.size();
     const auto told = net_told_.find(lease);
@@ -457,6 +462,7 @@ std::string label_text(std::string text) {
 std::string AgentProcess::network_metrics() const {
   std::array<std::uint32_t, 4> pairs{};
   std::uint32_t limited = 0;
+  std::uint64_t carried = 0;
   std::string relays;
   for (const auto& [lease, paths] : overlay_.paths()) {
     pairs[0] += paths.relayed;
@@ -471,6 +477,7 @@ std::string AgentProcess::network_metrics() const {
         relays +=
             fmt::format("muster_agent_relay_rtt_seconds{} {:.6f}\n", labels, static_cast<double>(relay.rtt_us) / 1e6);
     }
+    for (const session::NetForwarded& each : paths.report.forwarded) carried += each.bytes;
     limited += paths.limited;
   }
   return fmt::format(
@@ -483,8 +490,10 @@ std::string AgentProcess::network_metrics() const {
       "muster_agent_net_pairs_limited gauge\nmuster_agent_net_pairs_limited {}\n"
       "# HELP muster_agent_relay_up 1 while the lease is connected to the relay\n# TYPE muster_agent_relay_up gauge\n"
       "# HELP muster_agent_relay_rtt_seconds round trip to it, over TLS\n# TYPE muster_agent_relay_rtt_seconds gauge\n"
-      "{}",
-      pairs[0], pairs[1], pairs[2], pairs[3], limited, relays);
+      "{}"
+      "# HELP muster_agent_carried_bytes what present leases carried for other members\n# TYPE "
+      "muster_agent_carried_bytes gauge\nmuster_agent_carried_bytes {}\n",
+      pairs[0], pairs[1], pairs[2], pairs[3], limited, relays, carried);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.
@@ -524,11 +533,11 @@ std::string AgentProcess::control(const std::string& command) {
 json::object AgentProcess::network_of(LeaseId lease) const {
   constexpr std::size_t kShown = 64;
   json::array members;
-  int direct = 0, relayed = 0;
+  int direct = 0, relayed = 0, carried = 0;
   if (const auto found = overlay_.networks().find(lease); found != overlay_.networks().end()) {
     for (const netd::PeerLine& peer : found->second.peers) {
       const bool used = peer.last_handshake_ms != 0;  // who never talked to us costs nothing, and has no way yet
-      if (used) ++(peer.path == "relay" ? relayed : direct);
+      if (used) ++(peer.path == "relay" ? relayed : peer.path.starts_with("peer ") ? carried : direct);
       if (members.size() >= kShown) continue;
       const in_addr raw{htonl(peer.address)};
       std::array<char, INET_ADDRSTRLEN> text{};
@@ -547,7 +556,7 @@ json::object AgentProcess::network_of(LeaseId lease) const {
                                     {"up", relay.up},
                                     {"rtt_us", relay.rtt_us},
                                     {"udp_rtt_us", relay.udp_rtt_us}});
-  return {{"direct", direct}, {"relayed", relayed}, {"members", members}, {"relays", relays}};
+  return {{"direct", direct}, {"relayed", relayed}, {"carried", carried}, {"members", members}, {"relays", relays}};
 }
 
 std::string AgentProcess::status_text() const {

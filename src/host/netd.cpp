@@ -66,7 +66,7 @@ struct Netd::UdpBatch {
 
 Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
-      bandwidth_(options_.bandwidth_file),
+      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried"),
       batch_(std::make_unique_for_overwrite<UdpBatch>()) {}
 
 Netd::~Netd() {
@@ -370,6 +370,7 @@ void Netd::from_udp(ByteView datagram, std::uint32_t ip, std::uint16_t port, con
 void Netd::tick() {
   const Now now = read_clocks();
   bandwidth_.refresh();
+  bandwidth_.carry.tick(now);
   ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();

@@ -190,6 +190,7 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     if (member_) stamps_from_ = std::max(stamps_from_, member_->latest_stamp());
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
     member_->stamp_from(stamps_from_);
+    counted_from_ = read_clocks().wall;
     announce_relays(read_clocks());
     member_->set_public(public_, read_clocks(), *this);
     address_ = config.address;
@@ -431,6 +432,7 @@ void NetdLease::from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram
 
 void NetdLease::tick(const Now& now) {
   if (!member_) return;
+  member_->set_carries(bandwidth_.carry.offers(), now, *this);
   member_->tick(now, *this);
   flush();
   if (member_->latest_stamp() > stamps_kept_) keep_stamps(member_->latest_stamp());
@@ -452,6 +454,12 @@ void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) 
 
 void NetdLease::to_tun(ByteView packet) {
   if (arriving_) arriving_->add(packet, *this);
+}
+
+// What this machine's own leases wait to send comes first.
+bool NetdLease::may_carry(std::size_t bytes) {
+  const LeaseTime now = read_clocks().lease;
+  return bandwidth_.up.wait(now) == Millis(0) && bandwidth_.carry.admit(bytes, now);
 }
 
 std::uint64_t NetdLease::micros() const {
@@ -514,6 +522,9 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   if (used && at.kind == overlay::Endpoint::Kind::Udp) {
     pair.path = is_private(at.ip) ? session::NetPath::Lan : session::NetPath::Direct;
     pair.at = {at.ip, at.port};
+  } else if (used && m.by) {
+    pair.path = session::NetPath::Peer;
+    pair.by = *m.by;
   } else if (used) {
     pair.path = session::NetPath::Relay;
   }
@@ -531,13 +542,12 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   pair.tx_bytes = m.peer.tx_bytes;
   pair.carries_bytes_s = m.carries_bytes_s;
   if (m.carries_bytes_s > 0) pair.carries_age_ms = age(now.lease - m.carries_since);
-  for (const overlay::Tried& t : m.tried)
-    pair.tries.push_back({{t.at.ip, t.at.port},
-                          session::NetOrigin{static_cast<std::uint8_t>(t.origin)},
-                          t.sent,
-                          t.answered,
-                          t.full,
-                          t.rtt_us});
+  const auto tried = [&](const overlay::Tried& t, session::NetOrigin origin) {
+    if (pair.tries.size() < session::kNetTriesMax)
+      pair.tries.push_back({{t.at.ip, t.at.port}, origin, t.sent, t.answered, t.full, t.rtt_us});
+  };
+  for (const overlay::Tried& t : m.carriers) tried(t, session::NetOrigin::Offered);
+  for (const overlay::Tried& t : m.tried) tried(t, session::NetOrigin{static_cast<std::uint8_t>(t.origin)});
   return pair;
 }
 }  // namespace
@@ -584,6 +594,15 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     report.pairs.push_back(std::move(pair));
   }
   std::erase_if(seen_, [&](const auto& each) { return now.lease - each.second.at > kRatesAtMost; });
+  report.carries = member_->carries();
+  report.counted_from = counted_from_;
+  for (const overlay::CarriedCount& c : member_->carried())
+    report.carried.push_back({c.by, c.with, c.sent, c.received});
+  std::ranges::stable_sort(report.carried, std::greater{}, [](const auto& c) { return c.sent + c.received; });
+  report.carried.resize(std::min(report.carried.size(), session::kNetCarriedMax));
+  for (const overlay::ForwardedCount& c : member_->forwarded()) report.forwarded.push_back({c.from, c.to, c.bytes});
+  std::ranges::stable_sort(report.forwarded, std::greater{}, &session::NetForwarded::bytes);
+  report.forwarded.resize(std::min(report.forwarded.size(), session::kNetForwardedMax));
   report.others = static_cast<std::uint32_t>(report.pairs.size());
   std::stable_sort(report.pairs.begin(), report.pairs.end(), [](const auto& x, const auto& y) {
     const auto rank = [](const session::NetPair& p) {

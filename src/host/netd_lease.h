@@ -67,6 +67,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_relay(std::size_t relay, const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  bool may_carry(std::size_t bytes) override;
   std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
@@ -105,6 +106,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   // clock that was set back would otherwise be ignored by its peers.
   WallTime stamps_from_, stamps_kept_;
   std::unique_ptr<overlay::Member> member_;
+  WallTime counted_from_;  // member_ is as old: what it counts began then
   std::vector<overlay::Endpoint> public_;
   bool relay_came_up_ = false;
   std::string machine_ca_pem_;

@@ -12,7 +12,7 @@ template <typename T>
 constexpr std::uint64_t largest() {
   if constexpr (std::is_same_v<T, bool>) return 1;
   if constexpr (std::is_same_v<T, session::NetPath>) return static_cast<std::uint64_t>(session::NetPath::Peer);
-  if constexpr (std::is_same_v<T, session::NetOrigin>) return static_cast<std::uint64_t>(session::NetOrigin::Heard);
+  if constexpr (std::is_same_v<T, session::NetOrigin>) return static_cast<std::uint64_t>(session::NetOrigin::Offered);
   return ~std::uint64_t{0};
 }
 

@@ -11,7 +11,9 @@ namespace muster::overlay {
 namespace {
 // Control messages between members. Ping and Pong: kind, id, then zeros up to the size that is being tested. Here:
 // kind, number, and that many times address and port.
-constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3;
+// Offer: kind, 1 for "I carry" or 0. Carry: kind, the address that it is for, a datagram of the session with that one.
+// Carried: kind, the address that it is from, the datagram.
+constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kOffer = 4, kCarry = 5, kCarried = 6;
 constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
 constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'000}, kFreshEvery{1'000}, kLacksFor{5'000};
@@ -19,7 +21,11 @@ constexpr std::uint32_t kRelayAnswers = 3;  // then a relay's round trip is know
 constexpr std::uint32_t kRelayAsked = 5;    // quickly, at first
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
-constexpr std::size_t kPongsMax = 64;
+constexpr std::size_t kPongsMax = 64, kLaterMax = 512;
+constexpr std::size_t kCarryHeader = 5, kCarriedMax = kInnerMtu + 32;
+constexpr int kFlushRounds = 6;
+constexpr int kGreetings = 4;                 // a tick
+constexpr std::uint64_t kDetour_us = 20'000;  // more than twice the relay's way and this: no member carries it then
 // A ping whose number has this bit asks how fast it goes: the pong adds when the ping came and how many bytes had come.
 // Members of older versions send it back as it was, with zeros there.
 constexpr std::uint64_t kPaceBit = std::uint64_t{1} << 63;
@@ -41,6 +47,19 @@ bool nearer(std::uint32_t rtt_us, std::uint32_t than_us) {
          std::uint64_t{rtt_us} * 5 < std::uint64_t{than_us} * 4;
 }
 
+// A message of the protocol between two members: whoever carries needs no more of it, and carries nothing else.
+bool sealed(ByteView d) {
+  return d.size() >= 32 && d.size() <= kCarriedMax && d[0] >= 1 && d[0] <= 4 && d[1] == 0 && d[2] == 0 && d[3] == 0;
+}
+
+// Null: too many are counted already.
+template <typename Map>
+typename Map::mapped_type* count_of(Map& counts, const typename Map::key_type& which) {
+  const auto found = counts.find(which);
+  if (found != counts.end()) return &found->second;
+  return counts.size() >= kCountedMax ? nullptr : &counts[which];
+}
+
 bool initiation(ByteView datagram) {
   return !datagram.empty() && datagram[0] == 1;
 }
@@ -55,12 +74,14 @@ class Member::Wire : public Sink {
   Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
   void send(const Endpoint& to, ByteView datagram) override {
     if (to.kind == Endpoint::Kind::Udp) return out_.to_udp(to.ip, to.port, datagram);
-    out_.to_relay(to.port, to.key, datagram);
+    const bool by_relay = to.kind == Endpoint::Kind::Relay;
+    if (by_relay) out_.to_relay(to.port, to.key, datagram);
+    if (to.kind == Endpoint::Kind::Peer) member_.carry(to, datagram);
     if (!initiation(datagram)) return;
     const auto path = member_.paths_.find(to.key);
     if (path == member_.paths_.end()) return;
     for (std::size_t i = 0; i < member_.relays_up_.size(); ++i)
-      if (i != to.port && member_.relays_up_[i]) out_.to_relay(i, to.key, datagram);
+      if ((!by_relay || i != to.port) && member_.relays_up_[i]) out_.to_relay(i, to.key, datagram);
     for (const Candidate& c : path->second.candidates) out_.to_udp(c.at.ip, c.at.port, datagram);
   }
   // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
@@ -68,7 +89,7 @@ class Member::Wire : public Sink {
     if (packet_destination(packet) == member_.address_) out_.to_tun(packet);
   }
   void control(const Key32& peer, const Endpoint& from, ByteView message) override {
-    member_.on_control(peer, from, message, now_, out_.micros());
+    member_.on_control(peer, from, message, now_, out_);
   }
 
  private:
@@ -135,6 +156,13 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
   paths_ = std::move(paths);
   by_address_.clear();
   for (auto& each : paths_) by_address_.emplace(each.second.address, &each);
+  std::erase_if(offers_, [&](const auto& each) { return !by_address_.contains(each.first); });
+  for (auto& [key, path] : paths_) {  // carried by one that left: by the relay from now on
+    if (!path.by || by_address_.contains(*path.by)) continue;
+    path.by.reset();
+    path.since = {};
+    device_.set_endpoint(key, way_of(key, path));
+  }
   return verified.rejected;
 }
 
@@ -146,7 +174,9 @@ void Member::from_tun(ByteView packet, const Now& now, Out& out) {
     return;
   }
   Wire wire(*this, out, now);
-  if (device_.encapsulate(packet, now, wire) != Encapsulated::NoPeer) return;
+  const Encapsulated what = device_.encapsulate(packet, now, wire);
+  if (!later_.empty()) flush(now, out);
+  if (what != Encapsulated::NoPeer) return;
   if (const auto answer = refuse_packet(packet)) out.to_tun(*answer);
 }
 
@@ -156,15 +186,19 @@ void Member::sent(std::uint32_t address, std::size_t bytes, const Now& now, Out&
   auto& [key, path] = *it->second;
   if (path.pacer) {
     path.pacer->sent(bytes);
-    return probe_pace(key, path, now, out);
+    probe_pace(key, path, now, out);
+    if (!later_.empty()) flush(now, out);
+    return;
   }
   path.unpaced += bytes;
   const std::uint64_t micros = path.unpaced < kBusyBytes ? 0 : out.micros();
   if (micros == 0) return;
   const Probe* by_relay = relay_probe(path);
   std::uint32_t least = by_relay == nullptr ? 0 : by_relay->least_us;
-  for (const Candidate& c : path.candidates)
-    if (path.direct == c.at) least = c.probe.least_us;
+  const Endpoint used = way_of(key, path);
+  for (const auto* list : {&path.candidates, &path.carriers})
+    for (const Candidate& c : *list)
+      if (c.at == used) least = c.probe.least_us;
   path.unpaced = 0;
   path.pacer = std::make_unique<Pacer>(least, micros);
   probe_pace(key, path, now, out);
@@ -174,7 +208,7 @@ Way Member::way(std::uint32_t address) const {
   const auto it = by_address_.find(address);
   if (it == by_address_.end()) return {};
   const auto& [key, path] = *it->second;
-  return {&key, path.direct ? std::nullopt : std::optional(path.relay), path.pacer ? path.pacer->rate() : 0};
+  return {&key, path.direct || path.by ? std::nullopt : std::optional(path.relay), path.pacer ? path.pacer->rate() : 0};
 }
 
 void Member::from_relay(std::size_t relay, const Key32& member, ByteView datagram, const Now& now, Out& out) {
@@ -224,15 +258,18 @@ bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime
   return true;
 }
 
-void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now,
-                        std::uint64_t micros) {
+void Member::on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, Out& out) {
   const auto it = paths_.find(peer);
   if (it == paths_.end()) return;
   Path& path = it->second;
   if (message[0] == kHere) return on_here(path, message, now);
+  if (message[0] == kOffer) return on_offer(path, message, now);
+  if (message[0] == kCarry) return on_carry(peer, path, from, message, out);
+  if (message[0] == kCarried) return on_carried(peer, path, from, message);
   if (message.size() < kProbeHeader) return;
+  const std::uint64_t micros = out.micros();
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
-  if (message[0] != kPing || pongs_.size() >= kPongsMax) return;
+  if (message[0] != kPing || later_.size() >= kPongsMax) return;
   answer(peer, from, message, micros);
   if (from.kind != Endpoint::Kind::Udp) return;
   // What it sent came through, so our NAT is open to it: what we send now opens its own.
@@ -247,7 +284,7 @@ void Member::answer(const Key32& peer, const Endpoint& from, ByteView ping, std:
     store_be64(pong.data() + kProbeHeader, micros - first_micros_ + 1);
     store_be64(pong.data() + kProbeHeader + 8, device_.received_bytes(peer));
   }
-  pongs_.push_back({peer, from, std::move(pong)});
+  later_.push_back({peer, from, std::move(pong)});
 }
 
 void Member::on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros) {
@@ -258,8 +295,9 @@ void Member::on_pace_pong(Path& path, const Endpoint& from, ByteView message, co
                        load_be64(message.data() + kProbeHeader + 8));
   if (path.pacer->found_us() != found) path.carries_since = now.lease;
   // It lives, also where the queue is so long that the other probes get lost.
-  for (Candidate& c : path.candidates)
-    if (path.direct == from && c.at == from) c.probe.last_pong = now.lease;
+  for (auto* list : {&path.candidates, &path.carriers})
+    for (Candidate& c : *list)
+      if (c.at == from) c.probe.last_pong = now.lease;
 }
 
 void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
@@ -271,6 +309,21 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
     Probe& asked = path.relays[from.port];
     // Also a late one shows that the relay carries both ways.
     if (!asked.answer(id, micros, now.lease)) asked.waits_from = now.lease;
+    return;
+  }
+  if (from.kind == Endpoint::Kind::Peer) {
+    for (Candidate& c : path.carriers) {
+      if (c.at != from || !c.probe.answer(id, micros, now.lease)) continue;
+      c.full = c.full || message.size() == kInnerMtu;
+      if (path.direct || path.by) continue;
+      const Probe* by_relay = relay_probe(path);
+      const std::uint64_t relay_us = by_relay == nullptr ? 0 : by_relay->rtt_us;
+      const bool detour = relay_us != 0 && c.probe.rtt_us > 2 * relay_us + kDetour_us;
+      if (message.size() == kInnerMtu && !detour)
+        take_carrier(peer, path, c.at.ip, now);
+      else if (!c.full)
+        path.next_carrier_probe = now.lease;
+    }
     return;
   }
   for (Candidate& c : path.candidates) {
@@ -289,12 +342,18 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
 // The way from now on; without an endpoint the relay.
 void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now) {
   path.direct = direct;
-  path.since = now.lease;
+  path.by.reset();
   path.backoff = kProbeEvery;
   path.next_probe =
       std::min(path.next_probe, now.lease + kProbeEvery);  // what was found late must not be doubted at once
+  changed_way(key, path, now);
+}
+
+void Member::changed_way(const Key32& key, Path& path, const Now& now) {
+  path.since = now.lease;
   for (Probe& relay : path.relays) relay.forget_loss(), relay.open = false;
-  path.next_relay_probe = now.lease;
+  path.next_relay_probe = path.next_carrier_probe = now.lease;
+  path.carrier_backoff = kProbeEvery;
   path.pacer.reset();  // another way, another pace
   path.unpaced = 0;
   ++path.changes;
@@ -302,7 +361,7 @@ void Member::take(const Key32& key, Path& path, const std::optional<Endpoint>& d
 }
 
 Endpoint Member::way_of(const Key32& key, const Path& path) {
-  return path.direct ? *path.direct : Endpoint::relay(key, path.relay);
+  return path.direct ? *path.direct : path.by ? Endpoint::peer(key, *path.by) : Endpoint::relay(key, path.relay);
 }
 
 // The list replaces what was told before; what works stays.
@@ -354,11 +413,21 @@ void Member::set_public(std::vector<Endpoint> endpoints, const Now& now, Out& ou
   }
 }
 
+// Each of these can bring others: an answer that is carried, what was carried and is answered.
 void Member::flush(const Now& now, Out& out) {
-  std::vector<Pong> pongs;
-  pongs.swap(pongs_);
   Wire wire(*this, out, now);
-  for (const Pong& p : pongs) device_.send_control(p.peer, p.to, p.message, now, wire);
+  for (int round = 0; round < kFlushRounds && !(later_.empty() && arrived_.empty()); ++round) {
+    for (const Later& each : std::exchange(later_, {}))
+      device_.send_control(each.peer, each.to, each.message, now, wire);
+    for (const Arrived& each : std::exchange(arrived_, {})) {
+      const std::uint64_t before = device_.received_bytes(each.from.key);
+      device_.decapsulate(each.datagram, each.from, now, wire);
+      const auto with = paths_.find(each.from.key);
+      if (with == paths_.end() || device_.received_bytes(each.from.key) == before) continue;  // not genuine
+      if (Counted* counted = count_of(carried_, {each.from.ip, with->second.address}))
+        counted->in += each.datagram.size();
+    }
+  }
 }
 
 void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
@@ -385,6 +454,159 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
 }
 
+// ---- carried by another member
+void Member::on_offer(const Path& path, ByteView message, const Now& now) {
+  if (message.size() < 2 || message[1] == 0) {
+    offers_.erase(path.address);
+  } else if (offers_.size() < kOffersMax || offers_.contains(path.address)) {
+    offers_[path.address] = now.lease + kOfferLife;
+  }
+}
+
+// Somebody asks us to carry. Only between two members that we both reach directly: each has shown that it is where we
+// send to, so nobody can be flooded by way of us, and nothing goes round in circles.
+void Member::on_carry(const Key32& peer, const Path& path, const Endpoint& from, ByteView message, Out& out) {
+  if (!carries_ || from.kind != Endpoint::Kind::Udp || message.size() < kCarryHeader) return;
+  const ByteView datagram = message.subspan(kCarryHeader);
+  const auto to = by_address_.find(load_be32(message.data() + 1));
+  if (to == by_address_.end() || to->second->first == peer || !to->second->second.direct || !sealed(datagram)) return;
+  Counted* counted = count_of(forwarded_, {path.address, to->first});
+  if (counted == nullptr || later_.size() >= kLaterMax || !out.may_carry(datagram.size())) return;
+  counted->out += datagram.size();
+  Bytes carried(message.begin(), message.end());
+  carried[0] = kCarried;
+  store_be32(carried.data() + 1, path.address);
+  later_.push_back({to->second->first, *to->second->second.direct, std::move(carried)});
+}
+
+// It came in the session with who carried it, and is opened in the one with who sent it.
+void Member::on_carried(const Key32& peer, const Path& path, const Endpoint& from, ByteView message) {
+  if (from.kind != Endpoint::Kind::Udp || message.size() < kCarryHeader || arrived_.size() >= kLaterMax) return;
+  const ByteView datagram = message.subspan(kCarryHeader);
+  const auto sender = by_address_.find(load_be32(message.data() + 1));
+  if (sender == by_address_.end() || sender->second->first == peer || !sealed(datagram)) return;
+  arrived_.push_back({Endpoint::peer(sender->second->first, path.address), Bytes(datagram.begin(), datagram.end())});
+}
+
+// Called while the Device is at work: it leaves with the next flush.
+void Member::carry(const Endpoint& to, ByteView datagram) {
+  const auto by = by_address_.find(to.ip);
+  const auto with = paths_.find(to.key);
+  if (by == by_address_.end() || !by->second->second.direct || with == paths_.end() || later_.size() >= kLaterMax)
+    return;
+  Counted* counted = count_of(carried_, {to.ip, with->second.address});
+  if (counted == nullptr) return;
+  counted->out += datagram.size();
+  Bytes message(kCarryHeader + datagram.size());
+  message[0] = kCarry;
+  store_be32(message.data() + 1, with->second.address);
+  std::copy(datagram.begin(), datagram.end(), message.begin() + kCarryHeader);
+  later_.push_back({by->second->first, *by->second->second.direct, std::move(message)});
+}
+
+// Null unless that member offers to carry and we reach it directly.
+const std::pair<const Key32, Member::Path>* Member::carrier(std::uint32_t by, LeaseTime now) const {
+  const auto offer = offers_.find(by);
+  const auto it = by_address_.find(by);
+  if (offer == offers_.end() || now >= offer->second || it == by_address_.end() || !it->second->second.direct)
+    return nullptr;
+  return it->second;
+}
+
+void Member::take_carrier(const Key32& key, Path& path, std::optional<std::uint32_t> by, const Now& now) {
+  path.by = by;
+  changed_way(key, path, now);
+}
+
+// The nearest to us; whether the other end reaches them too, the probes tell.
+void Member::find_carriers(const Key32& key, Path& path, LeaseTime now) {
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> near;  // (how far, who)
+  for (const auto& [address, until] : offers_) {
+    const auto* by = carrier(address, now);
+    if (by == nullptr || by->first == key) continue;
+    std::uint32_t rtt = UINT32_MAX;
+    for (const Candidate& c : by->second.candidates)
+      if (by->second.direct == c.at && c.probe.rtt_us != 0) rtt = c.probe.rtt_us;
+    near.emplace_back(rtt, address);
+  }
+  std::ranges::sort(near);
+  near.resize(std::min(near.size(), kCarriersMax));
+  std::erase_if(path.carriers, [&](const Candidate& c) {
+    return std::ranges::none_of(near, [&](const auto& each) { return each.second == c.at.ip; });
+  });
+  for (const auto& [rtt, address] : near) {
+    const Endpoint at = Endpoint::peer(key, address);
+    if (std::ranges::none_of(path.carriers, [&](const Candidate& c) { return c.at == at; }))
+      path.carriers.push_back({.at = at});
+  }
+}
+
+// While no direct way is known; before one is chosen only for pairs whose programs talk.
+void Member::probe_carriers(const Key32& key, Path& path, const Now& now, Out& out) {
+  if (path.direct || !device_.has_session(key)) return;
+  if (path.by) {
+    const auto c = std::ranges::find_if(path.carriers, [&](const Candidate& x) { return x.at.ip == *path.by; });
+    const bool dead = c == path.carriers.end() || now.lease - c->probe.last_pong >= kDirectTimeout;
+    if (dead || carrier(*path.by, now.lease) == nullptr) take_carrier(key, path, {}, now);
+  }
+  if (now.lease < path.next_carrier_probe || (!path.by && now.lease >= path.busy_until)) return;
+  if (!path.by) find_carriers(key, path, now.lease);
+  Wire wire(*this, out, now);
+  for (Candidate& c : path.carriers) {
+    if (path.by && c.at.ip != *path.by) continue;
+    const bool full = path.by ? next_id_ % kFullEvery == 0 : now.lease - c.probe.last_pong < kHeardFresh;
+    Bytes ping(full ? kInnerMtu : kProbeSmall);
+    ping[0] = kPing;
+    c.probe.send(next_id_++, out.micros(), path.by.has_value(), now.lease);
+    store_be64(ping.data() + 1, c.probe.id);
+    device_.send_control(key, c.at, ping, now, wire);
+  }
+  if (!path.by && !path.carriers.empty())
+    path.carrier_backoff = std::min(path.carrier_backoff * 3 / 2, kProbeBackoffMax);
+  path.next_carrier_probe = now.lease + (path.by ? kProbeEvery : path.carrier_backoff);
+}
+
+void Member::set_carries(bool carries, const Now& now, Out& out) {
+  if (std::exchange(carries_, carries) == carries) return;
+  Wire wire(*this, out, now);
+  const Bytes message{kOffer, static_cast<std::uint8_t>(carries)};
+  for (auto& [key, path] : paths_)
+    if (device_.send_control(key, way_of(key, path), message, now, wire)) path.offered = now.lease;
+  flush(now, out);
+}
+
+// Members must know us, and reach us directly, before they need us.
+void Member::offer(const Now& now, Out& out) {
+  if (!carries_) return;
+  Wire wire(*this, out, now);
+  std::size_t told = 0;
+  int greetings = 0;
+  for (auto& [key, path] : paths_) {
+    if (++told > kOfferedMax) return;
+    if (!device_.has_session(key)) {
+      const bool due = path.greeted == LeaseTime{} || now.lease - path.greeted >= kGreetEvery;
+      if (!due || ++greetings > kGreetings) continue;
+      path.greeted = now.lease;
+      path.offered = {};
+      device_.start_handshake(key, now, wire);
+    } else if (path.offered == LeaseTime{} || now.lease - path.offered >= kOfferEvery) {
+      if (device_.send_control(key, way_of(key, path), Bytes{kOffer, 1}, now, wire)) path.offered = now.lease;
+    }
+  }
+}
+
+std::vector<CarriedCount> Member::carried() const {
+  std::vector<CarriedCount> out;
+  for (const auto& [which, counted] : carried_) out.push_back({which.first, which.second, counted.out, counted.in});
+  return out;
+}
+
+std::vector<ForwardedCount> Member::forwarded() const {
+  std::vector<ForwardedCount> out;
+  for (const auto& [which, counted] : forwarded_) out.push_back({which.first, which.second, counted.out});
+  return out;
+}
+
 // ---- relays
 const Member::Probe* Member::relay_probe(const Path& path) {
   return path.relay < path.relays.size() ? &path.relays[path.relay] : nullptr;
@@ -398,7 +620,7 @@ void Member::take_relay(const Key32& key, Path& path, std::size_t relay, const N
   path.relay = relay;
   path.relay_since = path.relay_chosen ? now.lease : LeaseTime{};
   path.next_relay_probe = now.lease;
-  if (path.direct) return;
+  if (path.direct || path.by) return;
   if (path.relay_chosen) ++path.changes;  // the first choice is none
   path.since = now.lease;
   path.pacer.reset();
@@ -440,11 +662,12 @@ void Member::choose_relay(const Key32& key, Path& path, const Now& now) {
 // How far it is by each relay, while one of them is the way. A member of an older version does not answer: then nobody
 // knows.
 void Member::probe_relays(const Key32& key, Path& path, const Now& now, Out& out) {
-  if (path.direct || relays_up_.empty() || !device_.has_session(key)) return;
+  if (path.direct || !device_.has_session(key)) return;
   const std::uint64_t inner = device_.inner_packets(key);
   const bool was_busy = now.lease < path.busy_until;
   if (inner != path.inner) path.busy_until = now.lease + kBusyFor;
   path.inner = inner;
+  if (path.by || relays_up_.empty()) return;
   path.relays.resize(relays_up_.size());
   choose_relay(key, path, now);
   const bool several = std::ranges::count(relays_up_, true) > 1, busy = now.lease < path.busy_until && several;
@@ -540,8 +763,10 @@ void Member::tick(const Now& now, Out& out) {
   for (auto& [key, path] : paths_) {
     probe(key, path, now, out);
     probe_relays(key, path, now, out);
+    probe_carriers(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
   }
+  offer(now, out);
   flush(now, out);
 }
 
@@ -559,6 +784,7 @@ std::vector<MemberStats> Member::stats() const {
     const Probe none, *by_relay = relay_probe(path);
     m.relay_rtt_us = by_relay == nullptr ? 0 : by_relay->rtt_us;
     if (path.relay < relays_up_.size()) m.relay = path.relay;
+    m.by = path.by;
     for (std::size_t i = 0; i < path.relays.size(); ++i)
       m.relays.push_back({i, path.relays[i].sent, path.relays[i].answered, path.relays[i].rtt_us});
     m.carries_bytes_s = path.pacer ? path.pacer->carries() : 0;
@@ -567,6 +793,10 @@ std::vector<MemberStats> Member::stats() const {
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;
       m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.full, c.probe.rtt_us});
+    }
+    for (const Candidate& c : path.carriers) {
+      if (path.by == c.at.ip) way = &c.probe;
+      m.carriers.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.full, c.probe.rtt_us});
     }
     m.rtt_us = way->rtt_us;
     m.asked = way->asked;

@@ -6,8 +6,11 @@
 // authentic probe came from. A direct path is used only after a full-size probe was answered (so both directions carry
 // full packets); when its probes stay unanswered for kDirectTimeout the relay takes over. Of several relays each pair
 // uses the one by which it is nearest from end to end, and another as soon as that one fails: handshakes go by all.
-// Where nothing was heard from yet only small probes go, few of them: a member cannot make others flood somebody. One
-// thread; Out must not call back. Bounds: members as in the roster, candidates per member.
+// In rank between a direct way and a relay stands another member that offers to carry (its owner allows it) and that
+// both ends reach directly: it gets the two ends' own ciphertext inside its sessions with each, sends one datagram for
+// one, and only between members of the roster. Where nothing was heard from yet only small probes go, few of them: a
+// member cannot make others flood somebody. One thread; Out must not call back. Bounds: members as in the roster,
+// candidates per member, offers, what waits and what is counted.
 #include <deque>
 #include <map>
 #include <memory>
@@ -41,7 +44,8 @@ class Out {
   virtual void to_relay(std::size_t relay, const Key32& member, ByteView datagram) = 0;
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
   virtual void to_tun(ByteView ip_packet) = 0;
-  virtual std::uint64_t micros() const { return 0; }  // any steady clock, for round trips only; 0: none are measured
+  virtual bool may_carry(std::size_t) { return false; }  // so many bytes for others; false: the owner's cap is reached
+  virtual std::uint64_t micros() const { return 0; }     // any steady clock, for round trips only; 0: none are measured
 };
 
 // Where an endpoint of a member is known from: the signed roster, the member itself, a probe of it that came from
@@ -57,6 +61,20 @@ struct Tried {
   std::uint32_t rtt_us = 0;  // smoothed; 0 = never answered, or not measured
 };
 
+// Carrying for others: how often that is offered and how long an offer holds; how many offers are remembered, how many
+// are tried for a pair, to how many members we offer, and how many pairs are counted.
+inline constexpr Millis kOfferEvery{30'000}, kOfferLife{75'000}, kGreetEvery{120'000};
+inline constexpr std::size_t kOffersMax = 16, kCarriersMax = 3, kOfferedMax = 256, kCountedMax = 1'024;
+// What went to, and came from, `with` by way of `by`, in bytes of ciphertext; what was carried from one to another.
+struct CarriedCount {
+  std::uint32_t by = 0, with = 0;
+  std::uint64_t sent = 0, received = 0;
+};
+struct ForwardedCount {
+  std::uint32_t from = 0, to = 0;
+  std::uint64_t bytes = 0;
+};
+
 struct RelayTried {
   std::size_t relay = 0;
   std::uint32_t sent = 0, answered = 0, rtt_us = 0;
@@ -70,12 +88,14 @@ struct MemberStats {
   std::uint32_t relay_rtt_us = 0;    // of the last time by a relay
   std::optional<std::size_t> relay;  // by which it goes, or would go
   std::vector<RelayTried> relays;
+  std::optional<std::uint32_t> by;  // the member that carries it
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
   std::uint32_t changes = 0;          // of the way, since the member is in the roster
   std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
   LeaseTime carries_since;
-  std::vector<Tried> tried;  // by relay: all; directly: what was tried until it was found
+  std::vector<Tried> carriers;  // by their inner address
+  std::vector<Tried> tried;     // by relay: all; directly: what was tried until it was found
 };
 
 // The present way to a member, for who sends much.
@@ -115,6 +135,10 @@ class Member {
   // That relay knows no such member (yet): another one, or ask again soon.
   void relay_lacks(std::size_t relay, const Key32& member, const Now& now);
   void tick(const Now& now, Out& out);
+  void set_carries(bool carries, const Now& now, Out& out);  // may others be told that we carry for them?
+  bool carries() const { return carries_; }
+  std::vector<CarriedCount> carried() const;
+  std::vector<ForwardedCount> forwarded() const;
   std::vector<MemberStats> stats() const;
   void stamp_from(WallTime floor) { device_.stamp_from(floor); }  // as of Device
   WallTime latest_stamp() const { return device_.latest_stamp(); }
@@ -156,17 +180,40 @@ class Member {
     LeaseTime burst_until;          // both sides try now
     std::optional<LeaseTime> told;  // when the member was told of our endpoints
     Millis backoff = kProbeEvery;
+    std::vector<Candidate> carriers;
+    std::optional<std::uint32_t> by;  // the carrier, where one is the way
+    LeaseTime next_carrier_probe;
+    Millis carrier_backoff = kProbeEvery;
+    LeaseTime offered, greeted;    // when we last said that we carry; tried to reach it for that
     std::unique_ptr<Pacer> pacer;  // of the present way, once much is sent
     std::size_t unpaced = 0;       // sent before that
     LeaseTime carries_since;
   };
-  struct Pong {
+  // What could not be sent, or taken in, while the Device was at work.
+  struct Later {
     Key32 peer;
     Endpoint to;
     Bytes message;
   };
+  struct Arrived {
+    Endpoint from;
+    Bytes datagram;
+  };
+  struct Counted {
+    std::uint64_t out = 0, in = 0;
+  };
   class Wire;
-  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
+  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, Out& out);
+  void on_offer(const Path& path, ByteView message, const Now& now);
+  void on_carry(const Key32& peer, const Path& path, const Endpoint& from, ByteView message, Out& out);
+  void on_carried(const Key32& peer, const Path& path, const Endpoint& from, ByteView message);
+  void carry(const Endpoint& to, ByteView datagram);
+  const std::pair<const Key32, Path>* carrier(std::uint32_t by, LeaseTime now) const;
+  void probe_carriers(const Key32& key, Path& path, const Now& now, Out& out);
+  void find_carriers(const Key32& key, Path& path, LeaseTime now);
+  void take_carrier(const Key32& key, Path& path, std::optional<std::uint32_t> by, const Now& now);
+  void offer(const Now& now, Out& out);
+  void changed_way(const Key32& key, Path& path, const Now& now);
   void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                std::uint64_t micros);
   void on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
@@ -196,7 +243,11 @@ class Member {
   std::vector<bool> relays_up_;
   std::map<Key32, Path> paths_;
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
-  std::vector<Pong> pongs_;
+  std::vector<Later> later_;
+  std::vector<Arrived> arrived_;
+  bool carries_ = false;
+  std::map<std::uint32_t, LeaseTime> offers_;  // who carries, until when that holds
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Counted> carried_, forwarded_;  // (by, with); (from, to)
   std::vector<Endpoint> public_;
   std::uint64_t next_id_ = 1;
   std::uint64_t first_micros_ = 0;  // times that others hear count from here: they need not know how long we run

@@ -210,7 +210,7 @@ inline constexpr std::size_t kNetPairsOfMachineMax = 256;  // in all of its repo
 inline constexpr std::size_t kNetCarriedMax = 64, kNetForwardedMax = 64;
 // None: never talked; Lan: to a private address; Peer: another member carries it.
 enum class NetPath : std::uint8_t { None, Relay, Lan, Direct, Peer };
-enum class NetOrigin : std::uint8_t { Roster, Told, Heard };
+enum class NetOrigin : std::uint8_t { Roster, Told, Heard, Offered }; /* Offered: by a member that would carry */
 struct NetPlace {
   std::uint32_t ip = 0; /* IPv4, host order */
   std::uint16_t port = 0;

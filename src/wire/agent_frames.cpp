@@ -517,8 +517,9 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   for (const auto& t : in.relays()) v.relays.push_back({t.relay(), t.sent(), t.answered(), t.rtt_us()});
   if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
   for (const auto& t : in.tries())
-    v.tries.push_back({get_place(t.at(), c), c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Heard, "tries.origin"),
-                       t.sent(), t.answered(), t.full(), t.rtt_us()});
+    v.tries.push_back({get_place(t.at(), c),
+                       c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Offered, "tries.origin"), t.sent(),
+                       t.answered(), t.full(), t.rtt_us()});
   return v;
 }
 void put(const NetReport& v, pb::AgentFrame& f) {

@@ -189,7 +189,7 @@ struct Gen {
                    u64(),   u64(),
                    {}};
       pair.tries = list(
-          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Heard), u32(), u32(), flag(), u32()}; });
+          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Offered), u32(), u32(), flag(), u32()}; });
       pair.rx_bytes_s = u64();
       pair.tx_bytes_s = u64();
       pair.carries_bytes_s = u64();

@@ -320,7 +320,7 @@ std::string_view path_name(session::NetPath path) {
   return kNames.at(static_cast<std::size_t>(path));
 }
 std::string_view origin_name(session::NetOrigin origin) {
-  static constexpr std::array<std::string_view, 3> kNames = {"roster", "told", "heard"};
+  static constexpr std::array<std::string_view, 4> kNames = {"roster", "told", "heard", "offered"};
   return kNames.at(static_cast<std::size_t>(origin));
 }
 double millis_of(std::uint32_t micros) {
