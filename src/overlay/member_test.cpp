@@ -36,9 +36,15 @@ struct Machine : Out {
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override {
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
+  bool may_carry(std::size_t bytes) override {
+    carries += bytes;
+    return carries <= carries_max;
+  }
+  std::size_t carries = 0, carries_max = SIZE_MAX;
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
   std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
+  std::uint64_t slow_udp_us = 0;
   std::uint64_t ahead = 0;  // while something arrives that was long on its way
   std::uint64_t step = 1'000;
   RosterMember entry() const {
@@ -642,7 +648,7 @@ TEST(Endpoints, Text) {
 
 // Machines behind NATs of their own, which let nothing in that was not asked for (address and port).
 struct Behind : Net {
-  enum class Kind : std::uint8_t { Cone, Symmetric, Closed };
+  enum class Kind : std::uint8_t { Cone, Symmetric, Closed, Open /* lets everybody in */ };
   struct Nat {
     Kind kind = Kind::Cone;
     std::uint32_t ip = 0;
@@ -683,6 +689,11 @@ struct Behind : Net {
       if (!busy) return;
     }
   }
+  void arrive(Machine& to, const Endpoint& source, const Bytes& d) {
+    to.ahead += to.slow_udp_us;
+    to.member->from_udp(source.ip, source.port, d, now, to);
+    to.ahead -= to.slow_udp_us;
+  }
   void through(std::size_t i, const Endpoint& at, const Bytes& d) {
     if (nats[i].kind == Kind::Closed) return;
     const std::uint16_t port = port_for(nats[i], at);
@@ -690,8 +701,10 @@ struct Behind : Net {
     const Endpoint source = Endpoint::udp(nats[i].ip, port);
     for (std::size_t j = 0; j < machines.size(); ++j) {
       if (nats[j].ip != at.ip) continue;
-      if (std::ranges::find(nats[j].open, std::pair(at.port, source)) != nats[j].open.end())
-        machines[j]->member->from_udp(source.ip, source.port, d, now, *machines[j]);
+      if (nats[j].kind == Kind::Open
+              ? at.port == port_for(nats[j], {})
+              : std::ranges::find(nats[j].open, std::pair(at.port, source)) != nats[j].open.end())
+        arrive(*machines[j], source, d);
       else
         ++strays;
     }
@@ -732,6 +745,206 @@ TEST_F(Behind, TwoNatsAreOpenedFromBothSidesWithinSeconds) {
   EXPECT_LT(strays, 20U);
   go(60s);
   EXPECT_TRUE(direct(0, 1));
+}
+
+// ---- carried by another member: 0 and 1 can never reach each other, and both reach 2
+struct Carrying : Behind {
+  void begin(std::initializer_list<Kind> kinds = {Kind::Symmetric, Kind::Symmetric, Kind::Open}) {
+    behind(kinds);
+    two().member->set_carries(true, now, two());
+    talk(0, 1);
+    learn();
+  }
+  Machine& two() { return *machines[2]; }
+  // Talks for so long; how many of the packets of the last second arrived.
+  int talk_on(Millis total, std::size_t size = 200) {
+    int arrived = 0;
+    for (Millis t{0}; t < total; t += 250ms) {
+      go(250ms);
+      for (const auto& [from, to] : {std::pair(0U, 1U), std::pair(1U, 0U)}) {
+        const Bytes p = udp_packet(machines[from]->address, machines[to]->address, size);
+        machines[to]->tun.clear();
+        machines[from]->member->from_tun(p, now, *machines[from]);
+        pass();
+        if (total - t <= 1s) arrived += static_cast<int>(std::ranges::count(machines[to]->tun, p));
+      }
+    }
+    return arrived;
+  }
+  bool carried() { return path(0, 1) == "peer 100.64.0.3" && path(1, 0) == "peer 100.64.0.3"; }
+  bool relayed() { return path(0, 1) == "relay" && path(1, 0) == "relay"; }
+  MemberStats of(std::size_t from, std::size_t to) {
+    for (const MemberStats& s : machines[from]->member->stats())
+      if (s.address == machines[to]->address) return s;
+    return {};
+  }
+};
+
+TEST_F(Carrying, AMemberCarriesBetweenTwoThatCannotReachEachOther) {
+  begin();
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(10s), 8);
+  ASSERT_TRUE(carried()) << path(0, 1) << ", " << path(1, 0);
+  EXPECT_EQ(talk_on(4s, 1'380), 8) << "full packets pass";
+  EXPECT_FALSE(machines[0]->member->way(machines[1]->address).relay);
+  const MemberStats s = of(0, 1);
+  EXPECT_EQ(s.by, two().address);
+  EXPECT_GT(s.rtt_us, 0U);
+  EXPECT_EQ(s.lost, 0U);
+  ASSERT_EQ(s.carriers.size(), 1U);
+  EXPECT_TRUE(s.carriers[0].full);
+  // Each end counts for itself, and they agree with who carried.
+  const auto a = machines[0]->member->carried(), b = machines[1]->member->carried();
+  const auto by = two().member->forwarded();
+  ASSERT_EQ(a.size(), 1U);
+  ASSERT_EQ(b.size(), 1U);
+  ASSERT_EQ(by.size(), 2U);
+  EXPECT_EQ(a[0].by, two().address);
+  EXPECT_EQ(a[0].with, machines[1]->address);
+  EXPECT_GT(a[0].sent, 8'000U);
+  EXPECT_EQ(a[0].sent, b[0].received);
+  EXPECT_EQ(a[0].received, b[0].sent);
+  EXPECT_EQ(by[0].from, machines[0]->address);
+  EXPECT_EQ(by[0].bytes, a[0].sent);
+  EXPECT_EQ(by[1].bytes, b[0].sent);
+  // An idle pair keeps it; who carries gets nothing for its own program.
+  EXPECT_TRUE(two().tun.empty());
+  go(30s);
+  EXPECT_TRUE(carried());
+}
+
+TEST_F(Carrying, WithoutAnOfferOrBeyondTheCapNothingIsCarried) {
+  begin();
+  two().member->set_carries(false, now, two());
+  talk_on(20s);
+  EXPECT_TRUE(relayed());
+  EXPECT_TRUE(two().member->forwarded().empty());
+  two().member->set_carries(true, now, two());
+  two().carries_max = 0;
+  talk_on(20s);
+  EXPECT_TRUE(relayed()) << "the cap is reached: no probe comes through";
+  EXPECT_TRUE(two().member->forwarded().empty() || two().member->forwarded()[0].bytes == 0);
+  two().carries_max = SIZE_MAX;
+  talk_on(60s);
+  ASSERT_TRUE(carried());
+  two().member->set_carries(false, now, two());
+  pass();
+  EXPECT_EQ(talk_on(1s), 8) << "it says so itself, and nobody waits for it";
+  EXPECT_TRUE(relayed());
+}
+
+TEST_F(Carrying, WhenItGoesTheRelayTakesOver) {
+  begin();
+  talk_on(10s);
+  ASSERT_TRUE(carried());
+  nats[2].kind = Kind::Closed;
+  talk_on(6s);
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(2s), 8);
+  nats[2].kind = Kind::Open;
+  talk_on(90s);
+  EXPECT_TRUE(carried()) << "it is tried again";
+  // It leaves the roster: at once, also for what was to be sent this moment.
+  const Bytes without = encode_roster(make_roster(2));
+  for (std::size_t i : {0U, 1U}) ASSERT_TRUE(apply(*machines[i], without).ok());
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(1s), 8);
+}
+
+TEST_F(Carrying, ADirectWayIsBetter) {
+  begin({Kind::Cone, Kind::Cone, Kind::Open});
+  talk_on(30s);
+  EXPECT_TRUE(direct(0, 1));
+  EXPECT_TRUE(direct(1, 0));
+  EXPECT_LT(two().carries, 3'000U) << "probes at most";
+}
+
+TEST_F(Carrying, ADetourIsNotTaken) {
+  begin();
+  // It is far from both, the relay is near.
+  for (auto& m : machines) m->slow_udp_us = 50'000;
+  talk_on(30s);
+  EXPECT_TRUE(relayed());
+}
+
+// A member that runs something else than our code asks for what it likes.
+TEST_F(Net, WhoCarriesDoesNothingElseForAnybody) {
+  build(4, true);
+  Machine &a = *machines[0], &b = *machines[1], &r = *machines[2], &far = *machines[3];
+  far.lan = {};  // where the roster says it is nobody answers
+  for (std::size_t to : {0U, 1U, 3U}) EXPECT_TRUE(delivers(2, to));
+  r.member->set_carries(true, now, r);
+  run(6s);
+  ASSERT_NE(path(2, 0), "relay");
+  ASSERT_NE(path(2, 1), "relay");
+  struct Attacker : Sink {
+    std::vector<Bytes> sent;
+    void send(const Endpoint&, ByteView d) override { sent.emplace_back(d.begin(), d.end()); }
+    void deliver(ByteView) override {}
+    void control(const Key32&, const Endpoint&, ByteView) override {}
+  } sink;
+  Device device(a.key);
+  device.set_peers({PeerConfig{r.key.public_key, {}, {r.address}, Endpoint::udp(r.lan.ip, r.lan.port), {}}});
+  now.lease = now.lease + 1s, now.wall = now.wall + 1s;
+  const auto bring = [&](bool by_relay) {
+    for (int i = 0; i < 4; ++i) {
+      for (const Bytes& d : std::exchange(sink.sent, {}))
+        by_relay ? r.member->from_relay(0, a.key.public_key, d, now, r)
+                 : r.member->from_udp(a.lan.ip, a.lan.port, d, now, r);
+      if (r.direct.size() + r.relayed.size() > 0 && device.has_session(r.key.public_key)) return;
+      for (const auto& [at, d] : std::exchange(r.direct, {}))
+        device.decapsulate(d, Endpoint::udp(r.lan.ip, r.lan.port), now, sink);
+      r.relayed.clear();
+    }
+  };
+  device.start_handshake(r.key.public_key, now, sink);
+  bring(false);
+  ASSERT_TRUE(device.has_session(r.key.public_key));
+  r.direct.clear();
+  // Returns how many datagrams r sent because of it.
+  const auto ask = [&](std::uint32_t to, const Bytes& datagram, bool by_relay = false, std::uint8_t kind = 5) {
+    r.direct.clear();
+    r.relayed.clear();
+    r.tun.clear();
+    Bytes message(5 + datagram.size());
+    message[0] = kind;
+    store_be32(message.data() + 1, to);
+    std::copy(datagram.begin(), datagram.end(), message.begin() + 5);
+    EXPECT_TRUE(device.send_control(r.key.public_key, Endpoint::udp(r.lan.ip, r.lan.port), message, now, sink));
+    bring(by_relay);
+    EXPECT_TRUE(r.tun.empty());
+    return r.direct.size() + r.relayed.size();
+  };
+  Bytes fine(300, 7);
+  fine[0] = 4, fine[1] = fine[2] = fine[3] = 0;
+  ASSERT_EQ(ask(b.address, fine), 1U) << "what is honest is carried";
+  EXPECT_EQ(r.direct[0].first, b.lan);
+  EXPECT_LE(r.direct[0].second.size(), fine.size() + 5 + 32 + 16) << "one for one, and hardly larger";
+  EXPECT_EQ(ask(b.address, fine, true), 0U) << "only from whom we reach directly";
+  EXPECT_EQ(ask(a.address, fine), 0U) << "not back to itself";
+  EXPECT_EQ(ask(r.address, fine), 0U);
+  EXPECT_EQ(ask(far.address, fine), 0U) << "not to whom we do not reach directly";
+  EXPECT_EQ(ask(kNet + 77, fine), 0U) << "not out of the roster";
+  EXPECT_EQ(ask(0x08080808, fine), 0U);
+  EXPECT_EQ(ask(b.address, udp_packet(a.address, b.address)), 0U) << "ciphertext only";
+  EXPECT_EQ(ask(b.address, Bytes(300, 0)), 0U);
+  EXPECT_EQ(ask(b.address, Bytes(fine.begin(), fine.begin() + 20)), 0U);
+  Bytes long_one = fine;
+  long_one.resize(1'500);
+  EXPECT_EQ(ask(b.address, long_one), 0U);
+  EXPECT_EQ(ask(b.address, {}), 0U);
+  EXPECT_EQ(ask(b.address, fine, false, 6), 0U) << "what was carried is opened, and this is nothing";
+  EXPECT_EQ(ask(b.address, fine), 1U);
+  r.carries_max = r.carries;
+  EXPECT_EQ(ask(b.address, fine), 0U) << "beyond the cap";
+  r.carries_max = SIZE_MAX;
+  r.member->set_carries(false, now, r);
+  EXPECT_EQ(ask(b.address, fine), 0U) << "the owner said no";
+  r.member->set_carries(true, now, r);
+  EXPECT_EQ(ask(b.address, fine), 1U);
+  ASSERT_TRUE(apply(r, encode_roster(make_roster(0))).ok());
+  EXPECT_EQ(ask(b.address, fine), 0U) << "who left the roster is cut off at once";
+  EXPECT_EQ(r.member->forwarded().size(), 1U);
 }
 
 TEST_F(Behind, AMappingThatChangesIsFoundAgain) {

@@ -31,6 +31,7 @@
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/test_store.h"
+#include "session/carried.h"
 #include "session/link.h"
 #include "wire/agent_frames.h"
 #include "wire/contract.h"
@@ -1427,6 +1428,36 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
   const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
   EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
+  EXPECT_NE(metrics->body.find("muster_relay_members{relay=\"relay-east.example.org:443\",region=\"east\"} 0\n"),
+            std::string::npos)
+      << metrics->body;
+  EXPECT_EQ(metrics->body.find("relay-b:443"), std::string::npos) << "only relays of the operator's list";
+  // What the head carried for the worker, as it says, and what the worker signs of it; a forged count is nothing.
+  const auto key_of = [&](SlotRole role) -> const crypto::SigningKey& {
+    return held_by(agent, role) ? agent_key : shed_key;
+  };
+  const std::uint32_t head = lease_of(SlotRole::Head)->address, worker = lease_of(SlotRole::Worker)->address;
+  session::NetReport carrying;
+  carrying.lease = lease_of(SlotRole::Head)->lease;
+  carrying.carries = true;
+  carrying.forwarded = {{worker, head, 5'000}, {worker, 77, 9}};
+  tell(SlotRole::Head, carrying);
+  session::NetReport counts;
+  counts.lease = lease_of(SlotRole::Worker)->lease;
+  counts.counted_from = read_clocks().wall;
+  counts.carried = {{head, head, 4'900, 100}};
+  counts.counts_signature = session::sign_carried(key_of(SlotRole::Worker), counts);
+  tell(SlotRole::Worker, counts);
+  const auto signed_of = [&] {
+    const auto members = pairs_seen(tenant)["members"].items();
+    const auto forwarded = members.empty() ? std::vector<wire::Json>() : members[0]["forwarded"].items();
+    return forwarded.size() == 1 ? forwarded[0]["signedFrom"].integer() : -1;
+  };
+  EXPECT_TRUE(eventually([&] { return signed_of() == 4'900; })) << pairs_seen(tenant).dump(1);
+  EXPECT_TRUE(pairs_seen(tenant)["members"].items()[0]["carries"].truth());
+  ++counts.carried[0].sent;
+  tell(SlotRole::Worker, counts);
+  EXPECT_TRUE(eventually([&] { return signed_of() == 0; })) << pairs_seen(tenant).dump(1);
   request.spec.groups.clear();
   EXPECT_EQ(call("DELETE", "/api/v1/clusters/pair", "", tenant).status, 200);
   EXPECT_EQ(call("POST", "/api/v1/nodes/shed/action", R"({"action":"disable"})", supplier).status, 200);

@@ -354,6 +354,7 @@ struct Net : Out {
     fellow->decapsulate(d, Endpoint::relay(pair_of(1).public_key, relay), *now, *sink);
   }
   void to_udp(std::uint32_t, std::uint16_t, ByteView) override { MUSTER_CHECK(++direct < 10'000); }
+  bool may_carry(std::size_t) override { return true; }
   void to_tun(ByteView packet) override {
     MUSTER_CHECK(packet.size() >= 20 && packet_source(packet) == kB && packet_destination(packet) == kA);
   }
@@ -365,7 +366,7 @@ Bytes say(Say what, ByteView bytes) {
 Seeds seeds_member() {
   const Bytes id(8, 1), told{3, 0x5d, 0xb8, 0xd8, 0x22, 0x87, 7};
   Seeds out;
-  for (std::uint8_t type = 0; type < 6; ++type) {
+  for (std::uint8_t type = 0; type < 8; ++type) {
     Bytes message = Bytes{type} + id;
     out.push_back(say(Say::Control, message) + say(Say::Pass, Bytes{2}));
     message.resize(1300);
@@ -397,6 +398,7 @@ FUZZ_TARGET(member, 6 << 10) {
   a.set_relays(2, now);
   a.relay_up(0, now);
   a.relay_up(1, now);
+  a.set_carries(true, now, net);
   std::size_t relay = 0;
   const auto arrive = [&](bool udp) {
     for (int round = 0; round < 4 && !sent.sent.empty(); ++round)

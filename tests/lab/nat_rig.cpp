@@ -11,6 +11,8 @@
 //                                                     100.64.ID.1 and so on -> {"held":ID}
 //   look ID                                           the ways from each to each -> {"look":ID,"pairs":[...]}
 //   drop ID                                           -> {"dropped":ID}
+//   carry NAME on|off                                 its owner lets it carry for others -> {"carry":NAME}
+//   stop NAME                                         its netd is killed -> {"stopped":NAME}
 //
 // First of all the relay's certificate and key and the controller's public key are written to DIR: relay.crt,
 // relay.key, controller.pub. A pair is usable with the first echo of a small packet after both were configured, and
@@ -25,6 +27,7 @@
 #include <map>
 #include <mutex>
 #include <sstream>
+#include <utility>
 
 #include "crypto/cert.h"
 #include "host/identity.h"
@@ -146,8 +149,10 @@ class Rig {
   }
   ~Rig() {
     for (auto& thread : threads_) thread.join();
-    for (const auto& [name, m] : machines_) ::kill(m->pid, SIGTERM);
-    for (const auto& [name, m] : machines_) ::waitpid(m->pid, nullptr, 0);
+    for (const auto& [name, m] : machines_)
+      if (m->pid > 0) ::kill(m->pid, SIGTERM);
+    for (const auto& [name, m] : machines_)
+      if (m->pid > 0) ::waitpid(m->pid, nullptr, 0);
   }
   Rig(const Rig&) = delete;
   Rig& operator=(const Rig&) = delete;
@@ -198,6 +203,19 @@ class Rig {
       drop(id, held_[id]);
       held_.erase(id);
       say(fmt::format("{{\"dropped\":{}}}", id));
+    } else if (verb == "carry" || verb == "stop") {
+      std::string name, value;
+      in >> name >> value;
+      if (!machines_.contains(name)) must(error(Code::NotFound, "no such machine: " + line));
+      Machine& m = *machines_.at(name);
+      if (verb == "stop") {
+        ::kill(m.pid, SIGKILL);
+        ::waitpid(std::exchange(m.pid, -1), nullptr, 0);
+        say(fmt::format("{{\"stopped\":\"{}\"}}", name));
+        return;
+      }
+      std::ofstream(host::Layout{dir_ + "/" + name}.bandwidth()) << "0 0 " << (value == "on" ? 1 : 0) << " 0 0\n";
+      say(fmt::format("{{\"carry\":\"{}\"}}", name));
     } else {
       must(error(Code::InvalidArgument, "not understood: " + line));
     }
@@ -247,14 +265,16 @@ class Rig {
   }
   static void drop(std::uint32_t id, const std::vector<Machine*>& machines) {
     for (Machine* m : machines) {
-      must(m->client->remove_lease(lease_of(id)));
+      if (m->pid > 0) must(m->client->remove_lease(lease_of(id)));
       (void)host::remove_tun("/run/netns/" + m->lease_ns, tun_of(id)).ok();
     }
   }
   void look(std::uint32_t id) {
     std::string pairs;
     const auto& machines = held_[id];
+    std::string counts;
     for (std::size_t i = 0; i < machines.size(); ++i) {
+      if (machines[i]->pid < 0) continue;
       const auto report = must(machines[i]->client->paths(lease_of(id))).report;
       for (const session::NetPair& pair : report.pairs) {
         const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
@@ -263,8 +283,11 @@ class Rig {
             pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.by & 255, pair.rtt_us,
             pair.changes);
       }
+      for (const session::NetCarried& c : report.carried)
+        counts += fmt::format("{}{{\"at\":{},\"by\":{},\"with\":{},\"sent\":{},\"received\":{}}}",
+                              counts.empty() ? "" : ",", i + 1, c.by & 255, c.with & 255, c.sent, c.received);
     }
-    say(fmt::format("{{\"look\":{},\"pairs\":[{}]}}", id, pairs));
+    say(fmt::format("{{\"look\":{},\"pairs\":[{}],\"carried\":[{}]}}", id, pairs, counts));
   }
 
   void pair(std::uint32_t id, const std::string& a_name, const std::string& b_name, int seconds) {

@@ -67,6 +67,42 @@ class NatLab(unittest.TestCase):
                 talk.close()
             lab.close()
 
+    def test_a_member_carries_between_two_that_cannot_reach_each_other_and_the_relay_when_it_goes(self):
+        lab = nat_lab.NatLab(BUILD)
+        talk = None
+        both = lambda path: lambda ways: all((pair in ways and ways[pair]["path"] == path) for pair in ((1, 2), (2, 1)))  # noqa: E731
+        try:
+            cluster = lab.hold("symmetric-a", "symmetric-b", "full-a")
+            talk = nat_lab.Talk(lab.lab.full("symmetric-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, lambda ways: both("relay")(ways) and talk.count > 20, 20)
+            self.assertTrue(both("relay")(ways), "nobody offered yet: %s" % ways)
+            lab.ask("carry full-a on", "carry")
+            ways, after = lab.wait_ways(cluster, both("peer"), 25)
+            self.assertTrue(both("peer")(ways), ways)
+            self.assertEqual({3}, {ways[pair]["by"] for pair in ((1, 2), (2, 1))}, "the third member carries")
+            self.assertEqual({"direct"}, {ways[pair]["path"] for pair in ((1, 3), (2, 3))})
+            before = talk.count
+            time.sleep(2)
+            self.assertGreater(talk.count, before + 10)
+            counts = {(c["at"], c["by"], c["with"]): c for c in lab.ask("look %d" % cluster, "look")["carried"]}
+            one, other = counts[1, 3, 2], counts[2, 3, 1]
+            self.assertGreater(one["sent"], 2000)
+            self.assertAlmostEqual(one["sent"], other["received"], delta=0.2 * one["sent"], msg="both ends count the same: %s" % counts)
+            talk.since()
+            lab.ask("stop full-a", "stopped")
+            ways, back = lab.wait_ways(cluster, both("relay"), 15)
+            self.assertTrue(both("relay")(ways), ways)
+            time.sleep(4)
+            before = talk.count
+            time.sleep(1)
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
+            self.assertGreater(talk.count, before + 5, "and is answered")
+            print("carried %.1f s after the offer; the relay %.1f s after its end, %.1f s without an answer" % (after, back, talk.since()))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
+
     def test_what_does_not_fit_the_table_is_a_fault(self):
         table = nat_lab.read_table()
         good = {"a": "port-a", "b": "cgnat-b", "usable_ms": 400, "direct_ms": 900, "path_a": "direct", "path_b": "direct", "full": True, "lost": 0, "rtt_a_us": 1}
