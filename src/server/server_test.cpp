@@ -1433,9 +1433,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       << metrics->body;
   EXPECT_EQ(metrics->body.find("relay-b:443"), std::string::npos) << "only relays of the operator's list";
   // What the head carried for the worker, as it says, and what the worker signs of it; a forged count is nothing.
-  const auto key_of = [&](SlotRole role) -> const crypto::SigningKey& {
-    return held_by(agent, role) ? key : shed_key;
-  };
+  const auto key_of = [&](SlotRole role) -> const crypto::SigningKey& { return held_by(agent, role) ? key : shed_key; };
   const std::uint32_t head = lease_of(SlotRole::Head)->address, worker = lease_of(SlotRole::Worker)->address;
   session::NetReport carrying;
   carrying.lease = lease_of(SlotRole::Head)->lease;
