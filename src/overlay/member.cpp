@@ -67,8 +67,7 @@ bool initiation(ByteView datagram) {
 
 // From the Device's view of endpoints to sockets. An initiation through a relay also goes by all others, so that the
 // nearest brings it first, and to every direct candidate: members on one private network meet even while no relay
-// answers. The receiver takes the first copy and drops the
-// others as replays.
+// answers. The receiver takes the first copy and drops the others as replays.
 class Member::Wire : public Sink {
  public:
   Wire(Member& member, Out& out, const Now& now) : member_(member), out_(out), now_(now) {}
@@ -637,7 +636,7 @@ void Member::choose_relay(const Key32& key, Path& path, const Now& now) {
   if (path.relay >= count) return;
   const Probe* mine = relay_probe(path);
   const bool serves = relay_serves(path, path.relay, now.lease);
-  const bool silent = mine != nullptr && mine->answered > 0 && mine->silent(kRelayTimeout, now.lease);
+  const bool silent = mine != nullptr && mine->silent(kRelayTimeout, now.lease);
   const bool settled = path.relay_since == LeaseTime{} || now.lease - path.relay_since >= kRelayStay;
   std::optional<std::size_t> best;
   const auto rtt = [&](std::size_t i) {

@@ -319,6 +319,7 @@ struct Relays : Net {
     relays.clear();
     for (const std::uint64_t ms : millis) relays.push_back({true, ms * 1'000, 0});
     build(2, false);
+    for (auto& m : machines) m->clock = 1'000, m->step = 0;  // only the relays take time
     EXPECT_TRUE(delivers(0, 1));
   }
   MemberStats stats(std::size_t of = 0) { return machines[of]->member->stats().at(0); }
@@ -802,11 +803,12 @@ TEST_F(Carrying, AMemberCarriesBetweenTwoThatCannotReachEachOther) {
   EXPECT_EQ(a[0].by, two().address);
   EXPECT_EQ(a[0].with, machines[1]->address);
   EXPECT_GT(a[0].sent, 8'000U);
-  EXPECT_EQ(a[0].sent, b[0].received);
-  EXPECT_EQ(a[0].received, b[0].sent);
   EXPECT_EQ(by[0].from, machines[0]->address);
-  EXPECT_EQ(by[0].bytes, a[0].sent);
-  EXPECT_EQ(by[1].bytes, b[0].sent);
+  EXPECT_EQ(by[0].bytes, b[0].received);
+  EXPECT_EQ(by[1].bytes, a[0].received);
+  EXPECT_LE(by[0].bytes, a[0].sent);
+  EXPECT_NEAR(static_cast<double>(by[0].bytes), static_cast<double>(a[0].sent), 1'000) << "but for the first probes";
+  EXPECT_NEAR(static_cast<double>(by[1].bytes), static_cast<double>(b[0].sent), 1'000);
   // An idle pair keeps it; who carries gets nothing for its own program.
   EXPECT_TRUE(two().tun.empty());
   go(30s);
@@ -853,10 +855,12 @@ TEST_F(Carrying, WhenItGoesTheRelayTakesOver) {
 
 TEST_F(Carrying, ADirectWayIsBetter) {
   begin({Kind::Cone, Kind::Cone, Kind::Open});
+  talk_on(5s);
+  const std::size_t before = two().carries;
   talk_on(30s);
   EXPECT_TRUE(direct(0, 1));
   EXPECT_TRUE(direct(1, 0));
-  EXPECT_LT(two().carries, 3'000U) << "probes at most";
+  EXPECT_EQ(two().carries, before) << "not even probes";
 }
 
 TEST_F(Carrying, ADetourIsNotTaken) {
