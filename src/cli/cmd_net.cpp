@@ -110,7 +110,10 @@ std::string carried_table(const wire::Json& net, bool colour) {
       table.add({member_name(m), names[each["from"].text()], names[each["to"].text()],
                  size_text(each["bytes"].integer()), size_text(each["signedFrom"].integer()),
                  size_text(each["signedTo"].integer())});
-  return table.empty() ? "" : "\n" + table.text(colour);
+  std::string who;
+  for (const auto& m : net["members"].items())
+    if (m["carries"].truth()) who += (who.empty() ? "\nMay carry for others: " : ", ") + clean(member_name(m));
+  return who + (who.empty() ? "" : "\n") + (table.empty() ? "" : "\n" + table.text(colour));
 }
 
 Result<wire::Json> read_net(Shell& shell, const std::string& cluster) {
