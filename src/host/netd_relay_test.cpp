@@ -115,12 +115,13 @@ TEST_F(NetdRelay, OneOfTwoRelaysDiesAndTheOtherCarriesOn) {
   EXPECT_EQ(report().relays[1].region, "there");
   EXPECT_NE(relay->metrics().find("muster_relay_members_total 2\n"), std::string::npos)
       << "who was connected stays so while the list changes: " << relay->metrics();
-  EXPECT_EQ(report().pairs.at(0).relay, 1U);
-  relay->stop();
+  const std::uint32_t used = report().pairs.at(0).relay;
+  ASSERT_TRUE(used == 1 || used == 2) << used;
+  (used == 1 ? relay : second)->stop();
   EXPECT_LT(until_echo(), 3s);
   EXPECT_EQ(report().pairs.at(0).path, session::NetPath::Relay);
-  EXPECT_EQ(report().pairs[0].relay, 2U);
-  EXPECT_FALSE(report().relays[0].up);
+  EXPECT_EQ(report().pairs[0].relay, 3 - used);
+  EXPECT_FALSE(report().relays[used - 1].up);
   EXPECT_TRUE(report().relay_up);
   EXPECT_EQ(a.client->set_relays({"lease-1", {{"nowhere", "", {}}}}).error().code, Code::InvalidArgument);
   second->stop();
