@@ -133,7 +133,7 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
 }
 
 // As the running agent knows them of its leases; without a lease nothing is connected.
-void relays(Walk& walk, const json::object& status) {
+void relays_of_leases(Walk& walk, const json::object& status) {
   struct Known {
     bool up = false;
     std::string region;
@@ -287,7 +287,7 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
                   "see the agent's log; the steps above name what is in the way");
     else
       walk.good("link", "online");
-    if (said.ok()) relays(walk, *said);
+    if (said.ok()) relays_of_leases(walk, *said);
     if (said.ok() && !text_at(*said, {"owner"}).empty())
       walk.note("owner", "not hired now: " + text_at(*said, {"owner"}));
   }

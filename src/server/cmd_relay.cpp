@@ -21,7 +21,7 @@ constexpr const char* kRelayUsage =
     "the\n"
     "key of tokens), to be copied to its machine; `files` writes it anew before the certificate ends (90 days).\n";
 
-Status list(const DataDir& dir, const Identity& identity) {
+Status list_relays(const DataDir& dir, const Identity& identity) {
   const auto relays = TRY(read_relays(dir, identity.server_id));
   if (relays.empty())
     fmt::print("No relay is listed. Add one: musterd relay add HOST:PORT --region REGION --data {}\n", dir.root);
@@ -30,7 +30,7 @@ Status list(const DataDir& dir, const Identity& identity) {
   return {};
 }
 
-Status write_files(const Identity& identity, const RelayEntry& relay, const std::string& folder) {
+Status write_relay_files_to(const Identity& identity, const RelayEntry& relay, const std::string& folder) {
   if (std::filesystem::exists(folder + "/key.pem"))
     return error(Code::AlreadyExists, folder + " holds a key already; choose another --out or remove it first");
   TRY_VOID(write_relay_folder(identity, folder, relay.id, read_clocks().wall));
@@ -45,21 +45,21 @@ Status write_files(const Identity& identity, const RelayEntry& relay, const std:
   return {};
 }
 
-Status run(const Arguments& arguments) {
+Status change_relays(const Arguments& arguments) {
   const DataDir dir{arguments.option("--data")};
   const Identity identity = TRY(load_identity(dir, read_clocks().wall));
   const std::string what = arguments.words[1], out = arguments.option("--out");
-  if (what == "list") return list(dir, identity);
+  if (what == "list") return list_relays(dir, identity);
   const std::string& address = arguments.words[2];
   if (what == "add") {
     const RelayEntry relay = TRY(parse_relay(address, arguments.option("--region")));
     TRY_VOID(add_relay(dir, identity.server_id, relay));
     fmt::print("{} ({}) is listed; machines connect to it within seconds of its start.\n", relay.address, relay.region);
-    return out.empty() ? Status{} : write_files(identity, relay, out);
+    return out.empty() ? Status{} : write_relay_files_to(identity, relay, out);
   }
   if (what == "files") {
     for (const auto& relay : TRY(read_relays(dir, identity.server_id)))
-      if (relay.address == address) return write_files(identity, relay, out);
+      if (relay.address == address) return write_relay_files_to(identity, relay, out);
     return error(Code::NotFound, "no relay " + address.substr(0, 64) + " is listed; see `musterd relay list`");
   }
   TRY_VOID(remove_relay(dir, identity.server_id, address));
@@ -67,7 +67,7 @@ Status run(const Arguments& arguments) {
   return {};
 }
 
-bool fits(const Arguments& arguments) {
+bool fits_relay(const Arguments& arguments) {
   const auto& words = arguments.words;
   if (arguments.option("--data").empty() || words.size() < 2) return false;
   if (words[1] == "list") return words.size() == 2;
@@ -78,11 +78,11 @@ bool fits(const Arguments& arguments) {
 }  // namespace
 
 int cmd_relay(const Arguments& arguments) {
-  if (!fits(arguments)) {
+  if (!fits_relay(arguments)) {
     std::fputs(kRelayUsage, stderr);
     return 2;
   }
-  const Status done = run(arguments);
+  const Status done = change_relays(arguments);
   if (done.ok()) return 0;
   fmt::print(stderr, "musterd relay: {}\n", done.error().message);
   return done.error().code == Code::InvalidArgument ? 2 : 1;

@@ -43,7 +43,7 @@ wire::NetTryView try_view(const session::NetTry& tried, bool addresses) {
 }
 
 // What `by` says that it carried, beside what the two ends signed.
-std::uint64_t signed_bytes(const NetFacts* end, std::uint32_t by, std::uint32_t with, bool sent) {
+std::uint64_t signed_for(const NetFacts* end, std::uint32_t by, std::uint32_t with, bool sent) {
   std::uint64_t out = 0;
   if (end == nullptr) return out;
   for (const session::NetCarried& each : end->report.carried)
@@ -60,8 +60,8 @@ void add_forwarded(wire::NetMemberView& member, const session::NetReport& report
       return found == facts.end() ? nullptr : &found->second;
     };
     member.forwarded.push_back({from->second, to->second, each.bytes,
-                                signed_bytes(facts_of(from->second), member.address, each.to, true),
-                                signed_bytes(facts_of(to->second), member.address, each.from, false)});
+                                signed_for(facts_of(from->second), member.address, each.to, true),
+                                signed_for(facts_of(to->second), member.address, each.from, false)});
   }
 }
 
