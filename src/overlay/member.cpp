@@ -19,6 +19,7 @@ constexpr Millis kReplaceable{10'000};
 constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'000}, kFreshEvery{1'000}, kLacksFor{5'000};
 constexpr std::uint32_t kRelayAnswers = 3;  // then a relay's round trip is known
 constexpr std::uint32_t kRelayAsked = 5;    // quickly, at first
+constexpr Millis kProbeAgain{500};          // when the last was not answered: one lost packet must not end a way
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64, kLaterMax = 512;
@@ -277,6 +278,7 @@ void Member::Probe::send(std::uint64_t first_number, std::uint64_t last_number, 
     missed = missed << 1 | (open ? 1U : 0U);
     asked = std::min(asked + 1, kLossWindow);
   }
+  if (!open) oldest = first_number;
   pinged = open = true;
   first = first_number;
   id = last_number;
@@ -285,9 +287,9 @@ void Member::Probe::send(std::uint64_t first_number, std::uint64_t last_number, 
 }
 
 bool Member::Probe::answer(std::uint64_t number, std::uint64_t micros, LeaseTime now) {
-  if (!pinged || number < first || number > id) return false;
+  if (!pinged || number < oldest || number > id) return false;
   last_pong = now;
-  if (!open) return true;
+  if (!open || number < first) return true;  // late: it lives, and is lost where losses are counted
   open = false;
   ++answered;
   ++in_a_row;
@@ -348,7 +350,7 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
     if (from.port >= path.relays.size()) return;
     Probe& asked = path.relays[from.port];
     // Also a late one shows that the relay carries both ways.
-    if (!asked.answer(id, micros, now.lease)) asked.waits_from = now.lease;
+    if (!asked.answer(id, micros, now.lease) || id < asked.first) asked.waits_from = now.lease;
     return;
   }
   if (from.kind == Endpoint::Kind::Peer) {
@@ -568,8 +570,10 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   if (path.since == LeaseTime{}) path.since = now.lease;
   tell(key, path, now, out);
   if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
+  bool doubt = false;
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
+    doubt = path.direct && c.probe.open;
     const bool fresh = now.lease - c.probe.last_pong < kHeardFresh;
     std::size_t large = 0;  // how many of kInnerSizes go
     if (!path.direct && fresh) large = kInnerSizes.size();
@@ -581,7 +585,7 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   }
   const bool burst = !path.direct && now.lease < path.burst_until;
   if (!path.direct && !burst) path.backoff = std::min(path.backoff * 3 / 2, kProbeBackoffMax);
-  path.next_probe = now.lease + (burst ? Millis(200) : path.direct ? kProbeEvery : path.backoff);
+  path.next_probe = now.lease + (burst ? Millis(200) : doubt ? kProbeAgain : path.direct ? kProbeEvery : path.backoff);
 }
 
 // ---- carried by another member

@@ -158,6 +158,7 @@ class Member {
     LeaseTime last_pong;
     bool pinged = false, open = false;             // open: not answered yet
     std::uint64_t first = 0, id = 0, sent_us = 0;  // one number for each size that went
+    std::uint64_t oldest = 0;                      // of those since the last answer: late ones count too
     std::uint32_t sent = 0, answered = 0, rtt_us = 0;
     std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
     std::uint32_t least_us = 0;           // about the shortest round trip of late

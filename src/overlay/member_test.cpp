@@ -337,7 +337,7 @@ TEST_F(Net, LossAloneMakesNoWayNarrow) {
     direct_up = rng.below(10) != 0;
     run(250ms);
   }
-  EXPECT_LE(machines[0]->member->stats().at(0).changes, changes + 4);
+  EXPECT_LE(machines[0]->member->stats().at(0).changes, changes + 2);
   direct_up = true;
   run(40s);
   EXPECT_EQ(path(0, 1), "10.0.0.2:7000");

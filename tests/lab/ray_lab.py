@@ -37,7 +37,7 @@ head_node_type: head
 JOB = """
 import array, random, sys, time, ray
 ray.init(log_to_driver=False, logging_level='error')
-NUMBERS, VECTOR = 40_000, 50_000
+NUMBERS, VECTOR = 100_000, 100_000  # pieces large enough to go from member to member, not by the driver
 @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0)
 class Member:
     def __init__(self, rank, size):
@@ -202,7 +202,7 @@ def story(world, seconds, say):
     changes = Changes(world)
     end = time.time() + seconds - EVERY_S
     while time.time() < end:
-        time.sleep(EVERY_S)
+        time.sleep(EVERY_S - 6)
         say(changes.next())
         time.sleep(6)
         said = re.findall(r"round (\d+)", world.cli("job", "logs", job, check=False).stdout)

@@ -106,7 +106,8 @@ class Kernel(Process):
                 time.sleep(0.1)
         else:
             raise LabError("qemu did not start:\n" + self.guest.tail())
-        self.read_until(b"READY-FOR-ORDERS", 120)
+        self.read_until(b"READY-FOR-ORDERS", 300)  # seconds on an idle machine
+        self.run("PS1=; export WG_COLOR_MODE=never")
         self.run("ip addr add 10.98.0.2/24 dev eth0 && ip link set eth0 up")
 
     def read_until(self, mark, timeout):
@@ -417,6 +418,7 @@ def try_peer(build, far, quick, note):
         began = time.time()
         check(tunnels[0].echoes([56], tries=5) == [], "our handshake was not answered")
         check(any(tunnels[1].they_ping() for _ in range(5)), "their handshake was not answered")
+        first = [(t.stats()["handshakes"], t.handshaken()) for t in tunnels[:2]]
         note("handshakes with a pre-shared key, begun by either")
         for t in tunnels:
             wrong = t.echoes(SIZES, tries=3)
@@ -430,7 +432,6 @@ def try_peer(build, far, quick, note):
         check(silent.echoes([56], timeout=6) == [56] and silent.stats()["handshakes"] == 0, "a wrong pre-shared key was taken")
         note("a wrong pre-shared key is refused")
         if not quick:
-            first = [(t.stats()["handshakes"], t.handshaken()) for t in tunnels[:2]]
             lost = 0
             while time.time() < began + REKEY_S + 15:
                 for t in tunnels[:2]:
