@@ -33,7 +33,8 @@ void Core::Impl::on_desired(const session::Desired& desired, Now now) {
     const auto it = leases.find(secrets.lease);
     if (it == leases.end()) continue;
     const session::LeaseSecrets& known = it->second.secrets;
-    if (known.relay_token != secrets.relay_token || known.psk != secrets.psk) it->second.secrets_sent = false;
+    if (known.relay_token != secrets.relay_token || known.psk != secrets.psk || known.relays != secrets.relays)
+      it->second.secrets_sent = false;
     it->second.secrets = secrets;
   }
   take_rosters(desired);

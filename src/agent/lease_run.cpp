@@ -45,6 +45,7 @@ Op configure_op(const LeaseRun& run, const LeaseView& view) {
   op.relay_token = run.secrets.relay_token;
   op.psk = run.secrets.psk;
   op.relays = *view.relays;
+  op.grants = run.secrets.relays;
   return op;
 }
 
@@ -127,7 +128,8 @@ void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   } else if (const auto* network = std::get_if<ConfigureNetwork>(&op)) {
     run.network = true;
     // Newer ones may have come meanwhile.
-    run.secrets_sent = network->relay_token == run.secrets.relay_token && network->psk == run.secrets.psk;
+    run.secrets_sent = network->relay_token == run.secrets.relay_token && network->psk == run.secrets.psk &&
+                       network->grants == run.secrets.relays;
     run.configured_epoch = network->roster_epoch;
   } else if (std::holds_alternative<RunSetup>(op)) {
     run.setup_done = true;

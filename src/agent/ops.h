@@ -56,7 +56,8 @@ struct ConfigureNetwork {
   session::SignedRoster roster;
   std::vector<RosterEntry> entries;
   Bytes relay_token, psk;
-  std::vector<std::string> relays;
+  std::vector<std::string> relays;  // of a server that tells no grants
+  std::vector<session::RelayGrant> grants;
   bool operator==(const ConfigureNetwork&) const = default;
 };
 struct RunSetup {

@@ -35,6 +35,16 @@ const wire::Json* find_pair(const wire::Json& net, const std::string& from, cons
   return nullptr;
 }
 
+// "relay eu-west": where there are several, which.
+std::string path_text(const wire::Json& pair) {
+  const std::string& path = pair["path"].text();
+  if (path != "relay" || pair["relays"].items().size() < 2) return path;
+  for (const auto& relay : pair["relays"].items())
+    if (relay["inUse"].truth())
+      return path + " " + (relay["region"].text().empty() ? relay["address"] : relay["region"]).text();
+  return path;
+}
+
 std::string matrix(const wire::Json& net, bool colour) {
   const auto& members = net["members"].items();
   std::vector<std::string> head{"FROM \\ TO"};
@@ -44,8 +54,7 @@ std::string matrix(const wire::Json& net, bool colour) {
     std::vector<std::string> row{member_name(from)};
     for (const auto& to : members) {
       const auto* pair = find_pair(net, from["slot"].text(), to["slot"].text());
-      row.push_back(pair == nullptr || !used(*pair) ? ""
-                                                    : (*pair)["path"].text() + " " + millis_text((*pair)["rttMs"]));
+      row.push_back(pair == nullptr || !used(*pair) ? "" : path_text(*pair) + " " + millis_text((*pair)["rttMs"]));
     }
     table.add(std::move(row));
   }
@@ -73,12 +82,38 @@ std::string pairs_table(const wire::Json& net, bool colour) {
                "CHANGES"});
   for (const auto& p : net["pairs"].items()) {
     if (!used(p)) continue;
-    table.add({names[p["from"].text()], names[p["to"].text()], p["path"].text(), millis_text(p["rttMs"]), loss_text(p),
+    table.add({names[p["from"].text()], names[p["to"].text()], path_text(p), millis_text(p["rttMs"]), loss_text(p),
                duration_text(p["ageSeconds"].integer()), duration_text(p["handshakeSeconds"].integer()) + " ago",
                size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()), rate_text(p["rxBytesS"]),
                rate_text(p["txBytesS"]), rate_text(p["carriesBytesS"]), std::to_string(p["changes"].integer())});
   }
   return table.empty() ? "No two members talked to each other yet.\n" : table.text(colour);
+}
+
+// How far each member is from each relay.
+std::string relays_table(const wire::Json& net, bool colour) {
+  Table table({"NODE", "RELAY", "REGION", "STATE", "RTT", "UDP RTT"});
+  for (const auto& m : net["members"].items())
+    for (const auto& relay : m["relays"].items())
+      table.add({member_name(m), relay["address"].text(), relay["region"].text(), relay["up"].truth() ? "up" : "down",
+                 millis_text(relay["rttMs"]), millis_text(relay["udpRttMs"])});
+  return table.empty() ? "" : "\n" + table.text(colour);
+}
+
+// What members carried for others, as they say, and as both ends signed it.
+std::string carried_table(const wire::Json& net, bool colour) {
+  std::map<std::string, std::string> names;
+  for (const auto& m : net["members"].items()) names[m["slot"].text()] = member_name(m);
+  Table table({"CARRIED BY", "FROM", "TO", "BYTES", "SIGNED BY FROM", "SIGNED BY TO"});
+  for (const auto& m : net["members"].items())
+    for (const auto& each : m["forwarded"].items())
+      table.add({member_name(m), names[each["from"].text()], names[each["to"].text()],
+                 size_text(each["bytes"].integer()), size_text(each["signedFrom"].integer()),
+                 size_text(each["signedTo"].integer())});
+  std::string who;
+  for (const auto& m : net["members"].items())
+    if (m["carries"].truth()) who += (who.empty() ? "\nMay carry for others: " : ", ") + clean(member_name(m));
+  return who + (who.empty() ? "" : "\n") + (table.empty() ? "" : "\n" + table.text(colour));
 }
 
 Result<wire::Json> read_net(Shell& shell, const std::string& cluster) {
@@ -111,7 +146,8 @@ std::string net_text(const wire::Json& net, bool colour) {
   std::string out = fmt::format("Cluster {} ({})\n\n", clean(net["name"].text()), clean(net["clusterId"].text()));
   if (members.empty()) return out + "It has no members now.\n";
   if (members.size() > 1 && members.size() <= kMatrixMax) out += matrix(net, colour) + "\n";
-  out += members_table(net, colour) + "\n" + pairs_table(net, colour);
+  out += members_table(net, colour) + "\n" + pairs_table(net, colour) + relays_table(net, colour) +
+         carried_table(net, colour);
   return out;
 }
 
@@ -144,8 +180,11 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
       continue;
     }
     const auto& p = *pair;
+    const auto by = members.find(p["by"].text());
     out += fmt::format("  path   {}{}, for {}\n", clean(p["path"].text()),
-                       p["address"].text().empty() ? "" : " (" + clean(p["address"].text()) + ")",
+                       by != members.end()           ? " (carried by " + clean(member_name(*by->second)) + ")"
+                       : p["address"].text().empty() ? ""
+                                                     : " (" + clean(p["address"].text()) + ")",
                        duration_text(p["ageSeconds"].integer()));
     out += fmt::format("  why    {}\n", clean(p["why"].text()));
     out += fmt::format("  rtt    {}, lost {} of the last {} probes; by the relay {}\n", millis_text(p["rttMs"]),
@@ -157,12 +196,18 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
                                          duration_text(p["carriesAgeSeconds"].integer())));
     out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
                        member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
+    for (const auto& r : p["relays"].items())
+      out +=
+          fmt::format("  relay  {}{}: {} from end to end, {} of {} probes answered{}\n", clean(r["address"].text()),
+                      r["region"].text().empty() ? "" : " (" + clean(r["region"].text()) + ")", millis_text(r["rttMs"]),
+                      r["answered"].integer(), r["sent"].integer(), r["inUse"].truth() ? "; the one in use" : "");
     for (const auto& t : p["tries"].items())
       out += fmt::format("  tried  {} address{} ({}): {}, {} of {} probes answered{}\n", clean(t["path"].text()),
                          t["address"].text().empty() ? "" : " " + clean(t["address"].text()),
-                         t["origin"].text() == "roster" ? "from the roster"
-                         : t["origin"].text() == "told" ? "told by the other"
-                                                        : "a probe came from there",
+                         t["origin"].text() == "roster"    ? "from the roster"
+                         : t["origin"].text() == "told"    ? "told by the other"
+                         : t["origin"].text() == "offered" ? "a member that offers to carry"
+                                                           : "a probe came from there",
                          clean(t["outcome"].text()), t["answered"].integer(), t["sent"].integer(),
                          t["rttMs"].real() > 0 ? ", " + millis_text(t["rttMs"]) : "");
     if (p["tries"].items().empty()) out += "  tried  nothing: no address to try is known\n";
@@ -178,7 +223,8 @@ void add_net(CLI::App& app, Shell& shell) {
   auto* command = app.add_subcommand("net", "How the members of a cluster reach each other, and why so");
   command->add_option("cluster", names->cluster, "name, id or YAML file");
   command->footer(
-      "Paths: lan (one network), direct (through the NATs), relay. Of each pair both ends report, some 15 s old.\n"
+      "Paths: lan (one network), direct (through the NATs), peer (another member carries it), relay. Of each pair both "
+      "ends report, some 15 s old.\n"
       "CARRIES is what a way out was last found to carry when it was full.\n"
       "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
   command->callback([names, &shell, command] {

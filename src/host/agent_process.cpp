@@ -31,6 +31,7 @@
 #include "host/telemetry_pump.h"
 #include "net/net.h"
 #include "overlay/roster.h"
+#include "session/carried.h"
 #include "wire/agent_frames.h"
 #include "wire/names.h"
 
@@ -145,10 +146,10 @@ class AgentProcess {
   net::WebSocketPtr socket_;
   std::uint64_t generation_ = 0, deadline_timer_ = 0, persist_timer_ = 0;
   bool pumping_ = false, started_ = false;
-  bool net_wanted_ = false;  // this server takes reports of networks
+  bool net_wanted_ = false, peers_known_ = false;  // this server takes reports of networks; in them paths by peers
   struct Told {
     LeaseTime at;
-    std::uint32_t relayed = 0, lan = 0, direct = 0;
+    std::uint32_t relayed = 0, lan = 0, direct = 0, peer = 0;
   };
   std::map<LeaseId, Told> net_told_;
   std::string link_fault_, engine_fault_;
@@ -344,7 +345,11 @@ void AgentProcess::on_message(const Bytes& bytes) {
   }
   if (const auto* welcome = std::get_if<session::Welcome>(&*frame); welcome != nullptr) {
     if (welcome->roster_key.size() == 32) executor_->set_roster_key(welcome->roster_key);
-    net_wanted_ = std::find(welcome->features.begin(), welcome->features.end(), "net") != welcome->features.end();
+    const auto has = [&](std::string_view feature) {
+      return std::find(welcome->features.begin(), welcome->features.end(), feature) != welcome->features.end();
+    };
+    net_wanted_ = has("net");
+    peers_known_ = has("peer");
     net_told_.clear();
   }
   core_->on_frame(*frame, read_clocks());
@@ -427,36 +432,68 @@ void AgentProcess::tell_networks() {
   std::size_t room = session::kNetPairsOfMachineMax;
   for (const auto& [lease, paths] : overlay_.paths()) {
     session::NetReport report = paths.report;
+    if (!report.carried.empty()) report.counts_signature = session::sign_carried(key_, report);
+    if (!peers_known_) {
+      for (session::NetPair& pair : report.pairs) {
+        if (pair.path == session::NetPath::Peer) pair.path = session::NetPath::Relay;
+        std::erase_if(pair.tries, [](const auto& each) { return each.origin == session::NetOrigin::Offered; });
+      }
+    }
     report.pairs.resize(std::min(report.pairs.size(), room));
     room -= report.pairs.size();
     const auto told = net_told_.find(lease);
-    const bool changed =
-        told == net_told_.end() || std::tie(told->second.relayed, told->second.lan, told->second.direct) !=
-                                       std::tie(paths.relayed, paths.lan, paths.direct);
+    const bool changed = told == net_told_.end() ||
+                         std::tie(told->second.relayed, told->second.lan, told->second.direct, told->second.peer) !=
+                             std::tie(paths.relayed, paths.lan, paths.direct, paths.peer);
     if (!changed && now - told->second.at < kNetEvery) continue;
-    net_told_[lease] = {now, paths.relayed, paths.lan, paths.direct};
+    net_told_[lease] = {now, paths.relayed, paths.lan, paths.direct, paths.peer};
     send(std::move(report));
   }
 }
 
+namespace {
+// What may stand inside a label's quotes.
+std::string label_text(std::string text) {
+  std::erase_if(text, [](char c) { return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20; });
+  return text;
+}
+}  // namespace
+
 std::string AgentProcess::network_metrics() const {
-  std::array<std::uint32_t, 3> pairs{};
+  std::array<std::uint32_t, 4> pairs{};
   std::uint32_t limited = 0;
+  std::uint64_t carried = 0;
+  std::string relays;
   for (const auto& [lease, paths] : overlay_.paths()) {
     pairs[0] += paths.relayed;
     pairs[1] += paths.lan;
     pairs[2] += paths.direct;
+    pairs[3] += paths.peer;
+    for (const session::NetRelay& relay : paths.report.relays) {
+      const std::string labels = fmt::format("{{lease=\"{}\",relay=\"{}\",region=\"{}\"}}", lease.str(),
+                                             label_text(relay.address), label_text(relay.region));
+      relays += fmt::format("muster_agent_relay_up{} {}\n", labels, relay.up ? 1 : 0);
+      if (relay.rtt_us != 0)
+        relays +=
+            fmt::format("muster_agent_relay_rtt_seconds{} {:.6f}\n", labels, static_cast<double>(relay.rtt_us) / 1e6);
+    }
+    for (const session::NetForwarded& each : paths.report.forwarded) carried += each.bytes;
     limited += paths.limited;
   }
   return fmt::format(
       "# HELP muster_agent_net_pairs members that this machine talked to, by the way to them\n# TYPE "
       "muster_agent_net_pairs gauge\nmuster_agent_net_pairs{{path=\"relay\"}} "
       "{}\nmuster_agent_net_pairs{{path=\"lan\"}} "
-      "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\n"
+      "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\nmuster_agent_net_pairs{{path=\"peer\"}} {}\n"
       "# HELP muster_agent_net_pairs_limited of them, those whose way was full: bulk is held to what it carries\n# "
       "TYPE "
-      "muster_agent_net_pairs_limited gauge\nmuster_agent_net_pairs_limited {}\n",
-      pairs[0], pairs[1], pairs[2], limited);
+      "muster_agent_net_pairs_limited gauge\nmuster_agent_net_pairs_limited {}\n"
+      "# HELP muster_agent_relay_up 1 while the lease is connected to the relay\n# TYPE muster_agent_relay_up gauge\n"
+      "# HELP muster_agent_relay_rtt_seconds round trip to it, over TLS\n# TYPE muster_agent_relay_rtt_seconds gauge\n"
+      "{}"
+      "# HELP muster_agent_carried_bytes what present leases carried for other members\n# TYPE "
+      "muster_agent_carried_bytes gauge\nmuster_agent_carried_bytes {}\n",
+      pairs[0], pairs[1], pairs[2], pairs[3], limited, relays, carried);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.
@@ -496,11 +533,11 @@ std::string AgentProcess::control(const std::string& command) {
 json::object AgentProcess::network_of(LeaseId lease) const {
   constexpr std::size_t kShown = 64;
   json::array members;
-  int direct = 0, relayed = 0;
+  int direct = 0, relayed = 0, carried = 0;
   if (const auto found = overlay_.networks().find(lease); found != overlay_.networks().end()) {
     for (const netd::PeerLine& peer : found->second.peers) {
       const bool used = peer.last_handshake_ms != 0;  // who never talked to us costs nothing, and has no way yet
-      if (used) ++(peer.path == "relay" ? relayed : direct);
+      if (used) ++(peer.path == "relay" ? relayed : peer.path.starts_with("peer ") ? carried : direct);
       if (members.size() >= kShown) continue;
       const in_addr raw{htonl(peer.address)};
       std::array<char, INET_ADDRSTRLEN> text{};
@@ -511,7 +548,15 @@ json::object AgentProcess::network_of(LeaseId lease) const {
                                      {"tx_bytes", peer.tx_bytes}});
     }
   }
-  return {{"direct", direct}, {"relayed", relayed}, {"members", members}};
+  json::array relays;
+  if (const auto found = overlay_.paths().find(lease); found != overlay_.paths().end())
+    for (const session::NetRelay& relay : found->second.report.relays)
+      relays.push_back(json::object{{"address", relay.address},
+                                    {"region", relay.region},
+                                    {"up", relay.up},
+                                    {"rtt_us", relay.rtt_us},
+                                    {"udp_rtt_us", relay.udp_rtt_us}});
+  return {{"direct", direct}, {"relayed", relayed}, {"carried", carried}, {"members", members}, {"relays", relays}};
 }
 
 std::string AgentProcess::status_text() const {

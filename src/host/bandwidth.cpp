@@ -18,6 +18,9 @@ void Bandwidth::refresh() {
   std::int64_t sent = 0, received = 0;
   if (!(file >> sent >> received) || sent < 0 || received < 0) return;
   seen_ns_ = changed;
+  std::int64_t carries = 0, carry_s = 0, carry_month = 0;
+  if (!(file >> carries >> carry_s >> carry_month) || carry_s < 0 || carry_month < 0) carries = 0;
+  carry.set(carries == 1, carry_s, carry_month);
   if (up.rate() == sent && down.rate() == received) return;
   up.set_rate(sent);
   up_control.set_rate(sent / 5 * 4);

@@ -15,6 +15,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "crypto/cert.h"
@@ -129,6 +130,45 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
                 "turn time synchronisation on: timedatectl set-ntp true");
   else
     walk.good("clock", "agrees with the control plane");
+}
+
+// As the running agent knows them of its leases; without a lease nothing is connected.
+void relays_of_leases(Walk& walk, const json::object& status) {
+  struct Known {
+    bool up = false;
+    std::string region;
+    std::int64_t rtt_us = 0, udp_rtt_us = 0;
+  };
+  std::map<std::string, Known> all;
+  const auto* leases = status.if_contains("leases");
+  if (leases == nullptr || !leases->is_array()) return;
+  for (const auto& lease : leases->get_array()) {
+    const auto* network = lease.is_object() ? lease.get_object().if_contains("network") : nullptr;
+    const auto* list =
+        network != nullptr && network->is_object() ? network->get_object().if_contains("relays") : nullptr;
+    if (list == nullptr || !list->is_array()) continue;
+    for (const auto& relay : list->get_array()) {
+      Known& known = all[text_at(relay, {"address"})];
+      known.up = known.up || bool_at(relay, {"up"});
+      known.region = text_at(relay, {"region"});
+      known.rtt_us = std::max(known.rtt_us, int_at(relay, {"rtt_us"}));
+      known.udp_rtt_us = std::max(known.udp_rtt_us, int_at(relay, {"udp_rtt_us"}));
+    }
+  }
+  for (const auto& [address, known] : all) {
+    const std::string name = address + (known.region.empty() ? "" : " (" + known.region + ")");
+    if (known.up)
+      walk.good("relay",
+                fmt::format("{}: {} over TLS, {}", name,
+                            known.rtt_us == 0 ? "not measured yet"
+                                              : fmt::format("{:.1f} ms", static_cast<double>(known.rtt_us) / 1000),
+                            known.udp_rtt_us == 0
+                                ? "no answer over UDP"
+                                : fmt::format("{:.1f} ms over UDP", static_cast<double>(known.udp_rtt_us) / 1000)));
+    else
+      walk.note("relay", name + " is not connected",
+                "another one is used meanwhile, if there is one; let outgoing TCP to it pass in firewall and router");
+  }
 }
 
 bool gpu_on_the_bus() {
@@ -247,6 +287,7 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
                   "see the agent's log; the steps above name what is in the way");
     else
       walk.good("link", "online");
+    if (said.ok()) relays_of_leases(walk, *said);
     if (said.ok() && !text_at(*said, {"owner"}).empty())
       walk.note("owner", "not hired now: " + text_at(*said, {"owner"}));
   }

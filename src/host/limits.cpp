@@ -296,6 +296,22 @@ std::vector<Limit> permission_limits() {
   return {{"egress", "on | off: clusters may reach the internet, filtered",
            [](const Policy& p) { return on(p.egress_allowed); }, flag_reader(&Policy::egress_allowed),
            putter(&Policy::egress_allowed)},
+          {"carry", "on | off: other members of its clusters may send to each other through this machine",
+           [](const Policy& p) { return on(p.carry_allowed); }, flag_reader(&Policy::carry_allowed),
+           putter(&Policy::carry_allowed)},
+          {"carry-rate", "20mbit | unlimited: of what is carried",
+           [](const Policy& p) { return rate_text(p.max_carry_bytes_s); }, reader(&Policy::max_carry_bytes_s, rate),
+           putter(&Policy::max_carry_bytes_s)},
+          {"carry-month", "100GiB | unlimited: of what is carried in a month",
+           [](const Policy& p) {
+             return p.max_carry_bytes_per_month == 0 ? "unlimited" : size_text(p.max_carry_bytes_per_month);
+           },
+           reader(&Policy::max_carry_bytes_per_month,
+                  [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
+                    if (value == "unlimited") return std::int64_t{0};
+                    return bytes(key, value);
+                  }),
+           putter(&Policy::max_carry_bytes_per_month)},
           {"exec", "on | off: people may open a shell in containers of their own",
            [](const Policy& p) { return on(p.exec_allowed); }, flag_reader(&Policy::exec_allowed),
            putter(&Policy::exec_allowed)},

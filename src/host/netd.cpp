@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <set>
 #include <thread>
@@ -26,12 +27,18 @@ namespace muster::host {
 namespace {
 constexpr std::size_t kOverlaysMax = 256, kAgentsMax = 8;
 constexpr Millis kBeat{250};
-constexpr std::size_t kMirrorsMax = 4;
+constexpr std::size_t kMirrorsMax = overlay::kRelaysMax;
 constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
 constexpr int kMirrorTries = 5;
 constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
 constexpr int kUdpBatch = 32;
 constexpr int kSocketBuffer = 7 << 20;
+
+std::uint64_t steady_us() {
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+          .count());
+}
 
 // How long each of those is that came in one message.
 std::size_t datagram_bytes(msghdr& message, std::size_t all) {
@@ -72,7 +79,7 @@ struct Netd::UdpBatch {
 
 Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
-      bandwidth_(options_.bandwidth_file),
+      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried"),
       batch_(std::make_unique_for_overwrite<UdpBatch>()) {}
 
 Netd::~Netd() {
@@ -297,9 +304,19 @@ Result<netd::Reply> Netd::handle(const netd::GetInfo&, std::vector<Fd>&) {
 }
 
 Result<netd::Reply> Netd::handle(const netd::GetPaths& request, std::vector<Fd>&) {
-  netd::Paths paths = TRY(find(request.lease))->paths(read_clocks());
+  netd::Paths paths = TRY(find(request.lease))->paths(read_clocks(), [this](std::uint32_t ip, std::uint16_t port) {
+    const auto mirror = mirrors_.find({ip, port});
+    return mirror == mirrors_.end() ? 0 : mirror->second.rtt_us;
+  });
   paths.report.udp_port = port_;
   return netd::Reply(std::move(paths));
+}
+
+Result<netd::Reply> Netd::handle(const netd::SetRelays& request, std::vector<Fd>&) {
+  NetdLease* lease = TRY(find(request.lease));
+  TRY_VOID(lease->set_relays(request));
+  sender_.flush();
+  return netd::Reply(netd::Done{});
 }
 
 void Netd::read_udp(int fd) {
@@ -345,7 +362,8 @@ void Netd::ask_mirrors(const Now& now) {
     Mirror& mirror = mirrors_[at];
     if (now.lease < mirror.next_ask && !fresh) continue;
     const bool hurry = mirror.unanswered < kMirrorTries;
-    if (!hurry && mirror.seen) mirror.seen.reset(), changed = true;
+    if (!hurry && mirror.seen) mirror.seen.reset(), mirror.rtt_us = 0, changed = true;
+    mirror.asked_us = steady_us();
     ++mirror.unanswered;
     crypto::random_fill(mirror.transaction);
     mirror.next_ask = now.lease + (hurry ? kMirrorHurry : kMirrorEvery);
@@ -361,6 +379,11 @@ bool Netd::from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, 
   if (it == mirrors_.end()) return true;
   const auto seen = overlay::read_stun_answer(datagram, it->second.transaction);
   if (!seen) return true;
+  if (const std::uint64_t asked = std::exchange(it->second.asked_us, 0); asked != 0) {
+    const auto took = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(steady_us() - asked, 1, UINT32_MAX));
+    std::uint32_t& rtt = it->second.rtt_us;
+    rtt = rtt == 0 ? took : static_cast<std::uint32_t>((std::uint64_t{rtt} * 3 + took) / 4);
+  }
   it->second.unanswered = 0;
   it->second.next_ask = now.lease + kMirrorEvery + Millis(crypto::random_u32() % 5'000);
   if (it->second.seen == seen) return true;
@@ -418,6 +441,7 @@ void Netd::tick() {
   const Now now = read_clocks();
   bandwidth_.refresh();
   look_around(now);
+  bandwidth_.carry.tick(now);
   ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();

@@ -56,6 +56,7 @@ class Netd {
   Result<netd::Reply> handle(const netd::GetStats& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::GetInfo& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::GetPaths& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::SetRelays& request, std::vector<Fd>& fds);
   Result<NetdLease*> find(const std::string& lease);
 
   NetdOptions options_;
@@ -73,6 +74,8 @@ class Netd {
     overlay::StunTransaction transaction{};
     LeaseTime next_ask{0};
     int unanswered = 0;
+    std::uint64_t asked_us = 0;
+    std::uint32_t rtt_us = 0;  // smoothed; 0 = not known
     std::optional<overlay::Endpoint> seen;
   };
   std::map<std::pair<std::uint32_t, std::uint16_t>, Mirror> mirrors_;  // by the relay's address and port

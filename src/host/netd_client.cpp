@@ -44,6 +44,11 @@ Result<Bytes> NetdClient::add_lease(const std::string& lease, int tun_fd) {
 Result<netd::Configured> NetdClient::configure(const netd::Configure& config) {
   return expect<netd::Configured>(call(config));
 }
+Status NetdClient::set_relays(const netd::SetRelays& relays) {
+  TRY(expect<netd::Done>(call(relays)));
+  return {};
+}
+
 Status NetdClient::remove_lease(const std::string& lease) {
   TRY(expect<netd::Done>(call(netd::RemoveLease{lease})));
   return {};

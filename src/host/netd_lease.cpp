@@ -26,7 +26,6 @@ namespace {
 constexpr int kPacketsPerTurn = 64;  // then others get their turn
 constexpr std::size_t kBytesPerTurn = 512 << 10;
 constexpr std::size_t kInboxBytesMax = 8 << 20;
-constexpr std::size_t kRelaysMax = 3;
 constexpr std::size_t kDatagramMax = 65'536;
 constexpr std::size_t kSealed = 32;  // a datagram is longer than its packet by that
 constexpr Millis kStampsAhead{600'000};
@@ -38,10 +37,10 @@ constexpr Millis kRatesOver{1'000}, kRatesAtMost{30'000};
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
 struct NetdLease::Inbox {
   struct Item {
-    std::size_t relay;
+    std::uint64_t relay;  // its number
     crypto::Key32 member;
     Bytes datagram;
-    enum class Kind : std::uint8_t { Packet, Gone, Up } kind = Kind::Packet;
+    enum class Kind : std::uint8_t { Packet, Gone, Up, Down } kind = Kind::Packet;
   };
   std::mutex mutex;
   std::vector<Item> items;  // under mutex
@@ -191,6 +190,8 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     if (member_) stamps_from_ = std::max(stamps_from_, member_->latest_stamp());
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
     member_->stamp_from(stamps_from_);
+    counted_from_ = read_clocks().wall;
+    announce_relays(read_clocks());
     member_->set_public(public_, read_clocks(), *this);
     address_ = config.address;
     prefix_bits_ = config.prefix_bits;
@@ -208,7 +209,6 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     const auto machines = TRY(vouched(config));
     out.rejected = TRY(member_->set_roster(config.roster, config.signatures, signers, machines));
     guard_ = member_->guard();
-    relay_of_.clear();
     // The others still send with the sessions of our last life, and would not notice for long.
     if (std::exchange(came_back_, false)) member_->greet(read_clocks(), *this);
     if (before != std::pair(guard_.incarnation(), guard_.epoch())) {
@@ -218,7 +218,19 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
       TRY_VOID(crypto::write_secret_file(file(".roster"), seen));
     }
   }
-  TRY_VOID(configure_relays(config));
+  const bool other_trust = relay_ca_pem_ != config.relay_ca_pem || relay_server_name_ != config.relay_server_name;
+  relay_ca_pem_ = config.relay_ca_pem;
+  relay_server_name_ = config.relay_server_name;
+  if (!config.relay_token.empty()) relay_token_ = config.relay_token;
+  std::vector<Relay> wanted;
+  for (const Relay& known : relays_) {
+    if (!relays_set_) break;
+    wanted.push_back({0, known.at, known.region, known.token, nullptr});
+  }
+  // The token binds our key, so it comes one message later: no relay lets us in before.
+  for (const netd::RelayAddress& at : config.relays)
+    if (!relays_set_ && !relay_token_.empty()) wanted.push_back({0, at, {}, relay_token_, nullptr});
+  want_relays(std::move(wanted), other_trust);
   out.incarnation = guard_.incarnation();
   out.epoch = guard_.epoch();
   return out;
@@ -234,55 +246,76 @@ Result<std::optional<overlay::MachineProofs>> NetdLease::vouched(const netd::Con
   return std::optional(overlay::MachineProofs{machines_.get(), config.machines, read_clocks().wall});
 }
 
-Status NetdLease::configure_relays(const netd::Configure& config) {
-  const bool new_token = !config.relay_token.empty() && config.relay_token != relay_token_;
-  if (new_token) relay_token_ = config.relay_token;
-  std::vector<netd::RelayAddress> wanted(
-      config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
-  if (relay_token_.empty())
-    wanted.clear();  // the token binds our key, so it comes one message later: no relay lets us in before
-  bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem &&
-              relay_server_name_ == config.relay_server_name;
-  for (std::size_t i = 0; same && i < wanted.size(); ++i) same = wanted[i] == relays_[i].at;
-  if (same) {
-    for (Relay& r : relays_) {
-      if (new_token) r.client->set_token(relay_token_);
-    }
-    return {};
+Status NetdLease::set_relays(const netd::SetRelays& request) {
+  if (request.relays.empty()) return {};
+  std::vector<Relay> wanted;
+  for (const session::RelayGrant& grant : request.relays) {
+    auto at = netd::parse_relay(grant.address);
+    if (!at) return error(Code::InvalidArgument, "'" + grant.address.substr(0, 64) + "' is not a relay's HOST:PORT");
+    wanted.push_back({0, std::move(*at), grant.region, grant.token, nullptr});
   }
-  relays_.clear();
-  relay_of_.clear();
-  relay_ca_pem_ = config.relay_ca_pem;
-  relay_server_name_ = config.relay_server_name;
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    relay::ClientOptions options;
-    options.endpoint.host = wanted[i].host;
-    options.endpoint.port = wanted[i].port;
-    options.endpoint.ca_pem = relay_ca_pem_;
-    options.endpoint.server_name = relay_server_name_;
-    options.overlay = key_;
-    options.token = relay_token_;
-    auto client = std::make_unique<relay::Client>(std::move(options));
-    relay::ClientCallbacks callbacks;
-    callbacks.on_packet = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& source, ByteView payload) {
-      Inbox::put(inbox, poller, {i, source, Bytes(payload.begin(), payload.end())});
-    };
-    callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, i](const crypto::Key32& peer) {
-      Inbox::put(inbox, poller, {i, peer, {}, Inbox::Item::Kind::Gone});
-    };
-    callbacks.on_state = [inbox = inbox_, &poller = poller_, i, name = name_, at = wanted[i]](
-                             relay::ClientState state, const std::string& detail) {
-      if (state == relay::ClientState::Up) {
-        log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
-        Inbox::put(inbox, poller, {i, {}, {}, Inbox::Item::Kind::Up});
-      }
-      if (state == relay::ClientState::Refused)
-        log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
-    };
-    client->start(std::move(callbacks));
-    relays_.push_back({wanted[i], std::move(client)});
-  }
+  relays_set_ = true;
+  want_relays(std::move(wanted), false);
   return {};
+}
+
+// Connections to relays that stay are kept, whatever else changes.
+void NetdLease::want_relays(std::vector<Relay> wanted, bool all_anew) {
+  wanted.resize(std::min(wanted.size(), overlay::kRelaysMax));
+  bool same = wanted.size() == relays_.size() && !all_anew;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    Relay& relay = wanted[i];
+    same = same && relay.at == relays_[i].at;
+    const auto known = std::ranges::find_if(
+        relays_, [&](const Relay& each) { return each.client != nullptr && each.at == relay.at && !all_anew; });
+    if (known == relays_.end()) continue;
+    relay.number = known->number;
+    relay.client = std::move(known->client);
+    relay.client->set_token(relay.token);
+  }
+  relays_ = std::move(wanted);  // of those that are not wanted any more the threads are joined here
+  for (Relay& relay : relays_)
+    if (relay.client == nullptr) connect(relay);
+  if (!same) announce_relays(read_clocks());
+}
+
+void NetdLease::connect(Relay& relay) {
+  relay.number = next_relay_++;
+  relay::ClientOptions options;
+  options.endpoint.host = relay.at.host;
+  options.endpoint.port = relay.at.port;
+  options.endpoint.ca_pem = relay_ca_pem_;
+  options.endpoint.server_name = relay_server_name_;
+  options.overlay = key_;
+  options.token = relay.token;
+  relay.client = std::make_unique<relay::Client>(std::move(options));
+  relay::ClientCallbacks callbacks;
+  callbacks.on_packet = [inbox = inbox_, &poller = poller_, number = relay.number](const crypto::Key32& source,
+                                                                                   ByteView payload) {
+    Inbox::put(inbox, poller, {number, source, Bytes(payload.begin(), payload.end())});
+  };
+  callbacks.on_peer_gone = [inbox = inbox_, &poller = poller_, number = relay.number](const crypto::Key32& peer) {
+    Inbox::put(inbox, poller, {number, peer, {}, Inbox::Item::Kind::Gone});
+  };
+  callbacks.on_state = [inbox = inbox_, &poller = poller_, number = relay.number, name = name_, at = relay.at](
+                           relay::ClientState state, const std::string& detail) {
+    if (state == relay::ClientState::Up) {
+      log_info("netd", "{}: relay {}:{} is up", name, at.host, at.port);
+      Inbox::put(inbox, poller, {number, {}, {}, Inbox::Item::Kind::Up});
+    } else if (state == relay::ClientState::Waiting || state == relay::ClientState::Refused) {
+      Inbox::put(inbox, poller, {number, {}, {}, Inbox::Item::Kind::Down});
+    }
+    if (state == relay::ClientState::Refused)
+      log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
+  };
+  relay.client->start(std::move(callbacks));
+}
+
+void NetdLease::announce_relays(const Now& now) {
+  if (!member_) return;
+  member_->set_relays(relays_.size(), now);
+  for (std::size_t i = 0; i < relays_.size(); ++i)
+    if (relays_[i].client->state() == relay::ClientState::Up) member_->relay_up(i, now);
 }
 
 void NetdLease::drain() {
@@ -294,38 +327,35 @@ void NetdLease::drain() {
   }
   if (!member_) return;
   const Now now = read_clocks();
+  using Kind = Inbox::Item::Kind;
   for (const Inbox::Item& item : items) {
-    if (item.relay >= relays_.size()) continue;
-    if (item.kind == Inbox::Item::Kind::Up) {
-      member_->relay_up(now);
+    const auto from = std::ranges::find(relays_, item.relay, &Relay::number);
+    if (from == relays_.end()) continue;
+    const auto relay = static_cast<std::size_t>(from - relays_.begin());
+    if (item.kind == Kind::Up) {
+      member_->relay_up(relay, now);
       relay_came_up_ = true;
+    } else if (item.kind == Kind::Down) {
+      member_->relay_down(relay, now);
+    } else if (!member_->knows(item.member)) {
       continue;
+    } else if (item.kind == Kind::Gone) {
+      member_->relay_lacks(relay, item.member, now);
+    } else if (bandwidth_.admit(item.datagram, now.lease)) {
+      member_->from_relay(relay, item.member, item.datagram, now, *this);
     }
-    if (!member_->knows(item.member)) continue;
-    if (item.kind == Inbox::Item::Kind::Packet && !bandwidth_.admit(item.datagram, now.lease)) continue;
-    if (item.kind == Inbox::Item::Kind::Gone) {
-      // Not on that relay: try the next one with the next packet.
-      std::size_t& at = relay_of_[item.member];
-      if (at == item.relay) at = (at + 1) % relays_.size();
-      member_->relay_lacks(item.member, now);
-      continue;
-    }
-    relay_of_[item.member] = item.relay;
-    member_->from_relay(item.member, item.datagram, now, *this);
   }
   flush();
   udp_.flush();
 }
 
-bool NetdLease::relay_has_room(const crypto::Key32& member) const {
-  if (relays_.empty()) return true;
-  const auto known = relay_of_.find(member);
-  return relays_[(known == relay_of_.end() ? 0 : known->second) % relays_.size()].client->backlog() < kRelayRoom;
+bool NetdLease::relay_has_room(std::size_t relay) const {
+  return relay >= relays_.size() || relays_[relay].client->backlog() < kRelayRoom;
 }
 
 overlay::Shaper::Way NetdLease::way(std::uint32_t to) const {
   const overlay::Way way = member_->way(to);
-  return {way.bytes_s, way.member == nullptr || !way.relay || relay_has_room(*way.member)};
+  return {way.bytes_s, way.member == nullptr || !way.relay || relay_has_room(*way.relay)};
 }
 
 // The TUN is always read: its own queue is one row for all, long, and loses what comes last. Who waits, waits here.
@@ -412,18 +442,18 @@ void NetdLease::moved(bool relays_too, const Now& now) {
 
 void NetdLease::tick(const Now& now) {
   if (!member_) return;
+  member_->set_carries(bandwidth_.carry.offers(), now, *this);
   member_->tick(now, *this);
   flush();
   if (member_->latest_stamp() > stamps_kept_) keep_stamps(member_->latest_stamp());
 }
 
-void NetdLease::to_relay(const crypto::Key32& member, ByteView datagram) {
+// Where that one has just gone, by any other that is there.
+void NetdLease::to_relay(std::size_t relay, const crypto::Key32& member, ByteView datagram) {
   if (relays_.empty()) return;
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
-  const auto known = relay_of_.find(member);
-  const std::size_t first = known == relay_of_.end() ? 0 : known->second;
   for (std::size_t i = 0; i < relays_.size(); ++i) {
-    if (relays_[(first + i) % relays_.size()].client->send(member, datagram)) return;
+    if (relays_[(relay + i) % relays_.size()].client->send(member, datagram)) return;
   }
 }
 
@@ -439,6 +469,12 @@ void NetdLease::to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) {
 
 void NetdLease::to_tun(ByteView packet) {
   if (arriving_) arriving_->add(packet, *this);
+}
+
+// What this machine's own leases wait to send comes first.
+bool NetdLease::may_carry(std::size_t bytes) {
+  const LeaseTime now = read_clocks().lease;
+  return bandwidth_.up.wait(now) == Millis(0) && bandwidth_.carry.admit(bytes, now);
 }
 
 std::uint64_t NetdLease::micros() const {
@@ -508,12 +544,18 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   if (used && at.direct()) {
     pair.path = private_place(at) ? session::NetPath::Lan : session::NetPath::Direct;
     pair.at = place_of(at);
+  } else if (used && m.by) {
+    pair.path = session::NetPath::Peer;
+    pair.by = *m.by;
   } else if (used) {
     pair.path = session::NetPath::Relay;
   }
   pair.mtu = static_cast<std::uint32_t>(m.mtu);
   pair.rtt_us = m.rtt_us;
   pair.relay_rtt_us = m.relay_rtt_us;
+  pair.relay = m.relay ? static_cast<std::uint32_t>(*m.relay) + 1 : 0;
+  for (const overlay::RelayTried& t : m.relays)
+    pair.relays.push_back({static_cast<std::uint32_t>(t.relay) + 1, t.sent, t.answered, t.rtt_us});
   pair.asked = m.asked;
   pair.lost = m.lost;
   pair.changes = m.changes;
@@ -523,9 +565,12 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   pair.tx_bytes = m.peer.tx_bytes;
   pair.carries_bytes_s = m.carries_bytes_s;
   if (m.carries_bytes_s > 0) pair.carries_age_ms = age(now.lease - m.carries_since);
-  for (const overlay::Tried& t : m.tried)
-    pair.tries.push_back({place_of(t.at), session::NetOrigin{static_cast<std::uint8_t>(t.origin)}, t.sent, t.answered,
-                          t.full, t.rtt_us});
+  const auto tried = [&](const overlay::Tried& t, session::NetOrigin origin) {
+    if (pair.tries.size() < session::kNetTriesMax)
+      pair.tries.push_back({place_of(t.at), origin, t.sent, t.answered, t.full, t.rtt_us});
+  };
+  for (const overlay::Tried& t : m.carriers) tried(t, session::NetOrigin::Offered);
+  for (const overlay::Tried& t : m.tried) tried(t, session::NetOrigin{static_cast<std::uint8_t>(t.origin)});
   return pair;
 }
 }  // namespace
@@ -546,13 +591,17 @@ void NetdLease::add_rates(session::NetPair& pair, LeaseTime now) {
   pair.tx_bytes_s = seen.tx_bytes_s;
 }
 
-netd::Paths NetdLease::paths(const Now& now) {
+netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
   netd::Paths out;
   session::NetReport& report = out.report;
   for (const Relay& r : relays_) {
     const bool up = r.client->state() == relay::ClientState::Up;
-    if (report.relay.empty() || (up && !report.relay_up)) report.relay = r.at.host + ":" + std::to_string(r.at.port);
+    const std::string address = r.at.host + ":" + std::to_string(r.at.port);
+    if (report.relay.empty() || (up && !report.relay_up)) report.relay = address;
     report.relay_up = report.relay_up || up;
+    const std::uint32_t ip = up ? r.client->address() : 0;
+    report.relays.push_back(
+        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port)});
   }
   for (const auto& at : public_)
     if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
@@ -564,9 +613,19 @@ netd::Paths NetdLease::paths(const Now& now) {
     out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
     out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
     out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
+    out.peer += pair.path == session::NetPath::Peer ? 1 : 0;
     report.pairs.push_back(std::move(pair));
   }
   std::erase_if(seen_, [&](const auto& each) { return now.lease - each.second.at > kRatesAtMost; });
+  report.carries = member_->carries();
+  report.counted_from = counted_from_;
+  for (const overlay::CarriedCount& c : member_->carried())
+    report.carried.push_back({c.by, c.with, c.sent, c.received});
+  std::ranges::stable_sort(report.carried, std::greater{}, [](const auto& c) { return c.sent + c.received; });
+  report.carried.resize(std::min(report.carried.size(), session::kNetCarriedMax));
+  for (const overlay::ForwardedCount& c : member_->forwarded()) report.forwarded.push_back({c.from, c.to, c.bytes});
+  std::ranges::stable_sort(report.forwarded, std::greater{}, &session::NetForwarded::bytes);
+  report.forwarded.resize(std::min(report.forwarded.size(), session::kNetForwardedMax));
   report.others = static_cast<std::uint32_t>(report.pairs.size());
   std::stable_sort(report.pairs.begin(), report.pairs.end(), [](const auto& x, const auto& y) {
     const auto rank = [](const session::NetPair& p) {

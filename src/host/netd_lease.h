@@ -2,6 +2,7 @@
 // Inside of netd: one lease's network: its TUN descriptor, its place in the overlay, its relay connections. Relay
 // threads only put packets into a bounded inbox; everything else runs on netd's thread. The overlay key, the cluster's
 // pre-shared one and the highest roster seen live in 0600 files, so that a restarted netd is the same member.
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -37,6 +38,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   bool configured() const { return member_ != nullptr; }
   Status set_tun(Fd tun);  // refuses what is no TUN
   Result<netd::Configured> configure(const netd::Configure& config);
+  Status set_relays(const netd::SetRelays& request);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
   void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now);
   void moved(bool relays_too, const Now& now);  // the machine is elsewhere, or slept
@@ -47,7 +49,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void flush();  // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
-  netd::Paths paths(const Now& now);  // without netd's own port
+  using UdpRtt = std::function<std::uint32_t(std::uint32_t ip, std::uint16_t port)>;
+  netd::Paths paths(const Now& now, const UdpRtt& of_mirror);  // without netd's own port
   void erase_files();
 
  private:
@@ -55,26 +58,32 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   struct Inbox;
   class Exit;
   struct Relay {
+    std::uint64_t number = 0;  // the client's for its life; the place in the list may change
     netd::RelayAddress at;
+    std::string region;
+    Bytes token;
     std::unique_ptr<relay::Client> client;
   };
   NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
             Pacing pacing);
-  void to_relay(const crypto::Key32& member, ByteView datagram) override;
+  void to_relay(std::size_t relay, const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  bool may_carry(std::size_t bytes) override;
   std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
   void from_tun(std::span<std::uint8_t> read, const Now& now);
-  bool relay_has_room(const crypto::Key32& member) const;
+  bool relay_has_room(std::size_t relay) const;
   overlay::Shaper::Way way(std::uint32_t to) const;
   void pump(const Now& now);
   void add_rates(session::NetPair& pair, LeaseTime now);
   void pump_and_flush();
   void drain();
-  Status configure_relays(const netd::Configure& config);
+  void want_relays(std::vector<Relay> wanted, bool all_anew);
+  void connect(Relay& relay);
+  void announce_relays(const Now& now);
   Result<std::optional<overlay::MachineProofs>> vouched(const netd::Configure& config);
   void close_tun();
   std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
@@ -100,14 +109,16 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   // clock that was set back would otherwise be ignored by its peers.
   WallTime stamps_from_, stamps_kept_;
   std::unique_ptr<overlay::Member> member_;
+  WallTime counted_from_;  // member_ is as old: what it counts began then
   std::vector<overlay::Endpoint> public_;
   bool relay_came_up_ = false;
   std::string machine_ca_pem_;
   std::unique_ptr<crypto::MachineVerifier> machines_;  // of that CA
-  Bytes relay_token_;
+  Bytes relay_token_;                                  // of those that came with Configure
+  bool relays_set_ = false;                            // by set_relays
   std::string relay_ca_pem_, relay_server_name_;
   std::vector<Relay> relays_;
-  std::map<crypto::Key32, std::size_t> relay_of_;  // where a member was last heard; reset with the roster
+  std::uint64_t next_relay_ = 1;
   struct Seen {
     LeaseTime at;
     std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_bytes_s = 0, tx_bytes_s = 0;

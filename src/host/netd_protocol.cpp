@@ -1,5 +1,7 @@
 #include "host/netd_protocol.h"
 
+#include <charconv>
+
 namespace muster::host::netd {
 namespace {
 
@@ -9,8 +11,8 @@ constexpr std::size_t kListMax = 4096;
 template <typename T>
 constexpr std::uint64_t largest() {
   if constexpr (std::is_same_v<T, bool>) return 1;
-  if constexpr (std::is_same_v<T, session::NetPath>) return static_cast<std::uint64_t>(session::NetPath::Direct);
-  if constexpr (std::is_same_v<T, session::NetOrigin>) return static_cast<std::uint64_t>(session::NetOrigin::Heard);
+  if constexpr (std::is_same_v<T, session::NetPath>) return static_cast<std::uint64_t>(session::NetPath::Peer);
+  if constexpr (std::is_same_v<T, session::NetOrigin>) return static_cast<std::uint64_t>(session::NetOrigin::Offered);
   return ~std::uint64_t{0};
 }
 
@@ -105,6 +107,18 @@ void each(A& a, T& v) {
   else if constexpr (std::is_same_v<U, Configure>)
     fields(a, v.lease, v.address, v.prefix_bits, v.roster, v.signatures, v.signers, v.relays, v.relay_ca_pem,
            v.relay_server_name, v.relay_token, v.psk, v.machine_ca_pem, v.machines);
+  else if constexpr (std::is_same_v<U, SetRelays>)
+    fields(a, v.lease, v.relays);
+  else if constexpr (std::is_same_v<U, session::RelayGrant>)
+    fields(a, v.address, v.region, v.token);
+  else if constexpr (std::is_same_v<U, session::NetRelayTry>)
+    fields(a, v.relay, v.sent, v.answered, v.rtt_us);
+  else if constexpr (std::is_same_v<U, session::NetRelay>)
+    fields(a, v.address, v.region, v.up, v.rtt_us, v.udp_rtt_us);
+  else if constexpr (std::is_same_v<U, session::NetCarried>)
+    fields(a, v.by, v.with, v.sent, v.received);
+  else if constexpr (std::is_same_v<U, session::NetForwarded>)
+    fields(a, v.from, v.to, v.bytes);
   else if constexpr (std::is_same_v<U, Failed>)
     fields(a, v.code, v.message);
   else if constexpr (std::is_same_v<U, LeaseKey>)
@@ -126,11 +140,12 @@ void each(A& a, T& v) {
   else if constexpr (std::is_same_v<U, session::NetPair>) {
     each(a, v.at);
     fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
-           v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.mtu);
+           v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.relay,
+           v.relays, v.by, v.mtu);
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,
-           v.limited);
+           v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded);
   }
 }
 
@@ -176,6 +191,18 @@ Result<Request> decode_request(std::string_view bytes) {
 }
 Result<Reply> decode_reply(std::string_view bytes) {
   return decode_variant<Reply>(bytes);
+}
+
+std::optional<RelayAddress> parse_relay(std::string_view text) {
+  const auto colon = text.rfind(':');
+  unsigned port = 0;
+  if (colon == std::string_view::npos || colon == 0) return {};
+  const char* end = text.data() + text.size();
+  const auto [next, fault] = std::from_chars(text.data() + colon + 1, end, port);
+  if (fault != std::errc{} || next != end || port == 0 || port > 65'535) return {};
+  std::string_view host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return RelayAddress{std::string(host), static_cast<std::uint16_t>(port)};
 }
 
 bool valid_lease_name(std::string_view lease) {

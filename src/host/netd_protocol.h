@@ -3,6 +3,7 @@
 // descriptor travels beside AddLease. Own compact encoding (big endian, length-prefixed), strict on reading: netd never
 // trusts the agent's bytes more than a peer's. Limits: a message <= kLargeBytesMax (a roster of kRosterMembersMax).
 // Values only. Kinds are only ever added at the end: agent and netd of an update live side by side for a while.
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -59,7 +60,14 @@ struct GetPaths {
   std::string lease;
   bool operator==(const GetPaths&) const = default;
 };
-using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo, GetPaths>;
+// The relays, each with its token; from then on those of Configure, of before there were several, are not looked at. An
+// empty list keeps those known.
+struct SetRelays {
+  std::string lease;
+  std::vector<session::RelayGrant> relays;
+  bool operator==(const SetRelays&) const = default;
+};
+using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo, GetPaths, SetRelays>;
 
 struct Failed {
   std::uint8_t code = 0;
@@ -103,9 +111,9 @@ struct Info {
   bool operator==(const Info&) const = default;
 };
 struct Paths {
-  session::NetReport report;                       // without the lease's id
-  std::uint32_t relayed = 0, lan = 0, direct = 0;  // of all members that it ever talked to
-  std::uint32_t limited = 0;                       // of them, to whom it is known how much the path carries
+  session::NetReport report;                                 // without the lease's id
+  std::uint32_t relayed = 0, lan = 0, direct = 0, peer = 0;  // of all members that it ever talked to
+  std::uint32_t limited = 0;                                 // of them, to whom it is known how much the path carries
   bool operator==(const Paths&) const = default;
 };
 using Reply = std::variant<Failed, Done, LeaseKey, Configured, Stats, Info, Paths>;
@@ -114,6 +122,7 @@ std::string encode(const Request& request);
 std::string encode(const Reply& reply);
 Result<Request> decode_request(std::string_view bytes);
 Result<Reply> decode_reply(std::string_view bytes);
-bool valid_lease_name(std::string_view lease);  // [a-z0-9-], 1 to 64: it becomes a file name
+std::optional<RelayAddress> parse_relay(std::string_view text);  // "host:port"
+bool valid_lease_name(std::string_view lease);                   // [a-z0-9-], 1 to 64: it becomes a file name
 
 }  // namespace muster::host::netd

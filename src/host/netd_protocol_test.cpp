@@ -18,7 +18,16 @@ Paths some_paths() {
   Paths paths;
   paths.report.relay = "relay:443";
   paths.report.seen = {{18, 19}, {0, 19, Bytes(16, 27)}};
+  pair.relay = 2;
+  pair.relays = {{1, 2, 3, 4}, {2, 5, 6, 7}};
+  pair.by = 0x64400003;
   paths.report.pairs = {pair};
+  paths.report.relays = {{"relay.example:443", "east", true, 12, 13}};
+  paths.report.carries = true;
+  paths.report.counted_from = {14};
+  paths.report.carried = {{15, 16, 17, 18}};
+  paths.report.forwarded = {{19, 20, 21}};
+  paths.peer = 22;
   paths.direct = 20;
   paths.limited = 21;
   return paths;
@@ -28,8 +37,9 @@ TEST(NetdProtocol, EveryMessageComesBack) {
   const Configure configure{
       "lease-1", 0x64400001, 16,  {1, 2, 3},   {{4, 5}, {}}, {Bytes(32, 7)}, {{"relay.example", 443}, {"::1", 1}},
       "PEM",     "muster",   {9}, Bytes(32, 1)};
-  for (const Request& r : std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"},
-                                                         GetInfo{}, GetPaths{"d"}}) {
+  for (const Request& r :
+       std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{},
+                                      GetPaths{"d"}, SetRelays{"e", {{"relay.example:443", "east", {7}}, {}}}}) {
     const auto back = decode_request(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);
@@ -59,6 +69,12 @@ TEST(NetdProtocol, DamageIsRefused) {
     (void)decode_request(bad).ok();
     (void)decode_reply(bad).ok();
   }
+}
+
+TEST(NetdProtocol, ARelayIsAHostAndAPort) {
+  EXPECT_EQ(parse_relay("relay.example:443"), (RelayAddress{"relay.example", 443}));
+  for (const char* bad : {"", "relay", ":443", "relay:", "relay:0", "relay:70000", "relay:44x", "relay:-1"})
+    EXPECT_FALSE(parse_relay(bad)) << bad;
 }
 
 TEST(NetdProtocol, LeaseNamesAreFileNames) {

@@ -21,18 +21,27 @@ struct NetdRelay : lab::NetdRig {
   bool mirror = false;
 
   void open_relay() {
+    relay = made_relay(pair->a(), port, "relay-1");
+    port = relay->port();
+  }
+  std::unique_ptr<relay::Relay> made_relay(const std::string& ns, std::uint16_t at, const std::string& id) {
+    std::unique_ptr<relay::Relay> out;
     relay::RelayOptions options;
-    options.port = port;
+    options.port = at;
     options.mirror = mirror;
     options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
     options.controller_key = controller.public_key();
-    options.relay_id = "relay-1";
-    lab::inside(pair->a(), [&] {
+    options.relay_id = id;
+    lab::inside(ns, [&] {
       auto made = relay::Relay::create(options);
       ASSERT_TRUE(made.ok()) << made.error().message;
-      relay = std::move(*made);
+      out = std::move(*made);
     });
-    port = relay->port();
+    return out;
+  }
+  session::RelayGrant grant(const lab::Machine& m, const std::string& address, const std::string& id) const {
+    const overlay::RelayToken token{id, lab::kCluster, *crypto::key32(m.overlay_key), read_clocks().wall + 1h};
+    return {address, id == "relay-1" ? "here" : "there", overlay::sign_relay_token(controller, token)};
   }
   void begin(bool lan) {
     use_lan = lan;
@@ -72,6 +81,50 @@ TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 10, 3), 0);
   open_relay();
   EXPECT_LT(until_echo(), 8s);
+}
+
+TEST_F(NetdRelay, OneOfTwoRelaysDiesAndTheOtherCarriesOn) {
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  const auto second = made_relay(pair->b(), 0, "relay-2");
+  const std::string here = "10.99.0.1:" + std::to_string(port), there = "10.99.0.2:" + std::to_string(second->port());
+  const auto tell = [&](const std::string& id_of_second) {
+    for (lab::Machine* m : {&a, &b}) {
+      const Status told =
+          m->client->set_relays({"lease-1", {grant(*m, here, "relay-1"), grant(*m, there, id_of_second)}});
+      ASSERT_TRUE(told.ok()) << told.error().message;
+    }
+  };
+  const auto report = [&] { return a.client->paths("lease-1").value().report; };
+  const auto until = [&](const std::function<bool()>& done) {
+    for (int i = 0; i < 50 && !done(); ++i) std::this_thread::sleep_for(100ms);
+    return done();
+  };
+  tell("relay-3");
+  EXPECT_TRUE(until([&] { return second->metrics().find("hello_refused_total 0") == std::string::npos; }))
+      << "a token is for one relay";
+  EXPECT_FALSE(report().relays.at(1).up);
+  tell("relay-2");
+  ASSERT_TRUE(until([&] {
+    const auto relays = report().relays;
+    return relays.at(1).up && relays[1].rtt_us > 0 && relays[0].rtt_us > 0;
+  }));
+  EXPECT_EQ(report().relays[1].address, there);
+  EXPECT_EQ(report().relays[1].region, "there");
+  EXPECT_NE(relay->metrics().find("muster_relay_members_total 2\n"), std::string::npos)
+      << "who was connected stays so while the list changes: " << relay->metrics();
+  const std::uint32_t used = report().pairs.at(0).relay;
+  ASSERT_TRUE(used == 1 || used == 2) << used;
+  (used == 1 ? relay : second)->stop();
+  EXPECT_LT(until_echo(), 3s);
+  EXPECT_EQ(report().pairs.at(0).path, session::NetPath::Relay);
+  EXPECT_EQ(report().pairs[0].relay, 3 - used);
+  EXPECT_FALSE(report().relays[used - 1].up);
+  EXPECT_TRUE(report().relay_up);
+  EXPECT_EQ(a.client->set_relays({"lease-1", {{"nowhere", "", {}}}}).error().code, Code::InvalidArgument);
+  second->stop();
 }
 
 TEST_F(NetdRelay, ATcpStreamFlowsBothWays) {

@@ -26,20 +26,17 @@ Result<netd::Reply> checked(Result<netd::Reply> reply) {
 // What may go on to the control plane.
 bool within_bounds(const session::NetReport& report) {
   return report.pairs.size() <= session::kNetPairsMax && report.seen.size() <= session::kNetSeenMax &&
-         std::all_of(report.pairs.begin(), report.pairs.end(),
-                     [](const auto& pair) { return pair.tries.size() <= session::kNetTriesMax; });
+         report.relays.size() <= session::kRelaysMax && report.carried.size() <= session::kNetCarriedMax &&
+         report.forwarded.size() <= session::kNetForwardedMax &&
+         std::all_of(report.pairs.begin(), report.pairs.end(), [](const auto& pair) {
+           return pair.tries.size() <= session::kNetTriesMax && pair.relays.size() <= session::kRelaysMax;
+         });
 }
 
 std::vector<netd::RelayAddress> relay_addresses(const std::vector<std::string>& relays) {
   std::vector<netd::RelayAddress> out;
-  for (const auto& text : relays) {
-    const auto colon = text.rfind(':');
-    if (colon == std::string::npos) continue;
-    const int port = std::atoi(text.c_str() + colon + 1);
-    std::string host = text.substr(0, colon);
-    if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-    if (port > 0 && port < 65'536) out.push_back({host, static_cast<std::uint16_t>(port)});
-  }
+  for (const auto& text : relays)
+    if (auto at = netd::parse_relay(text)) out.push_back(std::move(*at));
   return out;
 }
 
@@ -182,11 +179,14 @@ void OverlayClient::hand_over(LeaseId lease, std::function<void(Result<Bytes>)> 
 // has seen.
 void OverlayClient::restore(LeaseId lease, Known& known) {
   auto kept = store_.load(lease);
-  if (kept.ok() && kept->address == known.attach.address && kept->prefix_bits == known.attach.prefix_bits) {
-    kept->machine_ca_pem = trust_.relay_ca_pem;
-    kept->relay_ca_pem = trust_.relay_ca_pem;
-    kept->relay_server_name = trust_.relay_server_name;
-    known.configured = std::move(*kept);
+  if (kept.ok() && kept->configured.address == known.attach.address &&
+      kept->configured.prefix_bits == known.attach.prefix_bits) {
+    auto& [configured, relays] = *kept;
+    configured.machine_ca_pem = trust_.relay_ca_pem;
+    configured.relay_ca_pem = trust_.relay_ca_pem;
+    configured.relay_server_name = trust_.relay_server_name;
+    known.configured = std::move(configured);
+    known.relays = std::move(relays);
   } else if (kept.ok() || kept.error().code != Code::NotFound) {
     log_warn("agent", "{}", kept.ok() ? lease.str() + ": the kept overlay has another address" : kept.error().message);
     store_.remove(lease);
@@ -212,13 +212,24 @@ void OverlayClient::announce(LeaseId lease, int tries, std::function<void(Result
     }
     if (!key.ok()) return done(key.error());
     if (!it->second.configured) return done(Attached{std::move(*key), 0});
-    send(*it->second.configured, [lease, key = std::move(*key), done = std::move(done)](Result<netd::Reply> reply) {
+    const Known told = it->second;  // `done` may change what is known
+    send(*told.configured, [lease, key = std::move(*key), done = std::move(done)](Result<netd::Reply> reply) {
       const auto* configured = reply.ok() ? std::get_if<netd::Configured>(&*reply) : nullptr;
       if (!reply.ok()) log_warn("agent", "{}: {}", lease.str(), reply.error().message);
       if (configured != nullptr)
         log_info("agent", "{}: its network is set again, roster {}", lease.str(), configured->epoch);
       done(Attached{key, configured == nullptr ? 0 : configured->epoch});
     });
+    send_relays(lease, told);
+  });
+}
+
+// A netd that is older than this agent knows no such request, and stays with the relays of Configure.
+void OverlayClient::send_relays(LeaseId lease, const Known& known) {
+  if (known.relays.relays.empty()) return;
+  send(known.relays, [lease](const Result<netd::Reply>& reply) {
+    if (!reply.ok())
+      log_warn("agent", "{}: netd does not take the list of relays: {}", lease.str(), reply.error().message);
   });
 }
 
@@ -246,8 +257,9 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
     if (request.psk.empty()) request.psk = it->second.configured->psk;
   }
   it->second.configured = request;
+  if (!network.grants.empty()) it->second.relays = {request.lease, network.grants};
   // Before netd takes it: what is kept is never older than what is in force.
-  if (const Status kept = store_.save(network.lease, request); !kept.ok())
+  if (const Status kept = store_.save(network.lease, {request, it->second.relays}); !kept.ok())
     log_warn("agent", "{}: its network would not come back by itself: {}", network.lease.str(), kept.error().message);
   send(request, [done = std::move(done)](Result<netd::Reply> reply) {
     if (!reply.ok()) return done(reply.error());
@@ -260,6 +272,7 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
     }
     done({});
   });
+  send_relays(network.lease, it->second);
 }
 
 void OverlayClient::detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) {

@@ -40,11 +40,13 @@ class OverlayClient : public OverlayPort {
   struct Known {
     Attach attach;
     std::optional<netd::Configure> configured;
+    netd::SetRelays relays = {};
   };
   void connect();
   void lost();
   void on_readable();
   void send(const netd::Request& request, Done done, int fd = -1);
+  void send_relays(LeaseId lease, const Known& known);
   void restore(LeaseId lease, Known& known);
   void look();
   void announce(LeaseId lease, int tries, std::function<void(Result<Attached>)> done);

@@ -51,7 +51,7 @@ struct Kept : ::testing::Test {
 
 TEST_F(Kept, WhatIsSavedIsLoadedWithoutTheKey) {
   EXPECT_EQ(store->load(kOurLease).error().code, Code::NotFound);
-  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, {configured(4), {}}).ok());
   struct stat info {};
   ASSERT_EQ(::stat(file().c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0600U);
@@ -61,16 +61,16 @@ TEST_F(Kept, WhatIsSavedIsLoadedWithoutTheKey) {
   want.psk.clear();
   const auto loaded = OverlayStore(folder + "/overlays").load(kOurLease);
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
-  EXPECT_EQ(loaded->roster, want.roster);
-  EXPECT_EQ(loaded->relays, want.relays);
-  EXPECT_EQ(loaded->relay_token, want.relay_token);
-  EXPECT_TRUE(loaded->psk.empty());
+  EXPECT_EQ(loaded->configured.roster, want.roster);
+  EXPECT_EQ(loaded->configured.relays, want.relays);
+  EXPECT_EQ(loaded->configured.relay_token, want.relay_token);
+  EXPECT_TRUE(loaded->configured.psk.empty());
   store->remove(kOurLease);
   EXPECT_EQ(store->load(kOurLease).error().code, Code::NotFound);
 }
 
 TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
-  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, {configured(4), {}}).ok());
   const Bytes good = *crypto::read_secret_file(file());
   for (std::size_t i = 0; i < good.size(); ++i) {
     Bytes bad = good;
@@ -111,7 +111,7 @@ TEST_F(Kept, NothingDamagedForeignOrForgedIsTaken) {
 }
 
 TEST_F(Kept, NothingOlderThanWhatWasSeenIsTaken) {
-  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
+  ASSERT_TRUE(store->save(kOurLease, {configured(4), {}}).ok());
   store->refuse_older_than({{ClusterId{lab::kCluster}, 4}, {ClusterId{77}, 9}});
   EXPECT_TRUE(store->load(kOurLease).ok());
   store->refuse_older_than({{ClusterId{lab::kCluster}, 5}});
@@ -121,8 +121,8 @@ TEST_F(Kept, NothingOlderThanWhatWasSeenIsTaken) {
 TEST_F(Kept, FilesOfEndedLeasesGo) {
   netd::Configure second = configured(4);
   second.lease = "lease-2";
-  ASSERT_TRUE(store->save(kOurLease, configured(4)).ok());
-  ASSERT_TRUE(store->save(LeaseId{2}, second).ok());
+  ASSERT_TRUE(store->save(kOurLease, {configured(4), {}}).ok());
+  ASSERT_TRUE(store->save(LeaseId{2}, {second, {}}).ok());
   ASSERT_TRUE(crypto::write_secret_file(folder + "/overlays/lease-1.0a0b.new", Bytes{1}).ok());
   store->keep_only({LeaseId{2}});
   EXPECT_EQ(std::distance(fs::directory_iterator(folder + "/overlays"), fs::directory_iterator{}), 1);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "base/endian.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "host/unix_socket.h"
@@ -13,7 +14,9 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kHeader = "muster overlay 2\n";
+// The older form ends after the first message.
+constexpr std::string_view kHeader = "muster overlay 3\n", kOlder = "muster overlay 2\n";
+constexpr std::size_t kLength = 4;
 
 Error damaged(LeaseId lease, const std::string& what) {
   return error(Code::FailedPrecondition, "the kept overlay of " + lease.str() + " is not used: " + what);
@@ -27,16 +30,22 @@ OverlayStore::OverlayStore(std::string folder) : folder_(std::move(folder)) {
   fs::permissions(folder_, fs::perms::owner_all, ignored);
 }
 
-Status OverlayStore::save(LeaseId lease, const netd::Configure& configured) {
-  netd::Configure kept = configured;
+Status OverlayStore::save(LeaseId lease, const KeptOverlay& overlay) {
+  netd::Configure kept = overlay.configured;
   kept.psk.clear();
-  Bytes bytes = to_bytes(std::string(kHeader) + netd::encode(netd::Request(kept)));
+  netd::SetRelays relays = overlay.relays;
+  relays.lease = kept.lease;
+  const std::string first = netd::encode(netd::Request(kept));
+  Bytes bytes = to_bytes(kHeader);
+  append_be(bytes, static_cast<std::uint32_t>(first.size()));
+  for (const std::string& part : {first, netd::encode(netd::Request(relays))})
+    bytes.insert(bytes.end(), part.begin(), part.end());
   const crypto::Digest sum = crypto::sha256(bytes);
   bytes.insert(bytes.end(), sum.begin(), sum.end());
   return crypto::write_secret_file(path(lease), bytes);
 }
 
-Result<netd::Configure> OverlayStore::load(LeaseId lease) const {
+Result<KeptOverlay> OverlayStore::load(LeaseId lease) const {
   const Bytes bytes = TRY(crypto::read_secret_file(path(lease), kLargeBytesMax + 256));
   const std::size_t sum_bytes = crypto::Digest{}.size();
   if (bytes.size() < kHeader.size() + sum_bytes) return damaged(lease, "the file is too short");
@@ -46,9 +55,22 @@ Result<netd::Configure> OverlayStore::load(LeaseId lease) const {
   if (!std::equal(sum.begin(), sum.end(), bytes.end() - static_cast<std::ptrdiff_t>(sum_bytes)) ||
       !text.starts_with("muster overlay "))
     return damaged(lease, "the file is damaged");
-  if (!text.starts_with(kHeader))
+  const bool older = text.starts_with(kOlder);
+  if (!older && !text.starts_with(kHeader))
     return damaged(lease, "another version of the agent kept it; the control plane tells it again");
-  auto request = TRY(netd::decode_request(std::string_view(text).substr(kHeader.size())));
+  std::string_view first = std::string_view(text).substr(kHeader.size());
+  netd::SetRelays relays;
+  if (!older) {
+    const std::size_t size = first.size() < kLength ? first.size() : load_be32(body.data() + kHeader.size());
+    if (first.size() < kLength || size > first.size() - kLength) return damaged(lease, "the file is too short");
+    const std::string_view second = first.substr(kLength + size);
+    first = first.substr(kLength, size);
+    auto decoded = TRY(netd::decode_request(second));
+    auto* told = std::get_if<netd::SetRelays>(&decoded);
+    if (told == nullptr || told->lease != lease.str()) return damaged(lease, "its relays are of another lease");
+    relays = std::move(*told);
+  }
+  auto request = TRY(netd::decode_request(first));
   auto* configured = std::get_if<netd::Configure>(&request);
   if (configured == nullptr || configured->lease != lease.str()) return damaged(lease, "it is of another lease");
   std::vector<crypto::Key32> signers;
@@ -61,7 +83,7 @@ Result<netd::Configure> OverlayStore::load(LeaseId lease) const {
   const auto roster = TRY(overlay::verify_roster(configured->roster, configured->signatures, signers)).roster;
   const auto seen = seen_.find(ClusterId{roster.cluster});
   if (seen != seen_.end() && roster.epoch < seen->second) return damaged(lease, "a newer roster was seen since");
-  return std::move(*configured);
+  return KeptOverlay{std::move(*configured), std::move(relays)};
 }
 
 void OverlayStore::remove(LeaseId lease) {

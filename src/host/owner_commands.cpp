@@ -88,9 +88,11 @@ int print_status(const Layout& layout, const json::object& said) {
       std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}),
                                text_at(lease, {"phase"}), text_at(lease, {"reason"}));
       const std::int64_t direct = int_at(lease, {"network", "direct"}), relayed = int_at(lease, {"network", "relayed"});
-      if (direct + relayed > 0)
-        std::cout << fmt::format("      talks to {} other members: {} directly, {} through the relay\n",
-                                 direct + relayed, direct, relayed);
+      const std::int64_t carried = int_at(lease, {"network", "carried"});
+      if (direct + relayed + carried > 0)
+        std::cout << fmt::format("      talks to {} other members: {} directly, {} through the relay{}\n",
+                                 direct + relayed + carried, direct, relayed,
+                                 carried == 0 ? "" : fmt::format(", {} by another member", carried));
     }
   }
   return bool_at(said, {"ready"}) ? 0 : 1;

@@ -253,6 +253,9 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
                                                                                    {"upload", "20mbit"},
                                                                                    {"download", "5MB/s"},
                                                                                    {"egress", "on"},
+                                                                                   {"carry", "on"},
+                                                                                   {"carry-rate", "50mbit"},
+                                                                                   {"carry-month", "200GiB"},
                                                                                    {"images", "muster/,rayproject/"},
                                                                                    {"metrics-port", "9464"}}) {
     const Status set = set_limit(p, key, value);
@@ -266,6 +269,9 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
   EXPECT_EQ(p.max_gpu_power_w, 250);
   EXPECT_EQ(p.max_upload_bytes_s, 2'500'000);
   EXPECT_EQ(p.max_download_bytes_s, 5'000'000);
+  EXPECT_TRUE(p.carry_allowed);
+  EXPECT_EQ(p.max_carry_bytes_s, 6'250'000);
+  EXPECT_EQ(p.max_carry_bytes_per_month, std::int64_t{200} << 30);
   const auto back = parse_policy(policy_text(p));
   ASSERT_TRUE(back.ok()) << back.error().message;
   EXPECT_EQ(*back, p);
@@ -371,6 +377,44 @@ TEST(Bandwidth, FollowsTheFileOfPrivd) {
   for (int i = 0; i < 100; ++i) passed += bandwidth.admit(big, now) ? 1 : 0;
   EXPECT_LT(passed, 30);
   EXPECT_TRUE(bandwidth.admit(small, now));  // a handshake always passes
+}
+
+TEST(Carry, NothingWithoutTheOwnersWordAndNoMoreThanHisCaps) {
+  const Folder folder;
+  const std::string file = folder.path + "/bandwidth", kept = folder.path + "/carried";
+  Now now{WallTime{1'795'000'000'000}, LeaseTime{100'000}};
+  {
+    Bandwidth bandwidth(file, kept);
+    std::ofstream(file) << "0 0\n";  // as older programs wrote it
+    bandwidth.refresh();
+    EXPECT_FALSE(bandwidth.carry.offers());
+    EXPECT_FALSE(bandwidth.carry.admit(1, now.lease));
+    std::ofstream(file) << "0 0 1 1000000 3000000\n";
+    bandwidth.refresh();
+    EXPECT_TRUE(bandwidth.carry.offers());
+    std::int64_t carried = 0;
+    for (int i = 0; i < 1'000; ++i) {
+      carried += bandwidth.carry.admit(1'000, now.lease) ? 1'000 : 0;
+      now.lease = now.lease + Millis(i % 2);
+    }
+    EXPECT_NEAR(static_cast<double>(carried), 625'000, 10'000) << "half a second, and an eighth at once";
+    while (bandwidth.carry.offers()) {
+      now.lease = now.lease + Millis(10);
+      bandwidth.carry.admit(1'000, now.lease);
+    }
+    EXPECT_FALSE(bandwidth.carry.admit(1, now.lease)) << "the month's volume is used up";
+    bandwidth.carry.tick(now);
+  }
+  Bandwidth again(file, kept);
+  again.refresh();
+  EXPECT_FALSE(again.carry.offers()) << "over restarts";
+  now.lease = now.lease + Millis(10'000);
+  now.wall = now.wall + Millis(31LL * 86'400'000);
+  again.carry.tick(now);
+  EXPECT_TRUE(again.carry.offers()) << "a new month";
+  std::ofstream(file) << "0 0 1 damaged\n";
+  again.refresh();
+  EXPECT_FALSE(again.carry.offers()) << "the owner meant something, we do not know what";
 }
 
 TEST(RollUp, MeansPeaksAndLastValues) {

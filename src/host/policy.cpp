@@ -106,6 +106,10 @@ Result<Policy> parse_policy(std::string_view text) {
   p.gpu_uuids = fields.texts("gpu_uuids", 64, 96);
   p.max_upload_bytes_s = fields.integer_or("max_upload_bytes_s", 0, kBytesEver, p.max_upload_bytes_s);
   p.max_download_bytes_s = fields.integer_or("max_download_bytes_s", 0, kBytesEver, p.max_download_bytes_s);
+  p.carry_allowed = fields.boolean_or("carry_allowed", p.carry_allowed);
+  p.max_carry_bytes_s = fields.integer_or("max_carry_bytes_s", 0, kBytesEver, p.max_carry_bytes_s);
+  p.max_carry_bytes_per_month =
+      fields.integer_or("max_carry_bytes_per_month", 0, kBytesEver, p.max_carry_bytes_per_month);
   p.stop_after_minutes = fields.integer_or("stop_after_minutes", 0, 24 * 60, p.stop_after_minutes);
   p.metrics_port = fields.integer_or("metrics_port", 0, 65'535, p.metrics_port);
   p.engine_socket = fields.text_or("engine_socket", {}, 100);
@@ -197,6 +201,9 @@ std::string policy_text(const Policy& p) {
   number("max_gpu_power_w", p.max_gpu_power_w, usual.max_gpu_power_w);
   number("max_upload_bytes_s", p.max_upload_bytes_s, usual.max_upload_bytes_s);
   number("max_download_bytes_s", p.max_download_bytes_s, usual.max_download_bytes_s);
+  if (p.carry_allowed != usual.carry_allowed) out["carry_allowed"] = p.carry_allowed;
+  number("max_carry_bytes_s", p.max_carry_bytes_s, usual.max_carry_bytes_s);
+  number("max_carry_bytes_per_month", p.max_carry_bytes_per_month, usual.max_carry_bytes_per_month);
   number("max_leases", p.max_leases, usual.max_leases);
   if (p.egress_allowed != usual.egress_allowed) out["egress_allowed"] = p.egress_allowed;
   if (p.exec_allowed != usual.exec_allowed) out["exec_allowed"] = p.exec_allowed;

@@ -45,6 +45,8 @@ struct Policy {
   std::vector<std::string> gpu_uuids;                             // only these; empty = any
   std::int64_t max_gpu_power_w = 0;                               // while hired; 0 = as the driver has it
   std::int64_t max_upload_bytes_s = 0, max_download_bytes_s = 0;  // of the clusters' networks together; 0 = unlimited
+  bool carry_allowed = false;  // what other members of its clusters send each other may go through this machine
+  std::int64_t max_carry_bytes_s = 0, max_carry_bytes_per_month = 0;  // of that; 0 = no limit
   std::int64_t max_leases = 8;
   std::int64_t max_root_bytes = 20LL << 30;  // what one container may write into its root
   std::int64_t max_workspace_bytes = 0;      // of one lease; 0 = what is free less the reserve

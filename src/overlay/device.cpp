@@ -176,6 +176,7 @@ void Device::Impl::send_data(Peer& peer, ByteView packet, const Now& now, Sink& 
   std::size_t padded = (packet.size() + 15) / 16 * 16;
   if (padded > options.mtu) padded = std::max(packet.size(), options.mtu);
   if (!peer.unanswered_since) peer.unanswered_since = now.lease;
+  ++peer.stats.inner_packets;
   seal_and_send(peer, packet, padded, peer.endpoint, now, sink);
 }
 
@@ -346,6 +347,7 @@ void Device::Impl::on_plain(Peer& peer, ByteView plain, const Endpoint& from, co
     ++peer.stats.dropped;
     return;
   }
+  ++peer.stats.inner_packets;
   sink.deliver(plain.first(total));
 }
 
@@ -396,6 +398,11 @@ bool Device::has_session(const Key32& key) const {
 std::uint64_t Device::received_bytes(const Key32& key) const {
   const Peer* peer = impl_->find(key);
   return peer == nullptr ? 0 : peer->stats.rx_bytes;
+}
+
+std::uint64_t Device::inner_packets(const Key32& key) const {
+  const Peer* peer = impl_->find(key);
+  return peer == nullptr ? 0 : peer->stats.inner_packets;
 }
 
 Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {

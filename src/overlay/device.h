@@ -20,19 +20,23 @@ namespace muster::overlay {
 using crypto::Key32;
 using crypto::Secret32;
 
-// Where a datagram goes to or came from: through the relay (named by the other member's key) or straight over UDP.
+// Where a datagram goes to or came from: through a relay (with the key of the member at the other end), straight over
+// UDP, or carried by another member.
 struct Endpoint {
-  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2, Udp6 = 3 };
+  enum class Kind : std::uint8_t { None = 0, Relay = 1, Udp = 2, Peer = 3, Udp6 = 4 };
   Kind kind = Kind::None;
-  std::uint32_t ip = 0;  // Udp: IPv4, host order
-  std::uint16_t port = 0;
-  Key32 key{};  // Relay: the member at the other end
-  Ip6 six{};    // Udp6
+  std::uint32_t ip = 0;    // Udp: IPv4, host order; Peer: the inner address of who carries
+  std::uint16_t port = 0;  // Relay: which one
+  Key32 key{};             // Relay, Peer: the member at the other end
+  Ip6 six{};               // Udp6
   bool operator==(const Endpoint&) const = default;
   bool direct() const { return kind == Kind::Udp || kind == Kind::Udp6; }
   static Endpoint udp(std::uint32_t ip, std::uint16_t port) { return {Kind::Udp, ip, port, {}, {}}; }
   static Endpoint udp6(const Ip6& six, std::uint16_t port) { return {Kind::Udp6, 0, port, {}, six}; }
-  static Endpoint relay(const Key32& key) { return {Kind::Relay, 0, 0, key, {}}; }
+  static Endpoint relay(const Key32& key, std::size_t which = 0) {
+    return {Kind::Relay, 0, static_cast<std::uint16_t>(which), key, {}};
+  }
+  static Endpoint peer(const Key32& key, std::uint32_t by) { return {Kind::Peer, by, 0, key, {}}; }
 };
 
 struct PeerConfig {
@@ -47,7 +51,8 @@ struct PeerStats {
   Key32 public_key{};
   Endpoint endpoint;
   std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_packets = 0, tx_packets = 0, dropped = 0, handshakes = 0;
-  WallTime last_handshake;  // zero: never
+  std::uint64_t inner_packets = 0;  // of programs, both ways
+  WallTime last_handshake;          // zero: never
 };
 
 class Sink {
@@ -79,6 +84,7 @@ class Device {
   bool has_peer(const Key32& peer) const;
   bool has_session(const Key32& peer) const;              // a session that can carry data now
   std::uint64_t received_bytes(const Key32& peer) const;  // as in its stats; 0 for a stranger
+  std::uint64_t inner_packets(const Key32& peer) const;   // the same
 
   Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);
   void decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink);

@@ -5,9 +5,13 @@
 // its socket looks from outside its NAT, and its IPv6 address; both then try at the same time, which is what opens two
 // NATs), and wherever an authentic probe came from. A direct path is used only for what it carries both ways: the
 // largest of kInnerSizes whose probe was answered; larger packets are cut, or answered as a router answers them. When
-// its probes stay unanswered for kDirectTimeout, or those of its size while small ones pass, the relay takes over.
-// Where nothing was heard from yet only small probes go, few of them: a member cannot make others flood somebody. One
-// thread; Out must not call back. Bounds: members as in the roster, candidates per member.
+// its probes stay unanswered for kDirectTimeout, or those of its size while small ones pass, the relay takes over. Of
+// several relays each pair uses the one by which it is nearest from end to end, and another as soon as that one fails:
+// handshakes go by all. In rank between a direct way and a relay stands another member that offers to carry (its owner
+// allows it) and that both ends reach directly: it gets the two ends' own ciphertext inside its sessions with each,
+// sends one datagram for one, and only between members of the roster. Where nothing was heard from yet only small
+// probes go, few of them: a member cannot make others flood somebody. One thread; Out must not call back. Bounds:
+// members as in the roster, candidates per member, offers, what waits and what is counted.
 #include <array>
 #include <deque>
 #include <map>
@@ -29,17 +33,24 @@ inline constexpr std::array<std::size_t, 3> kInnerSizes = {kInnerMtu, 1300, 1200
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;  // public: of each family
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
-inline constexpr Millis kRelayProbeEvery{5'000};  // small, only while the relay is the way
+// Small, only while a relay is the way: of the one in use and of the others, more often while programs talk.
+inline constexpr Millis kRelayProbeEvery{5'000}, kRelayProbeBusy{500}, kOtherRelayProbeEvery{30'000};
+// Without an answer for so long, while another answers, a relay is left: before TCP's pauses between attempts grow
+// long.
+inline constexpr Millis kRelayTimeout{1'750};
+inline constexpr Millis kRelayStay{15'000};  // a nearer one is not taken sooner after a change
+inline constexpr std::size_t kRelaysMax = 8;
 inline constexpr std::uint32_t kLossWindow = 32;
 
 class Out {
  public:
   virtual ~Out() = default;
-  virtual void to_relay(const Key32& member, ByteView datagram) = 0;
+  virtual void to_relay(std::size_t relay, const Key32& member, ByteView datagram) = 0;
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
   virtual void to_udp6(const Ip6&, std::uint16_t, ByteView) {}  // who has no IPv6 loses it
   virtual void to_tun(ByteView ip_packet) = 0;
-  virtual std::uint64_t micros() const { return 0; }  // any steady clock, for round trips only; 0: none are measured
+  virtual bool may_carry(std::size_t) { return false; }  // so many bytes for others; false: the owner's cap is reached
+  virtual std::uint64_t micros() const { return 0; }     // any steady clock, for round trips only; 0: none are measured
 };
 
 // Where an endpoint of a member is known from: the signed roster, the member itself, a probe of it that came from
@@ -55,25 +66,48 @@ struct Tried {
   std::uint32_t rtt_us = 0;  // smoothed; 0 = never answered, or not measured
 };
 
+// Carrying for others: how often that is offered and how long an offer holds; how many offers are remembered, how many
+// are tried for a pair, to how many members we offer, and how many pairs are counted.
+inline constexpr Millis kOfferEvery{30'000}, kOfferLife{75'000}, kGreetEvery{120'000};
+inline constexpr std::size_t kOffersMax = 16, kCarriersMax = 3, kOfferedMax = 256, kCountedMax = 1'024;
+// What went to, and came from, `with` by way of `by`, in bytes of ciphertext; what was carried from one to another.
+struct CarriedCount {
+  std::uint32_t by = 0, with = 0;
+  std::uint64_t sent = 0, received = 0;
+};
+struct ForwardedCount {
+  std::uint32_t from = 0, to = 0;
+  std::uint64_t bytes = 0;
+};
+
+struct RelayTried {
+  std::size_t relay = 0;
+  std::uint32_t sent = 0, answered = 0, rtt_us = 0;
+};
+
 struct MemberStats {
   PeerStats peer;
   std::uint32_t address = 0;
-  LeaseTime since;                 // when the present way was taken; 0 = not looked at yet
-  std::uint32_t rtt_us = 0;        // of the present way, smoothed; 0 = not known
-  std::uint32_t relay_rtt_us = 0;  // of the last time by the relay
+  LeaseTime since;                   // when the present way was taken; 0 = not looked at yet
+  std::uint32_t rtt_us = 0;          // of the present way, smoothed; 0 = not known
+  std::uint32_t relay_rtt_us = 0;    // of the last time by a relay
+  std::optional<std::size_t> relay;  // by which it goes, or would go
+  std::vector<RelayTried> relays;
+  std::optional<std::uint32_t> by;  // the member that carries it
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
   std::uint32_t changes = 0;          // of the way, since the member is in the roster
   std::size_t mtu = kInnerMtu;        // what the present way carries
   std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
   LeaseTime carries_since;
-  std::vector<Tried> tried;  // by relay: all; directly: what was tried until it was found
+  std::vector<Tried> carriers;  // by their inner address
+  std::vector<Tried> tried;     // by relay: all; directly: what was tried until it was found
 };
 
 // The present way to a member, for who sends much.
 struct Way {
   const Key32* member = nullptr;  // null: nobody has that address
-  bool relay = false;
+  std::optional<std::size_t> relay;
   std::uint64_t bytes_s = 0;  // bulk must not go faster, or a queue stands before the way's slowest link; 0 = no limit
 };
 
@@ -95,17 +129,25 @@ class Member {
   // Whoever does not call it is never limited.
   void sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out);
   Way way(std::uint32_t address) const;
-  void from_relay(const Key32& member, ByteView datagram, const Now& now, Out& out);
+  void from_relay(std::size_t relay, const Key32& member, ByteView datagram, const Now& now, Out& out);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
   void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now, Out& out);
   // How this machine's sockets are seen from outside, kPublicMax of each family at most; told to every member when it
   // changes.
   void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
   void moved(const Now& now);  // this machine is somewhere else now, or slept: every way is tried again at once
-  void greet(const Now& now, Out& out);                   // after a restart: a handshake with every member, unasked
-  void relay_up(const Now& now);                          // what was sent before got lost: handshakes go out again
-  void relay_lacks(const Key32& member, const Now& now);  // the relay knows no such member (yet): ask again soon
+  void greet(const Now& now, Out& out);  // after a restart: a handshake with every member, unasked
+  // Which relays there are: so many, kRelaysMax at most, none of them up yet; what was known of others is forgotten.
+  void set_relays(std::size_t count, const Now& now);
+  void relay_up(std::size_t relay, const Now& now);  // what was sent before got lost: handshakes go out again
+  void relay_down(std::size_t relay, const Now& now);
+  // That relay knows no such member (yet): another one, or ask again soon.
+  void relay_lacks(std::size_t relay, const Key32& member, const Now& now);
   void tick(const Now& now, Out& out);
+  void set_carries(bool carries, const Now& now, Out& out);  // may others be told that we carry for them?
+  bool carries() const { return carries_; }
+  std::vector<CarriedCount> carried() const;
+  std::vector<ForwardedCount> forwarded() const;
   std::vector<MemberStats> stats() const;
   void stamp_from(WallTime floor) { device_.stamp_from(floor); }  // as of Device
   WallTime latest_stamp() const { return device_.latest_stamp(); }
@@ -120,8 +162,11 @@ class Member {
     std::uint32_t sent = 0, answered = 0, rtt_us = 0;
     std::uint32_t missed = 0, asked = 0;  // missed: one bit for each of the last `asked`
     std::uint32_t least_us = 0;           // about the shortest round trip of late
-    void send(std::uint64_t first_number, std::uint64_t last_number, std::uint64_t micros, bool counts);
+    std::uint32_t in_a_row = 0;           // answered without one that was not
+    LeaseTime waits_from, lacks_until;    // since when no answer came, while open; of a relay: the member is not there
+    void send(std::uint64_t first_number, std::uint64_t last_number, std::uint64_t micros, bool counts, LeaseTime now);
     bool answer(std::uint64_t number, std::uint64_t micros, LeaseTime now);
+    bool silent(Millis time, LeaseTime now) const { return open && now - waits_from >= time; }
     void forget_loss() { missed = asked = 0; }
   };
   struct Candidate {
@@ -145,24 +190,52 @@ class Member {
     std::optional<Endpoint> direct;
     std::size_t mtu = kInnerMtu;  // what the present way carries
     SizeCheck size;
-    LeaseTime refused;  // when a packet was last said to be too large
-    Probe relay;
+    LeaseTime refused;          // when a packet was last said to be too large
+    std::vector<Probe> relays;  // none until the first of them is asked
+    std::size_t relay = 0;      // by which it goes while nothing is better
+    bool relay_chosen = false;  // by what was measured, or heard
+    LeaseTime relay_since;
+    std::uint64_t inner = 0;  // packets of programs, when last looked at
+    LeaseTime busy_until, next_other_probe;
     LeaseTime next_probe, next_relay_probe, since;
     std::uint32_t changes = 0;
     LeaseTime burst_until;          // both sides try now
     std::optional<LeaseTime> told;  // when the member was told of our endpoints
     Millis backoff = kProbeEvery;
+    std::vector<Candidate> carriers;
+    std::optional<std::uint32_t> by;  // the carrier, where one is the way
+    LeaseTime next_carrier_probe;
+    Millis carrier_backoff = kProbeEvery;
+    LeaseTime offered, greeted;    // when we last said that we carry; tried to reach it for that
     std::unique_ptr<Pacer> pacer;  // of the present way, once much is sent
     std::size_t unpaced = 0;       // sent before that
     LeaseTime carries_since;
   };
-  struct Pong {
+  // What could not be sent, or taken in, while the Device was at work.
+  struct Later {
     Key32 peer;
     Endpoint to;
     Bytes message;
   };
+  struct Arrived {
+    Endpoint from;
+    Bytes datagram;
+  };
+  struct Counted {
+    std::uint64_t out = 0, in = 0;
+  };
   class Wire;
-  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
+  void on_control(const Key32& peer, const Endpoint& from, ByteView message, const Now& now, Out& out);
+  void on_offer(const Path& path, ByteView message, const Now& now);
+  void on_carry(const Key32& peer, const Path& path, const Endpoint& from, ByteView message, Out& out);
+  void on_carried(const Key32& peer, const Path& path, const Endpoint& from, ByteView message);
+  void carry(const Endpoint& to, ByteView datagram);
+  const std::pair<const Key32, Path>* carrier(std::uint32_t by, LeaseTime now) const;
+  void probe_carriers(const Key32& key, Path& path, const Now& now, Out& out);
+  void find_carriers(const Key32& key, Path& path, LeaseTime now);
+  void take_carrier(const Key32& key, Path& path, std::optional<std::uint32_t> by, const Now& now);
+  void offer(const Now& now, Out& out);
+  void changed_way(const Key32& key, Path& path, const Now& now);
   void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                std::uint64_t micros);
   void on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
@@ -170,7 +243,13 @@ class Member {
   void probe_pace(const Key32& key, Path& path, const Now& now, Out& out);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
-  void probe_relay(const Key32& key, Path& path, const Now& now, Out& out);
+  void probe_relays(const Key32& key, Path& path, const Now& now, Out& out);
+  void ask_relay(const Key32& key, Path& path, std::size_t relay, const Now& now, Out& out);
+  bool relay_serves(const Path& path, std::size_t relay, LeaseTime now) const;
+  void choose_relay(const Key32& key, Path& path, const Now& now);
+  void take_relay(const Key32& key, Path& path, std::size_t relay, const Now& now);
+  static const Probe* relay_probe(const Path& path);
+  static Endpoint way_of(const Key32& key, const Path& path);
   void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now,
             std::size_t mtu = kInnerMtu);
   void set_mtu(Path& path, std::size_t mtu);
@@ -190,9 +269,14 @@ class Member {
   Secret32 psk_;
   RosterGuard guard_;
   Device device_;
+  std::vector<bool> relays_up_;
   std::map<Key32, Path> paths_;
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
-  std::vector<Pong> pongs_;
+  std::vector<Later> later_;
+  std::vector<Arrived> arrived_;
+  bool carries_ = false;
+  std::map<std::uint32_t, LeaseTime> offers_;  // who carries, until when that holds
+  std::map<std::pair<std::uint32_t, std::uint32_t>, Counted> carried_, forwarded_;  // (by, with); (from, to)
   std::vector<Endpoint> public_;
   std::size_t narrow_ = 0;  // how many ways carry less than kInnerMtu
   std::uint64_t next_id_ = 1;

@@ -22,19 +22,33 @@ struct Machine : Out {
   Endpoint lan;
   LeaseEpoch epoch{1, 1, 1};
   std::unique_ptr<Member> member;
-  std::vector<std::pair<Key32, Bytes>> relayed;
+  struct Relayed {
+    std::size_t relay;
+    Key32 to;
+    Bytes datagram;
+  };
+  std::vector<Relayed> relayed;
   std::vector<std::pair<Endpoint, Bytes>> direct;
   std::vector<Bytes> tun;
-  void to_relay(const Key32& m, ByteView d) override { relayed.emplace_back(m, Bytes(d.begin(), d.end())); }
+  void to_relay(std::size_t relay, const Key32& m, ByteView d) override {
+    relayed.push_back({relay, m, Bytes(d.begin(), d.end())});
+  }
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override {
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView d) override {
     direct.emplace_back(Endpoint::udp6(ip, port), Bytes(d.begin(), d.end()));
   }
+  bool may_carry(std::size_t bytes) override {
+    carries += bytes;
+    return carries <= carries_max;
+  }
+  std::size_t carries = 0, carries_max = SIZE_MAX;
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
-  std::uint64_t micros() const override { return clock += step; }  // whoever looks twice sees 1 ms go by
+  std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
+  std::uint64_t slow_udp_us = 0;
+  std::uint64_t ahead = 0;  // while something arrives that was long on its way
   std::uint64_t step = 1'000;
   RosterMember entry() const {
     RosterMember m;
@@ -56,6 +70,13 @@ struct Net : ::testing::Test {
   Now now{WallTime{1'795'000'000'000}, LeaseTime{1'000'000}};
   std::uint64_t epoch = 0;
   bool relay_up = true, direct_up = true;
+  // Of each relay: does it carry anything, how long does that take, how many datagrams of programs took it.
+  struct Relay {
+    bool carries = true;
+    std::uint64_t takes_us = 0;
+    std::size_t data = 0;
+  };
+  std::vector<Relay> relays{1};
   std::size_t direct_size_max = 2000, relay_data = 0, direct_data = 0;
 
   void build(int count, bool lan) {
@@ -64,6 +85,8 @@ struct Net : ::testing::Test {
       m->address = kNet + 1 + static_cast<std::uint32_t>(i);
       if (lan) m->lan = Endpoint::udp(0x0a000001 + static_cast<std::uint32_t>(i), 7000);
       m->member = std::make_unique<Member>(m->key, m->address, 16, Secret32{});
+      m->member->set_relays(relays.size(), now);
+      for (std::size_t r = 0; r < relays.size(); ++r) m->member->relay_up(r, now);
       machines.push_back(std::move(m));
     }
     roster();
@@ -89,10 +112,16 @@ struct Net : ::testing::Test {
         auto relayed = std::exchange(from->relayed, {});
         auto direct = std::exchange(from->direct, {});
         busy = busy || !relayed.empty() || !direct.empty();
-        for (auto& [key, d] : relayed) {
+        // The nearer a relay, the sooner it brings something.
+        std::ranges::stable_sort(relayed, {}, [&](const auto& each) { return relays[each.relay].takes_us; });
+        for (auto& [relay, key, d] : relayed) {
           relay_data += d[0] == 4;
+          relays[relay].data += d[0] == 4 && d.size() > 150 ? 1 : 0;
           for (auto& to : machines) {
-            if (relay_up && to->key.public_key == key) to->member->from_relay(from->key.public_key, d, now, *to);
+            if (!relay_up || !relays[relay].carries || to->key.public_key != key) continue;
+            to->ahead = relays[relay].takes_us;
+            to->member->from_relay(relay, from->key.public_key, d, now, *to);
+            to->ahead = 0;
           }
         }
         for (auto& [at, d] : direct) {
@@ -392,9 +421,147 @@ TEST_F(Net, HandshakesDoNotWaitForALateRelay) {
   build(2, false);
   EXPECT_FALSE(delivers(0, 1));
   relay_up = true;
-  machines[0]->member->relay_up(now);
+  machines[0]->member->relay_up(0, now);
   run(500ms);
   EXPECT_EQ(machines[1]->tun.size(), 1U);  // what was staged
+  EXPECT_TRUE(delivers(0, 1));
+}
+
+// ---- several relays
+struct Relays : Net {
+  void begin(std::initializer_list<std::uint64_t> millis) {
+    relays.clear();
+    for (const std::uint64_t ms : millis) relays.push_back({true, ms * 1'000, 0});
+    build(2, false);
+    for (auto& m : machines) m->clock = 1'000, m->step = 0;  // only the relays take time
+    EXPECT_TRUE(delivers(0, 1));
+  }
+  MemberStats stats(std::size_t of = 0) { return machines[of]->member->stats().at(0); }
+  // Talking all the time, both ways; how many of the last second's packets arrived.
+  int talk(Millis total) {
+    int arrived = 0;
+    for (Millis t{0}; t < total; t += 250ms) {
+      run(250ms);
+      const int both = static_cast<int>(delivers(0, 1)) + static_cast<int>(delivers(1, 0));
+      if (total - t <= 1s) arrived += both;
+    }
+    return arrived;
+  }
+  std::size_t used(std::size_t of = 0) { return stats(of).relay.value_or(99); }
+};
+
+TEST_F(Relays, EachPairUsesTheNearestFromEndToEnd) {
+  begin({60, 25, 10});
+  EXPECT_EQ(used(), 2U) << "it brought the handshake first";
+  EXPECT_EQ(talk(6s), 8);
+  for (std::size_t of : {0U, 1U}) {
+    EXPECT_EQ(used(of), 2U);
+    const MemberStats s = stats(of);
+    ASSERT_EQ(s.relays.size(), 3U) << "all of them are measured";
+    EXPECT_NEAR(s.relays[0].rtt_us, 60'000, 5'000);
+    EXPECT_NEAR(s.relays[1].rtt_us, 25'000, 5'000);
+    EXPECT_NEAR(s.relays[2].rtt_us, 10'000, 5'000);
+    EXPECT_EQ(s.relay_rtt_us, s.relays[2].rtt_us);
+    EXPECT_EQ(s.rtt_us, s.relay_rtt_us);
+  }
+  relays[0].data = relays[1].data = relays[2].data = 0;
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_EQ(relays[2].data, 1U);
+  EXPECT_EQ(relays[0].data + relays[1].data, 0U);
+  // The net changes: the first is nearer now.
+  relays[0].takes_us = 2'000;
+  EXPECT_EQ(talk(150s), 8) << "round trips are smoothed: it takes a while";
+  EXPECT_EQ(used(0), 0U);
+  EXPECT_EQ(used(1), 0U);
+}
+
+TEST_F(Relays, WhatIsOnlyALittleNearerIsNoReasonToChange) {
+  begin({20, 30});
+  talk(10s);
+  ASSERT_EQ(used(), 0U);
+  const std::uint32_t changes = stats().changes;
+  relays[1].takes_us = 17'000;
+  talk(60s);
+  EXPECT_EQ(used(), 0U);
+  relays[0].takes_us = 4'000, relays[1].takes_us = 1'000;
+  talk(60s);
+  EXPECT_EQ(used(), 0U) << "a quarter of the time, but 3 ms";
+  EXPECT_EQ(stats().changes, changes);
+}
+
+TEST_F(Relays, OneThatDiesSilentlyIsLeftWithinSecondsAndReturnedToLater) {
+  begin({40, 10});
+  talk(10s);
+  ASSERT_EQ(used(), 1U);
+  relays[1].carries = false;
+  Millis dead{0};
+  while (dead < 10s && talk(250ms) < 2) dead += 250ms;
+  EXPECT_LE(dead, 3s);
+  EXPECT_GE(dead, 1s) << "one lost probe is no reason";
+  EXPECT_EQ(used(0), 0U);
+  EXPECT_EQ(used(1), 0U);
+  EXPECT_EQ(stats().changes, 1U);
+  talk(20s);
+  relays[1].carries = true;
+  talk(3s);
+  EXPECT_EQ(used(), 0U) << "one answer is not enough";
+  talk(20s);
+  EXPECT_EQ(used(0), 1U);
+  EXPECT_EQ(used(1), 1U);
+  // Again and again: each change is kept for a while, so that a pair does not swing.
+  relays[1].carries = false;
+  talk(6s);
+  EXPECT_EQ(used(), 0U);
+  relays[1].carries = true;
+  talk(8s);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_EQ(stats().changes, 3U);
+}
+
+TEST_F(Relays, OneThatIsDownOrLacksTheMemberIsLeftAtOnce) {
+  begin({40, 10});
+  talk(10s);
+  ASSERT_EQ(used(), 1U);
+  machines[0]->member->relay_down(1, now);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_TRUE(delivers(0, 1));
+  machines[1]->member->relay_lacks(1, machines[0]->key.public_key, now);
+  EXPECT_EQ(used(1), 0U);
+  EXPECT_TRUE(delivers(1, 0));
+  machines[0]->member->relay_up(1, now);
+  EXPECT_EQ(used(), 0U) << "not measured anew yet";
+  talk(40s);
+  EXPECT_EQ(used(0), 1U);
+  EXPECT_EQ(used(1), 1U);
+  for (std::size_t r : {0U, 1U}) machines[0]->member->relay_down(r, now);
+  machines[0]->member->relay_up(0, now);
+  EXPECT_EQ(used(), 0U);
+  EXPECT_TRUE(delivers(0, 1));
+}
+
+TEST_F(Relays, WhereNoneAnswersThePairStaysAndGoesOn) {
+  begin({10, 40});
+  talk(10s);
+  ASSERT_EQ(used(), 0U);
+  for (auto& relay : relays) relay.carries = false;
+  talk(30s);
+  EXPECT_EQ(used(), 0U) << "the other does not answer either";
+  EXPECT_EQ(stats().changes, 0U);
+  for (auto& relay : relays) relay.carries = true;
+  talk(10s);
+  EXPECT_TRUE(delivers(0, 1));
+  // An idle pair costs little: of each relay a small probe now and then.
+  run(30s);
+  const auto sent = [&] { return stats().relays[0].sent + stats().relays[1].sent; };
+  const std::uint32_t before = sent();
+  run(60s);
+  EXPECT_LE(sent() - before, 16U);
+  // Another list: what was known of those before is forgotten.
+  for (auto& m : machines) {
+    m->member->set_relays(1, now);
+    m->member->relay_up(0, now);
+  }
+  EXPECT_TRUE(stats().relays.empty());
   EXPECT_TRUE(delivers(0, 1));
 }
 
@@ -479,8 +646,8 @@ TEST_F(Net, ForeignSourcesNeitherLeaveNorArrive) {
     const Bytes packet = udp_packet(from, to);
     device.encapsulate(packet, now, sink);
     for (int i = 0; i < 6; ++i) {
-      for (const Bytes& d : std::exchange(sink.sent, {})) b.member->from_relay(a.key.public_key, d, now, b);
-      for (const auto& [key, d] : std::exchange(b.relayed, {}))
+      for (const Bytes& d : std::exchange(sink.sent, {})) b.member->from_relay(0, a.key.public_key, d, now, b);
+      for (const auto& [relay, key, d] : std::exchange(b.relayed, {}))
         if (key == a.key.public_key) device.decapsulate(d, Endpoint::relay(b.key.public_key), now, sink);
     }
     return std::ranges::count(b.tun, packet);
@@ -615,7 +782,7 @@ TEST(Endpoints, Text) {
 
 // Machines behind NATs of their own, which let nothing in that was not asked for (address and port).
 struct Behind : Net {
-  enum class Kind : std::uint8_t { Cone, Symmetric, Closed };
+  enum class Kind : std::uint8_t { Cone, Symmetric, Closed, Open /* lets everybody in */ };
   struct Nat {
     Kind kind = Kind::Cone;
     std::uint32_t ip = 0;
@@ -648,13 +815,18 @@ struct Behind : Net {
         auto relayed = std::exchange(machines[i]->relayed, {});
         auto direct = std::exchange(machines[i]->direct, {});
         busy = busy || !relayed.empty() || !direct.empty();
-        for (auto& [key, d] : relayed)
+        for (auto& [relay, key, d] : relayed)
           for (auto& to : machines)
-            if (to->key.public_key == key) to->member->from_relay(machines[i]->key.public_key, d, now, *to);
+            if (to->key.public_key == key) to->member->from_relay(relay, machines[i]->key.public_key, d, now, *to);
         for (auto& [at, d] : direct) through(i, at, d);
       }
       if (!busy) return;
     }
+  }
+  void arrive(Machine& to, const Endpoint& source, const Bytes& d) {
+    to.ahead += to.slow_udp_us;
+    to.member->from_udp(source.ip, source.port, d, now, to);
+    to.ahead -= to.slow_udp_us;
   }
   void through(std::size_t i, const Endpoint& at, const Bytes& d) {
     if (nats[i].kind == Kind::Closed) return;
@@ -663,8 +835,10 @@ struct Behind : Net {
     const Endpoint source = Endpoint::udp(nats[i].ip, port);
     for (std::size_t j = 0; j < machines.size(); ++j) {
       if (nats[j].ip != at.ip) continue;
-      if (std::ranges::find(nats[j].open, std::pair(at.port, source)) != nats[j].open.end())
-        machines[j]->member->from_udp(source.ip, source.port, d, now, *machines[j]);
+      if (nats[j].kind == Kind::Open
+              ? at.port == port_for(nats[j], {})
+              : std::ranges::find(nats[j].open, std::pair(at.port, source)) != nats[j].open.end())
+        arrive(*machines[j], source, d);
       else
         ++strays;
     }
@@ -705,6 +879,209 @@ TEST_F(Behind, TwoNatsAreOpenedFromBothSidesWithinSeconds) {
   EXPECT_LT(strays, 20U);
   go(60s);
   EXPECT_TRUE(direct(0, 1));
+}
+
+// ---- carried by another member: 0 and 1 can never reach each other, and both reach 2
+struct Carrying : Behind {
+  void begin(std::initializer_list<Kind> kinds = {Kind::Symmetric, Kind::Symmetric, Kind::Open}) {
+    behind(kinds);
+    two().member->set_carries(true, now, two());
+    talk(0, 1);
+    learn();
+  }
+  Machine& two() { return *machines[2]; }
+  // Talks for so long; how many of the packets of the last second arrived.
+  int talk_on(Millis total, std::size_t size = 200) {
+    int arrived = 0;
+    for (Millis t{0}; t < total; t += 250ms) {
+      go(250ms);
+      for (const auto& [from, to] : {std::pair(0U, 1U), std::pair(1U, 0U)}) {
+        const Bytes p = udp_packet(machines[from]->address, machines[to]->address, size);
+        machines[to]->tun.clear();
+        machines[from]->member->from_tun(p, now, *machines[from]);
+        pass();
+        if (total - t <= 1s) arrived += static_cast<int>(std::ranges::count(machines[to]->tun, p));
+      }
+    }
+    return arrived;
+  }
+  bool carried() { return path(0, 1) == "peer 100.64.0.3" && path(1, 0) == "peer 100.64.0.3"; }
+  bool relayed() { return path(0, 1) == "relay" && path(1, 0) == "relay"; }
+  MemberStats of(std::size_t from, std::size_t to) {
+    for (const MemberStats& s : machines[from]->member->stats())
+      if (s.address == machines[to]->address) return s;
+    return {};
+  }
+};
+
+TEST_F(Carrying, AMemberCarriesBetweenTwoThatCannotReachEachOther) {
+  begin();
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(10s), 8);
+  ASSERT_TRUE(carried()) << path(0, 1) << ", " << path(1, 0);
+  EXPECT_EQ(talk_on(4s, 1'380), 8) << "full packets pass";
+  EXPECT_FALSE(machines[0]->member->way(machines[1]->address).relay);
+  const MemberStats s = of(0, 1);
+  EXPECT_EQ(s.by, two().address);
+  EXPECT_GT(s.rtt_us, 0U);
+  EXPECT_EQ(s.lost, 0U);
+  ASSERT_EQ(s.carriers.size(), 1U);
+  EXPECT_TRUE(s.carriers[0].full);
+  // Each end counts for itself, and they agree with who carried.
+  const auto a = machines[0]->member->carried(), b = machines[1]->member->carried();
+  const auto by = two().member->forwarded();
+  ASSERT_EQ(a.size(), 1U);
+  ASSERT_EQ(b.size(), 1U);
+  ASSERT_EQ(by.size(), 2U);
+  EXPECT_EQ(a[0].by, two().address);
+  EXPECT_EQ(a[0].with, machines[1]->address);
+  EXPECT_GT(a[0].sent, 8'000U);
+  EXPECT_EQ(by[0].from, machines[0]->address);
+  EXPECT_EQ(by[0].bytes, b[0].received);
+  EXPECT_EQ(by[1].bytes, a[0].received);
+  EXPECT_LE(by[0].bytes, a[0].sent);
+  EXPECT_NEAR(static_cast<double>(by[0].bytes), static_cast<double>(a[0].sent), 1'000) << "but for the first probes";
+  EXPECT_NEAR(static_cast<double>(by[1].bytes), static_cast<double>(b[0].sent), 1'000);
+  // An idle pair keeps it; who carries gets nothing for its own program.
+  EXPECT_TRUE(two().tun.empty());
+  go(30s);
+  EXPECT_TRUE(carried());
+}
+
+TEST_F(Carrying, WithoutAnOfferOrBeyondTheCapNothingIsCarried) {
+  begin();
+  two().member->set_carries(false, now, two());
+  talk_on(20s);
+  EXPECT_TRUE(relayed());
+  EXPECT_TRUE(two().member->forwarded().empty());
+  two().member->set_carries(true, now, two());
+  two().carries_max = 0;
+  talk_on(20s);
+  EXPECT_TRUE(relayed()) << "the cap is reached: no probe comes through";
+  EXPECT_TRUE(two().member->forwarded().empty() || two().member->forwarded()[0].bytes == 0);
+  two().carries_max = SIZE_MAX;
+  talk_on(60s);
+  ASSERT_TRUE(carried());
+  two().member->set_carries(false, now, two());
+  pass();
+  EXPECT_EQ(talk_on(1s), 8) << "it says so itself, and nobody waits for it";
+  EXPECT_TRUE(relayed());
+}
+
+TEST_F(Carrying, WhenItGoesTheRelayTakesOver) {
+  begin();
+  talk_on(10s);
+  ASSERT_TRUE(carried());
+  nats[2].kind = Kind::Closed;
+  talk_on(6s);
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(2s), 8);
+  nats[2].kind = Kind::Open;
+  talk_on(90s);
+  EXPECT_TRUE(carried()) << "it is tried again";
+  // It leaves the roster: at once, also for what was to be sent this moment.
+  const Bytes without = encode_roster(make_roster(2));
+  for (std::size_t i : {0U, 1U}) ASSERT_TRUE(apply(*machines[i], without).ok());
+  EXPECT_TRUE(relayed());
+  EXPECT_EQ(talk_on(1s), 8);
+}
+
+TEST_F(Carrying, ADirectWayIsBetter) {
+  begin({Kind::Cone, Kind::Cone, Kind::Open});
+  talk_on(5s);
+  const std::size_t before = two().carries;
+  talk_on(30s);
+  EXPECT_TRUE(direct(0, 1));
+  EXPECT_TRUE(direct(1, 0));
+  EXPECT_EQ(two().carries, before) << "not even probes";
+}
+
+TEST_F(Carrying, ADetourIsNotTaken) {
+  begin();
+  // It is far from both, the relay is near.
+  for (auto& m : machines) m->slow_udp_us = 50'000;
+  talk_on(30s);
+  EXPECT_TRUE(relayed());
+}
+
+// A member that runs something else than our code asks for what it likes.
+TEST_F(Net, WhoCarriesDoesNothingElseForAnybody) {
+  build(4, true);
+  Machine &a = *machines[0], &b = *machines[1], &r = *machines[2], &far = *machines[3];
+  far.lan = {};  // where the roster says it is nobody answers
+  for (std::size_t to : {0U, 1U, 3U}) EXPECT_TRUE(delivers(2, to));
+  r.member->set_carries(true, now, r);
+  run(6s);
+  ASSERT_NE(path(2, 0), "relay");
+  ASSERT_NE(path(2, 1), "relay");
+  struct Attacker : Sink {
+    std::vector<Bytes> sent;
+    void send(const Endpoint&, ByteView d) override { sent.emplace_back(d.begin(), d.end()); }
+    void deliver(ByteView) override {}
+    void control(const Key32&, const Endpoint&, ByteView) override {}
+  } sink;
+  Device device(a.key);
+  device.set_peers({PeerConfig{r.key.public_key, {}, {r.address}, Endpoint::udp(r.lan.ip, r.lan.port), {}}});
+  now.lease = now.lease + 1s, now.wall = now.wall + 1s;
+  const auto bring = [&](bool by_relay) {
+    for (int i = 0; i < 4; ++i) {
+      for (const Bytes& d : std::exchange(sink.sent, {}))
+        by_relay ? r.member->from_relay(0, a.key.public_key, d, now, r)
+                 : r.member->from_udp(a.lan.ip, a.lan.port, d, now, r);
+      if (r.direct.size() + r.relayed.size() > 0 && device.has_session(r.key.public_key)) return;
+      for (const auto& [at, d] : std::exchange(r.direct, {}))
+        device.decapsulate(d, Endpoint::udp(r.lan.ip, r.lan.port), now, sink);
+      r.relayed.clear();
+    }
+  };
+  device.start_handshake(r.key.public_key, now, sink);
+  bring(false);
+  ASSERT_TRUE(device.has_session(r.key.public_key));
+  r.direct.clear();
+  // Returns how many datagrams r sent because of it.
+  const auto ask = [&](std::uint32_t to, const Bytes& datagram, bool by_relay = false, std::uint8_t kind = 5) {
+    r.direct.clear();
+    r.relayed.clear();
+    r.tun.clear();
+    Bytes message(5 + datagram.size());
+    message[0] = kind;
+    store_be32(message.data() + 1, to);
+    std::copy(datagram.begin(), datagram.end(), message.begin() + 5);
+    EXPECT_TRUE(device.send_control(r.key.public_key, Endpoint::udp(r.lan.ip, r.lan.port), message, now, sink));
+    bring(by_relay);
+    EXPECT_TRUE(r.tun.empty());
+    return r.direct.size() + r.relayed.size();
+  };
+  Bytes fine(300, 7);
+  fine[0] = 4, fine[1] = fine[2] = fine[3] = 0;
+  ASSERT_EQ(ask(b.address, fine), 1U) << "what is honest is carried";
+  EXPECT_EQ(r.direct[0].first, b.lan);
+  EXPECT_LE(r.direct[0].second.size(), fine.size() + 5 + 32 + 16) << "one for one, and hardly larger";
+  EXPECT_EQ(ask(b.address, fine, true), 0U) << "only from whom we reach directly";
+  EXPECT_EQ(ask(a.address, fine), 0U) << "not back to itself";
+  EXPECT_EQ(ask(r.address, fine), 0U);
+  EXPECT_EQ(ask(far.address, fine), 0U) << "not to whom we do not reach directly";
+  EXPECT_EQ(ask(kNet + 77, fine), 0U) << "not out of the roster";
+  EXPECT_EQ(ask(0x08080808, fine), 0U);
+  EXPECT_EQ(ask(b.address, udp_packet(a.address, b.address)), 0U) << "ciphertext only";
+  EXPECT_EQ(ask(b.address, Bytes(300, 0)), 0U);
+  EXPECT_EQ(ask(b.address, Bytes(fine.begin(), fine.begin() + 20)), 0U);
+  Bytes long_one = fine;
+  long_one.resize(1'500);
+  EXPECT_EQ(ask(b.address, long_one), 0U);
+  EXPECT_EQ(ask(b.address, {}), 0U);
+  EXPECT_EQ(ask(b.address, fine, false, 6), 0U) << "what was carried is opened, and this is nothing";
+  EXPECT_EQ(ask(b.address, fine), 1U);
+  r.carries_max = r.carries;
+  EXPECT_EQ(ask(b.address, fine), 0U) << "beyond the cap";
+  r.carries_max = SIZE_MAX;
+  r.member->set_carries(false, now, r);
+  EXPECT_EQ(ask(b.address, fine), 0U) << "the owner said no";
+  r.member->set_carries(true, now, r);
+  EXPECT_EQ(ask(b.address, fine), 1U);
+  ASSERT_TRUE(apply(r, encode_roster(make_roster(0))).ok());
+  EXPECT_EQ(ask(b.address, fine), 0U) << "who left the roster is cut off at once";
+  EXPECT_EQ(r.member->forwarded().size(), 1U);
 }
 
 TEST_F(Behind, AMappingThatChangesIsFoundAgain) {

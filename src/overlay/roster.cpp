@@ -206,8 +206,9 @@ std::string format_endpoint(const Endpoint& e) {
   if (e.kind == Endpoint::Kind::Relay) return "relay";
   if (e.kind == Endpoint::Kind::None) return {};
   if (e.kind == Endpoint::Kind::Udp6) return "[" + text_of(e.six) + "]:" + std::to_string(e.port);
-  return std::to_string(e.ip >> 24) + "." + std::to_string(e.ip >> 16 & 255) + "." + std::to_string(e.ip >> 8 & 255) +
-         "." + std::to_string(e.ip & 255) + ":" + std::to_string(e.port);
+  const std::string ip = std::to_string(e.ip >> 24) + "." + std::to_string(e.ip >> 16 & 255) + "." +
+                         std::to_string(e.ip >> 8 & 255) + "." + std::to_string(e.ip & 255);
+  return e.kind == Endpoint::Kind::Peer ? "peer " + ip : ip + ":" + std::to_string(e.port);
 }
 
 }  // namespace muster::overlay

@@ -82,6 +82,7 @@ class RosterGuard {
 
 // "192.168.1.7:51820" -> Udp endpoint; nullopt for anything else than IPv4:port.
 std::optional<Endpoint> parse_udp_endpoint(std::string_view text);
-std::string format_endpoint(const Endpoint& endpoint);  // "relay", "192.168.1.7:51820", "[fd00::7]:51820" or ""
+// "relay", "192.168.1.7:51820", "[fd00::7]:51820", "peer 100.64.0.3" or ""
+std::string format_endpoint(const Endpoint& endpoint);
 
 }  // namespace muster::overlay

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -28,6 +29,8 @@ constexpr std::size_t kQueueBytesMax = 2 << 20;
 constexpr std::size_t kPendingMax = 64 << 10;
 constexpr int kUnsentMax = 128 << 10;  // in the kernel: what waits should wait where it can be seen
 constexpr Millis kDialTime{10'000};
+constexpr int kQuickPings = 3;  // then it is known how far the relay is
+constexpr Millis kQuickPingEvery{1'000};
 
 std::uint32_t peer_address(int fd) {
   sockaddr_storage at{};
@@ -99,6 +102,8 @@ struct Client::Impl {
     pending.clear();
     last_heard = SteadyClock::now();
     last_ping = last_heard;
+    pings = 0;
+    rtt_us = 0;
     welcome = false;
     const auto began = last_heard;
     while (!stopping) {
@@ -111,9 +116,9 @@ struct Client::Impl {
       const auto now = SteadyClock::now();
       if (now - last_heard > 3 * ov::kRelayPingEvery) return error(Code::Unavailable, "the relay is silent");
       if (!welcome && now - began > kDialTime) return error(Code::Unavailable, "the relay does not say welcome");
-      if (welcome && now - last_ping > ov::kRelayPingEvery) {
+      if (welcome && (pings == 0 || now - last_ping > (pings < kQuickPings ? kQuickPingEvery : ov::kRelayPingEvery))) {
         last_ping = now;
-        ov::append_ping(pending, 1);
+        ov::append_ping(pending, ++pings);
         continue;
       }
       pollfd fds[2] = {{connection.fd.get(), static_cast<short>(POLLIN | (blocked ? POLLOUT : 0)), 0},
@@ -184,6 +189,7 @@ struct Client::Impl {
         ov::append_pong(pending, TRY(ov::parse_ping(frame.body)));
         return {};
       case ov::RelayType::Pong:
+        if (TRY(ov::parse_ping(frame.body)) == pings) measured(SteadyClock::now() - last_ping);
         return {};
       case ov::RelayType::Error: {
         const auto told = TRY(ov::parse_error(frame.body));
@@ -197,6 +203,13 @@ struct Client::Impl {
       default:
         return error(Code::Unavailable, "the relay sent a frame that only members send");
     }
+  }
+
+  void measured(SteadyClock::duration took) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+    const auto fresh = static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 1, UINT32_MAX));
+    const std::uint32_t before = rtt_us;
+    rtt_us = before == 0 ? fresh : static_cast<std::uint32_t>((std::uint64_t{before} * 3 + fresh) / 4);
   }
 
   Status transmit(net::Dialled& connection) {
@@ -230,7 +243,7 @@ struct Client::Impl {
   net::Fd wake;
   std::atomic<ClientState> state{ClientState::Stopped};
   std::atomic<bool> stopping{false}, anew{false};
-  std::atomic<std::uint32_t> address{0};
+  std::atomic<std::uint32_t> address{0}, rtt_us{0};
   std::thread thread;
   // the thread's own
   ov::FrameReader reader;
@@ -238,6 +251,7 @@ struct Client::Impl {
   SteadyClock::time_point last_heard, last_ping;
   ov::RelayChallenge challenge;
   bool welcome = false, blocked = false;
+  std::uint64_t pings = 0;
   // shared
   std::mutex mutex;
   std::condition_variable changed;
@@ -300,6 +314,10 @@ void Client::reconnect() {
 
 std::uint32_t Client::address() const {
   return impl_->address;
+}
+
+std::uint32_t Client::rtt_us() const {
+  return impl_->rtt_us;
 }
 
 std::size_t Client::backlog() const {

@@ -45,6 +45,7 @@ class Client {
   std::size_t backlog() const;  // bytes that wait to be sent; what comes later waits behind them
   // Where the relay itself is, IPv4 in host order; 0: not known (not connected, through a proxy, IPv6).
   std::uint32_t address() const;
+  std::uint32_t rtt_us() const;  // of pings to the relay, smoothed; 0: not known
   void stop();
 
  private:

@@ -10,6 +10,7 @@
 #include "server/agents.h"
 #include "server/blob_store.h"
 #include "server/desired.h"
+#include "session/carried.h"
 
 namespace muster::server {
 namespace {
@@ -128,12 +129,16 @@ void AgentHub::on_pull(const LinkPtr& link, const session::PullReport& report) {
 void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   if (report.version != session::kNetReportVersion) return;
   std::set<LeaseId> live;
+  Bytes device_key;
   scheduler::PathsChanged paths;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     for (const LeaseId id : state.live_leases(link->node)) live.insert(id);
     if (live.contains(report.lease)) paths = paths_seen(state, link->node, {report, read_clocks().wall});
+    if (const Node* node = state.find_node(link->node)) device_key = node->device_key;
   });
   if (!paths.paths.empty()) context_.runner->tell_planner({std::move(paths)});
+  const bool counts_signed = report.carried.empty() || session::verify_carried(device_key, report);
+  if (!counts_signed) log_warn("agents", "{}: what it says of carried traffic is not signed by it", link->node.str());
   const std::lock_guard lock(facts_mutex_);
   auto& leases = nets_[link->node];
   std::erase_if(leases, [&](const auto& each) { return !live.contains(each.first); });
@@ -142,6 +147,7 @@ void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   for (const auto& [id, facts] : leases) others += id == report.lease ? 0 : facts.report.pairs.size();
   NetFacts& kept = leases[report.lease];
   kept = {report, read_clocks().wall};
+  if (!counts_signed) kept.report.carried.clear();
   kept.report.pairs.resize(
       std::min(report.pairs.size(), session::kNetPairsOfMachineMax - std::min(others, session::kNetPairsOfMachineMax)));
 }

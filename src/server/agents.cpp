@@ -10,6 +10,7 @@
 #include "server/core_state.h"
 #include "server/desired.h"
 #include "server/registry_store.h"
+#include "server/relay_book.h"
 #include "wire/agent_frames.h"
 
 namespace muster::server {
@@ -177,7 +178,10 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   options.server_id = context_.identity.server_id;
   const auto& roster_key = context_.identity.roster_key.public_key();
   options.roster_key.assign(roster_key.begin(), roster_key.end());
-  options.relays = context_.identity.relays;
+  // For agents that know no grants: those relays for which the one token of theirs is good.
+  const auto relays = context_.relays->relays();
+  for (const RelayEntry& relay : *relays)
+    if (relay.id == relays->front().id) options.relays.push_back(relay.address);
   options.heartbeat = options_.heartbeat;
   options.lease = options_.lease;
   context_.runner->read(
@@ -328,13 +332,16 @@ void AgentHub::submit_system(control::Command command, std::function<void(bool)>
 void AgentHub::bring_desired(const LinkPtr& link, Now now) {
   if (!link->node) return;
   session::Desired desired;
+  const auto relays = context_.relays->relays();
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     const Node* node = state.find_node(link->node);
-    if (node == nullptr || (link->built && link->built_incarnation == state.incarnation &&
-                            link->built_revision == node->revision && now.lease - link->built_at < kOrdersRenewed))
+    if (node == nullptr ||
+        (link->built && link->built_relays == relays && link->built_incarnation == state.incarnation &&
+         link->built_revision == node->revision && now.lease - link->built_at < kOrdersRenewed))
       return;
     desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
-                            context_.machines.get());
+                            context_.machines.get(), relays.get());
+    link->built_relays = relays;
     link->built = true;
     link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
@@ -463,6 +470,14 @@ void AgentHub::tell_core(const session::Verdicts& verdicts, Todo& todo) {
 }
 
 void AgentHub::tick(Now now, Todo& todo) {
+  // The operator changed the list: orders have a token for each.
+  if (context_.relays->refresh()) {
+    for (const auto& [number, link] : links_) {
+      if (!link->session->welcomed()) continue;
+      bring_desired(link, now);
+      flush(link, todo);
+    }
+  }
   for (const NodeId node : std::exchange(refused_, {})) {
     keeper_.forget(node);
     const auto found = by_node_.find(node);
@@ -590,13 +605,16 @@ AgentHub::NetCounts AgentHub::net_counts() const {
   NetCounts out;
   const std::lock_guard lock(facts_mutex_);
   for (const auto& [node, leases] : nets_)
-    for (const auto& [lease, facts] : leases)
+    for (const auto& [lease, facts] : leases) {
+      for (const session::NetRelay& relay : facts.report.relays) out.on_relay[relay.address] += relay.up ? 1 : 0;
       for (const session::NetPair& pair : facts.report.pairs) {
         out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
         out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
         out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
+        out.peer += pair.path == session::NetPath::Peer ? 1 : 0;
         out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
       }
+    }
   return out;
 }
 std::optional<session::Telemetry> AgentHub::telemetry(NodeId node) const {

@@ -48,7 +48,8 @@ class AgentHub final : private session::Authority {
   std::optional<PullFacts> pull(LeaseId lease) const;
   std::optional<NetFacts> net(NodeId node, LeaseId lease) const;
   struct NetCounts {
-    std::size_t relayed = 0, lan = 0, direct = 0, limited = 0;
+    std::size_t relayed = 0, lan = 0, direct = 0, peer = 0, limited = 0;
+    std::map<std::string, std::size_t> on_relay;  // leases that are connected to it, by its address
   };
   NetCounts net_counts() const;  // pairs in use, each counted by the ends that report it
   std::vector<wire::FailureView> failures(ClusterId cluster) const;  // of its members, the newest last
@@ -72,6 +73,7 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
     bool proved = false;                  // a Hello was checked; only the link's own thread looks
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued

@@ -8,6 +8,7 @@
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/list.h"
+#include "server/relay_book.h"
 #include "server/time_zone.h"
 #include "wire/names.h"
 
@@ -96,7 +97,7 @@ void Api::enroll(const CallPtr& call) {
            view.ca_pem = id.ca.cert_pem;
            view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
            view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
-           view.relays = id.relays;
+           view.relays = addresses_of(*context_.relays->relays());
            view.server_id = id.server_id;
            return wire::to_json(view);
          });

@@ -6,6 +6,7 @@
 #include "base/version.h"
 #include "server/agents.h"
 #include "server/api.h"
+#include "server/relay_book.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -39,7 +40,8 @@ void Api::add_rest() {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       const Identity& id = context_.identity;
       return wire::to_json(wire::ServerView{kVersion, id.server_id, state.seq, context_.runner->read_only(),
-                                            hex(id.ca_sha256), id.relays, state.incarnation});
+                                            hex(id.ca_sha256), addresses_of(*context_.relays->relays()),
+                                            state.incarnation});
     });
   });
   add(
@@ -164,8 +166,16 @@ std::string metrics_text(Context& context) {
         static_cast<double>(net.relayed), "{path=\"relay\"}");
   gauge("net_pairs", {}, static_cast<double>(net.lan), "{path=\"lan\"}");
   gauge("net_pairs", {}, static_cast<double>(net.direct), "{path=\"direct\"}");
+  gauge("net_pairs", {}, static_cast<double>(net.peer), "{path=\"peer\"}");
   gauge("net_pairs_limited", "of them, those whose way was full: bulk is held to what it carries",
         static_cast<double>(net.limited));
+  std::string_view help = "leases whose machine is connected to the relay";
+  for (const RelayEntry& relay : *context.relays->relays()) {  // only those of the list: machines may name anything
+    const auto found = net.on_relay.find(relay.address);
+    gauge("relay_members", std::exchange(help, {}),
+          found == net.on_relay.end() ? 0 : static_cast<double>(found->second),
+          fmt::format("{{relay=\"{}\",region=\"{}\"}}", relay.address, relay.region));
+  }
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

@@ -8,6 +8,7 @@
 #include "server/log_store.h"
 #include "server/machine_book.h"
 #include "server/registry_store.h"
+#include "server/relay_book.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/sso.h"
@@ -72,6 +73,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
     context.sso =
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
   context.machines = std::make_unique<MachineBook>(context.identity.ca);
+  context.relays = std::make_unique<RelayBook>(context.dir, context.identity);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   AccessLog::Options access;
   access.file = options.dir.refused_log();

@@ -60,8 +60,8 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
   options.handoff = arguments.option("--handoff");
   options.public_host = arguments.option("--public");
   if (options.public_host.empty()) {
-    options.public_host =
-        !identity.relays.empty() ? identity.relays.front() : fmt::format("{}:{}", identity.sans.front(), listen.port);
+    options.public_host = !identity.relay_list.empty() ? identity.relay_list.front().address
+                                                       : fmt::format("{}:{}", identity.sans.front(), listen.port);
   }
   options.certificate_life =
       TRY(parse_span(arguments, "--certificate-life", Millis(1000), 60, 7 * 86'400, options.certificate_life));

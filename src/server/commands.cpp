@@ -23,6 +23,8 @@ const char* const kUsage =
     "it)\n"
     "  musterd audit erase|rotate --data DIR [--actor ID] [--older-than DAYS]   (erase: client addresses; rotate: the\n"
     "                key that signs heads; both also while serving)\n"
+    "  musterd relay list|add|files|remove [HOST:PORT] --data DIR [--region REGION] [--out FOLDER]   (the relays that\n"
+    "                clusters may use, by region; also while serving)\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
     "\n"
@@ -42,7 +44,7 @@ Result<Arguments> parse_arguments(int count, char** values) {
   static const std::vector<std::string> known = {
       "--data",   "--name",  "--operator",   "--password-file",    "--relay",        "--listen", "--handoff",
       "--public", "--from",  "--count",      "--certificate-life", "--reenrol-days", "--head",   "--key",
-      "--out",    "--actor", "--older-than", "--address-days",     "--sso"};
+      "--out",    "--actor", "--older-than", "--address-days",     "--sso",          "--region"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

@@ -24,6 +24,7 @@ class MachineBook;
 class RelayTeller;
 class StartForecasts;
 class QueueWatch;
+class RelayBook;
 
 struct Context {
   DataDir dir;
@@ -38,6 +39,7 @@ struct Context {
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<MachineBook> machines;
+  std::unique_ptr<RelayBook> relays;
   std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;

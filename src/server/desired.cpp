@@ -83,8 +83,10 @@ Bytes ray_token(const Identity& identity, const Cluster& cluster) {
 }
 
 session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
-                               const RegistryStore* registries, MachineBook* machines) {
+                               const RegistryStore* registries, MachineBook* machines,
+                               const std::vector<RelayEntry>* relays) {
   session::Desired out;
+  if (relays == nullptr) relays = &identity.relay_list;
   const Node* found = state.find_node(node);
   out.incarnation = state.incarnation;
   out.revision = found != nullptr ? found->revision : 0;
@@ -100,8 +102,14 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
       if (entry.slot != assignment.slot || !key) continue;
-      secrets.relay_token = overlay::sign_relay_token(
-          identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
+      const auto token_for = [&](const std::string& relay) {
+        return overlay::sign_relay_token(identity.relay_key,
+                                         {relay, cluster->id.value, *key, now + kRelayTokenLifetime});
+      };
+      secrets.relay_token = token_for(relays->empty() ? identity.server_id : relays->front().id);
+      for (const RelayEntry& relay : *relays)
+        if (secrets.relays.size() < session::kRelaysMax)
+          secrets.relays.push_back({relay.address, relay.region, token_for(relay.id)});
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
     out.secrets.push_back(std::move(secrets));

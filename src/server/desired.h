@@ -13,11 +13,13 @@ namespace muster::server {
 
 Bytes ray_token(const Identity& identity, const Cluster& cluster);  // 64 hex characters
 // `registries` may be null: then no account of a registry is given away; `machines` too: then nothing vouches for the
-// roster's machines and members leave them out. What ends by itself (relay tokens, proofs) is good for much longer than
-// kOrdersRenewed, after which orders are to be built and told again although nothing changed.
+// roster's machines and members leave them out; `relays` too: then they are those of the identity. What ends by itself
+// (relay tokens, proofs) is good for much longer than kOrdersRenewed, after which orders are to be built and told again
+// although nothing changed.
 inline constexpr Millis kOrdersRenewed{2LL * 3'600'000};
 session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
-                               const RegistryStore* registries = nullptr, MachineBook* machines = nullptr);
+                               const RegistryStore* registries = nullptr, MachineBook* machines = nullptr,
+                               const std::vector<RelayEntry>* relays = nullptr);
 // May this machine read that blob: one of its assignments names it.
 bool names_blob(const std::vector<Assignment>& assignments, const std::string& digest);
 

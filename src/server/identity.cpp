@@ -14,6 +14,7 @@
 #include "crypto/random.h"
 #include "net/net.h"
 #include "server/journal_head.h"
+#include "server/relay_book.h"
 
 namespace muster::server {
 namespace {
@@ -73,15 +74,7 @@ bool good_for_relay(const DataDir& dir, WallTime now) {
 // What muster-relay may know: a key of its own and the public half of the key that signs relay tokens. Its certificate
 // names no host, so that not even a program that only looks at the host's name takes it for musterd's.
 Status write_relay_files(const DataDir& dir, const Identity& id, WallTime now) {
-  const crypto::KeyAndCert own = TRY(crypto::issue_server_certificate(
-      id.ca, crypto::ServerRole::Relay, net::kRelayName, {std::string(net::kRelayName)}, now, kTlsLifetime));
-  TRY_VOID(make_dir(dir.relay(), 0700));
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(own.key_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(own.cert_pem + id.ca.cert_pem)));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(id.ca.cert_pem)));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/relay_id", as_bytes(id.relay_id() + "\n")));
-  return {};
+  return write_relay_folder(id, dir.relay(), id.relay_id(), now);
 }
 
 Identity empty_identity() {
@@ -99,6 +92,18 @@ Identity empty_identity() {
 
 }  // namespace
 
+Status write_relay_folder(const Identity& id, const std::string& folder, const std::string& relay_id, WallTime now) {
+  const crypto::KeyAndCert own = TRY(crypto::issue_server_certificate(
+      id.ca, crypto::ServerRole::Relay, net::kRelayName, {std::string(net::kRelayName)}, now, kTlsLifetime));
+  TRY_VOID(make_dir(folder, 0700));
+  TRY_VOID(crypto::write_secret_file(folder + "/key.pem", as_bytes(own.key_pem)));
+  TRY_VOID(crypto::write_secret_file(folder + "/cert.pem", as_bytes(own.cert_pem + id.ca.cert_pem)));
+  TRY_VOID(crypto::write_public_file(folder + "/ca.pem", as_bytes(id.ca.cert_pem)));
+  TRY_VOID(crypto::write_public_file(folder + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
+  TRY_VOID(crypto::write_public_file(folder + "/relay_id", as_bytes(relay_id + "\n")));
+  return {};
+}
+
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now) {
   if (std::filesystem::exists(dir.key("ca.key.pem"))) {
     return error(
@@ -114,13 +119,13 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   id.server_id = "srv-" + hex(crypto::random_bytes(8));
   id.sans = wanted.sans;
   if (std::find(id.sans.begin(), id.sans.end(), "muster") == id.sans.end()) id.sans.push_back("muster");
-  id.relays = wanted.relays;
+  id.relay_list = parse_relay_lines(join(wanted.relays), id.server_id);
   id.secret = crypto::Secret32(crypto::random_key32());
   id.ca = TRY(crypto::create_ca("Muster CA " + id.server_id, now));
   id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));
   TRY_VOID(crypto::write_secret_file(dir.key("server_id"), as_bytes(id.server_id)));
   TRY_VOID(crypto::write_secret_file(dir.key("sans"), as_bytes(join(id.sans))));
-  TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(id.relays))));
+  TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(wanted.relays))));
   TRY_VOID(crypto::write_secret_file(dir.key("secret"), id.secret.view()));
   TRY_VOID(crypto::write_secret_file(dir.key("roster.pem"), as_bytes(id.roster_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
@@ -143,7 +148,7 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
   Identity id = empty_identity();
   id.server_id = TRY(read_text(dir.key("server_id")));
   id.sans = lines(TRY(read_text(dir.key("sans"))));
-  id.relays = lines(TRY(read_text(dir.key("relays"))));
+  id.relay_list = parse_relay_lines(TRY(read_text(dir.key("relays"))), id.server_id);
   id.ca.cert_pem = TRY(read_text(dir.key("ca.cert.pem")));
   id.ca.key_pem = TRY(read_text(dir.key("ca.key.pem")));
   id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));

@@ -25,15 +25,23 @@ struct DataDir {
   std::string relay() const { return root + "/relay"; }
 };
 
+struct RelayEntry {
+  std::string address, region, id;  // host:port; where it is; its name in tokens
+  bool operator==(const RelayEntry&) const = default;
+};
+std::vector<RelayEntry> parse_relay_lines(const std::string& text,
+                                          const std::string& server_id);  // server/relay_book.h
+
 struct Identity {
-  std::string server_id;                  // public, random, never changes
-  std::vector<std::string> sans, relays;  // names of the server certificate; host:port of muster-relay
+  std::string server_id;               // public, random, never changes
+  std::vector<std::string> sans;       // names of the server certificate
+  std::vector<RelayEntry> relay_list;  // as they were at the start; those of now: server/relay_book.h
   crypto::KeyAndCert ca, tls;
   Bytes ca_sha256;
   crypto::SigningKey roster_key, command_key, relay_key;
   crypto::Secret32 secret;  // derives Ray tokens and pre-shared keys
-  // The relay's name in its tokens (muster-relay --relay-id): its host:port.
-  const std::string& relay_id() const { return relays.empty() ? server_id : relays.front(); }
+  // The name in its tokens of the relay on this machine (muster-relay --relay-id): the first one's host:port.
+  const std::string& relay_id() const { return relay_list.empty() ? server_id : relay_list.front().address; }
 };
 
 struct NewIdentity {

@@ -50,6 +50,48 @@ std::string outcome_of(const session::NetTry& tried) {
   return tried.sent > 0 ? "no answer" : "not tried yet";
 }
 
+// Where a machine is stays hidden; an address in the overlay is no secret.
+wire::NetTryView try_view(const session::NetTry& tried, bool addresses) {
+  if (tried.origin == session::NetOrigin::Offered)
+    return {tried, "peer", outcome_of(tried), wire::address_text(tried.at.ip)};
+  return {tried, at_home(tried.at) ? "lan" : "direct", outcome_of(tried),
+          addresses ? place_text(tried.at) : std::string()};
+}
+
+// What `by` says that it carried, beside what the two ends signed.
+std::uint64_t signed_for(const NetFacts* end, std::uint32_t by, std::uint32_t with, bool sent) {
+  std::uint64_t out = 0;
+  if (end == nullptr) return out;
+  for (const session::NetCarried& each : end->report.carried)
+    if (each.by == by && each.with == with) out += sent ? each.sent : each.received;
+  return out;
+}
+void add_forwarded(wire::NetMemberView& member, const session::NetReport& report,
+                   const std::map<std::uint32_t, SlotId>& slots, const std::map<SlotId, NetFacts>& facts) {
+  for (const session::NetForwarded& each : report.forwarded) {
+    const auto from = slots.find(each.from), to = slots.find(each.to);
+    if (from == slots.end() || to == slots.end()) continue;
+    const auto facts_of = [&](SlotId slot) {
+      const auto found = facts.find(slot);
+      return found == facts.end() ? nullptr : &found->second;
+    };
+    member.forwarded.push_back({from->second, to->second, each.bytes,
+                                signed_for(facts_of(from->second), member.address, each.to, true),
+                                signed_for(facts_of(to->second), member.address, each.from, false)});
+  }
+}
+
+// By which relay a pair goes, or would go, and how far it is by the others.
+void add_relays(const session::NetReport& report, const session::NetPair& pair, wire::NetPairView& shown) {
+  const auto at = [&](std::uint32_t number) {
+    return number == 0 || number > report.relays.size() ? nullptr : &report.relays[number - 1];
+  };
+  if (const auto* relay = at(pair.relay)) shown.relay = relay->address;
+  for (const session::NetRelayTry& tried : pair.relays)
+    if (const auto* relay = at(tried.relay))
+      shown.relays.push_back({tried, relay->address, relay->region, tried.relay == pair.relay});
+}
+
 std::string why_relayed(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
   if (blocked(from)) return "no UDP reaches this machine: the relay's UDP port does not answer it";
   if (to != nullptr && blocked(*to)) return "no UDP reaches the other machine: the relay's UDP port does not answer it";
@@ -86,6 +128,8 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
       return "they have not talked yet";
     case NetPath::Relay:
       return why_relayed(pair, from, to);
+    case NetPath::Peer:
+      return "another member carries it, which both reach directly: " + why_relayed(pair, from, to);
     case NetPath::Lan:
       return "an address on a network that both share answered a probe of full size" + narrow(pair);
     case NetPath::Direct:
@@ -146,6 +190,8 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       member.at = told->at;
       member.relay_up = told->report.relay_up;
       member.relay = told->report.relay;
+      member.relays = told->report.relays;
+      member.carries = told->report.carries;
       member.udp = udp_text(told->report);
       member.others = told->report.others;
       if (addresses)
@@ -154,6 +200,9 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
     }
     view.members.push_back(std::move(member));
   }
+  for (auto& member : view.members)
+    if (const auto told = facts.find(member.slot); told != facts.end())
+      add_forwarded(member, told->second.report, slots, facts);
   for (const auto& [from, told] : facts) {
     for (const session::NetPair& pair : told.report.pairs) {
       const auto to = slots.find(pair.address);
@@ -166,9 +215,9 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       shown.why = why_path(pair, told, other == facts.end() ? nullptr : &other->second);
       const bool direct = pair.path == NetPath::Lan || pair.path == NetPath::Direct;
       if (addresses && direct) shown.address = place_text(pair.at);
-      for (const session::NetTry& tried : pair.tries)
-        shown.tries.push_back({tried, at_home(tried.at) ? "lan" : "direct", outcome_of(tried),
-                               addresses ? place_text(tried.at) : std::string()});
+      add_relays(told.report, pair, shown);
+      if (const auto by = slots.find(pair.by); pair.path == NetPath::Peer && by != slots.end()) shown.by = by->second;
+      for (const session::NetTry& tried : pair.tries) shown.tries.push_back(try_view(tried, addresses));
       view.pairs.push_back(std::move(shown));
     }
   }

@@ -27,9 +27,11 @@
 #include "server/commands.h"
 #include "server/desired.h"
 #include "server/journal_head.h"
+#include "server/relay_book.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
 #include "server/test_store.h"
+#include "session/carried.h"
 #include "session/link.h"
 #include "wire/agent_frames.h"
 #include "wire/contract.h"
@@ -296,6 +298,63 @@ TEST(DataFolder, TheRelaysKeyIsNotMusterds) {
   EXPECT_NE(folder.own().key_pem, own.key_pem) << "renewed";
   EXPECT_NE(folder.relay().key_pem, relay.key_pem);
   folder.expect_apart();
+}
+
+TEST(DataFolder, RelaysAreListedByRegionAndEachHasAKeyAndANameOfItsOwn) {
+  const Install folder;
+  const auto id = load_identity(folder.dir, folder.now).value();
+  const auto run = [&](std::vector<std::string> words, std::map<std::string, std::string> options = {}) {
+    Arguments arguments;
+    arguments.words = std::move(words);
+    arguments.words.insert(arguments.words.begin(), "relay");
+    arguments.options = std::move(options);
+    arguments.options["--data"] = folder.dir.root;
+    return cmd_relay(arguments);
+  };
+  const auto listed = [&] { return read_relays(folder.dir, id.server_id).value(); };
+  const std::string first = "muster.example.org:443", east = "east.example.org:443";
+  EXPECT_EQ(listed(), (std::vector<RelayEntry>{{first, "", first}}));
+  RelayBook book(folder.dir, id);
+  EXPECT_FALSE(book.refresh());
+  const std::string out = folder.dir.root + "/for-east";
+  EXPECT_EQ(run({"add", east}), 2) << "a region must be said";
+  EXPECT_EQ(run({"add", "no port"}, {{"--region", "east"}}), 2);
+  EXPECT_EQ(run({"add", "host:0"}, {{"--region", "east"}}), 2);
+  EXPECT_EQ(run({"add", "host\nother:443"}, {{"--region", "east"}}), 2);
+  EXPECT_EQ(run({"add", east}, {{"--region", "e a"}}), 2);
+  EXPECT_EQ(run({"add", east}, {{"--region", "east"}, {"--out", out}}), 0);
+  EXPECT_EQ(listed().at(1), (RelayEntry{east, "east", east}));
+  EXPECT_EQ(run({"add", east}, {{"--region", "west"}}), 1) << "listed already";
+  EXPECT_EQ(run({"add", first}, {{"--region", "home"}}), 0) << "the first one only gets a region";
+  EXPECT_EQ(listed().at(0), (RelayEntry{first, "home", first}));
+  EXPECT_TRUE(book.refresh());
+  EXPECT_EQ(*book.relays(), listed());
+  EXPECT_FALSE(book.refresh());
+  const crypto::KeyAndCert own{file_text(out + "/key.pem"), file_text(out + "/cert.pem")};
+  EXPECT_TRUE(crypto::key_fits(own));
+  EXPECT_EQ(crypto::server_role(own.cert_pem).value(), crypto::ServerRole::Relay);
+  EXPECT_NE(own.key_pem, folder.relay().key_pem);
+  EXPECT_EQ(file_text(out + "/relay_id"), east + "\n");
+  EXPECT_EQ(file_text(out + "/controller.pub"), file_text(folder.dir.relay() + "/controller.pub"));
+  EXPECT_EQ(run({"files", east}, {{"--out", out}}), 1) << "a key that is there is not overwritten";
+  EXPECT_EQ(run({"files", east}, {{"--out", out + "-2"}}), 0);
+  EXPECT_EQ(run({"files", "other:443"}, {{"--out", out + "-3"}}), 1);
+  EXPECT_EQ(run({"remove", "other:443"}), 1);
+  for (int i = 0; listed().size() < kRelaysListed; ++i)
+    EXPECT_EQ(run({"add", "r" + std::to_string(i) + ".example.org:443"}, {{"--region", "more"}}), 0);
+  EXPECT_EQ(run({"add", "one-more.example.org:443"}, {{"--region", "more"}}), 1);
+  EXPECT_EQ(run({"list"}), 0);
+  while (listed().size() > 1) EXPECT_EQ(run({"remove", listed().back().address}), 0);
+  EXPECT_EQ(run({"remove", first}), 1) << "the last one stays";
+  EXPECT_EQ(run({"other"}), 2);
+  // Those of `musterd init` all go by the first one's name, as they were set up.
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("relays"), as_bytes("a:443\nb:443\nc:443 east\n")).ok());
+  EXPECT_EQ(listed(),
+            (std::vector<RelayEntry>{{"a:443", "", "a:443"}, {"b:443", "", "a:443"}, {"c:443", "east", "c:443"}}));
+  EXPECT_EQ(run({"remove", "a:443"}), 1) << "b goes by its name";
+  EXPECT_EQ(run({"remove", "b:443"}), 0);
+  EXPECT_EQ(run({"remove", "a:443"}), 0);
+  EXPECT_EQ(listed().size(), 1U);
 }
 
 TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
@@ -1259,6 +1318,28 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_LE(token->not_after, read_clocks().wall + Millis(6LL * 3'600'000));
   EXPECT_GE(token->not_after, read_clocks().wall + 2 * kOrdersRenewed);
 
+  // The operator lists another relay while all of this runs: machines are told within seconds, with a token for it.
+  const DataDir folder = app_->context().dir;
+  const std::string& ours = app_->context().identity.server_id;
+  ASSERT_TRUE(add_relay(folder, ours, parse_relay("relay-east.example.org:443", "east").value()).ok());
+  const auto grants = [&] {
+    const auto now = agent.seen();
+    return now.desired.secrets.empty() ? std::vector<session::RelayGrant>() : now.desired.secrets[0].relays;
+  };
+  ASSERT_TRUE(eventually([&] { return !grants().empty() && grants().back().region == "east"; }));
+  EXPECT_TRUE(agent.seen().genuine) << "older agents come to the same bytes";
+  EXPECT_EQ(grants().back().address, "relay-east.example.org:443");
+  const auto verified = [&](const std::string& relay) {
+    return overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), grants().back().token, relay,
+                                       read_clocks().wall);
+  };
+  ASSERT_TRUE(verified("relay-east.example.org:443").ok());
+  EXPECT_EQ(verified("relay-east.example.org:443")->overlay_key, token->overlay_key);
+  EXPECT_EQ(verified("another.example.org:443").error().code, Code::PermissionDenied) << "a token is for one relay";
+  const auto listed = call("GET", "/api/v1/server", "", tenant).body["relays"].items();
+  EXPECT_TRUE(std::any_of(listed.begin(), listed.end(),
+                          [](const auto& each) { return each.text() == "relay-east.example.org:443"; }));
+
   // A relay is told at once who left already, and then of everybody who leaves.
   Recalls recalls(root_ + "-handoff");
   RelayTeller teller(*app_->context().runner, root_ + "-handoff");
@@ -1333,6 +1414,9 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   pair.carries_age_ms = 4'200;
   pair.mtu = 1200;
   pair.tries = {{pair.at, session::NetOrigin::Told, 9, 7, true, 12'300}};
+  pair.relay = 2;
+  pair.relays = {{1, 9, 0, 0}, {2, 9, 9, 41'000}, {99, 1, 1, 1}};
+  net.relays = {{"relay-a:443", "east", false, 0, 0}, {"relay-b:443", "w\x1b[1mest", true, 9'000, 8'000}};
   session::NetPair stranger = pair;
   stranger.address = 1;
   net.pairs = {pair, stranger};
@@ -1366,6 +1450,13 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(first["carriesBytesS"].integer(), 1'250'000);
   EXPECT_EQ(first["carriesAgeSeconds"].integer(), 4);
   EXPECT_EQ(first["tries"].items().at(0)["outcome"].text(), "carries full packets");
+  EXPECT_EQ(first["relay"].text(), "relay-b:443");
+  ASSERT_EQ(first["relays"].items().size(), 2U) << "what is not in the machine's own list is not shown";
+  EXPECT_DOUBLE_EQ(first["relays"].items()[1]["rttMs"].real(), 41.0);
+  EXPECT_TRUE(first["relays"].items()[1]["inUse"].truth());
+  ASSERT_EQ(for_tenant["members"].items()[0]["relays"].items().size(), 2U);
+  EXPECT_DOUBLE_EQ(for_tenant["members"].items()[0]["relays"].items()[1]["udpRttMs"].real(), 8.0);
+  EXPECT_EQ(for_tenant.dump().find("\\u001b"), std::string::npos) << "machines may name anything";
   EXPECT_EQ(for_tenant["pairs"].items()[1]["why"].text(),
             "no UDP reaches this machine: the relay's UDP port does not answer it");
   EXPECT_EQ(for_tenant.dump().find("203.0.113."), std::string::npos)
@@ -1397,6 +1488,34 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(std::max(known.at(0).kbps, known.at(1).kbps), 10'000);
   const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
   EXPECT_NE(metrics->body.find("muster_net_pairs{path=\"direct\"} 2\n"), std::string::npos) << metrics->body;
+  EXPECT_NE(metrics->body.find("muster_relay_members{relay=\"relay-east.example.org:443\",region=\"east\"} 0\n"),
+            std::string::npos)
+      << metrics->body;
+  EXPECT_EQ(metrics->body.find("relay-b:443"), std::string::npos) << "only relays of the operator's list";
+  // What the head carried for the worker, as it says, and what the worker signs of it; a forged count is nothing.
+  const auto key_of = [&](SlotRole role) -> const crypto::SigningKey& { return held_by(agent, role) ? key : shed_key; };
+  const std::uint32_t head = lease_of(SlotRole::Head)->address, worker = lease_of(SlotRole::Worker)->address;
+  session::NetReport carrying;
+  carrying.lease = lease_of(SlotRole::Head)->lease;
+  carrying.carries = true;
+  carrying.forwarded = {{worker, head, 5'000}, {worker, 77, 9}};
+  tell(SlotRole::Head, carrying);
+  session::NetReport counts;
+  counts.lease = lease_of(SlotRole::Worker)->lease;
+  counts.counted_from = read_clocks().wall;
+  counts.carried = {{head, head, 4'900, 100}};
+  counts.counts_signature = session::sign_carried(key_of(SlotRole::Worker), counts);
+  tell(SlotRole::Worker, counts);
+  const auto signed_of = [&] {
+    const auto members = pairs_seen(tenant)["members"].items();
+    const auto forwarded = members.empty() ? std::vector<wire::Json>() : members[0]["forwarded"].items();
+    return forwarded.size() == 1 ? forwarded[0]["signedFrom"].integer() : -1;
+  };
+  EXPECT_TRUE(eventually([&] { return signed_of() == 4'900; })) << pairs_seen(tenant).dump(1);
+  EXPECT_TRUE(pairs_seen(tenant)["members"].items()[0]["carries"].truth());
+  ++counts.carried[0].sent;
+  tell(SlotRole::Worker, counts);
+  EXPECT_TRUE(eventually([&] { return signed_of() == 0; })) << pairs_seen(tenant).dump(1);
   request.spec.groups.clear();
   EXPECT_EQ(call("DELETE", "/api/v1/clusters/pair", "", tenant).status, 200);
   EXPECT_EQ(call("POST", "/api/v1/nodes/shed/action", R"({"action":"disable"})", supplier).status, 200);

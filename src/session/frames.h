@@ -35,7 +35,8 @@ struct Welcome {
   Bytes roster_key;                /* Ed25519 public of the roster signer */
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
-  std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport */
+  std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport,
+                                        "peer" = NetPath::Peer in it */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -44,6 +45,13 @@ struct Refused {
   Millis retry_after{0};
   bool operator==(const Refused&) const = default;
 };
+// One relay, with the token that lets this lease's key in.
+struct RelayGrant {
+  std::string address, region; /* host:port */
+  Bytes token;
+  bool operator==(const RelayGrant&) const = default;
+};
+inline constexpr std::size_t kRelaysMax = 8;
 struct LeaseSecrets {
   LeaseId lease;
   Bytes ray_token;
@@ -51,6 +59,7 @@ struct LeaseSecrets {
   Bytes psk;
   std::string registry_user;  // of the image's registry, while the image is not there yet; never written down
   Bytes registry_password;
+  std::vector<RelayGrant> relays = {};  // instead of Welcome's and relay_token, which older agents use
   bool operator==(const LeaseSecrets&) const = default;
 };
 struct SignedRoster {
@@ -197,10 +206,12 @@ struct Telemetry {
 // The pairs in use come first, at most kNetPairsMax; `others` says how many there are.
 inline constexpr std::uint32_t kNetReportVersion = 1;
 inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
-inline constexpr std::uint32_t kNetMtuFull = 1380;              // what the tunnel offers
-inline constexpr std::size_t kNetPairsOfMachineMax = 256;       // in all of its reports together
-enum class NetPath : std::uint8_t { None, Relay, Lan, Direct }; /* None: never talked; Lan: to a private address */
-enum class NetOrigin : std::uint8_t { Roster, Told, Heard };
+inline constexpr std::uint32_t kNetMtuFull = 1380;         // what the tunnel offers
+inline constexpr std::size_t kNetPairsOfMachineMax = 256;  // in all of its reports together
+inline constexpr std::size_t kNetCarriedMax = 64, kNetForwardedMax = 64;
+// None: never talked; Lan: to a private address; Peer: another member carries it.
+enum class NetPath : std::uint8_t { None, Relay, Lan, Direct, Peer };
+enum class NetOrigin : std::uint8_t { Roster, Told, Heard, Offered }; /* Offered: by a member that would carry */
 struct NetPlace {
   std::uint32_t ip = 0; /* IPv4, host order */
   std::uint16_t port = 0;
@@ -214,6 +225,12 @@ struct NetTry {
   bool full = false; /* a probe of full size was answered */
   std::uint32_t rtt_us = 0;
   bool operator==(const NetTry&) const = default;
+};
+// Small probes from end to end by one of the relays.
+struct NetRelayTry {
+  std::uint32_t relay = 0; /* which of the report's, from 1 on */
+  std::uint32_t sent = 0, answered = 0, rtt_us = 0;
+  bool operator==(const NetRelayTry&) const = default;
 };
 struct NetPair {
   std::uint32_t address = 0; /* the other's in the overlay */
@@ -229,8 +246,29 @@ struct NetPair {
   std::uint64_t rx_bytes_s = 0, tx_bytes_s = 0; /* of the last seconds */
   std::uint64_t carries_bytes_s = 0,
                 carries_age_ms = 0; /* to the other, as its full path was last measured; 0 = never full */
-  std::uint32_t mtu = 0;            /* the largest packet that fits through the path; 0 = not told */
+  std::uint32_t relay = 0;          /* by which it goes or would go: which of the report's, from 1 on; 0 = by none */
+  std::vector<NetRelayTry> relays = {};
+  std::uint32_t by = 0;  /* who carries it, in the overlay; only where the path is Peer */
+  std::uint32_t mtu = 0; /* the largest packet that fits through the path; 0 = not told */
   bool operator==(const NetPair&) const = default;
+};
+struct NetRelay {
+  std::string address, region; /* host:port */
+  bool up = false;
+  std::uint32_t rtt_us = 0, udp_rtt_us = 0; /* over TLS; of its UDP port; 0 = not known */
+  bool operator==(const NetRelay&) const = default;
+};
+// What this end sent to, and got from, `with` by way of `by`, in bytes of ciphertext since counted_from.
+struct NetCarried {
+  std::uint32_t by = 0, with = 0; /* in the overlay */
+  std::uint64_t sent = 0, received = 0;
+  bool operator==(const NetCarried&) const = default;
+};
+// What this machine carried for others: its own word, worth what both ends sign.
+struct NetForwarded {
+  std::uint32_t from = 0, to = 0;
+  std::uint64_t bytes = 0;
+  bool operator==(const NetForwarded&) const = default;
 };
 struct NetReport {
   std::uint32_t version = kNetReportVersion;
@@ -241,6 +279,12 @@ struct NetReport {
   std::vector<NetPlace> seen; /* how the relays' UDP ports see this machine; empty: no answer comes */
   std::uint32_t others = 0;
   std::vector<NetPair> pairs;
+  std::vector<NetRelay> relays = {};
+  bool carries = false;     /* the owner lets this machine carry what others of its clusters send each other */
+  WallTime counted_from{0}; /* a new life of netd counts anew */
+  std::vector<NetCarried> carried = {};
+  std::vector<NetForwarded> forwarded = {};
+  Bytes counts_signature = {}; /* of carried, by the device key (sign_carried) */
   bool operator==(const NetReport&) const = default;
 };
 struct Goodbye {

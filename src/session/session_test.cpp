@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/mutant.h"
+#include "session/carried.h"
 #include "session/digest.h"
 #include "session/keeper.h"
 #include "session/lease_table.h"
@@ -510,6 +511,27 @@ TEST(Server, ARefusedReportIsTriedAgain) {
   EXPECT_EQ(again.report->facts->hostname, "h");
   server.taken(true, now);
   EXPECT_EQ(directory.inventory_digest(NodeId{4}), inventory_digest(inventory.facts));
+}
+
+TEST(Carried, OnlyTheMachineItselfSignsItsCounts) {
+  const crypto::SigningKey device = crypto::SigningKey::generate(), other = crypto::SigningKey::generate();
+  NetReport report;
+  report.lease = LeaseId{7};
+  report.counted_from = WallTime{1'000};
+  report.carried = {{1, 2, 3'000, 4'000}, {1, 5, 6, 7}};
+  report.counts_signature = sign_carried(device, report);
+  EXPECT_TRUE(verify_carried(device.public_key(), report));
+  EXPECT_FALSE(verify_carried(other.public_key(), report));
+  for (int what = 0; what < 6; ++what) {
+    NetReport changed = report;
+    if (what == 0) changed.lease = LeaseId{8};
+    if (what == 1) changed.counted_from = WallTime{1'001};
+    if (what == 2) ++changed.carried[0].sent;
+    if (what == 3) changed.carried[1].by = 9;
+    if (what == 4) changed.carried.pop_back();
+    if (what == 5) changed.counts_signature.clear();
+    EXPECT_FALSE(verify_carried(device.public_key(), changed)) << what;
+  }
 }
 
 }  // namespace

@@ -90,6 +90,12 @@ void put_desired(const Desired& v, pb::Desired& o) {
     s.set_psk(raw(secret.psk));
     s.set_registry_user(utf8(secret.registry_user));
     s.set_registry_password(raw(secret.registry_password));
+    for (const auto& relay : secret.relays) {
+      auto& r = *s.add_relays();
+      r.set_address(utf8(relay.address));
+      r.set_region(utf8(relay.region));
+      r.set_token(raw(relay.token));
+    }
   }
   for (const auto& roster : v.rosters) {
     auto& r = *o.add_rosters();
@@ -114,6 +120,11 @@ Desired get(const pb::Desired& in, Check& c) {
                            c.bytes(s.psk(), 64, "secrets.psk"),
                            c.text(s.registry_user(), kNameMax, "secrets.registry_user"),
                            c.bytes(s.registry_password(), kPasswordMax, "secrets.registry_password")});
+      if (!c.count(s.relays(), static_cast<int>(kRelaysMax), "secrets.relays")) break;
+      for (const auto& r : s.relays())
+        v.secrets.back().relays.push_back({c.text(r.address(), kNameMax, "relays.address"),
+                                           c.text(r.region(), kNameMax, "relays.region"),
+                                           c.bytes(r.token(), kReasonMax, "relays.token")});
     }
   }
   if (c.count(in.rosters(), kListMax, "rosters")) {
@@ -475,11 +486,20 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
   o.set_carries_bytes_s(v.carries_bytes_s);
   o.set_carries_age_ms(v.carries_age_ms);
   o.set_mtu(v.mtu);
+  o.set_relay(v.relay);
+  for (const auto& tried : v.relays) {
+    auto& t = *o.add_relays();
+    t.set_relay(tried.relay);
+    t.set_sent(tried.sent);
+    t.set_answered(tried.answered);
+    t.set_rtt_us(tried.rtt_us);
+  }
+  o.set_by(v.by);
 }
 NetPair get_pair(const pb::NetPair& in, Check& c) {
   NetPair v;
   v.address = in.address();
-  v.path = c.choice(in.path(), NetPath::None, NetPath::Direct, "pairs.path");
+  v.path = c.choice(in.path(), NetPath::None, NetPath::Peer, "pairs.path");
   v.at = get_place(in.at(), c);
   v.rtt_us = in.rtt_us();
   v.relay_rtt_us = in.relay_rtt_us();
@@ -495,10 +515,15 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.carries_bytes_s = in.carries_bytes_s();
   v.carries_age_ms = in.carries_age_ms();
   v.mtu = in.mtu();
+  v.relay = in.relay();
+  v.by = in.by();
+  if (!c.count(in.relays(), static_cast<int>(kRelaysMax), "pairs.relays")) return v;
+  for (const auto& t : in.relays()) v.relays.push_back({t.relay(), t.sent(), t.answered(), t.rtt_us()});
   if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
   for (const auto& t : in.tries())
-    v.tries.push_back({get_place(t.at(), c), c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Heard, "tries.origin"),
-                       t.sent(), t.answered(), t.full(), t.rtt_us()});
+    v.tries.push_back({get_place(t.at(), c),
+                       c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Offered, "tries.origin"), t.sent(),
+                       t.answered(), t.full(), t.rtt_us()});
   return v;
 }
 void put(const NetReport& v, pb::AgentFrame& f) {
@@ -511,6 +536,30 @@ void put(const NetReport& v, pb::AgentFrame& f) {
   for (const auto& place : v.seen) put_place(place, *o.add_seen());
   o.set_others(v.others);
   for (const auto& pair : v.pairs) put_pair(pair, *o.add_pairs());
+  for (const auto& relay : v.relays) {
+    auto& r = *o.add_relays();
+    r.set_address(utf8(relay.address));
+    r.set_region(utf8(relay.region));
+    r.set_up(relay.up);
+    r.set_rtt_us(relay.rtt_us);
+    r.set_udp_rtt_us(relay.udp_rtt_us);
+  }
+  o.set_carries(v.carries);
+  o.set_counted_from_ms(v.counted_from.ms);
+  for (const auto& carried : v.carried) {
+    auto& r = *o.add_carried();
+    r.set_by(carried.by);
+    r.set_with(carried.with);
+    r.set_sent(carried.sent);
+    r.set_received(carried.received);
+  }
+  for (const auto& forwarded : v.forwarded) {
+    auto& r = *o.add_forwarded();
+    r.set_from(forwarded.from);
+    r.set_to(forwarded.to);
+    r.set_bytes(forwarded.bytes);
+  }
+  o.set_counts_signature(raw(v.counts_signature));
 }
 NetReport get(const pb::NetReport& in, Check& c) {
   NetReport v;
@@ -525,6 +574,17 @@ NetReport get(const pb::NetReport& in, Check& c) {
   v.others = in.others();
   if (c.count(in.pairs(), static_cast<int>(kNetPairsMax), "pairs"))
     for (const auto& pair : in.pairs()) v.pairs.push_back(get_pair(pair, c));
+  if (c.count(in.relays(), static_cast<int>(kRelaysMax), "relays"))
+    for (const auto& r : in.relays())
+      v.relays.push_back({c.text(r.address(), kNameMax, "relays.address"),
+                          c.text(r.region(), kNameMax, "relays.region"), r.up(), r.rtt_us(), r.udp_rtt_us()});
+  v.carries = in.carries();
+  v.counted_from = {c.between(in.counted_from_ms(), 0, kMillisMax, "counted_from_ms")};
+  if (c.count(in.carried(), static_cast<int>(kNetCarriedMax), "carried"))
+    for (const auto& r : in.carried()) v.carried.push_back({r.by(), r.with(), r.sent(), r.received()});
+  if (c.count(in.forwarded(), static_cast<int>(kNetForwardedMax), "forwarded"))
+    for (const auto& r : in.forwarded()) v.forwarded.push_back({r.from(), r.to(), r.bytes()});
+  v.counts_signature = c.bytes(in.counts_signature(), 512, "counts_signature");
   return v;
 }
 
@@ -688,8 +748,9 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   message.set_node(node.value);
   put_desired(desired, *message.mutable_desired());
   message.mutable_desired()->clear_signature();
-  // Proofs speak for themselves, and agents that do not know them must come to the same bytes.
+  // Proofs and tokens speak for themselves, and agents that do not know them must come to the same bytes.
   for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines();
+  for (auto& secrets : *message.mutable_desired()->mutable_secrets()) secrets.clear_relays();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);
   const Bytes body = serialise(message);

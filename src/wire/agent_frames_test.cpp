@@ -122,6 +122,8 @@ TEST(AgentFrames, SigningBytesAreStableAndCoverEverything) {
     other = desired;
     for (auto& roster : other.rosters) roster.machines = gen.bytes(80);
     EXPECT_EQ(desired_signing_bytes({7}, other), before) << "proofs speak for themselves; old agents drop them";
+    for (auto& secrets : other.secrets) secrets.relays.push_back({gen.text(), gen.text(), gen.bytes()});
+    EXPECT_EQ(desired_signing_bytes({7}, other), before) << "so do tokens";
   }
 }
 

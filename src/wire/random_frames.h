@@ -122,7 +122,15 @@ struct Gen {
     return {u64(),
             u64(),
             list([&] { return assignment(); }),
-            list([&] { return LeaseSecrets{lease(), bytes(), bytes(200), bytes(), text(), bytes()}; }),
+            list([&] {
+              return LeaseSecrets{lease(),
+                                  bytes(),
+                                  bytes(200),
+                                  bytes(),
+                                  text(),
+                                  bytes(),
+                                  list([&] { return RelayGrant{text(), text(), bytes()}; })};
+            }),
             list([&] {
               return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); }), bytes(80)};
             }),
@@ -173,7 +181,7 @@ struct Gen {
     NetReport out{kNetReportVersion, lease(), flag(), text(), u16(), {}, u32(), {}};
     for (std::uint64_t i = rng.below(kNetSeenMax + 1); i > 0; --i) out.seen.push_back(place());
     out.pairs = list([&] {
-      NetPair pair{u32(),   choice(NetPath::None, NetPath::Direct),
+      NetPair pair{u32(),   choice(NetPath::None, NetPath::Peer),
                    place(), u32(),
                    u32(),   u32(),
                    u32(),   u32(),
@@ -181,14 +189,23 @@ struct Gen {
                    u64(),   u64(),
                    {}};
       pair.tries = list(
-          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Heard), u32(), u32(), flag(), u32()}; });
+          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Offered), u32(), u32(), flag(), u32()}; });
       pair.rx_bytes_s = u64();
       pair.tx_bytes_s = u64();
       pair.carries_bytes_s = u64();
       pair.carries_age_ms = u64();
       pair.mtu = u32();
+      pair.relay = u32();
+      pair.relays = list([&] { return NetRelayTry{u32(), u32(), u32(), u32()}; });
+      pair.by = u32();
       return pair;
     });
+    out.relays = list([&] { return NetRelay{text(), text(), flag(), u32(), u32()}; });
+    out.carries = flag();
+    out.counted_from = {static_cast<std::int64_t>(u32())};
+    out.carried = list([&] { return NetCarried{u32(), u32(), u64(), u64()}; });
+    out.forwarded = list([&] { return NetForwarded{u32(), u32(), u64()}; });
+    out.counts_signature = bytes(64);
     return out;
   }
   AgentFrame agent() {

@@ -270,6 +270,11 @@ struct ClusterView {
   std::optional<QueueView> queue;
 };
 // A cluster's network as its machines said last. Addresses are filled for those who may see them.
+// What a member says that it carried, and what the two ends signed of it (sent by the first, received by the second).
+struct NetForwardedView {
+  SlotId from, to;
+  std::uint64_t bytes = 0, signed_from = 0, signed_to = 0;
+};
 struct NetMemberView {
   SlotId slot;
   SlotRole role = SlotRole::Worker;
@@ -280,16 +285,27 @@ struct NetMemberView {
   std::string relay, udp;
   std::vector<std::string> seen_as;
   std::uint32_t others = 0;
+  std::vector<session::NetRelay> relays = {};
+  bool carries = false;
+  std::vector<NetForwardedView> forwarded = {};
 };
 struct NetTryView {
   session::NetTry tried;
   std::string path, outcome, address;
+};
+struct NetRelayTryView {
+  session::NetRelayTry tried;
+  std::string address, region;
+  bool in_use = false;
 };
 struct NetPairView {
   SlotId from, to;
   session::NetPair pair;  // its own lists and addresses are not shown
   std::string why, address;
   std::vector<NetTryView> tries;
+  std::string relay = {};
+  std::vector<NetRelayTryView> relays = {};
+  std::optional<SlotId> by = {};
 };
 struct NetView {
   ClusterId cluster;

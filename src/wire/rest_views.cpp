@@ -316,11 +316,11 @@ std::string to_json(const ClusterView& view) {
 
 namespace {
 std::string_view path_name(session::NetPath path) {
-  static constexpr std::array<std::string_view, 4> kNames = {"none", "relay", "lan", "direct"};
+  static constexpr std::array<std::string_view, 5> kNames = {"none", "relay", "lan", "direct", "peer"};
   return kNames.at(static_cast<std::size_t>(path));
 }
 std::string_view origin_name(session::NetOrigin origin) {
-  static constexpr std::array<std::string_view, 3> kNames = {"roster", "told", "heard"};
+  static constexpr std::array<std::string_view, 4> kNames = {"roster", "told", "heard", "offered"};
   return kNames.at(static_cast<std::size_t>(origin));
 }
 double millis_of(std::uint32_t micros) {
@@ -338,6 +338,23 @@ void write(const NetMemberView& from, v1::NetMember& to) {
   to.set_udp(from.udp);
   for (const auto& each : from.seen_as) to.add_seen_as(each);
   to.set_others(from.others);
+  for (const auto& relay : from.relays) {
+    auto& out = *to.add_relays();
+    out.set_address(clean(relay.address));
+    out.set_region(clean(relay.region));
+    out.set_up(relay.up);
+    out.set_rtt_ms(millis_of(relay.rtt_us));
+    out.set_udp_rtt_ms(millis_of(relay.udp_rtt_us));
+  }
+  to.set_carries(from.carries);
+  for (const auto& forwarded : from.forwarded) {
+    auto& out = *to.add_forwarded();
+    out.set_from(forwarded.from.str());
+    out.set_to(forwarded.to.str());
+    out.set_bytes(forwarded.bytes);
+    out.set_signed_from(forwarded.signed_from);
+    out.set_signed_to(forwarded.signed_to);
+  }
 }
 void write(const NetPairView& from, v1::NetPair& to) {
   const session::NetPair& pair = from.pair;
@@ -370,6 +387,17 @@ void write(const NetPairView& from, v1::NetPair& to) {
     out.set_outcome(outcome);
     out.set_address(address);
   }
+  to.set_relay(clean(from.relay));
+  for (const auto& [tried, address, region, in_use] : from.relays) {
+    auto& out = *to.add_relays();
+    out.set_address(clean(address));
+    out.set_region(clean(region));
+    out.set_rtt_ms(millis_of(tried.rtt_us));
+    out.set_sent(tried.sent);
+    out.set_answered(tried.answered);
+    out.set_in_use(in_use);
+  }
+  if (from.by) to.set_by(from.by->str());
 }
 }  // namespace
 std::string to_json(const NetView& view) {

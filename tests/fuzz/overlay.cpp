@@ -349,15 +349,17 @@ struct Net : Out {
   Sink* sink;
   const Now* now;
   std::size_t direct = 0;
-  void to_relay(const Key32&, ByteView d) override {
-    fellow->decapsulate(d, Endpoint::relay(pair_of(1).public_key), *now, *sink);
+  void to_relay(std::size_t relay, const Key32&, ByteView d) override {
+    MUSTER_CHECK(relay < 2);
+    fellow->decapsulate(d, Endpoint::relay(pair_of(1).public_key, relay), *now, *sink);
   }
   void to_udp(std::uint32_t, std::uint16_t, ByteView) override { MUSTER_CHECK(++direct < 10'000); }
+  bool may_carry(std::size_t) override { return true; }
   void to_tun(ByteView packet) override {
     MUSTER_CHECK(packet.size() >= 20 && packet_source(packet) == kB && packet_destination(packet) == kA);
   }
 };
-enum class Say : std::uint8_t { Control, Packet, FromTun, Pass, Raw, ControlUdp, Last };
+enum class Say : std::uint8_t { Control, Packet, FromTun, Pass, Raw, ControlUdp, Relays, Last };
 Bytes say(Say what, ByteView bytes) {
   return Bytes{static_cast<std::uint8_t>(what)} + sized(bytes);
 }
@@ -393,10 +395,15 @@ FUZZ_TARGET(member, 6 << 10) {
   Net net;
   net.fellow = &b, net.sink = &sent, net.now = &now;
   const Key32 a_key = pair_of(1).public_key, b_key = pair_of(2).public_key;
+  a.set_relays(2, now);
+  a.relay_up(0, now);
+  a.relay_up(1, now);
+  a.set_carries(true, now, net);
+  std::size_t relay = 0;
   const auto arrive = [&](bool udp) {
     for (int round = 0; round < 4 && !sent.sent.empty(); ++round)
       for (const Bytes& d : std::exchange(sent.sent, {}))
-        udp ? a.from_udp(0x0a000002, 7001, d, now, net) : a.from_relay(b_key, d, now, net);
+        udp ? a.from_udp(0x0a000002, 7001, d, now, net) : a.from_relay(relay, b_key, d, now, net);
   };
   b.start_handshake(a_key, now, sent);
   arrive(false);
@@ -410,6 +417,14 @@ FUZZ_TARGET(member, 6 << 10) {
       case Say::ControlUdp:
         if (!bytes.empty() && bytes[0] < 0x10) (void)b.send_control(a_key, Endpoint::relay(a_key), bytes, now, sent);
         arrive(what == Say::ControlUdp);
+        break;
+      case Say::Relays:
+        for (const std::uint8_t what_of : bytes) {
+          relay = what_of & 1;
+          if ((what_of & 6) == 2) a.relay_up(relay, now);
+          if ((what_of & 6) == 4) a.relay_down(relay, now);
+          if ((what_of & 6) == 6) a.relay_lacks(relay, b_key, now);
+        }
         break;
       case Say::Packet:
         (void)b.encapsulate(bytes, now, sent);

@@ -184,14 +184,14 @@ def relay_dies(p):
     p.nat.relay.kill()
     time.sleep(2)
     p.mark()
-    p.nat.start_relay()
+    p.nat.relay = p.nat.start_relay()
     return p.until_packets(30)
 
 
 def relay_dies_beside(p):
     p.nat.relay.kill()
     pause = p.hold(4)
-    p.nat.start_relay()
+    p.nat.relay = p.nat.start_relay()
     return pause
 
 

@@ -13,6 +13,7 @@ import argparse
 import base64
 import json
 import os
+import queue
 import re
 import socket
 import statistics
@@ -44,7 +45,8 @@ KINDS = {
 }
 WATCH, PATIENCE = 5, 15  # seconds after the first packet: what must stay on the relay is watched, what must become direct is waited for
 USABLE_MS, USABLE_P95_MS, DIRECT_P95_MS = 5000, 1000, 3000  # bounds: usable each, usable and direct 95 of 100
-RELAY, RELAY6 = "203.0.113.10", "2607:f8b0:5::10"
+RELAY, FAR_RELAY, RELAY6 = "203.0.113.10", "203.0.113.11", "2607:f8b0:5::10"
+FAR_SECONDS = 0.04  # that the far relay is away, each way
 NARROW = 1280
 USER = "us:p@ss"
 
@@ -108,16 +110,8 @@ class Proxy:
         if not ready.wait(10):
             raise LabError("the proxy did not start")
 
-    def enter(self):
-        if not hasattr(os, "setns"):
-            import ctypes
-            if ctypes.CDLL(None, use_errno=True).setns(self.space, 0x40000000) != 0:
-                raise LabError("setns failed")
-        else:
-            os.setns(self.space, 0x40000000)
-
     def listen(self, address, ready):
-        self.enter()  # this thread only, and those that it starts
+        enter_namespace(self.space)
         self.server = socket.socket()
         self.server.bind((address, 3128))
         self.server.listen(64)
@@ -178,9 +172,141 @@ class Proxy:
         os.close(self.space)
 
 
+class Delay:
+    """Carries what is said to an address inside a namespace to a port of its loopback and back, each way so many seconds late."""
+
+    def __init__(self, namespace, address, target, seconds):
+        self.target, self.seconds = target, seconds
+        self.space = os.open("/run/netns/" + namespace, os.O_RDONLY)
+        ready = threading.Event()
+        threading.Thread(target=self.listen, args=(address, ready), daemon=True).start()
+        if not ready.wait(10):
+            raise LabError("the slow port did not start")
+
+    def listen(self, address, ready):
+        enter_namespace(self.space)
+        self.server = socket.socket()
+        self.server.bind(address)
+        self.server.listen(64)
+        ready.set()
+        while True:
+            try:
+                client, _ = self.server.accept()
+                upstream = socket.create_connection(self.target)
+            except OSError:
+                return
+            for one, other in ((client, upstream), (upstream, client)):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                late = queue.Queue()
+                threading.Thread(target=self.take, args=(one, late), daemon=True).start()
+                threading.Thread(target=self.give, args=(late, other), daemon=True).start()
+
+    def take(self, source, late):
+        data = b"-"
+        while data:
+            try:
+                data = source.recv(65536)
+            except OSError:
+                data = b""
+            late.put((time.monotonic() + self.seconds, data))
+
+    def give(self, late, sink):
+        while True:
+            due, data = late.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            try:
+                if data:
+                    sink.sendall(data)
+                    continue
+                sink.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            return
+
+    def close(self):
+        try:
+            self.server.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.server.close()
+        os.close(self.space)
+
+
+def enter_namespace(fd):
+    """The calling thread, and those that it starts."""
+    if hasattr(os, "setns"):
+        os.setns(fd, 0x40000000)
+    else:
+        import ctypes
+        if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000) != 0:
+            raise LabError("setns failed")
+
+
+class Talk:
+    """A TCP connection between two leases on which one end asks every 50 ms and the other answers; what became of it."""
+
+    def __init__(self, from_ns, to_ns, address, port=7000):
+        self.gap, self.count, self.fault, self.stop = 0.0, 0, None, False
+        self.ends = [os.open("/run/netns/" + ns, os.O_RDONLY) for ns in (from_ns, to_ns)]
+        self.ready = threading.Event()
+        self.threads = [threading.Thread(target=self.serve, args=(port,), daemon=True), threading.Thread(target=self.ask, args=(address, port), daemon=True)]
+        for each in self.threads:
+            each.start()
+
+    def serve(self, port):
+        enter_namespace(self.ends[1])
+        with socket.socket() as server:
+            server.bind(("0.0.0.0", port))
+            server.listen(1)
+            self.ready.set()
+            client, _ = server.accept()
+            try:
+                while True:
+                    data = client.recv(4096)
+                    if not data:
+                        return
+                    client.sendall(data)
+            except OSError as fault:
+                self.fault = self.fault or fault
+
+    def ask(self, address, port):
+        enter_namespace(self.ends[0])
+        self.ready.wait(10)
+        try:
+            with socket.create_connection((address, port), timeout=20) as s:
+                s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while not self.stop:
+                    began = time.monotonic()
+                    s.sendall(b"x" * 200)
+                    got = 0
+                    while got < 200:
+                        data = s.recv(4096)
+                        if not data:
+                            raise OSError("the connection ended")
+                        got += len(data)
+                    self.gap, self.count = max(self.gap, time.monotonic() - began), self.count + 1
+                    time.sleep(0.05)
+        except OSError as fault:
+            self.fault = self.fault or fault
+
+    def since(self):
+        """The longest answer of late, and from now on anew."""
+        gap, self.gap = self.gap, 0.0
+        return gap
+
+    def close(self):
+        self.stop = True
+        for each in self.threads:
+            each.join(25)
+        for fd in self.ends:
+            os.close(fd)
+
+
 class NatLab:
-    def __init__(self, build, say=print):
-        self.build, self.say = build, say
+    def __init__(self, build, say=print, far=False):
+        """far: before the relay that all use stands another in the list, far away."""
+        self.build, self.say, self.far = build, say, far
+        self.slow = None
         self.lab = Lab("nats")
         self.count, self.next_pair, self.proxies = 0, 0, {}
         self.rig = None
@@ -201,18 +327,23 @@ class NatLab:
         self.rig = subprocess.Popen([self.build + "/muster-nat-rig", self.build + "/muster-agent", self.lab.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     stderr=open(self.lab.dir + "/rig.log", "w"), text=True)
         self.answer("ready")
-        self.start_relay()
+        if self.far:
+            self.lab.host("far", FAR_RELAY)
+            self.start_relay("far", "127.0.0.1:4443", "relay-2")
+            self.slow = Delay(self.lab.full("far"), (FAR_RELAY, 443), ("127.0.0.1", 4443), FAR_SECONDS)
+            self.ask("relay %s 443 relay-2 far" % FAR_RELAY, "relay")
+        self.relay = self.start_relay()
+        self.ask("relay %s 443 relay-1 near %s" % (RELAY, RELAY6), "relay")
 
-    def start_relay(self):
+    def start_relay(self, name="relay", listen="[::]:443", number="relay-1"):
         d = self.lab.dir
-        self.relay = self.lab.spawn("relay", [self.build + "/muster-relay", "--listen", "[::]:443", "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
-                                              d + "/controller.pub", "--relay-id", "relay-1"], d + "/relay.log")
+        relay = self.lab.spawn(name, [self.build + "/muster-relay", "--listen", listen, "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
+                                      d + "/controller.pub", "--relay-id", number], d + "/%s.log" % number)
         for _ in range(100):
-            if "port 443" in self.relay.tail():
-                break
+            if "port " + listen.rsplit(":", 1)[1] in relay.tail():
+                return relay
             time.sleep(0.1)
-        else:
-            raise LabError("muster-relay did not start:\n" + self.relay.tail())
+        raise LabError("muster-relay did not start:\n" + relay.tail())
 
     def answer(self, key):
         line = self.rig.stdout.readline()
@@ -338,12 +469,12 @@ class NatLab:
             if kind == "proxy":
                 self.proxies[name] = Proxy(lab.full(router), net + ".1")
                 proxy = " http://us:p%%40ss@%s.1:3128" % net
-        self.start_netd(name, lan, RELAY6 if kind == "six" else RELAY, proxy)
+        self.start_netd(name, lan, 6 if kind == "six" else 4, proxy)
         self.machines[name] = kind
         return name
 
-    def start_netd(self, name, lan, relay=RELAY, proxy=""):
-        told = self.ask("machine %s %s %s %s %s%s" % (name, self.lab.full(name), self.lab.full(name + "-l"), lan, relay, proxy), "machine")
+    def start_netd(self, name, lan, family, proxy):
+        told = self.ask("machine %s %s %s %s %d%s" % (name, self.lab.full(name), self.lab.full(name + "-l"), lan, family, proxy), "machine")
         self.pids[name] = told["pid"]
 
     def pair_number(self):
@@ -358,6 +489,25 @@ class NatLab:
             self.tell("pair %d %s %s %d" % (self.pair_number(), a, b, PATIENCE if table[a[:-2], b[:-2]] else WATCH))
         return [self.answer("pair") for _ in names]
 
+    def hold(self, *kinds):
+        """A cluster of machines "kind-side" that stays; their numbers in it are 1, 2, ..."""
+        number, names = self.pair_number(), [self.machine(*kind.split("-")) for kind in kinds]
+        self.ask("hold %d %s" % (number, " ".join(names)), "held")
+        return number
+
+    def ways(self, cluster):
+        """(from, to) -> what is said of the way."""
+        return {(p["from"], p["to"]): p for p in self.ask("look %d" % cluster, "look")["pairs"]}
+
+    def wait_ways(self, cluster, fits, seconds):
+        """Looks until it fits; what was seen last, and after how long."""
+        began = time.monotonic()
+        while True:
+            ways = self.ways(cluster)
+            if fits(ways) or time.monotonic() - began > seconds:
+                return ways, time.monotonic() - began
+            time.sleep(0.2)
+
     def close(self):
         if self.rig is not None:
             self.rig.stdin.close()
@@ -371,6 +521,8 @@ class NatLab:
         for cable in self.cables.values():
             cable.stdin.close()
             cable.wait(10)
+        if self.slow is not None:
+            self.slow.close()
         self.lab.close()
 
 

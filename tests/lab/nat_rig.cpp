@@ -3,14 +3,20 @@
 //
 //   muster-nat-rig AGENT DIR       lines on standard input, JSON lines on standard output
 //
-//   machine NAME HOST_NS LEASE_NS LAN|- RELAY [PROXY_URL]   starts a netd there    -> {"machine":NAME,"pid":PID}
+//   machine NAME HOST_NS LEASE_NS LAN|- 4|6 [PROXY_URL]   starts a netd there      -> {"machine":NAME,"pid":PID}
+//   relay HOST PORT ID REGION [IPV6_HOST]   one more muster-relay                                  -> {"relay":HOST}
 //   pair ID A B SECONDS         ID 1 to 250, once each; different machines side by side                  -> one line
 //   watch ID A B small|full     joins them, and keeps packets going every 20 ms                    -> {"watch":ID}
 //   mark ID                     what is told counts from now on                                    -> {"mark":ID}
 //   look ID                     ways, packets, and how long none came (longest, and just now)      -> {"look":ID,...}
 //   end ID                                                                                         -> {"end":ID}
+//   hold ID A B [C...]          a cluster of those, until dropped; its addresses are 100.64.ID.1 and so on ->
+//   {"held":ID} look ID                     of such a cluster: the ways from each to each             ->
+//   {"look":ID,"pairs":[...]} drop ID -> {"dropped":ID} carry NAME on|off           its owner lets it carry for others
+//   -> {"carry":NAME} stop NAME                   its netd is killed                                             ->
+//   {"stopped":NAME}
 //
-// RELAY is the address at which that machine finds muster-relay, on port 443. First of all the relay's certificate and
+// 4 or 6 says by which family that machine finds the relays. First of all the relay's certificate and
 // key and the controller's public key are written to DIR: relay.crt, relay.key, controller.pub. A pair is usable with
 // the first echo of a small packet after both were configured, and direct when both ends say so; packets go on every 50
 // ms to see whether one is lost meanwhile. Ends its netds when its input ends.
@@ -63,7 +69,8 @@ void say(const std::string& line) {
 }
 
 struct Machine {
-  std::string host, lease_ns, relay;
+  std::string host, lease_ns;
+  bool six = false;  // finds the relays by IPv6
   std::uint32_t lan = 0;
   crypto::SigningKey device = crypto::SigningKey::generate();
   pid_t pid = -1;
@@ -127,29 +134,34 @@ class Pinger {
 };
 
 std::string_view name_of(session::NetPath path) {
-  static constexpr std::array<std::string_view, 4> kNames = {"none", "relay", "lan", "direct"};
+  static constexpr std::array<std::string_view, 5> kNames = {"none", "relay", "lan", "direct", "peer"};
   return kNames.at(static_cast<std::size_t>(path));
 }
 
-// Who signs, and what the relay's certificate is trusted by.
+struct Relay {
+  std::string host, host6, id, region;
+  std::uint16_t port = 0;
+};
+// Who signs, what the relays' certificate is trusted by, and where they are.
 struct Platform {
   crypto::KeyAndCert ca;
   crypto::SigningKey controller = crypto::SigningKey::generate();
+  std::vector<Relay> relays;
 };
 
-// Two machines in a cluster of their own, until destroyed.
+// Machines in a cluster of their own, until destroyed.
 class Joined {
  public:
-  Joined(const Platform& platform, std::uint32_t id, Machine& a, Machine& b)
+  Joined(const Platform& platform, std::uint32_t id, std::vector<Machine*> machines)
       : platform_(platform),
-        ends_{&a, &b},
+        machines_(std::move(machines)),
         net_(kNet + id * 256),
         lease_("lease-" + std::to_string(id)),
         tun_("m" + std::to_string(id)),
         roster_{id, 1, 1, {}},
         port_(static_cast<std::uint16_t>(20'000 + id)) {
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      Machine& m = *ends_[i];
+    for (std::uint32_t i = 0; i < machines_.size(); ++i) {
+      Machine& m = *machines_[i];
       const host::Fd fd =
           must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun_, net_ + i + 1, 24, 1380}));
       overlay::RosterMember member;
@@ -163,8 +175,8 @@ class Joined {
     }
   }
   ~Joined() {
-    for (Machine* m : ends_) {
-      must(m->client->remove_lease(lease_));
+    for (Machine* m : machines_) {
+      if (m->pid > 0) must(m->client->remove_lease(lease_));
       (void)host::remove_tun("/run/netns/" + m->lease_ns, tun_).ok();
     }
   }
@@ -173,7 +185,7 @@ class Joined {
 
   void configure() const {
     const Bytes bytes = overlay::encode_roster(roster_);
-    for (std::size_t i = 0; i < 2; ++i) {
+    for (std::size_t i = 0; i < machines_.size(); ++i) {
       host::netd::Configure c;
       c.lease = lease_;
       c.address = roster_.members[i].address;
@@ -181,24 +193,50 @@ class Joined {
       c.roster = bytes;
       c.signatures = {overlay::sign_roster(platform_.controller, bytes)};
       c.signers = {Bytes(platform_.controller.public_key().begin(), platform_.controller.public_key().end())};
-      c.relays = {{ends_[i]->relay, 443}};
       c.relay_ca_pem = platform_.ca.cert_pem;
-      c.relay_token = overlay::sign_relay_token(
-          platform_.controller,
-          {"relay-1", roster_.cluster, roster_.members[i].overlay_key, read_clocks().wall + Millis(3'600'000)});
-      must(ends_[i]->client->configure(c));
+      must(machines_[i]->client->configure(c));
+      host::netd::SetRelays grants{c.lease, {}};
+      for (const Relay& relay : platform_.relays) {
+        const std::string host = machines_[i]->six ? "[" + relay.host6 + "]" : relay.host;
+        if (machines_[i]->six && relay.host6.empty()) continue;
+        grants.relays.push_back(
+            {host + ":" + std::to_string(relay.port), relay.region,
+             overlay::sign_relay_token(platform_.controller, {relay.id, roster_.cluster, roster_.members[i].overlay_key,
+                                                              read_clocks().wall + Millis(3'600'000)})});
+      }
+      must(machines_[i]->client->set_relays(grants));
     }
   }
+  session::NetReport report_of(std::size_t end) const { return must(machines_[end]->client->paths(lease_)).report; }
   session::NetPair seen_by(std::size_t end) const {
-    const auto paths = must(ends_[end]->client->paths(lease_));
-    return paths.report.pairs.empty() ? session::NetPair{} : paths.report.pairs[0];
+    const auto report = report_of(end);
+    return report.pairs.empty() ? session::NetPair{} : report.pairs[0];
   }
-  host::lab::Echo echo() const { return {ends_[1]->lease_ns, port_}; }
-  Pinger pinger() const { return {ends_[0]->lease_ns, net_ + 2, port_}; }
+  host::lab::Echo echo() const { return {machines_[1]->lease_ns, port_}; }
+  Pinger pinger() const { return {machines_[0]->lease_ns, net_ + 2, port_}; }
+  // All ways of all members, and what is counted of those that others carry, as parts of a JSON object.
+  std::string all() const {
+    std::string pairs, counts;
+    for (std::size_t i = 0; i < machines_.size(); ++i) {
+      if (machines_[i]->pid < 0) continue;
+      const auto report = report_of(i);
+      for (const session::NetPair& pair : report.pairs) {
+        const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
+        pairs += fmt::format(
+            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"by\":{},\"rtt_us\":{},\"changes\":{}}}",
+            pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.by & 255, pair.rtt_us,
+            pair.changes);
+      }
+      for (const session::NetCarried& c : report.carried)
+        counts += fmt::format("{}{{\"at\":{},\"by\":{},\"with\":{},\"sent\":{},\"received\":{}}}",
+                              counts.empty() ? "" : ",", i + 1, c.by & 255, c.with & 255, c.sent, c.received);
+    }
+    return fmt::format("\"pairs\":[{}],\"carried\":[{}]", pairs, counts);
+  }
 
  private:
   const Platform& platform_;
-  Machine* ends_[2];
+  std::vector<Machine*> machines_;
   std::uint32_t net_;
   std::string lease_, tun_;
   overlay::Roster roster_;
@@ -217,7 +255,7 @@ std::string ways(const session::NetPair& a, const session::NetPair& b) {
 class Watch {
  public:
   Watch(const Platform& platform, std::uint32_t id, Machine& a, Machine& b, std::size_t size)
-      : joined_(platform, id, a, b), size_(size), echo_(joined_.echo()), pinger_(joined_.pinger()) {
+      : joined_(platform, id, {&a, &b}), size_(size), echo_(joined_.echo()), pinger_(joined_.pinger()) {
     joined_.configure();
     mark();
     thread_ = std::thread([this] {
@@ -287,8 +325,11 @@ class Rig {
   ~Rig() {
     for (auto& thread : threads_) thread.join();
     watches_.clear();
-    for (const auto& [name, m] : machines_) ::kill(m->pid, SIGTERM);
-    for (const auto& [name, m] : machines_) ::waitpid(m->pid, nullptr, 0);
+    held_.clear();
+    for (const auto& [name, m] : machines_)
+      if (m->pid > 0) ::kill(m->pid, SIGTERM);
+    for (const auto& [name, m] : machines_)
+      if (m->pid > 0) ::waitpid(m->pid, nullptr, 0);
   }
   Rig(const Rig&) = delete;
   Rig& operator=(const Rig&) = delete;
@@ -298,6 +339,12 @@ class Rig {
     std::string verb;
     in >> verb;
     if (verb == "machine") return add(in);
+    if (verb == "carry" || verb == "stop") return change(verb, in);
+    if (verb == "relay") {
+      Relay& relay = platform_.relays.emplace_back();
+      in >> relay.host >> relay.port >> relay.id >> relay.region >> relay.host6;
+      return say(fmt::format("{{\"relay\":\"{}\"}}", relay.host));
+    }
     std::uint32_t id = 0;
     in >> id;
     if (verb == "pair") {
@@ -321,6 +368,17 @@ class Rig {
     } else if (watches_.contains(id) && verb == "end") {
       watches_.erase(id);
       say(fmt::format("{{\"end\":{}}}", id));
+    } else if (verb == "hold") {
+      std::vector<Machine*> machines;
+      for (std::string name; in >> name;) machines.push_back(&find(name));
+      held_[id] = std::make_unique<Joined>(platform_, id, machines);
+      held_[id]->configure();
+      say(fmt::format("{{\"held\":{}}}", id));
+    } else if (held_.contains(id) && verb == "look") {
+      say(fmt::format("{{\"look\":{},{}}}", id, held_[id]->all()));
+    } else if (held_.contains(id) && verb == "drop") {
+      held_.erase(id);
+      say(fmt::format("{{\"dropped\":{}}}", id));
     } else {
       must(error(Code::InvalidArgument, "not understood: " + line));
     }
@@ -328,14 +386,27 @@ class Rig {
 
  private:
   void add(std::istream& in) {
-    std::string name, lan, proxy;
+    std::string name, lan, family, proxy;
     auto m = std::make_unique<Machine>();
-    in >> name >> m->host >> m->lease_ns >> lan >> m->relay >> proxy;
+    in >> name >> m->host >> m->lease_ns >> lan >> family >> proxy;
+    m->six = family == "6";
     in_addr at{};
     if (::inet_pton(AF_INET, lan.c_str(), &at) == 1) m->lan = ntohl(at.s_addr);
     m->start(agent_, dir_ + "/" + name, proxy);
     say(fmt::format("{{\"machine\":\"{}\",\"pid\":{}}}", name, m->pid));
     machines_[name] = std::move(m);
+  }
+  void change(const std::string& verb, std::istream& in) {
+    std::string name, value;
+    in >> name >> value;
+    Machine& m = find(name);
+    if (verb == "stop") {
+      ::kill(m.pid, SIGKILL);
+      ::waitpid(std::exchange(m.pid, -1), nullptr, 0);
+      return say(fmt::format("{{\"stopped\":\"{}\"}}", name));
+    }
+    std::ofstream(host::Layout{dir_ + "/" + name}.bandwidth()) << "0 0 " << (value == "on" ? 1 : 0) << " 0 0\n";
+    say(fmt::format("{{\"carry\":\"{}\"}}", name));
   }
   Machine& find(const std::string& name) {
     if (!machines_.contains(name)) must(error(Code::NotFound, "no such machine: " + name));
@@ -343,7 +414,7 @@ class Rig {
   }
 
   void pair(std::uint32_t id, Machine& a, Machine& b, int seconds, const std::string& names) {
-    const Joined joined(platform_, id, a, b);
+    const Joined joined(platform_, id, {&a, &b});
     const host::lab::Echo echo = joined.echo();
     Pinger pinger = joined.pinger();
     const auto began = Clock::now();
@@ -392,6 +463,7 @@ class Rig {
   Platform platform_;
   std::map<std::string, std::unique_ptr<Machine>> machines_;
   std::map<std::uint32_t, std::unique_ptr<Watch>> watches_;
+  std::map<std::uint32_t, std::unique_ptr<Joined>> held_;
   std::vector<std::thread> threads_;
 };
 

@@ -3,6 +3,7 @@ IPv6, by a carrier that leads back inside, by a way that carries less than it sa
 happens to networks under packets that never stop."""
 import os
 import sys
+import time
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -39,6 +40,76 @@ class NatLab(unittest.TestCase):
         for r in results:
             self.assertGreater(r["rtt_a_us"], 0, "the round trip of every pair is measured, also by the relay: %s" % r)
             self.assertLessEqual(r["lost"], 3, r)
+
+    def test_of_two_relays_the_nearer_is_used_and_its_death_resets_nothing(self):
+        lab = nat_lab.NatLab(BUILD, far=True)
+        talk = None
+        near, far = nat_lab.RELAY + ":443", nat_lab.FAR_RELAY + ":443"
+        by = lambda relay: lambda ways: len(ways) == 2 and all(w["path"] == "relay" and w["relay"] == relay for w in ways.values())  # noqa: E731
+        try:
+            cluster = lab.hold("symmetric-a", "symmetric-b")
+            talk = nat_lab.Talk(lab.lab.full("symmetric-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, lambda ways: by(near)(ways) and all(w["rtt_us"] > 0 for w in ways.values()) and talk.count > 0, 20)
+            self.assertTrue(by(near)(ways), "the second of the list, but the nearer one: %s" % ways)
+            time.sleep(4)  # all are measured by now
+            ways, _ = lab.wait_ways(cluster, by(near), 1)
+            self.assertTrue(by(near)(ways), ways)
+            for way in ways.values():
+                self.assertLess(way["rtt_us"], 2e6 * nat_lab.FAR_SECONDS, ways)
+            talk.since()
+            before = talk.count
+            lab.lab.pull_cable("relay")  # it neither answers nor resets anything
+            ways, after = lab.wait_ways(cluster, by(far), 12)
+            self.assertTrue(by(far)(ways), "%s; %s" % (ways, talk.fault))
+            time.sleep(2)
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
+            self.assertGreater(talk.count, before + 10, "and is answered")
+            gap = talk.since()
+            self.assertLess(gap, 6, "seconds without an answer (left after %.1f)" % after)
+            self.assertGreater(gap, 1, "it was dead for a while: else this shows nothing")
+            time.sleep(1)
+            self.assertGreater(talk.since(), 2 * nat_lab.FAR_SECONDS, "the far one carries it now")
+            print("two relays: left after %.1f s, %.1f s without an answer" % (after, gap))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
+
+    def test_a_member_carries_between_two_that_cannot_reach_each_other_and_the_relay_when_it_goes(self):
+        lab = nat_lab.NatLab(BUILD)
+        talk = None
+        both = lambda path: lambda ways: all((pair in ways and ways[pair]["path"] == path) for pair in ((1, 2), (2, 1)))  # noqa: E731
+        try:
+            cluster = lab.hold("symmetric-a", "symmetric-b", "full-a")
+            talk = nat_lab.Talk(lab.lab.full("symmetric-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, lambda ways: both("relay")(ways) and talk.count > 20, 20)
+            self.assertTrue(both("relay")(ways), "nobody offered yet: %s" % ways)
+            lab.ask("carry full-a on", "carry")
+            ways, after = lab.wait_ways(cluster, both("peer"), 25)
+            self.assertTrue(both("peer")(ways), ways)
+            self.assertEqual({3}, {ways[pair]["by"] for pair in ((1, 2), (2, 1))}, "the third member carries")
+            self.assertEqual({"direct"}, {ways[pair]["path"] for pair in ((1, 3), (2, 3))})
+            before = talk.count
+            time.sleep(2)
+            self.assertGreater(talk.count, before + 10)
+            counts = {(c["at"], c["by"], c["with"]): c for c in lab.ask("look %d" % cluster, "look")["carried"]}
+            one, other = counts[1, 3, 2], counts[2, 3, 1]
+            self.assertGreater(one["sent"], 2000)
+            self.assertAlmostEqual(one["sent"], other["received"], delta=0.2 * one["sent"], msg="both ends count the same: %s" % counts)
+            talk.since()
+            lab.ask("stop full-a", "stopped")
+            ways, back = lab.wait_ways(cluster, both("relay"), 15)
+            self.assertTrue(both("relay")(ways), ways)
+            time.sleep(4)
+            before = talk.count
+            time.sleep(1)
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
+            self.assertGreater(talk.count, before + 5, "and is answered")
+            print("carried %.1f s after the offer; the relay %.1f s after its end, %.1f s without an answer" % (after, back, talk.since()))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
 
     def test_what_does_not_fit_the_table_is_a_fault(self):
         table = nat_lab.read_table()
