@@ -19,6 +19,7 @@
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/images.h"
 #include "cli/net.h"
 #include "cli/offer.h"
 #include "cli/passwd.h"
@@ -362,6 +363,34 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   EXPECT_EQ(wire::parse_set_quota(state.calls.at(1).body)->share, (Share{250, 4, 1'500}));
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
+}
+TEST(Images, ChangesWhatIsNamedOfTheNarrowestAndKeepsTheRest) {
+  const std::string view =
+      R"({"platform":{"id":"org-1","name":"platform","policy":{"deny":["evil/*"]}},)"
+      R"("org":{"id":"org-2","name":"lab","policy":{}},)"
+      R"("project":{"id":"prj-1","name":"default","policy":{"allow":["a","b"],"requireDigest":true,"keys":["K"]},)"
+      R"("keyFingerprints":["ab12"]}})";
+  FakeTransport::State state;
+  auto api = api_of(state);
+  const auto put = [&](const ImagePolicyChange& change) {
+    state.calls.clear(), state.answers = {ok(view), ok(view)};
+    const auto answer = change_image_policy(api, "/api/v1/projects/default/image-policy", change);
+    EXPECT_TRUE(answer.ok()) << (answer.ok() ? "" : answer.error().message);
+    EXPECT_EQ(state.calls.at(1).target, "/api/v1/projects/default/image-policy");
+    return wire::parse_set_image_policy(state.calls.at(1).body)->policy;
+  };
+  EXPECT_EQ(put({.deny = {"c"}}), (ImagePolicy{{"a", "b"}, {"c"}, true, {"K"}}));
+  EXPECT_EQ(put({.allow = {"all"}, .keys = {"none"}, .require_digest = false}), ImagePolicy{});
+  const Folder folder;
+  std::ofstream(folder.path / "cosign.pub") << "-----BEGIN PUBLIC KEY-----";
+  EXPECT_EQ(put({.keys = {(folder.path / "cosign.pub").string()}}).keys,
+            std::vector<std::string>{"-----BEGIN PUBLIC KEY-----"});
+  state.answers = {ok(view)};
+  EXPECT_FALSE(change_image_policy(api, "/x", {.keys = {"/nonexistent"}}).ok());
+  EXPECT_EQ(image_policy_text(json(view)),
+            "everybody, by the platform\n  denied    evil/*\norganisation lab\n  every image may run\nproject default\n"
+            "  allowed   a\n  allowed   b\n  named     by their digests (IMAGE@sha256:...)\n"
+            "  signed    with one of these keys (SHA-256):\n            ab12\n");
 }
 TEST(Offers, ChangesWhatIsNamedAndKeepsTheRest) {
   const std::string none = R"({"id":"node-3","name":"pc"})";

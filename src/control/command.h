@@ -38,6 +38,13 @@ struct SetQuota {
   Quota quota;
   std::optional<Share> share = {};  // as it is, where it is not given
 };
+// Of an organisation, or of a project (then org is not looked at); the platform's own organisation speaks for
+// everybody.
+struct SetImagePolicy {  // replaces what held before
+  OrgId org;
+  ProjectId project;
+  ImagePolicy policy;
+};
 struct CreatePrincipal {
   std::string name;
   Role role = Role::None;
@@ -177,7 +184,7 @@ using Command =
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
-                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer>;
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy>;
 
 // What the caller is told once the events are durable: the id of what was made or changed ("cl-3"), empty if nothing.
 struct Outcome {

@@ -277,14 +277,22 @@ struct NodeOffered {
   bool operator==(const NodeOffered&) const = default;
 };
 
+// Of an organisation or, where a project is named, of that project.
+struct ImagePolicySet {
+  OrgId org;
+  ProjectId project;
+  ImagePolicy policy;
+  bool operator==(const ImagePolicySet&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
-using Event =
-    std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
-                 JoinTokenCreated, JoinTokenRevoked, NodeEnrolled, NodeFactsChanged, NodeStateChanged, NodeTierChanged,
-                 FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
-                 ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
-                 LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered>;
+using Event = std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated,
+                           ApiTokenRevoked, JoinTokenCreated, JoinTokenRevoked, NodeEnrolled, NodeFactsChanged,
+                           NodeStateChanged, NodeTierChanged, FreezeSet, BackoffSet, BackoffEnded, ClusterCreated,
+                           ClusterUpdated, ClusterStateChanged, ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed,
+                           SlotLeft, SlotPromoted, LeaseWantChanged, LeaseObserved, LeaseEnded, JobCreated,
+                           JobStateChanged, JobLogSet, RequestRecorded, RequestsAged, Archived, TimerSet, LeaderChanged,
+                           IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered, ImagePolicySet>;
 
 std::string_view event_name(const Event& event);  // "cluster.created", for people and streams
 std::string describe(const Event& event);         // its fields in order, as a JSON array with readable ids and times
