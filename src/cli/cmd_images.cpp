@@ -5,6 +5,7 @@
 
 #include "cli/config.h"
 #include "cli/images.h"
+#include "cli/scan.h"
 #include "cli/shell.h"
 #include "wire/rest.h"
 
@@ -110,8 +111,9 @@ Result<wire::Json> change_image_policy(Api& api, const std::string& target, cons
 
 void add_images(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<ImageOptions>();
-  auto* images = app.add_subcommand("images", "Which images may run");
+  auto* images = app.add_subcommand("images", "Which images may run, and what is known of them");
   images->require_subcommand(1);
+  add_scan(*images, shell);
   auto* policy = images->add_subcommand("policy", "Of a project, its organisation and the platform; all of them bind");
   policy->require_subcommand(1);
   auto* show = policy->add_subcommand("show", "What is allowed, denied and must be signed");

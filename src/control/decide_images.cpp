@@ -10,8 +10,9 @@ Decided decide(const Asking& a, const SetImagePolicy& c) {
   const auto project = a.base.projects.find(c.project);
   const bool known = project != a.base.projects.end();
   const OrgId org = !c.project ? c.org : known ? project->second.org : OrgId{};
-  TRY_VOID(a.may(access::Verb::Update, {.kind = access::Kind::ImagePolicy, .owner = org}));
-  if (!c.project && org == kPlatformOrg) TRY_VOID(a.may(access::Verb::Update, {.kind = access::Kind::Platform}));
+  // That of the platform is nobody's own: it binds everybody.
+  const OrgId owner = !c.project && org == kPlatformOrg ? OrgId{} : org;
+  TRY_VOID(a.may(access::Verb::Update, {.kind = access::Kind::ImagePolicy, .owner = owner}));
   if (c.project && !known) return missing("project", c.project.str());
   if (!c.project && !a.base.orgs.contains(org)) return missing("organisation", org.str());
   TRY_VOID(validate(c.policy, "policy"));

@@ -73,7 +73,8 @@ TEST(Images, WhoMaySetOne) {
   EXPECT_EQ(set({}, w.project, stranger).error().code, Code::NotFound);
   EXPECT_EQ(set(w.tenant, {}, stranger).error().code, Code::NotFound);
   EXPECT_EQ(set(w.tenant, {}, w.as(Role::Auditor, w.tenant)).error().code, Code::PermissionDenied);
-  EXPECT_FALSE(set(w.supplier, {}, of_platform).ok()) << "who belongs to the platform's organisation binds nobody else";
+  EXPECT_EQ(set(w.supplier, {}, of_platform).error().code, Code::NotFound)
+      << "who belongs to the platform's organisation binds nobody else";
   EXPECT_TRUE(set(w.supplier, {}, w.as(Role::Operator, w.supplier)).ok());
   EXPECT_TRUE(set(w.tenant, {}, w.user()).ok());
   EXPECT_FALSE(set({}, ProjectId{99}, w.user()).ok());

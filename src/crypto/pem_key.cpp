@@ -17,7 +17,7 @@ struct QuietErrors {  // what is refused leaves nothing in this thread's queue f
   ~QuietErrors() { ERR_clear_error(); }
 };
 
-bool is_p256(EVP_PKEY& key) {
+bool on_p256(EVP_PKEY& key) {
   char group[32] = {};
   std::size_t size = 0;
   return EVP_PKEY_get_base_id(&key) == EVP_PKEY_EC && EVP_PKEY_get_group_name(&key, group, sizeof group, &size) == 1 &&
@@ -50,7 +50,7 @@ Result<PemKey> PemKey::parse(std::string_view pem) {
   KeyPtr key(PEM_read_bio_PUBKEY(bio.get(), nullptr, nullptr, nullptr));
   if (key == nullptr) return unusable("cannot be read");
   const bool ed25519 = EVP_PKEY_get_base_id(key.get()) == EVP_PKEY_ED25519;
-  if (!ed25519 && !is_p256(*key)) return unusable("is of another kind");
+  if (!ed25519 && !on_p256(*key)) return unusable("is of another kind");
   if (!ed25519) {
     const KeyCtxPtr check(EVP_PKEY_CTX_new_from_pkey(nullptr, key.get(), nullptr));
     if (check == nullptr || EVP_PKEY_public_check(check.get()) != 1) return unusable("is no point of its curve");

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kPayloadType = "application/vnd.dev.cosign.simplesigning.v1+json";
 constexpr std::string_view kAnnotation = "dev.cosignproject.cosign/signature";
 constexpr std::string_view kSays = "cosign container image signature";
-constexpr std::size_t kLayersMax = 64, kPayloadMax = 64 << 10;
+constexpr std::size_t kSignaturesMax = 64, kPayloadMax = 64 << 10;
 
 Error unsigned_image(std::string why, std::string code) {
   return error(Code::PermissionDenied, std::move(why), std::move(code));
@@ -28,7 +28,7 @@ Result<std::vector<SignatureLayer>> parse_signatures(std::string_view manifest) 
     return error(Code::InvalidArgument, "the manifest of signatures has no layers", "image_signature.wrong");
   std::vector<SignatureLayer> out;
   for (const auto& layer : layers->get_array()) {
-    if (out.size() >= kLayersMax) break;
+    if (out.size() >= kSignaturesMax) break;
     if (text_at(layer, {"mediaType"}) != kPayloadType) continue;
     auto signature = unbase64(text_at(layer, {"annotations", kAnnotation}));
     std::string digest = text_at(layer, {"digest"});

@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::string_view kDigest = "sha256:";
+constexpr std::string_view kDigestPrefix = "sha256:";
 
 std::string lower_case(std::string_view text) {
   std::string out(text);
@@ -22,7 +22,7 @@ struct Name {
   std::string repository, tag;
 };
 // The tag stands behind the last colon, unless that one belongs to a port.
-Name split(std::string_view text) {
+Name name_and_tag(std::string_view text) {
   const auto slash = text.rfind('/'), colon = text.rfind(':');
   if (colon == std::string_view::npos || (slash != std::string_view::npos && colon < slash))
     return {std::string(text), {}};
@@ -64,8 +64,8 @@ bool glob(std::string_view pattern, std::string_view text) {
 }
 
 bool is_digest(std::string_view text) {
-  return text.size() == kDigest.size() + 64 && text.starts_with(kDigest) &&
-         std::all_of(text.begin() + kDigest.size(), text.end(),
+  return text.size() == kDigestPrefix.size() + 64 && text.starts_with(kDigestPrefix) &&
+         std::all_of(text.begin() + kDigestPrefix.size(), text.end(),
                      [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
@@ -91,7 +91,7 @@ Status valid_patterns(const std::vector<std::string>& patterns, const std::strin
     };
     if (pattern.empty() || pattern.size() > kImagePatternBytesMax)
       return wrong("is empty or longer than " + std::to_string(kImagePatternBytesMax) + " bytes");
-    if (pattern.starts_with(kDigest)) {
+    if (pattern.starts_with(kDigestPrefix)) {
       if (!is_digest(pattern)) return wrong("is no whole digest; write sha256: and 64 hex digits in lower case");
       continue;
     }
@@ -108,7 +108,7 @@ Status valid_patterns(const std::vector<std::string>& patterns, const std::strin
 std::string full_image_name(std::string_view image) {
   const std::string_view name = without_digest(image);
   if (is_venv_image(name)) return std::string(name);
-  const Name parts = split(name);
+  const Name parts = name_and_tag(name);
   const bool pinned = name.size() != image.size();
   const std::string tag = !parts.tag.empty() ? parts.tag : pinned ? "" : "latest";
   return full_repository(parts.repository) + (tag.empty() ? "" : ":" + tag);
@@ -119,13 +119,13 @@ std::string image_digest(std::string_view image) {
 }
 
 bool image_matches(std::string_view pattern, std::string_view image, const std::vector<std::string>& digests) {
-  if (pattern.starts_with(kDigest))
+  if (pattern.starts_with(kDigestPrefix))
     return image_digest(image) == pattern || image == pattern ||
            std::find(digests.begin(), digests.end(), pattern) != digests.end();
   const std::string name = full_image_name(image);
   if (pattern == "*") return true;
   if (is_venv_image(pattern) || is_venv_image(name)) return glob(pattern, name);
-  const Name wanted = split(pattern), has = split(name);
+  const Name wanted = name_and_tag(pattern), has = name_and_tag(name);
   return glob(full_repository(wanted.repository), has.repository) && (wanted.tag.empty() || glob(wanted.tag, has.tag));
 }
 

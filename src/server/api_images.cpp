@@ -16,16 +16,15 @@ access::Object policy_of(OrgId org) {
 Resolver org_policy(Verb verb) {
   return [verb](const control::State& state, Call& call) -> Result<Ask> {
     const auto id = find_org(state, call.id);
-    if (!id) return missing(Kind::Org, call.id);
+    if (!id) return missing(Kind::ImagePolicy, call.id);
     call.id = id->str();
-    if (verb == Verb::Update && *id == kPlatformOrg) return Ask{verb, {.kind = Kind::Platform}};
-    return Ask{verb, policy_of(*id)};
+    return Ask{verb, policy_of(verb == Verb::Update && *id == kPlatformOrg ? OrgId{} : *id)};
   };
 }
 Resolver project_policy(Verb verb) {
   return [verb](const control::State& state, Call& call) -> Result<Ask> {
     const auto id = find_project(state, call.caller.subject, call.id);
-    if (!id.ok()) return missing(Kind::Project, call.id);
+    if (!id.ok()) return missing(Kind::ImagePolicy, call.id);
     call.id = id->str();
     return Ask{verb, policy_of(state.projects.find(*id)->second.org)};
   };
