@@ -11,6 +11,7 @@
 
 #include "base/version.h"
 #include "cli/config.h"
+#include "cli/remote.h"
 #include "cli/scan.h"
 #include "cli/shell.h"
 #include "wire/json.h"
@@ -22,8 +23,18 @@ namespace fs = std::filesystem;
 constexpr std::size_t kReportMax = 64 << 20, kDepthMax = 64, kWaiverFileMax = 4 << 20;
 constexpr Millis kScannerWithin{15 * 60'000};
 
+// The lists of packages of a container, as a tar; links are followed, for os-release is one.
+constexpr std::string_view kLists =
+    "cd / && { for f in etc/os-release usr/lib/os-release var/lib/dpkg/status lib/apk/db/installed; do [ -f $f ] && "
+    "echo "
+    "$f; done; find var/lib/dpkg/status.d -type f 2>/dev/null; find . \\( -path ./proc -o -path ./sys -o -path ./dev "
+    "-o "
+    "-path ./tmp \\) -prune -o -type f \\( -path '*.dist-info/METADATA' -o -path '*.egg-info/PKG-INFO' -o -path "
+    "'*-packages/*.egg-info' \\) -print 2>/dev/null; } | tar -chf - -T -";
+constexpr std::size_t kListsMax = 256 << 20;
+
 struct ScanOptions {
-  std::string path, database, block = "high", max_age = "7d", waivers, scanner;
+  std::string path, cluster, slot, database, block = "high", max_age = "7d", waivers, scanner;
   bool only_fixed = false;
 };
 
@@ -110,6 +121,25 @@ Result<std::string> output_of(const std::string& program, const std::string& pat
   return out;
 }
 
+Result<scan::Facts> facts_by(const std::string& database, const std::map<std::string, std::string>& files) {
+  const scan::Inventory inventory = scan::inventory_of(files);
+  scan::Matcher matcher(inventory);
+  TRY_VOID(read_database(database, matcher));
+  return scan::facts_of(inventory, matcher, "muster " + std::string(kVersion));
+}
+
+// What the container has now, setup commands and all, as it says itself.
+Result<scan::Facts> scan_cluster(Shell& shell, const ScanOptions& options) {
+  Api* api = TRY(shell.api());
+  const ExecRequest request{
+      .cluster = options.cluster, .slot = options.slot, .argv = {"sh", "-c", std::string(kLists)}};
+  const std::string tar = TRY(exec_output(api->account(), request, kListsMax));
+  const scan::ArchiveSource source{tar.size(), [&](std::uint64_t offset, std::size_t wanted) -> Result<std::string> {
+                                     return offset > tar.size() ? std::string() : tar.substr(offset, wanted);
+                                   }};
+  return facts_by(options.database, TRY(scan::files_of_archive(source)));
+}
+
 wire::Json json_of(const scan::Facts& facts, const scan::Verdict& verdict) {
   auto out = *wire::parse_json(scan::report_json(facts), {.bytes = 2 * kReportMax, .values = 2'000'000});
   out.set("verdict", wire::Json::string(std::string(scan::text(verdict.outcome))));
@@ -139,8 +169,13 @@ Result<int> run_scan(Shell& shell, const ScanOptions& options) {
   rules.block = *block, rules.fresh = Millis(*fresh * 1000), rules.only_fixed = options.only_fixed;
   if (!options.waivers.empty())
     rules.waivers = TRY(scan::parse_waivers(TRY(read_file(options.waivers, kWaiverFileMax))));
-  auto facts =
-      options.scanner.empty() ? scan_image(options.path, options.database) : ask_scanner(options.scanner, options.path);
+  if (options.path.empty() == options.cluster.empty())
+    return error(Code::InvalidArgument, "say what: an archive or folder, or --cluster NAME for what runs there");
+  if (!options.cluster.empty() && !options.scanner.empty())
+    return error(Code::InvalidArgument, "--scanner wants an archive or folder; --cluster is scanned with --database");
+  auto facts = !options.scanner.empty()  ? ask_scanner(options.scanner, options.path)
+               : options.cluster.empty() ? scan_image(options.path, options.database)
+                                         : scan_cluster(shell, options);
   // A scanner that failed found nothing out, which is not the same as nothing.
   if (!facts.ok() && options.scanner.empty()) return facts.error();
   if (!facts.ok()) facts = scan::Facts{options.scanner, {}, facts.error().message, {}};
@@ -152,10 +187,7 @@ Result<int> run_scan(Shell& shell, const ScanOptions& options) {
 }  // namespace
 
 Result<scan::Facts> scan_image(const std::string& path, const std::string& database) {
-  const scan::Inventory inventory = scan::inventory_of(TRY(files_at(path)));
-  scan::Matcher matcher(inventory);
-  TRY_VOID(read_database(database, matcher));
-  return scan::facts_of(inventory, matcher, "muster " + std::string(kVersion));
+  return facts_by(database, TRY(files_at(path)));
 }
 
 Result<scan::Facts> ask_scanner(const std::string& program, const std::string& path) {
@@ -178,8 +210,9 @@ std::string verdict_text(const scan::Facts& facts, const scan::Verdict& verdict,
 void add_scan(CLI::App& images, Shell& shell) {
   auto options = std::make_shared<ScanOptions>();
   auto* command = images.add_subcommand("scan", "What is known to be wrong with an image, before it is signed");
-  command->add_option("source", options->path, "what `docker save` wrote, a tar of a root file system, or its folder")
-      ->required();
+  command->add_option("source", options->path, "what `docker save` wrote, a tar of a root file system, or its folder");
+  command->add_option("--cluster", options->cluster, "instead: what a running cluster has in its head's container");
+  command->add_option("--slot", options->slot, "with --cluster: in this member's");
   command->add_option("--database", options->database, "folder with records in the OSV format (*.json)");
   command->add_option("--scanner", options->scanner,
                       "instead: a program that gets the path and prints a report (docs/images.md)");
@@ -191,7 +224,8 @@ void add_scan(CLI::App& images, Shell& shell) {
       "Ends with 0 for pass and warn, with 1 for block, stale and not scanned: what was not scanned is never clean.\n"
       "Examples:\n  docker save muster/ray:2.60.0 -o ray.tar && muster images scan ray.tar --database osv/\n  muster "
       "images "
-      "scan ray.tar --scanner ./trivy-report --block critical --waivers waivers.json");
+      "scan ray.tar --scanner ./trivy-report --block critical --waivers waivers.json\n  muster images scan --cluster "
+      "demo --database osv/");
   command->callback([options, &shell] { shell.action = [options, &shell] { return run_scan(shell, *options); }; });
 }
 

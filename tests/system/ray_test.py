@@ -324,6 +324,17 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
         try:
             self.assertRegex(self.world.cluster("private")["imageDigest"], "^%s/team/ray@sha256:[0-9a-f]{64}$" % re.escape(store.host))
             self.assertEqual(self.world.cli("exec", "private", "cat /etc/private").stdout, "yes")
+            # What runs there, by a database that knows something of it.
+            osv = self.world.dir + "-registry/osv"
+            os.makedirs(osv)
+            for name, ecosystem in (("ray", "PyPI"), ("no-such-source", "Debian")):
+                with open("%s/%s.json" % (osv, name), "w") as f:
+                    json.dump({"id": "CVE-2030-" + name, "modified": time.strftime("%Y-%m-%dT00:00:00Z"), "database_specific": {"severity": "HIGH"},
+                               "affected": [{"package": {"ecosystem": ecosystem, "name": name}, "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}]}, f)
+            scanned = self.world.cli("images", "scan", "--cluster", "private", "--database", osv, check=False)
+            self.assertEqual(scanned.returncode, 1, scanned.stdout + scanned.stderr)
+            self.assertRegex(scanned.stdout, "CVE-2030-ray +high +ray +2[.]")
+            self.assertIn("block: 1 finding is high or worse", scanned.stdout)
         finally:
             self.world.cli("down", "private", "--yes")
         self.assertIn("forgotten", self.world.cli("registry", "logout", store.host).stdout)
