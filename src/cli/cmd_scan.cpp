@@ -49,11 +49,16 @@ Result<std::map<std::string, std::string>> files_of_folder(const std::string& ro
   for (; !failure && walk != end; walk.increment(failure)) {
     if (walk.depth() > static_cast<int>(kDepthMax)) walk.disable_recursion_pending();
     std::error_code ignored;
-    if (!fs::is_regular_file(walk->symlink_status(ignored))) continue;
+    const auto kind = walk->symlink_status(ignored);
+    if (!fs::is_regular_file(kind) && !fs::is_symlink(kind)) continue;
     const std::string path = walk->path().string();
     std::string name = path.substr(std::min(path.size(), root.size()));
     name.erase(0, name.find_first_not_of('/'));
-    if (scan::wanted(name)) out[name] = TRY(read_file(path, scan::kFileMax));
+    if (!scan::wanted(name) || (fs::is_symlink(kind) && name.ends_with("os-release"))) continue;
+    // A link may lead out of the folder: what it stands for counts as not read.
+    std::string text;
+    if (!fs::is_symlink(kind)) text = TRY(read_file(path, scan::kFileMax));
+    out[name] = std::move(text);
   }
   if (failure) return cannot_read(root);
   return out;

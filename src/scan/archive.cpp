@@ -37,8 +37,8 @@ std::string cleaned(std::string_view name) {
   while (name.starts_with("./") || name.starts_with("/")) name.remove_prefix(name[0] == '/' ? 1 : 2);
   return std::string(name);
 }
-// The last `path=` of a pax header: "LENGTH path=VALUE\n".
-std::optional<std::string> pax_path(std::string_view text) {
+// The last `key` of a pax header: "LENGTH path=VALUE\n".
+std::optional<std::string> pax_value(std::string_view text, std::string_view key) {
   std::optional<std::string> out;
   while (!text.empty()) {
     const std::uint64_t length = [&] {
@@ -53,8 +53,8 @@ std::optional<std::string> pax_path(std::string_view text) {
     const std::string_view record = text.substr(0, length);
     text.remove_prefix(length);
     const auto blank = record.find(' ');
-    if (blank == std::string_view::npos || !record.substr(blank + 1).starts_with("path=")) continue;
-    std::string_view value = record.substr(blank + 6);
+    if (blank == std::string_view::npos || !record.substr(blank + 1).starts_with(key)) continue;
+    std::string_view value = record.substr(blank + 1 + key.size());
     if (value.ends_with('\n')) value.remove_suffix(1);
     out = std::string(value);
   }
@@ -62,14 +62,14 @@ std::optional<std::string> pax_path(std::string_view text) {
 }
 
 struct Entry {
-  std::string name;
+  std::string name, link;  // link: what a hard link is another name of
   char kind = '0';
   std::uint64_t offset = 0, size = 0;
 };
 // Calls `each` for every entry of the tar between two offsets, until it says stop.
 template <class Each>
 Status walk(const ArchiveSource& archive, std::uint64_t at, std::uint64_t end, Each each) {
-  std::string long_name;
+  std::string long_name, long_link;
   for (std::size_t n = 0; at + kBlock <= end; ++n) {
     if (n > kEntriesMax) return broken("it has too many entries");
     const std::string header = TRY(archive.read(at, kBlock));
@@ -83,20 +83,23 @@ Status walk(const ArchiveSource& archive, std::uint64_t at, std::uint64_t end, E
     entry.offset = at + kBlock;
     if (entry.size > end - entry.offset) return broken("an entry is longer than the archive");
     at = entry.offset + (entry.size + kBlock - 1) / kBlock * kBlock;
-    if (entry.kind == 'L' || entry.kind == 'x') {
+    if (entry.kind == 'L' || entry.kind == 'K' || entry.kind == 'x') {
       if (entry.size > kNameMax * 4) {
-        if (entry.kind == 'L') return broken("a name is too long");
+        if (entry.kind != 'x') return broken("a name is too long");
         continue;
       }
       const std::string said = TRY(archive.read(entry.offset, static_cast<std::size_t>(entry.size)));
       if (entry.kind == 'L') long_name = text_of(said);
-      if (entry.kind == 'x') long_name = pax_path(said).value_or(long_name);
+      if (entry.kind == 'K') long_link = text_of(said);
+      if (entry.kind == 'x') long_name = pax_value(said, "path=").value_or(long_name);
+      if (entry.kind == 'x') long_link = pax_value(said, "linkpath=").value_or(long_link);
       continue;
     }
-    if (entry.kind == 'K' || entry.kind == 'g') continue;
+    if (entry.kind == 'g') continue;
     const std::string prefix = text_of(block.substr(345, 155)), name = text_of(block.substr(0, 100));
     entry.name = cleaned(!long_name.empty() ? long_name : prefix.empty() ? name : prefix + "/" + name);
-    long_name.clear();
+    entry.link = cleaned(!long_link.empty() ? long_link : text_of(block.substr(157, 100)));
+    long_name.clear(), long_link.clear();
     TRY_VOID(each(entry));
   }
   return {};
@@ -105,11 +108,20 @@ Status walk(const ArchiveSource& archive, std::uint64_t at, std::uint64_t end, E
 using Files = std::map<std::string, std::string>;
 
 Status keep(const ArchiveSource& archive, const Entry& entry, Files& files, std::size_t& kept) {
-  if (entry.kind != '0' || !wanted(entry.name)) return {};
-  if (entry.size > kFileMax || kept + entry.size > kKeptMax)
+  const bool link = entry.kind == '1' || entry.kind == '2';
+  if (!wanted(entry.name) || (!link && entry.kind != '0')) return {};
+  const auto same = entry.kind == '1' ? files.find(entry.link) : files.end();
+  const std::uint64_t size = same != files.end() ? same->second.size() : link ? 0 : entry.size;
+  if (size > kFileMax || kept + size > kKeptMax)
     return broken(entry.name + " and the like are too large to be lists of packages");
-  kept += static_cast<std::size_t>(entry.size);
-  files[entry.name] = TRY(archive.read(entry.offset, static_cast<std::size_t>(entry.size)));
+  kept += static_cast<std::size_t>(size);
+  if (same != files.end()) {
+    files[entry.name] = std::string(same->second);
+  } else if (link) {  // what leads elsewhere was not read, and says so by being empty
+    if (!entry.name.ends_with("os-release")) files[entry.name].clear();
+  } else {
+    files[entry.name] = TRY(archive.read(entry.offset, static_cast<std::size_t>(size)));
+  }
   return {};
 }
 

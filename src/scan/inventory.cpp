@@ -155,7 +155,9 @@ bool wanted(std::string_view path) {
 }
 
 void take(Inventory& inventory, std::string_view path, std::string_view text) {
-  if (path.ends_with("os-release")) {
+  if (text.empty()) {  // a link that leads elsewhere
+    ++inventory.skipped;
+  } else if (path.ends_with("os-release")) {
     if (std::string system = system_of(text); !system.empty()) inventory.system = std::move(system);
   } else if (path == kStatus || path.starts_with(kStatusFolder)) {
     take_dpkg(inventory, text);

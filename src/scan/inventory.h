@@ -31,7 +31,8 @@ struct Inventory {
 
 // Is this file of a root file system, as "usr/lib/os-release", one that take() wants?
 bool wanted(std::string_view path);
-// Reads one such file into the inventory; os-release first, or the packages have no release.
+// Reads one such file into the inventory; os-release first, or the packages have no release. An empty one counts as
+// skipped.
 void take(Inventory& inventory, std::string_view path, std::string_view text);
 // Of all wanted files, in the right order.
 Inventory inventory_of(const std::map<std::string, std::string>& files);

@@ -262,9 +262,18 @@ TEST(Archive, LongNamesAndLinks) {
     ASSERT_TRUE(files.ok());
     EXPECT_TRUE(files->contains(path));
   }
-  const auto link = files_of(member("var/lib/dpkg/status", "", '2') + kEnd);
-  ASSERT_TRUE(link.ok());
-  EXPECT_TRUE(link->empty()) << "a link is not followed, so nothing was scanned";
+  // Links are not followed: what they stand for was not read. Hard links are other names, as uv makes them.
+  const std::string one = "cache/a-1.dist-info/METADATA", two = "venv/a-1.dist-info/METADATA";
+  const auto linked = [&](std::string block, const std::string& to) { return block.replace(157, to.size(), to); };
+  for (const std::string& lost : {member("var/lib/dpkg/status", "", '2'), linked(member(two, "", '1'), "nowhere")}) {
+    const auto files = files_of(lost + kEnd);
+    ASSERT_TRUE(files.ok());
+    EXPECT_EQ(inventory_of(*files).skipped, 1U);
+  }
+  const auto hard = files_of(member(one, "Name: a\nVersion: 1\n") + linked(member(two, "", '1'), one) + kEnd);
+  ASSERT_TRUE(hard.ok());
+  EXPECT_EQ(hard->at(two), hard->at(one));
+  EXPECT_TRUE(files_of(member("etc/os-release", "", '2') + kEnd)->empty());
 }
 
 TEST(Archive, HostileOnes) {
