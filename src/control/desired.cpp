@@ -89,10 +89,10 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.ray_labels["muster.io/tier"] = std::string(tier_name(node.tier));
   if (lease.want != LeaseWant::Stop) {
     a.roster = roster_of(state, *cluster);
+    a.image_policies = image_policies(state, cluster->project);
+    if (!a.image_policies.empty()) a.must_understand.push_back("image_policy"), a.image_asked = cluster->spec.image;
     if (slot->role == SlotRole::Head) a.jobs = orders_of(state, cluster->id);
   }
-  a.image_policies = image_policies(state, cluster->project);
-  if (!a.image_policies.empty()) a.must_understand.push_back("image_policy"), a.image_asked = cluster->spec.image;
   if (a.egress) a.must_understand.push_back("egress");
   if (slot->role == SlotRole::Spare) a.must_understand.push_back("standby");
   return a;
