@@ -413,7 +413,7 @@ TEST(Images, ScansAFolderByADatabaseAndAsksPlugIns) {
   const auto verdict = scan::judge(*facts, {}, *scan::parse_time("2026-11-21"));
   EXPECT_EQ(verdict_text(*facts, verdict, false),
             "ID          SEVERITY  PACKAGE  VERSION  FIXED IN  WAIVED BY\n"
-            "CVE-2024-1  high      libssl3  3.0.9-1  3.0.11-1\n\n"
+            "CVE-2024-1  high      libssl3  3.0.9-1  3.0.11-1  -\n\n"
             "block: 1 finding is high or worse (by " +
                 facts->scanner + ")\n");
   fs::create_directories(folder.path / "empty");
