@@ -42,6 +42,7 @@ MAY = {
     "BeginSso": set(), "FinishSso": set(),  # want an identity provider: tests/system/oidc_test.py
     "GetServer": ALL, "Login": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
     "CreateProject": WORK, "ListProjects": LOOK, "GetOrgQuota": ALL, "SetOrgQuota": {"operator"}, "GetProjectQuota": LOOK,
+    "GetOrgImagePolicy": LOOK, "SetOrgImagePolicy": WORK, "GetProjectImagePolicy": LOOK, "SetProjectImagePolicy": WORK,
     "SetProjectQuota": WORK, "CreatePrincipal": {"operator"}, "ListPrincipals": ALL, "DisablePrincipal": {"operator"},
     "CreateApiToken": ALL, "ListApiTokens": ALL, "RevokeApiToken": ALL, "CreateJoinToken": {"operator", "supplier", "tenant"},
     "ListJoinTokens": ALL, "RevokeJoinToken": {"operator", "supplier", "tenant"}, "Enroll": ALL, "ListNodes": ALL,
@@ -272,6 +273,7 @@ def examples(w):
         "FinishSso": {"handle": "x", "code": "c", "state": "s"}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
         "CreateOrg": {"name": "fuzz-org"}, "CreateProject": {"org": "mine", "name": "fuzz-project"},
         "SetOrgQuota": {"gpus": "100", "cpus": 1000, "clusters": "0"}, "SetProjectQuota": {"gpus": "100", "cpus": 1000.5, "clusters": "0"},
+        "SetOrgImagePolicy": {"policy": {"deny": ["evil.example/*"]}}, "SetProjectImagePolicy": {"policy": {"allow": ["*"], "requireDigest": False}},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},
         "CreateApiToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
         "CreateJoinToken": {"labels": {"zone": "a"}, "lifetimeSeconds": "600"},
@@ -323,6 +325,9 @@ def walk(w, operations):
                 "CreateOrg": lambda: ("", {"name": new("org")}), "CreateProject": lambda: ("", {"org": "mine", "name": new("project")}),
                 "GetOrgQuota": lambda: (me["orgId"], None), "SetOrgQuota": lambda: (w.orgs["spare"]["id"], {"gpus": "5"}),
                 "GetProjectQuota": lambda: (w.own["projects"], None), "SetProjectQuota": lambda: (w.own["projects"], {"gpus": "500"}),
+                "GetOrgImagePolicy": lambda: (me["orgId"] if role == "tenant" else w.orgs["spare"]["id"], None),
+                "SetOrgImagePolicy": lambda: (me["orgId"] if role == "tenant" else w.orgs["spare"]["id"], {"policy": {"deny": ["evil.example/*"]}}),
+                "GetProjectImagePolicy": lambda: (w.own["projects"], None), "SetProjectImagePolicy": lambda: (w.own["projects"], {"policy": {"deny": ["evil.example/*"]}}),
                 "CreatePrincipal": lambda: ("", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}),
                 "DisablePrincipal": lambda: (made("users", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}, "operator"), None),
                 "CreateApiToken": lambda: ("", {"label": "walk"}), "RevokeApiToken": lambda: (made("tokens", {"label": "walk"}, walker), None),
@@ -484,7 +489,7 @@ class Fuzzer:
         w = self.w
         if name == "DisablePrincipal" and role == "operator" and ident != w.spare["user"]:
             return True
-        if name in ("RevokeApiToken", "StopCluster", "StopJob", "RevokeJoinToken", "DeleteRegistry", "ActOnNode", "SetOrgQuota", "SetProjectQuota", "UpdateCluster", "ResetTotp") and role == "operator":
+        if name in ("RevokeApiToken", "StopCluster", "StopJob", "RevokeJoinToken", "DeleteRegistry", "ActOnNode", "SetOrgQuota", "SetProjectQuota", "SetOrgImagePolicy", "SetProjectImagePolicy", "UpdateCluster", "ResetTotp") and role == "operator":
             return ident in set(w.foreign.values()) | set(w.own.values()) or re.fullmatch(r"(tok|cl|job)-\d+", ident) is not None
         if name == "RevokeApiToken" and re.fullmatch(r"tok-\d+", ident):
             return ident not in (w.own["tokens"], w.foreign["tokens"])

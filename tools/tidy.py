@@ -15,7 +15,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build", "asan")
 # Rooms that read what strangers send: every `make test` looks at them; `make tidy` looks at all.
-STRANGERS = ["wire", "session", "relay", "overlay", "egress", "oidc"]
+STRANGERS = ["wire", "session", "relay", "overlay", "egress", "oidc", "scan"]
 
 
 def sources(rooms):

@@ -6,11 +6,11 @@
 namespace muster::access {
 namespace {
 
-constexpr std::size_t kKinds = 16;
+constexpr std::size_t kKinds = 17;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project", "account",   "API token", "join token", "machine",  "cluster",
-    "job",      "queue",        "event",   "audit log", "blob",      "telemetry",  "registry", "offer"};
+    "platform", "organisation", "project",   "account", "API token", "join token", "machine", "cluster",     "job",
+    "queue",    "event",        "audit log", "blob",    "telemetry", "registry",   "offer",   "image policy"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -62,6 +62,7 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Registry, Reach::Own, kAccount},
     {Role::Operator, Kind::Offer, Reach::Any, kLook},  // what is asked for a machine is its owner's word alone
     {Role::Operator, Kind::Offer, Reach::Own, kAsk},
+    {Role::Operator, Kind::ImagePolicy, Reach::Any, kAsk},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
@@ -89,6 +90,7 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
     {Role::Tenant, Kind::Registry, Reach::Own, kAccount},
     {Role::Tenant, Kind::Offer, Reach::Own, kAsk},
+    {Role::Tenant, Kind::ImagePolicy, Reach::Own, kAsk},
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -106,6 +108,7 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Audit, Reach::Any, kLook},
     {Role::Auditor, Kind::Telemetry, Reach::Any, kLook},
     {Role::Auditor, Kind::Offer, Reach::Any, kLook},
+    {Role::Auditor, Kind::ImagePolicy, Reach::Any, kLook},
 };
 // A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the
 // server passes the node the assignment is for.
@@ -138,7 +141,8 @@ bool in_scope(const Subject& subject, Verb verb, Kind kind) {
     if (scope == "clusters" && (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob ||
                                 kind == Kind::Queue || kind == Kind::Registry))
       return true;
-    if (scope == "clusters" && kind == Kind::Project && (verb == List || verb == Read)) return true;
+    if (scope == "clusters" && (kind == Kind::Project || kind == Kind::ImagePolicy) && (verb == List || verb == Read))
+      return true;
     if (scope == "nodes" &&
         (kind == Kind::Node || kind == Kind::JoinToken || kind == Kind::Telemetry || kind == Kind::Offer))
       return true;

@@ -27,7 +27,8 @@ enum class Kind : std::uint8_t {
   Blob,
   Telemetry,
   Registry,
-  Offer
+  Offer,
+  ImagePolicy
 };
 enum class Verb : std::uint8_t {
   List,

@@ -54,6 +54,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Telemetry, "lr", "lr"},
     {Role::Operator, Kind::Registry, "lcd", ""},
     {Role::Operator, Kind::Offer, "lru", "lr"},
+    {Role::Operator, Kind::ImagePolicy, "lru", "lru"},
     {Role::Supplier, Kind::Platform, "", ""},
     {Role::Supplier, Kind::Org, "lr", ""},
     {Role::Supplier, Kind::Project, "", ""},
@@ -70,6 +71,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::Telemetry, "lr", ""},
     {Role::Supplier, Kind::Registry, "", ""},
     {Role::Supplier, Kind::Offer, "lru", ""},
+    {Role::Supplier, Kind::ImagePolicy, "", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
     {Role::Tenant, Kind::Project, "lrcu", ""},
@@ -86,6 +88,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Telemetry, "lr", ""},
     {Role::Tenant, Kind::Registry, "lcd", ""},
     {Role::Tenant, Kind::Offer, "lru", ""},
+    {Role::Tenant, Kind::ImagePolicy, "lru", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
@@ -102,10 +105,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Telemetry, "lr", "lr"},
     {Role::Auditor, Kind::Registry, "", ""},
     {Role::Auditor, Kind::Offer, "lr", "lr"},
+    {Role::Auditor, Kind::ImagePolicy, "lr", "lr"},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 16U);
+  EXPECT_EQ(std::size(kMatrix), 4U * 17U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
@@ -115,7 +119,7 @@ TEST(Access, EveryRoleKindVerbAndOwnership) {
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
-  for (int kind = 0; kind < 16; ++kind) {
+  for (int kind = 0; kind < 17; ++kind) {
     const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
     EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
     EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
@@ -124,7 +128,7 @@ TEST(Access, NobodyMayOnlyEnrol) {
 }
 
 TEST(Access, DevicesSpeakOnlyAboutThemselves) {
-  for (int kind = 0; kind < 16; ++kind) {
+  for (int kind = 0; kind < 17; ++kind) {
     const Kind k = static_cast<Kind>(kind);
     const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
     EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);
@@ -158,6 +162,9 @@ TEST(Access, ScopesNarrow) {
   subject.scopes = {"clusters"};
   EXPECT_TRUE(check(subject, Verb::Exec, cluster).ok());
   EXPECT_FALSE(check(subject, Verb::Drain, node).ok());
+  EXPECT_TRUE(check(subject, Verb::Read, {.kind = Kind::ImagePolicy, .owner = kOwn}).ok());
+  EXPECT_FALSE(check(subject, Verb::Update, {.kind = Kind::ImagePolicy, .owner = kOwn}).ok())
+      << "who may start clusters does not say what may run in them";
   subject.scopes = {"nodes"};
   EXPECT_TRUE(check(subject, Verb::Drain, node).ok());
   EXPECT_FALSE(check(subject, Verb::Read, cluster).ok());

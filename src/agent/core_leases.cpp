@@ -101,6 +101,8 @@ void Core::Impl::take_assignment(const Assignment& assignment, Now now) {
   run.want.ray_labels = assignment.ray_labels;
   run.want.head_address = assignment.head_address;
   run.want.roster_epoch = assignment.roster_epoch;
+  run.want.image_policies = assignment.image_policies;
+  run.want.image_asked = assignment.image_asked;
   for (const std::string& feature : assignment.must_understand) {
     if (std::find(options.features.begin(), options.features.end(), feature) != options.features.end()) continue;
     run.over = run.failed = true;

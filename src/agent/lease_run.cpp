@@ -79,7 +79,9 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
                        want.runtime,
                        lock_blob(want),
                        run.secrets.registry_user,
-                       run.secrets.registry_password};
+                       run.secrets.registry_password,
+                       want.image_asked,
+                       want.image_policies};
   }
   if (!run.probed) return ProbeImage{want.lease, run.digest, want.runtime};
   if (!run.created) {

@@ -25,12 +25,15 @@ inline constexpr std::string_view kEngineGone = "engine.gone";
 
 // ---- lifecycle of a lease: one in flight per lease
 // `lock`: of a pinned virtual environment, complete in the blob cache. The registry's account is never written down.
+// What the image turns out to be must satisfy all the policies, with the name `asked`, before anything of it runs.
 struct EnsureImage {
   LeaseId lease;
   std::string image;
   RuntimeKind runtime = RuntimeKind::Docker;
   std::string lock, registry_user;
   Bytes registry_password;
+  std::string asked = {};
+  std::vector<ImagePolicy> policies = {};
   bool operator==(const EnsureImage&) const = default;
 };  // -> ImageReady
 struct ProbeImage {

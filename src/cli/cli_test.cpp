@@ -19,6 +19,7 @@
 #include "cli/follow.h"
 #include "cli/forward.h"
 #include "cli/http_gate.h"
+#include "cli/images.h"
 #include "cli/net.h"
 #include "cli/offer.h"
 #include "cli/passwd.h"
@@ -26,6 +27,7 @@
 #include "cli/quota.h"
 #include "cli/request.h"
 #include "cli/runtime_env.h"
+#include "cli/scan.h"
 #include "cli/shell.h"
 #include "cli/sso.h"
 #include "cli/table.h"
@@ -362,6 +364,75 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   EXPECT_EQ(wire::parse_set_quota(state.calls.at(1).body)->share, (Share{250, 4, 1'500}));
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
+}
+TEST(Images, ChangesWhatIsNamedOfTheNarrowestAndKeepsTheRest) {
+  const std::string view =
+      R"({"platform":{"id":"org-1","name":"platform","policy":{"deny":["evil/*"]}},)"
+      R"("org":{"id":"org-2","name":"lab","policy":{}},)"
+      R"("project":{"id":"prj-1","name":"default","policy":{"allow":["a","b"],"requireDigest":true,"keys":["K"]},)"
+      R"("keyFingerprints":["ab12"]}})";
+  FakeTransport::State state;
+  auto api = api_of(state);
+  const auto put = [&](const ImagePolicyChange& change) {
+    state.calls.clear(), state.answers = {ok(view), ok(view)};
+    const auto answer = change_image_policy(api, "/api/v1/projects/default/image-policy", change);
+    EXPECT_TRUE(answer.ok()) << (answer.ok() ? "" : answer.error().message);
+    EXPECT_EQ(state.calls.at(1).target, "/api/v1/projects/default/image-policy");
+    return wire::parse_set_image_policy(state.calls.at(1).body)->policy;
+  };
+  EXPECT_EQ(put({.deny = {"c"}}), (ImagePolicy{{"a", "b"}, {"c"}, true, {"K"}}));
+  EXPECT_EQ(put({.allow = {"all"}, .keys = {"none"}, .require_digest = false}), ImagePolicy{});
+  const Folder folder;
+  std::ofstream(folder.path / "cosign.pub") << "-----BEGIN PUBLIC KEY-----";
+  EXPECT_EQ(put({.keys = {(folder.path / "cosign.pub").string()}}).keys,
+            std::vector<std::string>{"-----BEGIN PUBLIC KEY-----"});
+  state.answers = {ok(view)};
+  EXPECT_FALSE(change_image_policy(api, "/x", {.keys = {"/nonexistent"}}).ok());
+  EXPECT_EQ(image_policy_text(json(view)),
+            "everybody, by the platform\n  denied    evil/*\norganisation lab\n  every image may run\nproject default\n"
+            "  allowed   a\n  allowed   b\n  named     by their digests (IMAGE@sha256:...)\n"
+            "  signed    with one of these keys (SHA-256):\n            ab12\n");
+}
+TEST(Images, ScansAFolderByADatabaseAndAsksPlugIns) {
+  const Folder folder;
+  const auto write = [&](const std::string& name, const std::string& text) {
+    fs::create_directories((folder.path / name).parent_path());
+    std::ofstream(folder.path / name) << text;
+    return (folder.path / name).string();
+  };
+  const std::string root = (folder.path / "root").string(), osv = (folder.path / "osv").string();
+  write("root/etc/os-release", "ID=debian\nVERSION_ID=12\n");
+  write("root/var/lib/dpkg/status",
+        "Package: libssl3\nStatus: install ok installed\nSource: openssl\nVersion: 3.0.9-1\n");
+  write("osv/deep/CVE-2024-1.json",
+        R"({"id":"CVE-2024-1","modified":"2026-11-20T00:00:00Z","database_specific":{"severity":"HIGH"},)"
+        R"("affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},)"
+        R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"3.0.11-1"}]}]}]})");
+  const auto facts = scan_image(root, osv);
+  ASSERT_TRUE(facts.ok()) << facts.error().message;
+  const auto verdict = scan::judge(*facts, {}, *scan::parse_time("2026-11-21"));
+  EXPECT_EQ(verdict_text(*facts, verdict, false),
+            "ID          SEVERITY  PACKAGE  VERSION  FIXED IN  WAIVED BY\n"
+            "CVE-2024-1  high      libssl3  3.0.9-1  3.0.11-1  -\n\n"
+            "block: 1 finding is high or worse (by " +
+                facts->scanner + ")\n");
+  fs::create_directories(folder.path / "empty");
+  const auto unknown = scan_image(root, (folder.path / "empty").string());
+  EXPECT_EQ(scan::judge(*unknown, {}, *scan::parse_time("2026-11-21")).outcome, scan::Outcome::NotScanned);
+  EXPECT_FALSE(scan_image(root, (folder.path / "nowhere").string()).ok());
+  EXPECT_FALSE(scan_image((folder.path / "nowhere").string(), osv).ok());
+  write("osv/broken.json", "{");
+  EXPECT_NE(scan_image(root, osv).error().message.find("broken.json"), std::string::npos);
+
+  const std::string plug_in =
+      write("scanner", "#!/bin/sh\ntest \"$1\" = image.tar && echo '" +
+                           scan::report_json({"other 1", WallTime{86'400'000}, {}, {}}) + "'\n");
+  fs::permissions(plug_in, fs::perms::owner_all);
+  const auto said = ask_scanner(plug_in, "image.tar");
+  ASSERT_TRUE(said.ok()) << said.error().message;
+  EXPECT_EQ(said->scanner, "other 1");
+  EXPECT_FALSE(ask_scanner(plug_in, "another.tar").ok()) << "it ended with 1";
+  EXPECT_FALSE(ask_scanner((folder.path / "nowhere").string(), "image.tar").ok());
 }
 TEST(Offers, ChangesWhatIsNamedAndKeepsTheRest) {
   const std::string none = R"({"id":"node-3","name":"pc"})";

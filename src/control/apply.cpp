@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/core.h"
+#include "control/images.h"
 #include "control/life.h"
 #include "control/mutants.h"
 #include "control/quota.h"
@@ -353,6 +354,11 @@ struct Apply {
     if (e.project) return note_limited(s, e.project);
     if (Org* org = find_in(s.orgs, e.org)) org->quota = e.quota, org->share = e.share;
     for (const ProjectId project : projects_of(s, e.org)) note_limited(s, project);
+  }
+  void operator()(const ImagePolicySet& e) {
+    if (Project* project = find_in(s.projects, e.project)) project->images = e.policy;
+    if (Org* org = e.project ? nullptr : find_in(s.orgs, e.org)) org->images = e.policy;
+    for (const ClusterId id : bound_by(s, e)) touch_members(s, id);
   }
 
  private:

@@ -38,6 +38,13 @@ struct SetQuota {
   Quota quota;
   std::optional<Share> share = {};  // as it is, where it is not given
 };
+// Of an organisation, or of a project (then org is not looked at); the platform's own organisation speaks for
+// everybody.
+struct SetImagePolicy {  // replaces what held before
+  OrgId org;
+  ProjectId project;
+  ImagePolicy policy;
+};
 struct CreatePrincipal {
   std::string name;
   Role role = Role::None;
@@ -177,7 +184,7 @@ using AnyCommand =
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
-                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer>;
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

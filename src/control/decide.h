@@ -28,6 +28,7 @@ Error missing(std::string_view what, const std::string& id);
 Decided decide(const Asking& a, const CreateOrg& c);
 Decided decide(const Asking& a, const CreateProject& c);
 Decided decide(const Asking& a, const SetQuota& c);
+Decided decide(const Asking& a, const SetImagePolicy& c);
 Decided decide(const Asking& a, const CreatePrincipal& c);
 Decided decide(const Asking& a, const DisablePrincipal& c);
 Decided decide(const Asking& a, const CreateApiToken& c);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/images.h"
 #include "control/terms.h"
 #include "model/validate.h"
 
@@ -134,6 +135,7 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec
                  "the platform holds two million clusters, which is its limit; try again later");
   TRY_VOID(attainable(a.base, project.org, spec, field));
   TRY_VOID(startable(a.base, project.id, spec, field));
+  TRY_VOID(image_permitted(a.base, project.id, spec.image, field));
   Cluster cluster;
   cluster.id = ClusterId{a.base.last.cluster + 1};
   cluster.project = project.id, cluster.owner = a.actor.subject.principal, cluster.spec = std::move(spec),

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/images.h"
 #include "control/mutants.h"
+#include "model/image_name.h"
 
 namespace muster::control {
 namespace {
@@ -40,6 +42,18 @@ bool is_news(const State& base, const Lease& lease, const ObservedLease& o) {
          !o.probe.token_auth;
 }
 
+// What the first member found behind the name is what all others will run: another name is none of its business.
+bool of_this_name(const ClusterSpec& spec, const std::string& found) {
+  if (spec.runtime != RuntimeKind::Docker || !image_pinned(found)) return true;
+  return image_repository(found) == image_repository(spec.image) &&
+         (!image_pinned(spec.image) || image_digest(found) == image_digest(spec.image));
+}
+std::vector<std::string> digests_of(const ImageProbe& probe) {
+  std::string digest = image_digest(probe.digest);
+  if (digest.empty()) digest = probe.digest;
+  return {std::move(digest)};
+}
+
 // One Ray and Python version per cluster, with token authentication; false: the cluster failed.
 bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
   if (probe.ray_version.empty()) return true;
@@ -48,8 +62,17 @@ bool check_probe(Draft& d, ClusterId id, const ImageProbe& probe) {
     fail_cluster(d, id, "image_probe.no_token_auth");
     return false;
   }
-  const ImageProbe& known = d.cluster(id).probe;
+  const Cluster& cluster = d.cluster(id);
+  const ImageProbe& known = cluster.probe;
   if (known.ray_version.empty()) {
+    if (!of_this_name(cluster.spec, probe.digest)) {
+      fail_cluster(d, id, "image_probe.other_image");
+      return false;
+    }
+    if (const auto refusal = image_refusal(d.base, cluster.project, cluster.spec.image, digests_of(probe))) {
+      fail_cluster(d, id, refusal->code);
+      return false;
+    }
     d.emit(ClusterProbed{id, probe});
     return true;
   }
@@ -73,11 +96,19 @@ bool gives_up(const Draft& d, const Cluster& cluster, const std::string& reason)
 
 // Of the request: another machine would see it too. Or of the owner, who said so himself.
 bool of_the_request(const std::string& reason) {
-  constexpr std::string_view kCodes[] = {
-      "image_moved", "image_pull.denied", "image_pull.not_found", "venv.hash_mismatch", "image_pull.wrong_architecture",
-      "venv.lock",   "venv.lock_missing", "venv.no_such_package"};
-  return of_its_own(reason) || reason.starts_with("image_probe.") || reason.starts_with("owner.") ||
-         std::find(std::begin(kCodes), std::end(kCodes), reason) != std::end(kCodes);
+  constexpr std::string_view kCodes[] = {"image_moved",
+                                         "image_pull.denied",
+                                         "image_pull.not_found",
+                                         "venv.hash_mismatch",
+                                         "image_pull.wrong_architecture",
+                                         "venv.lock",
+                                         "venv.lock_missing",
+                                         "venv.no_such_package",
+                                         "image_signature.denied",
+                                         "image_signature.missing",
+                                         "image_signature.wrong"};
+  return of_its_own(reason) || reason.starts_with("image_probe.") || reason.starts_with("image_policy.") ||
+         reason.starts_with("owner.") || std::find(std::begin(kCodes), std::end(kCodes), reason) != std::end(kCodes);
 }
 
 // A machine that is always free because nothing starts on it would be given to one after the other.

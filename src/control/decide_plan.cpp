@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/images.h"
 #include "control/mutants.h"
 #include "control/reclaim.h"
 #include "control/terms.h"
@@ -151,8 +152,16 @@ void leave_too_large(Draft& d, const Cluster& cluster, const Place& place) {
     d.emit(BackoffSet{cluster.id, place.node, d.backoff(cluster.id, place.node).failures, d.wall + kTooLargeFor});
 }
 
+// The policy may be younger than the request: a start fails then, what runs gets no more machines.
+bool barred(Draft& d, const Cluster& cluster) {
+  const auto refusal = image_refusal(d.base, cluster);
+  if (refusal && cluster.state != ClusterState::Running) fail_cluster(d, cluster.id, refusal->code);
+  return refusal.has_value();
+}
+
 void start(Draft& d, ClusterId id, const scheduler::Group& group) {
   const Cluster& cluster = d.cluster(id);
+  if (barred(d, cluster)) return;
   const auto nodes = [&](NodeId node) { return d.node(node); };
   if (!whole_gang(cluster, group, missing_of(d.state, cluster, nodes))) return;
   std::vector<std::pair<const Place*, Resources>> places;
@@ -181,6 +190,7 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
 void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
   const Cluster& cluster = d.cluster(id);
   if (cluster.state != ClusterState::Starting && cluster.state != ClusterState::Running) return;
+  if (barred(d, cluster)) return;
   const auto nodes = [&](NodeId node) { return d.node(node); };
   for (const Place& place : group.places) {
     const Missing missing = missing_of(d.state, cluster, nodes);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "control/core.h"
+#include "control/images.h"
 #include "control/life.h"
 #include "control/mutants.h"
 #include "model/image_name.h"
@@ -88,6 +89,8 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.ray_labels["muster.io/tier"] = std::string(tier_name(node.tier));
   if (lease.want != LeaseWant::Stop) {
     a.roster = roster_of(state, *cluster);
+    a.image_policies = image_policies(state, cluster->project);
+    if (!a.image_policies.empty()) a.must_understand.push_back("image_policy"), a.image_asked = cluster->spec.image;
     if (slot->role == SlotRole::Head) a.jobs = orders_of(state, cluster->id);
   }
   if (a.egress) a.must_understand.push_back("egress");

@@ -277,6 +277,14 @@ struct NodeOffered {
   bool operator==(const NodeOffered&) const = default;
 };
 
+// Of an organisation or, where a project is named, of that project.
+struct ImagePolicySet {
+  OrgId org;
+  ProjectId project;
+  ImagePolicy policy;
+  bool operator==(const ImagePolicySet&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -284,7 +292,8 @@ using AnyEvent =
                  FreezeSet, BackoffSet, BackoffEnded, ClusterCreated, ClusterUpdated, ClusterStateChanged,
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
-                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered>;
+                 Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
+                 ImagePolicySet>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 2> kLaterTypes{{{38, 2}, {39, 4}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 3> kLaterTypes{{{38, 2}, {39, 4}, {40, 5}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -33,7 +33,7 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "request.recorded",   "requests.aged",      "archived",
                                        "timer.set",          "leader.changed",     "incarnation.raised",
                                        "format.raised",      "quota.set",          "node.struck",
-                                       "node.offered"};
+                                       "node.offered",       "image_policy.set"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {
@@ -51,6 +51,7 @@ struct SubjectOf {
   std::string operator()(const JobCreated& e) const { return e.job.id.str(); }
   std::string operator()(const NodeStruck& e) const { return e.node.str(); }
   std::string operator()(const QuotaSet& e) const { return e.project ? e.project.str() : e.org.str(); }
+  std::string operator()(const ImagePolicySet& e) const { return e.project ? e.project.str() : e.org.str(); }
   template <class E>
   std::string operator()(const E& e) const {
     if constexpr (requires { e.slot.str(); })

@@ -23,14 +23,20 @@ void fields(A& a, Share& x) {
   a(x.weight, x.gpus, x.cpu_milli);
 }
 template <class A>
+void fields(A& a, ImagePolicy& x) {
+  a(x.allow, x.deny, x.require_digest, x.keys);
+}
+template <class A>
 void fields(A& a, Org& x) {
   a(x.id, x.name, x.quota);
   a.since(3, x.share);
+  a.since(5, x.images);
 }
 template <class A>
 void fields(A& a, Project& x) {
   a(x.id, x.org, x.name, x.quota);
   a.since(3, x.share);
+  a.since(5, x.images);
 }
 template <class A>
 void fields(A& a, Principal& x) {
@@ -309,6 +315,10 @@ template <class A>
 void fields(A& a, QuotaSet& x) {
   a(x.org, x.project, x.quota);
   a.since(3, x.share);
+}
+template <class A>
+void fields(A& a, ImagePolicySet& x) {
+  a(x.org, x.project, x.policy);
 }
 
 }  // namespace muster::control

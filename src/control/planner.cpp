@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "control/images.h"
 #include "control/life.h"
 #include "control/mutants.h"
 #include "control/terms.h"
@@ -88,7 +89,9 @@ scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cl
   if (cluster == nullptr) return scheduler::RequestGone{id};
   const Missing missing =
       within_quota(state, *cluster, missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); }));
-  if (missing.none()) return scheduler::RequestGone{id};
+  // What runs goes on when a policy turns against its image, and gets no more machines.
+  if (missing.none() || (cluster->state == ClusterState::Running && image_refusal(state, *cluster)))
+    return scheduler::RequestGone{id};
   scheduler::Request r;
   const ClusterSpec& spec = cluster->spec;
   r.cluster = id, r.project = cluster->project, r.tier = spec.tier, r.priority = spec.priority,
@@ -195,6 +198,9 @@ struct Affected {
     }
     if (const auto org = state.orgs.find(e.org); org != state.orgs.end()) shares.push_back(share_of(org->second));
     for (const ProjectId project : projects_of(state, e.org)) quota_of(project);
+  }
+  void operator()(const ImagePolicySet& e) {
+    for (const ClusterId id : bound_by(state, e)) clusters.insert(id);
   }
   void operator()(const NodeEnrolled& e) { nodes.insert(e.node.id); }
   void operator()(const NodeFactsChanged& e) { nodes.insert(e.node); }

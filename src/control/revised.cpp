@@ -1,5 +1,7 @@
 #include "control/revised.h"
 
+#include "control/images.h"
+
 namespace muster::control {
 namespace {
 
@@ -42,6 +44,9 @@ struct Revised {
   void operator()(const JobCreated& e) { head(e.job.cluster); }
   void operator()(const JobStateChanged& e) {
     if (const Job* job = state.find_job(e.job)) head(job->cluster);
+  }
+  void operator()(const ImagePolicySet& e) {
+    for (const ClusterId id : bound_by(state, e)) members(id);
   }
   void operator()(const IncarnationRaised&) {
     for (const auto& [id, node] : state.nodes) nodes.insert(id);

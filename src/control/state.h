@@ -16,9 +16,10 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 4;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 5;    // newest event format this build writes and reads
 inline constexpr std::uint32_t kShareFormat = 3;      // the first with shares, policies and trust floors
 inline constexpr std::uint32_t kOfferFormat = 4;      // the first with offers, prices and budgets
+inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies of images
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;

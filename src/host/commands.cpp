@@ -20,6 +20,7 @@
 #include "host/facts.h"
 #include "host/gpu_check.h"
 #include "host/identity.h"
+#include "host/image_check.h"
 #include "host/json.h"
 #include "host/limits.h"
 #include "host/nft.h"
@@ -43,6 +44,8 @@ constexpr const char* kHelp =
     "  muster-agent egress       what the containers here reach on the internet: counts and addresses, no contents\n"
     "  muster-agent doctor [https://HOST]   finds what is broken and says how to repair it\n"
     "  muster-agent gpu-check [--image IMAGE]  what the agent sees of the GPUs, and whether a container gets one\n"
+    "  muster-agent image-check REPOSITORY@sha256:... --key FILE... [--username NAME --password-file FILE]  is it "
+    "signed?\n"
     "  muster-agent pause [--now]           take no new work; --now also stops what runs, within seconds\n"
     "  muster-agent resume                  take work again\n"
     "  muster-agent drain [--no-wait]       take no new work and wait until what runs has moved or ended\n"
@@ -54,8 +57,8 @@ constexpr const char* kHelp =
 constexpr const char* kUnit = "/etc/systemd/system/muster-agent.service";
 
 struct Words {
-  std::vector<std::string> plain, labels;
-  std::string state_dir = "/var/lib/muster", token_file, name, image, wait, bad;
+  std::vector<std::string> plain, labels, keys;
+  std::string state_dir = "/var/lib/muster", token_file, name, image, wait, username, password_file, bad;
   bool no_service = false, now = false, help = false, json = false, no_wait = false;
 };
 
@@ -86,6 +89,12 @@ Words parse(const std::vector<std::string>& words) {
       out.no_service = true;
     else if (word == "--image")
       out.image = value();
+    else if (word == "--key")
+      out.keys.push_back(value());
+    else if (word == "--username")
+      out.username = value();
+    else if (word == "--password-file")
+      out.password_file = value();
     else if (word == "--wait")
       out.wait = value();
     else if (word == "--no-wait")
@@ -312,6 +321,8 @@ int agent_main(const std::vector<std::string>& raw) {
   if (verb == "drain") return do_drain(layout, !words.no_wait);
   if (verb == "limits") return do_limits(layout, {words.plain.begin() + 1, words.plain.end()});
   if (verb == "gpu-check") return gpu_check(layout, words.image);
+  if (verb == "image-check" && words.plain.size() == 2)
+    return image_check(words.plain[1], words.keys, words.username, words.password_file);
   if (verb == "unit") return std::cout << unit_text(own_path(), words.state_dir), 0;
   if (verb == "egress") return do_egress(layout);
   if (verb == "leave") return do_leave(layout);

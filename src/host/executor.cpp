@@ -11,10 +11,15 @@
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "base/log.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
+#include "host/image_signature.h"
+#include "host/registry_reader.h"
+#include "model/image_name.h"
+#include "model/image_policy.h"
 #include "model/venv_image.h"
 #include "overlay/roster.h"
 #include "wire/agent_frames.h"
@@ -25,6 +30,7 @@ namespace {
 
 constexpr int kProbeTriesMax = 600;    // of 100 ms
 constexpr int kHelperTriesMax = 1200;  // of 50 ms
+constexpr std::size_t kSignedMax = 256;
 
 std::string address_text(std::uint32_t address) {
   in_addr raw{htonl(address)};
@@ -54,10 +60,13 @@ Executor::Executor(Poller& poller, PrivdClient& privd, OverlayPort& overlay, con
   std::error_code ignored;
   fs::create_directories(layout_.assignments(), ignored);
   load_probes();
+  door_->poller = &poller_;
 }
 
 Executor::~Executor() {
   *alive_ = false;
+  const std::lock_guard lock(door_->mutex);
+  door_->poller = nullptr;
 }
 
 void Executor::start(agent::OpId id, const agent::Op& op) {
@@ -118,17 +127,59 @@ void Executor::perform(agent::OpId id, const agent::EnsureImage& op) {
   }
   pulls_[id] = privd_.call(
       std::move(verb),
-      [this, id, venv](Result<PrivdReply> reply) {
+      [this, id, venv, op](Result<PrivdReply> reply) {
         pulls_.erase(id);
         if (!reply.ok()) return fail(id, reply.error(), venv ? "venv.failed" : "image_pull.failed");
         agent::ImageReady ready{text_at(reply->fields, {"digest"}), text_at(reply->fields, {"pinned"}), {}};
         if (!reply->fds.empty()) ready.lock = keep_lock(reply->fds[0].get());
-        succeed(id, std::move(ready));
+        admit(id, op, std::move(ready));
       },
       [this, lease = op.lease](std::uint64_t done, std::uint64_t total) {
         hooks_.event(agent::PullProgress{lease, done, total});
       },
       lock ? std::vector<int>{lock.get()} : std::vector<int>{});
+}
+
+// Nothing of the image has run yet. What is judged here, by its digest, is what runs.
+void Executor::admit(agent::OpId id, const agent::EnsureImage& op, agent::ImageReady ready) {
+  std::vector<std::string> digests{ready.digest};
+  if (std::string pinned = image_digest(ready.pinned); !pinned.empty()) digests.push_back(std::move(pinned));
+  std::vector<std::vector<std::string>> keys;
+  for (const ImagePolicy& policy : op.policies) {
+    if (const auto refusal = image_refusal(policy, "the tenant", op.asked, digests)) {
+      log_warn("agent", "{}: {}", op.lease.str(), refusal->text);
+      return fail_code(id, refusal->code, true);
+    }
+    if (!policy.keys.empty()) keys.push_back(policy.keys);
+  }
+  if (keys.empty()) return succeed(id, std::move(ready));
+  check_signatures(id, op, std::move(ready), std::move(keys));
+}
+
+void Executor::check_signatures(agent::OpId id, const agent::EnsureImage& op, agent::ImageReady ready,
+                                std::vector<std::vector<std::string>> keys) {
+  std::string judged = ready.pinned;
+  for (const auto& list : keys)
+    for (const std::string& key : list) judged += " " + crypto::sha256_hex(as_bytes(key));
+  if (signed_.contains(judged)) return succeed(id, std::move(ready));
+  RegistryAuth auth{op.registry_user, as_string(op.registry_password)};
+  std::thread([this, id, ready = std::move(ready), keys = std::move(keys), auth = std::move(auth), judged,
+               door = door_]() mutable {
+    RegistryReader registry(image_repository(ready.pinned), std::move(auth));
+    const SignatureSource source{
+        [&](const std::string& tag) { return registry.manifest(tag); },
+        [&](const std::string& digest, std::size_t bytes_max) { return registry.blob(digest, bytes_max); }};
+    const Status good = check_image_signature(source, ready.pinned, keys);
+    const std::lock_guard lock(door->mutex);
+    if (door->poller == nullptr) return;
+    door->poller->post([this, id, ready = std::move(ready), judged = std::move(judged), good, door]() mutable {
+      if (door->poller == nullptr) return;
+      if (!good.ok()) return fail(id, good.error(), "image_signature.unreachable");
+      if (signed_.size() >= kSignedMax) signed_.clear();
+      signed_.insert(std::move(judged));
+      succeed(id, std::move(ready));
+    });
+  }).detach();
 }
 
 // The lock of a virtual environment is a blob like any other, so that it is here again after a restart.

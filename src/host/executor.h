@@ -1,10 +1,13 @@
 #pragma once
 // Performs the operations of the agent core (agent/ops.h) through privd, the helpers in the containers, the overlay
 // port and the blob cache; tells results and events back. Every operation may come again. Poller's thread only. Bounds:
-// blob cache kBlobCacheMax bytes, one helper line per lease, probes remembered 64.
+// blob cache kBlobCacheMax bytes, one helper line per lease, probes remembered 64. A registry is asked for signatures
+// on a thread of its own.
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 
 #include "agent/ops.h"
@@ -68,6 +71,9 @@ class Executor {
   void perform(agent::OpId id, const agent::FindBlob& op);
   void perform(agent::OpId id, const agent::WriteBlob& op);
 
+  void admit(agent::OpId id, const agent::EnsureImage& op, agent::ImageReady ready);
+  void check_signatures(agent::OpId id, const agent::EnsureImage& op, agent::ImageReady ready,
+                        std::vector<std::vector<std::string>> keys);
   void succeed(agent::OpId id);
   void succeed(agent::OpId id, agent::ImageReady value);
   void fail(agent::OpId id, const Error& why, std::string_view fallback);
@@ -122,6 +128,13 @@ class Executor {
   bool engine_up_ = true, checking_ = false, adopting_ = false;
   std::uint64_t engine_timer_ = 0, engine_life_ = 0;
   std::shared_ptr<bool> alive_;
+  // For threads that ask a registry: where they post to while this lives.
+  struct Door {
+    std::mutex mutex;
+    Poller* poller = nullptr;  // under mutex
+  };
+  std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  std::set<std::string> signed_;  // "digest keys" that were found good, bounded
 };
 
 }  // namespace muster::host

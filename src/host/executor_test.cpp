@@ -79,6 +79,7 @@ struct ExecutorEngine : ::testing::Test {
       tell(R"({"ev":"hello","phase":"idle"})");
       changed.notify_all();
     }
+    if (verb.kind == VerbKind::Pull) out.fields = {{"digest", "sha256:" + std::string(64, 'a')}, {"pinned", pinned}};
     if (verb.kind == VerbKind::List) {
       if (!engine) return error(Code::Unavailable, "not there", "engine.gone");
       boost::json::array rows;
@@ -139,6 +140,7 @@ struct ExecutorEngine : ::testing::Test {
   std::condition_variable changed;
   bool engine = true, exists = false, running = false;  // under mutex, as what follows
   std::uint64_t life = 7;
+  std::string pinned;  // of what is pulled
   Fd helper;
   std::vector<agent::OpResult> results;
   std::vector<agent::RuntimeEvent> events;
@@ -150,6 +152,37 @@ struct ExecutorEngine : ::testing::Test {
   std::unique_ptr<Executor> executor;
   std::thread thread;
 };
+
+// What privd pulled is judged by the agent before anything of it runs.
+TEST_F(ExecutorEngine, AnImageThatNoPolicyLetsThroughIsNeverReady) {
+  const std::string manifest = "sha256:" + std::string(64, 'b');
+  const auto pull = [&](const std::string& found, ImagePolicy policy) {
+    static agent::OpId id = 100;
+    agent::EnsureImage op{kLease, "registry.example/app@" + manifest, RuntimeKind::Docker, {}, {}, {}};
+    op.asked = "registry.example/app:1";
+    op.policies = {ImagePolicy{}, std::move(policy)};
+    {
+      const std::lock_guard lock(mutex);
+      results.clear();
+      pinned = found;
+    }
+    start(++id, op);
+    EXPECT_TRUE(until([&] { return !results.empty(); }));
+    const std::lock_guard lock(mutex);
+    const agent::OpResult& result = results.at(0);
+    return result.ok ? std::string("ready") : result.reason + (result.permanent ? "" : ", again");
+  };
+  const std::string key =
+      "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEACOOtxY0GZCh08D0t5I2Pe2/e4Wmawf8V39OwOvMSwsM=\n-----END PUBLIC "
+      "KEY-----\n";
+  const std::string app = "registry.example/app@" + manifest;
+  EXPECT_EQ(pull(app, {{"registry.example/app:1"}, {}, true, {}}), "ready") << "by the name that was asked for";
+  EXPECT_EQ(pull(app, {{"registry.example/app:2"}, {}, false, {}}), "image_policy.not_allowed");
+  EXPECT_EQ(pull(app, {{}, {manifest}, false, {}}), "image_policy.denied");
+  EXPECT_EQ(pull("", {{}, {"sha256:" + std::string(64, 'a')}, false, {}}), "image_policy.denied");
+  EXPECT_EQ(pull("", {{}, {}, false, {key}}), "image_signature.no_registry");
+  EXPECT_EQ(pull("127.0.0.1:1/app@" + manifest, {{}, {}, false, {key}}), "image_signature.unreachable, again");
+}
 
 TEST_F(ExecutorEngine, ARayThatEndsByItselfIsTold) {
   says(R"({"ev":"ray_exit","code":9})");

@@ -181,9 +181,9 @@ void Grants::allow_image(const std::string& digest, const std::string& reference
 Status Grants::image_allowed(const std::string& digest, const Policy& policy) const {
   const std::lock_guard lock(mutex_);
   const auto found = images_.find(digest);
-  if (found != images_.end() && std::any_of(found->second.begin(), found->second.end(), [&](const std::string& name) {
-        return host::image_allowed(policy, name);
-      })) {
+  if (found != images_.end() && !image_denied(policy, digest) &&
+      std::any_of(found->second.begin(), found->second.end(),
+                  [&](const std::string& name) { return host::image_allowed(policy, name); })) {
     return {};
   }
   return error(Code::PermissionDenied,

@@ -106,6 +106,13 @@ TEST(Policy, DefaultsReadAndWrap) {
   EXPECT_FALSE(hour_allowed(*policy, 8 * 60));
   EXPECT_TRUE(image_allowed(*policy, "muster/ray:2.60.0"));
   EXPECT_FALSE(image_allowed(*policy, "evil/miner"));
+  const std::string digest = "sha256:" + std::string(64, 'a');
+  const auto denies = parse_policy(R"({"images":["!evil/*","!)" + digest + R"("]})");
+  ASSERT_TRUE(denies.ok()) << denies.error().message;
+  EXPECT_TRUE(image_allowed(*denies, "muster/ray:2.60.0"));
+  EXPECT_FALSE(image_allowed(*denies, "docker.io/evil/miner:1"));
+  EXPECT_FALSE(image_allowed(*denies, "muster/ray@" + digest));
+  EXPECT_TRUE(image_denied(*denies, digest));
   EXPECT_FALSE(parse_policy(R"({"reserv":{}})").ok());
   EXPECT_FALSE(parse_policy(R"({"allowed_hours":["25:00-26:00"]})").ok());
   EXPECT_FALSE(parse_policy(R"({"max_gpus":"all"})").ok());
@@ -400,6 +407,8 @@ TEST_F(PrivdTest, TheOwnersPolicyCannotBeWidened) {
   EXPECT_TRUE(bool_at(ask(launch_text(1, R"(,"cpu_milli":9000)")), {"ok"}));
   EXPECT_EQ(runtime.seen().back().cpu_milli, 500);
   std::ofstream(layout.policy()) << R"({"images":["rayproject/"]})";
+  EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.image");
+  std::ofstream(layout.policy()) << R"({"images":["!muster/*"]})";
   EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.image");
   std::ofstream(layout.policy()) << "{ damaged";
   EXPECT_FALSE(bool_at(ask(launch_text(1)), {"ok"}));

@@ -315,11 +315,11 @@ std::vector<Limit> permission_limits() {
           {"exec", "on | off: people may open a shell in containers of their own",
            [](const Policy& p) { return on(p.exec_allowed); }, flag_reader(&Policy::exec_allowed),
            putter(&Policy::exec_allowed)},
-          {"images", "any | prefix[,prefix]", [](const Policy& p) { return joined(p.images, "any"); },
+          {"images", "any | prefix[,prefix][,!pattern]", [](const Policy& p) { return joined(p.images, "any"); },
            [](Policy& p, const std::string& key, const std::string& value) -> Status {
              const auto words = value == "any" ? std::vector<std::string>{} : words_of(value);
              if (words.size() > 256 || (words.empty() && value != "any"))
-               return written(key, "as any or prefixes: muster/,rayproject/");
+               return written(key, "as any or prefixes: muster/,rayproject/, and what is denied: !evil/*");
              p.images = words;
              return {};
            },

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "host/json.h"
+#include "model/image_policy.h"
 
 namespace muster::host {
 namespace {
@@ -233,9 +234,20 @@ bool gpu_allowed(const Policy& policy, const std::string& uuid) {
 }
 
 bool image_allowed(const Policy& policy, const std::string& image) {
-  if (policy.images.empty()) return true;
-  return std::any_of(policy.images.begin(), policy.images.end(),
-                     [&](const std::string& prefix) { return image.starts_with(prefix); });
+  bool all = true, named = false;
+  for (const std::string_view pattern : policy.images) {
+    if (pattern.starts_with('!')) {
+      if (image_matches(pattern.substr(1), image)) return false;
+      continue;
+    }
+    all = false;
+    named = named || image.starts_with(pattern);
+  }
+  return all || named;
+}
+
+bool image_denied(const Policy& policy, const std::string& digest) {
+  return std::find(policy.images.begin(), policy.images.end(), "!" + digest) != policy.images.end();
 }
 
 }  // namespace muster::host

@@ -56,7 +56,7 @@ struct Policy {
   std::vector<HourRange> allowed_hours;  // empty = always
   std::int64_t stop_after_minutes = 10;  // how long running work may go on after the allowed hours ended
   IdleRule idle;
-  std::vector<std::string> images;    // prefixes; empty = any
+  std::vector<std::string> images;    // prefixes, and "!pattern" of what is denied; no prefix = any
   std::string engine_socket;          // empty = the engine's usual place
   std::vector<std::string> runtimes;  // "docker", "venv"; empty = the engine where there is one, else venv
   std::string python_index, uv;       // package index and uv of virtual environments; empty = PyPI, the usual place
@@ -73,5 +73,6 @@ bool hour_allowed(const Policy& policy, int minute_of_day);
 int minutes_since_allowed(const Policy& policy, int minute_of_day);  // 0 while allowed
 bool gpu_allowed(const Policy& policy, const std::string& uuid);
 bool image_allowed(const Policy& policy, const std::string& image);
+bool image_denied(const Policy& policy, const std::string& digest);  // by itself, whatever names it came under
 
 }  // namespace muster::host

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "base/bytes.h"
+#include "model/image_policy.h"
 
 namespace muster {
 namespace {
@@ -168,12 +169,19 @@ std::optional<std::int64_t> agreed_price(std::int64_t asked, std::int64_t least,
 
 // ---- images
 bool image_offered(const std::vector<std::string>& patterns, std::string_view image) {
-  if (patterns.empty()) return true;
   const auto at = image.find('@');
   const std::string_view digest = at == std::string_view::npos ? std::string_view() : image.substr(at + 1);
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-    return pattern.starts_with("sha256:") ? !digest.empty() && digest.starts_with(pattern) : image.starts_with(pattern);
-  });
+  bool all = true, named = false;
+  for (const std::string_view pattern : patterns) {
+    if (pattern.starts_with('!')) {
+      if (image_matches(pattern.substr(1), image)) return false;
+      continue;
+    }
+    all = false;
+    named = named || (pattern.starts_with("sha256:") ? !digest.empty() && digest.starts_with(pattern)
+                                                     : image.starts_with(pattern));
+  }
+  return all || named;
 }
 
 // ---- hours
@@ -263,8 +271,10 @@ Status validate(const Offer& offer, const std::string& field) {
   for (const std::string& image : offer.images)
     if (image.empty() || image.size() > 256 || !valid_utf8(image) ||
         std::any_of(image.begin(), image.end(), [](char c) { return static_cast<unsigned char>(c) <= 0x20; }))
-      return amiss(field + ".images",
-                   "must hold beginnings of image names or sha256:..., 1 to 256 bytes without spaces");
+      return amiss(
+          field + ".images",
+          "must hold beginnings of image names, sha256:..., or what is denied with a ! before it, 1 to 256 bytes "
+          "without spaces");
   constexpr Millis kYear{366 * kDayMs};
   if (offer.longest < Millis(0) || offer.longest > kYear)
     return amiss(field + ".longest", "must lie between 0 (no limit) and a year");

@@ -51,6 +51,7 @@ inline std::int64_t least_price(const Offer& offer, std::int64_t gpus) {
 }
 
 // ---- whom and what it takes
+// Beginnings of names and digests, of which one must fit where there are any; "!pattern" denies (model/image_policy.h).
 bool image_offered(const std::vector<std::string>& patterns, std::string_view image);
 
 // ---- hours

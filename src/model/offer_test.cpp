@@ -61,6 +61,11 @@ TEST(Images, ByBeginningOrDigest) {
   EXPECT_TRUE(image_offered({"sha256:ab12"}, "muster/ray@sha256:ab12ff"));
   EXPECT_FALSE(image_offered({"sha256:ab12"}, "muster/ray@sha256:cd"));
   EXPECT_FALSE(image_offered({"sha256:ab12"}, "muster/ray:1"));
+  EXPECT_TRUE(image_offered({"!evil/*"}, "muster/ray:1")) << "all but those";
+  EXPECT_FALSE(image_offered({"!evil/*"}, "docker.io/evil/miner")) << "however it is written";
+  EXPECT_FALSE(image_offered({"muster/", "!muster/old"}, "muster/old:2"));
+  EXPECT_FALSE(image_offered({"muster/", "!evil/*"}, "other/x"));
+  EXPECT_FALSE(image_offered({"!sha256:" + std::string(64, 'a')}, "x@sha256:" + std::string(64, 'a')));
 }
 
 Offer with_hours(const std::string& text) {

@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 40> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 50> kSentences{{
     {"budget", "the cluster has cost what its budget allows; start it again with a larger one"},
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
@@ -23,6 +23,10 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 40> kSentenc
     {"gpu.driver", "the machine's driver does not know a leased GPU; its owner must look at nvidia-smi"},
     {"gpu.toolkit", "the machine's container engine cannot hand out GPUs; its owner must install the NVIDIA toolkit"},
     {"image_moved", "the image's tag moved while the cluster started; this member takes what the first one took"},
+    {"image_policy.denied", "an image policy denies this image; `muster images policy show` says which"},
+    {"image_policy.no_digest", "an image policy wants images named by their digests; write IMAGE@sha256:..."},
+    {"image_policy.not_allowed", "no image policy allows this image; `muster images policy show` lists what they do"},
+    {"image_policy.unsigned", "an image policy wants a signature, and virtual environments have none"},
     {"image_probe.exited", "the image's Python ended at once; does the image have Python 3?"},
     {"image_probe.failed", "the image could not be examined; see the events"},
     {"image_probe.mixed_versions", "members have different versions of Ray or Python; all must have the same image"},
@@ -31,6 +35,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 40> kSentenc
     {"image_probe.no_token_auth",
      "this image's Ray knows no token authentication, so anybody in its network could use "
      "it; take an image with Ray 2.54 or newer"},
+    {"image_probe.other_image",
+     "a machine said it found another image than the one that was asked for; start the cluster again"},
     {"image_pull.denied",
      "the registry does not hand out this image; run `muster registry login REGISTRY`, then start "
      "the cluster again"},
@@ -45,6 +51,15 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 40> kSentenc
     {"image_pull.wrong_architecture",
      "the image is for another kind of processor; name one for the machine's, or set "
      "muster.arch"},
+    {"image_signature.denied",
+     "the registry does not hand out the image's signatures; run `muster registry login REGISTRY`, then start the "
+     "cluster again"},
+    {"image_signature.missing", "nobody has signed this image, and an image policy wants it signed; `cosign sign` it"},
+    {"image_signature.no_registry",
+     "an image policy wants a signature, and this image was put on the machine by hand, where it has none"},
+    {"image_signature.unreachable", "the machine cannot reach the registry to look for the image's signatures"},
+    {"image_signature.wrong",
+     "none of the keys of an image policy has signed exactly this image; sign it, or take one that is signed"},
     {"offer_ends",
      "the machine's owner wants it back, as his offer said when the machine was hired; the cluster gets another worker "
      "where there is one"},

@@ -30,11 +30,20 @@ struct Share {
   std::int64_t cpu_milli = 0;
   bool operator==(const Share&) const = default;
 };
+// Which images may run (model/image_policy.h). Of the platform, an organisation or a project: all that there are bind.
+struct ImagePolicy {
+  std::vector<std::string> allow;  // patterns of names, or "sha256:..." of a digest; empty = all
+  std::vector<std::string> deny;   // goes over what is allowed
+  bool require_digest = false;     // requests name an image by its digest
+  std::vector<std::string> keys;   // public ones in PEM: one of them signed the image; empty = no matter
+  bool operator==(const ImagePolicy&) const = default;
+};
 struct Org {
   OrgId id;
   std::string name;
   Quota quota = {};
   Share share = {};
+  ImagePolicy images = {};
   bool operator==(const Org&) const = default;
 };
 struct Project {
@@ -43,6 +52,7 @@ struct Project {
   std::string name;
   Quota quota = {};
   Share share = {};
+  ImagePolicy images = {};
   bool operator==(const Project&) const = default;
 };
 struct Principal {
@@ -388,6 +398,8 @@ struct Assignment {
   std::int64_t shm_bytes = 0, nofile = 0;
   std::vector<JobOrder> jobs;
   std::vector<std::string> must_understand;  // feature names; an agent that lacks one refuses the assignment
+  std::string image_asked = {};  // as the tenant named it, where there are policies; `image` may be pinned since
+  std::vector<ImagePolicy> image_policies = {};  // that what the agent finds behind the image's name must satisfy
   bool operator==(const Assignment&) const = default;
 };
 struct ObservedLease {

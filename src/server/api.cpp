@@ -129,6 +129,7 @@ Api::Api(Context& context) : context_(context) {
   add_jobs();
   add_rest();
   add_registries();
+  add_images();
   add_totp();
   add_sso();
   add_audit();

@@ -74,6 +74,7 @@ class Api {
   void add_jobs();
   void add_rest();
   void add_registries();
+  void add_images();
   void add_totp();
   void add_sso();
   void add_audit();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/node_labels.h"
 #include "model/offer.h"
 #include "server/views.h"
 #include "wire/names.h"
@@ -91,6 +92,25 @@ struct Teller {
                                                    : e.org.str(),
                        amount(e.quota.gpus, 1, "GPUs"), amount(e.quota.cpu_milli, 1000, "CPUs"),
                        amount(e.quota.clusters, 1, "clusters"), share);
+  }
+  std::string operator()(const ImagePolicySet& e) {
+    const auto project = s.projects.find(e.project);
+    const auto org = s.orgs.find(e.org);
+    if (project != s.projects.end())
+      object = object_of(project->second);
+    else if (org != s.orgs.end())
+      object = object_of(org->second);
+    const std::string whose = project != s.projects.end() ? "project " + project->second.name
+                              : e.org == kPlatformOrg     ? "everybody"
+                              : org != s.orgs.end()       ? "organisation " + org->second.name
+                                                          : e.org.str();
+    if (e.policy == ImagePolicy{}) return fmt::format("{} may run every image", whose);
+    std::string what;
+    if (!e.policy.allow.empty()) what += fmt::format("; allowed: {}", fmt::join(e.policy.allow, ", "));
+    if (!e.policy.deny.empty()) what += fmt::format("; denied: {}", fmt::join(e.policy.deny, ", "));
+    if (e.policy.require_digest) what += "; named by their digests";
+    if (!e.policy.keys.empty()) what += fmt::format("; signed with one of {} keys", e.policy.keys.size());
+    return fmt::format("images for {}: {}", whose, what.substr(2));
   }
   std::string operator()(const PrincipalCreated& e) {
     object = object_of(e.principal);

@@ -940,6 +940,58 @@ TEST_F(Platform, AForeignObjectIsToldLikeAMissingOne) {
   EXPECT_EQ(call("DELETE", "/api/v1/clusters/theirs", "", tenant).status, 200) << "it would start in a later test";
 }
 
+TEST_F(Platform, ImagePoliciesAreSetShownAndRefuse) {
+  const std::string tenant = user("ina", Role::Tenant, "image-org"), other = user("ingo", Role::Tenant, "other-org"),
+                    auditor = user("ilse", Role::Auditor, "image-org"),
+                    supplier = user("ivo", Role::Supplier, "image-org");
+  const std::string project = call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).body["id"].text();
+  const std::string of_project = "/api/v1/projects/main/image-policy", of_org = "/api/v1/orgs/image-org/image-policy",
+                    of_platform = "/api/v1/orgs/org-1/image-policy";
+  const auto set = call("PUT", of_project, R"({"policy":{"allow":["muster/*"],"requireDigest":true}})", tenant);
+  ASSERT_EQ(set.status, 200) << set.body.dump();
+  EXPECT_TRUE(wire::check_json("ImagePolicyView", set.body).ok());
+  EXPECT_EQ(set.body["project"]["policy"]["allow"].dump(), R"(["muster/*"])");
+  EXPECT_EQ(set.body["org"]["name"].text(), "image-org");
+  const std::string key =
+      R"("-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEACOOtxY0GZCh08D0t5I2Pe2/e4Wmawf8V39OwOvMSwsM=\n-----END PUBLIC KEY-----\n")";
+  const auto keyed = call("PUT", of_org, R"({"policy":{"keys":[)" + key + "]}}", tenant);
+  EXPECT_EQ(keyed.body["org"]["keyFingerprints"].items().at(0).text().size(), 64U) << keyed.body.dump();
+  EXPECT_EQ(call("PUT", of_org, R"({"policy":{"keys":["none"]}})", tenant).body["field"].text(), "policy.keys");
+  EXPECT_EQ(call("PUT", of_project, R"({"policy":{"deny":["a b"]}})", tenant).body["field"].text(), "policy.deny");
+  EXPECT_EQ(call("GET", of_project, "", auditor).status, 200);
+  EXPECT_EQ(call("PUT", of_project, "{}", auditor).status, 403);
+  EXPECT_EQ(call("GET", of_org, "", supplier).status, 404);
+  EXPECT_EQ(call("PUT", of_platform, "{}", tenant).status, 404);
+  for (const std::string& foreign : {"/api/v1/projects/" + project + "/image-policy", of_org}) {
+    EXPECT_EQ(call("GET", foreign, "", other).status, 404) << foreign;
+    EXPECT_EQ(call("PUT", foreign, "{}", other).status, 404) << foreign;
+  }
+  EXPECT_EQ(call("PUT", of_platform, R"({"policy":{"deny":["muster/evil"]}})").status, 200);
+  EXPECT_EQ(call("GET", of_project, "", tenant).body["platform"]["policy"]["deny"].dump(), R"(["muster/evil"])");
+
+  wire::CreateClusterRequest request;
+  request.spec.name = "demo", request.spec.head.resources.cpu_milli = 1000;
+  const auto refused = [&](const std::string& image) {
+    request.spec.image = image;
+    for (const char* path : {"/api/v1/clusters", "/api/v1/plan"}) {
+      const auto answer = call("POST", path, wire::to_json(request), tenant);
+      EXPECT_EQ(answer.body["code"].text(), "failed_precondition") << path << answer.body.dump();
+      EXPECT_EQ(answer.body["field"].text(), "spec.image") << path;
+      request.spec.name = "plan";
+      const std::string detail = answer.body["detail"].text();
+      if (std::string_view(path) == "/api/v1/plan") return detail.substr(0, detail.find(':'));
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refused("python:3.11"), "image_policy.not_allowed");
+  EXPECT_EQ(refused("muster/ray:1"), "image_policy.no_digest");
+  EXPECT_EQ(refused("muster/evil@sha256:" + std::string(64, 'a')), "image_policy.denied");
+  EXPECT_EQ(call("PUT", of_platform, "{}").status, 200) << "it would bind later tests";
+  const auto audit = call("GET", "/api/v1/audit?filter=verb=limit-images", "", tenant);
+  EXPECT_EQ(audit.status, 200) << audit.body.dump();
+  EXPECT_GE(audit.body["items"].items().size(), 2U) << audit.body.dump();
+}
+
 TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
   const std::string tenant = user("quentin", Role::Tenant, "quota-org"),
                     other = user("quirin", Role::Tenant, "other-org");

@@ -8,6 +8,7 @@
 
 #include "control/quota.h"
 #include "control/terms.h"
+#include "crypto/pem_key.h"
 #include "model/node_labels.h"
 #include "model/offer.h"
 #include "model/reason.h"
@@ -172,6 +173,34 @@ std::map<ClusterId, wire::QueueView> queue_views(const control::State& state, co
   }
   add_quota_waits(state, out);
   return out;
+}
+
+namespace {
+template <class Holder>
+wire::ImagePolicyScope policy_scope(const Holder& holder) {
+  wire::ImagePolicyScope out{holder.id.str(), holder.name, holder.images, {}};
+  for (const std::string& key : holder.images.keys) {
+    const auto read = crypto::PemKey::parse(key);
+    out.fingerprints.push_back(read.ok() ? read->fingerprint() : "");
+  }
+  return out;
+}
+}  // namespace
+
+wire::ImagePolicyView image_policy_view(const control::State& state, OrgId id) {
+  wire::ImagePolicyView view;
+  if (const auto platform = state.orgs.find(kPlatformOrg); platform != state.orgs.end())
+    view.platform = policy_scope(platform->second);
+  if (const auto org = state.orgs.find(id); org != state.orgs.end() && id != kPlatformOrg)
+    view.org = policy_scope(org->second);
+  return view;
+}
+Result<wire::ImagePolicyView> image_policy_view(const control::State& state, ProjectId id) {
+  const auto project = state.projects.find(id);
+  if (project == state.projects.end()) return error(Code::NotFound, "the project is gone");
+  wire::ImagePolicyView view = image_policy_view(state, project->second.org);
+  view.project = policy_scope(project->second);
+  return view;
 }
 
 Result<wire::QuotaView> quota_view(const control::State& state, OrgId id) {

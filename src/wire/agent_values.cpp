@@ -1,5 +1,7 @@
 #include "wire/agent_values.h"
 
+#include "model/image_policy.h"
+
 namespace muster::wire {
 
 void Check::fail(const char* field, const std::string& why) {
@@ -242,6 +244,20 @@ void get(const pb::NodeFacts& in, NodeFacts& value, Check& check) {
   value.labels = check.text_map(in.labels(), kNameMax, "facts.labels");
 }
 
+void put(const ImagePolicy& value, pb::ImagePolicy& out) {
+  put_texts(value.allow, *out.mutable_allow());
+  put_texts(value.deny, *out.mutable_deny());
+  out.set_require_digest(value.require_digest);
+  put_texts(value.keys, *out.mutable_keys());
+}
+void get(const pb::ImagePolicy& in, ImagePolicy& value, Check& check) {
+  const int patterns = static_cast<int>(kImagePatternsMax), keys = static_cast<int>(kImageKeysMax);
+  value.allow = check.texts(in.allow(), patterns, kImagePatternBytesMax, "image_policies.allow");
+  value.deny = check.texts(in.deny(), patterns, kImagePatternBytesMax, "image_policies.deny");
+  value.require_digest = in.require_digest();
+  value.keys = check.texts(in.keys(), keys, kImageKeyBytesMax, "image_policies.keys");
+}
+
 void put(const Assignment& value, pb::Assignment& out) {
   out.set_lease(value.lease.value);
   put(value.epoch, *out.mutable_epoch());
@@ -269,6 +285,8 @@ void put(const Assignment& value, pb::Assignment& out) {
   out.set_nofile(value.nofile);
   put_list(value.jobs, *out.mutable_jobs());
   put_texts(value.must_understand, *out.mutable_must_understand());
+  put_list(value.image_policies, *out.mutable_image_policies());
+  out.set_image_asked(utf8(value.image_asked));
 }
 void get(const pb::Assignment& in, Assignment& value, Check& check) {
   value.lease = {in.lease()};
@@ -297,6 +315,8 @@ void get(const pb::Assignment& in, Assignment& value, Check& check) {
   value.nofile = check.amount(in.nofile(), "assignment.nofile");
   get_list(in.jobs(), value.jobs, kListMax, "assignment.jobs", check);
   value.must_understand = check.texts(in.must_understand(), 256, kNameMax, "assignment.must_understand");
+  get_list(in.image_policies(), value.image_policies, 16, "assignment.image_policies", check);
+  value.image_asked = check.text(in.image_asked(), kReasonMax, "assignment.image_asked");
 }
 
 void put(const ObservedLease& value, pb::ObservedLease& out) {

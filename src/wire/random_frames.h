@@ -90,6 +90,8 @@ struct Gen {
     });
     a.files = list([&] { return FileMount{text(), text()}; });
     a.jobs = list([&] { return JobOrder{job(), u32(), text(), text(), text(), flag(), map(), text()}; });
+    a.image_asked = text();
+    a.image_policies = list([&] { return ImagePolicy{texts(), texts(), flag(), texts()}; });
     return a;
   }
   ObservedLease observed_lease() {

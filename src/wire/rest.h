@@ -56,6 +56,10 @@ struct SetQuotaRequest {
   Quota quota;
   std::optional<Share> share;  // as it is, where it is not given
 };
+struct SetImagePolicyRequest {
+  std::string id;
+  ImagePolicy policy;
+};
 struct CreateApiTokenRequest {
   std::string label;
   std::vector<std::string> scopes;
@@ -111,6 +115,7 @@ Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
+Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
@@ -130,6 +135,7 @@ std::string to_json(const ConfirmTotpRequest& request);
 std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
+std::string to_json(const SetImagePolicyRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
@@ -235,6 +241,15 @@ struct QuotaScope {
 struct QuotaView {
   std::optional<QuotaScope> project;
   QuotaScope org;
+};
+struct ImagePolicyScope {
+  std::string id, name;
+  ImagePolicy policy;
+  std::vector<std::string> fingerprints = {};  // of its keys
+};
+struct ImagePolicyView {
+  ImagePolicyScope platform;
+  std::optional<ImagePolicyScope> org, project;
 };
 struct RegistryView {
   std::string host, username;
@@ -382,6 +397,7 @@ std::string to_json(const PrincipalView& view);
 std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});
 std::string to_json(const QuotaView& view);
+std::string to_json(const ImagePolicyView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);

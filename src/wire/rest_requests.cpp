@@ -108,6 +108,11 @@ Result<SetQuotaRequest> parse_set_quota(std::string_view body) {
   return out;
 }
 
+Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body) {
+  const auto m = TRY(decode<v1::SetImagePolicyRequest>(body));
+  return SetImagePolicyRequest{m.id(), read(m.policy())};
+}
+
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
   const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
@@ -280,6 +285,12 @@ std::string to_json(const SetQuotaRequest& request) {
   m.set_cpus(static_cast<double>(request.quota.cpu_milli) / 1000);
   m.set_clusters(request.quota.clusters);
   if (request.share) write(*request.share, *m.mutable_share());
+  return write_message(m);
+}
+std::string to_json(const SetImagePolicyRequest& request) {
+  v1::SetImagePolicyRequest m;
+  m.set_id(request.id);
+  write(request.policy, *m.mutable_policy());
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

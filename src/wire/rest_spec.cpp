@@ -93,6 +93,15 @@ void write(const Share& from, v1::Share& to) {
   to.set_guarantee_gpus(from.gpus);
   to.set_guarantee_cpus(static_cast<double>(from.cpu_milli) / 1000);
 }
+void write(const ImagePolicy& from, v1::ImagePolicy& to) {
+  texts(from.allow, *to.mutable_allow());
+  texts(from.deny, *to.mutable_deny());
+  to.set_require_digest(from.require_digest);
+  texts(from.keys, *to.mutable_keys());
+}
+ImagePolicy read(const v1::ImagePolicy& from) {
+  return {texts(from.allow()), texts(from.deny()), from.require_digest(), texts(from.keys())};
+}
 Result<std::int64_t> read_milli(double units, const std::string& path) {
   return milli(units, path);
 }

@@ -21,6 +21,8 @@ void write(const Offer& from, const std::vector<std::string>& tenants, v1::Offer
 Result<OfferText> read(const v1::Offer& from, const std::string& path);  // its hours without the zone's offsets
 void write(const Quota& from, v1::Quota& to);
 void write(const Share& from, v1::Share& to);
+void write(const ImagePolicy& from, v1::ImagePolicy& to);
+ImagePolicy read(const v1::ImagePolicy& from);
 Result<std::int64_t> read_milli(double units, const std::string& path);
 Result<Millis> read_seconds(std::int64_t seconds, const std::string& path);
 std::string time_text(WallTime time);  // "" when 0

@@ -76,6 +76,16 @@ TEST(Rest, OffersSurviveTheRoundTripAndKnowTheirDefaults) {
   EXPECT_EQ(priced->spec.currency, "credits");
 }
 
+TEST(Rest, ImagePoliciesSurviveTheRoundTrip) {
+  const SetImagePolicyRequest request{"prj-1", {{"ghcr.io/team/*"}, {"sha256:1"}, true, {"-----BEGIN"}}};
+  const auto back = parse_set_image_policy(to_json(request));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->policy, request.policy);
+  EXPECT_EQ(back->id, "prj-1");
+  EXPECT_EQ(parse_set_image_policy("{}")->policy, ImagePolicy{});
+  EXPECT_EQ(parse_set_image_policy(R"({"policy":{"alow":["a"]}})").error().field, "policy.alow");
+}
+
 struct Refusal {
   const char* body;
   Code code;
@@ -156,6 +166,8 @@ TEST(Rest, ViewsMatchTheContract) {
       {"Org", to_json(Org{})},
       {"Project", to_json(Project{})},
       {"QuotaView", to_json(QuotaView{QuotaScope{}, {}})},
+      {"ImagePolicyView",
+       to_json(ImagePolicyView{{}, ImagePolicyScope{"o", "n", {{"a"}, {}, true, {"k"}}, {"f"}}, {}})},
       {"ApiToken", to_json(ApiTokenView{})},
       {"JoinToken", to_json(JoinTokenView{})},
       {"EnrollResponse", to_json(EnrollView{})},

@@ -51,6 +51,12 @@ void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_start_p50(time_text(from.start_p50));
   to.set_start_p90(time_text(from.start_p90));
 }
+void write(const ImagePolicyScope& from, v1::ImagePolicyScope& to) {
+  to.set_id(from.id);
+  to.set_name(from.name);
+  wire::write(from.policy, *to.mutable_policy());
+  for (const auto& each : from.fingerprints) to.add_key_fingerprints(each);
+}
 void write(const QuotaScope& from, v1::QuotaScope& to) {
   to.set_id(from.id);
   to.set_name(from.name);
@@ -157,6 +163,13 @@ std::string to_json(const QuotaView& view) {
   v1::QuotaView m;
   if (view.project) write(*view.project, *m.mutable_project());
   write(view.org, *m.mutable_org());
+  return write_message(m);
+}
+std::string to_json(const ImagePolicyView& view) {
+  v1::ImagePolicyView m;
+  write(view.platform, *m.mutable_platform());
+  if (view.org) write(*view.org, *m.mutable_org());
+  if (view.project) write(*view.project, *m.mutable_project());
   return write_message(m);
 }
 std::string to_json(const ApiTokenView& view) {

@@ -112,6 +112,7 @@ Seeds seeds_rest() {
       R"({"device":true,"port":4711})",
       R"({"handle":"h","code":"c","state":"s","issuer":"https://id.example","label":"laptop"})",
       R"({"id":"node-1","offer":{"prices":{"H100":1000000},"currency":"EUR"}})",
+      wire::to_json(wire::SetImagePolicyRequest{"org-1", {{"ghcr.io/*"}, {"evil"}, true, {"-----BEGIN"}}}),
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);
@@ -165,6 +166,8 @@ FUZZ_TARGET(rest, 6 << 10) {
       return (void)wire::parse_finish_sso(body).ok();
     case 19:
       return (void)wire::parse_set_offer(body).ok();
+    case 20:
+      return parse_twice(wire::parse_set_image_policy, body);
     default: {
       const auto value = wire::parse_json(body);
       if (value.ok()) (void)wire::check_json("Cluster", *value).ok();

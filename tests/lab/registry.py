@@ -22,6 +22,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 
@@ -144,6 +145,36 @@ class Registry:
         repository, tag = name.rsplit(":", 1)
         self.ask("PUT", "/v2/%s/manifests/%s" % (repository, tag), json.dumps(manifest).encode(), {"Content-Type": manifest["mediaType"]}, (201,))
         return "%s/%s" % (self.host, name), digest
+
+    def digest(self, name):
+        """Of the manifest that the name means now: what signatures are about."""
+        repository, tag = name.rsplit(":", 1)
+        accept = "application/vnd.docker.distribution.manifest.v2+json"
+        return self.ask("GET", "/v2/%s/manifests/%s" % (repository, tag), None, {"Accept": accept}, (200,)).getheader("Docker-Content-Digest")
+
+    def sign(self, name, key, digest=None, about=None):
+        """As `cosign sign --key` does: a tag beside the image, a payload that names its digest, signed by the openssl command.
+
+        key: file with a private key in PEM, P-256 or Ed25519; digest: whose signature it is put up as; about: the digest in the payload.
+        """
+        digest = digest or self.digest(name)
+        repository = name.rsplit(":", 1)[0]
+        payload = json.dumps({"critical": {"identity": {"docker-reference": "%s/%s" % (self.host, repository)}, "image": {"docker-manifest-digest": about or digest},
+                                           "type": "cosign container image signature"}, "optional": None}).encode()
+        with tempfile.NamedTemporaryFile() as f:  # raw Ed25519 wants a file with a size
+            f.write(payload)
+            f.flush()
+            kind = subprocess.run(["openssl", "pkey", "-in", key, "-noout", "-text"], check=True, capture_output=True, text=True).stdout
+            words = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", key, "-in", f.name] if "ED25519" in kind.upper() else ["openssl", "dgst", "-sha256", "-sign", key, f.name]
+            signature = base64.b64encode(subprocess.run(words, check=True, capture_output=True).stdout).decode()
+        blob, size, _ = self.upload(name, None, payload)
+        config, config_size, _ = self.upload(name, None, b"{}")
+        manifest = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": config_size, "digest": config},
+                    "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": size, "digest": blob,
+                                "annotations": {"dev.cosignproject.cosign/signature": signature}}]}
+        self.ask("PUT", "/v2/%s/manifests/%s.sig" % (repository, digest.replace(":", "-")), json.dumps(manifest).encode(),
+                 {"Content-Type": manifest["mediaType"]}, (201,))
 
     def upload(self, name, file, data):
         repository = name.rsplit(":", 1)[0]

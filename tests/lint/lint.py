@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 import mutants  # noqa: E402
 import papers  # noqa: E402
 
-PURE = {"base", "model", "scheduler", "access", "oidc", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
+PURE = {"base", "model", "scheduler", "access", "oidc", "scan", "launcher", "overlay", "egress", "session", "agent", "control", "journal", "wire"}
 CORE = {"scheduler", "access", "control"}
 FENCES = {  # include prefix -> fence
     "openssl/": "openssl", "argon2.h": "argon", "boost/asio": "asio", "boost/beast": "asio", "google/protobuf": "protobuf", "muster/v1/": "protobuf",

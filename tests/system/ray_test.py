@@ -310,10 +310,31 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
         self.assertIn("image_pull.denied", self.world.cli("up", file, "--yes", check=False).stderr)
         self.assertIn("as puller until", login(store.password))
         self.assertIn(store.host, self.world.cli("registry", "list").stdout)
+        # A policy wants it signed: nothing of it runs before it is.
+        key = self.world.dir + "-registry/signer"
+        subprocess.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key + ".pem"], check=True, capture_output=True)
+        subprocess.run(["openssl", "pkey", "-in", key + ".pem", "-pubout", "-out", key + ".pub"], check=True)
+        self.world.cli("images", "policy", "set", "--key", key + ".pub", "--allow", store.host + "/team/*")
+        self.addCleanup(self.world.cli, "images", "policy", "set", "--key", "none", "--allow", "all")
+        unsigned = self.world.cli("up", file, "--yes", check=False)
+        self.assertEqual(unsigned.returncode, 1, unsigned.stdout + unsigned.stderr)
+        self.assertIn("image_signature.missing", unsigned.stderr)
+        store.sign("team/ray:1", key + ".pem")
         self.world.cli("up", file, "--yes")
         try:
             self.assertRegex(self.world.cluster("private")["imageDigest"], "^%s/team/ray@sha256:[0-9a-f]{64}$" % re.escape(store.host))
             self.assertEqual(self.world.cli("exec", "private", "cat /etc/private").stdout, "yes")
+            # What runs there, by a database that knows something of it.
+            osv = self.world.dir + "-registry/osv"
+            os.makedirs(osv)
+            for name, ecosystem in (("ray", "PyPI"), ("no-such-source", "Debian")):
+                with open("%s/%s.json" % (osv, name), "w") as f:
+                    json.dump({"id": "CVE-2030-" + name, "modified": time.strftime("%Y-%m-%dT00:00:00Z"), "database_specific": {"severity": "HIGH"},
+                               "affected": [{"package": {"ecosystem": ecosystem, "name": name}, "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}]}]}, f)
+            scanned = self.world.cli("images", "scan", "--cluster", "private", "--database", osv, check=False)
+            self.assertEqual(scanned.returncode, 1, scanned.stdout + scanned.stderr)
+            self.assertRegex(scanned.stdout, "CVE-2030-ray +high +ray +2[.]")
+            self.assertIn("block: 1 finding is high or worse", scanned.stdout)
         finally:
             self.world.cli("down", "private", "--yes")
         self.assertIn("forgotten", self.world.cli("registry", "logout", store.host).stdout)
