@@ -73,7 +73,7 @@ class [[nodiscard]] Result {
     if (ok()) std::construct_at(&value_, other.value_);
   }
   // What is moved from stays what it was, a value or an error.
-  Result(Result&& other) noexcept : none_(), fault_(other.fault_) {
+  Result(Result&& other) noexcept : none_(), fault_(other.fault_) {  // NOLINT(performance-move-constructor-init)
     if (ok()) std::construct_at(&value_, std::move(other.value_));
   }
   Result& operator=(Result other) noexcept {
