@@ -241,8 +241,11 @@ Status NetdLease::configure_relays(const netd::Configure& config) {
       config.relays.begin(), config.relays.begin() + static_cast<long>(std::min(config.relays.size(), kRelaysMax)));
   if (relay_token_.empty())
     wanted.clear();  // the token binds our key, so it comes one message later: no relay lets us in before
-  bool same = wanted.size() == relays_.size() && relay_ca_pem_ == config.relay_ca_pem &&
-              relay_server_name_ == config.relay_server_name;
+  if (relay_ca_pem_ != config.relay_ca_pem) {
+    relay_ca_pem_ = config.relay_ca_pem;  // roots may change under a relay that stays
+    for (Relay& r : relays_) r.client->set_ca(relay_ca_pem_);
+  }
+  bool same = wanted.size() == relays_.size() && relay_server_name_ == config.relay_server_name;
   for (std::size_t i = 0; same && i < wanted.size(); ++i) same = wanted[i] == relays_[i].at;
   if (same) {
     for (Relay& r : relays_) {
@@ -252,7 +255,6 @@ Status NetdLease::configure_relays(const netd::Configure& config) {
   }
   relays_.clear();
   relay_of_.clear();
-  relay_ca_pem_ = config.relay_ca_pem;
   relay_server_name_ = config.relay_server_name;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     relay::ClientOptions options;

@@ -87,13 +87,15 @@ void Api::enroll(const CallPtr& call) {
          [this, key = *key](const control::State&, const scheduler::Scheduler&,
                             const engine::Reply& reply) -> Result<std::string> {
            const Identity& id = context_.identity;
+           const auto cas = context_.cas.get();
            const auto node = NodeId::parse(reply.outcome.id);
            if (!node) return error(Code::Internal, "enrolment gave no machine id");
            wire::EnrollView view;
            view.node = *node;
-           view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall,
+           view.certificate_pem = TRY(crypto::issue_device_certificate(cas->ca, key, node->str(), read_clocks().wall,
                                                                        context_.certificate_life));
-           view.ca_pem = id.ca.cert_pem;
+           view.ca_pem = crypto::roots_pem(cas->trust);
+           if (cas->trust.revision != 0) view.trust = cas->text;
            view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
            view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
            view.relays = id.relays;
@@ -122,7 +124,7 @@ void Api::add_nodes() {
           org = wanted_org(state, call->caller.subject, request->org);
         });
         if (!org.ok()) return fail(call, org.error());
-        const auto token = crypto::make_join_token(context_.identity.ca_sha256, context_.public_host);
+        const auto token = crypto::make_join_token(context_.cas.get()->pin, context_.public_host);
         const Millis lifetime = request->lifetime == Millis(0) ? kJoinLifetime : request->lifetime;
         submit(call, control::CreateJoinToken{*org, token.hash, request->labels, lifetime},
                [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {

@@ -38,8 +38,10 @@ void Api::add_rest() {
   add_open("GetServer", [this](const CallPtr& call) {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       const Identity& id = context_.identity;
+      const auto cas = context_.cas.get();
       return wire::to_json(wire::ServerView{kVersion, id.server_id, state.seq, context_.runner->read_only(),
-                                            hex(id.ca_sha256), id.relays, state.incarnation});
+                                            hex(cas->pin), id.relays, state.incarnation,
+                                            cas->trust.revision == 0 ? std::string() : cas->text});
     });
   });
   add(
@@ -166,6 +168,8 @@ std::string metrics_text(Context& context) {
   gauge("net_pairs", {}, static_cast<double>(net.direct), "{path=\"direct\"}");
   gauge("net_pairs_limited", "of them, those whose way was full: bulk is held to what it carries",
         static_cast<double>(net.limited));
+  gauge("trust_machines_behind", "enrolled machines that have not said that they believe the newest roots",
+        static_cast<double>(context.agents->trust_behind()));
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

@@ -36,8 +36,10 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
-  Status sign_due_head();      // once a day (UTC), into DIR/heads
-  Status renew_certificate();  // when it nears its end; warns of the ones that do
+  Status sign_due_head();  // once a day (UTC), into DIR/heads
+  // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those
+  // that do.
+  Status renew_certificate();
 
  private:
   App() = default;

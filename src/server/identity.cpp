@@ -9,6 +9,7 @@
 #include <iterator>
 #include <sstream>
 
+#include "base/log.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
@@ -16,13 +17,14 @@
 #include "server/journal_head.h"
 
 namespace muster::server {
+namespace fs = std::filesystem;
 namespace {
 
 constexpr Millis kTlsLifetime{90LL * 86'400'000};
 
 Status make_dir(const std::string& path, mode_t mode) {
   std::error_code fault;
-  std::filesystem::create_directories(path, fault);
+  fs::create_directories(path, fault);
   if (fault || ::chmod(path.c_str(), mode) != 0) {
     return error(Code::Unavailable,
                  fmt::format("cannot make the directory {}: {}; check its owner and the disk", path, fault.message()));
@@ -47,38 +49,58 @@ Result<std::string> read_text(const std::string& path) {
   return as_string(bytes);
 }
 
+// No certificate outlives the CA that signed it.
+Millis tls_life(const CaSet& cas, WallTime now) {
+  const auto end = crypto::certificate_expiry(cas.ca.cert_pem);
+  return end.ok() ? std::min(kTlsLifetime, *end - now) : kTlsLifetime;
+}
+
 Status issue_tls(const DataDir& dir, Identity& id, WallTime now) {
-  id.tls = TRY(
-      crypto::issue_server_certificate(id.ca, crypto::ServerRole::ControlPlane, "muster", id.sans, now, kTlsLifetime));
+  id.tls = TRY(crypto::issue_server_certificate(id.cas.ca, crypto::ServerRole::ControlPlane, "muster", id.sans, now,
+                                                tls_life(id.cas, now)));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
   return {};
 }
 
-// What is damaged, half written, of the wrong role or near its end is made again.
-bool good(const std::string& cert_pem, crypto::ServerRole wanted, WallTime now) {
+// What is damaged, half written, of the wrong role, another CA's or near its end is made again.
+bool good(const std::string& cert_pem, crypto::ServerRole wanted, const CaSet& cas, WallTime now) {
   const auto role = crypto::server_role(cert_pem);
   const auto expiry = crypto::certificate_expiry(cert_pem);
-  return role.ok() && *role == wanted && expiry.ok() && *expiry - now >= kTlsLifetime / 3;
+  return role.ok() && *role == wanted && expiry.ok() && *expiry - now >= tls_life(cas, now) / 3 &&
+         crypto::issued_by(cert_pem, cas.ca.cert_pem);
 }
-bool good_for_relay(const DataDir& dir, WallTime now) {
+bool good_for_relay(const DataDir& dir, const CaSet& cas, WallTime now) {
   std::ifstream in(dir.relay() + "/cert.pem", std::ios::binary);
   const std::string cert{std::istreambuf_iterator<char>(in), {}};
-  if (!good(cert, crypto::ServerRole::Relay, now)) return false;
+  if (!good(cert, crypto::ServerRole::Relay, cas, now) || !cert.ends_with(cas.chain())) return false;
   const auto key = read_text(dir.relay() + "/key.pem");
   // One that was given to the relay's own user is not ours to read.
   return key.ok() ? crypto::key_fits({*key, cert}) : key.error().code != Code::NotFound;
 }
 
+// Roots change rarely and by hand; a CA near its end is followed by itself where its root can sign here.
+Status follow_ca(const DataDir& dir, Identity& id, WallTime now) {
+  if (!id.cas.root_here) return {};
+  const auto life = TRY(crypto::certificate_validity(id.cas.ca.cert_pem));
+  if (life.not_after - now >= (life.not_after - life.not_before) / 3) return {};
+  const Status followed = rotate_ca(dir, {}, When::Safe, now);
+  if (!followed.ok())
+    log_warn("musterd", "the CA nears its end and could not be followed by another: {}", followed.error().message);
+  id.cas = TRY(load_cas(dir));
+  return {};
+}
+
 // What muster-relay may know: a key of its own and the public half of the key that signs relay tokens. Its certificate
 // names no host, so that not even a program that only looks at the host's name takes it for musterd's.
 Status write_relay_files(const DataDir& dir, const Identity& id, WallTime now) {
-  const crypto::KeyAndCert own = TRY(crypto::issue_server_certificate(
-      id.ca, crypto::ServerRole::Relay, net::kRelayName, {std::string(net::kRelayName)}, now, kTlsLifetime));
+  const crypto::KeyAndCert own =
+      TRY(crypto::issue_server_certificate(id.cas.ca, crypto::ServerRole::Relay, net::kRelayName,
+                                           {std::string(net::kRelayName)}, now, tls_life(id.cas, now)));
   TRY_VOID(make_dir(dir.relay(), 0700));
   TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(own.key_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(own.cert_pem + id.ca.cert_pem)));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(id.ca.cert_pem)));
+  TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(own.cert_pem + id.cas.chain())));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(crypto::roots_pem(id.cas.trust))));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/relay_id", as_bytes(id.relay_id() + "\n")));
   return {};
@@ -86,7 +108,6 @@ Status write_relay_files(const DataDir& dir, const Identity& id, WallTime now) {
 
 Identity empty_identity() {
   return Identity{{},
-                  {},
                   {},
                   {},
                   {},
@@ -100,7 +121,7 @@ Identity empty_identity() {
 }  // namespace
 
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now) {
-  if (std::filesystem::exists(dir.key("ca.key.pem"))) {
+  if (fs::exists(dir.key("ca.key.pem"))) {
     return error(
         Code::AlreadyExists,
         fmt::format("{} holds a control plane already; choose another --data directory or serve this one", dir.root));
@@ -116,8 +137,6 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   if (std::find(id.sans.begin(), id.sans.end(), "muster") == id.sans.end()) id.sans.push_back("muster");
   id.relays = wanted.relays;
   id.secret = crypto::Secret32(crypto::random_key32());
-  id.ca = TRY(crypto::create_ca("Muster CA " + id.server_id, now));
-  id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));
   TRY_VOID(crypto::write_secret_file(dir.key("server_id"), as_bytes(id.server_id)));
   TRY_VOID(crypto::write_secret_file(dir.key("sans"), as_bytes(join(id.sans))));
   TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(id.relays))));
@@ -126,17 +145,12 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
   TRY_VOID(crypto::write_secret_file(dir.key("relay.pem"), as_bytes(id.relay_key.to_pem())));
   TRY_VOID(ensure_audit_key(dir));
-  TRY_VOID(issue_tls(dir, id, now));
-  TRY_VOID(write_relay_files(dir, id, now));
-  TRY_VOID(crypto::write_public_file(dir.root + "/ca.pem", as_bytes(id.ca.cert_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(id.ca.cert_pem)));
-  TRY_VOID(
-      crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(id.ca.key_pem)));  // last: its presence means complete
-  return id;
+  TRY_VOID(create_cas(dir, id.server_id, wanted.root_out, now));  // last: ca.key.pem means complete
+  return load_identity(dir, now);
 }
 
 Result<Identity> load_identity(const DataDir& dir, WallTime now) {
-  if (!std::filesystem::exists(dir.key("ca.key.pem"))) {
+  if (!fs::exists(dir.key("ca.key.pem"))) {
     return error(Code::NotFound,
                  fmt::format("{} holds no control plane; run: musterd init --data {} --name HOST", dir.root, dir.root));
   }
@@ -144,11 +158,12 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
   id.server_id = TRY(read_text(dir.key("server_id")));
   id.sans = lines(TRY(read_text(dir.key("sans"))));
   id.relays = lines(TRY(read_text(dir.key("relays"))));
-  id.ca.cert_pem = TRY(read_text(dir.key("ca.cert.pem")));
-  id.ca.key_pem = TRY(read_text(dir.key("ca.key.pem")));
-  id.ca_sha256 = TRY(crypto::certificate_sha256(id.ca.cert_pem));
-  id.tls.cert_pem = TRY(read_text(dir.key("tls.cert.pem")));
-  id.tls.key_pem = TRY(read_text(dir.key("tls.key.pem")));
+  id.cas = TRY(load_cas(dir));
+  TRY_VOID(follow_ca(dir, id, now));
+  if (fs::exists(dir.key("tls.cert.pem")) && fs::exists(dir.key("tls.key.pem"))) {
+    id.tls.cert_pem = TRY(read_text(dir.key("tls.cert.pem")));
+    id.tls.key_pem = TRY(read_text(dir.key("tls.key.pem")));
+  }
   id.roster_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("roster.pem")))));
   id.command_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("command.pem")))));
   id.relay_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("relay.pem")))));
@@ -159,9 +174,9 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now) {
                  fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
   id.secret = crypto::Secret32(*master);
   TRY_VOID(ensure_audit_key(dir));  // folders of older programs have none
-  if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, now) || !crypto::key_fits(id.tls))
+  if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, id.cas, now) || !crypto::key_fits(id.tls))
     TRY_VOID(issue_tls(dir, id, now));
-  if (!good_for_relay(dir, now)) TRY_VOID(write_relay_files(dir, id, now));
+  if (!good_for_relay(dir, id.cas, now)) TRY_VOID(write_relay_files(dir, id, now));
   return id;
 }
 

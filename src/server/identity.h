@@ -2,7 +2,8 @@
 // The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay
 // needs lies in DIR/relay: a key and a certificate of its own, with the role and the name of a relay, good for nothing
 // else. The journal, logs and blobs lie beside. Made once by create_identity, then only read; both certificates are
-// renewed from the CA when a third of their life is left, each with a new key. Values; any thread.
+// renewed by the CA in use when a third of their life is left or another CA took over, each with a new key; the CA
+// itself where the root's key lies here. Values; any thread.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "base/time.h"
 #include "crypto/cert.h"
 #include "crypto/sign.h"
+#include "server/ca.h"
 
 namespace muster::server {
 
@@ -28,8 +30,8 @@ struct DataDir {
 struct Identity {
   std::string server_id;                  // public, random, never changes
   std::vector<std::string> sans, relays;  // names of the server certificate; host:port of muster-relay
-  crypto::KeyAndCert ca, tls;
-  Bytes ca_sha256;
+  CaSet cas;
+  crypto::KeyAndCert tls;
   crypto::SigningKey roster_key, command_key, relay_key;
   crypto::Secret32 secret;  // derives Ray tokens and pre-shared keys
   // The relay's name in its tokens (muster-relay --relay-id): its host:port.
@@ -38,6 +40,7 @@ struct Identity {
 
 struct NewIdentity {
   std::vector<std::string> sans, relays;
+  std::string root_out = {};  // where the root's key goes; empty: it stays
 };
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
 // Renews the certificates when due. In a folder of before relays had their own key, the one that both held is replaced,

@@ -6,6 +6,12 @@ namespace {
 constexpr std::size_t kEntriesMax = 1'000'000;
 }  // namespace
 
+void MachineBook::set_ca(crypto::KeyAndCert ca) {
+  const std::lock_guard lock(mutex_);
+  ca_ = std::move(ca);
+  entries_.clear();
+}
+
 Result<crypto::MachineProof> MachineBook::proof_of(NodeId node, const crypto::Key32& device_key, WallTime now) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(node);

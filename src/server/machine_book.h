@@ -12,6 +12,7 @@ namespace muster::server {
 class MachineBook {
  public:
   explicit MachineBook(crypto::KeyAndCert ca) : ca_(std::move(ca)) {}
+  void set_ca(crypto::KeyAndCert ca);  // proofs are made anew from now on
   Result<crypto::MachineProof> proof_of(NodeId node, const crypto::Key32& device_key, WallTime now);
 
  private:
@@ -19,8 +20,8 @@ class MachineBook {
     crypto::Key32 device_key{};
     crypto::MachineProof proof;
   };
-  const crypto::KeyAndCert ca_;
   std::mutex mutex_;
+  crypto::KeyAndCert ca_;
   std::map<NodeId, Entry> entries_;
 };
 

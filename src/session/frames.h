@@ -35,7 +35,8 @@ struct Welcome {
   Bytes roster_key;                /* Ed25519 public of the roster signer */
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
-  std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport */
+  std::vector<std::string>
+      features; /* frames beyond the first version that this server takes: "net" = NetReport, "trust" = TrustTaken */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -96,6 +97,12 @@ struct Watch {
 struct CertIssued {
   Bytes der_chain_pem;
   bool operator==(const CertIssued&) const = default;
+};
+
+// Whom to believe from now on (crypto/trust.h). Sent only to agents that said TrustTaken.
+struct TrustTold {
+  Bytes pem;
+  bool operator==(const TrustTold&) const = default;
 };
 
 // ---- agent -> server
@@ -294,10 +301,17 @@ struct StreamClose {
   bool operator==(const StreamClose&) const = default;
 };
 
+// What the agent believes now: after each Welcome that has the feature "trust", and after each TrustTold.
+struct TrustTaken {
+  std::uint64_t revision = 0;
+  Bytes sha256;  // of the whole text
+  bool operator==(const TrustTaken&) const = default;
+};
+
 using ServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued,
-                                 StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose>;
+                                 StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose, TrustTold>;
 using AgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest,
                                 CertRequest, Telemetry, Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof,
-                                StreamClose, PullReport, LockOffer, NetReport>;
+                                StreamClose, PullReport, LockOffer, NetReport, TrustTaken>;
 
 }  // namespace muster::session
