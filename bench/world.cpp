@@ -212,8 +212,8 @@ class World {
     agent::Hooks hooks;
     hooks.sign = [&machine](ByteView message) { return machine.key->sign(message); };
     hooks.desired_genuine = [this, &machine](const session::Desired& desired) {
-      return crypto::verify(app_->context().identity.command_key.public_key(),
-                            wire::desired_signing_bytes(machine.node, desired), desired.signature);
+      return crypto::verify(app_->context().identity.command_key, wire::desired_signing_bytes(machine.node, desired),
+                            desired.signature);
     };
     hooks.open_roster = [](const session::SignedRoster&, const Bytes&) -> Result<agent::OpenedRoster> {
       return error(Code::Internal, "no machine here is given work");

@@ -38,6 +38,7 @@ int main(int count, char** values) {
   if (command == "sso-forget") return server::cmd_sso_forget(*arguments, open);
   if (command == "journal") return server::cmd_journal(*arguments, open);
   if (command == "audit") return server::cmd_audit(*arguments, open_addresses);
+  if (command == "signer") return server::cmd_signer(*arguments);
   if (command == "ca") return server::cmd_ca(*arguments);
   if (command == "backup") return server::cmd_backup(*arguments, copy);
   if (command == "restore") return server::cmd_restore(*arguments, open);

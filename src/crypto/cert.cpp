@@ -58,6 +58,9 @@ std::string key_pem(EVP_PKEY* key) {
   MUSTER_CHECK(PEM_write_bio_PKCS8PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1);
   return bio_text(bio.get());
 }
+bool is_p256(EVP_PKEY* key) {
+  return key != nullptr && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC && EVP_PKEY_get_bits(key) == 256;
+}
 KeyPtr new_p256() {
   KeyPtr key(EVP_EC_gen("P-256"));
   MUSTER_CHECK(key != nullptr);
@@ -293,8 +296,7 @@ Result<std::string> certify_ca(const KeyAndCert& root, std::string_view request_
     return error(Code::InvalidArgument, "the root's key and its certificate do not belong together");
   const ReqPtr request = TRY(parse_request(request_pem));
   EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
-  if (EVP_PKEY_get_base_id(key) != EVP_PKEY_EC || EVP_PKEY_get_bits(key) != 256)
-    return error(Code::InvalidArgument, "a CA's key must be P-256", "csr");
+  if (!is_p256(key)) return error(Code::InvalidArgument, "a CA's key must be P-256", "csr");
   const WallTime root_end = TRY(to_wall(X509_get0_notAfter(root_cert.get())));
   const CertPtr cert = new_cert(key, now, std::min(lifetime, root_end - now));
   X509_set_subject_name(cert.get(), X509_REQ_get_subject_name(request.get()));
@@ -329,10 +331,21 @@ bool issued_by(std::string_view pem, std::string_view ca_pem) {
 Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<ServerRole> role,
                                             std::string_view common_name, const std::vector<std::string>& sans,
                                             WallTime now, Millis lifetime) {
+  const std::string key = new_ca_key();
+  const std::string request = TRY(make_ca_request(key, common_name));
+  std::string cert = TRY(certify_server(ca, role, common_name, sans, request, now, lifetime));
+  return KeyAndCert{key, std::move(cert)};
+}
+
+Result<std::string> certify_server(const KeyAndCert& ca, std::optional<ServerRole> role, std::string_view common_name,
+                                   const std::vector<std::string>& sans, std::string_view request_pem, WallTime now,
+                                   Millis lifetime) {
   const CertPtr ca_cert = TRY(parse_cert(ca.cert_pem));
   const KeyPtr ca_key = TRY(parse_key(ca.key_pem));
-  const KeyPtr key = new_p256();
-  const CertPtr cert = new_cert(key.get(), now, lifetime);
+  const ReqPtr request = TRY(parse_request(request_pem));
+  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
+  if (!is_p256(key)) return error(Code::InvalidArgument, "a server's key must be P-256", "csr");
+  const CertPtr cert = new_cert(key, now, lifetime);
   set_name(X509_get_subject_name(cert.get()), common_name);
   X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert.get()));
   const NamesPtr names(GENERAL_NAMES_new());
@@ -350,7 +363,7 @@ Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<
     return error(Code::Internal, "cannot build the server certificate");
   }
   TRY_VOID(sign_cert(cert.get(), ca_key.get()));
-  return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
+  return cert_pem(cert.get());
 }
 
 Result<std::optional<ServerRole>> server_role(std::string_view pem) {

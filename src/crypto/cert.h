@@ -46,6 +46,10 @@ enum class ServerRole : std::uint8_t { ControlPlane, Relay };
 Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<ServerRole> role,
                                             std::string_view common_name, const std::vector<std::string>& sans,
                                             WallTime now, Millis lifetime);
+// The same for a key that only its holder knows (P-256, PKCS#10 as make_ca_request makes them).
+Result<std::string> certify_server(const KeyAndCert& ca, std::optional<ServerRole> role, std::string_view common_name,
+                                   const std::vector<std::string>& sans, std::string_view request_pem, WallTime now,
+                                   Millis lifetime);
 // The role that the (first) certificate states; nullopt: none, as in certificates of before roles. An error where it
 // names more than one. Says nothing about who signed it.
 Result<std::optional<ServerRole>> server_role(std::string_view cert_pem);

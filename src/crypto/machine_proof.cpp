@@ -34,7 +34,7 @@ Bytes proof_statement(const MachineProof& proof, const Key32& device_key) {
   return framed(kMachineDomain, {proof_head(proof), device_key});
 }
 
-bool is_p256(EVP_PKEY* key) {
+bool signs_machines(EVP_PKEY* key) {
   return key != nullptr && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC && EVP_PKEY_get_bits(key) == 256;
 }
 
@@ -42,7 +42,7 @@ bool is_p256(EVP_PKEY* key) {
 
 Result<MachineProof> prove_machine(const KeyAndCert& ca, std::uint64_t node, const Key32& device_key, WallTime now) {
   const KeyPtr key(PEM_read_bio_PrivateKey(read_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
-  if (!is_p256(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
+  if (!signs_machines(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
   const auto second = [](WallTime t) { return WallTime{t.ms / 1000 * 1000}; };
   MachineProof proof{node, second(now - kBackdate), second(now + kMachineProofLife), {}};
   const Bytes text = proof_statement(proof, device_key);
@@ -105,7 +105,7 @@ Result<std::unique_ptr<MachineVerifier>> MachineVerifier::create(std::string_vie
     for (const std::string& pem : *list) {
       const CertPtr cert(PEM_read_bio_X509(read_bio(pem).get(), nullptr, nullptr, nullptr));
       KeyPtr key(cert ? X509_get_pubkey(cert.get()) : nullptr);
-      if (is_p256(key.get())) impl->keys.push_back(std::move(key));
+      if (signs_machines(key.get())) impl->keys.push_back(std::move(key));
     }
   }
   ERR_clear_error();

@@ -193,8 +193,7 @@ void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& r
     if (link->issued_at != LeaseTime{0} && now - link->issued_at < kCertificateEvery) return;
     link->issued_at = now;
   }
-  const auto issued = crypto::issue_device_certificate(context_.cas.get()->ca, *key, link->node.str(),
-                                                       read_clocks().wall, context_.certificate_life);
+  const auto issued = context_.identity.signer->device_certificate(link->node, *key, context_.certificate_life);
   if (!issued.ok())
     return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
   {

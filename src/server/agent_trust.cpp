@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "crypto/hash.h"
 #include "server/agents.h"
+#include "server/signer.h"
 
 namespace muster::server {
 namespace {
@@ -67,7 +68,7 @@ void AgentHub::note_behind(LeaseTime now, Todo& todo) {
   if (said == behind_said_) return;
   behind_said_ = std::move(said);
   todo.push_back([this, behind = std::move(behind)] {
-    if (const Status written = write_behind(context_.dir, behind); !written.ok())
+    if (const Status written = context_.identity.signer->behind(behind); !written.ok())
       log_warn("agents", "which machines know the newest roots cannot be noted: {}", written.error().message);
   });
 }

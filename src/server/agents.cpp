@@ -179,7 +179,7 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   const Now now = read_clocks();
   session::ServerOptions options;
   options.server_id = context_.identity.server_id;
-  const auto& roster_key = context_.identity.roster_key.public_key();
+  const auto& roster_key = context_.identity.roster_key;
   options.roster_key.assign(roster_key.begin(), roster_key.end());
   options.relays = context_.identity.relays;
   options.heartbeat = options_.heartbeat;
@@ -340,7 +340,7 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
       return;
     desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
                             context_.machines.get());
-    link->built = true;
+    link->built = !desired.signature.empty();
     link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;

@@ -8,6 +8,7 @@
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/list.h"
+#include "server/signer.h"
 #include "server/time_zone.h"
 #include "wire/names.h"
 
@@ -92,12 +93,11 @@ void Api::enroll(const CallPtr& call) {
            if (!node) return error(Code::Internal, "enrolment gave no machine id");
            wire::EnrollView view;
            view.node = *node;
-           view.certificate_pem = TRY(crypto::issue_device_certificate(cas->ca, key, node->str(), read_clocks().wall,
-                                                                       context_.certificate_life));
+           view.certificate_pem = TRY(id.signer->device_certificate(*node, key, context_.certificate_life));
            view.ca_pem = crypto::roots_pem(cas->trust);
            if (cas->trust.revision != 0) view.trust = cas->text;
-           view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
-           view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
+           view.roster_key.assign(id.roster_key.begin(), id.roster_key.end());
+           view.command_key.assign(id.command_key.begin(), id.command_key.end());
            view.relays = id.relays;
            view.server_id = id.server_id;
            return wire::to_json(view);

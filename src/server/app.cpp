@@ -27,10 +27,10 @@ Status watch_certificates(Context& context, const Identity& identity) {
                                     "it is renewed by itself when a third of its life is left"));
   const auto& cas = identity.cas;
   std::set<std::string> names{"server"};
-  const auto watch = [&](const std::string& kind, const std::string& cert, bool newest, const std::string& advice) {
-    const std::string name = newest ? kind : kind + " " + ca_id(cert);
+  const auto watch = [&](const std::string& kind, const std::string& pem, bool newest, const std::string& advice) {
+    const std::string name = newest ? kind : kind + " " + ca_id(pem);
     names.insert(name);
-    return context.certificates.set(name, cert, advice);
+    return context.certificates.set(name, pem, advice);
   };
   const bool alone = cas.trust.revision == 0;
   TRY_VOID(watch("ca", cas.ca.cert_pem, true,
@@ -53,16 +53,7 @@ Status watch_certificates(Context& context, const Identity& identity) {
 }
 }  // namespace
 
-Context::Context()
-    : identity{{},
-               {},
-               {},
-               {},
-               {},
-               crypto::SigningKey::generate(),
-               crypto::SigningKey::generate(),
-               crypto::SigningKey::generate(),
-               {}} {}
+Context::Context() = default;
 Context::~Context() = default;
 
 Result<std::unique_ptr<App>> App::start(Options options) {
@@ -70,7 +61,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   app->context_ = std::make_unique<Context>();
   Context& context = *app->context_;
   context.dir = options.dir;
-  context.identity = TRY(load_identity(options.dir, read_clocks().wall));
+  context.identity = TRY(load_identity(options.dir, read_clocks().wall, std::move(options.signer)));
   context.cas.set(context.identity.cas);
   TRY_VOID(watch_certificates(context, context.identity));
   context.store = options.store;
@@ -92,7 +83,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   if (options.sso)
     context.sso =
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
-  context.machines = std::make_unique<MachineBook>(context.identity.cas.ca);
+  context.machines = std::make_unique<MachineBook>(context.identity.signer);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   AccessLog::Options access;
   access.file = options.dir.refused_log();
@@ -142,14 +133,14 @@ Status App::sign_due_head() {
 }
 
 Status App::renew_certificate() {
-  const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall));
+  const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall, context_->identity.signer));
   const auto before = context_->cas.get();
   TRY_VOID(server_->reload_tls(tls_files(fresh)));
   if (fresh.cas.text != before->text || fresh.cas.ca.cert_pem != before->ca.cert_pem) {
     log_info("musterd", "the CA {} is in use now, roots of revision {}", ca_id(fresh.cas.ca.cert_pem),
              fresh.cas.trust.revision);
     context_->cas.set(fresh.cas);
-    context_->machines->set_ca(fresh.cas.ca);
+    context_->machines->forget();
     context_->agents->trust_changed();
   }
   return watch_certificates(*context_, fresh);

@@ -10,6 +10,7 @@
 #include "server/access_log.h"
 #include "server/agents.h"
 #include "server/context.h"
+#include "server/signer.h"
 #include "server/sso_provider.h"
 
 namespace muster::server {
@@ -19,6 +20,7 @@ class App {
   struct Options {
     DataDir dir;
     std::shared_ptr<journal::Store> store;
+    std::shared_ptr<Signer> signer;  // nullptr: the keys in dir, in this process
     std::string address = "127.0.0.1";
     std::uint16_t port = 0;
     std::string handoff;      // unix socket of muster-relay; empty = none

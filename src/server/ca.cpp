@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "base/log.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
@@ -36,7 +37,7 @@ class CaLock {
   int fd_;
 };
 
-Result<std::string> secret_text(const std::string& path) {
+Result<std::string> key_text(const std::string& path) {
   const Bytes bytes = TRY(crypto::read_secret_file(path));
   return as_string(bytes);
 }
@@ -67,7 +68,7 @@ Status keep_root(const DataDir& dir, const crypto::KeyAndCert& root, const std::
 }
 
 Result<crypto::KeyAndCert> read_root_file(const std::string& path) {
-  const std::string text = TRY(secret_text(path));
+  const std::string text = TRY(key_text(path));
   const auto cert = text.find("-----BEGIN CERTIFICATE-----");
   if (cert == std::string::npos)
     return error(Code::InvalidArgument, fmt::format("{} is no root's file: it must hold a key and a certificate, as "
@@ -95,7 +96,7 @@ Result<crypto::KeyAndCert> newest_root(const DataDir& dir, const CaSet& set, con
     return error(Code::FailedPrecondition,
                  "the root's key is not kept here: name its file with --root, or let it sign where it is (ca request, "
                  "ca sign, ca install)");
-  return crypto::KeyAndCert{TRY(secret_text(dir.key("root.key.pem"))), cert};
+  return crypto::KeyAndCert{TRY(key_text(dir.key("root.key.pem"))), cert};
 }
 
 // The first of the newest root's CAs, or of another's, whose key this is; in a folder of before roots the CA itself.
@@ -198,27 +199,48 @@ Status create_cas(const DataDir& dir, const std::string& server_id, const std::s
 
 Result<CaSet> load_cas(const DataDir& dir) {
   CaSet out;
-  out.ca.key_pem = TRY(secret_text(dir.key("ca.key.pem")));
+  out.ca.key_pem = TRY(key_text(dir.key("ca.key.pem")));
   const bool rooted = fs::exists(dir.key("trust.pem"));
-  const std::string text = TRY(secret_text(dir.key(rooted ? "trust.pem" : "ca.cert.pem")));
+  const std::string text = TRY(key_text(dir.key(rooted ? "trust.pem" : "ca.cert.pem")));
   out.trust = TRY(crypto::parse_trust(text));
   out.ca.cert_pem = certificate_of(out.trust, out.ca.key_pem);
   if (out.ca.cert_pem.empty())
     return error(Code::DataLoss, fmt::format("{} is not the key of a CA that {} knows; restore both from one backup",
                                              dir.key("ca.key.pem"), dir.key(rooted ? "trust.pem" : "ca.cert.pem")));
+  CaSet known = TRY(ca_set(out.ca.cert_pem, text));
+  known.ca.key_pem = std::move(out.ca.key_pem);
+  out = std::move(known);
+  out.root_here = fs::exists(dir.key("root.key.pem"));
+  const std::uint64_t first = out.trust.revision > kHistoryMax ? out.trust.revision - kHistoryMax : 1;
+  for (std::uint64_t revision = first; revision < out.trust.revision; ++revision) {
+    auto earlier = key_text(dir.key(history_name(revision)));
+    if (earlier.ok()) out.history.push_back({revision, std::move(*earlier)});
+  }
+  return out;
+}
+
+Result<CaSet> ca_set(const std::string& ca_cert_pem, const std::string& trust_text) {
+  CaSet out;
+  out.ca.cert_pem = ca_cert_pem;
+  out.trust = TRY(crypto::parse_trust(trust_text));
   out.text = crypto::trust_text(out.trust);
   out.ever = crypto::roots_pem(out.trust);
   for (const auto* list : {&out.trust.intermediates, &out.trust.given_up}) {
     for (const std::string& cert : *list) out.ever += cert;
   }
   out.pin = TRY(crypto::certificate_sha256(out.trust.roots.front()));
-  out.root_here = fs::exists(dir.key("root.key.pem"));
-  const std::uint64_t first = out.trust.revision > kHistoryMax ? out.trust.revision - kHistoryMax : 1;
-  for (std::uint64_t revision = first; revision < out.trust.revision; ++revision) {
-    auto earlier = secret_text(dir.key(history_name(revision)));
-    if (earlier.ok()) out.history.push_back({revision, std::move(*earlier)});
-  }
   return out;
+}
+
+Status follow_ca(const DataDir& dir, WallTime now) {
+  const CaSet set = TRY(load_cas(dir));
+  if (!set.root_here || set.trust.revision == 0) return {};
+  const auto life = TRY(crypto::certificate_validity(set.ca.cert_pem));
+  if (life.not_after - now >= (life.not_after - life.not_before) / 3) return {};
+  const Status followed = rotate_ca(dir, {}, When::Safe, now);
+  if (!followed.ok())
+    log_warn("musterd", "the CA nears its end and could not be followed by another: {}", followed.error().message);
+  return {};
 }
 
 Status rotate_ca(const DataDir& dir, const std::string& root, When when, WallTime now) {
@@ -250,7 +272,7 @@ Status install_ca(const DataDir& dir, std::string_view cert_pem, When when, Wall
   const CaLock lock(dir);
   CaSet set = TRY(load_cas(dir));
   TRY_VOID(may_follow(dir, set, when));
-  crypto::KeyAndCert next{TRY(secret_text(dir.key("next.key.pem"))), std::string(cert_pem)};
+  crypto::KeyAndCert next{TRY(key_text(dir.key("next.key.pem"))), std::string(cert_pem)};
   if (!crypto::key_fits(next))
     return error(Code::InvalidArgument, "this certificate is not for the key that the last `ca request` made");
   if (!crypto::issued_by(next.cert_pem, set.trust.roots.front()))
@@ -264,7 +286,7 @@ Status install_ca(const DataDir& dir, std::string_view cert_pem, When when, Wall
 Status add_root(const DataDir& dir, const std::string& root, const std::string& root_out, WallTime now) {
   const CaLock lock(dir);
   CaSet set = TRY(load_cas(dir));
-  if (set.trust.server_id.empty()) set.trust.server_id = TRY(secret_text(dir.key("server_id")));
+  if (set.trust.server_id.empty()) set.trust.server_id = TRY(key_text(dir.key("server_id")));
   const crypto::KeyAndCert before = TRY(newest_root(dir, set, root));
   const crypto::KeyAndCert fresh = TRY(crypto::create_root(new_name("root", set.trust.server_id), now));
   const std::string name = TRY(crypto::common_name(set.ca.cert_pem));
@@ -320,7 +342,7 @@ Status write_behind(const DataDir& dir, const Behind& behind) {
 }
 
 Result<Behind> read_behind(const DataDir& dir) {
-  std::istringstream in(TRY(secret_text(dir.root + "/trust-behind")));
+  std::istringstream in(TRY(key_text(dir.root + "/trust-behind")));
   Behind out;
   std::string line;
   std::getline(in, line);

@@ -43,6 +43,9 @@ std::string ca_id(std::string_view cert_pem);  // 16 hex digits
 // root_out: where the root's key and certificate go, for a place that is offline; empty: the key stays in DIR/keys.
 Status create_cas(const DataDir& dir, const std::string& server_id, const std::string& root_out, WallTime now);
 Result<CaSet> load_cas(const DataDir& dir);
+Result<CaSet> ca_set(const std::string& ca_cert_pem, const std::string& trust_text);  // without keys and history
+// Lets another CA follow the one that nears its end, where the root's key lies here.
+Status follow_ca(const DataDir& dir, WallTime now);
 
 // Below, root: a file as root_out wrote it; empty: the key in DIR/keys. What is printed by `musterd ca` is the
 // caller's. While several roots are believed Safe waits for the machines that do not know the newest yet.

@@ -25,7 +25,7 @@ Result<std::string> read_pem(const std::string& path) {
   return text;
 }
 
-Status show(const char* kind, const std::string& cert, const std::string& note) {
+Status show_ca(const char* kind, const std::string& cert, const std::string& note) {
   const auto life = TRY(crypto::certificate_validity(cert));
   const std::string name = TRY(crypto::common_name(cert));
   fmt::print("{:<6} {}  until {}  {}{}\n", kind, ca_id(cert), format_utc(life.not_after).substr(0, 10), name, note);
@@ -39,13 +39,13 @@ Status ca_status(const DataDir& dir) {
     const bool newest = cert == trust.roots.front();
     const std::string place = set.root_here ? ", its key lies in DIR/keys" : ", its key is kept elsewhere";
     if (trust.revision == 0)
-      TRY_VOID(show("ca", cert, "  (in use; signs everything, there is no root)"));
+      TRY_VOID(show_ca("ca", cert, "  (in use; signs everything, there is no root)"));
     else
-      TRY_VOID(show("root", cert, newest ? fmt::format("  (the newest{})", place) : "  (still believed)"));
+      TRY_VOID(show_ca("root", cert, newest ? fmt::format("  (the newest{})", place) : "  (still believed)"));
   }
   for (const std::string& cert : trust.intermediates)
-    TRY_VOID(show("ca", cert, cert == set.ca.cert_pem ? "  (in use)" : "  (still believed)"));
-  for (const std::string& cert : trust.given_up) TRY_VOID(show("ca", cert, "  (given up)"));
+    TRY_VOID(show_ca("ca", cert, cert == set.ca.cert_pem ? "  (in use)" : "  (still believed)"));
+  for (const std::string& cert : trust.given_up) TRY_VOID(show_ca("ca", cert, "  (given up)"));
   if (trust.revision == 0) return {};
   const auto behind = read_behind(dir);
   if (!behind.ok() || behind->revision != trust.revision) {

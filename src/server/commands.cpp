@@ -16,6 +16,8 @@ const char* const kUsage =
     "                [--root-out FILE]       (the root's key goes there and nowhere else, to be kept offline)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
+    "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
+    "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
     "  musterd totp-reset NAME --data DIR    (a lost second factor; also while serving)\n"
     "  musterd sso-forget NAME --data DIR    (the person of the identity provider may begin with a new account; also\n"
@@ -25,6 +27,9 @@ const char* const kUsage =
     "it)\n"
     "  musterd audit erase|rotate --data DIR [--actor ID] [--older-than DAYS]   (erase: client addresses; rotate: the\n"
     "                key that signs heads; both also while serving)\n"
+    "  musterd signer --data DIR --socket SOCKET [--users NAME,...]   (holds the keys; only this user and those named "
+    "may ask)\n"
+    "  musterd signer split --data DIR --to DIR   (the signing keys go into a folder of their own)\n"
     "  musterd ca status --data DIR          (roots and CAs: in use, until when, which machines know the newest root)\n"
     "  musterd ca rotate --data DIR [--root FILE] [--now]   (another CA signs from now on)\n"
     "  musterd ca request --data DIR --out FILE, ca sign FILE --root FILE --out FILE, ca install FILE --data DIR "
@@ -51,10 +56,32 @@ std::string Arguments::option(const std::string& name, const std::string& otherw
 }
 
 Result<Arguments> parse_arguments(int count, char** values) {
-  static const std::vector<std::string> known = {
-      "--data",   "--name",  "--operator",   "--password-file",    "--relay",        "--listen", "--handoff",
-      "--public", "--from",  "--count",      "--certificate-life", "--reenrol-days", "--head",   "--key",
-      "--out",    "--actor", "--older-than", "--address-days",     "--sso",          "--root",   "--root-out"};
+  static const std::vector<std::string> known = {"--data",
+                                                 "--name",
+                                                 "--operator",
+                                                 "--password-file",
+                                                 "--relay",
+                                                 "--listen",
+                                                 "--handoff",
+                                                 "--public",
+                                                 "--from",
+                                                 "--count",
+                                                 "--certificate-life",
+                                                 "--reenrol-days",
+                                                 "--head",
+                                                 "--key",
+                                                 "--out",
+                                                 "--actor",
+                                                 "--older-than",
+                                                 "--address-days",
+                                                 "--sso",
+                                                 "--root",
+                                                 "--root-out",
+                                                 "--signer",
+                                                 "--socket",
+                                                 "--users",
+                                                 "--listener",
+                                                 "--to"};
   static const std::vector<std::string> flags = {"--help", "--now"};
   Arguments out;
   for (int i = 1; i < count; ++i) {

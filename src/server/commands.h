@@ -33,6 +33,7 @@ int cmd_totp_reset(const Arguments& arguments, const OpenStore& open);
 int cmd_sso_forget(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
 int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
+int cmd_signer(const Arguments& arguments);
 int cmd_ca(const Arguments& arguments);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);

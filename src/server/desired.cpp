@@ -56,7 +56,7 @@ Result<session::SignedRoster> sign(const control::State& state, const Identity& 
   session::SignedRoster out;
   out.cluster = assignment.cluster;
   out.bytes = overlay::encode_roster(roster);
-  out.signatures.push_back(overlay::sign_roster(identity.roster_key, out.bytes));
+  out.signatures.push_back(TRY(identity.signer->roster(out.bytes)));
   out.machines = crypto::encode_machine_proofs(proofs);
   return out;
 }
@@ -100,8 +100,12 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
       if (entry.slot != assignment.slot || !key) continue;
-      secrets.relay_token = overlay::sign_relay_token(
-          identity.relay_key, {identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
+      auto token =
+          identity.signer->relay_token({identity.relay_id(), cluster->id.value, *key, now + kRelayTokenLifetime});
+      if (token.ok())
+        secrets.relay_token = std::move(*token);
+      else
+        log_error("agents", "{} gets no relay token: {}", assignment.lease.str(), token.error().message);
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
     out.secrets.push_back(std::move(secrets));
@@ -112,7 +116,11 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     else
       log_error("agents", "the roster of {} is not told: {}", cluster->spec.name, roster.error().message);
   }
-  out.signature = identity.command_key.sign(wire::desired_signing_bytes(node, out));
+  auto signature = identity.signer->order(wire::desired_signing_bytes(node, out));
+  if (signature.ok())
+    out.signature = std::move(*signature);
+  else
+    log_error("agents", "the orders of {} are not told: {}", node.str(), signature.error().message);
   return out;
 }
 

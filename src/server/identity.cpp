@@ -15,12 +15,11 @@
 #include "crypto/random.h"
 #include "net/net.h"
 #include "server/journal_head.h"
+#include "server/signing_desk.h"
 
 namespace muster::server {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr Millis kTlsLifetime{90LL * 86'400'000};
 
 Status make_dir(const std::string& path, mode_t mode) {
   std::error_code fault;
@@ -36,14 +35,6 @@ std::string join(const std::vector<std::string>& lines) {
   for (const auto& line : lines) out += line + "\n";
   return out;
 }
-std::vector<std::string> lines(const std::string& text) {
-  std::vector<std::string> out;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);) {
-    if (!line.empty()) out.push_back(line);
-  }
-  return out;
-}
 Result<std::string> read_text(const std::string& path) {
   const Bytes bytes = TRY(crypto::read_secret_file(path));
   return as_string(bytes);
@@ -52,12 +43,19 @@ Result<std::string> read_text(const std::string& path) {
 // No certificate outlives the CA that signed it.
 Millis tls_life(const CaSet& cas, WallTime now) {
   const auto end = crypto::certificate_expiry(cas.ca.cert_pem);
-  return end.ok() ? std::min(kTlsLifetime, *end - now) : kTlsLifetime;
+  return end.ok() ? std::min(kServerLifetime, *end - now) : kServerLifetime;
 }
 
-Status issue_tls(const DataDir& dir, Identity& id, WallTime now) {
-  id.tls = TRY(crypto::issue_server_certificate(id.cas.ca, crypto::ServerRole::ControlPlane, "muster", id.sans, now,
-                                                tls_life(id.cas, now)));
+// A new key, and a certificate for it.
+Result<crypto::KeyAndCert> new_pair(const Identity& id, crypto::ServerRole role) {
+  crypto::KeyAndCert out{crypto::new_ca_key(), {}};
+  const std::string request = TRY(crypto::make_ca_request(out.key_pem, "muster"));
+  out.cert_pem = TRY(id.signer->server_certificate(role, request));
+  return out;
+}
+
+Status issue_tls(const DataDir& dir, Identity& id) {
+  id.tls = TRY(new_pair(id, crypto::ServerRole::ControlPlane));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
   TRY_VOID(crypto::write_secret_file(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
   return {};
@@ -79,49 +77,23 @@ bool good_for_relay(const DataDir& dir, const CaSet& cas, WallTime now) {
   return key.ok() ? crypto::key_fits({*key, cert}) : key.error().code != Code::NotFound;
 }
 
-// Roots change rarely and by hand; a CA near its end is followed by itself where its root can sign here.
-Status follow_ca(const DataDir& dir, Identity& id, WallTime now) {
-  if (!id.cas.root_here) return {};
-  const auto life = TRY(crypto::certificate_validity(id.cas.ca.cert_pem));
-  if (life.not_after - now >= (life.not_after - life.not_before) / 3) return {};
-  const Status followed = rotate_ca(dir, {}, When::Safe, now);
-  if (!followed.ok())
-    log_warn("musterd", "the CA nears its end and could not be followed by another: {}", followed.error().message);
-  id.cas = TRY(load_cas(dir));
-  return {};
-}
-
 // What muster-relay may know: a key of its own and the public half of the key that signs relay tokens. Its certificate
 // names no host, so that not even a program that only looks at the host's name takes it for musterd's.
-Status write_relay_files(const DataDir& dir, const Identity& id, WallTime now) {
-  const crypto::KeyAndCert own =
-      TRY(crypto::issue_server_certificate(id.cas.ca, crypto::ServerRole::Relay, net::kRelayName,
-                                           {std::string(net::kRelayName)}, now, tls_life(id.cas, now)));
+Status write_relay_files(const DataDir& dir, const Identity& id) {
+  const crypto::KeyAndCert own = TRY(new_pair(id, crypto::ServerRole::Relay));
   TRY_VOID(make_dir(dir.relay(), 0700));
   TRY_VOID(crypto::write_secret_file(dir.relay() + "/key.pem", as_bytes(own.key_pem)));
   TRY_VOID(crypto::write_secret_file(dir.relay() + "/cert.pem", as_bytes(own.cert_pem + id.cas.chain())));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/ca.pem", as_bytes(crypto::roots_pem(id.cas.trust))));
-  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key.public_key()))));
+  TRY_VOID(crypto::write_public_file(dir.relay() + "/controller.pub", as_bytes(base64(id.relay_key))));
   TRY_VOID(crypto::write_public_file(dir.relay() + "/relay_id", as_bytes(id.relay_id() + "\n")));
   return {};
-}
-
-Identity empty_identity() {
-  return Identity{{},
-                  {},
-                  {},
-                  {},
-                  {},
-                  crypto::SigningKey::generate(),
-                  crypto::SigningKey::generate(),
-                  crypto::SigningKey::generate(),
-                  {}};
 }
 
 }  // namespace
 
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now) {
-  if (fs::exists(dir.key("ca.key.pem"))) {
+  if (holds_platform(dir)) {
     return error(
         Code::AlreadyExists,
         fmt::format("{} holds a control plane already; choose another --data directory or serve this one", dir.root));
@@ -131,7 +103,7 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(make_dir(dir.logs(), 0700));
   TRY_VOID(make_dir(dir.blobs(), 0700));
   TRY_VOID(make_dir(dir.relay(), 0700));
-  Identity id = empty_identity();
+  Identity id;
   id.server_id = "srv-" + hex(crypto::random_bytes(8));
   id.sans = wanted.sans;
   if (std::find(id.sans.begin(), id.sans.end(), "muster") == id.sans.end()) id.sans.push_back("muster");
@@ -141,42 +113,63 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   TRY_VOID(crypto::write_secret_file(dir.key("sans"), as_bytes(join(id.sans))));
   TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(id.relays))));
   TRY_VOID(crypto::write_secret_file(dir.key("secret"), id.secret.view()));
-  TRY_VOID(crypto::write_secret_file(dir.key("roster.pem"), as_bytes(id.roster_key.to_pem())));
-  TRY_VOID(crypto::write_secret_file(dir.key("command.pem"), as_bytes(id.command_key.to_pem())));
-  TRY_VOID(crypto::write_secret_file(dir.key("relay.pem"), as_bytes(id.relay_key.to_pem())));
+  for (const char* name : {"roster.pem", "command.pem", "relay.pem"})
+    TRY_VOID(crypto::write_secret_file(dir.key(name), as_bytes(crypto::SigningKey::generate().to_pem())));
   TRY_VOID(ensure_audit_key(dir));
   TRY_VOID(create_cas(dir, id.server_id, wanted.root_out, now));  // last: ca.key.pem means complete
   return load_identity(dir, now);
 }
 
-Result<Identity> load_identity(const DataDir& dir, WallTime now) {
-  if (!fs::exists(dir.key("ca.key.pem"))) {
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> out;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) {
+    if (!line.empty()) out.push_back(line);
+  }
+  return out;
+}
+
+bool holds_platform(const DataDir& dir) {
+  return fs::exists(dir.key("ca.key.pem")) || fs::exists(dir.key("signer-apart"));
+}
+
+Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr<Signer> signer) {
+  if (!holds_platform(dir)) {
     return error(Code::NotFound,
                  fmt::format("{} holds no control plane; run: musterd init --data {} --name HOST", dir.root, dir.root));
   }
-  Identity id = empty_identity();
+  if (!signer && fs::exists(dir.key("signer-apart")))
+    return error(
+        Code::FailedPrecondition,
+        fmt::format("the signing keys of {} are kept apart: start musterd signer with their folder, and name its "
+                    "socket with --signer",
+                    dir.root));
+  if (!signer) {
+    SigningDesk::Options options;
+    options.wall = [ahead = now - read_clocks().wall] { return read_clocks().wall + ahead; };
+    signer = TRY(SigningDesk::open(dir, std::move(options)));
+  }
+  Identity id;
+  id.signer = std::move(signer);
   id.server_id = TRY(read_text(dir.key("server_id")));
-  id.sans = lines(TRY(read_text(dir.key("sans"))));
-  id.relays = lines(TRY(read_text(dir.key("relays"))));
-  id.cas = TRY(load_cas(dir));
-  TRY_VOID(follow_ca(dir, id, now));
+  id.sans = lines_of(TRY(read_text(dir.key("sans"))));
+  id.relays = lines_of(TRY(read_text(dir.key("relays"))));
+  SignerView view = TRY(id.signer->view());
+  id.cas = std::move(view.cas);
+  id.roster_key = view.roster_key, id.command_key = view.command_key, id.relay_key = view.relay_key;
   if (fs::exists(dir.key("tls.cert.pem")) && fs::exists(dir.key("tls.key.pem"))) {
     id.tls.cert_pem = TRY(read_text(dir.key("tls.cert.pem")));
     id.tls.key_pem = TRY(read_text(dir.key("tls.key.pem")));
   }
-  id.roster_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("roster.pem")))));
-  id.command_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("command.pem")))));
-  id.relay_key = TRY(crypto::SigningKey::from_pem(TRY(read_text(dir.key("relay.pem")))));
   const Bytes secret = TRY(crypto::read_secret_file(dir.key("secret")));
   const auto master = crypto::key32(secret);
   if (!master)
     return error(Code::DataLoss,
                  fmt::format("{} is damaged: it must hold 32 bytes; restore it from a backup", dir.key("secret")));
   id.secret = crypto::Secret32(*master);
-  TRY_VOID(ensure_audit_key(dir));  // folders of older programs have none
   if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, id.cas, now) || !crypto::key_fits(id.tls))
-    TRY_VOID(issue_tls(dir, id, now));
-  if (!good_for_relay(dir, id.cas, now)) TRY_VOID(write_relay_files(dir, id, now));
+    TRY_VOID(issue_tls(dir, id));
+  if (!good_for_relay(dir, id.cas, now)) TRY_VOID(write_relay_files(dir, id));
   return id;
 }
 

@@ -5,13 +5,14 @@
 // renewed by the CA in use when a third of their life is left or another CA took over, each with a new key; the CA
 // itself where the root's key lies here. Values; any thread.
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/time.h"
 #include "crypto/cert.h"
-#include "crypto/sign.h"
+#include "crypto/secret.h"
 #include "server/ca.h"
 
 namespace muster::server {
@@ -27,13 +28,16 @@ struct DataDir {
   std::string relay() const { return root + "/relay"; }
 };
 
+class Signer;
+
 struct Identity {
   std::string server_id;                  // public, random, never changes
   std::vector<std::string> sans, relays;  // names of the server certificate; host:port of muster-relay
-  CaSet cas;
+  CaSet cas;                              // without its key
   crypto::KeyAndCert tls;
-  crypto::SigningKey roster_key, command_key, relay_key;
-  crypto::Secret32 secret;  // derives Ray tokens and pre-shared keys
+  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public
+  std::shared_ptr<Signer> signer;                          // who has the keys
+  crypto::Secret32 secret;                                 // derives Ray tokens and pre-shared keys
   // The relay's name in its tokens (muster-relay --relay-id): its host:port.
   const std::string& relay_id() const { return relays.empty() ? server_id : relays.front(); }
 };
@@ -44,7 +48,9 @@ struct NewIdentity {
 };
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
 // Renews the certificates when due. In a folder of before relays had their own key, the one that both held is replaced,
-// first in musterd and then in DIR/relay.
-Result<Identity> load_identity(const DataDir& dir, WallTime now);
+// first in musterd and then in DIR/relay. Without a signer the keys in DIR/keys are used in this process.
+Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr<Signer> signer = nullptr);
+bool holds_platform(const DataDir& dir);  // made by create_identity, whole
+std::vector<std::string> lines_of(const std::string& text);
 
 }  // namespace muster::server

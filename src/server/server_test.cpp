@@ -322,7 +322,7 @@ TEST(DataFolder, TheRelaysKeyIsNotMusterds) {
 
 TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
   const Install folder;
-  const auto ca = load_identity(folder.dir, folder.now)->cas.ca;
+  const auto ca = load_cas(folder.dir)->ca;
   const auto shared =
       *crypto::issue_server_certificate(ca, {}, "muster", {"muster"}, folder.now, Millis(90LL * 86'400'000));
   ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
@@ -454,7 +454,7 @@ TEST(DataFolder, OneOfBeforeRootsGoesOnAndMayGetOne) {
   ASSERT_TRUE(add_root(folder.dir, "", "", folder.now).ok());
   const auto rooted = *load_identity(folder.dir, folder.now);
   EXPECT_EQ(rooted.cas.trust.revision, 1u);
-  EXPECT_EQ(rooted.cas.ca.key_pem, ca.key_pem);
+  EXPECT_EQ(load_cas(folder.dir)->ca.key_pem, ca.key_pem);
   EXPECT_EQ(rooted.tls.key_pem, old->tls.key_pem) << "nothing changes for who knows the CA only";
   EXPECT_TRUE(believed_by(rooted.tls.cert_pem, rooted.cas.trust.roots.front() + rooted.cas.chain(), folder.now));
   EXPECT_TRUE(crypto::believe(*crypto::parse_trust(ca.cert_pem), rooted.cas.trust).ok());
@@ -1256,7 +1256,7 @@ TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
   ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
   const auto node = *NodeId::parse(enrolled.body["nodeId"].text());
   const auto ended = [&](const crypto::SigningKey& of, Millis ago) {  // after a life of a second
-    return *crypto::issue_device_certificate(app_->context().cas.get()->ca, of.public_key(), node.str(),
+    return *crypto::issue_device_certificate(load_cas(app_->context().dir)->ca, of.public_key(), node.str(),
                                              read_clocks().wall - ago - Millis(1000), Millis(1000));
   };
   const auto come = [&](const crypto::SigningKey& with, const std::string& certificate, auto&& see) {
@@ -1424,7 +1424,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_FALSE(seen.desired.secrets[0].relay_token.empty());
   ASSERT_EQ(seen.desired.rosters.size(), 1u);
   const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures,
-                                             {app_->context().identity.roster_key.public_key()});
+                                             {app_->context().identity.roster_key});
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
@@ -1436,7 +1436,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(proofs.size(), crypto::kMachineProofBytes);
   // A relay token lasts hours, and is renewed long before its end.
   const auto token =
-      overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), seen.desired.secrets[0].relay_token,
+      overlay::verify_relay_token(app_->context().identity.relay_key, seen.desired.secrets[0].relay_token,
                                   app_->context().identity.relay_id(), read_clocks().wall);
   ASSERT_TRUE(token.ok()) << token.error().message;
   EXPECT_LE(token->not_after, read_clocks().wall + Millis(6LL * 3'600'000));
