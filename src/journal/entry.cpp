@@ -136,7 +136,7 @@ Bytes hash_of(ByteView stored) {
 
 Result<Entry> ChainVerifier::next(ByteView stored) {
   auto decoded = decode(stored);
-  if (!decoded) return error(Code::DataLoss, fmt::format("after seq {}: {}", seq_, decoded.error().message));
+  if (!decoded) return error(Code::DataLoss, fmt::format("entry {}: {}", seq_ + 1, decoded.error().message));
   const Entry& entry = *decoded;
   if (entry.seq != seq_ + 1) return damaged(fmt::format("seq {} follows {}", entry.seq, seq_));
   if (entry.prev_hash != hash_ && !MUSTER_MUTANT("journal.skip_prev_hash")) {
