@@ -82,8 +82,8 @@ Status SigningDesk::load() {
   keys->cas = TRY(load_cas(dir_));
   keys->server_id = TRY(text("server_id"));
   keys->sans = lines_of(TRY(text("sans")));
-  const auto relays = lines_of(TRY(text("relays")));
-  keys->relay_id = relays.empty() ? keys->server_id : relays.front();
+  keys->relays = lines_of(TRY(text("relays")));
+  if (keys->relays.empty()) keys->relays.push_back(keys->server_id);
   keys_ = std::move(keys);
   return {};
 }
@@ -258,7 +258,8 @@ Status SigningDesk::sign_relay_token(const Fields& fields, Asked& out) {
   token.not_after = WallTime{static_cast<std::int64_t>(TRY(read_number(fields[3])) & INT64_MAX)};
   out.key = key_id(keys_->relay);
   out.about = fmt::format("cluster={} overlay={}", token.cluster, audit_key_id(token.overlay_key));
-  if (token.relay != keys_->relay_id) return not_signed("that relay is not this platform's");
+  if (std::find(keys_->relays.begin(), keys_->relays.end(), token.relay) == keys_->relays.end())
+    return not_signed("that relay is not this platform's");
   if (token.not_after - options_.wall() > kRelayTokenMax) return not_signed("a relay's token holds for twelve hours");
   out.answer = {overlay::sign_relay_token(keys_->relay, token)};
   return {};

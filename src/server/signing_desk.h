@@ -39,8 +39,8 @@ class SigningDesk final : public Signer {
   struct Keys {
     crypto::SigningKey roster, command, relay;
     CaSet cas;
-    std::string server_id, relay_id;
-    std::vector<std::string> sans;
+    std::string server_id;
+    std::vector<std::string> sans, relays;
   };
   struct Asked {
     std::string about, key;  // for the log
