@@ -47,7 +47,7 @@ TEST(Images, WhatNoPolicyLetsThroughIsRefusedWithItsReason) {
   EXPECT_TRUE(w.ask("ray:2").ok());
   JobSpec job;
   job.name = "train", job.entrypoint = "x", job.ephemeral = true, job.cluster_spec = World::spec();
-  job.cluster_spec.image = "other";
+  job.cluster_spec.name = "another", job.cluster_spec.image = "other";
   EXPECT_EQ(w.run(CreateJob{w.project, job}, w.user()).error().field, "spec.cluster_spec.image");
 }
 
