@@ -35,8 +35,8 @@ void CarryCap::tick(const Now& now) {
   if (now.lease - looked_ < kCarryLook) return;
   looked_ = now.lease;
   if (const std::string month = format_utc(now.wall).substr(0, 7); month != month_) {
+    if (!month_.empty()) bytes_ = 0;
     month_ = month;
-    bytes_ = 0;
   }
   if (bytes_ == saved_ || file_.empty()) return;
   const Status written = crypto::write_secret_file(file_, as_bytes(month_ + " " + std::to_string(bytes_) + "\n"));

@@ -127,6 +127,12 @@ void AgentHub::on_pull(const LinkPtr& link, const session::PullReport& report) {
 }
 
 // Only of leases that the machine has; those that ended are forgotten with the next report.
+namespace {
+void keep_plain(std::string& name) {
+  std::erase_if(name, [](char c) { return c <= ' ' || c > '~'; });
+}
+}  // namespace
+
 void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   if (report.version != session::kNetReportVersion) return;
   std::set<LeaseId> live;
@@ -149,6 +155,8 @@ void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   NetFacts& kept = leases[report.lease];
   kept = {report, read_clocks().wall};
   if (!counts_signed) kept.report.carried.clear();
+  keep_plain(kept.report.relay);  // machines may name anything, and people read it on a terminal
+  for (session::NetRelay& relay : kept.report.relays) keep_plain(relay.address), keep_plain(relay.region);
   kept.report.pairs.resize(
       std::min(report.pairs.size(), session::kNetPairsOfMachineMax - std::min(others, session::kNetPairsOfMachineMax)));
 }
