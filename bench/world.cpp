@@ -136,6 +136,9 @@ class World {
     auto app = server::App::start(std::move(options));
     if (!app) fail(app.error().message);
     app_ = std::move(*app);
+    auto cas = server::load_cas(app_->context().dir);
+    if (!cas) fail(cas.error().message);
+    ca_ = std::move(cas->ca);
     machines_.resize(nodes);
   }
 
@@ -200,9 +203,8 @@ class World {
 
   void make_core(unsigned i) {
     Machine& machine = machines_[i];
-    const auto certificate =
-        crypto::issue_device_certificate(app_->context().identity.ca, machine.key->public_key(), machine.node.str(),
-                                         read_clocks().wall, Millis(30LL * 86'400'000));
+    const auto certificate = crypto::issue_device_certificate(ca_, machine.key->public_key(), machine.node.str(),
+                                                              read_clocks().wall, Millis(30LL * 86'400'000));
     if (!certificate) fail(certificate.error().message);
     agent::Options options;
     options.agent_version = "0.1.0";
@@ -212,8 +214,8 @@ class World {
     agent::Hooks hooks;
     hooks.sign = [&machine](ByteView message) { return machine.key->sign(message); };
     hooks.desired_genuine = [this, &machine](const session::Desired& desired) {
-      return crypto::verify(app_->context().identity.command_key.public_key(),
-                            wire::desired_signing_bytes(machine.node, desired), desired.signature);
+      return crypto::verify(app_->context().identity.command_key, wire::desired_signing_bytes(machine.node, desired),
+                            desired.signature);
     };
     hooks.open_roster = [](const session::SignedRoster&, const Bytes&) -> Result<agent::OpenedRoster> {
       return error(Code::Internal, "no machine here is given work");
@@ -352,6 +354,7 @@ class World {
 
   const unsigned nodes_, requests_;
   std::unique_ptr<server::App> app_;
+  crypto::KeyAndCert ca_;  // itself: no policy stands between the machines and their certificates
   std::vector<Machine> machines_;
   std::array<Driver, kDrivers> drivers_;
   std::vector<std::thread> threads_;

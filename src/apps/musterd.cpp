@@ -39,6 +39,8 @@ int main(int count, char** values) {
   if (command == "journal") return server::cmd_journal(*arguments, open);
   if (command == "audit") return server::cmd_audit(*arguments, open_addresses);
   if (command == "relay") return server::cmd_relay(*arguments);
+  if (command == "signer") return server::cmd_signer(*arguments);
+  if (command == "ca") return server::cmd_ca(*arguments);
   if (command == "backup") return server::cmd_backup(*arguments, copy);
   if (command == "restore") return server::cmd_restore(*arguments, open);
   std::fprintf(stderr, "musterd: unknown command %s\n%s", command.c_str(), server::kUsage);

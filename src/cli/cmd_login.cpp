@@ -9,6 +9,7 @@
 #include "cli/sso.h"
 #include "cli/terminal.h"
 #include "cli/totp.h"
+#include "crypto/trust.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
@@ -74,6 +75,17 @@ Result<wire::Json> by_provider(net::Client& client, const LoginOptions& options)
   return login_in_browser(world, *callback, kBrowserPatience);
 }
 
+// The other roots and the CAs that a root which is believed already leads to; without them, what was believed before.
+std::string learnt(net::Client& client, const std::string& before) {
+  const auto answer = client.call({.target = "/api/v1/server"});
+  const auto body = answer.ok() && answer->status == 200 ? wire::parse_json(answer->body) : Result<wire::Json>(Error{});
+  if (!body.ok() || (*body)["trust"].text().empty()) return before;
+  const auto first = crypto::parse_trust(before), told = crypto::parse_trust((*body)["trust"].text());
+  if (!first.ok() || !told.ok()) return before;
+  const auto believed = crypto::believe(*first, *told);
+  return believed.ok() ? crypto::trust_text(*believed) : before;
+}
+
 Result<int> login(Shell& shell, const LoginOptions& options) {
   if (options.sso == !options.user.empty())
     return error(Code::InvalidArgument,
@@ -94,6 +106,7 @@ Result<int> login(Shell& shell, const LoginOptions& options) {
                   .user = user,
                   .project = options.sso ? answer["project"].text() : ""};
   if (account.ca_pem.empty()) return error(Code::Internal, "the server did not show its CA");
+  account.ca_pem = learnt(client, account.ca_pem);
   const std::string name = shell.context.empty() ? "default" : shell.context;
   config.accounts[name] = account;
   config.current = name;

@@ -9,6 +9,7 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <ctime>
 #include <memory>
 #include <mutex>
@@ -16,6 +17,7 @@
 #include "crypto/hash.h"
 #include "crypto/openssl_ptr.h"
 #include "crypto/random.h"
+#include "crypto/trust.h"
 
 namespace muster::crypto {
 namespace {
@@ -55,6 +57,9 @@ std::string key_pem(EVP_PKEY* key) {
   const BioPtr bio(BIO_new(BIO_s_secmem()));
   MUSTER_CHECK(PEM_write_bio_PKCS8PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1);
   return bio_text(bio.get());
+}
+bool is_p256(EVP_PKEY* key) {
+  return key != nullptr && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC && EVP_PKEY_get_bits(key) == 256;
 }
 KeyPtr new_p256() {
   KeyPtr key(EVP_EC_gen("P-256"));
@@ -162,19 +167,28 @@ Result<std::shared_ptr<EVP_PKEY>> ca_key_of(std::string_view pem) {
   });
 }
 
-struct Trusted {
-  CertPtr cert;
-  StorePtr store;
-};
-Result<std::shared_ptr<Trusted>> ca_of(std::string_view pem) {
-  static auto& last = *new LastOne<Trusted>;
-  return last.get(pem, [](std::string_view text) -> Result<std::shared_ptr<Trusted>> {
-    auto out = std::make_shared<Trusted>();
-    out->cert = TRY(parse_cert(text));
-    out->store.reset(X509_STORE_new());
-    if (!out->store || X509_STORE_add_cert(out->store.get(), out->cert.get()) != 1)
-      return error(Code::Internal, "cannot set up certificate verification");
-    return out;
+Result<std::shared_ptr<X509>> ca_cert_of(std::string_view pem) {
+  static auto& last = *new LastOne<X509>;
+  return last.get(pem, [](std::string_view text) -> Result<std::shared_ptr<X509>> {
+    return std::shared_ptr<X509>(TRY(parse_cert(text)));
+  });
+}
+
+// Only what signed itself is believed: the store takes the rest as help on the way there.
+Result<std::shared_ptr<X509_STORE>> store_of(std::string_view pem) {
+  static auto& last = *new LastOne<X509_STORE>;
+  return last.get(pem, [](std::string_view text) -> Result<std::shared_ptr<X509_STORE>> {
+    const Trust trust = TRY(parse_trust(text));
+    std::shared_ptr<X509_STORE> store = StorePtr(X509_STORE_new());
+    bool whole = store != nullptr;
+    for (const auto* list : {&trust.roots, &trust.intermediates}) {
+      for (const std::string& each : *list) {
+        const CertPtr cert = TRY(parse_cert(each));
+        whole = whole && X509_STORE_add_cert(store.get(), cert.get()) == 1;
+      }
+    }
+    if (!whole) return error(Code::Internal, "cannot set up certificate verification");
+    return store;
   });
 }
 
@@ -211,6 +225,41 @@ std::string uri_of(const GENERAL_NAME& name) {
   return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)), static_cast<std::size_t>(ASN1_STRING_length(uri))};
 }
 
+Result<KeyAndCert> self_signed(std::string_view common_name, WallTime now, Millis lifetime, const char* constraints) {
+  const KeyPtr key = new_p256();
+  const CertPtr cert = new_cert(key.get(), now, lifetime);
+  set_name(X509_get_subject_name(cert.get()), common_name);
+  X509_set_issuer_name(cert.get(), X509_get_subject_name(cert.get()));
+  if (!add_extension(cert.get(), cert.get(), NID_basic_constraints, constraints) ||
+      !add_extension(cert.get(), cert.get(), NID_key_usage, "critical,keyCertSign,cRLSign") ||
+      !add_extension(cert.get(), cert.get(), NID_subject_key_identifier, "hash")) {
+    return error(Code::Internal, "cannot build the CA certificate");
+  }
+  TRY_VOID(sign_cert(cert.get(), key.get()));
+  return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
+}
+
+Result<std::string> csr_pem(EVP_PKEY* key, const EVP_MD* md, std::string_view common_name) {
+  const ReqPtr request(X509_REQ_new());
+  MUSTER_CHECK(request != nullptr);
+  set_name(X509_REQ_get_subject_name(request.get()), common_name);
+  if (X509_REQ_set_pubkey(request.get(), key) != 1 || X509_REQ_sign(request.get(), key, md) == 0)
+    return error(Code::Internal, "cannot build the certificate request");
+  const BioPtr bio(BIO_new(BIO_s_mem()));
+  MUSTER_CHECK(PEM_write_bio_X509_REQ(bio.get(), request.get()) == 1);
+  return bio_text(bio.get());
+}
+// Its own signature holds.
+Result<ReqPtr> parse_request(std::string_view pem) {
+  if (pem.size() > kPemBytesMax) return error(Code::TooLarge, "the certificate request is too large", "csr");
+  ReqPtr request(PEM_read_bio_X509_REQ(read_bio(pem).get(), nullptr, nullptr, nullptr));
+  if (!request) return error(Code::InvalidArgument, "this is no certificate request in PEM form", "csr");
+  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
+  if (key == nullptr || X509_REQ_verify(request.get(), key) != 1)
+    return error(Code::InvalidArgument, "the certificate request does not prove possession of its key", "csr");
+  return request;
+}
+
 Result<std::string> node_of(X509* cert) {
   const NamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert, NID_subject_alt_name, nullptr, nullptr)));
   if (!names || sk_GENERAL_NAME_num(names.get()) != 1)
@@ -225,26 +274,78 @@ Result<std::string> node_of(X509* cert) {
 }  // namespace
 
 Result<KeyAndCert> create_ca(std::string_view common_name, WallTime now, Millis lifetime) {
-  const KeyPtr key = new_p256();
-  const CertPtr cert = new_cert(key.get(), now, lifetime);
-  set_name(X509_get_subject_name(cert.get()), common_name);
-  X509_set_issuer_name(cert.get(), X509_get_subject_name(cert.get()));
-  if (!add_extension(cert.get(), cert.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
-      !add_extension(cert.get(), cert.get(), NID_key_usage, "critical,keyCertSign,cRLSign") ||
-      !add_extension(cert.get(), cert.get(), NID_subject_key_identifier, "hash")) {
+  return self_signed(common_name, now, lifetime, "critical,CA:TRUE,pathlen:0");
+}
+Result<KeyAndCert> create_root(std::string_view common_name, WallTime now, Millis lifetime) {
+  return self_signed(common_name, now, lifetime, "critical,CA:TRUE,pathlen:1");
+}
+
+std::string new_ca_key() {
+  return key_pem(new_p256().get());
+}
+
+Result<std::string> make_ca_request(std::string_view pem, std::string_view common_name) {
+  const KeyPtr key = TRY(parse_key(pem));
+  return csr_pem(key.get(), EVP_sha256(), common_name);
+}
+
+Result<std::string> certify_ca(const KeyAndCert& root, std::string_view request_pem, WallTime now, Millis lifetime) {
+  const CertPtr root_cert = TRY(parse_cert(root.cert_pem));
+  const KeyPtr root_key = TRY(parse_key(root.key_pem));
+  if (X509_check_private_key(root_cert.get(), root_key.get()) != 1)
+    return error(Code::InvalidArgument, "the root's key and its certificate do not belong together");
+  const ReqPtr request = TRY(parse_request(request_pem));
+  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
+  if (!is_p256(key)) return error(Code::InvalidArgument, "a CA's key must be P-256", "csr");
+  const WallTime root_end = TRY(to_wall(X509_get0_notAfter(root_cert.get())));
+  const CertPtr cert = new_cert(key, now, std::min(lifetime, root_end - now));
+  X509_set_subject_name(cert.get(), X509_REQ_get_subject_name(request.get()));
+  X509_set_issuer_name(cert.get(), X509_get_subject_name(root_cert.get()));
+  if (!add_extension(cert.get(), root_cert.get(), NID_basic_constraints, "critical,CA:TRUE,pathlen:0") ||
+      !add_extension(cert.get(), root_cert.get(), NID_key_usage, "critical,keyCertSign,cRLSign") ||
+      !add_extension(cert.get(), root_cert.get(), NID_subject_key_identifier, "hash") ||
+      !add_extension(cert.get(), root_cert.get(), NID_authority_key_identifier, "keyid:always")) {
     return error(Code::Internal, "cannot build the CA certificate");
   }
-  TRY_VOID(sign_cert(cert.get(), key.get()));
-  return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
+  TRY_VOID(sign_cert(cert.get(), root_key.get()));
+  return cert_pem(cert.get());
+}
+
+Result<std::string> common_name(std::string_view pem) {
+  const CertPtr cert = TRY(parse_cert(pem));
+  std::array<char, 256> text{};
+  if (X509_NAME_get_text_by_NID(X509_get_subject_name(cert.get()), NID_commonName, text.data(), text.size()) < 0)
+    return error(Code::InvalidArgument, "the certificate has no common name");
+  return std::string(text.data());
+}
+
+bool issued_by(std::string_view pem, std::string_view ca_pem) {
+  const auto cert = parse_cert(pem);
+  const auto ca = parse_cert(ca_pem);
+  const bool by_it = cert.ok() && ca.ok() && X509_check_issued(ca->get(), cert->get()) == X509_V_OK &&
+                     X509_verify(cert->get(), X509_get0_pubkey(ca->get())) == 1;
+  ERR_clear_error();
+  return by_it;
 }
 
 Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<ServerRole> role,
                                             std::string_view common_name, const std::vector<std::string>& sans,
                                             WallTime now, Millis lifetime) {
+  const std::string key = new_ca_key();
+  const std::string request = TRY(make_ca_request(key, common_name));
+  std::string cert = TRY(certify_server(ca, role, common_name, sans, request, now, lifetime));
+  return KeyAndCert{key, std::move(cert)};
+}
+
+Result<std::string> certify_server(const KeyAndCert& ca, std::optional<ServerRole> role, std::string_view common_name,
+                                   const std::vector<std::string>& sans, std::string_view request_pem, WallTime now,
+                                   Millis lifetime) {
   const CertPtr ca_cert = TRY(parse_cert(ca.cert_pem));
   const KeyPtr ca_key = TRY(parse_key(ca.key_pem));
-  const KeyPtr key = new_p256();
-  const CertPtr cert = new_cert(key.get(), now, lifetime);
+  const ReqPtr request = TRY(parse_request(request_pem));
+  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
+  if (!is_p256(key)) return error(Code::InvalidArgument, "a server's key must be P-256", "csr");
+  const CertPtr cert = new_cert(key, now, lifetime);
   set_name(X509_get_subject_name(cert.get()), common_name);
   X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert.get()));
   const NamesPtr names(GENERAL_NAMES_new());
@@ -262,7 +363,7 @@ Result<KeyAndCert> issue_server_certificate(const KeyAndCert& ca, std::optional<
     return error(Code::Internal, "cannot build the server certificate");
   }
   TRY_VOID(sign_cert(cert.get(), ca_key.get()));
-  return KeyAndCert{key_pem(key.get()), cert_pem(cert.get())};
+  return cert_pem(cert.get());
 }
 
 Result<std::optional<ServerRole>> server_role(std::string_view pem) {
@@ -291,32 +392,19 @@ bool key_fits(const KeyAndCert& pair) {
 
 Result<std::string> make_csr(const SigningKey& device_key, std::string_view common_name) {
   const KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, device_key.seed().bytes.data(), 32));
-  const ReqPtr request(X509_REQ_new());
-  MUSTER_CHECK(key != nullptr && request != nullptr);
-  set_name(X509_REQ_get_subject_name(request.get()), common_name);
-  if (X509_REQ_set_pubkey(request.get(), key.get()) != 1 || X509_REQ_sign(request.get(), key.get(), nullptr) == 0) {
-    return error(Code::Internal, "cannot build the certificate request");
-  }
-  const BioPtr bio(BIO_new(BIO_s_mem()));
-  MUSTER_CHECK(PEM_write_bio_X509_REQ(bio.get(), request.get()) == 1);
-  return bio_text(bio.get());
+  MUSTER_CHECK(key != nullptr);
+  return csr_pem(key.get(), nullptr, common_name);
 }
 
 Result<Key32> verify_csr(std::string_view csr_pem) {
-  if (csr_pem.size() > kPemBytesMax) return error(Code::TooLarge, "the certificate request is too large", "csr");
-  const ReqPtr request(PEM_read_bio_X509_REQ(read_bio(csr_pem).get(), nullptr, nullptr, nullptr));
-  if (!request) return error(Code::InvalidArgument, "this is no certificate request in PEM form", "csr");
-  EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
-  if (key == nullptr || X509_REQ_verify(request.get(), key) != 1) {
-    return error(Code::InvalidArgument, "the certificate request does not prove possession of its key", "csr");
-  }
-  return ed25519_key(key);
+  const ReqPtr request = TRY(parse_request(csr_pem));
+  return ed25519_key(X509_REQ_get0_pubkey(request.get()));
 }
 
 Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& device_key, std::string_view node_id,
                                              WallTime now, Millis lifetime) {
-  const std::shared_ptr<Trusted> trusted = TRY(ca_of(ca.cert_pem));
-  X509* const ca_cert = trusted->cert.get();
+  const std::shared_ptr<X509> issuer = TRY(ca_cert_of(ca.cert_pem));
+  X509* const ca_cert = issuer.get();
   const std::shared_ptr<EVP_PKEY> ca_key = TRY(ca_key_of(ca.key_pem));
   const KeyPtr key(EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, nullptr, device_key.data(), device_key.size()));
   if (!key) return error(Code::InvalidArgument, "the device key is not a valid Ed25519 key");
@@ -339,8 +427,8 @@ Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& 
 
 Result<DeviceCertificate> verify_device_certificate(std::string_view pem, std::string_view ca_pem, WallTime now) {
   const CertPtr cert = TRY(parse_cert(pem));
-  const std::shared_ptr<Trusted> ca = TRY(ca_of(ca_pem));
-  TRY_VOID(verify_parsed(cert.get(), ca->store.get(), now, X509_PURPOSE_SSL_CLIENT));
+  const std::shared_ptr<X509_STORE> store = TRY(store_of(ca_pem));
+  TRY_VOID(verify_parsed(cert.get(), store.get(), now, X509_PURPOSE_SSL_CLIENT));
   // A certificate without the extension would pass the purpose check: ours always carry it.
   if ((X509_get_extension_flags(cert.get()) & EXFLAG_XKUSAGE) == 0 ||
       (X509_get_extended_key_usage(cert.get()) & XKU_SSL_CLIENT) == 0) {
@@ -358,8 +446,8 @@ Result<DeviceCertificate> verify_device_certificate(std::string_view pem, std::s
 
 Status verify_chain(std::string_view pem, std::string_view ca_pem, WallTime now) {
   const CertPtr cert = TRY(parse_cert(pem));
-  const std::shared_ptr<Trusted> ca = TRY(ca_of(ca_pem));
-  return verify_parsed(cert.get(), ca->store.get(), now, 0);
+  const std::shared_ptr<X509_STORE> store = TRY(store_of(ca_pem));
+  return verify_parsed(cert.get(), store.get(), now, 0);
 }
 
 static Bytes der_sha256(X509* cert) {

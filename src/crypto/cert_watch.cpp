@@ -15,6 +15,11 @@ Status CertWatch::set(const std::string& name, const std::string& pem, const std
   return {};
 }
 
+void CertWatch::keep_only(const std::set<std::string>& names) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(rows_, [&](const auto& row) { return !names.contains(row.first); });
+}
+
 std::vector<std::pair<std::string, Millis>> CertWatch::left(WallTime now) const {
   const std::lock_guard lock(mutex_);
   std::vector<std::pair<std::string, Millis>> out;

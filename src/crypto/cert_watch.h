@@ -3,6 +3,7 @@
 // life is left, or when it is over. A renewed certificate starts anew. Thread-safe.
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@ class CertWatch {
  public:
   // The first certificate of the bundle is the one that counts; advice: what is to be done about its end.
   Status set(const std::string& name, const std::string& pem, const std::string& advice);
+  void keep_only(const std::set<std::string>& names);
   std::vector<std::pair<std::string, Millis>> left(WallTime now) const;  // negative: it is over
   std::vector<std::string> warnings(WallTime now);                       // each is told once
 

@@ -12,6 +12,7 @@
 #include "base/endian.h"
 #include "crypto/openssl_ptr.h"
 #include "crypto/sign.h"
+#include "crypto/trust.h"
 
 namespace muster::crypto {
 namespace {
@@ -33,7 +34,7 @@ Bytes proof_statement(const MachineProof& proof, const Key32& device_key) {
   return framed(kMachineDomain, {proof_head(proof), device_key});
 }
 
-bool is_p256(EVP_PKEY* key) {
+bool signs_machines(EVP_PKEY* key) {
   return key != nullptr && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC && EVP_PKEY_get_bits(key) == 256;
 }
 
@@ -41,7 +42,7 @@ bool is_p256(EVP_PKEY* key) {
 
 Result<MachineProof> prove_machine(const KeyAndCert& ca, std::uint64_t node, const Key32& device_key, WallTime now) {
   const KeyPtr key(PEM_read_bio_PrivateKey(read_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
-  if (!is_p256(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
+  if (!signs_machines(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
   const auto second = [](WallTime t) { return WallTime{t.ms / 1000 * 1000}; };
   MachineProof proof{node, second(now - kBackdate), second(now + kMachineProofLife), {}};
   const Bytes text = proof_statement(proof, device_key);
@@ -92,17 +93,23 @@ Result<std::vector<MachineProof>> decode_machine_proofs(ByteView bytes, std::siz
 }
 
 struct MachineVerifier::Impl {
-  KeyPtr key;
+  std::vector<KeyPtr> keys;
 };
 MachineVerifier::MachineVerifier(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 MachineVerifier::~MachineVerifier() = default;
 
 Result<std::unique_ptr<MachineVerifier>> MachineVerifier::create(std::string_view ca_pem) {
-  const CertPtr cert(PEM_read_bio_X509(read_bio(ca_pem).get(), nullptr, nullptr, nullptr));
+  const Trust trust = TRY(parse_trust(ca_pem));
   auto impl = std::make_unique<Impl>();
-  if (cert) impl->key.reset(X509_get_pubkey(cert.get()));
+  for (const auto* list : {&trust.intermediates, &trust.roots}) {
+    for (const std::string& pem : *list) {
+      const CertPtr cert(PEM_read_bio_X509(read_bio(pem).get(), nullptr, nullptr, nullptr));
+      KeyPtr key(cert ? X509_get_pubkey(cert.get()) : nullptr);
+      if (signs_machines(key.get())) impl->keys.push_back(std::move(key));
+    }
+  }
   ERR_clear_error();
-  if (!is_p256(impl->key.get()))
+  if (impl->keys.empty())
     return error(Code::InvalidArgument, "the CA that vouches for machines is no P-256 certificate in PEM form");
   return std::unique_ptr<MachineVerifier>(new MachineVerifier(std::move(impl)));
 }
@@ -125,10 +132,12 @@ bool MachineVerifier::genuine(const MachineProof& proof, const Key32& device_key
   std::array<std::uint8_t, 128> der;
   unsigned char* at = der.data();
   const int size = i2d_ECDSA_SIG(parts.get(), &at);
-  const DigestPtr context(EVP_MD_CTX_new());
-  const bool right =
-      size > 0 && EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, impl_->key.get()) == 1 &&
-      EVP_DigestVerify(context.get(), der.data(), static_cast<std::size_t>(size), text.data(), text.size()) == 1;
+  const bool right = size > 0 && std::any_of(impl_->keys.begin(), impl_->keys.end(), [&](const KeyPtr& key) {
+                       const DigestPtr context(EVP_MD_CTX_new());
+                       return EVP_DigestVerifyInit(context.get(), nullptr, EVP_sha256(), nullptr, key.get()) == 1 &&
+                              EVP_DigestVerify(context.get(), der.data(), static_cast<std::size_t>(size), text.data(),
+                                               text.size()) == 1;
+                     });
   ERR_clear_error();
   if (!right) return false;
   if (known_.size() >= kKnownMax) known_.clear();

@@ -30,12 +30,12 @@ Bytes encode_machine_proofs(const std::vector<MachineProof>& proofs);
 inline constexpr std::size_t kMachineProofBytes = 8 + 4 + 4 + 64;
 Result<std::vector<MachineProof>> decode_machine_proofs(ByteView bytes, std::size_t count_max);
 
-// Checks against one CA. One thread at a time.
+// Checks against the roots and CAs of one bundle (crypto/trust.h). One thread at a time.
 class MachineVerifier {
  public:
   static Result<std::unique_ptr<MachineVerifier>> create(std::string_view ca_pem);
   ~MachineVerifier();
-  // Signed by this CA for this node and key, and within its time by `now` (kMachineProofSlack).
+  // Signed by one of them for this node and key, and within its time by `now` (kMachineProofSlack).
   bool genuine(const MachineProof& proof, const Key32& device_key, WallTime now);
 
  private:

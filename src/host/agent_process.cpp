@@ -20,6 +20,7 @@
 #include "base/version.h"
 #include "crypto/cert.h"
 #include "crypto/file.h"
+#include "crypto/hash.h"
 #include "crypto/random.h"
 #include "host/executor.h"
 #include "host/facts.h"
@@ -78,9 +79,11 @@ class AgentProcess {
         config_(std::move(config)),
         key_(std::move(key)),
         certificate_(std::move(certificate)),
+        trust_(load_trust(layout_, config_)),
+        believed_(crypto::trust_text(trust_)),
         rng_(seed()),
         privd_(poller_, layout_.privd_socket()),
-        overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {.relay_ca_pem = config_.ca_pem}),
+        overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {.relay_ca_pem = believed_}),
         streams_(
             poller_, privd_, [this](session::AgentFrame frame) { send(std::move(frame)); },
             [this](LeaseId lease) { return stream_address(lease); }),
@@ -122,6 +125,8 @@ class AgentProcess {
   std::string network_metrics() const;
   void heed_owner(const Gate& gate);
   void watch_certificate();
+  void on_trust(const Bytes& pem);
+  void say_trust();
   std::string control(const std::string& command);
   void tell_egress(ControlPort::Reply tell);
   std::string status_text() const;
@@ -131,6 +136,8 @@ class AgentProcess {
   Config config_;
   crypto::SigningKey key_;
   std::string certificate_;
+  crypto::Trust trust_;
+  std::string believed_;  // its text: roots and CAs
   Rng rng_;
   Poller poller_;
   PrivdClient privd_;
@@ -284,7 +291,7 @@ void AgentProcess::dial() {
   const std::uint64_t generation = ++generation_;
   auto endpoint = net::parse_url(config_.server);
   if (!endpoint.ok()) return link_down(endpoint.error().message);
-  endpoint->ca_pem = config_.ca_pem;
+  endpoint->ca_pem = believed_;
   loop_->dial_websocket(*endpoint, "/agent/v1", {}, [this, generation](Result<net::WebSocketPtr> socket) {
     poller_.post([this, generation, socket = std::move(socket)]() mutable { linked(std::move(socket), generation); });
   });
@@ -332,10 +339,11 @@ void AgentProcess::on_message(const Bytes& bytes) {
     return;
   }
   if (streams_.on_frame(*frame)) return;
+  if (const auto* told = std::get_if<session::TrustTold>(&*frame)) return on_trust(told->pem);
   if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
     const std::string pem = as_string(issued->der_chain_pem);
     // Its dates are the control plane's business: a clock that is off here must not keep this machine out.
-    if (!plan_renewal(pem, config_.ca_pem, 0).ok())
+    if (!plan_renewal(pem, believed_, 0).ok())
       return log_error("agent", "a renewed certificate was not genuine and was dropped");
     certificate_ = pem;
     const Status written = crypto::write_secret_file(layout_.certificate(), as_bytes(pem));
@@ -352,6 +360,7 @@ void AgentProcess::on_message(const Bytes& bytes) {
     net_wanted_ = has("net");
     peers_known_ = has("peer");
     net_told_.clear();
+    if (std::find(welcome->features.begin(), welcome->features.end(), "trust") != welcome->features.end()) say_trust();
   }
   core_->on_frame(*frame, read_clocks());
   pump();
@@ -366,12 +375,40 @@ void AgentProcess::send(session::AgentFrame frame) {
   socket_->send(wire::encode(frame));
 }
 
+// Only what a root that is believed already signed; on disk before it counts.
+void AgentProcess::on_trust(const Bytes& pem) {
+  const auto told = crypto::parse_trust(as_string(pem));
+  auto believed = told.ok() ? crypto::believe(trust_, *told) : Result<crypto::Trust>(told.error());
+  if (!believed.ok()) {
+    log_error("agent", "other roots were told and are not believed: {}", believed.error().message);
+  } else if (const std::string text = crypto::trust_text(*believed); text != believed_) {
+    if (const Status kept = crypto::write_secret_file(layout_.trust(), as_bytes(text)); !kept.ok())
+      return log_error("agent", "the new roots cannot be kept: {}", kept.error().message);
+    trust_ = std::move(*believed);
+    believed_ = text;
+    log_info("agent", "roots of revision {} are believed now: {}, and {} CAs under them", trust_.revision,
+             trust_.roots.size(), trust_.intermediates.size());
+    overlay_.believe(believed_);
+    planned_for_.clear();
+    watch_certificate();
+  }
+  say_trust();
+}
+
+void AgentProcess::say_trust() {
+  const crypto::Digest digest = crypto::sha256(as_bytes(believed_));
+  send(session::TrustTaken{trust_.revision, {digest.begin(), digest.end()}});
+}
+
 // Asked for again until it is there; one that ended while the machine slept is renewed on proof of the device key.
 void AgentProcess::watch_certificate() {
   if (planned_for_ != certificate_) {
-    const auto plan = plan_renewal(certificate_, config_.ca_pem, static_cast<double>(rng_.below(1000)) / 1000);
+    const auto plan = plan_renewal(certificate_, believed_, static_cast<double>(rng_.below(1000)) / 1000);
     if (plan.ok()) renewal_ = *plan;
-    if (!plan.ok()) log_error("agent", "the device certificate cannot be read: {}", plan.error().message);
+    if (!plan.ok()) {  // damaged, or of a CA that was given up
+      log_error("agent", "the device certificate does not count, another is asked for: {}", plan.error().message);
+      renewal_ = {};
+    }
     planned_for_ = certificate_;
   }
   if (core_->online() && read_clocks().wall >= renewal_.renew_at) {

@@ -250,7 +250,7 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
   if (where.empty())
     walk.note("control plane", "no address known yet", "muster-agent doctor https://HOST tries one");
   else
-    network(walk, where, config.ok() ? config->ca_pem : std::string());
+    network(walk, where, config.ok() ? crypto::trust_text(load_trust(layout, *config)) : std::string());
   const auto policy = load_policy(layout.policy());
   if (policy.ok())
     walk.good("policy", "readable");

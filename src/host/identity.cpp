@@ -74,6 +74,18 @@ Result<net::Response> ask_enrolment(const net::Endpoint& endpoint, const std::st
   }
 }
 
+// What the pinned root leads to at once; where it does not, the control plane says it again once there is a link.
+Status keep_trust(const Layout& layout, const Accounts& accounts, const Config& config, const std::string& told) {
+  const auto first = crypto::parse_trust(config.ca_pem), said = crypto::parse_trust(told);
+  auto believed = first.ok() && said.ok() ? crypto::believe(*first, *said) : Result<crypto::Trust>(Error{});
+  if (!believed.ok() || believed->server_id != config.server_id) {
+    unlink(layout.trust().c_str());
+    return {};
+  }
+  TRY_VOID(crypto::write_secret_file(layout.trust(), as_bytes(crypto::trust_text(*believed))));
+  return hand_over(layout.trust(), accounts);
+}
+
 }  // namespace
 
 Accounts find_accounts() {
@@ -135,6 +147,16 @@ Status save_config(const Layout& layout, const Config& c) {
   return crypto::write_public_file(layout.config(), as_bytes(to_text(object)));
 }
 
+crypto::Trust load_trust(const Layout& layout, const Config& config) {
+  std::ifstream file(layout.trust());  // the agent's own, so not for read_secret_file
+  std::stringstream text;
+  text << file.rdbuf();
+  if (auto learnt = crypto::parse_trust(text.str()); learnt.ok() && learnt->server_id == config.server_id)
+    return std::move(*learnt);
+  auto first = crypto::parse_trust(config.ca_pem);
+  return first.ok() ? std::move(*first) : crypto::Trust{};
+}
+
 Result<RenewalPlan> plan_renewal(const std::string& pem, const std::string& ca_pem, double jitter) {
   const WallTime end = TRY(crypto::certificate_expiry(pem));
   const auto certificate = TRY(crypto::verify_device_certificate(pem, ca_pem, end - Millis(1)));
@@ -184,7 +206,7 @@ Result<Config> join(const JoinOptions& options) {
   config.name = request.name;
   config.machine = hex(crypto::sha256(key.public_key())).substr(0, 12);
   const std::string certificate = f.text("certificatePem", 65'536);
-  config.ca_pem = f.text("caPem", 65'536);
+  const std::string roots = f.text("caPem", 65'536), trust = f.text_or("trust", {}, 65'536);
   config.roster_key = unbase64(f.text("rosterKey", 128)).value_or(Bytes{});
   config.command_key = unbase64(f.text_or("commandKey", {}, 128)).value_or(Bytes{});
   config.server_id = f.text_or("serverId", {}, 256);
@@ -192,10 +214,12 @@ Result<Config> join(const JoinOptions& options) {
   config.labels = options.labels;
   TRY_VOID(f.finish_lenient("enrolment answer"));
   // The CA that it names must be the one that the token pins, whatever the connection was.
-  const Bytes ca_hash = TRY(crypto::certificate_sha256(config.ca_pem));
-  if (ca_hash != token.ca_sha256)
+  const auto pinned = crypto::find_certificate(roots, token.ca_sha256);
+  if (!pinned.ok())
     return error(Code::PermissionDenied,
                  "the control plane's CA is not the one named in the join token; nothing was written");
+  config.ca_pem = *pinned;
+  TRY_VOID(keep_trust(layout, accounts, config, trust));
   if (config.roster_key.size() != 32) return error(Code::Unavailable, "the control plane sent no roster key");
   TRY_VOID(crypto::write_secret_file(layout.certificate(), as_bytes(certificate)));
   TRY_VOID(hand_over(layout.certificate(), accounts));

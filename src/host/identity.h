@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "crypto/sign.h"
+#include "crypto/trust.h"
 #include "host/layout.h"
 #include "model/types.h"
 
@@ -23,6 +24,8 @@ struct Config {
 };
 Result<Config> load_config(const Layout& layout);
 Status save_config(const Layout& layout, const Config& config);
+// Whom this machine believes: the roots that it enrolled with, or what a root of those led it to since.
+crypto::Trust load_trust(const Layout& layout, const Config& config);
 
 struct Accounts {
   uid_t agent_uid = kAgentUid, netd_uid = kNetdUid, egress_uid = kEgressUid;

@@ -34,6 +34,7 @@ struct Layout {
   std::string agent() const { return root + "/agent"; }                       // owned by the agent's uid
   std::string device_key() const { return agent() + "/device.key"; }
   std::string certificate() const { return agent() + "/device.pem"; }
+  std::string trust() const { return agent() + "/trust.pem"; }  // roots that were learnt since the enrolment
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }
   std::string assignments() const { return agent() + "/assignments"; }

@@ -218,9 +218,12 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
       TRY_VOID(crypto::write_secret_file(file(".roster"), seen));
     }
   }
-  const bool other_trust = relay_ca_pem_ != config.relay_ca_pem || relay_server_name_ != config.relay_server_name;
-  relay_ca_pem_ = config.relay_ca_pem;
+  const bool other_name = relay_server_name_ != config.relay_server_name;
   relay_server_name_ = config.relay_server_name;
+  if (relay_ca_pem_ != config.relay_ca_pem) {
+    relay_ca_pem_ = config.relay_ca_pem;  // roots may change under a relay that stays
+    for (Relay& relay : relays_) relay.client->set_ca(relay_ca_pem_);
+  }
   if (!config.relay_token.empty()) relay_token_ = config.relay_token;
   std::vector<Relay> wanted;
   for (const Relay& known : relays_) {
@@ -230,7 +233,7 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
   // The token binds our key, so it comes one message later: no relay lets us in before.
   for (const netd::RelayAddress& at : config.relays)
     if (!relays_set_ && !relay_token_.empty()) wanted.push_back({0, at, {}, relay_token_, nullptr});
-  want_relays(std::move(wanted), other_trust);
+  want_relays(std::move(wanted), other_name);
   out.incarnation = guard_.incarnation();
   out.epoch = guard_.epoch();
   return out;

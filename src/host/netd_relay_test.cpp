@@ -64,6 +64,28 @@ struct NetdRelay : lab::NetdRig {
   }
 };
 
+// What is believed from now on counts for the next connection; the open one stays, under either root.
+TEST_F(NetdRelay, OtherRootsCutNoRelay) {
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  const auto next = crypto::create_root("next", read_clocks().wall).value();
+  const auto accepted = [&] {
+    const std::string text = relay->metrics(), name = "\nmuster_relay_accepted_total ";
+    return std::stoul(text.substr(text.find(name) + name.size()));
+  };
+  const auto before = accepted();
+  relay_ca = next.cert_pem + ca.cert_pem;
+  configure({&a, &b});
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
+  relay_ca = next.cert_pem;  // the open connections were made under the root that went
+  configure({&a, &b});
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
+  EXPECT_TRUE(a.client->stats("lease-1")->relay_up);
+  EXPECT_EQ(accepted(), before) << "nobody connected anew";
+}
+
 TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
   begin(false);
   if (IsSkipped()) return;

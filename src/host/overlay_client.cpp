@@ -275,6 +275,17 @@ void OverlayClient::configure(const agent::ConfigureNetwork& network, const Byte
   send_relays(network.lease, it->second);
 }
 
+void OverlayClient::believe(const std::string& ca_pem) {
+  trust_.relay_ca_pem = ca_pem;
+  for (auto& [lease, known] : known_) {
+    if (!known.configured) continue;
+    known.configured->machine_ca_pem = known.configured->relay_ca_pem = ca_pem;
+    send(*known.configured, [lease = lease](Result<netd::Reply> reply) {
+      if (!reply.ok()) log_warn("agent", "{}: netd did not take the new roots: {}", lease.str(), reply.error().message);
+    });
+  }
+}
+
 void OverlayClient::detach(LeaseId lease, bool forget_key, std::function<void(Status)> done) {
   const bool was = known_.erase(lease) > 0;
   store_.remove(lease);

@@ -22,6 +22,8 @@ class OverlayClient : public OverlayPort {
   ~OverlayClient() override;
   // Before the first attach: nothing older than this comes back from the store.
   void refuse_older_than(std::map<ClusterId, std::uint64_t> epochs) { store_.refuse_older_than(std::move(epochs)); }
+  // Other roots, or other CAs under them: for what stands already too.
+  void believe(const std::string& ca_pem);
   // Tries for some seconds while privd or netd are being restarted.
   void attach(const Attach& attach, std::function<void(Result<Attached>)> done) override;
   void configure(const agent::ConfigureNetwork& network, const Bytes& roster_key,

@@ -103,10 +103,10 @@ class Server {
 
 inline constexpr std::string_view kRelayName = "muster-relay";  // the only name in a relay's certificate
 
-// Where to dial and whom to trust. ca_pem: the pinned CA (system roots are not used); ca_sha256 (32 bytes) instead pins
-// the CA by the SHA-256 of its DER while its PEM is not known yet (enrolment, first login): the chain sent must contain
-// that CA. Its certificate must state the role: a relay's is refused for the control plane. A relay may also show one
-// of before there were roles, with the name "muster".
+// Where to dial and whom to trust. ca_pem: the pinned CA, or a bundle with several roots (crypto/trust.h); system roots
+// are not used. ca_sha256 (32 bytes) instead pins a root by the SHA-256 of its DER while its PEM is not known yet
+// (enrolment, first login): the chain sent must contain it. The server's certificate must state the role: a relay's is
+// refused for the control plane. A relay may also show one of before there were roles, with the name "muster".
 //
 // Web: a server that is no part of Muster. The system's roots vouch for it, or ca_pem alone where one is given, under
 // the host's own name. PlainLoopback: no TLS at all, for what runs on this machine.

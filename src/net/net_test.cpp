@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "crypto/cert.h"
+#include "crypto/trust.h"
 #include "net/dial.h"
 #include "net/handoff.h"
 #include "net/registry.h"
@@ -334,6 +335,47 @@ TEST(NetClient, TrustsOnlyTheControlPlanesRole) {
     EXPECT_EQ(answer({}, Relay, by_digest), Code::Internal) << "a relay of before roles";
     EXPECT_EQ(answer(ControlPlane, Relay, by_digest), Code::Unauthenticated);
   }
+}
+
+// While roots and CAs change a server shows a way to each root; who believes one of them finds his.
+TEST(NetClient, FindsTheWayToARootThatItBelieves) {
+  const WallTime now = read_clocks().wall;
+  const auto root = *crypto::create_root("root", now), next = *crypto::create_root("next root", now);
+  const auto stranger = *crypto::create_root("root", now);
+  crypto::KeyAndCert ca{crypto::new_ca_key(), {}};
+  const auto under = [&](const crypto::KeyAndCert& each) {
+    return *crypto::certify_ca(each, *crypto::make_ca_request(ca.key_pem, "CA"), now, Millis(3'600'000));
+  };
+  const std::string by_next = under(next), by_root = under(root);
+  ca.cert_pem = by_next;
+  const auto made = *crypto::issue_server_certificate(ca, crypto::ServerRole::ControlPlane, "muster", {"muster"}, now,
+                                                      Millis(3'600'000));
+  ServerHandlers handlers;
+  handlers.http = [](Request, ResponderPtr responder) { responder->send({200, "text/plain", {}, "yes"}); };
+  const auto server = *Server::create(
+      std::move(handlers), {made.cert_pem + by_next + by_root + next.cert_pem + root.cert_pem, made.key_pem}, {}, 1);
+  const std::uint16_t port = *server->listen("127.0.0.1", 0);
+  const auto trusts = [&](const std::string& pem, bool by_digest) {
+    Endpoint at = endpoint(port);
+    at.ca_pem = pem;
+    if (by_digest) at.ca_sha256 = *crypto::certificate_sha256(std::exchange(at.ca_pem, ""));
+    Client client(at);
+    const bool trusted = client.call({.target = "/"}).ok();
+    EXPECT_TRUE(!trusted || by_digest == false || client.last_ca_pem() == pem);
+    return trusted;
+  };
+  for (const bool by_digest : {false, true}) {
+    EXPECT_TRUE(trusts(root.cert_pem, by_digest));
+    EXPECT_TRUE(trusts(next.cert_pem, by_digest));
+    EXPECT_FALSE(trusts(stranger.cert_pem, by_digest)) << "the same name, another key";
+    EXPECT_FALSE(trusts(by_root, by_digest)) << "a CA in the control plane's hands is no root";
+  }
+  EXPECT_TRUE(trusts(next.cert_pem + root.cert_pem, false));
+  crypto::Trust trust{"srv-1", 1, {root.cert_pem}, {}, {by_root}, {}};
+  EXPECT_FALSE(trusts(crypto::trust_text(trust), false)) << "the CA was given up";
+  trust.given_up = {by_next};
+  EXPECT_TRUE(trusts(crypto::trust_text(trust), false));
+  server->stop();
 }
 
 TEST(NetClient, TrustsAServerOfTheWebUnderItsOwnNameAlone) {

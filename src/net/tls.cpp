@@ -6,7 +6,10 @@
 #include <openssl/x509v3.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+
+#include "crypto/trust.h"
 
 namespace muster::net {
 namespace {
@@ -125,32 +128,100 @@ Status check_role(SSL& ssl, const Endpoint& endpoint) {
                                                       : "it is the control plane's, not a relay's");
 }
 
+using CertList = std::vector<std::unique_ptr<X509, SslFree>>;
+using StackPtr = std::unique_ptr<STACK_OF(X509), decltype([](STACK_OF(X509) * list) { sk_X509_free(list); })>;
+
+bool signed_by(X509* cert, X509* ca) {
+  const bool by_it = X509_check_issued(ca, cert) == X509_V_OK && X509_verify(cert, X509_get0_pubkey(ca)) == 1;
+  ERR_clear_error();
+  return by_it;
+}
+
+// While roots or CAs change a server sends several ways to several roots, and OpenSSL tries only one of them. Of what
+// was sent those CAs are left that a believed root vouches for and nobody gave up.
+StackPtr ways(STACK_OF(X509) * sent, const CertList& believed, const CertList& given_up) {
+  StackPtr out(sk_X509_new_null());
+  for (int i = 0; i < sk_X509_num(sent); ++i) {
+    X509* cert = sk_X509_value(sent, i);
+    const bool gone = std::any_of(given_up.begin(), given_up.end(),
+                                  [&](const auto& each) { return X509_cmp(each.get(), cert) == 0; });
+    const bool vouched = std::any_of(believed.begin(), believed.end(), [&](const auto& root) {
+      return X509_cmp(root.get(), cert) != 0 && signed_by(cert, root.get());
+    });
+    if (vouched && !gone) sk_X509_push(out.get(), cert);
+  }
+  return out;
+}
+
+struct Believed {
+  CertList roots, given_up;
+};
+int verify_chain(X509_STORE_CTX* ctx, void* data) {
+  const auto& believed = *static_cast<const Believed*>(data);
+  STACK_OF(X509)* sent = X509_STORE_CTX_get0_untrusted(ctx);
+  const StackPtr left = ways(sent, believed.roots, believed.given_up);
+  X509_STORE_CTX_set0_untrusted(ctx, left.get());
+  const int result = X509_verify_cert(ctx);
+  X509_STORE_CTX_set0_untrusted(ctx, sent);
+  return result;
+}
+
+CertList read_all(const std::vector<std::string>& pems) {
+  CertList out;
+  for (const std::string& pem : pems) {
+    for (auto& cert : read_certificates(pem)) out.push_back(std::move(cert));
+  }
+  return out;
+}
+
+// Only the bundle's roots, by whatever CA of theirs that it does not give up.
+Status believe_bundle(SSL_CTX& ctx, const std::string& ca_pem) {
+  const auto trust = crypto::parse_trust(ca_pem);
+  if (!trust.ok())
+    return error(Code::InvalidArgument, "the pinned CA is not a certificate in PEM form: " + trust.error().message);
+  auto believed = std::make_unique<Believed>();
+  believed->roots = read_all(trust->roots);
+  believed->given_up = read_all(trust->given_up);
+  X509_STORE* store = SSL_CTX_get_cert_store(&ctx);
+  for (const auto& cert : believed->roots) X509_STORE_add_cert(store, cert.get());
+  for (const auto& cert : read_all(trust->intermediates)) X509_STORE_add_cert(store, cert.get());
+  static const int kBelievedSlot = SSL_CTX_get_ex_new_index(
+      0, nullptr, nullptr, nullptr,
+      [](void*, void* data, CRYPTO_EX_DATA*, int, long, void*) { delete static_cast<Believed*>(data); });
+  SSL_CTX_set_cert_verify_callback(&ctx, verify_chain, believed.get());
+  SSL_CTX_set_ex_data(&ctx, kBelievedSlot, believed.release());
+  return {};
+}
+
 // The chain sent must hold the pinned CA; the leaf must verify against it alone.
 Result<std::string> check_pin(SSL& ssl, const Endpoint& endpoint) {
   STACK_OF(X509)* chain = SSL_get_peer_cert_chain(&ssl);
   X509* leaf = SSL_get0_peer_certificate(&ssl);
   if (chain == nullptr || leaf == nullptr) return untrusted("it sent none");
-  X509* pinned = nullptr;
-  for (int i = 0; i < sk_X509_num(chain) && pinned == nullptr; ++i) {
+  CertList pinned;
+  for (int i = 0; i < sk_X509_num(chain) && pinned.empty(); ++i) {
     unsigned char digest[32];
     unsigned size = 0;
     X509* cert = sk_X509_value(chain, i);
     if (X509_digest(cert, EVP_sha256(), digest, &size) == 1 && size == endpoint.ca_sha256.size() &&
         std::equal(digest, digest + size, endpoint.ca_sha256.begin())) {
-      pinned = cert;
+      X509_up_ref(cert);
+      pinned.emplace_back(cert);
     }
   }
-  if (pinned == nullptr) return untrusted("its chain does not contain the pinned CA");
+  if (pinned.empty()) return untrusted("its chain does not contain the pinned CA");
+  const StackPtr left = ways(chain, pinned, {});
   std::unique_ptr<X509_STORE, decltype(&X509_STORE_free)> store(X509_STORE_new(), X509_STORE_free);
   std::unique_ptr<X509_STORE_CTX, decltype(&X509_STORE_CTX_free)> ctx(X509_STORE_CTX_new(), X509_STORE_CTX_free);
-  if (X509_STORE_add_cert(store.get(), pinned) != 1 || X509_STORE_CTX_init(ctx.get(), store.get(), leaf, chain) != 1) {
+  if (X509_STORE_add_cert(store.get(), pinned.front().get()) != 1 ||
+      X509_STORE_CTX_init(ctx.get(), store.get(), leaf, left.get()) != 1) {
     return error(Code::Internal, "cannot check the server's certificate: " + ssl_error_text());
   }
   X509_STORE_CTX_set_purpose(ctx.get(), X509_PURPOSE_SSL_SERVER);
   TRY_VOID(set_name(*X509_STORE_CTX_get0_param(ctx.get()), endpoint));
   if (X509_verify_cert(ctx.get()) != 1)
     return untrusted(X509_verify_cert_error_string(X509_STORE_CTX_get_error(ctx.get())));
-  return to_pem(*pinned);
+  return to_pem(*pinned.front());
 }
 
 }  // namespace
@@ -214,6 +285,9 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
   if (by_roots) {
     if (SSL_CTX_set_default_verify_paths(ctx.get()) != 1)
       return error(Code::Unavailable, "the system's root certificates cannot be read: " + ssl_error_text());
+    SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
+  } else if (endpoint.peer == Peer::Muster && !endpoint.ca_pem.empty()) {
+    TRY_VOID(believe_bundle(*ctx, endpoint.ca_pem));
     SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
   } else if (!endpoint.ca_pem.empty()) {
     const auto certs = read_certificates(endpoint.ca_pem);

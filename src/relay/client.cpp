@@ -93,7 +93,12 @@ struct Client::Impl {
 
   // One connection from dial to its end; says why it ended.
   Error session() {
-    auto dialled = net::dial(options.endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
+    net::Endpoint endpoint;
+    {
+      const std::lock_guard lock(mutex);
+      endpoint = options.endpoint;
+    }
+    auto dialled = net::dial(endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
     ::setsockopt(connection.fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentMax, sizeof kUnsentMax);
@@ -301,6 +306,11 @@ void Client::set_token(Bytes token) {
   }
   impl_->changed.notify_all();
   impl_->ring();
+}
+
+void Client::set_ca(std::string ca_pem) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->options.endpoint.ca_pem = std::move(ca_pem);
 }
 
 void Client::reconnect() {

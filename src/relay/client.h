@@ -39,8 +39,9 @@ class Client {
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
-  void reconnect();             // at once: this machine's way to the relay has changed
-  void set_token(Bytes token);  // a renewed one: said at once, also on the open connection; wakes a refused client
+  void reconnect();                 // at once: this machine's way to the relay has changed
+  void set_token(Bytes token);      // a renewed one: said at once, also on the open connection; wakes a refused client
+  void set_ca(std::string ca_pem);  // whom the next connection believes; the open one stays
   ClientState state() const;
   std::size_t backlog() const;  // bytes that wait to be sent; what comes later waits behind them
   // Where the relay itself is, IPv4 in host order; 0: not known (not connected, through a proxy, IPv6).

@@ -23,6 +23,7 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* blob = std::get_if<session::BlobRequest>(&frame)) return on_blob(link, *blob);
   if (const auto* pull = std::get_if<session::PullReport>(&frame)) return on_pull(link, *pull);
   if (const auto* lock = std::get_if<session::LockOffer>(&frame)) return on_lock(link, *lock);
+  if (const auto* trust = std::get_if<session::TrustTaken>(&frame)) return on_trust(link, *trust);
   if (const auto* net = std::get_if<session::NetReport>(&frame)) return on_net(link, *net);
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);
@@ -209,8 +210,7 @@ void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& r
     if (link->issued_at != LeaseTime{0} && now - link->issued_at < kCertificateEvery) return;
     link->issued_at = now;
   }
-  const auto issued = crypto::issue_device_certificate(context_.identity.ca, *key, link->node.str(), read_clocks().wall,
-                                                       context_.certificate_life);
+  const auto issued = context_.identity.signer->device_certificate(link->node, *key, context_.certificate_life);
   if (!issued.ok())
     return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
   {

@@ -78,8 +78,13 @@ AgentHub::Proof AgentHub::prove(const session::Hello& hello, ByteView message) c
                           (now - *proof.expiry).count() / 86'400'000));
     return proof;
   }
-  proof.certificate = crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem,
-                                                        ended ? *proof.expiry - Millis(1) : now);
+  const auto cas = context_.cas.get();
+  const WallTime at = ended ? *proof.expiry - Millis(1) : now;
+  proof.certificate = crypto::verify_device_certificate(hello.certificate_pem, cas->text, at);
+  if (!proof.certificate.ok() && !cas->trust.given_up.empty()) {
+    auto once = crypto::verify_device_certificate(hello.certificate_pem, cas->ever, at);
+    if ((proof.given_up = once.ok())) proof.certificate = std::move(once);
+  }
   if (proof.certificate.ok()) {
     proof.signed_by_it = crypto::verify(proof.certificate->device_key, message, hello.signature);
     return proof;
@@ -87,8 +92,7 @@ AgentHub::Proof AgentHub::prove(const session::Hello& hello, ByteView message) c
   // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
   const bool early =
       proof.expiry.ok() &&
-      crypto::verify_device_certificate(hello.certificate_pem, context_.identity.ca.cert_pem, *proof.expiry - Millis(1))
-          .ok();
+      crypto::verify_device_certificate(hello.certificate_pem, cas->text, *proof.expiry - Millis(1)).ok();
   proof.certificate = error(early ? Code::Unavailable : Code::Unauthenticated,
                             "the device certificate is refused: " + proof.certificate.error().message);
   return proof;
@@ -176,7 +180,7 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   const Now now = read_clocks();
   session::ServerOptions options;
   options.server_id = context_.identity.server_id;
-  const auto& roster_key = context_.identity.roster_key.public_key();
+  const auto& roster_key = context_.identity.roster_key;
   options.roster_key.assign(roster_key.begin(), roster_key.end());
   // For agents that know no grants: those relays for which the one token of theirs is good.
   const auto relays = context_.relays->relays();
@@ -266,7 +270,8 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
 // With the mutex held. Counted on the boot clock: a step of the wall clock ends no link.
 void AgentHub::note_certificate(const LinkPtr& link, const Proof& proof, Now now) {
   if (!proof.expiry.ok() || link->renew_by != LeaseTime{0}) return;
-  link->renew_by = now.lease + std::max(Millis(0), *proof.expiry - now.wall) + kRenewGrace;
+  const Millis left = proof.given_up ? Millis(0) : std::max(Millis(0), *proof.expiry - now.wall);
+  link->renew_by = now.lease + left + kRenewGrace;
 }
 
 // With the mutex held.
@@ -342,7 +347,7 @@ void AgentHub::bring_desired(const LinkPtr& link, Now now) {
     desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
                             context_.machines.get(), relays.get());
     link->built_relays = relays;
-    link->built = true;
+    link->built = !desired.signature.empty();
     link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
@@ -498,6 +503,7 @@ void AgentHub::tick(Now now, Todo& todo) {
     verdicts = keeper_.tick(now.lease, CoreState(state), leading_);
   });
   tell_core(verdicts, todo);
+  note_behind(now.lease, todo);
   for (const auto& [number, link] : links_) {
     const bool before = link->session->welcomed();
     link->session->tick(now);

@@ -57,6 +57,8 @@ class AgentHub final : private session::Authority {
   std::vector<std::pair<NodeId, session::Telemetry>> latest_telemetry(std::size_t max) const;
   std::string owner_word(NodeId node) const;  // why the owner's limits keep the machine from being hired
   void watch();
+  void trust_changed();                                 // the roots or the CA in use are others than before
+  std::size_t trust_behind() const { return behind_; }  // machines that do not know the newest roots yet
   LogFollow& follow() { return *follow_; }
   struct Counts {
     std::size_t connected = 0, streams = 0, leases = 0;
@@ -75,7 +77,9 @@ class AgentHub final : private session::Authority {
     bool built = false;
     std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
-    bool proved = false;                  // a Hello was checked; only the link's own thread looks
+    bool proved = false;                          // a Hello was checked; only the link's own thread looks
+    std::optional<session::TrustTaken> believes;  // what the machine said
+    Bytes trust_told;                             // digest of what it was told last
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
@@ -86,6 +90,7 @@ class AgentHub final : private session::Authority {
     Result<crypto::DeviceCertificate> certificate = error(Code::Unauthenticated, "no certificate was shown");
     Result<WallTime> expiry = error(Code::Unauthenticated, "no certificate was shown");
     bool signed_by_it = false;
+    bool given_up = false;  // by a CA that counts for nothing any more: good for asking for another, by the key's proof
   };
   Proof prove(const session::Hello& hello, ByteView message) const;
 
@@ -109,6 +114,9 @@ class AgentHub final : private session::Authority {
   void on_ray(const LinkPtr& link, const RayReport& report);
   void on_pull(const LinkPtr& link, const session::PullReport& report);
   void on_lock(const LinkPtr& link, const session::LockOffer& offer);
+  void on_trust(const LinkPtr& link, const session::TrustTaken& taken);
+  static void tell_trust(const LinkPtr& link, const CaSet& cas);
+  void note_behind(LeaseTime now, Todo& todo);
   void on_net(const LinkPtr& link, const session::NetReport& report);
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
   void on_certificate(const LinkPtr& link, const session::CertRequest& request);
@@ -137,7 +145,11 @@ class AgentHub final : private session::Authority {
   std::set<NodeId> refused_;  // revoked or quarantined: to be cut at the next tick
   std::set<NodeId> dirty_;    // whose desired state may have changed
   std::uint64_t next_link_ = 1;
-  std::uint64_t swept_ = 0;  // the last link looked at without a reason
+  std::uint64_t swept_ = 0;                             // the last link looked at without a reason
+  std::unordered_map<NodeId, std::uint64_t> believes_;  // the revision of roots that a machine said last
+  std::atomic<std::size_t> behind_ = 0;
+  LeaseTime behind_at_{0};
+  std::string behind_said_;
   bool stopping_ = false, leading_ = false, live_ = false;
   LeaseTime watch_until_{0};
   const Proof* proof_ = nullptr;  // of the Hello that is being handled

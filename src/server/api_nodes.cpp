@@ -9,6 +9,7 @@
 #include "server/api.h"
 #include "server/list.h"
 #include "server/relay_book.h"
+#include "server/signer.h"
 #include "server/time_zone.h"
 #include "wire/names.h"
 
@@ -88,15 +89,16 @@ void Api::enroll(const CallPtr& call) {
          [this, key = *key](const control::State&, const scheduler::Scheduler&,
                             const engine::Reply& reply) -> Result<std::string> {
            const Identity& id = context_.identity;
+           const auto cas = context_.cas.get();
            const auto node = NodeId::parse(reply.outcome.id);
            if (!node) return error(Code::Internal, "enrolment gave no machine id");
            wire::EnrollView view;
            view.node = *node;
-           view.certificate_pem = TRY(crypto::issue_device_certificate(id.ca, key, node->str(), read_clocks().wall,
-                                                                       context_.certificate_life));
-           view.ca_pem = id.ca.cert_pem;
-           view.roster_key.assign(id.roster_key.public_key().begin(), id.roster_key.public_key().end());
-           view.command_key.assign(id.command_key.public_key().begin(), id.command_key.public_key().end());
+           view.certificate_pem = TRY(id.signer->device_certificate(*node, key, context_.certificate_life));
+           view.ca_pem = crypto::roots_pem(cas->trust);
+           if (cas->trust.revision != 0) view.trust = cas->text;
+           view.roster_key.assign(id.roster_key.begin(), id.roster_key.end());
+           view.command_key.assign(id.command_key.begin(), id.command_key.end());
            view.relays = addresses_of(*context_.relays->relays());
            view.server_id = id.server_id;
            return wire::to_json(view);
@@ -123,7 +125,7 @@ void Api::add_nodes() {
           org = wanted_org(state, call->caller.subject, request->org);
         });
         if (!org.ok()) return fail(call, org.error());
-        const auto token = crypto::make_join_token(context_.identity.ca_sha256, context_.public_host);
+        const auto token = crypto::make_join_token(context_.cas.get()->pin, context_.public_host);
         const Millis lifetime = request->lifetime == Millis(0) ? kJoinLifetime : request->lifetime;
         submit(call, control::CreateJoinToken{*org, token.hash, request->labels, lifetime},
                [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {

@@ -39,9 +39,10 @@ void Api::add_rest() {
   add_open("GetServer", [this](const CallPtr& call) {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       const Identity& id = context_.identity;
+      const auto cas = context_.cas.get();
       return wire::to_json(wire::ServerView{kVersion, id.server_id, state.seq, context_.runner->read_only(),
-                                            hex(id.ca_sha256), addresses_of(*context_.relays->relays()),
-                                            state.incarnation});
+                                            hex(cas->pin), addresses_of(*context_.relays->relays()), state.incarnation,
+                                            cas->trust.revision == 0 ? std::string() : cas->text});
     });
   });
   add(
@@ -176,6 +177,8 @@ std::string metrics_text(Context& context) {
           found == net.on_relay.end() ? 0 : static_cast<double>(found->second),
           fmt::format("{{relay=\"{}\",region=\"{}\"}}", relay.address, relay.region));
   }
+  gauge("trust_machines_behind", "enrolled machines that have not said that they believe the newest roots",
+        static_cast<double>(context.agents->trust_behind()));
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

@@ -1,5 +1,7 @@
 #include "server/app.h"
 
+#include <set>
+
 #include "base/log.h"
 #include "server/api.h"
 #include "server/blob_store.h"
@@ -17,33 +19,43 @@
 namespace muster::server {
 
 namespace {
-// The chain holds the CA, so that a client which only knows its digest can pin it.
+// The chain holds the roots, so that a client which only knows the digest of one can pin it.
 net::TlsFiles tls_files(const Identity& identity) {
-  return {identity.tls.cert_pem + identity.ca.cert_pem, identity.tls.key_pem};
+  return {identity.tls.cert_pem + identity.cas.chain(), identity.tls.key_pem};
 }
 // Takes note of the certificates in use, and says which of them near their end.
 Status watch_certificates(Context& context, const Identity& identity) {
   TRY_VOID(context.certificates.set("server", identity.tls.cert_pem,
                                     "it is renewed by itself when a third of its life is left"));
-  TRY_VOID(context.certificates.set("ca", identity.ca.cert_pem,
-                                    "a new control plane must be set up and joined before: see the runbooks"));
+  const auto& cas = identity.cas;
+  std::set<std::string> names{"server"};
+  const auto watch = [&](const std::string& kind, const std::string& pem, bool newest, const std::string& advice) {
+    const std::string name = newest ? kind : kind + " " + ca_id(pem);
+    names.insert(name);
+    return context.certificates.set(name, pem, advice);
+  };
+  const bool alone = cas.trust.revision == 0;
+  TRY_VOID(watch("ca", cas.ca.cert_pem, true,
+                 alone ? "give this control plane a root, then another CA: musterd ca new-root, then musterd ca rotate"
+                       : "let another follow: musterd ca rotate"));
+  for (const std::string& cert : cas.trust.intermediates) {
+    if (cert != cas.ca.cert_pem)
+      TRY_VOID(watch("ca", cert, false, "it is not in use any more; retire it: musterd ca retire"));
+  }
+  for (const std::string& cert : cas.trust.roots) {
+    const bool newest = cert == cas.trust.roots.front();
+    if (!alone)
+      TRY_VOID(watch("root", cert, newest,
+                     newest ? "let another follow: musterd ca new-root" : "retire it: musterd ca retire"));
+  }
+  context.certificates.keep_only(names);
   for (const std::string& warning : context.certificates.warnings(read_clocks().wall))
     log_warn("musterd", "{}", warning);
   return {};
 }
 }  // namespace
 
-Context::Context()
-    : identity{{},
-               {},
-               {},
-               {},
-               {},
-               {},
-               crypto::SigningKey::generate(),
-               crypto::SigningKey::generate(),
-               crypto::SigningKey::generate(),
-               {}} {}
+Context::Context() = default;
 Context::~Context() = default;
 
 Result<std::unique_ptr<App>> App::start(Options options) {
@@ -51,7 +63,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   app->context_ = std::make_unique<Context>();
   Context& context = *app->context_;
   context.dir = options.dir;
-  context.identity = TRY(load_identity(options.dir, read_clocks().wall));
+  context.identity = TRY(load_identity(options.dir, read_clocks().wall, std::move(options.signer)));
+  context.cas.set(context.identity.cas);
   TRY_VOID(watch_certificates(context, context.identity));
   context.store = options.store;
   context.public_host = options.public_host;
@@ -72,8 +85,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   if (options.sso)
     context.sso =
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
-  context.machines = std::make_unique<MachineBook>(context.identity.ca);
-  context.relays = std::make_unique<RelayBook>(context.dir, context.identity);
+  context.machines = std::make_unique<MachineBook>(context.identity.signer);
+  context.relays = std::make_unique<RelayBook>(context.dir, context.identity.server_id, context.identity.relay_list);
   if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
   AccessLog::Options access;
   access.file = options.dir.refused_log();
@@ -126,8 +139,16 @@ Status App::sign_due_head() {
 }
 
 Status App::renew_certificate() {
-  const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall));
+  const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall, context_->identity.signer));
+  const auto before = context_->cas.get();
   TRY_VOID(server_->reload_tls(tls_files(fresh)));
+  if (fresh.cas.text != before->text || fresh.cas.ca.cert_pem != before->ca.cert_pem) {
+    log_info("musterd", "the CA {} is in use now, roots of revision {}", ca_id(fresh.cas.ca.cert_pem),
+             fresh.cas.trust.revision);
+    context_->cas.set(fresh.cas);
+    context_->machines->forget();
+    context_->agents->trust_changed();
+  }
   return watch_certificates(*context_, fresh);
 }
 

@@ -11,6 +11,7 @@
 #include "server/agents.h"
 #include "server/context.h"
 #include "server/queue_watch.h"
+#include "server/signer.h"
 #include "server/sso_provider.h"
 
 namespace muster::server {
@@ -20,6 +21,7 @@ class App {
   struct Options {
     DataDir dir;
     std::shared_ptr<journal::Store> store;
+    std::shared_ptr<Signer> signer;  // nullptr: the keys in dir, in this process
     std::string address = "127.0.0.1";
     std::uint16_t port = 0;
     std::string handoff;      // unix socket of muster-relay; empty = none
@@ -38,8 +40,10 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
-  Status sign_due_head();      // once a day (UTC), into DIR/heads
-  Status renew_certificate();  // when it nears its end; warns of the ones that do
+  Status sign_due_head();  // once a day (UTC), into DIR/heads
+  // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those
+  // that do.
+  Status renew_certificate();
 
  private:
   App() = default;

@@ -36,7 +36,7 @@ int cmd_audit(const Arguments& arguments, const OpenAddresses& open) {
     return 2;
   }
   Status done;
-  if (!std::filesystem::exists(dir.key("ca.key.pem"))) {
+  if (!holds_platform(dir)) {
     done = error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
   } else if (what == "rotate") {
     const auto made = rotate_audit_key(dir);

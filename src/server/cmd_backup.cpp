@@ -83,7 +83,7 @@ class Writer {
 Status backup(const Arguments& arguments, const CopyStore& copy) {
   const DataDir dir{arguments.option("--data")};
   const std::string target = arguments.words[1], copied = dir.root + "/backup.tmp.db";
-  TRY_VOID(load_identity(dir, read_clocks().wall));
+  if (!holds_platform(dir)) return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
   std::error_code ignored;
   fs::remove(copied, ignored);
   TRY_VOID(copy(dir.journal(), copied));
@@ -171,7 +171,7 @@ Status unpack(const std::string& path, const std::string& root) {
 Result<std::uint64_t> restore(const Arguments& arguments, const OpenStore& open) {
   const DataDir dir{arguments.option("--data")};
   const std::string& file = arguments.words[1];
-  if (fs::exists(dir.key("ca.key.pem")) || fs::exists(dir.journal())) {
+  if (holds_platform(dir) || fs::exists(dir.journal())) {
     return error(Code::AlreadyExists,
                  fmt::format("{} holds a control plane already; restore into an empty directory", dir.root));
   }

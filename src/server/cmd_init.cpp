@@ -34,7 +34,8 @@ Result<std::string> make(engine::Runner& runner, control::Command command) {
 
 Result<Made> init(const Arguments& arguments, const OpenStore& open) {
   const DataDir dir{arguments.option("--data")};
-  const NewIdentity wanted{split(arguments.option("--name")), split(arguments.option("--relay"))};
+  const NewIdentity wanted{split(arguments.option("--name")), split(arguments.option("--relay")),
+                           arguments.option("--root-out")};
   Made made;
   if (const auto file = arguments.option("--password-file"); !file.empty()) {
     made.password = TRY(read_password_file(file));
@@ -44,7 +45,7 @@ Result<Made> init(const Arguments& arguments, const OpenStore& open) {
   }
   const std::string hash = TRY(crypto::hash_password(made.password));
   const Identity identity = TRY(create_identity(dir, wanted, read_clocks().wall));
-  made.ca_sha256 = hex(identity.ca_sha256);
+  made.ca_sha256 = hex(identity.cas.pin);
   const auto store = TRY(open(dir.journal()));
   engine::Runner::Options options;
   options.store = store;
@@ -75,6 +76,8 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
                     account = arguments.option("--operator", "admin");
   fmt::print("The control plane is ready in {}\n", data);
   fmt::print("CA SHA-256: {}\n", made->ca_sha256);
+  if (const auto root = arguments.option("--root-out"); !root.empty())
+    fmt::print("The root's key is in {}, and nowhere else: keep it offline, with a copy\n", root);
   if (made->generated)
     fmt::print("Operator {} has the password {} (shown once; `muster passwd` changes it)\n", account, made->password);
   fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);

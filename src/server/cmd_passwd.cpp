@@ -31,8 +31,7 @@ enum class Disabled : std::uint8_t { Refused, Allowed };
 Result<Account> open_account(const Arguments& arguments, const OpenStore& open, Disabled disabled = Disabled::Refused) {
   const DataDir dir{arguments.option("--data")};
   const std::string& name = arguments.words[1];
-  if (!std::filesystem::exists(dir.key("ca.key.pem")))
-    return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
+  if (!holds_platform(dir)) return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
   const auto store = TRY(open(dir.journal()));
   const auto base = TRY(engine::load_base(*store));
   const auto found = base.state.principal_by_name.find(name);

@@ -4,10 +4,12 @@
 
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 
 #include "base/log.h"
 #include "server/app.h"
 #include "server/commands.h"
+#include "server/signer_socket.h"
 
 namespace muster::server {
 namespace {
@@ -53,7 +55,14 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
   ::signal(SIGPIPE, SIG_IGN);
   App::Options options;
   options.dir = DataDir{arguments.option("--data")};
-  const Identity identity = TRY(load_identity(options.dir, read_clocks().wall));
+  std::unique_ptr<SignerChild> child;
+  std::string signer = arguments.option("--signer");
+  if (signer.empty() && std::filesystem::exists(options.dir.key("ca.key.pem"))) {
+    child = TRY(SignerChild::start(options.dir));
+    signer = child->socket();
+  }
+  if (!signer.empty()) options.signer = std::make_shared<SignerLink>(signer);
+  const Identity identity = TRY(load_identity(options.dir, read_clocks().wall, options.signer));
   const Listen listen = TRY(parse_listen(arguments.option("--listen")));
   options.address = listen.address;
   options.port = listen.port;

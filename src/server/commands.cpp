@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -12,8 +13,11 @@ const char* const kUsage =
     "musterd: the control plane of Muster\n"
     "\n"
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
+    "                [--root-out FILE]       (the root's key goes there and nowhere else, to be kept offline)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
+    "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
+    "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
     "  musterd totp-reset NAME --data DIR    (a lost second factor; also while serving)\n"
     "  musterd sso-forget NAME --data DIR    (the person of the identity provider may begin with a new account; also\n"
@@ -23,8 +27,21 @@ const char* const kUsage =
     "it)\n"
     "  musterd audit erase|rotate --data DIR [--actor ID] [--older-than DAYS]   (erase: client addresses; rotate: the\n"
     "                key that signs heads; both also while serving)\n"
-    "  musterd relay list|add|files|remove [HOST:PORT] --data DIR [--region REGION] [--out FOLDER]   (the relays that\n"
-    "                clusters may use, by region; also while serving)\n"
+    "  musterd relay list|add|files|remove [HOST:PORT] --data DIR [--region REGION] [--out FOLDER] [--signer SOCKET]\n"
+    "                (the relays that clusters may use, by region; also while serving)\n"
+    "  musterd signer --data DIR --socket SOCKET [--users NAME,...]   (holds the keys; only this user and those named "
+    "may ask)\n"
+    "  musterd signer split --data DIR --to DIR   (the signing keys go into a folder of their own)\n"
+    "  musterd ca status --data DIR          (roots and CAs: in use, until when, which machines know the newest root)\n"
+    "  musterd ca rotate --data DIR [--root FILE] [--now]   (another CA signs from now on)\n"
+    "  musterd ca request --data DIR --out FILE, ca sign FILE --root FILE --out FILE, ca install FILE --data DIR "
+    "[--now]\n"
+    "                (the same where the root is kept offline: it signs there)\n"
+    "  musterd ca new-root --data DIR [--root FILE] [--root-out FILE]   (another root beside those that are believed)\n"
+    "  musterd ca retire ID --data DIR [--root FILE] [--now]   (a root or CA counts for nothing any more)\n"
+    "  musterd ca root-out FILE --data DIR   (takes the root's key out of DIR; all of ca: also while serving, which "
+    "takes\n"
+    "                notice on SIGHUP and every hour)\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
     "\n"
@@ -41,10 +58,34 @@ std::string Arguments::option(const std::string& name, const std::string& otherw
 }
 
 Result<Arguments> parse_arguments(int count, char** values) {
-  static const std::vector<std::string> known = {
-      "--data",   "--name",  "--operator",   "--password-file",    "--relay",        "--listen", "--handoff",
-      "--public", "--from",  "--count",      "--certificate-life", "--reenrol-days", "--head",   "--key",
-      "--out",    "--actor", "--older-than", "--address-days",     "--sso",          "--region"};
+  static const std::vector<std::string> known = {"--data",
+                                                 "--name",
+                                                 "--operator",
+                                                 "--password-file",
+                                                 "--relay",
+                                                 "--listen",
+                                                 "--handoff",
+                                                 "--public",
+                                                 "--from",
+                                                 "--count",
+                                                 "--certificate-life",
+                                                 "--reenrol-days",
+                                                 "--head",
+                                                 "--key",
+                                                 "--out",
+                                                 "--actor",
+                                                 "--older-than",
+                                                 "--address-days",
+                                                 "--sso",
+                                                 "--region",
+                                                 "--root",
+                                                 "--root-out",
+                                                 "--signer",
+                                                 "--socket",
+                                                 "--users",
+                                                 "--listener",
+                                                 "--to"};
+  static const std::vector<std::string> flags = {"--help", "--now"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];
@@ -57,13 +98,15 @@ Result<Arguments> parse_arguments(int count, char** values) {
     if (equals != std::string::npos) {
       value = word.substr(equals + 1);
       word.resize(equals);
-    } else if (word != "--help" && i + 1 < count) {
+    } else if (std::find(flags.begin(), flags.end(), word) != flags.end()) {
+      value = "yes";
+    } else if (i + 1 < count) {
       value = values[++i];
-    } else if (word != "--help") {
+    } else {
       return error(Code::InvalidArgument, word + " needs a value");
     }
-    bool fits = word == "--help";
-    for (const auto& name : known) fits = fits || name == word;
+    bool fits = false;
+    for (const auto* list : {&known, &flags}) fits = fits || std::find(list->begin(), list->end(), word) != list->end();
     if (!fits) return error(Code::InvalidArgument, "unknown option " + word);
     out.options[word] = value;
   }

@@ -34,6 +34,8 @@ int cmd_sso_forget(const Arguments& arguments, const OpenStore& open);
 int cmd_journal(const Arguments& arguments, const OpenStore& open);
 int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
 int cmd_relay(const Arguments& arguments);
+int cmd_signer(const Arguments& arguments);
+int cmd_ca(const Arguments& arguments);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);
 Result<std::string> read_password_file(const std::string& path);  // its first line; "-" is standard input

@@ -7,6 +7,7 @@
 #include "crypto/cert_watch.h"
 #include "engine/runner.h"
 #include "journal/store.h"
+#include "server/ca_book.h"
 #include "server/identity.h"
 #include "server/pool.h"
 
@@ -29,6 +30,7 @@ class RelayBook;
 struct Context {
   DataDir dir;
   Identity identity;
+  CaBook cas;  // identity.cas as they are now
   std::shared_ptr<journal::Store> store;
   std::unique_ptr<engine::Runner> runner;
   std::unique_ptr<Pool> pool;

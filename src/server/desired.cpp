@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "base/log.h"
@@ -56,9 +57,31 @@ Result<session::SignedRoster> sign(const control::State& state, const Identity& 
   session::SignedRoster out;
   out.cluster = assignment.cluster;
   out.bytes = overlay::encode_roster(roster);
-  out.signatures.push_back(overlay::sign_roster(identity.roster_key, out.bytes));
+  out.signatures.push_back(TRY(identity.signer->roster(out.bytes)));
   out.machines = crypto::encode_machine_proofs(proofs);
   return out;
+}
+
+// One token a name: relays of before share the first one's. A relay that the signer does not know of is not told.
+void grant_relays(const std::vector<RelayEntry>& relays, const Identity& identity, overlay::RelayToken wanted,
+                  session::LeaseSecrets& secrets) {
+  std::map<std::string, Bytes> tokens;
+  const auto token_for = [&](const std::string& relay) {
+    const auto [made, anew] = tokens.try_emplace(relay);
+    if (!anew) return made->second;
+    wanted.relay = relay;
+    auto token = identity.signer->relay_token(wanted);
+    if (token.ok())
+      made->second = std::move(*token);
+    else
+      log_error("agents", "{} gets no token for the relay {}: {}", secrets.lease.str(), relay, token.error().message);
+    return made->second;
+  };
+  secrets.relay_token = token_for(relays.empty() ? identity.server_id : relays.front().id);
+  for (const RelayEntry& relay : relays) {
+    Bytes token = secrets.relays.size() < session::kRelaysMax ? token_for(relay.id) : Bytes();
+    if (!token.empty()) secrets.relays.push_back({relay.address, relay.region, std::move(token)});
+  }
 }
 
 // Only while the machine has not the image yet.
@@ -102,14 +125,7 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
       if (entry.slot != assignment.slot || !key) continue;
-      const auto token_for = [&](const std::string& relay) {
-        return overlay::sign_relay_token(identity.relay_key,
-                                         {relay, cluster->id.value, *key, now + kRelayTokenLifetime});
-      };
-      secrets.relay_token = token_for(relays->empty() ? identity.server_id : relays->front().id);
-      for (const RelayEntry& relay : *relays)
-        if (secrets.relays.size() < session::kRelaysMax)
-          secrets.relays.push_back({relay.address, relay.region, token_for(relay.id)});
+      grant_relays(*relays, identity, {{}, cluster->id.value, *key, now + kRelayTokenLifetime}, secrets);
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
     out.secrets.push_back(std::move(secrets));
@@ -120,7 +136,11 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     else
       log_error("agents", "the roster of {} is not told: {}", cluster->spec.name, roster.error().message);
   }
-  out.signature = identity.command_key.sign(wire::desired_signing_bytes(node, out));
+  auto signature = identity.signer->order(wire::desired_signing_bytes(node, out));
+  if (signature.ok())
+    out.signature = std::move(*signature);
+  else
+    log_error("agents", "the orders of {} are not told: {}", node.str(), signature.error().message);
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include "server/identity.h"
 #include "server/machine_book.h"
 #include "server/registry_store.h"
+#include "server/signer.h"
 #include "session/frames.h"
 
 namespace muster::server {
@@ -17,6 +18,7 @@ Bytes ray_token(const Identity& identity, const Cluster& cluster);  // 64 hex ch
 // (relay tokens, proofs) is good for much longer than kOrdersRenewed, after which orders are to be built and told again
 // although nothing changed.
 inline constexpr Millis kOrdersRenewed{2LL * 3'600'000};
+// Without a signature where the signer gave none: then nothing is to be told, but asked again.
 session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
                                const RegistryStore* registries = nullptr, MachineBook* machines = nullptr,
                                const std::vector<RelayEntry>* relays = nullptr);

@@ -2,15 +2,18 @@
 // The data directory of musterd and the keys in it. Secrets are files of mode 0600 under DIR/keys; what muster-relay
 // needs lies in DIR/relay: a key and a certificate of its own, with the role and the name of a relay, good for nothing
 // else. The journal, logs and blobs lie beside. Made once by create_identity, then only read; both certificates are
-// renewed from the CA when a third of their life is left, each with a new key. Values; any thread.
+// renewed by the CA in use when a third of their life is left or another CA took over, each with a new key; the CA
+// itself where the root's key lies here. Values; any thread.
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/time.h"
 #include "crypto/cert.h"
-#include "crypto/sign.h"
+#include "crypto/secret.h"
+#include "server/ca.h"
 
 namespace muster::server {
 
@@ -25,6 +28,8 @@ struct DataDir {
   std::string relay() const { return root + "/relay"; }
 };
 
+class Signer;
+
 struct RelayEntry {
   std::string address, region, id;  // host:port; where it is; its name in tokens
   bool operator==(const RelayEntry&) const = default;
@@ -36,20 +41,24 @@ struct Identity {
   std::string server_id;               // public, random, never changes
   std::vector<std::string> sans;       // names of the server certificate
   std::vector<RelayEntry> relay_list;  // as they were at the start; those of now: server/relay_book.h
-  crypto::KeyAndCert ca, tls;
-  Bytes ca_sha256;
-  crypto::SigningKey roster_key, command_key, relay_key;
-  crypto::Secret32 secret;  // derives Ray tokens and pre-shared keys
+  CaSet cas;                           // without its key
+  crypto::KeyAndCert tls;
+  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public
+  std::shared_ptr<Signer> signer;                          // who has the keys
+  crypto::Secret32 secret;                                 // derives Ray tokens and pre-shared keys
   // The name in its tokens of the relay on this machine (muster-relay --relay-id): the first one's host:port.
   const std::string& relay_id() const { return relay_list.empty() ? server_id : relay_list.front().address; }
 };
 
 struct NewIdentity {
   std::vector<std::string> sans, relays;
+  std::string root_out = {};  // where the root's key goes; empty: it stays
 };
 Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, WallTime now);
 // Renews the certificates when due. In a folder of before relays had their own key, the one that both held is replaced,
-// first in musterd and then in DIR/relay.
-Result<Identity> load_identity(const DataDir& dir, WallTime now);
+// first in musterd and then in DIR/relay. Without a signer the keys in DIR/keys are used in this process.
+Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr<Signer> signer = nullptr);
+bool holds_platform(const DataDir& dir);  // made by create_identity, whole
+std::vector<std::string> lines_of(const std::string& text);
 
 }  // namespace muster::server

@@ -15,6 +15,7 @@
 #include "journal/entry.h"
 #include "server/audit.h"
 #include "server/context.h"
+#include "server/signer.h"
 #include "wire/json.h"
 
 namespace muster::server {
@@ -86,6 +87,11 @@ std::string audit_key_id(ByteView public_key) {
 
 Status ensure_audit_key(const DataDir& dir) {
   if (fs::exists(dir.key("audit.pem"))) return {};
+  if (fs::exists(dir.key("signer-apart")))
+    return error(
+        Code::FailedPrecondition,
+        "the key that signs heads is kept apart: `muster audit head` asks for one, and `musterd audit rotate` is "
+        "for the signer's own folder");
   return write_key(dir, crypto::SigningKey::generate());
 }
 
@@ -175,7 +181,7 @@ Result<wire::HeadView> new_head(const Context& context) {
   context.runner->read(
       [&](const control::State& state, const scheduler::Scheduler&) { incarnation = state.incarnation; });
   const auto tail = TRY(context.store->tail());
-  return sign_head(context.dir, context.identity.server_id, incarnation, tail, read_clocks().wall);
+  return context.identity.signer->head(incarnation, tail.seq, tail.hash);
 }
 
 std::string heads_dir(const DataDir& dir) {

@@ -6,6 +6,11 @@ namespace {
 constexpr std::size_t kEntriesMax = 1'000'000;
 }  // namespace
 
+void MachineBook::forget() {
+  const std::lock_guard lock(mutex_);
+  entries_.clear();
+}
+
 Result<crypto::MachineProof> MachineBook::proof_of(NodeId node, const crypto::Key32& device_key, WallTime now) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(node);
@@ -13,7 +18,7 @@ Result<crypto::MachineProof> MachineBook::proof_of(NodeId node, const crypto::Ke
   if (found != entries_.end() && found->second.device_key == device_key && found->second.proof.not_before <= now &&
       found->second.proof.not_after - now > crypto::kMachineProofLife / 2)
     return found->second.proof;
-  crypto::MachineProof proof = TRY(crypto::prove_machine(ca_, node.value, device_key, now));
+  crypto::MachineProof proof = TRY(signer_->machine_proof(node, device_key));
   if (entries_.size() >= kEntriesMax) entries_.clear();
   entries_[node] = {device_key, proof};
   return proof;

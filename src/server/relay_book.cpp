@@ -100,10 +100,10 @@ Status remove_relay(const DataDir& dir, const std::string& server_id, const std:
   return write_relays(dir, relays);
 }
 
-RelayBook::RelayBook(DataDir dir, const Identity& identity)
+RelayBook::RelayBook(DataDir dir, std::string server_id, const std::vector<RelayEntry>& known)
     : dir_(std::move(dir)),
-      server_id_(identity.server_id),
-      list_(std::make_shared<const std::vector<RelayEntry>>(identity.relay_list)) {
+      server_id_(std::move(server_id)),
+      list_(std::make_shared<const std::vector<RelayEntry>>(known)) {
   (void)refresh();
 }
 

@@ -19,13 +19,12 @@ Result<RelayEntry> parse_relay(const std::string& address, const std::string& re
 Status add_relay(const DataDir& dir, const std::string& server_id, const RelayEntry& relay);
 Status remove_relay(const DataDir& dir, const std::string& server_id, const std::string& address);
 // What a relay on another machine needs: a key and a certificate of its own, the CA, the key of tokens, its name.
-Status write_relay_folder(const Identity& identity, const std::string& folder, const std::string& relay_id,
-                          WallTime now);
+Status write_relay_folder(const Identity& identity, const std::string& folder, const std::string& relay_id);
 
 class RelayBook {
  public:
   using List = std::shared_ptr<const std::vector<RelayEntry>>;
-  RelayBook(DataDir dir, const Identity& identity);
+  RelayBook(DataDir dir, std::string server_id, const std::vector<RelayEntry>& known);
   List relays() const;
   bool refresh();  // true: the list is another one now; a file that cannot be read changes nothing
 

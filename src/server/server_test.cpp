@@ -85,7 +85,7 @@ class Platform : public ::testing::Test {
     net::Endpoint out;
     out.host = "127.0.0.1";
     out.port = app_->port();
-    out.ca_pem = app_->context().identity.ca.cert_pem;
+    out.ca_pem = app_->context().cas.get()->text;
     out.use_proxy_env = false;
     return out;
   }
@@ -137,9 +137,11 @@ class Platform : public ::testing::Test {
 // A machine that obeys: whatever is desired is observed as ready.
 class FakeAgent {
  public:
+  // trust: what it believes; without roots it is an agent of before them.
   FakeAgent(net::Endpoint endpoint, NodeId node, std::string certificate, crypto::SigningKey key, NodeFacts facts,
-            Bytes command_key)
-      : node_(node),
+            Bytes command_key, crypto::Trust trust = {})
+      : trust_(std::move(trust)),
+        node_(node),
         certificate_(std::move(certificate)),
         key_(std::move(key)),
         facts_(std::move(facts)),
@@ -167,6 +169,9 @@ class FakeAgent {
   struct Seen {
     std::string closed;
     bool welcomed = false, genuine = true, hanging = false;
+    int told = 0;
+    crypto::Trust trust;
+    std::string certificate;
     session::Desired desired;
     std::uint64_t log_acked = 0;
     session::Refused refused;
@@ -190,6 +195,7 @@ class FakeAgent {
       hello.boot_id = "boot-1";
       send(hello);
     } else if (std::get_if<session::Welcome>(&*frame)) {
+      if (!trust_.roots.empty()) say_trust();
       send(session::Inventory{facts_, {}, {}});
       const std::lock_guard lock(mutex_);
       seen_.welcomed = true;
@@ -207,9 +213,25 @@ class FakeAgent {
       }
       send(session::StreamData{open->stream, 0, to_bytes(open->argv.empty() ? "tcp" : open->argv.back())});
       send(session::StreamClose{open->stream, 7, ""});
+    } else if (const auto* told = std::get_if<session::TrustTold>(&*frame)) {
+      {
+        const std::lock_guard lock(mutex_);
+        auto learnt = crypto::believe(trust_, *crypto::parse_trust(as_string(told->pem)));
+        if (learnt.ok()) trust_ = std::move(*learnt);
+        ++seen_.told;
+        seen_.trust = trust_;
+      }
+      say_trust();
+    } else if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
+      const std::lock_guard lock(mutex_);
+      seen_.certificate = as_string(issued->der_chain_pem);
     } else if (const auto* desired = std::get_if<session::Desired>(&*frame)) {
       obey(*desired);
     }
+  }
+  void say_trust() {
+    const crypto::Digest digest = crypto::sha256(as_bytes(crypto::trust_text(trust_)));
+    send(session::TrustTaken{trust_.revision, {digest.begin(), digest.end()}});
   }
   void obey(const session::Desired& desired) {
     {
@@ -246,6 +268,7 @@ class FakeAgent {
     }
     send(observed);
   }
+  crypto::Trust trust_;
   NodeId node_;
   std::string certificate_;
   crypto::SigningKey key_;
@@ -317,7 +340,7 @@ TEST(DataFolder, RelaysAreListedByRegionAndEachHasAKeyAndANameOfItsOwn) {
   const auto listed = [&] { return read_relays(folder.dir, id.server_id).value(); };
   const std::string first = "muster.example.org:443", east = "east.example.org:443";
   EXPECT_EQ(listed(), (std::vector<RelayEntry>{{first, "", first}}));
-  RelayBook book(folder.dir, id);
+  RelayBook book(folder.dir, id.server_id, id.relay_list);
   EXPECT_FALSE(book.refresh());
   const std::string out = folder.dir.root + "/for-east";
   EXPECT_EQ(run({"add", east}), 2) << "a region must be said";
@@ -362,7 +385,7 @@ TEST(DataFolder, RelaysAreListedByRegionAndEachHasAKeyAndANameOfItsOwn) {
 
 TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
   const Install folder;
-  const auto ca = load_identity(folder.dir, folder.now)->ca;
+  const auto ca = load_cas(folder.dir)->ca;
   const auto shared =
       *crypto::issue_server_certificate(ca, {}, "muster", {"muster"}, folder.now, Millis(90LL * 86'400'000));
   ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("tls.key.pem"), as_bytes(shared.key_pem)).ok());
@@ -380,6 +403,202 @@ TEST(DataFolder, OneOfBeforeRolesIsPutRightAtTheStart) {
   ASSERT_TRUE(crypto::write_secret_file(folder.dir.relay() + "/key.pem", as_bytes(shared.key_pem)).ok());
   ASSERT_TRUE(load_identity(folder.dir, folder.now).ok());
   folder.expect_apart();
+}
+
+// ---- roots and CAs
+
+bool believed_by(const std::string& leaf_bundle, const std::string& bundle, WallTime now) {
+  return crypto::verify_chain(leaf_bundle, bundle, now).ok();
+}
+
+TEST(DataFolder, AnotherCaSignsFromNowOnAndTheOneBeforeStaysBelieved) {
+  const Install folder;
+  const auto before = *load_identity(folder.dir, folder.now);
+  ASSERT_EQ(before.cas.trust.revision, 1u);
+  ASSERT_TRUE(rotate_ca(folder.dir, "", When::Safe, folder.now).ok());
+  const auto id = load_identity(folder.dir, folder.now);
+  ASSERT_TRUE(id.ok()) << id.error().message;
+  EXPECT_NE(ca_id(id->cas.ca.cert_pem), ca_id(before.cas.ca.cert_pem));
+  EXPECT_EQ(id->cas.pin, before.cas.pin) << "the root is the same, and so what people and join tokens know";
+  EXPECT_EQ(id->cas.trust.intermediates.size(), 2u);
+  EXPECT_NE(id->tls.key_pem, before.tls.key_pem) << "both servers have certificates of it at once";
+  folder.expect_apart();
+  for (const auto& leaf : {before.tls.cert_pem, id->tls.cert_pem, folder.relay().cert_pem})
+    EXPECT_TRUE(believed_by(leaf, id->cas.text, folder.now));
+  EXPECT_TRUE(folder.relay().cert_pem.ends_with(id->cas.ca.cert_pem + id->cas.trust.roots.front()));
+  // Retired when nothing of it is in use, or at once when its key leaked.
+  const std::string old_id = ca_id(before.cas.ca.cert_pem);
+  EXPECT_FALSE(retire_ca(folder.dir, old_id, "", When::Safe, folder.now).ok());
+  EXPECT_FALSE(retire_ca(folder.dir, ca_id(id->cas.ca.cert_pem), "", When::Now, folder.now).ok()) << "in use";
+  EXPECT_EQ(retire_ca(folder.dir, "0123", "", When::Now, folder.now).error().code, Code::NotFound);
+  ASSERT_TRUE(retire_ca(folder.dir, old_id, "", When::Safe, folder.now + kCaSettles).ok());
+  const auto after = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(after.cas.trust.revision, 2u);
+  EXPECT_TRUE(crypto::gave_up(after.cas.trust, before.cas.ca.cert_pem));
+  EXPECT_FALSE(believed_by(before.tls.cert_pem, after.cas.text, folder.now));
+  EXPECT_TRUE(believed_by(before.tls.cert_pem, after.cas.ever, folder.now));
+  EXPECT_EQ(after.tls.key_pem, id->tls.key_pem);
+  EXPECT_TRUE(crypto::believe(before.cas.trust, after.cas.trust).ok()) << "signed by the root";
+  EXPECT_EQ(after.cas.history.size(), 1u);
+}
+
+TEST(DataFolder, ACaThatNearsItsEndIsFollowedWhereItsRootCanSign) {
+  const Install folder;
+  const auto before = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(load_identity(folder.dir, folder.now + kCaLifetime / 2)->cas.ca.cert_pem, before.cas.ca.cert_pem);
+  const WallTime late = folder.now + kCaLifetime * 3 / 4;
+  const auto after = *load_identity(folder.dir, late);
+  EXPECT_NE(after.cas.ca.cert_pem, before.cas.ca.cert_pem);
+  EXPECT_TRUE(believed_by(after.tls.cert_pem, after.cas.text, late));
+}
+
+TEST(DataFolder, ARootThatIsKeptElsewhereSignsThere) {
+  Install folder;
+  std::filesystem::remove_all(folder.dir.root);
+  const std::string offline = folder.dir.root + ".root", next = folder.dir.root + ".next";
+  ASSERT_TRUE(create_identity(folder.dir, {{"muster.example.org"}, {}, offline}, folder.now).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder.dir.key("root.key.pem")));
+  const auto root_key = file_text(offline).substr(0, 200);
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder.dir.root))
+    if (entry.is_regular_file()) EXPECT_EQ(file_text(entry.path()).find(root_key), std::string::npos) << entry.path();
+  const auto before = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(rotate_ca(folder.dir, "", When::Safe, folder.now).error().code, Code::FailedPrecondition);
+  const auto request = request_ca(folder.dir);
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  const auto cert = sign_request(offline, *request, folder.now);
+  ASSERT_TRUE(cert.ok()) << cert.error().message;
+  EXPECT_FALSE(install_ca(folder.dir, before.cas.ca.cert_pem, When::Safe, folder.now).ok()) << "another request's";
+  const auto stranger = *crypto::create_root("root", folder.now);
+  EXPECT_FALSE(
+      install_ca(folder.dir, *crypto::certify_ca(stranger, *request, folder.now, kCaLifetime), When::Safe, folder.now)
+          .ok())
+      << "another root's";
+  ASSERT_TRUE(install_ca(folder.dir, *cert, When::Safe, folder.now).ok());
+  const auto after = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(after.cas.ca.cert_pem, *cert);
+  EXPECT_TRUE(believed_by(after.tls.cert_pem, before.cas.trust.roots.front() + *cert, folder.now));
+  // Another root needs the word of the one before.
+  EXPECT_FALSE(add_root(folder.dir, "", next, folder.now).ok());
+  EXPECT_EQ(add_root(folder.dir, offline, offline, folder.now).error().code, Code::AlreadyExists);
+  ASSERT_TRUE(add_root(folder.dir, offline, next, folder.now).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder.dir.key("root.key.pem")));
+  EXPECT_TRUE(crypto::believe(before.cas.trust, load_identity(folder.dir, folder.now)->cas.trust).ok());
+  // A CA of the new root alone, or the end of the old one, waits for the machines that do not know it.
+  EXPECT_FALSE(rotate_ca(folder.dir, next, When::Safe, folder.now).ok());
+  ASSERT_TRUE(write_behind(folder.dir, {2, {"node-3 attic"}}).ok());
+  const auto refused = rotate_ca(folder.dir, next, When::Safe, folder.now);
+  EXPECT_NE(refused.error().message.find("node-3 attic"), std::string::npos) << refused.error().message;
+  ASSERT_TRUE(write_behind(folder.dir, {2, {}}).ok());
+  EXPECT_FALSE(rotate_ca(folder.dir, offline, When::Safe, folder.now).ok()) << "not the newest root";
+  ASSERT_TRUE(rotate_ca(folder.dir, next, When::Safe, folder.now).ok());
+  ASSERT_TRUE(retire_ca(folder.dir, ca_id(before.cas.trust.roots.front()), next, When::Safe, folder.now).ok());
+  const auto alone = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(alone.cas.trust.roots.size(), 1u);
+  EXPECT_FALSE(believed_by(before.tls.cert_pem, alone.cas.text, folder.now));
+  std::filesystem::remove(offline);
+  std::filesystem::remove(next);
+}
+
+// One CA that signs everything, as before roots: it goes on as it is, and gets a root without anybody noticing.
+TEST(DataFolder, OneOfBeforeRootsGoesOnAndMayGetOne) {
+  const Install folder;
+  const auto ca = *crypto::create_ca("Muster CA srv-old", folder.now);
+  for (const auto& entry : std::filesystem::directory_iterator(folder.dir.root + "/keys"))
+    if (entry.path().filename().string().starts_with("trust")) std::filesystem::remove(entry.path());
+  std::filesystem::remove(folder.dir.key("root.key.pem"));
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("ca.cert.pem"), as_bytes(ca.cert_pem)).ok());
+  ASSERT_TRUE(crypto::write_secret_file(folder.dir.key("ca.key.pem"), as_bytes(ca.key_pem)).ok());
+  const auto old = load_identity(folder.dir, folder.now);
+  ASSERT_TRUE(old.ok()) << old.error().message;
+  EXPECT_EQ(old->cas.trust.revision, 0u);
+  EXPECT_EQ(old->cas.pin, *crypto::certificate_sha256(ca.cert_pem));
+  EXPECT_TRUE(believed_by(old->tls.cert_pem, ca.cert_pem, folder.now));
+  EXPECT_FALSE(rotate_ca(folder.dir, "", When::Now, folder.now).ok()) << "there is no root yet";
+  ASSERT_TRUE(add_root(folder.dir, "", "", folder.now).ok());
+  const auto rooted = *load_identity(folder.dir, folder.now);
+  EXPECT_EQ(rooted.cas.trust.revision, 1u);
+  EXPECT_EQ(load_cas(folder.dir)->ca.key_pem, ca.key_pem);
+  EXPECT_EQ(rooted.tls.key_pem, old->tls.key_pem) << "nothing changes for who knows the CA only";
+  EXPECT_TRUE(believed_by(rooted.tls.cert_pem, rooted.cas.trust.roots.front() + rooted.cas.chain(), folder.now));
+  EXPECT_TRUE(crypto::believe(*crypto::parse_trust(ca.cert_pem), rooted.cas.trust).ok());
+  EXPECT_FALSE(rotate_ca(folder.dir, "", When::Safe, folder.now).ok()) << "nobody knows the root yet";
+  ASSERT_TRUE(write_behind(folder.dir, {1, {}}).ok());
+  ASSERT_TRUE(rotate_ca(folder.dir, "", When::Safe, folder.now).ok());
+  ASSERT_TRUE(retire_ca(folder.dir, ca_id(ca.cert_pem), "", When::Safe, folder.now).ok());
+  const auto done = *load_identity(folder.dir, folder.now);
+  EXPECT_TRUE(believed_by(done.tls.cert_pem, done.cas.text, folder.now));
+  EXPECT_TRUE(believed_by(old->tls.cert_pem, done.cas.text, folder.now)) << "its key is still a CA's under the root";
+}
+
+TEST_F(Platform, MachinesStayWhileCasAndRootsChange) {
+  const std::string supplier = user("roots", Role::Supplier, "roots-hall");
+  const DataDir& dir = app_->context().dir;
+  const auto enrol = [&](const std::string& name, const crypto::SigningKey& key) {
+    wire::EnrollRequest request;
+    request.token = call("POST", "/api/v1/join-tokens", "{}", supplier).body["secret"].text();
+    request.csr_pem = *crypto::make_csr(key, name);
+    request.name = request.facts.hostname = name;
+    request.facts.arch = "x86_64";
+    request.facts.boot_id = "boot-1";
+    return std::pair(request.facts, call("POST", "/api/v1/enroll", wire::to_json(request), "").body);
+  };
+  const auto key = crypto::SigningKey::generate(), away_key = crypto::SigningKey::generate();
+  const auto [facts, said] = enrol("stays", key);
+  const auto [away_facts, away_said] = enrol("away", away_key);
+  const auto node = *NodeId::parse(said["nodeId"].text()), away = *NodeId::parse(away_said["nodeId"].text());
+  const auto first = *crypto::parse_trust(said["trust"].text());
+  EXPECT_EQ(first.revision, app_->context().cas.get()->trust.revision);
+  FakeAgent agent(endpoint(), node, said["certificatePem"].text(), key, facts, *unbase64(said["commandKey"].text()),
+                  first);
+  ASSERT_TRUE(eventually([&] { return agent.seen().welcomed; }));
+
+  // Another CA: told at once, and machines' certificates are of it from then on.
+  const std::string before = app_->context().cas.get()->ca.cert_pem;
+  ASSERT_TRUE(rotate_ca(dir, "", When::Safe, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  ASSERT_TRUE(eventually([&] { return agent.seen().trust.intermediates.size() == first.intermediates.size() + 1; }));
+  agent.send(session::CertRequest{to_bytes(*crypto::make_csr(key, node.str()))});
+  ASSERT_TRUE(eventually([&] { return !agent.seen().certificate.empty(); }));
+  const std::string in_use = app_->context().cas.get()->ca.cert_pem;
+  EXPECT_TRUE(crypto::issued_by(agent.seen().certificate, in_use));
+  EXPECT_TRUE(crypto::verify_device_certificate(agent.seen().certificate, crypto::trust_text(agent.seen().trust),
+                                                read_clocks().wall)
+                  .ok());
+
+  // Another root: the machine that is away is named, and is led there when it comes.
+  ASSERT_TRUE(add_root(dir, "", "", read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  ASSERT_TRUE(eventually([&] { return agent.seen().trust.roots.size() == 2; }));
+  const auto behind = [&] {
+    const auto read = read_behind(dir);
+    std::string text;
+    if (read.ok() && read->revision == first.revision + 1)
+      for (const auto& each : read->machines) text += each + ";";
+    return text;
+  };
+  EXPECT_TRUE(eventually([&] { return behind().find(away.str() + " away;") != std::string::npos; })) << behind();
+  EXPECT_EQ(behind().find(node.str() + " "), std::string::npos) << behind();
+  EXPECT_FALSE(rotate_ca(dir, "", When::Safe, read_clocks().wall).ok());
+  // The CA of the beginning leaked and is given up; who still has a certificate of it comes in on proof of its key.
+  ASSERT_TRUE(retire_ca(dir, ca_id(before), "", When::Now, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  net::Endpoint old_root = endpoint();
+  old_root.ca_pem = crypto::roots_pem(first);
+  FakeAgent late(old_root, away, away_said["certificatePem"].text(), away_key, away_facts,
+                 *unbase64(away_said["commandKey"].text()), first);
+  ASSERT_TRUE(eventually([&] { return late.seen().trust.revision == first.revision + 2; }))
+      << late.seen().closed << late.seen().refused.message;
+  EXPECT_EQ(late.seen().told, 2) << "over the revision between";
+  EXPECT_TRUE(crypto::gave_up(late.seen().trust, before));
+  late.send(session::CertRequest{to_bytes(*crypto::make_csr(away_key, away.str()))});
+  ASSERT_TRUE(eventually([&] { return !late.seen().certificate.empty(); }));
+  EXPECT_TRUE(agent.seen().closed.empty()) << "nobody's link was cut: " << agent.seen().closed;
+  const auto metrics = [&] {
+    net::Client client(endpoint());
+    return client.call({.target = "/metrics"})->body;
+  };
+  EXPECT_NE(metrics().find("certificate_remaining_seconds{certificate=\"root\"}"), std::string::npos);
+  EXPECT_NE(metrics().find("muster_trust_machines_behind"), std::string::npos);
 }
 
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {
@@ -844,7 +1063,8 @@ TEST_F(Platform, MetricsSayHowLongTheCertificatesLive) {
     return at == std::string::npos ? -1 : std::stod(metrics->body.substr(at + start.size())) / 86'400;
   };
   EXPECT_NEAR(days("server"), 90, 0.1);
-  EXPECT_NEAR(days("ca"), 3650, 0.1);
+  EXPECT_NEAR(days("ca"), 365, 0.1);
+  EXPECT_NEAR(days("root"), 7300, 0.1);
   EXPECT_TRUE(app_->renew_certificate().ok());
 }
 
@@ -1187,7 +1407,7 @@ TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
   ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
   const auto node = *NodeId::parse(enrolled.body["nodeId"].text());
   const auto ended = [&](const crypto::SigningKey& of, Millis ago) {  // after a life of a second
-    return *crypto::issue_device_certificate(app_->context().identity.ca, of.public_key(), node.str(),
+    return *crypto::issue_device_certificate(load_cas(app_->context().dir)->ca, of.public_key(), node.str(),
                                              read_clocks().wall - ago - Millis(1000), Millis(1000));
   };
   const auto come = [&](const crypto::SigningKey& with, const std::string& certificate, auto&& see) {
@@ -1355,19 +1575,19 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_FALSE(seen.desired.secrets[0].relay_token.empty());
   ASSERT_EQ(seen.desired.rosters.size(), 1u);
   const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures,
-                                             {app_->context().identity.roster_key.public_key()});
+                                             {app_->context().identity.roster_key});
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
   // The CA vouches for its machines, so that a member need not believe who only signs rosters.
-  const auto verifier = crypto::MachineVerifier::create(app_->context().identity.ca.cert_pem).value();
+  const auto verifier = crypto::MachineVerifier::create(app_->context().cas.get()->text).value();
   overlay::Roster proven = roster->roster;
   const Bytes& proofs = seen.desired.rosters[0].machines;
   EXPECT_EQ(overlay::drop_unproven(proven, {verifier.get(), proofs, read_clocks().wall}).value(), 0u);
   EXPECT_EQ(proofs.size(), crypto::kMachineProofBytes);
   // A relay token lasts hours, and is renewed long before its end.
   const auto token =
-      overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), seen.desired.secrets[0].relay_token,
+      overlay::verify_relay_token(app_->context().identity.relay_key, seen.desired.secrets[0].relay_token,
                                   app_->context().identity.relay_id(), read_clocks().wall);
   ASSERT_TRUE(token.ok()) << token.error().message;
   EXPECT_LE(token->not_after, read_clocks().wall + Millis(6LL * 3'600'000));
@@ -1385,7 +1605,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_TRUE(agent.seen().genuine) << "older agents come to the same bytes";
   EXPECT_EQ(grants().back().address, "relay-east.example.org:443");
   const auto verified = [&](const std::string& relay) {
-    return overlay::verify_relay_token(app_->context().identity.relay_key.public_key(), grants().back().token, relay,
+    return overlay::verify_relay_token(app_->context().identity.relay_key, grants().back().token, relay,
                                        read_clocks().wall);
   };
   ASSERT_TRUE(verified("relay-east.example.org:443").ok());

@@ -36,7 +36,7 @@ struct Welcome {
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
   std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport,
-                                        "peer" = NetPath::Peer in it */
+                                        "peer" = NetPath::Peer in it, "trust" = TrustTaken */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -105,6 +105,12 @@ struct Watch {
 struct CertIssued {
   Bytes der_chain_pem;
   bool operator==(const CertIssued&) const = default;
+};
+
+// Whom to believe from now on (crypto/trust.h). Sent only to agents that said TrustTaken.
+struct TrustTold {
+  Bytes pem;
+  bool operator==(const TrustTold&) const = default;
 };
 
 // ---- agent -> server
@@ -341,8 +347,16 @@ struct StreamClose {
   bool operator==(const StreamClose&) const = default;
 };
 
-using AnyServerFrame = std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued,
-                                    StreamOpen, StreamData, StreamWindow, StreamResize, StreamEof, StreamClose>;
+// What the agent believes now: after each Welcome that has the feature "trust", and after each TrustTold.
+struct TrustTaken {
+  std::uint64_t revision = 0;
+  Bytes sha256;  // of the whole text
+  bool operator==(const TrustTaken&) const = default;
+};
+
+using AnyServerFrame =
+    std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued, StreamOpen,
+                 StreamData, StreamWindow, StreamResize, StreamEof, StreamClose, TrustTold>;
 // One of them. What copies, moves, compares and ends it is compiled once (frames.cpp): in each source it would take
 // seconds.
 struct ServerFrame : AnyServerFrame {
@@ -357,7 +371,7 @@ struct ServerFrame : AnyServerFrame {
 };
 using AnyAgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest,
                                    CertRequest, Telemetry, Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof,
-                                   StreamClose, PullReport, LockOffer, NetReport>;
+                                   StreamClose, PullReport, LockOffer, NetReport, TrustTaken>;
 // One of them. What copies, moves, compares and ends it is compiled once (frames.cpp): in each source it would take
 // seconds.
 struct AgentFrame : AnyAgentFrame {

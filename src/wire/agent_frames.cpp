@@ -186,6 +186,20 @@ CertIssued get(const pb::CertIssued& in, Check& c) {
   return {c.bytes(in.der_chain_pem(), kPemMax, "der_chain_pem")};
 }
 
+void put(const TrustTold& v, pb::ServerFrame& f) {
+  f.mutable_trust_told()->set_pem(raw(v.pem));
+}
+TrustTold get(const pb::TrustTold& in, Check& c) {
+  return {c.bytes(in.pem(), kPemMax, "pem")};
+}
+void put(const TrustTaken& v, pb::AgentFrame& f) {
+  f.mutable_trust_taken()->set_revision(v.revision);
+  f.mutable_trust_taken()->set_sha256(raw(v.sha256));
+}
+TrustTaken get(const pb::TrustTaken& in, Check& c) {
+  return {in.revision(), c.bytes(in.sha256(), 32, "sha256")};
+}
+
 void put(const StreamOpen& v, pb::ServerFrame& f) {
   auto& o = *f.mutable_stream_open();
   o.set_stream(v.stream);
@@ -691,6 +705,8 @@ Result<ServerFrame> decode_server_frame(ByteView bytes) {
       return checked<ServerFrame>(m.stream_eof());
     case pb::ServerFrame::kStreamClose:
       return checked<ServerFrame>(m.stream_close());
+    case pb::ServerFrame::kTrustTold:
+      return checked<ServerFrame>(m.trust_told());
     case pb::ServerFrame::KIND_NOT_SET:
       break;
   }
@@ -715,6 +731,8 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
       return checked<AgentFrame>(m.ray_report());
     case pb::AgentFrame::kBlobRequest:
       return checked<AgentFrame>(m.blob_request());
+    case pb::AgentFrame::kTrustTaken:
+      return checked<AgentFrame>(m.trust_taken());
     case pb::AgentFrame::kPullReport:
       return checked<AgentFrame>(m.pull_report());
     case pb::AgentFrame::kLockOffer:

@@ -141,7 +141,7 @@ struct Gen {
   StreamData data() { return {u64(), static_cast<std::uint8_t>(rng.below(256)), bytes(2000)}; }
   StreamClose close() { return {u64(), static_cast<std::int32_t>(u32()), text()}; }
   ServerFrame server() {
-    switch (rng.below(15)) {
+    switch (rng.below(16)) {
       case 0:
         return Challenge{bytes(), text(), u32(), u32()};
       case 1:
@@ -172,6 +172,8 @@ struct Gen {
         return StreamWindow{u64(), u32()};
       case 12:
         return StreamResize{u64(), u16(), u16()};
+      case 15:
+        return TrustTold{bytes(3000)};
       case 13:
         return StreamEof{u64()};
       default:
@@ -211,7 +213,7 @@ struct Gen {
     return out;
   }
   AgentFrame agent() {
-    switch (rng.below(18)) {
+    switch (rng.below(19)) {
       case 0:
         return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
       case 1:
@@ -270,6 +272,8 @@ struct Gen {
         return LockOffer{lease(), bytes(5000)};
       case 16:
         return net();
+      case 17:
+        return TrustTaken{u64(), bytes(32)};
       default:
         return close();
     }

@@ -197,7 +197,7 @@ struct JoinTokenView {
 };
 struct EnrollView {
   NodeId node;
-  std::string certificate_pem, ca_pem;
+  std::string certificate_pem, ca_pem, trust;
   Bytes roster_key, command_key;
   std::vector<std::string> relays;
   std::string server_id;
@@ -384,6 +384,7 @@ struct ServerView {
   std::string ca_sha256;
   std::vector<std::string> relays;
   std::uint64_t incarnation = 0;
+  std::string trust;  // crypto/trust.h; empty where there is one CA only
 };
 
 std::string to_json(const LoginView& view);

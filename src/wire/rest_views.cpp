@@ -199,6 +199,7 @@ std::string to_json(const EnrollView& view) {
   m.set_node_id(view.node.str());
   m.set_certificate_pem(view.certificate_pem);
   m.set_ca_pem(view.ca_pem);
+  m.set_trust(view.trust);
   m.set_roster_key(base64(view.roster_key));
   m.set_command_key(base64(view.command_key));
   for (const auto& relay : view.relays) m.add_relays(relay);
@@ -554,6 +555,7 @@ std::string to_json(const ServerView& view) {
   m.set_ca_sha256(view.ca_sha256);
   for (const auto& relay : view.relays) m.add_relays(relay);
   m.set_incarnation(view.incarnation);
+  m.set_trust(view.trust);
   return write_message(m);
 }
 

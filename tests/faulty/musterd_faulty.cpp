@@ -22,6 +22,7 @@ const char* setting(const char* name, const char* otherwise) {
 int main(int count, char** values) {
   using namespace muster;
   const auto arguments = server::parse_arguments(count, values);
+  if (arguments.ok() && arguments->words == std::vector<std::string>{"signer"}) return server::cmd_signer(*arguments);
   if (!arguments.ok() || arguments->words != std::vector<std::string>{"serve"}) {
     std::fprintf(stderr, "usage: MUSTER_KILL_AT=N MUSTER_LOSS=all|subset|torn musterd-faulty serve --data DIR ...\n");
     return 2;

@@ -8,6 +8,7 @@
 #include "cli/archive.h"
 #include "crypto/cert.h"
 #include "crypto/token.h"
+#include "crypto/trust.h"
 #include "egress/dns.h"
 #include "fuzz/fuzz.h"
 #include "launcher/launcher.h"
@@ -131,7 +132,8 @@ Seeds seeds_certificate() {
           Bytes{2} + der_of(device.to_pem()),
           Bytes{3} + leaf,
           Bytes{3} + csr,
-          Bytes{3} + (leaf + ca.cert_pem)};
+          Bytes{3} + (leaf + ca.cert_pem),
+          Bytes{3} + crypto::trust_text({"srv-1", 2, {ca.cert_pem}, {}, {leaf}, {Bytes(70, 7)}})};
 }
 FUZZ_TARGET(certificate, 4 << 10) {
   Input in(input);
@@ -158,6 +160,8 @@ FUZZ_TARGET(certificate, 4 << 10) {
     (void)crypto::find_certificate(text, Bytes(32, 1)).ok();
     (void)crypto::server_role(text).ok();
     (void)crypto::SigningKey::from_pem(text).ok();
+    if (const auto trust = crypto::parse_trust(text); trust.ok() && trust->revision != 0)
+      MUSTER_CHECK(*crypto::parse_trust(crypto::trust_text(*trust)) == *trust);
   }
 }
 

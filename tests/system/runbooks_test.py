@@ -104,7 +104,7 @@ class Runbooks(unittest.TestCase):
         for word, value in words.items():
             self.assertRegex(text, r"\b%s\b" % word, "the block has other words")
             text = re.sub(r"\b%s\b" % word, value, text)
-        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER)\b", text)
+        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER|ROOT|OLDROOT|OLD|REQUEST|CERT)\b", text)
         self.assertEqual(left, [], "nobody said what these are: " + text)
         path = self.world.dir + "/script"
         with open(path, "w") as f:
@@ -123,10 +123,16 @@ class Runbooks(unittest.TestCase):
     # ---- the paper
     def test_01_key_ceremony(self):
         new, key = self.world.dir + "/ceremony", "Key ceremony"
-        said = self.do(key, 0, DIR=new, FILE=self.world.dir + "/operator.password")
+        root = self.world.dir + "/root"
+        said = self.do(key, 0, DIR=new, FILE=self.world.dir + "/operator.password", ROOT=root)
+        with open(root) as f:
+            secret = f.read().split("-----END PRIVATE KEY")[0]
+        self.assertEqual(os.stat(root).st_mode & 0o777, 0o600)
+        self.assertEqual(subprocess.run(["grep", "-rlF", "--", secret.split("\n")[1], new], capture_output=True, text=True).stdout, "", "the root's key is online")
         anchor = re.search(r"CA SHA-256: ([0-9a-f]{64})", said)[1]
         said = self.do(key, 1, DIR=new)
         self.assertEqual(re.search(r"Fingerprint=([0-9A-F:]+)", said)[1].replace(":", "").lower(), anchor)
+        self.assertIn("its key is kept elsewhere", said)
         for line in said.split("\n"):
             if re.search(r"\.key\.pem$|\bsecret$|\w+/key\.pem$", line):
                 self.assertRegex(line, "^-rw-------", "somebody else may read a key")
@@ -234,14 +240,101 @@ class Runbooks(unittest.TestCase):
         self.serving()
         self.online("attic")
 
+    # ---- CAs and roots, under two machines that stay
+    def cas(self):
+        """[(kind, id, what is said of it), ...] as musterd ca status shows them."""
+        said = subprocess.run([self.world.binary("musterd"), "ca", "status", "--data", self.world.data], capture_output=True, text=True, check=True).stdout
+        return re.findall(r"^(root|ca) +([0-9a-f]{16}) .*\((.*)\)$", said, re.M), said
+
+    def in_use(self):
+        return next(each for kind, each, note in self.cas()[0] if note == "in use")
+
+    def learnt(self):
+        """All machines that are linked believe the newest revision; the others of this world were revoked."""
+        self.world.wait("machines", "no machine behind", 30, lambda: "All machines believe" in self.cas()[1])
+
+    def served_by(self, anchor):
+        """The server's certificate verifies against this file of roots."""
+        asked = "openssl s_client -connect %s:443 -servername muster -CAfile %s -verify_return_error </dev/null" % (demo.SERVER, anchor)
+        return self.world.lab.run("user", ["bash", "-c", asked], check=False).returncode == 0
+
+    def test_08b_another_ca(self):
+        key, first, links = "Another CA", self.in_use(), self.world.nodes()["attic"].get("stateSince")
+        self.do(key, 0, DIR=self.world.data)
+        second = self.in_use()
+        self.assertNotEqual(second, first)
+        root, request, cert = (self.world.dir + name for name in ("/ca.root", "/ca.request", "/ca.cert"))
+        subprocess.run([self.world.binary("musterd"), "ca", "root-out", root, "--data", self.world.data], check=True, capture_output=True)
+        self.do(key, 1, DIR=self.world.data, REQUEST=request, ROOT=root, CERT=cert)
+        third = self.in_use()
+        self.assertNotEqual(third, second)
+        self.learnt()
+        self.world.wait("server", "a certificate of the new CA", 20, lambda: self.served_by(self.world.data + "/ca.pem"))
+        refused = subprocess.run(self.script(key, 2, DIR=self.world.data, OLD=first, ROOT=root), capture_output=True, text=True)
+        self.assertIn("retire it then", refused.stderr, "nine days are not over")
+        self.online("attic")
+        self.assertEqual(self.world.nodes()["attic"].get("stateSince"), links, "the machine's link was cut")
+
+    def test_08c_a_ca_given_up(self):
+        key, data, root = "A leaked key", self.world.data, self.world.dir + "/ca.root"
+        old = self.in_use()
+        at = next(i for i, text in enumerate(self.blocks[key]) if "retire OLD" in text)
+        said = self.do(key, at, DIR=data, OLD=old, ROOT=root)
+        self.assertRegex(said, r"ca +%s .*given up" % old)
+        for _, each, note in self.cas()[0]:
+            if note == "still believed":
+                subprocess.run([self.world.binary("musterd"), "ca", "retire", each, "--data", data, "--root", root, "--now"], check=True, capture_output=True)
+        os.kill(self.world.musterd.popen.pid, signal.SIGHUP)
+        self.learnt()
+        path = self.world.dir + "/attic/agent/"
+        with open(path + "trust.pem") as f:
+            self.assertIn("GIVEN UP", f.read())
+        self.world.wait("attic", "a certificate of a CA that counts", 30, lambda: self.issuer(path + "device.pem") == self.name_of(self.in_use()))
+
+    def issuer(self, path):
+        return subprocess.run(["openssl", "x509", "-in", path, "-noout", "-issuer"], capture_output=True, text=True).stdout.split("CN = ")[-1].strip()
+
+    def name_of(self, ca):
+        said = self.cas()[1]
+        return re.search(r"%s  until \S+  (.*?)  \(" % ca, said)[1]
+
+    def test_08d_another_root(self):
+        key, data, old, new = "Another root", self.world.data, self.world.dir + "/ca.root", self.world.dir + "/next.root"
+        before = self.world.dir + "/before.pem"
+        subprocess.run(["cp", data + "/ca.pem", before], check=True)
+        first = next(each for kind, each, note in self.cas()[0] if kind == "root")
+        said = self.do(key, 0, DIR=data, OLDROOT=old, ROOT=new)
+        anchor = re.search(r"CA SHA-256: ([0-9a-f]{64})", said)[1]
+        self.learnt()
+        self.assertTrue(self.served_by(before), "who knows the old root only is served while both are believed")
+        self.world.cli("login", "https://" + demo.SERVER, "--ca-sha256", anchor, "--user", "alice", "--password-file",
+                       self.password_of_alice(), who="alice")
+        self.world.cli("login", "https://" + demo.SERVER, "--user", "admin", "--password-file", self.world.dir + "/operator.password", who="admin")
+        self.do(key, 1, DIR=data, ROOT=new, OLD=first)
+        self.learnt()
+        self.world.wait("server", "the new root alone", 20, lambda: not self.served_by(before))
+        self.assertEqual(self.world.cli("whoami", check=False, who="admin").returncode, 0, "who logged in anew goes on")
+        self.online("attic")
+        self.world.musterd.kill(signal.SIGTERM)
+        self.world.start_musterd()
+        self.serving()
+        self.online("attic")
+        self.assertTrue(self.served_by(data + "/ca.pem"))
+
+    def password_of_alice(self):
+        path = self.world.dir + "/alice.password"
+        with open(path, "w") as f:
+            f.write(PASSWORD + " 2\n")
+        return path
+
     def test_09_a_new_tls_key(self):
         certificate = self.world.data + "/keys/tls.cert.pem"
         with open(certificate) as f:
             before = f.read()
-        text = self.blocks["A leaked key"][0].split("\n")
+        text = self.blocks["A leaked key"][1].split("\n")
         self.assertRegex(text[-1], "^openssl x509", "the block ends with a look")
-        self.blocks["A leaked key"][0] = "\n".join(text[:-1] + ["sleep 3"] + text[-1:])  # musterd answers the signal in its own time
-        said = self.do("A leaked key", 0, DIR=self.world.data)
+        self.blocks["A leaked key"][1] = "\n".join(text[:-1] + ["sleep 3"] + text[-1:])  # musterd answers the signal in its own time
+        said = self.do("A leaked key", 1, DIR=self.world.data)
         self.assertRegex(said, "issuer=.*Muster")
         with open(certificate) as f:
             self.assertNotEqual(f.read(), before)
@@ -250,12 +343,49 @@ class Runbooks(unittest.TestCase):
     def test_10_certificates_that_end(self):
         """The commands of that table's last column."""
         looks = [c.replace("\\|", "|") for c in re.findall(r"`((?:openssl|sudo muster-agent) [^`]+)`", open(PAPER).read().split("## Certificates that end")[1])]
-        self.assertEqual(len(looks), 4)
+        self.assertEqual(len(looks), 5)
         self.on("attic")
         for look in looks:
             text = look.replace("DIR", self.world.data).replace("muster.example.org", demo.SERVER)
             done = self.world.lab.run("user", ["bash", "-c", "PATH=%s:$PATH; %s" % (self.bin, text)], check=False)
             self.assertRegex(done.stdout, r"notAfter=|certificate: ", look + ": " + done.stderr)
+
+    # ---- not in the paper: who holds the keys while musterd serves
+    def memory_holds(self, pid, secrets):
+        """Which of these byte strings lie in the writable memory of a process."""
+        found = set()
+        with open("/proc/%d/maps" % pid) as maps, open("/proc/%d/mem" % pid, "rb", 0) as memory:
+            for line in maps:
+                place, rights = line.split()[:2]
+                start, end = (int(x, 16) for x in place.split("-"))
+                if not rights.startswith("rw") or end - start > 1 << 30:
+                    continue
+                try:
+                    memory.seek(start)
+                    held = memory.read(end - start)
+                except OSError:
+                    continue
+                found |= {name for name, secret in secrets.items() if secret in held}
+        return found
+
+    def test_11_musterd_holds_no_signing_key(self):
+        secrets = {}
+        for name in ("ca.key.pem", "roster.pem", "command.pem", "relay.pem", "audit.pem"):
+            der = subprocess.run(["openssl", "pkey", "-in", self.world.data + "/keys/" + name, "-outform", "DER"], capture_output=True, check=True).stdout
+            mark = b"\x02\x01\x01\x04\x20" if name == "ca.key.pem" else b"\x04\x22\x04\x20"
+            secrets[name] = der.split(mark, 1)[1][:32]
+        with open(self.world.data + "/keys/secret", "rb") as f:
+            control = f.read()  # which musterd uses itself
+        musterd = self.world.musterd.popen.pid
+        signer = int(subprocess.run(["pgrep", "-P", str(musterd), "-x", "muster-signer"], capture_output=True, text=True, check=True).stdout)
+        self.world.cli("audit", "head", who="admin")
+        self.assertEqual(self.memory_holds(musterd, dict(secrets, secret=control)), {"secret"})
+        self.assertIn("roster.pem", self.memory_holds(signer, secrets))
+        # It is started again when it ends, and whoever asked meanwhile gets his answer.
+        os.kill(signer, signal.SIGKILL)
+        self.world.cli("audit", "head", who="admin")
+        with open(self.world.data + "/signer.log") as f:
+            self.assertRegex(f.read(), r"uid 0 pid %d head key=[0-9a-f]{16} incarnation=\d+ seq=\d+ ok" % musterd)
 
     def test_99_nothing_is_left_out(self):
         there = {(heading, index) for heading, texts in self.blocks.items() for index in range(len(texts))}

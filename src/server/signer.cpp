@@ -1,0 +1,101 @@
+#include "server/signer.h"
+
+#include "base/endian.h"
+#include "server/journal_head.h"
+
+namespace muster::server {
+namespace {
+
+constexpr std::size_t kViewFields = 6;  // before the history
+
+Result<Bytes> only(Result<Signer::Fields> answer) {
+  if (!answer.ok()) return answer.error();
+  if (answer->size() != 1) return error(Code::Internal, "the signer gave an answer that is not understood");
+  return std::move(answer->front());
+}
+Result<std::string> only_text(Result<Signer::Fields> answer) {
+  const Bytes bytes = TRY(only(std::move(answer)));
+  return as_string(bytes);
+}
+Bytes key_field(const crypto::Key32& key) {
+  return {key.begin(), key.end()};
+}
+
+}  // namespace
+
+Bytes number_field(std::uint64_t value) {
+  Bytes out(8);
+  store_be64(out.data(), value);
+  return out;
+}
+Result<std::uint64_t> read_number(const Bytes& field) {
+  if (field.size() != 8) return error(Code::InvalidArgument, "a number of eight bytes is expected");
+  return load_be64(field.data());
+}
+
+Signer::Fields view_fields(const SignerView& view) {
+  Signer::Fields out{key_field(view.roster_key), key_field(view.command_key),
+                     key_field(view.relay_key),  to_bytes(view.cas.ca.cert_pem),
+                     to_bytes(view.cas.text),    number_field(view.cas.root_here ? 1 : 0)};
+  for (const Revision& each : view.cas.history) {
+    out.push_back(number_field(each.number));
+    out.push_back(to_bytes(each.text));
+  }
+  return out;
+}
+
+Result<SignerView> parse_view(const Signer::Fields& fields) {
+  SignerView out;
+  if (fields.size() < kViewFields || fields.size() % 2 != 0)
+    return error(Code::Internal, "the signer gave an answer that is not understood");
+  for (auto [key, at] : {std::pair(&out.roster_key, 0u), {&out.command_key, 1u}, {&out.relay_key, 2u}}) {
+    const auto read = crypto::key32(fields[at]);
+    if (!read) return error(Code::Internal, "the signer gave a public key that is none");
+    *key = *read;
+  }
+  out.cas = TRY(ca_set(as_string(fields[3]), as_string(fields[4])));
+  out.cas.root_here = TRY(read_number(fields[5])) != 0;
+  for (std::size_t i = kViewFields; i < fields.size(); i += 2)
+    out.cas.history.push_back({TRY(read_number(fields[i])), as_string(fields[i + 1])});
+  return out;
+}
+
+Result<SignerView> Signer::view() {
+  return parse_view(TRY(ask(SignOp::View, {})));
+}
+Result<std::string> Signer::device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime) {
+  return only_text(ask(SignOp::Device, {number_field(node.value), key_field(device),
+                                        number_field(static_cast<std::uint64_t>(lifetime.count()))}));
+}
+Result<std::string> Signer::server_certificate(crypto::ServerRole role, std::string_view request_pem) {
+  return only_text(ask(SignOp::Server, {number_field(static_cast<std::uint64_t>(role)), to_bytes(request_pem)}));
+}
+Result<crypto::MachineProof> Signer::machine_proof(NodeId node, const crypto::Key32& device) {
+  const Bytes bytes = TRY(only(ask(SignOp::Proof, {number_field(node.value), key_field(device)})));
+  auto proofs = TRY(crypto::decode_machine_proofs(bytes, 1));
+  if (proofs.size() != 1) return error(Code::Internal, "the signer gave an answer that is not understood");
+  return std::move(proofs.front());
+}
+Result<Bytes> Signer::roster(ByteView bytes) {
+  return only(ask(SignOp::Roster, {Bytes(bytes.begin(), bytes.end())}));
+}
+Result<Bytes> Signer::order(ByteView bytes) {
+  return only(ask(SignOp::Order, {Bytes(bytes.begin(), bytes.end())}));
+}
+Result<Bytes> Signer::relay_token(const overlay::RelayToken& token) {
+  return only(ask(SignOp::RelayToken, {to_bytes(token.relay), number_field(token.cluster), key_field(token.overlay_key),
+                                       number_field(static_cast<std::uint64_t>(token.not_after.ms))}));
+}
+Result<wire::HeadView> Signer::head(std::uint64_t incarnation, std::uint64_t seq, ByteView hash) {
+  const std::string json = TRY(
+      only_text(ask(SignOp::Head, {number_field(incarnation), number_field(seq), Bytes(hash.begin(), hash.end())})));
+  return parse_head(json);
+}
+Status Signer::behind(const Behind& behind) {
+  Fields fields{number_field(behind.revision)};
+  for (const std::string& machine : behind.machines) fields.push_back(to_bytes(machine));
+  TRY(ask(SignOp::Behind, fields));
+  return {};
+}
+
+}  // namespace muster::server

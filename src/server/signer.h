@@ -1,0 +1,58 @@
+#pragma once
+// Who holds the signing keys, as the rest of the server sees it: it may be asked for signatures of fixed kinds, and
+// tells public halves, never a key. SigningDesk (signing_desk.h) is the one with the keys and the policy; SignerLink
+// (signer_socket.h) asks one in a process of its own. Everything that is asked is one operation with a list of byte
+// strings, so that both ends share one encoding. Thread-safe; may block for a round trip on this machine.
+#include <string>
+#include <vector>
+
+#include "crypto/machine_proof.h"
+#include "model/types.h"
+#include "overlay/relay_protocol.h"
+#include "server/ca.h"
+#include "wire/audit_views.h"
+
+namespace muster::server {
+
+enum class SignOp : std::uint8_t {
+  View = 1,        // public halves; the folder is read anew, so a CA that followed is in use from here on
+  Device = 2,      // a machine's certificate
+  Server = 3,      // the certificate of musterd or of its relay, for names that the desk knows
+  Proof = 4,       // that a machine is enrolled
+  Roster = 5,      // a cluster's members
+  Order = 6,       // what a machine shall do
+  RelayToken = 7,  // leave to use the relay
+  Head = 8,        // the journal's head
+  Behind = 9       // to be noted for `musterd ca`: machines that do not believe the newest roots
+};
+inline constexpr std::uint8_t kSignOps = 9;
+
+struct SignerView {
+  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public
+  CaSet cas;                                               // its ca without the key
+};
+
+class Signer {
+ public:
+  virtual ~Signer() = default;
+  Result<SignerView> view();
+  Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime);
+  Result<std::string> server_certificate(crypto::ServerRole role, std::string_view request_pem);
+  Result<crypto::MachineProof> machine_proof(NodeId node, const crypto::Key32& device);
+  Result<Bytes> roster(ByteView roster_bytes);
+  Result<Bytes> order(ByteView signing_bytes);
+  Result<Bytes> relay_token(const overlay::RelayToken& token);
+  Result<wire::HeadView> head(std::uint64_t incarnation, std::uint64_t seq, ByteView hash);
+  Status behind(const Behind& behind);
+
+  using Fields = std::vector<Bytes>;
+  virtual Result<Fields> ask(SignOp op, const Fields& fields) = 0;
+};
+
+// Both ends of a SignerView.
+Signer::Fields view_fields(const SignerView& view);
+Result<SignerView> parse_view(const Signer::Fields& fields);
+Bytes number_field(std::uint64_t value);
+Result<std::uint64_t> read_number(const Bytes& field);
+
+}  // namespace muster::server

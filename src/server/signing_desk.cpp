@@ -1,0 +1,289 @@
+#include "server/signing_desk.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "crypto/file.h"
+#include "net/net.h"
+#include "overlay/roster.h"
+#include "server/journal_head.h"
+
+namespace muster::server {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view kOrderPrefix{"muster-desired-v1\0", 18};
+constexpr std::size_t kOrderBytesMax = 2 << 20;
+
+const char* op_name(SignOp op) {
+  constexpr std::array<const char*, kSignOps + 1> names{"?",      "view",  "device",      "server", "proof",
+                                                        "roster", "order", "relay-token", "head",   "behind"};
+  return names[static_cast<std::size_t>(op)];
+}
+
+Status want(const Signer::Fields& fields, std::size_t count) {
+  if (fields.size() == count) return {};
+  return error(Code::InvalidArgument, fmt::format("{} values are expected, not {}", count, fields.size()));
+}
+Result<crypto::Key32> read_key(const Bytes& field) {
+  const auto key = crypto::key32(field);
+  if (!key) return error(Code::InvalidArgument, "a key has 32 bytes");
+  return *key;
+}
+std::string key_id(const crypto::SigningKey& key) {
+  return audit_key_id(key.public_key());
+}
+Status not_signed(std::string why) {
+  return error(Code::PermissionDenied, "the signer refuses: " + std::move(why));
+}
+
+}  // namespace
+
+// What a platform of 100,000 machines needs on its busiest day; far below what a thief would want.
+std::array<SigningDesk::Rate, kSignOps + 1> SigningDesk::default_rates() {
+  std::array<Rate, kSignOps + 1> out{};
+  const auto set = [&](SignOp op, std::uint64_t burst, std::uint64_t a_minute) {
+    out[static_cast<std::size_t>(op)] = {burst, a_minute};
+  };
+  set(SignOp::View, 100, 60);
+  set(SignOp::Device, 120'000, 12'000);
+  set(SignOp::Server, 20, 1);
+  set(SignOp::Proof, 400'000, 60'000);
+  set(SignOp::Roster, 1'000'000, 600'000);
+  set(SignOp::Order, 1'000'000, 600'000);
+  set(SignOp::RelayToken, 1'000'000, 600'000);
+  set(SignOp::Head, 60, 60);
+  set(SignOp::Behind, 100, 60);
+  return out;
+}
+
+Result<std::unique_ptr<SigningDesk>> SigningDesk::open(const DataDir& dir, Options options) {
+  std::unique_ptr<SigningDesk> desk(new SigningDesk(dir, std::move(options)));
+  for (std::size_t i = 0; i < desk->left_.size(); ++i)
+    desk->left_[i] = {desk->options_.rates[i].burst * 1000, read_clocks().lease};
+  TRY_VOID(ensure_audit_key(dir));  // folders of older programs have none
+  TRY_VOID(desk->load());
+  return desk;
+}
+
+Status SigningDesk::load() {
+  TRY_VOID(follow_ca(dir_, options_.wall()));
+  const auto text = [&](const char* name) -> Result<std::string> {
+    const Bytes bytes = TRY(crypto::read_secret_file(dir_.key(name)));
+    return as_string(bytes);
+  };
+  auto roster = TRY(crypto::SigningKey::from_pem(TRY(text("roster.pem"))));
+  auto command = TRY(crypto::SigningKey::from_pem(TRY(text("command.pem"))));
+  auto relay = TRY(crypto::SigningKey::from_pem(TRY(text("relay.pem"))));
+  auto keys = std::make_shared<Keys>(Keys{std::move(roster), std::move(command), std::move(relay), {}, {}, {}});
+  keys->cas = TRY(load_cas(dir_));
+  keys->server_id = TRY(text("server_id"));
+  keys->sans = lines_of(TRY(text("sans")));
+  const auto relays = TRY(read_relays(dir_, keys->server_id));
+  relays_ = std::make_unique<RelayBook>(dir_, keys->server_id, relays);
+  keys_ = std::move(keys);
+  return {};
+}
+
+Status SigningDesk::within_rate(SignOp op) {
+  const auto index = static_cast<std::size_t>(op);
+  const Rate& rate = options_.rates[index];
+  Left& left = left_[index];
+  const LeaseTime now = read_clocks().lease;
+  const auto passed = static_cast<std::uint64_t>(std::clamp<std::int64_t>((now - left.at).count(), 0, 86'400'000));
+  left = {std::min(rate.burst * 1000, left.thousandths + passed * rate.a_minute / 60), now};
+  if (left.thousandths < 1000)
+    return error(Code::ResourceExhausted,
+                 fmt::format("the signer was asked for too many signatures of the kind '{}'", op_name(op)));
+  left.thousandths -= 1000;
+  return {};
+}
+
+Status SigningDesk::write_line(const std::string& line) {
+  const std::string path = dir_.root + "/signer.log";
+  std::error_code fault;
+  const auto size = fs::file_size(path, fault);
+  if (log_.is_open() && !fault && size > options_.log_bytes_max) {
+    log_.close();
+    fs::rename(path, path + ".1", fault);
+  }
+  if (!log_.is_open() || !fs::exists(path, fault)) {
+    log_.close();
+    log_.clear();
+    log_.open(path, std::ios::app | std::ios::binary);
+    ::chmod(path.c_str(), 0600);
+  }
+  log_ << line << std::flush;
+  if (log_) return {};
+  log_.close();
+  log_.clear();
+  return error(Code::Unavailable,
+               fmt::format("{} cannot be written, so nothing is signed; check the disk and its owner", path));
+}
+
+Result<Signer::Fields> SigningDesk::ask_as(const std::string& who, SignOp op, const Fields& fields) {
+  const std::lock_guard lock(mutex_);
+  Asked asked;
+  Status done = within_rate(op);
+  if (done.ok()) done = perform(op, fields, asked);
+  std::string line = fmt::format("{} {} {}", format_utc(options_.wall()), who, op_name(op));
+  if (!asked.key.empty()) line += " key=" + asked.key;
+  if (!asked.about.empty()) line += " " + asked.about;
+  line += done.ok() ? std::string(" ok\n") : fmt::format(" refused: {}\n", done.error().message);
+  const bool signs = op != SignOp::View && op != SignOp::Behind;
+  if (signs || !done.ok()) TRY_VOID(write_line(line));
+  if (!done.ok()) return done.error();
+  return std::move(asked.answer);
+}
+
+Status SigningDesk::perform(SignOp op, const Fields& fields, Asked& out) {
+  switch (op) {
+    case SignOp::View: {
+      TRY_VOID(want(fields, 0));
+      TRY_VOID(load());
+      SignerView view{keys_->roster.public_key(), keys_->command.public_key(), keys_->relay.public_key(), keys_->cas};
+      out.answer = view_fields(view);
+      return {};
+    }
+    case SignOp::Device:
+      return sign_device(fields, out);
+    case SignOp::Server:
+      return sign_server(fields, out);
+    case SignOp::Proof:
+      return sign_proof(fields, out);
+    case SignOp::Roster:
+      return sign_roster(fields, out);
+    case SignOp::Order:
+      return sign_order(fields, out);
+    case SignOp::RelayToken:
+      return sign_relay_token(fields, out);
+    case SignOp::Head:
+      return sign_head_of(fields, out);
+    case SignOp::Behind: {
+      if (fields.empty() || fields.size() > 1'000'001) return error(Code::InvalidArgument, "a revision is expected");
+      Behind behind{TRY(read_number(fields[0])), {}};
+      for (std::size_t i = 1; i < fields.size(); ++i) {
+        std::string machine = as_string(fields[i]);
+        std::replace(machine.begin(), machine.end(), '\n', ' ');
+        behind.machines.push_back(std::move(machine));
+      }
+      return write_behind(dir_, behind);
+    }
+  }
+  return error(Code::Unsupported, "the signer does not know this kind of signature");
+}
+
+Status SigningDesk::sign_device(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 3));
+  const NodeId node{TRY(read_number(fields[0]))};
+  const crypto::Key32 device = TRY(read_key(fields[1]));
+  const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(read_number(fields[2])), INT64_MAX / 2)));
+  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.about = fmt::format("{} device={} seconds={}", node.str(), audit_key_id(device), lifetime.count() / 1000);
+  if (!node) return not_signed("a certificate names a machine");
+  if (lifetime <= Millis(0) || lifetime > kDeviceLifetimeMax)
+    return not_signed("a machine's certificate holds for seven days at most");
+  const std::string cert =
+      TRY(crypto::issue_device_certificate(keys_->cas.ca, device, node.str(), options_.wall(), lifetime));
+  out.answer = {to_bytes(cert)};
+  return {};
+}
+
+Status SigningDesk::sign_server(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 2));
+  const std::uint64_t role = TRY(read_number(fields[0]));
+  if (role > static_cast<std::uint64_t>(crypto::ServerRole::Relay)) return not_signed("there is no such role");
+  const bool relay = role == static_cast<std::uint64_t>(crypto::ServerRole::Relay);
+  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.about = relay ? "role=relay" : "role=server";
+  const std::vector<std::string> names = relay ? std::vector{std::string(net::kRelayName)} : keys_->sans;
+  const WallTime now = options_.wall();
+  const auto end = TRY(crypto::certificate_expiry(keys_->cas.ca.cert_pem));
+  const std::string cert = TRY(crypto::certify_server(keys_->cas.ca, static_cast<crypto::ServerRole>(role),
+                                                      relay ? net::kRelayName : "muster", names, as_string(fields[1]),
+                                                      now, std::min(kServerLifetime, end - now)));
+  out.answer = {to_bytes(cert)};
+  return {};
+}
+
+Status SigningDesk::sign_proof(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 2));
+  const NodeId node{TRY(read_number(fields[0]))};
+  const crypto::Key32 device = TRY(read_key(fields[1]));
+  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.about = fmt::format("{} device={}", node.str(), audit_key_id(device));
+  if (!node) return not_signed("a proof is for a machine");
+  const auto proof = TRY(crypto::prove_machine(keys_->cas.ca, node.value, device, options_.wall()));
+  out.answer = {crypto::encode_machine_proofs({proof})};
+  return {};
+}
+
+void SigningDesk::note_incarnation(std::uint64_t incarnation) {
+  if (incarnation > incarnation_) head_seq_ = 0;
+  incarnation_ = incarnation;
+}
+
+Status SigningDesk::sign_roster(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 1));
+  const auto roster = TRY(overlay::decode_roster(fields[0]));
+  out.key = key_id(keys_->roster);
+  out.about = fmt::format("cluster={} incarnation={} epoch={} members={}", roster.cluster, roster.incarnation,
+                          roster.epoch, roster.members.size());
+  if (roster.incarnation < incarnation_) return not_signed("that roster is of an incarnation that has passed");
+  note_incarnation(roster.incarnation);
+  out.answer = {overlay::sign_roster(keys_->roster, fields[0])};
+  return {};
+}
+
+Status SigningDesk::sign_order(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 1));
+  out.key = key_id(keys_->command);
+  out.about = fmt::format("bytes={}", fields[0].size());
+  const ByteView head = ByteView(fields[0]).first(std::min(fields[0].size(), kOrderPrefix.size()));
+  if (fields[0].size() > kOrderBytesMax || as_string(head) != kOrderPrefix)
+    return not_signed("that is no order to a machine");
+  out.answer = {keys_->command.sign(fields[0])};
+  return {};
+}
+
+Status SigningDesk::sign_relay_token(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 4));
+  overlay::RelayToken token;
+  token.relay = as_string(fields[0]);
+  token.cluster = TRY(read_number(fields[1]));
+  token.overlay_key = TRY(read_key(fields[2]));
+  token.not_after = WallTime{static_cast<std::int64_t>(TRY(read_number(fields[3])) & INT64_MAX)};
+  out.key = key_id(keys_->relay);
+  out.about = fmt::format("cluster={} overlay={}", token.cluster, audit_key_id(token.overlay_key));
+  relays_->refresh();
+  const auto relays = relays_->relays();
+  const bool ours =
+      std::any_of(relays->begin(), relays->end(), [&](const auto& each) { return each.id == token.relay; });
+  if (!ours && !(relays->empty() && token.relay == keys_->server_id))
+    return not_signed("that relay is not this platform's; list it where the signing keys lie: musterd relay add");
+  if (token.not_after - options_.wall() > kRelayTokenMax) return not_signed("a relay's token holds for twelve hours");
+  out.answer = {overlay::sign_relay_token(keys_->relay, token)};
+  return {};
+}
+
+Status SigningDesk::sign_head_of(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 3));
+  const std::uint64_t incarnation = TRY(read_number(fields[0]));
+  journal::Tail tail;
+  tail.seq = TRY(read_number(fields[1]));
+  tail.hash = fields[2];
+  out.about = fmt::format("incarnation={} seq={}", incarnation, tail.seq);
+  if (incarnation < incarnation_ || (incarnation == incarnation_ && tail.seq < head_seq_))
+    return not_signed("a later head was signed already");
+  const auto head = TRY(sign_head(dir_, keys_->server_id, incarnation, tail, options_.wall()));
+  out.key = head.key_id;
+  note_incarnation(incarnation);
+  head_seq_ = tail.seq;
+  out.answer = {to_bytes(wire::to_json(head))};
+  return {};
+}
+
+}  // namespace muster::server
