@@ -71,6 +71,7 @@ class Platform : public ::testing::Test {
     auto app = App::start(options);
     ASSERT_TRUE(app.ok()) << app.error().message;
     app_ = std::move(*app);
+    orgs_.clear();
     admin_ = login("admin", "correct horse battery");
     ASSERT_FALSE(admin_.empty());
   }
@@ -109,8 +110,7 @@ class Platform : public ::testing::Test {
         .text();
   }
   static std::string user(const std::string& name, Role role, const std::string& org) {
-    static std::set<std::string> orgs;
-    if (orgs.insert(org).second) {
+    if (orgs_.insert(org).second) {
       EXPECT_EQ(call("POST", "/api/v1/orgs", "{\"name\":\"" + org + "\"}").status / 100 * 100, 200);
     }
     EXPECT_EQ(call("POST", "/api/v1/users",
@@ -130,6 +130,7 @@ class Platform : public ::testing::Test {
   }
 
   static inline std::string root_, admin_;
+  static inline std::set<std::string> orgs_;  // that app_ has
   static inline std::shared_ptr<TestStore> store_;
   static inline std::unique_ptr<App> app_;
 };
