@@ -194,8 +194,12 @@ Status Netd::open_udp() {
     if (bind_udp(last).ok()) return {};
   }
   TRY_VOID(bind_udp(0));
+  return keep_port();
+}
+
+Status Netd::keep_port() const {
   const Bytes raw = {static_cast<std::uint8_t>(port_ >> 8), static_cast<std::uint8_t>(port_)};
-  return crypto::write_secret_file(path, raw);
+  return crypto::write_secret_file(options_.state_dir + "/udp_port", raw);
 }
 
 void Netd::accept_agent() {
@@ -358,6 +362,7 @@ void Netd::ask_mirrors(const Now& now) {
       if (wanted.size() < kMirrorsMax) wanted.emplace(at.ip, at.port);
   }
   bool changed = std::erase_if(mirrors_, [&](const auto& each) { return !wanted.contains(each.first); }) > 0;
+  if (!at_ && !wanted.empty()) at_ = own_address(wanted.begin()->first);  // before anything leaves from there
   for (const auto& at : wanted) {
     Mirror& mirror = mirrors_[at];
     if (now.lease < mirror.next_ask && !fresh) continue;
@@ -420,9 +425,38 @@ void Netd::look_around(const Now& now) {
   if (moved || slept) {
     log_info("netd", "{}: every way is tried again", moved ? "this machine has another address" : "awake again");
     ask_now_ = true;
-    for (auto& [name, lease] : leases_) lease->moved(moved || passed >= kSleptLong, now);
+    if (moved) take_another_port();
+    for (auto& [name, lease] : leases_) lease->moved(moved, passed >= kSleptLong, now);
   }
-  if (told) tell_public(now);
+  if (told || moved) tell_public(now);
+}
+
+// A router holds the old address's mappings for as long as anybody sends to them, and where it keeps ports they are in
+// the way of the new address's: each of its flows would get another port, and nobody knew where to send to. From a new
+// port there are no old mappings.
+void Netd::take_another_port() {
+  if (options_.udp_port != 0) return;  // the operator's word, perhaps forwarded by the router
+  Fd old = std::move(udp_);
+  poller_.unwatch(old.get());
+  if (!options_.spare_udp_fds.empty()) {
+    udp_ = Fd(options_.spare_udp_fds.back());
+    options_.spare_udp_fds.pop_back();
+  } else {
+    udp_ = open_udp_socket();
+  }
+  const std::uint16_t before = port_;
+  const Status bound = udp_ ? bind_udp(0) : error(Code::Unavailable, errno_text(errno));
+  if (!bound.ok()) {
+    log_warn("netd", "no other UDP port for the other address: {}", bound.error().message);
+    udp_ = std::move(old);
+    port_ = before;
+    sender_.set_fd(udp_.get());
+  } else {
+    if (const Status kept = keep_port(); !kept.ok()) log_warn("netd", "{}", kept.error().message);
+    for (auto& [at, mirror] : mirrors_) mirror.seen.reset(), mirror.unanswered = 0;
+    log_info("netd", "UDP port {} now, {} before", port_, before);
+  }
+  poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(udp_.get()); });
 }
 
 // Whose it is shows in its index or its first MAC: every lease but one drops it unread.

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "host/bandwidth.h"
 #include "host/netd_lease.h"
@@ -22,7 +23,8 @@ struct NetdOptions {
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
-  int udp_fd = -1, udp6_fd = -1;  // inherited: not bound yet, with large buffers; else ones of our own
+  int udp_fd = -1, udp6_fd = -1;   // inherited: not bound yet, with large buffers; else ones of our own
+  std::vector<int> spare_udp_fds;  // more of them, one for each time that the machine gets another IPv4 address
 };
 
 class Netd {
@@ -37,6 +39,8 @@ class Netd {
  private:
   Status open_udp();
   Status bind_udp(std::uint16_t port);
+  Status keep_port() const;
+  void take_another_port();
   void open_udp6();
   void accept_agent();
   void add_agent(Fd fd);

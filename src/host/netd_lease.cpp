@@ -437,10 +437,10 @@ void NetdLease::from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, 
   if (member_) member_->from_udp6(ip, port, datagram, now, *this);
 }
 
-void NetdLease::moved(bool relays_too, const Now& now) {
+void NetdLease::moved(bool elsewhere, bool slept_long, const Now& now) {
   for (const Relay& r : relays_)
-    if (relays_too) r.client->reconnect();
-  if (member_) member_->moved(now);
+    if (elsewhere || slept_long) r.client->reconnect();
+  if (member_) member_->moved(elsewhere, now);
 }
 
 void NetdLease::tick(const Now& now) {

@@ -41,7 +41,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Status set_relays(const netd::SetRelays& request);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
   void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now);
-  void moved(bool relays_too, const Now& now);  // the machine is elsewhere, or slept
+  void moved(bool elsewhere, bool slept_long, const Now& now);
   // Where to ask how our socket is seen: the UDP port of each relay that we are connected to.
   std::vector<overlay::Endpoint> mirrors() const;
   bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }

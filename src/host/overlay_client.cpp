@@ -110,6 +110,7 @@ void OverlayClient::look() {
     send(netd::GetPaths{lease.str()}, [this, lease = lease](Result<netd::Reply> reply) {
       auto* paths = reply.ok() ? std::get_if<netd::Paths>(&*reply) : nullptr;
       if (paths == nullptr || !known_.contains(lease) || !within_bounds(paths->report)) return;
+      if (paths->report.udp_port != 0) udp_port_ = paths->report.udp_port;  // netd takes another one when it has moved
       paths->report.lease = lease;
       paths_[lease] = std::move(*paths);
     });

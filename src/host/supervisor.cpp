@@ -149,6 +149,7 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   NetdOptions options;
   options.udp_fd = open_udp_socket().release();
   options.udp6_fd = open_udp_socket(UdpFamily::Six).release();
+  for (int i = 0; i < 4; ++i) options.spare_udp_fds.push_back(open_udp_socket().release());
   TRY_VOID(become(accounts.netd_uid, accounts.netd_gid));
   die_with_parent();
   std::signal(SIGPIPE, SIG_IGN);

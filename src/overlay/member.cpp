@@ -14,7 +14,8 @@ namespace {
 // Offer: kind, 1 for "I carry" or 0. Carry: kind, the address that it is for, a datagram of the session with that one.
 // Carried: kind, the address that it is from, the datagram.
 constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kOffer = 4, kCarry = 5, kCarried = 6, kHere6 = 7;
-constexpr Millis kHeardFresh{5'000};  // who answered so lately is worth a full-size probe
+constexpr Millis kLeftTimeout{1'000};  // of a direct way that its other end does not tell any more
+constexpr Millis kHeardFresh{5'000};   // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
 constexpr Millis kBusyFor{10'000}, kDoubtAfter{1'000}, kFreshEvery{1'000}, kLacksFor{5'000};
 constexpr std::uint32_t kRelayAnswers = 3;  // then a relay's round trip is known
@@ -488,10 +489,15 @@ void Member::on_here(Path& path, ByteView message, const Now& now) {
     e = Endpoint::udp6({}, e.port);
     std::copy_n(at, e.six.size(), e.six.begin());
   }
-  std::erase_if(path.candidates, [&](const Candidate& c) {
-    return c.origin == Origin::Told && c.at.kind == kind && c.at != path.direct.value_or(Endpoint{}) &&
-           std::ranges::find(told, c.at) == told.end();
-  });
+  const auto gone = [&](const Candidate& c) {
+    return c.origin == Origin::Told && c.at.kind == kind && std::ranges::find(told, c.at) == told.end();
+  };
+  for (Candidate& c : path.candidates) {
+    if (path.direct != c.at || !gone(c)) continue;
+    path.next_probe = now.lease;  // it has a second to show that it works all the same
+    c.probe.last_pong = std::min(c.probe.last_pong, now.lease - kDirectTimeout + kLeftTimeout);
+  }
+  std::erase_if(path.candidates, [&](const Candidate& c) { return path.direct != c.at && gone(c); });
   bool fresh = false;
   for (const Endpoint& e : told) fresh = add_candidate(path, e, Origin::Told, now) || fresh;
   if (!path.direct) burst(path, fresh ? kBurst : kShortBurst, now);
@@ -536,8 +542,9 @@ void Member::set_public(std::vector<Endpoint> endpoints, const Now& now, Out& ou
   }
 }
 
-void Member::moved(const Now& now) {
+void Member::moved(bool elsewhere, const Now& now) {
   for (auto& [key, path] : paths_) {
+    if (elsewhere && path.direct) take(key, path, {}, now);
     path.told.reset();
     path.size.next = std::min(path.size.next, now.lease);
     path.next_probe = path.next_relay_probe = now.lease;

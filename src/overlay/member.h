@@ -135,7 +135,9 @@ class Member {
   // How this machine's sockets are seen from outside, kPublicMax of each family at most; told to every member when it
   // changes.
   void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
-  void moved(const Now& now);  // this machine is somewhere else now, or slept: every way is tried again at once
+  // This machine slept, or is `elsewhere`: every way is tried again at once, and elsewhere the direct ones that led to
+  // where it was are left for the relays until they answer again.
+  void moved(bool elsewhere, const Now& now);
   void greet(const Now& now, Out& out);  // after a restart: a handshake with every member, unasked
   // Which relays there are: so many, kRelaysMax at most, none of them up yet; what was known of others is forgotten.
   void set_relays(std::size_t count, const Now& now);

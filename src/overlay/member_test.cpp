@@ -360,8 +360,13 @@ TEST_F(Net, Ipv6IsFoundByWhatMembersTellOfThemselves) {
   EXPECT_EQ(relay_data, 0U);
   // Elsewhere, with another address and nobody who said so: heard at once, and it is told.
   machines[0]->lan.six[5] = 9;
-  machines[0]->member->moved(now);
+  relay_data = 0;
+  machines[0]->member->moved(true, now);
+  EXPECT_TRUE(delivers(0, 1)) << "nothing is lost on a way that was left";
+  EXPECT_EQ(relay_data, 1U);
   machines[0]->member->set_public({machines[0]->lan}, now, *machines[0]);
+  run(1'500ms);
+  EXPECT_TRUE(delivers(1, 0)) << "who hears that another has moved does not wait for the old way to be dead";
   run(6s);
   EXPECT_EQ(path(1, 0), "[2600:1700:9::1]:7000");
   EXPECT_TRUE(delivers(1, 0));

@@ -77,7 +77,7 @@ void FrameReader::feed(ByteView data) {
 Result<std::optional<RelayFrame>> FrameReader::next() {
   const ByteView rest = ByteView(buffer_).subspan(start_);
   if (rest.empty()) return std::optional<RelayFrame>{};
-  if (rest[0] < 1 || rest[0] > static_cast<std::uint8_t>(RelayType::Error)) return bad("frame type");
+  if (rest[0] < 1 || rest[0] > static_cast<std::uint8_t>(RelayType::Recall)) return bad("frame type");
   if (rest.size() < kRelayHeader) return std::optional<RelayFrame>{};
   const std::uint32_t size = load_be32(rest.data() + 1);
   if (size > kRelayBodyMax) return bad("frame length");
@@ -122,6 +122,11 @@ void append_error(Bytes& out, RelayErrorCode code, std::string_view message) {
   append_header(out, RelayType::Error, 1 + message.size());
   out.push_back(static_cast<std::uint8_t>(code));
   append(out, as_bytes(message));
+}
+
+void append_recall(Bytes& out, ByteView recall) {
+  append_header(out, RelayType::Recall, recall.size());
+  append(out, recall);
 }
 
 Result<RelayChallenge> parse_challenge(ByteView body) {

@@ -5,6 +5,8 @@
 //   member -> relay  Hello {version, overlay key, proof, token}      proof = HMAC over a key that only DH(overlay,
 //   ephemeral) gives relay -> member  Welcome, then Recv{source key, payload}, PeerGone{key}, Error{code, message}
 //   member -> relay  Send{destination key, payload}; either way Ping/Pong{8 bytes}
+//   control plane -> relay  Recall{net/recall_frame.h}: it says hello as a member of kControlCluster, which has no
+//   others
 // Frame: type u8, length u32 big endian, body. The relay forwards only between keys whose tokens name the same cluster.
 // Bounds: body <= kRelayBodyMax; a peer that breaks a rule is cut. Values; FrameReader is for one thread.
 #include <optional>
@@ -24,6 +26,8 @@ inline constexpr std::uint8_t kRelayVersion = 1;
 inline constexpr std::size_t kRelayHeader = 5;
 inline constexpr std::size_t kRelayPayloadMax = (64 << 10) - 64;
 inline constexpr std::size_t kRelayBodyMax = 64 << 10;
+inline constexpr std::uint64_t kControlCluster =
+    0;                                            // no cluster has this id: tokens for it are the control plane's own
 inline constexpr Millis kRelayPingEvery{15'000};  // either side; no frame for three of them: the connection is dead
 
 enum class RelayType : std::uint8_t {
@@ -35,7 +39,8 @@ enum class RelayType : std::uint8_t {
   PeerGone = 6,
   Ping = 7,
   Pong = 8,
-  Error = 9
+  Error = 9,
+  Recall = 10
 };
 enum class RelayErrorCode : std::uint8_t {
   BadFrame = 1,
@@ -91,6 +96,7 @@ void append_peer_gone(Bytes& out, const Key32& key);
 void append_ping(Bytes& out, std::uint64_t id);
 void append_pong(Bytes& out, std::uint64_t id);
 void append_error(Bytes& out, RelayErrorCode code, std::string_view message);
+void append_recall(Bytes& out, ByteView recall);  // of kRelayBodyMax at most
 
 Result<RelayChallenge> parse_challenge(ByteView body);
 Result<RelayHello> parse_hello(ByteView body);

@@ -28,8 +28,7 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr std::size_t kQueueBytesMax = 2 << 20;
 constexpr std::size_t kPendingMax = 64 << 10;
 constexpr int kUnsentMax = 128 << 10;  // in the kernel: what waits should wait where it can be seen
-constexpr Millis kDialTime{10'000};
-constexpr int kQuickPings = 3;  // then it is known how far the relay is
+constexpr int kQuickPings = 3;         // then it is known how far the relay is
 constexpr Millis kQuickPingEvery{1'000};
 
 std::uint32_t peer_address(int fd) {
@@ -98,7 +97,7 @@ struct Client::Impl {
       const std::lock_guard lock(mutex);
       endpoint = options.endpoint;
     }
-    auto dialled = net::dial(endpoint, std::string(ov::kRelayAlpn), net::deadline_in(kDialTime));
+    auto dialled = net::dial(endpoint, std::string(ov::kRelayAlpn), net::deadline_in(options.dial_time));
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
     ::setsockopt(connection.fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentMax, sizeof kUnsentMax);
@@ -120,7 +119,8 @@ struct Client::Impl {
       if (!step.ok()) return step.error();
       const auto now = SteadyClock::now();
       if (now - last_heard > 3 * ov::kRelayPingEvery) return error(Code::Unavailable, "the relay is silent");
-      if (!welcome && now - began > kDialTime) return error(Code::Unavailable, "the relay does not say welcome");
+      if (!welcome && now - began > options.dial_time)
+        return error(Code::Unavailable, "the relay does not say welcome");
       if (welcome && (pings == 0 || now - last_ping > (pings < kQuickPings ? kQuickPingEvery : ov::kRelayPingEvery))) {
         last_ping = now;
         ov::append_ping(pending, ++pings);
@@ -294,6 +294,20 @@ bool Client::send(const crypto::Key32& destination, ByteView payload) {
     }
   }
   if (first) impl_->ring();
+  return true;
+}
+
+bool Client::recall(ByteView frame) {
+  if (state() != ClientState::Up || frame.size() > ov::kRelayBodyMax) return false;
+  Bytes out;
+  ov::append_recall(out, frame);
+  {
+    const std::lock_guard lock(impl_->mutex);
+    if (impl_->queued + out.size() > kQueueBytesMax) return false;
+    impl_->queued += out.size();
+    impl_->out.push_back(std::move(out));
+  }
+  impl_->ring();
   return true;
 }
 

@@ -26,6 +26,7 @@ struct ClientOptions {
   crypto::X25519Pair overlay;  // the key that the token is for
   Bytes token;                 // from the assignment's secrets
   Millis back_off_min{250}, back_off_max{15'000};
+  Millis dial_time{10'000};  // stop() may take as long
 };
 struct ClientCallbacks {
   std::function<void(const crypto::Key32& source, ByteView payload)> on_packet;  // the view is valid during the call
@@ -39,6 +40,9 @@ class Client {
   ~Client();
   void start(ClientCallbacks callbacks);                          // once
   bool send(const crypto::Key32& destination, ByteView payload);  // false: not connected, payload empty or too large
+  // For the control plane (overlay/relay_protocol.h, kControlCluster): what net::encode(RecallFrame) says, of at most
+  // kRelayBodyMax. Nothing that was taken is dropped while the connection lasts. false: not connected, or later.
+  bool recall(ByteView frame);
   void reconnect();                 // at once: this machine's way to the relay has changed
   void set_token(Bytes token);      // a renewed one: said at once, also on the open connection; wakes a refused client
   void set_ca(std::string ca_pem);  // whom the next connection believes; the open one stays

@@ -3,6 +3,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 
+#include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
 
 namespace muster::relay {
@@ -173,6 +174,8 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       }
       case ov::RelayType::Pong:
         return;
+      case ov::RelayType::Recall:
+        return recall(frame.body);
       default:
         return refuse(ov::RelayErrorCode::BadFrame, "a member does not send such frames");
     }
@@ -213,6 +216,15 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     if (!joined_ || !open_) return;
     hub_->leave({token_.cluster, token_.overlay_key}, this);  // nobody's packets reach it from here on
     refuse(ov::RelayErrorCode::BadToken, kRecalled);
+  }
+
+  void recall(ByteView body) {
+    if (token_.cluster != ov::kControlCluster)
+      return refuse(ov::RelayErrorCode::BadFrame, "a member does not send such frames");
+    Bytes bytes(body.begin(), body.end());
+    const auto frame = take_recall(bytes);
+    if (!frame.ok() || !*frame || !bytes.empty()) return refuse(ov::RelayErrorCode::BadFrame, "a damaged recall");
+    hub_->recall((*frame)->entries, (*frame)->kind == RecallFrame::Kind::All ? Hub::Recall::All : Hub::Recall::More);
   }
 
   void forward(ByteView body) {

@@ -400,6 +400,30 @@ TEST(Relay, WhoLeftItsClusterIsCutOffAndStaysOut) {
   EXPECT_TRUE(b.up());
 }
 
+TEST(Relay, TheControlPlaneRecallsFromFarAndNobodyElse) {
+  Process relay;
+  Peer a, b, control;
+  a.start(relay, relay.token(a.pair, 1));
+  b.start(relay, relay.token(b.pair, 1));
+  control.start(relay, relay.token(control.pair, overlay::kControlCluster));
+  ASSERT_TRUE(a.up() && b.up() && control.up());
+  const auto recall = [](net::RecallFrame::Kind kind, const Key32& key) {
+    return net::encode(net::RecallFrame{kind, {{1, key}}});
+  };
+  EXPECT_TRUE(control.client->recall(recall(net::RecallFrame::Kind::All, b.pair.public_key)));
+  EXPECT_TRUE(eventually([&] { return b.client->state() == ClientState::Refused; }));
+  EXPECT_EQ(a.client->state(), ClientState::Up);
+  // A member that tries the same is turned out, and nobody is recalled.
+  EXPECT_TRUE(a.client->recall(recall(net::RecallFrame::Kind::All, control.pair.public_key)));
+  EXPECT_TRUE(eventually([&] { return a.client->state() != ClientState::Up; }));
+  EXPECT_TRUE(a.up()) << "it may come back";
+  EXPECT_NE(b.client->state(), ClientState::Up);
+  // Damage ends the connection.
+  EXPECT_TRUE(control.client->recall(Bytes(7, 9)));
+  EXPECT_TRUE(eventually([&] { return control.client->state() != ClientState::Up; }));
+  EXPECT_FALSE(a.client->recall(Bytes(overlay::kRelayBodyMax + 1))) << "larger than a frame";
+}
+
 TEST(Relay, ATokenIsRenewedOnTheOpenConnection) {
   Process relay;
   Peer a;

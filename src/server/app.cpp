@@ -87,7 +87,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
   context.machines = std::make_unique<MachineBook>(context.identity.signer);
   context.relays = std::make_unique<RelayBook>(context.dir, context.identity.server_id, context.identity.relay_list);
-  if (!options.handoff.empty()) context.relay = std::make_unique<RelayTeller>(*context.runner, options.handoff);
+  context.relay = std::make_unique<RelayTeller>(context, options.handoff);
   AccessLog::Options access;
   access.file = options.dir.refused_log();
   access.keep = options.addresses_kept;
@@ -97,7 +97,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
     context.agents->on_events(events);
-    if (context.relay) context.relay->on_events(events);
+    context.relay->on_events(events);
     for (const auto& event : events) keep_history(context, event);
   });
   context.starts = std::make_unique<StartForecasts>();
@@ -105,7 +105,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.events->start(*context.runner);
   context.agents->start();
   context.queue_watch->start();
-  if (context.relay) context.relay->start();
+  context.relay->start();
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;

@@ -42,7 +42,7 @@ struct Context {
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<MachineBook> machines;
   std::unique_ptr<RelayBook> relays;
-  std::unique_ptr<RelayTeller> relay;  // null: no handoff socket, so no relay here
+  std::unique_ptr<RelayTeller> relay;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   std::unique_ptr<StartForecasts> starts;

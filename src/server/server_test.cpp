@@ -1,5 +1,6 @@
 // The server in one process on loopback: real TLS, REST, WebSocket and engine; the agent is played by the test.
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -22,6 +23,8 @@
 #include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
+#include "relay/client.h"
+#include "relay/relay.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
@@ -175,6 +178,7 @@ class FakeAgent {
     std::string certificate;
     session::Desired desired;
     std::uint64_t log_acked = 0;
+    crypto::X25519Pair overlay;  // of the lease that came last
     session::Refused refused;
   };
   Seen seen() {
@@ -250,6 +254,10 @@ class FakeAgent {
       lease.roster_epoch = assignment.roster_epoch;
       auto& pair = keys_[assignment.lease];
       if (pair.secret.zero()) pair = crypto::x25519_generate();
+      {
+        const std::lock_guard lock(mutex_);
+        seen_.overlay = pair;
+      }
       lease.overlay_key.assign(pair.public_key.begin(), pair.public_key.end());
       lease.overlay_signature = overlay::sign_overlay_key(
           key_, assignment.cluster.value,
@@ -1457,6 +1465,50 @@ struct Recalls {
   }
 };
 
+// muster-relay on "another machine": it holds the files of `musterd relay files` and no socket of musterd's.
+struct FarRelay {
+  explicit FarRelay(const Context& context) {
+    const net::Fd probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    if (::bind(probe.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0 ||
+        ::getsockname(probe.get(), reinterpret_cast<sockaddr*>(&at), &size) != 0)
+      return;
+    address = "127.0.0.1:" + std::to_string(ntohs(at.sin_port));
+    const std::string folder = context.dir.root + "-far";
+    if (!write_relay_folder(context.identity, folder, address).ok()) return;
+    const auto file = [&](const char* name) { return as_string(*crypto::read_secret_file(folder + name)); };
+    relay::RelayOptions options;
+    options.address = "127.0.0.1";
+    options.port = ntohs(at.sin_port);
+    options.tls = {file("/cert.pem"), file("/key.pem")};
+    options.controller_key = context.identity.relay_key;
+    options.relay_id = address;
+    options.mirror = false;
+    auto made = relay::Relay::create(std::move(options));
+    if (made.ok()) relay = std::move(*made);
+    ca_pem = context.cas.get()->text;
+    std::filesystem::remove_all(folder);
+  }
+  void join(const crypto::X25519Pair& pair, Bytes token) {
+    relay::ClientOptions options;
+    options.endpoint.host = "127.0.0.1";
+    options.endpoint.port = relay->port();
+    options.endpoint.ca_pem = ca_pem;
+    options.endpoint.server_name = net::kRelayName;
+    options.endpoint.use_proxy_env = false;
+    options.overlay = pair;
+    options.token = std::move(token);
+    client = std::make_unique<relay::Client>(std::move(options));
+    client->start({[](const crypto::Key32&, ByteView) {}, {}, {}});
+  }
+  std::string address, ca_pem;
+  std::unique_ptr<relay::Relay> relay;
+  std::unique_ptr<relay::Client> client;  // ends before the relay
+};
+
 TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const std::string supplier = user("sue", Role::Supplier, "sue-org");
   const std::string tenant = user("tom", Role::Tenant, "tom-org");
@@ -1616,9 +1668,20 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_TRUE(std::any_of(listed.begin(), listed.end(),
                           [](const auto& each) { return each.text() == "relay-east.example.org:443"; }));
 
+  // One on another machine (a real one), with a member that goes by it.
+  FarRelay far(app_->context());
+  ASSERT_TRUE(far.relay);
+  ASSERT_TRUE(add_relay(folder, ours, parse_relay(far.address, "near").value()).ok());
+  ASSERT_TRUE(eventually([&] { return !grants().empty() && grants().back().region == "near"; }));
+  far.join(agent.seen().overlay, grants().back().token);
+  EXPECT_TRUE(eventually([&] { return far.client->state() == relay::ClientState::Up; }));
+  EXPECT_TRUE(eventually([&] {
+    return far.relay->metrics().find("muster_relay_members_total 2\n") != std::string::npos;
+  })) << "the member and the control plane";
+
   // A relay is told at once who left already, and then of everybody who leaves.
   Recalls recalls(root_ + "-handoff");
-  RelayTeller teller(*app_->context().runner, root_ + "-handoff");
+  RelayTeller teller(app_->context(), root_ + "-handoff");
   teller.start();
   ASSERT_TRUE(recalls.accept());
   auto told = recalls.next();
@@ -1851,6 +1914,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(told.has_value());
   EXPECT_EQ(told->kind, net::RecallFrame::Kind::More);
   EXPECT_EQ(std::count(told->entries.begin(), told->entries.end(), member), 1) << "it left";
+  EXPECT_TRUE(eventually([&] { return far.client->state() == relay::ClientState::Refused; }, Millis(5000)))
+      << "a relay on another machine hears it too";
   recalls.connection.reset();  // the relay restarts
   ASSERT_TRUE(recalls.accept());
   told = recalls.next();

@@ -26,7 +26,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, HERE)
 import nat_faults  # noqa: E402
-from lab import Lab, LabError  # noqa: E402
+from lab import Lab, LabError, enter_namespace  # noqa: E402
 
 KINDS = {
     "open": "a public address, no NAT",
@@ -230,16 +230,6 @@ class Delay:
             pass
         self.server.close()
         os.close(self.space)
-
-
-def enter_namespace(fd):
-    """The calling thread, and those that it starts."""
-    if hasattr(os, "setns"):
-        os.setns(fd, 0x40000000)
-    else:
-        import ctypes
-        if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000) != 0:
-            raise LabError("setns failed")
 
 
 class Talk:

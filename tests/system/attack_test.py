@@ -443,7 +443,10 @@ class Enrolled(Verdicts, unittest.TestCase):
 
         def anew():
             names = [n for n in self.docker("ps", "--format", "{{.Names}}").stdout.split() if n.endswith("-ray")]
-            return len(names) == 2 and self.inspect(self.container("hunter"))["State"]["StartedAt"] != before
+            try:
+                return len(names) == 2 and self.inspect(self.container("hunter"))["State"]["StartedAt"] != before
+            except (StopIteration, KeyError):
+                return False  # ended or removed just now
         self.world.wait("disk", "the lease begins anew with a fresh root", 60, anew)
         self.assertEqual(self.inspect(self.container("prey"))["State"]["StartedAt"], prey)
 

@@ -15,7 +15,7 @@ BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
 BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
 PAIRS = [("port", "cgnat"), ("symmetric", "open"), ("moved", "symmetric"), ("proxy", "port"), ("dual", "six"), ("hairpin", "hairpin"), ("narrow", "address"), ("six", "noudp")]
 DIRECT = 5
-FAULTS = ["blocked", "narrows"]  # "moves" fails as yet: docs/network.md, "When the network changes"
+FAULTS = ["blocked", "moves", "narrows"]
 
 
 @unittest.skipUnless(os.geteuid() == 0, "makes network namespaces: needs root")

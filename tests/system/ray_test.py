@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
 sys.path.insert(0, os.path.join(ROOT, "tests/system"))
 import demo  # noqa: E402
 import images  # noqa: E402
+import lab  # noqa: E402
 import registry  # noqa: E402
 from cli_verbs import CliVerbs  # noqa: E402
 
@@ -310,6 +311,18 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
         self.assertIn("image_pull.denied", self.world.cli("up", file, "--yes", check=False).stderr)
         self.assertIn("as puller until", login(store.password))
         self.assertIn(store.host, self.world.cli("registry", "list").stdout)
+        # A policy wants it signed: nothing of it runs before it is. Machines look for the signature themselves.
+        for name, _ in MACHINES:
+            self.addCleanup(lab.Doorway(self.world.lab.full(name), store.port).close)
+        key = self.world.dir + "-registry/signer"
+        subprocess.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key + ".pem"], check=True, capture_output=True)
+        subprocess.run(["openssl", "pkey", "-in", key + ".pem", "-pubout", "-out", key + ".pub"], check=True)
+        self.world.cli("images", "policy", "set", "--key", key + ".pub", "--allow", store.host + "/team/*")
+        self.addCleanup(self.world.cli, "images", "policy", "set", "--key", "none", "--allow", "all")
+        unsigned = self.world.cli("up", file, "--yes", check=False)
+        self.assertEqual(unsigned.returncode, 1, unsigned.stdout + unsigned.stderr)
+        self.assertIn("image_signature.missing", unsigned.stderr)
+        store.sign("team/ray:1", key + ".pem")
         self.world.cli("up", file, "--yes")
         try:
             self.assertRegex(self.world.cluster("private")["imageDigest"], "^%s/team/ray@sha256:[0-9a-f]{64}$" % re.escape(store.host))
