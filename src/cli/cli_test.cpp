@@ -365,6 +365,15 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }
+TEST(Quota, HeadroomIsShown) {
+  const auto view = wire::parse_json(
+      R"({"rows":[{"gpuModel":"","machines":1,"tier":0,"free":4},{"gpuModel":"NVIDIA H100","machines":2,"tier":1,"free":1}]})");
+  ASSERT_TRUE(view.ok());
+  EXPECT_EQ(headroom_table(*view, false),
+            "GPU          KEPT BACK  FREE  FOR TIERS\n"
+            "(none)       1          4     0\n"
+            "NVIDIA H100  2          1     0-1\n");
+}
 TEST(Images, ChangesWhatIsNamedOfTheNarrowestAndKeepsTheRest) {
   const std::string view =
       R"({"platform":{"id":"org-1","name":"platform","policy":{"deny":["evil/*"]}},)"

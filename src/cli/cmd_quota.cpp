@@ -1,4 +1,4 @@
-// quota, quota set
+// quota, quota set, headroom, headroom set
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -50,7 +50,37 @@ Result<int> set(Shell& shell, const QuotaOptions& options) {
   return print(shell, TRY(change_quota(*api, target, options.change)));
 }
 
+struct HeadroomOptions {
+  std::string gpu;
+  std::int64_t machines = -1;
+  int tier = 1;
+};
+Result<int> print_headroom(Shell& shell, const wire::Json& view) {
+  shell.show(view, [&] { return headroom_table(view, shell.colour()); });
+  return 0;
+}
+Result<int> set_headroom(Shell& shell, const HeadroomOptions& options) {
+  if (options.machines < 0 || options.machines > kHeadroomMachinesMax)
+    return error(Code::InvalidArgument, "say how many with --machines, from 0 (none is kept back any more) to " +
+                                            std::to_string(kHeadroomMachinesMax));
+  if (options.tier < 0 || options.tier > 9) return error(Code::InvalidArgument, "--tier must lie between 0 and 9");
+  Api* api = TRY(shell.api());
+  const wire::SetHeadroomRequest request{
+      {options.gpu, static_cast<std::uint32_t>(options.machines), static_cast<std::uint8_t>(options.tier)}};
+  return print_headroom(shell, TRY(api->send("PUT", "/api/v1/headroom", wire::to_json(request))));
+}
+
 }  // namespace
+
+std::string headroom_table(const wire::Json& view, bool colour) {
+  Table table({"GPU", "KEPT BACK", "FREE", "FOR TIERS"});
+  for (const auto& row : view["rows"].items()) {
+    const std::string model = row["gpuModel"].text(), tier = std::to_string(row["tier"].integer());
+    table.add({model.empty() ? "(none)" : model, std::to_string(row["machines"].integer()),
+               std::to_string(row["free"].integer()), tier == "0" ? "0" : "0-" + tier});
+  }
+  return table.text(colour);
+}
 
 std::string held_text(const wire::Json& held, const wire::Json& limit, std::string_view what) {
   const auto number = [&](const wire::Json& of) {
@@ -127,6 +157,28 @@ void add_quota(CLI::App& app, Shell& shell) {
       "--gpus 32\n  muster quota set --project default --gpus 0\n  muster quota set --org lab --weight 200 "
       "--guarantee-gpus 16");
   set_command->callback([options, &shell] { shell.action = [options, &shell] { return set(shell, *options); }; });
+
+  auto kept = std::make_shared<HeadroomOptions>();
+  auto* headroom = app.add_subcommand("headroom", "Machines that are kept back for failovers (operators)");
+  headroom->footer("Examples:\n  muster headroom\n  muster headroom set --gpu H100 --machines 2 --tier 1");
+  headroom->callback([&shell, headroom] {
+    if (headroom->get_subcommands().empty())
+      shell.action = [&shell]() -> Result<int> {
+        Api* api = TRY(shell.api());
+        return print_headroom(shell, TRY(api->get("/api/v1/headroom")));
+      };
+  });
+  auto* set_kept = headroom->add_subcommand(
+      "set",
+      "Keep machines of a GPU model back: only what replaces lost workers, and spares, of some tiers may use them");
+  set_kept->add_option("--gpu", kept->gpu, "the model, as `muster nodes` shows it; without it, machines without a GPU");
+  set_kept->add_option("--machines", kept->machines, "how many; 0 = none is kept back any more");
+  set_kept->add_option("--tier", kept->tier, "for clusters of this tier and better ones (1)");
+  set_kept->footer(
+      "They stand idle until a machine is lost. What runs on machines of the model goes on.\n"
+      "Examples:\n  muster headroom set --gpu H100 --machines 2 --tier 1\n  muster headroom set --machines 1\n"
+      "  muster headroom set --gpu H100 --machines 0");
+  set_kept->callback([kept, &shell] { shell.action = [kept, &shell] { return set_headroom(shell, *kept); }; });
 }
 
 }  // namespace muster::cli

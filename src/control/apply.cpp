@@ -264,7 +264,7 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     lease->phase = e.phase;
-    if (lease->reason != kPreempted && lease->reason != kOfferEnds)
+    if (lease->reason != kPreempted && lease->reason != kMoved && lease->reason != kOfferEnds)
       lease->reason = e.reason;  // why it leaves is told until it has
     lease->restarts = e.restarts;
   }
@@ -359,6 +359,12 @@ struct Apply {
     if (Project* project = find_in(s.projects, e.project)) project->images = e.policy;
     if (Org* org = e.project ? nullptr : find_in(s.orgs, e.org)) org->images = e.policy;
     for (const ClusterId id : bound_by(s, e)) touch_members(s, id);
+  }
+  void operator()(const HeadroomSet& e) {
+    if (e.row.machines == 0)
+      s.headroom.erase(e.row.gpu_model);
+    else
+      s.headroom[e.row.gpu_model] = e.row;
   }
 
  private:

@@ -45,6 +45,9 @@ struct SetImagePolicy {  // replaces what held before
   ProjectId project;
   ImagePolicy policy;
 };
+struct SetHeadroom {  // of one GPU model; no machines = nothing is kept back any more
+  Headroom row;
+};
 struct CreatePrincipal {
   std::string name;
   Role role = Role::None;
@@ -184,7 +187,8 @@ using AnyCommand =
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
-                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy>;
+                 BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
+                 SetHeadroom>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/headroom.h"
 #include "control/images.h"
 #include "control/mutants.h"
 #include "control/reclaim.h"
@@ -159,7 +160,7 @@ bool barred(Draft& d, const Cluster& cluster) {
   return refusal.has_value();
 }
 
-void start(Draft& d, ClusterId id, const scheduler::Group& group) {
+void start(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& headroom) {
   const Cluster& cluster = d.cluster(id);
   if (barred(d, cluster)) return;
   const auto nodes = [&](NodeId node) { return d.node(node); };
@@ -173,6 +174,9 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
     else
       places.emplace_back(&place, std::move(*resources));
   }
+  std::vector<NodeId> on;
+  for (const Place& place : group.places) on.push_back(place.node);
+  if (!headroom.allows(d, cluster, on, false)) return;
   Quota need{0, 0, 1};
   for (const auto& [place, resources] : places) add(need, amount_of(resources));
   if (!quota_allows(d, cluster, need)) {
@@ -182,12 +186,15 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group) {
     return leave_too_large(d, cluster, *largest->first);
   }
   if (MUSTER_MUTANT(mutants::kPartialGang) && places.size() > 1) places.pop_back();
-  for (auto& [place, resources] : places) grant(d, cluster, *place, std::move(resources));
+  for (auto& [place, resources] : places) {
+    headroom.took(d, place->node);
+    grant(d, cluster, *place, std::move(resources));
+  }
   d.emit(ClusterStateChanged{id, ClusterState::Starting, "", {}});
   watch_budget(d, id);
 }
 
-void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
+void grow(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& headroom) {
   const Cluster& cluster = d.cluster(id);
   if (cluster.state != ClusterState::Starting && cluster.state != ClusterState::Running) return;
   if (barred(d, cluster)) return;
@@ -199,10 +206,14 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group) {
     if (!worker && !spare && (!MUSTER_MUTANT(mutants::kStalePlan) || place.role == SlotRole::Head)) continue;
     auto resources = can_host(d, cluster, place);
     if (!resources) continue;
-    if (quota_allows(d, cluster, amount_of(*resources)))
-      grant(d, cluster, place, std::move(*resources));
-    else
+    const bool failover = spare || failovers_of(d.state, cluster, nodes).contains(place.group);
+    if (!headroom.allows(d, cluster, {place.node}, failover)) continue;
+    if (!quota_allows(d, cluster, amount_of(*resources))) {
       leave_too_large(d, cluster, place);
+      continue;
+    }
+    headroom.took(d, place.node);
+    grant(d, cluster, place, std::move(*resources));
   }
   watch_budget(d, id);
 }
@@ -239,21 +250,63 @@ void preempt(Draft& d, ClusterId id, const scheduler::Group& group) {
   }
 }
 
+// A worker that may be told to leave and had its time where it is, of a group that lacks nobody; it gets the place that
+// was found for it, by all the rules of a grant.
+bool move_one(Draft& d, const Cluster& by, LeaseId id, const Place& place, HeadroomLeft& headroom) {
+  if (!may_preempt(d, by, id)) return false;
+  const Lease lease = *d.lease(id);
+  const Slot slot = *d.slot(lease.slot);
+  Cluster& cluster = d.cluster(lease.cluster);
+  const auto nodes = [&](NodeId node) { return d.node(node); };
+  if (slot.role != SlotRole::Worker || place.role != SlotRole::Worker || place.group != slot.group ||
+      lease.want != LeaseWant::Run || lease.phase != LeasePhase::Ready ||
+      d.wall < lease.granted_at + scheduler::kMoveAfter ||
+      missing_of(d.state, cluster, nodes).workers.contains(slot.group) || image_refusal(d.base, cluster))
+    return false;
+  auto resources = can_host(d, cluster, place);
+  if (!resources || !headroom.allows(d, cluster, {place.node}, false) ||
+      !quota_allows(d, cluster, amount_of(*resources)))
+    return false;
+  drain_slot(d, slot.id, std::string(kMoved));
+  headroom.took(d, place.node);
+  grant(d, cluster, place, std::move(*resources));
+  watch_budget(d, lease.cluster);
+  return true;
+}
+
+// All of them or none, each to its place: tried first on a copy.
+void move_work(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& headroom) {
+  if (d.base.frozen || d.cluster(id).state != ClusterState::Queued || group.victims.size() != group.places.size())
+    return;
+  if (!quota_allows(d, d.cluster(id), start_need(d.cluster(id).spec))) return;
+  const auto all = [&](Draft& draft, HeadroomLeft& left) {
+    for (std::size_t i = 0; i < group.victims.size(); ++i)
+      if (!move_one(draft, draft.cluster(id), group.victims[i], group.places[i], left)) return false;
+    return true;
+  };
+  Draft trial(d);
+  HeadroomLeft left(headroom);
+  if (all(trial, left)) all(d, headroom);
+}
+
 }  // namespace
 
 Decided decide(const Asking& a, const ApplyPlan& c) {
   TRY_VOID(a.system_only("place leases"));
   Draft d(a.base, a.actor, a.wall);
+  HeadroomLeft headroom;
   for (std::size_t i = 0; i < std::min(c.groups.size(), kGroupsMax); ++i) {
     const scheduler::Group& group = c.groups[i];
     if (group.expires.ms != 0 && group.expires < a.wall) continue;
     if (!d.pull(group.cluster)) continue;
     if (group.kind == scheduler::ActionKind::Start)
-      start(d, group.cluster, group);
+      start(d, group.cluster, group, headroom);
     else if (group.kind == scheduler::ActionKind::Grow)
-      grow(d, group.cluster, group);
+      grow(d, group.cluster, group, headroom);
     else if (group.kind == scheduler::ActionKind::Preempt)
       preempt(d, group.cluster, group);
+    else if (group.kind == scheduler::ActionKind::Move)
+      move_work(d, group.cluster, group, headroom);
   }
   return done(d);
 }

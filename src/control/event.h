@@ -285,6 +285,12 @@ struct ImagePolicySet {
   bool operator==(const ImagePolicySet&) const = default;
 };
 
+// What is kept back of one GPU model for failovers from now on.
+struct HeadroomSet {
+  Headroom row;
+  bool operator==(const HeadroomSet&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -293,7 +299,7 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet>;
+                 ImagePolicySet, HeadroomSet>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 3> kLaterTypes{{{38, 2}, {39, 4}, {40, 5}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 4> kLaterTypes{{{38, 2}, {39, 4}, {40, 5}, {41, 6}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -33,7 +33,7 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "request.recorded",   "requests.aged",      "archived",
                                        "timer.set",          "leader.changed",     "incarnation.raised",
                                        "format.raised",      "quota.set",          "node.struck",
-                                       "node.offered",       "image_policy.set"};
+                                       "node.offered",       "image_policy.set",   "headroom.set"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {

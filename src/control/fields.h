@@ -27,6 +27,10 @@ void fields(A& a, ImagePolicy& x) {
   a(x.allow, x.deny, x.require_digest, x.keys);
 }
 template <class A>
+void fields(A& a, Headroom& x) {
+  a(x.gpu_model, x.machines, x.tier);
+}
+template <class A>
 void fields(A& a, Org& x) {
   a(x.id, x.name, x.quota);
   a.since(3, x.share);
@@ -319,6 +323,10 @@ void fields(A& a, QuotaSet& x) {
 template <class A>
 void fields(A& a, ImagePolicySet& x) {
   a(x.org, x.project, x.policy);
+}
+template <class A>
+void fields(A& a, HeadroomSet& x) {
+  a(x.row);
 }
 
 }  // namespace muster::control

@@ -117,6 +117,31 @@ Missing missing_of(const State& state, const Cluster& cluster, const FindNode& f
   return missing;
 }
 
+std::map<std::string, std::uint32_t> failovers_of(const State& state, const Cluster& cluster,
+                                                  const FindNode& find_node) {
+  std::map<std::string, std::uint32_t> out;
+  if (cluster.state != ClusterState::Starting && cluster.state != ClusterState::Running) return out;
+  const Missing missing = missing_of(state, cluster, find_node);
+  std::map<std::string, std::uint32_t> lost;
+  for (const SlotId id : cluster.slots) {
+    const Slot* slot = state.find_slot(id);
+    const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
+    if (lease == nullptr || slot->role != SlotRole::Worker || lease->want != LeaseWant::Run) continue;
+    const Node* node = find_node(lease->node);
+    if (node != nullptr && node->state == NodeState::Lost) ++lost[slot->group];
+  }
+  for (const WorkerGroup& group : cluster.spec.groups) {
+    const auto lacks = missing.workers.find(group.name);
+    if (lacks == missing.workers.end()) continue;
+    const auto it = cluster.wanted.find(group.name);
+    const std::uint32_t wanted = it == cluster.wanted.end() ? group.min : it->second;
+    const std::uint32_t have = wanted - lacks->second, least = std::min(wanted, group.min);
+    const std::uint32_t below = least > have ? least - have : 0;
+    if (const std::uint32_t n = std::min(lacks->second, std::max(lost[group.name], below)); n > 0) out[group.name] = n;
+  }
+  return out;
+}
+
 namespace {
 // Would the group lack a worker without this one? Others may have come back since it was replaced.
 bool missed(const Draft& d, const Cluster& cluster, const WorkerGroup& group, SlotId without) {

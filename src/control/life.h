@@ -29,6 +29,8 @@ inline constexpr std::size_t kJobsEndedAtOnce = 500;
 inline constexpr std::string_view kContested = "key_used_twice";
 // Why a lease leaves that makes room for work of a better tier.
 inline constexpr std::string_view kPreempted = "preempted";
+// Why a lease leaves whose work goes on on another machine, so that a larger request fits.
+inline constexpr std::string_view kMoved = "moved";
 inline bool contested(const Lease& lease) {
   return lease.want == LeaseWant::Stop && lease.reason == kContested;
 }
@@ -42,6 +44,10 @@ struct Missing {
 };
 using FindNode = std::function<const Node*(NodeId)>;
 Missing missing_of(const State& state, const Cluster& cluster, const FindNode& find_node);
+// Of the workers that it lacks, by group, those that take the place of lost ones: on machines that are lost, or below
+// the minimum that it started with. Never more than it lacks.
+std::map<std::string, std::uint32_t> failovers_of(const State& state, const Cluster& cluster,
+                                                  const FindNode& find_node);
 // What of it the quotas allow now: a start whole or not at all, else as many as fit.
 Missing within_quota(const State& state, const Cluster& cluster, Missing missing);
 const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name);

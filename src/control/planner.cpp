@@ -69,10 +69,11 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
 scheduler::LeaseView view_of(const State& state, const Lease& lease) {
   scheduler::LeaseView view;
   view.lease = lease.id, view.cluster = lease.cluster, view.node = lease.node;
-  if (const Slot* slot = state.find_slot(lease.slot)) view.role = slot->role;
+  if (const Slot* slot = state.find_slot(lease.slot)) view.role = slot->role, view.group = slot->group;
   view.resources = lease.resources, view.devices = lease.devices, view.since = lease.granted_at;
   view.leaving = lease.want == LeaseWant::Drain || lease.want == LeaseWant::Stop;
-  view.preempted = view.leaving && lease.reason == kPreempted;
+  view.moved = view.leaving && lease.reason == kMoved;
+  view.preempted = view.moved || (view.leaving && lease.reason == kPreempted);
   if (const Cluster* cluster = state.find_cluster(lease.cluster)) {
     view.tier = cluster->spec.tier, view.project = cluster->project;
     if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) view.tenant = it->second.org;
@@ -81,33 +82,57 @@ scheduler::LeaseView view_of(const State& state, const Lease& lease) {
 }
 
 void add_bundles(std::vector<scheduler::Bundle>& out, SlotRole role, const std::string& group,
-                 const NodeRequest& request, std::uint32_t count) {
-  if (count > 0) out.push_back({role, group, request, count});
+                 const NodeRequest& request, std::uint32_t count, bool failover = false) {
+  if (count > 0) out.push_back({role, group, request, count, failover});
+}
+
+scheduler::Request terms_of_request(const State& state, ClusterId id, const Cluster& cluster) {
+  scheduler::Request r;
+  const ClusterSpec& spec = cluster.spec;
+  r.cluster = id, r.project = cluster.project, r.tier = spec.tier, r.priority = spec.priority,
+  r.since = cluster.created_at;
+  if (const auto it = state.projects.find(cluster.project); it != state.projects.end()) r.tenant = it->second.org;
+  r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
+  r.policy = spec.policy, r.min_trust = spec.min_trust;
+  r.max_price = spec.max_price, r.currency = spec.currency, r.may_end_early = spec.may_end_early;
+  r.longest = longest_of(state, cluster);
+  return r;
+}
+
+// What its workers would need elsewhere; nothing, where they may not be moved.
+scheduler::ShapeChanged shape_of(const State& state, ClusterId id) {
+  scheduler::ShapeChanged out{id, {}};
+  const Cluster* cluster = state.find_cluster(id);
+  if (cluster == nullptr || cluster->state != ClusterState::Running || cluster->spec.tier < scheduler::kPreemptibleTier)
+    return out;
+  out.request = terms_of_request(state, id, *cluster);
+  for (const WorkerGroup& group : cluster->spec.groups)
+    add_bundles(out.request.gang, SlotRole::Worker, group.name, group.request, 1);
+  return out;
 }
 
 scheduler::Change request_of(const State& state, ClusterId id, const Cluster* cluster) {
   if (cluster == nullptr) return scheduler::RequestGone{id};
-  const Missing missing =
-      within_quota(state, *cluster, missing_of(state, *cluster, [&](NodeId node) { return state.find_node(node); }));
+  const auto find = [&](NodeId node) { return state.find_node(node); };
+  const Missing missing = within_quota(state, *cluster, missing_of(state, *cluster, find));
   // What runs goes on when a policy turns against its image, and gets no more machines.
   if (missing.none() || (cluster->state == ClusterState::Running && image_refusal(state, *cluster)))
     return scheduler::RequestGone{id};
-  scheduler::Request r;
+  scheduler::Request r = terms_of_request(state, id, *cluster);
   const ClusterSpec& spec = cluster->spec;
-  r.cluster = id, r.project = cluster->project, r.tier = spec.tier, r.priority = spec.priority,
-  r.since = cluster->created_at;
-  if (const auto it = state.projects.find(cluster->project); it != state.projects.end()) r.tenant = it->second.org;
-  r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
-  r.policy = spec.policy, r.min_trust = spec.min_trust;
-  r.max_price = spec.max_price, r.currency = spec.currency, r.may_end_early = spec.may_end_early;
-  r.longest = longest_of(state, *cluster);
   auto& bundles = cluster->state == ClusterState::Queued ? r.gang : r.grow;
   if (missing.head) add_bundles(bundles, SlotRole::Head, "", spec.head, 1);
-  for (const WorkerGroup& group : spec.groups)
-    if (const auto it = missing.workers.find(group.name); it != missing.workers.end())
-      add_bundles(bundles, SlotRole::Worker, group.name, group.request, it->second);
+  const auto failovers = failovers_of(state, *cluster, find);
+  for (const WorkerGroup& group : spec.groups) {
+    const auto it = missing.workers.find(group.name);
+    if (it == missing.workers.end()) continue;
+    const auto lost = failovers.find(group.name);
+    const std::uint32_t replaced = lost == failovers.end() ? 0 : std::min(lost->second, it->second);
+    add_bundles(bundles, SlotRole::Worker, group.name, group.request, replaced, true);
+    add_bundles(bundles, SlotRole::Worker, group.name, group.request, it->second - replaced);
+  }
   if (missing.spares > 0)
-    add_bundles(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares);
+    add_bundles(bundles, SlotRole::Spare, spec.groups.front().name, spec.groups.front().request, missing.spares, true);
   for (const LeaseId lease : state.cluster_leases(id))
     if (const Lease* found = state.find_lease(lease); found != nullptr && found->end == LeaseEnd::None)
       r.avoid.push_back(found->node);
@@ -169,6 +194,12 @@ scheduler::Change day_of(const State& state) {
   return scheduler::DayChanged{static_cast<std::uint64_t>(state.last_wall.ms / kDayMs)};
 }
 
+scheduler::Change headroom_of(const State& state) {
+  scheduler::HeadroomChanged out;
+  for (const auto& [model, row] : state.headroom) out.rows.push_back(row);
+  return out;
+}
+
 struct Affected {
   const State& state;
   std::set<NodeId> nodes;
@@ -176,6 +207,7 @@ struct Affected {
   std::set<LeaseId> leases;
   bool freeze = false;
   std::vector<scheduler::Change> shares = {};
+  bool headroom = false;
 
   void slot(SlotId id) {
     if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster), leases.insert(found->lease);
@@ -220,6 +252,7 @@ struct Affected {
           clusters.insert(id);
   }
   void operator()(const FreezeSet&) { freeze = true; }
+  void operator()(const HeadroomSet&) { headroom = true; }
   void operator()(const BackoffSet& e) { clusters.insert(e.cluster); }
   void operator()(const BackoffEnded& e) { clusters.insert(e.cluster); }
   void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id), demands.insert(e.cluster.id); }
@@ -267,10 +300,11 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
   for (const NodeId id : affected.nodes)
     if (const Node* node = state.find_node(id)) out.emplace_back(scheduler::NodeChanged{view_of(state, *node)});
   for (const LeaseId id : affected.leases) out.push_back(lease_of(state, id));
-  for (const ClusterId id : affected.terms) out.push_back(terms_of(state, id));
+  for (const ClusterId id : affected.terms) out.push_back(terms_of(state, id)), out.push_back(shape_of(state, id));
   for (const ClusterId id : affected.demands) out.push_back(demand_of(state, id));
   for (const ClusterId id : affected.clusters) out.push_back(request_of(state, id));
   if (affected.freeze) out.emplace_back(scheduler::FreezeChanged{state.frozen});
+  if (affected.headroom) out.push_back(headroom_of(state));
   return out;
 }
 
@@ -295,11 +329,14 @@ void planner_snapshot(const State& state, const std::function<void(scheduler::Ch
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = terms_of(state, id); std::holds_alternative<scheduler::TermsChanged>(change))
       each(std::move(change));
+  for (const auto& [id, cluster] : state.clusters)
+    if (auto shape = shape_of(state, id); !shape.request.gang.empty()) each(std::move(shape));
   for (const auto& [id, cluster] : state.clusters) each(demand_of(state, id));
   for (const auto& [id, cluster] : state.clusters)
     if (auto change = request_of(state, id); std::holds_alternative<scheduler::RequestChanged>(change))
       each(std::move(change));
   each(scheduler::FreezeChanged{state.frozen});
+  if (!state.headroom.empty()) each(headroom_of(state));
 }
 
 Result<WhatIf> what_if(const State& state, const CreateCluster& command, const Actor& actor, Now now) {

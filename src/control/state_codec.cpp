@@ -10,6 +10,7 @@ void state_fields(A& a, State& s) {
   a(s.seq, s.last_wall, s.incarnation, s.leader_epoch, s.format_version, s.frozen, s.freeze_reason, s.frozen_since,
     s.last, s.orgs, s.projects, s.principals, s.api_tokens, s.join_tokens, s.nodes, s.clusters, s.slots, s.leases,
     s.jobs, s.backoffs, s.requests, s.requests_recorded, s.timers);
+  a.since(6, s.headroom);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 50> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 51> kSentences{{
     {"budget", "the cluster has cost what its budget allows; start it again with a larger one"},
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
@@ -60,6 +60,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 50> kSentenc
     {"image_signature.unreachable", "the machine cannot reach the registry to look for the image's signatures"},
     {"image_signature.wrong",
      "none of the keys of an image policy has signed exactly this image; sign it, or take one that is signed"},
+    {"moved", "it moves to another machine so that a larger request fits; the cluster has the other worker already"},
     {"offer_ends",
      "the machine's owner wants it back, as his offer said when the machine was hired; the cluster gets another worker "
      "where there is one"},

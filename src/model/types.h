@@ -30,6 +30,17 @@ struct Share {
   std::int64_t cpu_milli = 0;
   bool operator==(const Share&) const = default;
 };
+// Machines of one GPU model (empty: those without a GPU) that are kept back for failovers: nothing starts on the last
+// so many that are wholly free but what takes the place of lost workers, and spares, of clusters of this tier and
+// better ones.
+struct Headroom {
+  std::string gpu_model;
+  std::uint32_t machines = 0;  // 0 = none is kept back
+  std::uint8_t tier = 0;
+  bool operator==(const Headroom&) const = default;
+};
+inline constexpr std::uint32_t kHeadroomMachinesMax = 10'000;
+inline constexpr std::size_t kHeadroomModelsMax = 32;
 // Which images may run (model/image_policy.h). Of the platform, an organisation or a project: all that there are bind.
 struct ImagePolicy {
   std::vector<std::string> allow;  // patterns of names, or "sha256:..." of a digest; empty = all

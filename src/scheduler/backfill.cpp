@@ -173,6 +173,7 @@ Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now)
   for (const CountedNeed& need : c.needs) {
     queries.push_back(query_for(need, item, now.ms, Reach::Never));
     queries.back().excluded = &out;
+    if (pool.holds_back()) queries.back().failover = 0;  // what will be kept back is another set then: see below
     counts.push_back(need.count);
   }
   struct Edge {
@@ -207,6 +208,16 @@ Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now)
     }
   }
   std::sort(edges.begin(), edges.end());
+  if (pool.holds_back() && !queries.empty()) {
+    std::map<std::uint32_t, WallTime> first;
+    for (const Edge& edge : edges) first.try_emplace(edge.machine, edge.at);
+    std::vector<std::pair<WallTime, std::uint32_t>> from;
+    for (const auto& [machine, at] : first) from.emplace_back(at, machine);
+    Query asked = queries.front();
+    asked.failover = c.needs.front().failover;
+    const auto kept = pool.kept_back(asked, from);
+    std::erase_if(edges, [&](const Edge& e) { return std::binary_search(kept.begin(), kept.end(), e.machine); });
+  }
   Matching matching(std::move(counts));
   for (const Edge& edge : edges) {
     matching.add(edge.machine, edge.need);

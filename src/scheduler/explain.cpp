@@ -32,7 +32,8 @@ std::string describe(const NodeRequest& need) {
 
 // What there is of machines for one kind of bundle.
 struct Survey {
-  std::size_t needed = 0, exist = 0, free = 0, not_kept = 0;
+  std::size_t needed = 0, exist = 0, free = 0, not_held = 0, not_kept = 0; /* held: back, for failovers */
+  std::size_t never = 0;                      // of those that exist: kept back, whatever runs
   std::size_t closed = 0;                     // of those that exist: outside their hours now
   std::array<std::size_t, 5> refused{};       // by Refusal: they would exist but for their offers
   std::vector<std::int64_t> asks, free_asks;  // of those that ask too much: of all, and of those that are free
@@ -87,6 +88,14 @@ std::string tell_offers(const Request& r, const Survey& seen, bool stays, Reason
   return out;
 }
 
+// So many are kept back that waiting alone does not help.
+void tell_never(const Survey& seen, Reason& reason) {
+  if (seen.never == 0 || seen.exist < seen.needed || seen.exist - seen.never >= seen.needed) return;
+  reason.params["never_enough"] = "true";
+  reason.text += fmt::format("; of the {} that would do {} always kept back: ask for less, or have fewer kept back",
+                             seen.exist, seen.never == 1 ? "1 is" : fmt::format("{} are", seen.never));
+}
+
 Reason lacking(const Request& r, const Bundle& bundle, const Survey& seen, bool stays) {
   Reason reason;
   reason.params = {{"needed", std::to_string(seen.needed)},
@@ -114,6 +123,33 @@ Reason lacking(const Request& r, const Bundle& bundle, const Survey& seen, bool 
                   std::to_string(seen.exist) + " that could ever do are online; enrol more, or ask for less" + offers;
   else
     reason.text = what + "; " + std::to_string(seen.free) + (seen.free == 1 ? " is free" : " are free") + offers;
+  if (const std::size_t held = seen.free - seen.not_held; held > 0) {
+    reason.params["held_back"] = std::to_string(held);
+    reason.text +=
+        fmt::format("; {} of those that are free {} kept back for failovers", held, held == 1 ? "is" : "are");
+  }
+  tell_never(seen, reason);
+  return reason;
+}
+
+// Machines are free, and kept back so that failovers find a place.
+Reason held_back(const Bundle& bundle, const Survey& seen, int tier) {
+  const std::size_t held = seen.free - seen.not_held;
+  Reason reason{"held_for_failover",
+                {{"needed", std::to_string(seen.needed)},
+                 {"free", std::to_string(seen.free)},
+                 {"held_back", std::to_string(held)},
+                 {"tier", std::to_string(tier)}},
+                {}};
+  reason.text = fmt::format(
+      "needs {} machine{} with {}; {} {} free, but {} kept back so that clusters of tier {}{} find a place when they "
+      "lose a machine",
+      seen.needed, seen.needed == 1 ? "" : "s", describe(bundle.request), seen.free, seen.free == 1 ? "is" : "are",
+      held == seen.free ? fmt::format("{}", held == 1 ? "it is" : "they are")
+                        : fmt::format("{} of them {}", held, held == 1 ? "is" : "are"),
+      tier, tier == 0 ? "" : " or better");
+  if (bundle.failover) reason.text += "; this one is of a later tier";
+  tell_never(seen, reason);
   return reason;
 }
 
@@ -129,6 +165,22 @@ std::vector<std::uint32_t> Scheduler::Impl::excluded(const Request& request, Wal
   return out;
 }
 
+// All that leaves for it has another place.
+bool Scheduler::Impl::moving_for(std::uint32_t item) const {
+  if (const auto way = ways.find(item); way != ways.end() && !clearing(item)) return way->second.moves;
+  bool some = false;
+  for (const std::uint32_t node : latches.at(item)) {
+    const auto on = leases_on.find(pool.view(node).node);
+    if (on == leases_on.end() || pool.machine(node).keeper != item) continue;
+    for (const LeaseId id : on->second) {
+      const LeaseView& lease = leases.at(id);
+      if (lease.preempted && !lease.moved) return false;
+      some = some || lease.moved;
+    }
+  }
+  return some;
+}
+
 Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
   const Class& c = classes[items[item].cls];
   const auto out = excluded(c.example, now);
@@ -139,6 +191,11 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
           on != leases_on.end() && pool.machine(node).keeper == item)
         clearing += static_cast<std::size_t>(
             std::count_if(on->second.begin(), on->second.end(), [&](LeaseId id) { return leases.at(id).preempted; }));
+    if (clearing > 0 && moving_for(item))
+      return {"making_room",
+              {{"moves", "true"}},
+              "smaller work moves to other machines, which are reserved for it; it starts where that was as soon as it "
+              "has left"};
     if (const Claim claim = claim_of(c, items[item].lane); clearing > 0 && claim.reclaims())
       return {"making_room",
               {{"guarantee", claim.of_tenant ? "organisation" : "project"}},
@@ -154,11 +211,14 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     query.excluded = &out;
     Query as_if = query;
     as_if.precedence = 0;
+    Query all = as_if;
+    all.failover = 0;
     Need at_any_price = need.need;
     at_any_price.priced = false;
     Query dear = as_if;
     dear.need = &at_any_price;
     Survey seen;
+    int held_for = 0;
     seen.needed = earlier += need.count;
     for (std::uint32_t node = 0; node < std::min<std::size_t>(pool.limit(), kLookedAt); ++node) {
       if (!pool.could_host(query, node)) {
@@ -171,15 +231,23 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
         continue;
       }
       ++seen.exist;
-      if (!pool.hosts(as_if, node)) {
+      if (!pool.hosts(all, node)) {
         if (pool.closed(node)) ++seen.closed;
         continue;
       }
       ++seen.free;
+      if (!pool.hosts(as_if, node)) {
+        held_for = std::max(held_for, static_cast<int>(pool.machine(node).held));
+        continue;
+      }
+      ++seen.not_held;
       if (pool.hosts(query, node)) ++seen.not_kept;
     }
+    if (pool.holds_back()) seen.never = never_for(query).size();
     if (seen.free < seen.needed)
       return lacking(c.example, (c.grows ? c.example.grow : c.example.gang)[need.bundle], seen, c.stays);
+    if (seen.not_held < seen.needed)
+      return held_back((c.grows ? c.example.grow : c.example.gang)[need.bundle], seen, held_for);
     kept = kept || seen.not_kept < seen.needed;
   }
   if (kept) {
@@ -262,6 +330,8 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
   for (const CountedNeed& need : c.needs) {
     Query query = query_for(need, item, now.ms);
     query.excluded = &out;
+    if (pool.holds_back()) query.failover = 0;  // what will be kept back is another set then
+    std::vector<std::pair<WallTime, std::uint32_t>> from;
     std::vector<WallTime> times;
     for (std::uint32_t node = 0; node < pool.limit(); ++node) {
       if (!pool.live(node)) continue;
@@ -269,8 +339,12 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
       query.asker = keeper != kNone && items[keeper].cls == items[item].cls ? keeper : item;
       auto at = hosts_from(query, node, now);
       if (!at) at = hosts_when_open(query, node, now);
-      if (at) times.push_back(*at);
+      if (at) from.emplace_back(*at, node);
     }
+    query.asker = item, query.failover = need.failover;
+    const auto held = pool.kept_back(query, from);
+    for (const auto& [at, node] : from)
+      if (!std::binary_search(held.begin(), held.end(), node)) times.push_back(at);
     std::sort(times.begin(), times.end());
     outlook.coming.emplace_back(need.count, std::move(times));
   }

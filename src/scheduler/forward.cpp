@@ -37,6 +37,10 @@ class Future {
       --left;
     };
     for (const auto& [cluster, proposal] : std::map(fork_.proposals)) {
+      if (fork_.find(cluster) == kNone) {  // places for what is moved
+        fork_.drop_proposal(cluster);
+        continue;
+      }
       started(cluster);
       commit(cluster, {});
     }
@@ -50,6 +54,10 @@ class Future {
         for (const Group& group : groups) {
           if (group.kind == ActionKind::Preempt) {
             for (const LeaseId victim : group.victims) tell_to_leave(victim);
+            continue;
+          }
+          if (group.kind == ActionKind::Move) {
+            move(group);
             continue;
           }
           if (group.kind == ActionKind::Start) started(group.cluster);
@@ -147,6 +155,21 @@ class Future {
     if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest;
     ends(cluster, run, Millis(0));
   }
+  // They leave, and go on elsewhere at once.
+  void move(const Group& group) {
+    const std::vector<Taken> taken = fork_.withdraw(move_name(group.cluster));
+    for (std::size_t i = 0; i < std::min(taken.size(), group.victims.size()); ++i) {
+      LeaseView lease = fork_.leases.at(group.victims[i]);
+      tell_to_leave(lease.lease, true);
+      const LeaseId id{kOwnLeases + ++granted_};
+      ++holders_[taken[i].node];
+      runs_[lease.cluster].leases.push_back(id);
+      held_.emplace(id, taken[i]);
+      lease.lease = id, lease.node = fork_.pool.view(taken[i].node).node, lease.since = now_;
+      lease.devices = group.places[i].devices;
+      fork_.apply(LeaseChanged{lease});
+    }
+  }
   // As many as came lately, of the same kinds, at random.
   void expect_arrivals() {
     const auto& came = fork_.arrivals;
@@ -174,9 +197,9 @@ class Future {
       return fork_.apply(change);
     }
   }
-  void tell_to_leave(LeaseId id) {
+  void tell_to_leave(LeaseId id, bool moved = false) {
     LeaseView lease = fork_.leases.at(id);
-    lease.leaving = lease.preempted = true;
+    lease.leaving = lease.preempted = true, lease.moved = moved;
     fork_.apply(LeaseChanged{lease});
     due_.push({now_ + kLeaving, {}, id});
   }

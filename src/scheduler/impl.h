@@ -27,12 +27,18 @@ inline constexpr std::size_t kProtected = 4;        // of a class: the first, an
 inline constexpr std::size_t kLatchesOfFirsts = 8;  // of kLatchesMax, that those behind the first leave alone
 inline constexpr std::size_t kTiers = 10;
 
+// The name of the proposal that holds the places of what is moved for a request: no cluster has it.
+inline ClusterId move_name(ClusterId cluster) {
+  return ClusterId{cluster.value | std::uint64_t{1} << 63};
+}
+
 struct Scheduler::Impl {
   struct CountedNeed {
     Need need;
     std::uint32_t count = 0, bundle = 0;  // which of the request's bundles
     bool head = false;
     Held held{};  // by one of it
+    std::uint8_t failover = kNotHeld;
   };
   // Requests that need the same wait together: when the first of a class finds no place, no other does.
   struct Class {
@@ -82,7 +88,8 @@ struct Scheduler::Impl {
     ClusterId cluster;
     std::uint32_t cls = kNone, lane = kNone;
     bool live = false, aged = false, proposed = false, latched = false;
-    bool behind = false; /* latched, but not as the first of its class: it keeps nothing but what its shadow needs */
+    WallTime stays_until; /* nothing is moved for it before */
+    bool behind = false;  /* latched, but not as the first of its class: it keeps nothing but what its shadow needs */
   };
   struct Proposal {
     WallTime expires;
@@ -118,6 +125,20 @@ struct Scheduler::Impl {
   struct Way {  // was asked to be cleared
     WallTime expires;
     std::vector<std::uint32_t> nodes;
+    bool moves = false;
+  };
+  struct Shape {  // of a cluster whose workers may be moved
+    Request request;
+    std::vector<Need> needs; /* by bundle */
+    std::int64_t fit_ms = 0;
+    bool stays = false;
+  };
+  struct Resettled {  // of those that are moved: where they go, taken already
+    std::vector<LeaseId> victims;
+    std::vector<Place> places;
+    std::vector<Taken> taken, log; /* log: with what the request itself takes, in the order of taking */
+    std::map<ClusterId, std::vector<std::uint32_t>> on; /* machines that their clusters have or get */
+    std::int64_t cost = 0, size = 0, now_ms = 0;
   };
 
   explicit Impl(const Options& options);
@@ -139,6 +160,8 @@ struct Scheduler::Impl {
   void apply(const UsageChanged& c) { usage.restore(c); }
   void apply(const ShareChanged& c);
   void apply(const PathsChanged& c);
+  void apply(const HeadroomChanged& c);
+  void apply(const ShapeChanged& c);
   void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
@@ -182,6 +205,7 @@ struct Scheduler::Impl {
   static bool goes_later(const Head& a, const Head& b);
   void reclassify();
   bool may_latch(std::uint32_t item) const;
+  std::vector<std::uint32_t> never_for(const Query& query) const;
   bool not_kept_from(std::uint32_t cls, std::uint32_t keeper) const;
   void latch(std::uint32_t item);
   void unlatch(std::uint32_t item);
@@ -208,6 +232,21 @@ struct Scheduler::Impl {
   bool clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out, std::int64_t& again);
   bool make_way(std::uint32_t item, WallTime now, std::vector<Group>& out, std::int64_t& again);
   void ripen(WallTime now);
+  static std::int64_t size_of(const Resources& resources);  // of a machine's part, in CPUs; a GPU is worth 16
+  static std::int64_t cost_of(const LeaseView& lease, std::int64_t now_ms);
+  bool clearing(std::uint32_t item) const;
+  bool moving_for(std::uint32_t item) const;
+
+  // ---- moving work together (move.cpp)
+  void compile(Shape& shape);
+  const Need* need_of(const LeaseView& lease) const;
+  bool movable(const LeaseView& lease, std::uint8_t by_tier, WallTime now) const;
+  void rooms_by_moves(const Query& query, std::uint32_t node, std::uint8_t by_tier, WallTime now,
+                      std::vector<Room>& out) const;
+  bool resettle(const Room& room, const std::vector<std::uint32_t>& cleared, WallTime now, Resettled& out);
+  void take_back(Resettled& resettled, std::size_t from);
+  std::int64_t saved_ms(std::uint32_t item, WallTime now, bool& grows) const;
+  bool move_for(std::uint32_t item, std::uint8_t tier, WallTime now, std::vector<Group>& out, std::int64_t& again);
   bool yields(std::uint32_t node) const;
   bool gains_by(const Class& c, const std::vector<std::uint32_t>& nodes, std::int64_t now_ms) const;
   void mark_excluded(Class& c, WallTime now);
@@ -290,6 +329,9 @@ struct Scheduler::Impl {
   std::set<LeaseId> leaving;
   std::set<std::pair<WallTime, LeaseId>> ripening;  // of those, when they may
   std::map<std::uint32_t, Way> ways;                // by item
+  std::map<ClusterId, Shape> shapes;
+  std::map<ClusterId, std::set<LeaseId>> leases_of;         // of clusters that agreed to be interrupted
+  std::map<std::pair<ClusterId, NodeId>, ClusterId> moves;  // who gets a place where, and the name of that proposal
   RunTimes run_times;
   std::deque<Arrival> arrivals;
   std::map<ClusterId, WallTime> ends;  // of clusters that have one

@@ -61,6 +61,7 @@ std::vector<Taken> Scheduler::Impl::withdraw(ClusterId cluster) {
   if (found == proposals.end()) return {};
   Proposal proposal = std::move(found->second);
   proposals.erase(found);
+  if (!moves.empty()) std::erase_if(moves, [&](const auto& each) { return each.second == cluster; });
   usage.withdraw(proposal.owner, proposal.held);
   proposals_due.erase({proposal.expires, cluster});
   std::erase_if(proposal.taken, [&](const Taken& t) {
@@ -161,6 +162,14 @@ bool Scheduler::Impl::not_kept_from(std::uint32_t cls, std::uint32_t keeper) con
   });
 }
 
+// What is kept back from it even when nothing runs.
+std::vector<std::uint32_t> Scheduler::Impl::never_for(const Query& query) const {
+  std::vector<std::pair<WallTime, std::uint32_t>> all;
+  for (std::uint32_t node = 0; node < pool.limit(); ++node)
+    if (pool.could_host(query, node)) all.emplace_back(WallTime{}, node);
+  return pool.kept_back(query, all);
+}
+
 // One of each class and tenant, and only for what could be had at all.
 bool Scheduler::Impl::may_latch(std::uint32_t item) const {
   if (latches.size() >= kLatchesMax) return false;
@@ -173,10 +182,11 @@ bool Scheduler::Impl::may_latch(std::uint32_t item) const {
   std::vector<std::uint32_t> counts;
   for (const CountedNeed& need : c.needs)
     queries.push_back(query_for(need, item, heap_ms)), counts.push_back(need.count);
+  const auto kept = pool.holds_back() && !queries.empty() ? never_for(queries.front()) : std::vector<std::uint32_t>{};
   Matching all(std::move(counts));
   for (std::uint32_t node = 0; node < pool.limit() && !all.complete(); ++node)
     for (std::uint32_t n = 0; n < queries.size(); ++n)
-      if (pool.could_host(queries[n], node)) all.add(node, n);
+      if (pool.could_host(queries[n], node) && !std::binary_search(kept.begin(), kept.end(), node)) all.add(node, n);
   return all.complete();
 }
 
@@ -245,7 +255,7 @@ Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, st
   q.precedence = precedence_of(item);
   if (reach != Reach::Back) q.precedences = &precedences;
   const Class& c = classes[items[item].cls];
-  q.length_ms = c.fit_ms, q.stays = c.stays;
+  q.length_ms = c.fit_ms, q.stays = c.stays, q.failover = need.failover;
   if (reach != Reach::Never && backfill) q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows;
   return q;
 }
@@ -513,7 +523,7 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
     const auto helps = [&](const CountedNeed& need, std::uint32_t node) {
       const std::uint32_t keeper = pool.machine(node).keeper;
       const bool open = keeper != kNone && ((done != 0 && done <= shadows[keeper]) || not_kept_from(cls, keeper));
-      query.need = &need.need, query.asker = open ? keeper : kNone;
+      query.need = &need.need, query.asker = open ? keeper : kNone, query.failover = need.failover;
       return pool.hosts(query, node);
     };
     for (const std::uint32_t node : improved) {
@@ -532,6 +542,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   ripen(now);
   age(now.ms);
   if (pool.take_recompile()) reclassify();
+  pool.hold_back();
   wake_by_machines(now.ms);
   if (!latches.empty()) order_latches(now.ms), refresh_shadows(now);
   std::vector<Group> out;
@@ -561,6 +572,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
     if (place(item, now, group, proposal)) {
       unlatch(item);
       hold(item, std::move(proposal));
+      if (pool.holds_back()) pool.hold_back();  // a failover may have used what was kept back
       out.push_back(std::move(group));
       push(top.cls, top.lane, heap_ms);
       continue;

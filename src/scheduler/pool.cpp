@@ -236,9 +236,9 @@ std::uint32_t Pool::set(const NodeView& view) {
       node = free_infos_.back();
       free_infos_.pop_back();
     }
-    const bool touched = infos_[node].touched;
+    const bool touched = infos_[node].touched, held_due = infos_[node].held_due;
     infos_[node] = {};
-    infos_[node].touched = touched;
+    infos_[node].touched = touched, infos_[node].held_due = held_due;
     infos_[node].order = order_of(view.node, node);
     by_id_.insert(mix(view.node.value), node);
   } else {
@@ -325,9 +325,10 @@ void Pool::forget(NodeId id) {
   count_levels(matcher_.class_of(info.cls), info.model, -1);
   matcher_.release_class(info.cls);
   by_id_.erase(mix(id.value), [&](std::uint32_t i) { return i == node; });
-  const bool touched = info.touched;
+  leave_held_order(node);
+  const bool touched = info.touched, held_due = info.held_due;
   info = {};
-  info.touched = touched;
+  info.touched = touched, info.held_due = held_due;
   if (moving_.machines[node].sharable != kNone) moving_.free_sharables.push_back(moving_.machines[node].sharable);
   moving_.machines[node] = {};
   free_infos_.push_back(node);
@@ -344,6 +345,7 @@ void Pool::reseed(std::uint64_t seed) {
     info.order = order_of(info.view.node, node);
     for (const std::uint32_t image : info.images) holder_orders_.insert(holders_[image], info.order);
     link(node);
+    if (holds_back()) touch(node);
   }
 }
 
@@ -367,8 +369,8 @@ void Pool::advance(std::int64_t now_ms) {
 }
 
 void Pool::touch(std::uint32_t node) {
-  if (std::exchange(infos_[node].touched, true)) return;
-  touched_.push_back(node);
+  note_touched(node);
+  if (holds_back() && !std::exchange(infos_[node].held_due, true)) held_due_.push_back(node);
 }
 
 void Pool::restore(std::uint32_t node) {
@@ -381,13 +383,14 @@ void Pool::restore(std::uint32_t node) {
 Pool::Seen Pool::seen_now(std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
   return {m.free,  m.free_devices,    m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
-          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version};
+          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version,
+          m.held};
 }
 
 bool Pool::better(const Seen& now, const Seen& then) {
   return now.cls != 0 &&
          (then.cls != now.cls || !now.free.within(then.free) || (now.free_devices & ~then.free_devices) != 0 ||
-          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms);
+          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held);
 }
 
 bool Pool::take_improved(std::vector<std::uint32_t>& out) {
@@ -414,6 +417,7 @@ void Pool::settle() {
                  std::min(then.free.disk, now.free.disk)};
     then.free_devices &= now.free_devices;
     then.whole = then.whole && now.whole, then.kept = then.kept || now.kept;
+    then.held = std::min(then.held, now.held);
     info.touched = open;
     return !open;
   });

@@ -7,6 +7,8 @@
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "model/offer.h"
@@ -28,13 +30,15 @@ Amounts needed_amounts(const Resources& resources);
 std::uint64_t device_bits(const NodeView& view,
                           const std::vector<std::string>& uuids);  // bit i: the i-th is among them
 
-struct Machine {  // what planning changes
+inline constexpr std::uint8_t kNotHeld = 255;  // also of a query: it is no failover
+struct Machine {                               // what planning changes
   Amounts free;
   std::uint64_t free_devices = 0;  // bit i: device i is wholly free
   std::uint32_t cell = kNone;      // kNone: not to be planned on now
   std::uint32_t keeper = kNone;    // the request that it is kept for
   std::uint32_t sharable = kNone;  // where its devices of which parts are given out stand
   bool whole = true;
+  std::uint8_t held = kNotHeld;  // kept back for failovers of this tier and better ones
 };
 struct Taken {  // from one machine
   std::uint32_t node = kNone;
@@ -84,6 +88,7 @@ struct Query {
   const std::vector<std::uint64_t>* precedences = nullptr; /* of the requests that machines are kept for */
   std::int64_t done_ms = 0;                                /* it is gone by then; 0 = not known */
   const std::vector<std::int64_t>* shadows = nullptr;      /* when those can start, 0 = not known; with done_ms */
+  std::uint8_t failover = kNotHeld;                        /* its tier, where it may use headroom; 0: any */
 };
 
 // What of an offer stands against a request that the machine could serve otherwise.
@@ -168,6 +173,21 @@ class Pool {
   bool some_ask() const { return some_ask_; }                        // some machine ever had an offer
   bool closed(std::uint32_t node) const { return infos_[node].live && !infos_[node].open; }  // outside its hours
   Taken what_it_takes(const Query& query, std::uint32_t node) const;
+
+  // ---- headroom for failovers (headroom.cpp)
+  void set_headroom(std::vector<Headroom> rows);
+  // Which machines are kept back now: of each model those that are wholly free first, and of those what nobody keeps.
+  // Where too few are wholly free, others in their place: what works there goes on, and nothing new comes.
+  void hold_back();
+  bool holds_back() const { return !held_back_.empty(); }
+  std::vector<Headroom> headroom() const;
+  // It may use what is kept back of this machine's kind.
+  bool entitled(const Query& query, std::uint32_t node) const;
+  // Fewer are wholly free than shall be kept back, of this machine's kind.
+  bool headroom_lacks(std::uint32_t node) const;
+  // Of machines with the time from which each could host it: those that will be kept back from it, sorted.
+  std::vector<std::uint32_t> kept_back(const Query& query,
+                                       const std::vector<std::pair<WallTime, std::uint32_t>>& from) const;
   void keep(std::uint32_t node, std::uint32_t keeper);  // kNone: for nobody any more
   void take(const Taken& taken);
   void give_back(const Taken& taken);
@@ -181,6 +201,15 @@ class Pool {
     std::uint64_t cls = 0; /* serial of its class; 0: not to be planned on */
     bool whole = false, kept = false;
     std::uint64_t terms = 0; /* version of its offer */
+    std::uint8_t held = kNotHeld;
+  };
+  // Not wholly free, kept for somebody, GPUs and CPUs that are not free, order, number: the first are kept back first.
+  using HeldKey = std::tuple<bool, bool, std::int32_t, std::uint32_t, std::uint64_t, std::uint32_t>;
+  struct HeldBack {
+    Headroom row;
+    std::set<HeldKey> order;          // the machines of the model
+    std::vector<std::uint32_t> held;  // sorted
+    bool stale = true, lacks = false;
   };
   struct Info {
     NodeView view;
@@ -192,6 +221,9 @@ class Pool {
     std::int64_t until_ms = 0;                       // end of its present hours; 0 = none
     std::int64_t longest_open_ms = 0;                // of its hours; 0 = it is always open
     bool live = false, open = true, touched = false; /* open: within its hours */
+    bool held_due = false;         /* its place in the order of what is kept back must be found anew */
+    std::uint32_t held_in = kNone; /* row of headroom */
+    HeldKey held_key{};
     Seen seen;
   };
   struct Cell {
@@ -252,6 +284,7 @@ class Pool {
   bool hosts_if_judged(const Query& query, std::uint32_t node, const Machine& machine, Verdict verdict) const;
   bool is_cold(const Query& query, const Info& info) const;
   static bool kept_from(const Query& query, const Machine& machine) {
+    if (query.failover > machine.held && !query.need->own) return true;
     if (machine.keeper == kNone || machine.keeper == query.asker) return false;
     if (query.precedences != nullptr && (*query.precedences)[machine.keeper] > query.precedence) return false;
     return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
@@ -260,6 +293,11 @@ class Pool {
   std::uint32_t models_of(const NodeRequest& request);
   void change_share(Machine& machine, const Taken& taken, bool more);
   void touch(std::uint32_t node);
+  void note_touched(std::uint32_t node) {
+    if (!std::exchange(infos_[node].touched, true)) touched_.push_back(node);
+  }
+  std::uint32_t held_row(std::uint32_t node) const;
+  void leave_held_order(std::uint32_t node);
   std::uint32_t hot_bit(std::uint32_t image) const {
     for (std::uint32_t i = 0; i < kHotImages; ++i)
       if (image != 0 && hot_[i] == image) return 1U << i;
@@ -301,6 +339,8 @@ class Pool {
   std::array<std::uint32_t, kHotImages> hot_{};      // images that many hold: a bit of the class
   std::set<std::pair<std::int64_t, NodeId>> wakes_;  // when back-offs and hours pass
   std::vector<std::uint32_t> touched_;
+  std::vector<HeldBack> held_back_;  // by model
+  std::vector<std::uint32_t> held_due_;
   std::vector<std::uint32_t> marks_;
   std::uint32_t stamp_ = 1;
   std::uint64_t seed_ = 0;

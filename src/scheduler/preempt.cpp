@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t kRoomsLookedAt = 2'000;     // machines, for one decision
 constexpr std::size_t kSetsLookedAt = 8;          // leases of one machine, all sets of which are tried
 constexpr std::int64_t kReclaimAgainMs = 5'000;   // until who is within its guarantee and got nothing looks again
+constexpr Millis kMovesAgain{300'000};            // after moves that came to nothing
 constexpr std::size_t kVictimsLookedAt = 50'000;  // leases, for one decision
 constexpr std::int64_t kRestartMs = 300'000;      // what work loses besides: it has to find its way back
 constexpr std::int64_t kLostMaxMs = 30LL * 86'400'000;
@@ -23,16 +24,19 @@ std::uint32_t sum(std::uint32_t a, std::uint32_t b) {
   return a > ~b ? ~std::uint32_t{0} : a + b;
 }
 
-// CPU milliseconds that are lost when it leaves: all since it was granted, as nobody tells of checkpoints.
-std::int64_t cost_of(const LeaseView& lease, std::int64_t now_ms) {
-  if (lease.role == SlotRole::Spare) return 0;  // nothing runs on it
-  const std::int64_t cpus = std::clamp<std::int64_t>(lease.resources.cpu_milli / 1000, 1, 1 << 16),
-                     gpus = std::clamp<std::int64_t>(lease.resources.gpus, 0, 1 << 10);
-  const std::int64_t since = std::clamp<std::int64_t>(lease.since.ms, 0, now_ms);
-  return (cpus + gpus * kGpuInCpus) * (std::min(now_ms - since, kLostMaxMs) + kRestartMs);
+}  // namespace
+
+std::int64_t Scheduler::Impl::size_of(const Resources& resources) {
+  return std::clamp<std::int64_t>(resources.cpu_milli / 1000, 1, 1 << 16) +
+         std::clamp<std::int64_t>(resources.gpus, 0, 1 << 10) * kGpuInCpus;
 }
 
-}  // namespace
+// CPU milliseconds that are lost when it leaves: all since it was granted, as nobody tells of checkpoints.
+std::int64_t Scheduler::Impl::cost_of(const LeaseView& lease, std::int64_t now_ms) {
+  if (lease.role == SlotRole::Spare) return 0;  // nothing runs on it
+  const std::int64_t since = std::clamp<std::int64_t>(lease.since.ms, 0, now_ms);
+  return size_of(lease.resources) * (std::min(now_ms - since, kLostMaxMs) + kRestartMs);
+}
 
 bool Scheduler::Impl::preemptible(const LeaseView& lease, std::uint8_t by_tier) {
   return lease.role != SlotRole::Head && !lease.leaving && lease.tier >= kPreemptibleTier && lease.tier > by_tier;
@@ -130,6 +134,7 @@ std::optional<Scheduler::Impl::Room> Scheduler::Impl::room_on(const Query& query
                                                               const Gone& gone) const {
   const auto on = leases_on.find(pool.view(node).node);
   if (on == leases_on.end() || !pool.could_host(query, node)) return {};
+  if (pool.headroom_lacks(node) && !pool.entitled(query, node)) return {};  // it would be kept back, once it is free
   Room room{node, 0, {}};
   std::vector<std::pair<std::int64_t, LeaseId>> may;
   for (const LeaseId id : on->second) {
@@ -219,13 +224,28 @@ bool Scheduler::Impl::make_way(std::uint32_t item, WallTime now, std::vector<Gro
       again = way->second.expires.ms;
       return true;
     }
+    // The core refused to move it, or it had gone. Preempting is another matter.
+    if (way->second.moves && !clearing(item)) items[item].stays_until = now + kMovesAgain;
     ways.erase(way);
   }
   const Claim claim = claim_of(classes[items[item].cls], items[item].lane);
+  if (!shapes.empty() && !clearing(item) && move_for(item, claim.tier, now, out, again)) return true;
   if (clear_for(item, {claim.tier, claim.owner}, now, out, again)) return true;
   if (!claim.reclaims()) return false;
-  again = now.ms + kReclaimAgainMs;
+  const std::int64_t reclaim = now.ms + kReclaimAgainMs;
+  again = again == 0 ? reclaim : std::min(again, reclaim);
   return clear_for(item, claim, now, out, again);
+}
+
+// Work leaves machines that are kept for it.
+bool Scheduler::Impl::clearing(std::uint32_t item) const {
+  const auto kept = latches.find(item);
+  return kept != latches.end() && std::any_of(kept->second.begin(), kept->second.end(), [&](std::uint32_t node) {
+           const auto on = leases_on.find(pool.view(node).node);
+           return on != leases_on.end() && pool.machine(node).keeper == item &&
+                  std::any_of(on->second.begin(), on->second.end(),
+                              [&](LeaseId id) { return leases.at(id).preempted; });
+         });
 }
 
 bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime now, std::vector<Group>& out,

@@ -82,6 +82,7 @@ void Scheduler::Impl::compile(Class& c) {
   for (std::uint32_t i = 0; i < bundles.size(); ++i) {
     if (bundles[i].count == 0) continue;
     c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
+    if (c.grows && bundles[i].failover) c.needs.back().failover = std::min<std::uint8_t>(c.example.tier, kNotHeld - 1);
     const Need& need = c.needs.back().need;
     const std::int64_t gpu = need.load.share > 0 ? need.load.share : std::int64_t{need.load.gpus} * kWholeGpu;
     Held& one = c.needs.back().held = {need.amounts.cpu, need.amounts.memory, gpu};
@@ -230,6 +231,12 @@ void Scheduler::Impl::apply(const PathsChanged& c) {
     if (rules_of(classes[sleepers[i]].example.policy).domains == Domains::Together) wake(sleepers[i]);
 }
 
+void Scheduler::Impl::apply(const HeadroomChanged& c) {
+  pool.set_headroom(c.rows);
+  pool.hold_back();
+  shadows_stale = true;
+}
+
 void Scheduler::Impl::set_latch_due(std::uint32_t cls, std::int64_t due) {
   Class& c = classes[cls];
   if (c.latch_due != 0) latches_due.erase({c.latch_due, cls});
@@ -354,6 +361,10 @@ void Scheduler::Impl::reclassify() {
     all.push_back(std::move(r));
   }
   for (Request& r : all) apply(RequestChanged{std::move(r)});
+  for (auto& [cluster, shape] : shapes) {
+    for (const Need& need : shape.needs) pool.drop(need);
+    compile(shape);
+  }
 }
 
 void Scheduler::Impl::age(std::int64_t now_ms) {

@@ -56,6 +56,10 @@ void Scheduler::Impl::drop_lease(const LeaseView& lease) {
   const auto on = leases_on.find(lease.node);
   if (on->second.erase(lease.lease) > 0 && on->second.empty()) leases_on.erase(on);
   interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].erase(lease.lease);
+  if (const auto of = leases_of.find(lease.cluster); of != leases_of.end()) {
+    of->second.erase(lease.lease);
+    if (of->second.empty()) leases_of.erase(of);
+  }
   leaving.erase(lease.lease);
   ripening.erase({lease.since + kPreemptAfter, lease.lease});
   leases.erase(lease.lease);
@@ -75,6 +79,9 @@ void Scheduler::Impl::apply(const LeaseChanged& c) {
   leases_on[lease.node].insert(lease.lease);
   leases.emplace(lease.lease, lease);
   shadows_stale = true;
+  if (lease.tier >= kPreemptibleTier) leases_of[lease.cluster].insert(lease.lease);
+  if (const auto moved = moves.find({lease.cluster, lease.node}); moved != moves.end())
+    drop_proposal(ClusterId(moved->second));  // it came true
   if (lease.leaving) leaving.insert(lease.lease);
   if (!preemptible(lease, 0)) return;
   interruptible[std::min<std::size_t>(lease.tier, kTiers - 1)].insert(lease.lease);
@@ -110,6 +117,8 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
   }
   if (PathsChanged paths = network.all(); !paths.paths.empty()) out.emplace_back(std::move(paths));
   out.emplace_back(FreezeChanged{frozen});
+  if (pool.holds_back()) out.emplace_back(HeadroomChanged{pool.headroom()});
+  for (const auto& [cluster, shape] : shapes) out.emplace_back(ShapeChanged{cluster, shape.request});
   out.emplace_back(pool.learned());
   if (!arrivals.empty()) out.emplace_back(ArrivalsChanged{{arrivals.begin(), arrivals.end()}});
   for (RunsChanged& runs : run_times.all()) out.emplace_back(std::move(runs));
@@ -124,7 +133,8 @@ Forecast forecast(const std::vector<Change>& snapshot, const RequestChanged& req
   for (std::size_t rounds = fork.waiting(); rounds > 0; --rounds) {  // each places at least one request or is the last
     const std::vector<Group> groups = fork.plan({.groups_max = 1024}, now);
     for (const Group& group : groups)
-      if (group.cluster == asked && group.kind != ActionKind::Preempt) return {group, {}};
+      if (group.cluster == asked && group.kind != ActionKind::Preempt && group.kind != ActionKind::Move)
+        return {group, {}};
     if (groups.empty()) break;
   }
   return {{}, fork.queue_of(asked, now)};

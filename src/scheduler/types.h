@@ -85,6 +85,7 @@ struct Bundle {  // `count` machines of the same kind
   std::string group;
   NodeRequest request;
   std::uint32_t count = 1;
+  bool failover = false; /* of grow: takes the place of lost machines, or is a spare; may use its tier's headroom */
   bool operator==(const Bundle&) const = default;
 };
 // What a cluster still needs: all of `gang` at once (start, or below its minimum) or any of `grow` (elastic, spares).
@@ -126,6 +127,8 @@ struct LeaseView {  // a grant: it holds its resources on its node until LeaseGo
   std::uint8_t tier = 1;  /* of its cluster */
   WallTime since;         /* granted */
   bool preempted = false; /* it leaves to make room */
+  bool moved = false;     /* and has another machine already (with preempted) */
+  std::string group = {}; /* of workers */
   bool operator==(const LeaseView&) const = default;
 };
 
@@ -195,6 +198,16 @@ struct Arrival {
 struct ArrivalsChanged {
   std::vector<Arrival> arrivals;
 };
+// What a worker of a running cluster needs on another machine: one bundle for each group, in `gang`. Told of those that
+// agreed to be interrupted; without bundles: it cannot be moved any more.
+struct ShapeChanged {
+  ClusterId cluster;
+  Request request;
+};
+// What is kept back for failovers, all of it; one row for a model. Machines of named pools are not: they are another's.
+struct HeadroomChanged {
+  std::vector<Headroom> rows;
+};
 struct DayChanged {  // another seed for the order among equals
   std::uint64_t seed = 0;
 };
@@ -233,13 +246,15 @@ struct ShareChanged {
 };
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
                             LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
-                            ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged>;
+                            ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
 // of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that
 // long.
 inline constexpr std::uint8_t kPreemptibleTier = 2;
 inline constexpr Millis kPreemptAfter{120'000};
+// A worker of it may be moved so that a larger request fits, but not before it had that long where it is.
+inline constexpr Millis kMoveAfter{600'000};
 
 // ---- plans ------------------------------------------------------------------------------------------------------
 struct Place {
@@ -253,13 +268,14 @@ struct Place {
   std::uint64_t node_version = 0;
   bool operator==(const Place&) const = default;
 };
-enum class ActionKind : std::uint8_t { Start = 1, Grow = 2, Preempt = 3 };
+enum class ActionKind : std::uint8_t { Start = 1, Grow = 2, Preempt = 3, Move = 4 };
 struct Group {  // atomic: committed whole or refused whole
   ActionKind kind = ActionKind::Start;
   ClusterId cluster;
   std::vector<Place> places;
   WallTime expires;
-  std::vector<LeaseId> victims = {}; /* Preempt: told to leave, all or none, so that `cluster` can start */
+  // Preempt, Move: told to leave, all or none, so that `cluster` can start. Move: the places are theirs, in that order.
+  std::vector<LeaseId> victims = {};
   bool operator==(const Group&) const = default;
 };
 // Why a request waits, as a code with parameters; the audience is the tenant, so nothing of other tenants is in it.

@@ -1,4 +1,4 @@
-// Quotas of organisations and projects: GET and PUT under each.
+// Quotas of organisations and projects: GET and PUT under each; what the platform keeps back for failovers.
 #include "server/api.h"
 
 namespace muster::server {
@@ -22,6 +22,9 @@ Resolver project(Verb verb) {
     call.id = id->str();
     return Ask{verb, object_of(state.projects.find(*id)->second)};
   };
+}
+Resolver platform(Verb verb) {
+  return [verb](const control::State&, Call&) -> Result<Ask> { return Ask{verb, {.kind = Kind::Platform}}; };
 }
 template <class Id>
 Result<std::string> shown(const control::State& state, const std::string& id) {
@@ -52,6 +55,19 @@ void Api::add_quotas() {
     submit(call, control::SetQuota{{}, *ProjectId::parse(call->id), request->quota, request->share},
            [id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
              return shown<ProjectId>(state, id);
+           });
+  });
+  add("GetHeadroom", platform(Verb::Read), [this](const CallPtr& call) {
+    read(call, [](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+      return wire::to_json(headroom_view(state));
+    });
+  });
+  add("SetHeadroom", platform(Verb::Update), [this](const CallPtr& call) {
+    const auto request = wire::parse_set_headroom(call->request.body);
+    if (!request.ok()) return fail(call, request.error());
+    submit(call, control::SetHeadroom{request->row},
+           [](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) -> Result<std::string> {
+             return wire::to_json(headroom_view(state));
            });
   });
 }

@@ -93,6 +93,13 @@ struct Teller {
                        amount(e.quota.gpus, 1, "GPUs"), amount(e.quota.cpu_milli, 1000, "CPUs"),
                        amount(e.quota.clusters, 1, "clusters"), share);
   }
+  std::string operator()(const HeadroomSet& e) {
+    const std::string what = e.row.gpu_model.empty() ? "without a GPU" : "with " + e.row.gpu_model;
+    if (e.row.machines == 0) return fmt::format("no machines {} are kept back for failovers any more", what);
+    return fmt::format("{} machine{} {} {} kept back for failovers of tier {}{}", e.row.machines,
+                       e.row.machines == 1 ? "" : "s", what, e.row.machines == 1 ? "is" : "are", e.row.tier,
+                       e.row.tier == 0 ? "" : " or better");
+  }
   std::string operator()(const ImagePolicySet& e) {
     const auto project = s.projects.find(e.project);
     const auto org = s.orgs.find(e.org);

@@ -1224,6 +1224,23 @@ TEST_F(Platform, ImagePoliciesAreSetShownAndRefuse) {
   EXPECT_GE(audit.body["items"].items().size(), 2U) << audit.body.dump();
 }
 
+TEST_F(Platform, HeadroomIsSetByOperatorsAndShown) {
+  const std::string tenant = user("hedda", Role::Tenant, "headroom-org"),
+                    auditor = user("heidi", Role::Auditor, "headroom-org");
+  const std::string row = R"({"gpuModel":"no such GPU","machines":2,"tier":1})";
+  const auto set = call("PUT", "/api/v1/headroom", row);
+  ASSERT_EQ(set.status, 200) << set.body.dump();
+  EXPECT_TRUE(wire::check_json("HeadroomView", set.body).ok());
+  EXPECT_EQ(set.body["rows"].dump(), R"([{"gpuModel":"no such GPU","machines":2,"tier":1,"free":0}])");
+  EXPECT_EQ(call("GET", "/api/v1/headroom", "", auditor).body["rows"].dump(), set.body["rows"].dump());
+  EXPECT_EQ(call("PUT", "/api/v1/headroom", row, auditor).status, 403);
+  EXPECT_GE(call("PUT", "/api/v1/headroom", row, tenant).status, 403);
+  EXPECT_GE(call("GET", "/api/v1/headroom", "", tenant).status, 403);
+  EXPECT_EQ(call("PUT", "/api/v1/headroom", R"({"tier":10})").body["field"].text(), "tier");
+  EXPECT_EQ(call("PUT", "/api/v1/headroom", R"({"machines":10001})").body["field"].text(), "machines");
+  EXPECT_EQ(call("PUT", "/api/v1/headroom", R"({"gpuModel":"no such GPU"})").body["rows"].items().size(), 0U);
+}
+
 TEST_F(Platform, QuotasAreSetShownAndHoldBack) {
   const std::string tenant = user("quentin", Role::Tenant, "quota-org"),
                     other = user("quirin", Role::Tenant, "other-org");

@@ -218,6 +218,19 @@ Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
   return view;
 }
 
+wire::HeadroomView headroom_view(const control::State& state) {
+  wire::HeadroomView view;
+  for (const auto& [model, row] : state.headroom) view.rows.push_back({row, 0});
+  if (view.rows.empty()) return view;
+  for (const auto& [id, node] : state.nodes) {
+    if (!control::schedulable(node) || !pool_of(node).empty() || !state.live_leases(id).empty()) continue;
+    const std::string model = node.facts.devices.empty() ? "" : node.facts.devices.front().model;
+    for (auto& [row, free] : view.rows)
+      if (row.gpu_model == model) ++free;
+  }
+  return view;
+}
+
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal) {
   wire::PrincipalView view{principal, {}, {}, false};
   if (const auto org = state.orgs.find(principal.org); org != state.orgs.end()) view.org = org->second.name;

@@ -60,6 +60,9 @@ struct SetImagePolicyRequest {
   std::string id;
   ImagePolicy policy;
 };
+struct SetHeadroomRequest {
+  Headroom row;
+};
 struct CreateApiTokenRequest {
   std::string label;
   std::vector<std::string> scopes;
@@ -116,6 +119,7 @@ Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
+Result<SetHeadroomRequest> parse_set_headroom(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
@@ -136,6 +140,7 @@ std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
+std::string to_json(const SetHeadroomRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
@@ -250,6 +255,13 @@ struct ImagePolicyScope {
 struct ImagePolicyView {
   ImagePolicyScope platform;
   std::optional<ImagePolicyScope> org, project;
+};
+struct HeadroomView {
+  struct Row {
+    Headroom row;
+    std::uint32_t free = 0; /* machines of the model that are wholly free now */
+  };
+  std::vector<Row> rows;
 };
 struct RegistryView {
   std::string host, username;
@@ -399,6 +411,7 @@ std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});
 std::string to_json(const QuotaView& view);
 std::string to_json(const ImagePolicyView& view);
+std::string to_json(const HeadroomView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);

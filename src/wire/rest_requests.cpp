@@ -113,6 +113,12 @@ Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body) {
   return SetImagePolicyRequest{m.id(), read(m.policy())};
 }
 
+Result<SetHeadroomRequest> parse_set_headroom(std::string_view body) {
+  const auto m = TRY(decode<v1::SetHeadroomRequest>(body));
+  if (m.tier() > 9) return error(Code::InvalidArgument, "tier must lie between 0 and 9", "tier");
+  return SetHeadroomRequest{{m.gpu_model(), m.machines(), static_cast<std::uint8_t>(m.tier())}};
+}
+
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
   const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
@@ -291,6 +297,13 @@ std::string to_json(const SetImagePolicyRequest& request) {
   v1::SetImagePolicyRequest m;
   m.set_id(request.id);
   write(request.policy, *m.mutable_policy());
+  return write_message(m);
+}
+std::string to_json(const SetHeadroomRequest& request) {
+  v1::SetHeadroomRequest m;
+  m.set_gpu_model(request.row.gpu_model);
+  m.set_machines(request.row.machines);
+  m.set_tier(request.row.tier);
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

@@ -86,6 +86,16 @@ TEST(Rest, ImagePoliciesSurviveTheRoundTrip) {
   EXPECT_EQ(parse_set_image_policy(R"({"policy":{"alow":["a"]}})").error().field, "policy.alow");
 }
 
+TEST(Rest, HeadroomSurvivesTheRoundTrip) {
+  const SetHeadroomRequest request{{"NVIDIA H100", 3, 1}};
+  const auto back = parse_set_headroom(to_json(request));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->row, request.row);
+  EXPECT_EQ(parse_set_headroom("{}")->row, Headroom{});
+  EXPECT_EQ(parse_set_headroom(R"({"tier":10})").error().field, "tier");
+  EXPECT_FALSE(parse_set_headroom(R"({"machines":-1})").ok());
+}
+
 struct Refusal {
   const char* body;
   Code code;

@@ -172,6 +172,17 @@ std::string to_json(const ImagePolicyView& view) {
   if (view.project) write(*view.project, *m.mutable_project());
   return write_message(m);
 }
+std::string to_json(const HeadroomView& view) {
+  v1::HeadroomView m;
+  for (const auto& [row, free] : view.rows) {
+    v1::Headroom& to = *m.add_rows();
+    to.set_gpu_model(row.gpu_model);
+    to.set_machines(row.machines);
+    to.set_tier(row.tier);
+    to.set_free(free);
+  }
+  return write_message(m);
+}
 std::string to_json(const ApiTokenView& view) {
   v1::ApiToken m;
   m.set_id(view.token.id.str());

@@ -50,6 +50,7 @@ World story() {
   offer.currency = "EUR", offer.price = offer.floor = 1'000'000, offer.images = {"ray:"};
   for (const std::uint64_t node : {1U, 2U, 3U, 4U}) w.must(SetOffer{NodeId{node}, offer});
   w.must(SetImagePolicy{{}, w.project, {{"ray"}, {"ray:1"}, false, {}}});
+  w.must(SetHeadroom{{"H200", 1, 1}});
   NodeFacts facts = w.state.nodes.at(NodeId{1}).facts;
   facts.lan = {"192.168.1.5:41000"}, facts.labels = {{"rack", "7"}};
   w.must(NodeOnline{NodeId{1}, facts});

@@ -113,6 +113,7 @@ Seeds seeds_rest() {
       R"({"handle":"h","code":"c","state":"s","issuer":"https://id.example","label":"laptop"})",
       R"({"id":"node-1","offer":{"prices":{"H100":1000000},"currency":"EUR"}})",
       wire::to_json(wire::SetImagePolicyRequest{"org-1", {{"ghcr.io/*"}, {"evil"}, true, {"-----BEGIN"}}}),
+      wire::to_json(wire::SetHeadroomRequest{{"H100", 2, 1}}),
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);
@@ -168,6 +169,8 @@ FUZZ_TARGET(rest, 6 << 10) {
       return (void)wire::parse_set_offer(body).ok();
     case 20:
       return parse_twice(wire::parse_set_image_policy, body);
+    case 21:
+      return parse_twice(wire::parse_set_headroom, body);
     default: {
       const auto value = wire::parse_json(body);
       if (value.ok()) (void)wire::check_json("Cluster", *value).ok();

@@ -1,6 +1,6 @@
 // I14: who is told to leave to make room agreed to that by its tier, is no head, had its two minutes, and somebody of a
 // better tier waits, or somebody of the same tier within its guarantee while the owner has his without it; in a freeze
-// nobody is.
+// nobody is. Who is told to move had ten minutes, waits for nobody of a later tier, and has another lease already.
 #include "sim/checkers.h"
 
 namespace muster::sim {
@@ -16,11 +16,35 @@ class FairPreemption final : public Checker {
     if (const auto* changed = std::get_if<control::LeaseWantChanged>(&event.event);
         changed != nullptr && changed->reason == "preempted")
       look(after, changed->lease, event.at, world);
+    if (const auto* changed = std::get_if<control::LeaseWantChanged>(&event.event);
+        changed != nullptr && changed->reason == "moved" && changed->want == LeaseWant::Drain)
+      look_at_move(after, changed->lease, event.at, world);
+    if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) moving_.erase(granted->lease.cluster);
+    if (!moving_.empty() && !std::holds_alternative<control::LeaseWantChanged>(event.event) &&
+        !std::holds_alternative<control::TimerSet>(event.event))
+      fail(world, moving_.begin()->str() + " had a worker told to move, and no other granted with that");
     if (const auto* left = std::get_if<control::SlotLeft>(&event.event); left != nullptr && left->reason == "preempted")
       if (const Slot* slot = after.find_slot(left->slot)) look(after, slot->lease, event.at, world);
   }
 
  private:
+  void look_at_move(const State& state, LeaseId id, WallTime at, World& world) {
+    if (!told_.insert(id).second) return;
+    const Lease* lease = state.find_lease(id);
+    const Slot* slot = lease == nullptr ? nullptr : state.find_slot(lease->slot);
+    const Cluster* cluster = lease == nullptr ? nullptr : state.find_cluster(lease->cluster);
+    if (slot == nullptr || cluster == nullptr) return;
+    looked_at();
+    moving_.insert(lease->cluster);
+    if (slot->role != SlotRole::Worker) return fail(world, id.str() + " is no worker and was told to move");
+    if (state.frozen) return fail(world, id.str() + " was told to move in a freeze");
+    if (cluster->spec.tier < 2) return fail(world, id.str() + " never agreed to move");
+    if (at - lease->granted_at < Millis(600'000))
+      return fail(world, id.str() + " had " + std::to_string((at - lease->granted_at).count()) + " ms only");
+    for (const auto& [other, each] : state.clusters)
+      if (each.state == ClusterState::Queued && each.spec.tier <= cluster->spec.tier) return;
+    fail(world, id.str() + " was told to move for nobody who may ask for that");
+  }
   void look(const State& state, LeaseId id, WallTime at, World& world) {
     if (!told_.insert(id).second) return;
     const Lease* lease = state.find_lease(id);
@@ -85,6 +109,7 @@ class FairPreemption final : public Checker {
     return out;
   }
   std::set<LeaseId> told_;
+  std::set<ClusterId> moving_;  // whose worker was told to, until the other one is granted
 };
 
 }  // namespace

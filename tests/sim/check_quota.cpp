@@ -1,4 +1,5 @@
-// I13: no grant and no start takes a project or an organisation above what its quota allows then.
+// I13: no grant and no start takes a project or an organisation above what its quota allows then; no start, and nothing
+// of a tier that may not, takes one of the last free machines that are kept back for failovers.
 #include "sim/checkers.h"
 
 namespace muster::sim {
@@ -15,14 +16,33 @@ class WithinQuota final : public Checker {
       if (cluster.state != ClusterState::Queued) begun_.insert(id);
   }
   void durable(const DurableEvent& event, const State& after, World& world) override {
-    if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event))
+    if (const auto* granted = std::get_if<control::LeaseGranted>(&event.event)) {
+      look_at_headroom(after, granted->lease, world);
       return look(after, granted->lease.cluster, granted->lease.resources, 0, world);
+    }
     const auto* changed = std::get_if<control::ClusterStateChanged>(&event.event);
     if (changed != nullptr && changed->state == ClusterState::Starting && begun_.insert(changed->cluster).second)
       look(after, changed->cluster, {}, 1, world);
   }
 
  private:
+  void look_at_headroom(const State& state, const Lease& lease, World& world) {
+    const Cluster* cluster = state.find_cluster(lease.cluster);
+    const auto* node = state.find_node(lease.node);
+    if (cluster == nullptr || node == nullptr || cluster->spec.pool == "own") return;
+    const auto model = [](const muster::Node& of) {
+      return of.facts.devices.empty() ? std::string() : of.facts.devices.front().model;
+    };
+    const auto row = state.headroom.find(model(*node));
+    if (row == state.headroom.end() || state.live_leases(node->id).size() != 1) return;
+    if (cluster->state != ClusterState::Queued && cluster->spec.tier <= row->second.tier) return;
+    std::uint32_t free = 0;
+    for (const auto& [id, other] : state.nodes)
+      if (control::schedulable(other) && model(other) == row->first && state.live_leases(id).empty()) ++free;
+    looked_at();
+    if (free < row->second.machines)
+      fail(world, lease.cluster.str() + " took one of the last machines that are kept back for failovers");
+  }
   // Counted from the tables, and only what this event added to: a quota that was lowered may be exceeded already.
   void look(const State& state, ClusterId id, const Resources& added, std::int64_t clusters, World& world) {
     const Cluster* cluster = state.find_cluster(id);

@@ -105,6 +105,15 @@ void Sim::quota_step() {
   };
   const Quota of_project = any();
   set_quota(of_project, any());
+  set_headroom(static_cast<std::uint32_t>(headrooms_.below(4)), static_cast<std::uint8_t>(headrooms_.below(4)));
+}
+
+// Of every model that there is.
+void Sim::set_headroom(std::uint32_t machines, std::uint8_t tier) {
+  std::set<std::string> models;
+  for (const auto& node : nodes_) models.insert(node->facts.devices.empty() ? "" : node->facts.devices.front().model);
+  for (const std::string& model : models)
+    ask({control::SetHeadroom{{model, machines, tier}}, SimServer::system_actor(), "headroom", "", false});
 }
 
 // Owners ask for their machines, give hours that begin and end while the simulation lasts, and take all of it back.

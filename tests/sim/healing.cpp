@@ -33,7 +33,7 @@ void Sim::heal() {
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
   }
   if (!server_->up()) server_->start();
-  if (with_quotas()) set_quota({}, {});
+  if (with_quotas()) set_quota({}, {}), set_headroom(0, 0);
   if (with_offers()) clear_offers();
   for (const auto& node : nodes_) {
     if (node->id == revoked_) continue;
@@ -56,6 +56,10 @@ std::string Sim::settle_wishes() {
         ask({control::StopCluster{id, "asked"}, tenant("end-" + id.str()), "stop", "", false});
         return id.str() + " still runs";
       }
+  if (with_quotas() && !server_->state().headroom.empty()) {
+    set_headroom(0, 0);
+    return "machines are kept back for failovers";
+  }
   if (!with_quotas() || server_->state().limited_projects.empty()) return {};
   set_quota({}, {});
   return "a quota still bounds a project";

@@ -36,7 +36,8 @@ Sim::Sim(const RunOptions& options)
       world_(options.seed),
       quotas_(options.seed ^ 0x9007a5),
       tiers_(options.seed ^ 0x71e125),
-      offers_(options.seed ^ 0x0ffe25) {
+      offers_(options.seed ^ 0x0ffe25),
+      headrooms_(options.seed ^ 0x4ead00) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {

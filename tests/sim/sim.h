@@ -76,6 +76,7 @@ class Sim final : public Environment, public ServerWatcher {
   Offer random_offer();
   void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
+  void set_headroom(std::uint32_t machines, std::uint8_t tier);
   void ask(Request request, std::uint32_t tries = 0);
   control::Actor tenant(const std::string& request_id);
   ClusterSpec random_spec();
@@ -115,7 +116,7 @@ class Sim final : public Environment, public ServerWatcher {
   bool tight() const { return options_.seed % 4 == 1; }        // machines are scarce: later tiers have to make room
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
   bool with_offers() const { return options_.seed % 4 == 3; }  // owners ask prices and want machines back
-  Rng quotas_, tiers_, offers_;                                // of their own: what is drawn here moves nothing else
+  Rng quotas_, tiers_, offers_, headrooms_;                    // of their own: what is drawn here moves nothing else
   ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;
