@@ -145,6 +145,13 @@ Result<KeySource> next_key_source(const Arguments& arguments) {
   return named_source(arguments, "--to-key", "--to-program");
 }
 
+std::string key_words(const Arguments& arguments) {
+  for (const char* name : {"--at-rest-key", "--at-rest-program"}) {
+    if (const std::string value = arguments.option(name); !value.empty()) return fmt::format(" {} {}", name, value);
+  }
+  return {};
+}
+
 Status make_key_file(const std::string& path) {
   std::error_code fault;
   if (fs::exists(fs::symlink_status(path, fault)))

@@ -29,7 +29,8 @@ struct KeySource {
 // From --at-rest-key and --at-rest-program, else $CREDENTIALS_DIRECTORY/muster-at-rest where there is one.
 Result<KeySource> key_source(const Arguments& arguments);
 Result<KeySource> next_key_source(const Arguments& arguments);  // --to-key, --to-program
-Status make_key_file(const std::string& path);                  // a new one, of mode 0600; never over another file
+std::string key_words(const Arguments& arguments);  // the option as it was given, to be shown: " --at-rest-key FILE"
+Status make_key_file(const std::string& path);      // a new one, of mode 0600; never over another file
 
 enum class RestState : std::uint8_t {
   Sealing,   // at-rest init has begun: plain things may lie beside sealed ones

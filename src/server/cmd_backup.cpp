@@ -246,8 +246,8 @@ int cmd_restore(const Arguments& arguments, const OpenStore& open) {
     fmt::print(stderr, "musterd restore: {}\n", done.error().message);
     return 1;
   }
-  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}\n", arguments.option("--data"),
-             *done, arguments.option("--data"));
+  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}{}\n", arguments.option("--data"),
+             *done, arguments.option("--data"), key_words(arguments));
   return 0;
 }
 

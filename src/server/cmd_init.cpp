@@ -99,7 +99,7 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
     fmt::print("The root's key is in {}, and nowhere else: keep it offline, with a copy\n", root);
   if (made->generated)
     fmt::print("Operator {} has the password {} (shown once; `muster passwd` changes it)\n", account, made->password);
-  fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
+  fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443{}\n", data, key_words(arguments));
   fmt::print("Log in:  muster login https://{}:8443 --user {} --ca-sha256 {}\n", name, account, made->ca_sha256);
   return 0;
 }

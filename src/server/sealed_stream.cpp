@@ -75,7 +75,7 @@ Result<bool> SealedStream::read_header(int fd, const std::string& place) {
   id_ = *id;
   key_ = *crypto::KeyRing::key_of(view.subspan(kStreamMagic.size()));
   index_.clear(), newest_.clear();
-  plain_end_ = 0, end_ = kHeader;
+  plain_end_ = 0, end_ = kHeader, torn_ = false;
   return true;
 }
 
@@ -85,6 +85,7 @@ Result<Bytes> SealedStream::open_record(int fd, const Record& record) {
 }
 
 Status SealedStream::catch_up(int fd) {
+  if (torn_) return {};
   struct stat facts {};
   if (::fstat(fd, &facts) != 0) return error(Code::Unavailable, "a sealed file cannot be looked at");
   const auto bytes = static_cast<std::uint64_t>(facts.st_size);
@@ -106,6 +107,7 @@ Status SealedStream::catch_up(int fd) {
     plain_end_ = newest_.back().plain, end_ = newest_.back().at;
     if (!index_.empty() && index_.back().at == end_) index_.pop_back();
     newest_.pop_back();
+    torn_ = true;
   }
   return {};
 }
@@ -119,6 +121,7 @@ Status SealedStream::append(int fd, ByteView plain) {
   TRY_VOID(catch_up(fd));
   if (::ftruncate(fd, static_cast<off_t>(end_)) != 0)
     return error(Code::Unavailable, fmt::format("cannot cut a sealed file: {}", std::strerror(errno)));
+  torn_ = false;
   while (!plain.empty()) {
     const ByteView part = plain.first(std::min(plain.size(), kStreamRecord));
     Bytes record;

@@ -43,6 +43,7 @@ class SealedStream {
   std::vector<Record> index_;  // one in every kStreamRecord plain bytes or so
   std::deque<Record> newest_;
   std::uint64_t plain_end_ = 0, end_ = kHeader;
+  bool torn_ = false;  // what lies behind end_ counts for nothing, until the next append cuts it off
 };
 
 }  // namespace muster::server
