@@ -1,7 +1,8 @@
 // journal.inprocess: authorised job submissions through Runner on SQLite on disk, each answered only when durable, from
 // N submitters that wait for every answer; against puts of the same size into etcd when its rate is given. Usage:
-// bench_journal [folder=.] [submitters=128] [seconds=5] [runs=3] [etcd puts/s=0] One JSON line per figure on standard
-// output: {name, value, unit, baseline, ratio, runs}.
+// bench_journal [folder=.] [submitters=128] [seconds=5] [runs=3] [etcd puts/s=0] [sealed] One JSON line per figure on
+// standard output: {name, value, unit, baseline, ratio, runs}. sealed: also with encryption at rest, in turns with the
+// plain runs, which are its baseline; and entries/s that are sealed, and opened again, on one thread with no store.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -15,7 +16,9 @@
 #include <thread>
 #include <vector>
 
+#include "crypto/random.h"
 #include "engine/runner.h"
+#include "store/sealed_store.h"
 #include "store/sqlite_store.h"
 
 namespace {
@@ -54,7 +57,12 @@ void set_up(engine::Runner& runner) {
   must(runner.submit_wait(control::Lane::Tenant, cluster, actor(PrincipalId{1}, Role::Tenant, OrgId{1})));
 }
 
-Run measure(const std::string& folder, unsigned submitters, unsigned seconds) {
+std::shared_ptr<crypto::KeyRing> some_ring() {
+  return std::make_shared<crypto::KeyRing>(
+      std::map<std::uint32_t, crypto::Secret32>{{1, crypto::Secret32(crypto::random_key32())}}, 1);
+}
+
+Run measure(const std::string& folder, unsigned submitters, unsigned seconds, bool sealed) {
   const std::string path = fmt::format("{}/bench-journal-{}.db", folder, ::getpid());
   Run run;
   {
@@ -64,7 +72,9 @@ Run measure(const std::string& folder, unsigned submitters, unsigned seconds) {
       std::exit(1);
     }
     std::shared_ptr<store::SqliteStore> store(std::move(*opened));
-    auto started = engine::Runner::start({.store = store});
+    std::shared_ptr<journal::Store> used = store;
+    if (sealed) used = std::make_shared<store::SealedStore>(store, some_ring());
+    auto started = engine::Runner::start({.store = used});
     if (!started) {
       fmt::print(stderr, "{}\n", started.error().message);
       std::exit(1);
@@ -114,6 +124,23 @@ Run measure(const std::string& folder, unsigned submitters, unsigned seconds) {
   return run;
 }
 
+// Entries a second, sealed and opened again, of the size that a submission has.
+void measure_sealing(std::vector<double>& seals, std::vector<double>& opens) {
+  const auto ring = some_ring();
+  constexpr std::size_t kEntries = 20'000, kBytes = 400;
+  const Bytes plain = crypto::random_bytes(kBytes);
+  std::vector<Bytes> sealed(kEntries);
+  const auto begin = Clock::now();
+  for (std::size_t i = 0; i < kEntries; ++i) sealed[i] = ring->seal(store::entry_place(i + 1), plain);
+  const auto middle = Clock::now();
+  for (std::size_t i = 0; i < kEntries; ++i) {
+    if (!ring->open(store::entry_place(i + 1), sealed[i])) std::exit(1);
+  }
+  const auto end = Clock::now();
+  seals.push_back(kEntries / std::chrono::duration<double>(middle - begin).count());
+  opens.push_back(kEntries / std::chrono::duration<double>(end - middle).count());
+}
+
 void print(const std::string& name, std::vector<double> values, const std::string& unit, double baseline) {
   std::sort(values.begin(), values.end());
   const double median = values[values.size() / 2];
@@ -132,9 +159,14 @@ int main(int argc, char** argv) {
   const unsigned submitters = std::max(1u, number(2, 128)), seconds = std::max(1u, number(3, 5)),
                  runs = std::max(1u, number(4, 3));
   const double etcd = argc > 5 ? std::strtod(argv[5], nullptr) : 0;
-  std::vector<double> rates, p99s, transactions;
+  const bool also_sealed = argc > 6 && std::string(argv[6]) == "sealed";
+  std::vector<double> rates, p99s, transactions, sealed_rates, seals, opens;
   for (unsigned i = 0; i < runs; ++i) {
-    const Run run = measure(folder, submitters, seconds);
+    if (also_sealed) {
+      sealed_rates.push_back(measure(folder, submitters, seconds, true).rate);
+      measure_sealing(seals, opens);
+    }
+    const Run run = measure(folder, submitters, seconds, false);
     rates.push_back(run.rate);
     p99s.push_back(run.p99_ms);
     transactions.push_back(run.transactions);
@@ -142,5 +174,10 @@ int main(int argc, char** argv) {
   print("journal.inprocess", rates, "submissions/s", etcd);
   print("journal.inprocess_p99", p99s, "ms", 0);
   print("journal.inprocess_commits", transactions, "commits/s", 0);
+  if (!also_sealed) return 0;
+  std::sort(rates.begin(), rates.end());
+  print("journal.inprocess_sealed", sealed_rates, "submissions/s", rates[rates.size() / 2]);
+  print("journal.seal", seals, "entries/s", 0);
+  print("journal.open", opens, "entries/s", 0);
   return 0;
 }

@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "base/log.h"
+#include "server/at_rest.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -151,6 +152,7 @@ void AccessLog::write_file() {
     for (int number = options_.files - 2; number >= 0; --number)
       std::rename(numbered(options_.file, number).c_str(), numbered(options_.file, number + 1).c_str());
   }
+  if (options_.ring) text = seal_lines(*options_.ring, "refused.log", text);
   const int fd = ::open(options_.file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
   const bool written = fd >= 0 && ::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
   if (fd >= 0) ::close(fd);

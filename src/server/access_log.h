@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "access/access.h"
+#include "crypto/key_ring.h"
 #include "journal/address_book.h"
 #include "wire/audit_views.h"
 
@@ -27,7 +28,8 @@ std::string address_of_peer(const std::string& peer);  // "203.0.113.5:1234" -> 
 class AccessLog {
  public:
   struct Options {
-    std::string file;  // empty = none
+    std::string file;                            // empty = none
+    std::shared_ptr<crypto::KeyRing> ring = {};  // its lines are sealed (server/at_rest.h)
     std::size_t rows_max = 4096, queue_max = 20'000, file_bytes = 8 << 20;
     std::size_t addresses_a_minute = 60;  // noted of one row
     int files = 4;                        // the newest and the ones before it

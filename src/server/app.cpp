@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "server/api.h"
+#include "server/at_rest.h"
 #include "server/blob_store.h"
 #include "server/event_hub.h"
 #include "server/journal_head.h"
@@ -75,8 +76,9 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.runner = TRY(engine::Runner::start(std::move(runner)));
   context.pool = std::make_unique<Pool>(8, 16'384);
   context.hashing = std::make_unique<Pool>(2, 256);
-  context.logs = std::make_unique<LogStore>(options.dir.logs());
-  context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{});
+  const auto ring = ring_of(options.dir);
+  context.logs = std::make_unique<LogStore>(options.dir.logs(), kLogBytesMax, Millis(200), ring);
+  context.blobs = std::make_unique<BlobStore>(options.dir.blobs(), options.store, BlobStore::Bounds{}, ring);
   TRY_VOID(context.blobs->load());
   context.registries = std::make_unique<RegistryStore>(context.identity.secret, options.store);
   TRY_VOID(context.registries->load(read_clocks().wall));
@@ -90,6 +92,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.relay = std::make_unique<RelayTeller>(context, options.handoff);
   AccessLog::Options access;
   access.file = options.dir.refused_log();
+  access.ring = ring;
   access.keep = options.addresses_kept;
   context.access = std::make_unique<AccessLog>(std::move(access), options.addresses);
   context.access->start();

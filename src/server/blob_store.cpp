@@ -13,6 +13,11 @@ namespace muster::server {
 namespace {
 
 constexpr const char* kTable = "blobs";
+constexpr std::size_t kBlobStreamsMax = 64;
+
+std::string blob_place(const std::string& digest) {
+  return "upload " + digest;
+}
 
 bool digest_like(const std::string& text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
@@ -20,8 +25,9 @@ bool digest_like(const std::string& text) {
 
 }  // namespace
 
-BlobStore::BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds)
-    : root_(std::move(root)), store_(std::move(store)), bounds_(bounds) {}
+BlobStore::BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds,
+                     std::shared_ptr<crypto::KeyRing> ring)
+    : root_(std::move(root)), store_(std::move(store)), bounds_(bounds), ring_(std::move(ring)) {}
 
 Status BlobStore::load() {
   std::error_code fault;
@@ -59,9 +65,10 @@ Result<std::shared_ptr<BlobStore::Upload>> BlobStore::begin(OrgId org) {
   upload->blobs_ = this;
   upload->org_ = org;
   upload->temp_ = fmt::format("{}/tmp-{}-{}", root_, ::getpid(), ++next_temp_);
-  upload->fd_ = ::open(upload->temp_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  upload->fd_ = ::open(upload->temp_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (upload->fd_ < 0)
     return error(Code::Unavailable, fmt::format("uploads cannot be stored: {}", std::strerror(errno)));
+  if (ring_) upload->sealed_ = std::make_unique<SealedStream>(ring_);
   return upload;
 }
 
@@ -75,6 +82,16 @@ Status BlobStore::Upload::chunk(ByteView data) {
   if (bytes_ > blobs_->bounds_.blob_bytes)
     return error(Code::TooLarge, fmt::format("an upload has at most {} bytes", blobs_->bounds_.blob_bytes));
   hash_.update(data);
+  if (!sealed_) return write(data);
+  waiting_.insert(waiting_.end(), data.begin(), data.end());
+  const std::size_t whole = waiting_.size() - waiting_.size() % kStreamRecord;
+  if (whole == 0) return {};
+  TRY_VOID(sealed_->append(fd_, ByteView(waiting_).first(whole)));
+  waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(whole));
+  return {};
+}
+
+Status BlobStore::Upload::write(ByteView data) {
   while (!data.empty()) {
     const ssize_t n = ::write(fd_, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
@@ -87,9 +104,13 @@ Status BlobStore::Upload::chunk(ByteView data) {
 }
 
 Result<BlobStore::Upload::Done> BlobStore::Upload::end() {
+  const std::string digest = hex(hash_.finish());
+  if (sealed_) {
+    TRY_VOID(sealed_->append(fd_, waiting_));
+    TRY_VOID(sealed_->write_header(fd_, blob_place(digest)));
+  }
   if (::fsync(fd_) != 0)
     return error(Code::Unavailable, fmt::format("the upload cannot be stored: {}", std::strerror(errno)));
-  const std::string digest = hex(hash_.finish());
   auto done = blobs_->keep(org_, temp_, digest, bytes_);
   if (done.ok()) temp_.clear();
   return done;
@@ -125,6 +146,24 @@ Result<Bytes> BlobStore::read(const std::string& digest, std::uint64_t offset, s
   if (!digest_like(digest)) return error(Code::InvalidArgument, "a blob is named by 64 hexadecimal digits");
   const int fd = ::open(fmt::format("{}/{}", root_, digest).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (fd < 0) return error(Code::NotFound, fmt::format("there is no blob {}", digest));
+  if (ring_) {
+    const auto read_sealed = [&]() -> Result<Bytes> {
+      const std::lock_guard lock(streams_mutex_);
+      SealedStream fresh(ring_);
+      if (!TRY(fresh.read_header(fd, blob_place(digest))))
+        return error(Code::DataLoss, fmt::format("blob {} is not sealed, or was changed", digest));
+      auto known = streams_.find(digest);
+      if (known == streams_.end() || !known->second.same(fresh)) {  // sent again, it is another file
+        if (streams_.size() >= kBlobStreamsMax) streams_.clear();
+        known = streams_.insert_or_assign(digest, std::move(fresh)).first;
+      }
+      last = offset + max >= TRY(known->second.size(fd));
+      return known->second.read(fd, offset, max);
+    };
+    auto sealed = read_sealed();
+    ::close(fd);
+    return sealed;
+  }
   Bytes out(max);
   struct stat facts {};
   const bool stated = ::fstat(fd, &facts) == 0;

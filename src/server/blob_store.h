@@ -2,7 +2,7 @@
 // Uploaded files (working directories, file mounts), named by their SHA-256 under DIR. An upload goes to a temporary
 // file and is renamed when its digest is known. Which organisation holds which blob is kept in the side table "blobs";
 // the sum per organisation is bounded. Files are shared between organisations, the right to use them is not.
-// Thread-safe.
+// With a key ring files are sealed (server/sealed_stream.h). Thread-safe.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "crypto/hash.h"
 #include "journal/store.h"
+#include "server/sealed_stream.h"
 
 namespace muster::server {
 
@@ -23,7 +24,8 @@ class BlobStore {
     std::uint64_t blob_bytes = 512ULL << 20;
     std::uint64_t org_bytes = 20ULL << 30;
   };
-  BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds);
+  BlobStore(std::string root, std::shared_ptr<journal::Store> store, Bounds bounds,
+            std::shared_ptr<crypto::KeyRing> ring = nullptr);
   Status load();  // the side table, once at start; removes left-over temporary files
 
   class Upload {
@@ -38,12 +40,15 @@ class BlobStore {
 
    private:
     friend class BlobStore;
+    Status write(ByteView data);
     BlobStore* blobs_ = nullptr;
     OrgId org_;
     std::string temp_;
     int fd_ = -1;
     std::uint64_t bytes_ = 0;
     crypto::Sha256 hash_;
+    std::unique_ptr<SealedStream> sealed_;
+    Bytes waiting_;  // until a whole record is there
   };
   Result<std::shared_ptr<Upload>> begin(OrgId org);
   bool holds(OrgId org, const std::string& digest) const;
@@ -54,7 +59,10 @@ class BlobStore {
   const std::string root_;
   const std::shared_ptr<journal::Store> store_;
   const Bounds bounds_;
+  const std::shared_ptr<crypto::KeyRing> ring_;  // null: files are in the clear
   mutable std::mutex mutex_;
+  mutable std::mutex streams_mutex_;
+  mutable std::map<std::string, SealedStream> streams_;  // by digest, bounded
   std::map<OrgId, std::map<std::string, std::uint64_t>> held_;
   std::map<OrgId, std::uint64_t> sums_;
   std::uint64_t next_temp_ = 0;

@@ -37,8 +37,8 @@ class CaLock {
   int fd_;
 };
 
-Result<std::string> key_text(const std::string& path) {
-  const Bytes bytes = TRY(crypto::read_secret_file(path));
+Result<std::string> key_text(const DataDir& dir, const std::string& path) {
+  const Bytes bytes = TRY(dir.read(path));
   return as_string(bytes);
 }
 
@@ -50,8 +50,8 @@ std::string history_name(std::uint64_t revision) {
 // led to.
 Status write_trust(const DataDir& dir, const crypto::Trust& trust) {
   const std::string text = crypto::trust_text(trust);
-  TRY_VOID(crypto::write_secret_file(dir.key(history_name(trust.revision)), as_bytes(text)));
-  TRY_VOID(crypto::write_secret_file(dir.key("trust.pem"), as_bytes(text)));
+  TRY_VOID(dir.write(dir.key(history_name(trust.revision)), as_bytes(text)));
+  TRY_VOID(dir.write(dir.key("trust.pem"), as_bytes(text)));
   return crypto::write_public_file(dir.root + "/ca.pem", as_bytes(crypto::roots_pem(trust)));
 }
 
@@ -60,7 +60,7 @@ std::string new_name(std::string_view kind, const std::string& server_id) {
 }
 
 Status keep_root(const DataDir& dir, const crypto::KeyAndCert& root, const std::string& root_out) {
-  if (root_out.empty()) return crypto::write_secret_file(dir.key("root.key.pem"), as_bytes(root.key_pem));
+  if (root_out.empty()) return dir.write(dir.key("root.key.pem"), as_bytes(root.key_pem));
   if (fs::exists(root_out))
     return error(Code::AlreadyExists,
                  fmt::format("{} exists already; a root's key never goes over another file", root_out));
@@ -68,7 +68,8 @@ Status keep_root(const DataDir& dir, const crypto::KeyAndCert& root, const std::
 }
 
 Result<crypto::KeyAndCert> read_root_file(const std::string& path) {
-  const std::string text = TRY(key_text(path));
+  const Bytes bytes = TRY(crypto::read_secret_file(path));
+  const std::string text = as_string(bytes);
   const auto cert = text.find("-----BEGIN CERTIFICATE-----");
   if (cert == std::string::npos)
     return error(Code::InvalidArgument, fmt::format("{} is no root's file: it must hold a key and a certificate, as "
@@ -96,7 +97,7 @@ Result<crypto::KeyAndCert> newest_root(const DataDir& dir, const CaSet& set, con
     return error(Code::FailedPrecondition,
                  "the root's key is not kept here: name its file with --root, or let it sign where it is (ca request, "
                  "ca sign, ca install)");
-  return crypto::KeyAndCert{TRY(key_text(dir.key("root.key.pem"))), cert};
+  return crypto::KeyAndCert{TRY(key_text(dir, dir.key("root.key.pem"))), cert};
 }
 
 // The first of the newest root's CAs, or of another's, whose key this is; in a folder of before roots the CA itself.
@@ -119,8 +120,8 @@ Status needs_roots(const CaSet& set) {
 Status install(const DataDir& dir, CaSet& set, const crypto::KeyAndCert& next) {
   set.trust.intermediates.insert(set.trust.intermediates.begin(), next.cert_pem);
   TRY_VOID(write_trust(dir, set.trust));  // believed first, then used
-  TRY_VOID(crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(next.key_pem)));
-  return crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(next.cert_pem));
+  TRY_VOID(dir.write(dir.key("ca.key.pem"), as_bytes(next.key_pem)));
+  return dir.write(dir.key("ca.cert.pem"), as_bytes(next.cert_pem));
 }
 
 Status no_machine_behind(const DataDir& dir, const CaSet& set) {
@@ -193,15 +194,15 @@ Status create_cas(const DataDir& dir, const std::string& server_id, const std::s
   trust.intermediates = {ca.cert_pem};
   TRY_VOID(crypto::sign_trust(trust, root));
   TRY_VOID(write_trust(dir, trust));
-  TRY_VOID(crypto::write_secret_file(dir.key("ca.cert.pem"), as_bytes(ca.cert_pem)));
-  return crypto::write_secret_file(dir.key("ca.key.pem"), as_bytes(ca.key_pem));
+  TRY_VOID(dir.write(dir.key("ca.cert.pem"), as_bytes(ca.cert_pem)));
+  return dir.write(dir.key("ca.key.pem"), as_bytes(ca.key_pem));
 }
 
 Result<CaSet> load_cas(const DataDir& dir) {
   CaSet out;
-  out.ca.key_pem = TRY(key_text(dir.key("ca.key.pem")));
+  out.ca.key_pem = TRY(key_text(dir, dir.key("ca.key.pem")));
   const bool rooted = fs::exists(dir.key("trust.pem"));
-  const std::string text = TRY(key_text(dir.key(rooted ? "trust.pem" : "ca.cert.pem")));
+  const std::string text = TRY(key_text(dir, dir.key(rooted ? "trust.pem" : "ca.cert.pem")));
   out.trust = TRY(crypto::parse_trust(text));
   out.ca.cert_pem = certificate_of(out.trust, out.ca.key_pem);
   if (out.ca.cert_pem.empty())
@@ -213,7 +214,7 @@ Result<CaSet> load_cas(const DataDir& dir) {
   out.root_here = fs::exists(dir.key("root.key.pem"));
   const std::uint64_t first = out.trust.revision > kHistoryMax ? out.trust.revision - kHistoryMax : 1;
   for (std::uint64_t revision = first; revision < out.trust.revision; ++revision) {
-    auto earlier = key_text(dir.key(history_name(revision)));
+    auto earlier = key_text(dir, dir.key(history_name(revision)));
     if (earlier.ok()) out.history.push_back({revision, std::move(*earlier)});
   }
   return out;
@@ -260,7 +261,7 @@ Result<std::string> request_ca(const DataDir& dir) {
   TRY_VOID(needs_roots(set));
   const std::string key = crypto::new_ca_key();
   std::string request = TRY(crypto::make_ca_request(key, new_name("CA", set.trust.server_id)));
-  TRY_VOID(crypto::write_secret_file(dir.key("next.key.pem"), as_bytes(key)));
+  TRY_VOID(dir.write(dir.key("next.key.pem"), as_bytes(key)));
   return request;
 }
 
@@ -272,7 +273,7 @@ Status install_ca(const DataDir& dir, std::string_view cert_pem, When when, Wall
   const CaLock lock(dir);
   CaSet set = TRY(load_cas(dir));
   TRY_VOID(may_follow(dir, set, when));
-  crypto::KeyAndCert next{TRY(key_text(dir.key("next.key.pem"))), std::string(cert_pem)};
+  crypto::KeyAndCert next{TRY(key_text(dir, dir.key("next.key.pem"))), std::string(cert_pem)};
   if (!crypto::key_fits(next))
     return error(Code::InvalidArgument, "this certificate is not for the key that the last `ca request` made");
   if (!crypto::issued_by(next.cert_pem, set.trust.roots.front()))
@@ -286,7 +287,7 @@ Status install_ca(const DataDir& dir, std::string_view cert_pem, When when, Wall
 Status add_root(const DataDir& dir, const std::string& root, const std::string& root_out, WallTime now) {
   const CaLock lock(dir);
   CaSet set = TRY(load_cas(dir));
-  if (set.trust.server_id.empty()) set.trust.server_id = TRY(key_text(dir.key("server_id")));
+  if (set.trust.server_id.empty()) set.trust.server_id = TRY(key_text(dir, dir.key("server_id")));
   const crypto::KeyAndCert before = TRY(newest_root(dir, set, root));
   const crypto::KeyAndCert fresh = TRY(crypto::create_root(new_name("root", set.trust.server_id), now));
   const std::string name = TRY(crypto::common_name(set.ca.cert_pem));
@@ -338,11 +339,11 @@ Status take_root_out(const DataDir& dir, const std::string& root_out) {
 Status write_behind(const DataDir& dir, const Behind& behind) {
   std::string text = fmt::format("{}\n", behind.revision);
   for (const std::string& machine : behind.machines) text += machine + "\n";
-  return crypto::write_secret_file(dir.root + "/trust-behind", as_bytes(text));
+  return dir.write(dir.root + "/trust-behind", as_bytes(text));
 }
 
 Result<Behind> read_behind(const DataDir& dir) {
-  std::istringstream in(TRY(key_text(dir.root + "/trust-behind")));
+  std::istringstream in(TRY(key_text(dir, dir.root + "/trust-behind")));
   Behind out;
   std::string line;
   std::getline(in, line);

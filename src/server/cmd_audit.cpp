@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 #include "server/journal_head.h"
@@ -17,7 +18,7 @@ Result<std::size_t> erase(const Arguments& arguments, const DataDir& dir, const 
   if (actor.empty() == age.empty())
     return error(Code::InvalidArgument,
                  "say whose addresses go (--actor usr-3, node-7 or nobody) or from what age on (--older-than DAYS)");
-  const auto book = TRY(open(dir.addresses()));
+  const auto book = TRY(open(dir.addresses(), ring_of(dir)));
   if (!actor.empty()) return book->erase_actor(actor);
   int days = 0;
   const auto [end, fault] = std::from_chars(age.data(), age.data() + age.size(), days);
@@ -30,13 +31,17 @@ Result<std::size_t> erase(const Arguments& arguments, const DataDir& dir, const 
 
 int cmd_audit(const Arguments& arguments, const OpenAddresses& open) {
   const std::string what = arguments.words.size() == 2 ? arguments.words[1] : "";
-  const DataDir dir{arguments.option("--data")};
-  if (dir.root.empty() || (what != "erase" && what != "rotate")) {
+  const std::string root = arguments.option("--data");
+  if (root.empty() || (what != "erase" && what != "rotate")) {
     std::fputs(kUsage, stderr);
     return 2;
   }
   Status done;
-  if (!holds_platform(dir)) {
+  const auto opened = open_data_dir(arguments);
+  const DataDir dir = opened.ok() ? *opened : DataDir{root};
+  if (!opened.ok()) {
+    done = opened.error();
+  } else if (!holds_platform(dir)) {
     done = error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
   } else if (what == "rotate") {
     const auto made = rotate_audit_key(dir);

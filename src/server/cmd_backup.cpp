@@ -1,5 +1,7 @@
 // Backup file: "MUSTERB1", then for every file u32 name length, u64 size (little endian), name, bytes; closed by the
 // SHA-256 of everything before. It holds all keys: mode 0600, keep it as you keep them. Logs and blobs are not in it.
+// Of a folder that is encrypted at rest keys and journal are in it as they lie there, sealed, with the wrapped data
+// keys.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -15,6 +17,7 @@
 #include "crypto/hash.h"
 #include "crypto/secret.h"
 #include "engine/runner.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 
@@ -84,6 +87,13 @@ Status backup(const Arguments& arguments, const CopyStore& copy) {
   const DataDir dir{arguments.option("--data")};
   const std::string target = arguments.words[1], copied = dir.root + "/backup.tmp.db";
   if (!holds_platform(dir)) return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
+  // What is encrypted goes into the backup as it lies there: no key is needed, and none is in it.
+  const auto lock = TRY(DirLock::shared(dir.root));
+  const auto rest = crypto::read_secret_file(rest_path(dir.root));
+  if (!rest.ok() && rest.error().code != Code::NotFound) return rest.error();
+  if (rest.ok() && TRY(parse_rest_file(as_string(*rest))).state == RestState::Sealing)
+    return error(Code::FailedPrecondition,
+                 fmt::format("{} is encrypted only in part; call musterd at-rest init again first", dir.root));
   std::error_code ignored;
   fs::remove(copied, ignored);
   TRY_VOID(copy(dir.journal(), copied));
@@ -94,8 +104,10 @@ Status backup(const Arguments& arguments, const CopyStore& copy) {
       if (entry.is_regular_file())
         TRY_VOID(out.file("keys/" + entry.path().filename().string(), entry.path().string()));
     }
+    // The relay's key is in the clear, for muster-relay alone; where nothing may be it is made anew instead.
+    if (rest.ok()) TRY_VOID(out.file("at-rest", rest_path(dir.root)));
     for (const auto& entry : fs::directory_iterator(dir.relay())) {
-      if (entry.is_regular_file())
+      if (entry.is_regular_file() && !rest.ok())
         TRY_VOID(out.file("relay/" + entry.path().filename().string(), entry.path().string()));
     }
     TRY_VOID(out.file("ca.pem", dir.root + "/ca.pem"));
@@ -118,7 +130,7 @@ Result<std::uint64_t> number(std::istream& in, crypto::Sha256& hash, int bytes) 
 }
 
 bool safe_name(const std::string& name) {
-  if (name == "ca.pem" || name == "journal.db") return true;
+  if (name == "ca.pem" || name == "journal.db" || name == "at-rest") return true;
   for (const char* prefix : {"keys/", "relay/"}) {
     if (name.starts_with(prefix) && name.size() > std::string_view(prefix).size() &&
         name.find('/', std::string_view(prefix).size()) == std::string::npos && name.find("..") == std::string::npos)
@@ -127,8 +139,8 @@ bool safe_name(const std::string& name) {
   return false;
 }
 
-// Unpacks into `root`; with an empty root only checks the digest.
-Status unpack(const std::string& path, const std::string& root) {
+// Unpacks into `root`; with an empty root only checks the digest. rest: gets what is in the file at-rest.
+Status unpack(const std::string& path, const std::string& root, std::string& rest) {
   std::ifstream in(path, std::ios::binary);
   std::error_code fault;
   const std::uint64_t total = fs::file_size(path, fault);
@@ -157,6 +169,7 @@ Status unpack(const std::string& path, const std::string& root) {
       const auto n = static_cast<std::streamsize>(std::min<std::uint64_t>(left, block.size()));
       if (!in.read(block.data(), n)) return error(Code::DataLoss, "the backup ends too early");
       hash.update(as_bytes({block.data(), static_cast<std::size_t>(n)}));
+      if (name == "at-rest") rest.append(block.data(), static_cast<std::size_t>(n));
       if (!root.empty() && !out.write(block.data(), n))
         return error(Code::Unavailable, fmt::format("{}/{} cannot be written", root, name));
       left -= static_cast<std::uint64_t>(n);
@@ -169,22 +182,32 @@ Status unpack(const std::string& path, const std::string& root) {
 }
 
 Result<std::uint64_t> restore(const Arguments& arguments, const OpenStore& open) {
-  const DataDir dir{arguments.option("--data")};
+  DataDir dir{arguments.option("--data")};
   const std::string& file = arguments.words[1];
   if (holds_platform(dir) || fs::exists(dir.journal())) {
     return error(Code::AlreadyExists,
                  fmt::format("{} holds a control plane already; restore into an empty directory", dir.root));
   }
-  TRY_VOID(unpack(file, ""));  // whole and undamaged before anything is written
+  std::string rest, again;
+  TRY_VOID(unpack(file, "", rest));  // whole, undamaged and with the right key before anything is written
+  const KeySource source = TRY(key_source(arguments));
+  if (!rest.empty()) {
+    auto keys = unwrap_rest_file(rest, source);
+    if (!keys.ok()) return error(keys.error().code, fmt::format("{}: {}", file, keys.error().message));
+    dir.at_rest = std::make_shared<const AtRest>(std::move(*keys));
+  } else if (!source.none() && !source.credential) {
+    return error(Code::FailedPrecondition,
+                 fmt::format("{} is not encrypted: restore it without a key, then call musterd at-rest init", file));
+  }
   std::error_code fault;
   for (const auto& path : {dir.root, dir.root + "/keys", dir.relay(), dir.logs(), dir.blobs()}) {
     fs::create_directories(path, fault);
     if (::chmod(path.c_str(), 0700) != 0)
       return error(Code::Unavailable, fmt::format("the directory {} cannot be made", path));
   }
-  TRY_VOID(unpack(file, dir.root));
+  TRY_VOID(unpack(file, dir.root, again));
   engine::Runner::Options options;
-  options.store = TRY(open(dir.journal()));
+  options.store = TRY(open(dir.journal(), ring_of(dir)));
   const auto runner = TRY(engine::Runner::start(std::move(options)));
   control::Actor actor;
   actor.system = true;
@@ -223,8 +246,8 @@ int cmd_restore(const Arguments& arguments, const OpenStore& open) {
     fmt::print(stderr, "musterd restore: {}\n", done.error().message);
     return 1;
   }
-  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}\n", arguments.option("--data"),
-             *done, arguments.option("--data"));
+  fmt::print("{} is restored as incarnation {}; start it with: musterd serve --data {}{}\n", arguments.option("--data"),
+             *done, arguments.option("--data"), key_words(arguments));
   return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "crypto/file.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 
@@ -134,18 +135,25 @@ bool complete(const Wanted& w, std::size_t words) {
 
 int cmd_ca(const Arguments& arguments) {
   const auto word = [&](std::size_t i) { return i < arguments.words.size() ? arguments.words[i] : std::string(); };
-  const Wanted wanted{{arguments.option("--data")},
-                      word(1),
-                      word(2),
-                      arguments.option("--root"),
-                      arguments.option("--root-out"),
-                      arguments.option("--out"),
-                      arguments.options.contains("--now") ? When::Now : When::Safe};
+  Wanted wanted{{arguments.option("--data")},
+                word(1),
+                word(2),
+                arguments.option("--root"),
+                arguments.option("--root-out"),
+                arguments.option("--out"),
+                arguments.options.contains("--now") ? When::Now : When::Safe};
   if (!complete(wanted, arguments.words.size())) {
     std::fputs(kUsage, stderr);
     return 2;
   }
-  const Status done = run_ca(wanted);
+  Status done;
+  if (!wanted.dir.root.empty()) {
+    if (auto dir = open_data_dir(arguments); dir.ok())
+      wanted.dir = std::move(*dir);
+    else
+      done = dir.error();
+  }
+  if (done.ok()) done = run_ca(wanted);
   if (done.ok()) return 0;
   fmt::print(stderr, "musterd ca {}: {}\n", wanted.what, done.error().message);
   return 1;

@@ -1,11 +1,14 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <sstream>
 
+#include "crypto/file.h"
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "engine/runner.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 
@@ -32,8 +35,23 @@ Result<std::string> make(engine::Runner& runner, control::Command command) {
   return TRY(runner.submit_wait(control::Lane::Operator, std::move(command), std::move(actor))).outcome.id;
 }
 
+// Where a key is named, before anything else is written. What an attempt before left is gone on from.
+Status encrypt_new(const Arguments& arguments, DataDir& dir) {
+  const KeySource source = TRY(key_source(arguments));
+  const auto known = crypto::read_secret_file(rest_path(dir.root));
+  if (holds_platform(dir) || (source.none() && !known.ok())) return {};
+  std::error_code fault;
+  std::filesystem::create_directories(dir.root, fault);
+  std::filesystem::permissions(dir.root, std::filesystem::perms::owner_all, fault);
+  if (fault) return error(Code::Unavailable, fmt::format("the folder {} cannot be made", dir.root));
+  AtRest keys = known.ok() ? TRY(unwrap_rest_file(as_string(*known), source)) : TRY(new_at_rest(source, RestState::On));
+  if (!known.ok()) TRY_VOID(write_at_rest(dir.root, keys));
+  dir.at_rest = std::make_shared<const AtRest>(std::move(keys));
+  return {};
+}
+
 Result<Made> init(const Arguments& arguments, const OpenStore& open) {
-  const DataDir dir{arguments.option("--data")};
+  DataDir dir{arguments.option("--data")};
   const NewIdentity wanted{split(arguments.option("--name")), split(arguments.option("--relay")),
                            arguments.option("--root-out")};
   Made made;
@@ -44,9 +62,10 @@ Result<Made> init(const Arguments& arguments, const OpenStore& open) {
     made.generated = true;
   }
   const std::string hash = TRY(crypto::hash_password(made.password));
+  TRY_VOID(encrypt_new(arguments, dir));
   const Identity identity = TRY(create_identity(dir, wanted, read_clocks().wall));
   made.ca_sha256 = hex(identity.cas.pin);
-  const auto store = TRY(open(dir.journal()));
+  const auto store = TRY(open(dir.journal(), ring_of(dir)));
   engine::Runner::Options options;
   options.store = store;
   const auto runner = TRY(engine::Runner::start(std::move(options)));
@@ -80,7 +99,7 @@ int cmd_init(const Arguments& arguments, const OpenStore& open) {
     fmt::print("The root's key is in {}, and nowhere else: keep it offline, with a copy\n", root);
   if (made->generated)
     fmt::print("Operator {} has the password {} (shown once; `muster passwd` changes it)\n", account, made->password);
-  fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443\n", data);
+  fmt::print("\nServe:   musterd serve --data {} --listen 0.0.0.0:8443{}\n", data, key_words(arguments));
   fmt::print("Log in:  muster login https://{}:8443 --user {} --ca-sha256 {}\n", name, account, made->ca_sha256);
   return 0;
 }

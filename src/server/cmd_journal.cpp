@@ -10,6 +10,7 @@
 #include "crypto/file.h"
 #include "engine/core.h"
 #include "journal/entry.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 #include "server/journal_head.h"
@@ -65,7 +66,7 @@ Result<Walk> walk(const journal::Store& store, const std::function<bool(const jo
 // Signs the newest entry; also for a journal in use.
 Result<std::string> make_head(const DataDir& dir, const journal::Store& store, const std::string& out) {
   // Not load_identity: that renews what nears its end, which is for the musterd that serves.
-  const Bytes server_id = TRY(crypto::read_secret_file(dir.key("server_id")));
+  const Bytes server_id = TRY(dir.read(dir.key("server_id")));
   TRY_VOID(ensure_audit_key(dir));
   const auto base = TRY(engine::load_base(store));
   if (base.seq == 0) return error(Code::FailedPrecondition, "the journal is empty: there is nothing to sign");
@@ -87,7 +88,7 @@ Result<HeadReport> check_head(const DataDir& dir, const journal::Store& store, c
   const auto head = TRY(parse_head(text));
   const std::vector<Bytes> keys = key.empty() ? known_audit_keys(dir) : std::vector<Bytes>{TRY(read_audit_key(key))};
   TRY_VOID(check_signature(head, keys));
-  if (const auto id = crypto::read_secret_file(dir.key("server_id")); id.ok() && as_string(*id) != head.server_id)
+  if (const auto id = dir.read(dir.key("server_id")); id.ok() && as_string(*id) != head.server_id)
     return error(Code::FailedPrecondition, fmt::format("the head is of the control plane {}, the folder holds {}",
                                                        head.server_id, as_string(*id)));
   return verify_head(store, head, kept_heads(dir, keys));
@@ -112,16 +113,22 @@ int print_head(const Result<HeadReport>& report) {
 
 int cmd_journal(const Arguments& arguments, const OpenStore& open) {
   const std::string what = arguments.words.size() == 2 ? arguments.words[1] : "";
-  const DataDir dir{arguments.option("--data")};
-  if (dir.root.empty() || (what != "verify" && what != "show" && what != "export" && what != "head")) {
+  const std::string root = arguments.option("--data");
+  if (root.empty() || (what != "verify" && what != "show" && what != "export" && what != "head")) {
     std::fputs(kUsage, stderr);
     return 2;
   }
+  const auto opened = open_data_dir(arguments);
+  if (!opened.ok()) {
+    fmt::print(stderr, "musterd journal: {}\n", opened.error().message);
+    return 1;
+  }
+  const DataDir& dir = *opened;
   if (!std::filesystem::exists(dir.journal())) {
     fmt::print(stderr, "musterd journal: there is no journal in {}\n", dir.root);
     return 1;
   }
-  const auto store = open(dir.journal());
+  const auto store = open(dir.journal(), ring_of(dir));
   if (!store.ok()) {
     fmt::print(stderr, "musterd journal: {}\n", store.error().message);
     return 1;

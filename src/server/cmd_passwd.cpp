@@ -10,6 +10,7 @@
 #include "crypto/password.h"
 #include "crypto/random.h"
 #include "engine/core.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
 #include "server/second_factor.h"
@@ -29,10 +30,10 @@ struct Account {
 };
 enum class Disabled : std::uint8_t { Refused, Allowed };
 Result<Account> open_account(const Arguments& arguments, const OpenStore& open, Disabled disabled = Disabled::Refused) {
-  const DataDir dir{arguments.option("--data")};
+  const DataDir dir = TRY(open_data_dir(arguments));
   const std::string& name = arguments.words[1];
   if (!holds_platform(dir)) return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
-  const auto store = TRY(open(dir.journal()));
+  const auto store = TRY(open(dir.journal(), ring_of(dir)));
   const auto base = TRY(engine::load_base(*store));
   const auto found = base.state.principal_by_name.find(name);
   if (found == base.state.principal_by_name.end())

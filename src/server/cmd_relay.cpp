@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "crypto/file.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/relay_book.h"
 #include "server/signer_socket.h"
@@ -42,7 +43,7 @@ Status write_relay_files_to(const Arguments& arguments, const RelayEntry& relay)
     return error(Code::AlreadyExists, folder + " holds a key already; choose another --out or remove it first");
   std::shared_ptr<Signer> signer;
   if (!socket.empty()) signer = std::make_shared<SignerLink>(socket);
-  const DataDir dir{arguments.option("--data")};
+  const DataDir dir = TRY(open_data_dir(arguments));
   const Identity identity = TRY(load_identity(dir, read_clocks().wall, std::move(signer)));
   TRY_VOID(write_relay_folder(identity, folder, relay.id));
   const auto port = relay.address.substr(relay.address.rfind(':') + 1);
@@ -57,9 +58,9 @@ Status write_relay_files_to(const Arguments& arguments, const RelayEntry& relay)
 }
 
 Status change_relays(const Arguments& arguments) {
-  const DataDir dir{arguments.option("--data")};
+  const DataDir dir = TRY(open_data_dir(arguments));
   if (!holds_platform(dir)) return error(Code::NotFound, fmt::format("{} holds no control plane", dir.root));
-  const Bytes server_name = TRY(crypto::read_secret_file(dir.key("server_id")));
+  const Bytes server_name = TRY(dir.read(dir.key("server_id")));
   const std::string server_id = as_string(server_name), what = arguments.words[1];
   if (what == "list") return list_relays(dir, server_id);
   const std::string& address = arguments.words[2];

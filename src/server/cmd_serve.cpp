@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "server/app.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/signer_socket.h"
 
@@ -54,7 +55,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   App::Options options;
-  options.dir = DataDir{arguments.option("--data")};
+  options.dir = TRY(open_data_dir(arguments));
   std::unique_ptr<SignerChild> child;
   std::string signer = arguments.option("--signer");
   if (signer.empty() && std::filesystem::exists(options.dir.key("ca.key.pem"))) {
@@ -82,8 +83,8 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     options.sso = TRY(SsoProvider::load(sso));
     log_info("musterd", "people may log in by {}", options.sso->settings.issuer);
   }
-  if (open_addresses) options.addresses = TRY(open_addresses(options.dir.addresses()));
-  options.store = TRY(open(options.dir.journal()));
+  if (open_addresses) options.addresses = TRY(open_addresses(options.dir.addresses(), ring_of(options.dir)));
+  options.store = TRY(open(options.dir.journal(), ring_of(options.dir)));
   const auto app = TRY(App::start(options));
   log_info("musterd", "serving on {}:{} as {} (seq {})", listen.address, app->port(), identity.server_id,
            app->context().runner->durable_seq());

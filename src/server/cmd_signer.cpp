@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "crypto/file.h"
+#include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/signer_socket.h"
 
@@ -53,7 +54,7 @@ Status serve_signer(const Arguments& arguments) {
   ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   const rlimit none{0, 0};
   ::setrlimit(RLIMIT_CORE, &none);
-  const DataDir dir{arguments.option("--data")};
+  const DataDir dir = TRY(open_data_dir(arguments));
   const auto desk = TRY(SigningDesk::open(dir));
   const std::set<uid_t> users = TRY(users_of(arguments.option("--users")));
   const std::string inherited = arguments.option("--listener"), socket = arguments.option("--socket");
@@ -73,12 +74,24 @@ Status serve_signer(const Arguments& arguments) {
 }
 
 Status copy_key(const DataDir& from, const DataDir& to, const std::string& name) {
-  const Bytes bytes = TRY(crypto::read_secret_file(from.key(name)));
-  return crypto::write_secret_file(to.key(name), bytes);
+  const Bytes bytes = TRY(from.read(from.key(name)));
+  return to.write(to.key(name), bytes);
+}
+
+// The other folder is encrypted too, with data keys of its own under the same key.
+Status seal_other(const DataDir& dir, DataDir& to) {
+  const auto known = crypto::read_secret_file(rest_path(to.root));
+  AtRest keys = known.ok() ? TRY(unwrap_rest_file(as_string(*known), dir.at_rest->source))
+                           : TRY(new_at_rest(dir.at_rest->source, RestState::On));
+  if (!known.ok()) TRY_VOID(write_at_rest(to.root, keys));
+  to.at_rest = std::make_shared<const AtRest>(std::move(keys));
+  return {};
 }
 
 // Copies first, then the mark, then what was copied goes: a crash in between is repeated.
-Status split_keys(const DataDir& dir, const DataDir& to) {
+Status split_keys(const Arguments& arguments) {
+  const DataDir dir = TRY(open_data_dir(arguments));
+  DataDir to{arguments.option("--to")};
   if (!fs::exists(dir.key("ca.key.pem")))
     return error(Code::NotFound, fmt::format("{} holds no signing keys", dir.root));
   if (fs::exists(to.key("signer-whole")))
@@ -87,6 +100,7 @@ Status split_keys(const DataDir& dir, const DataDir& to) {
   fs::create_directories(to.root + "/keys", fault);
   for (const auto& path : {to.root, to.root + "/keys"}) fs::permissions(path, fs::perms::owner_all, fault);
   if (fault) return error(Code::Unavailable, fmt::format("the folder {} cannot be made", to.root));
+  if (dir.at_rest) TRY_VOID(seal_other(dir, to));
   std::vector<std::string> secret;
   for (const auto& entry : fs::directory_iterator(dir.root + "/keys")) {
     const std::string name = entry.path().filename().string();
@@ -97,8 +111,8 @@ Status split_keys(const DataDir& dir, const DataDir& to) {
   }
   for (const std::string& name : secret) TRY_VOID(copy_key(dir, to, name));
   for (const char* name : {"server_id", "sans", "relays"}) TRY_VOID(copy_key(dir, to, name));
-  TRY_VOID(crypto::write_secret_file(to.key("signer-whole"), as_bytes("1\n")));
-  TRY_VOID(crypto::write_secret_file(dir.key("signer-apart"), as_bytes(to.root + "\n")));
+  TRY_VOID(to.write(to.key("signer-whole"), as_bytes("1\n")));
+  TRY_VOID(dir.write(dir.key("signer-apart"), as_bytes(to.root + "\n")));
   for (const std::string& name : secret) fs::remove(dir.key(name), fault);
   return {};
 }
@@ -115,7 +129,7 @@ int cmd_signer(const Arguments& arguments) {
     std::fputs(kUsage, stderr);
     return 2;
   }
-  const Status done = splits ? split_keys({data}, {to}) : serve_signer(arguments);
+  const Status done = splits ? split_keys(arguments) : serve_signer(arguments);
   if (!done.ok()) {
     fmt::print(stderr, "musterd signer: {}\n", done.error().message);
     return 1;

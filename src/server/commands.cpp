@@ -14,6 +14,7 @@ const char* const kUsage =
     "\n"
     "  musterd init --data DIR --name SAN[,SAN...] [--operator NAME] [--password-file F] [--relay HOST:PORT,...]\n"
     "                [--root-out FILE]       (the root's key goes there and nowhere else, to be kept offline)\n"
+    "                [--at-rest-key FILE | --at-rest-program PATH]   (encrypted at rest from the beginning)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
@@ -42,6 +43,13 @@ const char* const kUsage =
     "  musterd ca root-out FILE --data DIR   (takes the root's key out of DIR; all of ca: also while serving, which "
     "takes\n"
     "                notice on SIGHUP and every hour)\n"
+    "  musterd at-rest new-key FILE          (a key for encryption at rest)\n"
+    "  musterd at-rest status|init|rekey --data DIR   (init: encrypt what is there; rekey: another data key, "
+    "everything\n"
+    "                sealed anew; both while stopped, and again after an interruption)\n"
+    "  musterd at-rest rotate --data DIR --to-key FILE | --to-program PATH   (another key wraps the data keys; also\n"
+    "                while serving)\n"
+    "  musterd at-rest show NAME --data DIR  (a sealed file of DIR in the clear: refused.log, logs/job-1/1.log, ...)\n"
     "  musterd backup --data DIR FILE        (keys and journal; also while serving)\n"
     "  musterd restore FILE --data DIR       (raises the incarnation: nothing old wins against it)\n"
     "\n"
@@ -50,6 +58,10 @@ const char* const kUsage =
     "its certificate proves its device key and gets a new one for --reenrol-days (30), then it must join anew.\n"
     "--sso: the settings of an identity provider (OpenID Connect) that people log in by: docs/operator.md.\n"
     "Client addresses lie in DIR/addresses.db for --address-days (90; 0 = not at all), never in the journal.\n"
+    "Where DIR is encrypted at rest every command but backup needs its key:\n"
+    "  --at-rest-key FILE       32 random bytes, as they are or in base64\n"
+    "  --at-rest-program PATH   a program that asks a KMS: docs/operator.md\n"
+    "or the systemd credential muster-at-rest, which is found by itself.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
 std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
@@ -84,7 +96,11 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--socket",
                                                  "--users",
                                                  "--listener",
-                                                 "--to"};
+                                                 "--to",
+                                                 "--at-rest-key",
+                                                 "--at-rest-program",
+                                                 "--to-key",
+                                                 "--to-program"};
   static const std::vector<std::string> flags = {"--help", "--now"};
   Arguments out;
   for (int i = 1; i < count; ++i) {

@@ -8,16 +8,26 @@
 #include <vector>
 
 #include "base/result.h"
+#include "crypto/key_ring.h"
 #include "journal/address_book.h"
 #include "journal/store.h"
 
 namespace muster::server {
 
-using OpenStore = std::function<Result<std::shared_ptr<journal::Store>>(const std::string& path)>;
+// ring: of a folder that is encrypted at rest, else null; what they open is then sealed with it.
+using OpenStore = std::function<Result<std::shared_ptr<journal::Store>>(const std::string& path,
+                                                                        std::shared_ptr<crypto::KeyRing> ring)>;
 // Copies the whole database file of a store consistently, also while musterd runs.
 using CopyStore = std::function<Status(const std::string& from, const std::string& to)>;
 
-using OpenAddresses = std::function<Result<std::shared_ptr<journal::AddressBook>>(const std::string& path)>;
+using OpenAddresses = std::function<Result<std::shared_ptr<journal::AddressBook>>(
+    const std::string& path, std::shared_ptr<crypto::KeyRing> ring)>;
+
+// Brings the databases of a folder under the ring's current key; plain_allowed: also what is not sealed yet. How many
+// things changed.
+enum class PlainRows : std::uint8_t { Refused, Sealed };
+using ResealRows = std::function<Result<std::uint64_t>(const std::string& journal, const std::string& addresses,
+                                                       crypto::KeyRing& ring, PlainRows plain)>;
 
 struct Arguments {
   std::vector<std::string> words;              // what is no option
@@ -36,6 +46,7 @@ int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
 int cmd_relay(const Arguments& arguments);
 int cmd_signer(const Arguments& arguments);
 int cmd_ca(const Arguments& arguments);
+int cmd_at_rest(const Arguments& arguments, const ResealRows& reseal);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);
 Result<std::string> read_password_file(const std::string& path);  // its first line; "-" is standard input

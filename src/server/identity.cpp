@@ -36,8 +36,8 @@ std::string join(const std::vector<std::string>& lines) {
   for (const auto& line : lines) out += line + "\n";
   return out;
 }
-Result<std::string> read_text(const std::string& path) {
-  const Bytes bytes = TRY(crypto::read_secret_file(path));
+Result<std::string> read_text(const DataDir& dir, const char* name) {
+  const Bytes bytes = TRY(dir.read(dir.key(name)));
   return as_string(bytes);
 }
 
@@ -57,8 +57,8 @@ Result<crypto::KeyAndCert> new_pair(const Identity& id, crypto::ServerRole role)
 
 Status issue_tls(const DataDir& dir, Identity& id) {
   id.tls = TRY(new_pair(id, crypto::ServerRole::ControlPlane));
-  TRY_VOID(crypto::write_secret_file(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
-  TRY_VOID(crypto::write_secret_file(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
+  TRY_VOID(dir.write(dir.key("tls.key.pem"), as_bytes(id.tls.key_pem)));
+  TRY_VOID(dir.write(dir.key("tls.cert.pem"), as_bytes(id.tls.cert_pem)));
   return {};
 }
 
@@ -73,9 +73,9 @@ bool good_for_relay(const DataDir& dir, const CaSet& cas, WallTime now) {
   std::ifstream in(dir.relay() + "/cert.pem", std::ios::binary);
   const std::string cert{std::istreambuf_iterator<char>(in), {}};
   if (!good(cert, crypto::ServerRole::Relay, cas, now) || !cert.ends_with(cas.chain())) return false;
-  const auto key = read_text(dir.relay() + "/key.pem");
+  const auto key = crypto::read_secret_file(dir.relay() + "/key.pem");
   // One that was given to the relay's own user is not ours to read.
-  return key.ok() ? crypto::key_fits({*key, cert}) : key.error().code != Code::NotFound;
+  return key.ok() ? crypto::key_fits({as_string(*key), cert}) : key.error().code != Code::NotFound;
 }
 
 // What muster-relay may know: a key of its own and the public half of the key that signs relay tokens. Its certificate
@@ -113,12 +113,12 @@ Result<Identity> create_identity(const DataDir& dir, const NewIdentity& wanted, 
   id.sans = wanted.sans;
   if (std::find(id.sans.begin(), id.sans.end(), "muster") == id.sans.end()) id.sans.push_back("muster");
   id.secret = crypto::Secret32(crypto::random_key32());
-  TRY_VOID(crypto::write_secret_file(dir.key("server_id"), as_bytes(id.server_id)));
-  TRY_VOID(crypto::write_secret_file(dir.key("sans"), as_bytes(join(id.sans))));
-  TRY_VOID(crypto::write_secret_file(dir.key("relays"), as_bytes(join(wanted.relays))));
-  TRY_VOID(crypto::write_secret_file(dir.key("secret"), id.secret.view()));
+  TRY_VOID(dir.write(dir.key("server_id"), as_bytes(id.server_id)));
+  TRY_VOID(dir.write(dir.key("sans"), as_bytes(join(id.sans))));
+  TRY_VOID(dir.write(dir.key("relays"), as_bytes(join(wanted.relays))));
+  TRY_VOID(dir.write(dir.key("secret"), id.secret.view()));
   for (const char* name : {"roster.pem", "command.pem", "relay.pem"})
-    TRY_VOID(crypto::write_secret_file(dir.key(name), as_bytes(crypto::SigningKey::generate().to_pem())));
+    TRY_VOID(dir.write(dir.key(name), as_bytes(crypto::SigningKey::generate().to_pem())));
   TRY_VOID(ensure_audit_key(dir));
   TRY_VOID(create_cas(dir, id.server_id, wanted.root_out, now));  // last: ca.key.pem means complete
   return load_identity(dir, now);
@@ -155,17 +155,17 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr
   }
   Identity id;
   id.signer = std::move(signer);
-  id.server_id = TRY(read_text(dir.key("server_id")));
-  id.sans = lines_of(TRY(read_text(dir.key("sans"))));
-  id.relay_list = parse_relay_lines(TRY(read_text(dir.key("relays"))), id.server_id);
+  id.server_id = TRY(read_text(dir, "server_id"));
+  id.sans = lines_of(TRY(read_text(dir, "sans")));
+  id.relay_list = parse_relay_lines(TRY(read_text(dir, "relays")), id.server_id);
   SignerView view = TRY(id.signer->view());
   id.cas = std::move(view.cas);
   id.roster_key = view.roster_key, id.command_key = view.command_key, id.relay_key = view.relay_key;
   if (fs::exists(dir.key("tls.cert.pem")) && fs::exists(dir.key("tls.key.pem"))) {
-    id.tls.cert_pem = TRY(read_text(dir.key("tls.cert.pem")));
-    id.tls.key_pem = TRY(read_text(dir.key("tls.key.pem")));
+    id.tls.cert_pem = TRY(read_text(dir, "tls.cert.pem"));
+    id.tls.key_pem = TRY(read_text(dir, "tls.key.pem"));
   }
-  const Bytes secret = TRY(crypto::read_secret_file(dir.key("secret")));
+  const Bytes secret = TRY(dir.read(dir.key("secret")));
   const auto master = crypto::key32(secret);
   if (!master)
     return error(Code::DataLoss,

@@ -17,8 +17,16 @@
 
 namespace muster::server {
 
+struct AtRest;
+class DirLock;
+
 struct DataDir {
   std::string root;
+  std::shared_ptr<const AtRest> at_rest = {};  // the keys of a folder that is encrypted (server/at_rest.h)
+  std::shared_ptr<DirLock> lock = {};
+  // A secret file in it, sealed where the folder is; path: as key() gives it. Errors: crypto/file.h, DataLoss.
+  Result<Bytes> read(const std::string& path) const;
+  Status write(const std::string& path, ByteView data) const;
   std::string key(const std::string& name) const { return root + "/keys/" + name; }
   std::string journal() const { return root + "/journal.db"; }
   std::string logs() const { return root + "/logs"; }

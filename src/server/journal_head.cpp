@@ -35,7 +35,7 @@ Bytes signed_bytes(const wire::HeadView& head) {
 Status write_key(const DataDir& dir, const crypto::SigningKey& key) {
   const std::string id = audit_key_id(key.public_key());
   TRY_VOID(crypto::write_public_file(dir.key("audit-" + id + ".pub"), as_bytes(base64(key.public_key()) + "\n")));
-  return crypto::write_secret_file(dir.key("audit.pem"), as_bytes(key.to_pem()));
+  return dir.write(dir.key("audit.pem"), as_bytes(key.to_pem()));
 }
 
 std::string read_small(const std::string& path) {
@@ -126,7 +126,7 @@ Result<Bytes> read_audit_key(const std::string& path) {
 
 Result<wire::HeadView> sign_head(const DataDir& dir, const std::string& server_id, std::uint64_t incarnation,
                                  const journal::Tail& tail, WallTime now) {
-  const Bytes pem = TRY(crypto::read_secret_file(dir.key("audit.pem")));
+  const Bytes pem = TRY(dir.read(dir.key("audit.pem")));
   const auto key = TRY(crypto::SigningKey::from_pem(as_string(pem)));
   wire::HeadView head;
   head.server_id = server_id;

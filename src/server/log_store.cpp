@@ -16,6 +16,8 @@
 namespace muster::server {
 namespace {
 
+constexpr std::size_t kStreamsMax = 256;
+
 struct File {
   int fd = -1;
   explicit File(int descriptor) : fd(descriptor) {}
@@ -32,8 +34,10 @@ Error file_fault(const std::string& path) {
 
 }  // namespace
 
-LogStore::LogStore(std::string root, std::uint64_t bytes_max, Millis sync_every)
-    : root_(std::move(root)), bytes_max_(bytes_max), sync_every_(sync_every), thread_([this] { run(); }) {}
+LogStore::LogStore(std::string root, std::uint64_t bytes_max, Millis sync_every, std::shared_ptr<crypto::KeyRing> ring)
+    : root_(std::move(root)), bytes_max_(bytes_max), sync_every_(sync_every), ring_(std::move(ring)), thread_([this] {
+        run();
+      }) {}
 
 LogStore::~LogStore() {
   {
@@ -48,16 +52,37 @@ std::string LogStore::path(JobId job, std::uint32_t attempt) const {
   return fmt::format("{}/{}/{}.log", root_, job.str(), attempt);
 }
 
+Result<SealedStream*> LogStore::stream(int fd, JobId job, std::uint32_t attempt, Header header) const {
+  const auto known = streams_.find({job, attempt});
+  if (known != streams_.end()) return &known->second;
+  const std::string place = fmt::format("log {}/{}", job.str(), attempt);
+  SealedStream fresh(ring_);
+  if (!TRY(fresh.read_header(fd, place))) {
+    struct stat facts {};
+    // A crash may have left a part of the header, and nothing behind it.
+    const bool begun = ::fstat(fd, &facts) == 0 && static_cast<std::size_t>(facts.st_size) <= SealedStream::kHeader;
+    if (!begun)
+      return error(Code::DataLoss,
+                   fmt::format("log of {} attempt {} is not sealed, or was changed", job.str(), attempt));
+    if (header == Header::Read) return static_cast<SealedStream*>(nullptr);
+    TRY_VOID(fresh.write_header(fd, place));
+    if (::fdatasync(fd) != 0) return file_fault(path(job, attempt));
+  }
+  if (streams_.size() >= kStreamsMax) streams_.clear();
+  return &streams_.emplace(std::pair(job, attempt), std::move(fresh)).first->second;
+}
+
 Status LogStore::append(JobId job, std::uint32_t attempt, std::uint64_t offset, ByteView data,
                         std::function<void(std::uint64_t)> acknowledged) {
   const std::lock_guard lock(mutex_);
   const std::string name = path(job, attempt);
   std::error_code ignored;
   std::filesystem::create_directories(fmt::format("{}/{}", root_, job.str()), ignored);
-  const File file(::open(name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  const File file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   struct stat facts {};
   if (file.fd < 0 || ::fstat(file.fd, &facts) != 0) return file_fault(name);
-  std::uint64_t end = static_cast<std::uint64_t>(facts.st_size);
+  SealedStream* const sealed = ring_ ? TRY(stream(file.fd, job, attempt, Header::Write)) : nullptr;
+  std::uint64_t end = sealed != nullptr ? TRY(sealed->size(file.fd)) : static_cast<std::uint64_t>(facts.st_size);
   if (offset > end) {
     if (end >= bytes_max_)
       end = offset;  // past the bound nothing is kept, so there is no gap to complain about
@@ -70,6 +95,10 @@ Status LogStore::append(JobId job, std::uint32_t attempt, std::uint64_t offset, 
   if (upto > end && end < bytes_max_) {
     ByteView fresh = data.subspan(static_cast<std::size_t>(end - offset));
     fresh = fresh.first(static_cast<std::size_t>(std::min<std::uint64_t>(fresh.size(), bytes_max_ - end)));
+    if (sealed != nullptr) {
+      TRY_VOID(sealed->append(file.fd, fresh));
+      fresh = {};
+    }
     for (std::size_t done = 0; done < fresh.size();) {
       const ssize_t n = ::pwrite(file.fd, fresh.data() + done, fresh.size() - done, static_cast<off_t>(end + done));
       if (n < 0 && errno == EINTR) continue;
@@ -91,6 +120,13 @@ Result<std::string> LogStore::read(JobId job, std::uint32_t attempt, std::uint64
     if (errno == ENOENT) return std::string();
     return error(Code::Unavailable, fmt::format("the log cannot be read: {}", std::strerror(errno)));
   }
+  if (ring_) {
+    const std::lock_guard lock(mutex_);
+    SealedStream* const sealed = TRY(stream(file.fd, job, attempt, Header::Read));
+    if (sealed == nullptr) return std::string();
+    const Bytes bytes = TRY(sealed->read(file.fd, offset, max));
+    return as_string(bytes);
+  }
   std::string out(max, '\0');
   const ssize_t n = ::pread(file.fd, out.data(), out.size(), static_cast<off_t>(offset));
   if (n < 0) return error(Code::Unavailable, fmt::format("the log cannot be read: {}", std::strerror(errno)));
@@ -99,6 +135,14 @@ Result<std::string> LogStore::read(JobId job, std::uint32_t attempt, std::uint64
 }
 
 std::uint64_t LogStore::size(JobId job, std::uint32_t attempt) const {
+  if (ring_) {
+    const File file(::open(path(job, attempt).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (file.fd < 0) return 0;
+    const std::lock_guard lock(mutex_);
+    const auto sealed = stream(file.fd, job, attempt, Header::Read);
+    const auto bytes = sealed.ok() && *sealed != nullptr ? (*sealed)->size(file.fd) : Result<std::uint64_t>(0);
+    return bytes.ok() ? *bytes : 0;
+  }
   std::error_code fault;
   const auto bytes = std::filesystem::file_size(path(job, attempt), fault);
   return fault ? 0 : bytes;

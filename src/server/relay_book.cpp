@@ -21,7 +21,7 @@ std::string line_of(const RelayEntry& relay) {
 Status write_relays(const DataDir& dir, const std::vector<RelayEntry>& relays) {
   std::string text;
   for (const auto& relay : relays) text += line_of(relay) + "\n";
-  return crypto::write_secret_file(dir.key("relays"), as_bytes(text));
+  return dir.write(dir.key("relays"), as_bytes(text));
 }
 
 }  // namespace
@@ -40,7 +40,7 @@ std::vector<RelayEntry> parse_relay_lines(const std::string& text, const std::st
 }
 
 Result<std::vector<RelayEntry>> read_relays(const DataDir& dir, const std::string& server_id) {
-  const Bytes text = TRY(crypto::read_secret_file(dir.key("relays")));
+  const Bytes text = TRY(dir.read(dir.key("relays")));
   return parse_relay_lines(as_string(text), server_id);
 }
 

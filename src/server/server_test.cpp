@@ -61,7 +61,7 @@ class Platform : public ::testing::Test {
                          {"--name", "localhost,127.0.0.1"},
                          {"--operator", "admin"},
                          {"--password-file", root_ + ".password"}};
-    const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+    const OpenStore open = [](const std::string&, const auto&) -> Result<std::shared_ptr<journal::Store>> {
       return std::shared_ptr<journal::Store>(store_);
     };
     ASSERT_EQ(cmd_init(arguments, open), 0);
@@ -826,7 +826,7 @@ TEST_F(Platform, APasswordIsChangedByItsOwnerAndEndsTheOtherLogins) {
 
 TEST_F(Platform, ALostPasswordIsSetInTheDataDirectory) {
   const std::string token = user("otto", Role::Auditor, "otto-org");
-  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+  const OpenStore open = [](const std::string&, const auto&) -> Result<std::shared_ptr<journal::Store>> {
     return std::shared_ptr<journal::Store>(store_);
   };
   Arguments arguments;
@@ -988,7 +988,7 @@ TEST_F(SecondFactor, AnOperatorOrTheDataDirectoryTakesALostOneAway) {
 
   enrol("lois", lost.token);
   EXPECT_EQ(try_login("lois", "password-of-lois", "").status, 401);
-  const OpenStore open = [](const std::string&) -> Result<std::shared_ptr<journal::Store>> {
+  const OpenStore open = [](const std::string&, const auto&) -> Result<std::shared_ptr<journal::Store>> {
     return std::shared_ptr<journal::Store>(store_);
   };
   Arguments arguments;

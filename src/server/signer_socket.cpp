@@ -20,6 +20,7 @@
 #include "base/endian.h"
 #include "base/log.h"
 #include "crypto/random.h"
+#include "server/at_rest.h"
 
 namespace muster::server {
 namespace {
@@ -253,7 +254,13 @@ Result<Signer::Fields> SignerLink::ask(SignOp op, const Fields& fields) {
 
 Result<std::unique_ptr<SignerChild>> SignerChild::start(const DataDir& dir) {
   std::unique_ptr<SignerChild> child(new SignerChild);
-  child->root_ = dir.root;
+  child->words_ = {"musterd", "signer", "--data", dir.root, "--listener", "3"};
+  if (dir.at_rest && !dir.at_rest->source.credential) {  // a credential it finds itself
+    const KeySource& source = dir.at_rest->source;
+    const bool program = !source.program.empty();
+    child->words_.push_back(program ? "--at-rest-program" : "--at-rest-key");
+    child->words_.push_back(program ? source.program : source.file);
+  }
   child->socket_ = "@muster-signer-" + hex(crypto::random_bytes(16));
   child->listener_ = TRY(listen_for_signer(child->socket_));
   TRY_VOID(child->launch());
@@ -272,7 +279,9 @@ Result<std::unique_ptr<SignerChild>> SignerChild::start(const DataDir& dir) {
 
 // Between fork and exec only what a signal handler might call.
 Status SignerChild::launch() {
-  const std::array<const char*, 7> words{"musterd", "signer", "--data", root_.c_str(), "--listener", "3", nullptr};
+  std::vector<const char*> words;
+  for (const std::string& word : words_) words.push_back(word.c_str());
+  words.push_back(nullptr);
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid < 0) return error(Code::Unavailable, "the signer cannot be started: fork failed");

@@ -81,7 +81,8 @@ class SignerChild {
   Status launch();
   void watch();
 
-  std::string root_, socket_;
+  std::vector<std::string> words_;
+  std::string socket_;
   int listener_ = -1;
   std::atomic<pid_t> pid_ = -1;
   std::atomic<bool> stopping_ = false;

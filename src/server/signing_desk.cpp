@@ -9,6 +9,7 @@
 #include "crypto/file.h"
 #include "net/net.h"
 #include "overlay/roster.h"
+#include "server/at_rest.h"
 #include "server/journal_head.h"
 
 namespace muster::server {
@@ -72,7 +73,7 @@ Result<std::unique_ptr<SigningDesk>> SigningDesk::open(const DataDir& dir, Optio
 Status SigningDesk::load() {
   TRY_VOID(follow_ca(dir_, options_.wall()));
   const auto text = [&](const char* name) -> Result<std::string> {
-    const Bytes bytes = TRY(crypto::read_secret_file(dir_.key(name)));
+    const Bytes bytes = TRY(dir_.read(dir_.key(name)));
     return as_string(bytes);
   };
   auto roster = TRY(crypto::SigningKey::from_pem(TRY(text("roster.pem"))));
@@ -116,7 +117,7 @@ Status SigningDesk::write_line(const std::string& line) {
     log_.open(path, std::ios::app | std::ios::binary);
     ::chmod(path.c_str(), 0600);
   }
-  log_ << line << std::flush;
+  log_ << (dir_.at_rest ? seal_lines(*dir_.at_rest->ring, "signer.log", line) : line) << std::flush;
   if (log_) return {};
   log_.close();
   log_.clear();

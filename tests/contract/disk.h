@@ -13,6 +13,7 @@
 #include "journal/store.h"
 #include "store/fault_vfs.h"
 #include "store/memory_store.h"
+#include "store/sealed_store.h"
 #include "store/sqlite_store.h"
 
 namespace muster::contract {
@@ -62,6 +63,22 @@ class SqliteDisk final : public Disk {
   TempDir dir_;
   bool threaded_;
   std::string vfs_;
+};
+
+// Sealed, with the same key at each opening, over another kind.
+class SealedDisk final : public Disk {
+ public:
+  explicit SealedDisk(std::unique_ptr<Disk> inside) : inside_(std::move(inside)) {}
+  std::shared_ptr<journal::Store> open() override {
+    auto store = inside_->open();
+    if (!store) return nullptr;
+    const crypto::Secret32 key(crypto::Key32{1, 2, 3});
+    auto ring = std::make_shared<crypto::KeyRing>(std::map<std::uint32_t, crypto::Secret32>{{1, key}}, 1);
+    return std::make_shared<store::SealedStore>(std::move(store), std::move(ring));
+  }
+
+ private:
+  std::unique_ptr<Disk> inside_;
 };
 
 // A valid continuation of `tail`: entries of `bytes` random payload each.

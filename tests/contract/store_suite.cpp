@@ -39,6 +39,8 @@ const Kind kKinds[] = {
     {"Sqlite", [] { return std::make_unique<SqliteDisk>(true, ""); }},
     {"SqliteInline", [] { return std::make_unique<SqliteDisk>(false, ""); }},
     {"SqliteFaultVfs", [] { return std::make_unique<SqliteDisk>(false, store::FaultVfs::kName); }},
+    {"SealedMemory", [] { return std::make_unique<SealedDisk>(std::make_unique<MemoryDisk>()); }},
+    {"SealedSqlite", [] { return std::make_unique<SealedDisk>(std::make_unique<SqliteDisk>(true, "")); }},
 };
 
 class StoreContract : public testing::TestWithParam<Kind> {

@@ -33,7 +33,8 @@ int main(int count, char** values) {
                std::strcmp(loss, "torn") == 0     ? store::Loss::Torn
                : std::strcmp(loss, "subset") == 0 ? store::Loss::Subset
                                                   : store::Loss::All);
-  const server::OpenStore open = [](const std::string& path) -> Result<std::shared_ptr<journal::Store>> {
+  const server::OpenStore open =
+      [](const std::string& path, const std::shared_ptr<crypto::KeyRing>&) -> Result<std::shared_ptr<journal::Store>> {
     store::SqliteStore::Options options;
     options.path = path;
     options.vfs = store::FaultVfs::kName;
