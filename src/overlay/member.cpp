@@ -509,7 +509,7 @@ void Member::burst(Path& path, Millis length, const Now& now) {
 }
 
 void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
-  const bool due = !path.told || (!path.direct && now.lease - *path.told >= kTellEvery);
+  const bool due = !path.told || (!path.direct && now.lease - *path.told >= path.tell_wait);
   if (public_.empty() || !due || !device_.has_session(key)) return;
   Bytes four = {kHere, 0}, six = {kHere6, 0};
   for (const Endpoint& e : public_) {
@@ -523,6 +523,7 @@ void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
   }
   Wire wire(*this, out, now);
   const bool first = !path.told;
+  path.tell_wait = first ? kTellSoon : std::min(path.tell_wait * 2, kTellEvery);
   const Endpoint to = way_of(key, path);
   if (!device_.send_control(key, to, four, now, wire) || !device_.send_control(key, to, six, now, wire)) return;
   path.told = now.lease;

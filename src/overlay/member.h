@@ -32,7 +32,7 @@ inline constexpr std::size_t kInnerMtu = 1380;
 inline constexpr std::array<std::size_t, 3> kInnerSizes = {kInnerMtu, 1300, 1200};
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;  // public: of each family
-inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellEvery{30'000};
+inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellSoon{1'000}, kTellEvery{30'000};
 // Small, only while a relay is the way: of the one in use and of the others, more often while programs talk.
 inline constexpr Millis kRelayProbeEvery{5'000}, kRelayProbeBusy{500}, kOtherRelayProbeEvery{30'000};
 // Without an answer for so long, while another answers, a relay is left: before TCP's pauses between attempts grow
@@ -203,6 +203,7 @@ class Member {
     std::uint32_t changes = 0;
     LeaseTime burst_until;          // both sides try now
     std::optional<LeaseTime> told;  // when the member was told of our endpoints
+    Millis tell_wait = kTellSoon;   // until it is told again, while there is no direct way: the message may be lost
     Millis backoff = kProbeEvery;
     std::vector<Candidate> carriers;
     std::optional<std::uint32_t> by;  // the carrier, where one is the way

@@ -886,6 +886,19 @@ TEST_F(Behind, TwoNatsAreOpenedFromBothSidesWithinSeconds) {
   EXPECT_TRUE(direct(0, 1));
 }
 
+TEST_F(Behind, WhatIsToldIsSaidAgainSoonForItMayBeLost) {
+  behind({Kind::Cone, Kind::Cone});
+  talk(0, 1);
+  relay_up = false;  // just when both learn where they are
+  learn();
+  go(500ms);
+  relay_up = true;
+  EXPECT_FALSE(direct(0, 1));
+  go(6s);
+  EXPECT_TRUE(direct(0, 1)) << path(0, 1);
+  EXPECT_TRUE(direct(1, 0)) << path(1, 0);
+}
+
 // ---- carried by another member: 0 and 1 can never reach each other, and both reach 2
 struct Carrying : Behind {
   void begin(std::initializer_list<Kind> kinds = {Kind::Symmetric, Kind::Symmetric, Kind::Open}) {
