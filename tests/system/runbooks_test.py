@@ -104,7 +104,7 @@ class Runbooks(unittest.TestCase):
         for word, value in words.items():
             self.assertRegex(text, r"\b%s\b" % word, "the block has other words")
             text = re.sub(r"\b%s\b" % word, value, text)
-        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER|ROOT|OLDROOT|OLD|REQUEST|CERT)\b", text)
+        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER|ROOT|OLDROOT|OLD|REQUEST|CERT|OLDKEY|NEWKEY)\b", text)
         self.assertEqual(left, [], "nobody said what these are: " + text)
         path = self.world.dir + "/script"
         with open(path, "w") as f:
@@ -386,6 +386,38 @@ class Runbooks(unittest.TestCase):
         self.world.cli("audit", "head", who="admin")
         with open(self.world.data + "/signer.log") as f:
             self.assertRegex(f.read(), r"uid 0 pid %d head key=[0-9a-f]{16} incarnation=\d+ seq=\d+ ok" % musterd)
+
+    def test_12_another_key_of_encryption_at_rest(self):
+        """Encrypted from here on; then the keys change as the paper says, and no name or key lies there in the clear."""
+        heading, world = "A key of encryption at rest that others may have", self.world
+        old, new = world.dir + "/old.key", world.dir + "/new.key"
+        musterd = lambda *words: subprocess.run([world.binary("musterd"), *words], capture_output=True, text=True, timeout=120)  # noqa: E731
+        seen = lambda what: subprocess.run(["grep", "-rlaF", "--", what, world.data], capture_output=True, text=True).stdout  # noqa: E731
+        with open(world.data + "/keys/roster.pem") as f:
+            roster = f.read().split("\n")[1]
+        self.assertIn("journal", seen("kept"), "an organisation's name is in the journal")
+        self.assertIn("roster.pem", seen(roster))
+        world.musterd.kill()
+        done = musterd("at-rest", "new-key", old)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        world.wait("at rest", "nobody else in the folder", 20, lambda: musterd("at-rest", "init", "--data", world.data, "--at-rest-key", old).returncode == 0)
+        arguments = list(world.musterd_args)
+        world.musterd_args = arguments + ["--at-rest-key", old]
+        world.start_musterd()
+        self.serving()
+        self.do(heading, 0, DIR=world.data, OLDKEY=old, NEWKEY=new)
+        self.serving()
+        world.musterd_args = arguments + ["--at-rest-key", new]
+        world.musterd.kill()
+        world.wait("at rest", "nobody else in the folder", 20, lambda: musterd("at-rest", "status", "--data", world.data, "--at-rest-key", new).returncode == 0)
+        self.do(heading, 1, DIR=world.data, NEWKEY=new)
+        refused = musterd("serve", "--data", world.data, "--at-rest-key", old)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertNotIn(roster, refused.stdout + refused.stderr)
+        world.start_musterd()
+        self.serving()
+        self.online("attic")
+        self.assertEqual((seen("kept"), seen(roster)), ("", ""))
 
     def test_99_nothing_is_left_out(self):
         there = {(heading, index) for heading, texts in self.blocks.items() for index in range(len(texts))}
