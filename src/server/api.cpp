@@ -237,10 +237,11 @@ Status Api::authorise(const CallPtr& call) const {
     const std::string& name = call->operation->name;
     if (ask.error().code != Code::NotFound || (name != "GetJob" && name != "GetCluster" && name != "JobLogs"))
       return ask.error();
+    const bool job = call->id.starts_with("job-");
+    if (job != (name != "GetCluster")) return ask.error();  // the history holds both
     const auto past = read_history(context_, call->id);
     if (!past) return ask.error();
     call->archived = true;
-    const bool job = call->id.starts_with("job-");
     ask = Ask{call->operation->name == "JobLogs" ? access::Verb::Logs : access::Verb::Read,
               {job ? access::Kind::Job : access::Kind::Cluster, past->org, {}, past->owner}};
   }

@@ -39,6 +39,13 @@ Result<Ask> ask_offer(const control::State& state, Call& call, access::Verb verb
   object.kind = access::Kind::Offer;
   return Ask{verb, object};
 }
+// Said only to who may do it: to others the machine looks missing, whatever the body says.
+Result<Ask> same_machine(const Call& call, Ask ask, const std::string& named, const std::string& in_body) {
+  if (in_body.empty() || in_body == named || in_body == call.id ||
+      !access::check(call.caller.subject, ask.verb, ask.object).ok())
+    return ask;
+  return error(Code::InvalidArgument, "id in the body names another machine than the path", "id");
+}
 // Organisations by name become ids, hours in a zone become UTC.
 Result<Offer> resolved(const control::State& state, const wire::OfferText& said, WallTime now) {
   Offer offer = said.offer;
@@ -198,10 +205,7 @@ void Api::add_nodes() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto request = TRY(wire::parse_node_action(call.request.body));
         const std::string named = call.id;  // an id or a name
-        const Ask ask = TRY(ask_node(state, call, verb_of(request.action)));
-        if (!request.id.empty() && request.id != named && request.id != call.id)
-          return error(Code::InvalidArgument, "id in the body names another machine than the path", "id");
-        return ask;
+        return same_machine(call, TRY(ask_node(state, call, verb_of(request.action))), named, request.id);
       },
       [this](const CallPtr& call) {
         const auto request = wire::parse_node_action(call->request.body);
@@ -241,10 +245,7 @@ void Api::add_nodes() {
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto request = TRY(wire::parse_set_offer(call.request.body));
         const std::string named = call.id;
-        const Ask ask = TRY(ask_offer(state, call, Verb::Update));
-        if (!request.id.empty() && request.id != named && request.id != call.id)
-          return error(Code::InvalidArgument, "id in the body names another machine than the path", "id");
-        return ask;
+        return same_machine(call, TRY(ask_offer(state, call, Verb::Update)), named, request.id);
       },
       [this](const CallPtr& call) {
         const auto request = wire::parse_set_offer(call->request.body);

@@ -1945,6 +1945,18 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
           ->body,
       "hello, world\n");
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"id":"other","action":"drain"})", supplier).status, 400);
+  const std::string stranger = user("stan", Role::Supplier, "strangers");
+  const std::string box = call("GET", "/api/v1/nodes/box", "", supplier).body["id"].text();
+  for (const std::string& id : {box, std::string("node-999")}) {
+    EXPECT_EQ(call("POST", "/api/v1/nodes/" + id + "/action", R"({"id":"other","action":"drain"})", stranger).status,
+              404);
+    EXPECT_EQ(call("PUT", "/api/v1/nodes/" + id + "/offer", R"({"id":"other","offer":{}})", stranger).status, 404);
+  }
+  // The history holds jobs and clusters; each is shown as what it is.
+  const std::string stopped = made.body["id"].text();
+  EXPECT_EQ(call("GET", "/api/v1/clusters/" + stopped, "", tenant).status, 200);
+  EXPECT_EQ(call("GET", "/api/v1/jobs/" + stopped, "", tenant).status, 404);
+  EXPECT_EQ(call("GET", "/api/v1/jobs/" + stopped + "/logs", "", tenant).status, 404);
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"id":"box","action":"drain"})", supplier).status, 200);
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"action":"revoke"})", supplier).status, 200);
   EXPECT_TRUE(eventually([&] { return second.seen().refused.code == "revoked"; }, Millis(5000)))
