@@ -339,9 +339,10 @@ class Egress(unittest.TestCase):
         busy = self.world.lab.spawn("user", [self.world.binary("muster"), "exec", "open", "--", "python3", "-c", BUSY], self.world.dir + "/busy.log", env=self.world.account("alice"))
         scan = os.path.join(ROOT, "tests/lab/scan.py")
         alpha, router = self.world.lab.addresses["alpha"], "203.0.113.101"
-        witness = self.world.lab.spawn("alpha", [sys.executable, "-m", "http.server", "--bind", alpha, "45678"], self.world.dir + "/witness.log")
+        witness = self.world.lab.spawn("alpha", [sys.executable, "-u", "-m", "http.server", "--bind", alpha, "45678"], self.world.dir + "/witness.log")
         try:
             self.world.wait("busy", "Ray at work", 40, lambda: "now busy\n" in busy.tail(), busy.log)
+            self.world.wait("witness", "its port open", 30, lambda: "Serving HTTP" in witness.tail(), witness.log)
             began = time.time()
             seen = self.world.lab.run("gamma", [sys.executable, scan, alpha]).stdout.split("\n")
             self.assertEqual(seen[:2], ["open 45678", "scanned 65535"], "the LAN sees the witness and nothing else")
