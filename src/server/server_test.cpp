@@ -1945,12 +1945,12 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
           ->body,
       "hello, world\n");
   EXPECT_EQ(call("POST", "/api/v1/nodes/box/action", R"({"id":"other","action":"drain"})", supplier).status, 400);
-  const std::string stranger = user("stan", Role::Supplier, "strangers");
+  const std::string passer_by = user("stan", Role::Supplier, "strangers");
   const std::string box = call("GET", "/api/v1/nodes/box", "", supplier).body["id"].text();
   for (const std::string& id : {box, std::string("node-999")}) {
-    EXPECT_EQ(call("POST", "/api/v1/nodes/" + id + "/action", R"({"id":"other","action":"drain"})", stranger).status,
+    EXPECT_EQ(call("POST", "/api/v1/nodes/" + id + "/action", R"({"id":"other","action":"drain"})", passer_by).status,
               404);
-    EXPECT_EQ(call("PUT", "/api/v1/nodes/" + id + "/offer", R"({"id":"other","offer":{}})", stranger).status, 404);
+    EXPECT_EQ(call("PUT", "/api/v1/nodes/" + id + "/offer", R"({"id":"other","offer":{}})", passer_by).status, 404);
   }
   // The history holds jobs and clusters; each is shown as what it is.
   const std::string stopped = made.body["id"].text();
