@@ -75,8 +75,14 @@ struct Machine {
   crypto::SigningKey device = crypto::SigningKey::generate();
   pid_t pid = -1;
   std::uint16_t port = 0;
-  std::unique_ptr<host::NetdClient> client;
+  std::unique_ptr<host::NetdClient> client;  // of one thread; pairs have threads of their own and share machines
+  std::unique_ptr<std::mutex> asking = std::make_unique<std::mutex>();
 
+  template <typename Ask>
+  auto ask(Ask question) const {
+    const std::lock_guard lock(*asking);
+    return must(question(*client));
+  }
   void start(const std::string& agent, const std::string& dir, const std::string& proxy) {
     const host::Layout layout{dir};
     must(host::make_directories(layout, host::find_accounts()));
@@ -167,7 +173,7 @@ class Joined {
       overlay::RosterMember member;
       member.slot = member.node = i + 1;
       member.address = net_ + i + 1;
-      member.overlay_key = *crypto::key32(must(m.client->add_lease(lease_, fd.get())));
+      member.overlay_key = *crypto::key32(m.ask([&](auto& netd) { return netd.add_lease(lease_, fd.get()); }));
       member.device_key = m.device.public_key();
       member.overlay_signature = overlay::sign_overlay_key(m.device, id, member.epoch, member.overlay_key);
       if (m.lan != 0) member.lan = {overlay::Endpoint::udp(m.lan, m.port)};
@@ -176,7 +182,7 @@ class Joined {
   }
   ~Joined() {
     for (Machine* m : machines_) {
-      if (m->pid > 0) must(m->client->remove_lease(lease_));
+      if (m->pid > 0) m->ask([&](auto& netd) { return netd.remove_lease(lease_); });
       (void)host::remove_tun("/run/netns/" + m->lease_ns, tun_).ok();
     }
   }
@@ -194,7 +200,7 @@ class Joined {
       c.signatures = {overlay::sign_roster(platform_.controller, bytes)};
       c.signers = {Bytes(platform_.controller.public_key().begin(), platform_.controller.public_key().end())};
       c.relay_ca_pem = platform_.ca.cert_pem;
-      must(machines_[i]->client->configure(c));
+      machines_[i]->ask([&](auto& netd) { return netd.configure(c); });
       host::netd::SetRelays grants{c.lease, {}};
       for (const Relay& relay : platform_.relays) {
         const std::string host = machines_[i]->six ? "[" + relay.host6 + "]" : relay.host;
@@ -204,10 +210,12 @@ class Joined {
              overlay::sign_relay_token(platform_.controller, {relay.id, roster_.cluster, roster_.members[i].overlay_key,
                                                               read_clocks().wall + Millis(3'600'000)})});
       }
-      must(machines_[i]->client->set_relays(grants));
+      machines_[i]->ask([&](auto& netd) { return netd.set_relays(grants); });
     }
   }
-  session::NetReport report_of(std::size_t end) const { return must(machines_[end]->client->paths(lease_)).report; }
+  session::NetReport report_of(std::size_t end) const {
+    return machines_[end]->ask([&](auto& netd) { return netd.paths(lease_); }).report;
+  }
   session::NetPair seen_by(std::size_t end) const {
     const auto report = report_of(end);
     return report.pairs.empty() ? session::NetPair{} : report.pairs[0];
