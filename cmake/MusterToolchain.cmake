@@ -31,7 +31,7 @@ if(MUSTER_SANITIZE)
 endif()
 # Four checks of -fsanitize=undefined make nearly a third of what is compiled. Rooms that read foreign bytes keep them; elsewhere a null pointer is
 # caught by the address sanitizer all the same, and the three others guard against casts, which are few there and of socket addresses mostly.
-set(MUSTER_FULL_CHECKS base crypto wire overlay relay session journal net egress oidc scan launcher)
+set(MUSTER_FULL_CHECKS base crypto wire overlay relay session journal store control net egress oidc scan launcher host cli)
 function(muster_trim_checks target room)
   if(MUSTER_SANITIZE MATCHES "undefined" AND NOT MUSTER_FUZZ AND NOT room IN_LIST MUSTER_FULL_CHECKS)
     target_compile_options(${target} PRIVATE -fno-sanitize=null,alignment,object-size,vptr)

@@ -14,14 +14,14 @@
 #include "server/context.h"
 #include "server/core_state.h"
 #include "server/relay_book.h"
-#include "server/signer.h"
+#include "server/signing_desk.h"
 
 namespace muster::server {
 namespace {
 
 constexpr Millis kAgain{1000}, kLook{200}, kFarLook{500}, kFarDial{3'000};
-constexpr std::size_t kNewsMax = 10'000;       // then the relay gets everything again
-constexpr Millis kGoneKept{12LL * 3'600'000};  // no token holds longer (SigningDesk::kRelayTokenMax)
+constexpr std::size_t kNewsMax = 10'000;                   // then the relay gets everything again
+constexpr Millis kGoneKept = SigningDesk::kRelayTokenMax;  // no token holds longer
 constexpr Millis kControlToken{3'600'000};
 constexpr std::size_t kFarEntries = 1'600;  // that fit into one frame of the relay protocol
 
