@@ -9,11 +9,11 @@
 #include "server/event_hub.h"
 #include "server/journal_head.h"
 #include "server/log_store.h"
-#include "server/signed_book.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
+#include "server/signed_book.h"
 #include "server/sso.h"
 #include "server/start_forecasts.h"
 

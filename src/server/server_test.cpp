@@ -1457,12 +1457,16 @@ TEST_F(Platform, AnEndedCertificateIsRenewedOnProofOfTheKeyForAWhile) {
 
 // What a relay is told beside its handoff socket.
 struct Recalls {
+  std::string path;
   net::Fd listener, connection;
   Bytes bytes;
-  explicit Recalls(const std::string& handoff) {
-    auto made = net::listen_unix(net::recall_path(handoff), 0600);
+  explicit Recalls(const std::string& handoff) : path(net::recall_path(handoff)) {
+    auto made = net::listen_unix(path, 0600);
     if (made.ok()) listener = std::move(*made);
   }
+  ~Recalls() { ::unlink(path.c_str()); }
+  Recalls(const Recalls&) = delete;
+  Recalls& operator=(const Recalls&) = delete;
   bool accept() {
     bytes.clear();
     if (!net::await_fd(listener.get(), POLLIN, net::deadline_in(Millis(10'000))).ok()) return false;
