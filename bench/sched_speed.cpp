@@ -12,7 +12,7 @@
 //   explain_us.N  position and reason of one of 100,000 waiting requests; of one of 1,000 (99th percentile) load_s 100k
 //   machines and 1 M waiting requests, from a snapshot to the first plan memory_mib.100k              of the scheduler
 //   with 100k machines
-// Usage: bench_sched_speed [largest pool=100000]. One JSON line per figure; baseline = the bar, where there is one.
+// Usage: bench_sched_speed [largest pool=100000] [single|placements|gangs|reading|preemption|forward|load]. One JSON line per figure; baseline = the bar, where there is one.
 #include <fmt/format.h>
 #include <malloc.h>
 #include <time.h>
@@ -371,30 +371,34 @@ void load() {
   print("load_s", (cpu_us() - start) / 1e6, "s", 1, 2);
 }
 
-void measure(std::uint64_t machines, const std::string& label) {
+void measure(std::uint64_t machines, const std::string& label, const std::string& part) {
   const std::map<std::uint64_t, std::pair<double, double>> bars{
       {1'000, {5, 0}}, {10'000, {20, 100'000}}, {100'000, {60, 50'000}}};
   const auto [single, rate] = bars.at(machines);
-  singles(machines, label, {}, single);
-  for (const Case& c : {Case{".full50", 50, 1'000, Simd::Avx512}, Case{".full99", 99, 1'000, Simd::Avx512},
-                        Case{".pending0", 90, 0, Simd::Avx512}, Case{".pending100k", 90, 100'000, Simd::Avx512},
-                        Case{".avx2", 90, 1'000, Simd::Avx2}, Case{".scalar", 90, 1'000, Simd::Scalar}})
-    singles(machines, label, c, 0);
-  placements(machines, label, rate);
-  gangs(machines, label), gangs(machines, label, true);
-  reading(machines, label);
-  preemption(machines, label);
-  if (machines == 10'000) forward();
+  const auto wanted = [&](const char* name) { return part.empty() || part == name; };
+  if (wanted("single")) {
+    singles(machines, label, {}, single);
+    for (const Case& c : {Case{".full50", 50, 1'000, Simd::Avx512}, Case{".full99", 99, 1'000, Simd::Avx512},
+                          Case{".pending0", 90, 0, Simd::Avx512}, Case{".pending100k", 90, 100'000, Simd::Avx512},
+                          Case{".avx2", 90, 1'000, Simd::Avx2}, Case{".scalar", 90, 1'000, Simd::Scalar}})
+      singles(machines, label, c, 0);
+  }
+  if (wanted("placements")) placements(machines, label, rate);
+  if (wanted("gangs")) gangs(machines, label), gangs(machines, label, true);
+  if (wanted("reading")) reading(machines, label);
+  if (wanted("preemption")) preemption(machines, label);
+  if (wanted("forward") && machines == 10'000) forward();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   const long largest = argc > 1 ? std::atol(argv[1]) : 100'000;
+  const std::string part = argc > 2 ? argv[2] : "";
   for (const auto& [machines, label] :
        {std::pair{1'000L, "1k"}, std::pair{10'000L, "10k"}, std::pair{100'000L, "100k"}})
-    if (machines <= largest) measure(static_cast<std::uint64_t>(machines), label);
-  if (largest >= 100'000) {
+    if (machines <= largest) measure(static_cast<std::uint64_t>(machines), label, part);
+  if (largest >= 100'000 && (part.empty() || part == "load")) {
     print("memory_mib.100k", Site(100'000, 90, Simd::Avx512).memory_mib(), "MiB", 1);
     load();
   }
