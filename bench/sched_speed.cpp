@@ -12,7 +12,8 @@
 //   explain_us.N  position and reason of one of 100,000 waiting requests; of one of 1,000 (99th percentile) load_s 100k
 //   machines and 1 M waiting requests, from a snapshot to the first plan memory_mib.100k              of the scheduler
 //   with 100k machines
-// Usage: bench_sched_speed [largest pool=100000] [single|placements|gangs|reading|preemption|forward|load]. One JSON line per figure; baseline = the bar, where there is one.
+// Usage: bench_sched_speed [largest pool=100000] [single|placements|gangs|reading|preemption|forward|load]. One JSON
+// line per figure; baseline = the bar, where there is one.
 #include <fmt/format.h>
 #include <malloc.h>
 #include <time.h>
@@ -130,6 +131,17 @@ class Site {
     for (const Place& place : group.places) move(place, 1), tell(place.node);
     scheduler_.apply(DemandChanged{group.cluster, {}});
   }
+  void remember(Rng& rng) {  // how long work of 200 tenants lasted
+    remembers_ = true;
+    for (std::uint64_t i = 0; i < 4'000; ++i) {
+      LeaseView l;
+      l.lease = LeaseId{kSeen}, l.cluster = ClusterId{kSeen}, l.node = NodeId{kSeen};
+      l.tenant = OrgId{1 + i % 200}, l.project = ProjectId{l.tenant.value}, l.role = SlotRole::Head;
+      l.since = kNow - Millis(90'000'000);
+      scheduler_.apply(LeaseChanged{l});
+      scheduler_.apply(LeaseGone{l.lease, l.since + Millis(rng.between(600'000, 14'400'000))});
+    }
+  }
   // One lease on every machine, of all its GPUs; every other one may be interrupted.
   void occupy(Rng& rng) {
     for (std::size_t i = 0; i < views_.size(); ++i) {
@@ -143,7 +155,8 @@ class Site {
       views_[i].free_devices.clear(), views_[i].free = {}, views_[i].whole = false;
       scheduler_.apply(NodeChanged{views_[i]});
       scheduler_.apply(LeaseChanged{l});
-      scheduler_.apply(TermsChanged{l.cluster, kNow + Millis(rng.between(60'000, 7'200'000)), {}});
+      const Millis left(rng.between(60'000, 7'200'000));
+      if (i % 3 != 0 || !remembers_) scheduler_.apply(TermsChanged{l.cluster, kNow + left, {}});
     }
     scheduler_.plan({}, kNow);
   }
@@ -187,6 +200,7 @@ class Site {
   std::vector<NodeView> views_;
   std::deque<Group> running_;
   std::size_t memory_ = 0;
+  bool remembers_ = false;
 };
 
 struct Case {
@@ -336,20 +350,29 @@ void preemption(std::uint64_t machines, const std::string& label) {
   }
 }
 
-// What 10,000 that wait are told: all their futures, as often as they are played.
-void forward() {
-  Rng rng(12);
-  Site site(10'000, 0, Simd::Avx512);
-  site.occupy(rng);
-  for (std::uint64_t i = 0; i < 10'000; ++i) {
-    Request r = request(1 + i, rng);
-    r.since = kNow - Millis(static_cast<std::int64_t>(10'000 - i) * 360);
-    site.scheduler().apply(RequestChanged{r});
+// What all that wait are told (1,000 of them, then 10,000). They came in the last hour and more comes at that rate; of
+// a third of what runs nobody knows the end, but how long such work lasted; every other machine may be cleared for a
+// better tier.
+void forward(std::uint64_t machines, std::uint64_t waiting, const std::string& label) {
+  std::vector<double> times;
+  std::uint32_t samples = 0;
+  for (int run = 0; run < 3; ++run) {
+    Rng rng(12);
+    Site site(machines, 0, Simd::Avx512);
+    site.remember(rng);
+    site.occupy(rng);
+    for (std::uint64_t i = 0; i < waiting; ++i) {
+      Request r = request(1 + i, rng);
+      r.since = kNow - Millis(static_cast<std::int64_t>((waiting - i) * 3'600'000 / waiting));
+      site.scheduler().apply(RequestChanged{r});
+    }
+    site.scheduler().plan({}, kNow);
+    const double start = cpu_us();
+    samples = site.scheduler().starts(kNow).front().samples;
+    times.push_back((cpu_us() - start) / 1e6);
   }
-  site.scheduler().plan({}, kNow);
-  const double start = cpu_us();
-  const auto starts = site.scheduler().starts(kNow);
-  print("forward_s.10k", (cpu_us() - start) / 1e6, "s", starts.front().samples, 1);
+  std::sort(times.begin(), times.end());
+  print("forward_s." + label, times[1], "s", samples, machines == 10'000 ? 1 : 0);
 }
 
 void load() {
@@ -387,7 +410,7 @@ void measure(std::uint64_t machines, const std::string& label, const std::string
   if (wanted("gangs")) gangs(machines, label), gangs(machines, label, true);
   if (wanted("reading")) reading(machines, label);
   if (wanted("preemption")) preemption(machines, label);
-  if (wanted("forward") && machines == 10'000) forward();
+  if (wanted("forward")) forward(machines, std::min<std::uint64_t>(machines, 10'000), label);
 }
 
 }  // namespace

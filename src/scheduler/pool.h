@@ -111,6 +111,7 @@ class Pool {
   const NodeView& view(std::uint32_t node) const { return infos_[node].view; }
   const Machine& machine(std::uint32_t node) const { return moving_.machines[node]; }
   std::uint32_t limit() const { return static_cast<std::uint32_t>(infos_.size()); }
+  std::uint32_t class_of(std::uint32_t node) const { return infos_[node].cls; }  // of the matcher
   bool live(std::uint32_t node) const { return node < infos_.size() && infos_[node].live; }
   std::size_t count() const { return by_id_.size(); }
   void reseed(std::uint64_t seed);  // another day, another order among equals

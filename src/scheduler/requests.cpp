@@ -297,18 +297,31 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
   --waiting;
 }
 
-// One in a second is remembered, for all that came in that second.
+// One in a second is remembered, for all that came in that second. Where so many come that an hour of them is too much,
+// fewer are, so that they still tell of more than some minutes.
 void Scheduler::Impl::note_arrival(const Request& r) {
   constexpr std::size_t kRemembered = 128;
+  constexpr Millis kRememberedSpan{3'600'000};
   const WallTime since{std::clamp<std::int64_t>(r.since.ms, -kTimeMax, kTimeMax)};
-  if (!arrivals.empty() && since < arrivals.back().request.since + Millis(1'000)) {
+  const Millis span = arrivals.empty() ? Millis(0) : arrivals.back().request.since - arrivals.front().request.since;
+  const Millis grain = std::clamp<Millis>(span / kRemembered, Millis(1'000), kRememberedSpan / kRemembered);
+  if (!arrivals.empty() && since < arrivals.back().request.since + grain) {
     if (arrivals.back().times < 1'000'000) ++arrivals.back().times;
     return;
   }
   arrivals.push_back({r, 1});
   arrivals.back().request.since = since;
   arrivals.back().request.backoff.clear();
-  if (arrivals.size() > kRemembered) arrivals.pop_front();
+  if (arrivals.size() <= kRemembered) return;
+  if (span >= kRememberedSpan) {
+    arrivals.pop_front();
+    return;
+  }
+  for (std::size_t i = 0; 2 * i < arrivals.size(); ++i) {
+    if (i > 0) arrivals[i] = std::move(arrivals[2 * i]);
+    if (2 * i + 1 < arrivals.size()) arrivals[i].times += arrivals[2 * i + 1].times;
+  }
+  arrivals.resize((arrivals.size() + 1) / 2);
 }
 
 void Scheduler::Impl::apply(const ArrivalsChanged& c) {

@@ -33,6 +33,7 @@ struct ForwardOptions {
   std::uint64_t seed = 1;
   std::uint32_t events_max = 5'000;   // ends and arrivals of one play; what has not started by then counts as beyond
   std::uint32_t events_all = 40'000;  // of all plays, about a second; there are eight at least
+  std::uint32_t exact_max = 2'500;    // waiting and machines; where there are more, futures are sketched (sketch.h)
 };
 
 class Scheduler {
@@ -62,6 +63,7 @@ class Scheduler {
 
  private:
   friend class Future;
+  friend class Sketch;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
