@@ -114,7 +114,7 @@ class Site {
     for (std::uint64_t i = 0; i < n; ++i) scheduler_.apply(RequestChanged{hopeless(kWaiting + i, i % 1'000)});
     scheduler_.plan({}, kNow);
   }
-  std::vector<Group> ask(const Request& r) {
+  std::vector<Group> ask(const Request& r) {  // two copies of it, as its owner has to make
     scheduler_.apply(DemandChanged{r.cluster, {{r.gang.front().request, 1}}});
     scheduler_.apply(RequestChanged{r});
     return scheduler_.plan({1}, kNow);

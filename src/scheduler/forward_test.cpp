@@ -91,7 +91,7 @@ TEST(RunTimes, QuantilesAreThoseOfWhatEnded) {
 
 // The planner's own play, and the sketch of it that long queues get.
 class Play : public testing::TestWithParam<std::uint32_t> {};
-INSTANTIATE_TEST_SUITE_P(Forward, Play, testing::Values(2'500U, 0U),
+INSTANTIATE_TEST_SUITE_P(Forward, Play, testing::Values(1'000U, 0U),
                          [](const auto& info) { return info.param > 0 ? "Exact" : "Sketch"; });
 
 TEST_P(Play, APromisedEndIsKnownToTheMinute) {

@@ -262,7 +262,7 @@ class Pool {
   bool plannable(std::uint32_t node) const;
   void classify(std::uint32_t node);
   std::uint64_t order_of(NodeId id, std::uint32_t node) const;
-  std::int64_t penalty(const Weights& weights, const NodeClass& k) const;
+  std::int64_t penalty(const Query& query, const NodeClass& k) const;
   std::int64_t least_penalty(const Weights& weights, std::uint32_t model) const;
   std::int64_t scarcity(const Query& query, std::uint32_t model) const;
   void refresh_pressure();
@@ -291,6 +291,7 @@ class Pool {
     return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
   }
   void count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign);
+  void count_currency(std::uint32_t currency, std::uint32_t by);
   std::uint32_t models_of(const NodeRequest& request);
   void change_share(Machine& machine, const Taken& taken, bool more);
   void touch(std::uint32_t node);
@@ -355,7 +356,9 @@ class Pool {
     std::uint32_t cheapest = 0, safest = 0, fastest = 0, most_trusted = 0;
   };
   std::array<Levels, kModels> levels_{};
-  std::array<Segment, kModels> segments_;  // scratch of one search
+  std::map<std::uint32_t, std::uint32_t> asked_in_;  // machines with a price, by currency
+  std::uint32_t currency_ = 0;                       // that most of them ask
+  std::array<Segment, kModels> segments_;            // scratch of one search
   Moving moving_;
 };
 

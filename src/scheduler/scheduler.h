@@ -33,7 +33,7 @@ struct ForwardOptions {
   std::uint64_t seed = 1;
   std::uint32_t events_max = 5'000;   // ends and arrivals of one play; what has not started by then counts as beyond
   std::uint32_t events_all = 40'000;  // of all plays, about a second; there are eight at least
-  std::uint32_t exact_max = 2'500;    // waiting and machines; where there are more, futures are sketched (sketch.h)
+  std::uint32_t exact_max = 1'000;    // waiting and machines; where there are more, futures are sketched (sketch.h)
 };
 
 class Scheduler {
@@ -44,6 +44,7 @@ class Scheduler {
   Scheduler(Scheduler&&) noexcept;
   Scheduler& operator=(Scheduler&&) noexcept;
   void apply(const Change& change);
+  void apply(Change&& change);
   std::vector<Group> plan(const Budget& budget, WallTime now);
   // Changes that build an equal scheduler, outstanding proposals aside.
   std::vector<Change> snapshot() const;

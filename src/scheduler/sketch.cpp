@@ -11,7 +11,6 @@ namespace {
 constexpr std::size_t kComesKnown = 8;
 constexpr Millis kComesSpan{600'000};
 constexpr std::size_t kRoomsSketched = 64;          // machines where work may leave, for one decision
-constexpr std::size_t kHopelessKept = 16;           // needs for which no work can leave
 constexpr std::size_t kComesLeast = 1'024;          // of a play, and four times as many as wait
 constexpr std::uint32_t kEventsSketched = 200'000;  // of a play
 
@@ -67,7 +66,7 @@ void Sketch::add_hold(std::uint32_t run, const Hold& hold) {
   ++spot.leases;
   if (!h.may_leave) return;
   young_[std::min<std::size_t>(h.tier, kTiers - 1)].push_back(id);
-  hopeless_.clear();
+  hopeless_ = {};
 }
 
 void Sketch::add_leases() {
@@ -188,7 +187,7 @@ void Sketch::add_asks(const std::map<ClusterId, std::size_t>& rows) {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> come;  // class, lane
   if (stream_.gap_ms > 0)
     for (const Arrival& arrival : fork_.arrivals)
-      come.emplace_back(fork_.class_for(arrival.request), fork_.lane_for(arrival.request));
+      come.emplace_back(fork_.class_for(Request(arrival.request)), fork_.lane_for(arrival.request));
   Scheduler::Impl::Walk walk(fork_, began_);
   std::vector<std::uint32_t> items;
   for (const auto& [tier, lanes] : walk.tiers()) {
@@ -220,6 +219,8 @@ void Sketch::add_asks(const std::map<ClusterId, std::size_t>& rows) {
     asks_.push_back(std::move(ask));
   }
   waiting_ = static_cast<std::uint32_t>(asks_.size());
+  least_key_ = began_.ms;
+  for (const Ask& ask : asks_) least_key_ = std::min(least_key_, ask.key);
   for (std::size_t i = 0; i < come.size(); ++i) {
     Ask ask = ask_for(come[i].first, come[i].second);
     ask.key = key(0, fork_.arrivals[i].request.priority, come[i].second);
@@ -295,56 +296,52 @@ void Sketch::end_of_run(std::uint32_t id, std::int64_t elapsed_ms) {
   const auto drawn = curves_[run.curve].length(Millis(elapsed_ms), u);
   std::int64_t at = drawn ? run.since_ms + drawn->count() : kNotYet.ms;
   if (run.promised_ms != 0) at = std::min(at, run.promised_ms);
-  if (at < kNotYet.ms) due_.push_back({std::max(at, now_ms_) + kLeaving.count(), What::RunEnds, id});
+  if (at <= end_ms_) due_.push_back({std::max(at, now_ms_) + kLeaving.count(), What::RunEnds, id});
 }
 
 // The order: those that wait, and between them the places of those that will come.
 void Sketch::line_up(std::uint64_t seed) {
-  comes_.clear(), leaves_.clear();
+  constexpr unsigned kNumber = 17, kKey = 42;  // bits; the tier is above them
+  comes_.clear(), leaves_.clear(), line_up_.clear(), bounds_.clear();
   leaf_of_.assign(waiting_, kNone);
-  struct Coming {
-    std::uint8_t tier = 0;
-    std::int64_t key = 0, at = 0;
-    std::uint32_t ask = 0, n = 0;
-  };
-  std::vector<Coming> coming;
   if (stream_.gap_ms > 0) {
-    const std::size_t most = kComesLeast + 4 * std::size_t{waiting_};
+    const std::size_t most = std::min<std::size_t>(kComesLeast + 4 * std::size_t{waiting_}, (1U << kNumber) - 1);
     std::int64_t at = began_.ms;
     for (std::uint32_t n = 1;; ++n) {
       at += stream_.gap(seed, n);
       if (at > end_ms_) break;
-      if (coming.size() == most) {  // what has not started by then counts as beyond
+      if (comes_.size() == most) {  // what has not started by then counts as beyond
         end_ms_ = at;
         break;
       }
       const auto ask = static_cast<std::uint32_t>(waiting_ + stream_.kind(seed, n, fork_.arrivals));
-      coming.push_back({asks_[ask].tier, asks_[ask].key + at, at, ask, n});
+      const std::int64_t key =
+          std::clamp<std::int64_t>(asks_[ask].key + at - least_key_, 0, (std::int64_t{1} << kKey) - 1);
+      line_up_.push_back((std::uint64_t{asks_[ask].tier} << kKey | static_cast<std::uint64_t>(key)) << kNumber |
+                         comes_.size());
+      comes_.push_back({at, ask});
     }
-    std::sort(coming.begin(), coming.end(), [](const Coming& a, const Coming& b) {
-      return std::tuple(a.tier, a.key, a.n) < std::tuple(b.tier, b.key, b.n);
-    });
+    std::sort(line_up_.begin(), line_up_.end());
   }
-  std::vector<Bound> bounds;
-  bounds.reserve(waiting_ + coming.size()), leaves_.reserve(waiting_ + coming.size());
+  bounds_.reserve(waiting_ + comes_.size()), leaves_.reserve(waiting_ + comes_.size());
   std::size_t next = 0;
-  const auto come_before = [&](std::uint8_t tier, std::int64_t key) {
-    for (; next < coming.size() && std::pair(coming[next].tier, coming[next].key) < std::pair(tier, key); ++next) {
-      const Coming& c = coming[next];
-      comes_.emplace_back(c.at, static_cast<std::uint32_t>(leaves_.size()));
-      leaves_.push_back({c.ask, kOwnClusters + c.n, c.at, 0});
-      bounds.push_back(Tournament<true>::nobody());
+  const auto come_before = [&](std::uint64_t place) {
+    for (; next < line_up_.size() && line_up_[next] >> kNumber < place; ++next) {
+      Coming& c = comes_[line_up_[next] & ((1U << kNumber) - 1)];
+      c.leaf = static_cast<std::uint32_t>(leaves_.size());
+      leaves_.push_back({c.ask, kOwnClusters + 1 + (line_up_[next] & ((1U << kNumber) - 1)), c.at, 0});
+      bounds_.push_back(Tournament<true>::nobody());
     }
   };
   for (std::uint32_t i = 0; i < waiting_; ++i) {
     const Ask& ask = asks_[i];
-    come_before(ask.tier, ask.key);
+    come_before(std::uint64_t{ask.tier} << kKey | static_cast<std::uint64_t>(ask.key - least_key_));
     leaf_of_[i] = static_cast<std::uint32_t>(leaves_.size());
     leaves_.push_back({i, ask.cluster.value, ask.since_ms, ask.machines});
-    bounds.push_back(ask.parts == 0 ? Tournament<true>::nobody() : ask.bound);
+    bounds_.push_back(ask.parts == 0 ? Tournament<true>::nobody() : ask.bound);
   }
-  come_before(255, kNotYet.ms);
-  line_.assign(bounds);
+  come_before(~std::uint64_t{0} >> kNumber);
+  line_.assign(bounds_);
 }
 
 void Sketch::play(std::uint64_t seed, const ForwardOptions& options, std::vector<WallTime>& starts) {
@@ -355,13 +352,12 @@ void Sketch::play(std::uint64_t seed, const ForwardOptions& options, std::vector
   now_state_ = base_, young_ = base_young_;
   end_ms_ = began_.ms + options.horizon.count();
   line_up(seed);
-  due_.clear(), gatherings_.clear(), hopeless_.clear();
+  due_.clear(), gatherings_.clear(), hopeless_ = {};
   room_from_ = 0;
   for (std::uint32_t run = 0; run < now_state_.runs.size(); ++run)
     end_of_run(run, began_.ms - now_state_.runs[run].since_ms);
   for (std::uint32_t hold = 0; hold < now_state_.holds.size(); ++hold)
     if (now_state_.holds[hold].leaving) due_.push_back({began_.ms + kLeaving.count(), What::HoldEnds, hold});
-  for (const auto& [at, leaf] : comes_) due_.push_back({at, What::Comes, leaf});
   for (std::uint32_t i = 0; i < hours_.size(); ++i) {
     if (hours_[i].opening.from_ms > 0) due_.push_back({hours_[i].opening.from_ms, What::Opens, i});
     if (hours_[i].opening.to_ms > 0) due_.push_back({hours_[i].opening.to_ms, What::Closes, i});
@@ -379,9 +375,15 @@ void Sketch::play(std::uint64_t seed, const ForwardOptions& options, std::vector
   for (const Gathering& first : first_gatherings_)
     if (line_.there(leaf_of_[first.leaf])) make_room_for(leaf_of_[first.leaf]);
   make_room();
-  for (std::uint32_t events = 0; left_ > 0 && !due_.empty() && events < kEventsSketched; ++events) {
+  std::size_t come = 0;
+  for (std::uint32_t events = 0; left_ > 0 && events < kEventsSketched; ++events) {
+    if (come < comes_.size() && (due_.empty() || comes_[come].at < due_.front().at)) {
+      now_ms_ = comes_[come].at;
+      activate(comes_[come++].leaf);
+      continue;
+    }
+    if (due_.empty() || due_.front().at > end_ms_) break;
     const Due due = due_.front();
-    if (due.at > end_ms_) break;
     std::pop_heap(due_.begin(), due_.end(), std::greater<>());
     due_.pop_back();
     now_ms_ = std::max(now_ms_, due.at);
@@ -411,8 +413,6 @@ void Sketch::happen(const Due& due) {
     case What::Latches:
       if (line_.there(due.id)) gather_free(due.id);
       return;
-    case What::Comes:
-      return activate(due.id);
   }
 }
 
@@ -677,10 +677,9 @@ bool Sketch::make_room_for(std::uint32_t leaf) {
   std::vector<std::uint32_t> nodes, victims;
   for (std::uint32_t p = 0; p < ask.parts; ++p) {
     const Part& part = parts_[ask.first + p];
-    if (std::any_of(hopeless_.begin(), hopeless_.end(), [&](const auto& h) {
-          return h.first <= ask.tier && h.second.kinds == part.bound.kinds && h.second.cpu <= part.bound.cpu &&
-                 h.second.memory <= part.bound.memory && h.second.gpus <= part.bound.gpus;
-        }))
+    Hopeless& hopeless = hopeless_[static_cast<std::size_t>(std::countr_zero(part.bound.kinds))];
+    if (hopeless.tier <= ask.tier && hopeless.need.cpu <= part.bound.cpu && hopeless.need.memory <= part.bound.memory &&
+        hopeless.need.gpus <= part.bound.gpus)
       return false;
     std::uint32_t found = 0;
     std::size_t looked = 0;
@@ -725,7 +724,8 @@ bool Sketch::make_room_for(std::uint32_t leaf) {
                       [&](std::uint32_t id) { return now_state_.holds[id].gone || now_state_.holds[id].leaving; });
     }
     if (found == part.count) continue;
-    if (hopeless_.size() < kHopelessKept) hopeless_.emplace_back(ask.tier, part.bound);
+    if (hopeless.tier > kTiers || part.bound.gpus < hopeless.need.gpus || part.bound.cpu < hopeless.need.cpu)
+      hopeless = {ask.tier, part.bound};
     return false;
   }
   for (const std::uint32_t node : nodes) now_state_.spots[node].kept = leaf, show(node);

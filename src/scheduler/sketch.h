@@ -89,7 +89,7 @@ class Sketch {
     std::vector<std::uint32_t> nodes;                           /* all that are kept for it */
     bool clearing = false;                                      /* others leave for it */
   };
-  enum class What : std::uint8_t { RunEnds = 0, HoldEnds = 1, Opens = 2, Closes = 3, Latches = 4, Comes = 5 };
+  enum class What : std::uint8_t { RunEnds = 0, HoldEnds = 1, Opens = 2, Closes = 3, Latches = 4 };
   struct Due {
     std::int64_t at = 0;
     What what = What::RunEnds;
@@ -167,17 +167,27 @@ class Sketch {
     Tournament<false> machines;  // most that each has, by place
   };
   State base_, now_state_;
-  std::int64_t now_ms_ = 0, end_ms_ = 0;
+  std::int64_t now_ms_ = 0, end_ms_ = 0, least_key_ = 0;
   std::uint64_t seed_ = 0;
   std::vector<Leaf> leaves_;
   std::vector<std::uint32_t> leaf_of_;  // by ask
-  std::vector<std::pair<std::int64_t, std::uint32_t>> comes_;
+  struct Coming {
+    std::int64_t at = 0;
+    std::uint32_t ask = 0, leaf = kNone;
+  };
+  std::vector<Coming> comes_;  // by time
+  std::vector<std::uint64_t> line_up_;
+  std::vector<Bound> bounds_;
   Tournament<true> line_;  // least that each needs, by leaf
   std::vector<Due> due_;
   std::vector<Gathering> gatherings_;
   std::array<std::vector<std::uint32_t>, kTiers> young_,
-      base_young_;  // holds that may have to leave, the cheapest last
-  std::vector<std::pair<std::uint8_t, Bound>> hopeless_;
+      base_young_;   // holds that may have to leave, the cheapest last
+  struct Hopeless {  // for what no work can leave: of this tier and later, this and more
+    std::uint8_t tier = 255;
+    Bound need;
+  };
+  std::array<Hopeless, 64> hopeless_;  // by kind
   std::uint32_t room_from_ = 0;
   std::size_t left_ = 0;
   bool makes_room_ = true;
