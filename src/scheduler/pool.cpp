@@ -54,7 +54,7 @@ std::uint64_t device_bits(const NodeView& view, const std::vector<std::string>& 
   return bits;
 }
 
-Pool::Pool(const Kernels& kernels) : kernels_(&kernels) {
+Pool::Pool(const Kernels& kernels, std::uint32_t sampled) : kernels_(&kernels), sampled_(sampled) {
   states_.use(kNoGpu);
   model_names_.emplace_back();
   packing_.learn({}, states_.models_used());
@@ -850,11 +850,27 @@ Found Pool::best_of(const Query& query, const std::vector<std::uint32_t>& nodes)
   return best;
 }
 
+// As schedulers do that cannot compare all: the first few that would do, from another place on each time.
+Found Pool::best_of_some(const Query& query) {
+  Found best;
+  std::uint64_t order = 0;
+  const auto from = static_cast<std::uint32_t>(hash_with(seed_, ++samples_) % std::max(1U, limit()));
+  std::uint32_t seen = 0;
+  for (std::uint32_t i = 0; i < limit() && seen < sampled_; ++i) {
+    const std::uint32_t node = (from + i) % limit();
+    if (!hosts(query, node)) continue;
+    ++seen;
+    consider(query, node, best, order);
+  }
+  return best;
+}
+
 Found Pool::best(const Query& query) {
   const Need& need = *query.need;
   if (!need.amounts.within(most_)) return {};
   refresh_pressure();
   if (!need.pinned.empty() || need.own || need.named_pool != 0) return best_of_list(query);
+  if (sampled_ > 0) return best_of_some(query);
   const std::uint32_t hot = hot_bit(need.image);
   const std::int64_t cold = need.image != 0 && hot == 0 ? query.weights->cold : 0;
   std::uint32_t used = need.models & states_.models_used();

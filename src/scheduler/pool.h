@@ -102,7 +102,7 @@ struct Found {
 
 class Pool {
  public:
-  explicit Pool(const Kernels& kernels);
+  explicit Pool(const Kernels& kernels, std::uint32_t sampled = 0);  // sampled: see Options
 
   // ---- machines; `view` replaces what was known
   std::uint32_t set(const NodeView& view);
@@ -271,6 +271,7 @@ class Pool {
                       std::uint64_t& order);
   void consider(const Query& query, std::uint32_t node, Found& best, std::uint64_t& order);
   Found best_of_list(const Query& query);
+  Found best_of_some(const Query& query);
   template <class Index, class Key, class F>
   void each_of(const Index& index, const Key& key, const F& see) const {
     if (const auto it = index.find(key); it != index.end())
@@ -345,7 +346,8 @@ class Pool {
   std::vector<std::uint32_t> held_due_;
   std::vector<std::uint32_t> marks_;
   std::uint32_t stamp_ = 1;
-  std::uint64_t seed_ = 0;
+  std::uint64_t seed_ = 0, samples_ = 0;
+  const std::uint32_t sampled_;
   std::int64_t now_ms_ = 0;
   Amounts most_;   // that any machine ever had free
   struct Levels {  // how many machines have each, and the best that any has

@@ -14,9 +14,10 @@
 namespace muster::scheduler {
 
 struct Options {
-  Simd simd = Simd::Avx512;  // or the best below it that the processor has; the plan is the same
-  bool shares_mix = false;   // shares of one GPU for different tenants, as in traces of one organisation
-  bool backfill = true;      // short work on machines that are kept for a gang (backfill.h)
+  Simd simd = Simd::Avx512;   // or the best below it that the processor has; the plan is the same
+  bool shares_mix = false;    // shares of one GPU for different tenants, as in traces of one organisation
+  bool backfill = true;       // short work on machines that are kept for a gang (backfill.h)
+  std::uint32_t sampled = 0;  // only so many machines that would do are compared; 0 = all (for comparisons)
 };
 
 // When a waiting start is expected, from the future played again and again: half of the plays had started it by p50,

@@ -304,6 +304,11 @@ void Sketch::line_up(std::uint64_t seed) {
   constexpr unsigned kNumber = 17, kKey = 42;  // bits; the tier is above them
   comes_.clear(), leaves_.clear(), line_up_.clear(), bounds_.clear();
   leaf_of_.assign(waiting_, kNone);
+  const auto place = [&](const Ask& ask, std::int64_t key) {
+    constexpr std::int64_t kMost = (std::int64_t{1} << kKey) - 2;
+    return std::uint64_t{std::min<std::uint8_t>(ask.tier, 31)} << kKey |
+           static_cast<std::uint64_t>(std::clamp<std::int64_t>(key - least_key_, 0, kMost));
+  };
   if (stream_.gap_ms > 0) {
     const std::size_t most = std::min<std::size_t>(kComesLeast + 4 * std::size_t{waiting_}, (1U << kNumber) - 1);
     std::int64_t at = began_.ms;
@@ -315,18 +320,15 @@ void Sketch::line_up(std::uint64_t seed) {
         break;
       }
       const auto ask = static_cast<std::uint32_t>(waiting_ + stream_.kind(seed, n, fork_.arrivals));
-      const std::int64_t key =
-          std::clamp<std::int64_t>(asks_[ask].key + at - least_key_, 0, (std::int64_t{1} << kKey) - 1);
-      line_up_.push_back((std::uint64_t{asks_[ask].tier} << kKey | static_cast<std::uint64_t>(key)) << kNumber |
-                         comes_.size());
+      line_up_.push_back(place(asks_[ask], asks_[ask].key + at) << kNumber | comes_.size());
       comes_.push_back({at, ask});
     }
     std::sort(line_up_.begin(), line_up_.end());
   }
   bounds_.reserve(waiting_ + comes_.size()), leaves_.reserve(waiting_ + comes_.size());
   std::size_t next = 0;
-  const auto come_before = [&](std::uint64_t place) {
-    for (; next < line_up_.size() && line_up_[next] >> kNumber < place; ++next) {
+  const auto come_before = [&](std::uint64_t end) {
+    for (; next < line_up_.size() && line_up_[next] >> kNumber < end; ++next) {
       Coming& c = comes_[line_up_[next] & ((1U << kNumber) - 1)];
       c.leaf = static_cast<std::uint32_t>(leaves_.size());
       leaves_.push_back({c.ask, kOwnClusters + 1 + (line_up_[next] & ((1U << kNumber) - 1)), c.at, 0});
@@ -335,7 +337,7 @@ void Sketch::line_up(std::uint64_t seed) {
   };
   for (std::uint32_t i = 0; i < waiting_; ++i) {
     const Ask& ask = asks_[i];
-    come_before(std::uint64_t{ask.tier} << kKey | static_cast<std::uint64_t>(ask.key - least_key_));
+    come_before(place(ask, ask.key));
     leaf_of_[i] = static_cast<std::uint32_t>(leaves_.size());
     leaves_.push_back({i, ask.cluster.value, ask.since_ms, ask.machines});
     bounds_.push_back(ask.parts == 0 ? Tournament<true>::nobody() : ask.bound);
