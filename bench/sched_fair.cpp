@@ -7,6 +7,7 @@
 //   no-backfill    nothing goes onto machines that are kept for a gang
 //   no-preemption  nobody makes room
 //   random-ties    another order among equal machines at every step
+//   sampled        seven machines that would do are compared (log2 of all), not all
 // Figures: utilisation (of the GPUs that were there, percent), gang64_p99_wait (hours, of gangs of 64 that came in the
 // first 18 hours; those that never started count as waiting until the end), lost (GPU-hours that preemption threw
 // away), jain (Jain's index over tenants: what they got of what they asked for), starvation (hours: the longest wait of
@@ -63,7 +64,9 @@ double quantile(std::vector<double> values, double q) {
 class Market {
  public:
   Market(std::uint64_t seed, const std::string& variant)
-      : rng_(seed), variant_(variant), s_({.backfill = variant != "no-backfill"}) {
+      : rng_(seed),
+        variant_(variant),
+        s_({.backfill = variant != "no-backfill", .sampled = variant == "sampled" ? 7U : 0U}) {
     if (variant == "no-preemption") s_.apply(FreezeChanged{true});
     for (std::uint64_t i = 1; i <= 150; ++i) {
       NodeView n;
@@ -361,7 +364,7 @@ void print(const std::string& name, double value, const std::string& unit, std::
 int main(int argc, char** argv) {
   const auto days = static_cast<std::uint64_t>(std::max(1L, argc > 1 ? std::atol(argv[1]) : 3L));
   std::map<std::string, Results> medians;
-  for (const std::string variant : {"default", "fifo", "no-backfill", "no-preemption", "random-ties"}) {
+  for (const std::string variant : {"default", "fifo", "no-backfill", "no-preemption", "random-ties", "sampled"}) {
     std::vector<Results> all;
     for (std::uint64_t seed = 1; seed <= days; ++seed) {
       all.push_back(Market(seed, variant).run());

@@ -5,6 +5,7 @@
 #include <queue>
 
 #include "scheduler/impl.h"
+#include "scheduler/sketch.h"
 
 namespace muster::scheduler {
 namespace {
@@ -13,10 +14,6 @@ constexpr std::int64_t kShadowPauseMs = 120'000;              // a guess about a
 constexpr std::uint64_t kOwnLeases = std::uint64_t{1} << 62;  // ids of leases that the fork grants
 constexpr Millis kTogether{15'000};
 constexpr std::uint32_t kPlaysMin = 8;
-constexpr std::uint64_t kOwnClusters = std::uint64_t{1} << 39;
-constexpr std::size_t kArrivalsKnown = 8;
-constexpr Millis kArrivalsSpan{600'000};
-constexpr WallTime kNotYet{std::int64_t{1} << 46};
 
 }  // namespace
 
@@ -24,7 +21,7 @@ constexpr WallTime kNotYet{std::int64_t{1} << 46};
 class Future {
  public:
   Future(Scheduler::Impl& fork, WallTime now, std::uint64_t seed, const ForwardOptions& options)
-      : fork_(fork), now_(now), seed_(seed), options_(options) {}
+      : fork_(fork), now_(now), seed_(seed), options_(options), stream_(fork.arrivals, now) {}
 
   std::uint32_t run(std::vector<std::vector<WallTime>>& starts, const std::map<ClusterId, std::size_t>& rows) {
     holders_.assign(fork_.pool.limit(), 0);
@@ -44,7 +41,7 @@ class Future {
       started(cluster);
       commit(cluster, {});
     }
-    expect_arrivals();
+    next_arrival();
     const WallTime began = now_, end = now_ + options_.horizon;
     std::uint32_t events = 1;
     while (left > 0 && events < options_.events_max) {
@@ -170,32 +167,14 @@ class Future {
       fork_.apply(LeaseChanged{lease});
     }
   }
-  // As many as came lately, of the same kinds, at random.
-  void expect_arrivals() {
-    const auto& came = fork_.arrivals;
-    if (came.size() < kArrivalsKnown) return;
-    for (const Arrival& arrival : came) coming_ += arrival.times;
-    const Millis span = now_ - came.front().request.since;
-    if (span < kArrivalsSpan) return;
-    gap_ = std::max<std::int64_t>(1, span.count() / static_cast<std::int64_t>(coming_));
-    next_arrival();
-  }
   void next_arrival() {
-    const std::uint64_t drawn = hash_with(seed_ + 1, ++arrived_);
-    due_.push({now_ + Millis(static_cast<std::int64_t>(drawn >> 8) % (2 * gap_) + 1), {}, {}});
+    if (stream_.gap_ms > 0) due_.push({now_ + Millis(stream_.gap(seed_, ++arrived_)), {}, {}});
   }
   void arrive() {
-    std::uint64_t at = hash_with(seed_ + 2, arrived_) % coming_;
-    for (const Arrival& arrival : fork_.arrivals) {
-      if (at >= arrival.times) {
-        at -= arrival.times;
-        continue;
-      }
-      RequestChanged change{arrival.request};
-      change.request.cluster = ClusterId{kOwnClusters + arrived_}, change.request.since = now_;
-      next_arrival();
-      return fork_.apply(change);
-    }
+    RequestChanged change{fork_.arrivals[stream_.kind(seed_, arrived_, fork_.arrivals)].request};
+    change.request.cluster = ClusterId{kOwnClusters + arrived_}, change.request.since = now_;
+    next_arrival();
+    fork_.apply(change);
   }
   void tell_to_leave(LeaseId id, bool moved = false) {
     LeaseView lease = fork_.leases.at(id);
@@ -229,8 +208,8 @@ class Future {
   WallTime now_;
   std::uint64_t seed_;
   const ForwardOptions& options_;
-  std::uint64_t granted_ = 0, arrived_ = 0, coming_ = 0;
-  std::int64_t gap_ = 0; /* between two arrivals, ms, on average */
+  const Stream stream_;
+  std::uint64_t granted_ = 0, arrived_ = 0;
   std::map<LeaseId, Taken> held_;
   std::map<ClusterId, Run> runs_;
   std::vector<std::uint32_t> holders_;  // leases on each machine
@@ -251,6 +230,16 @@ std::vector<StartForecast> Scheduler::starts(WallTime now, const ForwardOptions&
   if (rows.empty()) return out;
   std::vector<std::vector<WallTime>> starts(out.size());
   std::uint32_t samples = 0;
+  if (rows.size() + impl_->pool.count() > options.exact_max) {
+    Impl fork(*impl_);
+    fork.playing = true;
+    Sketch sketch(fork, now, rows);
+    std::vector<WallTime> played(out.size());
+    for (; samples < options.samples; ++samples) {
+      sketch.play(hash_with(options.seed, samples), options, played);
+      for (std::size_t row = 0; row < out.size(); ++row) starts[row].push_back(played[row]);
+    }
+  }
   for (std::uint64_t events = 0; samples < options.samples && (samples < kPlaysMin || events < options.events_all);
        ++samples) {
     Impl fork(*impl_);

@@ -89,33 +89,38 @@ TEST(RunTimes, QuantilesAreThoseOfWhatEnded) {
   }
 }
 
-TEST(Forward, APromisedEndIsKnownToTheMinute) {
+// The planner's own play, and the sketch of it that long queues get.
+class Play : public testing::TestWithParam<std::uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Forward, Play, testing::Values(1'000U, 0U),
+                         [](const auto& info) { return info.param > 0 ? "Exact" : "Sketch"; });
+
+TEST_P(Play, APromisedEndIsKnownToTheMinute) {
   Scheduler s = busy(10min);
   s.apply(TermsChanged{ClusterId{50}, kT0 + 1h});
   s.apply(RequestChanged{asks(1, 4, kT0)});
-  const auto starts = s.starts(kT0);
+  const auto starts = s.starts(kT0, {.exact_max = GetParam()});
   ASSERT_EQ(starts.size(), 1U);
   EXPECT_EQ(starts[0].cluster, ClusterId{1});
   EXPECT_EQ(starts[0].p50, kT0 + 61min);
   EXPECT_EQ(starts[0].p90, kT0 + 61min);
 }
 
-TEST(Forward, WhatNobodyKnowsIsNotSaid) {
+TEST_P(Play, WhatNobodyKnowsIsNotSaid) {
   Scheduler s = busy(10min);
   s.apply(RequestChanged{asks(1, 4, kT0)});
   s.apply(RequestChanged{asks(2, 64, kT0)});
-  for (const auto& start : s.starts(kT0)) EXPECT_EQ(start.p50.ms, 0);
+  for (const auto& start : s.starts(kT0, {.exact_max = GetParam()})) EXPECT_EQ(start.p50.ms, 0);
   lasted(s, 20min);
-  const auto starts = s.starts(kT0);
+  const auto starts = s.starts(kT0, {.exact_max = GetParam()});
   EXPECT_GT(starts[0].p50, kT0);
   EXPECT_EQ(starts[1].p90.ms, 0) << "no machine can ever do that";
 }
 
-TEST(Forward, HistoryTellsHowLongTheRestTakes) {
+TEST_P(Play, HistoryTellsHowLongTheRestTakes) {
   Scheduler s = busy(4min);
   lasted(s, 10min);
   for (std::uint64_t i = 1; i <= 3; ++i) s.apply(RequestChanged{asks(i, 4, kT0 + Millis(i))});
-  const auto starts = s.starts(kT0);
+  const auto starts = s.starts(kT0, {.exact_max = GetParam()});
   ASSERT_EQ(starts.size(), 3U);
   for (std::size_t i = 0; i < 3; ++i) {  // each in its turn, ten minutes and a minute to clear up apart
     const auto expected = 7min + i * 11min;
@@ -125,16 +130,16 @@ TEST(Forward, HistoryTellsHowLongTheRestTakes) {
   }
   // Work that has a limit ends by it, whatever was usual.
   s.apply(TermsChanged{ClusterId{50}, kT0 + 1min});
-  EXPECT_EQ(s.starts(kT0)[0].p90, kT0 + 2min);
+  EXPECT_EQ(s.starts(kT0, {.exact_max = GetParam()})[0].p90, kT0 + 2min);
 }
 
-TEST(Forward, CountsTheRoomThatLaterTiersMake) {
+TEST_P(Play, CountsTheRoomThatLaterTiersMake) {
   Scheduler s = busy(10min);
   LeaseView l = lease(1, 50, 1, 4, kT0 - 10min);
   l.role = SlotRole::Worker, l.tier = 3;
   s.apply(LeaseChanged{l});
   s.apply(RequestChanged{asks(1, 4, kT0)});
-  EXPECT_EQ(s.starts(kT0)[0].p90, kT0 + 1min);
+  EXPECT_EQ(s.starts(kT0, {.exact_max = GetParam()})[0].p90, kT0 + 1min);
 }
 
 TEST(Forward, ChangesNothingAndSaysTheSameAgain) {
@@ -154,7 +159,7 @@ TEST(Forward, ChangesNothingAndSaysTheSameAgain) {
   EXPECT_EQ(s.plan({}, kT0), other.plan({}, kT0));
 }
 
-TEST(Forward, WhatComesLaterAndGoesFirstIsExpected) {
+TEST_P(Play, WhatComesLaterAndGoesFirstIsExpected) {
   // One machine; every ten minutes somebody of tier 0 came for ten minutes of it, and goes before who waits in tier 1.
   Scheduler quiet = busy(4min), lively = busy(4min);
   for (Scheduler* s : {&quiet, &lively}) lasted(*s, 10min);
@@ -163,17 +168,17 @@ TEST(Forward, WhatComesLaterAndGoesFirstIsExpected) {
     lively.apply(RequestGone{ClusterId{100 + i}});
   }
   for (Scheduler* s : {&quiet, &lively}) s->apply(RequestChanged{asks(1, 4, kT0, 1)});
-  EXPECT_LT(quiet.starts(kT0)[0].p90, kT0 + 12min);
-  const auto start = lively.starts(kT0)[0];
+  EXPECT_LT(quiet.starts(kT0, {.exact_max = GetParam()})[0].p90, kT0 + 12min);
+  const auto start = lively.starts(kT0, {.exact_max = GetParam()})[0];
   EXPECT_TRUE(start.p90.ms == 0 || start.p90 > kT0 + 25min);
   Scheduler rebuilt;
   for (const Change& change : lively.snapshot()) rebuilt.apply(change);
-  EXPECT_EQ(rebuilt.starts(kT0), lively.starts(kT0));
+  EXPECT_EQ(rebuilt.starts(kT0, {.exact_max = GetParam()}), lively.starts(kT0, {.exact_max = GetParam()}));
 }
 
 // A market plays on with lengths that nobody told: of those that waited, about nine in ten start by their p90 and about
 // half by their p50.
-TEST(Forward, QuantilesHoldInARunningMarket) {
+TEST_P(Play, QuantilesHoldInARunningMarket) {
   int waited = 0, by50 = 0, by90 = 0;
   for (std::uint64_t seed = 1; seed <= 2; ++seed) {
     Rng rng(seed);
@@ -232,8 +237,9 @@ TEST(Forward, QuantilesHoldInARunningMarket) {
         s.apply(RequestGone{g.cluster});
       }
       if (step > 300 && step % 8 == 0)
-        for (const StartForecast& f :
-             s.starts(now, {.samples = 16, .seed = seed * 1'000 + static_cast<std::uint64_t>(step)}))
+        for (const StartForecast& f : s.starts(
+                 now,
+                 {.samples = 16, .seed = seed * 1'000 + static_cast<std::uint64_t>(step), .exact_max = GetParam()}))
           said.try_emplace(f.cluster, f);  // what they were told first
     }
   }

@@ -106,7 +106,8 @@ struct Scheduler::Impl {
     std::int64_t cost = 0;
     std::vector<LeaseId> victims;
   };
-  struct Claim {  // on machines where others work
+  bool cheaper(const Room& a, const Room& b) const;  // of equal cost the fewer victims, then by name
+  struct Claim {                                     // on machines where others work
     std::uint8_t tier = 0;
     Usage::Owner owner;
     bool of_tenant = false, of_project = false;  // it is within its tenant's, its project's guarantee
@@ -146,6 +147,7 @@ struct Scheduler::Impl {
   void apply(const NodeChanged& c);
   void apply(const NodeGone& c);
   void apply(const RequestChanged& c);
+  void apply(RequestChanged&& c);
   void apply(const RequestGone& c);
   void apply(const FreezeChanged& c);
   void apply(const DemandChanged& c);
@@ -167,7 +169,7 @@ struct Scheduler::Impl {
 
   // ---- requests and classes (requests.cpp)
   std::uint32_t find(ClusterId cluster) const;
-  std::uint32_t class_for(const Request& request);
+  std::uint32_t class_for(Request&& request);  // taken from only when the class is new
   void compile(Class& c);
   void leave_class(std::uint32_t cls);
   std::uint32_t lane_for(const Request& request);
@@ -178,7 +180,8 @@ struct Scheduler::Impl {
   void set_latch_due(std::uint32_t cls, std::int64_t due);
   void drop_request(ClusterId cluster);
   void note_arrival(const Request& request);
-  void learn_from(ClusterId cluster, const std::vector<Bundle>& needs);
+  template <class Needs, class Each>
+  void learn_from(ClusterId cluster, const Needs& needs, const Each& each);
   void age(std::int64_t now_ms);
 
   class Placement;

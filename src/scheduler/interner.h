@@ -17,7 +17,13 @@ class Interner {
   // One more user of the value; `fresh` says whether the number is new.
   std::uint32_t acquire(T value, bool* fresh = nullptr) {
     const std::uint64_t hash = value.hash();
-    std::uint32_t id = index_.find(hash, [&](std::uint32_t i) { return items_[i].value == value; });
+    return acquire(
+        hash, [&](const T& other) { return other == value; }, [&] { return std::move(value); }, fresh);
+  }
+  // The same where there is no value yet: `same` knows it, `make` makes it when it is new.
+  template <class Same, class Make>
+  std::uint32_t acquire(std::uint64_t hash, const Same& same, const Make& make, bool* fresh = nullptr) {
+    std::uint32_t id = index_.find(hash, [&](std::uint32_t i) { return same(items_[i].value); });
     if (fresh != nullptr) *fresh = id == kNone;
     if (id == kNone) {
       if (free_.empty()) {
@@ -27,7 +33,7 @@ class Interner {
         id = free_.back();
         free_.pop_back();
       }
-      items_[id].value = std::move(value), items_[id].hash = hash, items_[id].serial = ++serials_;
+      items_[id].value = make(), items_[id].hash = hash, items_[id].serial = ++serials_;
       index_.insert(hash, id);
     }
     ++items_[id].users;
@@ -67,7 +73,12 @@ struct Text {
 class Symbols {  // the empty text is 0 and needs no user
  public:
   Symbols() { texts_.acquire({}); }
-  std::uint32_t acquire(const std::string& text) { return text.empty() ? 0 : texts_.acquire({text}); }
+  std::uint32_t acquire(std::string_view text) {
+    if (text.empty()) return 0;
+    return texts_.acquire(
+        hash_text(text), [&](const Text& other) { return other.text == text; },
+        [&] { return Text{std::string(text)}; });
+  }
   void hold(std::uint32_t id) {
     if (id != 0) texts_.hold(id);
   }

@@ -75,7 +75,7 @@ std::uint64_t OfferTerms::hash() const {
   return h;
 }
 std::uint64_t NodeClass::hash() const {
-  return hash_all({arch, pool, jurisdiction, devices, labels, taints, offer, driver, cuda,
+  return hash_all({arch, pool, jurisdiction, devices, labels, taints, offer, driver, cuda, currency,
                    static_cast<std::uint64_t>(until_ms),
                    runtimes | std::uint64_t{tier} << 8 | std::uint64_t{price} << 16 | std::uint64_t{risk} << 24 |
                        std::uint64_t{risk_at_best} << 32 | std::uint64_t{link} << 40 | std::uint64_t{hot} << 48 |
@@ -140,6 +140,7 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
   k.price =
       price_level(std::clamp<std::int64_t>(view.offer.price_per_hour, 0, kPriceMax) / devices_in_all +
                   (view.devices.empty() ? 0 : std::clamp<std::int64_t>(view.offer.price_per_gpu_hour, 0, kPriceMax)));
+  if (k.price != 0) k.currency = symbols.acquire(view.offer.currency);
   const std::int64_t mean = std::clamp<std::int64_t>(view.reliability.failures_ppm, 0, 1'000'000),
                      spread = std::clamp<std::int64_t>(view.reliability.uncertainty_ppm, 0, 1'000'000);
   k.risk = risk_level(mean + spread), k.risk_at_best = risk_level(std::max<std::int64_t>(0, mean - spread));
@@ -152,6 +153,7 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
     if (offers[parts.offer].choosy() && !restricted_) restricted_ = restriction_new_ = true;
   } else {  // its parts are held already
     symbols.release(parts.arch), symbols.release(parts.pool), symbols.release(parts.jurisdiction);
+    symbols.release(parts.currency);
     device_sets.release(parts.devices), label_sets.release(parts.labels), taint_sets.release(parts.taints);
     offers.release(parts.offer);
   }
@@ -161,7 +163,7 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
 void Matcher::release_class(std::uint32_t id) {
   if (!classes_.release(id)) return;
   const NodeClass k = classes_[id];
-  symbols.release(k.arch), symbols.release(k.pool), symbols.release(k.jurisdiction);
+  symbols.release(k.arch), symbols.release(k.pool), symbols.release(k.jurisdiction), symbols.release(k.currency);
   if (device_sets.release(k.devices))
     for (const DeviceKind& kind : device_sets[k.devices].kinds) symbols.release(kind.model);
   if (label_sets.release(k.labels))
@@ -179,7 +181,7 @@ std::uint32_t Matcher::acquire_constraint(const Request& request, const NodeRequ
   c.kind = request.pool == "own"               ? PoolKind::Own
            : request.pool.starts_with("pool:") ? PoolKind::Named
                                                : PoolKind::Market;
-  if (c.kind == PoolKind::Named) c.pool = symbols.acquire(request.pool.substr(5));
+  if (c.kind == PoolKind::Named) c.pool = symbols.acquire(std::string_view(request.pool).substr(5));
   if (c.kind == PoolKind::Own || restricted_) c.tenant = request.tenant;
   if (restricted_) c.image = symbols.acquire(request.image);
   c.runtime = static_cast<std::uint8_t>(1U << (static_cast<unsigned>(request.runtime) & 7U));
@@ -201,11 +203,11 @@ std::uint32_t Matcher::acquire_constraint(const Request& request, const NodeRequ
   }
   std::sort(c.labels.begin(), c.labels.end());
   bool fresh = false;
-  const Constraint parts = c;
   const std::uint32_t id = constraints_.acquire({std::move(c), {}}, &fresh);
   if (fresh) {
     constraints_.value(id).verdicts.clear();
-  } else {
+  } else {  // its parts are held already
+    const Constraint& parts = constraints_[id].constraint;
     symbols.release(parts.arch), symbols.release(parts.pool), symbols.release(parts.image);
     for (const std::uint32_t model : parts.models) symbols.release(model);
     for (const auto& [key, value] : parts.labels) symbols.release(key), symbols.release(value);

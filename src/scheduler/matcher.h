@@ -48,6 +48,7 @@ std::uint8_t link_level(std::int64_t kbps);             // an octave each, 0 = n
 
 struct NodeClass {
   std::uint32_t arch = 0, pool = 0, jurisdiction = 0, devices = 0, labels = 0, taints = 0, offer = 0;
+  std::uint32_t currency = 0;  // of its price, where it has one
   std::uint32_t driver = 0, cuda = 0;
   std::int64_t until_ms = 0;  // when its present hours end, notice taken off; 0 = they do not
   std::uint8_t runtimes = 0, tier = 0, price = 0, risk = 0, risk_at_best = 0, link = 0, hot = 0;

@@ -210,10 +210,7 @@ bool Scheduler::Impl::move_for(std::uint32_t item, std::uint8_t tier, WallTime n
     std::vector<Room> rooms;
     for (const std::uint32_t node : nodes)
       if (!pool.marked(node)) rooms_by_moves(query, node, tier, now, rooms);
-    std::sort(rooms.begin(), rooms.end(), [&](const Room& a, const Room& b) {
-      return std::tuple(a.cost, a.victims.size(), pool.view(a.node).node, a.victims) <
-             std::tuple(b.cost, b.victims.size(), pool.view(b.node).node, b.victims);
-    });
+    std::sort(rooms.begin(), rooms.end(), [&](const Room& a, const Room& b) { return cheaper(a, b); });
     for (const Room& room : rooms) {
       if (found == need.count) break;
       // What moves may have gone to this machine meanwhile.

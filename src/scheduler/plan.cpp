@@ -27,7 +27,7 @@ bool Scheduler::Impl::goes_later(const Head& a, const Head& b) {
 }
 
 Scheduler::Impl::Impl(const Options& options)
-    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd)) {}
+    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd), options.sampled) {}
 
 // ---- what is out
 void Scheduler::Impl::restore(std::uint32_t node) {

@@ -60,6 +60,23 @@ TEST(Policy, CheapTakesTheCheapestThoughItWastes) {
   EXPECT_EQ(places({dear, cheap}, gang(Policy::Cheap, 1)), std::set<std::uint64_t>{1}) << "of equal prices, less waste";
 }
 
+// Numbers of different currencies say nothing beside each other.
+TEST(Policy, CheapComparesWithinOneCurrencyOnly) {
+  std::vector<NodeView> nodes;
+  for (std::uint64_t i = 1; i <= 5; ++i) {
+    nodes.push_back(machine(i, 8));
+    nodes.back().offer.price_per_hour = i <= 3 ? 400'000 + static_cast<std::int64_t>(i) * 100'000 : 90'000;
+    nodes.back().offer.currency = i <= 3 ? "EUR" : "USD";
+  }
+  EXPECT_EQ(places(nodes, gang(Policy::Cheap, 2)), (std::set<std::uint64_t>{1, 2})) << "what most ask is compared";
+  EXPECT_EQ(places(nodes, gang(Policy::Cheap, 5)).size(), 5U) << "the others will do, after those";
+  Request dollars = gang(Policy::Cheap, 1);
+  dollars.currency = "USD";
+  EXPECT_GE(*places(nodes, dollars).begin(), 4U) << "who names one has that";
+  nodes[4].offer = {};
+  EXPECT_EQ(places(nodes, gang(Policy::Cheap, 1)), std::set<std::uint64_t>{5}) << "what is free is free in any";
+}
+
 TEST(Policy, SpreadStaysApartAsLongAsItCan) {
   std::vector<NodeView> nodes;
   for (std::uint64_t i = 1; i <= 8; ++i) {

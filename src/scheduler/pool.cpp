@@ -54,7 +54,7 @@ std::uint64_t device_bits(const NodeView& view, const std::vector<std::string>& 
   return bits;
 }
 
-Pool::Pool(const Kernels& kernels) : kernels_(&kernels) {
+Pool::Pool(const Kernels& kernels, std::uint32_t sampled) : kernels_(&kernels), sampled_(sampled) {
   states_.use(kNoGpu);
   model_names_.emplace_back();
   packing_.learn({}, states_.models_used());
@@ -162,6 +162,16 @@ void Pool::classify(std::uint32_t node) {
   link(node);
 }
 
+void Pool::count_currency(std::uint32_t currency, std::uint32_t by) {
+  if (currency == 0) return;
+  if ((asked_in_[currency] += by) == 0) asked_in_.erase(currency);
+  currency_ = 0;
+  for (const auto& [each, machines] : asked_in_) {
+    const std::uint32_t most = currency_ == 0 ? 0 : asked_in_.at(currency_);
+    if (machines > most || (machines == most && matcher_.symbols[each] < matcher_.symbols[currency_])) currency_ = each;
+  }
+}
+
 void Pool::count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign) {
   Levels& l = levels_[model];
   const auto lowest = [](const auto& counts) {
@@ -175,6 +185,7 @@ void Pool::count_levels(const NodeClass& k, std::uint32_t model, std::int32_t si
     return i;
   };
   const auto by = static_cast<std::uint32_t>(sign);
+  count_currency(k.currency, by);
   l.price[k.price] += by, l.risk[k.risk] += by, l.link[k.link] += by, l.tier[std::min<std::size_t>(k.tier, 2)] += by;
   if (sign > 0) {
     l.cheapest = std::min<std::uint32_t>(l.price[l.cheapest] == 0 ? lowest(l.price) : l.cheapest, k.price);
@@ -580,9 +591,13 @@ void Pool::refresh_pressure() {
   pressure_ = pressure_of(moving_.free_milli, workload_.demand());
 }
 
-std::int64_t Pool::penalty(const Weights& w, const NodeClass& k) const {
-  return std::int64_t{w.price[k.price]} + w.risk[k.risk] + w.link[k.link] + w.tier[std::min<std::size_t>(k.tier, 2)] +
-         (k.relayed ? w.relayed : 0);
+// Prices of different currencies are not compared: who names none compares those that most machines ask, and all
+// others come after them. Who names one is refused the others anyway.
+std::int64_t Pool::penalty(const Query& query, const NodeClass& k) const {
+  const Weights& w = *query.weights;
+  const bool other = k.currency != currency_ && k.price != 0 && query.need->bid.currency.empty();
+  return std::int64_t{w.price[other ? kPriceLevels - 1 : k.price]} + w.risk[k.risk] + w.link[k.link] +
+         w.tier[std::min<std::size_t>(k.tier, 2)] + (k.relayed ? w.relayed : 0);
 }
 
 std::int64_t Pool::least_penalty(const Weights& w, std::uint32_t model) const {
@@ -767,7 +782,7 @@ void Pool::open_condition(const Query& query, std::uint32_t model, std::uint32_t
   moving_.lists.each(moving_.models[model].cells[state], [&](std::uint32_t number) {
     const Cell& cell = moving_.cells[number];
     const NodeClass& k = matcher_.class_of(cell.cls);
-    std::int64_t here = value - penalty(*query.weights, k);
+    std::int64_t here = value - penalty(query, k);
     if (query.need->image != 0 && (k.hot & hot) == 0) here -= query.weights->cold;
     if (best && here < best.value) return true;
     const Verdict verdict = matcher_.judge(query.need->constraint, cell.cls);
@@ -796,7 +811,7 @@ std::pair<std::int64_t, std::uint64_t> Pool::value(const Query& query, std::uint
                            ? share_device(query, node).second
                            : states_.score(cell.model, cell.state, query.need->load, packing_);
   if (value == kNever) value = -(std::int64_t{1} << 40);  // it fits, though scores do not know how
-  value -= scarcity(query, cell.model) + penalty(*query.weights, matcher_.class_of(cell.cls));
+  value -= scarcity(query, cell.model) + penalty(query, matcher_.class_of(cell.cls));
   return {is_cold(query, info) ? value - query.weights->cold : value, info.order};
 }
 
@@ -835,11 +850,27 @@ Found Pool::best_of(const Query& query, const std::vector<std::uint32_t>& nodes)
   return best;
 }
 
+// As schedulers do that cannot compare all: the first few that would do, from another place on each time.
+Found Pool::best_of_some(const Query& query) {
+  Found best;
+  std::uint64_t order = 0;
+  const auto from = static_cast<std::uint32_t>(hash_with(seed_, ++samples_) % std::max(1U, limit()));
+  std::uint32_t seen = 0;
+  for (std::uint32_t i = 0; i < limit() && seen < sampled_; ++i) {
+    const std::uint32_t node = (from + i) % limit();
+    if (!hosts(query, node)) continue;
+    ++seen;
+    consider(query, node, best, order);
+  }
+  return best;
+}
+
 Found Pool::best(const Query& query) {
   const Need& need = *query.need;
   if (!need.amounts.within(most_)) return {};
   refresh_pressure();
   if (!need.pinned.empty() || need.own || need.named_pool != 0) return best_of_list(query);
+  if (sampled_ > 0) return best_of_some(query);
   const std::uint32_t hot = hot_bit(need.image);
   const std::int64_t cold = need.image != 0 && hot == 0 ? query.weights->cold : 0;
   std::uint32_t used = need.models & states_.models_used();

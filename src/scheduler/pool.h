@@ -102,7 +102,7 @@ struct Found {
 
 class Pool {
  public:
-  explicit Pool(const Kernels& kernels);
+  explicit Pool(const Kernels& kernels, std::uint32_t sampled = 0);  // sampled: see Options
 
   // ---- machines; `view` replaces what was known
   std::uint32_t set(const NodeView& view);
@@ -111,6 +111,7 @@ class Pool {
   const NodeView& view(std::uint32_t node) const { return infos_[node].view; }
   const Machine& machine(std::uint32_t node) const { return moving_.machines[node]; }
   std::uint32_t limit() const { return static_cast<std::uint32_t>(infos_.size()); }
+  std::uint32_t class_of(std::uint32_t node) const { return infos_[node].cls; }  // of the matcher
   bool live(std::uint32_t node) const { return node < infos_.size() && infos_[node].live; }
   std::size_t count() const { return by_id_.size(); }
   void reseed(std::uint64_t seed);  // another day, another order among equals
@@ -261,7 +262,7 @@ class Pool {
   bool plannable(std::uint32_t node) const;
   void classify(std::uint32_t node);
   std::uint64_t order_of(NodeId id, std::uint32_t node) const;
-  std::int64_t penalty(const Weights& weights, const NodeClass& k) const;
+  std::int64_t penalty(const Query& query, const NodeClass& k) const;
   std::int64_t least_penalty(const Weights& weights, std::uint32_t model) const;
   std::int64_t scarcity(const Query& query, std::uint32_t model) const;
   void refresh_pressure();
@@ -270,6 +271,7 @@ class Pool {
                       std::uint64_t& order);
   void consider(const Query& query, std::uint32_t node, Found& best, std::uint64_t& order);
   Found best_of_list(const Query& query);
+  Found best_of_some(const Query& query);
   template <class Index, class Key, class F>
   void each_of(const Index& index, const Key& key, const F& see) const {
     if (const auto it = index.find(key); it != index.end())
@@ -290,6 +292,7 @@ class Pool {
     return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
   }
   void count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign);
+  void count_currency(std::uint32_t currency, std::uint32_t by);
   std::uint32_t models_of(const NodeRequest& request);
   void change_share(Machine& machine, const Taken& taken, bool more);
   void touch(std::uint32_t node);
@@ -343,7 +346,8 @@ class Pool {
   std::vector<std::uint32_t> held_due_;
   std::vector<std::uint32_t> marks_;
   std::uint32_t stamp_ = 1;
-  std::uint64_t seed_ = 0;
+  std::uint64_t seed_ = 0, samples_ = 0;
+  const std::uint32_t sampled_;
   std::int64_t now_ms_ = 0;
   Amounts most_;   // that any machine ever had free
   struct Levels {  // how many machines have each, and the best that any has
@@ -354,7 +358,9 @@ class Pool {
     std::uint32_t cheapest = 0, safest = 0, fastest = 0, most_trusted = 0;
   };
   std::array<Levels, kModels> levels_{};
-  std::array<Segment, kModels> segments_;  // scratch of one search
+  std::map<std::uint32_t, std::uint32_t> asked_in_;  // machines with a price, by currency
+  std::uint32_t currency_ = 0;                       // that most of them ask
+  std::array<Segment, kModels> segments_;            // scratch of one search
   Moving moving_;
 };
 

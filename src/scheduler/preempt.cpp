@@ -165,6 +165,13 @@ std::optional<Scheduler::Impl::Room> Scheduler::Impl::room_on(const Query& query
   return room;
 }
 
+bool Scheduler::Impl::cheaper(const Room& a, const Room& b) const {
+  const std::size_t x = a.victims.size(), y = b.victims.size();
+  if (a.cost != b.cost || x != y) return std::pair(a.cost, x) < std::pair(b.cost, y);
+  const NodeId m = pool.view(a.node).node, n = pool.view(b.node).node;
+  return m != n ? m < n : a.victims < b.victims;
+}
+
 void Scheduler::Impl::keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes) {
   auto& kept = latches.at(item);
   for (const std::uint32_t node : nodes) {
@@ -302,10 +309,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
       if (!pool.marked(node))
         if (auto room = room_on(query, node, by, gone)) rooms.push_back(std::move(*room));
     if (rooms.size() < need.count - found) return false;
-    std::sort(rooms.begin(), rooms.end(), [&](const Room& a, const Room& b) {
-      return std::tuple(a.cost, a.victims.size(), pool.view(a.node).node) <
-             std::tuple(b.cost, b.victims.size(), pool.view(b.node).node);
-    });
+    std::sort(rooms.begin(), rooms.end(), [&](const Room& a, const Room& b) { return cheaper(a, b); });
     for (std::size_t i = 0; found < need.count; ++i) {
       if (i == rooms.size()) return false;
       Room room = std::move(rooms[i]);

@@ -102,7 +102,7 @@ void Scheduler::Impl::compile(Class& c) {
   });
 }
 
-std::uint32_t Scheduler::Impl::class_for(const Request& request) {
+std::uint32_t Scheduler::Impl::class_for(Request&& request) {
   const std::uint64_t hash = hash_of(request);
   const bool tenants = pool.matcher().offers_restrict();
   std::uint32_t id =
@@ -117,15 +117,15 @@ std::uint32_t Scheduler::Impl::class_for(const Request& request) {
     }
     Class& c = classes[id];
     c = {};
-    c.example = request;
-    c.example.longest = Millis(length_step(request.longest.count()));
-    if (c.example.longest.count() > 0) c.length_ms = c.example.longest.count() + kStartAllowance.count();
-    // What takes what it gets wants half an hour of it, so that it has begun before it ends.
-    c.fit_ms = request.may_end_early ? kStartAllowance.count() : c.length_ms;
-    c.stays = c.length_ms == 0 && !request.may_end_early;
-    c.hash = hash;
     c.grows = request.gang.empty();
     c.alone = alone(request);
+    c.example = std::move(request);
+    c.example.longest = Millis(length_step(c.example.longest.count()));
+    if (c.example.longest.count() > 0) c.length_ms = c.example.longest.count() + kStartAllowance.count();
+    // What takes what it gets wants half an hour of it, so that it has begun before it ends.
+    c.fit_ms = c.example.may_end_early ? kStartAllowance.count() : c.length_ms;
+    c.stays = c.length_ms == 0 && !c.example.may_end_early;
+    c.hash = hash;
     compile(c);
     class_index.insert(hash, id);
   }
@@ -244,9 +244,13 @@ void Scheduler::Impl::set_latch_due(std::uint32_t cls, std::int64_t due) {
   if (due != 0) latches_due.emplace(due, cls);
 }
 
-void Scheduler::Impl::learn_from(ClusterId cluster, const std::vector<Bundle>& needs) {
+template <class Needs, class Each>
+void Scheduler::Impl::learn_from(ClusterId cluster, const Needs& needs, const Each& each) {
   std::uint64_t hash = 1;
-  for (const Bundle& b : needs) hash = hash_with(hash_with(hash, hash_of(b.request)), b.count);
+  for (const auto& need : needs) {
+    const auto& [request, count] = each(need);
+    hash = hash_with(hash_with(hash, hash_of(request)), count);
+  }
   const std::uint32_t known =
       learned_index.find(mix(cluster.value), [&](std::uint32_t i) { return learned[i].first == cluster; });
   if (known != kNone && learned[known].second == hash) return;
@@ -260,9 +264,10 @@ void Scheduler::Impl::learn_from(ClusterId cluster, const std::vector<Bundle>& n
       i = free_learned.back(), free_learned.pop_back(), learned[i] = {cluster, hash};
     learned_index.insert(mix(cluster.value), i);
   }
-  for (const Bundle& b : needs) {  // who takes whole machines, whatever they have, says nothing of what is scarce
-    if (b.request.whole_machine || b.count == 0) continue;
-    pool.observe(pool.task_of(b.request), b.count);
+  for (const auto& need : needs) {  // who takes whole machines, whatever they have, says nothing of what is scarce
+    const auto& [request, count] = each(need);
+    if (request.whole_machine || count == 0) continue;
+    pool.observe(pool.task_of(request), count);
   }
 }
 
@@ -275,9 +280,7 @@ void Scheduler::Impl::apply(const DemandChanged& c) {
     });
     return;
   }
-  std::vector<Bundle> needs;
-  for (const auto& [need, n] : c.needs) needs.push_back({SlotRole::Worker, {}, need, n});
-  learn_from(c.cluster, needs);
+  learn_from(c.cluster, c.needs, [](const auto& need) { return std::pair<const NodeRequest&, std::uint32_t>(need); });
 }
 
 void Scheduler::Impl::drop_request(ClusterId cluster) {
@@ -299,18 +302,31 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
   --waiting;
 }
 
-// One in a second is remembered, for all that came in that second.
+// One in a second is remembered, for all that came in that second. Where so many come that an hour of them is too much,
+// fewer are, so that they still tell of more than some minutes.
 void Scheduler::Impl::note_arrival(const Request& r) {
   constexpr std::size_t kRemembered = 128;
+  constexpr Millis kRememberedSpan{3'600'000};
   const WallTime since{std::clamp<std::int64_t>(r.since.ms, -kTimeMax, kTimeMax)};
-  if (!arrivals.empty() && since < arrivals.back().request.since + Millis(1'000)) {
+  const Millis span = arrivals.empty() ? Millis(0) : arrivals.back().request.since - arrivals.front().request.since;
+  const Millis grain = std::clamp<Millis>(span / kRemembered, Millis(1'000), kRememberedSpan / kRemembered);
+  if (!arrivals.empty() && since < arrivals.back().request.since + grain) {
     if (arrivals.back().times < 1'000'000) ++arrivals.back().times;
     return;
   }
   arrivals.push_back({r, 1});
   arrivals.back().request.since = since;
   arrivals.back().request.backoff.clear();
-  if (arrivals.size() > kRemembered) arrivals.pop_front();
+  if (arrivals.size() <= kRemembered) return;
+  if (span >= kRememberedSpan) {
+    arrivals.pop_front();
+    return;
+  }
+  for (std::size_t i = 0; 2 * i < arrivals.size(); ++i) {
+    if (i > 0) arrivals[i] = std::move(arrivals[2 * i]);
+    if (2 * i + 1 < arrivals.size()) arrivals[i].times += arrivals[2 * i + 1].times;
+  }
+  arrivals.resize((arrivals.size() + 1) / 2);
 }
 
 void Scheduler::Impl::apply(const ArrivalsChanged& c) {
@@ -318,9 +334,16 @@ void Scheduler::Impl::apply(const ArrivalsChanged& c) {
 }
 
 void Scheduler::Impl::apply(const RequestChanged& change) {
-  const Request& r = change.request;
-  if (!playing && !r.gang.empty() && !r.running && find(r.cluster) == kNone) note_arrival(r);
-  drop_request(r.cluster);
+  apply(RequestChanged(change));
+}
+void Scheduler::Impl::apply(RequestChanged&& change) {
+  Request& r = change.request;
+  const ClusterId cluster = r.cluster;
+  if (!playing && !r.gang.empty() && !r.running && find(cluster) == kNone) note_arrival(r);
+  drop_request(cluster);
+  if (!r.gang.empty() && !r.running)
+    learn_from(cluster, r.gang,
+               [](const Bundle& b) { return std::pair<const NodeRequest&, std::uint32_t>(b.request, b.count); });
   std::uint32_t item = 0;
   if (free_items.empty()) {
     item = static_cast<std::uint32_t>(items.size());
@@ -329,22 +352,20 @@ void Scheduler::Impl::apply(const RequestChanged& change) {
     item = free_items.back();
     free_items.pop_back();
   }
-  const std::uint32_t cls = class_for(r), lane = lane_for(r);
   Item& it = items[item];
   it.waiter = {std::clamp<std::int64_t>(r.since.ms, -kTimeMax, kTimeMax), std::clamp(r.priority, -1'000, 1'000),
-               r.cluster.value << kRequestBits | item};
-  it.cluster = r.cluster, it.cls = cls, it.lane = lane, it.live = true;
+               cluster.value << kRequestBits | item};
+  const std::uint32_t lane = lane_for(r), cls = class_for(std::move(r));
+  it.cluster = cluster, it.cls = cls, it.lane = lane, it.live = true;
   lines.insert(lanes[lane].line, it.waiter, false);
   lines.insert(line_of(classes[cls], lane), it.waiter, false);
   since_sets.insert(ageing, {it.waiter.since_ms, it.waiter.who});
-  item_index.insert(mix(r.cluster.value), item);
+  item_index.insert(mix(cluster.value), item);
   ++waiting;
   if (classes[cls].awake)
     push(cls, lane, heap_ms);
   else
     wake(cls);
-  if (r.gang.empty() || r.running) return;
-  learn_from(r.cluster, r.gang);
 }
 
 void Scheduler::Impl::apply(const RequestGone& change) {

@@ -53,33 +53,36 @@ const RunTimes::Steps* RunTimes::steps_of(OrgId tenant) const {
   return nullptr;
 }
 
-std::optional<Millis> RunTimes::length(OrgId tenant, Millis elapsed, std::uint32_t u) const {
+RunTimes::Curve RunTimes::curve(OrgId tenant) const {
+  Curve out;
   const Steps* steps = steps_of(tenant);
-  if (steps == nullptr) return {};
+  if (steps == nullptr) return out;
+  out.known_ = true;
+  for (std::size_t i = 0; i < kRunSteps; ++i) out.before_[i + 1] = out.before_[i] + (*steps)[i];
+  return out;
+}
+
+std::optional<Millis> RunTimes::Curve::length(Millis elapsed, std::uint32_t u) const {
+  constexpr std::int64_t kOne = 1'024;
+  if (!known_) return {};
   const std::int64_t over = std::clamp<std::int64_t>(elapsed.count(), 0, kLongestRunMs);
   const std::size_t first = step_of(over);
   // Of the step that it is in, what lies ahead counts by its share.
   const auto end_of = [](std::size_t step) { return step + 1 < kRunSteps ? begin_of(step + 1) : kLongestRunMs; };
   const std::int64_t ahead = end_of(first) - over, whole = end_of(first) - begin_of(first);
-  std::array<std::int64_t, kRunSteps> weights{};
-  std::int64_t sum = 0;
-  for (std::size_t i = first; i < kRunSteps; ++i) {
-    weights[i] = std::int64_t{(*steps)[i]} * 1'024;
-    if (i == first) weights[i] = weights[i] * std::max<std::int64_t>(0, ahead) / std::max<std::int64_t>(1, whole);
-    sum += weights[i];
-  }
+  const auto weight = [&](std::size_t step) { return (before_[step + 1] - before_[step]) * kOne; };
+  const std::int64_t here = weight(first) * std::max<std::int64_t>(0, ahead) / std::max<std::int64_t>(1, whole);
+  const std::int64_t sum = here + (before_[kRunSteps] - before_[first + 1]) * kOne;
   // Longer than anything seen: as long again at most, as is the rule for work of no known length.
   if (sum == 0) return Millis(over + 1 + static_cast<std::int64_t>(static_cast<std::uint64_t>(over) * u >> 32));
-  std::int64_t at = static_cast<std::int64_t>(static_cast<std::uint64_t>(sum) * u >> 32);
-  for (std::size_t i = first; i < kRunSteps; ++i) {
-    if (at >= weights[i]) {
-      at -= weights[i];
-      continue;
-    }
-    const std::int64_t from = i == first ? over : begin_of(i);
-    return Millis(std::max(over + 1, from + (end_of(i) - from) * at / weights[i]));
-  }
-  return Millis(kLongestRunMs);
+  const auto at = static_cast<std::int64_t>(static_cast<std::uint64_t>(sum) * u >> 32);
+  if (at < here) return Millis(std::max(over + 1, over + (end_of(first) - over) * at / here));
+  // The step before which no more than that last for less.
+  const std::int64_t reached = (at - here) / kOne + before_[first + 1];
+  const auto i =
+      static_cast<std::size_t>(std::upper_bound(before_.begin(), before_.end(), reached) - before_.begin()) - 1;
+  const std::int64_t in = (at - here) - (before_[i] - before_[first + 1]) * kOne;
+  return Millis(std::max(over + 1, begin_of(i) + (end_of(i) - begin_of(i)) * in / weight(i)));
 }
 
 }  // namespace muster::scheduler

@@ -17,11 +17,25 @@ inline constexpr std::uint32_t kRunsKnown = 5, kRunsKept = 4'096;
 
 class RunTimes {
  public:
+  // The lengths of one tenant's work, ready to be drawn from again and again.
+  class Curve {
+   public:
+    Curve() = default;
+    // The length of work of which `elapsed` is over, at `u` of 2^32 of what is expected; longer than elapsed.
+    std::optional<Millis> length(Millis elapsed, std::uint32_t u) const;
+
+   private:
+    friend class RunTimes;
+    bool known_ = false;
+    std::array<std::int64_t, kRunSteps + 1> before_{};  // how many lasted for less than each step
+  };
   void add(OrgId tenant, Millis length);
   void restore(const RunsChanged& runs) { by_[runs.tenant] = bounded(runs.steps); }
   std::vector<RunsChanged> all() const;
-  // The length of work of which `elapsed` is over, at `u` of 2^32 of what is expected; longer than elapsed.
-  std::optional<Millis> length(OrgId tenant, Millis elapsed, std::uint32_t u) const;
+  Curve curve(OrgId tenant) const;
+  std::optional<Millis> length(OrgId tenant, Millis elapsed, std::uint32_t u) const {
+    return curve(tenant).length(elapsed, u);
+  }
 
  private:
   using Steps = std::array<std::uint32_t, kRunSteps>;

@@ -18,6 +18,9 @@ Scheduler& Scheduler::operator=(Scheduler&&) noexcept = default;
 void Scheduler::apply(const Change& change) {
   std::visit([this](const auto& c) { impl_->apply(c); }, change);
 }
+void Scheduler::apply(Change&& change) {
+  std::visit([this](auto&& c) { impl_->apply(std::move(c)); }, std::move(change));
+}
 std::vector<Group> Scheduler::plan(const Budget& budget, WallTime now) {
   return impl_->plan(budget, now);
 }

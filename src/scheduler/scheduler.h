@@ -14,9 +14,10 @@
 namespace muster::scheduler {
 
 struct Options {
-  Simd simd = Simd::Avx512;  // or the best below it that the processor has; the plan is the same
-  bool shares_mix = false;   // shares of one GPU for different tenants, as in traces of one organisation
-  bool backfill = true;      // short work on machines that are kept for a gang (backfill.h)
+  Simd simd = Simd::Avx512;   // or the best below it that the processor has; the plan is the same
+  bool shares_mix = false;    // shares of one GPU for different tenants, as in traces of one organisation
+  bool backfill = true;       // short work on machines that are kept for a gang (backfill.h)
+  std::uint32_t sampled = 0;  // only so many machines that would do are compared; 0 = all (for comparisons)
 };
 
 // When a waiting start is expected, from the future played again and again: half of the plays had started it by p50,
@@ -33,6 +34,7 @@ struct ForwardOptions {
   std::uint64_t seed = 1;
   std::uint32_t events_max = 5'000;   // ends and arrivals of one play; what has not started by then counts as beyond
   std::uint32_t events_all = 40'000;  // of all plays, about a second; there are eight at least
+  std::uint32_t exact_max = 1'000;    // waiting and machines; where there are more, futures are sketched (sketch.h)
 };
 
 class Scheduler {
@@ -43,6 +45,7 @@ class Scheduler {
   Scheduler(Scheduler&&) noexcept;
   Scheduler& operator=(Scheduler&&) noexcept;
   void apply(const Change& change);
+  void apply(Change&& change);
   std::vector<Group> plan(const Budget& budget, WallTime now);
   // Changes that build an equal scheduler, outstanding proposals aside.
   std::vector<Change> snapshot() const;
@@ -62,6 +65,7 @@ class Scheduler {
 
  private:
   friend class Future;
+  friend class Sketch;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -7,8 +7,8 @@ namespace muster::server {
 namespace {
 
 constexpr Millis kFresh{10'000};
-constexpr std::int64_t kRest = 20;          // times as long as a play took
-constexpr std::size_t kWaitingMax = 2'000;  // a play of ten thousand takes seconds: whoever asks would wait for it
+constexpr std::int64_t kRest = 20;           // times as long as a play took
+constexpr std::size_t kWaitingMax = 20'000;  // ten thousand take a second (sketched): whoever asks waits for it
 
 }  // namespace
 

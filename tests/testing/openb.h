@@ -89,6 +89,7 @@ class Tally {
  public:
   explicit Tally(const Trace& trace) : capacity_(static_cast<double>(trace.capacity > 0 ? trace.capacity : 1)) {}
   void count(const Task& task, bool placed);
+  void moved(const Task& task, bool placed) { allocated_ -= placed ? 0 : task.gpu(); }  // it left and came back
   Curve curve() const;
 
  private:
