@@ -673,7 +673,7 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     report.relay_up = report.relay_up || up;
     const std::uint32_t ip = up ? r.client->address() : 0;
     report.relays.push_back(
-        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port)});
+        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port), r.by_udp()});
   }
   for (const auto& at : public_)
     if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
@@ -682,7 +682,9 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     session::NetPair pair = pair_of(m, now);
     if (pair.path != session::NetPath::None) add_rates(pair, now.lease);
     out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
-    out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
+    pair.relay_udp = pair.path == session::NetPath::Relay && m.relay && *m.relay < relays_.size() &&
+                     relays_[*m.relay].by_udp();
+    if (pair.path == session::NetPath::Relay) ++(pair.relay_udp ? out.relayed_udp : out.relayed);
     out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
     out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
     out.peer += pair.path == session::NetPath::Peer ? 1 : 0;
