@@ -95,7 +95,10 @@ std::string relays_table(const wire::Json& net, bool colour) {
   Table table({"NODE", "RELAY", "REGION", "STATE", "OVER", "RTT", "UDP RTT"});
   for (const auto& m : net["members"].items())
     for (const auto& relay : m["relays"].items())
-      table.add({member_name(m), relay["address"].text(), relay["region"].text(), relay["up"].truth() ? "up" : "down", relay["byUdp"].truth() ? "UDP" : relay["up"].truth() ? "TLS" : "-",
+      table.add({member_name(m), relay["address"].text(), relay["region"].text(), relay["up"].truth() ? "up" : "down",
+                 relay["byUdp"].truth() ? "UDP"
+                 : relay["up"].truth()  ? "TLS"
+                                        : "-",
                  millis_text(relay["rttMs"]), millis_text(relay["udpRttMs"])});
   return table.empty() ? "" : "\n" + table.text(colour);
 }

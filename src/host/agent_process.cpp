@@ -480,9 +480,9 @@ void AgentProcess::tell_networks() {
     report.pairs.resize(std::min(report.pairs.size(), room));
     room -= report.pairs.size();
     const auto told = net_told_.find(lease);
-    const bool changed = told == net_told_.end() ||
-                         told->second.counts !=
-                             std::array{paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp};
+    const bool changed =
+        told == net_told_.end() ||
+        told->second.counts != std::array{paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp};
     if (!changed && now - told->second.at < kNetEvery) continue;
     net_told_[lease] = {now, {paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp}};
     send(std::move(report));

@@ -682,8 +682,8 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     session::NetPair pair = pair_of(m, now);
     if (pair.path != session::NetPath::None) add_rates(pair, now.lease);
     out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
-    pair.relay_udp = pair.path == session::NetPath::Relay && m.relay && *m.relay < relays_.size() &&
-                     relays_[*m.relay].by_udp();
+    pair.relay_udp =
+        pair.path == session::NetPath::Relay && m.relay && *m.relay < relays_.size() && relays_[*m.relay].by_udp();
     if (pair.path == session::NetPath::Relay) ++(pair.relay_udp ? out.relayed_udp : out.relayed);
     out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
     out.direct += pair.path == session::NetPath::Direct ? 1 : 0;

@@ -33,8 +33,9 @@ inline constexpr std::uint16_t kBulkPort = 6381;
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
   // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
-  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, net::UdpSender& udp,
-                                                 Poller& poller, Bandwidth& bandwidth, Pacing pacing, UdpRelay udp_relay);
+  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir,
+                                                 net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                                                 Pacing pacing, UdpRelay udp_relay);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }

@@ -288,9 +288,10 @@ TEST_F(NetdRelay, GoesOverUdpWhereFullPacketsPassAndOverTlsWhenUdpDies) {
   EXPECT_GT(counted("udp_packets_total"), before + 200) << "full-size packets go over UDP";
   EXPECT_EQ(counted("udp_members"), 2U);
   // In the middle, without a word; then it is let through again.
-  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft 'add table ip cut; add chain ip cut in { type filter hook input "
-                                             "priority -5; }; add rule ip cut in udp sport " +
-                                                 std::to_string(port) + " drop'")),
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut in { type filter hook input "
+                                  "priority -5; }; add rule ip cut in udp sport " +
+                                      std::to_string(port) + " drop'")),
             0);
   EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
   EXPECT_FALSE(by_udp(b));
@@ -299,9 +300,10 @@ TEST_F(NetdRelay, GoesOverUdpWhereFullPacketsPassAndOverTlsWhenUdpDies) {
   ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft delete table ip cut")), 0);
   EXPECT_TRUE(wait_for([&] { return by_udp(b); }, 35s));
   // The other direction: nothing of b reaches the relay.
-  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft 'add table ip cut; add chain ip cut out { type filter hook output "
-                                             "priority -5; }; add rule ip cut out udp dport " +
-                                                 std::to_string(port) + " drop'")),
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output "
+                                  "priority -5; }; add rule ip cut out udp dport " +
+                                      std::to_string(port) + " drop'")),
             0);
   EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
   EXPECT_FALSE(by_udp(b));
@@ -322,9 +324,10 @@ TEST_F(NetdRelay, UdpOutlivesABrokenConnectionToTheRelayForAWhile) {
   const lab::Echo echo(b.lease_ns, 9000);
   until_echo();
   ASSERT_TRUE(wait_for([&] { return by_udp(a) && by_udp(b); }));
-  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft 'add table ip cut; add chain ip cut out { type filter hook output "
-                                             "priority -5; }; add rule ip cut out tcp dport " +
-                                                 std::to_string(port) + " reject with tcp reset'")),
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output "
+                                  "priority -5; }; add rule ip cut out tcp dport " +
+                                      std::to_string(port) + " reject with tcp reset'")),
             0);
   ASSERT_TRUE(wait_for([&] { return !b.client->stats("lease-1")->relay_up; }, 20s));
   EXPECT_LT(longest_pause(a, b.address, 3s), 500ms);

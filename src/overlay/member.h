@@ -144,7 +144,8 @@ class Member {
   void set_relays(std::size_t count, const Now& now);
   void relay_up(std::size_t relay, const Now& now);  // what was sent before got lost: handshakes go out again
   void relay_down(std::size_t relay, const Now& now);
-  // Packets go to that relay in another way from now on (over UDP, or TLS again): what was learnt of pace and loss ends.
+  // Packets go to that relay in another way from now on (over UDP, or TLS again): what was learnt of pace and loss
+  // ends.
   void relay_changed(std::size_t relay, const Now& now);
   // That relay knows no such member (yet): another one, or ask again soon.
   void relay_lacks(std::size_t relay, const Key32& member, const Now& now);

@@ -9,7 +9,8 @@
 namespace muster::overlay {
 namespace {
 
-constexpr std::string_view kUdpMemberDomain = "muster-udp-relay-v1 member", kUdpRelayDomain = "muster-udp-relay-v1 relay";
+constexpr std::string_view kUdpMemberDomain = "muster-udp-relay-v1 member",
+                           kUdpRelayDomain = "muster-udp-relay-v1 relay";
 constexpr std::size_t kGrantBytes = 1 + 4 + 32;
 constexpr std::size_t kSealedAt = 12, kSealedPlain = 9;
 constexpr std::uint64_t kCounterMax = (std::uint64_t{1} << 56) - 1;
@@ -97,8 +98,10 @@ UdpRelayLeg::UdpRelayLeg(const UdpGrant& grant, std::uint64_t bytes_per_second)
     : id_(grant.id),
       sealer_(grant, UdpRelayEnd::Relay),
       opener_(grant, UdpRelayEnd::Member),
-      bytes_{static_cast<std::int64_t>(bytes_per_second), static_cast<std::int64_t>(bytes_per_second),
-             static_cast<std::int64_t>(bytes_per_second), {}},
+      bytes_{static_cast<std::int64_t>(bytes_per_second),
+             static_cast<std::int64_t>(bytes_per_second),
+             static_cast<std::int64_t>(bytes_per_second),
+             {}},
       pings_{kPingsPerSecond, kPingsPerSecond, kPingsPerSecond, {}},
       cookies_{kCookiesPerSecond, kCookiesPerSecond, kCookiesPerSecond, {}} {}
 
@@ -198,8 +201,7 @@ Bytes UdpMemberLeg::due(LeaseTime now, std::uint64_t micros) {
   }
   const bool full = good_ ? busy(now) : full_next_;
   Bytes out(full ? kUdpRelayDatagramMax : kUdpRelayHeader);
-  const std::uint64_t counter =
-      sealer_.seal(good_ ? UdpRelayKind::PingUse : UdpRelayKind::Ping, cookie_, out.data());
+  const std::uint64_t counter = sealer_.seal(good_ ? UdpRelayKind::PingUse : UdpRelayKind::Ping, cookie_, out.data());
   asked_[turn_++ % asked_.size()] = {counter, micros, out.size()};
   if (!open_) since_ = now, tries_ = 0;
   open_ = true;

@@ -26,8 +26,8 @@ inline constexpr std::uint8_t kUdpRelayVersion = 1;
 inline constexpr std::size_t kUdpRelayHeader = 37;
 inline constexpr std::size_t kUdpRelayPayloadMax = 1'412;  // a full packet, sealed
 inline constexpr std::size_t kUdpRelayDatagramMax = kUdpRelayHeader + kUdpRelayPayloadMax;
-// How often a member asks whether the way is there, while it is in use and while not, and again without an answer. After
-// kUdpRelayDead without one it goes by TLS, and so does the relay towards a member that it did not hear for
+// How often a member asks whether the way is there, while it is in use and while not, and again without an answer.
+// After kUdpRelayDead without one it goes by TLS, and so does the relay towards a member that it did not hear for
 // kUdpRelayFresh.
 inline constexpr Millis kUdpRelayBusy{1'000}, kUdpRelayIdle{2'000}, kUdpRelayAgain{400}, kUdpRelayDead{1'900},
     kUdpRelayFresh{3'500};
@@ -137,8 +137,8 @@ class UdpMemberLeg {
   Taken take(ByteView datagram, LeaseTime now, std::uint64_t micros);
   // A datagram to that member, at the end of out.
   void wrap(const Key32& member, ByteView payload, LeaseTime now, Bytes& out);
-  bool usable() const { return good_; }        // it carries full-size datagrams both ways
-  void hurry(LeaseTime now);                   // try at once: something has changed
+  bool usable() const { return good_; }             // it carries full-size datagrams both ways
+  void hurry(LeaseTime now);                        // try at once: something has changed
   std::uint32_t rtt_us() const { return rtt_us_; }  // smoothed; 0: not known
   std::uint32_t id() const { return id_; }
 

@@ -1,4 +1,5 @@
-// The UDP side of the relay, both ends on a wire of our own: who gets an answer, where it goes, and when the way counts.
+// The UDP side of the relay, both ends on a wire of our own: who gets an answer, where it goes, and when the way
+// counts.
 #include "overlay/udp_relay.h"
 
 #include <gtest/gtest.h>

@@ -40,8 +40,8 @@ std::shared_ptr<Member> Hub::find_named(std::uint64_t cluster, std::uint64_t nam
   const Shard& shard = shards_[index(from)];
   const std::lock_guard lock(shard.mutex);
   const auto it = shard.members.lower_bound(from);
-  const bool found = it != shard.members.end() && it->first.first == cluster &&
-                     overlay::udp_relay_name(it->first.second) == name;
+  const bool found =
+      it != shard.members.end() && it->first.first == cluster && overlay::udp_relay_name(it->first.second) == name;
   return found ? it->second.lock() : nullptr;
 }
 

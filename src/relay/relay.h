@@ -5,8 +5,8 @@
 // socket beside it that server says which members left their clusters (net/recall_frame.h), and a control plane
 // elsewhere over the relay protocol itself (kControlCluster): those are cut off at once. On the UDP port of the same
 // number it tells whoever asks how they are seen (overlay/stun.h): machines find direct ways with that, and whom it let
-// in may send over UDP there (overlay/udp_relay.h); where that port cannot be had all else works, over TLS. Everything is bounded; a slow reader loses its oldest packets.
-// Threads of its own; stop() returns when they ended.
+// in may send over UDP there (overlay/udp_relay.h); where that port cannot be had all else works, over TLS. Everything
+// is bounded; a slow reader loses its oldest packets. Threads of its own; stop() returns when they ended.
 #include <memory>
 #include <string>
 

@@ -1,7 +1,8 @@
 #pragma once
-// Inside relay: who may send over UDP, by id and by place. A leg is opened with its member's TLS connection, which tells
-// it id and key, and ends with it: after kUdpGrace when the connection broke (it is being dialled again), at once when
-// the member was turned out, replaced or its token ended. Any thread; a leg's own lock is held for a look or a datagram.
+// Inside relay: who may send over UDP, by id and by place. A leg is opened with its member's TLS connection, which
+// tells it id and key, and ends with it: after kUdpGrace when the connection broke (it is being dialled again), at once
+// when the member was turned out, replaced or its token ended. Any thread; a leg's own lock is held for a look or a
+// datagram.
 #include <map>
 #include <memory>
 #include <mutex>
@@ -24,10 +25,10 @@ class UdpLegs {
     const Key place;
     const std::uint32_t id;
     std::mutex mutex;
-    overlay::UdpRelayLeg end;     // under mutex
-    WallTime not_after;           // under mutex
+    overlay::UdpRelayLeg end;       // under mutex
+    WallTime not_after;             // under mutex
     std::optional<LeaseTime> ends;  // under mutex; its connection broke
-    LeaseTime told_gone{};        // under mutex
+    LeaseTime told_gone{};          // under mutex
   };
   using LegPtr = std::shared_ptr<Leg>;
 

@@ -64,7 +64,10 @@ Ip6 mapped_address(const ov::Endpoint& at) {
 class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
  public:
   Shard(asio::io_context& io, std::shared_ptr<Hub> hub, const ov::UdpCookies& cookies, bool members)
-      : hub_(std::move(hub)), socket_(asio::make_strand(io)), timer_(socket_.get_executor()), cookies_(cookies),
+      : hub_(std::move(hub)),
+        socket_(asio::make_strand(io)),
+        timer_(socket_.get_executor()),
+        cookies_(cookies),
         members_(members) {}
 
   UdpError bind(const udp::endpoint& at) {

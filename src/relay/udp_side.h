@@ -1,8 +1,8 @@
 #pragma once
 // Inside relay: its UDP port, on as many sockets as it has threads (SO_REUSEPORT: a member's datagrams stay on one).
-// Answers how one is seen (overlay/stun.h) to anybody, and takes datagrams of members (overlay/udp_relay.h): what is for
-// a member of the same cluster goes on over UDP where that one wants it so, else over its TLS connection. Whoever is
-// not known hears nothing. Strands of their own; close() from any thread.
+// Answers how one is seen (overlay/stun.h) to anybody, and takes datagrams of members (overlay/udp_relay.h): what is
+// for a member of the same cluster goes on over UDP where that one wants it so, else over its TLS connection. Whoever
+// is not known hears nothing. Strands of their own; close() from any thread.
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
 #include <memory>

@@ -192,7 +192,9 @@ TEST_F(UdpRelayRig, AnotherAddressAndStrangers) {
   a.work(), b.work();
   ASSERT_TRUE(gets_by_udp(b, [&] { a.send(b); }));
   b.another_port();
-  EXPECT_FALSE(gets_by_udp(b, [&] { a.send(b); }, Millis(100))) << "nobody there yet, for all that the relay knows";
+  EXPECT_FALSE(gets_by_udp(
+      b, [&] { a.send(b); }, Millis(100)))
+      << "nobody there yet, for all that the relay knows";
   b.send(a);
   EXPECT_TRUE(soon([&] {
     b.work();
@@ -234,10 +236,12 @@ TEST_F(UdpRelayRig, EndsWithItsConnection) {
   EXPECT_FALSE(gets_by_udp(b, [&] { a.send(b); }));
   EXPECT_FALSE(gets_by_udp(a, [&] { b.send(a); }));
   // The token of c ends.
-  EXPECT_TRUE(soon([&] {
-    keep();
-    return c.client->state() == ClientState::Refused;
-  }, Millis(8'000)));
+  EXPECT_TRUE(soon(
+      [&] {
+        keep();
+        return c.client->state() == ClientState::Refused;
+      },
+      Millis(8'000)));
   EXPECT_FALSE(gets_by_udp(a, [&] { c.send(a); }));
   // The connection of d breaks: it may go on for a while.
   UdpMember d;

@@ -231,7 +231,8 @@ class Joined {
       for (const session::NetPair& pair : report.pairs) {
         const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
         pairs += fmt::format(
-            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"udp\":{},\"by\":{},\"rtt_us\":{},\"changes\":{}}}",
+            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"udp\":{},\"by\":{},\"rtt_us\":{},\"changes\":"
+            "{}}}",
             pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.relay_udp,
             pair.by & 255, pair.rtt_us, pair.changes);
       }
