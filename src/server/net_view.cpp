@@ -126,7 +126,7 @@ std::string by_udp(const session::NetPair& pair, const NetFacts& from) {
   const auto& relays = from.report.relays;
   if (pair.relay == 0 || pair.relay > relays.size()) return {};
   const session::NetRelay& relay = relays[pair.relay - 1];
-  if (!relay.up || relay.udp_rtt_us == 0) return {};
+  if (!relay.up || relay.udp_rtt_us == 0 || blocked(from)) return {};
   return "; over TLS, since full packets do not come back from the relay's UDP port, or it is of an older version";
 }
 }  // namespace
