@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What it gains that members go to the relay over UDP: the same two machines behind NATs that need the relay, over UDP and over TLS, in turns.
 
-    sudo bench/relay_udp.py [--rounds N] [--seconds S] [--loss PERCENT] [--delay MS]
+    sudo bench/relay_udp.py [--rounds N] [--seconds S] [--loss PERCENT] [--delay MS] [--congestion cubic]
 
 The shipped netd and muster-relay in the network laboratory (tests/lab/nat_lab.py). First the one machine's cable is LOSS % lossy and DELAY ms long,
 each way (muster-slow-link: every frame for itself, no offloads): one TCP stream and eight, and the round trip of a small packet beside one. Then
@@ -33,12 +33,12 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def iperf(lab, near, far, address, streams, seconds):
+def iperf(lab, near, far, address, streams, seconds, congestion=None):
     """Bits a second that arrive."""
     server = subprocess.Popen(lab.lab.enter(far) + ["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(50):
-            done = subprocess.run(lab.lab.enter(near) + ["iperf3", "-J", "-c", address, "-P", str(streams), "-t", str(seconds), "-O", "1"], capture_output=True, text=True, timeout=seconds + 60)
+            done = subprocess.run(lab.lab.enter(near) + ["iperf3", "-J", "-c", address, "-P", str(streams), "-t", str(seconds), "-O", "1"] + (["-C", congestion] if congestion else []), capture_output=True, text=True, timeout=seconds + 60)
             told = json.loads(done.stdout or "{}")
             if "sum_received" in told.get("end", {}):
                 return told["end"]["sum_received"]["bits_per_second"]
@@ -63,7 +63,7 @@ def round_trips(lab, near, far, address, seconds):
 
 
 def cpu_seconds(lab):
-    fields = open("/proc/%d/stat" % lab.relay.process.pid).read().rsplit(")", 1)[1].split()
+    fields = open("/proc/%d/stat" % lab.relay.popen.pid).read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -85,12 +85,12 @@ def one(udp, args):
             if lossy:
                 lab.set_cable("far-a-r", delay=args.delay, lost=args.loss)
                 time.sleep(1)
-                out["lossy.one"] = iperf(lab, near, far, address, 1, args.seconds) / 1e6
-                out["lossy.eight"] = iperf(lab, near, far, address, 8, args.seconds) / 1e6
+                out["lossy.one"] = iperf(lab, near, far, address, 1, args.seconds, args.congestion) / 1e6
+                out["lossy.eight"] = iperf(lab, near, far, address, 8, args.seconds, args.congestion) / 1e6
                 out["lossy.p50"], out["lossy.p99"] = round_trips(lab, near, far, address, args.seconds)
             else:
                 before = cpu_seconds(lab)
-                bits = iperf(lab, near, far, address, 1, args.seconds)
+                bits = iperf(lab, near, far, address, 1, args.seconds, args.congestion)
                 out["clean"] = bits / 1e9
                 out["cpu_per_gb"] = (cpu_seconds(lab) - before) / (bits * (args.seconds + 1) / 8e9)
             ways, _ = lab.wait_ways(cluster, fits, 0)
@@ -109,6 +109,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--loss", type=int, default=1)
     parser.add_argument("--delay", type=int, default=10)
+    parser.add_argument("--congestion", help="of the streams inside; the machine's own otherwise, which the TLS connections have too")
     args = parser.parse_args()
     subprocess.run(["cmake", "--build", "--preset", "release", "--target", "muster-nat-rig", "muster-slow-link", "muster-agent", "muster-relay"], check=True, stdout=sys.stderr, cwd=ROOT)
     seen = {True: [], False: []}
