@@ -148,7 +148,7 @@ function(muster_tests)
       target_link_libraries(bench_${stem} PRIVATE muster_host)
     endif()
     target_include_directories(bench_${stem} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-    if(stem MATCHES "^(journal|world)$" AND MUSTER_JEMALLOC AND NOT MUSTER_SANITIZE)  # what musterd has
+    if(stem MATCHES "^(array|journal|world)$" AND MUSTER_JEMALLOC AND NOT MUSTER_SANITIZE)  # what musterd has
       target_link_libraries(bench_${stem} PRIVATE -Wl,--no-as-needed ${MUSTER_JEMALLOC} -Wl,--as-needed)
     endif()
   endforeach()

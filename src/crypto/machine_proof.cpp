@@ -40,16 +40,22 @@ bool signs_machines(EVP_PKEY* key) {
 
 }  // namespace
 
-Result<MachineProof> prove_machine(const KeyAndCert& ca, std::uint64_t node, const Key32& device_key, WallTime now) {
-  const KeyPtr key(PEM_read_bio_PrivateKey(read_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
+Result<MachineProver> MachineProver::create(const KeyAndCert& ca) {
+  KeyPtr key(PEM_read_bio_PrivateKey(read_bio(ca.key_pem).get(), nullptr, nullptr, const_cast<char*>("")));
   if (!signs_machines(key.get())) return error(Code::DataLoss, "the CA's key cannot be read; restore it from a backup");
+  MachineProver out;
+  out.key_ = std::move(key);
+  return out;
+}
+
+Result<MachineProof> MachineProver::prove(std::uint64_t node, const Key32& device_key, WallTime now) const {
   const auto second = [](WallTime t) { return WallTime{t.ms / 1000 * 1000}; };
   MachineProof proof{node, second(now - kBackdate), second(now + kMachineProofLife), {}};
   const Bytes text = proof_statement(proof, device_key);
   const DigestPtr context(EVP_MD_CTX_new());
   std::array<std::uint8_t, 128> der;
   std::size_t size = der.size();
-  if (EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, key.get()) != 1 ||
+  if (EVP_DigestSignInit(context.get(), nullptr, EVP_sha256(), nullptr, key_.get()) != 1 ||
       EVP_DigestSign(context.get(), der.data(), &size, text.data(), text.size()) != 1)
     return error(Code::Internal, "signing a machine's proof failed");
   const unsigned char* at = der.data();

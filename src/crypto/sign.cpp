@@ -9,7 +9,7 @@
 namespace muster::crypto {
 namespace {
 
-KeyPtr ed25519_key(const Secret32& seed) {
+std::shared_ptr<EVP_PKEY> ed25519_key(const Secret32& seed) {
   KeyPtr key(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr, seed.bytes.data(), seed.bytes.size()));
   MUSTER_CHECK(key != nullptr);
   return key;
@@ -37,9 +37,9 @@ Result<SigningKey> SigningKey::from_seed(ByteView seed) {
   if (seed.size() != 32) return error(Code::InvalidArgument, "an Ed25519 seed has 32 bytes");
   SigningKey out;
   std::copy(seed.begin(), seed.end(), out.seed_.bytes.begin());
-  const KeyPtr key = ed25519_key(out.seed_);
+  out.key_ = ed25519_key(out.seed_);
   std::size_t size = out.public_.size();
-  MUSTER_CHECK(EVP_PKEY_get_raw_public_key(key.get(), out.public_.data(), &size) == 1 && size == 32);
+  MUSTER_CHECK(EVP_PKEY_get_raw_public_key(out.key_.get(), out.public_.data(), &size) == 1 && size == 32);
   return out;
 }
 
@@ -61,20 +61,18 @@ Result<SigningKey> SigningKey::from_pem(std::string_view pem) {
 
 std::string SigningKey::to_pem() const {
   const BioPtr bio(BIO_new(BIO_s_secmem()));
-  const KeyPtr key = ed25519_key(seed_);
   MUSTER_CHECK(bio != nullptr &&
-               PEM_write_bio_PKCS8PrivateKey(bio.get(), key.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
+               PEM_write_bio_PKCS8PrivateKey(bio.get(), key_.get(), nullptr, nullptr, 0, nullptr, nullptr) == 1);
   char* data = nullptr;
   const long size = BIO_get_mem_data(bio.get(), &data);
   return {data, static_cast<std::size_t>(size)};
 }
 
 Bytes SigningKey::sign(ByteView message) const {
-  const KeyPtr key = ed25519_key(seed_);
   const DigestPtr context(EVP_MD_CTX_new());
   Bytes out(kSignatureBytes);
   std::size_t size = out.size();
-  MUSTER_CHECK(context != nullptr && EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, key.get()) == 1);
+  MUSTER_CHECK(context != nullptr && EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, key_.get()) == 1);
   MUSTER_CHECK(EVP_DigestSign(context.get(), out.data(), &size, message.data(), message.size()) == 1 && size == 64);
   return out;
 }

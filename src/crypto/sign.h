@@ -9,6 +9,8 @@
 #include "base/result.h"
 #include "crypto/secret.h"
 
+struct evp_pkey_st;
+
 namespace muster::crypto {
 
 inline constexpr std::size_t kSignatureBytes = 64;
@@ -33,6 +35,7 @@ class SigningKey {
   SigningKey() = default;
   Secret32 seed_;
   Key32 public_{};
+  std::shared_ptr<evp_pkey_st> key_;  // OpenSSL's form of it: making one costs as much as a signature
 };
 
 bool verify(ByteView public_key, ByteView message, ByteView signature);

@@ -59,6 +59,7 @@ std::optional<control::ApplyPlan> Follower::plan(Now now) {
   not_before_ = now.lease + options_.plan_pause;
   control::ApplyPlan plan{scheduler_.plan({options_.plan_groups_max}, wall)};
   if (plan.groups.empty()) return std::nullopt;
+  if (plan.groups.size() >= options_.plan_groups_max) changed_ = true, not_before_ = now.lease;  // there is more
   plan_out_ = true;
   return plan;
 }

@@ -26,8 +26,8 @@ class Follower {
  public:
   struct Options {
     Millis plan_every{1'000};  // replan this often even without changes (back-offs and ageing move with time)
-    Millis plan_pause{20};     // never more often than this
-    std::uint32_t plan_groups_max = 64;
+    Millis plan_pause{20};     // never more often than this, but after a full plan
+    std::uint32_t plan_groups_max = 256;
   };
   Follower(const Base& base, Options options);
 

@@ -2,6 +2,7 @@
 // place the class sleeps until enough machines got better.
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "scheduler/impl.h"
 #include "scheduler/placement.h"
@@ -406,9 +407,11 @@ bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Prop
 // ---- the pass
 void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms) {
   if (!heap_good) return;
-  const Lines::Line& line = line_of(classes[cls], lane);
+  Lines::Line& line = line_of(classes[cls], lane);
   if (line.size() == 0) return;
   const auto [entry, worth] = lines.first(line, now_ms);
+  // One is enough: a thousand that came since the last pass would each put the same first there again.
+  if (std::exchange(line.shown, entry.who) == entry.who) return;
   auto& heap = lanes[lane].heap;
   heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
   std::push_heap(heap.begin(), heap.end(), later);
@@ -469,10 +472,11 @@ void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
   heads.clear();
   heap_good = true, heap_ms = now_ms;
   for (std::uint32_t cls = 0; cls < classes.size(); ++cls) {
-    if (!classes[cls].awake) continue;
-    for (const auto& [lane, line] : classes[cls].lines) {
-      if (line.size() == 0) continue;
+    for (auto& [lane, line] : classes[cls].lines) {
+      line.shown = 0;
+      if (!classes[cls].awake || line.size() == 0) continue;
       const auto [entry, worth] = lines.first(line, now_ms);
+      line.shown = entry.who;
       lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
     }
   }
@@ -556,11 +560,13 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   std::uint32_t ways_looked_for = 0;
   Candidate top;
   for (std::uint32_t tries = 0; out.size() < budget.groups_max && tries < kTriesPerPlan && next(top); ++tries) {
-    if (top.cls >= classes.size() || !classes[top.cls].awake) continue;
+    if (top.cls >= classes.size()) continue;
     Class& c = classes[top.cls];
     const auto line = std::lower_bound(c.lines.begin(), c.lines.end(), top.lane,
                                        [](const auto& entry, std::uint32_t lane) { return entry.first < lane; });
-    if (line == c.lines.end() || line->first != top.lane || line->second.size() == 0) continue;
+    if (line == c.lines.end() || line->first != top.lane) continue;
+    if (line->second.shown == top.who) line->second.shown = 0;
+    if (!c.awake || line->second.size() == 0) continue;
     const auto [entry, worth] = lines.first(line->second, heap_ms);
     if (entry.who != top.who) {  // others came or went meanwhile
       push(top.cls, top.lane, heap_ms);

@@ -38,6 +38,7 @@ class Lines {
  public:
   struct Line {
     SortedSets<Entry>::Set ageing, aged;
+    std::uint64_t shown = 0;  // `who` of the newest of its candidates in the heap; 0 = none is there
     std::uint32_t size() const { return ageing.size + aged.size; }
   };
   void insert(Line& line, const Waiter& w, bool aged) {

@@ -287,7 +287,9 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
   Item& it = items[item];
   unlatch(item);
   Class& c = classes[it.cls];
-  if (!it.proposed) lines.erase(line_of(c, it.lane), it.waiter, it.aged);
+  Lines::Line& line = line_of(c, it.lane);
+  if (!it.proposed) lines.erase(line, it.waiter, it.aged);
+  if (line.shown == it.waiter.who) line.shown = 0;  // the same may come again with another worth
   lines.erase(lanes[it.lane].line, it.waiter, it.aged);
   if (!it.aged) since_sets.erase(ageing, {it.waiter.since_ms, it.waiter.who});
   item_index.erase(mix(cluster.value), [&](std::uint32_t i) { return i == item; });

@@ -44,7 +44,7 @@ void AgentHub::trust_changed() {
   const std::lock_guard lock(mutex_);
   for (const auto& [number, link] : links_) {
     tell_trust(link, *cas);
-    link->built = false;  // the sweep brings proofs of the CA in use
+    link->stale = true;  // the sweep brings proofs of the CA in use
   }
   behind_at_ = LeaseTime{0};
 }

@@ -16,7 +16,7 @@
 namespace muster::server {
 namespace {
 
-constexpr Millis kPump{50};
+constexpr Millis kPump{50}, kPause{10};  // between two looks at who needs orders: at most, at least
 constexpr Millis kTick{1000};
 constexpr std::size_t kSweepTicks = 30;
 
@@ -257,7 +257,8 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
       if (!before && link->session->welcomed()) {
         link->node = link->session->node();
         by_node_[link->node] = link;
-        bring_desired(link, now);
+        dirty_.insert(link->node);
+        wake_.notify_all();
         if (live_) send(link, session::Watch{true});
       }
     }
@@ -334,25 +335,44 @@ void AgentHub::submit_system(control::Command command, std::function<void(bool)>
                           });
 }
 
-void AgentHub::bring_desired(const LinkPtr& link, Now now) {
-  if (!link->node) return;
-  session::Desired desired;
+// Without the mutex: signing takes long, and the signer may be another process. One thread (run) does all of it.
+void AgentHub::bring_desired(NodeId node) {
+  LinkPtr link;
+  Now now;
+  std::optional<OrdersDraft> draft;
   const auto relays = context_.relays->relays();
-  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    const Node* node = state.find_node(link->node);
-    if (node == nullptr ||
-        (link->built && link->built_relays == relays && link->built_incarnation == state.incarnation &&
-         link->built_revision == node->revision && now.lease - link->built_at < kOrdersRenewed))
-      return;
-    desired = build_desired(state, context_.identity, link->node, now.wall, context_.registries.get(),
-                            context_.machines.get(), relays.get());
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = by_node_.find(node);
+    if (found == by_node_.end() || found->second->closed) return;
+    link = found->second;
+    now = read_clocks();
+    context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+      const Node* known = state.find_node(node);
+      if (known == nullptr || (link->built && !link->stale && link->built_relays == relays &&
+                               link->built_incarnation == state.incarnation &&
+                               link->built_revision == known->revision && now.lease - link->built_at < kOrdersRenewed))
+        return;
+      draft = draft_orders(state, context_.identity, node, now.wall, context_.registries.get());
+    });
+    if (!draft) return;
+    link->stale = false;
+  }
+  session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays);
+  Todo todo;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = by_node_.find(node);
+    if (link->closed || found == by_node_.end() || found->second != link) return;
     link->built_relays = relays;
     link->built = !desired.signature.empty();
     link->built_at = now.lease;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
-  });
-  if (!desired.signature.empty()) link->session->renew_desired(std::move(desired), now);
+    if (link->built) link->session->renew_desired(std::move(desired), now);
+    flush(link, todo);
+  }
+  for (const auto& job : todo) job();
 }
 
 // ---- time
@@ -381,6 +401,7 @@ void AgentHub::on_events(const std::vector<engine::DurableEvent>& events) {
   for (const auto& event : events) note_event(event.event, now);
   for (const ClusterId roster : rosters) keeper_.roster_changed(roster);
   dirty_.merge(nodes);
+  if (!dirty_.empty()) wake_.notify_all();
 }
 
 // With the mutex held.
@@ -397,9 +418,11 @@ void AgentHub::run() {
   auto next_tick = std::chrono::steady_clock::now();
   while (true) {
     Todo todo;
+    const auto pause_ends = std::chrono::steady_clock::now() + kPause;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait_for(lock, kPump, [this] { return stopping_; });
+      wake_.wait_for(lock, kPump, [this] { return stopping_ || !dirty_.empty(); });
+      wake_.wait_until(lock, pause_ends, [this] { return stopping_; });
       if (stopping_) return;
     }
     const bool due = std::chrono::steady_clock::now() >= next_tick;
@@ -417,10 +440,10 @@ void AgentHub::run() {
       const std::lock_guard lock(mutex_);
       const Now now = read_clocks();
       if (due) sweep();
-      pump_desired(now, todo);
       if (due) tick(now, todo);
     }
     for (const auto& job : todo) job();
+    pump_desired();
     streams_.tick();
   }
 }
@@ -438,14 +461,13 @@ void AgentHub::sweep() {
   }
 }
 
-// With the mutex held.
-void AgentHub::pump_desired(Now now, Todo& todo) {
-  for (const NodeId node : std::exchange(dirty_, {})) {
-    const auto found = by_node_.find(node);
-    if (found == by_node_.end()) continue;
-    bring_desired(found->second, now);
-    flush(found->second, todo);
+void AgentHub::pump_desired() {
+  std::set<NodeId> nodes;
+  {
+    const std::lock_guard lock(mutex_);
+    nodes.swap(dirty_);
   }
+  for (const NodeId node : nodes) bring_desired(node);
 }
 
 // The keeper says each again until the core has it.
@@ -477,11 +499,7 @@ void AgentHub::tell_core(const session::Verdicts& verdicts, Todo& todo) {
 void AgentHub::tick(Now now, Todo& todo) {
   // The operator changed the list: orders have a token for each.
   if (context_.relays->refresh()) {
-    for (const auto& [number, link] : links_) {
-      if (!link->session->welcomed()) continue;
-      bring_desired(link, now);
-      flush(link, todo);
-    }
+    for (const auto& [node, link] : by_node_) dirty_.insert(node);
   }
   for (const NodeId node : std::exchange(refused_, {})) {
     keeper_.forget(node);
@@ -510,7 +528,7 @@ void AgentHub::tick(Now now, Todo& todo) {
     if (!before && link->session->welcomed()) {  // waited behind another session of the same key
       link->node = link->session->node();
       by_node_[link->node] = link;
-      bring_desired(link, now);
+      dirty_.insert(link->node);
     }
     if (link->renew_by != LeaseTime{0} && now.lease >= link->renew_by)
       link->session->refuse("certificate_expired", "this machine's certificate ended and was not renewed",

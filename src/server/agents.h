@@ -75,6 +75,7 @@ class AgentHub final : private session::Authority {
     std::atomic<bool> closed = false;
     std::uint64_t built_incarnation = 0, built_revision = 0;
     bool built = false;
+    bool stale = false;  // what was built is to be built anew
     std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
     bool proved = false;                          // a Hello was checked; only the link's own thread looks
@@ -107,7 +108,7 @@ class AgentHub final : private session::Authority {
   void note_certificate(const LinkPtr& link, const Proof& proof, Now now);
   void on_close(const LinkPtr& link);
   void flush(const LinkPtr& link, Todo& todo);
-  void bring_desired(const LinkPtr& link, Now now);
+  void bring_desired(NodeId node);
   void report(const LinkPtr& link, session::Report report);
   void other_frame(const LinkPtr& link, const session::AgentFrame& frame);
   void on_log(const LinkPtr& link, const session::LogChunk& chunk);
@@ -133,7 +134,7 @@ class AgentHub final : private session::Authority {
   void tell_core(const session::Verdicts& verdicts, Todo& todo);
   void note_event(const control::Event& event, LeaseTime now);
   void sweep();
-  void pump_desired(Now now, Todo& todo);
+  void pump_desired();
 
   Context& context_;
   const Options options_;

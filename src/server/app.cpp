@@ -9,7 +9,7 @@
 #include "server/event_hub.h"
 #include "server/journal_head.h"
 #include "server/log_store.h"
-#include "server/machine_book.h"
+#include "server/signed_book.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
@@ -87,7 +87,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   if (options.sso)
     context.sso =
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
-  context.machines = std::make_unique<MachineBook>(context.identity.signer);
+  context.signatures = std::make_unique<SignedBook>(context.identity.signer);
   context.relays = std::make_unique<RelayBook>(context.dir, context.identity.server_id, context.identity.relay_list);
   context.relay = std::make_unique<RelayTeller>(context, options.handoff);
   AccessLog::Options access;
@@ -149,7 +149,7 @@ Status App::renew_certificate() {
     log_info("musterd", "the CA {} is in use now, roots of revision {}", ca_id(fresh.cas.ca.cert_pem),
              fresh.cas.trust.revision);
     context_->cas.set(fresh.cas);
-    context_->machines->forget();
+    context_->signatures->forget();
     context_->agents->trust_changed();
   }
   return watch_certificates(*context_, fresh);

@@ -21,7 +21,7 @@ class BlobStore;
 class RegistryStore;
 class SecondFactors;
 struct Sso;
-class MachineBook;
+class SignedBook;
 class RelayTeller;
 class StartForecasts;
 class QueueWatch;
@@ -40,7 +40,7 @@ struct Context {
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
-  std::unique_ptr<MachineBook> machines;
+  std::unique_ptr<SignedBook> signatures;
   std::unique_ptr<RelayBook> relays;
   std::unique_ptr<RelayTeller> relay;
   std::unique_ptr<EventHub> events;

@@ -18,7 +18,7 @@ namespace muster::server {
 namespace {
 
 constexpr Millis kRelayTokenLifetime{6LL * 3'600'000};
-static_assert(kRelayTokenLifetime >= 3 * kOrdersRenewed);
+static_assert(kRelayTokenLifetime - SignedBook::kTokenKept >= 2 * kOrdersRenewed);
 
 Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& cluster) {
   const auto mac = crypto::hmac_sha256(
@@ -27,13 +27,11 @@ Bytes derive(const Identity& identity, std::string_view purpose, const Cluster& 
   return {mac.begin(), mac.end()};
 }
 
-Result<session::SignedRoster> sign(const control::State& state, const Identity& identity, const Assignment& assignment,
-                                   WallTime now, MachineBook* machines) {
-  overlay::Roster roster;
-  std::vector<crypto::MachineProof> proofs;
-  roster.cluster = assignment.cluster.value;
-  roster.incarnation = state.incarnation;
-  roster.epoch = assignment.roster_epoch;
+overlay::Roster draft_roster(const control::State& state, const Assignment& assignment) {
+  overlay::Roster out;
+  out.cluster = assignment.cluster.value;
+  out.incarnation = state.incarnation;
+  out.epoch = assignment.roster_epoch;
   for (const auto& entry : assignment.roster) {
     const auto overlay_key = crypto::key32(entry.overlay_key);
     const auto device_key = crypto::key32(entry.device_key);
@@ -51,26 +49,32 @@ Result<session::SignedRoster> sign(const control::State& state, const Identity& 
       if (member.lan.size() >= overlay::kLanEndpointsMax) break;
       if (const auto endpoint = overlay::parse_udp_endpoint(lan)) member.lan.push_back(*endpoint);
     }
-    roster.members.push_back(std::move(member));
-    if (machines != nullptr) proofs.push_back(TRY(machines->proof_of(entry.node, *device_key, now)));
+    out.members.push_back(std::move(member));
   }
+  return out;
+}
+
+Result<session::SignedRoster> sign(const overlay::Roster& roster, WallTime now, SignedBook& book) {
   session::SignedRoster out;
-  out.cluster = assignment.cluster;
-  out.bytes = overlay::encode_roster(roster);
-  out.signatures.push_back(TRY(identity.signer->roster(out.bytes)));
+  out.cluster = ClusterId{roster.cluster};
+  std::vector<crypto::MachineProof> proofs;
+  for (const auto& member : roster.members)
+    proofs.push_back(TRY(book.proof_of(NodeId{member.node}, member.device_key, now)));
   out.machines = crypto::encode_machine_proofs(proofs);
+  out.bytes = overlay::encode_roster(roster);
+  out.signatures.push_back(TRY(book.roster(out.cluster, out.bytes)));
   return out;
 }
 
 // One token a name: relays of before share the first one's. A relay that the signer does not know of is not told.
-void grant_relays(const std::vector<RelayEntry>& relays, const Identity& identity, overlay::RelayToken wanted,
-                  session::LeaseSecrets& secrets) {
+void grant_relays(const std::vector<RelayEntry>& relays, const Identity& identity, SignedBook& book, WallTime now,
+                  overlay::RelayToken wanted, session::LeaseSecrets& secrets) {
   std::map<std::string, Bytes> tokens;
   const auto token_for = [&](const std::string& relay) {
     const auto [made, anew] = tokens.try_emplace(relay);
     if (!anew) return made->second;
     wanted.relay = relay;
-    auto token = identity.signer->relay_token(wanted);
+    auto token = book.relay_token(wanted, now);
     if (token.ok())
       made->second = std::move(*token);
     else
@@ -105,17 +109,17 @@ Bytes ray_token(const Identity& identity, const Cluster& cluster) {
   return to_bytes(hex(derive(identity, "ray-token", cluster)));
 }
 
-session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
-                               const RegistryStore* registries, MachineBook* machines,
-                               const std::vector<RelayEntry>* relays) {
-  session::Desired out;
-  if (relays == nullptr) relays = &identity.relay_list;
+OrdersDraft draft_orders(const control::State& state, const Identity& identity, NodeId node, WallTime now,
+                         const RegistryStore* registries) {
+  OrdersDraft out;
+  out.node = node;
+  session::Desired& desired = out.desired;
   const Node* found = state.find_node(node);
-  out.incarnation = state.incarnation;
-  out.revision = found != nullptr ? found->revision : 0;
-  out.assignments = control::desired_for(state, node);
+  desired.incarnation = state.incarnation;
+  desired.revision = found != nullptr ? found->revision : 0;
+  desired.assignments = control::desired_for(state, node);
   std::set<ClusterId> rostered;
-  for (const auto& assignment : out.assignments) {
+  for (const auto& assignment : desired.assignments) {
     const Cluster* cluster = state.find_cluster(assignment.cluster);
     if (cluster == nullptr || assignment.want == LeaseWant::Stop) continue;
     session::LeaseSecrets secrets;
@@ -124,23 +128,35 @@ session::Desired build_desired(const control::State& state, const Identity& iden
     secrets.psk = derive(identity, "psk", *cluster);
     for (const auto& entry : assignment.roster) {
       const auto key = crypto::key32(entry.overlay_key);
-      if (entry.slot != assignment.slot || !key) continue;
-      grant_relays(*relays, identity, {{}, cluster->id.value, *key, now + kRelayTokenLifetime}, secrets);
+      if (entry.slot == assignment.slot && key)
+        out.members.push_back({desired.secrets.size(), cluster->id.value, *key});
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
-    out.secrets.push_back(std::move(secrets));
+    desired.secrets.push_back(std::move(secrets));
     if (!rostered.insert(assignment.cluster).second) continue;
-    auto roster = sign(state, identity, assignment, now, machines);
-    if (roster.ok())
-      out.rosters.push_back(std::move(*roster));
-    else
-      log_error("agents", "the roster of {} is not told: {}", cluster->spec.name, roster.error().message);
+    out.rosters.push_back(draft_roster(state, assignment));
   }
-  auto signature = identity.signer->order(wire::desired_signing_bytes(node, out));
+  return out;
+}
+
+session::Desired sign_orders(OrdersDraft draft, const Identity& identity, WallTime now, SignedBook& book,
+                             const std::vector<RelayEntry>& relays) {
+  session::Desired out = std::move(draft.desired);
+  for (const OrdersDraft::Member& member : draft.members)
+    grant_relays(relays, identity, book, now, {{}, member.cluster, member.overlay_key, now + kRelayTokenLifetime},
+                 out.secrets[member.secrets]);
+  for (const overlay::Roster& roster : draft.rosters) {
+    auto done = sign(roster, now, book);
+    if (done.ok())
+      out.rosters.push_back(std::move(*done));
+    else
+      log_error("agents", "the roster of {} is not told: {}", ClusterId{roster.cluster}.str(), done.error().message);
+  }
+  auto signature = identity.signer->order(wire::desired_signing_bytes(draft.node, out));
   if (signature.ok())
     out.signature = std::move(*signature);
   else
-    log_error("agents", "the orders of {} are not told: {}", node.str(), signature.error().message);
+    log_error("agents", "the orders of {} are not told: {}", draft.node.str(), signature.error().message);
   return out;
 }
 

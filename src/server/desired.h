@@ -2,26 +2,41 @@
 // What a machine is told: its assignments from the state, plus what never enters the journal, added here from the key
 // files: the cluster's Ray token and pre-shared key (HMAC of the server's secret over the cluster's id and birth, so a
 // restored journal never gives an old cluster's token to a new one), relay tokens, signed rosters, the controller's
-// signature. Pure over its inputs; the caller holds the follower's lock.
+// signature. In two steps, for the signer may be another process: what the state says is drafted under the follower's
+// lock, and signed without it.
 #include "control/core.h"
+#include "overlay/roster.h"
 #include "server/identity.h"
-#include "server/machine_book.h"
 #include "server/registry_store.h"
+#include "server/signed_book.h"
 #include "server/signer.h"
 #include "session/frames.h"
 
 namespace muster::server {
 
 Bytes ray_token(const Identity& identity, const Cluster& cluster);  // 64 hex characters
-// `registries` may be null: then no account of a registry is given away; `machines` too: then nothing vouches for the
-// roster's machines and members leave them out; `relays` too: then they are those of the identity. What ends by itself
-// (relay tokens, proofs) is good for much longer than kOrdersRenewed, after which orders are to be built and told again
-// although nothing changed.
+
+// What ends by itself (relay tokens, proofs) is good for much longer than this, after which orders are to be built and
+// told again although nothing changed.
 inline constexpr Millis kOrdersRenewed{2LL * 3'600'000};
+
+struct OrdersDraft {
+  struct Member {  // gets tokens for the relays
+    std::size_t secrets = 0;
+    std::uint64_t cluster = 0;
+    crypto::Key32 overlay_key{};
+  };
+  NodeId node;
+  session::Desired desired;  // but rosters, relay tokens and the signature
+  std::vector<overlay::Roster> rosters;
+  std::vector<Member> members;
+};
+// `registries` may be null: then no account of a registry is given away.
+OrdersDraft draft_orders(const control::State& state, const Identity& identity, NodeId node, WallTime now,
+                         const RegistryStore* registries = nullptr);
 // Without a signature where the signer gave none: then nothing is to be told, but asked again.
-session::Desired build_desired(const control::State& state, const Identity& identity, NodeId node, WallTime now,
-                               const RegistryStore* registries = nullptr, MachineBook* machines = nullptr,
-                               const std::vector<RelayEntry>* relays = nullptr);
+session::Desired sign_orders(OrdersDraft draft, const Identity& identity, WallTime now, SignedBook& book,
+                             const std::vector<RelayEntry>& relays);
 // May this machine read that blob: one of its assignments names it.
 bool names_blob(const std::vector<Assignment>& assignments, const std::string& digest);
 

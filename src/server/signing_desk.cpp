@@ -79,8 +79,17 @@ Status SigningDesk::load() {
   auto roster = TRY(crypto::SigningKey::from_pem(TRY(text("roster.pem"))));
   auto command = TRY(crypto::SigningKey::from_pem(TRY(text("command.pem"))));
   auto relay = TRY(crypto::SigningKey::from_pem(TRY(text("relay.pem"))));
-  auto keys = std::make_shared<Keys>(Keys{std::move(roster), std::move(command), std::move(relay), {}, {}, {}});
-  keys->cas = TRY(load_cas(dir_));
+  CaSet cas = TRY(load_cas(dir_));
+  auto prover = TRY(crypto::MachineProver::create(cas.ca));
+  std::string id = ca_id(cas.ca.cert_pem);
+  auto keys = std::make_shared<Keys>(Keys{std::move(roster),
+                                          std::move(command),
+                                          std::move(relay),
+                                          std::move(cas),
+                                          std::move(prover),
+                                          std::move(id),
+                                          {},
+                                          {}});
   keys->server_id = TRY(text("server_id"));
   keys->sans = lines_of(TRY(text("sans")));
   const auto relays = TRY(read_relays(dir_, keys->server_id));
@@ -182,7 +191,7 @@ Status SigningDesk::sign_device(const Fields& fields, Asked& out) {
   const NodeId node{TRY(read_number(fields[0]))};
   const crypto::Key32 device = TRY(read_key(fields[1]));
   const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(read_number(fields[2])), INT64_MAX / 2)));
-  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.key = keys_->ca;
   out.about = fmt::format("{} device={} seconds={}", node.str(), audit_key_id(device), lifetime.count() / 1000);
   if (!node) return not_signed("a certificate names a machine");
   if (lifetime <= Millis(0) || lifetime > kDeviceLifetimeMax)
@@ -198,7 +207,7 @@ Status SigningDesk::sign_server(const Fields& fields, Asked& out) {
   const std::uint64_t role = TRY(read_number(fields[0]));
   if (role > static_cast<std::uint64_t>(crypto::ServerRole::Relay)) return not_signed("there is no such role");
   const bool relay = role == static_cast<std::uint64_t>(crypto::ServerRole::Relay);
-  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.key = keys_->ca;
   out.about = relay ? "role=relay" : "role=server";
   const std::vector<std::string> names = relay ? std::vector{std::string(net::kRelayName)} : keys_->sans;
   const WallTime now = options_.wall();
@@ -214,10 +223,10 @@ Status SigningDesk::sign_proof(const Fields& fields, Asked& out) {
   TRY_VOID(want(fields, 2));
   const NodeId node{TRY(read_number(fields[0]))};
   const crypto::Key32 device = TRY(read_key(fields[1]));
-  out.key = ca_id(keys_->cas.ca.cert_pem);
+  out.key = keys_->ca;
   out.about = fmt::format("{} device={}", node.str(), audit_key_id(device));
   if (!node) return not_signed("a proof is for a machine");
-  const auto proof = TRY(crypto::prove_machine(keys_->cas.ca, node.value, device, options_.wall()));
+  const auto proof = TRY(keys_->prover.prove(node.value, device, options_.wall()));
   out.answer = {crypto::encode_machine_proofs({proof})};
   return {};
 }

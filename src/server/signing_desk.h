@@ -40,6 +40,8 @@ class SigningDesk final : public Signer {
   struct Keys {
     crypto::SigningKey roster, command, relay;
     CaSet cas;
+    crypto::MachineProver prover;  // with the CA in use
+    std::string ca;                // its id
     std::string server_id;
     std::vector<std::string> sans;
   };
