@@ -24,7 +24,7 @@ std::optional<overlay::UdpGrant> UdpLegs::open(const Key& place, WallTime not_af
   overlay::UdpGrant grant;
   grant.key = overlay::Secret32(crypto::random_key32());
   const std::unique_lock lock(mutex_);
-  if (fd_ < 0) return {};
+  if (fd_ < 0 || ids_.size() >= kUdpLegsMax) return {};
   do grant.id = crypto::random_u32();
   while (ids_.contains(grant.id));
   auto leg = std::make_shared<Leg>(place, grant, not_after, bytes_per_second);

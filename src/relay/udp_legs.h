@@ -15,6 +15,7 @@
 namespace muster::relay {
 
 inline constexpr Millis kUdpGrace{10'000};
+inline constexpr std::size_t kUdpLegsMax = 65'536;  // whoever comes then goes over TLS
 
 class UdpLegs {
  public:
