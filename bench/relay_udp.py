@@ -70,7 +70,7 @@ def cpu_seconds(lab):
 def one(udp, args):
     """One lab, all measures."""
     os.environ["MUSTER_UDP_RELAY"] = "on" if udp else "off"  # netd inherits it
-    lab = nat_lab.NatLab(BUILD)
+    lab = nat_lab.NatLab(BUILD, relay_flags=["--member-mbyte-s", "100000"])
     out = {}
     try:
         for kinds in (("far-a", "symmetric-b"), ("symmetric-a", "symmetric-b")):

@@ -357,6 +357,7 @@ void NetdLease::drain() {
     } else if (item.kind == Kind::Gone) {
       member_->relay_lacks(relay, item.member, now);
     } else if (bandwidth_.admit(item.datagram, now.lease)) {
+      if (from->udp != nullptr) from->udp->leg.wants(item.datagram.size(), now.lease);
       member_->from_relay(relay, item.member, item.datagram, now, *this);
     }
   }
@@ -520,9 +521,10 @@ void NetdLease::to_relay(std::size_t relay, const crypto::Key32& member, ByteVie
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   for (std::size_t i = 0; i < relays_.size(); ++i) {
     Relay& r = relays_[(relay + i) % relays_.size()];
-    if (r.by_udp() && datagram.size() <= overlay::kUdpRelayPayloadMax) {
+    const LeaseTime now = read_clocks().lease;
+    if (r.udp != nullptr && r.udp->leg.wants(datagram.size(), now)) {
       wrapped_.clear();
-      r.udp->leg.wrap(member, datagram, read_clocks().lease, wrapped_);
+      r.udp->leg.wrap(member, datagram, now, wrapped_);
       return put_udp(r.udp->at, wrapped_);
     }
     if (r.client->send(member, datagram)) return;

@@ -170,9 +170,19 @@ std::optional<Endpoint> UdpRelayLeg::at(LeaseTime now) const {
 UdpMemberLeg::UdpMemberLeg(const UdpGrant& grant, LeaseTime now)
     : id_(grant.id), sealer_(grant, UdpRelayEnd::Member), opener_(grant, UdpRelayEnd::Relay), next_(now) {}
 
-void UdpMemberLeg::touched(LeaseTime now) {
-  if (!busy(now) && good_ && !open_) next_ = std::min(next_, sent_ + kUdpRelayBusy);
-  busy_until_ = now + kStaysBusy;
+Millis UdpMemberLeg::every(LeaseTime now) const {
+  return busy(now) ? kUdpRelayBusy : now < light_until_ ? kUdpRelayLight : kUdpRelayIdle;
+}
+
+void UdpMemberLeg::touched(std::size_t payload, LeaseTime now) {
+  light_until_ = now + kStaysBusy;
+  if (payload >= kUdpRelayLarge) busy_until_ = light_until_;
+  if (good_ && !open_) next_ = std::min(next_, sent_ + every(now));
+}
+
+bool UdpMemberLeg::wants(std::size_t payload, LeaseTime now) {
+  touched(payload, now);
+  return good_ && now - answered_ < kUdpRelayFresh && payload <= kUdpRelayPayloadMax;
 }
 
 void UdpMemberLeg::hurry(LeaseTime now) {
@@ -222,7 +232,7 @@ UdpMemberLeg::Taken UdpMemberLeg::take(ByteView datagram, LeaseTime now, std::ui
       if (out.payload.empty()) return out;
       out.what = Taken::What::Data;
       out.name = head->value;
-      touched(now);
+      touched(out.payload.size(), now);
       return out;
     case UdpRelayKind::Gone:
       out.what = Taken::What::Gone;
@@ -249,12 +259,14 @@ UdpMemberLeg::Taken UdpMemberLeg::take(ByteView datagram, LeaseTime now, std::ui
   *asked = {};
   if (good_) {
     if (busy(now) && !full) return out;  // of the time before
+    answered_ = now;
     open_ = false;
     wait_ = kUdpRelayWaitMin;
-    next_ = sent_ + (busy(now) ? kUdpRelayBusy : kUdpRelayIdle);
+    next_ = sent_ + every(now);
     return out;
   }
   open_ = false;
+  answered_ = now;
   good_ = full;
   full_next_ = !full;
   next_ = now;
@@ -263,7 +275,7 @@ UdpMemberLeg::Taken UdpMemberLeg::take(ByteView datagram, LeaseTime now, std::ui
 
 void UdpMemberLeg::wrap(const Key32& member, ByteView payload, LeaseTime now, Bytes& out) {
   MUSTER_CHECK(payload.size() <= kUdpRelayPayloadMax);
-  touched(now);
+  touched(payload.size(), now);
   const std::size_t at = out.size();
   out.resize(at + kUdpRelayHeader + payload.size());
   sealer_.seal(UdpRelayKind::Data, udp_relay_name(member), out.data() + at);

@@ -26,11 +26,13 @@ inline constexpr std::uint8_t kUdpRelayVersion = 1;
 inline constexpr std::size_t kUdpRelayHeader = 37;
 inline constexpr std::size_t kUdpRelayPayloadMax = 1'412;  // a full packet, sealed
 inline constexpr std::size_t kUdpRelayDatagramMax = kUdpRelayHeader + kUdpRelayPayloadMax;
-// How often a member asks whether the way is there, while it is in use and while not, and again without an answer.
-// After kUdpRelayDead without one it goes by TLS, and so does the relay towards a member that it did not hear for
-// kUdpRelayFresh.
-inline constexpr Millis kUdpRelayBusy{1'000}, kUdpRelayIdle{2'000}, kUdpRelayAgain{400}, kUdpRelayDead{1'900},
-    kUdpRelayFresh{3'500};
+// How often a member asks whether the way is there: while large packets go that way (with pings of full size), while
+// small ones do, while none do, and again without an answer. After kUdpRelayDead without one it goes by TLS, and so
+// does the relay towards a member that it did not hear for kUdpRelayFresh. What begins after a silence begins over TLS
+// for a round trip.
+inline constexpr Millis kUdpRelayBusy{1'000}, kUdpRelayLight{2'000}, kUdpRelayIdle{15'000}, kUdpRelayAgain{400},
+    kUdpRelayDead{1'900}, kUdpRelayFresh{3'500};
+inline constexpr std::size_t kUdpRelayLarge = 300;                          // payload
 inline constexpr Millis kUdpRelayWaitMin{1'000}, kUdpRelayWaitMax{30'000};  // until a dead way is tried again
 
 // ---- what Welcome brings
@@ -135,6 +137,8 @@ class UdpMemberLeg {
     ByteView payload;
   };
   Taken take(ByteView datagram, LeaseTime now, std::uint64_t micros);
+  // A packet of that size is about to leave, or came by TLS: true where it should leave by wrap().
+  bool wants(std::size_t payload, LeaseTime now);
   // A datagram to that member, at the end of out.
   void wrap(const Key32& member, ByteView payload, LeaseTime now, Bytes& out);
   bool usable() const { return good_; }             // it carries full-size datagrams both ways
@@ -148,7 +152,8 @@ class UdpMemberLeg {
     std::size_t size = 0;
   };
   bool busy(LeaseTime now) const { return now < busy_until_; }
-  void touched(LeaseTime now);
+  Millis every(LeaseTime now) const;
+  void touched(std::size_t payload, LeaseTime now);
   void lost(LeaseTime now);
 
   std::uint32_t id_;
@@ -159,7 +164,7 @@ class UdpMemberLeg {
   std::uint64_t cookie_ = 0;
   bool good_ = false, full_next_ = false, open_ = false;
   int tries_ = 0;
-  LeaseTime next_{}, since_{}, busy_until_{}, sent_{};
+  LeaseTime next_{}, since_{}, busy_until_{}, light_until_{}, sent_{}, answered_{};
   Millis wait_ = kUdpRelayWaitMin;
   std::uint32_t rtt_us_ = 0;
 };

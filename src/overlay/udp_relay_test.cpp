@@ -135,6 +135,7 @@ TEST_F(UdpWire, NobodyElseMovesIt) {
   ASSERT_EQ(relay.at(now), kHome);
   // Somebody on the way sends a ping on from an address of its own: it only gets a cookie, and nothing moves.
   now = now + 2s;
+  member.wants(1'000, now);
   const Bytes ping = member.due(now, micros());
   ASSERT_FALSE(ping.empty());
   from = kElsewhere;
@@ -197,15 +198,17 @@ TEST_F(UdpWire, AWayThatTakesNoFullPacketsIsNotUsed) {
 }
 
 TEST_F(UdpWire, ADeadWayIsLeftInTimeByBothEndsAndTriedAgain) {
-  for (const bool busy : {true, false})
+  for (const std::size_t size : {1'000U, 100U})
     for (bool* dead : {&up, &down}) {
       run(kUdpRelayWaitMax + 5s);
       ASSERT_TRUE(member.usable());
-      if (busy) to_relay(data());
-      run(1s);
+      to_relay(data(size));
+      run(2s);
+      EXPECT_TRUE(member.wants(size, now));
       *dead = false;
-      run(busy ? 3'200ms : 4'200ms);
-      EXPECT_FALSE(member.usable()) << busy;
+      run(size >= kUdpRelayLarge ? 3'200ms : 4'200ms);
+      EXPECT_FALSE(member.usable()) << size;
+      EXPECT_FALSE(member.wants(size, now));
       run(500ms);
       EXPECT_FALSE(relay.at(now)) << "the relay heard nothing, or was told";
       *dead = true;
@@ -213,6 +216,25 @@ TEST_F(UdpWire, ADeadWayIsLeftInTimeByBothEndsAndTriedAgain) {
       run(50ms);
       EXPECT_TRUE(member.usable());
     }
+}
+
+TEST_F(UdpWire, ASilentWayCostsLittleAndIsLookedAtBeforeItIsUsed) {
+  run(20s);
+  const std::size_t before = asked;
+  run(60s);
+  EXPECT_LE(asked - before, 5 * kUdpRelayHeader) << "small ones, four a minute";
+  EXPECT_TRUE(member.usable());
+  EXPECT_FALSE(relay.at(now));
+  EXPECT_FALSE(member.wants(1'000, now)) << "over TLS until it answered";
+  run(50ms);
+  EXPECT_TRUE(member.wants(1'000, now));
+  EXPECT_TRUE(relay.at(now));
+  run(30s);
+  up = false;  // dies unseen
+  run(5s);
+  EXPECT_FALSE(member.wants(1'000, now)) << "nothing is lost to it";
+  run(3s);
+  EXPECT_FALSE(member.usable());
 }
 
 TEST_F(UdpWire, ALostPingIsNoDeath) {

@@ -294,9 +294,9 @@ class Talk:
 
 
 class NatLab:
-    def __init__(self, build, say=print, far=False):
+    def __init__(self, build, say=print, far=False, relay_flags=()):
         """far: before the relay that all use stands another in the list, far away."""
-        self.build, self.say, self.far = build, say, far
+        self.build, self.say, self.far, self.relay_flags = build, say, far, list(relay_flags)
         self.slow = None
         self.lab = Lab("nats")
         self.count, self.next_pair, self.proxies = 0, 0, {}
@@ -329,7 +329,7 @@ class NatLab:
     def start_relay(self, name="relay", listen="[::]:443", number="relay-1"):
         d = self.lab.dir
         relay = self.lab.spawn(name, [self.build + "/muster-relay", "--listen", listen, "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
-                                      d + "/controller.pub", "--relay-id", number], d + "/%s.log" % number)
+                                      d + "/controller.pub", "--relay-id", number] + self.relay_flags, d + "/%s.log" % number)
         for _ in range(100):
             if "port " + listen.rsplit(":", 1)[1] in relay.tail():
                 return relay
