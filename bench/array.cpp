@@ -7,6 +7,8 @@
 // seconds of the whole process meanwhile, machines and clients included; and how long the planner alone takes for all.
 #include <sys/resource.h>
 
+#include <latch>
+
 #include "control/planner.h"
 #include "crypto/token.h"
 #include "world.h"
@@ -16,13 +18,19 @@ using namespace muster::bench;
 
 namespace {
 
-double cpu_seconds(int who) {
+double cpu_seconds() {
   rusage use{};
-  ::getrusage(who, &use);
+  ::getrusage(RUSAGE_SELF, &use);
   const auto seconds = [](const timeval& t) {
     return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
   };
   return seconds(use.ru_utime) + seconds(use.ru_stime);
+}
+
+double thread_seconds() {  // CPU of this thread
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
 }
 
 class Array {
@@ -47,11 +55,14 @@ class Array {
   }
 
   void run() {
-    const double cpu = cpu_seconds(RUSAGE_SELF);
-    const Clock::time_point begin = Clock::now();
     std::atomic<unsigned> next{0};
+    std::latch connected(clients_ + 1), go(1);
     std::vector<std::thread> threads;
-    for (unsigned i = 0; i < clients_; ++i) threads.emplace_back([&] { post(next); });
+    for (unsigned i = 0; i < clients_; ++i) threads.emplace_back([&] { post(next, connected, go); });
+    connected.arrive_and_wait();
+    const double cpu = cpu_seconds();
+    const Clock::time_point begin = Clock::now();
+    go.count_down();
     for (auto& thread : threads) thread.join();
     const Clock::time_point submitted = Clock::now();
     while (started_ < jobs_) {
@@ -61,7 +72,7 @@ class Array {
     }
     const auto seconds = [&](Clock::time_point at) { return std::chrono::duration<double>(at - begin).count(); };
     submit_ = seconds(submitted), grant_ = seconds(granted_at_), start_ = seconds(started_at_);
-    cpu_ = cpu_seconds(RUSAGE_SELF) - cpu;
+    cpu_ = cpu_seconds() - cpu;
   }
 
   // The same requests on the same machines in a planner of its own, without journal and network.
@@ -86,12 +97,12 @@ class Array {
       request.gang.push_back(head);
       planner.apply(scheduler::RequestChanged{std::move(request)});
     }
-    const double before = cpu_seconds(RUSAGE_THREAD);
+    const double before = thread_seconds();
     std::size_t placed = 0;
     for (auto groups = planner.plan({64}, now); !groups.empty(); groups = planner.plan({64}, now))
       placed += groups.size();
     if (placed != jobs_) fail(fmt::format("the planner alone placed {} of {}", placed, jobs_));
-    return cpu_seconds(RUSAGE_THREAD) - before;
+    return thread_seconds() - before;
   }
 
   void print(double decide) const {
@@ -102,13 +113,18 @@ class Array {
   }
 
  private:
-  void post(std::atomic<unsigned>& next) {
+  void post(std::atomic<unsigned>& next, std::latch& connected, std::latch& go) {
     net::Endpoint endpoint;
     endpoint.host = "127.0.0.1";
     endpoint.port = world_.app().port();
     endpoint.ca_pem = world_.app().context().cas.get()->chain();
     endpoint.use_proxy_env = false;
     net::Client client(endpoint);
+    net::Client::Call hello;
+    hello.target = "/api/v1/whoami", hello.headers = {{"Authorization", authorization_}};
+    if (const auto answer = client.call(hello); !answer) fail(answer.error().message);
+    connected.count_down();
+    go.wait();
     for (unsigned i = next++; i < jobs_; i = next++) {
       net::Client::Call call;
       call.method = "POST", call.target = "/api/v1/jobs";

@@ -60,6 +60,22 @@ NodeView after(NodeView n, const Place& place) {
   return n;
 }
 
+// Each arrival once put the first of its line into the heap again, and a pass came no further than those.
+TEST(Scheduler, ThousandsThatComeAtOnceStartAtOnce) {
+  Scheduler s;
+  for (std::uint64_t id = 1; id <= 1'000; ++id) s.apply(NodeChanged{node(id)});
+  s.apply(RequestChanged{request(1, 0)});
+  ASSERT_EQ(s.plan({100}, kT0).size(), 1U);
+  for (std::uint64_t id = 2; id <= 3'001; ++id) {
+    Request r = request(id, 0);
+    r.priority = id % 3 == 0 ? 1 : 0;  // some go before those that came first
+    s.apply(RequestChanged{r});
+  }
+  for (int pass = 0; pass < 30; ++pass) ASSERT_EQ(s.plan({100}, kT0 + Millis(20 * pass)).size(), 100U) << pass;
+  s.apply(RequestChanged{request(5'000, 0)});
+  EXPECT_EQ(clusters(s.plan({100}, kT0 + Millis(700))), std::vector{ClusterId{5'000}});
+}
+
 TEST(Scheduler, GangIsAllOrNothingOnDistinctNodes) {
   Scheduler s;
   s.apply(RequestChanged{request(1, 2)});

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
+#include <latch>
+
 #include "base/log.h"
 #include "control/revised.h"
 #include "crypto/cert.h"
@@ -19,6 +22,7 @@ namespace {
 constexpr Millis kPump{50}, kPause{10};  // between two looks at who needs orders: at most, at least
 constexpr Millis kTick{1000};
 constexpr std::size_t kSweepTicks = 30;
+constexpr std::size_t kWorthHelp = 16;  // machines that need orders: then two threads write them
 
 session::Keeper::Options keeping(const AgentHub::Options& options) {
   session::Keeper::Options out;
@@ -335,7 +339,8 @@ void AgentHub::submit_system(control::Command command, std::function<void(bool)>
                           });
 }
 
-// Without the mutex: signing takes long, and the signer may be another process. One thread (run) does all of it.
+// Without the mutex: signing takes long, and the signer may be another process. Only out of pump_desired, so that no
+// two threads do it for the same machine.
 void AgentHub::bring_desired(NodeId node) {
   LinkPtr link;
   Now now;
@@ -462,12 +467,23 @@ void AgentHub::sweep() {
 }
 
 void AgentHub::pump_desired() {
-  std::set<NodeId> nodes;
+  std::vector<NodeId> nodes;
   {
     const std::lock_guard lock(mutex_);
-    nodes.swap(dirty_);
+    nodes.assign(dirty_.begin(), dirty_.end());
+    dirty_.clear();
   }
-  for (const NodeId node : nodes) bring_desired(node);
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < nodes.size(); i = next++) bring_desired(nodes[i]);
+  };
+  std::latch helped(1);
+  const bool help = nodes.size() >= kWorthHelp && orders_.post([&] {
+    work();
+    helped.count_down();
+  });
+  work();
+  if (help) helped.wait();
 }
 
 // The keeper says each again until the core has it.

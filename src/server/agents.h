@@ -20,6 +20,7 @@
 #include "server/event_hub.h"
 #include "server/log_follow.h"
 #include "server/net_view.h"
+#include "server/pool.h"
 #include "server/streams.h"
 #include "server/views.h"
 #include "session/keeper.h"
@@ -140,6 +141,7 @@ class AgentHub final : private session::Authority {
   const Options options_;
   mutable std::mutex mutex_;
   std::condition_variable wake_;
+  Pool orders_{1, 1};  // helps the thread of run() when many machines need orders
   session::Keeper keeper_;
   std::map<std::uint64_t, LinkPtr> links_;
   std::unordered_map<NodeId, LinkPtr> by_node_;

@@ -134,7 +134,8 @@ OrdersDraft draft_orders(const control::State& state, const Identity& identity, 
     add_registry(state, *cluster, assignment, registries, now, secrets);
     desired.secrets.push_back(std::move(secrets));
     if (!rostered.insert(assignment.cluster).second) continue;
-    out.rosters.push_back(draft_roster(state, assignment));
+    overlay::Roster roster = draft_roster(state, assignment);
+    if (!roster.members.empty()) out.rosters.push_back(std::move(roster));  // else there is nobody to speak to yet
   }
   return out;
 }
