@@ -3,7 +3,7 @@
 
     sudo bench/relay_udp.py [--rounds N] [--seconds S] [--loss PERCENT] [--delay MS] [--congestion cubic]
 
-The shipped netd and muster-relay in the network laboratory (tests/lab/nat_lab.py). First the one machine's cable is LOSS % lossy and DELAY ms long,
+The shipped netd and muster-relay in the network laboratory (tests/lab/nat_lab.py). First the one machine's cable is LOSS % lossy and DELAY ms long and carries 200 Mbit/s,
 each way (muster-slow-link: every frame for itself, no offloads): one TCP stream and eight, and the round trip of a small packet beside one. Then
 without that cable, one stream: the relay's own processor seconds for a gigabyte. MUSTER_UDP_RELAY=off makes netd stay on TLS. Medians; JSON lines
 {name, value, unit, baseline, ratio, runs} on standard output, the baseline is TLS:
@@ -26,6 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
 import nat_lab  # noqa: E402
 
+RATE_KBIT = 200_000  # of the lossy cable: the program that plays it must not be what is measured
 BUILD = os.path.join(ROOT, "build/release")
 
 
@@ -83,7 +84,7 @@ def one(udp, args):
             if not fits(ways):
                 raise RuntimeError("not the ways that are to be measured: %s" % ways)
             if lossy:
-                lab.set_cable("far-a-r", delay=args.delay, lost=args.loss)
+                lab.set_cable("far-a-r", delay=args.delay, lost=args.loss, kbit=RATE_KBIT)
                 time.sleep(1)
                 out["lossy.one"] = iperf(lab, near, far, address, 1, args.seconds, args.congestion) / 1e6
                 out["lossy.eight"] = iperf(lab, near, far, address, 8, args.seconds, args.congestion) / 1e6
