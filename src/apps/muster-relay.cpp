@@ -30,6 +30,8 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
   --metrics ADDR:PORT       Prometheus text for this machine, e.g. 127.0.0.1:9151
   --mirror on|off           tell machines over UDP, on the same port, how they are seen; they find direct ways to each
                             other with that (default on)
+  --udp on|off              let members that came over TLS send over UDP too, on the same port; needs --mirror on
+                            (default on)
   --threads N               threads (default 2)
   --member-mbyte-s N        bytes per second that one member may send, in MiB (default 64)
   --reload-seconds N        how often to look whether certificate or key changed (default 60)
@@ -118,6 +120,8 @@ Result<Flags> parse(const std::vector<std::string>& args) {
       flags.options.metrics_address = value;
     else if (flag == "--mirror" && (value == "on" || value == "off"))
       flags.options.mirror = value == "on";
+    else if (flag == "--udp" && (value == "on" || value == "off"))
+      flags.options.udp = value == "on";
     else if (flag == "--mirror")
       return error(Code::InvalidArgument, "--mirror is on or off");
     else if (flag == "--threads")

@@ -498,10 +498,10 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[
     {"slot":"slot-1","role":"head","nodeName":"home","address":"100.64.0.1","reported":true,"at":"2026-11-29T10:00:00Z",
      "relayUp":true,"relay":"relay:443","udp":"kept","others":1,"carries":true,
-     "relays":[{"address":"east:443","region":"east","up":true,"rttMs":9.5,"udpRttMs":8.5},{"address":"west:443","region":"west"}],
+     "relays":[{"address":"east:443","region":"east","up":true,"rttMs":9.5,"udpRttMs":8.5,"byUdp":true},{"address":"west:443","region":"west"}],
      "forwarded":[{"from":"slot-2","to":"slot-1","bytes":"4096","signedFrom":"3072","signedTo":"2048"}]},
     {"slot":"slot-2","role":"worker","nodeName":"cafe","address":"100.64.0.2","udp":"unknown"}],
-   "pairs":[{"from":"slot-1","to":"slot-2","path":"relay","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
+   "pairs":[{"from":"slot-1","to":"slot-2","path":"relay-udp","rttMs":41.5,"loss":0.125,"probes":32,"ageSeconds":"90",
      "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
      "relay":"east:443","relays":[{"address":"east:443","region":"east","rttMs":41.5,"sent":9,"answered":8,"inUse":true},
      {"address":"west:443","region":"west","rttMs":120,"sent":3,"answered":3}],
@@ -509,9 +509,9 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
      "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
   const std::string text = net_text(net, false);
   EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
-  EXPECT_NE(text.find("relay east 42 ms"), std::string::npos) << "where there are several, which: " << text;
-  EXPECT_NE(text.find("home  east:443  east    up     9.5 ms  8.5 ms"), std::string::npos) << text;
-  EXPECT_NE(text.find("home  west:443  west    down   -       -"), std::string::npos) << text;
+  EXPECT_NE(text.find("relay-udp east 42 ms"), std::string::npos) << "where there are several, which: " << text;
+  EXPECT_NE(text.find("home  east:443  east    up     UDP   9.5 ms  8.5 ms"), std::string::npos) << text;
+  EXPECT_NE(text.find("home  west:443  west    down   -     -       -"), std::string::npos) << text;
   EXPECT_NE(text.find("\nMay carry for others: home\n"), std::string::npos) << text;
   EXPECT_NE(text.find("home        cafe  home  4.0 KiB  3.0 KiB         2.0 KiB"), std::string::npos) << text;
   EXPECT_NE(text.find("12 %"), std::string::npos) << text;

@@ -35,10 +35,10 @@ const wire::Json* find_pair(const wire::Json& net, const std::string& from, cons
   return nullptr;
 }
 
-// "relay eu-west": where there are several, which.
+// "relay-udp eu-west": where there are several, which.
 std::string path_text(const wire::Json& pair) {
   const std::string& path = pair["path"].text();
-  if (path != "relay" || pair["relays"].items().size() < 2) return path;
+  if (!path.starts_with("relay") || pair["relays"].items().size() < 2) return path;
   for (const auto& relay : pair["relays"].items())
     if (relay["inUse"].truth())
       return path + " " + (relay["region"].text().empty() ? relay["address"] : relay["region"]).text();
@@ -92,10 +92,13 @@ std::string pairs_table(const wire::Json& net, bool colour) {
 
 // How far each member is from each relay.
 std::string relays_table(const wire::Json& net, bool colour) {
-  Table table({"NODE", "RELAY", "REGION", "STATE", "RTT", "UDP RTT"});
+  Table table({"NODE", "RELAY", "REGION", "STATE", "OVER", "RTT", "UDP RTT"});
   for (const auto& m : net["members"].items())
     for (const auto& relay : m["relays"].items())
       table.add({member_name(m), relay["address"].text(), relay["region"].text(), relay["up"].truth() ? "up" : "down",
+                 relay["byUdp"].truth() ? "UDP"
+                 : relay["up"].truth()  ? "TLS"
+                                        : "-",
                  millis_text(relay["rttMs"]), millis_text(relay["udpRttMs"])});
   return table.empty() ? "" : "\n" + table.text(colour);
 }
@@ -223,8 +226,8 @@ void add_net(CLI::App& app, Shell& shell) {
   auto* command = app.add_subcommand("net", "How the members of a cluster reach each other, and why so");
   command->add_option("cluster", names->cluster, "name, id or YAML file");
   command->footer(
-      "Paths: lan (one network), direct (through the NATs), peer (another member carries it), relay. Of each pair both "
-      "ends report, some 15 s old.\n"
+      "Paths: lan (one network), direct (through the NATs), peer (another member carries it), relay-udp and relay (by "
+      "muster-relay, what this end sends over UDP or TLS). Of each pair both ends report, some 15 s old.\n"
       "CARRIES is what a way out was last found to carry when it was full.\n"
       "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
   command->callback([names, &shell, command] {

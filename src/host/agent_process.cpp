@@ -156,7 +156,7 @@ class AgentProcess {
   bool net_wanted_ = false, peers_known_ = false;  // this server takes reports of networks; in them paths by peers
   struct Told {
     LeaseTime at;
-    std::uint32_t relayed = 0, lan = 0, direct = 0, peer = 0;
+    std::array<std::uint32_t, 5> counts{};
   };
   std::map<LeaseId, Told> net_told_;
   std::string link_fault_, engine_fault_;
@@ -480,11 +480,11 @@ void AgentProcess::tell_networks() {
     report.pairs.resize(std::min(report.pairs.size(), room));
     room -= report.pairs.size();
     const auto told = net_told_.find(lease);
-    const bool changed = told == net_told_.end() ||
-                         std::tie(told->second.relayed, told->second.lan, told->second.direct, told->second.peer) !=
-                             std::tie(paths.relayed, paths.lan, paths.direct, paths.peer);
+    const bool changed =
+        told == net_told_.end() ||
+        told->second.counts != std::array{paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp};
     if (!changed && now - told->second.at < kNetEvery) continue;
-    net_told_[lease] = {now, paths.relayed, paths.lan, paths.direct, paths.peer};
+    net_told_[lease] = {now, {paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp}};
     send(std::move(report));
   }
 }
@@ -498,7 +498,7 @@ std::string label_text(std::string text) {
 }  // namespace
 
 std::string AgentProcess::network_metrics() const {
-  std::array<std::uint32_t, 4> pairs{};
+  std::array<std::uint32_t, 5> pairs{};
   std::uint32_t limited = 0;
   std::uint64_t carried = 0;
   std::string relays;
@@ -507,6 +507,7 @@ std::string AgentProcess::network_metrics() const {
     pairs[1] += paths.lan;
     pairs[2] += paths.direct;
     pairs[3] += paths.peer;
+    pairs[4] += paths.relayed_udp;
     for (const session::NetRelay& relay : paths.report.relays) {
       const std::string labels = fmt::format("{{lease=\"{}\",relay=\"{}\",region=\"{}\"}}", lease.str(),
                                              label_text(relay.address), label_text(relay.region));
@@ -523,6 +524,7 @@ std::string AgentProcess::network_metrics() const {
       "muster_agent_net_pairs gauge\nmuster_agent_net_pairs{{path=\"relay\"}} "
       "{}\nmuster_agent_net_pairs{{path=\"lan\"}} "
       "{}\nmuster_agent_net_pairs{{path=\"direct\"}} {}\nmuster_agent_net_pairs{{path=\"peer\"}} {}\n"
+      "muster_agent_net_pairs{{path=\"relay-udp\"}} {}\n"
       "# HELP muster_agent_net_pairs_limited of them, those whose way was full: bulk is held to what it carries\n# "
       "TYPE "
       "muster_agent_net_pairs_limited gauge\nmuster_agent_net_pairs_limited {}\n"
@@ -531,7 +533,7 @@ std::string AgentProcess::network_metrics() const {
       "{}"
       "# HELP muster_agent_carried_bytes what present leases carried for other members\n# TYPE "
       "muster_agent_carried_bytes gauge\nmuster_agent_carried_bytes {}\n",
-      pairs[0], pairs[1], pairs[2], pairs[3], limited, relays, carried);
+      pairs[0], pairs[1], pairs[2], pairs[3], pairs[4], limited, relays, carried);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.
@@ -593,7 +595,8 @@ json::object AgentProcess::network_of(LeaseId lease) const {
                                     {"region", relay.region},
                                     {"up", relay.up},
                                     {"rtt_us", relay.rtt_us},
-                                    {"udp_rtt_us", relay.udp_rtt_us}});
+                                    {"udp_rtt_us", relay.udp_rtt_us},
+                                    {"by_udp", relay.by_udp}});
   return {{"direct", direct}, {"relayed", relayed}, {"carried", carried}, {"members", members}, {"relays", relays}};
 }
 

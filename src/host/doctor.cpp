@@ -135,7 +135,7 @@ void network(Walk& walk, const std::string& server, const std::string& ca_pem) {
 // As the running agent knows them of its leases; without a lease nothing is connected.
 void relays_of_leases(Walk& walk, const json::object& status) {
   struct Known {
-    bool up = false;
+    bool up = false, by_udp = false;
     std::string region;
     std::int64_t rtt_us = 0, udp_rtt_us = 0;
   };
@@ -150,6 +150,7 @@ void relays_of_leases(Walk& walk, const json::object& status) {
     for (const auto& relay : list->get_array()) {
       Known& known = all[text_at(relay, {"address"})];
       known.up = known.up || bool_at(relay, {"up"});
+      known.by_udp = known.by_udp || bool_at(relay, {"by_udp"});
       known.region = text_at(relay, {"region"});
       known.rtt_us = std::max(known.rtt_us, int_at(relay, {"rtt_us"}));
       known.udp_rtt_us = std::max(known.udp_rtt_us, int_at(relay, {"udp_rtt_us"}));
@@ -159,12 +160,13 @@ void relays_of_leases(Walk& walk, const json::object& status) {
     const std::string name = address + (known.region.empty() ? "" : " (" + known.region + ")");
     if (known.up)
       walk.good("relay",
-                fmt::format("{}: {} over TLS, {}", name,
+                fmt::format("{}: {} over TLS, {}{}", name,
                             known.rtt_us == 0 ? "not measured yet"
                                               : fmt::format("{:.1f} ms", static_cast<double>(known.rtt_us) / 1000),
                             known.udp_rtt_us == 0
                                 ? "no answer over UDP"
-                                : fmt::format("{:.1f} ms over UDP", static_cast<double>(known.udp_rtt_us) / 1000)));
+                                : fmt::format("{:.1f} ms over UDP", static_cast<double>(known.udp_rtt_us) / 1000),
+                            known.by_udp ? "; packets go over UDP" : ""));
     else
       walk.note("relay", name + " is not connected",
                 "another one is used meanwhile, if there is one; let outgoing TCP to it pass in firewall and router");

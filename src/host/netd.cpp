@@ -262,7 +262,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
     it = leases_
              .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing)))
+                                                         bandwidth_, options_.pacing, options_.udp_relay)))
              .first;
     it->second->set_public(public_endpoints(), read_clocks());
   }
@@ -286,7 +286,7 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   if (it == leases_.end())
     it = leases_
              .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing)))
+                                                         bandwidth_, options_.pacing, options_.udp_relay)))
              .first;
   it->second->erase_files();
   leases_.erase(it);
@@ -462,6 +462,11 @@ void Netd::take_another_port() {
 // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
 void Netd::from_udp(ByteView datagram, const overlay::Endpoint& from, const Now& now) {
   const bool six = from.kind == overlay::Endpoint::Kind::Udp6;
+  if (overlay::is_udp_relay(datagram)) {
+    for (auto& [name, lease] : leases_)
+      if (lease->from_udp_relay(from, datagram, now)) return;
+    return;
+  }
   if ((!six && from_mirror(datagram, from.ip, from.port, now)) || !bandwidth_.admit(datagram, now.lease)) return;
   for (auto& [name, lease] : leases_) {
     if (six)

@@ -23,6 +23,7 @@ struct NetdOptions {
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
+  UdpRelay udp_relay = UdpRelay::On;
   int udp_fd = -1, udp6_fd = -1;   // inherited: not bound yet, with large buffers; else ones of our own
   std::vector<int> spare_udp_fds;  // more of them, one for each time that the machine gets another IPv4 address
 };
@@ -71,7 +72,7 @@ class Netd {
   std::optional<Ip6> at6_;
   LeaseTime ticked_, next_look_;
   bool ask_now_ = false;  // the mirrors
-  UdpSender sender_;
+  net::UdpSender sender_;
   Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
   struct Mirror {

@@ -40,7 +40,8 @@ struct NetdLease::Inbox {
     std::uint64_t relay;  // its number
     crypto::Key32 member;
     Bytes datagram;
-    enum class Kind : std::uint8_t { Packet, Gone, Up, Down } kind = Kind::Packet;
+    enum class Kind : std::uint8_t { Packet, Gone, Up, Down, Udp } kind = Kind::Packet;
+    std::shared_ptr<Relay::Udp> udp = nullptr;  // of Udp
   };
   std::mutex mutex;
   std::vector<Item> items;  // under mutex
@@ -84,14 +85,15 @@ class NetdLease::Exit : public overlay::Shaper::Gate {
   const Now& now_;
 };
 
-NetdLease::NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                     Pacing pacing)
+NetdLease::NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                     Pacing pacing, UdpRelay udp_relay)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
       udp_(udp),
       poller_(poller),
       bandwidth_(bandwidth),
       pacing_(pacing),
+      udp_relay_(udp_relay),
       inbox_(std::make_shared<Inbox>()),
       buffer_(overlay::OffloadHeader::kBytes + kDatagramMax) {
   inbox_->owner = this;
@@ -106,9 +108,9 @@ NetdLease::~NetdLease() {
 }
 
 Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir,
-                                                   UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                   Pacing pacing) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing));
+                                                   net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                                                   Pacing pacing, UdpRelay udp_relay) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing, udp_relay));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -274,6 +276,7 @@ void NetdLease::want_relays(std::vector<Relay> wanted, bool all_anew) {
     if (known == relays_.end()) continue;
     relay.number = known->number;
     relay.client = std::move(known->client);
+    relay.udp = std::move(known->udp);
     relay.client->set_token(relay.token);
   }
   relays_ = std::move(wanted);  // of those that are not wanted any more the threads are joined here
@@ -311,6 +314,12 @@ void NetdLease::connect(Relay& relay) {
     if (state == relay::ClientState::Refused)
       log_warn("netd", "{}: relay {}:{} refuses us: {}", name, at.host, at.port, detail);
   };
+  if (udp_relay_ == UdpRelay::On)
+    callbacks.on_udp = [inbox = inbox_, &poller = poller_, number = relay.number](const overlay::UdpGrant& grant,
+                                                                                  const overlay::Endpoint& at) {
+      auto udp = std::make_shared<Relay::Udp>(Relay::Udp{overlay::UdpMemberLeg(grant, read_clocks().lease), at});
+      Inbox::put(inbox, poller, {number, {}, {}, Inbox::Item::Kind::Udp, std::move(udp)});
+    };
   relay.client->start(std::move(callbacks));
 }
 
@@ -328,14 +337,17 @@ void NetdLease::drain() {
     items.swap(inbox_->items);
     inbox_->bytes = 0;
   }
-  if (!member_) return;
   const Now now = read_clocks();
   using Kind = Inbox::Item::Kind;
   for (const Inbox::Item& item : items) {
     const auto from = std::ranges::find(relays_, item.relay, &Relay::number);
     if (from == relays_.end()) continue;
     const auto relay = static_cast<std::size_t>(from - relays_.begin());
-    if (item.kind == Kind::Up) {
+    if (item.kind == Kind::Udp) {
+      take_udp(relay, item.udp, now);
+    } else if (!member_) {
+      continue;
+    } else if (item.kind == Kind::Up) {
       member_->relay_up(relay, now);
       relay_came_up_ = true;
     } else if (item.kind == Kind::Down) {
@@ -345,6 +357,7 @@ void NetdLease::drain() {
     } else if (item.kind == Kind::Gone) {
       member_->relay_lacks(relay, item.member, now);
     } else if (bandwidth_.admit(item.datagram, now.lease)) {
+      if (from->udp != nullptr) from->udp->leg.wants(item.datagram.size(), now.lease);
       member_->from_relay(relay, item.member, item.datagram, now, *this);
     }
   }
@@ -353,7 +366,55 @@ void NetdLease::drain() {
 }
 
 bool NetdLease::relay_has_room(std::size_t relay) const {
-  return relay >= relays_.size() || relays_[relay].client->backlog() < kRelayRoom;
+  return relay >= relays_.size() || relays_[relay].by_udp() || relays_[relay].client->backlog() < kRelayRoom;
+}
+
+// A new connection brings a new leg. Until that one answers, packets go by TLS.
+void NetdLease::take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, const Now& now) {
+  const bool before = relays_[relay].by_udp();
+  relays_[relay].udp = std::move(udp);
+  if (before) changed_udp(relay, now);
+  ask_udp(relay, now);
+}
+
+void NetdLease::changed_udp(std::size_t relay, const Now& now) {
+  const Relay& r = relays_[relay];
+  log_info("netd", "{}: relay {}:{} by {}", name_, r.at.host, r.at.port, r.by_udp() ? "UDP" : "TLS");
+  if (member_) member_->relay_changed(relay, now);
+}
+
+void NetdLease::ask_udp(std::size_t relay, const Now& now) {
+  Relay& r = relays_[relay];
+  if (r.udp == nullptr) return;
+  const bool before = r.by_udp();
+  const Bytes ping = r.udp->leg.due(now.lease, micros());
+  if (!ping.empty()) put_udp(r.udp->at, ping);
+  if (before != r.by_udp()) changed_udp(relay, now);
+}
+
+void NetdLease::put_udp(const overlay::Endpoint& to, ByteView datagram) {
+  if (to.kind == overlay::Endpoint::Kind::Udp6) return udp_.send6(to.six, to.port, datagram);
+  udp_.send(to.ip, to.port, datagram);
+}
+
+bool NetdLease::from_udp_relay(const overlay::Endpoint& from, ByteView datagram, const Now& now) {
+  using What = overlay::UdpMemberLeg::Taken::What;
+  for (std::size_t i = 0; i < relays_.size(); ++i) {
+    if (relays_[i].udp == nullptr || relays_[i].udp->leg.id() != overlay::udp_relay_id(datagram)) continue;
+    if (relays_[i].udp->at != from) continue;
+    const bool before = relays_[i].by_udp();
+    const auto taken = relays_[i].udp->leg.take(datagram, now.lease, micros());
+    if (before != relays_[i].by_udp()) changed_udp(i, now);
+    if (taken.what == What::Refused) return true;
+    const crypto::Key32* who =
+        member_ && (taken.what == What::Data || taken.what == What::Gone) ? member_->named(taken.name) : nullptr;
+    if (who != nullptr && taken.what == What::Gone) member_->relay_lacks(i, crypto::Key32(*who), now);
+    if (who != nullptr && taken.what == What::Data && bandwidth_.admit(taken.payload, now.lease))
+      member_->from_relay(i, crypto::Key32(*who), taken.payload, now, *this);
+    if (taken.what == What::Nothing) ask_udp(i, now);
+    return true;
+  }
+  return false;
 }
 
 overlay::Shaper::Way NetdLease::way(std::uint32_t to) const {
@@ -438,12 +499,15 @@ void NetdLease::from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, 
 }
 
 void NetdLease::moved(bool elsewhere, bool slept_long, const Now& now) {
-  for (const Relay& r : relays_)
+  for (const Relay& r : relays_) {
     if (elsewhere || slept_long) r.client->reconnect();
+    if (r.udp != nullptr) r.udp->leg.hurry(now.lease);
+  }
   if (member_) member_->moved(elsewhere, now);
 }
 
 void NetdLease::tick(const Now& now) {
+  for (std::size_t i = 0; i < relays_.size(); ++i) ask_udp(i, now);
   if (!member_) return;
   member_->set_carries(bandwidth_.carry.offers(), now, *this);
   member_->tick(now, *this);
@@ -456,7 +520,14 @@ void NetdLease::to_relay(std::size_t relay, const crypto::Key32& member, ByteVie
   if (relays_.empty()) return;
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   for (std::size_t i = 0; i < relays_.size(); ++i) {
-    if (relays_[(relay + i) % relays_.size()].client->send(member, datagram)) return;
+    Relay& r = relays_[(relay + i) % relays_.size()];
+    const LeaseTime now = read_clocks().lease;
+    if (r.udp != nullptr && r.udp->leg.wants(datagram.size(), now)) {
+      wrapped_.clear();
+      r.udp->leg.wrap(member, datagram, now, wrapped_);
+      return put_udp(r.udp->at, wrapped_);
+    }
+    if (r.client->send(member, datagram)) return;
   }
 }
 
@@ -604,7 +675,7 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     report.relay_up = report.relay_up || up;
     const std::uint32_t ip = up ? r.client->address() : 0;
     report.relays.push_back(
-        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port)});
+        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port), r.by_udp()});
   }
   for (const auto& at : public_)
     if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
@@ -613,7 +684,9 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     session::NetPair pair = pair_of(m, now);
     if (pair.path != session::NetPath::None) add_rates(pair, now.lease);
     out.limited += pair.carries_bytes_s > 0 ? 1 : 0;
-    out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
+    pair.relay_udp =
+        pair.path == session::NetPath::Relay && m.relay && *m.relay < relays_.size() && relays_[*m.relay].by_udp();
+    if (pair.path == session::NetPath::Relay) ++(pair.relay_udp ? out.relayed_udp : out.relayed);
     out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
     out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
     out.peer += pair.path == session::NetPath::Peer ? 1 : 0;

@@ -13,25 +13,29 @@
 #include "host/bandwidth.h"
 #include "host/netd_protocol.h"
 #include "host/poller.h"
-#include "host/udp_sender.h"
 #include "host/unix_socket.h"
+#include "net/udp_sender.h"
 #include "overlay/member.h"
 #include "overlay/offload.h"
 #include "overlay/shaper.h"
+#include "overlay/udp_relay.h"
 #include "relay/client.h"
 
 namespace muster::host {
 
 // Off: bulk goes as fast as it comes wherever no owner's cap says otherwise.
 enum class Pacing : std::uint8_t { On, Off };
+// Off: what goes by a relay goes over TLS only.
+enum class UdpRelay : std::uint8_t { On, Off };
 // Ray's object manager listens here in every container (PORTS of ray_helper.py): what it moves is bulk.
 inline constexpr std::uint16_t kBulkPort = 6381;
 
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
   // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
-  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir, UdpSender& udp,
-                                                 Poller& poller, Bandwidth& bandwidth, Pacing pacing);
+  static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir,
+                                                 net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+                                                 Pacing pacing, UdpRelay udp_relay);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -41,6 +45,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Status set_relays(const netd::SetRelays& request);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
   void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now);
+  // Of the UDP side of a relay (overlay/udp_relay.h); false: of none of ours.
+  bool from_udp_relay(const overlay::Endpoint& from, ByteView datagram, const Now& now);
   void moved(bool elsewhere, bool slept_long, const Now& now);
   // Where to ask how our socket is seen: the UDP port of each relay that we are connected to.
   std::vector<overlay::Endpoint> mirrors() const;
@@ -63,9 +69,19 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     std::string region;
     Bytes token;
     std::unique_ptr<relay::Client> client;
+    struct Udp {
+      overlay::UdpMemberLeg leg;
+      overlay::Endpoint at;
+    };
+    std::shared_ptr<Udp> udp;  // null: this relay offers none, or TLS is all that leads there
+    bool by_udp() const { return udp != nullptr && udp->leg.usable(); }
   };
-  NetdLease(std::string name, std::string state_dir, UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-            Pacing pacing);
+  NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
+            Pacing pacing, UdpRelay udp_relay);
+  void take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, const Now& now);
+  void changed_udp(std::size_t relay, const Now& now);
+  void ask_udp(std::size_t relay, const Now& now);
+  void put_udp(const overlay::Endpoint& to, ByteView datagram);
   void to_relay(std::size_t relay, const crypto::Key32& member, ByteView datagram) override;
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
@@ -89,10 +105,11 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::string file(const char* suffix) const { return state_dir_ + "/" + name_ + suffix; }
 
   std::string name_, state_dir_;
-  UdpSender& udp_;
+  net::UdpSender& udp_;
   Poller& poller_;
   Bandwidth& bandwidth_;
   const Pacing pacing_;
+  const UdpRelay udp_relay_;
   crypto::X25519Pair key_;
   Fd tun_;
   bool offloads_ = false;  // of the TUN
@@ -125,7 +142,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   };
   std::map<std::uint32_t, Seen> seen_;  // by overlay address: what paths() saw last
   std::shared_ptr<Inbox> inbox_;
-  Bytes buffer_;
+  Bytes buffer_, wrapped_;
 };
 
 }  // namespace muster::host

@@ -114,7 +114,7 @@ void each(A& a, T& v) {
   else if constexpr (std::is_same_v<U, session::NetRelayTry>)
     fields(a, v.relay, v.sent, v.answered, v.rtt_us);
   else if constexpr (std::is_same_v<U, session::NetRelay>)
-    fields(a, v.address, v.region, v.up, v.rtt_us, v.udp_rtt_us);
+    fields(a, v.address, v.region, v.up, v.rtt_us, v.udp_rtt_us, v.by_udp);
   else if constexpr (std::is_same_v<U, session::NetCarried>)
     fields(a, v.by, v.with, v.sent, v.received);
   else if constexpr (std::is_same_v<U, session::NetForwarded>)
@@ -141,11 +141,11 @@ void each(A& a, T& v) {
     each(a, v.at);
     fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
            v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.relay,
-           v.relays, v.by, v.mtu);
+           v.relays, v.by, v.mtu, v.relay_udp);
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,
-           v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded);
+           v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded, v.relayed_udp);
   }
 }
 

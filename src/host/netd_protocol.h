@@ -113,6 +113,7 @@ struct Info {
 struct Paths {
   session::NetReport report;                                 // without the lease's id
   std::uint32_t relayed = 0, lan = 0, direct = 0, peer = 0;  // of all members that it ever talked to
+  std::uint32_t relayed_udp = 0;                             // by a relay over UDP; `relayed` are the others
   std::uint32_t limited = 0;                                 // of them, to whom it is known how much the path carries
   bool operator==(const Paths&) const = default;
 };

@@ -18,7 +18,7 @@ struct NetdRelay : lab::NetdRig {
                                   .value();
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
-  bool mirror = false;
+  bool mirror = false, udp = true;
 
   void open_relay() {
     relay = made_relay(pair->a(), port, "relay-1");
@@ -29,6 +29,7 @@ struct NetdRelay : lab::NetdRig {
     relay::RelayOptions options;
     options.port = at;
     options.mirror = mirror;
+    options.udp = udp;
     options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
     options.controller_key = controller.public_key();
     options.relay_id = id;
@@ -56,6 +57,33 @@ struct NetdRelay : lab::NetdRig {
   void TearDown() override {
     NetdRig::TearDown();
     if (relay) relay->stop();
+  }
+  // Only the relay's UDP port is reached from here on: no direct way comes about.
+  void close_direct_ways() const {
+    const std::string rule = "; add rule ip own in udp ", to_relay = std::to_string(port) + " accept";
+    for (const std::string& ns : {pair->a(), pair->b()})
+      ASSERT_EQ(lab::sh(lab::Pair::in(
+                    ns, "nft 'add table ip own; add chain ip own in { type filter hook input priority 0; }" + rule +
+                            "sport " + to_relay + rule + "dport " + to_relay + rule + "dport 1-65535 drop'")),
+                0);
+  }
+  static session::NetPair way(const lab::Machine& m) {
+    const auto paths = m.client->paths("lease-1").value();
+    return paths.report.pairs.empty() ? session::NetPair{} : paths.report.pairs[0];
+  }
+  static bool by_udp(const lab::Machine& m) {
+    const auto pair = way(m);
+    return pair.path == session::NetPath::Relay && pair.relay_udp;
+  }
+  static bool wait_for(const std::function<bool()>& done, Millis within = 8s) {
+    const auto end = Clock::now() + within;
+    while (!done() && Clock::now() < end) std::this_thread::sleep_for(50ms);
+    return done();
+  }
+  std::uint64_t counted(const std::string& name) const {
+    const std::string text = relay->metrics(), line = "\nmuster_relay_" + name + " ";
+    const auto at = text.find(line);
+    return at == std::string::npos ? 0 : std::stoul(text.substr(at + line.size()));
   }
   Millis until_echo(std::size_t size = 100) {
     const auto start = Clock::now();
@@ -209,6 +237,130 @@ TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
             0);
   EXPECT_LT(until_echo(), 6s);
   EXPECT_EQ(path(), "relay");
+}
+
+// Packets one after the other; the longest time in which none came back.
+Millis longest_pause(const lab::Machine& from, std::uint32_t to, Millis length) {
+  const auto end = Clock::now() + length;
+  Millis longest{0};
+  lab::inside(from.lease_ns, [&] {
+    const int fd = lab::Echo::bound_udp(0);
+    const timeval patience{0, 20'000};
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(to);
+    at.sin_port = htons(9000);
+    ::connect(fd, reinterpret_cast<sockaddr*>(&at), sizeof at);
+    auto last = Clock::now();
+    std::vector<char> data(1352);
+    while (Clock::now() < end) {
+      std::ignore = ::send(fd, data.data(), data.size(), 0);
+      if (::recv(fd, data.data(), data.size(), 0) > 0) last = Clock::now();
+      longest = std::max(longest, std::chrono::duration_cast<Millis>(Clock::now() - last));
+      std::this_thread::sleep_for(5ms);
+    }
+    ::close(fd);
+  });
+  return longest;
+}
+
+TEST_F(NetdRelay, GoesOverUdpWhereFullPacketsPassAndOverTlsWhenUdpDies) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  mirror = true;
+  NetdRig::use_lan = false;
+  NetdRig::SetUp();
+  if (IsSkipped()) return;
+  open_relay();
+  close_direct_ways();
+  relays = {{"10.99.0.1", port}};
+  relay_ca = ca.cert_pem;
+  configure({&a, &b});
+  const lab::Echo echo(b.lease_ns, 9000);
+  EXPECT_LT(until_echo(), 3s);
+  ASSERT_TRUE(wait_for([&] { return by_udp(a) && by_udp(b); })) << relay->metrics();
+  const auto paths = a.client->paths("lease-1").value();
+  EXPECT_EQ(paths.relayed_udp, 1U);
+  EXPECT_EQ(paths.relayed, 0U);
+  EXPECT_TRUE(paths.report.relays.at(0).by_udp);
+  std::uint64_t before = counted("udp_packets_total");
+  EXPECT_LT(longest_pause(a, b.address, 3s), 500ms);
+  EXPECT_GT(counted("udp_packets_total"), before + 200) << "full-size packets go over UDP";
+  EXPECT_EQ(counted("udp_members"), 2U);
+  // In the middle, without a word; then it is let through again.
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut in { type filter hook input "
+                                  "priority -5; }; add rule ip cut in udp sport " +
+                                      std::to_string(port) + " drop'")),
+            0);
+  EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
+  EXPECT_FALSE(by_udp(b));
+  EXPECT_TRUE(by_udp(a)) << "each end has its own way to the relay";
+  EXPECT_LT(longest_pause(a, b.address, 1s), 500ms) << "one over UDP, the other over TLS";
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft delete table ip cut")), 0);
+  EXPECT_TRUE(wait_for([&] { return by_udp(b); }, 35s));
+  // The other direction: nothing of b reaches the relay.
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output "
+                                  "priority -5; }; add rule ip cut out udp dport " +
+                                      std::to_string(port) + " drop'")),
+            0);
+  EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
+  EXPECT_FALSE(by_udp(b));
+}
+
+// What was let in may go on while its connection is made anew (for how long: relay_test.cpp).
+TEST_F(NetdRelay, UdpOutlivesABrokenConnectionToTheRelayForAWhile) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  mirror = true;
+  NetdRig::use_lan = false;
+  NetdRig::SetUp();
+  if (IsSkipped()) return;
+  open_relay();
+  close_direct_ways();
+  relays = {{"10.99.0.1", port}};
+  relay_ca = ca.cert_pem;
+  configure({&a, &b});
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  ASSERT_TRUE(wait_for([&] { return by_udp(a) && by_udp(b); }));
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output "
+                                  "priority -5; }; add rule ip cut out tcp dport " +
+                                      std::to_string(port) + " reject with tcp reset'")),
+            0);
+  ASSERT_TRUE(wait_for([&] { return !b.client->stats("lease-1")->relay_up; }, 20s));
+  EXPECT_LT(longest_pause(a, b.address, 3s), 500ms);
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft delete table ip cut")), 0);
+  EXPECT_TRUE(wait_for([&] { return b.client->stats("lease-1")->relay_up; }, 20s));
+  EXPECT_LT(longest_pause(a, b.address, 2s), 1s);
+  EXPECT_TRUE(wait_for([&] { return by_udp(b); }, 10s));
+}
+
+TEST_F(NetdRelay, WhoIsOlderGoesOverTls) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  mirror = true;
+  b.udp_relay = UdpRelay::Off;
+  NetdRig::use_lan = false;
+  NetdRig::SetUp();
+  if (IsSkipped()) return;
+  open_relay();
+  close_direct_ways();
+  relays = {{"10.99.0.1", port}};
+  relay_ca = ca.cert_pem;
+  configure({&a, &b});
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  ASSERT_TRUE(wait_for([&] { return by_udp(a); }));
+  EXPECT_FALSE(by_udp(b));
+  EXPECT_LT(longest_pause(a, b.address, 2s), 500ms);
+  relay->stop();
+  relay.reset();
+  udp = false;  // a relay that offers none
+  open_relay();
+  EXPECT_LT(until_echo(), 10s);
+  EXPECT_LT(longest_pause(a, b.address, 3s), 1s);
+  EXPECT_FALSE(by_udp(a));
 }
 
 }  // namespace

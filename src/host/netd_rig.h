@@ -25,6 +25,7 @@ struct Machine {
   crypto::SigningKey device = crypto::SigningKey::generate();
   Bytes overlay_key;
   Pacing pacing = Pacing::On;
+  UdpRelay udp_relay = UdpRelay::On;
   std::unique_ptr<Netd> netd;
   std::thread thread;
   std::unique_ptr<NetdClient> client;
@@ -35,6 +36,7 @@ struct Machine {
     options.socket_path = dir + "/netd.sock";
     options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
     options.pacing = pacing;
+    options.udp_relay = udp_relay;
     netd = std::make_unique<Netd>(options);
     // The relay clients' threads inherit the namespace of the thread that starts them.
     std::promise<bool> started;

@@ -159,6 +159,8 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   options.bandwidth_file = layout.bandwidth();
   const char* pacing = std::getenv("MUSTER_PACING");
   if (pacing != nullptr && std::string_view(pacing) == "off") options.pacing = Pacing::Off;
+  const char* udp_relay = std::getenv("MUSTER_UDP_RELAY");
+  if (udp_relay != nullptr && std::string_view(udp_relay) == "off") options.udp_relay = UdpRelay::Off;
   TRY_VOID(confine_netd());
   return run_netd(options);
 }

@@ -868,6 +868,25 @@ void Member::relay_down(std::size_t relay, const Now& now) {
     if (path.relay == relay) choose_relay(key, path, now);
 }
 
+void Member::relay_changed(std::size_t relay, const Now& now) {
+  for (auto& [key, path] : paths_) {
+    if (path.relay != relay || path.direct || path.by) continue;
+    path.since = now.lease;
+    path.pacer.reset();
+    path.unpaced = 0;
+    path.next_relay_probe = now.lease;
+    if (relay < path.relays.size()) path.relays[relay].forget_loss();
+    if (device_.has_session(key)) ++path.changes;
+  }
+}
+
+const Key32* Member::named(std::uint64_t name) const {
+  Key32 from{};
+  store_be64(from.data(), name);
+  const auto found = paths_.lower_bound(from);
+  return found == paths_.end() || load_be64(found->first.data()) != name ? nullptr : &found->first;
+}
+
 void Member::relay_lacks(std::size_t relay, const Key32& member, const Now& now) {
   device_.hurry(member, kAskAgain, now);
   const auto it = paths_.find(member);

@@ -122,6 +122,7 @@ class Member {
                                  const std::vector<Key32>& signers,
                                  const std::optional<MachineProofs>& machines = std::nullopt);
   bool knows(const Key32& member) const { return paths_.contains(member); }
+  const Key32* named(std::uint64_t name) const;  // whose key begins so (udp_relay_name); null: nobody's
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
@@ -143,6 +144,9 @@ class Member {
   void set_relays(std::size_t count, const Now& now);
   void relay_up(std::size_t relay, const Now& now);  // what was sent before got lost: handshakes go out again
   void relay_down(std::size_t relay, const Now& now);
+  // Packets go to that relay in another way from now on (over UDP, or TLS again): what was learnt of pace and loss
+  // ends.
+  void relay_changed(std::size_t relay, const Now& now);
   // That relay knows no such member (yet): another one, or ask again soon.
   void relay_lacks(std::size_t relay, const Key32& member, const Now& now);
   void tick(const Now& now, Out& out);

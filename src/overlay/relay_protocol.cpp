@@ -99,8 +99,9 @@ void append_hello(Bytes& out, const RelayHello& hello) {
   append(out, hello.proof);
   append(out, hello.token);
 }
-void append_welcome(Bytes& out) {
-  append_header(out, RelayType::Welcome, 0);
+void append_welcome(Bytes& out, ByteView udp_grant) {
+  append_header(out, RelayType::Welcome, udp_grant.size());
+  append(out, udp_grant);
 }
 void append_send(Bytes& out, const Key32& destination, ByteView payload) {
   append_packet(out, RelayType::Send, destination, payload);

@@ -89,7 +89,7 @@ struct RelayError {
 // append_*: one whole frame at the end of out (out is reused by the caller: no allocation per packet once warm).
 void append_challenge(Bytes& out, const RelayChallenge& challenge);
 void append_hello(Bytes& out, const RelayHello& hello);
-void append_welcome(Bytes& out);
+void append_welcome(Bytes& out, ByteView udp_grant = {});  // of udp_relay.h; older members do not look at it
 void append_send(Bytes& out, const Key32& destination, ByteView payload);
 void append_recv(Bytes& out, const Key32& source, ByteView payload);
 void append_peer_gone(Bytes& out, const Key32& key);

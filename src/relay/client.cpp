@@ -31,16 +31,25 @@ constexpr int kUnsentMax = 128 << 10;  // in the kernel: what waits should wait 
 constexpr int kQuickPings = 3;         // then it is known how far the relay is
 constexpr Millis kQuickPingEvery{1'000};
 
-std::uint32_t peer_address(int fd) {
-  sockaddr_storage at{};
+// None: not known.
+ov::Endpoint peer_place(int fd) {
+  sockaddr_in6 at{};
   socklen_t size = sizeof at;
-  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&at), &size) != 0) return 0;
-  if (at.ss_family == AF_INET) return ntohl(reinterpret_cast<const sockaddr_in&>(at).sin_addr.s_addr);
-  const auto& six = reinterpret_cast<const sockaddr_in6&>(at).sin6_addr;
-  if (at.ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&six)) return 0;
+  if (::getpeername(fd, reinterpret_cast<sockaddr*>(&at), &size) != 0) return {};
+  if (at.sin6_family == AF_INET) {
+    sockaddr_in four{};
+    std::memcpy(&four, &at, sizeof four);
+    return ov::Endpoint::udp(ntohl(four.sin_addr.s_addr), ntohs(four.sin_port));
+  }
+  if (at.sin6_family != AF_INET6) return {};
+  if (!IN6_IS_ADDR_V4MAPPED(&at.sin6_addr)) {
+    Ip6 six;
+    std::memcpy(six.data(), &at.sin6_addr, six.size());
+    return ov::Endpoint::udp6(six, ntohs(at.sin6_port));
+  }
   std::uint32_t four = 0;
-  std::memcpy(&four, six.s6_addr + 12, sizeof four);
-  return ntohl(four);
+  std::memcpy(&four, at.sin6_addr.s6_addr + 12, sizeof four);
+  return ov::Endpoint::udp(ntohl(four), ntohs(at.sin6_port));
 }
 
 }  // namespace
@@ -101,7 +110,8 @@ struct Client::Impl {
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
     ::setsockopt(connection.fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentMax, sizeof kUnsentMax);
-    address = connection.by_proxy ? 0 : peer_address(connection.fd.get());
+    place = connection.by_proxy ? ov::Endpoint{} : peer_place(connection.fd.get());
+    address = place.ip;
     reader = {};
     pending.clear();
     last_heard = SteadyClock::now();
@@ -178,6 +188,8 @@ struct Client::Impl {
         return introduce();
       case ov::RelayType::Welcome:
         welcome = true;
+        if (const auto grant = ov::decode_udp_grant(frame.body); grant && place.direct() && callbacks.on_udp)
+          callbacks.on_udp(*grant, place);
         set_state(ClientState::Up, options.endpoint.host);
         return {};
       case ov::RelayType::Recv: {
@@ -251,6 +263,7 @@ struct Client::Impl {
   std::atomic<std::uint32_t> address{0}, rtt_us{0};
   std::thread thread;
   // the thread's own
+  ov::Endpoint place;  // of the relay
   ov::FrameReader reader;
   Bytes pending;
   SteadyClock::time_point last_heard, last_ping;

@@ -10,6 +10,7 @@
 
 #include "crypto/x25519.h"
 #include "net/net.h"
+#include "overlay/udp_relay.h"
 
 namespace muster::relay {
 
@@ -32,6 +33,8 @@ struct ClientCallbacks {
   std::function<void(const crypto::Key32& source, ByteView payload)> on_packet;  // the view is valid during the call
   std::function<void(const crypto::Key32& peer)> on_peer_gone;                 // optional: not connected to this relay
   std::function<void(ClientState state, const std::string& detail)> on_state;  // optional
+  // Optional, before Up: what lets us send to `at` over UDP for as long as this connection (overlay/udp_relay.h).
+  std::function<void(const overlay::UdpGrant& grant, const overlay::Endpoint& at)> on_udp;
 };
 
 class Client {

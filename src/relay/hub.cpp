@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/endian.h"
+
 namespace muster::relay {
 
 void Hub::join(const Key& key, const std::shared_ptr<Member>& member) {
@@ -32,6 +34,17 @@ std::shared_ptr<Member> Hub::find(const Key& key) const {
   return it == shard.members.end() ? nullptr : it->second.lock();
 }
 
+std::shared_ptr<Member> Hub::find_named(std::uint64_t cluster, std::uint64_t name) const {
+  Key from{cluster, {}};
+  store_be64(from.second.data(), name);
+  const Shard& shard = shards_[index(from)];
+  const std::lock_guard lock(shard.mutex);
+  const auto it = shard.members.lower_bound(from);
+  const bool found =
+      it != shard.members.end() && it->first.first == cluster && overlay::udp_relay_name(it->first.second) == name;
+  return found ? it->second.lock() : nullptr;
+}
+
 void Hub::recall(const std::vector<Key>& keys, Recall how) {
   {
     const std::lock_guard lock(recall_mutex_);
@@ -43,6 +56,7 @@ void Hub::recall(const std::vector<Key>& keys, Recall how) {
   }
   // After they are in the set: who joins meanwhile looks there once more.
   for (const Key& key : keys) {
+    udp.cut(key);
     if (const auto member = find(key)) {
       ++counts.recalled;
       member->recalled();
@@ -75,6 +89,12 @@ std::string Hub::metrics() const {
   line("throttled_total", "counter", counts.throttled.load());
   line("mirrored_total", "counter", counts.mirrored.load());
   line("recalled_total", "counter", counts.recalled.load());
+  line("udp_packets_total", "counter", counts.udp_packets.load());
+  line("udp_refused_total", "counter", counts.udp_refused.load());
+  line("udp_throttled_total", "counter", counts.udp_throttled.load());
+  line("udp_challenged_total", "counter", counts.udp_challenged.load());
+  line("udp_moved_total", "counter", counts.udp_moved.load());
+  line("udp_members", "gauge", udp.in_use());
   line("members", "gauge", counts.members.load());
   line("pending", "gauge", counts.pending.load());
   line("held", "gauge", counts.held.load());

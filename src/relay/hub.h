@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "crypto/secret.h"
+#include "relay/udp_legs.h"
 
 namespace muster::relay {
 
@@ -25,7 +26,8 @@ class Member {
 struct Counts {
   std::atomic<std::uint64_t> accepted{0}, refused{0}, not_tls{0}, handed_off{0}, handoff_expired{0},
       handoff_returned{0}, hello_refused{0}, members_total{0}, packets{0}, bytes{0}, dropped{0}, unknown_peer{0},
-      throttled{0}, mirrored{0}, recalled{0};
+      throttled{0}, mirrored{0}, recalled{0}, udp_packets{0}, udp_refused{0}, udp_throttled{0}, udp_challenged{0},
+      udp_moved{0};
   std::atomic<std::int64_t> members{0}, pending{0}, held{0};
 };
 
@@ -35,6 +37,7 @@ class Hub {
   void join(const Key& key, const std::shared_ptr<Member>& member);  // an older holder of the key is told to go
   void leave(const Key& key, const Member* member);                  // no effect when another holds the key now
   std::shared_ptr<Member> find(const Key& key) const;
+  std::shared_ptr<Member> find_named(std::uint64_t cluster, std::uint64_t name) const;  // overlay/udp_relay.h
   // Keys that left their cluster: whoever holds one is told to go and does not come back. All: instead of what was said
   // before. Bounded: beyond kRecalledMax the rest is left out, and their tokens end by themselves.
   enum class Recall : std::uint8_t { All, More };
@@ -42,6 +45,7 @@ class Hub {
   void recall(const std::vector<Key>& keys, Recall how);
   bool recalled(const Key& key) const;
   Counts counts;
+  UdpLegs udp;
   std::string metrics() const;  // Prometheus text
 
  private:

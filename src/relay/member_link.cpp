@@ -5,6 +5,7 @@
 
 #include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
+#include "overlay/udp_relay.h"
 
 namespace muster::relay {
 namespace {
@@ -198,12 +199,19 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       return refuse(ov::RelayErrorCode::BadToken, "a member cannot change its cluster or key");
     token_ = std::move(*token);
     const Hub::Key place{token_.cluster, token_.overlay_key};
-    if (!first) return;
+    if (!first) return hub_->udp.renew(place, udp_id_, token_.not_after);
     joined_ = true;
     ++hub_->counts.members;
     ++hub_->counts.members_total;
-    Bytes welcome;
-    ov::append_welcome(welcome);
+    Bytes welcome, grant;
+    if (const auto udp = token_.cluster == ov::kControlCluster
+                             ? std::nullopt
+                             : hub_->udp.open(place, token_.not_after, options_.member_bytes_per_second)) {
+      udp_id_ = udp->id;
+      grant = ov::encode_udp_grant(*udp);
+    }
+    ov::append_welcome(welcome, grant);
+    crypto::zeroise(grant);
     queue(welcome);
     hub_->join(place, shared_from_this());
     // Looked up after it can be found, so that no recall slips in between.
@@ -231,6 +239,12 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     auto packet = ov::parse_packet(body);
     if (!packet.ok()) return refuse(ov::RelayErrorCode::BadFrame, packet.error().message);
     auto& counts = hub_->counts;
+    if (hub_->udp.deliver({token_.cluster, packet->key}, token_.overlay_key, packet->payload, read_clocks().lease)) {
+      counts.packets.fetch_add(1, std::memory_order_relaxed);
+      counts.bytes.fetch_add(packet->payload.size(), std::memory_order_relaxed);
+      counts.udp_packets.fetch_add(1, std::memory_order_relaxed);
+      return;
+    }
     if (auto peer = hub_->find({token_.cluster, packet->key})) {
       counts.packets.fetch_add(1, std::memory_order_relaxed);
       counts.bytes.fetch_add(packet->payload.size(), std::memory_order_relaxed);
@@ -305,6 +319,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
 
   void refuse(ov::RelayErrorCode code, const std::string& message) {
     if (leaving_ || !open_) return;
+    leave_udp(UdpLegs::End::Now);
     leaving_ = true;
     Bytes frame;
     ov::append_error(frame, code, message);
@@ -313,6 +328,10 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
       if (!ec) self->close();
     });
+  }
+
+  void leave_udp(UdpLegs::End how) {
+    if (joined_) hub_->udp.close({token_.cluster, token_.overlay_key}, udp_id_, how, read_clocks().lease);
   }
 
   void close() {
@@ -324,6 +343,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       out_.clear();
     }
     if (joined_) hub_->leave({token_.cluster, token_.overlay_key}, this);
+    leave_udp(UdpLegs::End::Grace);
     timer_.cancel();
     pause_.cancel();
     stream_.close();
@@ -344,6 +364,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
       refilled_ = std::chrono::steady_clock::now();
   std::int64_t tokens_ = 1 << 20;
+  std::uint32_t udp_id_ = 0;
   bool open_ = true, joined_ = false, leaving_ = false;
   std::mutex mutex_;
   std::deque<Chunk> out_;

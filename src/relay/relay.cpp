@@ -4,9 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/udp.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
@@ -17,17 +15,16 @@
 #include "crypto/cert_watch.h"
 #include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
-#include "overlay/stun.h"
 #include "relay/client_hello.h"
 #include "relay/handoff_queue.h"
 #include "relay/member_link.h"
 #include "relay/recall.h"
+#include "relay/udp_side.h"
 
 namespace muster::relay {
 namespace {
 
 using namespace net;
-using udp = asio::ip::udp;
 constexpr Millis kStopTime{3000};
 
 class RelayImpl;
@@ -85,7 +82,6 @@ class RelayImpl final : public Relay {
         pending_(std::make_shared<Registry>(options_.pending_max, std::max<std::size_t>(options_.pending_max / 8, 16))),
         acceptor_(asio::make_strand(*io_)),
         metrics_acceptor_(asio::make_strand(*io_)),
-        mirror_(asio::make_strand(*io_)),
         pause_(acceptor_.get_executor()),
         work_(asio::make_work_guard(*io_)) {}
   ~RelayImpl() override { stop(); }
@@ -156,10 +152,7 @@ class RelayImpl final : public Relay {
       ErrorCode e;
       metrics_acceptor_.close(e);
     });
-    asio::post(mirror_.get_executor(), [this] {
-      ErrorCode e;
-      mirror_.close(e);
-    });
+    if (udp_) udp_->close();
     if (handoff_) handoff_->close();
     if (recall_) recall_->close();
     const Deadline deadline = deadline_in(kStopTime);
@@ -246,40 +239,14 @@ class RelayImpl final : public Relay {
   }
 
   void open_mirror() {
-    ErrorCode ec;
-    const udp::endpoint at(acceptor_.local_endpoint().address(), port());
-    mirror_.open(at.protocol(), ec);
-    if (!ec) mirror_.bind(at, ec);
-    if (!ec) {
-      mirror_.non_blocking(true, ec);
-      asio::post(mirror_.get_executor(), [this] { reflect(); });
-      return;
-    }
+    auto side = UdpSide::open(*io_, hub_,
+                              {.address = acceptor_.local_endpoint().address(),
+                               .port = port(),
+                               .sockets = std::max(options_.threads, 1),
+                               .members = options_.udp});
+    if (side.ok()) return void(udp_ = std::move(*side));
     log_warn("relay", "UDP port {} is not to be had ({}): machines behind NATs find no direct ways", port(),
-             ec.message());
-    mirror_.close(ec);
-  }
-  // An answer is not much longer than its question, so nobody gains by asking in another's name.
-  void reflect() {
-    mirror_.async_wait(udp::socket::wait_read, [this](ErrorCode ec) {
-      if (ec || !mirror_.is_open()) return;
-      std::array<std::uint8_t, 512> question;
-      for (int i = 0; i < 64; ++i) {
-        udp::endpoint from;
-        const std::size_t n = mirror_.receive_from(asio::buffer(question), from, 0, ec);
-        if (ec) break;
-        const auto asked = overlay::read_stun_request(ByteView(question).first(n));
-        if (!asked) continue;
-        auto address = from.address();
-        if (address.is_v6() && address.to_v6().is_v4_mapped())
-          address = asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
-        if (!address.is_v4()) continue;
-        ++hub_->counts.mirrored;
-        const Bytes answer = overlay::stun_answer(*asked, address.to_v4().to_uint(), from.port());
-        mirror_.send_to(asio::buffer(answer), from, 0, ec);
-      }
-      reflect();
-    });
+             side.error().message);
   }
 
   // One request, one answer, whatever was asked; five seconds at most.
@@ -315,11 +282,11 @@ class RelayImpl final : public Relay {
   const std::shared_ptr<Hub> hub_ = std::make_shared<Hub>();
   std::shared_ptr<Registry> members_, pending_;
   tcp::acceptor acceptor_, metrics_acceptor_;
-  udp::socket mirror_;
   asio::steady_timer pause_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::shared_ptr<HandoffQueue> handoff_;
   std::shared_ptr<RecallDoor> recall_;
+  std::unique_ptr<UdpSide> udp_;
   std::mutex mutex_;
   SslCtxPtr tls_;
   crypto::CertWatch certificates_;

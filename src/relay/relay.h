@@ -4,9 +4,9 @@
 // passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there; on a
 // socket beside it that server says which members left their clusters (net/recall_frame.h), and a control plane
 // elsewhere over the relay protocol itself (kControlCluster): those are cut off at once. On the UDP port of the same
-// number it tells whoever asks how they are seen (overlay/stun.h): machines find direct ways with that; where that
-// port cannot be had all else works, by the relay. Everything is bounded; a slow reader loses its oldest packets.
-// Threads of its own; stop() returns when they ended.
+// number it tells whoever asks how they are seen (overlay/stun.h): machines find direct ways with that, and whom it let
+// in may send over UDP there (overlay/udp_relay.h); where that port cannot be had all else works, over TLS. Everything
+// is bounded; a slow reader loses its oldest packets. Threads of its own; stop() returns when they ended.
 #include <memory>
 #include <string>
 
@@ -25,6 +25,7 @@ struct RelayOptions {
   std::string relay_id;            // the name in the tokens
   std::string metrics_address;     // "127.0.0.1:9151"; empty: none
   bool mirror = true;              // the UDP port beside it
+  bool udp = true;                 // members may send over it too (overlay/udp_relay.h); not without the mirror
   int threads = 2;
   std::size_t members_max = 20'000, pending_max = 4096, per_address_max = 2048, held_max = 1024;
   std::size_t queue_bytes_max = 1 << 20;  // per member, drop-head

@@ -648,7 +648,7 @@ AgentHub::NetCounts AgentHub::net_counts() const {
     for (const auto& [lease, facts] : leases) {
       for (const session::NetRelay& relay : facts.report.relays) out.on_relay[relay.address] += relay.up ? 1 : 0;
       for (const session::NetPair& pair : facts.report.pairs) {
-        out.relayed += pair.path == session::NetPath::Relay ? 1 : 0;
+        if (pair.path == session::NetPath::Relay) ++(pair.relay_udp ? out.relayed_udp : out.relayed);
         out.lan += pair.path == session::NetPath::Lan ? 1 : 0;
         out.direct += pair.path == session::NetPath::Direct ? 1 : 0;
         out.peer += pair.path == session::NetPath::Peer ? 1 : 0;

@@ -49,7 +49,7 @@ class AgentHub final : private session::Authority {
   std::optional<PullFacts> pull(LeaseId lease) const;
   std::optional<NetFacts> net(NodeId node, LeaseId lease) const;
   struct NetCounts {
-    std::size_t relayed = 0, lan = 0, direct = 0, peer = 0, limited = 0;
+    std::size_t relayed = 0, relayed_udp = 0, lan = 0, direct = 0, peer = 0, limited = 0;
     std::map<std::string, std::size_t> on_relay;  // leases that are connected to it, by its address
   };
   NetCounts net_counts() const;  // pairs in use, each counted by the ends that report it

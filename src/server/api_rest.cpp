@@ -165,6 +165,7 @@ std::string metrics_text(Context& context) {
   const auto net = context.agents->net_counts();
   gauge("net_pairs", "pairs of members that talked to each other, counted at each end, by the way between them",
         static_cast<double>(net.relayed), "{path=\"relay\"}");
+  gauge("net_pairs", {}, static_cast<double>(net.relayed_udp), "{path=\"relay-udp\"}");
   gauge("net_pairs", {}, static_cast<double>(net.lan), "{path=\"lan\"}");
   gauge("net_pairs", {}, static_cast<double>(net.direct), "{path=\"direct\"}");
   gauge("net_pairs", {}, static_cast<double>(net.peer), "{path=\"peer\"}");

@@ -120,6 +120,15 @@ std::string narrow(const session::NetPair& pair) {
              : fmt::format("; something on the way carries less than usual: packets of {} bytes, larger ones are cut",
                            pair.mtu);
 }
+// A relay that answers over TLS only, though its UDP port is reached.
+std::string by_udp(const session::NetPair& pair, const NetFacts& from) {
+  if (pair.relay_udp) return "; the relay's UDP port takes full packets";
+  const auto& relays = from.report.relays;
+  if (pair.relay == 0 || pair.relay > relays.size()) return {};
+  const session::NetRelay& relay = relays[pair.relay - 1];
+  if (!relay.up || relay.udp_rtt_us == 0 || blocked(from)) return {};
+  return "; over TLS, since full packets do not come back from the relay's UDP port, or it is of an older version";
+}
 }  // namespace
 
 std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
@@ -127,7 +136,7 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
     case NetPath::None:
       return "they have not talked yet";
     case NetPath::Relay:
-      return why_relayed(pair, from, to);
+      return why_relayed(pair, from, to) + by_udp(pair, from);
     case NetPath::Peer:
       return "another member carries it, which both reach directly: " + why_relayed(pair, from, to);
     case NetPath::Lan:

@@ -1801,6 +1801,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   net.pairs[0].address = lease_of(SlotRole::Head)->address;
   net.pairs[0].path = session::NetPath::Relay;
   tell(SlotRole::Worker, net);
+  const session::NetReport before_udp = net;
   const auto pairs_seen = [&](const std::string& token) {
     return call("GET", "/api/v1/clusters/pair/net", "", token).body;
   };
@@ -1835,6 +1836,21 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(for_tenant.dump().find("2600:"), std::string::npos);
   EXPECT_NE(first["why"].text().find("packets of 1200 bytes"), std::string::npos) << first["why"].text();
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
+  // The same by the relay over UDP, and over TLS though its UDP port is there.
+  net.seen = {{0xcb007107, 4500}};
+  tell(SlotRole::Worker, net);
+  const auto why_of_worker = [&] { return pairs_seen(tenant)["pairs"].items()[1]["why"].text(); };
+  EXPECT_TRUE(eventually([&] { return why_of_worker().find("; over TLS, since full packets") != std::string::npos; }))
+      << why_of_worker();
+  net.pairs[0].relay_udp = net.relays[1].by_udp = true;
+  tell(SlotRole::Worker, net);
+  EXPECT_TRUE(eventually([&] { return pairs_seen(tenant)["pairs"].items()[1]["path"].text() == "relay-udp"; }));
+  EXPECT_NE(why_of_worker().find("; the relay's UDP port takes full packets"), std::string::npos) << why_of_worker();
+  EXPECT_TRUE(pairs_seen(tenant)["members"].items()[1]["relays"].items()[1]["byUdp"].truth());
+  EXPECT_NE(client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)})
+                ->body.find("muster_net_pairs{path=\"relay-udp\"} 1\n"),
+            std::string::npos);
+  net = before_udp;
   // The planner learns of it too; a way by the relay counts once no other was found for a minute.
   const auto planner_knows = [&] {
     std::vector<scheduler::PathSeen> out;

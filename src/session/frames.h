@@ -254,14 +254,16 @@ struct NetPair {
                 carries_age_ms = 0; /* to the other, as its full path was last measured; 0 = never full */
   std::uint32_t relay = 0;          /* by which it goes or would go: which of the report's, from 1 on; 0 = by none */
   std::vector<NetRelayTry> relays = {};
-  std::uint32_t by = 0;  /* who carries it, in the overlay; only where the path is Peer */
-  std::uint32_t mtu = 0; /* the largest packet that fits through the path; 0 = not told */
+  std::uint32_t by = 0;   /* who carries it, in the overlay; only where the path is Peer */
+  std::uint32_t mtu = 0;  /* the largest packet that fits through the path; 0 = not told */
+  bool relay_udp = false; /* where the path is Relay: what this end sends goes to it over UDP, not TLS */
   bool operator==(const NetPair&) const = default;
 };
 struct NetRelay {
   std::string address, region; /* host:port */
   bool up = false;
   std::uint32_t rtt_us = 0, udp_rtt_us = 0; /* over TLS; of its UDP port; 0 = not known */
+  bool by_udp = false;                      /* what goes by it goes over UDP now, not TLS */
   bool operator==(const NetRelay&) const = default;
 };
 // What this end sent to, and got from, `with` by way of `by`, in bytes of ciphertext since counted_from.

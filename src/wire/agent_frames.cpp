@@ -500,6 +500,7 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
   o.set_carries_bytes_s(v.carries_bytes_s);
   o.set_carries_age_ms(v.carries_age_ms);
   o.set_mtu(v.mtu);
+  o.set_relay_udp(v.relay_udp);
   o.set_relay(v.relay);
   for (const auto& tried : v.relays) {
     auto& t = *o.add_relays();
@@ -529,6 +530,7 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.carries_bytes_s = in.carries_bytes_s();
   v.carries_age_ms = in.carries_age_ms();
   v.mtu = in.mtu();
+  v.relay_udp = in.relay_udp();
   v.relay = in.relay();
   v.by = in.by();
   if (!c.count(in.relays(), static_cast<int>(kRelaysMax), "pairs.relays")) return v;
@@ -557,6 +559,7 @@ void put(const NetReport& v, pb::AgentFrame& f) {
     r.set_up(relay.up);
     r.set_rtt_us(relay.rtt_us);
     r.set_udp_rtt_us(relay.udp_rtt_us);
+    r.set_by_udp(relay.by_udp);
   }
   o.set_carries(v.carries);
   o.set_counted_from_ms(v.counted_from.ms);
@@ -591,7 +594,8 @@ NetReport get(const pb::NetReport& in, Check& c) {
   if (c.count(in.relays(), static_cast<int>(kRelaysMax), "relays"))
     for (const auto& r : in.relays())
       v.relays.push_back({c.text(r.address(), kNameMax, "relays.address"),
-                          c.text(r.region(), kNameMax, "relays.region"), r.up(), r.rtt_us(), r.udp_rtt_us()});
+                          c.text(r.region(), kNameMax, "relays.region"), r.up(), r.rtt_us(), r.udp_rtt_us(),
+                          r.by_udp()});
   v.carries = in.carries();
   v.counted_from = {c.between(in.counted_from_ms(), 0, kMillisMax, "counted_from_ms")};
   if (c.count(in.carried(), static_cast<int>(kNetCarriedMax), "carried"))

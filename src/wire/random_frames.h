@@ -199,12 +199,13 @@ struct Gen {
       pair.carries_bytes_s = u64();
       pair.carries_age_ms = u64();
       pair.mtu = u32();
+      pair.relay_udp = flag();
       pair.relay = u32();
       pair.relays = list([&] { return NetRelayTry{u32(), u32(), u32(), u32()}; });
       pair.by = u32();
       return pair;
     });
-    out.relays = list([&] { return NetRelay{text(), text(), flag(), u32(), u32()}; });
+    out.relays = list([&] { return NetRelay{text(), text(), flag(), u32(), u32(), flag()}; });
     out.carries = flag();
     out.counted_from = {static_cast<std::int64_t>(u32())};
     out.carried = list([&] { return NetCarried{u32(), u32(), u64(), u64()}; });

@@ -340,7 +340,8 @@ std::string to_json(const ClusterView& view) {
 }
 
 namespace {
-std::string_view path_name(session::NetPath path) {
+std::string_view path_name(session::NetPath path, bool relay_udp) {
+  if (path == session::NetPath::Relay && relay_udp) return "relay-udp";
   static constexpr std::array<std::string_view, 5> kNames = {"none", "relay", "lan", "direct", "peer"};
   return kNames.at(static_cast<std::size_t>(path));
 }
@@ -370,6 +371,7 @@ void write(const NetMemberView& from, v1::NetMember& to) {
     out.set_up(relay.up);
     out.set_rtt_ms(millis_of(relay.rtt_us));
     out.set_udp_rtt_ms(millis_of(relay.udp_rtt_us));
+    out.set_by_udp(relay.by_udp);
   }
   to.set_carries(from.carries);
   for (const auto& forwarded : from.forwarded) {
@@ -385,7 +387,7 @@ void write(const NetPairView& from, v1::NetPair& to) {
   const session::NetPair& pair = from.pair;
   to.set_from(from.from.str());
   to.set_to(from.to.str());
-  to.set_path(std::string(path_name(pair.path)));
+  to.set_path(std::string(path_name(pair.path, pair.relay_udp)));
   to.set_rtt_ms(millis_of(pair.rtt_us));
   to.set_relay_rtt_ms(millis_of(pair.relay_rtt_us));
   to.set_loss(pair.asked == 0 ? 0 : static_cast<double>(std::min(pair.lost, pair.asked)) / pair.asked);

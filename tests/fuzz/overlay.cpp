@@ -10,6 +10,7 @@
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "overlay/stun.h"
+#include "overlay/udp_relay.h"
 
 namespace muster::fuzz {
 namespace {
@@ -210,6 +211,102 @@ FUZZ_TARGET(stun, 600) {
   if (const auto seen = read_stun_answer(input, asked)) {
     MUSTER_CHECK(is_stun_answer(input) && seen->kind == Endpoint::Kind::Udp);
     plant(seen->port < 4096);
+  }
+}
+
+// A member and the relay's end of its UDP way, which know each other; a script of what comes to each. Each step is an
+// order, a number and bytes.
+enum class Over : std::uint8_t { ToRelay, ToMember, Pass, Move, Data, Raw, RawMember, Last };
+Bytes over(Over what, std::uint8_t number, ByteView bytes = {}) {
+  return Bytes{static_cast<std::uint8_t>(what), number} + sized(bytes);
+}
+Seeds seeds_udp_relay() {
+  const Bytes round = over(Over::ToRelay, 0) + over(Over::ToMember, 0), start = round + round + round;
+  const UdpGrant grant{7, Secret32(Key32{3})};
+  return {start,
+          start + over(Over::Data, 100) + over(Over::ToRelay, 0),
+          start + over(Over::Move, 1) + over(Over::Data, 60) + over(Over::ToRelay, 0) + over(Over::ToMember, 0) + round,
+          start + over(Over::Pass, 20) + round,
+          over(Over::ToRelay, 9) + over(Over::Pass, 4) + round,
+          over(Over::Raw, 0, Bytes{kUdpRelayMagic, 0, 0, 0, 7} + Bytes(32, 1)),
+          over(Over::RawMember, 0, Bytes{kUdpRelayMagic, 0, 0, 0, 7} + Bytes(40, 1)),
+          over(Over::Raw, 1, encode_udp_grant(grant)) + start};
+}
+FUZZ_TARGET(udp_relay, 4 << 10) {
+  const UdpGrant grant{7, Secret32(Key32{3})};
+  const UdpCookies cookies{Secret32(Key32{4})};
+  LeaseTime now{1'000'000};
+  UdpMemberLeg member(grant, now);
+  UdpRelayLeg relay(grant, 100'000);
+  std::array<Endpoint, 4> places{Endpoint::udp(0x5db8d822, 1), Endpoint::udp(0x5db8d822, 2), Endpoint::udp(9, 2),
+                                 Endpoint::udp6({1}, 2)};
+  std::size_t place = 0, given = 0, data = 0;
+  std::vector<Bytes> up, down;
+  bool changed = false;
+  // The relay: never longer than the question, nothing that is not authentic, and no way to where no cookie went.
+  std::array<bool, 4> reads{};
+  const auto at_relay = [&](ByteView datagram) {
+    const auto taken = relay.take(places[place], datagram, cookies, now);
+    MUSTER_CHECK(taken.answer <= datagram.size());
+    if (taken.what == UdpRelayLeg::Taken::What::Data) MUSTER_CHECK(++data <= given);
+    reads[place] = reads[place] || taken.challenged;
+    if (taken.answer > 0) {
+      Bytes answer(taken.answer);
+      std::copy(taken.answer_head.begin(), taken.answer_head.end(), answer.begin());
+      if (down.size() < 16) down.push_back(std::move(answer));
+    }
+    if (const auto at = relay.at(now))
+      MUSTER_CHECK(reads[static_cast<std::size_t>(std::ranges::find(places, *at) - places.begin())]);
+  };
+  const auto damage = [&](Bytes& datagram, std::uint8_t number, ByteView bytes) {
+    if (number == 0 || datagram.empty()) return;
+    changed = true;
+    datagram[number % datagram.size()] ^= static_cast<std::uint8_t>(bytes.empty() ? 1 : bytes[0] | 1);
+  };
+  Input in(input);
+  for (int steps = 0; steps < 64 && !in.empty(); ++steps) {
+    const auto what = static_cast<Over>(in.byte() % static_cast<int>(Over::Last));
+    const std::uint8_t number = in.byte();
+    const ByteView bytes = in.sized();
+    if (Bytes ping = member.due(now, 1); !ping.empty() && up.size() < 16) up.push_back(std::move(ping));
+    switch (what) {
+      case Over::ToRelay:
+        if (up.empty()) break;
+        damage(up.front(), number, bytes);
+        at_relay(up.front());
+        up.erase(up.begin());
+        break;
+      case Over::ToMember:
+        if (down.empty()) break;
+        damage(down.front(), number, bytes);
+        (void)member.take(down.front(), now, 2);
+        down.erase(down.begin());
+        break;
+      case Over::Pass:
+        now = now + Millis(number * 100);
+        break;
+      case Over::Move:
+        place = number % places.size();
+        break;
+      case Over::Data: {
+        Bytes out;
+        member.wrap(Key32{number}, bytes.first(std::min(bytes.size(), kUdpRelayPayloadMax)), now, out);
+        ++given;
+        if (up.size() < 16) up.push_back(std::move(out));
+        break;
+      }
+      case Over::Raw:
+        (void)decode_udp_grant(bytes);
+        changed = true;
+        at_relay(bytes);
+        break;
+      case Over::RawMember:
+        MUSTER_CHECK(member.take(bytes, now, 2).what == UdpMemberLeg::Taken::What::Refused);
+        break;
+      case Over::Last:
+        break;
+    }
+    plant(!changed && place == 3 && relay.at(now) == places[3] && data >= 2);
   }
 }
 

@@ -179,6 +179,38 @@ def far(p):
     return pause
 
 
+def relay_udp(p):
+    """UDP to the relay is dropped on the way, without a word; a TCP connection must live through it."""
+    from nat_lab import Talk
+
+    def over(way, within, when):
+        end = time.time() + within
+        while time.time() < end:
+            seen = p.look()
+            if seen["udp_a"] == (way == "UDP") and seen["silent_ms"] < CALM_MS:
+                return
+            time.sleep(0.1)
+        p.wrong.append("relay-udp: not over %s %s within %d s: %s" % (way, when, within, seen))
+
+    over("UDP", 10, "at first")
+    talk = Talk(p.nat.lab.full(p.a + "-l"), p.nat.lab.full(p.b + "-l"), "100.64.%d.2" % p.id)
+    time.sleep(1)
+    p.mark()
+    p.nat.nft(p.router, "table ip block {\n  chain through { type filter hook forward priority -10; udp dport 443 drop; udp sport 443 drop; }\n}\n")
+    over("TLS", 10, "after UDP was blocked")
+    pause = p.look()["longest_ms"]
+    p.sh(p.router, "nft delete table ip block")
+    over("UDP", 40, "after UDP was let through again")
+    pause = max(pause, p.look()["longest_ms"])
+    before, end = talk.count, time.time() + 10  # TCP asks less and less often meanwhile
+    while talk.count < before + 20 and time.time() < end:
+        time.sleep(0.1)
+    if talk.fault or talk.count < before + 20:
+        p.wrong.append("relay-udp: the TCP connection broke: %s after %d answers, %d of them before" % (talk.fault, talk.count, before))
+    talk.close()
+    return pause
+
+
 def relay_dies(p):
     """Killed, and back after two seconds; told is the time after that."""
     p.nat.relay.kill()
@@ -207,6 +239,7 @@ FAULTS = {
     "narrows": ("the way carries 1,280 bytes from now on and nobody says so; packets are of full size", ("wide", "port"), 6, narrows, {"size": "full"}),
     "lossy": ("a tenth of all packets is lost, each way", ("port", "port"), 2, lossy, {"within": 20}),
     "slow": ("2 Mbit/s, each way", ("port", "port"), 1, slow, {"size": "full"}),
+    "relay-udp": ("UDP to the relay is dropped; a TCP connection lives through it; over UDP again when it is let through", ("symmetric", "port"), 6, relay_udp, {"way": "relay"}),
     "far": ("100 ms each way, up to 50 ms more, some overtaken, lost, doubled", ("far", "port"), 2, far, {"within": 20}),
 }
 RELAY_FAULTS = {

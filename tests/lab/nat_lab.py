@@ -48,6 +48,7 @@ USABLE_MS, USABLE_P95_MS, DIRECT_P95_MS = 5000, 1000, 3000  # bounds: usable eac
 RELAY, FAR_RELAY, RELAY6 = "203.0.113.10", "203.0.113.11", "2607:f8b0:5::10"
 FAR_SECONDS = 0.04  # that the far relay is away, each way
 NARROW = 1280
+TLS_ONLY = ("noudp", "proxy", "narrow")  # full packets do not reach the relay over UDP from there
 USER = "us:p@ss"
 
 MASQUERADE = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" masquerade%s; }\n"
@@ -293,9 +294,9 @@ class Talk:
 
 
 class NatLab:
-    def __init__(self, build, say=print, far=False):
+    def __init__(self, build, say=print, far=False, relay_flags=()):
         """far: before the relay that all use stands another in the list, far away."""
-        self.build, self.say, self.far = build, say, far
+        self.build, self.say, self.far, self.relay_flags = build, say, far, list(relay_flags)
         self.slow = None
         self.lab = Lab("nats")
         self.count, self.next_pair, self.proxies = 0, 0, {}
@@ -328,7 +329,7 @@ class NatLab:
     def start_relay(self, name="relay", listen="[::]:443", number="relay-1"):
         d = self.lab.dir
         relay = self.lab.spawn(name, [self.build + "/muster-relay", "--listen", listen, "--cert", d + "/relay.crt", "--key", d + "/relay.key", "--controller-key",
-                                      d + "/controller.pub", "--relay-id", number], d + "/%s.log" % number)
+                                      d + "/controller.pub", "--relay-id", number] + self.relay_flags, d + "/%s.log" % number)
         for _ in range(100):
             if "port " + listen.rsplit(":", 1)[1] in relay.tail():
                 return relay
@@ -538,6 +539,12 @@ def went_direct(result):
     return result["direct_ms"] >= 0
 
 
+def relay_name(result):
+    """How a relayed pair goes: each end has its own way to the relay."""
+    over = {result.get("udp_a", False), result.get("udp_b", False)}
+    return "relay-udp" if over == {True} else "relay" if over == {False} else "relay-udp/tls"
+
+
 def faults(result, table, usable_ms=USABLE_MS):
     """What is wrong with a pair, in words."""
     out = []
@@ -556,6 +563,9 @@ def faults(result, table, usable_ms=USABLE_MS):
         out.append("%s: by %s, but the table says direct" % (name, "/".join(sorted(ends))))
     if not table[kinds_of(result)] and ends != {"relay"}:
         out.append("%s: %s, but the table says relay" % (name, "/".join(sorted(ends))))
+    for kind, end in zip(kinds_of(result), "ab"):  # where UDP with full packets gets out, it is taken
+        if ends == {"relay"} and result.get("udp_" + end, False) != (kind not in TLS_ONLY):
+            out.append("%s: %s goes by the relay over %s" % (name, kind, "UDP" if result.get("udp_" + end, False) else "TLS"))
     return out
 
 
@@ -579,7 +589,7 @@ def table_text(results, kinds):
         row = []
         for b in kinds:
             r = cells.get((a, b))
-            row.append("" if r is None else "**fails**" if r["usable_ms"] < 0 else "direct%s %.1f s" % ("6" if r.get("six") else "", r["direct_ms"] / 1000) if went_direct(r) else "relay %.1f s" % (r["usable_ms"] / 1000))
+            row.append("" if r is None else "**fails**" if r["usable_ms"] < 0 else "direct%s %.1f s" % ("6" if r.get("six") else "", r["direct_ms"] / 1000) if went_direct(r) else "%s %.1f s" % (relay_name(r), r["usable_ms"] / 1000))
         lines.append("| **%s** | " % a + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
@@ -599,12 +609,12 @@ def picture(results, kinds):
         for x, b in enumerate(kinds):
             r = cells.get((a, b))
             direct = r is not None and went_direct(r)
-            colour = "#dddddd" if r is None else "#d9534f" if r["usable_ms"] < 0 else "#7bc47f" if direct else "#f2c14e"
+            colour = "#dddddd" if r is None else "#d9534f" if r["usable_ms"] < 0 else "#7bc47f" if direct else "#c9dd7a" if relay_name(r) == "relay-udp" else "#f2c14e"
             out.append('<rect x="%d" y="%d" width="%d" height="38" rx="4" fill="%s"/>' % (left + side * x + 1, top + 40 * y + 1, side - 2, colour))
             if r is not None and r["usable_ms"] >= 0:
                 out.append('<text x="%d" y="%d" text-anchor="middle" fill="#222222">%.1f s</text>' % (left + side * x + side // 2, top + 40 * y + 24, (r["direct_ms"] if direct else r["usable_ms"]) / 1000))
     y = top + 40 * len(kinds) + 14
-    for i, (colour, text) in enumerate((("#7bc47f", "direct"), ("#f2c14e", "relay"), ("#d9534f", "no way"))):
+    for i, (colour, text) in enumerate((("#7bc47f", "direct"), ("#c9dd7a", "relay, UDP"), ("#f2c14e", "relay, TLS"), ("#d9534f", "no way"))):
         out.append('<rect x="%d" y="%d" width="16" height="16" rx="3" fill="%s"/><text x="%d" y="%d" fill="#222222">%s</text>' % (left + 110 * i, y, colour, left + 110 * i + 22, y + 13, text))
     return "\n".join(out + ["</svg>"]) + "\n"
 
@@ -648,7 +658,7 @@ def main():
                     results.append(r)
                     complaints = faults(r, table)
                     wrong += complaints
-                    print("%-10s %-10s %s  usable %5d ms  %s  rtt %.1f ms  lost %d%s" % (*kinds_of(r), "direct" if went_direct(r) else "relay ", r["usable_ms"],
+                    print("%-10s %-10s %-13s usable %5d ms  %s  rtt %.1f ms  lost %d%s" % (*kinds_of(r), "direct" if went_direct(r) else relay_name(r), r["usable_ms"],
                           "direct %5d ms" % r["direct_ms"] if went_direct(r) else " " * 15, r["rtt_a_us"] / 1000, r["lost"], "".join("  FAULT: " + c for c in complaints)), flush=True)
             faulty = nat_faults.run(lab, names, lambda text: print(text, flush=True))
             wrong += [w for fault in faulty for w in fault["wrong"]]
@@ -663,6 +673,8 @@ def main():
             wrong.append("95 of 100 pairs are %s only after %d ms" % (what, s[what + " p95"]))
     print()
     print(table_text(results, kinds))
+    over_udp = sum(not went_direct(r) and relay_name(r) == "relay-udp" for r in results)
+    print("relayed over UDP at both ends: %d of %d" % (over_udp, sum(not went_direct(r) for r in results)))
     print("; ".join("%s %d%s" % (k, v, "" if k == "lost" else " ms") for k, v in s.items()))
     if faulty:
         print(nat_faults.table_text(faulty))

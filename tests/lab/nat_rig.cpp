@@ -231,9 +231,10 @@ class Joined {
       for (const session::NetPair& pair : report.pairs) {
         const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
         pairs += fmt::format(
-            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"by\":{},\"rtt_us\":{},\"changes\":{}}}",
-            pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.by & 255, pair.rtt_us,
-            pair.changes);
+            "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"udp\":{},\"by\":{},\"rtt_us\":{},\"changes\":"
+            "{}}}",
+            pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.relay_udp,
+            pair.by & 255, pair.rtt_us, pair.changes);
       }
       for (const session::NetCarried& c : report.carried)
         counts += fmt::format("{}{{\"at\":{},\"by\":{},\"with\":{},\"sent\":{},\"received\":{}}}",
@@ -255,8 +256,9 @@ class Joined {
 std::string ways(const session::NetPair& a, const session::NetPair& b) {
   return fmt::format(
       "\"path_a\":\"{}\",\"path_b\":\"{}\",\"rtt_a_us\":{},\"rtt_b_us\":{},\"mtu_a\":{},\"mtu_b\":{},\"six\":{},"
-      "\"changes\":{}",
-      name_of(a.path), name_of(b.path), a.rtt_us, b.rtt_us, a.mtu, b.mtu, !a.at.six.empty(), a.changes + b.changes);
+      "\"udp_a\":{},\"udp_b\":{},\"changes\":{}",
+      name_of(a.path), name_of(b.path), a.rtt_us, b.rtt_us, a.mtu, b.mtu, !a.at.six.empty(), a.relay_udp, b.relay_udp,
+      a.changes + b.changes);
 }
 
 // A pair whose packets never stop, and what became of them.

@@ -121,6 +121,12 @@ class NatLab(unittest.TestCase):
         for change, word in (({"direct_ms": -1, "path_a": "relay"}, "the table says direct"), ({"b": "symmetric-b"}, "the table says relay"),
                              ({"usable_ms": -1}, "no packet"), ({"full": False}, "full size"), ({"usable_ms": 9000}, "usable only after")):
             self.assertIn(word, " ".join(nat_lab.faults(dict(good, **change), table)), change)
+        relayed = dict(good, b="symmetric-b", direct_ms=-1, path_a="relay", path_b="relay", udp_a=True, udp_b=True)
+        self.assertEqual([], nat_lab.faults(relayed, table))
+        self.assertIn("relay-udp 0.4 s", nat_lab.table_text([relayed], list(nat_lab.KINDS)))
+        self.assertIn("symmetric goes by the relay over TLS", " ".join(nat_lab.faults(dict(relayed, udp_b=False), table)))
+        self.assertEqual([], nat_lab.faults(dict(relayed, b="noudp-b", udp_b=False), table))
+        self.assertIn("noudp goes by the relay over UDP", " ".join(nat_lab.faults(dict(relayed, b="noudp-b"), table)))
         sized = dict(good, mtu_a=1380, mtu_b=1200)
         self.assertIn("1200 bytes fit through, not 1380", " ".join(nat_lab.faults(sized, table)))
         self.assertEqual([], nat_lab.faults(dict(good, b="narrow-b", mtu_a=1200, mtu_b=1200), table))

@@ -1,5 +1,5 @@
 // On the loopback device: what is gathered arrives as it was given, in order, cut by the kernel or not.
-#include "host/udp_sender.h"
+#include "net/udp_sender.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -7,9 +7,9 @@
 
 #include <vector>
 
-#include "host/unix_socket.h"
+#include "net/dial.h"
 
-namespace muster::host {
+namespace muster::net {
 namespace {
 
 constexpr std::uint32_t kLoopback = 0x7f000001;
@@ -119,4 +119,4 @@ TEST(UdpSender, NothingIsKeptAndWhatCannotLeaveIsLost) {
 }
 
 }  // namespace
-}  // namespace muster::host
+}  // namespace muster::net

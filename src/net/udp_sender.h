@@ -1,5 +1,5 @@
 #pragma once
-// Datagrams on their way out of netd's sockets, gathered: those of one size to one place leave in one system call where
+// Datagrams on their way out of a socket, gathered: those of one size to one place leave in one system call where
 // the kernel cuts them (UDP_SEGMENT), others in one sendmmsg. What the kernel refuses to cut is sent one by one, and
 // after a refusal that cannot pass the sender cuts nothing any more. A datagram that cannot leave is lost, as on any
 // network. One thread; nothing is kept back after flush().
@@ -11,7 +11,7 @@
 #include "base/bytes.h"
 #include "base/ipv6.h"
 
-namespace muster::host {
+namespace muster::net {
 
 class UdpSender {
  public:
@@ -42,4 +42,4 @@ class UdpSender {
   std::size_t used_ = 0, count_ = 0, size_ = 0;  // `size_`: of each but the last
 };
 
-}  // namespace muster::host
+}  // namespace muster::net

@@ -1,4 +1,4 @@
-#include "host/udp_sender.h"
+#include "net/udp_sender.h"
 
 #include <netinet/udp.h>
 #include <sys/socket.h>
@@ -8,9 +8,8 @@
 #include <cstring>
 
 #include "base/log.h"
-#include "host/unix_socket.h"
 
-namespace muster::host {
+namespace muster::net {
 namespace {
 constexpr std::size_t kCarriedEverywhere = 1'232;  // with headers 1,280 bytes
 }
@@ -79,7 +78,7 @@ bool UdpSender::send_cut() {
   const bool invalid = errno == EINVAL && size_ <= kCarriedEverywhere;
   if (errno == EIO || invalid || errno == ENOPROTOOPT || errno == EOPNOTSUPP) {
     // EIO: a device that cannot sum what is cut. Each goes alone from now on.
-    log_warn("netd", "the kernel cuts no datagrams here ({}); they are sent one by one", errno_text(errno));
+    log_warn("udp", "the kernel cuts no datagrams here ({}); they are sent one by one", std::strerror(errno));
     cut_ = false;
     return false;
   }
@@ -105,4 +104,4 @@ void UdpSender::send_each() {
   }
 }
 
-}  // namespace muster::host
+}  // namespace muster::net

@@ -1,0 +1,38 @@
+#pragma once
+// Inside relay: its UDP port, on as many sockets as it has threads (SO_REUSEPORT: a member's datagrams stay on one).
+// Answers how one is seen (overlay/stun.h) to anybody, and takes datagrams of members (overlay/udp_relay.h): what is
+// for a member of the same cluster goes on over UDP where that one wants it so, else over its TLS connection. Whoever
+// is not known hears nothing. Strands of their own; close() from any thread.
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <memory>
+#include <vector>
+
+#include "relay/hub.h"
+
+namespace muster::relay {
+
+struct UdpSideOptions {
+  boost::asio::ip::address address;
+  std::uint16_t port = 0;
+  int sockets = 1;
+  bool members = true;  // else only the mirror
+};
+
+class UdpSide {
+ public:
+  static Result<std::unique_ptr<UdpSide>> open(boost::asio::io_context& io, std::shared_ptr<Hub> hub,
+                                               const UdpSideOptions& options);
+  ~UdpSide();
+  void close();
+
+ private:
+  class Shard;
+  explicit UdpSide(std::shared_ptr<Hub> hub) : hub_(std::move(hub)) {}
+  const std::shared_ptr<Hub> hub_;
+  std::vector<std::shared_ptr<Shard>> shards_;
+};
+
+Ip6 mapped_address(const overlay::Endpoint& at);  // of either family, for a socket of IPv6
+
+}  // namespace muster::relay
