@@ -260,7 +260,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
 Result<std::unique_ptr<UdpSide>> UdpSide::open(asio::io_context& io, std::shared_ptr<Hub> hub,
                                                const UdpSideOptions& options) {
   std::unique_ptr<UdpSide> out(new UdpSide(std::move(hub)));
-  const ov::UdpCookies cookies(ov::Secret32(crypto::random_key32()));
+  const ov::UdpCookies cookies{ov::Secret32(crypto::random_key32())};
   for (int i = 0; i < std::max(options.sockets, 1); ++i) {
     auto shard = std::make_shared<Shard>(io, out->hub_, cookies, options.members);
     if (const UdpError failed = shard->bind({options.address, options.port}))

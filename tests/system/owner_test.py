@@ -182,7 +182,7 @@ class DockerOwner(Base):
     def hold_memory(self, lease, uuid):
         """A program in the container that ignores polite signals and 'holds' 2 GiB of the GPU's memory; its pid on the host."""
         self.privd.good("exec", lease=lease, argv=STUBBORN)
-        for _ in range(100):
+        for _ in range(300):
             pids = self.gpus.pids_with("signal.SIG_IGN")
             if pids:
                 break
