@@ -146,11 +146,15 @@ struct UdpMember {
   }
 };
 
+// Sends until it came (once, where the patience is short): the relay may not have heard yet that `to` wants it so, and
+// UDP may lose it.
 bool gets_by_udp(UdpMember& to, const std::function<void()>& send, Millis patience = Millis(5'000)) {
   const std::size_t before = to.over_udp;
-  send();
+  LeaseTime next{};
   return soon(
       [&] {
+        const LeaseTime now = read_clocks().lease;
+        if (now >= next) next = now + (patience > Millis(1'000) ? Millis(300) : patience), send();
         to.work();
         return to.over_udp > before;
       },
