@@ -154,7 +154,7 @@ bool gets_by_udp(UdpMember& to, const std::function<void()>& send, Millis patien
   return soon(
       [&] {
         const LeaseTime now = read_clocks().lease;
-        if (now >= next) next = now + (patience > Millis(1'000) ? Millis(300) : patience), send();
+        if (now >= next) next = now + (patience > Millis(1'000) ? Millis(300) : 2 * patience), send();
         to.work();
         return to.over_udp > before;
       },
