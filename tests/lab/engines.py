@@ -95,4 +95,6 @@ class Podman(Engine):
         for key, text in files.items():
             with open("%s/%s" % (self.folder, key.lower()), "w") as f:
                 f.write(text)
-        return {key: "%s/%s" % (self.folder, key.lower()) for key in files}
+        loads = self.folder + "/loads"  # Podman keeps what was sent to it in its folder for temporary files, for good
+        os.makedirs(loads, exist_ok=True)
+        return {"TMPDIR": loads, **{key: "%s/%s" % (self.folder, key.lower()) for key in files}}
