@@ -17,6 +17,7 @@
 #include "overlay/roster.h"
 #include "server/commands.h"
 #include "server/journal_head.h"
+#include "server/signed_book.h"
 #include "server/signer_socket.h"
 #include "session/frames.h"
 #include "wire/agent_frames.h"
@@ -127,6 +128,42 @@ TEST_F(Signing, AskedTooOftenItStops) {
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(desk->device_certificate(NodeId{3}, device, 24h).ok());
   EXPECT_EQ(refusal(desk->device_certificate(NodeId{3}, device, 24h)), Code::ResourceExhausted);
   EXPECT_TRUE(desk->machine_proof(NodeId{3}, device).ok()) << "each kind by itself";
+}
+
+// The same roster goes to every member, and most orders repeat what the ones before said.
+TEST_F(Signing, WhatWasSignedLatelyIsNotAskedAgain) {
+  const std::shared_ptr<Signer> desk = *SigningDesk::open(dir);
+  SignedBook book(desk);
+  const std::string before = log();
+  const auto lines = [&] {
+    const std::string text = log();
+    return std::count(text.begin() + static_cast<std::ptrdiff_t>(before.size()), text.end(), '\n');
+  };
+  const WallTime now = read_clocks().wall;
+  const Bytes first = roster(1);
+  const Bytes signature = *book.roster(ClusterId{7}, first);
+  EXPECT_EQ(*book.roster(ClusterId{7}, first), signature);
+  EXPECT_EQ(lines(), 1);
+  EXPECT_NE(*book.roster(ClusterId{7}, roster(2)), signature) << "another roster of the cluster";
+  EXPECT_EQ(lines(), 2);
+  ASSERT_TRUE(book.proof_of(NodeId{3}, device, now).ok());
+  ASSERT_TRUE(book.proof_of(NodeId{3}, device, now + 1h).ok());
+  EXPECT_EQ(lines(), 3);
+  ASSERT_TRUE(book.proof_of(NodeId{3}, crypto::Key32{}, now).ok()) << "another key of the machine";
+  EXPECT_EQ(lines(), 4);
+  const auto wanted = token("muster.example.org:443", 6h);
+  const auto given = book.relay_token(wanted, now);
+  ASSERT_TRUE(given.ok()) << given.error().message;
+  auto later = wanted;
+  later.not_after = wanted.not_after + SignedBook::kTokenKept;
+  EXPECT_EQ(*book.relay_token(later, now), *given);
+  EXPECT_EQ(lines(), 5);
+  later.not_after = later.not_after + Millis(1);
+  EXPECT_NE(*book.relay_token(later, now), *given) << "it would end too early";
+  EXPECT_EQ(lines(), 6);
+  book.forget();
+  ASSERT_TRUE(book.roster(ClusterId{7}, roster(2)).ok());
+  EXPECT_EQ(lines(), 7) << "other keys are in use";
 }
 
 TEST_F(Signing, WithoutItsLineNothingIsSigned) {
