@@ -6,7 +6,7 @@ until the last one has its machine; baseline: Debian's Slurm (22.05), the same a
           machine (sdiag's "Jobs started"). There is no slurmd: nothing has to be told to a machine, or to come back from it.
 Also sched-e2e.running.N: ours until every machine (each a real agent core behind a queue) was told by signed orders, has made the cluster step by
 step, has started the job and said so, all of it in the journal; the baseline stays the same. And sched-e2e.decisions.N: the planner alone against
-the time that Slurm's main loop was at work. RUNS (3), SIZES (1000,5000,10000). Needs no root.
+the time that Slurm's main loop was at work. RUNS (3), SIZES (1000,5000,10000), JOBS (4,000), CLIENTS (64). Tried as root.
 """
 import getpass
 import json
