@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -31,24 +30,12 @@ constexpr std::size_t kMirrorsMax = overlay::kRelaysMax;
 constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
 constexpr int kMirrorTries = 5;
 constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
-constexpr int kUdpBatch = 32;
 constexpr int kSocketBuffer = 7 << 20;
 
 std::uint64_t steady_us() {
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
           .count());
-}
-
-// How long each of those is that came in one message.
-std::size_t datagram_bytes(msghdr& message, std::size_t all) {
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    int size = 0;
-    if (c->cmsg_level != SOL_UDP || c->cmsg_type != UDP_GRO || c->cmsg_len < CMSG_LEN(sizeof size)) continue;
-    std::memcpy(&size, CMSG_DATA(c), sizeof size);
-    if (size > 0) return static_cast<std::size_t>(size);
-  }
-  return std::max<std::size_t>(all, 1);
 }
 
 overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
@@ -64,23 +51,8 @@ overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
 
 }  // namespace
 
-// One recvmmsg's worth of datagrams.
-struct Netd::UdpBatch {
-  static constexpr std::size_t kSize = 65'536;                  // several of one size that the kernel joined
-  std::array<std::array<std::uint8_t, kSize>, kUdpBatch> data;  // only what is used costs memory
-  std::array<sockaddr_in6, kUdpBatch> from;                     // or IPv4: see its family
-  struct alignas(cmsghdr) Control {
-    std::array<char, CMSG_SPACE(sizeof(int))> bytes;
-  };
-  std::array<Control, kUdpBatch> control;
-  std::array<iovec, kUdpBatch> parts;
-  std::array<mmsghdr, kUdpBatch> messages;
-};
-
 Netd::Netd(NetdOptions options)
-    : options_(std::move(options)),
-      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried"),
-      batch_(std::make_unique_for_overwrite<UdpBatch>()) {}
+    : options_(std::move(options)), bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried") {}
 
 Netd::~Netd() {
   leases_.clear();
@@ -141,8 +113,7 @@ Status Netd::bind_udp(std::uint16_t port) {
     return error(Code::Unavailable, "netd cannot read its UDP port: " + errno_text(errno));
   }
   port_ = ntohs(at.sin_port);
-  const int on = 1;
-  ::setsockopt(udp_.get(), SOL_UDP, UDP_GRO, &on, sizeof on);  // without it they come one by one
+  net::UdpReceiver::join_by_kernel(udp_.get());
   sender_.set_fd(udp_.get());
   return {};
 }
@@ -160,8 +131,7 @@ void Netd::open_udp6() {
         ::getsockname(udp6_.get(), reinterpret_cast<sockaddr*>(&at), &size) != 0)
       continue;
     port6_ = ntohs(at.sin6_port);
-    const int on = 1;
-    ::setsockopt(udp6_.get(), SOL_UDP, UDP_GRO, &on, sizeof on);
+    net::UdpReceiver::join_by_kernel(udp6_.get());
     sender_.set_fd6(udp6_.get());
     poller_.watch(udp6_.get(), true, false, [this](Poller::Ready) { read_udp(udp6_.get()); });
     return;
@@ -324,29 +294,9 @@ Result<netd::Reply> Netd::handle(const netd::SetRelays& request, std::vector<Fd>
 }
 
 void Netd::read_udp(int fd) {
-  UdpBatch& b = *batch_;
-  for (std::size_t i = 0; i < kUdpBatch; ++i) {
-    b.parts[i] = {b.data[i].data(), UdpBatch::kSize};
-    b.messages[i] = {};
-    b.messages[i].msg_hdr.msg_name = &b.from[i];
-    b.messages[i].msg_hdr.msg_namelen = sizeof b.from[i];
-    b.messages[i].msg_hdr.msg_iov = &b.parts[i];
-    b.messages[i].msg_hdr.msg_iovlen = 1;
-    b.messages[i].msg_hdr.msg_control = b.control[i].bytes.data();
-    b.messages[i].msg_hdr.msg_controllen = b.control[i].bytes.size();
-  }
-  const int n = ::recvmmsg(fd, b.messages.data(), kUdpBatch, MSG_DONTWAIT, nullptr);
-  if (n <= 0) return;
+  if (received_.receive(fd) == 0) return;
   const Now now = read_clocks();
-  for (int i = 0; i < n; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    if ((b.messages[k].msg_hdr.msg_flags & MSG_TRUNC) != 0) continue;
-    ByteView joined = ByteView(b.data[k]).first(b.messages[k].msg_len);
-    const std::size_t each = datagram_bytes(b.messages[k].msg_hdr, joined.size());
-    const overlay::Endpoint from = endpoint_of(b.from[k]);
-    for (; !joined.empty(); joined = joined.subspan(std::min(each, joined.size())))
-      from_udp(joined.first(std::min(each, joined.size())), from, now);
-  }
+  received_.each(endpoint_of, [&](const overlay::Endpoint& from, ByteView datagram) { from_udp(datagram, from, now); });
   for (auto& [name, lease] : leases_) lease->flush();
   sender_.flush();
 }

@@ -11,6 +11,7 @@
 
 #include "host/bandwidth.h"
 #include "host/netd_lease.h"
+#include "net/udp_receiver.h"
 #include "overlay/stun.h"
 
 namespace muster::host {
@@ -85,8 +86,7 @@ class Netd {
   };
   std::map<std::pair<std::uint32_t, std::uint16_t>, Mirror> mirrors_;  // by the relay's address and port
   std::map<std::string, std::unique_ptr<NetdLease>> leases_;
-  struct UdpBatch;
-  std::unique_ptr<UdpBatch> batch_;
+  net::UdpReceiver received_;
 };
 
 // An UDP socket with the buffers that a fast tunnel wants; before a process gives its privileges up it may take more

@@ -1,7 +1,6 @@
 #include "relay/udp_side.h"
 
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -12,6 +11,7 @@
 
 #include "base/endian.h"
 #include "crypto/random.h"
+#include "net/udp_receiver.h"
 #include "net/udp_sender.h"
 #include "overlay/stun.h"
 
@@ -22,7 +22,6 @@ namespace asio = boost::asio;
 namespace ov = overlay;
 using asio::ip::udp;
 using UdpError = boost::system::error_code;
-constexpr std::size_t kBatch = 32;
 constexpr int kRounds = 8;  // batches, then others get their turn
 constexpr int kBuffer = 7 << 20;
 constexpr Millis kSweepEvery{1'000}, kGoneEvery{100};
@@ -39,16 +38,6 @@ ov::Endpoint endpoint_from(const sockaddr_in6& at) {
   if (std::equal(kMapped.begin(), kMapped.end(), six.begin()))
     return ov::Endpoint::udp(load_be32(six.data() + kMapped.size()), ntohs(at.sin6_port));
   return ov::Endpoint::udp6(six, ntohs(at.sin6_port));
-}
-
-std::size_t joined_size(msghdr& message, std::size_t all) {
-  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-    int size = 0;
-    if (c->cmsg_level != SOL_UDP || c->cmsg_type != UDP_GRO || c->cmsg_len < CMSG_LEN(sizeof size)) continue;
-    std::memcpy(&size, CMSG_DATA(c), sizeof size);
-    if (size > 0) return static_cast<std::size_t>(size);
-  }
-  return std::max<std::size_t>(all, 1);
 }
 
 }  // namespace
@@ -78,7 +67,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     const int on = 1;
     const int fd = socket_.native_handle();
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    ::setsockopt(fd, SOL_UDP, UDP_GRO, &on, sizeof on);
+    net::UdpReceiver::join_by_kernel(fd);
     for (const int option : {SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_RCVBUF, SO_SNDBUF}) {
       int now = 0;
       socklen_t size = sizeof now;
@@ -114,18 +103,6 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
   }
 
  private:
-  struct Batch {
-    static constexpr std::size_t kSize = 65'536;  // several of one size that the kernel joined
-    std::array<std::array<std::uint8_t, kSize>, kBatch> data;
-    std::array<sockaddr_in6, kBatch> from;
-    struct alignas(cmsghdr) Control {
-      std::array<char, CMSG_SPACE(sizeof(int))> bytes;
-    };
-    std::array<Control, kBatch> control;
-    std::array<iovec, kBatch> parts;
-    std::array<mmsghdr, kBatch> messages;
-  };
-
   void sweep() {
     hub_->udp.sweep(read_clocks());
     timer_.expires_after(kSweepEvery);
@@ -144,30 +121,12 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
   }
 
   bool read() {  // true: there may be more
-    Batch& b = *batch_;
-    for (std::size_t i = 0; i < kBatch; ++i) {
-      b.parts[i] = {b.data[i].data(), Batch::kSize};
-      b.messages[i] = {};
-      msghdr& m = b.messages[i].msg_hdr;
-      m.msg_name = &b.from[i];
-      m.msg_namelen = sizeof b.from[i];
-      m.msg_iov = &b.parts[i];
-      m.msg_iovlen = 1;
-      m.msg_control = b.control[i].bytes.data();
-      m.msg_controllen = b.control[i].bytes.size();
-    }
-    const int n = ::recvmmsg(fd(), b.messages.data(), kBatch, MSG_DONTWAIT, nullptr);
-    if (n <= 0) return false;
+    const std::size_t came = received_.receive(fd());
+    if (came == 0) return false;
     now_ = read_clocks().lease;
-    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
-      ByteView joined = ByteView(b.data[i]).first(b.messages[i].msg_len);
-      const std::size_t each = joined_size(b.messages[i].msg_hdr, joined.size());
-      const ov::Endpoint from = endpoint_from(b.from[i]);
-      for (; !joined.empty(); joined = joined.subspan(std::min(each, joined.size())))
-        take(from, joined.first(std::min(each, joined.size())));
-    }
+    received_.each(endpoint_from, [this](const ov::Endpoint& from, ByteView datagram) { take(from, datagram); });
     sender_.flush();
-    return static_cast<std::size_t>(n) == kBatch;
+    return came == net::UdpReceiver::kBatch;
   }
 
   void send(const ov::Endpoint& to, ByteView datagram) {
@@ -254,7 +213,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
   LeaseTime now_{};
   net::UdpSender sender_;
   std::array<std::uint8_t, ov::kUdpRelayDatagramMax> out_{};
-  const std::unique_ptr<Batch> batch_ = std::make_unique_for_overwrite<Batch>();
+  net::UdpReceiver received_;
 };
 
 Result<std::unique_ptr<UdpSide>> UdpSide::open(asio::io_context& io, std::shared_ptr<Hub> hub,
