@@ -1,20 +1,15 @@
 #pragma once
-// Inside net and relay: TLS as an Asio stream directly on the socket: OpenSSL reads and writes the descriptor itself
+// Inside net: TLS as an Asio stream directly on the socket: OpenSSL reads and writes the descriptor itself
 // and Asio only waits for readiness, so an idle connection holds no record buffers (asio::ssl would keep two of 17
 // KiB). At most one read and one write at a time, all on the executor of the socket. EOF is asio::error::eof, with or
 // without close_notify.
 #include <boost/asio/compose.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/beast/core/role.hpp>
 
-#include "net/tls.h"
+#include "net/tls_steps.h"
 
 namespace muster::net {
-
-namespace asio = boost::asio;
-using asio::ip::tcp;
-using ErrorCode = boost::system::error_code;
 
 class TlsStream {
  public:
@@ -47,19 +42,13 @@ class TlsStream {
   auto async_write_some(const Buffers& buffers, Token&& token) {
     return asio::async_compose<Token, void(ErrorCode, std::size_t)>(WriteOp<Buffers>{*this, buffers}, token, socket_);
   }
-  // Without waiting, of many records at once; 0 bytes and no error: wait for the socket and ask again.
-  std::size_t read_now(asio::mutable_buffer target, ErrorCode& ec);
-  std::size_t write_now(asio::const_buffer source, ErrorCode& ec);
   // Says goodbye without waiting and closes both directions. Safe to call twice.
   void close();
   void shutdown_send();  // close_notify and FIN; reading goes on
 
  private:
-  enum class Outcome { Done, WaitRead, WaitWrite, Failed };
-  Outcome judge(int rc, std::size_t& bytes, ErrorCode& ec);
-  Outcome handshake(ErrorCode& ec);
-  Outcome read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec);
-  Outcome write(const void* data, std::size_t size, std::size_t& bytes, ErrorCode& ec);
+  TlsStep read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec);
+  TlsStep write(asio::const_buffer source, std::size_t& bytes, ErrorCode& ec);
 
   // Runs one step until it ends; a step that ends at once completes through the executor, never inside the initiation.
   template <typename Derived>
@@ -69,10 +58,10 @@ class TlsStream {
       auto& me = static_cast<Derived&>(*this);
       if (ended) return self.complete(result, bytes);
       if (wait_error) return self.complete(wait_error, 0);
-      const Outcome outcome = std::exchange(patient, false) ? Outcome::WaitRead : me.step(bytes, result);
-      if (outcome == Outcome::WaitRead || outcome == Outcome::WaitWrite) {
+      const TlsStep outcome = std::exchange(patient, false) ? TlsStep::WaitRead : me.step(bytes, result);
+      if (outcome == TlsStep::WaitRead || outcome == TlsStep::WaitWrite) {
         waited = true;
-        const auto kind = outcome == Outcome::WaitRead ? tcp::socket::wait_read : tcp::socket::wait_write;
+        const auto kind = outcome == TlsStep::WaitRead ? tcp::socket::wait_read : tcp::socket::wait_write;
         return me.stream.socket_.async_wait(kind, std::move(self));
       }
       if (waited) return self.complete(result, bytes);
@@ -85,12 +74,12 @@ class TlsStream {
   };
   struct HandshakeOp : Op<HandshakeOp> {
     explicit HandshakeOp(TlsStream& s) : stream(s) {}
-    Outcome step(std::size_t&, ErrorCode& ec) { return stream.handshake(ec); }
+    TlsStep step(std::size_t&, ErrorCode& ec) { return tls_handshake(*stream.ssl_, ec); }
     TlsStream& stream;
   };
   struct ReadOp : Op<ReadOp> {
     ReadOp(TlsStream& s, asio::mutable_buffer t) : stream(s), target(t) {}
-    Outcome step(std::size_t& n, ErrorCode& ec) { return stream.read(target, n, ec); }
+    TlsStep step(std::size_t& n, ErrorCode& ec) { return stream.read(target, n, ec); }
     TlsStream& stream;
     asio::mutable_buffer target;
   };
@@ -98,13 +87,12 @@ class TlsStream {
   struct WriteOp : Op<WriteOp<Buffers>> {
     WriteOp(TlsStream& s, const Buffers& b) : stream(s), buffers(b) {}
     // Small pieces (a frame header and its payload) become one record.
-    Outcome step(std::size_t& n, ErrorCode& ec) {
+    TlsStep step(std::size_t& n, ErrorCode& ec) {
       thread_local char scratch[16 << 10];
       const std::size_t total = asio::buffer_size(buffers);
       const asio::const_buffer first = *asio::buffer_sequence_begin(buffers);
-      if (first.size() == total || first.size() >= sizeof scratch)
-        return stream.write(first.data(), first.size(), n, ec);
-      return stream.write(scratch, asio::buffer_copy(asio::buffer(scratch), buffers), n, ec);
+      if (first.size() == total || first.size() >= sizeof scratch) return stream.write(first, n, ec);
+      return stream.write({scratch, asio::buffer_copy(asio::buffer(scratch), buffers)}, n, ec);
     }
     TlsStream& stream;
     Buffers buffers;

@@ -1,11 +1,17 @@
 #include "relay/member_link.h"
 
+#include <openssl/err.h>
+
+#include <atomic>
+#include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <deque>
 
+#include "net/dial.h"
 #include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/udp_relay.h"
+#include "relay/loops.h"
 
 namespace muster::relay {
 namespace {
@@ -42,48 +48,66 @@ void give_back(Bytes chunk) {
   spare.push_back(std::move(chunk));
 }
 
-class MemberLink final : public Member, public Closable, public std::enable_shared_from_this<MemberLink> {
+// Does not wait.
+void say_goodbye(SSL& ssl) {
+  ERR_clear_error();
+  if (SSL_is_init_finished(&ssl) != 0) SSL_shutdown(&ssl);
+  ERR_clear_error();
+}
+
+class MemberLink final : public Member,
+                         public Closable,
+                         public Watched,
+                         public std::enable_shared_from_this<MemberLink> {
  public:
-  MemberLink(std::shared_ptr<Hub> hub, const RelayOptions& options, TlsStream stream, Registry::GuardPtr guard,
-             std::shared_ptr<void> keep)
+  MemberLink(std::shared_ptr<Hub> hub, const RelayOptions& options, Loops::Io& home, Fd socket, SslPtr ssl,
+             Registry::GuardPtr guard, std::shared_ptr<void> keep)
       : keep_(std::move(keep)),
         hub_(std::move(hub)),
         options_(options),
-        stream_(std::move(stream)),
-        timer_(stream_.get_executor()),
-        pause_(stream_.get_executor()),
+        timer_(home),
+        pause_(home),
         guard_(std::move(guard)),
-        door_(ov::open_door()) {}
-  ~MemberLink() override {
+        door_(ov::open_door()),
+        socket_(std::move(socket)),
+        ssl_(std::move(ssl)) {}
+  ~MemberLink() {
     if (joined_) --hub_->counts.members;
   }
 
   void start() {
     guard_->bind(weak_from_this());
+    watched_self_ = shared_from_this();
     born_ = last_heard_ = std::chrono::steady_clock::now();
     tick();
-    stream_.async_handshake([self = shared_from_this()](ErrorCode ec, std::size_t) {
-      if (ec || !self->open_) return self->close();
-      Bytes challenge;
-      ov::append_challenge(challenge, ov::challenge_of(self->door_));
-      self->queue(challenge);
-      self->read();
-    });
+    shake_hands();
   }
 
   void deliver(const crypto::Key32& source, ByteView payload) override {
     push([&](Bytes& out) { ov::append_recv(out, source, payload); }, ov::kRelayHeader + source.size() + payload.size());
   }
   void replaced() override {
-    asio::post(timer_.get_executor(), [self = shared_from_this()] {
-      self->refuse(ov::RelayErrorCode::Replaced, "the same key connected again");
-    });
+    at_home([](MemberLink& self) { self.refuse(ov::RelayErrorCode::Replaced, "the same key connected again"); });
   }
   void recalled() override {
-    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->turn_out(); });
+    at_home([](MemberLink& self) { self.turn_out(); });
   }
   void abort() override {
-    asio::post(timer_.get_executor(), [self = shared_from_this()] { self->close(); });
+    at_home([](MemberLink& self) { self.close(); });
+  }
+
+  void ready(bool readable, bool writable) override {
+    const auto keep = shared_from_this();
+    if (!open_) return;
+    if (!shaken_) return shake_hands();
+    if (writable) {
+      room_needed_ = false;
+      watch();
+      flush();
+    }
+    if (!readable || !open_) return;
+    if (!reads()) return close();  // not asked for: an end
+    take();
   }
 
  private:
@@ -118,22 +142,57 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     return tokens_ < 0;
   }
 
-  // more: the last read was full, so there may be more in the TLS layer, of which the socket says nothing.
-  void read(bool more = false) {
+  bool reads() const { return shaken_ && !paused_ && !leaving_; }
+  // The loop is told what is waited for, where that changed.
+  void watch() {
+    Loops::For what = reads() ? Loops::For::Bytes : Loops::For::Nothing;
+    if (room_needed_) what = what == Loops::For::Bytes ? Loops::For::Both : Loops::For::Room;
+    watch(what);
+  }
+  void watch(Loops::For what) {
+    const auto before = std::exchange(watched_, what);
+    if (before == what) return;
+    if (what == Loops::For::Nothing) return Loops::unwatch(socket_.get());
+    if (before != Loops::For::Nothing) return Loops::rewatch(socket_.get(), *this, what);
+    if (!Loops::watch(socket_.get(), *this, what)) close();
+  }
+
+  void shake_hands() {
+    ErrorCode ec;
+    switch (tls_handshake(*ssl_, ec)) {
+      case TlsStep::WaitRead:
+        return watch(Loops::For::Bytes);
+      case TlsStep::WaitWrite:
+        return watch(Loops::For::Room);
+      case TlsStep::Failed:
+        return close();
+      case TlsStep::Done:
+        break;
+    }
+    shaken_ = true;
+    Bytes challenge;
+    ov::append_challenge(challenge, ov::challenge_of(door_));
+    queue(challenge);
+    read(true);
+  }
+
+  // more: the TLS layer may hold some already, of which the socket says nothing.
+  void read(bool more) {
     if (pause_needed()) {
       ++hub_->counts.throttled;
+      paused_ = true;
+      watch();
       pause_.expires_after(Millis(5));
       return pause_.async_wait([self = shared_from_this(), more](ErrorCode ec) {
-        if (!ec && self->open_) self->read(more);
+        if (ec || !self->open_ || self->leaving_) return;
+        self->paused_ = false;
+        self->read(more);
       });
     }
-    if (more)  // behind the others
-      return asio::post(timer_.get_executor(), [self = shared_from_this()] {
-        if (self->open_) self->take();
-      });
-    stream_.socket().async_wait(tcp::socket::wait_read, [self = shared_from_this()](ErrorCode ec) {
-      if (ec || !self->open_) return self->close();
-      self->take();
+    watch();
+    if (!more) return;
+    at_home([](MemberLink& self) {  // behind the others
+      if (self.open_ && self.reads()) self.take();
     });
   }
 
@@ -141,7 +200,11 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   void take() {
     thread_local Bytes input(kReadBytes);
     ErrorCode ec;
-    const std::size_t n = stream_.read_now(asio::buffer(input), ec);
+    std::size_t n = 0;
+    {
+      const std::lock_guard lock(stream_mutex_);
+      n = tls_read_now(*ssl_, asio::buffer(input), ec);
+    }
     if (ec) return close();
     if (n > 0) {
       last_heard_ = std::chrono::steady_clock::now();
@@ -238,6 +301,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   void forward(ByteView body) {
     auto packet = ov::parse_packet(body);
     if (!packet.ok()) return refuse(ov::RelayErrorCode::BadFrame, packet.error().message);
+    Loops::carried();
     auto& counts = hub_->counts;
     if (hub_->udp.deliver({token_.cluster, packet->key}, token_.overlay_key, packet->payload, read_clocks().lease)) {
       counts.packets.fetch_add(1, std::memory_order_relaxed);
@@ -282,26 +346,41 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
       }
       wake = !std::exchange(scheduled_, true);
     }
-    if (wake) asio::post(timer_.get_executor(), [self = shared_from_this()] { self->flush(); });
+    if (wake) flush_soon();
   }
 
-  void flush() {  // on the strand; scheduled_ stays true until the queue is empty
+  // By this thread if it is one of the relay's, whoever the link belongs to, after what it has to do already: so what
+  // came for it meanwhile leaves with it, and no other thread is woken.
+  void flush_soon() {
+    Loops::Io* here = Loops::here();
+    if (here == nullptr) return at_home([](MemberLink& self) { self.flush(); });
+    asio::post(*here, [self = shared_from_this()] { self->flush(); });
+  }
+  template <typename Then>
+  void at_home(Then then) {
+    asio::post(timer_.get_executor(), [self = shared_from_this(), then] { then(*self); });
+  }
+
+  void flush() {  // any thread, one at a time: scheduled_ stays true until the queue is empty
+    const std::lock_guard lock(stream_mutex_);
     for (int turn = 0; open_ && turn < kTurns; ++turn) {
       if (written_ == leaves_.size() && !next_chunk()) {
-        if (leaving_) close();
+        if (leaving_) at_home([](MemberLink& self) { self.close(); });
         return;
       }
       ErrorCode ec;
-      const std::size_t n = stream_.write_now(asio::buffer(leaves_) + written_, ec);
-      if (ec) return close();
+      std::size_t n = 0;
+      (void)tls_write(*ssl_, asio::buffer(leaves_) + written_, n, ec);
+      if (ec) return at_home([](MemberLink& self) { self.close(); });
       written_ += n;
-      if (n == 0)
-        return stream_.socket().async_wait(tcp::socket::wait_write, [self = shared_from_this()](ErrorCode failed) {
-          if (failed || !self->open_) return self->close();
-          self->flush();
-        });
+      if (n == 0) return at_home([](MemberLink& self) { self.wait_for_room(); });
     }
-    if (open_) asio::post(timer_.get_executor(), [self = shared_from_this()] { self->flush(); });
+    if (open_) flush_soon();
+  }
+  void wait_for_room() {
+    if (!open_) return;
+    room_needed_ = true;
+    watch();
   }
   bool next_chunk() {
     give_back(std::exchange(leaves_, {}));
@@ -321,6 +400,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     if (leaving_ || !open_) return;
     leave_udp(UdpLegs::End::Now);
     leaving_ = true;
+    watch();
     Bytes frame;
     ov::append_error(frame, code, message);
     queue(frame);
@@ -335,8 +415,7 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
   }
 
   void close() {
-    if (!open_) return;
-    open_ = false;
+    if (!open_.exchange(false)) return;
     {
       const std::lock_guard lock(mutex_);
       closed_ = true;
@@ -346,26 +425,38 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
     leave_udp(UdpLegs::End::Grace);
     timer_.cancel();
     pause_.cancel();
-    stream_.close();
+    watch(Loops::For::Nothing);
+    {
+      const std::lock_guard lock(stream_mutex_);
+      say_goodbye(*ssl_);
+      socket_.reset();
+    }
     guard_.reset();
+    watched_self_.reset();
   }
 
   const std::shared_ptr<void> keep_;
   const std::shared_ptr<Hub> hub_;
   const RelayOptions& options_;  // of the relay, which outlives its members
-  TlsStream stream_;
   asio::steady_timer timer_, pause_;
   Registry::GuardPtr guard_;
   ov::RelayDoor door_;
   ov::RelayToken token_;
   ov::FrameReader reader_;
-  Bytes leaves_;  // the chunk under way
-  std::size_t written_ = 0;
   std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
       refilled_ = std::chrono::steady_clock::now();
   std::int64_t tokens_ = 1 << 20;
   std::uint32_t udp_id_ = 0;
-  bool open_ = true, joined_ = false, leaving_ = false;
+  bool shaken_ = false, joined_ = false, paused_ = false, room_needed_ = false;
+  Loops::For watched_ = Loops::For::Nothing;
+  std::shared_ptr<MemberLink> watched_self_;         // until close()
+  std::atomic<bool> open_ = true, leaving_ = false;  // changed at home only
+  // Whoever reads, writes or closes the stream; taken before mutex_.
+  std::mutex stream_mutex_;
+  Fd socket_;
+  SslPtr ssl_;
+  Bytes leaves_;  // the chunk under way
+  std::size_t written_ = 0;
   std::mutex mutex_;
   std::deque<Chunk> out_;
   std::size_t queued_ = 0;
@@ -376,14 +467,15 @@ class MemberLink final : public Member, public Closable, public std::enable_shar
 
 void serve_member(std::shared_ptr<Hub> hub, const RelayOptions& options, net::tcp::socket socket, net::SslCtxPtr tls,
                   net::Registry::GuardPtr guard, std::shared_ptr<void> keep) {
-  auto ssl = new_ssl(*tls, socket.native_handle());
+  ErrorCode ec;
+  Fd fd(socket.release(ec));
+  auto ssl = ec ? nullptr : new_ssl(*tls, fd.get());
   if (!ssl) return;
   SSL_set_default_read_buffer_len(ssl.get(), kReadBytes);  // many records in one recv; released when it is empty
   SSL_set_accept_state(ssl.get());
-  const auto executor = socket.get_executor();
-  auto link = std::make_shared<MemberLink>(std::move(hub), options, TlsStream(std::move(socket), std::move(ssl)),
+  auto link = std::make_shared<MemberLink>(std::move(hub), options, *Loops::here(), std::move(fd), std::move(ssl),
                                            std::move(guard), std::move(keep));
-  asio::post(executor, [link] { link->start(); });
+  link->start();
 }
 
 }  // namespace muster::relay

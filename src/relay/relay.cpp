@@ -4,10 +4,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/strand.hpp>
 #include <boost/asio/write.hpp>
 #include <thread>
 
@@ -17,6 +15,7 @@
 #include "overlay/relay_protocol.h"
 #include "relay/client_hello.h"
 #include "relay/handoff_queue.h"
+#include "relay/loops.h"
 #include "relay/member_link.h"
 #include "relay/recall.h"
 #include "relay/udp_side.h"
@@ -45,6 +44,7 @@ class Pending final : public Closable, public std::enable_shared_from_this<Pendi
   }
 
  private:
+  void begin();  // this and all below on the thread of its socket
   void wait();
   void look();
   void close() {
@@ -76,14 +76,14 @@ Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& t
 
 class RelayImpl final : public Relay {
  public:
-  explicit RelayImpl(RelayOptions options)
+  RelayImpl(RelayOptions options, std::shared_ptr<Loops> loops)
       : options_(std::move(options)),
         members_(std::make_shared<Registry>(options_.members_max, options_.per_address_max)),
         pending_(std::make_shared<Registry>(options_.pending_max, std::max<std::size_t>(options_.pending_max / 8, 16))),
-        acceptor_(asio::make_strand(*io_)),
-        metrics_acceptor_(asio::make_strand(*io_)),
-        pause_(acceptor_.get_executor()),
-        work_(asio::make_work_guard(*io_)) {}
+        loops_(std::move(loops)),
+        acceptor_(loops_->io(0)),
+        metrics_acceptor_(loops_->io(0)),
+        pause_(acceptor_.get_executor()) {}
   ~RelayImpl() override { stop(); }
 
   Status open() {
@@ -91,9 +91,9 @@ class RelayImpl final : public Relay {
     options_.tls.key_pem.clear();
     TRY_VOID(listen(acceptor_, options_.address, options_.port));
     if (!options_.handoff_path.empty()) {
-      handoff_ = std::make_shared<HandoffQueue>(*io_, hub_, options_.held_max, options_.hold_time);
+      handoff_ = std::make_shared<HandoffQueue>(loops_->io(0), hub_, options_.held_max, options_.hold_time);
       TRY_VOID(handoff_->listen(options_.handoff_path));
-      recall_ = std::make_shared<RecallDoor>(*io_, hub_);
+      recall_ = std::make_shared<RecallDoor>(loops_->io(0), hub_);
       TRY_VOID(recall_->listen(recall_path(options_.handoff_path)));
     }
     if (!options_.metrics_address.empty()) {
@@ -103,7 +103,8 @@ class RelayImpl final : public Relay {
     }
     if (options_.mirror) open_mirror();
     asio::post(acceptor_.get_executor(), [this] { accept(); });
-    for (int i = 0; i < std::max(options_.threads, 1); ++i) threads_.emplace_back([this] { run(); });
+    loops_->start();
+    running_ = true;
     return {};
   }
 
@@ -156,18 +157,16 @@ class RelayImpl final : public Relay {
     if (handoff_) handoff_->close();
     if (recall_) recall_->close();
     const Deadline deadline = deadline_in(kStopTime);
-    while (!threads_.empty() && std::chrono::steady_clock::now() < deadline) {
+    while (running_ && std::chrono::steady_clock::now() < deadline) {
       members_->abort_all();
       pending_->abort_all();
       std::this_thread::sleep_for(Millis(5));
       if (members_->size() == 0 && pending_->size() == 0) break;
     }
-    work_.reset();
-    while (!threads_.empty() && !io_->stopped() && std::chrono::steady_clock::now() < deadline)
+    loops_->let_end();
+    while (running_ && !loops_->ended() && std::chrono::steady_clock::now() < deadline)
       std::this_thread::sleep_for(Millis(2));
-    io_->stop();
-    for (auto& thread : threads_) thread.join();
-    threads_.clear();
+    loops_->stop();
   }
 
   // ---- for Pending, on its strand
@@ -187,22 +186,11 @@ class RelayImpl final : public Relay {
       const std::lock_guard lock(mutex_);
       tls = tls_;
     }
-    serve_member(hub_, options_, std::move(socket), std::move(tls), std::move(guard), io_);
+    serve_member(hub_, options_, std::move(socket), std::move(tls), std::move(guard), loops_);
   }
   const RelayOptions& options() const { return options_; }
 
  private:
-  void run() {
-    while (true) {
-      try {
-        io_->run();
-        return;
-      } catch (const std::exception& e) {
-        log_error("relay", "a callback failed: {}", e.what());
-      }
-    }
-  }
-
   static Status listen(tcp::acceptor& acceptor, const std::string& address, std::uint16_t port) {
     ErrorCode ec;
     const auto ip = asio::ip::make_address(address, ec);
@@ -219,7 +207,7 @@ class RelayImpl final : public Relay {
 
   void accept() {
     if (!acceptor_.is_open()) return;
-    acceptor_.async_accept(asio::make_strand(*io_), [this](ErrorCode ec, tcp::socket socket) {
+    acceptor_.async_accept(loops_->next(), [this](ErrorCode ec, tcp::socket socket) {
       if (!acceptor_.is_open()) return;
       if (ec) {  // out of descriptors: the kernel's queue holds them while we wait
         pause_.expires_after(Millis(100));
@@ -239,11 +227,8 @@ class RelayImpl final : public Relay {
   }
 
   void open_mirror() {
-    auto side = UdpSide::open(*io_, hub_,
-                              {.address = acceptor_.local_endpoint().address(),
-                               .port = port(),
-                               .sockets = std::max(options_.threads, 1),
-                               .members = options_.udp});
+    auto side = UdpSide::open(
+        *loops_, hub_, {.address = acceptor_.local_endpoint().address(), .port = port(), .members = options_.udp});
     if (side.ok()) return void(udp_ = std::move(*side));
     log_warn("relay", "UDP port {} is not to be had ({}): machines behind NATs find no direct ways", port(),
              side.error().message);
@@ -277,26 +262,28 @@ class RelayImpl final : public Relay {
         });
   }
 
-  const std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>();
   RelayOptions options_;
   const std::shared_ptr<Hub> hub_ = std::make_shared<Hub>();
   std::shared_ptr<Registry> members_, pending_;
+  const std::shared_ptr<Loops> loops_;
   tcp::acceptor acceptor_, metrics_acceptor_;
   asio::steady_timer pause_;
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::shared_ptr<HandoffQueue> handoff_;
   std::shared_ptr<RecallDoor> recall_;
   std::unique_ptr<UdpSide> udp_;
   std::mutex mutex_;
   SslCtxPtr tls_;
   crypto::CertWatch certificates_;
-  std::vector<std::thread> threads_;
-  bool stopped_ = false;
+  bool running_ = false, stopped_ = false;
 };
 
 void Pending::start() {
   ++hub_->counts.pending;
   guard_->bind(weak_from_this());
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->begin(); });
+}
+
+void Pending::begin() {
   timer_.expires_after(relay_.options().hello_time);
   timer_.async_wait([weak = weak_from_this()](ErrorCode ec) {
     if (auto self = weak.lock(); self && !ec) self->close();
@@ -339,7 +326,8 @@ void Pending::look() {
 Result<std::unique_ptr<Relay>> Relay::create(RelayOptions options) {
   if (options.relay_id.empty() || options.relay_id.size() > 255)
     return error(Code::InvalidArgument, "the relay's name must have 1 to 255 characters");
-  auto relay = std::make_unique<RelayImpl>(std::move(options));
+  std::shared_ptr<Loops> loops = TRY(Loops::create(options.threads));
+  auto relay = std::make_unique<RelayImpl>(std::move(options), std::move(loops));
   TRY_VOID(relay->open());
   return std::unique_ptr<Relay>(std::move(relay));
 }

@@ -1,5 +1,6 @@
 #include "relay/relay.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -7,15 +8,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <map>
 #include <mutex>
 #include <thread>
 
+#include "base/endian.h"
 #include "base/rng.h"
 #include "crypto/cert.h"
 #include "crypto/random.h"
@@ -60,7 +65,9 @@ struct Process {
     start();
   }
   ~Process() {
-    stop();
+    if (pid >= 0) {
+      EXPECT_EQ(stop(), 0) << "the relay's own end; under a sanitizer also what it found";
+    }
     fs::remove_all(dir);
   }
   void write_certificate(Millis life = Millis(3'600'000)) const {
@@ -214,6 +221,89 @@ TEST(Relay, MembersOfOneClusterExchangePackets) {
   const std::string metrics = scrape(relay);
   EXPECT_NE(metrics.find("muster_relay_members 3\n"), std::string::npos) << metrics;
   EXPECT_NE(metrics.find("muster_relay_packets_total 200\n"), std::string::npos);
+}
+
+// Members of different threads of the relay: what one has for another is written by either's thread.
+TEST(Relay, ManySendToManyAtOnceAndEachHasItAllInOrder) {
+  constexpr std::size_t kPeers = 6, kEach = 1'500;
+  Process relay;
+  std::array<Peer, kPeers> peers;
+  for (Peer& peer : peers) peer.start(relay, relay.token(peer.pair, 1));
+  for (const Peer& peer : peers) ASSERT_TRUE(peer.up());
+  std::vector<std::thread> senders;
+  for (std::size_t from = 0; from < kPeers; ++from)
+    senders.emplace_back([&, from] {
+      for (std::uint32_t i = 0; i < kEach; ++i) {
+        Bytes packet(100 + i % 300);
+        store_be32(packet.data(), i);
+        for (const std::size_t to : {(from + 1) % kPeers, (from + 2) % kPeers})
+          EXPECT_TRUE(peers[from].client->send(peers[to].pair.public_key, packet));
+        if (i % 50 == 49) std::this_thread::sleep_for(Millis(2));  // queues are bounded, and nothing is to be dropped
+      }
+    });
+  for (auto& sender : senders) sender.join();
+  for (Peer& peer : peers) {
+    EXPECT_TRUE(eventually([&] { return peer.count() == 2 * kEach; })) << peer.count();
+    std::map<Key32, std::uint32_t> next;
+    for (const auto& [from, packet] : peer.got) {
+      const std::uint32_t number = load_be32(packet.data());
+      ASSERT_EQ(number, next[from]++);
+      ASSERT_EQ(packet.size(), 100 + number % 300);
+    }
+  }
+}
+
+TEST(Relay, WhoDoesNotReadLosesItsOldestAndThenHasTheNewest) {
+  Process relay;
+  const auto pair = crypto::x25519_generate();
+  auto slow = net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(3000)));
+  ASSERT_TRUE(slow.ok()) << slow.error().message;
+  overlay::FrameReader reader;
+  std::vector<std::uint32_t> got;
+  bool welcome = false;
+  const auto read = [&] {
+    char buffer[16 << 10];
+    const auto n = net::read_some(*slow, buffer, sizeof buffer, net::deadline_in(Millis(5000)));
+    if (!n.ok() || *n == 0) return false;
+    reader.feed(as_bytes({buffer, *n}));
+    while (auto frame = *reader.next()) {
+      if (frame->type == overlay::RelayType::Challenge) {
+        Bytes hello;
+        overlay::append_hello(hello,
+                              *overlay::make_hello(*overlay::parse_challenge(frame->body), pair, relay.token(pair, 1)));
+        EXPECT_TRUE(net::write_all(*slow, as_string(hello), net::deadline_in(Millis(3000))).ok());
+      }
+      welcome |= frame->type == overlay::RelayType::Welcome;
+      if (frame->type == overlay::RelayType::Recv)
+        got.push_back(load_be32(overlay::parse_packet(frame->body)->payload.data()));
+    }
+    return true;
+  };
+  while (!welcome) ASSERT_TRUE(read());
+  Peer fast;
+  fast.start(relay, relay.token(fast.pair, 1));
+  ASSERT_TRUE(fast.up());
+  // More than the kernel's buffers and the relay's queue hold together.
+  constexpr std::uint32_t kPackets = 16'000;
+  Bytes packet(1'400);
+  for (std::uint32_t i = 0; i < kPackets; ++i) {
+    store_be32(packet.data(), i);
+    ASSERT_TRUE(fast.client->send(pair.public_key, packet));
+    if (i % 500 == 499) {  // so that its own queue drops nothing
+      const std::string sent = fmt::format("muster_relay_packets_total {}\n", i + 1);
+      ASSERT_TRUE(eventually([&] { return scrape(relay).find(sent) != std::string::npos; }));
+    }
+  }
+  while (got.empty() || got.back() != kPackets - 1) ASSERT_TRUE(read()) << got.size();
+  EXPECT_TRUE(std::is_sorted(got.begin(), got.end()));
+  EXPECT_EQ(got.front(), 0u) << "what the kernel had already";
+  const std::size_t lost = kPackets - got.size();
+  EXPECT_GT(lost, 1'000u);
+  EXPECT_NE(scrape(relay).find(fmt::format("muster_relay_dropped_total {}\n", lost)), std::string::npos);
+  // And is a member like any other.
+  packet[0] = 0xff;
+  EXPECT_TRUE(fast.client->send(pair.public_key, packet));
+  while (got.back() < kPackets) ASSERT_TRUE(read());
 }
 
 TEST(Relay, RefusesForeignTokensAndWaitsForABetterOne) {

@@ -6,7 +6,6 @@
 #include <array>
 #include <boost/asio/ip/udp.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/strand.hpp>
 #include <cstring>
 
 #include "base/endian.h"
@@ -52,12 +51,8 @@ Ip6 mapped_address(const ov::Endpoint& at) {
 
 class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
  public:
-  Shard(asio::io_context& io, std::shared_ptr<Hub> hub, const ov::UdpCookies& cookies, bool members)
-      : hub_(std::move(hub)),
-        socket_(asio::make_strand(io)),
-        timer_(socket_.get_executor()),
-        cookies_(cookies),
-        members_(members) {}
+  Shard(Loops::Io& io, std::shared_ptr<Hub> hub, const ov::UdpCookies& cookies, bool members)
+      : hub_(std::move(hub)), socket_(io), timer_(socket_.get_executor()), cookies_(cookies), members_(members) {}
 
   UdpError bind(const udp::endpoint& at) {
     UdpError ec;
@@ -166,6 +161,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
   }
 
   void forward(UdpLegs::Leg& source, std::uint64_t to, ByteView payload) {
+    Loops::carried();
     auto& counts = hub_->counts;
     const std::uint64_t cluster = source.place.first;
     const auto count = [&] {
@@ -216,12 +212,11 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
   net::UdpReceiver received_;
 };
 
-Result<std::unique_ptr<UdpSide>> UdpSide::open(asio::io_context& io, std::shared_ptr<Hub> hub,
-                                               const UdpSideOptions& options) {
+Result<std::unique_ptr<UdpSide>> UdpSide::open(Loops& loops, std::shared_ptr<Hub> hub, const UdpSideOptions& options) {
   std::unique_ptr<UdpSide> out(new UdpSide(std::move(hub)));
   const ov::UdpCookies cookies{ov::Secret32(crypto::random_key32())};
-  for (int i = 0; i < std::max(options.sockets, 1); ++i) {
-    auto shard = std::make_shared<Shard>(io, out->hub_, cookies, options.members);
+  for (std::size_t i = 0; i < loops.size(); ++i) {
+    auto shard = std::make_shared<Shard>(loops.io(i), out->hub_, cookies, options.members);
     if (const UdpError failed = shard->bind({options.address, options.port}))
       return error(Code::Unavailable, failed.message());
     out->shards_.push_back(std::move(shard));

@@ -1,28 +1,26 @@
 #pragma once
-// Inside relay: its UDP port, on as many sockets as it has threads (SO_REUSEPORT: a member's datagrams stay on one).
+// Inside relay: its UDP port, a socket for each of its threads (SO_REUSEPORT: a member's datagrams stay on one).
 // Answers how one is seen (overlay/stun.h) to anybody, and takes datagrams of members (overlay/udp_relay.h): what is
 // for a member of the same cluster goes on over UDP where that one wants it so, else over its TLS connection. Whoever
-// is not known hears nothing. Strands of their own; close() from any thread.
-#include <boost/asio/io_context.hpp>
+// is not known hears nothing. close() from any thread.
 #include <boost/asio/ip/address.hpp>
 #include <memory>
 #include <vector>
 
 #include "relay/hub.h"
+#include "relay/loops.h"
 
 namespace muster::relay {
 
 struct UdpSideOptions {
   boost::asio::ip::address address;
   std::uint16_t port = 0;
-  int sockets = 1;
   bool members = true;  // else only the mirror
 };
 
 class UdpSide {
  public:
-  static Result<std::unique_ptr<UdpSide>> open(boost::asio::io_context& io, std::shared_ptr<Hub> hub,
-                                               const UdpSideOptions& options);
+  static Result<std::unique_ptr<UdpSide>> open(Loops& loops, std::shared_ptr<Hub> hub, const UdpSideOptions& options);
   ~UdpSide();
   void close();
 
