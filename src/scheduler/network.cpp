@@ -33,14 +33,40 @@ std::vector<T> thinned(std::vector<T> values) {
   return out;
 }
 
+// Machines by the number of a group each is in (0: none), of groups with at least so many; small ones first, those of
+// one size by their number.
+struct Groups {
+  template <class Of>
+  Groups(const std::vector<std::uint32_t>& machines, const std::vector<Spot>& spots, std::uint32_t highest,
+         std::size_t least, Of of) {
+    std::vector<std::uint32_t> sizes(highest + 1);
+    for (const std::uint32_t i : machines) ++sizes[of(spots[i])];
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> order;  // size, group
+    for (std::uint32_t group = 1; group <= highest; ++group)
+      if (sizes[group] > 0 && sizes[group] >= least) order.emplace_back(sizes[group], group);
+    if (order.empty()) return;
+    std::sort(order.begin(), order.end());
+    constexpr auto kNone = ~std::uint32_t{0};
+    std::vector<std::uint32_t> place(highest + 1, kNone);
+    lists.resize(order.size());
+    for (std::uint32_t n = 0; n < order.size(); ++n) lists[n].reserve(order[n].first), place[order[n].second] = n;
+    for (const std::uint32_t i : machines)
+      if (const std::uint32_t n = place[of(spots[i])]; n != kNone) lists[n].push_back(i);
+  }
+  std::vector<std::vector<std::uint32_t>> lists;
+};
+
 class Search {
  public:
   explicit Search(const Tight& gang) : gang_(gang), size_(static_cast<std::uint32_t>(gang.spots.size())) {
     for (const Spot& spot : gang.spots)
       spots_most_.site = std::max(spots_most_.site, spot.site),
       spots_most_.region = std::max(spots_most_.region, spot.region);
-    for (const auto& [pair, way] : gang.known)
-      near_[pair.first].push_back(pair.second), near_[pair.second].push_back(pair.first);
+    for (const std::uint32_t count : gang.counts) needed_ += count;
+    near_.resize(size_);
+    for (const auto& [pair, way] : gang.known)  // in order, so each list is sorted
+      near_[pair.second].emplace_back(pair.first, way);
+    for (const auto& [pair, way] : gang.known) near_[pair.first].emplace_back(pair.second, way);
   }
 
   std::optional<TightSet> run() {
@@ -76,8 +102,10 @@ class Search {
 
  private:
   Way way(std::uint32_t a, std::uint32_t b) const {
-    const auto known = gang_.known.find(std::minmax(a, b));
-    return known != gang_.known.end() ? known->second : way_between(gang_.spots[a], gang_.spots[b]);
+    const auto& near = near_[a];
+    const auto known =
+        std::lower_bound(near.begin(), near.end(), b, [](const auto& one, std::uint32_t n) { return one.first < n; });
+    return known != near.end() && known->first == b ? known->second : way_between(gang_.spots[a], gang_.spots[b]);
   }
   bool suits(const Way& way) const { return !way.relayed && way.kbps >= least_ && way.rtt_us <= longest_; }
   bool suits(std::uint32_t a, std::uint32_t b) const { return suits(way(a, b)); }
@@ -155,39 +183,39 @@ class Search {
 
   // ---- many: those that suit each other by what they say of themselves
   bool of_groups(const std::vector<std::uint32_t>& open, std::vector<std::uint32_t>& out) {
-    std::vector<std::vector<std::uint32_t>> sites(spots_most_.site + 1), regions(spots_most_.region + 1);
-    std::vector<std::uint32_t> world;
-    for (const std::uint32_t i : open) {
-      const Spot& spot = gang_.spots[i];
-      if (spot.site != 0 && spot.lan_kbps >= least_ && kSiteUs <= longest_) sites[spot.site].push_back(i);
-      if (spot.world_kbps < least_ || spot.relayed) continue;
-      if (spot.region != 0 && kRegionUs <= longest_) regions[spot.region].push_back(i);
-      if (kWorldUs <= longest_) world.push_back(i);
-    }
-    std::vector<std::vector<std::uint32_t>*> groups;
-    const auto add = [&](auto& of) {  // the smallest that does, so that large ones stay whole
-      const std::size_t begin = groups.size();
-      for (auto& group : of)
-        if (!group.empty()) groups.push_back(&group);
-      std::stable_sort(groups.begin() + static_cast<std::ptrdiff_t>(begin), groups.end(),
-                       [](const auto* a, const auto* b) { return a->size() < b->size(); });
+    const auto by_site = [&](const Spot& spot) {
+      return spot.site != 0 && spot.lan_kbps >= least_ && kSiteUs <= longest_ ? spot.site : 0;
     };
-    add(sites), add(regions), groups.push_back(&world);
-    for (std::vector<std::uint32_t>* group : groups) {
-      if (!enough(*group)) continue;
-      out = without_conflicts(*group);
-      if (enough(out)) return true;
+    const auto afar = [&](const Spot& spot) { return spot.world_kbps >= least_ && !spot.relayed; };
+    const auto by_region = [&](const Spot& spot) {
+      return spot.region != 0 && kRegionUs <= longest_ && afar(spot) ? spot.region : 0;
+    };
+    const auto does = [&](const std::vector<std::uint32_t>& group) {
+      if (!enough(group)) return false;
+      out = without_conflicts(group);
+      return enough(out);
+    };
+    // The smallest that does, so that large ones stay whole.
+    for (const auto& group : Groups(open, gang_.spots, spots_most_.site, needed_, by_site).lists)
+      if (does(group)) return true;
+    for (const auto& group : Groups(open, gang_.spots, spots_most_.region, needed_, by_region).lists)
+      if (does(group)) return true;
+    if (kWorldUs <= longest_) {
+      std::vector<std::uint32_t> world;
+      for (const std::uint32_t i : open)
+        if (afar(gang_.spots[i])) world.push_back(i);
+      if (world.size() >= needed_ && does(world)) return true;
     }
     // Those that were measured to be near somebody, whatever they say.
     std::uint32_t seeds = 0;
+    const std::size_t least = std::max<std::size_t>(needed_, 2);
     for (const std::uint32_t i : open) {
-      const auto near = near_.find(i);
-      if (near == near_.end()) continue;
+      if (near_[i].size() + 1 < least) continue;
       std::vector<std::uint32_t> around{i};
-      for (const std::uint32_t other : near->second)
-        if (around.size() < 64 && std::binary_search(open.begin(), open.end(), other) && suits(i, other))
+      for (const auto& [other, way] : near_[i])
+        if (around.size() < 64 && suits(way) && std::binary_search(open.begin(), open.end(), other))
           around.push_back(other);
-      if (around.size() > 1 && exact(around, out)) return true;
+      if (around.size() >= least && exact(around, out)) return true;
       if (++seeds == kSeeds) break;
     }
     return false;
@@ -196,10 +224,8 @@ class Search {
   std::vector<std::uint32_t> without_conflicts(const std::vector<std::uint32_t>& group) const {
     std::map<std::uint32_t, std::vector<std::uint32_t>> conflicts;
     for (const std::uint32_t i : group) {
-      const auto near = near_.find(i);
-      if (near == near_.end()) continue;
-      for (const std::uint32_t other : near->second)
-        if (!suits(i, other) && std::binary_search(group.begin(), group.end(), other)) conflicts[i].push_back(other);
+      for (const auto& [other, way] : near_[i])
+        if (!suits(way) && std::binary_search(group.begin(), group.end(), other)) conflicts[i].push_back(other);
     }
     if (conflicts.empty()) return group;
     std::vector<std::pair<std::size_t, std::uint32_t>> order;
@@ -222,8 +248,9 @@ class Search {
 
   const Tight& gang_;
   const std::uint32_t size_;
-  Spot spots_most_;                                           // the highest numbers
-  std::map<std::uint32_t, std::vector<std::uint32_t>> near_;  // measured pairs
+  Spot spots_most_;                                               // the highest numbers
+  std::size_t needed_ = 0;                                        // machines, in all
+  std::vector<std::vector<std::pair<std::uint32_t, Way>>> near_;  // of each, whose way to it was measured; sorted
   std::int64_t least_ = 0;
   std::int32_t longest_ = 0;
 };
