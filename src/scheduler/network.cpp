@@ -64,16 +64,15 @@ class Search {
       spots_most_.region = std::max(spots_most_.region, spot.region);
     for (const std::uint32_t count : gang.counts) needed_ += count;
     near_.resize(size_);
-    for (const auto& [pair, way] : gang.known)  // in order, so each list is sorted
-      near_[pair.second].emplace_back(pair.first, way);
-    for (const auto& [pair, way] : gang.known) near_[pair.first].emplace_back(pair.second, way);
+    for (const auto& [a, b, way] : gang.known) near_[b].emplace_back(a, way);  // in order, so each list is sorted
+    for (const auto& [a, b, way] : gang.known) near_[a].emplace_back(b, way);
   }
 
   std::optional<TightSet> run() {
     std::vector<std::int64_t> speeds;
     std::vector<std::int32_t> times{kSiteUs, kRegionUs, kWorldUs};
     for (const Spot& spot : gang_.spots) speeds.push_back(spot.world_kbps), speeds.push_back(spot.lan_kbps);
-    for (const auto& [pair, way] : gang_.known) speeds.push_back(way.kbps), times.push_back(way.rtt_us);
+    for (const auto& [a, b, way] : gang_.known) speeds.push_back(way.kbps), times.push_back(way.rtt_us);
     speeds = thinned(std::move(speeds)), times = thinned(std::move(times));
     if (speeds.empty()) return {};
     times.push_back(kMostUs);
@@ -222,24 +221,29 @@ class Search {
   }
   // Those with the fewest measured pairs that do not suit first.
   std::vector<std::uint32_t> without_conflicts(const std::vector<std::uint32_t>& group) const {
-    std::map<std::uint32_t, std::vector<std::uint32_t>> conflicts;
-    for (const std::uint32_t i : group) {
-      for (const auto& [other, way] : near_[i])
-        if (!suits(way) && std::binary_search(group.begin(), group.end(), other)) conflicts[i].push_back(other);
-    }
-    if (conflicts.empty()) return group;
+    std::vector<bool> in(size_);
+    for (const std::uint32_t i : group) in[i] = true;
+    std::vector<std::vector<std::uint32_t>> conflicts;  // of each of the group; empty: nobody has any
     std::vector<std::pair<std::size_t, std::uint32_t>> order;
-    for (const auto& [i, others] : conflicts) order.emplace_back(others.size(), i);
+    for (std::uint32_t n = 0; n < group.size(); ++n) {
+      for (const auto& [other, way] : near_[group[n]]) {
+        if (suits(way) || !in[other]) continue;
+        if (conflicts.empty()) conflicts.resize(group.size());
+        conflicts[n].push_back(other);
+      }
+      if (!conflicts.empty() && !conflicts[n].empty()) order.emplace_back(conflicts[n].size(), n);
+    }
+    if (order.empty()) return group;
     std::sort(order.begin(), order.end());
     std::vector<std::uint32_t> out, taken;
-    for (const std::uint32_t i : group)
-      if (!conflicts.contains(i)) out.push_back(i);
-    for (const auto& [n, i] : order) {
-      const auto& others = conflicts.at(i);
-      if (std::any_of(others.begin(), others.end(),
-                      [&](std::uint32_t other) { return std::find(taken.begin(), taken.end(), other) != taken.end(); }))
+    for (std::uint32_t n = 0; n < group.size(); ++n)
+      if (conflicts[n].empty()) out.push_back(group[n]);
+    in.assign(size_, false);  // of those taken from here on
+    for (const auto& [count, n] : order) {
+      if (std::any_of(conflicts[n].begin(), conflicts[n].end(), [&](std::uint32_t other) { return in[other]; }))
         continue;
-      taken.push_back(i);
+      taken.push_back(group[n]);
+      in[group[n]] = true;
     }
     out.insert(out.end(), taken.begin(), taken.end());
     std::sort(out.begin(), out.end());

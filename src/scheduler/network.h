@@ -61,7 +61,11 @@ struct Tight {
   std::vector<std::uint64_t> hosts;
   std::uint32_t members = 0;
   std::vector<std::uint32_t> counts;                             // of machines, by need
-  std::map<std::pair<std::uint32_t, std::uint32_t>, Way> known;  // measured pairs, the smaller first
+  struct Measured {
+    std::uint32_t a = 0, b = 0;  // a < b
+    Way way;
+  };
+  std::vector<Measured> known;  // sorted by a, then b; each pair once
   std::size_t small = 64;                                        // so many are looked at exactly
 };
 struct TightSet {

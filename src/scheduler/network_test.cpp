@@ -30,13 +30,17 @@ Tight gang_of(Rng& rng, std::uint64_t measured_of_ten) {
   for (std::uint32_t i = 0; i < machines; ++i)
     for (std::uint32_t j = i + 1; j < machines; ++j)
       if (rng.chance(measured_of_ten, 10))
-        gang.known[{i, j}] = {static_cast<std::int64_t>(1'000 * (1 + rng.below(500))),
-                              static_cast<std::int32_t>(1'000 * (1 + rng.below(200))), rng.chance(1, 4)};
+        gang.known.push_back({i,
+                              j,
+                              {static_cast<std::int64_t>(1'000 * (1 + rng.below(500))),
+                               static_cast<std::int32_t>(1'000 * (1 + rng.below(200))), rng.chance(1, 4)}});
   return gang;
 }
 Way way(const Tight& gang, std::uint32_t a, std::uint32_t b) {
-  const auto known = gang.known.find(std::minmax(a, b));
-  return known != gang.known.end() ? known->second : way_between(gang.spots[a], gang.spots[b]);
+  const auto [low, high] = std::minmax(a, b);
+  for (const auto& known : gang.known)
+    if (known.a == low && known.b == high) return known.way;
+  return way_between(gang.spots[a], gang.spots[b]);
 }
 // Of all assignments the slowest pair, the highest, and of those the longest round trip, the lowest; members among
 // themselves do not count. kbps -1: there is none without the relay.

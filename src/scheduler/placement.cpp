@@ -173,12 +173,15 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
   for (std::uint32_t i = 0; i < nodes.size() && !places.empty(); ++i) {
     const auto* seen = impl_.network.of(pool.view(nodes[i]).node);
     if (seen == nullptr) continue;
+    const auto begin = static_cast<std::ptrdiff_t>(gang.known.size());
     for (const auto& [id, path] : *seen) {
       const std::uint32_t other = pool.index_of(id);
       const std::uint32_t j = other == kNone ? kNone : places[other];
       if (j == kNone || j <= i || !path.fresh(now_.ms)) continue;
-      gang.known.emplace(std::pair(i, j), path.applied_to(gang.spots[i], gang.spots[j]));
+      gang.known.push_back({i, j, path.applied_to(gang.spots[i], gang.spots[j])});
     }
+    std::sort(gang.known.begin() + begin, gang.known.end(),
+              [](const auto& one, const auto& two) { return one.b < two.b; });
   }
   auto found = tightest(gang);
   if (!found && c.grows && needed > 1) {  // one more is better than none
