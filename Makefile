@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom docs clean lab lab-ray interop gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom reproduce docs clean lab lab-ray interop gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,10 @@ interop: build ## our WireGuard against the kernel's (in a virtual machine) and 
 
 sbom: build ## bill of materials of the release build (CycloneDX JSON): build/release/sbom.json
 	@python3 tools/sbom.py --out build/release/sbom.json
+
+reproduce: ## builds the programs twice, elsewhere and otherwise, and compares them to the byte: make reproduce AGAINST=build/release
+	@tools/install-deps build
+	@python3 tools/reproduce.py $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
 docs: ## where the documentation is
 	@ls README.md ARCHITECTURE.md CONTRIBUTING.md SECURITY.md docs/*.md docs/adr/*.md docs/security/*.md

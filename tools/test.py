@@ -5,7 +5,7 @@
 
 System tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. They mostly wait,
 so in a whole run they go first, in lanes side by side, and everything else is built and run behind them, tests of one build beside the
-next build: unit, contract and simulation tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
+next build and two programs side by side: unit, contract and simulation tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
 first SEEDS seeds of the simulation as fit in the time, in the release build; the rooms with threads once more under the thread sanitizer
 (build/tsan). A system test that this machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a
 failure. Who is not root but may use sudo builds as himself, and what needs root runs through sudo.
@@ -286,15 +286,41 @@ def try_again():
 SEEDS = 600  # at most; a run on an idle machine plays some hundreds in the time it has
 
 
-def run_units(only, pattern, no_build):
-    if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
-        for binary in sorted(glob.glob("build/asan/*_test")):
-            label = os.path.basename(binary)[:-5]
-            kind = label if label in ("contract", "sim") else "unit"
-            if kind in only:
-                run_gtest("%s" % label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 600, pattern)
-        if "unit" in only and not pattern:
-            run_mutants()
+AT_ONCE = 2  # programs of unit tests and their like; most of them wait for clocks of their own
+LONG = ("host", "contract", "relay", "overlay", "server")  # first, so that no long one is left for the end
+
+
+def unit_tasks(only, pattern):
+    """A call for each program of build/asan that is asked for, the long ones first."""
+    found = []
+    for binary in glob.glob("build/asan/*_test"):
+        label = os.path.basename(binary)[:-5]
+        kind = label if label in ("contract", "sim") else "unit"
+        if kind in only:
+            found.append((LONG.index(label) if label in LONG else len(LONG), label, kind, binary))
+    for _, label, kind, binary in sorted(found):
+        yield lambda label=label, kind=kind, binary=binary: run_gtest(label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 600, pattern)
+
+
+def thread_tasks():
+    for name, tests in sorted(THREADED.items()):
+        yield lambda name=name, tests=tests: run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
+
+
+def run_pooled(only, pattern, no_build, released):
+    """Everything but lint and system tests, AT_ONCE programs side by side, each as soon as it is built."""
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        tasks = []
+        if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
+            tasks += [pool.submit(task) for task in unit_tasks(only, pattern)]
+            if "unit" in only and not pattern:
+                tasks.append(pool.submit(run_mutants))
+        if "sim" in only and released and not pattern:
+            tasks.append(pool.submit(run_seeds))
+        if "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED)):
+            tasks += [pool.submit(task) for task in thread_tasks()]
+        for task in tasks:
+            task.result()
 
 
 def run_mutants():
@@ -313,12 +339,6 @@ def run_seeds():
     say("\n".join(line for line in done.stdout.split("\n") if "FAILED" in line or "reproduce" in line))
     say(done.stdout[-3000:])
     note("FAIL" if done.returncode else "ok", "sim.seeds", time.time() - started)
-
-
-def run_threads(no_build):
-    if no_build or build("tsan", targets=THREADED):
-        for name, tests in sorted(THREADED.items()):
-            run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
 
 
 def main():
@@ -353,11 +373,7 @@ def main():
         begin("tsan", targets=THREADED)
     if "lint" in only and not args.pattern and (args.no_build or build("asan")):
         tidied = builder.submit(run_tidy)
-    run_units(only, args.pattern, args.no_build)
-    if "sim" in only and released and not args.pattern:
-        run_seeds()
-    if "tsan" in only and not args.pattern:
-        run_threads(args.no_build)
+    run_pooled(only, args.pattern, args.no_build, released)
     if tidied:
         tidied.result()
     if started:

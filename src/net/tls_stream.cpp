@@ -6,6 +6,10 @@
 
 namespace muster::net {
 
+TlsStep TlsStream::handshake(ErrorCode& ec) {
+  return tls_handshake(*ssl_, ec);
+}
+
 TlsStep TlsStream::read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec) {
   if (target.size() == 0) return TlsStep::Done;
   if (socket_.is_open()) return tls_read(*ssl_, target, bytes, ec);

@@ -47,6 +47,7 @@ class TlsStream {
   void shutdown_send();  // close_notify and FIN; reading goes on
 
  private:
+  TlsStep handshake(ErrorCode& ec);
   TlsStep read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec);
   TlsStep write(asio::const_buffer source, std::size_t& bytes, ErrorCode& ec);
 
@@ -74,7 +75,7 @@ class TlsStream {
   };
   struct HandshakeOp : Op<HandshakeOp> {
     explicit HandshakeOp(TlsStream& s) : stream(s) {}
-    TlsStep step(std::size_t&, ErrorCode& ec) { return tls_handshake(*stream.ssl_, ec); }
+    TlsStep step(std::size_t&, ErrorCode& ec) { return stream.handshake(ec); }
     TlsStream& stream;
   };
   struct ReadOp : Op<ReadOp> {

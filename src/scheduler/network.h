@@ -60,13 +60,13 @@ struct Tight {
   std::vector<Spot> spots;
   std::vector<std::uint64_t> hosts;
   std::uint32_t members = 0;
-  std::vector<std::uint32_t> counts;                             // of machines, by need
+  std::vector<std::uint32_t> counts;  // of machines, by need
   struct Measured {
     std::uint32_t a = 0, b = 0;  // a < b
     Way way;
   };
   std::vector<Measured> known;  // sorted by a, then b; each pair once
-  std::size_t small = 64;                                        // so many are looked at exactly
+  std::size_t small = 64;       // so many are looked at exactly
 };
 struct TightSet {
   std::vector<std::uint32_t> machines;  // enough for all needs, often more; any two of them suit; sorted

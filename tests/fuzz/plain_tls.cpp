@@ -29,35 +29,34 @@ void set_answers(ByteView bytes, std::size_t piece) {
 
 namespace muster::net {
 
-TlsStream::Outcome TlsStream::judge(int rc, std::size_t& bytes, ErrorCode& ec) {
-  if (rc > 0) {
-    bytes = static_cast<std::size_t>(rc);
-    return Outcome::Done;
-  }
-  bytes = 0;
-  if (rc < 0 && errno == EAGAIN) return Outcome::WaitRead;
+namespace {
+TlsStep judge_plain(ssize_t rc, TlsStep wait, std::size_t& bytes, ErrorCode& ec) {
+  bytes = rc > 0 ? static_cast<std::size_t>(rc) : 0;
+  if (rc > 0) return TlsStep::Done;
+  if (rc < 0 && errno == EAGAIN) return wait;
   ec = rc == 0 ? ErrorCode(asio::error::eof) : ErrorCode(errno, boost::system::system_category());
-  return Outcome::Failed;
+  return TlsStep::Failed;
 }
-TlsStream::Outcome TlsStream::handshake(ErrorCode&) {
-  return Outcome::Done;
+}  // namespace
+
+TlsStep TlsStream::handshake(ErrorCode&) {
+  return TlsStep::Done;
 }
-TlsStream::Outcome TlsStream::read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec) {
+TlsStep TlsStream::read(asio::mutable_buffer target, std::size_t& bytes, ErrorCode& ec) {
   if (!socket_.is_open()) {
     ec = asio::error::operation_aborted;
-    return Outcome::Failed;
+    return TlsStep::Failed;
   }
-  return judge(static_cast<int>(::recv(socket_.native_handle(), target.data(), target.size(), MSG_DONTWAIT)), bytes,
-               ec);
+  return judge_plain(::recv(socket_.native_handle(), target.data(), target.size(), MSG_DONTWAIT), TlsStep::WaitRead,
+                     bytes, ec);
 }
-TlsStream::Outcome TlsStream::write(const void* data, std::size_t size, std::size_t& bytes, ErrorCode& ec) {
+TlsStep TlsStream::write(asio::const_buffer source, std::size_t& bytes, ErrorCode& ec) {
   if (!socket_.is_open()) {
     ec = asio::error::operation_aborted;
-    return Outcome::Failed;
+    return TlsStep::Failed;
   }
-  const Outcome outcome =
-      judge(static_cast<int>(::send(socket_.native_handle(), data, size, MSG_DONTWAIT | MSG_NOSIGNAL)), bytes, ec);
-  return outcome == Outcome::WaitRead ? Outcome::WaitWrite : outcome;
+  return judge_plain(::send(socket_.native_handle(), source.data(), source.size(), MSG_DONTWAIT | MSG_NOSIGNAL),
+                     TlsStep::WaitWrite, bytes, ec);
 }
 void TlsStream::shutdown_send() {
   ErrorCode ignored;
