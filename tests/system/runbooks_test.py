@@ -269,12 +269,12 @@ class Runbooks(unittest.TestCase):
         self.keys_learnt()
         with open(world.dir + "/attic/agent/signing-keys.pem") as f:
             self.assertEqual(len(re.findall("^Key: order ", f.read(), re.M)), 2)
+        self.assertEqual(world.nodes()["attic"].get("stateSince"), since, "the machine's link was cut")
         # The work of a machine goes on by the new key: it takes the order to be idle, and to work again.
         node = world.nodes()["attic"]["id"]
         world.cli("nodes", "drain", node, who="admin")
         world.cli("nodes", "undrain", node, who="admin")
         self.online("attic")
-        self.assertEqual(world.nodes()["attic"].get("stateSince"), since, "the machine's link was cut")
         self.assertRegex(world.cli("audit", "--verb", "rotate", who="admin").stdout, "the order key %s signs from" % after["order"][1][0])
 
     def test_08a_given_up_signing_keys(self):
