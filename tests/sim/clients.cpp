@@ -97,7 +97,7 @@ void Sim::set_quota(Quota of_project, Quota of_org) {
 }
 
 void Sim::quota_step() {
-  if (chaos_.calm) return;
+  if (chaos_.calm) return note_keys();
   world_.after(Millis(quotas_.between(60'000, 240'000)), [this] { quota_step(); });
   const auto any = [&]() -> Quota {
     if (quotas_.chance(1, 3)) return {};
@@ -105,7 +105,6 @@ void Sim::quota_step() {
   };
   const Quota of_project = any();
   set_quota(of_project, any());
-  note_keys();
   set_headroom(static_cast<std::uint32_t>(headrooms_.below(4)), static_cast<std::uint8_t>(headrooms_.below(4)));
 }
 
