@@ -27,6 +27,9 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
   --cert FILE, --key FILE   certificate chain and private key of the relay (PEM)
   --controller-key FILE     public Ed25519 key that signs relay tokens (PEM, or 32 bytes in base64)
   --relay-id NAME           this relay's name in the tokens
+  --trust FILE              whom another key of tokens is believed from: roots and CAs (default: trust.pem, else
+                            ca.pem, beside the controller key)
+  --keys FILE               where what musterd said of those keys is kept (default: signing-keys.pem beside it)
   --metrics ADDR:PORT       Prometheus text for this machine, e.g. 127.0.0.1:9151
   --mirror on|off           tell machines over UDP, on the same port, how they are seen; they find direct ways to each
                             other with that (default on)
@@ -37,7 +40,7 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
   --reload-seconds N        how often to look whether certificate or key changed (default 60)
   --hold-seconds N          how long connections wait for a musterd that is away (default 10)
 
-Certificate and key are read again when their files change, without cutting a connection. Signals: SIGTERM stops, SIGHUP
+Certificate, key, roots and keys of tokens are read again when their files change, without cutting a connection. Signals: SIGTERM stops, SIGHUP
 reads them at once.
 )";
 
@@ -81,7 +84,7 @@ Result<std::uint64_t> number(const std::string& flag, const std::string& text, s
 }
 
 struct Flags {
-  std::string certificate, key, controller_key;
+  std::string certificate, key, controller_key, trust, keys;
   std::uint64_t reload_seconds = 60;
   relay::RelayOptions options;
 };
@@ -114,6 +117,10 @@ Result<Flags> parse(const std::vector<std::string>& args) {
       flags.key = value;
     else if (flag == "--controller-key")
       flags.controller_key = value;
+    else if (flag == "--trust")
+      flags.trust = value;
+    else if (flag == "--keys")
+      flags.keys = value;
     else if (flag == "--relay-id")
       flags.options.relay_id = value;
     else if (flag == "--metrics")
@@ -141,16 +148,29 @@ Result<Flags> parse(const std::vector<std::string>& args) {
   return flags;
 }
 
+std::string beside(const std::string& path, const std::string& name) {
+  const auto slash = path.rfind('/');
+  return slash == std::string::npos ? name : path.substr(0, slash + 1) + name;
+}
+
 Result<net::TlsFiles> read_tls(const Flags& flags) {
   return net::TlsFiles{TRY(read_file("--cert", flags.certificate)), TRY(read_file("--key", flags.key))};
 }
 
+// Empty where there is none: then the controller key stays the only one.
+std::string read_trust(const Flags& flags) {
+  for (const std::string& path : {flags.trust, beside(flags.controller_key, "ca.pem")}) {
+    if (auto text = read_file("--trust", path); text.ok()) return std::move(*text);
+  }
+  return {};
+}
+
 // Changes with any write, rename or change of rights of a file; all zero where there is none.
 using Stamp = std::array<std::int64_t, 8>;
-Stamp stamp_of(const Flags& flags) {
+Stamp stamp_of(const std::string& one, const std::string& other) {
   Stamp out{};
   std::size_t at = 0;
-  for (const std::string* path : {&flags.certificate, &flags.key}) {
+  for (const std::string* path : {&one, &other}) {
     struct stat info {};
     if (::stat(path->c_str(), &info) == 0) {
       out[at] = static_cast<std::int64_t>(info.st_ino), out[at + 1] = info.st_size;
@@ -168,7 +188,11 @@ Status run(const std::vector<std::string>& args) {
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // before any thread: they inherit it
   std::signal(SIGPIPE, SIG_IGN);
   Flags flags = TRY(parse(args));
-  Stamp seen = stamp_of(flags);
+  if (flags.trust.empty()) flags.trust = beside(flags.controller_key, "trust.pem");
+  if (flags.keys.empty()) flags.keys = beside(flags.controller_key, "signing-keys.pem");
+  Stamp seen = stamp_of(flags.certificate, flags.key), seen_trust = stamp_of(flags.trust, flags.keys);
+  flags.options.trust_pem = read_trust(flags);
+  flags.options.keys_file = flags.keys;
   flags.options.tls = TRY(read_tls(flags));
   flags.options.controller_key = TRY(read_public_key(TRY(read_file("--controller-key", flags.controller_key))));
   const auto relay = TRY(relay::Relay::create(flags.options));
@@ -184,7 +208,11 @@ Status run(const std::vector<std::string>& args) {
     if (signal < 0 && errno != EAGAIN) continue;
     // Taken before the files are read, so that what changes meanwhile is seen the next time. Of a pair that is only
     // half replaced the other half changes yet.
-    const Stamp now = stamp_of(flags);
+    const Stamp now = stamp_of(flags.certificate, flags.key), now_trust = stamp_of(flags.trust, flags.keys);
+    if (signal == SIGHUP || now_trust != seen_trust) {
+      seen_trust = now_trust;
+      relay->reload_trust(read_trust(flags));
+    }
     if (signal == SIGHUP || now != seen) {
       seen = now;
       auto files = read_tls(flags);

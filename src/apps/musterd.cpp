@@ -56,6 +56,7 @@ int main(int count, char** values) {
   if (command == "relay") return server::cmd_relay(*arguments);
   if (command == "signer") return server::cmd_signer(*arguments);
   if (command == "ca") return server::cmd_ca(*arguments);
+  if (command == "keys") return server::cmd_keys(*arguments);
   if (command == "at-rest") return server::cmd_at_rest(*arguments, reseal);
   if (command == "backup") return server::cmd_backup(*arguments, copy);
   if (command == "restore") return server::cmd_restore(*arguments, open);

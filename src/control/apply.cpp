@@ -74,6 +74,9 @@ struct Apply {
     s.principal_by_name[e.principal.name] = e.principal.id;
     s.principals[e.principal.id] = e.principal;
   }
+  void operator()(const PrincipalChanged& e) {
+    if (Principal* principal = find_in(s.principals, e.principal)) principal->role = e.role, principal->org = e.org;
+  }
   void operator()(const PrincipalDisabled& e) {
     if (Principal* principal = find_in(s.principals, e.principal)) principal->disabled = true;
   }
@@ -365,6 +368,10 @@ struct Apply {
       s.headroom.erase(e.row.gpu_model);
     else
       s.headroom[e.row.gpu_model] = e.row;
+  }
+  void operator()(const SigningKeysNoted& e) {
+    s.signing_keys_revision = e.revision;
+    s.signing_keys = e.keys;
   }
 
  private:

@@ -56,6 +56,11 @@ struct CreatePrincipal {
 struct DisablePrincipal {
   PrincipalId principal;
 };
+struct ChangePrincipal {  // by the rules of an identity provider alone; refused for the last operator
+  PrincipalId principal;
+  Role role = Role::None;
+  OrgId org;
+};
 struct CreateApiToken {
   PrincipalId owner;
   Bytes hash;
@@ -178,6 +183,11 @@ struct BecomeLeader {
 struct RaiseIncarnation {
   std::string why;
 };  // after a restore
+// The signer's newest statement of signing keys; nothing happens where it is known.
+struct NoteSigningKeys {
+  std::uint64_t revision = 0;
+  std::vector<SigningKeyRow> keys;
+};
 struct RaiseFormat {
   std::uint32_t version = 0;
 };
@@ -188,7 +198,7 @@ using AnyCommand =
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
-                 SetHeadroom>;
+                 SetHeadroom, NoteSigningKeys, ChangePrincipal>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

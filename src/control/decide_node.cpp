@@ -282,6 +282,27 @@ Decided decide(const Asking& a, const NodeContested& c) {
   return done(d, c.node.str());
 }
 
+// The first ones of a platform are nothing to note: they came with it.
+Decided decide(const Asking& a, const NoteSigningKeys& c) {
+  TRY_VOID(a.system_only("say which keys sign"));
+  const bool ever = std::any_of(c.keys.begin(), c.keys.end(), [](const auto& each) { return each.from.ms != 0; });
+  if (c.revision <= a.base.signing_keys_revision || (!ever && a.base.signing_keys.empty()) ||
+      c.keys.size() > kSigningKeyRowsMax)
+    return Decision{};
+  const auto missing = [](const auto& all, const SigningKeyRow& row) {
+    return std::none_of(all.begin(), all.end(),
+                        [&](const auto& each) { return each.kind == row.kind && each.id == row.id; });
+  };
+  SigningKeysNoted noted{c.revision, c.keys, {}, {}};
+  for (const SigningKeyRow& row : c.keys)
+    if (row.from.ms != 0 && missing(a.base.signing_keys, row)) noted.added.push_back(row);
+  for (const SigningKeyRow& row : a.base.signing_keys)
+    if (missing(c.keys, row)) noted.removed.push_back(row);
+  Decision decision = one(std::move(noted));
+  if (a.base.format_version < kKeysFormat) decision.events.insert(decision.events.begin(), FormatRaised{kKeysFormat});
+  return decision;
+}
+
 Decided decide(const Asking& a, const SetFreeze& c) {
   TRY_VOID(a.may(Verb::Update, {.kind = Kind::Platform}));
   if (a.base.frozen == c.frozen) return Decision{};

@@ -124,19 +124,45 @@ Decided decide(const Asking& a, const SetQuota& c) {
   return decision;
 }
 
+static Status fits_org(const State& state, Role role, OrgId org) {
+  if (role < Role::Operator || role > Role::Auditor)
+    return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
+  const bool needs_org = role == Role::Supplier || role == Role::Tenant;
+  if (org ? !state.orgs.contains(org) : needs_org)
+    return error(Code::InvalidArgument, "org names no organisation; suppliers and tenants belong to one", "org");
+  return {};
+}
+
 Decided decide(const Asking& a, const CreatePrincipal& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::Principal, .owner = c.org}));
   TRY_VOID(validate_name(c.name, "name"));
-  if (c.role < Role::Operator || c.role > Role::Auditor)
-    return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
-  const bool needs_org = c.role == Role::Supplier || c.role == Role::Tenant;
-  if (c.org ? !a.base.orgs.contains(c.org) : needs_org)
-    return error(Code::InvalidArgument, "org names no organisation; suppliers and tenants belong to one", "org");
+  TRY_VOID(fits_org(a.base, c.role, c.org));
   TRY_VOID(room(a.base.principals.size(), 1'000'000, "accounts"));
   if (a.base.principal_by_name.contains(c.name))
     return error(Code::AlreadyExists, "an account named " + c.name + " exists; choose another name", "name");
   const PrincipalId id{a.base.last.principal + 1};
   return one(PrincipalCreated{{id, c.name, c.role, c.org, false}}, id.str());
+}
+
+Decided decide(const Asking& a, const ChangePrincipal& c) {
+  TRY_VOID(a.system_only("change what an account is"));
+  const auto it = a.base.principals.find(c.principal);
+  if (it == a.base.principals.end()) return missing("account", c.principal.str());
+  const Principal& is = it->second;
+  TRY_VOID(fits_org(a.base, c.role, c.org));
+  if (is.disabled) return error(Code::FailedPrecondition, "the account is disabled; it stays what it is");
+  if (is.role == c.role && is.org == c.org) return Decision{{}, {c.principal.str()}};
+  const bool operators_left =
+      c.role == Role::Operator || is.role != Role::Operator ||
+      std::any_of(a.base.principals.begin(), a.base.principals.end(), [&](const auto& each) {
+        return each.first != c.principal && each.second.role == Role::Operator && !each.second.disabled;
+      });
+  if (!operators_left)
+    return error(Code::FailedPrecondition,
+                 "this account is the last operator's; make another operator first, so that nobody is locked out");
+  Decision decision = one(PrincipalChanged{c.principal, c.role, c.org}, c.principal.str());
+  if (a.base.format_version < kKeysFormat) decision.events.insert(decision.events.begin(), FormatRaised{kKeysFormat});
+  return decision;
 }
 
 Decided decide(const Asking& a, const DisablePrincipal& c) {

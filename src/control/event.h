@@ -291,6 +291,22 @@ struct HeadroomSet {
   bool operator==(const HeadroomSet&) const = default;
 };
 
+// Which keys sign rosters, orders and relay tokens, as the signer said last; what changed is resolved.
+struct SigningKeysNoted {
+  std::uint64_t revision = 0;
+  std::vector<SigningKeyRow> keys;
+  std::vector<SigningKeyRow> added, removed;  // against what was noted before
+  bool operator==(const SigningKeysNoted&) const = default;
+};
+
+// What an identity provider says of the person has changed: what the account is from now on.
+struct PrincipalChanged {
+  PrincipalId principal;
+  Role role = Role::None;
+  OrgId org;
+  bool operator==(const PrincipalChanged&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -299,7 +315,7 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet, HeadroomSet>;
+                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

@@ -31,6 +31,10 @@ void fields(A& a, Headroom& x) {
   a(x.gpu_model, x.machines, x.tier);
 }
 template <class A>
+void fields(A& a, SigningKeyRow& x) {
+  a(x.kind, x.id, x.from, x.until);
+}
+template <class A>
 void fields(A& a, Org& x) {
   a(x.id, x.name, x.quota);
   a.since(3, x.share);
@@ -327,6 +331,14 @@ void fields(A& a, ImagePolicySet& x) {
 template <class A>
 void fields(A& a, HeadroomSet& x) {
   a(x.row);
+}
+template <class A>
+void fields(A& a, PrincipalChanged& x) {
+  a(x.principal, x.role, x.org);
+}
+template <class A>
+void fields(A& a, SigningKeysNoted& x) {
+  a(x.revision, x.keys, x.added, x.removed);
 }
 
 }  // namespace muster::control

@@ -11,6 +11,7 @@ void state_fields(A& a, State& s) {
     s.last, s.orgs, s.projects, s.principals, s.api_tokens, s.join_tokens, s.nodes, s.clusters, s.slots, s.leases,
     s.jobs, s.backoffs, s.requests, s.requests_recorded, s.timers);
   a.since(6, s.headroom);
+  a.since(7, s.signing_keys_revision, s.signing_keys);
 }
 
 }  // namespace

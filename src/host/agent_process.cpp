@@ -50,9 +50,18 @@ bool begins(const agent::Op& op) {
          std::holds_alternative<agent::WriteBlob>(op);
 }
 
-Result<agent::OpenedRoster> open_roster(const session::SignedRoster& roster, const Bytes& roster_key) {
-  const auto key = crypto::key32(roster_key);
-  if (!key) return error(Code::FailedPrecondition, "the control plane named no roster key");
+// Which of the believed keys signed it. The first signature is the control plane's.
+std::optional<crypto::Key32> roster_signer(const session::SignedRoster& roster, const crypto::SigningKeys& keys) {
+  if (roster.signatures.empty()) return {};
+  return crypto::signer_of(crypto::believed_keys(keys, crypto::KeyKind::Roster, read_clocks().wall),
+                           roster.keys.empty() ? ByteView() : ByteView(roster.keys.front()),
+                           overlay::roster_message(roster.bytes), roster.signatures.front());
+}
+
+Result<agent::OpenedRoster> open_roster(const session::SignedRoster& roster, const crypto::SigningKeys& keys) {
+  const auto key = roster_signer(roster, keys);
+  if (!key)
+    return error(Code::PermissionDenied, "it is not signed by a key of this control plane that is believed here");
   const overlay::VerifiedRoster verified = TRY(overlay::verify_roster(roster.bytes, roster.signatures, {*key}));
   agent::OpenedRoster out;
   out.cluster = ClusterId{verified.roster.cluster};
@@ -81,6 +90,7 @@ class AgentProcess {
         certificate_(std::move(certificate)),
         trust_(load_trust(layout_, config_)),
         believed_(crypto::trust_text(trust_)),
+        keys_(load_signing_keys(layout_, config_)),
         rng_(seed()),
         privd_(poller_, layout_.privd_socket()),
         overlay_(poller_, privd_, layout_.netd_socket(), layout_.overlays(), {.relay_ca_pem = believed_}),
@@ -127,6 +137,9 @@ class AgentProcess {
   void watch_certificate();
   void on_trust(const Bytes& pem);
   void say_trust();
+  void on_keys(const Bytes& text);
+  void say_keys();
+  bool genuine(const session::Desired& desired) const;
   std::string control(const std::string& command);
   void tell_egress(ControlPort::Reply tell);
   std::string status_text() const;
@@ -138,6 +151,7 @@ class AgentProcess {
   std::string certificate_;
   crypto::Trust trust_;
   std::string believed_;  // its text: roots and CAs
+  crypto::SigningKeys keys_;
   Rng rng_;
   Poller poller_;
   PrivdClient privd_;
@@ -178,16 +192,10 @@ void AgentProcess::make_core() {
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };
-  hooks.desired_genuine = [this](const session::Desired& desired) {
-    if (config_.command_key.empty()) return true;
-    const bool genuine = crypto::verify(
-        config_.command_key, wire::desired_signing_bytes(NodeId::parse(config_.node_id).value_or(NodeId{}), desired),
-        desired.signature);
-    if (!genuine) log_error("agent", "an order that the control plane did not sign was dropped");
-    return genuine;
-  };
-  hooks.open_roster = [](const session::SignedRoster& roster, const Bytes& roster_key) {
-    auto opened = open_roster(roster, roster_key);
+  hooks.desired_genuine = [this](const session::Desired& desired) { return genuine(desired); };
+  // Not the key that Welcome names: whoever holds the link could name his own.
+  hooks.open_roster = [this](const session::SignedRoster& roster, const Bytes&) {
+    auto opened = open_roster(roster, keys_);
     if (!opened.ok()) log_error("agent", "a roster was refused: {}", opened.error().message);
     return opened;
   };
@@ -205,7 +213,20 @@ void AgentProcess::make_core() {
                                                            pump();
                                                          });
                                                        }});
-  executor_->set_roster_key(config_.roster_key);
+  executor_->set_roster_signer([this](const session::SignedRoster& roster) {
+    const auto key = roster_signer(roster, keys_);
+    return key ? Bytes(key->begin(), key->end()) : Bytes();
+  });
+}
+
+bool AgentProcess::genuine(const session::Desired& desired) const {
+  if (keys_.revision == 0 && config_.command_key.empty()) return true;  // enrolled before orders were signed
+  const Bytes message = wire::desired_signing_bytes(NodeId::parse(config_.node_id).value_or(NodeId{}), desired);
+  const auto believed = crypto::believed_keys(keys_, crypto::KeyKind::Order, read_clocks().wall);
+  if (crypto::signer_of(believed, desired.signature_key, message, desired.signature)) return true;
+  log_error("agent", "an order that no believed key of the control plane signed was dropped{}",
+            desired.signature_key.empty() ? std::string() : " (it names " + hex(desired.signature_key) + ")");
+  return false;
 }
 
 void AgentProcess::begin(const agent::Found& found) {
@@ -340,6 +361,7 @@ void AgentProcess::on_message(const Bytes& bytes) {
   }
   if (streams_.on_frame(*frame)) return;
   if (const auto* told = std::get_if<session::TrustTold>(&*frame)) return on_trust(told->pem);
+  if (const auto* told = std::get_if<session::KeysTold>(&*frame)) return on_keys(told->text);
   if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
     const std::string pem = as_string(issued->der_chain_pem);
     // Its dates are the control plane's business: a clock that is off here must not keep this machine out.
@@ -353,14 +375,14 @@ void AgentProcess::on_message(const Bytes& bytes) {
     return;
   }
   if (const auto* welcome = std::get_if<session::Welcome>(&*frame); welcome != nullptr) {
-    if (welcome->roster_key.size() == 32) executor_->set_roster_key(welcome->roster_key);
     const auto has = [&](std::string_view feature) {
       return std::find(welcome->features.begin(), welcome->features.end(), feature) != welcome->features.end();
     };
     net_wanted_ = has("net");
     peers_known_ = has("peer");
     net_told_.clear();
-    if (std::find(welcome->features.begin(), welcome->features.end(), "trust") != welcome->features.end()) say_trust();
+    if (has("trust")) say_trust();
+    if (has("keys")) say_keys();
   }
   core_->on_frame(*frame, read_clocks());
   pump();
@@ -398,6 +420,27 @@ void AgentProcess::on_trust(const Bytes& pem) {
 void AgentProcess::say_trust() {
   const crypto::Digest digest = crypto::sha256(as_bytes(believed_));
   send(session::TrustTaken{trust_.revision, {digest.begin(), digest.end()}});
+}
+
+// Only what a CA that is believed signed; on disk before it counts.
+void AgentProcess::on_keys(const Bytes& text) {
+  const auto told = crypto::parse_signing_keys(as_string(text));
+  auto believed = told.ok() ? crypto::believe(keys_, *told, trust_) : Result<crypto::SigningKeys>(told.error());
+  if (!believed.ok()) {
+    log_error("agent", "other signing keys were told and are not believed: {}", believed.error().message);
+  } else if (*believed != keys_) {
+    if (const Status kept = crypto::write_secret_file(layout_.signing_keys(), text); !kept.ok())
+      return log_error("agent", "the new signing keys cannot be kept: {}", kept.error().message);
+    keys_ = std::move(*believed);
+    log_info("agent", "signing keys of revision {} are believed now", keys_.revision);
+  }
+  say_keys();
+}
+
+void AgentProcess::say_keys() {
+  if (keys_.revision == 0) return send(session::KeysTaken{});
+  const crypto::Digest digest = crypto::sha256(as_bytes(crypto::signing_keys_text(keys_)));
+  send(session::KeysTaken{keys_.revision, {digest.begin(), digest.end()}});
 }
 
 // Asked for again until it is there; one that ended while the machine slept is renewed on proof of the device key.

@@ -333,11 +333,12 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
 }
 
 void Executor::perform(agent::OpId id, const agent::ConfigureNetwork& op) {
-  overlay_.configure(op, roster_key_, [this, id, lease = op.lease, epoch = op.roster_epoch](const Status& done) {
-    if (!done.ok()) return fail(id, done.error(), "overlay.configure");
-    if (const auto it = runs_.find(lease); it != runs_.end()) it->second.roster_epoch = epoch;
-    succeed(id);
-  });
+  overlay_.configure(op, roster_signer_ ? roster_signer_(op.roster) : Bytes(),
+                     [this, id, lease = op.lease, epoch = op.roster_epoch](const Status& done) {
+                       if (!done.ok()) return fail(id, done.error(), "overlay.configure");
+                       if (const auto it = runs_.find(lease); it != runs_.end()) it->second.roster_epoch = epoch;
+                       succeed(id);
+                     });
 }
 
 void Executor::perform(agent::OpId id, const agent::RunSetup& op) {

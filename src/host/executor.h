@@ -34,7 +34,8 @@ class Executor {
   void adopt(std::function<void(agent::Found)> done);
   void start(agent::OpId id, const agent::Op& op);
   void cancel(agent::OpId id);
-  void set_roster_key(Bytes key) { roster_key_ = std::move(key); }
+  // Which key signed a roster, of those that are believed now; empty: none of them.
+  void set_roster_signer(std::function<Bytes(const session::SignedRoster&)> find) { roster_signer_ = std::move(find); }
 
  private:
   struct Run {
@@ -112,7 +113,7 @@ class Executor {
   Layout layout_;
   ExecutorHooks hooks_;
   BlobCache blobs_;
-  Bytes roster_key_;
+  std::function<Bytes(const session::SignedRoster&)> roster_signer_;
   std::map<LeaseId, Run> runs_;
   std::map<agent::OpId, Probe> probing_;
   std::map<std::string, ImageProbe> probes_;

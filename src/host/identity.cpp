@@ -157,6 +157,19 @@ crypto::Trust load_trust(const Layout& layout, const Config& config) {
   return first.ok() ? std::move(*first) : crypto::Trust{};
 }
 
+crypto::SigningKeys load_signing_keys(const Layout& layout, const Config& config) {
+  std::ifstream file(layout.signing_keys());
+  std::stringstream text;
+  text << file.rdbuf();
+  if (auto learnt = crypto::parse_signing_keys(text.str()); learnt.ok() && learnt->server_id == config.server_id)
+    return std::move(*learnt);
+  crypto::SigningKeys first;
+  first.server_id = config.server_id;
+  if (const auto key = crypto::key32(config.roster_key)) first.keys.push_back({crypto::KeyKind::Roster, *key, {}, {}});
+  if (const auto key = crypto::key32(config.command_key)) first.keys.push_back({crypto::KeyKind::Order, *key, {}, {}});
+  return first;
+}
+
 Result<RenewalPlan> plan_renewal(const std::string& pem, const std::string& ca_pem, double jitter) {
   const WallTime end = TRY(crypto::certificate_expiry(pem));
   const auto certificate = TRY(crypto::verify_device_certificate(pem, ca_pem, end - Millis(1)));
@@ -220,6 +233,7 @@ Result<Config> join(const JoinOptions& options) {
                  "the control plane's CA is not the one named in the join token; nothing was written");
   config.ca_pem = *pinned;
   TRY_VOID(keep_trust(layout, accounts, config, trust));
+  unlink(layout.signing_keys().c_str());  // of an enrolment before
   if (config.roster_key.size() != 32) return error(Code::Unavailable, "the control plane sent no roster key");
   TRY_VOID(crypto::write_secret_file(layout.certificate(), as_bytes(certificate)));
   TRY_VOID(hand_over(layout.certificate(), accounts));

@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "crypto/sign.h"
+#include "crypto/signing_keys.h"
 #include "crypto/trust.h"
 #include "host/layout.h"
 #include "model/types.h"
@@ -17,7 +18,7 @@ struct Config {
   std::string server;            // "https://host[:port]"
   std::string node_id, machine;  // machine: first 12 hex digits of the device key's SHA-256
   std::string name, server_id, ca_pem;
-  Bytes roster_key, command_key;  // Ed25519 public
+  Bytes roster_key, command_key;  // Ed25519 public; those that it enrolled with
   std::vector<std::string> relays;
   std::map<std::string, std::string> labels;
   bool operator==(const Config&) const = default;
@@ -26,6 +27,10 @@ Result<Config> load_config(const Layout& layout);
 Status save_config(const Layout& layout, const Config& config);
 // Whom this machine believes: the roots that it enrolled with, or what a root of those led it to since.
 crypto::Trust load_trust(const Layout& layout, const Config& config);
+
+// Whose rosters and orders this machine takes: the keys that it enrolled with (revision 0), or what a CA that it
+// believes stated since.
+crypto::SigningKeys load_signing_keys(const Layout& layout, const Config& config);
 
 struct Accounts {
   uid_t agent_uid = kAgentUid, netd_uid = kNetdUid, egress_uid = kEgressUid;

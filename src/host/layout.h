@@ -35,6 +35,7 @@ struct Layout {
   std::string device_key() const { return agent() + "/device.key"; }
   std::string certificate() const { return agent() + "/device.pem"; }
   std::string trust() const { return agent() + "/trust.pem"; }  // roots that were learnt since the enrolment
+  std::string signing_keys() const { return agent() + "/signing-keys.pem"; }  // as a believed CA stated them last
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }
   std::string assignments() const { return agent() + "/assignments"; }

@@ -2,7 +2,11 @@
 // fall from a direct path that is silently cut back to the relay.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <fstream>
+
 #include "crypto/cert.h"
+#include "crypto/signing_keys.h"
 #include "host/netd_rig.h"
 #include "relay/relay.h"
 
@@ -19,7 +23,15 @@ struct NetdRelay : lab::NetdRig {
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
   bool mirror = false, udp = true;
+  std::string keys_file;  // of the relay: statements of signing keys
 
+  // As musterd tells it; the first is what the relay was started with.
+  void state(std::uint64_t revision, std::vector<crypto::SigningKeyEntry> keys) {
+    crypto::SigningKeys out{"srv-1", revision, std::move(keys), {}, {}};
+    ASSERT_TRUE(crypto::sign_signing_keys(out, ca, crypto::Trust{{}, 0, {ca.cert_pem}, {}, {}, {}}).ok());
+    std::ofstream(keys_file) << crypto::signing_keys_text(out);
+    relay->reload_trust(ca.cert_pem);
+  }
   void open_relay() {
     relay = made_relay(pair->a(), port, "relay-1");
     port = relay->port();
@@ -33,6 +45,7 @@ struct NetdRelay : lab::NetdRig {
     options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
     options.controller_key = controller.public_key();
     options.relay_id = id;
+    options.keys_file = keys_file;
     lab::inside(ns, [&] {
       auto made = relay::Relay::create(options);
       ASSERT_TRUE(made.ok()) << made.error().message;
@@ -112,6 +125,57 @@ TEST_F(NetdRelay, OtherRootsCutNoRelay) {
   EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
   EXPECT_TRUE(a.client->stats("lease-1")->relay_up);
   EXPECT_EQ(accepted(), before) << "nobody connected anew";
+}
+
+TEST_F(NetdRelay, OtherSigningKeysCutNoLink) {
+  keys_file = "/tmp/muster_netd_keys_" + std::to_string(::getpid());
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  const auto accepted = [&] {
+    const std::string text = relay->metrics(), name = "\nmuster_relay_accepted_total ";
+    return std::stoul(text.substr(text.find(name) + name.size()));
+  };
+  const auto before = accepted();
+  const auto old = controller, fresh = crypto::SigningKey::generate();
+  const WallTime now = read_clocks().wall;
+  const auto entry = [](const crypto::SigningKey& key, WallTime from, WallTime until) {
+    return crypto::SigningKeyEntry{crypto::KeyKind::RelayToken, key.public_key(), from, until};
+  };
+  // Announced; then rosters and tokens are signed by it; then the one before is believed no longer.
+  state(1, {entry(old, {}, now + 1h), entry(fresh, now, {})});
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
+  controller = fresh;
+  --epoch;  // the same roster, signed by another key
+  configure({&a, &b});
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
+  configure({&a, &b});
+  state(2, {entry(fresh, now, {})});
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1);
+  EXPECT_TRUE(a.client->stats("lease-1")->relay_up);
+  EXPECT_EQ(accepted(), before) << "nobody connected anew";
+  // What the retired key signs is refused: a roster, where the agent names the new key, and a token.
+  ++epoch;
+  auto forged = message(a, {&a});
+  forged.signatures = {overlay::sign_roster(old, forged.roster)};
+  EXPECT_FALSE(a.client->configure(forged).ok());
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 100, 20), 1) << "and changes nothing";
+  relay->stop();
+  relay.reset();
+  open_relay();
+  controller = old;
+  auto stale = message(a, {&a, &b});
+  controller = fresh;
+  stale.signatures = {overlay::sign_roster(fresh, stale.roster)};
+  stale.signers = {Bytes(fresh.public_key().begin(), fresh.public_key().end())};
+  relay->reload_trust(ca.cert_pem);
+  ASSERT_TRUE(a.client->configure(stale).ok());
+  std::this_thread::sleep_for(2s);
+  EXPECT_FALSE(a.client->stats("lease-1")->relay_up);
+  configure({&a, &b});
+  EXPECT_LT(until_echo(), 20s);
+  std::remove(keys_file.c_str());
 }
 
 TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {

@@ -39,6 +39,14 @@ struct Headroom {
   std::uint8_t tier = 0;
   bool operator==(const Headroom&) const = default;
 };
+// One of the keys that sign for the platform, for the journal: public, by its id only.
+struct SigningKeyRow {
+  std::uint8_t kind = 0;  // crypto::KeyKind
+  std::string id;         // 16 hex digits
+  WallTime from, until;   // it signs from then on; it is believed until then, 0: no end
+  bool operator==(const SigningKeyRow&) const = default;
+};
+inline constexpr std::size_t kSigningKeyRowsMax = 16;
 inline constexpr std::uint32_t kHeadroomMachinesMax = 10'000;
 inline constexpr std::size_t kHeadroomModelsMax = 32;
 // Which images may run (model/image_policy.h). Of the platform, an organisation or a project: all that there are bind.

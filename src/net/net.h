@@ -37,6 +37,8 @@ struct Request {
   std::optional<std::string> query_value(std::string_view key) const;
   std::string header(std::string_view lower_name) const;  // empty when absent
 };
+// Of a body in application/x-www-form-urlencoded; nullopt: another type, damaged, or not there exactly once.
+std::optional<std::string> form_value(const Request& request, std::string_view name);
 struct Response {
   int status = 200;
   std::string content_type = "application/json";

@@ -1,5 +1,6 @@
 #include "net/url.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 
@@ -227,6 +228,25 @@ std::optional<std::string> Request::query_value(std::string_view key) const {
     if (name == key) return value;
   }
   return {};
+}
+
+std::optional<std::string> form_value(const Request& request, std::string_view name) {
+  const std::string type = lower(request.header("content-type"));
+  if (trim(std::string_view(type).substr(0, type.find(';'))) != "application/x-www-form-urlencoded") return {};
+  std::optional<std::string> out;
+  std::string_view rest = request.body;
+  while (!rest.empty()) {
+    const std::string_view pair = rest.substr(0, rest.find('&'));
+    rest.remove_prefix(std::min(pair.size() + 1, rest.size()));
+    const auto equals = pair.find('=');
+    const auto key = percent_decode(pair.substr(0, equals), true);
+    if (!key) return {};
+    if (*key != name) continue;
+    auto value = percent_decode(equals == std::string_view::npos ? std::string_view() : pair.substr(equals + 1), true);
+    if (!value || out) return {};
+    out = std::move(value);
+  }
+  return out;
 }
 
 std::string Request::header(std::string_view lower_name) const {

@@ -66,6 +66,15 @@ Result<std::optional<std::int64_t>> time_of(const Json& claims, std::string_view
   return std::optional(static_cast<std::int64_t>(seconds * 1000));
 }
 
+// "" where it is absent.
+Result<std::string> short_text(const Json& claims, std::string_view name) {
+  const Json* found = claims.find(name);
+  if (found == nullptr) return std::string();
+  if (!found->is(Json::Kind::String) || found->text().empty() || found->text().size() > kSubjectMax)
+    return refused(fmt::format("{} is no text", name), name);
+  return found->text();
+}
+
 Status check_signature(const Parts& parts, const TokenHead& head, const std::vector<Key>& keys) {
   const auto signature = unbase64url(parts.signature);
   if (!signature) return refused("it is not base64url", "signature");
@@ -78,17 +87,19 @@ Status check_signature(const Parts& parts, const TokenHead& head, const std::vec
                                : refused("it is signed with a key that the provider does not show", "kid");
 }
 
-Status check_audience(const Json& claims, const Expected& expected) {
+constexpr std::string_view kLogoutEvent = "http://schemas.openid.net/event/backchannel-logout";
+
+Status check_audience(const Json& claims, const std::string& client_id) {
   const Json& aud = claims["aud"];
-  bool named = aud.is(Json::Kind::String) && aud.text() == expected.client_id;
+  bool named = aud.is(Json::Kind::String) && aud.text() == client_id;
   for (const Json& each : aud.items()) {
     if (!each.is(Json::Kind::String)) return refused("its audience is no list of texts", "aud");
-    named = named || each.text() == expected.client_id;
+    named = named || each.text() == client_id;
   }
   if (!named) return refused("it is meant for another program", "aud");
   const Json* party = claims.find("azp");
   if (party == nullptr && aud.items().size() > 1) return refused("it has several audiences and no azp", "azp");
-  if (party != nullptr && (!party->is(Json::Kind::String) || party->text() != expected.client_id))
+  if (party != nullptr && (!party->is(Json::Kind::String) || party->text() != client_id))
     return refused("it was given to another program", "azp");
   return {};
 }
@@ -141,7 +152,8 @@ Result<Json> verify_id_token(std::string_view token, const std::vector<Key>& key
   const Json &issuer = claims["iss"], &subject = claims["sub"];
   if (!issuer.is(Json::Kind::String) || issuer.text() != expected.issuer)
     return refused("another issuer made it", "iss");
-  TRY_VOID(check_audience(claims, expected));
+  if (claims.find("events") != nullptr) return refused("it tells of an event and not of a login", "events");
+  TRY_VOID(check_audience(claims, expected.client_id));
   TRY_VOID(check_times(claims, expected.now));
   if (!expected.nonce.empty() &&
       (!claims["nonce"].is(Json::Kind::String) || !same(claims["nonce"].text(), expected.nonce)))
@@ -150,6 +162,36 @@ Result<Json> verify_id_token(std::string_view token, const std::vector<Key>& key
   if (!subject.is(Json::Kind::String) || subject.text().empty() || subject.text().size() > kSubjectMax)
     return refused("it does not say who the person is", "sub");
   return claims;
+}
+
+Result<Logout> verify_logout_token(std::string_view token, const std::vector<Key>& keys, const std::string& issuer,
+                                   const std::string& client_id, WallTime now) {
+  const TokenHead head = TRY(token_head(token));
+  const Parts parts = TRY(split(token));
+  const Json header = TRY(decoded(parts.head));
+  if (const Json* type = header.find("typ");
+      type != nullptr && type->text() != "logout+jwt" && type->text() != "JWT" && type->text() != "jwt")
+    return refused("it is a token of another type", "typ");
+  TRY_VOID(check_signature(parts, head, keys));
+  const Json claims = TRY(decoded(parts.body));
+  if (!claims["iss"].is(Json::Kind::String) || claims["iss"].text() != issuer)
+    return refused("another issuer made it", "iss");
+  TRY_VOID(check_audience(claims, client_id));
+  const auto issued = TRY(time_of(claims, "iat", true)), expires = TRY(time_of(claims, "exp", false));
+  if (*issued > now.ms + kSkew.count()) return wrong_clock("from the future", "iat");
+  if (*issued + kLogoutFresh.count() < now.ms) return wrong_clock("too old", "iat");
+  if (expires && *expires + kSkew.count() <= now.ms) return wrong_clock("over", "exp");
+  const Json& events = claims["events"];
+  const Json* event = events.is(Json::Kind::Object) ? events.find(kLogoutEvent) : nullptr;
+  if (event == nullptr || !event->is(Json::Kind::Object)) return refused("it tells of no logout", "events");
+  if (claims.find("nonce") != nullptr) return refused("it has a nonce, so it is no logout's", "nonce");
+  Logout out;
+  out.subject = TRY(short_text(claims, "sub"));
+  out.session = TRY(short_text(claims, "sid"));
+  out.id = TRY(short_text(claims, "jti"));
+  if (out.id.empty()) return refused("it has no id", "jti");
+  if (out.subject.empty() && out.session.empty()) return refused("it says neither who nor which session", "sub");
+  return out;
 }
 
 }  // namespace muster::oidc

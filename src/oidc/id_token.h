@@ -33,4 +33,15 @@ struct Expected {
 };
 Result<wire::Json> verify_id_token(std::string_view token, const std::vector<Key>& keys, const Expected& expected);
 
+// The provider's word that a login there has ended (OpenID Connect Back-Channel Logout 1.0, 2.4): signed as an ID
+// token, for this client, with the event of a logout, an id, and a person or a session; never a nonce, so that no ID
+// token passes for one.
+inline constexpr Millis kLogoutFresh{5 * 60'000};  // made no longer ago: how long its id must be remembered
+struct Logout {
+  std::string subject, session;  // one of them may be empty
+  std::string id;
+};
+Result<Logout> verify_logout_token(std::string_view token, const std::vector<Key>& keys, const std::string& issuer,
+                                   const std::string& client_id, WallTime now);
+
 }  // namespace muster::oidc

@@ -197,6 +197,69 @@ TEST(IdToken, HostileBytesAreRefused) {
     EXPECT_NE(issuer.fault(bad), "") << bad.substr(0, 80);
 }
 
+TEST(LogoutToken, EveryClaimIsCheckedAndNoIdTokenPassesForOne) {
+  const std::string event = "http://schemas.openid.net/event/backchannel-logout";
+  Issuer issuer;
+  issuer.head.set("typ", text("logout+jwt"));
+  Json claims = Json::object();
+  claims.set("iss", text(issuer.expected.issuer)).set("aud", text("muster")).set("iat", number(kNow));
+  claims.set("exp", number(kNow + 120)).set("jti", text("j-1")).set("sub", text("248289761001"));
+  claims.set("sid", text("s-1")).set("events", Json::object().set(event, Json::object()));
+  const auto read = [&](const std::string& token) {
+    return verify_logout_token(token, issuer.keys, issuer.expected.issuer, "muster", issuer.expected.now);
+  };
+  const auto fault = [&](const Json& said) {
+    const auto out = read(issuer.signed_text(issuer.head.dump(), said.dump()));
+    return out.ok() ? std::string() : out.error().field;
+  };
+  const auto with = [&](const std::string& name, Json value) {
+    return fault(Json(claims).set(name, std::move(value)));
+  };
+  const auto without = [&](std::initializer_list<std::string> names) {
+    Json out = Json::object();
+    for (const auto& [name, value] : claims.members())
+      if (std::find(names.begin(), names.end(), name) == names.end()) out.set(name, value);
+    return fault(out);
+  };
+  const auto good = read(issuer.signed_text(issuer.head.dump(), claims.dump()));
+  ASSERT_TRUE(good.ok()) << good.error().message;
+  EXPECT_EQ(good->subject + good->session + good->id, "248289761001s-1j-1");
+  EXPECT_EQ(with("iss", text("https://evil.example")), "iss");
+  EXPECT_EQ(with("aud", text("another")), "aud");
+  EXPECT_EQ(with("iat", number(kNow - 301)), "iat");
+  EXPECT_EQ(with("iat", number(kNow + 61)), "iat");
+  EXPECT_EQ(with("exp", number(kNow - 60)), "exp");
+  EXPECT_EQ(with("jti", number(1)), "jti");
+  EXPECT_EQ(with("jti", text("")), "jti");
+  EXPECT_EQ(with("nonce", text("n")), "nonce");
+  EXPECT_EQ(with("events", Json::object()), "events");
+  EXPECT_EQ(with("events", Json::object().set(event, text("yes"))), "events");
+  EXPECT_EQ(with("events", text(event)), "events");
+  EXPECT_EQ(with("sid", text(std::string(256, 'x'))), "sid");
+  EXPECT_EQ(without({"iss"}), "iss");
+  EXPECT_EQ(without({"aud"}), "aud");
+  EXPECT_EQ(without({"iat"}), "iat");
+  EXPECT_EQ(without({"jti"}), "jti");
+  EXPECT_EQ(without({"events"}), "events");
+  EXPECT_EQ(without({"sub", "sid"}), "sub");
+  EXPECT_EQ(without({"sub"}), "");
+  EXPECT_EQ(without({"sid"}), "");
+  EXPECT_EQ(without({"exp"}), "") << "providers of before it was asked for";
+  // Neither passes for the other, whatever its head says.
+  Issuer person;
+  EXPECT_FALSE(read(person.token()).ok());
+  Issuer device = person;
+  device.expected.nonce.clear();
+  Json both = claims;
+  device.keys = issuer.keys;
+  EXPECT_EQ(device.fault(issuer.signed_text(person.head.dump(), both.set("exp", number(kNow + 300)).dump())), "events");
+  // Signed by somebody else, or not at all.
+  EXPECT_EQ(read(person.signed_text(issuer.head.dump(), claims.dump())).error().field, "signature");
+  EXPECT_FALSE(read(issuer.signed_text(R"({"alg":"none","kid":"k1"})", claims.dump())).ok());
+  issuer.head.set("typ", text("at+jwt"));
+  EXPECT_EQ(fault(claims), "typ");
+}
+
 TEST(Provider, MustBeTheIssuerThatWasAsked) {
   const std::string issuer = "https://login.example";
   Json page = Json::object();

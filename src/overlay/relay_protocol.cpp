@@ -1,10 +1,12 @@
 #include "overlay/relay_protocol.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/endian.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
+#include "crypto/signing_keys.h"
 
 namespace muster::overlay {
 namespace {
@@ -77,7 +79,7 @@ void FrameReader::feed(ByteView data) {
 Result<std::optional<RelayFrame>> FrameReader::next() {
   const ByteView rest = ByteView(buffer_).subspan(start_);
   if (rest.empty()) return std::optional<RelayFrame>{};
-  if (rest[0] < 1 || rest[0] > static_cast<std::uint8_t>(RelayType::Recall)) return bad("frame type");
+  if (rest[0] < 1 || rest[0] > static_cast<std::uint8_t>(RelayType::Keys)) return bad("frame type");
   if (rest.size() < kRelayHeader) return std::optional<RelayFrame>{};
   const std::uint32_t size = load_be32(rest.data() + 1);
   if (size > kRelayBodyMax) return bad("frame length");
@@ -130,6 +132,11 @@ void append_recall(Bytes& out, ByteView recall) {
   append(out, recall);
 }
 
+void append_keys(Bytes& out, ByteView statement) {
+  append_header(out, RelayType::Keys, statement.size());
+  append(out, statement);
+}
+
 Result<RelayChallenge> parse_challenge(ByteView body) {
   if (body.size() != 65) return bad("challenge");
   return RelayChallenge{key_at(body, 1), key_at(body, 33), body[0]};
@@ -157,10 +164,11 @@ Result<RelayError> parse_error(ByteView body) {
   return out;
 }
 
-Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token) {
+Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token, TokenForm form) {
   MUSTER_CHECK(token.relay.size() <= 255);
   Bytes out;
-  out.push_back(1);
+  out.push_back(static_cast<std::uint8_t>(form));
+  if (form == TokenForm::Named) append(out, crypto::short_key_id(controller.public_key()));
   out.push_back(static_cast<std::uint8_t>(token.relay.size()));
   append(out, as_bytes(token.relay));
   std::uint8_t raw[8];
@@ -174,21 +182,41 @@ Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& t
   return out;
 }
 
-Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, std::string_view relay, WallTime now) {
+bool token_of_another_key(const std::vector<Key32>& controllers, ByteView bytes) {
+  if (bytes.size() < 1 + crypto::kKeyIdBytes || bytes[0] != static_cast<std::uint8_t>(TokenForm::Named)) return false;
+  const ByteView id = bytes.subspan(1, crypto::kKeyIdBytes);
+  return std::none_of(controllers.begin(), controllers.end(), [&](const Key32& key) {
+    const Bytes own = crypto::short_key_id(key);
+    return std::equal(id.begin(), id.end(), own.begin(), own.end());
+  });
+}
+
+Result<RelayToken> verify_relay_token(const std::vector<Key32>& controllers, ByteView bytes, std::string_view relay,
+                                      WallTime now, Key32* signer) {
   const Error refused = error(Code::Unauthenticated, "the relay token is damaged or not signed by this control plane");
-  if (bytes.size() < 2 || bytes.size() > kTokenMax || bytes[0] != 1) return refused;
-  const std::size_t name = bytes[1];
-  if (bytes.size() != 2 + name + 8 + 32 + 8 + crypto::kSignatureBytes) return refused;
+  if (bytes.empty() || bytes.size() > kTokenMax) return refused;
+  const bool named = bytes[0] == static_cast<std::uint8_t>(TokenForm::Named);
+  if (!named && bytes[0] != static_cast<std::uint8_t>(TokenForm::Plain)) return refused;
+  const std::size_t head = named ? 1 + crypto::kKeyIdBytes : 1;
+  if (bytes.size() <= head) return refused;
+  const std::size_t name = bytes[head];
+  if (bytes.size() != head + 1 + name + 8 + 32 + 8 + crypto::kSignatureBytes) return refused;
+  if (token_of_another_key(controllers, bytes))
+    return error(Code::Unauthenticated, "the relay token is signed by a key that is not believed here (any more)");
   const ByteView body = bytes.first(bytes.size() - crypto::kSignatureBytes);
-  if (!crypto::verify(controller, kTokenDomain, {body}, bytes.last(crypto::kSignatureBytes))) return refused;
+  const auto by = crypto::signer_of(controllers, named ? body.subspan(1, crypto::kKeyIdBytes) : ByteView(),
+                                    crypto::framed(kTokenDomain, {body}), bytes.last(crypto::kSignatureBytes));
+  if (!by) return refused;
+  const ByteView said = body.subspan(head);
   RelayToken out;
-  out.relay = as_string(body.subspan(2, name));
-  out.cluster = load_be64(body.data() + 2 + name);
-  out.overlay_key = key_at(body, 10 + name);
-  out.not_after = WallTime{static_cast<std::int64_t>(load_be64(body.data() + 42 + name))};
+  out.relay = as_string(said.subspan(1, name));
+  out.cluster = load_be64(said.data() + 1 + name);
+  out.overlay_key = key_at(said, 9 + name);
+  out.not_after = WallTime{static_cast<std::int64_t>(load_be64(said.data() + 41 + name))};
   if (out.relay != relay) return error(Code::PermissionDenied, "the relay token is for another relay");
   if (now >= out.not_after)
     return error(Code::Unauthenticated, "the relay token has expired; the agent gets a new one from the control plane");
+  if (signer != nullptr) *signer = *by;
   return out;
 }
 
@@ -205,10 +233,10 @@ Result<RelayHello> make_hello(const RelayChallenge& challenge, const crypto::X25
   return RelayHello{kRelayVersion, overlay.public_key, *proof, Bytes(token.begin(), token.end())};
 }
 
-Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller,
-                               std::string_view relay, WallTime now) {
+Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const std::vector<Key32>& controllers,
+                               std::string_view relay, WallTime now, Key32* signer) {
   if (hello.version != kRelayVersion) return error(Code::Unsupported, "this relay speaks version 1; update the agent");
-  RelayToken token = TRY(verify_relay_token(controller, hello.token, relay, now));
+  RelayToken token = TRY(verify_relay_token(controllers, hello.token, relay, now, signer));
   if (token.overlay_key != hello.overlay_key)
     return error(Code::PermissionDenied, "the relay token is for another key");
   const auto proof = proof_of(door.ephemeral.secret, hello.overlay_key, door.nonce, door.ephemeral.public_key,

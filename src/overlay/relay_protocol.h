@@ -5,12 +5,14 @@
 //   member -> relay  Hello {version, overlay key, proof, token}      proof = HMAC over a key that only DH(overlay,
 //   ephemeral) gives relay -> member  Welcome, then Recv{source key, payload}, PeerGone{key}, Error{code, message}
 //   member -> relay  Send{destination key, payload}; either way Ping/Pong{8 bytes}
+//   anybody -> relay, before the hello  Keys{statement of signing keys}: it speaks for itself (crypto/signing_keys.h)
 //   control plane -> relay  Recall{net/recall_frame.h}: it says hello as a member of kControlCluster, which has no
 //   others
 // Frame: type u8, length u32 big endian, body. The relay forwards only between keys whose tokens name the same cluster.
 // Bounds: body <= kRelayBodyMax; a peer that breaks a rule is cut. Values; FrameReader is for one thread.
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/time.h"
@@ -40,7 +42,8 @@ enum class RelayType : std::uint8_t {
   Ping = 7,
   Pong = 8,
   Error = 9,
-  Recall = 10
+  Recall = 10,
+  Keys = 11
 };
 enum class RelayErrorCode : std::uint8_t {
   BadFrame = 1,
@@ -97,6 +100,7 @@ void append_ping(Bytes& out, std::uint64_t id);
 void append_pong(Bytes& out, std::uint64_t id);
 void append_error(Bytes& out, RelayErrorCode code, std::string_view message);
 void append_recall(Bytes& out, ByteView recall);  // of kRelayBodyMax at most
+void append_keys(Bytes& out, ByteView statement);
 
 Result<RelayChallenge> parse_challenge(ByteView body);
 Result<RelayHello> parse_hello(ByteView body);
@@ -113,8 +117,19 @@ struct RelayToken {
   WallTime not_after;
   bool operator==(const RelayToken&) const = default;
 };
-Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token);  // relay name <= 255 bytes
-Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, std::string_view relay, WallTime now);
+// Named: with the id of the key (crypto::short_key_id), which relays of before do not read.
+enum class TokenForm : std::uint8_t { Plain = 1, Named = 2 };
+Bytes sign_relay_token(const crypto::SigningKey& controller, const RelayToken& token,
+                       TokenForm form = TokenForm::Plain);  // relay name <= 255 bytes
+// One of `controllers`, which are believed now, must have signed it; signer: which one.
+Result<RelayToken> verify_relay_token(const std::vector<Key32>& controllers, ByteView bytes, std::string_view relay,
+                                      WallTime now, Key32* signer = nullptr);
+inline Result<RelayToken> verify_relay_token(const Key32& controller, ByteView bytes, std::string_view relay,
+                                             WallTime now) {
+  return verify_relay_token(std::vector{controller}, bytes, relay, now);
+}
+// Does it name a key that is none of these?
+bool token_of_another_key(const std::vector<Key32>& controllers, ByteView bytes);
 
 // ---- hello: proof of possession of the overlay key
 struct RelayDoor {
@@ -127,7 +142,11 @@ inline RelayChallenge challenge_of(const RelayDoor& door) {
 }
 Result<RelayHello> make_hello(const RelayChallenge& challenge, const crypto::X25519Pair& overlay, ByteView token);
 // Version, token (signature, relay, time), key binding and proof; the token tells the cluster.
-Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller,
-                               std::string_view relay, WallTime now);
+Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const std::vector<Key32>& controllers,
+                               std::string_view relay, WallTime now, Key32* signer = nullptr);
+inline Result<RelayToken> check_hello(const RelayDoor& door, const RelayHello& hello, const Key32& controller,
+                                      std::string_view relay, WallTime now) {
+  return check_hello(door, hello, std::vector{controller}, relay, now);
+}
 
 }  // namespace muster::overlay

@@ -139,8 +139,11 @@ Result<Roster> decode_roster(ByteView bytes) {
   return out;
 }
 
+Bytes roster_message(ByteView roster_bytes) {
+  return crypto::framed(kRosterDomain, {roster_bytes});
+}
 Bytes sign_roster(const crypto::SigningKey& key, ByteView roster_bytes) {
-  return key.sign(kRosterDomain, {roster_bytes});
+  return key.sign(roster_message(roster_bytes));
 }
 
 Result<VerifiedRoster> verify_roster(ByteView bytes, const std::vector<Bytes>& signatures,

@@ -48,6 +48,7 @@ bool verify_overlay_key(ByteView device_key, std::uint64_t cluster, const LeaseE
 
 Bytes encode_roster(const Roster& roster);
 Result<Roster> decode_roster(ByteView bytes);  // strict; signatures not looked at
+Bytes roster_message(ByteView roster_bytes);   // what is signed
 Bytes sign_roster(const crypto::SigningKey& key, ByteView roster_bytes);
 // Every one of `signers` must have signed these bytes. Members whose overlay key their device did not sign are left out
 // and counted.

@@ -123,6 +123,7 @@ struct Client::Impl {
     while (!stopping) {
       if (anew) return error(Code::Unavailable, "this machine is somewhere else now");
       Status step = receive(connection);
+      if (step.ok() && welcome && pending.empty()) say_keys(true);
       // The relay ends a connection with its token, so it gets the next one before.
       if (step.ok() && welcome && pending.empty() && newer_token()) step = introduce();
       if (step.ok()) step = transmit(connection);
@@ -166,6 +167,13 @@ struct Client::Impl {
     return {};
   }
 
+  // Before a token that the newest key signed.
+  void say_keys(bool only_newer) {
+    const std::lock_guard lock(mutex);
+    if (keys.empty() || (only_newer && !keys_changed)) return;
+    keys_changed = false;
+    ov::append_keys(pending, keys);
+  }
   Status introduce() {
     Bytes token;
     {
@@ -185,6 +193,7 @@ struct Client::Impl {
     switch (frame.type) {
       case ov::RelayType::Challenge:
         challenge = TRY(ov::parse_challenge(frame.body));
+        say_keys(false);
         return introduce();
       case ov::RelayType::Welcome:
         welcome = true;
@@ -275,7 +284,8 @@ struct Client::Impl {
   std::condition_variable changed;
   std::deque<Bytes> out;
   std::atomic<std::size_t> queued{0};  // written under mutex
-  bool token_changed = false;
+  bool token_changed = false, keys_changed = false;
+  Bytes keys;
 };
 
 Client::Client(ClientOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {
@@ -332,6 +342,15 @@ void Client::set_token(Bytes token) {
     impl_->token_changed = true;
   }
   impl_->changed.notify_all();
+  impl_->ring();
+}
+
+void Client::set_keys(Bytes statement) {
+  {
+    const std::lock_guard lock(impl_->mutex);
+    impl_->keys = std::move(statement);
+    impl_->keys_changed = true;
+  }
   impl_->ring();
 }
 

@@ -48,6 +48,7 @@ class Client {
   bool recall(ByteView frame);
   void reconnect();                 // at once: this machine's way to the relay has changed
   void set_token(Bytes token);      // a renewed one: said at once, also on the open connection; wakes a refused client
+  void set_keys(Bytes statement);   // of signing keys, said before each hello; relays of before end the connection then
   void set_ca(std::string ca_pem);  // whom the next connection believes; the open one stays
   ClientState state() const;
   std::size_t backlog() const;  // bytes that wait to be sent; what comes later waits behind them

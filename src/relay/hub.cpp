@@ -94,6 +94,8 @@ std::string Hub::metrics() const {
   line("udp_throttled_total", "counter", counts.udp_throttled.load());
   line("udp_challenged_total", "counter", counts.udp_challenged.load());
   line("udp_moved_total", "counter", counts.udp_moved.load());
+  line("keys_refused_total", "counter", counts.keys_refused.load());
+  line("keys_revision", "gauge", keys.revision());
   line("udp_members", "gauge", udp.in_use());
   line("members", "gauge", counts.members.load());
   line("pending", "gauge", counts.pending.load());

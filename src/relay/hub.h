@@ -11,6 +11,7 @@
 
 #include "base/bytes.h"
 #include "crypto/secret.h"
+#include "relay/token_keys.h"
 #include "relay/udp_legs.h"
 
 namespace muster::relay {
@@ -27,7 +28,7 @@ struct Counts {
   std::atomic<std::uint64_t> accepted{0}, refused{0}, not_tls{0}, handed_off{0}, handoff_expired{0},
       handoff_returned{0}, hello_refused{0}, members_total{0}, packets{0}, bytes{0}, dropped{0}, unknown_peer{0},
       throttled{0}, mirrored{0}, recalled{0}, udp_packets{0}, udp_refused{0}, udp_throttled{0}, udp_challenged{0},
-      udp_moved{0};
+      udp_moved{0}, keys_refused{0};
   std::atomic<std::int64_t> members{0}, pending{0}, held{0};
 };
 
@@ -45,6 +46,7 @@ class Hub {
   void recall(const std::vector<Key>& keys, Recall how);
   bool recalled(const Key& key) const;
   Counts counts;
+  TokenKeys keys;
   UdpLegs udp;
   std::string metrics() const;  // Prometheus text
 

@@ -24,6 +24,7 @@ constexpr std::size_t kSpareChunks = 64;        // of each thread
 constexpr int kTurns = 16;                      // records that leave before others get their turn
 constexpr Millis kTick{1000};
 constexpr const char* kRecalled = "this key left its cluster";
+constexpr int kStatementsMax = 4;  // of signing keys, on one connection
 
 // What leaves as one TLS record: frames one behind the other.
 struct Chunk {
@@ -122,6 +123,8 @@ class MemberLink final : public Member,
         return self->close();
       if (self->joined_ && read_clocks().wall > self->token_.not_after)
         return self->refuse(ov::RelayErrorCode::Expired, "the token is too old");
+      self->watch_keys(now);
+      if (self->leaving_) return;
       if (self->joined_ && silent > ov::kRelayPingEvery && now - self->last_ping_ > ov::kRelayPingEvery) {
         self->last_ping_ = now;
         Bytes ping;
@@ -221,6 +224,8 @@ class MemberLink final : public Member,
   }
 
   void handle(const ov::RelayFrame& frame) {
+    if (frame.type == ov::RelayType::Keys && (!joined_ || token_.cluster == ov::kControlCluster))
+      return learn(frame.body);
     if (!joined_)
       return frame.type == ov::RelayType::Hello ? hello(frame.body)
                                                 : refuse(ov::RelayErrorCode::BadFrame, "a hello must come first");
@@ -252,7 +257,16 @@ class MemberLink final : public Member,
       ++hub_->counts.hello_refused;
       return refuse(ov::RelayErrorCode::BadFrame, hello.error().message);
     }
-    auto token = ov::check_hello(door_, *hello, options_.controller_key, options_.relay_id, read_clocks().wall);
+    const WallTime wall = read_clocks().wall;
+    const auto keys = hub_->keys.believed(wall);
+    crypto::Key32 signer{};
+    auto token = ov::check_hello(door_, *hello, keys, options_.relay_id, wall, &signer);
+    // Members may hear of another key before this relay does: they stay, and the token is looked at again then.
+    if (!token.ok() && joined_ && ov::token_of_another_key(keys, hello->token)) {
+      waiting_.assign(body.begin(), body.end());
+      waiting_since_ = hub_->keys.revision();
+      return;
+    }
     if (!token.ok()) {
       ++hub_->counts.hello_refused;
       return refuse(ov::RelayErrorCode::BadToken, token.error().message);
@@ -261,6 +275,9 @@ class MemberLink final : public Member,
     if (!first && (token->cluster != token_.cluster || token->overlay_key != token_.overlay_key))
       return refuse(ov::RelayErrorCode::BadToken, "a member cannot change its cluster or key");
     token_ = std::move(*token);
+    signer_ = signer;
+    distrusted_ = {};
+    waiting_.clear();
     const Hub::Key place{token_.cluster, token_.overlay_key};
     if (!first) return hub_->udp.renew(place, udp_id_, token_.not_after);
     joined_ = true;
@@ -283,6 +300,29 @@ class MemberLink final : public Member,
       turn_out();
     }
   }
+  // Once a second. A connection that was let in by a key which is believed no longer ends, unless another token comes.
+  void watch_keys(std::chrono::steady_clock::time_point now) {
+    if (!joined_) return;
+    if (!waiting_.empty() && waiting_since_ != hub_->keys.revision()) {
+      const Bytes body = std::exchange(waiting_, {});
+      hello(body);
+      if (leaving_) return;
+    }
+    if (hub_->keys.believes(signer_, read_clocks().wall)) {
+      distrusted_ = {};
+    } else if (distrusted_ == std::chrono::steady_clock::time_point{}) {
+      distrusted_ = now;
+    } else if (now - distrusted_ > options_.other_token) {
+      refuse(ov::RelayErrorCode::Expired, "the key that signed this token is believed no longer");
+    }
+  }
+
+  // From anybody: a statement of signing keys speaks for itself.
+  void learn(ByteView statement) {
+    if (++statements_ > kStatementsMax) return refuse(ov::RelayErrorCode::BadFrame, "too many statements of keys");
+    if (!hub_->keys.take(statement).ok()) ++hub_->counts.keys_refused;
+  }
+
   void turn_out() {
     if (!joined_ || !open_) return;
     hub_->leave({token_.cluster, token_.overlay_key}, this);  // nobody's packets reach it from here on
@@ -446,6 +486,11 @@ class MemberLink final : public Member,
   std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
       refilled_ = std::chrono::steady_clock::now();
   std::int64_t tokens_ = 1 << 20;
+  crypto::Key32 signer_{};  // of token_
+  std::chrono::steady_clock::time_point distrusted_{};
+  Bytes waiting_;  // a hello by a key that is not known yet, and the revision at that time
+  std::uint64_t waiting_since_ = 0;
+  int statements_ = 0;
   std::uint32_t udp_id_ = 0;
   bool shaken_ = false, joined_ = false, paused_ = false, room_needed_ = false;
   Loops::For watched_ = Loops::For::Nothing;

@@ -45,6 +45,11 @@ bool RecallDoor::read(Link& link) {
       return false;
     }
     if (!*frame) return true;
+    if ((*frame)->kind == net::RecallFrame::Kind::Keys) {
+      if (const Status taken = hub_->keys.take((*frame)->keys); !taken.ok())
+        log_warn("relay", "the keys of tokens stay as they were: {}", taken.error().message);
+      continue;
+    }
     hub_->recall((*frame)->entries,
                  (*frame)->kind == net::RecallFrame::Kind::All ? Hub::Recall::All : Hub::Recall::More);
   }

@@ -1,7 +1,7 @@
 #pragma once
 // Inside relay: takes from musterd, over the unix socket beside the handoff socket, which overlay keys left their
-// clusters (net/recall_frame.h), and tells the hub. What was said stays when musterd dies; the next one says all again.
-// One strand.
+// clusters and which keys sign tokens (net/recall_frame.h), and tells the hub. What was said stays when musterd dies;
+// the next one says all again. One strand.
 #include <memory>
 #include <string>
 

@@ -87,6 +87,7 @@ class RelayImpl final : public Relay {
   ~RelayImpl() override { stop(); }
 
   Status open() {
+    reload_trust(options_.trust_pem);
     TRY_VOID(reload_tls(options_.tls));
     options_.tls.key_pem.clear();
     TRY_VOID(listen(acceptor_, options_.address, options_.port));
@@ -140,6 +141,10 @@ class RelayImpl final : public Relay {
     const std::lock_guard lock(mutex_);
     tls_ = std::move(fresh);
     return {};
+  }
+
+  void reload_trust(const std::string& trust_pem) override {
+    hub_->keys.start(options_.controller_key, trust_pem, options_.keys_file);
   }
 
   void stop() override {

@@ -21,7 +21,9 @@ struct RelayOptions {
   std::uint16_t port = 443;  // 0 = any
   std::string handoff_path;  // empty: other connections are closed
   net::TlsFiles tls;
-  crypto::Key32 controller_key{};  // Ed25519, verifies tokens
+  crypto::Key32 controller_key{};  // Ed25519, verifies tokens until the control plane states others
+  std::string trust_pem;           // whom such a statement is believed from (relay/token_keys.h)
+  std::string keys_file;           // where the newest is kept; empty: in memory only
   std::string relay_id;            // the name in the tokens
   std::string metrics_address;     // "127.0.0.1:9151"; empty: none
   bool mirror = true;              // the UDP port beside it
@@ -31,6 +33,7 @@ struct RelayOptions {
   std::size_t queue_bytes_max = 1 << 20;  // per member, drop-head
   std::uint64_t member_bytes_per_second = 64 << 20;
   Millis hello_time{5000}, hold_time{10'000};
+  Millis other_token{60'000};  // after the key of its token is believed no longer, a member has so long to show another
 };
 
 class Relay {
@@ -39,7 +42,8 @@ class Relay {
   virtual ~Relay() = default;
   virtual std::uint16_t port() const = 0;
   virtual std::uint16_t metrics_port() const = 0;
-  virtual Status reload_tls(net::TlsFiles tls) = 0;  // for new connections; the open ones go on
+  virtual Status reload_tls(net::TlsFiles tls) = 0;             // for new connections; the open ones go on
+  virtual void reload_trust(const std::string& trust_pem) = 0;  // and the file of keys
   virtual void warn_of_expiry() = 0;  // logs once at half and once at a quarter of the certificate's life
   virtual std::string metrics() const = 0;
   virtual void stop() = 0;

@@ -24,6 +24,7 @@
 #include "base/rng.h"
 #include "crypto/cert.h"
 #include "crypto/random.h"
+#include "crypto/signing_keys.h"
 #include "net/dial.h"
 #include "net/handoff.h"
 #include "net/recall_frame.h"
@@ -534,6 +535,181 @@ TEST(Relay, ATokenIsRenewedOnTheOpenConnection) {
 }
 
 // A relay that was taken over answers everything itself, with all the keys it has.
+// What musterd says of the keys of tokens.
+struct Stated {
+  explicit Stated(const Process& relay) : relay_(relay) {}
+  Bytes text(std::vector<crypto::SigningKeyEntry> keys) {
+    crypto::SigningKeys out{"srv-1", ++revision, std::move(keys), {}, {}};
+    const crypto::Trust trust{{}, 0, {by.cert_pem}, {}, {}, {}};
+    EXPECT_TRUE(crypto::sign_signing_keys(out, by, trust).ok());
+    return to_bytes(crypto::signing_keys_text(out));
+  }
+  crypto::SigningKeyEntry old(WallTime until) const {
+    return {crypto::KeyKind::RelayToken, relay_.controller.public_key(), {}, until};
+  }
+  crypto::SigningKeyEntry next() const {
+    return {crypto::KeyKind::RelayToken, fresh.public_key(), read_clocks().wall, {}};
+  }
+  Bytes token(const crypto::X25519Pair& pair, const crypto::SigningKey& key) const {
+    return overlay::sign_relay_token(key, {"relay-1", 1, pair.public_key, read_clocks().wall + Millis(60'000)},
+                                     overlay::TokenForm::Named);
+  }
+  const Process& relay_;
+  std::uint64_t revision = 0;
+  crypto::KeyAndCert by = relay_.ca;
+  crypto::SigningKey fresh = crypto::SigningKey::generate();
+};
+
+TEST(Relay, LearnsAnotherKeyOfTokensWithoutCuttingAnybody) {
+  Process relay;
+  relay.stop();
+  std::ofstream(relay.dir / "ca.pem") << relay.ca.cert_pem;
+  relay.start();
+  Stated stated(relay);
+  Peer a, b;
+  a.start(relay, relay.token(a.pair, 1));
+  b.start(relay, relay.token(b.pair, 1));
+  ASSERT_TRUE(a.up() && b.up());
+  const auto talks = [&] {
+    const std::size_t before = b.count();
+    return eventually([&] {
+      a.client->send(b.pair.public_key, Bytes(10));
+      return b.count() > before;
+    });
+  };
+  const auto connects = [&](const Bytes& token, const crypto::X25519Pair& pair) {
+    Peer each;
+    each.pair = pair;
+    each.start(relay, token);
+    return eventually([&] { return each.client->state() == ClientState::Up || each.refused > 0; }) && each.refused == 0;
+  };
+  const auto pair = crypto::x25519_generate();
+  EXPECT_FALSE(connects(stated.token(pair, stated.fresh), pair)) << "nobody spoke of that key yet";
+  // A member hears of it before the relay does: it stays, and counts once the relay knows.
+  a.client->set_token(stated.token(a.pair, stated.fresh));
+  EXPECT_TRUE(talks());
+  const auto musterd = net::connect_unix(net::recall_path(relay.handoff()));
+  ASSERT_TRUE(musterd.ok());
+  const auto tell = [&](const Bytes& text) {
+    const Bytes frame = net::encode({net::RecallFrame::Kind::Keys, {}, text});
+    EXPECT_EQ(::send(musterd->get(), frame.data(), frame.size(), MSG_NOSIGNAL), static_cast<ssize_t>(frame.size()));
+  };
+  const auto knows = [&](std::uint64_t revision) {
+    return eventually([&] {
+      return scrape(relay).find("muster_relay_keys_revision " + std::to_string(revision) + "\n") != std::string::npos;
+    });
+  };
+  const WallTime soon = read_clocks().wall + Millis(3'600'000);
+  tell(stated.text({stated.old(soon), stated.next()}));
+  ASSERT_TRUE(knows(1));
+  EXPECT_TRUE(connects(stated.token(pair, stated.fresh), pair));
+  EXPECT_TRUE(connects(relay.token(pair, 1), pair)) << "the one before has its time yet";
+  // Who holds the socket, or any key of tokens, can add none: a believed CA must say so.
+  Stated thief(relay);
+  thief.by = *crypto::create_ca("thief", read_clocks().wall);
+  thief.revision = 100;
+  tell(thief.text({thief.next()}));
+  tell(to_bytes("Muster signing keys 1\n"));
+  EXPECT_FALSE(connects(thief.token(pair, thief.fresh), pair));
+  // The one before is believed no longer; what was let in by it and shows another token in time stays.
+  tell(stated.text({stated.next()}));
+  ASSERT_TRUE(knows(2));
+  EXPECT_FALSE(connects(relay.token(pair, 1), pair)) << "refused from now on";
+  EXPECT_TRUE(connects(stated.token(pair, stated.fresh), pair));
+  b.client->set_token(stated.token(b.pair, stated.fresh));
+  EXPECT_TRUE(talks());
+  // It is known over a restart, where musterd is away.
+  relay.stop();
+  relay.start();
+  EXPECT_FALSE(connects(relay.token(pair, 1), pair));
+  EXPECT_TRUE(connects(stated.token(pair, stated.fresh), pair));
+  EXPECT_EQ(a.refused + b.refused, 0);
+}
+
+TEST(Relay, WhatARetiredKeyLetInEndsUnlessItShowsAnotherToken) {
+  Process files;
+  files.stop();
+  Stated stated(files);
+  RelayOptions options;
+  options.address = "127.0.0.1";
+  options.port = 0;
+  options.mirror = false;
+  options.controller_key = files.controller.public_key();
+  options.relay_id = "relay-1";
+  options.trust_pem = files.ca.cert_pem;
+  options.keys_file = (files.dir / "signing-keys.pem").string();
+  options.other_token = Millis(1500);
+  std::ifstream cert(files.dir / "cert.pem"), key(files.dir / "key.pem");
+  options.tls = {std::string(std::istreambuf_iterator<char>(cert), {}),
+                 std::string(std::istreambuf_iterator<char>(key), {})};
+  const auto relay = Relay::create(options);
+  ASSERT_TRUE(relay.ok()) << relay.error().message;
+  files.port = (*relay)->port();
+  Peer stays, thief;
+  stays.start(files, files.token(stays.pair, 1));
+  thief.start(files, files.token(thief.pair, 1));
+  ASSERT_TRUE(stays.up() && thief.up());
+  std::ofstream(options.keys_file) << as_string(stated.text({stated.next()}));
+  (*relay)->reload_trust(options.trust_pem);
+  std::this_thread::sleep_for(Millis(300));
+  EXPECT_EQ(stays.refused + thief.refused, 0) << "nobody is cut at once";
+  stays.client->set_token(stated.token(stays.pair, stated.fresh));
+  EXPECT_TRUE(eventually([&] { return thief.refused > 0; }));
+  std::this_thread::sleep_for(Millis(1500));
+  EXPECT_EQ(stays.refused, 0);
+  EXPECT_EQ(stays.client->state(), ClientState::Up);
+  EXPECT_NE(thief.client->state(), ClientState::Up);
+  stays.client->stop();
+  thief.client->stop();
+  (*relay)->stop();
+}
+
+TEST(Relay, IsToldAnotherKeyFromFarByATokenOfThatKey) {
+  Process relay;
+  relay.stop();
+  std::ofstream(relay.dir / "trust.pem") << relay.ca.cert_pem;
+  relay.start();
+  Stated stated(relay);
+  Peer control;
+  const auto token = [&] {
+    return overlay::sign_relay_token(
+        stated.fresh,
+        {"relay-1", overlay::kControlCluster, control.pair.public_key, read_clocks().wall + Millis(60'000)},
+        overlay::TokenForm::Named);
+  };
+  control.client =
+      std::make_unique<Client>(ClientOptions{relay.endpoint(), control.pair, token(), Millis(50), Millis(400)});
+  control.client->set_keys(stated.text({stated.next()}));
+  control.client->start({[](const Key32&, ByteView) {}, {}, {}, {}});
+  EXPECT_TRUE(control.up()) << "the statement comes before the token that needs it";
+  Peer member;
+  member.start(relay, relay.token(member.pair, 1));
+  EXPECT_TRUE(eventually([&] { return member.refused > 0; }));
+  // A stranger's word changes nothing, and is not taken for ever.
+  Stated thief(relay);
+  thief.by = *crypto::create_ca("thief", read_clocks().wall);
+  thief.revision = 100;
+  auto connection = net::dial(relay.endpoint(), std::string(overlay::kRelayAlpn), net::deadline_in(Millis(3000)));
+  ASSERT_TRUE(connection.ok());
+  Bytes frames;
+  for (int i = 0; i < 5; ++i) overlay::append_keys(frames, thief.text({thief.next()}));
+  ASSERT_TRUE(net::write_all(*connection, as_string(frames), net::deadline_in(Millis(3000))).ok());
+  overlay::FrameReader reader;
+  std::optional<overlay::RelayType> last;
+  for (;;) {
+    char buffer[4096];
+    const auto n = net::read_some(*connection, buffer, sizeof buffer, net::deadline_in(Millis(4000)));
+    if (!n.ok() || *n == 0) break;
+    reader.feed(as_bytes({buffer, *n}));
+    while (auto frame = *reader.next()) last = frame->type;
+  }
+  EXPECT_EQ(last, overlay::RelayType::Error);
+  EXPECT_NE(scrape(relay).find("muster_relay_keys_refused_total 4\n"), std::string::npos) << scrape(relay);
+  Peer his;
+  his.start(relay, thief.token(his.pair, thief.fresh));
+  EXPECT_TRUE(eventually([&] { return his.refused > 0; }));
+}
+
 TEST(Relay, ItsKeyPassesForNobodyElse) {
   const Process relay;
   const auto read = [&](const char* name) {

@@ -24,6 +24,7 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* pull = std::get_if<session::PullReport>(&frame)) return on_pull(link, *pull);
   if (const auto* lock = std::get_if<session::LockOffer>(&frame)) return on_lock(link, *lock);
   if (const auto* trust = std::get_if<session::TrustTaken>(&frame)) return on_trust(link, *trust);
+  if (const auto* keys = std::get_if<session::KeysTaken>(&frame)) return on_keys(link, *keys);
   if (const auto* net = std::get_if<session::NetReport>(&frame)) return on_net(link, *net);
   if (const auto* request = std::get_if<session::CertRequest>(&frame)) return on_certificate(link, *request);
   if (const auto* sample = std::get_if<session::Telemetry>(&frame)) return on_telemetry(link, *sample);

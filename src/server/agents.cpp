@@ -182,9 +182,11 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   auto link = std::make_shared<Link>();
   link->socket = std::move(socket);
   const Now now = read_clocks();
+  link->since = now.lease;
   session::ServerOptions options;
   options.server_id = context_.identity.server_id;
-  const auto& roster_key = context_.identity.roster_key;
+  const auto roster_key =
+      context_.keys.signing(crypto::KeyKind::Roster, read_clocks().wall, context_.identity.roster_key);
   options.roster_key.assign(roster_key.begin(), roster_key.end());
   // For agents that know no grants: those relays for which the one token of theirs is good.
   const auto relays = context_.relays->relays();
@@ -364,6 +366,11 @@ void AgentHub::bring_desired(NodeId node) {
     link->stale = false;
   }
   session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays);
+  // By a key of which nobody has heard yet: the signer knows more than this process, which asks it (run).
+  if (!desired.signature.empty() && !keys_named(desired)) {
+    keys_unknown_ = true;
+    desired.signature.clear();
+  }
   Todo todo;
   {
     const std::lock_guard lock(mutex_);
@@ -448,6 +455,10 @@ void AgentHub::run() {
       if (due) tick(now, todo);
     }
     for (const auto& job : todo) job();
+    if (due && keys_unknown_.exchange(false)) {
+      if (const Status asked = refresh_keys(context_); !asked.ok())
+        log_warn("agents", "the signer signs with a key that it does not name: {}", asked.error().message);
+    }
     pump_desired();
     streams_.tick();
   }
@@ -538,6 +549,7 @@ void AgentHub::tick(Now now, Todo& todo) {
   });
   tell_core(verdicts, todo);
   note_behind(now.lease, todo);
+  follow_keys(now.wall);
   for (const auto& [number, link] : links_) {
     const bool before = link->session->welcomed();
     link->session->tick(now);

@@ -60,6 +60,8 @@ class AgentHub final : private session::Authority {
   void watch();
   void trust_changed();                                 // the roots or the CA in use are others than before
   std::size_t trust_behind() const { return behind_; }  // machines that do not know the newest roots yet
+  void keys_changed();                                  // other signing keys are believed than before
+  std::size_t keys_behind() const { return keys_behind_; }
   LogFollow& follow() { return *follow_; }
   struct Counts {
     std::size_t connected = 0, streams = 0, leases = 0;
@@ -70,6 +72,7 @@ class AgentHub final : private session::Authority {
  private:
   struct Link {
     std::uint64_t number = 0;
+    LeaseTime since{0};
     net::WebSocketPtr socket;
     std::unique_ptr<session::Server> session;
     NodeId node;
@@ -79,9 +82,11 @@ class AgentHub final : private session::Authority {
     bool stale = false;  // what was built is to be built anew
     std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
-    bool proved = false;                          // a Hello was checked; only the link's own thread looks
-    std::optional<session::TrustTaken> believes;  // what the machine said
-    Bytes trust_told;                             // digest of what it was told last
+    bool proved = false;                              // a Hello was checked; only the link's own thread looks
+    std::optional<session::TrustTaken> believes;      // what the machine said
+    Bytes trust_told;                                 // digest of what it was told last
+    std::optional<session::KeysTaken> keys_believed;  // what the machine said of signing keys
+    Bytes keys_told;                                  // digests of what it was told last: keys, and roots at that time
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
@@ -118,6 +123,11 @@ class AgentHub final : private session::Authority {
   void on_lock(const LinkPtr& link, const session::LockOffer& offer);
   void on_trust(const LinkPtr& link, const session::TrustTaken& taken);
   static void tell_trust(const LinkPtr& link, const CaSet& cas);
+  void on_keys(const LinkPtr& link, const session::KeysTaken& taken);
+  void tell_keys(const LinkPtr& link, const CaSet& cas);
+  void follow_keys(WallTime now);
+  bool keys_named(const session::Desired& desired) const;
+  void note_keys_behind(LeaseTime now, Todo& todo);
   void note_behind(LeaseTime now, Todo& todo);
   void on_net(const LinkPtr& link, const session::NetReport& report);
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
@@ -153,6 +163,11 @@ class AgentHub final : private session::Authority {
   std::atomic<std::size_t> behind_ = 0;
   LeaseTime behind_at_{0};
   std::string behind_said_;
+  std::unordered_map<NodeId, std::uint64_t> keys_believed_;  // the same of signing keys
+  std::atomic<std::size_t> keys_behind_ = 0;
+  std::string keys_behind_said_;
+  std::atomic<bool> keys_unknown_ = false;  // the signer used one that it has not named yet
+  WallTime keys_change_at_{0};              // by what it named: one begins to sign or ends then
   bool stopping_ = false, leading_ = false, live_ = false;
   LeaseTime watch_until_{0};
   const Proof* proof_ = nullptr;  // of the Hello that is being handled

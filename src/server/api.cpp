@@ -339,6 +339,8 @@ void Api::special(const net::Request& request, const net::ResponderPtr& responde
   const bool get = request.method == "GET" || request.method == "HEAD";
   if (get && request.path == "/api/v1/openapi.json") {
     response.body = wire::openapi_json();
+  } else if (request.method == "POST" && request.path == "/sso/logout") {
+    return sso_logout(request, responder);
   } else if (get && request.path == "/healthz") {
     response.content_type = "text/plain";
     response.body = "ok\n";

@@ -66,6 +66,7 @@ class Api {
 
   void add(const std::string& name, Resolver resolve, Handler handler);
   void add_open(const std::string& name, Handler handler);
+  void sso_logout(const net::Request& request, const net::ResponderPtr& responder);
   void add_people();
   void add_quotas();
   void add_tokens();

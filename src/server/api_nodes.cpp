@@ -104,8 +104,11 @@ void Api::enroll(const CallPtr& call) {
            view.certificate_pem = TRY(id.signer->device_certificate(*node, key, context_.certificate_life));
            view.ca_pem = crypto::roots_pem(cas->trust);
            if (cas->trust.revision != 0) view.trust = cas->text;
-           view.roster_key.assign(id.roster_key.begin(), id.roster_key.end());
-           view.command_key.assign(id.command_key.begin(), id.command_key.end());
+           const WallTime now = read_clocks().wall;
+           const auto roster = context_.keys.signing(crypto::KeyKind::Roster, now, id.roster_key);
+           const auto order = context_.keys.signing(crypto::KeyKind::Order, now, id.command_key);
+           view.roster_key.assign(roster.begin(), roster.end());
+           view.command_key.assign(order.begin(), order.end());
            view.relays = addresses_of(*context_.relays->relays());
            view.server_id = id.server_id;
            return wire::to_json(view);

@@ -180,6 +180,8 @@ std::string metrics_text(Context& context) {
   }
   gauge("trust_machines_behind", "enrolled machines that have not said that they believe the newest roots",
         static_cast<double>(context.agents->trust_behind()));
+  gauge("keys_machines_behind", "enrolled machines that have not said that they know the newest signing keys",
+        static_cast<double>(context.agents->keys_behind()));
   bool first = true;
   for (const auto& [name, left] : context.certificates.left(read_clocks().wall)) {
     gauge("certificate_remaining_seconds", first ? "until the end of the certificate, negative after it" : "",

@@ -134,6 +134,48 @@ void Api::finish_sso(const CallPtr& call) {
   later(call, kBusyWait, "too many logins wait for the identity provider");
 }
 
+// OpenID Connect Back-Channel Logout 1.0: the provider posts that a login there has ended. The token proves itself, so
+// nobody need log in for this; the answer tells nobody whether anybody was logged in here.
+void Api::sso_logout(const net::Request& request, const net::ResponderPtr& responder) {
+  const auto answer = [responder](int status, std::string_view fault, std::string_view why) {
+    net::Response response;
+    response.status = status;
+    response.headers["Cache-Control"] = "no-store";
+    if (status == 503 || status == 429) response.headers["Retry-After"] = "2";
+    if (!fault.empty()) {
+      wire::Json body = wire::Json::object();
+      body.set("error", wire::Json::string(std::string(fault)));
+      response.body = body.set("error_description", wire::Json::string(std::string(why))).dump();
+    }
+    responder->send(std::move(response));
+  };
+  Sso* sso = context_.sso.get();
+  if (sso == nullptr) return answer(404, "invalid_request", "this control plane has no identity provider");
+  const auto token = net::form_value(request, "logout_token");
+  if (!token) return answer(400, "invalid_request", "send logout_token, once, as application/x-www-form-urlencoded");
+  const std::string source = net::address_block(request.peer);
+  if (sso->logouts.begin(source, source, read_clocks().lease))
+    return answer(429, "temporarily_unavailable", "too many logouts from this address were none");
+  const auto done = [sso, source](LoginGuard::Outcome outcome) {
+    sso->logouts.done(source, source, read_clocks().lease, outcome);
+  };
+  const auto work = [sso, done, answer, token = *token] {
+    const auto logout = sso->provider.logout_of(token);
+    const auto ended =
+        logout.ok() ? sso->people.log_out(sso->provider.settings(), *logout) : Result<std::size_t>(logout.error());
+    const bool later =
+        !ended.ok() && (ended.error().code == Code::Unavailable || ended.error().code == Code::DeadlineExceeded);
+    done(ended.ok() || later ? LoginGuard::Outcome::NotTried : LoginGuard::Outcome::Wrong);
+    if (ended.ok()) return answer(200, "", "");
+    log_warn("audit", "a logout by the identity provider was refused: {} {}", code_name(ended.error().code),
+             ended.error().field);
+    answer(later ? 503 : 400, later ? "temporarily_unavailable" : "invalid_request", ended.error().message);
+  };
+  if (sso->pool.post(work)) return;
+  done(LoginGuard::Outcome::NotTried);
+  answer(503, "temporarily_unavailable", "too many logins wait for the identity provider");
+}
+
 void Api::invite_person(const CallPtr& call, const wire::CreatePrincipalRequest& request) {
   Sso* sso = context_.sso.get();
   if (sso == nullptr)

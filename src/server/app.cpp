@@ -66,6 +66,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.dir = options.dir;
   context.identity = TRY(load_identity(options.dir, read_clocks().wall, std::move(options.signer)));
   context.cas.set(context.identity.cas);
+  TRY_VOID(context.keys.set(context.identity.keys));
   TRY_VOID(watch_certificates(context, context.identity));
   context.store = options.store;
   context.public_host = options.public_host;
@@ -109,6 +110,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.agents->start();
   context.queue_watch->start();
   context.relay->start();
+  note_keys(context);
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;
@@ -152,6 +154,7 @@ Status App::renew_certificate() {
     context_->signatures->forget();
     context_->agents->trust_changed();
   }
+  TRY_VOID(take_keys(*context_, fresh.keys));
   return watch_certificates(*context_, fresh);
 }
 

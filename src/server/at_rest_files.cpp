@@ -164,7 +164,8 @@ std::vector<std::string> sealed_files(const std::string& root) {
     if (!name.ends_with(".pub") && !name.ends_with(".lock")) out.push_back(path);  // those are public, and empty
   }
   std::error_code fault;
-  if (fs::exists(root + "/trust-behind", fault)) out.push_back(root + "/trust-behind");
+  for (const char* name : {"/trust-behind", "/keys-behind"})
+    if (fs::exists(root + name, fault)) out.push_back(root + name);
   return out;
 }
 

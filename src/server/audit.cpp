@@ -26,8 +26,10 @@ struct MeaningOf {
   M operator()(const ProjectCreated&) const { return {{"create", "project"}}; }
   M operator()(const QuotaSet& e) const { return {{"limit", e.project ? "project" : "organisation"}}; }
   M operator()(const ImagePolicySet& e) const { return {{"limit-images", e.project ? "project" : "organisation"}}; }
+  M operator()(const SigningKeysNoted&) const { return {{"rotate", "signing-key"}}; }
   M operator()(const HeadroomSet&) const { return {{"keep-back", "platform"}}; }
   M operator()(const PrincipalCreated&) const { return {{"create", "account"}}; }
+  M operator()(const PrincipalChanged&) const { return {{"change", "account"}}; }
   M operator()(const PrincipalDisabled&) const { return {{"disable", "account"}}; }
   M operator()(const ApiTokenCreated&) const { return {{"create", "api-token"}}; }
   M operator()(const ApiTokenRevoked&) const { return {{"revoke", "api-token"}}; }

@@ -337,13 +337,20 @@ Status take_root_out(const DataDir& dir, const std::string& root_out) {
 }
 
 Status write_behind(const DataDir& dir, const Behind& behind) {
-  std::string text = fmt::format("{}\n", behind.revision);
-  for (const std::string& machine : behind.machines) text += machine + "\n";
-  return dir.write(dir.root + "/trust-behind", as_bytes(text));
+  return write_behind_file(dir, "trust-behind", behind);
+}
+Result<Behind> read_behind(const DataDir& dir) {
+  return read_behind_file(dir, "trust-behind");
 }
 
-Result<Behind> read_behind(const DataDir& dir) {
-  std::istringstream in(TRY(key_text(dir, dir.root + "/trust-behind")));
+Status write_behind_file(const DataDir& dir, const std::string& name, const Behind& behind) {
+  std::string text = fmt::format("{}\n", behind.revision);
+  for (const std::string& machine : behind.machines) text += machine + "\n";
+  return dir.write(dir.root + "/" + name, as_bytes(text));
+}
+
+Result<Behind> read_behind_file(const DataDir& dir, const std::string& name) {
+  std::istringstream in(TRY(key_text(dir, dir.root + "/" + name)));
   Behind out;
   std::string line;
   std::getline(in, line);

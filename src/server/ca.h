@@ -68,5 +68,7 @@ struct Behind {
 };
 Status write_behind(const DataDir& dir, const Behind& behind);
 Result<Behind> read_behind(const DataDir& dir);
+Status write_behind_file(const DataDir& dir, const std::string& name, const Behind& behind);
+Result<Behind> read_behind_file(const DataDir& dir, const std::string& name);
 
 }  // namespace muster::server

@@ -43,6 +43,12 @@ const char* const kUsage =
     "  musterd ca root-out FILE --data DIR   (takes the root's key out of DIR; all of ca: also while serving, which "
     "takes\n"
     "                notice on SIGHUP and every hour)\n"
+    "  musterd keys list --data DIR          (which keys sign rosters, orders and relay tokens, and which are "
+    "believed)\n"
+    "  musterd keys rotate roster|order|relay-token|all --data DIR [--keep-hours N] [--start-in SECONDS] [--now]\n"
+    "                (another one signs from now on, or from then on; the one before is believed for so long, 24 "
+    "hours)\n"
+    "  musterd keys rotate ... --compromised (none but the new one is believed any more; both: also while serving)\n"
     "  musterd at-rest new-key FILE          (a key for encryption at rest)\n"
     "  musterd at-rest status|init|rekey --data DIR   (init: encrypt what is there; rekey: another data key, "
     "everything\n"
@@ -100,8 +106,10 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--at-rest-key",
                                                  "--at-rest-program",
                                                  "--to-key",
-                                                 "--to-program"};
-  static const std::vector<std::string> flags = {"--help", "--now"};
+                                                 "--to-program",
+                                                 "--keep-hours",
+                                                 "--start-in"};
+  static const std::vector<std::string> flags = {"--help", "--now", "--compromised"};
   Arguments out;
   for (int i = 1; i < count; ++i) {
     std::string word = values[i];

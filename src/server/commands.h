@@ -46,6 +46,7 @@ int cmd_audit(const Arguments& arguments, const OpenAddresses& open);
 int cmd_relay(const Arguments& arguments);
 int cmd_signer(const Arguments& arguments);
 int cmd_ca(const Arguments& arguments);
+int cmd_keys(const Arguments& arguments);
 int cmd_at_rest(const Arguments& arguments, const ResealRows& reseal);
 int cmd_backup(const Arguments& arguments, const CopyStore& copy);
 int cmd_restore(const Arguments& arguments, const OpenStore& open);

@@ -9,6 +9,7 @@
 #include "journal/store.h"
 #include "server/ca_book.h"
 #include "server/identity.h"
+#include "server/key_book.h"
 #include "server/pool.h"
 
 namespace muster::server {
@@ -30,7 +31,8 @@ class RelayBook;
 struct Context {
   DataDir dir;
   Identity identity;
-  CaBook cas;  // identity.cas as they are now
+  CaBook cas;    // identity.cas as they are now
+  KeyBook keys;  // identity.keys as they are now
   std::shared_ptr<journal::Store> store;
   std::unique_ptr<engine::Runner> runner;
   std::unique_ptr<Pool> pool;

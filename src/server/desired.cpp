@@ -62,7 +62,9 @@ Result<session::SignedRoster> sign(const overlay::Roster& roster, WallTime now, 
     proofs.push_back(TRY(book.proof_of(NodeId{member.node}, member.device_key, now)));
   out.machines = crypto::encode_machine_proofs(proofs);
   out.bytes = overlay::encode_roster(roster);
-  out.signatures.push_back(TRY(book.roster(out.cluster, out.bytes)));
+  Signed made = TRY(book.roster(out.cluster, out.bytes));
+  out.signatures.push_back(std::move(made.signature));
+  out.keys.push_back(std::move(made.key_id));
   return out;
 }
 
@@ -155,7 +157,7 @@ session::Desired sign_orders(OrdersDraft draft, const Identity& identity, WallTi
   }
   auto signature = identity.signer->order(wire::desired_signing_bytes(draft.node, out));
   if (signature.ok())
-    out.signature = std::move(*signature);
+    out.signature = std::move(signature->signature), out.signature_key = std::move(signature->key_id);
   else
     log_error("agents", "the orders of {} are not told: {}", draft.node.str(), signature.error().message);
   return out;

@@ -178,6 +178,8 @@ void EventHub::revoke(const control::Event& event) {
   PrincipalId principal;
   if (const auto* revoked = std::get_if<control::ApiTokenRevoked>(&event)) token = revoked->token;
   if (const auto* disabled = std::get_if<control::PrincipalDisabled>(&event)) principal = disabled->principal;
+  // What was opened as another: it is opened again, if he may.
+  if (const auto* changed = std::get_if<control::PrincipalChanged>(&event)) principal = changed->principal;
   if (!token && !principal) return;
   const auto hit = [&](const Caller& caller) {
     return (token && caller.token == token) || (principal && caller.subject.principal == principal);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "crypto/signing_keys.h"
 #include "model/node_labels.h"
 #include "model/offer.h"
 #include "server/views.h"
@@ -100,6 +101,17 @@ struct Teller {
                        e.row.machines == 1 ? "" : "s", what, e.row.machines == 1 ? "is" : "are", e.row.tier,
                        e.row.tier == 0 ? "" : " or better");
   }
+  std::string operator()(const SigningKeysNoted& e) {
+    std::vector<std::string> said;
+    const auto name = [](const SigningKeyRow& row) {
+      return fmt::format("the {} key {}", crypto::key_kind_name(static_cast<crypto::KeyKind>(row.kind % 3)), row.id);
+    };
+    for (const auto& row : e.added) said.push_back(fmt::format("{} signs from {} on", name(row), format_utc(row.from)));
+    for (const auto& row : e.removed) said.push_back(fmt::format("{} is believed no longer", name(row)));
+    for (const auto& row : e.keys)
+      if (row.until.ms != 0) said.push_back(fmt::format("{} is believed until {}", name(row), format_utc(row.until)));
+    return fmt::format("signing keys: {}", said.empty() ? "stated anew" : fmt::format("{}", fmt::join(said, "; ")));
+  }
   std::string operator()(const ImagePolicySet& e) {
     const auto project = s.projects.find(e.project);
     const auto org = s.orgs.find(e.org);
@@ -122,6 +134,14 @@ struct Teller {
   std::string operator()(const PrincipalCreated& e) {
     object = object_of(e.principal);
     return fmt::format("account {} ({}) was made", e.principal.name, wire::text(e.principal.role));
+  }
+  std::string operator()(const PrincipalChanged& e) {
+    const auto found = s.principals.find(e.principal);
+    if (found == s.principals.end()) return "an account was changed";
+    object = object_of(found->second);
+    const auto org = s.orgs.find(e.org);
+    return fmt::format("account {} is {} of {} now, as its identity provider says", found->second.name,
+                       wire::text(e.role), org == s.orgs.end() ? "the platform" : org->second.name);
   }
   std::string operator()(const PrincipalDisabled& e) {
     const auto found = s.principals.find(e.principal);

@@ -84,6 +84,21 @@ Status write_relay_files(const DataDir& dir, const Identity& id) {
   return write_relay_folder(id, dir.relay(), id.relay_id());
 }
 
+// A relay that was told of another key while it ran finds it here when it starts. Where the folder is another user's,
+// he keeps it himself, and musterd tells him again.
+void bring_relay_keys(const DataDir& dir, const Identity& id) {
+  const auto bring = [&](const char* name, const std::string& text) {
+    const std::string path = dir.relay() + "/" + name;
+    std::ifstream in(path, std::ios::binary);
+    if (std::string{std::istreambuf_iterator<char>(in), {}} == text) return;
+    if (const Status done = crypto::write_public_file(path, as_bytes(text)); !done.ok())
+      log_debug("musterd", "{}", done.error().message);
+  };
+  bring("trust.pem", id.cas.text);
+  bring("controller.pub", base64(id.relay_key));
+  if (!id.keys.empty()) bring("signing-keys.pem", id.keys);
+}
+
 }  // namespace
 
 Status write_relay_folder(const Identity& id, const std::string& folder, const std::string& relay_id) {
@@ -92,7 +107,9 @@ Status write_relay_folder(const Identity& id, const std::string& folder, const s
   TRY_VOID(crypto::write_secret_file(folder + "/key.pem", as_bytes(own.key_pem)));
   TRY_VOID(crypto::write_secret_file(folder + "/cert.pem", as_bytes(own.cert_pem + id.cas.chain())));
   TRY_VOID(crypto::write_public_file(folder + "/ca.pem", as_bytes(crypto::roots_pem(id.cas.trust))));
+  TRY_VOID(crypto::write_public_file(folder + "/trust.pem", as_bytes(id.cas.text)));
   TRY_VOID(crypto::write_public_file(folder + "/controller.pub", as_bytes(base64(id.relay_key))));
+  if (!id.keys.empty()) TRY_VOID(crypto::write_public_file(folder + "/signing-keys.pem", as_bytes(id.keys)));
   TRY_VOID(crypto::write_public_file(folder + "/relay_id", as_bytes(relay_id + "\n")));
   return {};
 }
@@ -160,6 +177,7 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr
   id.relay_list = parse_relay_lines(TRY(read_text(dir, "relays")), id.server_id);
   SignerView view = TRY(id.signer->view());
   id.cas = std::move(view.cas);
+  id.keys = std::move(view.keys);
   id.roster_key = view.roster_key, id.command_key = view.command_key, id.relay_key = view.relay_key;
   if (fs::exists(dir.key("tls.cert.pem")) && fs::exists(dir.key("tls.key.pem"))) {
     id.tls.cert_pem = TRY(read_text(dir, "tls.cert.pem"));
@@ -173,7 +191,10 @@ Result<Identity> load_identity(const DataDir& dir, WallTime now, std::shared_ptr
   id.secret = crypto::Secret32(*master);
   if (!good(id.tls.cert_pem, crypto::ServerRole::ControlPlane, id.cas, now) || !crypto::key_fits(id.tls))
     TRY_VOID(issue_tls(dir, id));
-  if (!good_for_relay(dir, id.cas, now)) TRY_VOID(write_relay_files(dir, id));
+  if (!good_for_relay(dir, id.cas, now))
+    TRY_VOID(write_relay_files(dir, id));
+  else
+    bring_relay_keys(dir, id);
   return id;
 }
 

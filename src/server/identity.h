@@ -51,7 +51,8 @@ struct Identity {
   std::vector<RelayEntry> relay_list;  // as they were at the start; those of now: server/relay_book.h
   CaSet cas;                           // without its key
   crypto::KeyAndCert tls;
-  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public
+  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public, of those that signed at the start
+  std::string keys;                                        // the statement of signing keys; empty: an older signer's
   std::shared_ptr<Signer> signer;                          // who has the keys
   crypto::Secret32 secret;                                 // derives Ray tokens and pre-shared keys
   // The name in its tokens of the relay on this machine (muster-relay --relay-id): the first one's host:port.

@@ -15,6 +15,7 @@
 #include "server/core_state.h"
 #include "server/relay_book.h"
 #include "server/signing_desk.h"
+#include "server/signing_keys.h"
 
 namespace muster::server {
 namespace {
@@ -27,7 +28,7 @@ constexpr std::size_t kFarEntries = 1'600;  // that fit into one frame of the re
 
 net::RecallFrame recall_of(net::RecallFrame::Kind kind,
                            const std::vector<std::pair<ClusterId, std::set<crypto::Key32>>>& left) {
-  net::RecallFrame frame{kind, {}};
+  net::RecallFrame frame{kind, {}, {}};
   for (const auto& [cluster, keys] : left)
     for (const auto& key : keys) frame.entries.emplace_back(cluster.value, key);
   return frame;
@@ -35,7 +36,7 @@ net::RecallFrame recall_of(net::RecallFrame::Kind kind,
 
 // The same in frames of the relay protocol's size: the first of its kind, the others add to it.
 void append_chunks(std::deque<Bytes>& out, const net::RecallFrame& recall) {
-  net::RecallFrame part{recall.kind, {}};
+  net::RecallFrame part{recall.kind, {}, {}};
   std::size_t at = 0;
   do {
     const std::size_t end = std::min(recall.entries.size(), at + kFarEntries);
@@ -67,6 +68,7 @@ struct RelayTeller::Far {
   std::unique_ptr<relay::Client> client;
   std::shared_ptr<const CaSet> cas;
   WallTime renew;  // the token
+  Bytes keys;      // the statement of signing keys that it is told
   std::atomic<bool> came_up{false};
   bool told = false;         // everything, since it came up
   std::deque<Bytes> chunks;  // that it has not taken yet
@@ -151,6 +153,19 @@ void RelayTeller::on_events(const std::vector<engine::DurableEvent>& events) {
   wake_.notify_all();
 }
 
+// Empty while tokens are signed by the key that the folder was made with: relays of before know no statement.
+Bytes RelayTeller::keys_to_tell() const {
+  const auto keys = context_.keys.get();
+  return ever_changed(keys->statement, crypto::KeyKind::RelayToken) ? to_bytes(keys->text) : Bytes();
+}
+
+void RelayTeller::keys_changed() {
+  Bytes keys = keys_to_tell();
+  const std::lock_guard lock(mutex_);
+  if (connected_ && !keys.empty()) news_.push_back(net::encode({net::RecallFrame::Kind::Keys, {}, std::move(keys)}));
+  wake_.notify_all();
+}
+
 // ---- relays on other machines
 void RelayTeller::run_far() {
   while (true) {
@@ -197,7 +212,13 @@ void RelayTeller::follow_list() {
     const std::lock_guard lock(mutex_);
     far_.emplace(address, std::move(relay));
   }
+  const Bytes keys = keys_to_tell();
   for (auto& [address, relay] : far_) {  // only this thread changes the map
+    if (relay->keys != keys) {
+      relay->client->set_keys(keys);
+      relay->keys = keys;
+      relay->renew = WallTime{0};
+    }
     if (wall >= relay->renew) {
       auto token = context_.identity.signer->relay_token(
           {relay->id, overlay::kControlCluster, relay->key.public_key, wall + kControlToken});
@@ -262,7 +283,10 @@ bool RelayTeller::serve(int fd) {
     const std::lock_guard lock(mutex_);
     connected_ = true;
     news_.clear();
-    out = net::encode(recall_of(net::RecallFrame::Kind::All, everybody()));
+    if (Bytes keys = keys_to_tell(); !keys.empty())
+      out = net::encode({net::RecallFrame::Kind::Keys, {}, std::move(keys)});
+    const Bytes all = net::encode(recall_of(net::RecallFrame::Kind::All, everybody()));
+    out.insert(out.end(), all.begin(), all.end());
   }
   std::size_t sent = 0;
   bool open = true;

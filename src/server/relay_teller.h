@@ -31,6 +31,7 @@ class RelayTeller {
   void start();
   void stop();
   void on_events(const std::vector<engine::DurableEvent>& events);  // from the event hub's thread
+  void keys_changed();                                              // any thread
 
  private:
   using Keys = std::set<crypto::Key32>;
@@ -45,6 +46,7 @@ class RelayTeller {
   void run_far();
   void follow_list();
   void tell_far();
+  Bytes keys_to_tell() const;
 
   Context& context_;
   const std::string path_;  // empty: none here

@@ -25,6 +25,7 @@
 #include "overlay/roster.h"
 #include "relay/client.h"
 #include "relay/relay.h"
+#include "server/agents.h"
 #include "server/api.h"
 #include "server/app.h"
 #include "server/commands.h"
@@ -33,6 +34,7 @@
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
 #include "server/second_factor.h"
+#include "server/signing_keys.h"
 #include "server/test_store.h"
 #include "session/carried.h"
 #include "session/link.h"
@@ -143,8 +145,9 @@ class FakeAgent {
  public:
   // trust: what it believes; without roots it is an agent of before them.
   FakeAgent(net::Endpoint endpoint, NodeId node, std::string certificate, crypto::SigningKey key, NodeFacts facts,
-            Bytes command_key, crypto::Trust trust = {})
+            Bytes command_key, crypto::Trust trust = {}, std::optional<crypto::SigningKeys> keys = {})
       : trust_(std::move(trust)),
+        keys_of_server_(std::move(keys)),
         node_(node),
         certificate_(std::move(certificate)),
         key_(std::move(key)),
@@ -175,6 +178,8 @@ class FakeAgent {
     bool welcomed = false, genuine = true, hanging = false;
     int told = 0;
     crypto::Trust trust;
+    std::optional<crypto::SigningKeys> keys;
+    int dropped = 0, rosters = 0;  // orders that no believed key signed; rosters that one did
     std::string certificate;
     session::Desired desired;
     std::uint64_t log_acked = 0;
@@ -201,6 +206,7 @@ class FakeAgent {
       send(hello);
     } else if (std::get_if<session::Welcome>(&*frame)) {
       if (!trust_.roots.empty()) say_trust();
+      if (keys_of_server_) say_keys();
       send(session::Inventory{facts_, {}, {}});
       const std::lock_guard lock(mutex_);
       seen_.welcomed = true;
@@ -227,6 +233,14 @@ class FakeAgent {
         seen_.trust = trust_;
       }
       say_trust();
+    } else if (const auto* stated = std::get_if<session::KeysTold>(&*frame)) {
+      {
+        const std::lock_guard lock(mutex_);
+        auto learnt = crypto::believe(*keys_of_server_, *crypto::parse_signing_keys(as_string(stated->text)), trust_);
+        if (learnt.ok()) keys_of_server_ = std::move(*learnt);
+        seen_.keys = keys_of_server_;
+      }
+      say_keys();
     } else if (const auto* issued = std::get_if<session::CertIssued>(&*frame)) {
       const std::lock_guard lock(mutex_);
       seen_.certificate = as_string(issued->der_chain_pem);
@@ -238,9 +252,33 @@ class FakeAgent {
     const crypto::Digest digest = crypto::sha256(as_bytes(crypto::trust_text(trust_)));
     send(session::TrustTaken{trust_.revision, {digest.begin(), digest.end()}});
   }
+  void say_keys() {
+    session::KeysTaken taken;
+    if (keys_of_server_->revision != 0) {
+      const crypto::Digest digest = crypto::sha256(as_bytes(crypto::signing_keys_text(*keys_of_server_)));
+      taken = {keys_of_server_->revision, {digest.begin(), digest.end()}};
+    }
+    send(taken);
+  }
+  // As the agent of a machine does; false: it is dropped.
+  bool believed(const session::Desired& desired) {
+    const WallTime now = read_clocks().wall;
+    const auto of = [&](crypto::KeyKind kind) { return crypto::believed_keys(*keys_of_server_, kind, now); };
+    const bool good = crypto::signer_of(of(crypto::KeyKind::Order), desired.signature_key,
+                                        wire::desired_signing_bytes(node_, desired), desired.signature)
+                          .has_value();
+    if (!good) ++seen_.dropped;
+    for (const auto& roster : desired.rosters)
+      if (good && crypto::signer_of(of(crypto::KeyKind::Roster), roster.keys.at(0),
+                                    overlay::roster_message(roster.bytes), roster.signatures.at(0)))
+        ++seen_.rosters;
+    return good;
+  }
   void obey(const session::Desired& desired) {
     {
       const std::lock_guard lock(mutex_);
+      if (keys_of_server_ && !believed(desired)) return;
+      if (keys_of_server_) command_key_.assign(desired_key(desired).begin(), desired_key(desired).end());
       seen_.desired = desired;
       seen_.genuine =
           seen_.genuine && crypto::verify(command_key_, wire::desired_signing_bytes(node_, desired), desired.signature);
@@ -277,7 +315,12 @@ class FakeAgent {
     }
     send(observed);
   }
+  crypto::Key32 desired_key(const session::Desired& desired) const {
+    return *crypto::signer_of(crypto::believed_keys(*keys_of_server_, crypto::KeyKind::Order, read_clocks().wall),
+                              desired.signature_key, wire::desired_signing_bytes(node_, desired), desired.signature);
+  }
   crypto::Trust trust_;
+  std::optional<crypto::SigningKeys> keys_of_server_;  // those that it believes; none: an agent of before statements
   NodeId node_;
   std::string certificate_;
   crypto::SigningKey key_;
@@ -609,6 +652,87 @@ TEST_F(Platform, MachinesStayWhileCasAndRootsChange) {
   };
   EXPECT_NE(metrics().find("certificate_remaining_seconds{certificate=\"root\"}"), std::string::npos);
   EXPECT_NE(metrics().find("muster_trust_machines_behind"), std::string::npos);
+}
+
+TEST_F(Platform, MachinesLearnAnotherSigningKeyAndWorkGoesOn) {
+  const std::string supplier = user("keysmith", Role::Supplier, "keys-hall");
+  const DataDir& dir = app_->context().dir;
+  const auto enrol = [&](const std::string& name, const crypto::SigningKey& key) {
+    wire::EnrollRequest request;
+    request.token = call("POST", "/api/v1/join-tokens", "{}", supplier).body["secret"].text();
+    request.csr_pem = *crypto::make_csr(key, name);
+    request.name = request.facts.hostname = name;
+    request.facts.arch = "x86_64";
+    request.facts.boot_id = "boot-1";
+    return std::pair(request.facts, call("POST", "/api/v1/enroll", wire::to_json(request), "").body);
+  };
+  // What a machine knows when it enrolled.
+  const auto first = [](const Json& said) {
+    return crypto::SigningKeys{said["serverId"].text(),
+                               0,
+                               {{crypto::KeyKind::Roster, *crypto::key32(*unbase64(said["rosterKey"].text())), {}, {}},
+                                {crypto::KeyKind::Order, *crypto::key32(*unbase64(said["commandKey"].text())), {}, {}}},
+                               {},
+                               {}};
+  };
+  const auto key = crypto::SigningKey::generate(), away_key = crypto::SigningKey::generate();
+  const auto [facts, said] = enrol("learns", key);
+  const auto [away_facts, away_said] = enrol("sleeps", away_key);
+  const auto node = *NodeId::parse(said["nodeId"].text()), away = *NodeId::parse(away_said["nodeId"].text());
+  FakeAgent agent(endpoint(), node, said["certificatePem"].text(), key, facts, {},
+                  *crypto::parse_trust(said["trust"].text()), first(said));
+  ASSERT_TRUE(eventually([&] { return agent.seen().keys.has_value(); })) << agent.seen().closed;
+  const auto before = *agent.seen().keys;
+  EXPECT_EQ(before.revision, app_->context().keys.get()->statement.revision);
+  const auto has = [&](FakeAgent& each, std::uint64_t more_than) {
+    return eventually([&] { return each.seen().keys && each.seen().keys->revision > more_than; });
+  };
+  const auto order_key = [&] { return hex(agent.seen().desired.signature_key); };
+  ASSERT_TRUE(eventually([&] { return !order_key().empty(); }));
+
+  // Another key of each kind: told at once, orders by it follow, nobody's link is cut.
+  for (const auto kind : {crypto::KeyKind::Roster, crypto::KeyKind::Order}) {
+    const auto id = rotate_signing_key(dir, {.kind = kind}, read_clocks().wall);
+    ASSERT_TRUE(id.ok()) << id.error().message;
+  }
+  const std::string old_order = order_key();
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  ASSERT_TRUE(has(agent, before.revision));
+  ASSERT_TRUE(eventually([&] { return order_key() != old_order; })) << "orders are told anew";
+  EXPECT_EQ(agent.seen().dropped, 0);
+  EXPECT_EQ(crypto::believed_keys(*agent.seen().keys, crypto::KeyKind::Order, read_clocks().wall).size(), 2u);
+  const auto behind = [&] {
+    const auto read = read_keys_behind(dir);
+    std::string text;
+    if (read.ok() && read->revision == app_->context().keys.get()->statement.revision)
+      for (const auto& each : read->machines) text += each + ";";
+    return text;
+  };
+  EXPECT_TRUE(eventually([&] { return behind().find(away.str() + " sleeps;") != std::string::npos; })) << behind();
+  EXPECT_TRUE(eventually([&] { return behind().find(node.str() + " ") == std::string::npos; })) << behind();
+
+  // One that leaked: the signer uses another before musterd was told of it, and asks by itself.
+  const auto known = agent.seen().keys->revision;
+  ASSERT_TRUE(rotate_signing_key(dir, {.kind = crypto::KeyKind::Order, .compromised = true}, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->context().identity.signer->view().ok());
+  app_->context().agents->trust_changed();  // whatever makes new orders
+  ASSERT_TRUE(has(agent, known));
+  EXPECT_EQ(crypto::believed_keys(*agent.seen().keys, crypto::KeyKind::Order, read_clocks().wall).size(), 1u);
+
+  // Who slept through both is led there when it comes, by the CA that it believes.
+  FakeAgent late(endpoint(), away, away_said["certificatePem"].text(), away_key, away_facts, {},
+                 *crypto::parse_trust(away_said["trust"].text()), first(away_said));
+  ASSERT_TRUE(has(late, known)) << late.seen().closed << late.seen().refused.message;
+  ASSERT_TRUE(eventually([&] { return !late.seen().desired.signature.empty(); })) << "and gets its orders";
+  EXPECT_TRUE(agent.seen().closed.empty()) << agent.seen().closed;
+  const auto audited = [&] {
+    std::string out;
+    for (const auto& each : call("GET", "/api/v1/audit?filter=verb=rotate").body["items"].items())
+      out += each["text"].text() + "\n";
+    return out;
+  };
+  EXPECT_TRUE(eventually([&] { return audited().find(old_order + " is believed no longer") != std::string::npos; }))
+      << audited();
 }
 
 TEST_F(Platform, EveryOperationHasAHandlerAndARule) {

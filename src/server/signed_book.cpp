@@ -38,19 +38,19 @@ Result<crypto::MachineProof> SignedBook::proof_of(NodeId node, const crypto::Key
   return proof;
 }
 
-Result<Bytes> SignedBook::roster(ClusterId cluster, const Bytes& bytes) {
+Result<Signed> SignedBook::roster(ClusterId cluster, const Bytes& bytes) {
   const crypto::Digest digest = crypto::sha256(bytes);
   std::uint64_t age = 0;
   {
     const std::lock_guard lock(mutex_);
     const auto found = rosters_.find(cluster);
-    if (found != rosters_.end() && found->second.digest == digest) return found->second.signature;
+    if (found != rosters_.end() && found->second.digest == digest) return found->second.made;
     age = age_;
   }
-  Bytes signature = TRY(signer_->roster(bytes));
+  Signed made = TRY(signer_->roster(bytes));
   const std::lock_guard lock(mutex_);
-  if (age == age_) room(rosters_, cluster, kRostersMax) = {digest, signature};
-  return signature;
+  if (age == age_) room(rosters_, cluster, kRostersMax) = {digest, made};
+  return made;
 }
 
 Result<Bytes> SignedBook::relay_token(const overlay::RelayToken& wanted, WallTime now) {

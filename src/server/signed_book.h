@@ -22,7 +22,7 @@ class SignedBook {
   explicit SignedBook(std::shared_ptr<Signer> signer) : signer_(std::move(signer)) {}
   void forget();  // other keys are in use: everything is made anew from now on
   Result<crypto::MachineProof> proof_of(NodeId node, const crypto::Key32& device_key, WallTime now);
-  Result<Bytes> roster(ClusterId cluster, const Bytes& bytes);
+  Result<Signed> roster(ClusterId cluster, const Bytes& bytes);
   // May be one that ends up to kTokenKept earlier than `wanted` says.
   Result<Bytes> relay_token(const overlay::RelayToken& wanted, WallTime now);
 
@@ -33,7 +33,7 @@ class SignedBook {
   };
   struct Roster {
     crypto::Digest digest{};  // of the bytes
-    Bytes signature;
+    Signed made;
   };
   struct Token {
     WallTime not_after;

@@ -17,6 +17,11 @@ Result<std::string> only_text(Result<Signer::Fields> answer) {
   const Bytes bytes = TRY(only(std::move(answer)));
   return as_string(bytes);
 }
+Result<Signed> signature_of(Result<Signer::Fields> answer) {
+  if (!answer.ok()) return answer.error();
+  if (answer->size() != 2) return error(Code::Internal, "the signer gave an answer that is not understood");
+  return Signed{std::move((*answer)[0]), std::move((*answer)[1])};
+}
 Bytes key_field(const crypto::Key32& key) {
   return {key.begin(), key.end()};
 }
@@ -37,6 +42,10 @@ Signer::Fields view_fields(const SignerView& view) {
   Signer::Fields out{key_field(view.roster_key), key_field(view.command_key),
                      key_field(view.relay_key),  to_bytes(view.cas.ca.cert_pem),
                      to_bytes(view.cas.text),    number_field(view.cas.root_here ? 1 : 0)};
+  if (!view.keys.empty()) {  // as a revision that there is not, which older programs pass over
+    out.push_back(number_field(0));
+    out.push_back(to_bytes(view.keys));
+  }
   for (const Revision& each : view.cas.history) {
     out.push_back(number_field(each.number));
     out.push_back(to_bytes(each.text));
@@ -55,8 +64,13 @@ Result<SignerView> parse_view(const Signer::Fields& fields) {
   }
   out.cas = TRY(ca_set(as_string(fields[3]), as_string(fields[4])));
   out.cas.root_here = TRY(read_number(fields[5])) != 0;
-  for (std::size_t i = kViewFields; i < fields.size(); i += 2)
-    out.cas.history.push_back({TRY(read_number(fields[i])), as_string(fields[i + 1])});
+  for (std::size_t i = kViewFields; i < fields.size(); i += 2) {
+    const std::uint64_t number = TRY(read_number(fields[i]));
+    if (number == 0)
+      out.keys = as_string(fields[i + 1]);
+    else
+      out.cas.history.push_back({number, as_string(fields[i + 1])});
+  }
   return out;
 }
 
@@ -76,11 +90,11 @@ Result<crypto::MachineProof> Signer::machine_proof(NodeId node, const crypto::Ke
   if (proofs.size() != 1) return error(Code::Internal, "the signer gave an answer that is not understood");
   return std::move(proofs.front());
 }
-Result<Bytes> Signer::roster(ByteView bytes) {
-  return only(ask(SignOp::Roster, {Bytes(bytes.begin(), bytes.end())}));
+Result<Signed> Signer::roster(ByteView bytes) {
+  return signature_of(ask(SignOp::Roster, {Bytes(bytes.begin(), bytes.end())}));
 }
-Result<Bytes> Signer::order(ByteView bytes) {
-  return only(ask(SignOp::Order, {Bytes(bytes.begin(), bytes.end())}));
+Result<Signed> Signer::order(ByteView bytes) {
+  return signature_of(ask(SignOp::Order, {Bytes(bytes.begin(), bytes.end())}));
 }
 Result<Bytes> Signer::relay_token(const overlay::RelayToken& token) {
   return only(ask(SignOp::RelayToken, {to_bytes(token.relay), number_field(token.cluster), key_field(token.overlay_key),
@@ -91,10 +105,10 @@ Result<wire::HeadView> Signer::head(std::uint64_t incarnation, std::uint64_t seq
       only_text(ask(SignOp::Head, {number_field(incarnation), number_field(seq), Bytes(hash.begin(), hash.end())})));
   return parse_head(json);
 }
-Status Signer::behind(const Behind& behind) {
+Status Signer::behind(const Behind& behind, SignOp which) {
   Fields fields{number_field(behind.revision)};
   for (const std::string& machine : behind.machines) fields.push_back(to_bytes(machine));
-  TRY(ask(SignOp::Behind, fields));
+  TRY(ask(which, fields));
   return {};
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "crypto/machine_proof.h"
+#include "crypto/signing_keys.h"
 #include "model/types.h"
 #include "overlay/relay_protocol.h"
 #include "server/ca.h"
@@ -23,13 +24,19 @@ enum class SignOp : std::uint8_t {
   Order = 6,       // what a machine shall do
   RelayToken = 7,  // leave to use the relay
   Head = 8,        // the journal's head
-  Behind = 9       // to be noted for `musterd ca`: machines that do not believe the newest roots
+  Behind = 9,      // to be noted for `musterd ca`: machines that do not believe the newest roots
+  KeysBehind = 10  // the same for `musterd keys`: machines that do not know the newest statement of signing keys
 };
-inline constexpr std::uint8_t kSignOps = 9;
+inline constexpr std::uint8_t kSignOps = 10;
 
 struct SignerView {
-  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public
+  crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public, of those that sign now
   CaSet cas;                                               // its ca without the key
+  std::string keys;                                        // the statement of signing keys; empty: an older signer's
+};
+// A signature and the id of the key that made it (crypto::short_key_id).
+struct Signed {
+  Bytes signature, key_id;
 };
 
 class Signer {
@@ -39,11 +46,11 @@ class Signer {
   Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime);
   Result<std::string> server_certificate(crypto::ServerRole role, std::string_view request_pem);
   Result<crypto::MachineProof> machine_proof(NodeId node, const crypto::Key32& device);
-  Result<Bytes> roster(ByteView roster_bytes);
-  Result<Bytes> order(ByteView signing_bytes);
+  Result<Signed> roster(ByteView roster_bytes);
+  Result<Signed> order(ByteView signing_bytes);
   Result<Bytes> relay_token(const overlay::RelayToken& token);
   Result<wire::HeadView> head(std::uint64_t incarnation, std::uint64_t seq, ByteView hash);
-  Status behind(const Behind& behind);
+  Status behind(const Behind& behind, SignOp which = SignOp::Behind);  // or KeysBehind
 
   using Fields = std::vector<Bytes>;
   virtual Result<Fields> ask(SignOp op, const Fields& fields) = 0;

@@ -55,11 +55,11 @@ TEST_F(Signing, EachKeySignsItsKindOnly) {
   const auto read = crypto::verify_device_certificate(*cert, view.cas.text, read_clocks().wall);
   ASSERT_TRUE(read.ok());
   EXPECT_EQ(read->node_id, "node-3");
-  const Bytes bytes = roster(1), signature = *desk->roster(bytes);
+  const Bytes bytes = roster(1), signature = desk->roster(bytes)->signature;
   EXPECT_TRUE(overlay::verify_roster(bytes, {signature}, {view.roster_key}).ok());
   EXPECT_FALSE(overlay::verify_roster(bytes, {signature}, {view.command_key}).ok());
   const Bytes order = wire::desired_signing_bytes(NodeId{3}, session::Desired{});
-  EXPECT_TRUE(crypto::verify(view.command_key, order, *desk->order(order)));
+  EXPECT_TRUE(crypto::verify(view.command_key, order, desk->order(order)->signature));
   const auto relayed = *desk->relay_token(token("muster.example.org:443", 6h));
   EXPECT_TRUE(overlay::verify_relay_token(view.relay_key, relayed, "muster.example.org:443", read_clocks().wall).ok());
   const auto proof = *desk->machine_proof(NodeId{3}, device);
@@ -141,10 +141,10 @@ TEST_F(Signing, WhatWasSignedLatelyIsNotAskedAgain) {
   };
   const WallTime now = read_clocks().wall;
   const Bytes first = roster(1);
-  const Bytes signature = *book.roster(ClusterId{7}, first);
-  EXPECT_EQ(*book.roster(ClusterId{7}, first), signature);
+  const Bytes signature = book.roster(ClusterId{7}, first)->signature;
+  EXPECT_EQ(book.roster(ClusterId{7}, first)->signature, signature);
   EXPECT_EQ(lines(), 1);
-  EXPECT_NE(*book.roster(ClusterId{7}, roster(2)), signature) << "another roster of the cluster";
+  EXPECT_NE(book.roster(ClusterId{7}, roster(2))->signature, signature) << "another roster of the cluster";
   EXPECT_EQ(lines(), 2);
   ASSERT_TRUE(book.proof_of(NodeId{3}, device, now).ok());
   ASSERT_TRUE(book.proof_of(NodeId{3}, device, now + 1h).ok());

@@ -20,8 +20,8 @@ constexpr std::string_view kOrderPrefix{"muster-desired-v1\0", 18};
 constexpr std::size_t kOrderBytesMax = 2 << 20;
 
 const char* op_name(SignOp op) {
-  constexpr std::array<const char*, kSignOps + 1> names{"?",      "view",  "device",      "server", "proof",
-                                                        "roster", "order", "relay-token", "head",   "behind"};
+  constexpr std::array<const char*, kSignOps + 1> names{
+      "?", "view", "device", "server", "proof", "roster", "order", "relay-token", "head", "behind", "keys-behind"};
   return names[static_cast<std::size_t>(op)];
 }
 
@@ -36,6 +36,9 @@ Result<crypto::Key32> read_key(const Bytes& field) {
 }
 std::string key_id(const crypto::SigningKey& key) {
   return audit_key_id(key.public_key());
+}
+Bytes id_field(const crypto::SigningKey& key) {
+  return crypto::short_key_id(key.public_key());
 }
 Status not_signed(std::string why) {
   return error(Code::PermissionDenied, "the signer refuses: " + std::move(why));
@@ -58,6 +61,7 @@ std::array<SigningDesk::Rate, kSignOps + 1> SigningDesk::default_rates() {
   set(SignOp::RelayToken, 1'000'000, 600'000);
   set(SignOp::Head, 60, 60);
   set(SignOp::Behind, 100, 60);
+  set(SignOp::KeysBehind, 100, 60);
   return out;
 }
 
@@ -76,21 +80,13 @@ Status SigningDesk::load() {
     const Bytes bytes = TRY(dir_.read(dir_.key(name)));
     return as_string(bytes);
   };
-  auto roster = TRY(crypto::SigningKey::from_pem(TRY(text("roster.pem"))));
-  auto command = TRY(crypto::SigningKey::from_pem(TRY(text("command.pem"))));
-  auto relay = TRY(crypto::SigningKey::from_pem(TRY(text("relay.pem"))));
   CaSet cas = TRY(load_cas(dir_));
+  std::string server_id = TRY(text("server_id"));
+  KeySet own = TRY(load_signing_keys(dir_, cas, server_id, options_.wall()));
   auto prover = TRY(crypto::MachineProver::create(cas.ca));
   std::string id = ca_id(cas.ca.cert_pem);
-  auto keys = std::make_shared<Keys>(Keys{std::move(roster),
-                                          std::move(command),
-                                          std::move(relay),
-                                          std::move(cas),
-                                          std::move(prover),
-                                          std::move(id),
-                                          {},
-                                          {}});
-  keys->server_id = TRY(text("server_id"));
+  auto keys = std::make_shared<Keys>(
+      Keys{std::move(own), std::move(cas), std::move(prover), std::move(id), std::move(server_id), {}});
   keys->sans = lines_of(TRY(text("sans")));
   const auto relays = TRY(read_relays(dir_, keys->server_id));
   relays_ = std::make_unique<RelayBook>(dir_, keys->server_id, relays);
@@ -138,12 +134,14 @@ Result<Signer::Fields> SigningDesk::ask_as(const std::string& who, SignOp op, co
   const std::lock_guard lock(mutex_);
   Asked asked;
   Status done = within_rate(op);
+  // The time of a key that was announced has come.
+  if (done.ok() && keys_->own.next.ms != 0 && options_.wall() >= keys_->own.next) done = load();
   if (done.ok()) done = perform(op, fields, asked);
   std::string line = fmt::format("{} {} {}", format_utc(options_.wall()), who, op_name(op));
   if (!asked.key.empty()) line += " key=" + asked.key;
   if (!asked.about.empty()) line += " " + asked.about;
   line += done.ok() ? std::string(" ok\n") : fmt::format(" refused: {}\n", done.error().message);
-  const bool signs = op != SignOp::View && op != SignOp::Behind;
+  const bool signs = op != SignOp::View && op != SignOp::Behind && op != SignOp::KeysBehind;
   if (signs || !done.ok()) TRY_VOID(write_line(line));
   if (!done.ok()) return done.error();
   return std::move(asked.answer);
@@ -154,7 +152,8 @@ Status SigningDesk::perform(SignOp op, const Fields& fields, Asked& out) {
     case SignOp::View: {
       TRY_VOID(want(fields, 0));
       TRY_VOID(load());
-      SignerView view{keys_->roster.public_key(), keys_->command.public_key(), keys_->relay.public_key(), keys_->cas};
+      SignerView view{keys_->own.roster.public_key(), keys_->own.order.public_key(), keys_->own.relay.public_key(),
+                      keys_->cas, keys_->own.text};
       out.answer = view_fields(view);
       return {};
     }
@@ -172,18 +171,22 @@ Status SigningDesk::perform(SignOp op, const Fields& fields, Asked& out) {
       return sign_relay_token(fields, out);
     case SignOp::Head:
       return sign_head_of(fields, out);
-    case SignOp::Behind: {
-      if (fields.empty() || fields.size() > 1'000'001) return error(Code::InvalidArgument, "a revision is expected");
-      Behind behind{TRY(read_number(fields[0])), {}};
-      for (std::size_t i = 1; i < fields.size(); ++i) {
-        std::string machine = as_string(fields[i]);
-        std::replace(machine.begin(), machine.end(), '\n', ' ');
-        behind.machines.push_back(std::move(machine));
-      }
-      return write_behind(dir_, behind);
-    }
+    case SignOp::Behind:
+    case SignOp::KeysBehind:
+      return note_behind(op, fields);
   }
   return error(Code::Unsupported, "the signer does not know this kind of signature");
+}
+
+Status SigningDesk::note_behind(SignOp op, const Fields& fields) {
+  if (fields.empty() || fields.size() > 1'000'001) return error(Code::InvalidArgument, "a revision is expected");
+  Behind behind{TRY(read_number(fields[0])), {}};
+  for (std::size_t i = 1; i < fields.size(); ++i) {
+    std::string machine = as_string(fields[i]);
+    std::replace(machine.begin(), machine.end(), '\n', ' ');
+    behind.machines.push_back(std::move(machine));
+  }
+  return op == SignOp::Behind ? write_behind(dir_, behind) : write_keys_behind(dir_, behind);
 }
 
 Status SigningDesk::sign_device(const Fields& fields, Asked& out) {
@@ -239,23 +242,23 @@ void SigningDesk::note_incarnation(std::uint64_t incarnation) {
 Status SigningDesk::sign_roster(const Fields& fields, Asked& out) {
   TRY_VOID(want(fields, 1));
   const auto roster = TRY(overlay::decode_roster(fields[0]));
-  out.key = key_id(keys_->roster);
+  out.key = key_id(keys_->own.roster);
   out.about = fmt::format("cluster={} incarnation={} epoch={} members={}", roster.cluster, roster.incarnation,
                           roster.epoch, roster.members.size());
   if (roster.incarnation < incarnation_) return not_signed("that roster is of an incarnation that has passed");
   note_incarnation(roster.incarnation);
-  out.answer = {overlay::sign_roster(keys_->roster, fields[0])};
+  out.answer = {overlay::sign_roster(keys_->own.roster, fields[0]), id_field(keys_->own.roster)};
   return {};
 }
 
 Status SigningDesk::sign_order(const Fields& fields, Asked& out) {
   TRY_VOID(want(fields, 1));
-  out.key = key_id(keys_->command);
+  out.key = key_id(keys_->own.order);
   out.about = fmt::format("bytes={}", fields[0].size());
   const ByteView head = ByteView(fields[0]).first(std::min(fields[0].size(), kOrderPrefix.size()));
   if (fields[0].size() > kOrderBytesMax || as_string(head) != kOrderPrefix)
     return not_signed("that is no order to a machine");
-  out.answer = {keys_->command.sign(fields[0])};
+  out.answer = {keys_->own.order.sign(fields[0]), id_field(keys_->own.order)};
   return {};
 }
 
@@ -266,7 +269,7 @@ Status SigningDesk::sign_relay_token(const Fields& fields, Asked& out) {
   token.cluster = TRY(read_number(fields[1]));
   token.overlay_key = TRY(read_key(fields[2]));
   token.not_after = WallTime{static_cast<std::int64_t>(TRY(read_number(fields[3])) & INT64_MAX)};
-  out.key = key_id(keys_->relay);
+  out.key = key_id(keys_->own.relay);
   out.about = fmt::format("cluster={} overlay={}", token.cluster, audit_key_id(token.overlay_key));
   relays_->refresh();
   const auto relays = relays_->relays();
@@ -275,7 +278,10 @@ Status SigningDesk::sign_relay_token(const Fields& fields, Asked& out) {
   if (!ours && !(relays->empty() && token.relay == keys_->server_id))
     return not_signed("that relay is not this platform's; list it where the signing keys lie: musterd relay add");
   if (token.not_after - options_.wall() > kRelayTokenMax) return not_signed("a relay's token holds for twelve hours");
-  out.answer = {overlay::sign_relay_token(keys_->relay, token)};
+  // Relays of before know neither other keys nor their ids.
+  const auto form = ever_changed(keys_->own.statement, crypto::KeyKind::RelayToken) ? overlay::TokenForm::Named
+                                                                                    : overlay::TokenForm::Plain;
+  out.answer = {overlay::sign_relay_token(keys_->own.relay, token, form)};
   return {};
 }
 

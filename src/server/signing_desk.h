@@ -12,6 +12,7 @@
 #include "server/identity.h"
 #include "server/relay_book.h"
 #include "server/signer.h"
+#include "server/signing_keys.h"
 
 namespace muster::server {
 
@@ -38,7 +39,7 @@ class SigningDesk final : public Signer {
 
  private:
   struct Keys {
-    crypto::SigningKey roster, command, relay;
+    KeySet own;
     CaSet cas;
     crypto::MachineProver prover;  // with the CA in use
     std::string ca;                // its id
@@ -54,6 +55,7 @@ class SigningDesk final : public Signer {
   Status within_rate(SignOp op);
   Status write_line(const std::string& line);
   Status perform(SignOp op, const Fields& fields, Asked& out);
+  Status note_behind(SignOp op, const Fields& fields);
   Status sign_device(const Fields& fields, Asked& out);
   Status sign_server(const Fields& fields, Asked& out);
   Status sign_proof(const Fields& fields, Asked& out);

@@ -19,7 +19,8 @@ struct Sso {
   // By address alone (both keys): who begins, and who answers with handles that are none or logins that fail.
   LoginGuard begun{{.per_pair = 60, .per_name = 60, .at_once = 16}};
   LoginGuard failed{{.per_pair = 60, .per_name = 60, .at_once = 16}};
-  Pool pool{4, 64};  // last: its threads use the rest
+  LoginGuard logouts{{.per_pair = 60, .per_name = 60, .at_once = 16}};  // who posts ends of logins that are none
+  Pool pool{4, 64};                                                     // last: its threads use the rest
 };
 
 }  // namespace muster::server

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 #include "base/log.h"
@@ -14,8 +15,10 @@
 namespace muster::server {
 namespace {
 
-constexpr const char* kSsoTable = "sso";
+constexpr const char *kSsoTable = "sso", *kSessionTable = "sso-sessions";
 constexpr int kNamesTried = 50, kEndings = 20;
+constexpr std::size_t kHeardMax = 100'000, kSessionTextMax = 255;
+constexpr Millis kPruneEvery{3'600'000};
 constexpr Millis kFollowerWait{5000};
 
 control::Actor the_system() {
@@ -106,8 +109,14 @@ Result<SsoPeople::Admitted> SsoPeople::admit(const oidc::Settings& settings, con
   const std::string row = row_of(settings.issuer, claims["sub"].text());
   const oidc::Rule* rule = oidc::find_rule(settings, claims);
   const auto link = TRY(find(row));
-  if (const auto account = link ? account_of(link->account) : std::nullopt) return admit_known(*link, *account, rule);
-  if (settings.unknown == oidc::Unknown::Create && rule != nullptr) return make(settings, claims, row, *rule);
+  const auto known = link ? account_of(link->account) : std::nullopt;
+  const bool makes = !known && settings.unknown == oidc::Unknown::Create && rule != nullptr;
+  if (known || makes) {
+    Admitted out = known ? TRY(admit_known(*link, *known, rule)) : TRY(make(settings, claims, row, *rule));
+    // Without it a logout that names the session alone would find nobody.
+    TRY_VOID(note_session(settings, claims, out.account.id));
+    return out;
+  }
   const std::string subject = shown_subject(claims);
   return error(
       Code::PermissionDenied,
@@ -127,14 +136,38 @@ Result<SsoPeople::Admitted> SsoPeople::admit_known(const Link& link, const Princ
   runner_.read([&](const control::State& state, const scheduler::Scheduler&) {
     if (rule != nullptr) org = find_org(state, rule->org);
   });
-  if (rule != nullptr && org && rule->role == account.role && *org == account.org)
-    return Admitted{account, rule->project};
-  end_logins(account.id);
+  if (rule != nullptr && org) return follow(account, *rule, *org);
+  TRY_VOID(end_logins(account.id));
   log_warn("audit", "{}: the identity provider's rules no longer fit; its logins are ended", account.id.str());
+  if (rule != nullptr)
+    return error(Code::PermissionDenied,
+                 fmt::format("the rule for you names the organisation {}, which is not here, so the logins of your "
+                             "account {} are ended; ask the operator to make it: muster org create {}",
+                             rule->org, account.name, rule->org));
   return error(Code::PermissionDenied,
-               fmt::format("what the identity provider says of you no longer fits your account {} ({}), so its logins "
-                           "are ended; ask an operator (musterd sso-forget {} lets you begin as the rules say now)",
-                           account.name, wire::text(account.role), account.name));
+               fmt::format("no rule here fits what the identity provider says of you any more, so the logins of your "
+                           "account {} are ended; ask there for a group that may come in, then log in again",
+                           account.name));
+}
+
+// Its logins end before it becomes something else: what they opened was opened as what it was.
+Result<SsoPeople::Admitted> SsoPeople::follow(const Principal& account, const oidc::Rule& rule, OrgId org) {
+  if (rule.role == account.role && org == account.org) return Admitted{account, rule.project};
+  TRY_VOID(end_logins(account.id));
+  const auto reply =
+      runner_.submit_wait(control::Lane::Operator, control::ChangePrincipal{account.id, rule.role, org}, the_system());
+  if (!reply.ok() && reply.error().code == Code::FailedPrecondition)
+    return error(Code::PermissionDenied,
+                 fmt::format("your account {} cannot become what the identity provider says now: {}", account.name,
+                             reply.error().message));
+  if (!reply.ok()) return reply.error();
+  if (!runner_.wait_for(reply->seq, kFollowerWait))
+    return error(Code::Unavailable, "your account is being changed; log in again in a moment");
+  log_info("audit", "{} is {} of {} now, as the identity provider says", account.id.str(), wire::text(rule.role),
+           org.str());
+  Principal changed = account;
+  changed.role = rule.role, changed.org = org;
+  return Admitted{std::move(changed), rule.project};
 }
 
 Result<SsoPeople::Admitted> SsoPeople::make(const oidc::Settings& settings, const wire::Json& claims,
@@ -172,17 +205,93 @@ Result<SsoPeople::Admitted> SsoPeople::make(const oidc::Settings& settings, cons
   return error(Code::AlreadyExists, fmt::format("too many accounts are named like {}; ask an operator for one", base));
 }
 
-void SsoPeople::end_logins(PrincipalId account) {
+Status SsoPeople::end_logins(PrincipalId account) {
   for (int i = 0; i < kEndings; ++i) {  // some thousands each
     std::size_t left = 0;
     runner_.read([&](const control::State& state, const scheduler::Scheduler&) {
       left = control::logins_of(state, account, {}, read_clocks().wall).size();
     });
-    if (left == 0) return;
+    if (left == 0) return {};
     const auto reply = runner_.submit_wait(control::Lane::Operator, control::RevokeLogins{account, {}}, the_system());
-    if (!reply.ok() || !runner_.wait_for(reply->seq, kFollowerWait))
-      return log_error("audit", "{}: its logins could not be ended; disable the account", account.str());
+    if (!reply.ok() || !runner_.wait_for(reply->seq, kFollowerWait)) break;
   }
+  log_error("audit", "{}: its logins could not be ended; disable the account", account.str());
+  return error(Code::Unavailable, "the logins of the account could not be ended now; try again");
+}
+
+// ---- sessions there
+
+std::string SsoPeople::session_row(const std::string& issuer, const std::string& session) const {
+  return hex(crypto::hmac_sha256(key_, crypto::framed("muster-sso-session-v1", {as_bytes(issuer), as_bytes(session)})));
+}
+
+Status SsoPeople::note_session(const oidc::Settings& settings, const wire::Json& claims, PrincipalId account) {
+  const wire::Json* session = claims.find("sid");
+  if (session == nullptr || !session->is(wire::Json::Kind::String) || session->text().empty() ||
+      session->text().size() > kSessionTextMax)
+    return {};
+  const WallTime now = read_clocks().wall;
+  if (now - pruned_ > kPruneEvery || now < pruned_) {
+    pruned_ = now;
+    for (std::string after;;) {
+      const auto rows = TRY(store_->list_side(kSessionTable, after, 1000));
+      if (rows.empty()) break;
+      for (const auto& [row, bytes] : rows) {
+        after = row;
+        std::istringstream in(as_string(bytes));
+        int form = 0;
+        std::string who;
+        std::int64_t ends = 0;
+        if (!(in >> form >> who >> ends) || ends <= now.ms) TRY_VOID(store_->erase_side(kSessionTable, row));
+      }
+    }
+  }
+  return store_->put_side(kSessionTable, session_row(settings.issuer, session->text()),
+                          to_bytes(fmt::format("1 {} {}", account.str(), (now + settings.login_lifetime).ms)));
+}
+
+Result<std::optional<PrincipalId>> SsoPeople::account_of_session(const std::string& row) const {
+  const auto bytes = TRY(store_->get_side(kSessionTable, row));
+  if (!bytes) return std::optional<PrincipalId>();
+  std::istringstream in(as_string(*bytes));
+  int form = 0;
+  std::string who;
+  in >> form >> who;
+  return form == 1 ? PrincipalId::parse(who) : std::nullopt;
+}
+
+// With the mutex held.
+Status SsoPeople::heard(const std::string& id, WallTime now) {
+  std::erase_if(heard_, [&](const auto& each) { return each.second <= now; });
+  const auto digest = crypto::sha256(as_bytes(id));
+  const Bytes key(digest.begin(), digest.end());
+  if (heard_.contains(key))
+    return error(Code::FailedPrecondition, "this word of the identity provider was heard before", "jti");
+  if (heard_.size() >= kHeardMax) return error(Code::Unavailable, "too many logouts at once; say it again in a minute");
+  return {};
+}
+
+Result<std::size_t> SsoPeople::log_out(const oidc::Settings& settings, const oidc::Logout& logout) {
+  const std::lock_guard lock(mutex_);
+  const WallTime now = read_clocks().wall;
+  TRY_VOID(heard(logout.id, now));
+  std::set<PrincipalId> accounts;
+  if (!logout.subject.empty()) {
+    if (const auto link = TRY(find(row_of(settings.issuer, logout.subject)))) accounts.insert(link->account);
+  }
+  const std::string row = logout.session.empty() ? std::string() : session_row(settings.issuer, logout.session);
+  if (!row.empty()) {
+    if (const auto account = TRY(account_of_session(row))) accounts.insert(*account);
+  }
+  for (const PrincipalId account : accounts) {
+    TRY_VOID(end_logins(account));
+    log_info("audit", "{}: the identity provider ended its logins", account.str());
+  }
+  if (!row.empty()) TRY_VOID(store_->erase_side(kSessionTable, row));
+  // Only now: what failed may be said again.
+  const auto digest = crypto::sha256(as_bytes(logout.id));
+  heard_[Bytes(digest.begin(), digest.end())] = now + oidc::kLogoutFresh + 2 * oidc::kSkew;
+  return accounts.size();
 }
 
 }  // namespace muster::server

@@ -177,6 +177,13 @@ Result<wire::Json> SsoProvider::claims_of_device(const std::string& device_code)
   return claims_of(provider, TRY(oidc::parse_tokens(answer.status, answer.body)), "");
 }
 
+Result<oidc::Logout> SsoProvider::logout_of(const std::string& token) {
+  const oidc::TokenHead head = TRY(oidc::token_head(token));
+  const oidc::Provider provider = TRY(about());
+  const auto keys = TRY(keys_for(head));
+  return oidc::verify_logout_token(token, keys, provider.issuer, options_.settings.client_id, read_clocks().wall);
+}
+
 Result<wire::Json> SsoProvider::claims_of(const oidc::Provider& provider, const oidc::Tokens& tokens,
                                           const std::string& nonce) {
   const auto keys = TRY(keys_for(TRY(oidc::token_head(tokens.id_token))));

@@ -38,6 +38,8 @@ class SsoProvider {
     std::string issuer;  // as the browser's answer named it, empty where it did not
   };
   Result<wire::Json> claims_of_code(const BrowserCode& code);
+  // What the provider posts when a login there has ended (oidc/id_token.h).
+  Result<oidc::Logout> logout_of(const std::string& token);
   // Error fields "authorization_pending" and "slow_down": not yet.
   Result<wire::Json> claims_of_device(const std::string& device_code);
 

@@ -275,6 +275,75 @@ TEST_F(SsoPersons, WhoTheRulesNoLongerFitLosesHisLogins) {
   EXPECT_TRUE(admit("s-1", "ml").ok()) << "and comes in again when they do";
 }
 
+TEST_F(SsoPersons, RoleAndOrganisationFollowTheGroupsAtEachLogin) {
+  const OrgId art = *OrgId::parse(must(control::CreateOrg{"art"}));
+  settings_ = *oidc::parse_settings(R"({"issuer":"https://login.example","clientId":"m","unknown":"create","rules":[
+    {"claim":"groups","value":"boss","role":"operator","org":"lab"},
+    {"claim":"groups","value":"art","role":"auditor","org":"art"},
+    {"claim":"groups","value":"ml","role":"tenant","org":"lab","project":"p"}]})");
+  const auto first = admit("s-1", "ml");
+  ASSERT_TRUE(first.ok()) << first.error().message;
+  must(control::CreateApiToken{first->account.id, Bytes(32, 7), "login", {}, Millis(60'000)});
+  const auto moved = admit("s-1", "art");
+  ASSERT_TRUE(moved.ok()) << moved.error().message;
+  EXPECT_EQ(moved->account.id, first->account.id) << "the same account";
+  EXPECT_EQ(moved->account.role, Role::Auditor);
+  EXPECT_EQ(moved->account.org, art);
+  EXPECT_EQ(logins(first->account.id), 0U) << "what was open was opened as what he was";
+  runner_->read([&](const control::State& state, const scheduler::Scheduler&) {
+    EXPECT_EQ(state.principals.at(first->account.id), moved->account);
+  });
+  must(control::CreateApiToken{first->account.id, Bytes(32, 8), "login", {}, Millis(60'000)});
+  EXPECT_TRUE(admit("s-1", "art").ok());
+  EXPECT_EQ(logins(first->account.id), 1U) << "nothing ends where nothing changed";
+  // Up and down again; but somebody must stay who can open the door.
+  EXPECT_EQ(admit("s-1", "boss")->account.role, Role::Operator);
+  const auto last = admit("s-1", "ml");
+  EXPECT_EQ(last.error().code, Code::PermissionDenied);
+  EXPECT_NE(last.error().message.find("last operator"), std::string::npos) << last.error().message;
+  must(control::CreatePrincipal{"admin", Role::Operator, lab_});
+  EXPECT_EQ(admit("s-1", "ml")->account.role, Role::Tenant);
+  // What an operator made stays what he made it.
+  const PrincipalId made = *PrincipalId::parse(must(control::CreatePrincipal{"zoe", Role::Auditor, lab_}));
+  ASSERT_TRUE(people_->invite(settings_.issuer, "s-2", made).ok());
+  EXPECT_EQ(admit("s-2", "boss")->account.role, Role::Auditor);
+}
+
+TEST_F(SsoPersons, ALogoutThereEndsTheLoginsHere) {
+  Json claims = person("s-1", "ml");
+  claims.set("sid", Json::string("session-1"));
+  const auto one = people_->admit(settings_, claims);
+  const auto other = admit("s-2", "ml");
+  ASSERT_TRUE(one.ok() && other.ok());
+  std::uint8_t number = 1;
+  const auto log_in = [&](PrincipalId who) {
+    must(control::CreateApiToken{who, Bytes(32, number++), "login", {}, Millis(60'000)});
+  };
+  log_in(one->account.id);
+  log_in(other->account.id);
+  const auto out = [&](const oidc::Logout& logout) { return people_->log_out(settings_, logout); };
+  EXPECT_EQ(*out({"s-9", "", "j-1"}), 0U) << "nobody here";
+  EXPECT_EQ(*out({"s-1", "", "j-2"}), 1U);
+  EXPECT_EQ(logins(one->account.id), 0U);
+  EXPECT_EQ(logins(other->account.id), 1U) << "another person goes on";
+  log_in(one->account.id);
+  EXPECT_EQ(out({"s-1", "", "j-2"}).error().field, "jti") << "a word that was heard before";
+  EXPECT_EQ(logins(one->account.id), 1U);
+  // By its session alone, known over a restart; and in another process's memory there is no list of ids.
+  people_ = std::make_unique<SsoPeople>(secret_, store_, *runner_);
+  EXPECT_EQ(*out({"", "session-2", "j-3"}), 0U);
+  EXPECT_EQ(*out({"", "session-1", "j-4"}), 1U);
+  EXPECT_EQ(logins(one->account.id), 0U);
+  EXPECT_EQ(*out({"", "session-1", "j-5"}), 0U) << "it is over";
+  const auto rows = store_->list_side("sso-sessions", "", 10);
+  ASSERT_TRUE(rows.ok());
+  EXPECT_TRUE(rows->empty());
+  ASSERT_TRUE(people_->admit(settings_, claims).ok());
+  const auto noted = store_->list_side("sso-sessions", "", 10);
+  ASSERT_EQ(noted->size(), 1U);
+  for (const auto& [row, bytes] : *noted) EXPECT_EQ((row + as_string(bytes)).find("session-1"), std::string::npos);
+}
+
 TEST_F(SsoPersons, StrangersAreToldWhatToAskFor) {
   const auto unknown = admit("s-9", "visitors");
   EXPECT_EQ(unknown.error().code, Code::PermissionDenied);

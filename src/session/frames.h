@@ -36,7 +36,7 @@ struct Welcome {
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
   std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport,
-                                        "peer" = NetPath::Peer in it, "trust" = TrustTaken */
+                                        "peer" = NetPath::Peer in it, "trust" = TrustTaken, "keys" = KeysTaken */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -67,6 +67,7 @@ struct SignedRoster {
   Bytes bytes;
   std::vector<Bytes> signatures;
   Bytes machines = {};  // proofs of the CA for its members (crypto/machine_proof.h); renewed while the roster stays
+  std::vector<Bytes> keys = {};  // which key made each signature (crypto::short_key_id); empty: it does not say
   bool operator==(const SignedRoster&) const = default;
 };
 struct Desired {
@@ -74,7 +75,8 @@ struct Desired {
   std::vector<Assignment> assignments;
   std::vector<LeaseSecrets> secrets;
   std::vector<SignedRoster> rosters;
-  Bytes signature; /* controller over (node, incarnation, revision, assignment bytes) */
+  Bytes signature;          /* controller over (node, incarnation, revision, assignment bytes) */
+  Bytes signature_key = {}; /* which key made it (crypto::short_key_id); empty: it does not say */
   bool operator==(const Desired&) const = default;
 };
 // Answer to a Heartbeat: leases renewed for `lease` counted from the send of that heartbeat (`echo`).
@@ -111,6 +113,11 @@ struct CertIssued {
 struct TrustTold {
   Bytes pem;
   bool operator==(const TrustTold&) const = default;
+};
+// Whose signatures count from now on (crypto/signing_keys.h). Sent only to agents that said KeysTaken.
+struct KeysTold {
+  Bytes text;
+  bool operator==(const KeysTold&) const = default;
 };
 
 // ---- agent -> server
@@ -356,9 +363,16 @@ struct TrustTaken {
   bool operator==(const TrustTaken&) const = default;
 };
 
+// Which signing keys the agent believes now: after each Welcome that has the feature "keys", and after each KeysTold.
+struct KeysTaken {
+  std::uint64_t revision = 0;  // 0: those it enrolled with
+  Bytes sha256;                // of the whole text
+  bool operator==(const KeysTaken&) const = default;
+};
+
 using AnyServerFrame =
     std::variant<Challenge, Welcome, Refused, Desired, Renewed, LogAck, BlobChunk, Watch, CertIssued, StreamOpen,
-                 StreamData, StreamWindow, StreamResize, StreamEof, StreamClose, TrustTold>;
+                 StreamData, StreamWindow, StreamResize, StreamEof, StreamClose, TrustTold, KeysTold>;
 // One of them. What copies, moves, compares and ends it is compiled once (frames.cpp): in each source it would take
 // seconds.
 struct ServerFrame : AnyServerFrame {
@@ -373,7 +387,7 @@ struct ServerFrame : AnyServerFrame {
 };
 using AnyAgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest,
                                    CertRequest, Telemetry, Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof,
-                                   StreamClose, PullReport, LockOffer, NetReport, TrustTaken>;
+                                   StreamClose, PullReport, LockOffer, NetReport, TrustTaken, KeysTaken>;
 // One of them. What copies, moves, compares and ends it is compiled once (frames.cpp): in each source it would take
 // seconds.
 struct AgentFrame : AnyAgentFrame {

@@ -103,14 +103,22 @@ void put_desired(const Desired& v, pb::Desired& o) {
     r.set_bytes(raw(roster.bytes));
     for (const auto& signature : roster.signatures) r.add_signatures(raw(signature));
     r.set_machines(raw(roster.machines));
+    for (const auto& key : roster.keys) r.add_keys(raw(key));
   }
   o.set_signature(raw(v.signature));
+  o.set_signature_key(raw(v.signature_key));
 }
 void put(const Desired& v, pb::ServerFrame& f) {
   put_desired(v, *f.mutable_desired());
 }
 Desired get(const pb::Desired& in, Check& c) {
-  Desired v{in.incarnation(), in.revision(), {}, {}, {}, c.bytes(in.signature(), 512, "signature")};
+  Desired v{in.incarnation(),
+            in.revision(),
+            {},
+            {},
+            {},
+            c.bytes(in.signature(), 512, "signature"),
+            c.bytes(in.signature_key(), 32, "signature_key")};
   get_list(in.assignments(), v.assignments, kListMax, "assignments", c);
   if (c.count(in.secrets(), kListMax, "secrets")) {
     for (const auto& s : in.secrets()) {
@@ -134,6 +142,8 @@ Desired get(const pb::Desired& in, Check& c) {
       for (const auto& signature : r.signatures())
         roster.signatures.push_back(c.bytes(signature, 512, "rosters.signatures"));
       roster.machines = c.bytes(r.machines(), kFrameBytesMax, "rosters.machines");
+      if (!c.count(r.keys(), 8, "rosters.keys")) break;
+      for (const auto& key : r.keys()) roster.keys.push_back(c.bytes(key, 32, "rosters.keys"));
       v.rosters.push_back(std::move(roster));
     }
   }
@@ -197,6 +207,19 @@ void put(const TrustTaken& v, pb::AgentFrame& f) {
   f.mutable_trust_taken()->set_sha256(raw(v.sha256));
 }
 TrustTaken get(const pb::TrustTaken& in, Check& c) {
+  return {in.revision(), c.bytes(in.sha256(), 32, "sha256")};
+}
+void put(const KeysTold& v, pb::ServerFrame& f) {
+  f.mutable_keys_told()->set_text(raw(v.text));
+}
+KeysTold get(const pb::KeysTold& in, Check& c) {
+  return {c.bytes(in.text(), kPemMax, "text")};
+}
+void put(const KeysTaken& v, pb::AgentFrame& f) {
+  f.mutable_keys_taken()->set_revision(v.revision);
+  f.mutable_keys_taken()->set_sha256(raw(v.sha256));
+}
+KeysTaken get(const pb::KeysTaken& in, Check& c) {
   return {in.revision(), c.bytes(in.sha256(), 32, "sha256")};
 }
 
@@ -711,6 +734,8 @@ Result<ServerFrame> decode_server_frame(ByteView bytes) {
       return checked<ServerFrame>(m.stream_close());
     case pb::ServerFrame::kTrustTold:
       return checked<ServerFrame>(m.trust_told());
+    case pb::ServerFrame::kKeysTold:
+      return checked<ServerFrame>(m.keys_told());
     case pb::ServerFrame::KIND_NOT_SET:
       break;
   }
@@ -737,6 +762,8 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
       return checked<AgentFrame>(m.blob_request());
     case pb::AgentFrame::kTrustTaken:
       return checked<AgentFrame>(m.trust_taken());
+    case pb::AgentFrame::kKeysTaken:
+      return checked<AgentFrame>(m.keys_taken());
     case pb::AgentFrame::kPullReport:
       return checked<AgentFrame>(m.pull_report());
     case pb::AgentFrame::kLockOffer:
@@ -770,8 +797,10 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   message.set_node(node.value);
   put_desired(desired, *message.mutable_desired());
   message.mutable_desired()->clear_signature();
-  // Proofs and tokens speak for themselves, and agents that do not know them must come to the same bytes.
-  for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines();
+  message.mutable_desired()->clear_signature_key();
+  // Proofs, tokens and names of keys speak for themselves, and agents that do not know them must come to the same
+  // bytes.
+  for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines(), roster.clear_keys();
   for (auto& secrets : *message.mutable_desired()->mutable_secrets()) secrets.clear_relays();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);

@@ -105,6 +105,7 @@ TEST(AgentFrames, SigningBytesAreStableAndCoverEverything) {
     Desired desired = gen.desired();
     const Bytes before = desired_signing_bytes({7}, desired);
     desired.signature = gen.bytes(64);
+    desired.signature_key = gen.bytes(8);
     EXPECT_EQ(desired_signing_bytes({7}, desired), before) << "the signature is not signed";
     const auto decoded = decode_server_frame(encode(ServerFrame{desired}));
     ASSERT_TRUE(decoded.ok());
@@ -120,7 +121,7 @@ TEST(AgentFrames, SigningBytesAreStableAndCoverEverything) {
     other.secrets.push_back({{1}, gen.bytes(), {}, {}});
     EXPECT_NE(desired_signing_bytes({7}, other), before);
     other = desired;
-    for (auto& roster : other.rosters) roster.machines = gen.bytes(80);
+    for (auto& roster : other.rosters) roster.machines = gen.bytes(80), roster.keys = {gen.bytes(8)};
     EXPECT_EQ(desired_signing_bytes({7}, other), before) << "proofs speak for themselves; old agents drop them";
     for (auto& secrets : other.secrets) secrets.relays.push_back({gen.text(), gen.text(), gen.bytes()});
     EXPECT_EQ(desired_signing_bytes({7}, other), before) << "so do tokens";

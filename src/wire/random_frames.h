@@ -134,14 +134,16 @@ struct Gen {
                                   list([&] { return RelayGrant{text(), text(), bytes()}; })};
             }),
             list([&] {
-              return SignedRoster{{u64()}, bytes(300), list([&] { return bytes(64); }), bytes(80)};
+              return SignedRoster{
+                  {u64()}, bytes(300), list([&] { return bytes(64); }), bytes(80), list([&] { return bytes(8); })};
             }),
-            bytes(64)};
+            bytes(64),
+            bytes(8)};
   }
   StreamData data() { return {u64(), static_cast<std::uint8_t>(rng.below(256)), bytes(2000)}; }
   StreamClose close() { return {u64(), static_cast<std::int32_t>(u32()), text()}; }
   ServerFrame server() {
-    switch (rng.below(16)) {
+    switch (rng.below(17)) {
       case 0:
         return Challenge{bytes(), text(), u32(), u32()};
       case 1:
@@ -174,6 +176,8 @@ struct Gen {
         return StreamResize{u64(), u16(), u16()};
       case 15:
         return TrustTold{bytes(3000)};
+      case 16:
+        return KeysTold{bytes(3000)};
       case 13:
         return StreamEof{u64()};
       default:
@@ -214,7 +218,7 @@ struct Gen {
     return out;
   }
   AgentFrame agent() {
-    switch (rng.below(19)) {
+    switch (rng.below(20)) {
       case 0:
         return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
       case 1:
@@ -275,6 +279,8 @@ struct Gen {
         return net();
       case 17:
         return TrustTaken{u64(), bytes(32)};
+      case 18:
+        return KeysTaken{u64(), bytes(32)};
       default:
         return close();
     }

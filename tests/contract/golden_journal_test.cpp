@@ -51,6 +51,11 @@ World story() {
   for (const std::uint64_t node : {1U, 2U, 3U, 4U}) w.must(SetOffer{NodeId{node}, offer});
   w.must(SetImagePolicy{{}, w.project, {{"ray"}, {"ray:1"}, false, {}}});
   w.must(SetHeadroom{{"H200", 1, 1}});
+  w.must(ChangePrincipal{PrincipalId::parse(w.must(CreatePrincipal{"eve", Role::Tenant, w.tenant}).id).value(),
+                         Role::Auditor, w.supplier});
+  const std::string old_key(16, 'a'), new_key(16, 'b');
+  w.must(NoteSigningKeys{5, {{0, old_key, {}, WallTime{9'000}}, {0, new_key, WallTime{8'000}, {}}}});
+  w.must(NoteSigningKeys{6, {{0, new_key, WallTime{8'000}, {}}}});
   NodeFacts facts = w.state.nodes.at(NodeId{1}).facts;
   facts.lan = {"192.168.1.5:41000"}, facts.labels = {{"rack", "7"}};
   w.must(NodeOnline{NodeId{1}, facts});

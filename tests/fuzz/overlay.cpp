@@ -42,7 +42,7 @@ Seeds seeds_relay_frame() {
   const auto member = pair_of(3);
   const RelayToken token{"relay-1", 7, member.public_key, kNow + 1h};
   const RelayDoor door{Key32{1}, pair_of(4)};
-  Bytes all[9];
+  Bytes all[10];
   append_challenge(all[0], challenge_of(door));
   append_hello(all[1], *make_hello(challenge_of(door), member, sign_relay_token(signing_key(1), token)));
   append_welcome(all[2]);
@@ -52,6 +52,7 @@ Seeds seeds_relay_frame() {
   append_ping(all[6], 77);
   append_pong(all[7], 78);
   append_error(all[8], RelayErrorCode::BadToken, "no");
+  append_keys(all[9], Bytes(90, 5));
   Seeds out;
   Bytes together{1};
   for (const Bytes& frame : all) out.push_back(Bytes{0} + frame), together = std::move(together) + frame;
@@ -99,7 +100,8 @@ Seeds seeds_recall() {
   const Bytes none = net::encode(RecallFrame{RecallFrame::Kind::All, {}}),
               one = net::encode(RecallFrame{RecallFrame::Kind::More, {{7, pair_of(3).public_key}}}),
               two = net::encode(RecallFrame{RecallFrame::Kind::All, {{7, Key32{1}}, {8, Key32{2}}}});
-  return {none, one, two, one + two + none};
+  const Bytes keys = net::encode(RecallFrame{RecallFrame::Kind::Keys, {}, Bytes(70, 6)});
+  return {none, one, two, one + two + none, keys, keys + one};
 }
 FUZZ_TARGET(recall, 4 << 10) {
   Bytes rest(input.begin(), input.end());
@@ -118,7 +120,8 @@ FUZZ_TARGET(recall, 4 << 10) {
 Seeds seeds_relay_token() {
   Seeds out;
   for (const char* relay : {"relay-1", "", "a-longer-name-of-a-relay.example"})
-    out.push_back(sign_relay_token(signing_key(1), RelayToken{relay, 7, pair_of(3).public_key, kNow + 1h}));
+    for (const TokenForm form : {TokenForm::Plain, TokenForm::Named})
+      out.push_back(sign_relay_token(signing_key(1), RelayToken{relay, 7, pair_of(3).public_key, kNow + 1h}, form));
   return out;
 }
 FUZZ_TARGET(relay_token, 512) {

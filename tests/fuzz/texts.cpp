@@ -7,6 +7,7 @@
 
 #include "cli/archive.h"
 #include "crypto/cert.h"
+#include "crypto/signing_keys.h"
 #include "crypto/token.h"
 #include "crypto/trust.h"
 #include "egress/dns.h"
@@ -133,7 +134,13 @@ Seeds seeds_certificate() {
           Bytes{3} + leaf,
           Bytes{3} + csr,
           Bytes{3} + (leaf + ca.cert_pem),
-          Bytes{3} + crypto::trust_text({"srv-1", 2, {ca.cert_pem}, {}, {leaf}, {Bytes(70, 7)}})};
+          Bytes{3} + crypto::trust_text({"srv-1", 2, {ca.cert_pem}, {}, {leaf}, {Bytes(70, 7)}}),
+          Bytes{3} + crypto::signing_keys_text({"srv-1",
+                                                2,
+                                                {{crypto::KeyKind::Roster, device.public_key(), {}, WallTime{9}},
+                                                 {crypto::KeyKind::Order, device.public_key(), WallTime{5}, {}}},
+                                                {ca.cert_pem},
+                                                Bytes(70, 7)})};
 }
 FUZZ_TARGET(certificate, 4 << 10) {
   Input in(input);
@@ -162,6 +169,10 @@ FUZZ_TARGET(certificate, 4 << 10) {
     (void)crypto::SigningKey::from_pem(text).ok();
     if (const auto trust = crypto::parse_trust(text); trust.ok() && trust->revision != 0)
       MUSTER_CHECK(*crypto::parse_trust(crypto::trust_text(*trust)) == *trust);
+    if (const auto keys = crypto::parse_signing_keys(text); keys.ok()) {
+      MUSTER_CHECK(*crypto::parse_signing_keys(crypto::signing_keys_text(*keys)) == *keys);
+      MUSTER_CHECK(!crypto::vouched_for(*keys, {}));
+    }
   }
 }
 

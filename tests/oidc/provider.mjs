@@ -17,7 +17,7 @@ const people = {
   'subject-4715': { preferred_username: 'mallory', email: 'mallory@lab.example.org', email_verified: true, groups: ['ml'] },
 };
 let alg = 'RS256', keys, provider, handler;
-let lie = '', slow = false, started = 0;
+let lie = '', slow = false, started = 0, session = '';
 
 async function makeKeys() {
   const kinds = [['RS256', {}], ['ES256', {}], ['EdDSA', { crv: 'Ed25519' }]];
@@ -50,12 +50,13 @@ function start() {
       redirect_uris: ['http://127.0.0.1/callback'],
       grant_types: ['authorization_code', 'urn:ietf:params:oauth:grant-type:device_code'],
       response_types: ['code'],
+      ...(process.env.LOGOUT_URI ? { backchannel_logout_uri: process.env.LOGOUT_URI, backchannel_logout_session_required: true } : {}),
       id_token_signed_response_alg: alg,
     }],
     enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
     scopes: ['openid', 'profile', 'email', 'groups'],
     claims: { openid: ['sub'], profile: ['preferred_username'], email: ['email', 'email_verified'], groups: ['groups'] },
-    features: { devInteractions: { enabled: true }, deviceFlow: { enabled: true } },
+    features: { devInteractions: { enabled: true }, deviceFlow: { enabled: true }, backchannelLogout: { enabled: true } },
     pkce: { required: () => true },
     findAccount: (_, id) => (people[id] ? { accountId: id, claims: () => ({ sub: id, ...people[id] }) } : undefined),
     jwks: { keys },
@@ -71,9 +72,23 @@ function start() {
       slow = false;
       ctx.body = { error: 'slow_down' };
     }
+    if (ctx.body?.id_token) session = jose.decodeJwt(ctx.body.id_token).sid ?? '';
     if (lie && ctx.body?.id_token) ctx.body.id_token = await falsified(ctx.body.id_token, lies[lie]);
   });
   handler = provider.callback();
+}
+
+// A logout token as oidc-provider makes them, changed as the test asks; "SESSION" is that of the last login.
+async function logoutToken(change) {
+  const now = Math.floor(Date.now() / 1000);
+  const claims = {
+    iss: issuer, aud: 'muster', iat: now, exp: now + 120, jti: `jti-${Math.random()}`, sid: session,
+    events: { 'http://schemas.openid.net/event/backchannel-logout': {} }, ...change,
+  };
+  for (const name of Object.keys(claims)) if (claims[name] === null) delete claims[name];
+  if (claims.sid === 'SESSION') claims.sid = session;
+  const key = keys.find((each) => each.kid.startsWith('EdDSA'));
+  return new jose.SignJWT(claims).setProtectedHeader({ alg: 'EdDSA', kid: key.kid, typ: 'logout+jwt' }).sign(await jose.importJWK(key, 'EdDSA'));
 }
 
 async function backDoor(url) {
@@ -82,6 +97,8 @@ async function backDoor(url) {
   else if (url.pathname === '/test/alg') alg = value;
   else if (url.pathname === '/test/slow') slow = true;
   else if (url.pathname === '/test/lie') lie = value;
+  else if (url.pathname === '/test/groups') people[value.split(':')[0]].groups = value.split(':')[1].split(',');
+  else if (url.pathname === '/test/logout-token') return [200, await logoutToken(JSON.parse(value || '{}'))];
   else return 404;
   if (url.pathname === '/test/rotate' || url.pathname === '/test/alg') start();
   return 200;
@@ -95,7 +112,7 @@ const serve = (request, response) => {
     handler(request, response);
     return;
   }
-  backDoor(url).then((status) => response.writeHead(status).end(), (fault) => response.writeHead(500).end(String(fault)));
+  backDoor(url).then((done) => response.writeHead([done].flat()[0]).end([done].flat()[1]), (fault) => response.writeHead(500).end(String(fault)));
 };
 const server = certificate ? createTlsServer({ cert: readFileSync(certificate), key: readFileSync(key) }, serve) : createServer(serve);
 server.listen(Number(port), '127.0.0.1', () => console.log('ready'));

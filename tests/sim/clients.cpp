@@ -97,7 +97,7 @@ void Sim::set_quota(Quota of_project, Quota of_org) {
 }
 
 void Sim::quota_step() {
-  if (chaos_.calm) return;
+  if (chaos_.calm) return note_keys();
   world_.after(Millis(quotas_.between(60'000, 240'000)), [this] { quota_step(); });
   const auto any = [&]() -> Quota {
     if (quotas_.chance(1, 3)) return {};
@@ -106,6 +106,20 @@ void Sim::quota_step() {
   const Quota of_project = any();
   set_quota(of_project, any());
   set_headroom(static_cast<std::uint32_t>(headrooms_.below(4)), static_cast<std::uint8_t>(headrooms_.below(4)));
+}
+
+// The signer has another key; it says so twice, and once that the one before has ended.
+void Sim::note_keys() {
+  const auto row = [](std::uint64_t n) {
+    return SigningKeyRow{static_cast<std::uint8_t>(n % 3),
+                         std::string(16, static_cast<char>('a' + n % 20)),
+                         WallTime{static_cast<std::int64_t>(n)},
+                         {}};
+  };
+  const std::uint64_t n = ++keys_noted_;
+  control::NoteSigningKeys note{n, {row(n)}};
+  if (n % 2 == 0) note.keys.push_back(row(n - 1));
+  for (int i = 0; i < 2; ++i) ask({note, SimServer::system_actor(), "keys", "", false});
 }
 
 // Of every model that there is.

@@ -77,6 +77,7 @@ class Sim final : public Environment, public ServerWatcher {
   void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
   void set_headroom(std::uint32_t machines, std::uint8_t tier);
+  void note_keys();
   void ask(Request request, std::uint32_t tries = 0);
   control::Actor tenant(const std::string& request_id);
   ClusterSpec random_spec();
@@ -116,7 +117,8 @@ class Sim final : public Environment, public ServerWatcher {
   bool tight() const { return options_.seed % 4 == 1; }        // machines are scarce: later tiers have to make room
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
   bool with_offers() const { return options_.seed % 4 == 3; }  // owners ask prices and want machines back
-  Rng quotas_, tiers_, offers_, headrooms_;                    // of their own: what is drawn here moves nothing else
+  std::uint64_t keys_noted_ = 0;
+  Rng quotas_, tiers_, offers_, headrooms_;  // of their own: what is drawn here moves nothing else
   ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;

@@ -132,13 +132,13 @@ class Oidc(unittest.TestCase):
         cls.addClassCleanup(cls.log.close)
         cls.addClassCleanup(lambda: cls.stop("provider"))
         cls.addClassCleanup(lambda: cls.stop("server"))
-        cls.start_provider()
         cls.put("password", PASSWORD + "\n")
         cls.put("client-secret", SECRET + "\n")
         cls.put("sso.json", json.dumps(cls.settings()))
         made = subprocess.run([BUILD + "/musterd", "init", "--data", cls.data, "--name", "127.0.0.1", "--password-file", cls.dir + "/password"],
                               check=True, capture_output=True, text=True)
         cls.ca = re.search(r"CA SHA-256: (\w+)", made.stdout)[1]
+        cls.start_provider()  # which posts logouts to musterd, and believes its CA
         cls.start_server()
         cls.run_muster("admin", "login", cls.url(), "--ca-sha256", cls.ca, "--user", "admin", "--password-file", cls.dir + "/password")
         cls.run_muster("admin", "org", "create", "lab")
@@ -164,7 +164,7 @@ class Oidc(unittest.TestCase):
     @classmethod
     def start_provider(cls, *tls):
         cls.provider = subprocess.Popen(["node", cls.provider_folder + "/provider.mjs", str(cls.provider_port), *tls], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True, env=dict(os.environ, CLIENT_SECRET=SECRET))
+                                        text=True, env=dict(os.environ, CLIENT_SECRET=SECRET, LOGOUT_URI=cls.url() + "/sso/logout", NODE_EXTRA_CA_CERTS=cls.data + "/ca.pem"))
         while True:
             line = cls.provider.stdout.readline()
             if line == "":
@@ -211,7 +211,7 @@ class Oidc(unittest.TestCase):
         return done.stdout + done.stderr
 
     def tell_provider(self, what, to=""):
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open("%s/test/%s?to=%s" % (self.issuer, what, to), timeout=20).read()
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open("%s/test/%s?to=%s" % (self.issuer, what, urllib.parse.quote(to)), timeout=20).read().decode()
 
     def begin(self, who, *more, pattern=r"^  (https?://\S+)$"):
         """The command, waiting, and what it says that the person must open."""
@@ -321,6 +321,89 @@ class Oidc(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.login("alice", ALICE)
         self.assertNotEqual(self.who("alice")["id"], first["id"])
+
+    def test_7a_role_and_organisation_follow_the_groups(self):
+        self.run_muster("admin", "org", "create", "studio")
+        self.put("sso.json", json.dumps(self.settings(rules=self.settings()["rules"] + [{"claim": "groups", "value": "art", "role": "auditor", "org": "studio"}])))
+        self.start_server()
+        self.login("alice", ALICE)
+        self.login("laptop", ALICE)
+        first = self.who("alice")
+        self.assertEqual((first["role"], first["org"]), ("tenant", "lab"))
+        try:
+            self.tell_provider("groups", ALICE + ":staff,art")
+            self.assertEqual(self.who("alice")["role"], "tenant", "until the next login")
+            said, _ = self.login("alice", ALICE)
+            self.assertRegex(said, r"as alice\S* \(auditor\)")
+            after = self.who("alice")
+            self.assertEqual((after["id"], after["role"], after["org"]), (first["id"], "auditor", "studio"), "the same account, another role")
+            self.run_muster("laptop", "whoami", code=4)
+            self.tell_provider("groups", ALICE + ":staff")
+            self.assertIn("no rule here fits", self.login("nobody", ALICE, code=4)[0])
+            self.run_muster("alice", "whoami", code=4)
+        finally:
+            self.tell_provider("groups", ALICE + ":staff,ml")
+        self.login("alice", ALICE)
+        self.assertEqual((self.who("alice")["id"], self.who("alice")["role"]), (first["id"], "tenant"), "and back, without an operator")
+        self.assertRegex(self.run_muster("admin", "audit", "--object", first["id"]), r"is auditor of studio now")
+        self.put("sso.json", json.dumps(self.settings()))
+        self.start_server()
+
+    def post_logout(self, token, **more):
+        context = ssl.create_default_context(cafile=self.data + "/ca.pem")
+        request = urllib.request.Request(self.url() + "/sso/logout", urllib.parse.urlencode(dict({"logout_token": token}, **more)).encode())
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        try:
+            answer = opener.open(request, timeout=20)
+        except urllib.error.HTTPError as told:
+            answer = told
+        self.assertEqual(answer.headers["Cache-Control"], "no-store")
+        return answer.status, answer.read().decode()
+
+    def test_7b_a_logout_at_the_provider_is_one_here(self):
+        browser = Browser()
+        self.login("alice", ALICE, browser=browser)
+        self.login("laptop", ALICE)
+        self.login("oscar", OSCAR)
+        stream = subprocess.Popen([BUILD + "/muster", "events", "-f"], env=self.environment("alice"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(stream.stderr.close)
+        self.addCleanup(stream.wait)
+        self.addCleanup(lambda: stream.poll() is None and stream.kill())
+        time.sleep(1)
+        self.assertIsNone(stream.poll(), "the stream is open")
+        page = browser.open(self.issuer + "/session/end")
+        began = time.monotonic()
+        browser.open(page.form, dict(page.fields, logout="yes"))
+        stream.wait(5)
+        self.assertLess(time.monotonic() - began, 5, "its stream ends with it")
+        for who in ("alice", "laptop"):
+            self.run_muster(who, "whoami", code=4)
+        self.assertEqual(self.who("oscar")["role"], "operator", "nobody else is logged out")
+
+    def test_7c_only_the_providers_word_logs_out(self):
+        self.login("alice", ALICE)
+        token = lambda **change: self.tell_provider("logout-token", json.dumps(change))  # noqa: E731
+        for change, at in (({"nonce": "n"}, "nonce"), ({"aud": "another"}, "another program"), ({"iss": "https://evil.example"}, "issuer"), ({"jti": None}, "id"),
+                           ({"events": {}}, "logout"), ({"iat": 1}, "clocks"), ({"sub": None, "sid": None}, "neither")):
+            status, said = self.post_logout(token(**change))
+            self.assertEqual(status, 400, said)
+            self.assertIn("invalid_request", said)
+            self.assertIn(at, said)
+        good = token(sub=ALICE)
+        forged = good[:-8] + "AAAAAAAA"
+        self.assertEqual(self.post_logout(forged)[0], 400)
+        self.assertEqual(self.post_logout("no token")[0], 400)
+        self.assertEqual(self.who("alice")["name"].split("-")[0], "alice", "still in")
+        self.assertEqual(self.post_logout(token(sub=BOB, sid=None))[0], 200, "nobody here, and nobody is told so")
+        self.assertEqual(self.who("alice")["name"].split("-")[0], "alice")
+        # By the session alone, as it was at the last login; and once only.
+        only = token(sid="SESSION")
+        self.assertEqual(self.post_logout(only), (200, ""))
+        self.run_muster("alice", "whoami", code=4)
+        self.login("alice", ALICE)
+        status, said = self.post_logout(only)
+        self.assertEqual(status, 400, "the same word again: " + said)
+        self.assertEqual(self.who("alice")["name"].split("-")[0], "alice")
 
     def test_8_answers_count_once_and_for_their_own_login(self):
         context = ssl.create_default_context(cafile=self.data + "/ca.pem")

@@ -55,6 +55,7 @@ class Runbooks(unittest.TestCase):
         cls.world = world = demo.World(BUILD, name="runbooks", say=lambda text: None)
         try:
             world.start_server()
+            cls.relay_folder = world.data + "/relay"  # its own, whatever becomes of musterd's folder
             world.add_machine("attic", "home")
             world.add_machine("cellar", "lan:attic")
             cls.online("attic", "cellar")
@@ -104,7 +105,7 @@ class Runbooks(unittest.TestCase):
         for word, value in words.items():
             self.assertRegex(text, r"\b%s\b" % word, "the block has other words")
             text = re.sub(r"\b%s\b" % word, value, text)
-        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER|ROOT|OLDROOT|OLD|REQUEST|CERT|OLDKEY|NEWKEY)\b", text)
+        left = re.findall(r"\b(?:DIR|FILE|OTHER|NODE|USER|NAME|TOKEN|SEQ|CLUSTER|ROOT|OLDROOT|OLD|REQUEST|CERT|OLDKEY|NEWKEY|KIND)\b", text)
         self.assertEqual(left, [], "nobody said what these are: " + text)
         path = self.world.dir + "/script"
         with open(path, "w") as f:
@@ -239,6 +240,62 @@ class Runbooks(unittest.TestCase):
         self.world.start_musterd()
         self.serving()
         self.online("attic")
+
+    # ---- signing keys, under the same machines
+    def keys(self):
+        """{kind: [(id, what is said of it), ...]} as musterd keys list shows them, and all that it says."""
+        said = subprocess.run([self.world.binary("musterd"), "keys", "list", "--data", self.world.data], capture_output=True, text=True, check=True).stdout
+        found = collections.defaultdict(list)
+        for kind, each, note in re.findall(r"^(roster|order|relay-token) +([0-9a-f]{16})  (.*)$", said, re.M):
+            found[kind].append((each, note))
+        return found, said
+
+    def keys_learnt(self):
+        self.world.wait("machines", "all know the newest signing keys", 30, lambda: "All machines know" in self.keys()[1])
+
+    def test_08a_another_signing_key(self):
+        key, world = "Another signing key", self.world
+        self.keys_learnt()
+        before, since = self.keys()[0], world.nodes()["attic"].get("stateSince")
+        said = self.do(key, 0, DIR=world.data)
+        after = self.keys()[0]
+        for kind, told in after.items():
+            self.assertEqual(len(told), 2, kind)
+            self.assertEqual(told[0][0], before[kind][0][0])
+            self.assertIn(told[1][0], said)
+        self.assertRegex(after["order"][0][1], "believed until")
+        self.assertRegex(after["order"][1][1], "signs,")
+        self.assertRegex(after["relay-token"][1][1], "signs from .*believed already")
+        self.keys_learnt()
+        with open(world.dir + "/attic/agent/signing-keys.pem") as f:
+            self.assertEqual(len(re.findall("^Key: order ", f.read(), re.M)), 2)
+        self.assertEqual(world.nodes()["attic"].get("stateSince"), since, "the machine's link was cut")
+        # The work of a machine goes on by the new key: it takes the order to be idle, and to work again.
+        node = world.nodes()["attic"]["id"]
+        world.cli("nodes", "drain", node, who="admin")
+        world.cli("nodes", "undrain", node, who="admin")
+        self.online("attic")
+        self.assertRegex(world.cli("audit", "--verb", "rotate", who="admin").stdout, "the order key %s signs from" % after["order"][1][0])
+
+    def test_08a_given_up_signing_keys(self):
+        key, world = "A leaked key", self.world
+        at = next(i for i, text in enumerate(self.blocks[key]) if "--compromised" in text)
+        self.do(key, at, DIR=world.data, KIND="all")
+        given_up = self.keys()[0]
+        for kind, told in given_up.items():
+            self.assertEqual(len(told), 1, "%s: %s" % (kind, told))
+        self.keys_learnt()
+        self.world.wait("relay", "the newest keys of tokens beside the relay's own", 20, self.relay_knows)
+        # A backup of before a change brings back keys that nobody believes: others are made, and learnt.
+        self.do("Back up and restore", 2, DIR=world.data)
+        os.kill(world.musterd.popen.pid, signal.SIGHUP)
+        self.keys_learnt()
+        self.assertNotEqual(self.keys()[0]["order"][0][0], given_up["order"][0][0])
+        self.online("attic")
+
+    def relay_knows(self):
+        with open(self.world.data + "/keys/signing-keys.pem") as f, open(self.relay_folder + "/signing-keys.pem") as g:
+            return f.read() == g.read()
 
     # ---- CAs and roots, under two machines that stay
     def cas(self):
