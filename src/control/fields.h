@@ -61,6 +61,7 @@ void fields(A& a, Device& x) {
 template <class A>
 void fields(A& a, Resources& x) {
   a(x.cpu_milli, x.memory_bytes, x.gpus, x.disk_bytes, x.object_store_bytes, x.custom_milli);
+  a.since(7, x.traffic.up_kbps, x.traffic.down_kbps, x.traffic.volume_bytes);
 }
 template <class A>
 void fields(A& a, NodeFacts& x) {

@@ -206,6 +206,7 @@ void Pool::set_machine(std::uint32_t node) {
   m.free = free_amounts(info.view.free);
   most_ = {std::max(most_.cpu, m.free.cpu), std::max(most_.memory, m.free.memory), std::max(most_.disk, m.free.disk)};
   m.free_devices = 0;
+  set_flow(node, needed_flow(info.view.traffic));
   const std::size_t devices = std::min<std::size_t>(info.view.devices.size(), 64);
   for (std::size_t i = 0; i < devices; ++i)
     for (const std::string& uuid : info.view.free_devices)
@@ -263,6 +264,7 @@ std::uint32_t Pool::set(const NodeView& view) {
   if (images) drop_images(node);
   if (fresh || info.view.supplier != view.supplier) groups_.insert(by_supplier_[view.supplier], node);
   set_site(node, info.view.site, view.site);
+  set_uplink(node, view);
   info.view = view;
   info.live = true;
   some_ask_ = some_ask_ || view.offer != Offer{};
@@ -323,6 +325,7 @@ void Pool::forget(NodeId id) {
   const std::uint32_t node = index_of(id);
   if (node == kNone) return;
   unlink(node);
+  leave_uplink(node);
   Info& info = infos_[node];
   drop_images(node);
   groups_.erase(by_supplier_[info.view.supplier], node);
@@ -393,15 +396,21 @@ void Pool::restore(std::uint32_t node) {
 
 Pool::Seen Pool::seen_now(std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
-  return {m.free,  m.free_devices,    m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
-          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version,
-          m.held};
+  return {m.free,
+          m.free_devices,
+          m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
+          m.whole,
+          m.keeper != kNone,
+          infos_[node].view.offer.price_version,
+          m.held,
+          infos_[node].own.minus(m.flow)};
 }
 
 bool Pool::better(const Seen& now, const Seen& then) {
   return now.cls != 0 &&
          (then.cls != now.cls || !now.free.within(then.free) || (now.free_devices & ~then.free_devices) != 0 ||
-          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held);
+          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held ||
+          !now.flow.within(then.flow));
 }
 
 bool Pool::take_improved(std::vector<std::uint32_t>& out) {
@@ -414,10 +423,12 @@ bool Pool::take_improved(std::vector<std::uint32_t>& out) {
     info.seen = now;
   }
   touched_.clear();
+  if (!touched_uplinks_.empty()) add_improved_uplinks(out);
   return out.size() <= kImprovedMax;
 }
 
 void Pool::settle() {
+  if (!touched_uplinks_.empty()) settle_uplinks();
   std::erase_if(touched_, [&](std::uint32_t node) {
     Info& info = infos_[node];
     Seen& then = info.seen;
@@ -429,6 +440,8 @@ void Pool::settle() {
     then.free_devices &= now.free_devices;
     then.whole = then.whole && now.whole, then.kept = then.kept || now.kept;
     then.held = std::min(then.held, now.held);
+    then.flow = {std::min(then.flow.up, now.flow.up), std::min(then.flow.down, now.flow.down),
+                 std::min(then.flow.volume, now.flow.volume)};
     info.touched = open;
     return !open;
   });
@@ -513,6 +526,8 @@ Need Pool::compile(const Request& request, const Bundle& bundle) {
   const NodeRequest& r = bundle.request;
   Need need;
   need.amounts = needed_amounts(r.resources);
+  need.flow = needed_flow(r.resources.traffic);
+  some_flow_ = some_flow_ || need.flow.any();
   need.constraint = matcher_.acquire_constraint(request, r);
   need.task = task_of(r);
   const std::int32_t share = share_of(r);
@@ -656,6 +671,7 @@ bool Pool::hosts_if_judged(const Query& query, std::uint32_t node, const Machine
                                 : std::binary_search(query.excluded->begin(), query.excluded->end(), node))
     return false;
   if (!need.amounts.within(m.free) || kept_from(query, m) || !affordable(query, node)) return false;
+  if (need.flow.any() && !query.any_flow && !flow_within(query, node, m)) return false;
   const auto free = static_cast<std::int32_t>(std::popcount(m.free_devices));
   if (need.load.whole_machine) {
     const Info& info = infos_[node];
@@ -729,7 +745,7 @@ bool Pool::could_host(const Query& query, std::uint32_t node) const {
   const Need& need = *query.need;
   return info.live && info.view.schedulable && need.amounts.within(info.capacity) &&
          is_there(query, node, matcher_.judged(need.constraint, info.cls)) && long_enough(query, node) &&
-         affordable(query, node);
+         affordable(query, node) && flow_ever(need.flow, node);
 }
 
 bool Pool::could_serve(const Query& query, std::uint32_t node) const {
@@ -744,6 +760,7 @@ Refusal Pool::refusal(const Query& query, std::uint32_t node) const {
   if (!matcher_.takes_tenant(constraint, cls)) return Refusal::Tenants;
   if (!matcher_.takes_image(constraint, cls)) return Refusal::Images;
   if (!long_enough(query, node)) return Refusal::Length;
+  if (!flow_ever(query.need->flow, node)) return Refusal::Link;
   return affordable(query, node) ? Refusal::None : Refusal::Price;
 }
 
@@ -920,8 +937,8 @@ Found Pool::best(const Query& query) {
 Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
   const Need& need = *query.need;
-  if (need.load.whole_machine) return {node, m.free, m.free_devices, 0, -1, -1, 0, m.whole};
-  Taken taken{node, need.amounts, 0, need.load.share, -1, -1, query.tenant, m.whole};
+  if (need.load.whole_machine) return {node, m.free, m.free_devices, 0, -1, -1, 0, m.whole, need.flow};
+  Taken taken{node, need.amounts, 0, need.load.share, -1, -1, query.tenant, m.whole, need.flow};
   if (need.load.share > 0) {
     taken.device = share_device(query, node).first;
     const Sharable& s = moving_.sharables[m.sharable];
@@ -938,11 +955,6 @@ Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
     --left;
   }
   return taken;
-}
-
-void Pool::keep(std::uint32_t node, std::uint32_t keeper) {
-  moving_.machines[node].keeper = keeper;
-  touch(node);
 }
 
 void Pool::change_share(Machine& m, const Taken& t, bool taken) {
@@ -969,6 +981,7 @@ void Pool::take(const Taken& t) {
   m.free.disk -= std::min(m.free.disk, t.amounts.disk);
   m.free_devices &= ~t.devices;
   m.whole = false;
+  if (t.flow.any()) set_flow(t.node, m.flow.plus(t.flow));
   if (t.share > 0) change_share(m, t, true);
   link(t.node);
   touch(t.node);
@@ -981,6 +994,7 @@ void Pool::give_back(const Taken& t) {
   most_ = {std::max(most_.cpu, m.free.cpu), std::max(most_.memory, m.free.memory), std::max(most_.disk, m.free.disk)};
   m.free_devices |= t.devices;
   m.whole = t.whole;
+  if (t.flow.any()) set_flow(t.node, m.flow.minus(t.flow));
   if (t.share > 0) change_share(m, t, false);
   link(t.node);
   touch(t.node);
