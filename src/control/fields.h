@@ -67,6 +67,7 @@ template <class A>
 void fields(A& a, NodeFacts& x) {
   a(x.hostname, x.arch, x.os, x.kernel, x.agent_version, x.boot_id, x.region, x.capacity, x.devices, x.runtimes,
     x.images, x.lan, x.egress_allowed, x.labels);
+  a.since(7, x.image_bytes);
 }
 template <class A>
 void fields(A& a, WeekHours& x) {

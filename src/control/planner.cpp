@@ -39,7 +39,8 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
   view.free = free_resources(state, node), view.free_devices = free_devices(state, node),
   view.devices = node.facts.devices, view.capacity = node.facts.capacity;
-  view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
+  view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.image_bytes = node.facts.image_bytes,
+  view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
   // A pool is a right of the organisation whose join token it stands on, never the agent's claim.

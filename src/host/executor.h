@@ -15,6 +15,7 @@
 #include "host/blob_cache.h"
 #include "host/helper_link.h"
 #include "host/layout.h"
+#include "host/ordered_images.h"
 #include "host/overlay_port.h"
 #include "host/privd_client.h"
 
@@ -34,6 +35,7 @@ class Executor {
   void adopt(std::function<void(agent::Found)> done);
   void start(agent::OpId id, const agent::Op& op);
   void cancel(agent::OpId id);
+  const OrderedImages& ordered_images() const { return ordered_; }
   void set_roster_key(Bytes key) { roster_key_ = std::move(key); }
 
  private:
@@ -134,6 +136,7 @@ class Executor {
     Poller* poller = nullptr;  // under mutex
   };
   std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  OrderedImages ordered_{layout_.ordered_images()};
   std::set<std::string> signed_;  // "digest keys" that were found good, bounded
 };
 

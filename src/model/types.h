@@ -132,10 +132,13 @@ struct NodeFacts {
   Resources capacity;  // after the owner's reserve
   std::vector<Device> devices;
   std::vector<RuntimeKind> runtimes;  // what it can run
-  std::vector<std::string> images;    // digests cached
-  std::vector<std::string> lan;       // private "ip:port" UDP endpoints of netd, for the direct path
-  bool egress_allowed = false;        // the owner consents to filtered egress
+  // What was pulled or used for assignments and is still there: names as they were ordered, and digests. Nothing of
+  // the owner's own. Bytes of those names, where the engine says so.
+  std::vector<std::string> images;
+  std::vector<std::string> lan;  // private "ip:port" UDP endpoints of netd, for the direct path
+  bool egress_allowed = false;   // the owner consents to filtered egress
   std::map<std::string, std::string> labels;
+  std::map<std::string, std::int64_t> image_bytes = {};
   bool operator==(const NodeFacts&) const = default;
 };
 // What the owner asks for a machine, and from whom it takes work (model/offer.h). Money is in millionths of a currency

@@ -261,6 +261,11 @@ Status validate(const NodeFacts& facts, const std::string& field) {
       return wrong(field + ".runtimes", "holds an unknown runtime");
   if (facts.images.size() > 64) return wrong(field + ".images", "lists more than 64 images");
   for (const std::string& image : facts.images) TRY_VOID(text(image, 512, field + ".images"));
+  if (facts.image_bytes.size() > 64) return wrong(field + ".image_bytes", "lists more than 64 images");
+  for (const auto& [image, bytes] : facts.image_bytes) {
+    TRY_VOID(text(image, 512, field + ".image_bytes"));
+    TRY_VOID(in_range(bytes, 0, kBytesMax, field + ".image_bytes"));
+  }
   if (facts.lan.size() > 8) return wrong(field + ".lan", "lists more than 8 endpoints");
   for (const std::string& endpoint : facts.lan) TRY_VOID(text(endpoint, 64, field + ".lan"));
   return validate_labels(facts.labels, field + ".labels");

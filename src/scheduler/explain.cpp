@@ -376,6 +376,8 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
     if (pool.holds_back()) query.failover = 0;  // what will be kept back is another set then
     std::vector<std::pair<WallTime, std::uint32_t>> from;
     std::vector<WallTime> times;
+    const std::int64_t bytes = pool.image_bytes(query);
+    std::int64_t fetch = 0;
     for (std::uint32_t node = 0; node < pool.limit(); ++node) {
       if (!pool.live(node)) continue;
       const std::uint32_t keeper = pool.machine(node).keeper;
@@ -387,8 +389,17 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
     query.asker = item, query.failover = need.failover;
     const auto held = pool.kept_back(query, from);
     for (const auto& [at, node] : from)
-      if (!std::binary_search(held.begin(), held.end(), node)) times.push_back(at);
+      if (!std::binary_search(held.begin(), held.end(), node)) {
+        times.push_back(at + Millis(pool.fetch_ms(query, bytes, node)));
+        fetch = std::max(fetch, pool.fetch_ms(query, bytes, node));
+      }
     std::sort(times.begin(), times.end());
+    if (fetch >= 60'000 && !outlook.reason.params.contains("image_minutes")) {
+      const std::string minutes = std::to_string((fetch + 59'999) / 60'000);
+      outlook.reason.params["image_minutes"] = minutes;
+      outlook.reason.text += "; its image is not on all of the machines that would do and takes up to " + minutes +
+                             (minutes == "1" ? " minute" : " minutes") + " to get there";
+    }
     outlook.coming.emplace_back(need.count, std::move(times));
   }
   return outlook;
@@ -417,7 +428,12 @@ QueueView Scheduler::Impl::view_of(std::uint32_t item, std::uint32_t position, s
   // What was learned since the last plan counts too.
   const bool stale = shadows_stale || std::find(shadows_due.begin(), shadows_due.end(), item) != shadows_due.end();
   if (const std::int64_t shadow = stale ? book(item, now).shadow : shadows[item]; shadow > 0) {
-    view.known = true, view.expected_start = std::max(now, WallTime{shadow});
+    const Query query = query_for(classes[items[item].cls].needs.front(), item, now.ms);
+    const std::int64_t bytes = pool.image_bytes(query);
+    std::int64_t fetch = 0;
+    for (const std::uint32_t node : latches.at(item))
+      if (pool.live(node)) fetch = std::max(fetch, pool.fetch_ms(query, bytes, node));
+    view.known = true, view.expected_start = std::max(now, WallTime{shadow}) + Millis(fetch);
     const std::size_t reserved = latches.at(item).size();
     view.reason.params["reserved"] = std::to_string(reserved);
     view.reason.text += fmt::format("; {} machine{} reserved for it", reserved, reserved == 1 ? " is" : "s are");

@@ -362,6 +362,37 @@ TEST(Uplinks, MixedGangsAreNeverOverdrawn) {
   EXPECT_GT(started, 400U);
 }
 
+// Where its size and the machine's way in are known, the image's way there is part of the start.
+TEST(Images, TheTimeToFetchOneIsCountedIntoTheStart) {
+  Site w;
+  w.set(at_site(1, "attic", 100, 80));
+  NodeView holder = at_site(2, "cellar", 100, 80);
+  holder.images = {"ray", "sha256:1"}, holder.image_bytes = {{"ray", 3'000'000'000}};
+  w.set(holder);
+  Request small = asks(1, {}, 1, 8);
+  w.ask(small);
+  const auto first = w.s.plan({}, w.now);
+  ASSERT_EQ(first.size(), 1U);
+  EXPECT_EQ(first[0].places.at(0).node, NodeId{2}) << "the one that has it";
+  w.commit(first[0]);
+  w.ask(asks(2, {}, 1, 8));
+  const QueueView view = w.s.queue_of(ClusterId{2}, w.now);
+  ASSERT_TRUE(view.known);
+  EXPECT_EQ(view.expected_start, w.now + 300s) << "3 GB by 80 Mbit/s";
+  EXPECT_EQ(view.reason.params.at("image_minutes"), "5") << view.reason.text;
+  NodeView slower = w.nodes.at(NodeId{1});
+  slower.link.own_down_kbps = 40'000;
+  w.set(slower);
+  EXPECT_EQ(w.s.queue_of(ClusterId{2}, w.now).expected_start, w.now + 600s) << "its owner lets 40 in";
+  slower.link.own_down_kbps = slower.link.down_kbps = 0;
+  w.set(slower);
+  EXPECT_EQ(w.s.queue_of(ClusterId{2}, w.now).expected_start, w.now) << "nothing is said of its way in";
+  Request other = asks(3, {}, 1, 8);
+  other.image = "another";
+  w.ask(other);
+  EXPECT_FALSE(w.s.queue_of(ClusterId{3}, w.now).reason.params.contains("image_minutes")) << "nobody knows its size";
+}
+
 TEST(Uplinks, TakeHostileNumbers) {
   Site w;
   NodeView n = at_site(1, "attic", 100);

@@ -10,6 +10,7 @@ namespace {
 constexpr std::uint32_t kNumberBits = 24;  // of a machine's number inside its order
 constexpr std::size_t kHoldersMax = 512;   // of an image that are looked at one by one; more make it hot
 constexpr std::size_t kImprovedMax = 512;
+constexpr std::int64_t kFetchMaxMs = 86'400'000;
 constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
 
 std::uint32_t down(std::int64_t value, unsigned shift) {
@@ -663,6 +664,30 @@ bool Pool::affordable(const Query& query, std::uint32_t node) const {
 bool Pool::is_cold(const Query& query, const Info& info) const {
   return query.need->image != 0 &&
          std::find(info.images.begin(), info.images.end(), query.need->image) == info.images.end();
+}
+
+std::int64_t Pool::image_bytes(const Query& query) const {
+  std::int64_t most = 0;
+  const std::uint32_t image = query.need->image;
+  const auto holders = image == 0 ? holders_.end() : holders_.find(image);
+  if (holders == holders_.end()) return 0;
+  std::size_t looked = 0;
+  const std::string& name = matcher_.symbols[image];
+  holder_orders_.each(holders->second, [&](std::uint64_t o) {
+    const auto& sizes = infos_[static_cast<std::uint32_t>(o & ((1U << kNumberBits) - 1))].view.image_bytes;
+    if (const auto it = sizes.find(name); it != sizes.end()) most = std::max(most, it->second);
+    return ++looked < kHoldersMax;
+  });
+  return most;
+}
+
+std::int64_t Pool::fetch_ms(const Query& query, std::int64_t bytes, std::uint32_t node) const {
+  if (bytes <= 0 || !is_cold(query, infos_[node])) return 0;
+  const Link& link = infos_[node].view.link;
+  std::int64_t kbps = link.down_kbps;
+  if (link.own_down_kbps > 0 && (kbps <= 0 || link.own_down_kbps < kbps)) kbps = link.own_down_kbps;
+  if (kbps <= 0) return 0;
+  return std::min<std::int64_t>(std::min(bytes, std::int64_t{1} << 50) / kbps * 8, kFetchMaxMs);
 }
 
 bool Pool::hosts_if_judged(const Query& query, std::uint32_t node, const Machine& m, Verdict verdict) const {

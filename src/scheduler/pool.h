@@ -206,6 +206,11 @@ class Pool {
   // kNone: for nobody any more. `flows`: the keeper has stated traffic, so it is the site's uplink too.
   void keep(std::uint32_t node, std::uint32_t keeper, bool flows = false);
 
+  // How long its image takes to this machine, by what any holder says of its size and what is said of the machine's
+  // way in: 0 where it is there already, or one of the two is not known.
+  std::int64_t image_bytes(const Query& query) const;
+  std::int64_t fetch_ms(const Query& query, std::int64_t bytes, std::uint32_t node) const;
+
   // ---- ways out of sites (flow.cpp)
   // What is in the way of its traffic and of nothing else.
   FlowLack flow_lack(const Query& query, std::uint32_t node) const;

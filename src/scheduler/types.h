@@ -66,9 +66,10 @@ struct NodeView {  // a machine and what is free on it now
   std::vector<RuntimeKind> runtimes;
   std::map<std::string, std::string> labels;
   std::vector<std::string> taints;
-  std::vector<std::string> images, datasets; /* held here */
-  std::string site, isp, jurisdiction;       /* failure domains and law; region is a label */
-  std::uint32_t driver = 0, cuda = 0;        /* major * 1000 + minor */
+  std::vector<std::string> images, datasets;       /* held here */
+  std::map<std::string, std::int64_t> image_bytes; /* of those, where it is known */
+  std::string site, isp, jurisdiction;             /* failure domains and law; region is a label */
+  std::uint32_t driver = 0, cuda = 0;              /* major * 1000 + minor */
   Link link;
   Reliability reliability;
   Offer offer;
