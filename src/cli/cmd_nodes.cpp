@@ -99,6 +99,7 @@ Result<int> show_node(Shell& shell, const std::string& id) {
                          n["regionClaimed"].truth() ? " (the machine says so)" : "");
     for (const auto& [name, value] : n["claimedLabels"].members())
       out += fmt::format("  claims {}={}\n", clean(name), clean(value.text()));
+    for (const auto& image : n["images"].items()) out += "  image " + clean(image.text()) + "\n";
     out += offer_text(n);
     if (!n["notHired"].text().empty()) out += "  not hired: " + clean(n["notHired"].text()) + "\n";
     if (n["leases"].items().empty()) return out;

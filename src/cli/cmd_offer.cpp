@@ -95,6 +95,7 @@ std::string_view meaning(std::string_view code) {
   if (code == "tenants") return "are of organisations that its offer does not name";
   if (code == "images") return "bring an image that its offer does not name";
   if (code == "length") return "may last longer than its hours or its longest lease, or have no end";
+  if (code == "link") return "state more traffic than its way out carries";
   if (code == "hours") return "fit, but it is outside its hours now";
   return "are refused by its offer";
 }

@@ -9,6 +9,7 @@
 #include "control/quota.h"
 #include "control/terms.h"
 #include "model/image_name.h"
+#include "model/node_labels.h"
 #include "model/offer.h"
 
 namespace muster::control {
@@ -18,6 +19,18 @@ template <class Map, class Key>
 auto* find_in(Map& map, const Key& key) {
   const auto it = map.find(key);
   return it == map.end() ? nullptr : &it->second;
+}
+
+void stands_at(State& s, const Node& node, bool there) {  // the index of sites
+  std::string site = label_of(node, "site").value_or("");
+  if (site.empty()) return;
+  const std::pair key(node.supplier, std::move(site));
+  if (there)
+    s.nodes_by_site[key].insert(node.id);
+  else if (const auto at = s.nodes_by_site.find(key); at != s.nodes_by_site.end()) {
+    at->second.erase(node.id);
+    if (at->second.empty()) s.nodes_by_site.erase(at);
+  }
 }
 
 void raise(std::uint64_t& counter, std::uint64_t id) {
@@ -103,6 +116,7 @@ struct Apply {
     raise(s.last.node, e.node.id.value);
     s.node_by_key[e.node.device_key] = e.node.id;
     s.nodes[e.node.id] = e.node;
+    stands_at(s, e.node, true);
     if (JoinToken* token = find_in(s.join_tokens, e.token)) token->used_by = e.node.id;
   }
   void operator()(const NodeFactsChanged& e) {
@@ -110,7 +124,9 @@ struct Apply {
     if (node == nullptr) return;
     const bool reachable_elsewhere = node->facts.lan != e.facts.lan;
     const bool labelled = node->facts.region != e.facts.region || node->facts.labels != e.facts.labels;
+    if (labelled) stands_at(s, *node, false);
     node->facts = e.facts;
+    if (labelled) stands_at(s, *node, true);
     if (labelled && !reachable_elsewhere) touch(s, e.node);
     if (!reachable_elsewhere) return;
     std::set<ClusterId> clusters;

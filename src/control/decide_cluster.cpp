@@ -146,7 +146,13 @@ Result<Cluster> new_cluster(const Asking& a, const Project& project, ClusterSpec
 
 void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decision) {
   const bool newer = spec.policy != Policy::Balanced || spec.min_trust != TrustTier::Community;
-  const std::uint32_t needed = !spec.currency.empty() || spec.may_end_early ? kOfferFormat : newer ? kShareFormat : 1;
+  const bool traffic = spec.head.resources.traffic.any() ||
+                       std::any_of(spec.groups.begin(), spec.groups.end(),
+                                   [](const WorkerGroup& g) { return g.request.resources.traffic.any(); });
+  const std::uint32_t needed = traffic                                        ? kTrafficFormat
+                               : !spec.currency.empty() || spec.may_end_early ? kOfferFormat
+                               : newer                                        ? kShareFormat
+                                                                              : 1;
   if (a.base.format_version < needed) decision.events.insert(decision.events.begin(), FormatRaised{needed});
 }
 

@@ -142,7 +142,9 @@ Decided decide(const Asking& a, const EnrollNode& c) {
   Node node;
   node.id = NodeId{a.base.last.node + 1};
   node.supplier = token->supplier, node.name = c.name, node.device_key = c.device_key, node.state = NodeState::Admitted;
-  node.facts = c.facts, node.labels = token->labels, node.enrolled_at = a.wall, node.state_since = a.wall;
+  node.facts = c.facts;
+  if (a.base.format_version < kTrafficFormat) node.facts.image_bytes.clear();
+  node.labels = token->labels, node.enrolled_at = a.wall, node.state_since = a.wall;
   const std::string id = node.id.str();
   return one(NodeEnrolled{std::move(node), token->id}, id);
 }
@@ -225,6 +227,7 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   d.pull(c.node);
   NodeFacts facts = c.facts ? *c.facts : node->facts;
   if (!c.boot_id.empty()) facts.boot_id = c.boot_id;
+  if (a.base.format_version < kTrafficFormat) facts.image_bytes.clear();  // an older journal does without
   const bool rebooted = facts.boot_id != node->facts.boot_id && !MUSTER_MUTANT(mutants::kKeepLeasesOverReboot);
   if (facts != node->facts) {
     TRY_VOID(validate(facts));

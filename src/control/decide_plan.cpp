@@ -8,6 +8,7 @@
 #include "control/mutants.h"
 #include "control/reclaim.h"
 #include "control/terms.h"
+#include "control/traffic.h"
 
 namespace muster::control {
 namespace {
@@ -70,7 +71,7 @@ bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, co
 }
 
 // What the lease would hold, or nothing when the node cannot give it now.
-std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place& place) {
+std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place& place, TrafficLeft traffic = {}) {
   const NodeRequest* request = request_of(cluster, place);
   if (request == nullptr || !d.pull(place.node)) return {};
   const Node& node = d.state.nodes.at(place.node);
@@ -82,11 +83,13 @@ std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place&
     need = free;
     need.gpus = static_cast<std::int64_t>(node.facts.devices.size());
     need.custom_milli = request->resources.custom_milli;
+    need.traffic = request->resources.traffic;
     if (!fits(request->resources, need)) return {};
   }
   if (!fits(need, free) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice)) return {};
   if (!devices_ok(d, *request, node, place, need.gpus)) return {};
   if (!terms_for(d.base, cluster, node, need.gpus, d.wall)) return {};
+  if (!traffic.take(d, place.node, need.traffic)) return {};
   return need;
 }
 
@@ -166,9 +169,10 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& 
   const auto nodes = [&](NodeId node) { return d.node(node); };
   if (!whole_gang(cluster, group, missing_of(d.state, cluster, nodes))) return;
   std::vector<std::pair<const Place*, Resources>> places;
+  TrafficLeft traffic;
   for (const Place& place : group.places) {
-    auto resources = can_host(d, cluster, place);
-    if (!resources) return;
+    auto resources = can_host(d, cluster, place, traffic);
+    if (!resources || !traffic.take(d, place.node, resources->traffic)) return;
     if (place.role == SlotRole::Head)
       places.insert(places.begin(), {&place, std::move(*resources)});
     else

@@ -80,6 +80,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.cluster_name = cluster->spec.name, a.runtime = cluster->spec.runtime;
   // What the first member found behind the name runs everywhere, also when the name has moved on since.
   a.image = image_pinned(cluster->probe.digest) ? cluster->probe.digest : cluster->spec.image;
+  a.image_asked = cluster->spec.image;
   a.roster_epoch = cluster->roster_epoch;
   a.files = cluster->spec.files, a.egress = cluster->spec.egress, a.shm_bytes = cluster->spec.shm_bytes,
   a.nofile = cluster->spec.nofile;
@@ -90,7 +91,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   if (lease.want != LeaseWant::Stop) {
     a.roster = roster_of(state, *cluster);
     a.image_policies = image_policies(state, cluster->project);
-    if (!a.image_policies.empty()) a.must_understand.push_back("image_policy"), a.image_asked = cluster->spec.image;
+    if (!a.image_policies.empty()) a.must_understand.push_back("image_policy");
     if (slot->role == SlotRole::Head) a.jobs = orders_of(state, cluster->id);
   }
   if (a.egress) a.must_understand.push_back("egress");

@@ -65,11 +65,13 @@ void fields(A& a, Device& x) {
 template <class A>
 void fields(A& a, Resources& x) {
   a(x.cpu_milli, x.memory_bytes, x.gpus, x.disk_bytes, x.object_store_bytes, x.custom_milli);
+  a.since(7, x.traffic.up_kbps, x.traffic.down_kbps, x.traffic.volume_bytes);
 }
 template <class A>
 void fields(A& a, NodeFacts& x) {
   a(x.hostname, x.arch, x.os, x.kernel, x.agent_version, x.boot_id, x.region, x.capacity, x.devices, x.runtimes,
     x.images, x.lan, x.egress_allowed, x.labels);
+  a.since(7, x.image_bytes);
 }
 template <class A>
 void fields(A& a, WeekHours& x) {

@@ -140,6 +140,39 @@ TEST(Images, WhatIsFoundBehindANameIsHeldToThePolicy) {
   EXPECT_EQ(outcome({}, "ray@" + kGood, "ray@" + kGood), "goes on");
 }
 
+// Of two equal machines the one that has it is chosen, by the name as it was ordered.
+TEST(Images, WorkGoesWhereItsImageIs) {
+  for (const int has_it : {0, 1}) {
+    World w;
+    const std::vector<NodeId> nodes{w.enrol("a"), w.enrol("b")};
+    const NodeId there = nodes.at(static_cast<std::size_t>(has_it));
+    NodeFacts facts = w.state.nodes.at(there).facts;
+    facts.images = {"ray:2", "sha256:" + std::string(64, 'a')}, facts.image_bytes["ray:2"] = std::int64_t{4} << 30;
+    w.must(NodeOnline{there, facts});
+    ClusterSpec spec = World::spec(0, 1);
+    spec.image = "ray:2";
+    const ClusterId id = w.up(spec);
+    EXPECT_EQ(w.lease_of(w.slots(id, SlotRole::Head).at(0)).node, there);
+    const auto orders = desired_for(w.state, there);
+    ASSERT_EQ(orders.size(), 1U);
+    EXPECT_EQ(orders[0].image_asked, "ray:2")
+        << "so that the machine can say which name it has, whatever it is pinned to";
+    EXPECT_TRUE(decode_state(encode_state(w.state, kFormatVersion)).value() == w.state);
+  }
+}
+
+TEST(Images, OlderFormatsCannotHoldTheirSizes) {
+  World w;
+  w.state.format_version = 6;
+  const NodeId node = w.enrol("a");
+  NodeFacts facts = w.state.nodes.at(node).facts;
+  facts.images = {"ray:2"}, facts.image_bytes["ray:2"] = 7;
+  w.must(NodeOnline{node, facts});
+  EXPECT_EQ(w.state.nodes.at(node).facts.images, facts.images);
+  EXPECT_TRUE(w.state.nodes.at(node).facts.image_bytes.empty());
+  EXPECT_EQ(w.state.format_version, 6U);
+}
+
 TEST(Images, OlderFormatsCannotHoldAPolicy) {
   ImageWorld w;
   w.state.format_version = 4;

@@ -8,6 +8,7 @@
 #include "control/life.h"
 #include "control/mutants.h"
 #include "control/terms.h"
+#include "control/traffic.h"
 #include "model/node_labels.h"
 #include "model/offer.h"
 
@@ -33,33 +34,24 @@ scheduler::Offer offer_of(const State& state, const Node& node) {
   return out;
 }
 
-// What is said of a machine's links, by its organisation or its owner: whole numbers of Mbit/s; all else says nothing.
-std::int64_t kbps_of(const std::map<std::string, std::string>& labels, const std::string& name) {
-  const auto label = labels.find(name);
-  if (label == labels.end() || label->second.empty() || label->second.size() > 7) return 0;
-  std::int64_t mbps = 0;
-  for (const char digit : label->second) {
-    if (digit < '0' || digit > '9') return 0;
-    mbps = mbps * 10 + (digit - '0');
-  }
-  return mbps * 1'000;
-}
-
 scheduler::NodeView view_of(const State& state, const Node& node) {
   scheduler::NodeView view;
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
   view.free = free_resources(state, node), view.free_devices = free_devices(state, node),
   view.devices = node.facts.devices, view.capacity = node.facts.capacity;
-  view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.egress = node.facts.egress_allowed;
+  view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.image_bytes = node.facts.image_bytes,
+  view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
   // A pool is a right of the organisation whose join token it stands on, never the agent's claim.
   view.labels.erase("pool");
   if (std::string pool = pool_of(node); !pool.empty()) view.labels["pool"] = std::move(pool);
   view.labels["region"] = region_of(node);
-  if (const auto site = view.labels.find("site"); site != view.labels.end()) view.site = site->second;
-  view.link.up_kbps = kbps_of(view.labels, "uplink-mbps"), view.link.down_kbps = kbps_of(view.labels, "downlink-mbps");
-  view.link.lan_kbps = kbps_of(view.labels, "lan-mbps");
+  view.site = site_of(node), view.traffic = stated_traffic(state, node.id);
+  const LinkSaid link = link_of(node);
+  view.link.up_kbps = link.up_kbps, view.link.down_kbps = link.down_kbps, view.link.lan_kbps = link.lan_kbps;
+  view.link.own_up_kbps = link.own_up_kbps, view.link.own_down_kbps = link.own_down_kbps;
+  view.link.quota_bytes = link.volume_left;
   view.schedulable = schedulable(node), view.version = node.revision, view.backoff_until = node.backoff_until;
   view.whole = state.live_leases(node.id).empty();
   view.offer = offer_of(state, node);

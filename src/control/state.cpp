@@ -86,7 +86,12 @@ void rebuild_indexes(State& s) {
   for (const auto& [id, principal] : s.principals) s.principal_by_name[principal.name] = id;
   for (const auto& [id, token] : s.api_tokens) s.api_token_by_hash[token.hash] = id;
   for (const auto& [id, token] : s.join_tokens) s.join_token_by_hash[token.hash] = id;
-  for (const auto& [id, node] : s.nodes) s.node_by_key[node.device_key] = id;
+  s.nodes_by_site.clear();
+  for (const auto& [id, node] : s.nodes) {
+    s.node_by_key[node.device_key] = id;
+    if (std::string site = label_of(node, "site").value_or(""); !site.empty())
+      s.nodes_by_site[{node.supplier, std::move(site)}].insert(id);
+  }
   for (const auto& [id, cluster] : s.clusters) {
     if (!terminal(cluster.state)) s.cluster_by_name[{cluster.project, cluster.spec.name}] = id;
     if (counts_as_cluster(cluster.state)) hold(s, cluster.project, {0, 0, 1}, true);

@@ -22,6 +22,7 @@ inline constexpr std::uint32_t kOfferFormat = 4;      // the first with offers, 
 inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies of images
 inline constexpr std::uint32_t kHeadroomFormat = 6;   // the first with headroom for failovers
 inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes of signing keys, and of accounts
+inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -81,9 +82,10 @@ struct State {
   std::map<std::pair<ProjectId, std::string>, ClusterId> cluster_by_name;  // not Stopped, not Failed
   std::map<Bytes, TokenId> api_token_by_hash, join_token_by_hash;
   std::map<Bytes, NodeId> node_by_key;
-  std::set<std::pair<NodeId, LeaseId>> leases_by_node;        // not ended
-  std::set<std::pair<ClusterId, LeaseId>> leases_by_cluster;  // not archived
-  std::set<std::pair<ClusterId, JobId>> active_jobs;          // Starting, Running, Stopping
+  std::map<std::pair<OrgId, std::string>, std::set<NodeId>> nodes_by_site;  // that have the label (traffic.h)
+  std::set<std::pair<NodeId, LeaseId>> leases_by_node;                      // not ended
+  std::set<std::pair<ClusterId, LeaseId>> leases_by_cluster;                // not archived
+  std::set<std::pair<ClusterId, JobId>> active_jobs;                        // Starting, Running, Stopping
   std::set<std::pair<ClusterId, JobId>> queued_jobs;
   std::map<ProjectId, Quota> held_by_project;  // of what quotas bound (quota.h); nothing held = no row
   std::map<OrgId, Quota> held_by_org;

@@ -468,11 +468,15 @@ void AgentProcess::refresh_facts() {
     facts.lan = overlay_.lan_endpoints();
     engine_fault_.clear();
     if (reply.ok()) {
-      if (const auto* images = reply->fields.if_contains("images"); images != nullptr && images->is_array()) {
-        for (const auto& image : images->get_array()) {
-          if (image.is_string() && facts.images.size() < 64) facts.images.emplace_back(image.get_string());
-        }
-      }
+      std::vector<std::string> here;
+      std::map<std::string, std::int64_t> bytes;
+      if (const auto* images = reply->fields.if_contains("images"); images != nullptr && images->is_array())
+        for (const auto& image : images->get_array())
+          if (image.is_string()) here.emplace_back(image.get_string());
+      if (const auto* sizes = reply->fields.if_contains("image_bytes"); sizes != nullptr && sizes->is_object())
+        for (const auto& [image, size] : sizes->get_object())
+          if (size.is_int64() && size.get_int64() > 0) bytes.emplace(image, size.get_int64());
+      executor_->ordered_images().report(here, bytes, facts);
       facts.runtimes.clear();
       if (const auto* runtimes = reply->fields.if_contains("runtimes"); runtimes != nullptr && runtimes->is_array()) {
         for (const auto& each : runtimes->get_array())

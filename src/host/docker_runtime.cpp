@@ -127,7 +127,11 @@ Result<EngineInfo> DockerRuntime::info() {
   const json::value list = TRY(parse_value(images.body));
   if (const auto* items = list.if_array()) {
     for (const auto& item : *items) {
-      if (out.images.size() < 256) out.images.push_back(text_at(item, {"Id"}));
+      if (out.images.size() >= 4'096) break;
+      std::string id = text_at(item, {"Id"});
+      if (!id.starts_with("sha256:")) id = "sha256:" + id;
+      if (const std::int64_t bytes = int_at(item, {"Size"}); bytes > 0) out.image_bytes[id] = bytes;
+      out.images.push_back(std::move(id));
     }
   }
   return out;

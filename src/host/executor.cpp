@@ -132,6 +132,7 @@ void Executor::perform(agent::OpId id, const agent::EnsureImage& op) {
         if (!reply.ok()) return fail(id, reply.error(), venv ? "venv.failed" : "image_pull.failed");
         agent::ImageReady ready{text_at(reply->fields, {"digest"}), text_at(reply->fields, {"pinned"}), {}};
         if (!reply->fds.empty()) ready.lock = keep_lock(reply->fds[0].get());
+        for (const std::string* name : {&op.image, &op.asked}) ordered_.note(ready.digest, *name);
         admit(id, op, std::move(ready));
       },
       [this, lease = op.lease](std::uint64_t done, std::uint64_t total) {

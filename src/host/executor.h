@@ -15,6 +15,7 @@
 #include "host/blob_cache.h"
 #include "host/helper_link.h"
 #include "host/layout.h"
+#include "host/ordered_images.h"
 #include "host/overlay_port.h"
 #include "host/privd_client.h"
 
@@ -36,6 +37,7 @@ class Executor {
   void cancel(agent::OpId id);
   // Which key signed a roster, of those that are believed now; empty: none of them.
   void set_roster_signer(std::function<Bytes(const session::SignedRoster&)> find) { roster_signer_ = std::move(find); }
+  const OrderedImages& ordered_images() const { return ordered_; }
 
  private:
   struct Run {
@@ -135,6 +137,7 @@ class Executor {
     Poller* poller = nullptr;  // under mutex
   };
   std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  OrderedImages ordered_{layout_.ordered_images()};
   std::set<std::string> signed_;  // "digest keys" that were found good, bounded
 };
 

@@ -10,10 +10,13 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/time.h"
 #include "base/version.h"
+#include "host/json.h"
 #include "host/nft.h"
 #include "host/nvml.h"
 #include "host/policy.h"
+#include "model/node_labels.h"
 
 namespace muster::host {
 namespace {
@@ -40,6 +43,29 @@ std::string os_name() {
 std::uint64_t disk_free(const std::string& path) {
   struct statvfs info {};
   return statvfs(path.c_str(), &info) == 0 ? static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize : 0;
+}
+
+// What is left of the month's volume, in twentieths of it, so that not every transfer makes a new inventory.
+std::int64_t month_left(const Policy& policy, const Layout& layout) {
+  const std::int64_t most = policy.egress.max_bytes_per_month, step = std::max<std::int64_t>(1, most / 20);
+  std::ifstream file(layout.egress_volume());
+  std::stringstream text;
+  text << file.rdbuf();
+  std::int64_t used = 0;
+  if (const auto said = parse_object(text.str());
+      said.ok() && text_at(*said, {"month"}) == format_utc(read_clocks().wall).substr(0, 7))
+    used = std::clamp<std::int64_t>(int_at(*said, {"bytes"}), 0, most);
+  return (most - used) / step * step;
+}
+
+// The owner's limits on traffic, for whoever places work here; privd, netd and the egress process hold to them anyway.
+void add_limits(NodeFacts& facts, const Policy& policy, const Layout& layout) {
+  const auto kbps = [](std::int64_t bytes_s) { return std::to_string(std::max<std::int64_t>(1, bytes_s / 125)); };
+  if (policy.max_upload_bytes_s > 0) facts.labels[std::string(kUploadLimitLabel)] = kbps(policy.max_upload_bytes_s);
+  if (policy.max_download_bytes_s > 0)
+    facts.labels[std::string(kDownloadLimitLabel)] = kbps(policy.max_download_bytes_s);
+  if (policy.egress_allowed && policy.egress.max_bytes_per_month > 0)
+    facts.labels[std::string(kVolumeLeftLabel)] = std::to_string(month_left(policy, layout) >> 30);
 }
 
 }  // namespace
@@ -98,6 +124,7 @@ NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::st
   capacity.disk_bytes =
       std::max<std::int64_t>(0, static_cast<std::int64_t>(disk_free(layout.root)) - policy->reserve_disk_bytes);
   capacity.object_store_bytes = capacity.memory_bytes * 3 / 10;
+  add_limits(facts, *policy, layout);
   facts.egress_allowed = policy->egress_allowed && !nft_program().empty();
   facts.runtimes = {RuntimeKind::Docker};
   Nvml& nvml = Nvml::instance();

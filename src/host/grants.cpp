@@ -178,6 +178,11 @@ void Grants::allow_image(const std::string& digest, const std::string& reference
   if (!written.ok()) log_warn("privd", "{}", written.error().message);
 }
 
+bool Grants::pulled(const std::string& digest) const {
+  const std::lock_guard lock(mutex_);
+  return images_.contains(digest);
+}
+
 Status Grants::image_allowed(const std::string& digest, const Policy& policy) const {
   const std::lock_guard lock(mutex_);
   const auto found = images_.find(digest);

@@ -40,6 +40,7 @@ class Grants {
   std::map<std::string, Grant> all() const;
 
   void allow_image(const std::string& digest, const std::string& reference);
+  bool pulled(const std::string& digest) const;  // for a lease, ever
   // PermissionDenied unless this digest was pulled here under a name that the policy allows.
   Status image_allowed(const std::string& digest, const Policy& policy) const;
 

@@ -279,7 +279,13 @@ TEST(EngineHttp, ReadsLengthsChunksAndRefusesNonsense) {
 // A runtime with behaviour enough for privd: it remembers what was asked of it.
 class FakeRuntime : public Runtime {
  public:
-  Result<EngineInfo> info() override { return EngineInfo{}; }
+  Result<EngineInfo> info() override {
+    EngineInfo out;
+    out.images = images;
+    for (const std::string& image : images) out.image_bytes[image] = 7;
+    return out;
+  }
+  std::vector<std::string> images;
   Result<Pulled> pull(const PullSpec&, const Progress&) override {
     return Pulled{digest(), "registry.example/a@" + digest(), {}};
   }
@@ -393,6 +399,19 @@ class PrivdTest : public testing::Test {
 TEST_F(PrivdTest, OnlyTheAgentsUidIsServed) {
   start(getuid() + 1);
   EXPECT_TRUE(ask(R"({"id":1,"verb":"list"})").empty());
+}
+
+TEST_F(PrivdTest, TheOwnersImagesAreNobodysBusiness) {
+  const std::string own = "sha256:" + std::string(64, 'e');
+  runtime.images = {own, digest()};
+  start(getuid());
+  const std::string info = R"({"id":1,"verb":"info"})";
+  EXPECT_TRUE(ask(info).at("images").as_array().empty()) << "none was pulled for a lease";
+  ASSERT_TRUE(bool_at(ask(R"({"id":1,"verb":"pull","image":"muster/ray:1"})"), {"ok"}));
+  const json::object told = ask(info);
+  EXPECT_EQ(told.at("images"), json::array{digest()});
+  EXPECT_EQ(told.at("image_bytes"), (json::object{{digest(), 7}}));
+  EXPECT_EQ(to_text(told).find(own), std::string::npos);
 }
 
 TEST_F(PrivdTest, TheOwnersPolicyCannotBeWidened) {

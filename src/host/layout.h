@@ -38,6 +38,7 @@ struct Layout {
   std::string signing_keys() const { return agent() + "/signing-keys.pem"; }  // as a believed CA stated them last
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }
+  std::string ordered_images() const { return agent() + "/images.json"; }
   std::string assignments() const { return agent() + "/assignments"; }
   std::string overlays() const { return agent() + "/overlays"; }  // of each lease, what netd is told of its network
   std::string probes() const { return agent() + "/probes.json"; }

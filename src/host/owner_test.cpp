@@ -16,11 +16,13 @@
 
 #include "host/bandwidth.h"
 #include "host/container_use.h"
+#include "host/facts.h"
 #include "host/grants.h"
 #include "host/limits.h"
 #include "host/nvml.h"
 #include "host/power.h"
 #include "host/telemetry.h"
+#include "model/node_labels.h"
 
 namespace muster::host {
 namespace {
@@ -292,6 +294,32 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
   }
   for (const auto& [key, text] : describe_limits(p)) EXPECT_TRUE(set_limit(p, key, "default").ok()) << key;
   EXPECT_EQ(p, Policy{});
+}
+
+TEST(Limits, LimitsOnTrafficAreReported) {
+  Folder folder;
+  Layout layout;
+  layout.root = folder.path;
+  const auto labels = [&](const std::string& policy) {
+    std::ofstream(layout.policy(), std::ios::trunc) << policy;
+    return gather_facts(layout, {{"site", "attic"}}).labels;
+  };
+  const auto none = labels("{}");
+  EXPECT_EQ(none.at("site"), "attic");
+  for (const auto& name : {kUploadLimitLabel, kDownloadLimitLabel, kVolumeLeftLabel})
+    EXPECT_FALSE(none.contains(std::string(name))) << name;
+  const std::string limited =
+      R"({"max_upload_bytes_s": 2500000, "egress_allowed": true, "egress": {"max_bytes_per_month": 1073741824000}})";
+  EXPECT_EQ(labels(limited).at("limit-upload-kbps"), "20000");
+  EXPECT_FALSE(labels(limited).contains("limit-download-kbps"));
+  EXPECT_EQ(labels(limited).at("egress-left-gib"), "1000") << "nothing has flowed yet";
+  const std::string month = format_utc(read_clocks().wall).substr(0, 7);
+  std::ofstream(layout.egress_volume()) << R"({"month":")" << month << R"(","bytes":268435456001})"
+                                        << "\n";
+  EXPECT_EQ(labels(limited).at("egress-left-gib"), "700") << "in twentieths, rounded down";
+  std::ofstream(layout.egress_volume()) << R"({"month":"2001-01","bytes":268435456001})"
+                                        << "\n";
+  EXPECT_EQ(labels(limited).at("egress-left-gib"), "1000") << "that was another month's";
 }
 
 TEST(Grants, TheSumNeverExceedsWhatIsLent) {

@@ -379,11 +379,17 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
     case VerbKind::Info: {
       const EngineInfo info = TRY(runtime_.info());
       json::array images;
-      for (const auto& image : info.images) images.emplace_back(image);
+      json::object bytes;
+      for (const auto& image : info.images) {
+        if (!grants_.pulled(image)) continue;  // the owner's own are nobody's business
+        images.emplace_back(image);
+        if (const auto size = info.image_bytes.find(image); size != info.image_bytes.end()) bytes[image] = size->second;
+      }
       json::array runtimes;
       for (const auto runtime : info.runtimes) runtimes.emplace_back(runtime == RuntimeKind::Venv ? "venv" : "docker");
-      answer.fields = {{"kind", info.kind},    {"version", info.version}, {"api", info.api},     {"arch", info.arch},
-                       {"gpu", info.gpu_mode}, {"images", images},        {"runtimes", runtimes}};
+      answer.fields = {{"kind", info.kind},    {"version", info.version}, {"api", info.api},
+                       {"arch", info.arch},    {"gpu", info.gpu_mode},    {"images", images},
+                       {"runtimes", runtimes}, {"image_bytes", bytes}};
       return answer;
     }
     case VerbKind::List:

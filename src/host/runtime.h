@@ -21,7 +21,8 @@ namespace muster::host {
 
 struct EngineInfo {
   std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi | device */;
-  std::vector<std::string> images;
+  std::vector<std::string> images;  // all that are here, also the owner's own: privd tells nobody of those
+  std::map<std::string, std::int64_t> image_bytes;
   std::vector<RuntimeKind> runtimes;  // what may be used here
   std::vector<std::string> cdi;       // names of GPUs in the engine's CDI specifications
 };

@@ -13,9 +13,10 @@ namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",    "pool",      "egress",    "tier",    "priority",     "max_lifetime_minutes", "region",
-      "gpu_model", "image",     "arch",      "runtime", "head",         "node_labels",          "env",
-      "policy",    "min_trust", "max_price", "budget",  "may_end_early"};
+      "spares",        "pool",        "egress",        "tier",        "priority",  "max_lifetime_minutes",
+      "region",        "gpu_model",   "image",         "arch",        "runtime",   "head",
+      "node_labels",   "env",         "policy",        "min_trust",   "max_price", "budget",
+      "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib"};
   return keys;
 }
 
@@ -111,6 +112,12 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     return read_money(spec.budget, spec, entry, key, kBudgetMax);
   else if (entry.key == "may_end_early")
     spec.may_end_early = TRY(read_flag(value, key));
+  else if (entry.key == "uplink_mbps")
+    draft.traffic.up_kbps = TRY(read_count(value, key, 1'000'000)) * 1'000;
+  else if (entry.key == "downlink_mbps")
+    draft.traffic.down_kbps = TRY(read_count(value, key, 1'000'000)) * 1'000;
+  else if (entry.key == "transfer_gib")
+    draft.traffic.volume_bytes = static_cast<std::int64_t>(TRY(read_count(value, key, 1'000'000))) << 30;
   else if (entry.key == "head")
     draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")

@@ -218,6 +218,7 @@ Status read_files(Draft& draft, const Tree& root) {
 void apply_constraints(Draft& draft) {
   const auto apply = [&](NodeRequest& request, bool gpu) {
     for (const auto& [name, value] : draft.constraints) request.constraints[name] = value;
+    request.resources.traffic = draft.traffic;
     if (gpu && (request.whole_machine || request.resources.gpus > 0)) request.gpu_model = draft.gpu_model;
   };
   ClusterSpec& spec = draft.launch.spec;

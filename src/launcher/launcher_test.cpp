@@ -238,6 +238,14 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   EXPECT_EQ(priced->spec.currency, "EUR");
   EXPECT_TRUE(priced->spec.may_end_early);
   EXPECT_EQ(from_yaml(base + "muster: {max_price: 1.2}\n", {})->spec.currency, "credits");
+  const auto sends =
+      from_yaml(base + "muster: {uplink_mbps: 50, downlink_mbps: 200, transfer_gib: 30, egress: true}\n", {});
+  ASSERT_TRUE(sends.ok()) << sends.error().message;
+  const Traffic each{50'000, 200'000, std::int64_t{30} << 30};
+  EXPECT_EQ(sends->spec.head.resources.traffic, each);
+  EXPECT_EQ(sends->spec.groups.at(0).request.resources.traffic, each);
+  EXPECT_NE(fails(base + "muster: {uplink_mbps: 1.5}\n").find("muster.uplink_mbps"), std::string::npos);
+  EXPECT_NE(fails(base + "muster: {uplink_mbps: 2000000}\n").find("muster.uplink_mbps"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {max_price: cheap}\n").find("muster.max_price must be an amount such as 1.20"),
             std::string::npos)
       << fails(base + "muster: {max_price: cheap}\n");

@@ -26,6 +26,7 @@ struct Draft {
   std::vector<std::string> images;                              // every image named, in order of the keys
   std::map<std::string, std::string> constraints;               // muster.region and muster.labels
   std::string gpu_model;
+  Traffic traffic;                          // of every machine
   std::optional<Resources> head_resources;  // muster.head
 };
 

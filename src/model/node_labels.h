@@ -19,6 +19,11 @@ std::optional<std::string> label_of(const Node& node, const std::string& name);
 std::string region_of(const Node& node);   // the label "region", else what the machine claims; may be empty
 bool region_is_claimed(const Node& node);  // nobody but the machine says so
 
+// What agents report of their owners' limits, as labels of the facts: kbit/s of the clusters' networks together, and
+// whole GiB left of this month through the filtered way out. No label: no limit.
+inline constexpr std::string_view kUploadLimitLabel = "limit-upload-kbps", kDownloadLimitLabel = "limit-download-kbps",
+                                  kVolumeLeftLabel = "egress-left-gib";
+
 // A named pool is one organisation's: machines get into it by that organisation's join tokens only. Written
 // "pool:NAME" where it is the platform's and "pool:ORG/NAME" else; ORG is an id ("org-3") in what is stored and may be
 // a name in what people write.

@@ -114,6 +114,14 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 // Milli-CPUs, bytes, whole GPUs; custom resources in thousandths (Ray allows fractions).
+// Of a machine's way out of its site, for as long as it runs: kbit/s each way; and bytes through the filtered way out,
+// in all. Nothing is counted where nothing is stated.
+struct Traffic {
+  std::int64_t up_kbps = 0, down_kbps = 0, volume_bytes = 0;
+  bool any() const { return up_kbps > 0 || down_kbps > 0 || volume_bytes > 0; }
+  bool operator==(const Traffic&) const = default;
+};
+inline constexpr std::int64_t kAssumedLinkKbps = 20'000;  // a home's way out, where nothing is said of it
 struct Resources {
   std::int64_t cpu_milli = 0;
   std::int64_t memory_bytes = 0;
@@ -121,6 +129,7 @@ struct Resources {
   std::int64_t disk_bytes = 0;
   std::int64_t object_store_bytes = 0;
   std::map<std::string, std::int64_t> custom_milli;
+  Traffic traffic = {};
   bool operator==(const Resources&) const = default;
 };
 enum class RuntimeKind : std::uint8_t { Docker = 1, Venv = 2 };
@@ -131,10 +140,13 @@ struct NodeFacts {
   Resources capacity;  // after the owner's reserve
   std::vector<Device> devices;
   std::vector<RuntimeKind> runtimes;  // what it can run
-  std::vector<std::string> images;    // digests cached
-  std::vector<std::string> lan;       // private "ip:port" UDP endpoints of netd, for the direct path
-  bool egress_allowed = false;        // the owner consents to filtered egress
+  // What was pulled or used for assignments and is still there: names as they were ordered, and digests. Nothing of
+  // the owner's own. Bytes of those names, where the engine says so.
+  std::vector<std::string> images;
+  std::vector<std::string> lan;  // private "ip:port" UDP endpoints of netd, for the direct path
+  bool egress_allowed = false;   // the owner consents to filtered egress
   std::map<std::string, std::string> labels;
+  std::map<std::string, std::int64_t> image_bytes = {};
   bool operator==(const NodeFacts&) const = default;
 };
 // What the owner asks for a machine, and from whom it takes work (model/offer.h). Money is in millionths of a currency

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::int64_t kBytesMax = std::int64_t{1} << 50;  // 1 PiB
 constexpr std::int64_t kCpuMilliMax = 100'000'000;
+constexpr std::int64_t kLinkMax = 1'000'000'000;  // kbit/s
 constexpr std::int64_t kMonthMs = std::int64_t{366} * 24 * 3600 * 1000;
 
 Error wrong(const std::string& field, const std::string& what) {
@@ -61,6 +62,9 @@ Status resources(const Resources& r, const std::string& field) {
   TRY_VOID(in_range(r.gpus, 0, 64, field + ".gpus"));
   TRY_VOID(in_range(r.disk_bytes, 0, kBytesMax, field + ".disk_bytes"));
   TRY_VOID(in_range(r.object_store_bytes, 0, kBytesMax, field + ".object_store_bytes"));
+  TRY_VOID(in_range(r.traffic.up_kbps, 0, kLinkMax, field + ".up_kbps"));
+  TRY_VOID(in_range(r.traffic.down_kbps, 0, kLinkMax, field + ".down_kbps"));
+  TRY_VOID(in_range(r.traffic.volume_bytes, 0, kBytesMax, field + ".transfer_bytes"));
   if (r.custom_milli.size() > 32) return wrong(field + ".custom", "has more than 32 entries");
   for (const auto& [name, amount] : r.custom_milli) {
     TRY_VOID(text(name, 128, field + ".custom"));
@@ -192,6 +196,12 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
     if (spec.files[i].path.empty()) return wrong(at + ".path", "is empty");
     TRY_VOID(blob(spec.files[i].blob, at + ".blob"));
   }
+  const auto transfers = [](const NodeRequest& r) { return r.resources.traffic.volume_bytes > 0; };
+  if (!spec.egress && (transfers(spec.head) || std::any_of(spec.groups.begin(), spec.groups.end(),
+                                                           [&](const WorkerGroup& g) { return transfers(g.request); })))
+    return wrong(field + ".egress",
+                 "is off, but a transfer is stated: its volume is of the way out, so ask for egress "
+                 "or leave the transfer out");
   TRY_VOID(in_range(spec.spares, 0, 100, field + ".spares"));
   if (spec.spares > 0 && spec.groups.empty())
     return wrong(field + ".spares", "asks for spares, but there is no worker group they could serve");
@@ -251,6 +261,11 @@ Status validate(const NodeFacts& facts, const std::string& field) {
       return wrong(field + ".runtimes", "holds an unknown runtime");
   if (facts.images.size() > 64) return wrong(field + ".images", "lists more than 64 images");
   for (const std::string& image : facts.images) TRY_VOID(text(image, 512, field + ".images"));
+  if (facts.image_bytes.size() > 64) return wrong(field + ".image_bytes", "lists more than 64 images");
+  for (const auto& [image, bytes] : facts.image_bytes) {
+    TRY_VOID(text(image, 512, field + ".image_bytes"));
+    TRY_VOID(in_range(bytes, 0, kBytesMax, field + ".image_bytes"));
+  }
   if (facts.lan.size() > 8) return wrong(field + ".lan", "lists more than 8 endpoints");
   for (const std::string& endpoint : facts.lan) TRY_VOID(text(endpoint, 64, field + ".lan"));
   return validate_labels(facts.labels, field + ".labels");

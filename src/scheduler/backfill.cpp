@@ -117,6 +117,7 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
     std::uint64_t id = 0; /* of the lease; 0: a proposal's */
     Amounts amounts;
     std::uint64_t devices = 0;
+    Flow flow;
   };
   std::vector<Coming> coming;
   std::size_t all = 0;
@@ -126,7 +127,8 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
       const LeaseView& lease = leases.at(id);
       const auto at = end_of(lease, now);
       if (!at) continue;
-      coming.push_back({*at, id.value, free_amounts(lease.resources), device_bits(view, lease.devices)});
+      coming.push_back({*at, id.value, free_amounts(lease.resources), device_bits(view, lease.devices),
+                        needed_flow(lease.resources.traffic)});
     }
   }
   if (const auto on = proposed_on.find(node); on != proposed_on.end()) {
@@ -135,7 +137,7 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
       const Proposal& proposal = proposals.at(cluster);
       if (proposal.ends.ms == 0) continue;
       for (const Taken& t : proposal.taken)
-        if (t.node == node) coming.push_back({proposal.ends, 0, t.amounts, t.devices});
+        if (t.node == node) coming.push_back({proposal.ends, 0, t.amounts, t.devices, t.flow});
     }
   }
   std::sort(coming.begin(), coming.end(),
@@ -145,6 +147,7 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
   for (const Coming& c : coming) {
     then.free.cpu += c.amounts.cpu, then.free.memory += c.amounts.memory, then.free.disk += c.amounts.disk;
     then.free_devices |= c.devices;
+    then.flow = then.flow.minus(c.flow);
     then.whole = out.size() + 1 == all;
     out.emplace_back(c.at, then);
   }
@@ -157,7 +160,8 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
 // and of those what it has already, so that a booking that nothing changes stays as it is.
 Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now) const {
   const Class& c = classes[items[item].cls];
-  if (pool.limit() * c.needs.size() > kEdgesMax) return {};
+  // What machines of one site give back together, and what others of it take until then, is not foreseen.
+  if (c.flows || pool.limit() * c.needs.size() > kEdgesMax) return {};
   const auto out = excluded(c.example, now);
   std::map<std::uint32_t, std::int64_t> others;  // when they are done; 0: never, or nobody knows
   for (const auto& [other, kept] : latches) {
@@ -232,6 +236,10 @@ Scheduler::Impl::Booking Scheduler::Impl::book(std::uint32_t item, WallTime now)
   return {};
 }
 
+void Scheduler::Impl::keep(std::uint32_t node, std::uint32_t item) {
+  pool.keep(node, item, item != kNone && classes[items[item].cls].flows);
+}
+
 // What it kept is the next one's who booked it, or nobody's.
 void Scheduler::Impl::release(std::uint32_t node, std::uint32_t item) {
   if (!pool.live(node) || pool.machine(node).keeper != item) return;
@@ -240,7 +248,7 @@ void Scheduler::Impl::release(std::uint32_t node, std::uint32_t item) {
     if (other != item && (next == kNone || precedences[other] < precedences[next]) &&
         std::find(kept.begin(), kept.end(), node) != kept.end())
       next = other;
-  pool.keep(node, next);
+  keep(node, next);
 }
 
 // The machines of a booking are kept, also while others work on them. Those that one before it has booked stay that
@@ -264,7 +272,7 @@ bool Scheduler::Impl::keep_booked(std::uint32_t item, Booking booking, std::int6
       query.excluded = &nobody;
       return pool.hosts(query, node);
     });
-    if (!free) pool.keep(node, item);
+    if (!free) keep(node, item);
     unclaimed = unclaimed || (free && keeper == kNone);
   }
   return unclaimed;
@@ -279,7 +287,7 @@ void Scheduler::Impl::claim(std::uint32_t cls) {
             [&](std::uint32_t a, std::uint32_t b) { return precedences[a] < precedences[b]; });
   for (const std::uint32_t item : order)
     for (const std::uint32_t node : latches.at(item))
-      if (pool.live(node) && pool.machine(node).keeper == kNone) pool.keep(node, item);
+      if (pool.live(node) && pool.machine(node).keeper == kNone) keep(node, item);
 }
 
 // Time alone makes nothing possible: a shadow stands while now comes nearer to it. So those that sleep are looked at
@@ -378,8 +386,26 @@ void Scheduler::Impl::reserve(std::uint32_t item, WallTime now, const std::vecto
   for (const std::uint32_t node : before)
     if (std::find(kept.begin(), kept.end(), node) == kept.end()) release(node, item);
   for (const std::uint32_t node : kept)
-    if (pool.machine(node).keeper != item) pool.keep(node, item);
+    if (pool.machine(node).keeper != item) keep(node, item);
+  if (c.flows) keep_uplinks(item, queries);
   shadows_stale = true;
+}
+
+// Machines that would do but for the uplink of their site, or their own: who goes after it takes no more of that.
+void Scheduler::Impl::keep_uplinks(std::uint32_t item, const std::vector<Query>& queries) {
+  std::vector<std::uint32_t>& kept = latches.at(item);
+  std::size_t needed = 0;
+  for (const CountedNeed& need : classes[items[item].cls].needs) needed += need.count;
+  for (std::uint32_t node = 0; node < pool.limit() && kept.size() < needed; ++node) {
+    if (!pool.live(node) || pool.machine(node).keeper != kNone) continue;
+    const bool waits = std::any_of(queries.begin(), queries.end(), [&](const Query& query) {
+      const FlowLack lack = pool.flow_lack(query, node);
+      return (lack == FlowLack::Site || lack == FlowLack::Machine) && pool.could_host(query, node);
+    });
+    if (!waits) continue;
+    kept.push_back(node);
+    keep(node, item);
+  }
 }
 
 // The longest that a request of this kind could last and start at once on what is kept; 0: none could.

@@ -27,6 +27,14 @@ std::string describe(const NodeRequest& need) {
     out +=
         " and " + std::to_string(need.resources.gpus) + " GPU" + (need.gpu_model.empty() ? "" : " " + need.gpu_model);
   if (need.resources.memory_bytes > 0) out += " and " + std::to_string(need.resources.memory_bytes >> 20) + " MiB";
+  const Traffic& traffic = need.resources.traffic;
+  const auto rate = [](std::int64_t kbps) {
+    return kbps % 1'000 == 0 ? fmt::format("{} Mbit/s", kbps / 1'000) : fmt::format("{} kbit/s", kbps);
+  };
+  if (traffic.up_kbps > 0) out += " and " + rate(traffic.up_kbps) + " up";
+  if (traffic.down_kbps > 0) out += " and " + rate(traffic.down_kbps) + " down";
+  if (traffic.volume_bytes > 0)
+    out += fmt::format(" and {} GiB to transfer", (traffic.volume_bytes + (1 << 30) - 1) >> 30);
   return out + (need.whole_machine ? "" : " free");
 }
 
@@ -35,7 +43,8 @@ struct Survey {
   std::size_t needed = 0, exist = 0, free = 0, not_held = 0, not_kept = 0; /* held: back, for failovers */
   std::size_t never = 0;                      // of those that exist: kept back, whatever runs
   std::size_t closed = 0;                     // of those that exist: outside their hours now
-  std::array<std::size_t, 5> refused{};       // by Refusal: they would exist but for their offers
+  std::size_t no_uplink = 0, no_volume = 0;   // of those that exist: free but for the traffic that others have stated
+  std::array<std::size_t, 6> refused{};       // by Refusal: they would exist but for their offers
   std::vector<std::int64_t> asks, free_asks;  // of those that ask too much: of all, and of those that are free
   std::size_t of(Refusal why) const { return refused.at(static_cast<std::size_t>(why)); }
 };
@@ -79,12 +88,34 @@ std::string tell_offers(const Request& r, const Survey& seen, bool stays, Reason
     out += fmt::format("; {} more {} kept for other organisations or other images by {}", n, n == 1 ? "is" : "are",
                        n == 1 ? "its owner" : "their owners");
   }
+  if (const std::size_t n = seen.of(Refusal::Link); n > 0) {
+    reason.params["refused_link"] = std::to_string(n);
+    if (enough(n)) reason.code = "narrow_uplink";
+    out += fmt::format("; {} more {} no way out as wide as that: state less traffic", n, n == 1 ? "has" : "have");
+  }
   if (seen.closed > 0) {
     reason.params["closed"] = std::to_string(seen.closed);
     out +=
         fmt::format("; {} outside {} owner's hours now", seen.closed == 1 ? "1 is" : fmt::format("{} are", seen.closed),
                     seen.closed == 1 ? "its" : "their");
   }
+  return out;
+}
+
+// Machines are free, and what others have stated of their ways out is in the way.
+std::string tell_traffic(const Survey& seen, Reason& reason) {
+  std::string out;
+  if (seen.no_uplink > 0) {
+    reason.params["uplink_taken"] = std::to_string(seen.no_uplink);
+    out += fmt::format("; of {} more the site's uplink is taken by work that stated it", seen.no_uplink);
+  }
+  if (seen.no_volume > 0) {
+    reason.params["volume_used"] = std::to_string(seen.no_volume);
+    out += fmt::format("; of {} more the monthly volume is nearly used", seen.no_volume);
+  }
+  if (seen.exist < seen.needed || seen.free + seen.no_uplink + seen.no_volume < seen.needed) return out;
+  if (seen.no_uplink + seen.no_volume == 0) return out;
+  reason.code = seen.free + seen.no_uplink >= seen.needed ? "uplink_taken" : "volume_used";
   return out;
 }
 
@@ -122,7 +153,8 @@ Reason lacking(const Request& r, const Bundle& bundle, const Survey& seen, bool 
     reason.text = what + " (" + r.arch + ", pool " + r.pool + (r.egress ? ", egress" : "") + trust + "); only " +
                   std::to_string(seen.exist) + " that could ever do are online; enrol more, or ask for less" + offers;
   else
-    reason.text = what + "; " + std::to_string(seen.free) + (seen.free == 1 ? " is free" : " are free") + offers;
+    reason.text = what + "; " + std::to_string(seen.free) + (seen.free == 1 ? " is free" : " are free") + offers +
+                  tell_traffic(seen, reason);
   if (const std::size_t held = seen.free - seen.not_held; held > 0) {
     reason.params["held_back"] = std::to_string(held);
     reason.text +=
@@ -222,7 +254,7 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     seen.needed = earlier += need.count;
     for (std::uint32_t node = 0; node < std::min<std::size_t>(pool.limit(), kLookedAt); ++node) {
       if (!pool.could_host(query, node)) {
-        if (!pool.some_ask() || !pool.could_serve(query, node)) continue;
+        if ((!pool.some_ask() && !c.flows) || !pool.could_serve(query, node)) continue;
         const Refusal why = pool.refusal(query, node);
         ++seen.refused[static_cast<std::size_t>(why)];
         if (why != Refusal::Price || pool.view(node).offer.currency != c.example.currency) continue;
@@ -232,7 +264,10 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
       }
       ++seen.exist;
       if (!pool.hosts(all, node)) {
+        const FlowLack lack = pool.flow_lack(all, node);
         if (pool.closed(node)) ++seen.closed;
+        if (lack == FlowLack::Site || lack == FlowLack::Machine) ++seen.no_uplink;
+        if (lack == FlowLack::Volume) ++seen.no_volume;
         continue;
       }
       ++seen.free;
@@ -259,6 +294,11 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
     }
     return behind;
   }
+  if (c.flows && !c.awake && !items[item].proposed)
+    return {"uplink_taken",
+            {},
+            "machines are free, but too many of them share an uplink for what it states of it; less traffic would do, "
+            "or machines on more sites"};
   if (rules_of(c.example.policy).domains == Domains::Together && !c.awake && !items[item].proposed && !network.empty())
     return {
         "network",
@@ -270,7 +310,7 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
 
 // A request counts when the machine could serve some of it, and its offer lets it serve nothing of that.
 std::map<std::string, std::uint32_t> Scheduler::Impl::refused_by(NodeId id, WallTime now) const {
-  constexpr std::array<const char*, 5> kCodes{"", "price", "tenants", "images", "length"};
+  constexpr std::array<const char*, 6> kCodes{"", "price", "tenants", "images", "length", "link"};
   std::map<std::string, std::uint32_t> out;
   const std::uint32_t node = pool.index_of(id);
   if (node == kNone) return out;
@@ -327,12 +367,17 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
   const Class& c = classes[items[item].cls];
   const auto out = excluded(c.example, now);
   if (pool.limit() > kLookedAt) return outlook;
+  std::size_t all_of_it = 0;  // of one site they take from one uplink, which is not foreseen
+  for (const CountedNeed& need : c.needs) all_of_it += need.count;
+  if (c.flows && all_of_it > 1) return outlook;
   for (const CountedNeed& need : c.needs) {
     Query query = query_for(need, item, now.ms);
     query.excluded = &out;
     if (pool.holds_back()) query.failover = 0;  // what will be kept back is another set then
     std::vector<std::pair<WallTime, std::uint32_t>> from;
     std::vector<WallTime> times;
+    const std::int64_t bytes = pool.image_bytes(query);
+    std::int64_t fetch = 0;
     for (std::uint32_t node = 0; node < pool.limit(); ++node) {
       if (!pool.live(node)) continue;
       const std::uint32_t keeper = pool.machine(node).keeper;
@@ -344,8 +389,17 @@ Scheduler::Impl::Outlook Scheduler::Impl::outlook_of(std::uint32_t item, WallTim
     query.asker = item, query.failover = need.failover;
     const auto held = pool.kept_back(query, from);
     for (const auto& [at, node] : from)
-      if (!std::binary_search(held.begin(), held.end(), node)) times.push_back(at);
+      if (!std::binary_search(held.begin(), held.end(), node)) {
+        times.push_back(at + Millis(pool.fetch_ms(query, bytes, node)));
+        fetch = std::max(fetch, pool.fetch_ms(query, bytes, node));
+      }
     std::sort(times.begin(), times.end());
+    if (fetch >= 60'000 && !outlook.reason.params.contains("image_minutes")) {
+      const std::string minutes = std::to_string((fetch + 59'999) / 60'000);
+      outlook.reason.params["image_minutes"] = minutes;
+      outlook.reason.text += "; its image is not on all of the machines that would do and takes up to " + minutes +
+                             (minutes == "1" ? " minute" : " minutes") + " to get there";
+    }
     outlook.coming.emplace_back(need.count, std::move(times));
   }
   return outlook;
@@ -374,7 +428,12 @@ QueueView Scheduler::Impl::view_of(std::uint32_t item, std::uint32_t position, s
   // What was learned since the last plan counts too.
   const bool stale = shadows_stale || std::find(shadows_due.begin(), shadows_due.end(), item) != shadows_due.end();
   if (const std::int64_t shadow = stale ? book(item, now).shadow : shadows[item]; shadow > 0) {
-    view.known = true, view.expected_start = std::max(now, WallTime{shadow});
+    const Query query = query_for(classes[items[item].cls].needs.front(), item, now.ms);
+    const std::int64_t bytes = pool.image_bytes(query);
+    std::int64_t fetch = 0;
+    for (const std::uint32_t node : latches.at(item))
+      if (pool.live(node)) fetch = std::max(fetch, pool.fetch_ms(query, bytes, node));
+    view.known = true, view.expected_start = std::max(now, WallTime{shadow}) + Millis(fetch);
     const std::size_t reserved = latches.at(item).size();
     view.reason.params["reserved"] = std::to_string(reserved);
     view.reason.text += fmt::format("; {} machine{} reserved for it", reserved, reserved == 1 ? " is" : "s are");

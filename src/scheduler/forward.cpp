@@ -106,7 +106,8 @@ class Future {
       const std::uint32_t node = fork_.pool.index_of(lease.node);
       if (node == kNone) continue;
       const std::uint64_t devices = device_bits(fork_.pool.view(node), lease.devices);
-      held_.emplace(id, Taken{node, free_amounts(lease.resources), devices, 0, -1, -1, 0, false});
+      held_.emplace(id, Taken{node, free_amounts(lease.resources), devices, 0, -1, -1, 0, false,
+                              needed_flow(lease.resources.traffic)});
       ++holders_[node];
       Run& run = runs_[lease.cluster];
       run.tenant = lease.tenant, run.project = lease.project, run.tier = lease.tier;

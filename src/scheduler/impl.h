@@ -54,6 +54,7 @@ struct Scheduler::Impl {
     std::int64_t fit_ms = 0;    /* and must be there for so long */
     bool stays = false;         /* for ever */
     bool grows = false, alone = false, awake = false;
+    bool flows = false; /* some of it has stated traffic */
     // While asleep: so many machines more that can host this need may change it.
     std::uint32_t lacks = 0, lacking = 0;
     std::uint32_t sleeper = kNone; /* place among the sleepers */
@@ -262,6 +263,9 @@ struct Scheduler::Impl {
   std::optional<WallTime> end_of(const LeaseView& lease, WallTime now) const;
   std::vector<std::pair<WallTime, Machine>> after_ends(std::uint32_t node, WallTime now) const;
   void release(std::uint32_t node, std::uint32_t item);
+  void keep(std::uint32_t node, std::uint32_t item);  // kNone: for nobody
+  void keep_uplinks(std::uint32_t item, const std::vector<Query>& queries);
+  void pend(const Class& c, const std::vector<Choice>& chosen);
   Booking book(std::uint32_t item, WallTime now) const;
   bool keep_booked(std::uint32_t item, Booking booking, std::int64_t now_ms);  // true: some of it is free
   void claim(std::uint32_t cls);

@@ -182,6 +182,7 @@ bool Scheduler::Impl::move_for(std::uint32_t item, std::uint8_t tier, WallTime n
   if (nodes.empty()) return false;
 
   pool.begin();
+  const Pending pending(pool);
   mark_excluded(c, now);
   std::vector<std::uint32_t> chosen, cleared;
   Resettled moved;
@@ -218,6 +219,7 @@ bool Scheduler::Impl::move_for(std::uint32_t item, std::uint8_t tier, WallTime n
           !resettle(room, cleared, now, moved))
         continue;
       take(need, room.node);
+      pool.pend(room.node, need.need.flow);
       cleared.push_back(room.node);
       ++found;
     }

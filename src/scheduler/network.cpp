@@ -8,9 +8,8 @@
 namespace muster::scheduler {
 namespace {
 
-// Where nothing is known: a home's uplink, a cheap switch, and the distances of a house, a continent and the world.
-constexpr std::int64_t kWorldKbps = 20'000, kLanKbps = 1'000'000, kRelayKbps = 50'000,
-                       kMostKbps = std::int64_t{1} << 40;
+// Where nothing is known: a cheap switch, and the distances of a house, a continent and the world.
+constexpr std::int64_t kLanKbps = 1'000'000, kRelayKbps = 50'000, kMostKbps = std::int64_t{1} << 40;
 constexpr std::int32_t kSiteUs = 500, kRegionUs = 30'000, kWorldUs = 150'000, kMostUs = 60'000'000;
 constexpr std::size_t kThresholds = 128;
 constexpr std::uint32_t kSteps = 20'000, kSeeds = 32;
@@ -262,8 +261,8 @@ class Search {
 }  // namespace
 
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region) {
-  const std::int64_t world = std::min(link.up_kbps > 0 ? clamped(link.up_kbps) : kWorldKbps,
-                                      link.down_kbps > 0 ? clamped(link.down_kbps) : kWorldKbps);
+  const std::int64_t world = std::min(link.up_kbps > 0 ? clamped(link.up_kbps) : kAssumedLinkKbps,
+                                      link.down_kbps > 0 ? clamped(link.down_kbps) : kAssumedLinkKbps);
   return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed};
 }
 

@@ -164,6 +164,10 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
   for (std::uint32_t i = 0; i < nodes.size(); ++i) {
     const NodeView& view = pool.view(nodes[i]);
     gang.spots.push_back(spot_of(view.link, number(sites, view.site), number(regions, region_of(view))));
+    // What others have taken of the way out is not there for it.
+    const Flow taken = i < gang.members ? pool.machine(nodes[i]).flow : Flow{};  // what a member has is its own
+    const Flow left = pool.flow_left(nodes[i]).plus(taken);
+    gang.spots.back().world_kbps = std::min<std::int64_t>(gang.spots.back().world_kbps, std::min(left.up, left.down));
     std::uint64_t hosts = 0;
     for (std::size_t n = 0; n < queries.size() && i >= gang.members; ++n)
       if (pool.hosts(queries[n], nodes[i])) hosts |= std::uint64_t{1} << n;

@@ -328,6 +328,7 @@ bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, Reach reach, bool
   Class& c = classes[it.cls];
   chosen.clear();
   pool.begin();
+  const Pending pending(pool);
   mark_excluded(c, now);
   bool complete = true;
   Held taken{};
@@ -347,6 +348,7 @@ bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, Reach reach, bool
         break;
       }
       placement.chose(chosen.back().node);
+      if (c.flows) pend(c, chosen);
       for (std::size_t k = 0; k < taken.size(); ++k) taken[k] += need.held[k];
     }
     if (found == need.count) continue;
@@ -354,7 +356,17 @@ bool Scheduler::Impl::choose(std::uint32_t item, WallTime now, Reach reach, bool
     complete = false;
     if (!c.grows && !it.latched) break;
   }
+  // Machines that were handed over from one need to another may be too much for their site together.
+  for (; c.flows && !chosen.empty() && pool.overdrawn(); complete = false) {
+    chosen.pop_back();
+    pend(c, chosen);
+  }
   return complete;
+}
+
+void Scheduler::Impl::pend(const Class& c, const std::vector<Choice>& chosen) {
+  pool.clear_pending();
+  for (const Choice& choice : chosen) pool.pend(choice.node, c.needs[choice.need].need.flow);
 }
 
 // Everything of the gang on distinct machines, or whatever of grow finds one.
@@ -392,6 +404,7 @@ bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Prop
     if (bundle.request.whole_machine) {
       place.resources = view.free;
       place.resources.custom_milli = bundle.request.resources.custom_milli;
+      place.resources.traffic = bundle.request.resources.traffic;
       place.resources.gpus = static_cast<std::int64_t>(view.devices.size());
     }
     place.share_milli = taken.share, place.mig_start = taken.start;
@@ -528,6 +541,7 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
       const std::uint32_t keeper = pool.machine(node).keeper;
       const bool open = keeper != kNone && ((done != 0 && done <= shadows[keeper]) || not_kept_from(cls, keeper));
       query.need = &need.need, query.asker = open ? keeper : kNone, query.failover = need.failover;
+      query.any_flow = true;  // whose the uplink is kept for is seen when it looks
       return pool.hosts(query, node);
     };
     for (const std::uint32_t node : improved) {

@@ -10,6 +10,7 @@ namespace {
 constexpr std::uint32_t kNumberBits = 24;  // of a machine's number inside its order
 constexpr std::size_t kHoldersMax = 512;   // of an image that are looked at one by one; more make it hot
 constexpr std::size_t kImprovedMax = 512;
+constexpr std::int64_t kFetchMaxMs = 86'400'000;
 constexpr std::int64_t kForever = std::numeric_limits<std::int64_t>::max();
 
 std::uint32_t down(std::int64_t value, unsigned shift) {
@@ -206,6 +207,7 @@ void Pool::set_machine(std::uint32_t node) {
   m.free = free_amounts(info.view.free);
   most_ = {std::max(most_.cpu, m.free.cpu), std::max(most_.memory, m.free.memory), std::max(most_.disk, m.free.disk)};
   m.free_devices = 0;
+  set_flow(node, needed_flow(info.view.traffic));
   const std::size_t devices = std::min<std::size_t>(info.view.devices.size(), 64);
   for (std::size_t i = 0; i < devices; ++i)
     for (const std::string& uuid : info.view.free_devices)
@@ -263,6 +265,7 @@ std::uint32_t Pool::set(const NodeView& view) {
   if (images) drop_images(node);
   if (fresh || info.view.supplier != view.supplier) groups_.insert(by_supplier_[view.supplier], node);
   set_site(node, info.view.site, view.site);
+  set_uplink(node, view);
   info.view = view;
   info.live = true;
   some_ask_ = some_ask_ || view.offer != Offer{};
@@ -323,6 +326,7 @@ void Pool::forget(NodeId id) {
   const std::uint32_t node = index_of(id);
   if (node == kNone) return;
   unlink(node);
+  leave_uplink(node);
   Info& info = infos_[node];
   drop_images(node);
   groups_.erase(by_supplier_[info.view.supplier], node);
@@ -393,15 +397,21 @@ void Pool::restore(std::uint32_t node) {
 
 Pool::Seen Pool::seen_now(std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
-  return {m.free,  m.free_devices,    m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
-          m.whole, m.keeper != kNone, infos_[node].view.offer.price_version,
-          m.held};
+  return {m.free,
+          m.free_devices,
+          m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
+          m.whole,
+          m.keeper != kNone,
+          infos_[node].view.offer.price_version,
+          m.held,
+          infos_[node].own.minus(m.flow)};
 }
 
 bool Pool::better(const Seen& now, const Seen& then) {
   return now.cls != 0 &&
          (then.cls != now.cls || !now.free.within(then.free) || (now.free_devices & ~then.free_devices) != 0 ||
-          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held);
+          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held ||
+          !now.flow.within(then.flow));
 }
 
 bool Pool::take_improved(std::vector<std::uint32_t>& out) {
@@ -414,10 +424,12 @@ bool Pool::take_improved(std::vector<std::uint32_t>& out) {
     info.seen = now;
   }
   touched_.clear();
+  if (!touched_uplinks_.empty()) add_improved_uplinks(out);
   return out.size() <= kImprovedMax;
 }
 
 void Pool::settle() {
+  if (!touched_uplinks_.empty()) settle_uplinks();
   std::erase_if(touched_, [&](std::uint32_t node) {
     Info& info = infos_[node];
     Seen& then = info.seen;
@@ -429,6 +441,8 @@ void Pool::settle() {
     then.free_devices &= now.free_devices;
     then.whole = then.whole && now.whole, then.kept = then.kept || now.kept;
     then.held = std::min(then.held, now.held);
+    then.flow = {std::min(then.flow.up, now.flow.up), std::min(then.flow.down, now.flow.down),
+                 std::min(then.flow.volume, now.flow.volume)};
     info.touched = open;
     return !open;
   });
@@ -513,6 +527,8 @@ Need Pool::compile(const Request& request, const Bundle& bundle) {
   const NodeRequest& r = bundle.request;
   Need need;
   need.amounts = needed_amounts(r.resources);
+  need.flow = needed_flow(r.resources.traffic);
+  some_flow_ = some_flow_ || need.flow.any();
   need.constraint = matcher_.acquire_constraint(request, r);
   need.task = task_of(r);
   const std::int32_t share = share_of(r);
@@ -650,12 +666,37 @@ bool Pool::is_cold(const Query& query, const Info& info) const {
          std::find(info.images.begin(), info.images.end(), query.need->image) == info.images.end();
 }
 
+std::int64_t Pool::image_bytes(const Query& query) const {
+  std::int64_t most = 0;
+  const std::uint32_t image = query.need->image;
+  const auto holders = image == 0 ? holders_.end() : holders_.find(image);
+  if (holders == holders_.end()) return 0;
+  std::size_t looked = 0;
+  const std::string& name = matcher_.symbols[image];
+  holder_orders_.each(holders->second, [&](std::uint64_t o) {
+    const auto& sizes = infos_[static_cast<std::uint32_t>(o & ((1U << kNumberBits) - 1))].view.image_bytes;
+    if (const auto it = sizes.find(name); it != sizes.end()) most = std::max(most, it->second);
+    return ++looked < kHoldersMax;
+  });
+  return most;
+}
+
+std::int64_t Pool::fetch_ms(const Query& query, std::int64_t bytes, std::uint32_t node) const {
+  if (bytes <= 0 || !is_cold(query, infos_[node])) return 0;
+  const Link& link = infos_[node].view.link;
+  std::int64_t kbps = link.down_kbps;
+  if (link.own_down_kbps > 0 && (kbps <= 0 || link.own_down_kbps < kbps)) kbps = link.own_down_kbps;
+  if (kbps <= 0) return 0;
+  return std::min<std::int64_t>(std::min(bytes, std::int64_t{1} << 50) / kbps * 8, kFetchMaxMs);
+}
+
 bool Pool::hosts_if_judged(const Query& query, std::uint32_t node, const Machine& m, Verdict verdict) const {
   const Need& need = *query.need;
   if (query.excluded == nullptr ? marked(node)
                                 : std::binary_search(query.excluded->begin(), query.excluded->end(), node))
     return false;
   if (!need.amounts.within(m.free) || kept_from(query, m) || !affordable(query, node)) return false;
+  if (need.flow.any() && !query.any_flow && !flow_within(query, node, m)) return false;
   const auto free = static_cast<std::int32_t>(std::popcount(m.free_devices));
   if (need.load.whole_machine) {
     const Info& info = infos_[node];
@@ -729,7 +770,7 @@ bool Pool::could_host(const Query& query, std::uint32_t node) const {
   const Need& need = *query.need;
   return info.live && info.view.schedulable && need.amounts.within(info.capacity) &&
          is_there(query, node, matcher_.judged(need.constraint, info.cls)) && long_enough(query, node) &&
-         affordable(query, node);
+         affordable(query, node) && flow_ever(need.flow, node);
 }
 
 bool Pool::could_serve(const Query& query, std::uint32_t node) const {
@@ -744,6 +785,7 @@ Refusal Pool::refusal(const Query& query, std::uint32_t node) const {
   if (!matcher_.takes_tenant(constraint, cls)) return Refusal::Tenants;
   if (!matcher_.takes_image(constraint, cls)) return Refusal::Images;
   if (!long_enough(query, node)) return Refusal::Length;
+  if (!flow_ever(query.need->flow, node)) return Refusal::Link;
   return affordable(query, node) ? Refusal::None : Refusal::Price;
 }
 
@@ -920,8 +962,8 @@ Found Pool::best(const Query& query) {
 Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
   const Machine& m = moving_.machines[node];
   const Need& need = *query.need;
-  if (need.load.whole_machine) return {node, m.free, m.free_devices, 0, -1, -1, 0, m.whole};
-  Taken taken{node, need.amounts, 0, need.load.share, -1, -1, query.tenant, m.whole};
+  if (need.load.whole_machine) return {node, m.free, m.free_devices, 0, -1, -1, 0, m.whole, need.flow};
+  Taken taken{node, need.amounts, 0, need.load.share, -1, -1, query.tenant, m.whole, need.flow};
   if (need.load.share > 0) {
     taken.device = share_device(query, node).first;
     const Sharable& s = moving_.sharables[m.sharable];
@@ -938,11 +980,6 @@ Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
     --left;
   }
   return taken;
-}
-
-void Pool::keep(std::uint32_t node, std::uint32_t keeper) {
-  moving_.machines[node].keeper = keeper;
-  touch(node);
 }
 
 void Pool::change_share(Machine& m, const Taken& t, bool taken) {
@@ -969,6 +1006,7 @@ void Pool::take(const Taken& t) {
   m.free.disk -= std::min(m.free.disk, t.amounts.disk);
   m.free_devices &= ~t.devices;
   m.whole = false;
+  if (t.flow.any()) set_flow(t.node, m.flow.plus(t.flow));
   if (t.share > 0) change_share(m, t, true);
   link(t.node);
   touch(t.node);
@@ -981,6 +1019,7 @@ void Pool::give_back(const Taken& t) {
   most_ = {std::max(most_.cpu, m.free.cpu), std::max(most_.memory, m.free.memory), std::max(most_.disk, m.free.disk)};
   m.free_devices |= t.devices;
   m.whole = t.whole;
+  if (t.flow.any()) set_flow(t.node, m.flow.minus(t.flow));
   if (t.share > 0) change_share(m, t, false);
   link(t.node);
   touch(t.node);

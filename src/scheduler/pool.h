@@ -26,6 +26,16 @@ struct Amounts {  // free or needed: milli-CPU, MiB, MiB; needed is rounded up, 
   bool operator==(const Amounts&) const = default;
 };
 Amounts free_amounts(const Resources& resources);
+struct Flow {  // of a machine's way out: kbit/s, kbit/s, MiB; needed and taken are rounded up, what there is down
+  std::uint32_t up = 0, down = 0, volume = 0;
+  bool any() const { return (up | down | volume) != 0; }
+  bool within(const Flow& o) const { return up <= o.up && down <= o.down && volume <= o.volume; }
+  Flow plus(const Flow& o) const;   // bounded
+  Flow minus(const Flow& o) const;  // not below nothing
+  bool operator==(const Flow&) const = default;
+};
+Flow needed_flow(const Traffic& traffic);
+enum class FlowLack : std::uint8_t { None = 0, Site = 1, Machine = 2, Volume = 3, Kept = 4 };
 Amounts needed_amounts(const Resources& resources);
 std::uint64_t device_bits(const NodeView& view,
                           const std::vector<std::string>& uuids);  // bit i: the i-th is among them
@@ -33,6 +43,7 @@ std::uint64_t device_bits(const NodeView& view,
 inline constexpr std::uint8_t kNotHeld = 255;  // also of a query: it is no failover
 struct Machine {                               // what planning changes
   Amounts free;
+  Flow flow;                       // that its leases and proposals have stated
   std::uint64_t free_devices = 0;  // bit i: device i is wholly free
   std::uint32_t cell = kNone;      // kNone: not to be planned on now
   std::uint32_t keeper = kNone;    // the request that it is kept for
@@ -47,6 +58,7 @@ struct Taken {  // from one machine
   std::int32_t share = 0, device = -1, start = -1;  // of one device; MIG: where its slots begin
   std::uint64_t tenant = 0;                         // whose share
   bool whole = false;                               // nothing was on it before
+  Flow flow = {};
 };
 
 // How much, in points, a property counts against a machine of a class. All are penalties.
@@ -62,6 +74,7 @@ struct Weights {
 // One kind of machine that a request needs, compiled.
 struct Need {
   Amounts amounts;
+  Flow flow;
   Load load;
   Task task;                     // for learning and for scarcity
   std::uint32_t constraint = 0;  // of the matcher
@@ -89,10 +102,11 @@ struct Query {
   std::int64_t done_ms = 0;                                /* it is gone by then; 0 = not known */
   const std::vector<std::int64_t>* shadows = nullptr;      /* when those can start, 0 = not known; with done_ms */
   std::uint8_t failover = kNotHeld;                        /* its tier, where it may use headroom; 0: any */
+  bool any_flow = false;                                   /* whatever traffic it has stated */
 };
 
 // What of an offer stands against a request that the machine could serve otherwise.
-enum class Refusal : std::uint8_t { None = 0, Price = 1, Tenants = 2, Images = 3, Length = 4 };
+enum class Refusal : std::uint8_t { None = 0, Price = 1, Tenants = 2, Images = 3, Length = 4, Link = 5 };
 
 struct Found {
   std::uint32_t node = kNone;
@@ -137,7 +151,7 @@ class Pool {
 
   // ---- planning
   // Machines marked with mark() since begin() are left out.
-  void begin() { ++stamp_; }
+  void begin() { ++stamp_, pending_.clear(); }
   void mark(std::uint32_t node) { marks_[node] = stamp_; }
   bool marked(std::uint32_t node) const { return marks_[node] == stamp_; }
   Found best(const Query& query);
@@ -189,7 +203,22 @@ class Pool {
   // Of machines with the time from which each could host it: those that will be kept back from it, sorted.
   std::vector<std::uint32_t> kept_back(const Query& query,
                                        const std::vector<std::pair<WallTime, std::uint32_t>>& from) const;
-  void keep(std::uint32_t node, std::uint32_t keeper);  // kNone: for nobody any more
+  // kNone: for nobody any more. `flows`: the keeper has stated traffic, so it is the site's uplink too.
+  void keep(std::uint32_t node, std::uint32_t keeper, bool flows = false);
+
+  // How long its image takes to this machine, by what any holder says of its size and what is said of the machine's
+  // way in: 0 where it is there already, or one of the two is not known.
+  std::int64_t image_bytes(const Query& query) const;
+  std::int64_t fetch_ms(const Query& query, std::int64_t bytes, std::uint32_t node) const;
+
+  // ---- ways out of sites (flow.cpp)
+  // What is in the way of its traffic and of nothing else.
+  FlowLack flow_lack(const Query& query, std::uint32_t node) const;
+  Flow flow_left(std::uint32_t node) const;  // of its site's uplink and its own limits; most where nothing is stated
+  // Until begin(): that much of it is spoken for by a gang that is being put together.
+  void pend(std::uint32_t node, const Flow& flow);
+  void clear_pending() { pending_.clear(); }
+  bool overdrawn() const;  // by what is pending
   void take(const Taken& taken);
   void give_back(const Taken& taken);
   Matcher& matcher() { return matcher_; }
@@ -203,6 +232,7 @@ class Pool {
     bool whole = false, kept = false;
     std::uint64_t terms = 0; /* version of its offer */
     std::uint8_t held = kNotHeld;
+    Flow flow; /* left of its own limits */
   };
   // Not wholly free, kept for somebody, GPUs and CPUs that are not free, order, number: the first are kept back first.
   using HeldKey = std::tuple<bool, bool, std::int32_t, std::uint32_t, std::uint64_t, std::uint32_t>;
@@ -225,6 +255,8 @@ class Pool {
     bool held_due = false;         /* its place in the order of what is kept back must be found anew */
     std::uint32_t held_in = kNone; /* row of headroom */
     HeldKey held_key{};
+    std::uint32_t uplink = kNone; /* of its site */
+    Flow own;                     /* its own limits */
     Seen seen;
   };
   struct Cell {
@@ -245,6 +277,16 @@ class Pool {
     SortedSets<std::uint32_t> lists;
     std::array<PerModelMoving, kModels> models;
     PerModel free_milli{};
+    std::vector<Flow> uplinks;  // taken, of each site; as high as it may be
+    // By site: the requests with traffic that its machines are kept for, one entry for each machine.
+    std::vector<std::vector<std::uint32_t>> uplinks_kept;
+  };
+  struct Uplink {  // of the machines of one supplier on one site; it is as wide as the narrowest says
+    std::map<std::uint32_t, std::uint32_t> ups, downs;  // stated, and by how many
+    SortedSets<std::uint32_t>::Set nodes;
+    Flow most;
+    Flow seen;  // taken, by those that waited then
+    bool touched = false, better = false;
   };
   struct Segment {
     std::uint32_t model = 0;
@@ -281,6 +323,16 @@ class Pool {
       });
   }
   void set_site(std::uint32_t node, const std::string& old, const std::string& site);
+  void set_uplink(std::uint32_t node, const NodeView& view);
+  void leave_uplink(std::uint32_t node);
+  void set_flow(std::uint32_t node, const Flow& flow);
+  void count_link(Uplink& uplink, const Link& link, bool joins);
+  bool flow_within(const Query& query, std::uint32_t node, const Machine& then) const;
+  FlowLack lack_of(const Query& query, std::uint32_t node, const Machine& then) const;
+  bool flow_ever(const Flow& flow, std::uint32_t node) const;
+  void touch_uplink(std::uint32_t uplink, bool better = false);
+  void add_improved_uplinks(std::vector<std::uint32_t>& out);
+  void settle_uplinks();
   // The best device for a share and what placing it there is worth; -1: none.
   std::pair<std::int32_t, std::int64_t> share_device(const Query& query, std::uint32_t node) const;
   bool hosts_if_judged(const Query& query, std::uint32_t node, const Machine& machine, Verdict verdict) const;
@@ -290,6 +342,9 @@ class Pool {
     if (machine.keeper == kNone || machine.keeper == query.asker) return false;
     if (query.precedences != nullptr && (*query.precedences)[machine.keeper] > query.precedence) return false;
     return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
+  }
+  static bool goes_before(const Query& query, std::uint32_t keeper) {
+    return keeper == query.asker || (query.precedences != nullptr && (*query.precedences)[keeper] > query.precedence);
   }
   void count_levels(const NodeClass& k, std::uint32_t model, std::int32_t sign);
   void count_currency(std::uint32_t currency, std::uint32_t by);
@@ -337,6 +392,11 @@ class Pool {
   std::map<std::string, SortedSets<std::uint32_t>::Set> by_site_;  // where it is known
   std::set<std::pair<std::uint32_t, std::string>> by_size_;        // those sites, by how many machines they have
   SortedSets<std::uint32_t> groups_;
+  std::map<std::pair<OrgId, std::string>, std::uint32_t> uplink_by_site_;
+  std::vector<Uplink> uplinks_;
+  std::vector<std::uint32_t> free_uplinks_, touched_uplinks_;
+  std::vector<std::pair<std::uint32_t, Flow>> pending_;              // by machine
+  bool some_flow_ = false;                                           // some request ever stated traffic
   std::map<std::uint32_t, SortedSets<std::uint64_t>::Set> holders_;  // of images
   SortedSets<std::uint64_t> holder_orders_;
   std::array<std::uint32_t, kHotImages> hot_{};      // images that many hold: a bit of the class
@@ -362,6 +422,14 @@ class Pool {
   std::uint32_t currency_ = 0;                       // that most of them ask
   std::array<Segment, kModels> segments_;            // scratch of one search
   Moving moving_;
+};
+
+struct Pending {  // while it lives, what is pending may be
+  Pool& pool;
+  explicit Pending(Pool& of) : pool(of) {}
+  ~Pending() { pool.clear_pending(); }
+  Pending(const Pending&) = delete;
+  Pending& operator=(const Pending&) = delete;
 };
 
 }  // namespace muster::scheduler

@@ -99,6 +99,7 @@ Machine Scheduler::Impl::without(std::uint32_t node, const std::vector<LeaseId>&
     then.free = {sum(then.free.cpu, amounts.cpu), sum(then.free.memory, amounts.memory),
                  sum(then.free.disk, amounts.disk)};
     then.free_devices |= device_bits(view, lease.devices);
+    then.flow = then.flow.minus(needed_flow(lease.resources.traffic));
   }
   then.whole = stay == 0 && !proposed_on.contains(node);
   return then;
@@ -177,7 +178,7 @@ void Scheduler::Impl::keep_for(std::uint32_t item, const std::vector<std::uint32
   for (const std::uint32_t node : nodes) {
     if (!pool.live(node) || std::find(kept.begin(), kept.end(), node) != kept.end()) continue;
     kept.push_back(node);
-    pool.keep(node, item);
+    keep(node, item);
   }
 }
 
@@ -290,6 +291,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   if (latches.size() >= kLatchesMax && !it.latched) return false;
 
   pool.begin();
+  const Pending pending(pool);
   mark_excluded(c, now);
   std::vector<std::uint32_t> chosen;
   std::vector<LeaseId> victims;
@@ -300,7 +302,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
     for (; found < need.count; ++found) {
       const Found free = pool.best(query);
       if (!free) break;
-      pool.mark(free.node);
+      pool.mark(free.node), pool.pend(free.node, need.need.flow);
       chosen.push_back(free.node);
     }
     if (found == need.count) continue;
@@ -318,8 +320,9 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
         if (!still) continue;
         room = std::move(*still);
       }
+      if (c.flows && !pool.would_host(query, room.node, without(room.node, room.victims))) continue;
       ++found;
-      pool.mark(room.node);
+      pool.mark(room.node), pool.pend(room.node, need.need.flow);
       chosen.push_back(room.node);
       victims.insert(victims.end(), room.victims.begin(), room.victims.end());
       if (by.reclaims())

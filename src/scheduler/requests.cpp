@@ -23,6 +23,10 @@ std::uint64_t hash_of(const NodeRequest& r) {
   if (r.gpu_share_milli != 0 || r.gpu_memory_bytes != 0)
     h = hash_with(hash_with(h, static_cast<std::uint64_t>(r.gpu_memory_bytes)),
                   static_cast<std::uint64_t>(r.gpu_share_milli));
+  if (const Traffic& t = r.resources.traffic; t.any())
+    h = hash_with(
+        hash_with(hash_with(h, static_cast<std::uint64_t>(t.up_kbps)), static_cast<std::uint64_t>(t.down_kbps)),
+        static_cast<std::uint64_t>(t.volume_bytes));
   for (const GpuChoice& choice : r.gpu_any)
     h = hash_with(hash_with(h, hash_text(choice.model)), static_cast<std::uint64_t>(choice.speed_permille));
   return h;
@@ -30,9 +34,9 @@ std::uint64_t hash_of(const NodeRequest& r) {
 bool same(const NodeRequest& a, const NodeRequest& b) {  // Ray's own labels and custom resources place nothing
   return a.resources.cpu_milli == b.resources.cpu_milli && a.resources.memory_bytes == b.resources.memory_bytes &&
          a.resources.gpus == b.resources.gpus && a.resources.disk_bytes == b.resources.disk_bytes &&
-         a.whole_machine == b.whole_machine && a.gpu_model == b.gpu_model && a.constraints == b.constraints &&
-         a.pinned == b.pinned && a.gpu_memory_bytes == b.gpu_memory_bytes && a.gpu_share_milli == b.gpu_share_milli &&
-         a.gpu_any == b.gpu_any;
+         a.resources.traffic == b.resources.traffic && a.whole_machine == b.whole_machine &&
+         a.gpu_model == b.gpu_model && a.constraints == b.constraints && a.pinned == b.pinned &&
+         a.gpu_memory_bytes == b.gpu_memory_bytes && a.gpu_share_milli == b.gpu_share_milli && a.gpu_any == b.gpu_any;
 }
 bool same(const std::vector<Bundle>& a, const std::vector<Bundle>& b) {
   return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin(), [](const Bundle& x, const Bundle& y) {
@@ -84,6 +88,7 @@ void Scheduler::Impl::compile(Class& c) {
     c.needs.push_back({pool.compile(c.example, bundles[i]), bundles[i].count, i, bundles[i].role == SlotRole::Head});
     if (c.grows && bundles[i].failover) c.needs.back().failover = std::min<std::uint8_t>(c.example.tier, kNotHeld - 1);
     const Need& need = c.needs.back().need;
+    c.flows = c.flows || need.flow.any();
     const std::int64_t gpu = need.load.share > 0 ? need.load.share : std::int64_t{need.load.gpus} * kWholeGpu;
     Held& one = c.needs.back().held = {need.amounts.cpu, need.amounts.memory, gpu};
     for (std::size_t k = 0; k < one.size(); ++k) c.held[k] += one[k] * bundles[i].count;

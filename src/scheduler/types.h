@@ -29,10 +29,11 @@ struct Interval {
 };
 struct Link {  // of the site to the world; 0 = not known
   std::int64_t up_kbps = 0, down_kbps = 0, lan_kbps = 0;
-  std::int64_t quota_bytes = -1;     // what is left of the transfer quota; -1 = none
-  std::int64_t egress_per_gib = 0;   // price
-  bool relayed = false;              // reached through a relay only
-  std::array<std::int32_t, 3> at{};  // coordinates that predict latency: x, y and height in microseconds
+  std::int64_t quota_bytes = -1;                    // what is left of this machine's transfer quota; -1 = none
+  std::int64_t egress_per_gib = 0;                  // price
+  bool relayed = false;                             // reached through a relay only
+  std::array<std::int32_t, 3> at{};                 // coordinates that predict latency: x, y and height in microseconds
+  std::int64_t own_up_kbps = 0, own_down_kbps = 0;  // the owner's limits for this machine; 0 = none
   bool operator==(const Link&) const = default;
 };
 struct Reliability {  // per hour of work; nothing observed yet = no hours
@@ -65,9 +66,10 @@ struct NodeView {  // a machine and what is free on it now
   std::vector<RuntimeKind> runtimes;
   std::map<std::string, std::string> labels;
   std::vector<std::string> taints;
-  std::vector<std::string> images, datasets; /* held here */
-  std::string site, isp, jurisdiction;       /* failure domains and law; region is a label */
-  std::uint32_t driver = 0, cuda = 0;        /* major * 1000 + minor */
+  std::vector<std::string> images, datasets;       /* held here */
+  std::map<std::string, std::int64_t> image_bytes; /* of those, where it is known */
+  std::string site, isp, jurisdiction;             /* failure domains and law; region is a label */
+  std::uint32_t driver = 0, cuda = 0;              /* major * 1000 + minor */
   Link link;
   Reliability reliability;
   Offer offer;
@@ -75,7 +77,8 @@ struct NodeView {  // a machine and what is free on it now
   bool schedulable = false;  /* online, not draining */
   std::uint64_t version = 0; /* allocation version: rises with every grant and end, not with telemetry */
   WallTime backoff_until;
-  bool whole = true; /* nothing is leased on it */
+  bool whole = true;    /* nothing is leased on it */
+  Traffic traffic = {}; /* that its leases have stated */
   bool operator==(const NodeView&) const = default;
 };
 

@@ -255,6 +255,10 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) shown.cluster = cluster->spec.name;
     view.leases.push_back(std::move(shown));
   }
+  // Names say whose work it was: they are the platform's to know. A supplier gets the digests.
+  const bool platform = caller.role == Role::Operator || caller.role == Role::Auditor;
+  for (const std::string& image : node.facts.images)
+    if (platform || image.starts_with("sha256:")) view.images.push_back(image);
   if (node.offer.version != 0) {
     for (const OrgId tenant : node.offer.tenants) {
       const auto org = state.orgs.find(tenant);

@@ -50,6 +50,7 @@ Bytes inventory_digest(const NodeFacts& facts) {
   sink.number(facts.egress_allowed ? 1 : 0);
   sink.number(static_cast<std::int64_t>(facts.labels.size()));
   for (const auto& [key, value] : facts.labels) sink.text(key), sink.text(value);
+  for (const auto& [key, value] : facts.image_bytes) sink.text(key), sink.number(value);  // older agents have none
   const crypto::Digest digest = sink.finish();
   return Bytes(digest.begin(), digest.end());
 }

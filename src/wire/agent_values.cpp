@@ -223,6 +223,7 @@ void put(const NodeFacts& value, pb::NodeFacts& out) {
   put_texts(value.lan, *out.mutable_lan());
   out.set_egress_allowed(value.egress_allowed);
   put_map(value.labels, *out.mutable_labels());
+  for (const auto& [image, bytes] : value.image_bytes) (*out.mutable_image_bytes())[utf8(image)] = bytes;
 }
 void get(const pb::NodeFacts& in, NodeFacts& value, Check& check) {
   value.hostname = check.text(in.hostname(), kNameMax, "facts.hostname");
@@ -242,6 +243,9 @@ void get(const pb::NodeFacts& in, NodeFacts& value, Check& check) {
   value.lan = check.texts(in.lan(), 64, kNameMax, "facts.lan");
   value.egress_allowed = in.egress_allowed();
   value.labels = check.text_map(in.labels(), kNameMax, "facts.labels");
+  for (const auto& [image, bytes] : in.image_bytes())
+    value.image_bytes.emplace(check.text(image, kNameMax, "facts.image_bytes"),
+                              check.amount(bytes, "facts.image_bytes"));
 }
 
 void put(const ImagePolicy& value, pb::ImagePolicy& out) {

@@ -219,6 +219,7 @@ struct NodeView {
   std::string not_hired;
   std::vector<std::string> offer_tenants = {};  // by name
   WallTime open_until = {}, opens_at = {};      // 0 = always open
+  std::vector<std::string> images = {};         // that the caller may know of
 };
 struct NodeRefusalsView {
   NodeId node;

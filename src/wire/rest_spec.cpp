@@ -43,10 +43,16 @@ void write(const NodeRequest& from, v1::NodeRequest& to) {
   texts(from.labels, *to.mutable_labels());
   texts(from.constraints, *to.mutable_constraints());
   for (const NodeId node : from.pinned) to.add_pinned_nodes(node.str());
+  to.set_uplink_kbps(from.resources.traffic.up_kbps), to.set_downlink_kbps(from.resources.traffic.down_kbps);
+  to.set_transfer_bytes(from.resources.traffic.volume_bytes);
 }
 Result<NodeRequest> read(const v1::NodeRequest& from, const std::string& path) {
   NodeRequest to;
   to.resources = TRY(wire::read(from.resources(), path + ".resources"));
+  TRY_VOID(not_negative(from.uplink_kbps(), path + ".uplinkKbps"));
+  TRY_VOID(not_negative(from.downlink_kbps(), path + ".downlinkKbps"));
+  TRY_VOID(not_negative(from.transfer_bytes(), path + ".transferBytes"));
+  to.resources.traffic = {from.uplink_kbps(), from.downlink_kbps(), from.transfer_bytes()};
   to.whole_machine = from.whole_machine();
   to.gpu_model = from.gpu_model();
   to.labels = texts(from.labels());

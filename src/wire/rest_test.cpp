@@ -19,6 +19,7 @@ ClusterSpec sample_spec() {
   spec.head.pinned = {NodeId{3}};
   spec.groups.push_back({"workers", 1, 4, {}, {"pip install x"}, {{"A", "b"}}});
   spec.groups[0].request.whole_machine = true;
+  spec.groups[0].request.resources.traffic = {20'000, 100'000, std::int64_t{5} << 30};
   spec.groups[0].request.constraints["region"] = "eu";
   spec.env["K"] = "v";
   spec.files.push_back({"/data", "ab12"});

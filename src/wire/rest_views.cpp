@@ -262,6 +262,7 @@ std::string to_json(const NodeView& view) {
     out.set_leaves_at(time_text(lease.lease.leaves_at));
   }
   m.set_not_hired(view.not_hired);
+  for (const std::string& image : view.images) m.add_images(clean(image));
   if (node.offer.version != 0) {
     write(node.offer, view.offer_tenants, *m.mutable_offer());
     m.mutable_offer()->set_open_until(time_text(view.open_until));

@@ -58,9 +58,11 @@ World story() {
   w.must(NoteSigningKeys{6, {{0, new_key, WallTime{8'000}, {}}}});
   NodeFacts facts = w.state.nodes.at(NodeId{1}).facts;
   facts.lan = {"192.168.1.5:41000"}, facts.labels = {{"rack", "7"}};
+  facts.images = {"ray:2"}, facts.image_bytes = {{"ray:2", 4711}};
   w.must(NodeOnline{NodeId{1}, facts});
   ClusterSpec spec = World::spec(1, 3, 1);
   spec.env = {{"A", "b"}}, spec.max_lifetime = 1h, spec.idle_timeout = 5min, spec.head.labels = {{"team", "x"}};
+  spec.groups[0].request.resources.traffic = {1'000, 2'000, 0};
   Actor alice = w.user();
   alice.request_id = "key-1", alice.request_hash = Bytes(32, 9);
   const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, spec}, alice).id).value();

@@ -303,6 +303,12 @@ agent::OpResult Node::do_op(const agent::Op& op) {
   if (const auto* image = std::get_if<agent::EnsureImage>(&op)) {
     if (disk_full) return out.ok = false, out.reason = "disk_full", out;
     out.value = agent::ImageReady{"sha256:" + image->image};
+    const std::string& name = image->asked.empty() ? image->image : image->asked;
+    if (std::find(facts.images.begin(), facts.images.end(), name) == facts.images.end() && facts.images.size() < 16) {
+      facts.images.push_back(name);
+      facts.image_bytes[name] = std::int64_t{1} << 30;
+      if (core) core->set_facts(facts, clocks());
+    }
   } else if (const auto* probe = std::get_if<agent::ProbeImage>(&op)) {
     out.value = ImageProbe{probe->digest, "2.55.1", "3.11", true, true};
   } else if (const auto* create = std::get_if<agent::CreateLease>(&op)) {
