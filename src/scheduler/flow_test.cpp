@@ -262,7 +262,7 @@ TEST(Uplinks, WhatIsInTheWayOfAnEarlierTierLeaves) {
 // have been placed in any way (one kind of machine); and a scheduler built anew from the snapshot plans the same.
 TEST(Uplinks, AreNeverOverdrawnAndNeverLeftUnused) {
   std::size_t starts = 0, waits = 0;
-  for (std::uint64_t seed = 1; seed <= 80; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     Rng rng(seed);
     Site w;
     const auto machine = [&](std::uint64_t id) {
@@ -334,8 +334,8 @@ TEST(Uplinks, AreNeverOverdrawnAndNeverLeftUnused) {
       }
     }
   }
-  EXPECT_GT(starts, 1'000U);
-  EXPECT_GT(waits, 1'000U);
+  EXPECT_GT(starts, 400U);
+  EXPECT_GT(waits, 400U);
 }
 
 // Kinds that differ: never overdrawn, though the one uplink that all fit on is not always found.
@@ -399,7 +399,9 @@ TEST(Uplinks, TakeHostileNumbers) {
   n.link.own_down_kbps = -5, n.link.quota_bytes = -7, n.link.up_kbps = INT64_MAX;
   n.traffic = {INT64_MAX, INT64_MIN, INT64_MAX};
   w.set(n);
-  w.set(at_site(2, "attic", INT64_MIN));
+  NodeView other = at_site(2, "attic", 0);
+  other.link.up_kbps = INT64_MIN;
+  w.set(other);
   w.ask(asks(1, {INT64_MAX, INT64_MAX, INT64_MAX}));
   w.ask(asks(2, {INT64_MIN, -1, -1}));
   w.ask(asks(3, {1, 0, 0}));
