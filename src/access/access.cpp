@@ -133,9 +133,13 @@ bool reaches(Reach reach, const Subject& subject, const Object& object) {
 }
 
 // Scopes narrow a token: no scope = all the owner may; each scope opens a part, "read" all of it for looking.
-bool in_scope(const Subject& subject, Verb verb, Kind kind) {
+bool in_scope(const Subject& subject, Verb verb, const Object& object) {
   if (subject.scopes.empty()) return true;
+  const Kind kind = object.kind;
   for (const std::string& scope : subject.scopes) {
+    if (scope == kSecondFactorScope && reaches(Reach::Self, subject, object) &&
+        ((kind == Kind::Principal && (verb == Read || verb == Update)) || (kind == Kind::ApiToken && verb == Revoke)))
+      return true;
     if (scope == "admin") return true;
     if (scope == "read" && (verb == List || verb == Read)) return true;
     if (scope == "clusters" && (kind == Kind::Cluster || kind == Kind::Job || kind == Kind::Blob ||
@@ -163,7 +167,7 @@ bool allowed(const Subject& subject, Verb verb, const Object& object) {
     return true;  // the one-use token is the permission
   if (subject.node) return subject.role == Role::None && granted(kDevice, subject, verb, object);
   if (!subject.principal || subject.role == Role::None) return false;
-  return in_scope(subject, verb, object.kind) && granted(kTable, subject, verb, object);
+  return in_scope(subject, verb, object) && granted(kTable, subject, verb, object);
 }
 
 }  // namespace
@@ -185,6 +189,10 @@ Status check(const Subject& subject, Verb verb, const Object& object) {
   if (allowed(subject, verb, object)) return {};
   if (!subject.principal && !subject.node)
     return error(Code::Unauthenticated, "nobody is logged in; run `muster login` or send an API token");
+  if (subject.scopes == std::vector<std::string>{std::string(kSecondFactorScope)})
+    return error(Code::PermissionDenied,
+                 "this account needs a second factor before it may do more: set one up with `muster totp enable`, "
+                 "then log in again with a code");
   const std::string kind(kind_name(object.kind));
   const std::string name(verb_name(verb));
   if (!visible(subject, object) && verb != Verb::Create && verb != Verb::List)

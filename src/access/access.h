@@ -4,6 +4,7 @@
 // foreign object looks like a missing one (NotFound), a forbidden verb on a visible object is PermissionDenied.
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -65,6 +66,9 @@ struct Object {
   PrincipalId principal;
   bool operator==(const Object&) const = default;
 };
+
+// The scope of a login that still lacks the second factor which its role needs: the own account alone, to set it up.
+inline constexpr std::string_view kSecondFactorScope = "second-factor";
 
 Status check(const Subject& subject, Verb verb, const Object& object);
 bool visible(const Subject& subject, const Object& object);  // may the subject know that it exists

@@ -175,5 +175,30 @@ TEST(Access, ScopesNarrow) {
   EXPECT_EQ(verbs(subject, Kind::Cluster, true), "");
 }
 
+TEST(Access, WhoLacksTheSecondFactorOfHisRoleReachesHisOwnAccountAlone) {
+  for (const Role role : {Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor}) {
+    Subject subject = person(role);
+    subject.scopes = {std::string(kSecondFactorScope)};
+    const Object own{.kind = Kind::Principal, .owner = kOwn, .principal = subject.principal};
+    const Object other{.kind = Kind::Principal, .owner = kOwn, .principal = PrincipalId{4'711}};
+    EXPECT_TRUE(check(subject, Verb::Read, own).ok());
+    EXPECT_TRUE(check(subject, Verb::Update, own).ok()) << "to set it up, and for another password";
+    EXPECT_FALSE(check(subject, Verb::Delete, own).ok());
+    EXPECT_FALSE(check(subject, Verb::Update, other).ok()) << "an operator may otherwise";
+    EXPECT_FALSE(check(subject, Verb::Read, other).ok());
+    const Object token{.kind = Kind::ApiToken, .owner = kOwn, .principal = subject.principal};
+    EXPECT_TRUE(check(subject, Verb::Revoke, token).ok()) << "logins without it end";
+    EXPECT_FALSE(check(subject, Verb::Create, token).ok()) << "or it would give itself all";
+    for (const Kind kind :
+         {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster, Kind::Job, Kind::Queue,
+          Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry, Kind::Registry, Kind::Offer, Kind::ImagePolicy})
+      EXPECT_EQ(verbs(subject, kind, true), kind == Kind::Node ? "e" : "")  // a join token lets anybody enrol
+          << kind_name(kind);
+    const Status refused = check(subject, Verb::List, {.kind = Kind::Cluster, .owner = kOwn});
+    EXPECT_EQ(refused.error().code, Code::PermissionDenied);
+    EXPECT_NE(refused.error().message.find("muster totp enable"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace muster::access

@@ -113,6 +113,8 @@ Result<int> login(Shell& shell, const LoginOptions& options) {
   TRY_VOID(save_config(config_path(), config));
   say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, user,
                   clean(body["principal"]["role"].text()), short_time(body["expiresAt"])));
+  if (body["secondFactorNeeded"].truth())
+    say("Your role needs a second factor: set it up now with `muster totp enable`; until then nothing else works.");
   return 0;
 }
 

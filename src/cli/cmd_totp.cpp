@@ -53,6 +53,7 @@ Result<int> enable_totp(Shell& shell, const TotpOptions& options) {
       "The second factor is in force; other logins that ended with it: {}.\n"
       "Keep these recovery codes where the phone is not. Each stands for a code once; they are not shown again.",
       clean(done["revokedTokens"].text())));
+  if (done["logInAgain"].truth()) say("Log in again with a code of the app: muster login");
   shell.show(done, [&] {
     std::string text;
     for (const auto& each : done["recoveryCodes"].items()) text += clean(each.text()) + "\n";

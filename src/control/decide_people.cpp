@@ -190,7 +190,8 @@ Decided decide(const Asking& a, const CreateApiToken& c) {
   if (!c.label.empty()) TRY_VOID(validate_title(c.label, "label"));
   if (c.scopes.size() > 8) return error(Code::InvalidArgument, "scopes has more than 8 entries", "scopes");
   for (const std::string& scope : c.scopes)
-    if (scope != "read" && scope != "clusters" && scope != "nodes" && scope != "admin")
+    if (scope != "read" && scope != "clusters" && scope != "nodes" && scope != "admin" &&
+        scope != access::kSecondFactorScope)
       return error(Code::InvalidArgument,
                    "there is no scope " + scope.substr(0, 32) + "; use read, clusters, nodes or admin", "scopes");
   if (c.lifetime.count() < 0 || c.lifetime > Millis(std::int64_t{3660} * 24 * 3'600'000))

@@ -97,8 +97,9 @@ class Api {
             const std::function<Result<std::string>(const control::State&, const scheduler::Scheduler&)>& f);
 
   void login(const CallPtr& call);
-  // A token of the account, and the answer that `render` makes of it.
-  void give_login(const CallPtr& call, const Principal& who, const std::string& label, Millis lifetime,
+  // A token of the account, and the answer that `render` makes of it. Scopes: none for all that the account may.
+  void give_login(const CallPtr& call, const Principal& who, const std::string& label,
+                  const std::vector<std::string>& scopes, Millis lifetime,
                   std::function<std::string(const wire::LoginView&)> render);
   void begin_sso(const CallPtr& call);
   void finish_sso(const CallPtr& call);

@@ -129,24 +129,32 @@ void Api::login(const CallPtr& call) {
   const Error wrong = error(Code::Unauthenticated, "name or password is wrong");
   check_password(call, request->name, request->password, wrong, [this, call, request = *request](const Principal& who) {
     check_code(call, who, request.code, [&] {
-      give_login(call, who, request.label.empty() ? "login" : request.label, kLoginLifetime,
-                 [](const wire::LoginView& view) { return wire::to_json(view); });
+      const std::string label = request.label.empty() ? "login" : request.label;
+      const auto render = [](const wire::LoginView& view) { return wire::to_json(view); };
+      if (!context_.factor_needed.contains(who.role)) return give_login(call, who, label, {}, kLoginLifetime, render);
+      const auto held = context_.factors->find(who.id);
+      if (!held.ok()) return fail(call, held.error());
+      if (*held) return give_login(call, who, label, {}, kLoginLifetime, render);
+      log_info("audit", "{} logs in to set up the second factor that its role needs", who.id.str());
+      give_login(call, who, label, {std::string(access::kSecondFactorScope)}, kEnrolWithin, render);
     });
   });
 }
 
-void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label, Millis lifetime,
+void Api::give_login(const CallPtr& call, const Principal& who, const std::string& label,
+                     const std::vector<std::string>& scopes, Millis lifetime,
                      std::function<std::string(const wire::LoginView&)> render) {
   call->caller.subject = {who.id, who.role, who.org, {}, {}};
   const auto token = crypto::make_api_token();
   submit(
-      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), {}, lifetime},
+      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), scopes, lifetime},
       [this, token, id = who.id, render = std::move(render)](const control::State& state, const scheduler::Scheduler&,
                                                              const engine::Reply& reply) -> Result<std::string> {
         const auto made = TokenId::parse(reply.outcome.id);
         const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
         if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id))});
+        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id)),
+                                      !found->second.scopes.empty()});
       });
 }
 

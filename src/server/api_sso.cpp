@@ -124,7 +124,7 @@ void Api::finish_sso(const CallPtr& call) {
       log_warn("audit", "a login by the identity provider was refused: {} {}", code_name(admitted.error().code), field);
       return fail(call, admitted.error());
     }
-    give_login(call, admitted->account, request.label.empty() ? "single sign-on" : request.label,
+    give_login(call, admitted->account, request.label.empty() ? "single sign-on" : request.label, {},
                sso->provider.settings().login_lifetime, [project = admitted->project](const wire::LoginView& view) {
                  return wire::to_json(wire::SsoAnswerView{false, Millis(0), view, project});
                });

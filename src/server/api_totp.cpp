@@ -81,13 +81,18 @@ void Api::confirm_totp(const CallPtr& call) {
     if (!recovery.ok()) return fail(call, recovery.error());
     log_info("audit", "{} has a second factor now", who.str());
     const auto ended = end_other_logins(call);  // logins without it; that they could not be ended takes no code back
-    ok(call, wire::to_json(wire::TotpRecoveryView{*recovery, ended.ok() ? *ended : 0}));
+    ok(call,
+       wire::to_json(wire::TotpRecoveryView{*recovery, ended.ok() ? *ended : 0, !call->caller.subject.scopes.empty()}));
   });
 }
 
 void Api::disable_totp(const CallPtr& call) {
   const auto request = wire::parse_disable_totp(call->request.body);
   if (!request.ok()) return fail(call, request.error());
+  if (context_.factor_needed.contains(call->caller.subject.role))
+    return fail(call, error(Code::FailedPrecondition,
+                            "accounts of your role need a second factor here; for another phone ask an operator for "
+                            "`muster user reset-totp`, and set it up anew"));
   check_password(call, account_name(call), request->password, wrong_password(),
                  [this, call, code = request->code](const Principal& who) {
                    check_code(call, who, code, [&] {

@@ -72,6 +72,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.public_host = options.public_host;
   context.certificate_life = options.certificate_life;
   context.reenrol_within = options.reenrol_within;
+  context.factor_needed = options.factor_needed;
   engine::Runner::Options runner;
   runner.store = options.store;
   context.runner = TRY(engine::Runner::start(std::move(runner)));

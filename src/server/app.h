@@ -32,6 +32,7 @@ class App {
     Millis addresses_kept = kAddressesKept;
     AgentHub::Options agents;
     QueueWatch::Options queue_watch;
+    std::set<Role> factor_needed;             // local accounts of these roles log in with a second factor only
     std::optional<SsoProvider::Options> sso;  // the identity provider that people may log in by
   };
   static Result<std::unique_ptr<App>> start(Options options);

@@ -2,15 +2,18 @@
 #include <signal.h>
 #include <time.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <set>
 
 #include "base/log.h"
 #include "server/app.h"
 #include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/signer_socket.h"
+#include "wire/names.h"
 
 namespace muster::server {
 namespace {
@@ -43,6 +46,23 @@ Result<Millis> parse_span(const Arguments& arguments, const std::string& name, M
   if (fault != std::errc() || end != text.data() + text.size() || value < low || value > high)
     return error(Code::InvalidArgument, fmt::format("{} must be a whole number from {} to {}", name, low, high));
   return unit * value;
+}
+
+// "operator,auditor" or "all"; empty: none.
+Result<std::set<Role>> parse_roles(const std::string& text) {
+  if (text == "all") return std::set{Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor};
+  std::set<Role> out;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find(',', at), text.size());
+    const auto role = wire::parse_role(text.substr(at, end - at));
+    if (!role)
+      return error(Code::InvalidArgument,
+                   "--second-factor takes operator, supplier, tenant and auditor, or all; not '" +
+                       text.substr(at, end - at) + "'");
+    out.insert(*role);
+    at = end + 1;
+  }
+  return out;
 }
 
 Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses) {
@@ -79,6 +99,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
       TRY(parse_span(arguments, "--reenrol-days", Millis(86'400'000), 0, 365, options.reenrol_within));
   options.addresses_kept =
       TRY(parse_span(arguments, "--address-days", Millis(86'400'000), 0, 3'650, options.addresses_kept));
+  options.factor_needed = TRY(parse_roles(arguments.option("--second-factor")));
   if (const std::string sso = arguments.option("--sso"); !sso.empty()) {
     options.sso = TRY(SsoProvider::load(sso));
     log_info("musterd", "people may log in by {}", options.sso->settings.issuer);

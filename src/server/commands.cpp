@@ -17,6 +17,7 @@ const char* const kUsage =
     "                [--at-rest-key FILE | --at-rest-program PATH]   (encrypted at rest from the beginning)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
+    "                [--second-factor ROLE,...|all]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
     "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
@@ -88,6 +89,7 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--count",
                                                  "--certificate-life",
                                                  "--reenrol-days",
+                                                 "--second-factor",
                                                  "--head",
                                                  "--key",
                                                  "--out",

@@ -2,6 +2,7 @@
 // What every part of the server shares. Owned by App, outlives all requests; the parts are thread-safe each.
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "crypto/cert_watch.h"
@@ -52,6 +53,7 @@ struct Context {
   crypto::CertWatch certificates;            // what is in use, for metrics and warnings
   std::string public_host;                   // host[:port] put into join tokens
   Millis certificate_life{86'400'000};       // of machines; they renew at two thirds of it
+  std::set<Role> factor_needed;              // local accounts of these roles log in with a second factor only
   Millis reenrol_within{30LL * 86'400'000};  // an expired certificate is renewed on proof of the device key for so long
   std::unique_ptr<AccessLog> access;
   Context();

@@ -1078,6 +1078,41 @@ TEST_F(SecondFactor, IsAskedForAtALoginAndACodeCountsOnce) {
   }
 }
 
+TEST_F(SecondFactor, WhereTheRoleNeedsItAPasswordAloneOnlySetsItUp) {
+  const std::string before = user("nora", Role::Supplier, "nora-org");
+  const std::string free = user("toni", Role::Tenant, "toni-org");
+  app_->context().factor_needed = {Role::Supplier, Role::Operator};
+  const auto first = try_login("nora", "password-of-nora", "");
+  EXPECT_EQ(first.status, 200) << first.body.dump();
+  EXPECT_TRUE(first.body["secondFactorNeeded"].truth());
+  EXPECT_TRUE(wire::check_json("LoginResponse", first.body).ok());
+  const std::string narrow = first.body["token"].text();
+  EXPECT_FALSE(try_login("toni", "password-of-toni", "").body["secondFactorNeeded"].truth()) << "another role";
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", narrow).status, 200);
+  for (const char* path : {"/api/v1/nodes", "/api/v1/clusters", "/api/v1/events", "/api/v1/tokens", "/api/v1/audit"}) {
+    const auto refused = call("GET", path, "", narrow);
+    EXPECT_EQ(refused.status, 403) << path;
+    EXPECT_NE(refused.body.dump().find("muster totp enable"), std::string::npos) << refused.body.dump();
+  }
+  EXPECT_EQ(call("POST", "/api/v1/tokens", R"({"label":"x","lifetimeSeconds":"600"})", narrow).status, 403);
+  // Set up with it; then it and the logins without a code are of no more use.
+  const Enrolled nora = enrol("nora", narrow);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", before).status, 401);
+  EXPECT_EQ(call("GET", "/api/v1/nodes", "", narrow).status, 403) << "nobody gave a code for it";
+  const auto good = try_login("nora", "password-of-nora", nora.recovery[0]);
+  EXPECT_EQ(good.status, 200) << good.body.dump();
+  EXPECT_FALSE(good.body["secondFactorNeeded"].truth());
+  EXPECT_EQ(call("GET", "/api/v1/nodes", "", good.body["token"].text()).status, 200);
+  const auto kept =
+      call("POST", "/api/v1/totp/disable",
+           wire::to_json(wire::DisableTotpRequest{"password-of-nora", nora.recovery[1]}), good.body["token"].text());
+  EXPECT_EQ(kept.status, 409) << "it is not the account's to take away";
+  // Who loses it is where he began.
+  EXPECT_TRUE(app_->context().factors->remove(*PrincipalId::parse(id_of(narrow))).ok());
+  EXPECT_TRUE(try_login("nora", "password-of-nora", "").body["secondFactorNeeded"].truth());
+  app_->context().factor_needed.clear();
+}
+
 TEST_F(SecondFactor, RecoveryCodesCountOnceAndPasswordWithCodeTakesItAway) {
   const Enrolled rhea = enrol("rhea", user("rhea", Role::Supplier, "rhea-org"));
   EXPECT_EQ(try_login("rhea", "password-of-rhea", rhea.recovery[0]).status, 200);

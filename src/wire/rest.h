@@ -164,6 +164,7 @@ struct LoginView {
   std::string token;
   WallTime expires;
   PrincipalView principal;
+  bool second_factor_needed = false;
 };
 struct SsoStartView {
   std::string handle, url, state, user_code, verification_url, verification_url_complete;
@@ -191,6 +192,7 @@ struct TotpEnrolmentView {
 struct TotpRecoveryView {
   std::vector<std::string> codes;
   std::size_t revoked_tokens = 0;
+  bool log_in_again = false;
 };
 struct ApiTokenView {
   ApiToken token;

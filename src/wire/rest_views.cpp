@@ -36,6 +36,7 @@ void write(const LoginView& from, v1::LoginResponse& to) {
   to.set_token(from.token);
   to.set_expires_at(time_text(from.expires));
   write(from.principal, *to.mutable_principal());
+  to.set_second_factor_needed(from.second_factor_needed);
 }
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
@@ -140,6 +141,7 @@ std::string to_json(const TotpRecoveryView& view) {
   v1::TotpRecovery m;
   for (const auto& code : view.codes) m.add_recovery_codes(code);
   m.set_revoked_tokens(static_cast<std::int64_t>(view.revoked_tokens));
+  m.set_log_in_again(view.log_in_again);
   return write_message(m);
 }
 std::string to_json(const Org& view, const Quota& held) {

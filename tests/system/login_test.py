@@ -87,7 +87,10 @@ class Login(unittest.TestCase):
         self.ca = re.search(r"CA SHA-256: (\w+)", made.stdout)[1]
         self.log = open(self.dir + "/log", "w+")
         self.addCleanup(self.log.close)
-        self.server = subprocess.Popen([BUILD + "/musterd", "serve", "--data", self.data, "--listen", "127.0.0.1:%d" % self.port],
+        self.serve()
+
+    def serve(self, *more):
+        self.server = subprocess.Popen([BUILD + "/musterd", "serve", "--data", self.data, "--listen", "127.0.0.1:%d" % self.port, *more],
                                        stdout=self.log, stderr=self.log)
         self.addCleanup(self.server.wait)
         self.addCleanup(self.server.kill)
@@ -183,6 +186,32 @@ class Login(unittest.TestCase):
             self.assertNotIn(secret.encode(), stored)
         self.assertNotIn(base64.b32decode(key), stored)
         self.assertNotIn(base64.b32decode(key).hex().encode(), stored)
+
+    def test_second_factor_of_a_role(self):
+        self.login("before")
+        self.server.terminate()
+        self.server.wait(30)
+        wrong = subprocess.run([BUILD + "/musterd", "serve", "--data", self.data, "--second-factor", "operator,clerk"], capture_output=True, text=True, timeout=60)
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("not 'clerk'", wrong.stderr)
+        self.serve("--second-factor", "operator,auditor")
+        self.muster("before", "user", "list")  # logins of before stay
+        self.assertIn("set it up now with `muster totp enable`", self.login("desk"))
+        self.assertIn("muster totp enable", self.muster("desk", "user", "list", code=4))
+        self.assertIn("admin", self.muster("desk", "whoami"))
+        at = Terminal([BUILD + "/muster", "totp", "enable"], self.environment("desk"))
+        at.until("Password: ")
+        at.type(PASSWORD)
+        key = at.until(r"key ([A-Z2-7]{32}):")[1]
+        at.until("Code of the second factor: ")
+        at.type(totp(key, int(time.time()) // 30))
+        at.until("Log in again with a code of the app")
+        self.assertEqual(at.end(), 0, at.text)
+        recovery = re.findall(r"^([a-z2-7]{4}(?:-[a-z2-7]{4}){3})\r?$", at.text, re.M)
+        self.assertIn("muster totp enable", self.muster("desk", "user", "list", code=4))
+        self.assertNotIn("totp enable", self.login("desk", recovery[0]))
+        self.assertRegex(self.muster("desk", "user", "list"), r"admin .*yes")
+        self.muster("before", "user", "list", code=4)  # it ended with the new factor
 
 
 if __name__ == "__main__":
