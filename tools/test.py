@@ -38,7 +38,8 @@ flaky = []  # system tests that failed once and passed alone
 
 
 def say(text):
-    print(text, flush=True)
+    sys.stdout.write(text + "\n")  # at once: several threads speak
+    sys.stdout.flush()
 
 
 def note(kind, name, seconds=None, why=""):
