@@ -455,7 +455,7 @@ static Bytes der_sha256(X509* cert) {
   const int size = i2d_X509(cert, &der);
   MUSTER_CHECK(size > 0);
   const Digest digest = sha256({der, static_cast<std::size_t>(size)});
-  OPENSSL_free(der);
+  free_openssl(der);
   return {digest.begin(), digest.end()};
 }
 

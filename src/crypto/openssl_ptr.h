@@ -22,6 +22,10 @@ struct FreeBio {  // BIO_free tells whether it worked
 };
 using BioPtr = std::unique_ptr<BIO, FreeBio>;
 
+// OPENSSL_free() would put the path of the source into the program.
+inline void free_openssl(void* what) {
+  CRYPTO_free(what, "", 0);
+}
 inline BioPtr read_bio(std::string_view text) {
   return BioPtr(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
 }

@@ -84,9 +84,9 @@ Status read_blocks(std::string_view text, SigningKeys& out) {
     if (PEM_read_bio(bio.get(), &name, &header, &data, &size) != 1) break;
     const std::string kind = name;
     const Bytes bytes(data, data + size);
-    OPENSSL_free(name);
-    OPENSSL_free(header);
-    OPENSSL_free(data);
+    free_openssl(name);
+    free_openssl(header);
+    free_openssl(data);
     if (kind == kKeysSignature) {
       if (!out.signature.empty() || bytes.empty() || bytes.size() > kStatementSignatureMax)
         return damaged_keys("its signature");

@@ -33,9 +33,9 @@ Result<std::vector<Block>> blocks_of(std::string_view text) {
     long size = 0;
     if (PEM_read_bio(bio.get(), &name, &header, &data, &size) != 1) break;
     out.push_back({name, Bytes(data, data + size)});
-    OPENSSL_free(name);
-    OPENSSL_free(header);
-    OPENSSL_free(data);
+    free_openssl(name);
+    free_openssl(header);
+    free_openssl(data);
     if (out.size() > 3 * kCertificatesMax)
       return error(Code::TooLarge, "a bundle of CA certificates holds too many of them");
   }

@@ -34,7 +34,7 @@ std::string describe(const NodeRequest& need) {
   if (traffic.up_kbps > 0) out += " and " + rate(traffic.up_kbps) + " up";
   if (traffic.down_kbps > 0) out += " and " + rate(traffic.down_kbps) + " down";
   if (traffic.volume_bytes > 0)
-    out += fmt::format(" and {} GiB to transfer", (traffic.volume_bytes + (1 << 30) - 1) >> 30);
+    out += fmt::format(" and {} GiB to transfer", (traffic.volume_bytes - 1) / (1 << 30) + 1);
   return out + (need.whole_machine ? "" : " free");
 }
 

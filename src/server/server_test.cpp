@@ -278,7 +278,10 @@ class FakeAgent {
     {
       const std::lock_guard lock(mutex_);
       if (keys_of_server_ && !believed(desired)) return;
-      if (keys_of_server_) command_key_.assign(desired_key(desired).begin(), desired_key(desired).end());
+      if (keys_of_server_) {
+        const auto key = desired_key(desired);
+        command_key_.assign(key.begin(), key.end());
+      }
       seen_.desired = desired;
       seen_.genuine =
           seen_.genuine && crypto::verify(command_key_, wire::desired_signing_bytes(node_, desired), desired.signature);

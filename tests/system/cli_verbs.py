@@ -371,7 +371,7 @@ class CliVerbs:
         plan = self.muster("plan", file)
         self.assertEqual(plan.returncode, 0, plan.stderr)
         self.assertRegex(plan.stdout, r"waiting would wait at place 1\n  for: .+\n  expected start: not known\n")
-        self.assertRegex(self.muster("plan", file, "--min-workers", "0").stdout, r"waiting would start now:\n  1 x head: community\n")
+        self.assertRegex(self.muster("plan", file, "--min-workers", "0").stdout, r"waiting would start now:\n  1 x head: community(, image there)?\n")
         up = self.terminal("up", file)
         up.expect("waiting queued, place 1")
         up.type("\x03")
