@@ -730,8 +730,8 @@ TEST_F(Platform, MachinesLearnAnotherSigningKeyAndWorkGoesOn) {
   EXPECT_TRUE(agent.seen().closed.empty()) << agent.seen().closed;
   const auto audited = [&] {
     std::string out;
-    for (const auto& each : call("GET", "/api/v1/audit?filter=verb=rotate").body["items"].items())
-      out += each["text"].text() + "\n";
+    const auto page = call("GET", "/api/v1/audit?filter=verb=rotate");
+    for (const auto& each : page.body["items"].items()) out += each["text"].text() + "\n";
     return out;
   };
   EXPECT_TRUE(eventually([&] { return audited().find(old_order + " is believed no longer") != std::string::npos; }))
