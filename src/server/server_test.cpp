@@ -1819,8 +1819,11 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(seen.desired.secrets[0].psk.size(), 32u);
   EXPECT_FALSE(seen.desired.secrets[0].relay_token.empty());
   ASSERT_EQ(seen.desired.rosters.size(), 1u);
-  const auto roster = overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures,
-                                             {app_->context().identity.roster_key});
+  const auto keys = app_->context().keys.get();
+  const auto* signer = crypto::signing_key(keys->statement, crypto::KeyKind::Roster, read_clocks().wall);
+  ASSERT_NE(signer, nullptr);
+  const auto roster =
+      overlay::verify_roster(seen.desired.rosters[0].bytes, seen.desired.rosters[0].signatures, {signer->key});
   ASSERT_TRUE(roster.ok()) << roster.error().message;
   EXPECT_EQ(roster->roster.members.size(), 1u);
   EXPECT_EQ(roster->rejected, 0u);
