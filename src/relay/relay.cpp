@@ -174,7 +174,7 @@ class RelayImpl final : public Relay {
     loops_->stop();
   }
 
-  // ---- for Pending, on its strand
+  // ---- for Pending, on the thread of its socket
   void route(tcp::socket socket, bool member) {
     ErrorCode ec;
     if (!member) {
@@ -289,6 +289,7 @@ void Pending::start() {
 }
 
 void Pending::begin() {
+  if (!socket_.is_open()) return;  // aborted meanwhile
   timer_.expires_after(relay_.options().hello_time);
   timer_.async_wait([weak = weak_from_this()](ErrorCode ec) {
     if (auto self = weak.lock(); self && !ec) self->close();
