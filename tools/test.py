@@ -35,6 +35,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 passed, failed, skipped = [], [], []
 flaky = []  # system tests that failed once and passed alone
+reasons = {}  # test -> why it failed, the first time
 
 
 def say(text):
@@ -44,6 +45,8 @@ def say(text):
 
 def note(kind, name, seconds=None, why=""):
     {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(name)
+    if kind == "FAIL":
+        reasons.setdefault(name, why)
     if kind != "ok" or seconds is None or seconds >= 1.0 or name.startswith("system."):
         say("%-4s %s%s%s" % (kind, name, "" if seconds is None else " (%.1f s)" % seconds, "  " + why if why else ""))
 
@@ -233,7 +236,9 @@ def take(lane, out, process):
     for line in text.split("\n"):
         if line.startswith(("ok ", "FAIL ", "skip ")):
             # "setUpClass (module.Class)" is a name of two words
-            kind, test = re.match(r"(\w+) +((?:\S+ \(\w+_test\.\w+\))|\S+)", line).groups()
+            kind, test, rest = re.match(r"(\w+) +((?:\S+ \(\w+_test\.\w+\))|\S+)(.*)", line).groups()
+            if kind == "FAIL":
+                reasons.setdefault(test, rest.strip())
             {"ok": passed, "FAIL": failed, "skip": skipped}[kind].append(test)
             say(line)
     if process.returncode != 0:
@@ -391,10 +396,9 @@ def main():
             failed.append(name)
         say("FAIL: %d tests were skipped; CI must run everything: %s" % (len(skipped), ", ".join(skipped[:10])))
     say("total %.0f s" % (time.time() - began))
-    if flaky:
-        say("flaky, passed only when run again alone: " + ", ".join(flaky))
-    if failed:
-        say("failed: " + ", ".join(failed[:40]))
+    for kind, names in (("flaky, passed only when run again alone", flaky), ("failed", failed)):
+        for name in names[:40]:
+            say("%s: %s  %s" % (kind, name, reasons.get(name, "")[:300]))
     say("%d passed, %d failed, %d skipped" % (len(passed), len(failed), len(skipped)))
     sys.exit(1 if failed else 0)
 

@@ -52,10 +52,9 @@ class NatLab(unittest.TestCase):
             ways, _ = lab.wait_ways(cluster, lambda ways: by(near)(ways) and all(w["rtt_us"] > 0 for w in ways.values()) and talk.count > 0, 20)
             self.assertTrue(by(near)(ways), "the second of the list, but the nearer one: %s" % ways)
             time.sleep(4)  # all are measured by now
-            ways, _ = lab.wait_ways(cluster, by(near), 1)
-            self.assertTrue(by(near)(ways), ways)
-            for way in ways.values():
-                self.assertLess(way["rtt_us"], 2e6 * nat_lab.FAR_SECONDS, ways)
+            swift = lambda ways: by(near)(ways) and all(w["rtt_us"] < 2e6 * nat_lab.FAR_SECONDS for w in ways.values())  # noqa: E731
+            ways, _ = lab.wait_ways(cluster, swift, 20)  # a busy machine can be slow for a moment
+            self.assertTrue(swift(ways), ways)
             talk.since()
             before = talk.count
             lab.lab.pull_cable("relay")  # it neither answers nor resets anything
