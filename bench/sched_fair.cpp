@@ -7,6 +7,7 @@
 //   no-backfill    nothing goes onto machines that are kept for a gang
 //   no-preemption  nobody makes room
 //   random-ties    another order among equal machines at every step
+//   no-shares      no tier is guaranteed anything; else the three are guaranteed 10, 40 and 20 % of the GPUs
 //   sampled        seven machines that would do are compared (log2 of all), not all
 // Figures: utilisation (of the GPUs that were there, percent), gang64_p99_wait (hours, of gangs of 64 that came in the
 // first 18 hours; those that never started count as waiting until the end), lost (GPU-hours that preemption threw
@@ -68,6 +69,7 @@ class Market {
         variant_(variant),
         s_({.backfill = variant != "no-backfill", .sampled = variant == "sampled" ? 7U : 0U}) {
     if (variant == "no-preemption") s_.apply(FreezeChanged{true});
+    if (variant == "shares") s_.apply(TierSharesChanged{{100, 400, 0, 200}});
     for (std::uint64_t i = 1; i <= 150; ++i) {
       NodeView n;
       n.node = NodeId{i}, n.supplier = OrgId{1'000 + i % 40}, n.arch = "x86_64", n.schedulable = true;
@@ -364,7 +366,8 @@ void print(const std::string& name, double value, const std::string& unit, std::
 int main(int argc, char** argv) {
   const auto days = static_cast<std::uint64_t>(std::max(1L, argc > 1 ? std::atol(argv[1]) : 3L));
   std::map<std::string, Results> medians;
-  for (const std::string variant : {"default", "fifo", "no-backfill", "no-preemption", "random-ties", "sampled"}) {
+  for (const std::string variant :
+       {"default", "fifo", "no-backfill", "no-preemption", "random-ties", "sampled", "shares"}) {
     std::vector<Results> all;
     for (std::uint64_t seed = 1; seed <= days; ++seed) {
       all.push_back(Market(seed, variant).run());

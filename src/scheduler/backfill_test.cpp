@@ -124,6 +124,78 @@ TEST(Backfill, APartOfAMachineThatIsNeededWholeIsKeptToo) {
   EXPECT_EQ(started(s.plan({}, kT0)), (std::set<std::uint64_t>{4}));
 }
 
+// The gang needs one of the four CPUs of each machine, and all of machine 2 is taken: what it does not need of machine
+// 1 is not idle, and what it needs is there when the other machine is.
+TEST(Backfill, WhatAGangDoesNotNeedOfTheMachinesItKeepsIsNotIdle) {
+  for (const bool backfill : {true, false}) {
+    Scheduler s{Options{.backfill = backfill}};
+    NodeView wide = node(1);
+    wide.capacity.cpu_milli = wide.free.cpu_milli = 4'000;
+    s.apply(NodeChanged{wide}), s.apply(NodeChanged{node(2, true)});
+    s.apply(RequestChanged{request(1, "**", kT0 - 15min)});
+    EXPECT_TRUE(s.plan({}, kT0).empty());
+    for (std::uint64_t id = 2; id <= 5; ++id) s.apply(RequestChanged{request(id, "*", kT0 + Millis(id))});
+    const auto groups = s.plan({}, kT0 + 1s);
+    if (!backfill) {
+      EXPECT_TRUE(groups.empty()) << "a machine is kept as it is";
+      continue;
+    }
+    EXPECT_EQ(started(groups), (std::set<std::uint64_t>{2, 3, 4})) << "and not the fourth CPU";
+    s.apply(NodeChanged{node(2)});
+    EXPECT_EQ(started(s.plan({}, kT0 + 2s)), (std::set<std::uint64_t>{1}));
+  }
+}
+
+// The same with GPUs; where not every GPU would do for the gang, all of them are kept, as nobody says which is its.
+TEST(Backfill, OfGpusTooIfAnyWouldDo) {
+  for (const bool mixed : {false, true}) {
+    Scheduler s;
+    NodeView wide = node(1);
+    wide.capacity.cpu_milli = wide.free.cpu_milli = 8'000;
+    for (const std::string uuid : {"a", "b", "c"})
+      wide.devices.push_back({uuid, mixed && uuid == "a" ? "L4" : "A100", std::int64_t{40} << 30});
+    wide.free_devices = {"a", "b", "c"}, wide.free.gpus = wide.capacity.gpus = 3;
+    s.apply(NodeChanged{wide}), s.apply(NodeChanged{node(2, true)});
+    Request gang = request(1, "**", kT0 - 15min);
+    gang.gang[0].request.resources.gpus = 1, gang.gang[0].request.gpu_model = "A100";
+    s.apply(RequestChanged{gang});
+    EXPECT_TRUE(s.plan({}, kT0).empty());
+    Request small = request(2, "*", kT0), next = request(3, "*", kT0 + 1s);
+    small.gang[0].request.resources.gpus = 2, next.gang[0].request.resources.gpus = 1;
+    s.apply(RequestChanged{small}), s.apply(RequestChanged{next});
+    EXPECT_EQ(started(s.plan({}, kT0 + 2s)), mixed ? (std::set<std::uint64_t>{}) : (std::set<std::uint64_t>{2}));
+  }
+}
+
+// Two machines, each of which ends its work every ten minutes, never both at once, and work of a better tier that waits
+// without end: a gang of a later tier has them after it has waited as long as ageing counts, and not before.
+TEST(Backfill, NobodyIsPassedForEver) {
+  Scheduler s;
+  s.apply(NodeChanged{node(1, true)}), s.apply(NodeChanged{node(2, true)});
+  std::map<std::uint64_t, std::uint64_t> runs;  // machine -> cluster
+  for (std::uint64_t i = 1; i <= 2; ++i) s.apply(LeaseChanged{lease(900 + i, i, kT0)}), runs[i] = 900 + i;
+  Request gang = request(1, "**", kT0);
+  gang.tier = 3;
+  s.apply(RequestChanged{gang});
+  std::uint64_t next = 2;
+  Millis waited{-1};
+  for (Millis t{0}; t < 6h && waited < 0ms; t += 5min) {
+    const WallTime now = kT0 + t;
+    Request better = request(next++, "*", now);
+    better.tier = 1;
+    s.apply(RequestChanged{better});
+    const std::uint64_t machine = 1 + static_cast<std::uint64_t>(t / 5min) % 2;
+    if (runs[machine] != 0) end(s, std::exchange(runs[machine], 0), machine);
+    for (const Group& g : s.plan({}, now)) {
+      if (g.cluster == ClusterId{1}) waited = t;
+      run(s, g, now, 0ms);
+      for (const Place& p : g.places) runs[p.node.value] = g.cluster.value;
+    }
+  }
+  EXPECT_GE(waited, 200min);
+  EXPECT_LE(waited, 215min) << "ten minutes more until both are free";
+}
+
 // Behind the first of its kind another has its machines as soon as all of its start is certain.
 TEST(Backfill, TheNextOfAKindIsNotPutOffEither) {
   const auto four = [](Millis longest) {

@@ -446,8 +446,13 @@ std::vector<QueueView> Scheduler::Impl::page(WallTime now, std::size_t offset, s
   std::map<std::uint32_t, std::pair<Outlook, std::size_t>> outlooks;  // and how many of the class went before
   Walk walk(*this, now);
   std::size_t i = 0;
-  for (const auto& [tier, of_tier] : walk.tiers()) {
-    walk.begin(tier);
+  std::vector<int> parts{-1};  // those that nobody passes, and the tiers
+  for (const auto& [tier, of_tier] : walk.tiers()) parts.push_back(tier);
+  for (const int part : parts) {
+    if (part < 0)
+      walk.begin_overdue();
+    else
+      walk.begin(static_cast<std::uint8_t>(part));
     for (std::uint32_t item = 0; out.size() < limit && walk.next(item); ++i) {
       const std::uint32_t cls = items[item].cls;
       auto it = outlooks.find(cls);
@@ -471,16 +476,31 @@ QueueView Scheduler::Impl::view_of(ClusterId cluster, WallTime now) const {
   const std::uint8_t tier = lanes[it.lane].tier;
   Walk walk(*this, now);
   std::uint32_t other = kNone;
+  const Class& c = classes[it.cls];
+  std::size_t before = 0;                         // of its class
+  std::map<std::uint32_t, std::uint32_t> passed;  // of its class, by lane
+  walk.begin_overdue();
+  const std::int64_t own_worth = it.waiter.priority * kAgeStepMs + (it.aged ? kAgedMs : now.ms - it.waiter.since_ms);
+  std::size_t counted = 0;  // of those, that stand in lines of better tiers
+  while (walk.next(other) && other != item) {
+    const Item& o = items[other];
+    if (o.cls != it.cls || o.proposed) continue;
+    ++before, counted += lanes[o.lane].tier < tier ? 1 : 0;
+    if (std::tuple(o.waiter.aged().rank, o.waiter.who) < std::tuple(-own_worth, it.waiter.who)) ++passed[o.lane];
+  }
+  if (it.overdue && other == item) {
+    QueueView view = view_of(item, walk.steps(), before, outlook_of(item, now), now);
+    tell_fair_share(item, walk, now, view);
+    return view;
+  }
   for (const auto& [better, of_tier] : walk.tiers()) {
     if (better >= tier) break;
     walk.begin(better);
     while (walk.foreseen() && walk.next(other)) continue;
   }
-  const Class& c = classes[it.cls];
-  std::size_t before = 0;  // of its class
   for (const auto& [lane, line] : c.lines)
     if (lanes[lane].tier < tier) before += line.size();
-  std::map<std::uint32_t, std::uint32_t> passed;  // of its class, by lane
+  before -= counted;
   walk.begin(tier);
   while (walk.foreseen() && walk.next(other) && other != item) {
     if (items[other].cls != it.cls || items[other].proposed) continue;
@@ -489,8 +509,7 @@ QueueView Scheduler::Impl::view_of(ClusterId cluster, WallTime now) const {
   std::uint32_t position = walk.steps();
   if (other != item) {  // it stands behind those, by what everybody would hold then
     const std::uint64_t who = it.waiter.who;
-    const std::int64_t worth =
-        it.waiter.priority * kAgeStepMs + (it.aged ? kAgedMs : now.ms - it.waiter.since_ms) - walk.handicap(it.lane);
+    const std::int64_t worth = own_worth - walk.handicap(it.lane);
     const auto ahead = [&](const Lines::Line& line, std::uint32_t lane) {
       return lines.before(line, worth + walk.handicap(lane), who, now.ms);
     };

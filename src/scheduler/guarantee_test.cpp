@@ -138,6 +138,58 @@ TEST(Guarantee, IsTakenBackFromWhoHoldsMoreThanHis) {
   EXPECT_TRUE(m.leases.contains(older));
 }
 
+// ---- what tiers are guaranteed
+TEST(TierShares, ATierThatHoldsLessThanItsOwnGoesFirst) {
+  for (const std::int32_t permille : {0, 250, 1'000'000}) {
+    Market m;
+    for (std::uint64_t i = 1; i <= 4; ++i) m.machine(i, 1);
+    m.s.apply(TierSharesChanged{{0, 0, 0, permille}});
+    for (std::uint64_t id = 1; id <= 4; ++id) m.ask(id, kA, {1}, 1);
+    for (std::uint64_t id = 5; id <= 8; ++id) m.ask(id, kB, {1}, 3);
+    const auto first = m.started();
+    if (permille == 0)
+      EXPECT_EQ(first, (std::vector<std::uint64_t>{1, 2, 3, 4}));
+    else if (permille == 250)
+      EXPECT_EQ(first, (std::vector<std::uint64_t>{5, 1, 2, 3})) << "a quarter of four is one";
+    else
+      EXPECT_EQ(first, (std::vector<std::uint64_t>{5, 6, 7, 8})) << "all at most";
+    Scheduler again;
+    for (const Change& change : m.s.snapshot()) again.apply(change);
+    std::vector<std::uint64_t> rebuilt;
+    for (const Group& g : again.plan({1'000}, m.now)) rebuilt.push_back(g.cluster.value);
+    EXPECT_EQ(rebuilt, first);
+  }
+}
+
+TEST(TierShares, ItSleepsUntilItHoldsLessAndThenLooksAgain) {
+  Market m;
+  for (std::uint64_t i = 1; i <= 2; ++i) m.machine(i, 2);
+  m.s.apply(TierSharesChanged{{0, 0, 0, 500}});
+  const LeaseId mine = m.run(kB, 1, 2, 3);
+  m.run(kC, 2, 1, 1);
+  // A gang of tier 1 keeps what is free of machine 2; what tier 3 has left of its half is not a right to that.
+  m.ask(1, kA, {1, 1}, 1, {}, 15min);
+  m.ask(2, kB, {1}, 3);
+  EXPECT_TRUE(m.started().empty());
+  m.end(mine);
+  m.now = m.now + 1s;
+  EXPECT_EQ(m.started(), (std::vector<std::uint64_t>{2, 1}));
+}
+
+TEST(TierShares, NoBetterTierTakesFromIt) {
+  for (const std::int32_t permille : {0, 500}) {
+    Market m;
+    for (std::uint64_t i = 1; i <= 4; ++i) m.machine(i, 1), m.run(kB, i, 1, 3);
+    m.s.apply(TierSharesChanged{{0, 0, 0, permille}});
+    m.ask(1, kA, {1, 1, 1}, 1), m.ask(2, kC, {1, 1}, 1);
+    const auto victims = m.victims();
+    EXPECT_EQ(victims.size(), permille == 0 ? 3U : 2U) << "half of four is two: the gang of three finds no room";
+    for (const LeaseId id : victims) m.tell_to_leave(id);
+    m.now = m.now + 1s;
+    EXPECT_TRUE(m.victims().empty()) << "those that leave already are not held any more";
+  }
+}
+
 TEST(Guarantee, NothingElseIsTakenBack) {
   for (const std::string why : {"head", "consent", "better tier", "too young", "frozen", "its own", "within his",
                                 "too much", "whole machine", "leaves already"}) {

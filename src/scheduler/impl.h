@@ -24,8 +24,9 @@ inline constexpr Millis kLeaving{60'000};          // what was told to stop is g
 inline constexpr std::int64_t kLatchMs = 600'000;  // after so long a gang keeps what it could use
 inline constexpr std::size_t kLatchesMax = 16;
 inline constexpr std::size_t kProtected = 4;        // of a class: the first, and those behind it whose start is certain
+inline constexpr std::size_t kOverdueMax = 2;       // that nobody passes any more, at a time
+inline constexpr std::size_t kOverdueLookedAt = 4;  // at once, whether they could be had at all
 inline constexpr std::size_t kLatchesOfFirsts = 8;  // of kLatchesMax, that those behind the first leave alone
-inline constexpr std::size_t kTiers = 10;
 
 // The name of the proposal that holds the places of what is moved for a request: no cluster has it.
 inline ClusterId move_name(ClusterId cluster) {
@@ -63,14 +64,14 @@ struct Scheduler::Impl {
   };
   struct Candidate {  // in the heap of its lane
     std::uint32_t cls = 0, lane = 0;
-    std::uint8_t tier = 0;
+    std::uint32_t turn = 0;
     Rank rank = Rank::None;
     std::int64_t worth = 0;
     std::uint64_t who = 0;
   };
   struct Head {  // the best candidate of a lane, in the heap of a pass
     std::uint32_t lane = 0, number = 0;
-    std::uint8_t tier = 0;
+    std::uint32_t turn = 0;
     Rank rank = Rank::None;
     std::int64_t worth = 0; /* its lane's handicap taken off */
     std::uint64_t who = 0;
@@ -89,7 +90,9 @@ struct Scheduler::Impl {
     ClusterId cluster;
     std::uint32_t cls = kNone, lane = kNone;
     bool live = false, aged = false, proposed = false, latched = false;
+    bool overdue = false; /* it has waited as long as ageing counts: it goes before all others, of better tiers too */
     WallTime stays_until; /* nothing is moved for it before */
+    bool cleared = false; /* others leave, or left, machines for it */
     bool behind = false;  /* latched, but not as the first of its class: it keeps nothing but what its shadow needs */
   };
   struct Proposal {
@@ -97,6 +100,7 @@ struct Scheduler::Impl {
     std::vector<Taken> taken;
     WallTime ends; /* what it takes is free again then; 0 = not known */
     Usage::Owner owner;
+    std::uint8_t tier = 0;
     Held held{};
   };
   struct Choice {
@@ -114,11 +118,12 @@ struct Scheduler::Impl {
     bool of_tenant = false, of_project = false;  // it is within its tenant's, its project's guarantee
     bool reclaims() const { return of_tenant || of_project; }
   };
-  using Gone = std::map<Usage::Account, Held>;  // what leaves of what each holds
-  enum class Reach : std::uint8_t {             // for machines that are kept for others
-    Theirs = 0,                                 // of those that go after it too, and what it gives back in time
-    Back = 1,                                   // only what it gives back in time
-    Never = 2                                   // as Theirs, but nothing that it would have to give back
+  using Gone = std::map<Usage::Account, Held>;  // what leaves of what each holds, and each tier
+  static Usage::Account account_of_tier(std::uint8_t tier) { return 0xffffff00U + tier; }
+  enum class Reach : std::uint8_t {  // for machines that are kept for others
+    Theirs = 0,                      // of those that go after it too, and what it gives back in time
+    Back = 1,                        // only what it gives back in time
+    Never = 2                        // as Theirs, but nothing that it would have to give back
   };
   struct Booking {  // by the ends that are promised; shadow 0: not known
     std::int64_t shadow = 0;
@@ -165,6 +170,7 @@ struct Scheduler::Impl {
   void apply(const PathsChanged& c);
   void apply(const HeadroomChanged& c);
   void apply(const ShapeChanged& c);
+  void apply(const TierSharesChanged& c);
   void drop_lease(const LeaseView& lease);
   std::vector<Change> snapshot() const;
 
@@ -184,12 +190,16 @@ struct Scheduler::Impl {
   template <class Needs, class Each>
   void learn_from(ClusterId cluster, const Needs& needs, const Each& each);
   void age(std::int64_t now_ms);
+  void look_at_overdue(WallTime now);
+  bool could_be_had(std::uint32_t item) const;
 
   class Placement;
   // ---- planning (plan.cpp)
   std::vector<Group> plan(const Budget& budget, WallTime now);
   void wake_by_machines(std::int64_t now_ms);
   void rebuild_heap(std::int64_t now_ms);
+  std::pair<Entry, std::int64_t> first_of(std::uint32_t cls, std::uint32_t lane, const Lines::Line& line,
+                                          std::int64_t now_ms) const;
   void push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms);
   bool place(std::uint32_t item, WallTime now, Group& group, Proposal& proposal);
   bool choose(std::uint32_t item, WallTime now, Reach reach, std::vector<Choice>& chosen, std::uint32_t& lacks,
@@ -202,9 +212,14 @@ struct Scheduler::Impl {
   Rank rank_of(std::uint32_t item) const { return rank_of(classes[items[item].cls], items[item].lane); }
   void rank_anew(Lane& lane);
   void wake_guaranteed(OrgId tenant);
+  // Who is overdue first, then the tiers that hold less than they are guaranteed, then the others, the best first.
+  std::uint32_t turn_of(std::uint8_t tier) const { return (usage.tier_lacks(tier) ? 2U : 258U) + tier; }
+  std::uint32_t turn_of(const Item& item) const { return item.overdue ? 1 : turn_of(lanes[item.lane].tier); }
+  void look_at_turns(bool wakes = true);
   static bool later(const Candidate& a, const Candidate& b);
   void show(std::uint32_t lane);
   void show_all();
+  void turn_anew(Lane& lane);
   bool next(Candidate& top);
   static bool goes_later(const Head& a, const Head& b);
   void reclassify();
@@ -311,11 +326,16 @@ struct Scheduler::Impl {
   std::map<std::tuple<std::uint8_t, OrgId, ProjectId>, std::uint32_t> lane_index;
   SortedSets<Entry> since_sets;
   SortedSets<Entry>::Set ageing;  // by since
+  SortedSets<Entry>::Set aged;    // those that aged and want to start
+  std::vector<std::uint32_t> overdue;
+  std::map<std::uint64_t, std::int64_t> hopeless;  // of the aged, what no machines are there for; until then
+  std::int64_t overdue_ms = 0;                     // when they were looked for last
   std::vector<std::uint32_t> sleepers;
   std::size_t awake = 0;
   std::vector<Head> heads;
   std::int64_t heap_ms = 0;
-  bool heap_good = false;
+  bool heap_good = false, turns_good = true;
+  std::array<std::uint32_t, kTiers> turns{};                    // of the tiers, when they were looked at last
   std::map<std::uint32_t, std::vector<std::uint32_t>> latches;  // item -> machines that are kept for it
   std::vector<std::uint64_t> precedences;                       // by item; of those that keep machines
   std::vector<std::int64_t> shadows;                            // by item: when it can start; 0 = not known

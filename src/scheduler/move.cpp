@@ -250,7 +250,7 @@ bool Scheduler::Impl::move_for(std::uint32_t item, std::uint8_t tier, WallTime n
   for (const Taken& t : moved.taken) proposed_on[t.node].push_back(name);
   for (std::size_t i = 0; i < moved.victims.size(); ++i)
     moves[{leases.at(moved.victims[i]).cluster, moved.places[i].node}] = name;
-  usage.propose(proposal.owner, proposal.held);
+  usage.propose(proposal.owner, proposal.tier, proposal.held);
   proposals_due.emplace(proposal.expires, name);
   proposals.emplace(name, std::move(proposal));
   out.push_back({ActionKind::Move, it.cluster, std::move(moved.places), now + kProposalLife, std::move(moved.victims)});

@@ -51,6 +51,9 @@ std::optional<Scheduler::Impl::Walk::First> Scheduler::Impl::Walk::first_of(std:
     }
     if (first) return first;
   }
+  while (!impl_.lines.at_end(cursors_[lane]) &&
+         impl_.items[impl_.lines.at(cursors_[lane], now_.ms).first.request()].overdue)
+    impl_.lines.next(impl_.lanes[lane].line, cursors_[lane], now_.ms);
   if (impl_.lines.at_end(cursors_[lane])) return {};
   const auto [entry, worth] = impl_.lines.at(cursors_[lane], now_.ms);
   return First{Rank::None, worth - handicap(lane), entry.who, lane, kNone};
@@ -73,7 +76,25 @@ std::uint32_t Scheduler::Impl::Walk::passed(std::uint32_t lane, std::int64_t wor
       --beyond;
       if (std::tuple(-seen.worth, seen.entry.who) < std::tuple(-worth, who)) ++before;
     }
+  else
+    for (const std::uint32_t item : impl_.overdue) {
+      const Waiter& w = impl_.items[item].waiter;
+      if (impl_.items[item].overdue && impl_.items[item].lane == lane &&
+          std::tuple(w.aged().rank, w.who) < std::tuple(-worth, who))
+        ++before;
+    }
   return std::min(before + beyond, ahead);
+}
+
+void Scheduler::Impl::Walk::begin_overdue() {
+  for (const std::uint32_t item : impl_.overdue)
+    if (impl_.items[item].overdue) overdue_.push_back(item);
+  const auto key = [&](std::uint32_t item) {
+    const Waiter& w = impl_.items[item].waiter;
+    return std::tuple(impl_.rank_of(item), w.aged().rank + handicap(impl_.items[item].lane), w.who);
+  };
+  std::sort(overdue_.begin(), overdue_.end(), [&](auto a, auto b) { return key(a) > key(b); });
+  least_ = 0;
 }
 
 void Scheduler::Impl::Walk::begin(std::uint8_t tier) {
@@ -87,14 +108,32 @@ void Scheduler::Impl::Walk::begin(std::uint8_t tier) {
       auto& seen = seen_[lane];
       for (; !impl_.lines.at_end(cursor) && seen.size() < kGuaranteedSeen; impl_.lines.next(l.line, cursor, now_.ms)) {
         const auto [entry, worth] = impl_.lines.at(cursor, now_.ms);
-        seen.push_back({entry, worth});
+        seen.push_back({entry, worth, impl_.items[entry.request()].overdue});
+        if (seen.back().gone) ++passed_[lane];
       }
     }
     add(lane);
   }
 }
 
+void Scheduler::Impl::Walk::went(std::uint32_t item) {
+  const Lane& lane = impl_.lanes[impl_.items[item].lane];
+  if (foreseen() && !impl_.items[item].proposed)
+    for (const Usage::Account account : {lane.owner.tenant, lane.owner.project}) {
+      const Held& held = impl_.classes[impl_.items[item].cls].held;
+      for (std::size_t i = 0; i < held.size(); ++i) more_[account][i] += held[i];
+      part_[account] = -1;
+    }
+  ++steps_;
+}
+
 bool Scheduler::Impl::Walk::next(std::uint32_t& item) {
+  if (!overdue_.empty()) {
+    item = overdue_.back();
+    overdue_.pop_back();
+    went(item);
+    return true;
+  }
   while (!firsts_.empty()) {
     std::pop_heap(firsts_.begin(), firsts_.end());
     const First first = firsts_.back();
@@ -110,13 +149,7 @@ bool Scheduler::Impl::Walk::next(std::uint32_t& item) {
       impl_.lines.next(lane.line, cursors_[first.lane], now_.ms);
     ++passed_[first.lane];
     item = static_cast<std::uint32_t>(first.who & ((1U << kRequestBits) - 1));
-    if (foreseen() && !impl_.items[item].proposed)
-      for (const Usage::Account account : {lane.owner.tenant, lane.owner.project}) {
-        const Held& held = impl_.classes[impl_.items[item].cls].held;
-        for (std::size_t i = 0; i < held.size(); ++i) more_[account][i] += held[i];
-        part_[account] = -1;
-      }
-    ++steps_;
+    went(item);
     add(first.lane);
     return true;
   }

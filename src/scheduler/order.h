@@ -17,7 +17,8 @@ class Scheduler::Impl::Walk {
  public:
   Walk(const Impl& impl, WallTime now);
   const std::map<std::uint8_t, std::vector<std::uint32_t>>& tiers() const { return tiers_; }  // lanes with requests
-  void begin(std::uint8_t tier);                                                              // tiers in rising order
+  void begin_overdue();           // first of all, of whatever tier; the tiers come without them
+  void begin(std::uint8_t tier);  // tiers in rising order
   bool next(std::uint32_t& item);
   bool foreseen() const { return steps_ < kForeseen; }  // the next one
   std::uint32_t steps() const { return steps_; }
@@ -47,6 +48,7 @@ class Scheduler::Impl::Walk {
   };
   std::optional<First> first_of(std::uint32_t lane);
   void add(std::uint32_t lane);
+  void went(std::uint32_t item);  // it holds what it asks for, as far as those behind it are concerned
   std::int64_t part(Usage::Account account);
   const Impl& impl_;
   const WallTime now_;
@@ -57,6 +59,7 @@ class Scheduler::Impl::Walk {
   std::vector<Held> more_;                           // by account
   std::vector<std::int64_t> part_;                   // by account, -1: to be worked out
   std::vector<First> firsts_;
+  std::vector<std::uint32_t> overdue_;  // the last one first
   std::uint32_t steps_ = 0;
   std::int64_t least_ = 0;
 };

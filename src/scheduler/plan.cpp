@@ -13,21 +13,26 @@ namespace {
 constexpr std::uint32_t kTriesPerPlan = 20'000;
 constexpr std::int64_t kHeapLifeMs = 1'000;  // ranks of ageing and aged requests drift apart
 
+constexpr std::int64_t kOverdueLookMs = 10'000;
+constexpr std::int64_t kHopelessMs = 600'000;  // before it is looked again whether there are such machines at all
+
 constexpr std::uint32_t kWaysPerPlan = 8;  // searches for room; the others have their turn a second later
 
 }  // namespace
 
 // A max-heap by "goes later": the first to go is on top.
 bool Scheduler::Impl::later(const Candidate& a, const Candidate& b) {
-  return std::tuple(a.tier, a.rank, -a.worth, a.who, a.cls) > std::tuple(b.tier, b.rank, -b.worth, b.who, b.cls);
+  return std::tuple(a.turn, a.rank, -a.worth, a.who, a.cls) > std::tuple(b.turn, b.rank, -b.worth, b.who, b.cls);
 }
 
 bool Scheduler::Impl::goes_later(const Head& a, const Head& b) {
-  return std::tuple(a.tier, a.rank, -a.worth, a.who) > std::tuple(b.tier, b.rank, -b.worth, b.who);
+  return std::tuple(a.turn, a.rank, -a.worth, a.who) > std::tuple(b.turn, b.rank, -b.worth, b.who);
 }
 
 Scheduler::Impl::Impl(const Options& options)
-    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd), options.sampled) {}
+    : shares_mix(options.shares_mix), backfill(options.backfill), pool(kernels(options.simd), options.sampled) {
+  for (std::uint8_t tier = 0; tier < kTiers; ++tier) turns[tier] = turn_of(tier);
+}
 
 // ---- what is out
 void Scheduler::Impl::restore(std::uint32_t node) {
@@ -49,9 +54,11 @@ void Scheduler::Impl::hold(std::uint32_t item, Proposal proposal) {
     proposal.held[2] += t.share > 0 ? t.share : std::popcount(t.devices) * std::int64_t{kWholeGpu};
   }
   proposal.owner = lanes[it.lane].owner;
-  usage.propose(proposal.owner, proposal.held);
+  proposal.tier = lanes[it.lane].tier;
+  usage.propose(proposal.owner, proposal.tier, proposal.held);
   proposals_due.emplace(proposal.expires, it.cluster);
   proposals.emplace(it.cluster, std::move(proposal));
+  look_at_turns(false);
   it.proposed = true;
   lines.erase(line_of(classes[it.cls], it.lane), it.waiter, it.aged);
 }
@@ -63,7 +70,7 @@ std::vector<Taken> Scheduler::Impl::withdraw(ClusterId cluster) {
   Proposal proposal = std::move(found->second);
   proposals.erase(found);
   if (!moves.empty()) std::erase_if(moves, [&](const auto& each) { return each.second == cluster; });
-  usage.withdraw(proposal.owner, proposal.held);
+  usage.withdraw(proposal.owner, proposal.tier, proposal.held);
   proposals_due.erase({proposal.expires, cluster});
   std::erase_if(proposal.taken, [&](const Taken& t) {
     const auto on = proposed_on.find(t.node);
@@ -132,11 +139,10 @@ void Scheduler::Impl::apply(const NodeGone& c) {
 
 // ---- gangs that waited too long keep what they could use
 std::uint64_t Scheduler::Impl::precedence_of(std::uint32_t item) const {
-  if (items[item].latched) return precedences[item];
-  return precedence_of(item, 0xffffffffU);
+  return precedence_of(item, items[item].latched ? static_cast<std::uint32_t>(precedences[item]) : 0xffffffffU);
 }
 std::uint64_t Scheduler::Impl::precedence_of(std::uint32_t item, std::uint32_t place) const {
-  return std::uint64_t{lanes[items[item].lane].tier} << 34 | static_cast<std::uint64_t>(rank_of(item)) << 32 | place;
+  return std::uint64_t{turn_of(items[item])} << 34 | static_cast<std::uint64_t>(rank_of(item)) << 32 | place;
 }
 
 void Scheduler::Impl::order_latches(std::int64_t now_ms) {
@@ -150,7 +156,11 @@ void Scheduler::Impl::order_latches(std::int64_t now_ms) {
     return std::pair(a.first, items[a.second].waiter.who) < std::pair(b.first, items[b.second].waiter.who);
   });
   precedences.resize(items.size(), ~std::uint64_t{0}), shadows.resize(items.size(), 0);
-  for (std::uint32_t i = 0; i < order.size(); ++i) precedences[order[i].second] = precedence_of(order[i].second, i + 1);
+  for (std::uint32_t i = 0; i < order.size(); ++i) {
+    const std::uint32_t item = order[i].second;
+    // What others left for it is its own, whoever else goes first.
+    precedences[item] = items[item].cleared ? i + 1 : precedence_of(item, i + 1);
+  }
 }
 
 // Does some request of the class get what is kept for that one?
@@ -158,8 +168,8 @@ bool Scheduler::Impl::not_kept_from(std::uint32_t cls, std::uint32_t keeper) con
   for (const auto& [item, kept] : latches)
     if (items[item].cls == cls && precedences[item] <= precedences[keeper]) return true;
   return std::any_of(classes[cls].lines.begin(), classes[cls].lines.end(), [&](const auto& line) {
-    return line.second.size() > 0 && std::pair(lanes[line.first].tier, rank_of(classes[cls], line.first)) <
-                                         std::pair(lanes[items[keeper].lane].tier, rank_of(keeper));
+    return line.second.size() > 0 && std::pair(turn_of(lanes[line.first].tier), rank_of(classes[cls], line.first)) <
+                                         std::pair(turn_of(items[keeper]), rank_of(keeper));
   });
 }
 
@@ -173,11 +183,17 @@ std::vector<std::uint32_t> Scheduler::Impl::never_for(const Query& query) const 
 
 // One of each class and tenant, and only for what could be had at all.
 bool Scheduler::Impl::may_latch(std::uint32_t item) const {
-  if (latches.size() >= kLatchesMax) return false;
   const Item& it = items[item];
+  if (it.overdue) return true;
+  if (latches.size() >= kLatchesMax) return false;
   for (const auto& [other, kept] : latches)
     if (items[other].cls == it.cls && !items[other].behind && lanes[items[other].lane].tenant == lanes[it.lane].tenant)
       return false;
+  return could_be_had(item);
+}
+
+bool Scheduler::Impl::could_be_had(std::uint32_t item) const {
+  const Item& it = items[item];
   const Class& c = classes[it.cls];
   std::vector<Query> queries;
   std::vector<std::uint32_t> counts;
@@ -195,6 +211,16 @@ void Scheduler::Impl::latch(std::uint32_t item) {
   Item& it = items[item];
   it.latched = true;
   latches.try_emplace(item);
+  Pool::Keeping keeping;
+  for (const CountedNeed& need : classes[it.cls].needs) {
+    const Amounts& more = need.need.amounts;
+    Amounts& most = keeping.amounts;
+    most = {std::max(most.cpu, more.cpu), std::max(most.memory, more.memory), std::max(most.disk, more.disk)};
+    keeping.gpus = std::max(keeping.gpus, need.need.load.gpus);
+    keeping.all = keeping.all || need.need.load.whole_machine || need.need.load.share > 0;
+    keeping.constraints.push_back(need.need.constraint);
+  }
+  pool.set_keeping(item, std::move(keeping));
   order_latches(heap_ms);
 }
 
@@ -203,8 +229,9 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
   if (it == latches.end()) return;
   for (const std::uint32_t node : it->second) release(node, item);
   latches.erase(it);
+  pool.drop_keeping(item);
   ways.erase(item);
-  items[item].latched = items[item].behind = false, shadows[item] = 0;
+  items[item].latched = items[item].behind = items[item].cleared = false, shadows[item] = 0;
   std::erase(shadows_due, item);
   shadows_stale = true;
 }
@@ -213,13 +240,14 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
 // they are, the next few of the class have their machines booked too, as far as their whole start is certain.
 void Scheduler::Impl::protect(std::uint32_t cls, WallTime now, std::int64_t& again) {
   const Class& c = classes[cls];
-  std::vector<std::tuple<std::uint8_t, Rank, std::int64_t, std::uint64_t, std::uint32_t>> first;
+  std::vector<std::tuple<std::uint32_t, Rank, std::int64_t, std::uint64_t, std::uint32_t>> first;
   for (const auto& [lane, line] : c.lines) {
     const Lane& l = lanes[lane];
     Lines::Cursor cursor = lines.begin(line);
     for (std::size_t i = 0; i < kProtected && !lines.at_end(cursor); ++i, lines.next(line, cursor, now.ms)) {
       const auto [entry, worth] = lines.at(cursor, now.ms);
-      first.emplace_back(l.tier, rank_of(c, lane), usage.handicap_ms(l.owner) - worth, entry.who, entry.request());
+      first.emplace_back(turn_of(items[entry.request()]), rank_of(c, lane), usage.handicap_ms(l.owner) - worth,
+                         entry.who, entry.request());
     }
   }
   std::sort(first.begin(), first.end());
@@ -257,7 +285,8 @@ Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, st
   if (reach != Reach::Back) q.precedences = &precedences;
   const Class& c = classes[items[item].cls];
   q.length_ms = c.fit_ms, q.stays = c.stays, q.failover = need.failover;
-  if (reach != Reach::Never && backfill) q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows;
+  if (reach != Reach::Never && backfill)
+    q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows, q.beside = true;
   return q;
 }
 
@@ -417,16 +446,76 @@ bool Scheduler::Impl::place(std::uint32_t item, WallTime now, Group& group, Prop
   return true;
 }
 
+// The oldest of those that waited as long as ageing counts, whatever their tier: what they keep nobody takes any more,
+// so that no better tier and nothing smaller puts them off for ever. Few at a time, as others wait for that.
+void Scheduler::Impl::look_at_overdue(WallTime now) {
+  if (aged.size == 0 && overdue.empty()) return;
+  const bool gone = std::any_of(overdue.begin(), overdue.end(), [&](auto item) { return !items[item].overdue; });
+  if (!gone && now.ms >= overdue_ms && now.ms - overdue_ms < kOverdueLookMs) return;
+  overdue_ms = now.ms;
+  std::erase_if(hopeless, [&](const auto& each) { return each.second <= now.ms; });
+  std::vector<std::uint32_t> found;
+  std::size_t looked = 0;
+  for (const Entry* e = since_sets.first(aged); e != nullptr && found.size() < kOverdueMax && looked < kOverdueLookedAt;
+       e = since_sets.not_below(aged, {e->rank, e->who + 1})) {
+    if (hopeless.contains(e->who)) continue;
+    if (items[e->request()].overdue || (++looked, could_be_had(e->request())))
+      found.push_back(e->request());
+    else
+      hopeless.emplace(e->who, now.ms + kHopelessMs);
+  }
+  for (const std::uint32_t item : std::exchange(overdue, std::move(found))) items[item].overdue = false;
+  for (const std::uint32_t item : overdue) {
+    items[item].overdue = true;
+    wake(items[item].cls);
+  }
+  heap_good = false;
+  if (!latches.empty()) order_latches(now.ms);
+}
+
 // ---- the pass
+// A tier that holds less than it is guaranteed now may have what is kept for better ones: those of it that sleep look
+// again.
+void Scheduler::Impl::look_at_turns(bool wakes) {
+  std::array<bool, kTiers> sooner{};
+  bool changed = false, some = false;
+  for (std::uint8_t tier = 0; tier < kTiers; ++tier) {
+    const std::uint32_t before = std::exchange(turns[tier], turn_of(tier));
+    changed = changed || turns[tier] != before;
+    sooner[tier] = wakes && turns[tier] < before, some = some || sooner[tier];
+  }
+  if (!changed) return;
+  shadows_stale = true, turns_good = false;
+  if (!latches.empty()) order_latches(heap_ms);
+  for (std::size_t i = some ? sleepers.size() : 0; i-- > 0;) {
+    const auto& lines_of = classes[sleepers[i]].lines;
+    if (std::any_of(lines_of.begin(), lines_of.end(), [&](const auto& line) {
+          return line.second.size() > 0 && sooner[std::min<std::size_t>(lanes[line.first].tier, kTiers - 1)];
+        }))
+      wake(sleepers[i]);
+  }
+}
+
+// Of a line: who is overdue, else the first.
+std::pair<Entry, std::int64_t> Scheduler::Impl::first_of(std::uint32_t cls, std::uint32_t lane, const Lines::Line& line,
+                                                         std::int64_t now_ms) const {
+  for (const std::uint32_t item : overdue) {
+    const Item& it = items[item];
+    if (it.overdue && !it.proposed && it.cls == cls && it.lane == lane)
+      return {it.waiter.aged(), -it.waiter.aged().rank};
+  }
+  return lines.first(line, now_ms);
+}
+
 void Scheduler::Impl::push(std::uint32_t cls, std::uint32_t lane, std::int64_t now_ms) {
   if (!heap_good) return;
   Lines::Line& line = line_of(classes[cls], lane);
   if (line.size() == 0) return;
-  const auto [entry, worth] = lines.first(line, now_ms);
+  const auto [entry, worth] = first_of(cls, lane, line, now_ms);
   // One is enough: a thousand that came since the last pass would each put the same first there again.
   if (std::exchange(line.shown, entry.who) == entry.who) return;
   auto& heap = lanes[lane].heap;
-  heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
+  heap.push_back({cls, lane, turn_of(items[entry.request()]), rank_of(classes[cls], lane), worth, entry.who});
   std::push_heap(heap.begin(), heap.end(), later);
   if (heap.front().who == entry.who) show(lane);
 }
@@ -438,8 +527,14 @@ void Scheduler::Impl::show(std::uint32_t lane) {
   ++l.head;
   if (l.heap.empty()) return;
   const Candidate& first = l.heap.front();
-  heads.push_back({lane, l.head, l.tier, first.rank, first.worth - usage.handicap_ms(l.owner), first.who});
+  heads.push_back({lane, l.head, first.turn, first.rank, first.worth - usage.handicap_ms(l.owner), first.who});
   std::push_heap(heads.begin(), heads.end(), goes_later);
+}
+
+void Scheduler::Impl::turn_anew(Lane& lane) {
+  for (Candidate& each : lane.heap)
+    each.turn = turn_of(items[static_cast<std::uint32_t>(each.who & ((1U << kRequestBits) - 1))]);
+  std::make_heap(lane.heap.begin(), lane.heap.end(), later);
 }
 
 void Scheduler::Impl::show_all() {  // some handicaps fell
@@ -448,7 +543,7 @@ void Scheduler::Impl::show_all() {  // some handicaps fell
     Lane& l = lanes[head.lane];
     rank_anew(l);
     const Candidate& first = l.heap.front();
-    head.rank = first.rank, head.who = first.who;
+    head.turn = first.turn, head.rank = first.rank, head.who = first.who;
     head.worth = first.worth - usage.handicap_ms(l.owner);
   }
   std::make_heap(heads.begin(), heads.end(), goes_later);
@@ -461,6 +556,14 @@ bool Scheduler::Impl::next(Candidate& top) {
     heads.pop_back();
     Lane& l = lanes[head.lane];
     if (head.number != l.head) continue;
+    if (!turns_good) {  // something of a tier started meanwhile that was guaranteed more than it held
+      turns_good = true;
+      for (std::uint32_t lane = 0; lane < lanes.size(); ++lane)
+        if (!lanes[lane].heap.empty()) turn_anew(lanes[lane]);
+      show(head.lane);
+      show_all();
+      continue;
+    }
     if (const Candidate& first = l.heap.front(); rank_of(classes[first.cls], head.lane) != first.rank) {
       rank_anew(l);  // something of its tenant's started meanwhile
       show(head.lane);
@@ -483,14 +586,15 @@ bool Scheduler::Impl::next(Candidate& top) {
 void Scheduler::Impl::rebuild_heap(std::int64_t now_ms) {
   for (Lane& lane : lanes) lane.heap.clear();
   heads.clear();
-  heap_good = true, heap_ms = now_ms;
+  heap_good = turns_good = true, heap_ms = now_ms;
   for (std::uint32_t cls = 0; cls < classes.size(); ++cls) {
     for (auto& [lane, line] : classes[cls].lines) {
       line.shown = 0;
       if (!classes[cls].awake || line.size() == 0) continue;
-      const auto [entry, worth] = lines.first(line, now_ms);
+      const auto [entry, worth] = first_of(cls, lane, line, now_ms);
       line.shown = entry.who;
-      lanes[lane].heap.push_back({cls, lane, lanes[lane].tier, rank_of(classes[cls], lane), worth, entry.who});
+      lanes[lane].heap.push_back(
+          {cls, lane, turn_of(items[entry.request()]), rank_of(classes[cls], lane), worth, entry.who});
     }
   }
   for (std::uint32_t lane = 0; lane < lanes.size(); ++lane) {
@@ -536,7 +640,7 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
     if (std::all_of(c.needs.begin(), last, hopeless)) continue;
     Query query;
     query.weights = &weights, query.now_ms = now_ms, query.length_ms = c.fit_ms, query.stays = c.stays,
-    query.excluded = &nobody;
+    query.excluded = &nobody, query.beside = backfill;
     const auto helps = [&](const CountedNeed& need, std::uint32_t node) {
       const std::uint32_t keeper = pool.machine(node).keeper;
       const bool open = keeper != kNone && ((done != 0 && done <= shadows[keeper]) || not_kept_from(cls, keeper));
@@ -559,6 +663,8 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   expire(now);
   ripen(now);
   age(now.ms);
+  look_at_turns();
+  look_at_overdue(now);
   if (pool.take_recompile()) reclassify();
   pool.hold_back();
   wake_by_machines(now.ms);
@@ -581,7 +687,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
     if (line == c.lines.end() || line->first != top.lane) continue;
     if (line->second.shown == top.who) line->second.shown = 0;
     if (!c.awake || line->second.size() == 0) continue;
-    const auto [entry, worth] = lines.first(line->second, heap_ms);
+    const auto [entry, worth] = first_of(top.cls, top.lane, line->second, heap_ms);
     if (entry.who != top.who) {  // others came or went meanwhile
       push(top.cls, top.lane, heap_ms);
       continue;

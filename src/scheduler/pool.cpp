@@ -401,7 +401,7 @@ Pool::Seen Pool::seen_now(std::uint32_t node) const {
           m.free_devices,
           m.cell == kNone ? 0 : matcher_.class_serial(infos_[node].cls),
           m.whole,
-          m.keeper != kNone,
+          m.keeper,
           infos_[node].view.offer.price_version,
           m.held,
           infos_[node].own.minus(m.flow)};
@@ -410,8 +410,8 @@ Pool::Seen Pool::seen_now(std::uint32_t node) const {
 bool Pool::better(const Seen& now, const Seen& then) {
   return now.cls != 0 &&
          (then.cls != now.cls || !now.free.within(then.free) || (now.free_devices & ~then.free_devices) != 0 ||
-          (now.whole && !then.whole) || (then.kept && !now.kept) || now.terms != then.terms || now.held > then.held ||
-          !now.flow.within(then.flow));
+          (now.whole && !then.whole) || (then.keeper != kNone && now.keeper != then.keeper) ||
+          now.terms != then.terms || now.held > then.held || !now.flow.within(then.flow));
 }
 
 bool Pool::take_improved(std::vector<std::uint32_t>& out) {
@@ -439,7 +439,8 @@ void Pool::settle() {
     then.free = {std::min(then.free.cpu, now.free.cpu), std::min(then.free.memory, now.free.memory),
                  std::min(then.free.disk, now.free.disk)};
     then.free_devices &= now.free_devices;
-    then.whole = then.whole && now.whole, then.kept = then.kept || now.kept;
+    then.whole = then.whole && now.whole;
+    if (then.keeper == kNone) then.keeper = now.keeper;
     then.held = std::min(then.held, now.held);
     then.flow = {std::min(then.flow.up, now.flow.up), std::min(then.flow.down, now.flow.down),
                  std::min(then.flow.volume, now.flow.volume)};
@@ -690,12 +691,29 @@ std::int64_t Pool::fetch_ms(const Query& query, std::int64_t bytes, std::uint32_
   return std::min<std::int64_t>(std::min(bytes, std::int64_t{1} << 50) / kbps * 8, kFetchMaxMs);
 }
 
+// Is there enough for both? Any of the machine's devices must do for the keeper, as nobody says which are its.
+bool Pool::fits_beside(const Query& query, std::uint32_t node, const Machine& m) const {
+  const auto keeping = keepings_.find(m.keeper);
+  const Need& need = *query.need;
+  if (keeping == keepings_.end() || keeping->second.all || need.load.whole_machine || need.load.share > 0) return false;
+  const Keeping& k = keeping->second;
+  const auto both = [](std::uint32_t a, std::uint32_t b, std::uint32_t free) { return std::uint64_t{a} + b <= free; };
+  if (!both(need.amounts.cpu, k.amounts.cpu, m.free.cpu) ||
+      !both(need.amounts.memory, k.amounts.memory, m.free.memory) ||
+      !both(need.amounts.disk, k.amounts.disk, m.free.disk) ||
+      std::popcount(m.free_devices) < std::int64_t{need.load.gpus} + k.gpus)
+    return false;
+  return std::all_of(k.constraints.begin(), k.constraints.end(), [&](std::uint32_t constraint) {
+    return matcher_.judged(constraint, infos_[node].cls) == Verdict::Yes;
+  });
+}
+
 bool Pool::hosts_if_judged(const Query& query, std::uint32_t node, const Machine& m, Verdict verdict) const {
   const Need& need = *query.need;
   if (query.excluded == nullptr ? marked(node)
                                 : std::binary_search(query.excluded->begin(), query.excluded->end(), node))
     return false;
-  if (!need.amounts.within(m.free) || kept_from(query, m) || !affordable(query, node)) return false;
+  if (!need.amounts.within(m.free) || kept_from(query, node, m) || !affordable(query, node)) return false;
   if (need.flow.any() && !query.any_flow && !flow_within(query, node, m)) return false;
   const auto free = static_cast<std::int32_t>(std::popcount(m.free_devices));
   if (need.load.whole_machine) {

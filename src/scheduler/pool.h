@@ -103,6 +103,7 @@ struct Query {
   const std::vector<std::int64_t>* shadows = nullptr;      /* when those can start, 0 = not known; with done_ms */
   std::uint8_t failover = kNotHeld;                        /* its tier, where it may use headroom; 0: any */
   bool any_flow = false;                                   /* whatever traffic it has stated */
+  bool beside = false; /* where a machine is kept for another, what that one does not need of it will do */
 };
 
 // What of an offer stands against a request that the machine could serve otherwise.
@@ -205,6 +206,14 @@ class Pool {
                                        const std::vector<std::pair<WallTime, std::uint32_t>>& from) const;
   // kNone: for nobody any more. `flows`: the keeper has stated traffic, so it is the site's uplink too.
   void keep(std::uint32_t node, std::uint32_t keeper, bool flows = false);
+  struct Keeping {  // what a keeper needs of each of its machines, at most; all: the machine as it is
+    Amounts amounts;
+    std::int32_t gpus = 0;
+    bool all = false;
+    std::vector<std::uint32_t> constraints;  // of those needs
+  };
+  void set_keeping(std::uint32_t keeper, Keeping keeping) { keepings_[keeper] = std::move(keeping); }
+  void drop_keeping(std::uint32_t keeper) { keepings_.erase(keeper); }
 
   // How long its image takes to this machine, by what any holder says of its size and what is said of the machine's
   // way in: 0 where it is there already, or one of the two is not known.
@@ -229,7 +238,8 @@ class Pool {
     Amounts free;
     std::uint64_t free_devices = 0;
     std::uint64_t cls = 0; /* serial of its class; 0: not to be planned on */
-    bool whole = false, kept = false;
+    bool whole = false;
+    std::uint32_t keeper = kNone;
     std::uint64_t terms = 0; /* version of its offer */
     std::uint8_t held = kNotHeld;
     Flow flow; /* left of its own limits */
@@ -337,8 +347,12 @@ class Pool {
   std::pair<std::int32_t, std::int64_t> share_device(const Query& query, std::uint32_t node) const;
   bool hosts_if_judged(const Query& query, std::uint32_t node, const Machine& machine, Verdict verdict) const;
   bool is_cold(const Query& query, const Info& info) const;
-  static bool kept_from(const Query& query, const Machine& machine) {
+  bool kept_from(const Query& query, std::uint32_t node, const Machine& machine) const {
     if (query.failover > machine.held && !query.need->own) return true;
+    return kept_for_another(query, machine) && !(query.beside && fits_beside(query, node, machine));
+  }
+  bool fits_beside(const Query& query, std::uint32_t node, const Machine& machine) const;
+  static bool kept_for_another(const Query& query, const Machine& machine) {
     if (machine.keeper == kNone || machine.keeper == query.asker) return false;
     if (query.precedences != nullptr && (*query.precedences)[machine.keeper] > query.precedence) return false;
     return query.done_ms == 0 || query.done_ms > (*query.shadows)[machine.keeper];
@@ -395,6 +409,7 @@ class Pool {
   std::map<std::pair<OrgId, std::string>, std::uint32_t> uplink_by_site_;
   std::vector<Uplink> uplinks_;
   std::vector<std::uint32_t> free_uplinks_, touched_uplinks_;
+  std::map<std::uint32_t, Keeping> keepings_;
   std::vector<std::pair<std::uint32_t, Flow>> pending_;              // by machine
   bool some_flow_ = false;                                           // some request ever stated traffic
   std::map<std::uint32_t, SortedSets<std::uint64_t>::Set> holders_;  // of images

@@ -54,6 +54,12 @@ Scheduler::Impl::Claim Scheduler::Impl::claim_of(const Class& c, std::uint32_t l
 // Of a later tier. Who reclaims takes from the same tier too, then from what others hold beyond their guarantee: of
 // other tenants if it is within its tenant's guarantee, of its tenant's other projects if it is within its project's.
 bool Scheduler::Impl::may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const {
+  if (lease.tier != by.tier && usage.tiers_guaranteed()) {
+    Held less = held_by(lease);
+    if (const auto it = gone.find(account_of_tier(lease.tier)); it != gone.end())
+      for (std::size_t i = 0; i < less.size(); ++i) less[i] += it->second[i];
+    if (!usage.tier_spares(lease.tier, less)) return false;
+  }
   if (!by.reclaims()) return preemptible(lease, by.tier);
   if (!preemptible(lease, 0) || lease.tier < by.tier) return false;
   const Usage::Owner of = usage.known(lease.tenant, lease.project);
@@ -71,7 +77,7 @@ bool Scheduler::Impl::may_take(const LeaseView& lease, const Claim& by, const Go
 void Scheduler::Impl::note_gone(const LeaseView& lease, Gone& gone) const {
   const Usage::Owner of = usage.known(lease.tenant, lease.project);
   const Held held = held_by(lease);
-  for (const Usage::Account account : {of.tenant, of.project})
+  for (const Usage::Account account : {of.tenant, of.project, account_of_tier(lease.tier)})
     for (std::size_t i = 0; i < held.size(); ++i) gone[account][i] += held[i];
 }
 
@@ -155,7 +161,7 @@ std::optional<Scheduler::Impl::Room> Scheduler::Impl::room_on(const Query& query
     }
     const LeaseId id = may[next++].second;
     room.victims.push_back(id);
-    if (by.reclaims()) note_gone(leases.at(id), then);
+    if (by.reclaims() || usage.tiers_guaranteed()) note_gone(leases.at(id), then);
   }
   for (std::size_t i = room.victims.size(); i-- > 0;) {  // the dearest that turns out not to be needed stays
     std::vector<LeaseId> fewer = room.victims;
@@ -175,6 +181,8 @@ bool Scheduler::Impl::cheaper(const Room& a, const Room& b) const {
 
 void Scheduler::Impl::keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes) {
   auto& kept = latches.at(item);
+  items[item].cleared = true;
+  order_latches(heap_ms);
   for (const std::uint32_t node : nodes) {
     if (!pool.live(node) || std::find(kept.begin(), kept.end(), node) != kept.end()) continue;
     kept.push_back(node);
@@ -267,7 +275,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   };
   std::set<std::uint32_t> nodes;
   Gone gone;
-  if (by.reclaims())
+  if (by.reclaims() || usage.tiers_guaranteed())
     for (const LeaseId id : leaving) note_gone(leases.at(id), gone);
   std::size_t looked_at = 0;
   bool any = false;
@@ -315,7 +323,8 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
     for (std::size_t i = 0; found < need.count; ++i) {
       if (i == rooms.size()) return false;
       Room room = std::move(rooms[i]);
-      if (i > 0 && by.reclaims()) {  // those before may have used up what an owner has beyond its guarantee
+      // Those before may have used up what an owner, or a tier, has beyond its guarantee.
+      if (i > 0 && (by.reclaims() || usage.tiers_guaranteed())) {
         auto still = room_on(query, room.node, by, gone);
         if (!still) continue;
         room = std::move(*still);
@@ -325,7 +334,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
       pool.mark(room.node), pool.pend(room.node, need.need.flow);
       chosen.push_back(room.node);
       victims.insert(victims.end(), room.victims.begin(), room.victims.end());
-      if (by.reclaims())
+      if (by.reclaims() || usage.tiers_guaranteed())
         for (const LeaseId id : room.victims) note_gone(leases.at(id), gone);
       for (const LeaseId id : leases_on.at(pool.view(room.node).node)) promised |= leases.at(id).preempted;
     }

@@ -227,6 +227,11 @@ void Scheduler::Impl::apply(const ShareChanged& c) {
     if (!classes[sleepers[i]].grows) wake(sleepers[i]);
 }
 
+void Scheduler::Impl::apply(const TierSharesChanged& c) {
+  usage.set(c);
+  look_at_turns();
+}
+
 void Scheduler::Impl::apply(const PathsChanged& c) {
   bool news = false;
   for (const PathSeen& path : c.paths)
@@ -299,7 +304,10 @@ void Scheduler::Impl::drop_request(ClusterId cluster) {
   if (!it.proposed) lines.erase(line, it.waiter, it.aged);
   if (line.shown == it.waiter.who) line.shown = 0;  // the same may come again with another worth
   lines.erase(lanes[it.lane].line, it.waiter, it.aged);
-  if (!it.aged) since_sets.erase(ageing, {it.waiter.since_ms, it.waiter.who});
+  if (!it.aged)
+    since_sets.erase(ageing, {it.waiter.since_ms, it.waiter.who});
+  else if (!classes[it.cls].grows)
+    since_sets.erase(aged, {it.waiter.since_ms, it.waiter.who});
   item_index.erase(mix(cluster.value), [&](std::uint32_t i) { return i == item; });
   leave_class(it.cls);
   it = {};
@@ -409,6 +417,7 @@ void Scheduler::Impl::age(std::int64_t now_ms) {
       lines.insert(line, it.waiter, true);
     }
     it.aged = true;
+    if (!classes[it.cls].grows) since_sets.insert(aged, e);
   }
 }
 

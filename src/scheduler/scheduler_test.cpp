@@ -114,9 +114,11 @@ TEST(Scheduler, AgeingIsBounded) {
   Request less_urgent = request(3, 0);
   less_urgent.priority = 19;
   s.apply(RequestChanged{old}), s.apply(RequestChanged{urgent}), s.apply(RequestChanged{less_urgent});
-  const auto queue = s.queue(kT0);
-  s.apply(NodeChanged{node(1)}), s.apply(NodeChanged{node(2)}), s.apply(NodeChanged{node(3)});
-  EXPECT_EQ(clusters(s.plan({}, kT0)), (std::vector<ClusterId>{ClusterId{2}, ClusterId{1}, ClusterId{3}}));
+  for (std::uint64_t id = 4; id <= 5; ++id)  // older still: so many go before everything, not more
+    s.apply(RequestChanged{request(id, 0, 1, std::int64_t{49} * 3'600'000)});
+  for (std::uint64_t id = 1; id <= 5; ++id) s.apply(NodeChanged{node(id)});
+  EXPECT_EQ(clusters(s.plan({}, kT0)),
+            (std::vector<ClusterId>{ClusterId{4}, ClusterId{5}, ClusterId{2}, ClusterId{1}, ClusterId{3}}));
 }
 
 TEST(Scheduler, ALargeRequestDoesNotBlockOthersUntilItIsOld) {

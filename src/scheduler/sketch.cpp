@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "scheduler/order.h"
 
@@ -191,6 +192,8 @@ void Sketch::add_asks(const std::map<ClusterId, std::size_t>& rows) {
   Scheduler::Impl::Walk walk(fork_, began_);
   std::vector<std::uint32_t> items;
   for (const auto& [tier, lanes] : walk.tiers()) {
+    for (const std::uint32_t item : fork_.overdue)
+      if (fork_.items[item].overdue && fork_.lanes[fork_.items[item].lane].tier == tier) items.push_back(item);
     walk.begin(tier);
     for (std::uint32_t item = 0; walk.next(item);) items.push_back(item);
   }
@@ -219,6 +222,11 @@ void Sketch::add_asks(const std::map<ClusterId, std::size_t>& rows) {
     asks_.push_back(std::move(ask));
   }
   waiting_ = static_cast<std::uint32_t>(asks_.size());
+  had_.assign(waiting_, -1), by_since_.resize(waiting_);
+  std::iota(by_since_.begin(), by_since_.end(), 0U);
+  std::sort(by_since_.begin(), by_since_.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return std::pair(asks_[a].since_ms, asks_[a].cluster) < std::pair(asks_[b].since_ms, asks_[b].cluster);
+  });
   least_key_ = began_.ms;
   for (const Ask& ask : asks_) least_key_ = std::min(least_key_, ask.key);
   for (std::size_t i = 0; i < come.size(); ++i) {
@@ -355,6 +363,7 @@ void Sketch::play(std::uint64_t seed, const ForwardOptions& options, std::vector
   end_ms_ = began_.ms + options.horizon.count();
   line_up(seed);
   due_.clear(), gatherings_.clear(), hopeless_ = {};
+  overdue_.clear(), next_overdue_ = 0;
   room_from_ = 0;
   for (std::uint32_t run = 0; run < now_state_.runs.size(); ++run)
     end_of_run(run, began_.ms - now_state_.runs[run].since_ms);
@@ -516,6 +525,7 @@ Sketch::Gathering* Sketch::gathering_of(std::uint32_t leaf) {
 // One of each class and tenant, and sixteen in all.
 bool Sketch::may_gather(std::uint32_t leaf) const {
   if (gathering_of(leaf) != nullptr) return true;
+  if (std::find(overdue_.begin(), overdue_.end(), leaf) != overdue_.end()) return true;
   if (gatherings_.size() >= kLatchesMax || leaves_[leaf].since_ms + kLatchMs > now_ms_) return false;
   const Ask& ask = asks_[leaves_[leaf].ask];
   return std::none_of(gatherings_.begin(), gatherings_.end(), [&](const Gathering& g) {
@@ -524,8 +534,29 @@ bool Sketch::may_gather(std::uint32_t leaf) const {
   });
 }
 
+void Sketch::look_at_overdue() {
+  std::erase_if(overdue_, [&](std::uint32_t leaf) { return !line_.there(leaf); });
+  while (overdue_.size() < kOverdueMax && next_overdue_ < by_since_.size() + comes_.size()) {
+    const bool came = next_overdue_ >= by_since_.size();
+    const Coming* coming = came ? &comes_[next_overdue_ - by_since_.size()] : nullptr;
+    const std::uint32_t ask = came ? coming->ask : by_since_[next_overdue_];
+    if ((came ? coming->at : asks_[ask].since_ms) + kAgedMs > now_ms_) return;
+    ++next_overdue_;
+    const std::uint32_t leaf = came ? coming->leaf : leaf_of_[ask];
+    if (!line_.there(leaf) || fork_.classes[asks_[ask].cls].grows) continue;
+    if (!came && had_[ask] < 0) had_[ask] = fork_.could_be_had(fork_.find(asks_[ask].cluster)) ? 1 : 0;
+    if (!came && had_[ask] == 0) continue;
+    overdue_.push_back(leaf);
+    if (asks_[ask].machines > 1) gather_free(leaf);
+  }
+}
+
 // This machine has something free: the first that it can host has it, and so on with what is left.
 void Sketch::serve(std::uint32_t node) {
+  look_at_overdue();
+  for (std::size_t i = 0; i < overdue_.size(); ++i)
+    if (now_state_.spots[node].kept == kNone && now_state_.spots[node].open && line_.there(overdue_[i]))
+      offer(overdue_[i], node);
   for (std::uint32_t from = 0;;) {
     const Spot& spot = now_state_.spots[node];
     if (spot.kept != kNone) {

@@ -126,6 +126,7 @@ class Sketch {
   bool hosts(const Ask& ask, const Part& part, std::uint32_t node, const Spot& spot) const;
   std::uint32_t part_for(std::uint32_t leaf, std::uint32_t node) const;
   void serve(std::uint32_t node);
+  void look_at_overdue();
   bool offer(std::uint32_t leaf, std::uint32_t node);
   std::uint32_t machine_for(const Ask& ask, const Part& part, std::uint32_t from) const;
   bool may_gather(std::uint32_t leaf) const;
@@ -192,6 +193,10 @@ class Sketch {
   std::size_t left_ = 0;
   bool makes_room_ = true;
   std::vector<WallTime>* starts_ = nullptr;
+  // Those that wait, the oldest first, and which of them nobody passes now; as the planner's.
+  std::vector<std::uint32_t> by_since_, overdue_;
+  std::vector<std::int8_t> had_;  // of asks: could it be had at all? -1: not looked yet
+  std::size_t next_overdue_ = 0;  // of by_since_, and after them of comes_
 };
 
 }  // namespace muster::scheduler

@@ -13,6 +13,8 @@
 
 namespace muster::scheduler {
 
+inline constexpr std::size_t kTiers = 10;
+
 // ---- machines ---------------------------------------------------------------------------------------------------
 enum class Sharing : std::uint8_t { Exclusive = 0, TenantShares = 1, Mig = 2 };
 struct DeviceUse {  // of a device that is not simply free or taken; others need none
@@ -247,9 +249,16 @@ struct ShareChanged {
   Share share;
   bool operator==(const ShareChanged&) const = default;
 };
-using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
-                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
-                            ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged>;
+// What the work of each tier holds at least, as a part of the pool (thousandths; 0 = nothing is guaranteed): a tier
+// that holds less goes before better ones, and no better one takes from it. All of them.
+struct TierSharesChanged {
+  std::array<std::int32_t, kTiers> permille{};
+  bool operator==(const TierSharesChanged&) const = default;
+};
+using Change =
+    std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged, LeaseChanged,
+                 LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged, ArrivalsChanged,
+                 UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged, TierSharesChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
 // of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that

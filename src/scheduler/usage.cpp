@@ -56,6 +56,10 @@ void add(Held& to, const Held& held, std::int64_t sign) {
   for (std::size_t i = 0; i < to.size(); ++i) to[i] += sign * held[i];
 }
 
+std::size_t slot_of(std::uint8_t tier) {
+  return std::min<std::size_t>(tier, kTiers - 1);
+}
+
 }  // namespace
 
 std::uint64_t kept_after(std::int64_t ms) {
@@ -131,25 +135,30 @@ void Usage::end(Book& book, const Held& held, std::int64_t since_ms, std::int64_
 void Usage::begin(const LeaseView& lease) {
   const Owner by = owner(lease.tenant, lease.project);
   for (const Account id : {by.tenant, by.project}) begin(accounts_[id], held_by(lease), clamped(lease.since));
+  add(of_tier_[slot_of(lease.tier)], held_by(lease), 1);
   fallen_ = true;  // a day may have passed since its owner's last change
 }
 void Usage::end(const LeaseView& lease, WallTime at) {
   const Owner by = owner(lease.tenant, lease.project);
   const std::int64_t at_ms = at.ms == 0 ? accounts_[by.project].as_of_ms : clamped(at);
   for (const Account id : {by.tenant, by.project}) end(accounts_[id], held_by(lease), clamped(lease.since), at_ms);
+  add(of_tier_[slot_of(lease.tier)], held_by(lease), -1);
   fallen_ = true;
 }
 void Usage::undo(const LeaseView& lease) {
   const Owner by = owner(lease.tenant, lease.project);
   for (const Account id : {by.tenant, by.project})
     end(accounts_[id], held_by(lease), clamped(lease.since), clamped(lease.since));
+  add(of_tier_[slot_of(lease.tier)], held_by(lease), -1);
   fallen_ = true;
 }
 
-void Usage::propose(Owner by, const Held& held) {
+void Usage::propose(Owner by, std::uint8_t tier, const Held& held) {
+  add(of_tier_[slot_of(tier)], held, 1);
   for (const Account id : {by.tenant, by.project}) add(accounts_[id].proposed, held, 1), accounts_[id].stamp = 0;
 }
-void Usage::withdraw(Owner by, const Held& held) {
+void Usage::withdraw(Owner by, std::uint8_t tier, const Held& held) {
+  add(of_tier_[slot_of(tier)], held, -1);
   for (const Account id : {by.tenant, by.project}) add(accounts_[id].proposed, held, -1), accounts_[id].stamp = 0;
   fallen_ = true;
 }
@@ -218,6 +227,20 @@ void Usage::set(const ShareChanged& c) {
   book.stamp = 0, fallen_ = true;
 }
 
+void Usage::set(const TierSharesChanged& c) {
+  tiers_ = c;
+  for (std::int32_t& permille : tiers_.permille) permille = std::clamp(permille, 0, 1'000);
+}
+
+bool Usage::tier_lacks(std::uint8_t tier, const Held& less) const {
+  const std::int64_t permille = tiers_.permille[slot_of(tier)];
+  if (permille == 0) return false;
+  const Held& held = of_tier_[slot_of(tier)];
+  for (const std::size_t i : {std::size_t{0}, std::size_t{2}})
+    if (total_[i] > 0 && (held[i] - less[i]) * 1'000 >= permille * total_[i]) return false;
+  return true;
+}
+
 // It takes some of what is guaranteed, and of nothing that it takes is more held then than is guaranteed of it. What is
 // not guaranteed at all comes along: the CPUs beside a GPU.
 bool Usage::covers(const Book& book, const Held& taken, const Held& more) {
@@ -257,6 +280,7 @@ void Usage::restore(const UsageChanged& c) {
 }
 
 void Usage::snapshot(std::vector<Change>& out) const {
+  if (tiers_ != TierSharesChanged{}) out.emplace_back(tiers_);
   for (const Book& book : accounts_) {
     if (book.weight != kWeight || book.guaranteed != Held{})
       out.emplace_back(ShareChanged{book.tenant,

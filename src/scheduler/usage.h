@@ -53,11 +53,12 @@ class Usage {
   void begin(const LeaseView& lease);
   void end(const LeaseView& lease, WallTime at);  // at 0: not known, that is, when something of its owner last changed
   void undo(const LeaseView& lease);              // as if it had never been
-  void propose(Owner owner, const Held& held);
-  void withdraw(Owner owner, const Held& held);
+  void propose(Owner owner, std::uint8_t tier, const Held& held);
+  void withdraw(Owner owner, std::uint8_t tier, const Held& held);
   void machine(std::uint32_t node, const NodeView* view);  // nullptr: it is gone
   void restore(const UsageChanged& usage);
   void set(const ShareChanged& share);
+  void set(const TierSharesChanged& shares);
   void snapshot(std::vector<Change>& out) const;
 
   // ---- what it means
@@ -74,7 +75,11 @@ class Usage {
   }
   // May `less` be taken from what it holds? Not where that is guaranteed to it.
   bool spares(Account account, const Held& less) const;
-  static std::int64_t together(std::int64_t tenant_ms, std::int64_t project_ms) {  // to the second
+  bool tiers_guaranteed() const { return tiers_ != TierSharesChanged{}; }
+  // Its work holds less of the pool than the tier is guaranteed: the largest of its parts counts; proposals do too.
+  bool tier_lacks(std::uint8_t tier) const { return tier_lacks(tier, {}); }
+  bool tier_spares(std::uint8_t tier, const Held& less) const { return !tier_lacks(tier, less); }  // may they leave it?
+  static std::int64_t together(std::int64_t tenant_ms, std::int64_t project_ms) {                  // to the second
     return (3 * tenant_ms + project_ms + 2'000) / 4'000 * 1'000;
   }
   // The same at any time, for readers; `more` is counted as if it were held too.
@@ -104,10 +109,13 @@ class Usage {
   void end(Book& book, const Held& held, std::int64_t since_ms, std::int64_t at_ms);
   static void advance(Book& book, std::int64_t to_ms);
   Account account(bool is_tenant, OrgId tenant, ProjectId project);
+  bool tier_lacks(std::uint8_t tier, const Held& less) const;
 
   std::vector<Book> accounts_;
   std::map<OrgId, Account> tenants_;
   std::map<std::pair<OrgId, ProjectId>, Account> projects_;
+  std::array<Held, kTiers> of_tier_{}; /* held, and proposed */
+  TierSharesChanged tiers_;
   std::vector<Held> machines_;
   Held total_{};
   std::int64_t minute_ms_ = 0;
