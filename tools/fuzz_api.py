@@ -54,6 +54,8 @@ MAY = {
     "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
     "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
     "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"},
+    "CreateServiceAccount": {"operator", "supplier", "tenant"}, "ListServiceAccounts": ALL, "ListServiceTokens": ALL,
+    "CreateServiceToken": {"operator", "supplier", "tenant"}, "DisableServiceAccount": {"operator", "supplier", "tenant"},
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
@@ -230,6 +232,7 @@ class World:
         self.must("POST", "registries", role, {"host": word + ".example", "username": word, "password": "p"})
         out["registries"] = word + ".example"
         out["users"] = self.must("GET", "whoami", role)["id"]
+        out["service-accounts"] = self.must("POST", "service-accounts", role, {"name": word + "-program"})["id"]
         out["nodes"] = self.enrol(role, word)
         out["blob"] = self.must("POST", "blobs", role, word.encode() * 10)["digest"]
         return out
@@ -256,7 +259,7 @@ class World:
             if isinstance(value, dict):
                 return {k: still(v) for k, v in value.items() if k not in moving}
             return [still(v) for v in value] if isinstance(value, list) else value
-        paths = ("orgs", "projects", "clusters", "jobs", "tokens", "join-tokens", "nodes", "registries", "users")
+        paths = ("orgs", "projects", "clusters", "jobs", "tokens", "join-tokens", "nodes", "registries", "users", "service-accounts")
         return {path: still(self.must("GET", path + "?limit=1000", "other")) for path in paths}
 
     def fail(self, operation, role, what, example):
@@ -278,6 +281,7 @@ def examples(w):
         "SetOrgImagePolicy": {"policy": {"deny": ["evil.example/*"]}}, "SetProjectImagePolicy": {"policy": {"allow": ["*"], "requireDigest": False}},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},
         "CreateApiToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
+        "CreateServiceAccount": {"name": "fuzz-program", "note": "fuzzed"}, "CreateServiceToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
         "CreateJoinToken": {"labels": {"zone": "a"}, "lifetimeSeconds": "600"},
         "Enroll": {"token": "mj1.x.y", "csrPem": "-----BEGIN CERTIFICATE REQUEST-----\n", "name": "box", "facts": {"hostname": "h", "arch": "x86_64"}},
         "SetNodeOffer": {"offer": {"currency": "EUR", "priceMicros": "1200000", "gpuPriceMicros": "800000", "floorMicros": "1000000", "gpuFloorMicros": "0", "tenants": ["mine"],
@@ -315,6 +319,13 @@ def walk(w, operations):
             w.must("POST", "totp/confirm", "factor", {"code": totp_code(secret)})
             return made_user["id"]
 
+        def program():
+            """A service account of the walker's organisation; of the auditor's an operator made it."""
+            return made("service-accounts", {"name": new_name(), "role": "tenant", "org": org} if role == "auditor" else {"name": new_name()}, "operator" if role == "auditor" else walker)
+
+        def new_name():
+            return w.fresh("program")
+
         told = {}  # what EnrolTotp and ConfirmTotp answered, for what comes after them
 
         def bodies(op):
@@ -334,6 +345,8 @@ def walk(w, operations):
                 "CreatePrincipal": lambda: ("", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}),
                 "DisablePrincipal": lambda: (made("users", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}, "operator"), None),
                 "CreateApiToken": lambda: ("", {"label": "walk"}), "RevokeApiToken": lambda: (made("tokens", {"label": "walk"}, walker), None),
+                "CreateServiceAccount": lambda: ("", {"name": new_name()}), "ListServiceTokens": lambda: (program(), None),
+                "CreateServiceToken": lambda: (program(), {"label": "walk"}), "DisableServiceAccount": lambda: (program(), None),
                 "CreateJoinToken": lambda: ("", {"org": "sup"} if role == "operator" else {}),
                 "RevokeJoinToken": lambda: (made("join-tokens", {"org": "sup"} if role == "operator" else {}, walker), None),
                 "Enroll": lambda: ("", w.enrol_body("supplier")), "GetNode": lambda: (w.node, None), "ActOnNode": lambda: (w.node, {"action": "drain"}),
@@ -490,6 +503,8 @@ class Fuzzer:
     def destroys_itself(self, name, role, ident):
         """Requests that would end the run's own accounts are left out."""
         w = self.w
+        if name == "DisableServiceAccount" and role == "operator":
+            return ident in (w.own["service-accounts"], w.foreign["service-accounts"]) or ident.startswith("usr-")
         if name == "DisablePrincipal" and role == "operator" and ident != w.spare["user"]:
             return True
         if name in ("RevokeApiToken", "StopCluster", "StopJob", "RevokeJoinToken", "DeleteRegistry", "ActOnNode", "SetOrgQuota", "SetProjectQuota", "SetOrgImagePolicy", "SetProjectImagePolicy", "UpdateCluster", "ResetTotp") and role == "operator":

@@ -6,11 +6,12 @@
 namespace muster::access {
 namespace {
 
-constexpr std::size_t kKinds = 17;
+constexpr std::size_t kKinds = 18;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
     "platform", "organisation", "project",   "account", "API token", "join token", "machine", "cluster",     "job",
-    "queue",    "event",        "audit log", "blob",    "telemetry", "registry",   "offer",   "image policy"};
+    "queue",    "event",        "audit log", "blob",    "telemetry", "registry",   "offer",   "image policy",
+    "service account"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -32,6 +33,7 @@ constexpr std::uint32_t kAccount = bits({List, Create, Delete});
 constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});  // update: its password
 constexpr std::uint32_t kAsk = bits({List, Read, Update});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
+constexpr std::uint32_t kProgram = bits({List, Read, Create, Update, Delete, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
 // The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the
@@ -63,6 +65,7 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Offer, Reach::Any, kLook},  // what is asked for a machine is its owner's word alone
     {Role::Operator, Kind::Offer, Reach::Own, kAsk},
     {Role::Operator, Kind::ImagePolicy, Reach::Any, kAsk},
+    {Role::Operator, Kind::ServiceAccount, Reach::Any, kProgram},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
@@ -74,6 +77,7 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Audit, Reach::Own, kLook},
     {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
     {Role::Supplier, Kind::Offer, Reach::Own, kAsk},
+    {Role::Supplier, Kind::ServiceAccount, Reach::Own, kProgram},
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
     {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
@@ -91,6 +95,7 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Registry, Reach::Own, kAccount},
     {Role::Tenant, Kind::Offer, Reach::Own, kAsk},
     {Role::Tenant, Kind::ImagePolicy, Reach::Own, kAsk},
+    {Role::Tenant, Kind::ServiceAccount, Reach::Own, kProgram},
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -109,6 +114,7 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Telemetry, Reach::Any, kLook},
     {Role::Auditor, Kind::Offer, Reach::Any, kLook},
     {Role::Auditor, Kind::ImagePolicy, Reach::Any, kLook},
+    {Role::Auditor, Kind::ServiceAccount, Reach::Any, kLook},
 };
 // A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the
 // server passes the node the assignment is for.
@@ -154,6 +160,21 @@ bool in_scope(const Subject& subject, Verb verb, const Object& object) {
   return false;
 }
 
+// What a service account may of accounts and tokens, whatever its role: see its own, and end its own tokens. Else whoever
+// has one of its tokens could make himself another that outlives it.
+bool fit_for_service(const Subject& subject, Verb verb, const Object& object) {
+  const bool self = object.principal == subject.principal;
+  switch (object.kind) {
+    case Kind::Principal:
+      return self && (verb == List || verb == Read);
+    case Kind::ApiToken:
+    case Kind::ServiceAccount:
+      return self && (verb == List || verb == Read || verb == Revoke);
+    default:
+      return true;
+  }
+}
+
 template <std::size_t N>
 bool granted(const Row (&table)[N], const Subject& subject, Verb verb, const Object& object) {
   return std::any_of(std::begin(table), std::end(table), [&](const Row& row) {
@@ -167,6 +188,7 @@ bool allowed(const Subject& subject, Verb verb, const Object& object) {
     return true;  // the one-use token is the permission
   if (subject.node) return subject.role == Role::None && granted(kDevice, subject, verb, object);
   if (!subject.principal || subject.role == Role::None) return false;
+  if (subject.service && !fit_for_service(subject, verb, object)) return false;
   return in_scope(subject, verb, object) && granted(kTable, subject, verb, object);
 }
 
@@ -183,6 +205,13 @@ std::string_view kind_name(Kind kind) {
 
 bool visible(const Subject& subject, const Object& object) {
   return allowed(subject, Verb::Read, object) || allowed(subject, Verb::List, object);
+}
+
+Status may_give(const Subject& subject, Role role) {
+  if (subject.role == Role::Operator && role != Role::None) return {};
+  if (role == subject.role && (role == Role::Supplier || role == Role::Tenant)) return {};
+  return error(Code::PermissionDenied,
+               "a service account gets no role that you do not have; leave the role out, or ask an operator", "role");
 }
 
 Status check(const Subject& subject, Verb verb, const Object& object) {

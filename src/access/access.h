@@ -29,7 +29,8 @@ enum class Kind : std::uint8_t {
   Telemetry,
   Registry,
   Offer,
-  ImagePolicy
+  ImagePolicy,
+  ServiceAccount  // create, update: give it a token; delete: disable it; revoke: one of its tokens
 };
 enum class Verb : std::uint8_t {
   List,
@@ -55,6 +56,7 @@ struct Subject {
   OrgId org;
   NodeId node;
   std::vector<std::string> scopes;
+  bool service = false;  // a service account: makes no accounts and no tokens, whatever its role
   bool operator==(const Subject&) const = default;
 };
 // What is asked about. owner: the organisation that owns the object (supplier of a node, tenant of a cluster);
@@ -72,6 +74,8 @@ inline constexpr std::string_view kSecondFactorScope = "second-factor";
 
 Status check(const Subject& subject, Verb verb, const Object& object);
 bool visible(const Subject& subject, const Object& object);  // may the subject know that it exists
+// A service account gets no role that its maker does not have; operators give every role.
+Status may_give(const Subject& subject, Role role);
 std::string_view verb_name(Verb verb);
 std::string_view kind_name(Kind kind);
 

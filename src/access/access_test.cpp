@@ -55,6 +55,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Registry, "lcd", ""},
     {Role::Operator, Kind::Offer, "lru", "lr"},
     {Role::Operator, Kind::ImagePolicy, "lru", "lru"},
+    {Role::Operator, Kind::ServiceAccount, "lrcudv", "lrcudv"},
     {Role::Supplier, Kind::Platform, "", ""},
     {Role::Supplier, Kind::Org, "lr", ""},
     {Role::Supplier, Kind::Project, "", ""},
@@ -72,6 +73,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::Registry, "", ""},
     {Role::Supplier, Kind::Offer, "lru", ""},
     {Role::Supplier, Kind::ImagePolicy, "", ""},
+    {Role::Supplier, Kind::ServiceAccount, "lrcudv", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
     {Role::Tenant, Kind::Project, "lrcu", ""},
@@ -89,6 +91,7 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Registry, "lcd", ""},
     {Role::Tenant, Kind::Offer, "lru", ""},
     {Role::Tenant, Kind::ImagePolicy, "lru", ""},
+    {Role::Tenant, Kind::ServiceAccount, "lrcudv", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
@@ -106,10 +109,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Registry, "", ""},
     {Role::Auditor, Kind::Offer, "lr", "lr"},
     {Role::Auditor, Kind::ImagePolicy, "lr", "lr"},
+    {Role::Auditor, Kind::ServiceAccount, "lr", "lr"},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 17U);
+  EXPECT_EQ(std::size(kMatrix), 4U * 18U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
@@ -119,7 +123,7 @@ TEST(Access, EveryRoleKindVerbAndOwnership) {
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
-  for (int kind = 0; kind < 17; ++kind) {
+  for (int kind = 0; kind < 18; ++kind) {
     const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
     EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
     EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
@@ -128,7 +132,7 @@ TEST(Access, NobodyMayOnlyEnrol) {
 }
 
 TEST(Access, DevicesSpeakOnlyAboutThemselves) {
-  for (int kind = 0; kind < 17; ++kind) {
+  for (int kind = 0; kind < 18; ++kind) {
     const Kind k = static_cast<Kind>(kind);
     const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
     EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);
@@ -191,13 +195,68 @@ TEST(Access, WhoLacksTheSecondFactorOfHisRoleReachesHisOwnAccountAlone) {
     EXPECT_FALSE(check(subject, Verb::Create, token).ok()) << "or it would give itself all";
     for (const Kind kind :
          {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster, Kind::Job, Kind::Queue,
-          Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry, Kind::Registry, Kind::Offer, Kind::ImagePolicy})
+          Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry, Kind::Registry, Kind::Offer, Kind::ImagePolicy,
+          Kind::ServiceAccount})
       EXPECT_EQ(verbs(subject, kind, true), kind == Kind::Node ? "e" : "")  // a join token lets anybody enrol
           << kind_name(kind);
     const Status refused = check(subject, Verb::List, {.kind = Kind::Cluster, .owner = kOwn});
     EXPECT_EQ(refused.error().code, Code::PermissionDenied);
     EXPECT_NE(refused.error().message.find("muster totp enable"), std::string::npos);
   }
+}
+
+// By hand: what differs from a person of the same role, on its own account and tokens, and on another's.
+struct ProgramExpectation {
+  Role role;
+  Kind kind;
+  std::string_view self, other;
+};
+constexpr ProgramExpectation kPrograms[] = {
+    {Role::Operator, Kind::Principal, "lr", ""},      {Role::Operator, Kind::ApiToken, "lrv", ""},
+    {Role::Operator, Kind::ServiceAccount, "lrv", ""}, {Role::Supplier, Kind::Principal, "lr", ""},
+    {Role::Supplier, Kind::ApiToken, "lrv", ""},      {Role::Supplier, Kind::ServiceAccount, "lrv", ""},
+    {Role::Tenant, Kind::Principal, "lr", ""},        {Role::Tenant, Kind::ApiToken, "lrv", ""},
+    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},  {Role::Auditor, Kind::Principal, "lr", ""},
+    {Role::Auditor, Kind::ApiToken, "lrv", ""},       {Role::Auditor, Kind::ServiceAccount, "lr", ""},
+};
+
+TEST(Access, AServiceAccountMakesNoAccountsAndNoTokens) {
+  for (const ProgramExpectation& e : kPrograms) {
+    Subject subject = person(e.role);
+    subject.service = true;
+    const auto may = [&](PrincipalId of) {
+      std::string out;
+      for (std::size_t i = 0; i < kLetters.size(); ++i)
+        if (check(subject, static_cast<Verb>(i), {.kind = e.kind, .owner = kOwn, .principal = of}).ok())
+          out += kLetters[i];
+      return out;
+    };
+    const std::string where =
+        "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
+    EXPECT_EQ(may(kMe), e.self) << where;
+    EXPECT_EQ(may(kOther), e.other) << where;
+  }
+  for (const Expectation& e : kMatrix) {
+    if (e.kind == Kind::Principal || e.kind == Kind::ApiToken || e.kind == Kind::ServiceAccount) continue;
+    Subject subject = person(e.role);
+    subject.service = true;
+    EXPECT_EQ(verbs(subject, e.kind, true), e.own) << kind_name(e.kind) << ": as a person of the role";
+    EXPECT_EQ(verbs(subject, e.kind, false), e.foreign) << kind_name(e.kind);
+  }
+}
+
+TEST(Access, AServiceAccountGetsNoRoleThatItsMakerLacks) {
+  const auto given = [](Role maker) {
+    std::string out;
+    for (const Role role : {Role::None, Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor})
+      out += may_give(person(maker), role).ok() ? 'y' : '-';
+    return out;
+  };
+  EXPECT_EQ(given(Role::Operator), "-yyyy");
+  EXPECT_EQ(given(Role::Supplier), "--y--");
+  EXPECT_EQ(given(Role::Tenant), "---y-");
+  EXPECT_EQ(given(Role::Auditor), "-----");
+  EXPECT_EQ(given(Role::None), "-----");
 }
 
 }  // namespace

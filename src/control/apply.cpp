@@ -84,14 +84,22 @@ struct Apply {
   }
   void operator()(const PrincipalCreated& e) {
     raise(s.last.principal, e.principal.id.value);
-    s.principal_by_name[e.principal.name] = e.principal.id;
+    if (e.principal.service) {
+      s.service_by_name[{e.principal.org, e.principal.name}] = e.principal.id;
+      s.services_by_org.emplace(e.principal.org, e.principal.id);
+    } else {
+      s.principal_by_name[e.principal.name] = e.principal.id;
+    }
     s.principals[e.principal.id] = e.principal;
   }
   void operator()(const PrincipalChanged& e) {
     if (Principal* principal = find_in(s.principals, e.principal)) principal->role = e.role, principal->org = e.org;
   }
   void operator()(const PrincipalDisabled& e) {
-    if (Principal* principal = find_in(s.principals, e.principal)) principal->disabled = true;
+    Principal* principal = find_in(s.principals, e.principal);
+    if (principal == nullptr) return;
+    principal->disabled = true;
+    if (principal->service) s.service_by_name.erase({principal->org, principal->name});
   }
   void operator()(const ApiTokenCreated& e) {
     raise(s.last.token, e.token.id.value);

@@ -53,7 +53,13 @@ struct CreatePrincipal {
   Role role = Role::None;
   OrgId org;
 };
-struct DisablePrincipal {
+struct CreateServiceAccount {
+  OrgId org;
+  std::string name;
+  Role role = Role::None;
+  std::string note;
+};
+struct DisablePrincipal {  // a service account too
   PrincipalId principal;
 };
 struct ChangePrincipal {  // by the rules of an identity provider alone; refused for the last operator
@@ -198,7 +204,7 @@ using AnyCommand =
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
-                 SetHeadroom, NoteSigningKeys, ChangePrincipal>;
+                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

@@ -31,6 +31,7 @@ Decided decide(const Asking& a, const SetQuota& c);
 Decided decide(const Asking& a, const SetImagePolicy& c);
 Decided decide(const Asking& a, const SetHeadroom& c);
 Decided decide(const Asking& a, const CreatePrincipal& c);
+Decided decide(const Asking& a, const CreateServiceAccount& c);
 Decided decide(const Asking& a, const ChangePrincipal& c);
 Decided decide(const Asking& a, const DisablePrincipal& c);
 Decided decide(const Asking& a, const CreateApiToken& c);

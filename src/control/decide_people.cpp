@@ -133,6 +133,38 @@ static Status fits_org(const State& state, Role role, OrgId org) {
   return {};
 }
 
+// Service accounts are their organisation's, other accounts their own.
+static access::Object account_object(const State& state, PrincipalId id) {
+  const auto it = state.principals.find(id);
+  if (it == state.principals.end()) return {.kind = Kind::Principal, .principal = id};
+  return {.kind = it->second.service ? Kind::ServiceAccount : Kind::Principal, .owner = it->second.org, .principal = id};
+}
+
+Decided decide(const Asking& a, const CreateServiceAccount& c) {
+  constexpr std::size_t kOfAnOrgMax = 500;
+  TRY_VOID(a.may(Verb::Create, {.kind = Kind::ServiceAccount, .owner = c.org}));
+  TRY_VOID(validate_name(c.name, "name"));
+  TRY_VOID(fits_org(a.base, c.role, c.org));
+  if (!a.actor.system) TRY_VOID(access::may_give(a.actor.subject, c.role));
+  if (!c.note.empty()) TRY_VOID(validate_title(c.note, "note"));
+  TRY_VOID(room(a.base.principals.size(), 1'000'000, "accounts"));
+  const auto first = a.base.services_by_org.lower_bound({c.org, PrincipalId{}});
+  const auto last = a.base.services_by_org.lower_bound({OrgId{c.org.value + 1}, PrincipalId{}});
+  if (static_cast<std::size_t>(std::distance(first, last)) >= kOfAnOrgMax)
+    return error(Code::ResourceExhausted, "this organisation made " + std::to_string(kOfAnOrgMax) +
+                                              " service accounts already, disabled ones among them; make another "
+                                              "token for one of them instead");
+  if (a.base.service_by_name.contains({c.org, c.name}))
+    return error(Code::AlreadyExists,
+                 "this organisation has a service account named " + c.name + "; choose another name", "name");
+  const PrincipalId id{a.base.last.principal + 1};
+  Principal made{id, c.name, c.role, c.org, false, true, c.note, a.actor.subject.principal, a.wall};
+  Decision decision = one(PrincipalCreated{std::move(made)}, id.str());
+  if (a.base.format_version < kAccessFormat)
+    decision.events.insert(decision.events.begin(), FormatRaised{kAccessFormat});
+  return decision;
+}
+
 Decided decide(const Asking& a, const CreatePrincipal& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::Principal, .owner = c.org}));
   TRY_VOID(validate_name(c.name, "name"));
@@ -149,13 +181,15 @@ Decided decide(const Asking& a, const ChangePrincipal& c) {
   const auto it = a.base.principals.find(c.principal);
   if (it == a.base.principals.end()) return missing("account", c.principal.str());
   const Principal& is = it->second;
+  if (is.service) return error(Code::FailedPrecondition, "a service account stays what it was made as");
   TRY_VOID(fits_org(a.base, c.role, c.org));
   if (is.disabled) return error(Code::FailedPrecondition, "the account is disabled; it stays what it is");
   if (is.role == c.role && is.org == c.org) return Decision{{}, {c.principal.str()}};
   const bool operators_left =
       c.role == Role::Operator || is.role != Role::Operator ||
       std::any_of(a.base.principals.begin(), a.base.principals.end(), [&](const auto& each) {
-        return each.first != c.principal && each.second.role == Role::Operator && !each.second.disabled;
+        return each.first != c.principal && each.second.role == Role::Operator && !each.second.disabled &&
+               !each.second.service;
       });
   if (!operators_left)
     return error(Code::FailedPrecondition,
@@ -167,9 +201,7 @@ Decided decide(const Asking& a, const ChangePrincipal& c) {
 
 Decided decide(const Asking& a, const DisablePrincipal& c) {
   const auto it = a.base.principals.find(c.principal);
-  TRY_VOID(a.may(Verb::Delete, {.kind = Kind::Principal,
-                                .owner = it == a.base.principals.end() ? OrgId{} : it->second.org,
-                                .principal = c.principal}));
+  TRY_VOID(a.may(Verb::Delete, account_object(a.base, c.principal)));
   if (it == a.base.principals.end()) return missing("account", c.principal.str());
   if (it->second.disabled) return Decision{{}, {c.principal.str()}};
   if (a.actor.subject.principal == c.principal)
@@ -181,10 +213,15 @@ Decided decide(const Asking& a, const DisablePrincipal& c) {
 
 Decided decide(const Asking& a, const CreateApiToken& c) {
   const auto it = a.base.principals.find(c.owner);
-  TRY_VOID(a.may(Verb::Create, {.kind = Kind::ApiToken,
-                                .owner = it == a.base.principals.end() ? OrgId{} : it->second.org,
-                                .principal = c.owner}));
+  access::Object object = account_object(a.base, c.owner);
+  const bool service = object.kind == Kind::ServiceAccount;
+  if (!service) object.kind = Kind::ApiToken;
+  TRY_VOID(a.may(service ? Verb::Update : Verb::Create, object));
   if (it == a.base.principals.end()) return missing("account", c.owner.str());
+  // Its role may be more than who asks has: an organisation has members of several roles.
+  if (service && !a.actor.system) TRY_VOID(access::may_give(a.actor.subject, it->second.role));
+  if (service && c.lifetime.count() == 0)
+    return error(Code::InvalidArgument, "a token of a service account has an end; give it a lifetime", "lifetime");
   if (it->second.disabled) return error(Code::FailedPrecondition, "the account is disabled; it gets no new tokens");
   TRY_VOID(sha256(c.hash, "hash"));
   if (!c.label.empty()) TRY_VOID(validate_title(c.label, "label"));
@@ -207,7 +244,8 @@ Decided decide(const Asking& a, const CreateApiToken& c) {
 Decided decide(const Asking& a, const RevokeApiToken& c) {
   const auto it = a.base.api_tokens.find(c.token);
   access::Object object{.kind = Kind::ApiToken};
-  if (it != a.base.api_tokens.end()) object.principal = it->second.owner;
+  if (it != a.base.api_tokens.end()) object = account_object(a.base, it->second.owner);
+  if (object.kind == Kind::Principal) object.kind = Kind::ApiToken;
   TRY_VOID(a.may(Verb::Revoke, object));
   if (it == a.base.api_tokens.end()) return missing("API token", c.token.str());
   if (it->second.revoked) return Decision{{}, {c.token.str()}};

@@ -49,6 +49,7 @@ void fields(A& a, Project& x) {
 template <class A>
 void fields(A& a, Principal& x) {
   a(x.id, x.name, x.role, x.org, x.disabled);
+  a.since(8, x.service, x.note, x.made_by, x.made_at);
 }
 template <class A>
 void fields(A& a, ApiToken& x) {

@@ -72,7 +72,8 @@ bool terminal(JobState state) {
 }
 
 void rebuild_indexes(State& s) {
-  s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.cluster_by_name.clear(),
+  s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.service_by_name.clear(),
+      s.services_by_org.clear(), s.cluster_by_name.clear(),
       s.api_token_by_hash.clear();
   s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(),
       s.active_jobs.clear();
@@ -83,7 +84,11 @@ void rebuild_indexes(State& s) {
     s.project_by_name[{project.org, project.name}] = id;
     note_limited(s, id);
   }
-  for (const auto& [id, principal] : s.principals) s.principal_by_name[principal.name] = id;
+  for (const auto& [id, principal] : s.principals) {
+    if (!principal.service) s.principal_by_name[principal.name] = id;
+    if (principal.service) s.services_by_org.emplace(principal.org, id);
+    if (principal.service && !principal.disabled) s.service_by_name[{principal.org, principal.name}] = id;
+  }
   for (const auto& [id, token] : s.api_tokens) s.api_token_by_hash[token.hash] = id;
   for (const auto& [id, token] : s.join_tokens) s.join_token_by_hash[token.hash] = id;
   s.nodes_by_site.clear();

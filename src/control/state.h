@@ -16,13 +16,14 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 7;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 8;    // newest event format this build writes and reads
 inline constexpr std::uint32_t kShareFormat = 3;      // the first with shares, policies and trust floors
 inline constexpr std::uint32_t kOfferFormat = 4;      // the first with offers, prices and budgets
 inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies of images
 inline constexpr std::uint32_t kHeadroomFormat = 6;   // the first with headroom for failovers
 inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes of signing keys, and of accounts
 inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
+inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -78,7 +79,9 @@ struct State {
   // ---- indexes, a function of the above
   std::map<std::string, OrgId> org_by_name;
   std::map<std::pair<OrgId, std::string>, ProjectId> project_by_name;
-  std::map<std::string, PrincipalId> principal_by_name;
+  std::map<std::string, PrincipalId> principal_by_name;                    // people
+  std::map<std::pair<OrgId, std::string>, PrincipalId> service_by_name;    // enabled service accounts
+  std::set<std::pair<OrgId, PrincipalId>> services_by_org;                 // disabled ones too
   std::map<std::pair<ProjectId, std::string>, ClusterId> cluster_by_name;  // not Stopped, not Failed
   std::map<Bytes, TokenId> api_token_by_hash, join_token_by_hash;
   std::map<Bytes, NodeId> node_by_key;

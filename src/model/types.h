@@ -74,12 +74,18 @@ struct Project {
   ImagePolicy images = {};
   bool operator==(const Project&) const = default;
 };
+// A person, or a program of an organisation (a service account): that one has neither password nor second factor, and
+// its name is unique among the enabled ones of its organisation only.
 struct Principal {
   PrincipalId id;
   std::string name;
   Role role = Role::None;
   OrgId org;
   bool disabled = false;
+  bool service = false;
+  std::string note = {};      // of a service account: what it is for,
+  PrincipalId made_by = {};   // who made it
+  WallTime made_at = {};      // and when
   bool operator==(const Principal&) const = default;
 };
 // Opaque API token: only SHA-256 of its 32 random bytes is kept. Scopes narrow the owner's role ("read", "clusters",

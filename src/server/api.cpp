@@ -37,7 +37,7 @@ Result<Caller> caller_of(const control::State& state, const Bytes& token_hash) {
       owner == state.principals.end() || owner->second.disabled)
     return error(Code::Unauthenticated, "this API token is unknown, expired or revoked; log in again");
   Caller caller;
-  caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes};
+  caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes, owner->second.service};
   caller.token = token->id;
   caller.expires = token->expires;
   caller.known = true;
@@ -124,6 +124,7 @@ Api::Api(Context& context) : context_(context) {
   add_people();
   add_quotas();
   add_tokens();
+  add_services();
   add_nodes();
   add_clusters();
   add_jobs();

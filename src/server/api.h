@@ -70,6 +70,7 @@ class Api {
   void add_people();
   void add_quotas();
   void add_tokens();
+  void add_services();
   void add_nodes();
   void add_clusters();
   void add_jobs();
@@ -130,6 +131,8 @@ class Api {
   void enrol_totp(const CallPtr& call);
   void confirm_totp(const CallPtr& call);
   void disable_totp(const CallPtr& call);
+  // A new token of the account, its secret in the answer alone. lifetime 0: thirty days.
+  void create_token(const CallPtr& call, PrincipalId owner, const wire::CreateApiTokenRequest& request);
   std::string account_name(const CallPtr& call) const;  // the caller's; empty: it is gone
   wire::PrincipalView shown_view(const control::State& state, const Principal& principal) const;
   Result<std::string> shown_principal(const control::State& state, const std::string& id) const;

@@ -333,7 +333,8 @@ void Api::add_people() {
       }
       read(call, [&](const control::State& state, const scheduler::Scheduler&) {
         return list_page(query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
-          if (!access::visible(call->caller.subject, object_of(principal)) || !passes(query, "name", principal.name) ||
+          if (principal.service || !access::visible(call->caller.subject, object_of(principal)) ||
+              !passes(query, "name", principal.name) ||
               !passes(query, "role", wire::text(principal.role)))
             return {};
           return wire::to_json(shown_view(state, principal));
@@ -357,30 +358,37 @@ void Api::add_people() {
       });
 }
 
+void Api::create_token(const CallPtr& call, PrincipalId owner, const wire::CreateApiTokenRequest& request) {
+  if (request.lifetime > kTokenLifetimeMax)
+    return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 400 days", "lifetimeSeconds"));
+  const auto token = crypto::make_api_token();
+  const Millis lifetime = request.lifetime == Millis(0) ? kLoginLifetime : request.lifetime;
+  submit(call, control::CreateApiToken{owner, token.hash, request.label, request.scopes, lifetime},
+         [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
+           // The secret of the first answer cannot be told again: only its hash was kept.
+           return shown(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
+         });
+}
+
 void Api::add_tokens() {
   using access::Kind;
   using access::Verb;
   add("CreateApiToken", own(Kind::ApiToken, Verb::Create), [this](const CallPtr& call) {
     const auto request = wire::parse_create_api_token(call->request.body);
     if (!request.ok()) return fail(call, request.error());
-    if (request->lifetime > kTokenLifetimeMax)
-      return fail(call, error(Code::InvalidArgument, "lifetimeSeconds must be at most 400 days", "lifetimeSeconds"));
-    const auto token = crypto::make_api_token();
-    const Millis lifetime = request->lifetime == Millis(0) ? kLoginLifetime : request->lifetime;
-    submit(
-        call,
-        control::CreateApiToken{call->caller.subject.principal, token.hash, request->label, request->scopes, lifetime},
-        [token](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
-          // The secret of the first answer cannot be told again: only its hash was kept.
-          return shown(state, reply.outcome.id, reply.outcome.replayed ? std::string() : token.text);
-        });
+    create_token(call, call->caller.subject.principal, *request);
   });
   add("ListApiTokens", own(Kind::ApiToken, Verb::List), [this](const CallPtr& call) {
     const auto query = list_query(call->request, {"label"});
     if (!query.ok()) return fail(call, query.error());
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return list_page(*query, state, state.api_tokens, [&](const ApiToken& token) -> std::optional<std::string> {
-        if (!access::visible(call->caller.subject, object_of(state, token)) || !passes(*query, "label", token.label))
+        const access::Object object = object_of(state, token);
+        if (!access::visible(call->caller.subject, object) || !passes(*query, "label", token.label)) return {};
+        // Whoever sees all tokens sees all; others find those of a service account with it.
+        const Role role = call->caller.subject.role;
+        if (object.kind == Kind::ServiceAccount && token.owner != call->caller.subject.principal &&
+            role != Role::Operator && role != Role::Auditor)
           return {};
         return wire::to_json(wire::ApiTokenView{token, {}});
       });

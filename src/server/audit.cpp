@@ -18,6 +18,7 @@ namespace {
 using namespace control;  // NOLINT: the events are the vocabulary of this file
 
 constexpr std::size_t kAuditChunk = 500;
+constexpr const char* kProgramKind = "service";  // of actors that are service accounts
 constexpr std::size_t kRemembered = 100'000;  // of leases, in one call
 
 struct MeaningOf {
@@ -28,7 +29,9 @@ struct MeaningOf {
   M operator()(const ImagePolicySet& e) const { return {{"limit-images", e.project ? "project" : "organisation"}}; }
   M operator()(const SigningKeysNoted&) const { return {{"rotate", "signing-key"}}; }
   M operator()(const HeadroomSet&) const { return {{"keep-back", "platform"}}; }
-  M operator()(const PrincipalCreated&) const { return {{"create", "account"}}; }
+  M operator()(const PrincipalCreated& e) const {
+    return {{"create", e.principal.service ? "service-account" : "account"}};
+  }
   M operator()(const PrincipalChanged&) const { return {{"change", "account"}}; }
   M operator()(const PrincipalDisabled&) const { return {{"disable", "account"}}; }
   M operator()(const ApiTokenCreated&) const { return {{"create", "api-token"}}; }
@@ -152,7 +155,8 @@ class TrailReader {
     const auto meaning = audit_meaning(event);
     if (!meaning || (!query_.verb.empty() && query_.verb != meaning->verb)) return {};
     engine::DurableEvent out{entry.seq, entry.wall, context_of(entry), std::move(event)};
-    if (!actor_.empty() && actor_ != kind_of(out.actor) && actor_ != id_of(out.actor)) return {};
+    if (!actor_.empty() && actor_ != kProgramKind && actor_ != kind_of(out.actor) && actor_ != id_of(out.actor))
+      return {};
     if (!object_.empty() && object_ != meaning->kind && object_ != event_subject(out.event) &&
         object_ != cluster_text(out.event))
       return {};
@@ -187,6 +191,9 @@ class TrailReader {
     out.event = shown->view.type;
     out.text = shown->view.text;
     out.actor.kind = kind_of(event.actor);
+    const auto who = state.principals.find(event.actor.subject.principal);
+    if (who != state.principals.end() && who->second.service) out.actor.kind = kProgramKind;
+    if (actor_ == kProgramKind && out.actor.kind != kProgramKind) return {};
     // Machines act for their supplier.
     OrgId acting = event.actor.subject.org;
     if (const Node* node = event.actor.subject.node ? state.find_node(event.actor.subject.node) : nullptr)

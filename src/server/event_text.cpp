@@ -133,7 +133,8 @@ struct Teller {
   }
   std::string operator()(const PrincipalCreated& e) {
     object = object_of(e.principal);
-    return fmt::format("account {} ({}) was made", e.principal.name, wire::text(e.principal.role));
+    return fmt::format("{} {} ({}) was made{}", e.principal.service ? "service account" : "account", e.principal.name,
+                       wire::text(e.principal.role), because(e.principal.note));
   }
   std::string operator()(const PrincipalChanged& e) {
     const auto found = s.principals.find(e.principal);
@@ -147,10 +148,13 @@ struct Teller {
     const auto found = s.principals.find(e.principal);
     if (found == s.principals.end()) return "an account was disabled";
     object = object_of(found->second);
-    return fmt::format("account {} was disabled", found->second.name);
+    return fmt::format("{} {} was disabled", found->second.service ? "service account" : "account", found->second.name);
   }
   std::string operator()(const ApiTokenCreated& e) {
     object = object_of(s, e.token);
+    const auto owner = s.principals.find(e.token.owner);
+    if (owner != s.principals.end() && owner->second.service)
+      return fmt::format("API token {} of service account {} was made", e.token.label, owner->second.name);
     return fmt::format("API token {} was made", e.token.label);
   }
   std::string operator()(const ApiTokenRevoked& e) {

@@ -1551,6 +1551,75 @@ TEST_F(Platform, ARevokedTokenEndsItsStream) {
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", secret).status, 401);
 }
 
+TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
+  const std::string ann = user("svc-ann", Role::Tenant, "svc-lab"), eve = user("svc-eve", Role::Tenant, "svc-other");
+  const auto made = call("POST", "/api/v1/service-accounts", R"({"name":"ci","note":"nightly training"})", ann);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  EXPECT_EQ(made.body["role"].text(), "tenant") << "its maker's";
+  EXPECT_EQ(made.body["org"].text(), "svc-lab");
+  const std::string id = made.body["id"].text(), path = "/api/v1/service-accounts/ci";
+  EXPECT_EQ(call("POST", "/api/v1/service-accounts", R"({"name":"root","role":"operator"})", ann).status, 403);
+  // Others have no such account, whatever they call it.
+  for (const std::string& asked : {std::string("ci"), id}) {
+    const std::string their = "/api/v1/service-accounts/" + asked;
+    const auto foreign = call("DELETE", their, "", eve), none = call("DELETE", "/api/v1/service-accounts/nobody", "", eve);
+    EXPECT_EQ(foreign.status, 404);
+    std::string text = foreign.body["detail"].text();
+    if (const auto at = text.find(asked); at != std::string::npos) text.replace(at, asked.size(), "nobody");
+    EXPECT_EQ(text, none.body["detail"].text());
+    EXPECT_EQ(call("GET", their + "/tokens", "", eve).status, 404);
+    EXPECT_EQ(call("POST", their + "/tokens", "{}", eve).status, 404);
+  }
+  EXPECT_EQ(call("DELETE", "/api/v1/users/" + id, "", admin_).status, 404) << "it is no person";
+  EXPECT_EQ(call("GET", "/api/v1/users", "", admin_).body.dump().find(id), std::string::npos);
+  EXPECT_EQ(call("GET", "/api/v1/service-accounts", "", eve).body["items"].items().size(), 0u);
+
+  const auto token = call("POST", path + "/tokens", R"({"label":"runner","scopes":["clusters"]})", ann);
+  ASSERT_EQ(token.status, 200) << token.body.dump();
+  EXPECT_FALSE(token.body["expiresAt"].text().empty());
+  const std::string secret = token.body["secret"].text();
+  EXPECT_EQ(call("GET", "/api/v1/clusters", "", secret).status, 200);
+  EXPECT_EQ(call("GET", "/api/v1/nodes", "", secret).status, 403) << "out of its scopes";
+  const std::string wide = call("POST", path + "/tokens", R"({"label":"wide"})", ann).body["secret"].text();
+  const auto me = call("GET", "/api/v1/whoami", "", wide);
+  EXPECT_TRUE(me.body["service"].truth());
+  EXPECT_EQ(me.body["name"].text(), "ci");
+  for (const char* target : {"/api/v1/tokens", "/api/v1/service-accounts/ci/tokens"})
+    EXPECT_EQ(call("POST", target, "{}", wide).status, 403) << target << ": it makes itself no token";
+  EXPECT_EQ(call("POST", "/api/v1/service-accounts", R"({"name":"more"})", wide).status, 403);
+  EXPECT_EQ(call("POST", "/api/v1/password", R"({"oldPassword":"12345678","newPassword":"123456789"})", wide).status, 403);
+  EXPECT_EQ(call("POST", "/api/v1/login", R"({"name":"ci","password":"12345678"})", "").status, 401);
+  EXPECT_EQ(call("GET", path + "/tokens", "", ann).body["items"].items().size(), 2u);
+  EXPECT_EQ(call("GET", "/api/v1/tokens", "", ann).body.dump().find("runner"), std::string::npos)
+      << "a person's own list is of his own";
+
+  std::atomic<bool> live = false, ended = false;
+  std::thread reader([&] {
+    net::Client client(endpoint());
+    const auto response = client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + wide}}, "", Millis(30'000)},
+                                        [&](std::string_view chunk) {
+                                          if (chunk.find("event: live") != std::string_view::npos) live = true;
+                                          return true;
+                                        });
+    static_cast<void>(response.ok());
+    ended = true;
+  });
+  EXPECT_TRUE(eventually([&] { return live.load(); }));
+  EXPECT_FALSE(ended);
+  const auto gone = call("DELETE", path, "", ann);
+  EXPECT_EQ(gone.status, 200);
+  EXPECT_TRUE(gone.body["disabled"].truth());
+  EXPECT_TRUE(eventually([&] { return ended.load(); }, Millis(5000)));
+  reader.join();
+  EXPECT_EQ(call("GET", "/api/v1/clusters", "", secret).status, 401);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", wide).status, 401);
+  EXPECT_EQ(call("GET", path + "/tokens", "", ann).status, 404) << "its name is free again";
+  const auto trail = call("GET", "/api/v1/audit?filter=verb=create&limit=1000", "", ann);
+  EXPECT_NE(trail.body.dump().find("service account ci (tenant) was made: nightly training"), std::string::npos);
+  EXPECT_NE(call("GET", "/api/v1/audit?limit=1000", "", ann).body.dump().find("service account ci was disabled"),
+            std::string::npos);
+}
+
 // Streams begin while others write: what is not durable for them yet comes a moment later, and nobody is told that it
 // is gone.
 TEST_F(Platform, AStreamThatBeginsUnderWritesMissesNothing) {

@@ -34,11 +34,15 @@ access::Object object_of(const Node& node) {
   return {access::Kind::Node, node.supplier, node.id, {}};
 }
 access::Object object_of(const Principal& principal) {
-  return {access::Kind::Principal, principal.org, {}, principal.id};
+  return {principal.service ? access::Kind::ServiceAccount : access::Kind::Principal, principal.org, {}, principal.id};
 }
 access::Object object_of(const control::State& state, const ApiToken& token) {
   const auto owner = state.principals.find(token.owner);
-  return {access::Kind::ApiToken, owner == state.principals.end() ? OrgId{} : owner->second.org, {}, token.owner};
+  if (owner == state.principals.end()) return {access::Kind::ApiToken, {}, {}, token.owner};
+  // Those of a service account are its organisation's business.
+  access::Object object = object_of(owner->second);
+  if (!owner->second.service) object.kind = access::Kind::ApiToken;
+  return object;
 }
 access::Object object_of(const JoinToken& token) {
   return {access::Kind::JoinToken, token.supplier, {}, {}};
@@ -98,7 +102,24 @@ const Principal* find_principal(const control::State& state, const std::string& 
   if (const auto named = state.principal_by_name.find(text); !id && named != state.principal_by_name.end())
     id = named->second;
   const auto found = id ? state.principals.find(*id) : state.principals.end();
-  return found == state.principals.end() ? nullptr : &found->second;
+  return found == state.principals.end() || found->second.service ? nullptr : &found->second;
+}
+
+const Principal* find_service(const control::State& state, const access::Subject& caller, const std::string& text) {
+  if (const auto id = PrincipalId::parse(text)) {
+    const auto found = state.principals.find(*id);
+    return found == state.principals.end() || !found->second.service ? nullptr : &found->second;
+  }
+  if (const auto own = state.service_by_name.find({caller.org, text}); own != state.service_by_name.end())
+    return &state.principals.at(own->second);
+  if (caller.role != Role::Operator && caller.role != Role::Auditor) return nullptr;
+  const Principal* only = nullptr;
+  for (const auto& [key, id] : state.service_by_name) {
+    if (key.second != text) continue;
+    if (only != nullptr) return nullptr;  // ambiguous: the id is needed
+    only = &state.principals.at(id);
+  }
+  return only;
 }
 
 std::optional<OrgId> find_org(const control::State& state, const std::string& text) {

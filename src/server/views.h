@@ -36,7 +36,8 @@ access::Object object_of(const Org& org);
 const Cluster* find_cluster(const control::State& state, const access::Subject& caller, const std::string& text);
 const Job* find_job(const control::State& state, const access::Subject& caller, const std::string& text);
 const Node* find_node(const control::State& state, const access::Subject& caller, const std::string& text);
-const Principal* find_principal(const control::State& state, const std::string& text);
+const Principal* find_principal(const control::State& state, const std::string& text);  // a person
+const Principal* find_service(const control::State& state, const access::Subject& caller, const std::string& text);
 std::optional<OrgId> find_org(const control::State& state, const std::string& text);
 // The organisation that a body names by name or id; an empty text is the caller's own.
 Result<OrgId> wanted_org(const control::State& state, const access::Subject& subject, const std::string& text);

@@ -68,6 +68,11 @@ struct CreateApiTokenRequest {
   std::vector<std::string> scopes;
   Millis lifetime{0};
 };
+struct CreateServiceAccountRequest {
+  std::string name;
+  Role role = Role::None;  // None: the caller's own
+  std::string org, note;
+};
 struct CreateJoinTokenRequest {
   std::string org;
   std::map<std::string, std::string> labels;
@@ -120,7 +125,9 @@ Result<CreateProjectRequest> parse_create_project(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
 Result<SetHeadroomRequest> parse_set_headroom(std::string_view body);
+Result<CreateServiceAccountRequest> parse_create_service_account(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
+Result<CreateApiTokenRequest> parse_create_service_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
 Result<NodeActionRequest> parse_node_action(std::string_view body);
 Result<SetOfferRequest> parse_set_offer(std::string_view body);
@@ -141,6 +148,7 @@ std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
 std::string to_json(const SetHeadroomRequest& request);
+std::string to_json(const CreateServiceAccountRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
@@ -193,6 +201,11 @@ struct TotpRecoveryView {
   std::vector<std::string> codes;
   std::size_t revoked_tokens = 0;
   bool log_in_again = false;
+};
+struct ServiceAccountView {
+  Principal principal;
+  std::string org;
+  std::uint32_t tokens = 0;  // that hold
 };
 struct ApiTokenView {
   ApiToken token;
@@ -415,6 +428,7 @@ std::string to_json(const Project& view, const Quota& held = {});
 std::string to_json(const QuotaView& view);
 std::string to_json(const ImagePolicyView& view);
 std::string to_json(const HeadroomView& view);
+std::string to_json(const ServiceAccountView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);

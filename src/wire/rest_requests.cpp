@@ -119,6 +119,20 @@ Result<SetHeadroomRequest> parse_set_headroom(std::string_view body) {
   return SetHeadroomRequest{{m.gpu_model(), m.machines(), static_cast<std::uint8_t>(m.tier())}};
 }
 
+Result<CreateServiceAccountRequest> parse_create_service_account(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateServiceAccountRequest>(body));
+  TRY_VOID(required(m.name(), "name"));
+  const auto role = m.role().empty() ? std::optional(Role::None) : parse_role(m.role());
+  if (!role) return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
+  return CreateServiceAccountRequest{m.name(), *role, m.org(), m.note()};
+}
+
+Result<CreateApiTokenRequest> parse_create_service_token(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateServiceTokenRequest>(body));
+  const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
+  return CreateApiTokenRequest{m.label(), {m.scopes().begin(), m.scopes().end()}, lifetime};
+}
+
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
   const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
@@ -304,6 +318,14 @@ std::string to_json(const SetHeadroomRequest& request) {
   m.set_gpu_model(request.row.gpu_model);
   m.set_machines(request.row.machines);
   m.set_tier(request.row.tier);
+  return write_message(m);
+}
+std::string to_json(const CreateServiceAccountRequest& request) {
+  v1::CreateServiceAccountRequest m;
+  m.set_name(request.name);
+  if (request.role != Role::None) m.set_role(std::string(text(request.role)));
+  m.set_org(request.org);
+  m.set_note(request.note);
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

@@ -31,6 +31,7 @@ void write(const PrincipalView& from, v1::Principal& to) {
   to.set_org(from.org);
   to.set_default_project(from.default_project);
   to.set_second_factor(from.second_factor);
+  to.set_service(from.principal.service);
 }
 void write(const LoginView& from, v1::LoginResponse& to) {
   to.set_token(from.token);
@@ -183,6 +184,20 @@ std::string to_json(const HeadroomView& view) {
     to.set_tier(row.tier);
     to.set_free(free);
   }
+  return write_message(m);
+}
+std::string to_json(const ServiceAccountView& view) {
+  v1::ServiceAccount m;
+  m.set_id(view.principal.id.str());
+  m.set_name(view.principal.name);
+  m.set_role(std::string(text(view.principal.role)));
+  m.set_org_id(view.principal.org.str());
+  m.set_org(view.org);
+  m.set_disabled(view.principal.disabled);
+  m.set_note(view.principal.note);
+  m.set_made_by(view.principal.made_by.str());
+  m.set_made_at(time_text(view.principal.made_at));
+  m.set_tokens(view.tokens);
   return write_message(m);
 }
 std::string to_json(const ApiTokenView& view) {

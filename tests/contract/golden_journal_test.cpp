@@ -43,6 +43,8 @@ World story() {
   w.must(RevokeApiToken{token});
   const Bytes join(32, 61);
   w.must(RevokeJoinToken{TokenId::parse(w.must(CreateJoinToken{w.supplier, join, {{"pool", "x"}}, 1h}).id).value()});
+  w.must(DisablePrincipal{
+      PrincipalId::parse(w.must(CreateServiceAccount{w.tenant, "ci", Role::Tenant, "nightly"}, w.user()).id).value()});
   w.must(DisablePrincipal{PrincipalId::parse(w.must(CreatePrincipal{"bob", Role::Auditor, w.tenant}).id).value()});
   w.must(SetQuota{{}, w.project, {8, 64'000, 3}});
   w.must(SetNodeTier{NodeId{1}, TrustTier::Verified});
