@@ -98,7 +98,8 @@ class Side:
         self.call("POST", "orgs", {"name": "lab"}, admin)
         self.call("POST", "projects", {"org": "lab", "name": "default"}, admin)
         self.call("POST", "users", {"name": "ann", "role": "tenant", "org": "lab", "password": PASSWORD}, admin)
-        token = self.call("POST", "login", {"name": "ann", "password": PASSWORD})["token"]
+        login = self.call("POST", "login", {"name": "ann", "password": PASSWORD})["token"]
+        token = self.call("POST", "tokens", {"label": "bench"}, login)["secret"]
         self.call("POST", "clusters", {"spec": {"name": "main", "image": "muster/ray:latest", "head": {"resources": {"cpus": 1}}}}, token)
         self.token = self.dir + "/token"
         with open(self.token, "w") as f:

@@ -12,6 +12,7 @@ table); exec and forward need a running container and are walked by tests/system
 """
 import argparse
 import base64
+import hashlib
 import hmac
 import http.client
 import json
@@ -40,7 +41,7 @@ ROLES = ("operator", "supplier", "tenant", "auditor")
 ALL, WORK, LOOK = set(ROLES), {"operator", "tenant"}, {"operator", "tenant", "auditor"}
 MAY = {
     "BeginSso": set(), "FinishSso": set(),  # want an identity provider: tests/system/oidc_test.py
-    "GetServer": ALL, "Login": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
+    "GetServer": ALL, "Login": ALL, "RenewLogin": ALL, "Logout": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
     "CreateProject": WORK, "ListProjects": LOOK, "GetOrgQuota": ALL, "SetOrgQuota": {"operator"}, "GetProjectQuota": LOOK,
     "GetOrgImagePolicy": LOOK, "SetOrgImagePolicy": WORK, "GetProjectImagePolicy": LOOK, "SetProjectImagePolicy": WORK,
     "SetProjectQuota": WORK, "CreatePrincipal": {"operator"}, "ListPrincipals": ALL, "DisablePrincipal": {"operator"},
@@ -59,7 +60,7 @@ MAY = {
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
-OPEN = {"GetServer", "Login", "BeginSso", "FinishSso", "Enroll"}  # without a token
+OPEN = {"GetServer", "Login", "RenewLogin", "BeginSso", "FinishSso", "Enroll"}  # without a token
 
 
 def inside_venv():
@@ -180,7 +181,7 @@ class World:
         self.tokens = {}
         self.failures = {}  # (operation, role, what) -> example
         self.n = 0
-        self.tokens["operator"] = self.must("POST", "login", "", {"name": "admin", "password": PASSWORD})["token"]
+        self.log_in("operator", "admin")
         self.orgs = {name: self.admin("orgs", {"name": name}) for name in ("mine", OTHER + "-org", "sup", "spare")}
         self.account("supplier", "supplier", "sup")
         self.account("tenant", "tenant", "mine")
@@ -197,6 +198,11 @@ class World:
         if answer.status // 100 != 2:
             raise RuntimeError("%s %s as %s: %d %s" % (method, path, role or "nobody", answer.status, answer.text[:400]))
         return answer.json()
+
+    def log_in(self, role, name):
+        """A login's token ends within minutes, and a run may be long: it asks with an API token."""
+        self.tokens[role] = self.must("POST", "login", "", {"name": name, "password": PASSWORD})["token"]
+        self.tokens[role] = self.must("POST", "tokens", role, {"label": "run"})["secret"]
 
     def admin(self, path, body):
         return self.must("POST", path, "operator", body)
@@ -215,7 +221,7 @@ class World:
     def account(self, role, kind, org):
         name = self.fresh(role)
         made = self.admin("users", {"name": name, "role": kind, "org": org, "password": PASSWORD})
-        self.tokens[role] = self.must("POST", "login", "", {"name": name, "password": PASSWORD})["token"]
+        self.log_in(role, name)
         return made
 
     def spec(self, name):
@@ -274,6 +280,7 @@ def examples(w):
     spec = w.spec("fuzzed")
     return {
         "Login": {"name": "tenant-x", "password": PASSWORD}, "BeginSso": {"flow": "browser", "port": 4711},
+        "RenewLogin": {"refreshToken": "mrf_x.y", "nextSha256": "0" * 64},
         "FinishSso": {"handle": "x", "code": "c", "state": "s"}, "ChangePassword": {"oldPassword": "wrong", "newPassword": PASSWORD},
         "CreateOrg": {"name": "fuzz-org"}, "CreateProject": {"org": "mine", "name": "fuzz-project"},
         "SetOrgQuota": {"gpus": "100", "cpus": 1000, "clusters": "0"}, "SetProjectQuota": {"gpus": "100", "cpus": 1000.5, "clusters": "0"},
@@ -306,6 +313,7 @@ def walk(w, operations):
         w.tokens[walker] = login.json()["token"]
         if login.status == 200:
             reached.add(("Login", role))
+        refresh = login.json()["refreshToken"]
 
         def made(path, body, by="tenant"):
             return w.must("POST", path, by, body)["id"]
@@ -345,6 +353,7 @@ def walk(w, operations):
                 "CreatePrincipal": lambda: ("", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}),
                 "DisablePrincipal": lambda: (made("users", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}, "operator"), None),
                 "CreateApiToken": lambda: ("", {"label": "walk"}), "RevokeApiToken": lambda: (made("tokens", {"label": "walk"}, walker), None),
+                "RenewLogin": lambda: ("", {"refreshToken": refresh, "nextSha256": hashlib.sha256(os.urandom(32)).hexdigest()}),
                 "CreateServiceAccount": lambda: ("", {"name": new_name()}), "ListServiceTokens": lambda: (program(), None),
                 "CreateServiceToken": lambda: (program(), {"label": "walk"}), "DisableServiceAccount": lambda: (program(), None),
                 "CreateJoinToken": lambda: ("", {"org": "sup"} if role == "operator" else {}),
@@ -361,13 +370,13 @@ def walk(w, operations):
                 "DisableTotp": lambda: ("", {"password": PASSWORD, "code": told["ConfirmTotp"]["recoveryCodes"][0]}),
                 "ResetTotp": lambda: (with_factor(), None),
             }.get(op, lambda: ("", None))
-        last = ("DeleteRegistry", "EnrolTotp", "ConfirmTotp", "DisableTotp", "ChangePassword")  # in this order
+        last = ("DeleteRegistry", "EnrolTotp", "ConfirmTotp", "DisableTotp", "ChangePassword", "Logout")  # in this order
         for op in sorted(operations, key=lambda o: (last.index(o["name"]) + 1 if o["name"] in last else 0, o["name"])):
             if op["name"] in NOT_WALKED or op["name"] == "Login" or role not in MAY.get(op["name"], ()):
                 continue
             ident, body = bodies(op["name"])()
             path = op["path"].replace("/api/v1/", "").replace("{id}", urllib.parse.quote(ident, safe=""))
-            answer = w.ask(op["method"], path, "" if op["name"] in ("Enroll", "GetServer") else walker, body, op["name"] in ("StreamEvents", "JobLogs"))
+            answer = w.ask(op["method"], path, "" if op["name"] in ("Enroll", "GetServer", "RenewLogin") else walker, body, op["name"] in ("StreamEvents", "JobLogs"))
             if answer.status // 100 == 2:
                 reached.add((op["name"], role))
                 told[op["name"]] = answer.json()
@@ -503,6 +512,8 @@ class Fuzzer:
     def destroys_itself(self, name, role, ident):
         """Requests that would end the run's own accounts are left out."""
         w = self.w
+        if name == "Logout":
+            return True
         if name == "DisableServiceAccount" and role == "operator":
             return ident in (w.own["service-accounts"], w.foreign["service-accounts"]) or ident.startswith("usr-")
         if name == "DisablePrincipal" and role == "operator" and ident != w.spare["user"]:

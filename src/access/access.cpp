@@ -9,9 +9,9 @@ namespace {
 constexpr std::size_t kKinds = 18;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project",   "account", "API token", "join token", "machine", "cluster",     "job",
-    "queue",    "event",        "audit log", "blob",    "telemetry", "registry",   "offer",   "image policy",
-    "service account"};
+    "platform", "organisation", "project",  "account", "API token",    "join token",
+    "machine",  "cluster",      "job",      "queue",   "event",        "audit log",
+    "blob",     "telemetry",    "registry", "offer",   "image policy", "service account"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -160,8 +160,8 @@ bool in_scope(const Subject& subject, Verb verb, const Object& object) {
   return false;
 }
 
-// What a service account may of accounts and tokens, whatever its role: see its own, and end its own tokens. Else whoever
-// has one of its tokens could make himself another that outlives it.
+// What a service account may of accounts and tokens, whatever its role: see its own, and end its own tokens. Else
+// whoever has one of its tokens could make himself another that outlives it.
 bool fit_for_service(const Subject& subject, Verb verb, const Object& object) {
   const bool self = object.principal == subject.principal;
   switch (object.kind) {

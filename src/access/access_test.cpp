@@ -193,10 +193,9 @@ TEST(Access, WhoLacksTheSecondFactorOfHisRoleReachesHisOwnAccountAlone) {
     const Object token{.kind = Kind::ApiToken, .owner = kOwn, .principal = subject.principal};
     EXPECT_TRUE(check(subject, Verb::Revoke, token).ok()) << "logins without it end";
     EXPECT_FALSE(check(subject, Verb::Create, token).ok()) << "or it would give itself all";
-    for (const Kind kind :
-         {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster, Kind::Job, Kind::Queue,
-          Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry, Kind::Registry, Kind::Offer, Kind::ImagePolicy,
-          Kind::ServiceAccount})
+    for (const Kind kind : {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster,
+                            Kind::Job, Kind::Queue, Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry,
+                            Kind::Registry, Kind::Offer, Kind::ImagePolicy, Kind::ServiceAccount})
       EXPECT_EQ(verbs(subject, kind, true), kind == Kind::Node ? "e" : "")  // a join token lets anybody enrol
           << kind_name(kind);
     const Status refused = check(subject, Verb::List, {.kind = Kind::Cluster, .owner = kOwn});
@@ -212,12 +211,12 @@ struct ProgramExpectation {
   std::string_view self, other;
 };
 constexpr ProgramExpectation kPrograms[] = {
-    {Role::Operator, Kind::Principal, "lr", ""},      {Role::Operator, Kind::ApiToken, "lrv", ""},
+    {Role::Operator, Kind::Principal, "lr", ""},       {Role::Operator, Kind::ApiToken, "lrv", ""},
     {Role::Operator, Kind::ServiceAccount, "lrv", ""}, {Role::Supplier, Kind::Principal, "lr", ""},
-    {Role::Supplier, Kind::ApiToken, "lrv", ""},      {Role::Supplier, Kind::ServiceAccount, "lrv", ""},
-    {Role::Tenant, Kind::Principal, "lr", ""},        {Role::Tenant, Kind::ApiToken, "lrv", ""},
-    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},  {Role::Auditor, Kind::Principal, "lr", ""},
-    {Role::Auditor, Kind::ApiToken, "lrv", ""},       {Role::Auditor, Kind::ServiceAccount, "lr", ""},
+    {Role::Supplier, Kind::ApiToken, "lrv", ""},       {Role::Supplier, Kind::ServiceAccount, "lrv", ""},
+    {Role::Tenant, Kind::Principal, "lr", ""},         {Role::Tenant, Kind::ApiToken, "lrv", ""},
+    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},   {Role::Auditor, Kind::Principal, "lr", ""},
+    {Role::Auditor, Kind::ApiToken, "lrv", ""},        {Role::Auditor, Kind::ServiceAccount, "lr", ""},
 };
 
 TEST(Access, AServiceAccountMakesNoAccountsAndNoTokens) {

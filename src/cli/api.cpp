@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "cli/session.h"
 #include "cli/table.h"
 #include "crypto/random.h"
 
@@ -93,23 +94,33 @@ std::string path_of(std::string_view collection, std::string_view id) {
   return fmt::format("/api/v1/{}/{}", collection, escape_url(id));
 }
 
-std::map<std::string, std::string> Api::auth_headers() const {
-  if (account_.token.empty()) return {};
-  return {{"authorization", "Bearer " + account_.token}};
+Result<std::map<std::string, std::string>> Api::auth_headers() {
+  const std::string token = TRY(bearer_of(account_));
+  if (token.empty()) return std::map<std::string, std::string>{};
+  return std::map<std::string, std::string>{{"authorization", "Bearer " + token}};
 }
 
 Result<wire::Json> Api::call(Transport::Call call) {
-  for (const auto& [name, value] : auth_headers()) call.headers[name] = value;
   Millis waited{0};
   Millis delay{200};
+  bool renewed = false;
   for (;;) {
-    auto answer = transport_->call(call);
+    auto headers = auth_headers();
+    if (!headers.ok() && (!worth_retrying(headers.error()) || waited >= patience_)) return headers.error();
+    if (headers.ok())
+      for (const auto& [name, value] : *headers) call.headers[name] = value;
+    auto answer = headers.ok() ? transport_->call(call) : Result<net::Response>(headers.error());
     Error failure;
     if (answer.ok() && answer->status >= 200 && answer->status < 300) {
       if (answer->body.empty()) return wire::Json::object();
       return wire::parse_json(answer->body, {.bytes = 64 << 20, .depth = 64, .values = 4'000'000});
     }
     failure = answer.ok() ? problem_of(answer->status, answer->body) : answer.error();
+    // Refused before its time, by clocks that differ or by a key that changed: another one, once.
+    if (failure.code == Code::Unauthenticated && !account_.refresh.empty() && !std::exchange(renewed, true)) {
+      TRY(bearer_of(account_, Renewal::Now));
+      continue;
+    }
     if (!worth_retrying(failure) || waited >= patience_) return failure;
     transport_->sleep(delay);
     waited += delay;
@@ -145,7 +156,7 @@ Result<std::vector<wire::Json>> Api::list(const std::string& target) {
 Result<std::string> Api::upload(const std::string& file, const std::string& sha256,
                                 const std::function<void(std::uint64_t)>& progress) {
   Transport::Call request{
-      .method = "POST", .target = "/api/v1/blobs", .headers = auth_headers(), .timeout = Millis(3'600'000)};
+      .method = "POST", .target = "/api/v1/blobs", .headers = TRY(auth_headers()), .timeout = Millis(3'600'000)};
   request.headers["content-type"] = "application/octet-stream";
   request.headers["idempotency-key"] = hex(crypto::random_bytes(16));
   Millis delay{500};
@@ -167,7 +178,8 @@ Result<std::string> Api::upload(const std::string& file, const std::string& sha2
 Status Api::stream(const std::string& target, std::map<std::string, std::string> headers,
                    const std::function<bool(std::string_view)>& on_chunk) {
   Transport::Call request{.method = "GET", .target = target, .headers = std::move(headers), .timeout = Millis(120'000)};
-  for (const auto& [name, value] : auth_headers()) request.headers[name] = value;
+  const auto headers = TRY(auth_headers());
+  for (const auto& [name, value] : headers) request.headers[name] = value;
   auto answer = transport_->stream(request, on_chunk);
   if (!answer.ok()) return answer.error();
   if (answer->status < 200 || answer->status >= 300) return problem_of(answer->status, answer->body);

@@ -42,7 +42,8 @@ class Api {
   Status stream(const std::string& target, std::map<std::string, std::string> headers,
                 const std::function<bool(std::string_view)>& on_chunk);
 
-  std::map<std::string, std::string> auth_headers() const;
+  // With a token that holds for a while yet: a login's is renewed when it nears its end.
+  Result<std::map<std::string, std::string>> auth_headers();
   const Account& account() const { return account_; }
   void set_patience(Millis patience) { patience_ = patience; }
   void sleep(Millis time) { transport_->sleep(time); }

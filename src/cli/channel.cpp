@@ -8,6 +8,7 @@
 #include <deque>
 #include <mutex>
 
+#include "cli/session.h"
 #include "cli/table.h"
 
 namespace muster::cli {
@@ -29,7 +30,9 @@ class NetChannel : public Channel {
     auto endpoint = TRY(endpoint_of(account));
     loop_ = net::Loop::create(1);
     std::map<std::string, std::string> headers;
-    if (!account.token.empty()) headers["authorization"] = "Bearer " + account.token;
+    Account now = account;
+    const std::string token = TRY(bearer_of(now));
+    if (!token.empty()) headers["authorization"] = "Bearer " + token;
     std::mutex mutex;
     std::condition_variable ready;
     std::optional<Result<net::WebSocketPtr>> answer;

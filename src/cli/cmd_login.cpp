@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "cli/config.h"
+#include "cli/session.h"
 #include "cli/shell.h"
 #include "cli/sso.h"
 #include "cli/terminal.h"
@@ -94,38 +95,60 @@ Result<int> login(Shell& shell, const LoginOptions& options) {
     return error(Code::InvalidArgument, "--device and --no-browser go with --sso");
   if (options.sso && !(options.password_file.empty() && options.code_file.empty()))
     return error(Code::InvalidArgument, "with --sso the identity provider asks for passwords and codes, not muster");
-  Config config = TRY(load_config(config_path()));
-  const net::Endpoint endpoint = TRY(login_endpoint(options, config));
+  const net::Endpoint endpoint = TRY(login_endpoint(options, TRY(load_config(config_path()))));
   net::Client client(endpoint);
   const auto answer = TRY(options.sso ? by_provider(client, options) : by_password(client, options));
   const wire::Json& body = options.sso ? answer["login"] : answer;
   const std::string user = options.sso ? clean(body["principal"]["name"].text()) : options.user;
   Account account{.server = options.server,
                   .ca_pem = endpoint.ca_pem.empty() ? client.last_ca_pem() : endpoint.ca_pem,
-                  .token = body["token"].text(),
+                  .token = {},
                   .user = user,
                   .project = options.sso ? answer["project"].text() : ""};
+  take_login(account, body);
   if (account.ca_pem.empty()) return error(Code::Internal, "the server did not show its CA");
   account.ca_pem = learnt(client, account.ca_pem);
   const std::string name = shell.context.empty() ? "default" : shell.context;
+  const auto lock = TRY(ConfigLock::hold());
+  Config config = TRY(load_config(config_path()));
   config.accounts[name] = account;
   config.current = name;
   TRY_VOID(save_config(config_path(), config));
   say(fmt::format("Logged in to {} as {} ({}), until {}.", options.server, user,
-                  clean(body["principal"]["role"].text()), short_time(body["expiresAt"])));
+                  clean(body["principal"]["role"].text()),
+                  short_time(body[body["refreshExpiresAt"].text().empty() ? "expiresAt" : "refreshExpiresAt"])));
   if (body["secondFactorNeeded"].truth())
     say("Your role needs a second factor: set it up now with `muster totp enable`; until then nothing else works.");
   return 0;
 }
 
 Result<int> logout(Shell& shell) {
+  const Config before = TRY(load_config(config_path()));
+  const std::string name = shell.context.empty() ? before.current : shell.context;
+  const auto known = before.accounts.find(name);
+  if (known == before.accounts.end()) return error(Code::NotFound, "there is no context " + name);
+  Status ended;
+  if (!known->second.token.empty()) {
+    Api api(net_transport(TRY(endpoint_of(known->second))), known->second);
+    api.set_patience(Millis(5'000));
+    const auto answer = api.send("POST", "/api/v1/logout");
+    if (!answer.ok()) ended = answer.error();
+  }
+  // Whatever the control plane says, this machine has no login any more.
+  const auto lock = TRY(ConfigLock::hold());
   Config config = TRY(load_config(config_path()));
-  const std::string name = shell.context.empty() ? config.current : shell.context;
-  const auto found = config.accounts.find(name);
-  if (found == config.accounts.end()) return error(Code::NotFound, "there is no context " + name);
-  found->second.token.clear();
+  if (const auto found = config.accounts.find(name); found != config.accounts.end())
+    found->second.token.clear(), found->second.refresh.clear(), found->second.refresh_next.clear();
   TRY_VOID(save_config(config_path(), config));
-  say("The token of context " + name + " is removed from this machine. `muster token revoke` ends it everywhere.");
+  if (known->second.token.empty())
+    say("Context " + name + " had no login.");
+  else if (ended.ok())
+    say("Logged out: the login of context " + name + " has ended, here and at the control plane.");
+  else if (ended.error().code == Code::Unauthenticated)
+    say("Logged out: the login of context " + name + " had ended at the control plane already.");
+  else
+    say("The login of context " + name + " is removed from this machine, but the control plane did not end it: " +
+        ended.error().message + ". `muster token revoke` ends it there.");
   return 0;
 }
 
@@ -164,7 +187,7 @@ void add_login(CLI::App& app, Shell& shell) {
       "Example:\n  muster login https://muster.example --ca-sha256 3f2a... --user alice\n"
       "  muster login https://muster.example --ca-sha256 3f2a... --sso");
   login_command->callback([options, &shell] { shell.action = [options, &shell] { return login(shell, *options); }; });
-  auto* logout_command = app.add_subcommand("logout", "Forget the token on this machine");
+  auto* logout_command = app.add_subcommand("logout", "End the login, here and at the control plane");
   logout_command->footer("Example:\n  muster logout --context work");
   logout_command->callback([&shell] { shell.action = [&shell] { return logout(shell); }; });
   auto* whoami_command = app.add_subcommand("whoami", "Show who this token belongs to");

@@ -21,9 +21,9 @@ Result<int> create_service(Shell& shell, const ServiceOptions& options) {
   const auto role = options.role.empty() ? std::optional(Role::None) : wire::parse_role(options.role);
   if (!role) return error(Code::InvalidArgument, "--role is operator, supplier, tenant or auditor");
   Api* api = TRY(shell.api());
-  const auto made = TRY(api->send(
-      "POST", "/api/v1/service-accounts",
-      wire::to_json(wire::CreateServiceAccountRequest{options.name, *role, options.org, options.note})));
+  const auto made =
+      TRY(api->send("POST", "/api/v1/service-accounts",
+                    wire::to_json(wire::CreateServiceAccountRequest{options.name, *role, options.org, options.note})));
   shell.show(made, [&] {
     return fmt::format("{} {} ({}); it has no password: `muster service-account token create {}` makes a token\n",
                        clean(made["id"].text()), clean(made["name"].text()), clean(made["role"].text()), options.name);
@@ -132,8 +132,9 @@ void add_service(CLI::App& app, Shell& shell) {
   auto* token = parent->add_subcommand("token", "Its tokens");
   token->require_subcommand(1);
   auto* make = token->add_subcommand("create", "Make a token");
-  options = add_action(make, shell, create_service_token,
-                       "Example:\n  muster service-account token create ci --scope clusters --lifetime 90d --out ci.token");
+  options =
+      add_action(make, shell, create_service_token,
+                 "Example:\n  muster service-account token create ci --scope clusters --lifetime 90d --out ci.token");
   make->add_option("name", options->name, "name or id of the account")->required();
   make->add_option("--label", options->label, "where it is used");
   make->add_option("--scope", options->scopes, "read, clusters, nodes or admin; may repeat; none = all it may")
@@ -146,8 +147,9 @@ void add_service(CLI::App& app, Shell& shell) {
   tokens->add_option("name", options->name, "name or id of the account")->required();
 
   auto* revoke = token->add_subcommand("revoke", "End one at once");
-  options = add_action(revoke, shell, revoke_service_token,
-                       "Example:\n  muster service-account token revoke ID    # from muster service-account token list");
+  options =
+      add_action(revoke, shell, revoke_service_token,
+                 "Example:\n  muster service-account token revoke ID    # from muster service-account token list");
   revoke->add_option("token", options->token, "id")->required();
 }
 

@@ -92,8 +92,10 @@ Result<Config> load_config(const std::string& path) {
   Config config;
   if (const auto& current = (*parsed)["current"].text(); !current.empty()) config.current = current;
   for (const auto& [name, account] : (*parsed)["contexts"].members())
-    config.accounts[name] = {account["server"].text(), account["ca_pem"].text(), account["token"].text(),
-                             account["user"].text(), account["project"].text()};
+    config.accounts[name] = {
+        account["server"].text(),       account["ca_pem"].text(),         account["token"].text(),
+        account["user"].text(),         account["project"].text(),        account["refresh"].text(),
+        account["refresh_next"].text(), account["renew_at_ms"].integer(), name};
   return config;
 }
 
@@ -111,6 +113,10 @@ Status save_config(const std::string& path, const Config& config) {
         .set("ca_pem", wire::Json::string(account.ca_pem))
         .set("token", wire::Json::string(account.token));
     one.set("user", wire::Json::string(account.user)).set("project", wire::Json::string(account.project));
+    if (!account.refresh.empty())
+      one.set("refresh", wire::Json::string(account.refresh))
+          .set("refresh_next", wire::Json::string(account.refresh_next))
+          .set("renew_at_ms", wire::Json::number(account.renew_at_ms));
     contexts.set(name, std::move(one));
   }
   auto root = wire::Json::object();
@@ -129,7 +135,10 @@ Result<Account> choose_account(const Config& config, const std::string& context)
   if (const auto server = env("MUSTER_SERVER"); !server.empty() && server != account.server)
     account = {server, "", "", "", ""};
   if (const auto file = env("MUSTER_CA_FILE"); !file.empty()) account.ca_pem = TRY(read_file(file, 1 << 20));
-  if (const auto file = env("MUSTER_TOKEN_FILE"); !file.empty()) account.token = trim(TRY(read_file(file, 4'096)));
+  if (const auto file = env("MUSTER_TOKEN_FILE"); !file.empty()) {
+    account.token = trim(TRY(read_file(file, 4'096)));
+    account.refresh.clear();
+  }
   if (const auto project = env("MUSTER_PROJECT"); !project.empty()) account.project = project;
   if (account.server.empty())
     return error(Code::Unauthenticated, "not logged in; run: muster login https://HOST --ca-sha256 HEX --user NAME");

@@ -11,6 +11,10 @@ namespace muster::cli {
 
 struct Account {
   std::string server, ca_pem, token, user, project;
+  // Of a login (session.h): what renews the token, what will renew it next, and when it is due by this clock.
+  std::string refresh = {}, refresh_next = {};
+  std::int64_t renew_at_ms = 0;
+  std::string context = {};  // its name in the config; empty: it is not from there
   bool operator==(const Account&) const = default;
 };
 struct Config {

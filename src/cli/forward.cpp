@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "cli/channel.h"
+#include "cli/session.h"
 #include "cli/table.h"
 #include "cli/terminal.h"
 #include "net/net.h"
@@ -24,7 +25,7 @@ struct Shared {
   asio::io_context io;
   std::unique_ptr<net::Loop> loop;
   net::Endpoint endpoint;
-  std::map<std::string, std::string> headers;
+  Account account;
   std::string cluster;
 };
 
@@ -63,9 +64,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
     auto self = shared_from_this();
     std::string target = fmt::format("{}/forward?port={}", path_of("clusters", shared_.cluster), tunnel_.remote);
     if (!tunnel_.slot.empty()) target += "&slot=" + escape_url(tunnel_.slot);
-    shared_.loop->dial_websocket(shared_.endpoint, target, shared_.headers, [self](Result<net::WebSocketPtr> result) {
-      asio::post(self->shared_.io, [self, result = std::move(result)]() mutable { self->dialled(std::move(result)); });
-    });
+    const auto token = bearer_of(shared_.account);
+    if (!token.ok()) return dialled(token.error());
+    std::map<std::string, std::string> headers;
+    if (!token->empty()) headers["authorization"] = "Bearer " + *token;
+    shared_.loop->dial_websocket(
+        shared_.endpoint, target, std::move(headers), [self](Result<net::WebSocketPtr> result) {
+          asio::post(self->shared_.io,
+                     [self, result = std::move(result)]() mutable { self->dialled(std::move(result)); });
+        });
   }
 
   void dialled(Result<net::WebSocketPtr> result) {
@@ -191,7 +198,7 @@ class AsioForwarder : public Forwarder {
   }
   Status start(const Account& account, const std::string& cluster) {
     shared_.endpoint = TRY(endpoint_of(account));
-    if (!account.token.empty()) shared_.headers["authorization"] = "Bearer " + account.token;
+    shared_.account = account;
     shared_.cluster = cluster;
     shared_.loop = net::Loop::create(1);
     return {};

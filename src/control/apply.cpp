@@ -110,6 +110,12 @@ struct Apply {
   void operator()(const ApiTokenRevoked& e) {
     if (ApiToken* token = find_in(s.api_tokens, e.token)) token->revoked = true;
   }
+  void operator()(const LoginRenewed& e) {
+    if (ApiToken* token = find_in(s.api_tokens, e.token)) token->refresh = e.refresh;
+  }
+  void operator()(const RefreshReused& e) {
+    if (ApiToken* token = find_in(s.api_tokens, e.token)) token->revoked = true;
+  }
   void operator()(const JoinTokenCreated& e) {
     raise(s.last.token, e.token.id.value);
     s.join_token_by_hash[e.token.hash] = e.token.id;

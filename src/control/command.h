@@ -73,6 +73,12 @@ struct CreateApiToken {
   std::string label;
   std::vector<std::string> scopes;
   Millis lifetime{0};
+  Bytes refresh = {};  // of a login
+};
+// With the token itself as the permission. The outcome is the login's id, or "reused": it has ended then.
+struct RenewLogin {
+  Bytes hash, refresh;  // of the refresh token that is shown
+  Bytes next;           // of the one that the client made to follow it
 };
 struct RevokeApiToken {
   TokenId token;
@@ -204,7 +210,7 @@ using AnyCommand =
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
-                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount>;
+                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount, RenewLogin>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

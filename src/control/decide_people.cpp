@@ -137,7 +137,8 @@ static Status fits_org(const State& state, Role role, OrgId org) {
 static access::Object account_object(const State& state, PrincipalId id) {
   const auto it = state.principals.find(id);
   if (it == state.principals.end()) return {.kind = Kind::Principal, .principal = id};
-  return {.kind = it->second.service ? Kind::ServiceAccount : Kind::Principal, .owner = it->second.org, .principal = id};
+  return {
+      .kind = it->second.service ? Kind::ServiceAccount : Kind::Principal, .owner = it->second.org, .principal = id};
 }
 
 Decided decide(const Asking& a, const CreateServiceAccount& c) {
@@ -185,12 +186,11 @@ Decided decide(const Asking& a, const ChangePrincipal& c) {
   TRY_VOID(fits_org(a.base, c.role, c.org));
   if (is.disabled) return error(Code::FailedPrecondition, "the account is disabled; it stays what it is");
   if (is.role == c.role && is.org == c.org) return Decision{{}, {c.principal.str()}};
-  const bool operators_left =
-      c.role == Role::Operator || is.role != Role::Operator ||
-      std::any_of(a.base.principals.begin(), a.base.principals.end(), [&](const auto& each) {
-        return each.first != c.principal && each.second.role == Role::Operator && !each.second.disabled &&
-               !each.second.service;
-      });
+  const bool operators_left = c.role == Role::Operator || is.role != Role::Operator ||
+                              std::any_of(a.base.principals.begin(), a.base.principals.end(), [&](const auto& each) {
+                                return each.first != c.principal && each.second.role == Role::Operator &&
+                                       !each.second.disabled && !each.second.service;
+                              });
   if (!operators_left)
     return error(Code::FailedPrecondition,
                  "this account is the last operator's; make another operator first, so that nobody is locked out");
@@ -238,7 +238,29 @@ Decided decide(const Asking& a, const CreateApiToken& c) {
     return error(Code::AlreadyExists, "this token exists; make a new random one", "hash");
   const TokenId id{a.base.last.token + 1};
   const WallTime expires = c.lifetime.count() == 0 ? WallTime{} : a.wall + c.lifetime;
-  return one(ApiTokenCreated{{id, c.owner, c.hash, c.label, c.scopes, expires, false}}, id.str());
+  if (!c.refresh.empty()) TRY_VOID(sha256(c.refresh, "refresh"));
+  if (!c.refresh.empty() && service)
+    return error(Code::FailedPrecondition, "a service account does not log in; make a token for it");
+  Decision decision =
+      one(ApiTokenCreated{{id, c.owner, c.hash, c.label, c.scopes, expires, false, c.refresh}}, id.str());
+  if (!c.refresh.empty() && a.base.format_version < kAccessFormat)
+    decision.events.insert(decision.events.begin(), FormatRaised{kAccessFormat});
+  return decision;
+}
+
+Decided decide(const Asking& a, const RenewLogin& c) {
+  TRY_VOID(sha256(c.refresh, "refreshToken"));
+  TRY_VOID(sha256(c.next, "nextSha256"));
+  const ApiToken* login = a.base.find_api_token(c.hash);
+  const auto owner = login == nullptr ? a.base.principals.end() : a.base.principals.find(login->owner);
+  const bool holds = login != nullptr && !login->refresh.empty() && !login->revoked && login->expires > a.wall &&
+                     owner != a.base.principals.end() && !owner->second.disabled;
+  if (!holds) return error(Code::Unauthenticated, "this login has ended; log in again: muster login", "refreshToken");
+  const std::string id = login->id.str();
+  // The answer to the same renewal was lost: only who made the next one can name it before it was ever sent.
+  if (login->refresh == c.next) return Decision{{}, {id}};
+  if (login->refresh == c.refresh) return one(LoginRenewed{login->id, c.next}, id);
+  return one(RefreshReused{login->id}, "reused");
 }
 
 Decided decide(const Asking& a, const RevokeApiToken& c) {

@@ -307,6 +307,18 @@ struct PrincipalChanged {
   bool operator==(const PrincipalChanged&) const = default;
 };
 
+// A login was renewed: its next refresh token has this hash.
+struct LoginRenewed {
+  TokenId token;
+  Bytes refresh;
+  bool operator==(const LoginRenewed&) const = default;
+};
+// A refresh token that was used up came again: two have it, so the login ends for both.
+struct RefreshReused {
+  TokenId token;
+  bool operator==(const RefreshReused&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -315,7 +327,7 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged>;
+                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, LoginRenewed, RefreshReused>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

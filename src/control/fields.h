@@ -54,6 +54,7 @@ void fields(A& a, Principal& x) {
 template <class A>
 void fields(A& a, ApiToken& x) {
   a(x.id, x.owner, x.hash, x.label, x.scopes, x.expires, x.revoked);
+  a.since(8, x.refresh);
 }
 template <class A>
 void fields(A& a, JoinToken& x) {
@@ -338,6 +339,14 @@ void fields(A& a, HeadroomSet& x) {
 template <class A>
 void fields(A& a, PrincipalChanged& x) {
   a(x.principal, x.role, x.org);
+}
+template <class A>
+void fields(A& a, LoginRenewed& x) {
+  a(x.token, x.refresh);
+}
+template <class A>
+void fields(A& a, RefreshReused& x) {
+  a(x.token);
 }
 template <class A>
 void fields(A& a, SigningKeysNoted& x) {

@@ -40,7 +40,8 @@ TEST(ServiceAccounts, TheirTokensAreTheirOrganisationsBusiness) {
   World w;
   const OrgId other = OrgId::parse(w.must(CreateOrg{"other"}).id).value();
   const auto account = [&](Role role) {
-    return PrincipalId::parse(w.must(CreateServiceAccount{w.tenant, "a" + std::to_string(static_cast<int>(role)), role, ""}).id)
+    return PrincipalId::parse(
+               w.must(CreateServiceAccount{w.tenant, "a" + std::to_string(static_cast<int>(role)), role, ""}).id)
         .value();
   };
   const PrincipalId ci = account(Role::Tenant), root = account(Role::Operator);

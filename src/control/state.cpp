@@ -73,8 +73,7 @@ bool terminal(JobState state) {
 
 void rebuild_indexes(State& s) {
   s.org_by_name.clear(), s.project_by_name.clear(), s.principal_by_name.clear(), s.service_by_name.clear(),
-      s.services_by_org.clear(), s.cluster_by_name.clear(),
-      s.api_token_by_hash.clear();
+      s.services_by_org.clear(), s.cluster_by_name.clear(), s.api_token_by_hash.clear();
   s.join_token_by_hash.clear(), s.node_by_key.clear(), s.leases_by_node.clear(), s.leases_by_cluster.clear(),
       s.active_jobs.clear();
   s.queued_jobs.clear(), s.timers_due.clear(), s.requests_by_order.clear();

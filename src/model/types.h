@@ -83,13 +83,14 @@ struct Principal {
   OrgId org;
   bool disabled = false;
   bool service = false;
-  std::string note = {};      // of a service account: what it is for,
-  PrincipalId made_by = {};   // who made it
-  WallTime made_at = {};      // and when
+  std::string note = {};     // of a service account: what it is for,
+  PrincipalId made_by = {};  // who made it
+  WallTime made_at = {};     // and when
   bool operator==(const Principal&) const = default;
 };
 // Opaque API token: only SHA-256 of its 32 random bytes is kept. Scopes narrow the owner's role ("read", "clusters",
-// "nodes", "admin"); empty = all the owner may.
+// "nodes", "admin"); empty = all the owner may. A login is one with `refresh`: its hash is that of what stays the same
+// in its refresh tokens, `refresh` that of what changes with each; requests carry short-lived tokens that name it.
 struct ApiToken {
   TokenId id;
   PrincipalId owner;
@@ -98,6 +99,7 @@ struct ApiToken {
   std::vector<std::string> scopes;
   WallTime expires;
   bool revoked = false;
+  Bytes refresh = {};
   bool operator==(const ApiToken&) const = default;
 };
 // One-use enrolment token, bound to a supplier organisation.

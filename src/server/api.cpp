@@ -12,6 +12,7 @@
 #include "crypto/random.h"
 #include "crypto/token.h"
 #include "server/access_log.h"
+#include "server/access_tokens.h"
 #include "server/agents.h"
 #include "server/blob_store.h"
 #include "wire/openapi.h"
@@ -22,20 +23,36 @@ namespace {
 constexpr Millis kMinSeqWait{5000};
 constexpr std::size_t kIdempotencyKeyMax = 128;
 
-Result<Bytes> token_hash(const net::Request& request) {
+// What a request was sent with: an API token, or the short-lived token of a login.
+struct Shown {
+  Bytes hash;
+  std::optional<AccessTokens::Read> access;
+};
+Result<Shown> shown_token(const net::Request& request, const AccessTokens& tokens) {
   const std::string header = request.header("authorization");
   if (header.empty()) return error(Code::Unauthenticated, "send your API token as: Authorization: Bearer mst_...");
   if (!header.starts_with("Bearer "))
     return error(Code::Unauthenticated, "the Authorization header must be: Bearer mst_...");
-  return crypto::api_token_hash(std::string_view(header).substr(7));
+  const std::string_view text = std::string_view(header).substr(7);
+  if (crypto::looks_like_access_token(text)) return Shown{{}, TRY(tokens.read(text, read_clocks().wall))};
+  return Shown{TRY(crypto::api_token_hash(text)), {}};
 }
 
-Result<Caller> caller_of(const control::State& state, const Bytes& token_hash) {
-  const ApiToken* token = state.find_api_token(token_hash);
+// A login is looked up whatever its token says, so that one which was ended is over at once.
+Result<Caller> caller_of(const control::State& state, const Shown& shown) {
+  const ApiToken* token = nullptr;
+  if (!shown.access) token = state.find_api_token(shown.hash);
+  if (token != nullptr && !token->refresh.empty()) token = nullptr;  // a part of a refresh token opens nothing
+  if (shown.access) {
+    const auto found = state.api_tokens.find(shown.access->session);
+    const bool login = found != state.api_tokens.end() && !found->second.refresh.empty() &&
+                       found->second.owner == shown.access->account;
+    if (login) token = &found->second;
+  }
   const auto owner = token == nullptr ? state.principals.end() : state.principals.find(token->owner);
   if (token == nullptr || token->revoked || (token->expires.ms != 0 && token->expires <= read_clocks().wall) ||
       owner == state.principals.end() || owner->second.disabled)
-    return error(Code::Unauthenticated, "this API token is unknown, expired or revoked; log in again");
+    return error(Code::Unauthenticated, "this token is unknown, expired or revoked; log in again");
   Caller caller;
   caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes, owner->second.service};
   caller.token = token->id;
@@ -174,10 +191,10 @@ bool Api::post(const CallPtr& call, std::function<void()> job) {
 }
 
 Result<Caller> Api::authenticate(const net::Request& request) const {
-  const Bytes hash = TRY(token_hash(request));
+  const Shown shown = TRY(shown_token(request, *context_.tokens));
   Result<Caller> out = error(Code::Internal, "not looked up");
   context_.runner->read(
-      [&](const control::State& state, const scheduler::Scheduler&) { out = caller_of(state, hash); });
+      [&](const control::State& state, const scheduler::Scheduler&) { out = caller_of(state, shown); });
   return out;
 }
 
@@ -219,12 +236,12 @@ Status Api::authorise(const CallPtr& call) const {
   if (route == routes_.end())
     return error(Code::PermissionDenied, "this operation has no access rule and is therefore closed");
   if (route->second.open) return {};
-  const Bytes hash = TRY(token_hash(call->request));
+  const Shown shown = TRY(shown_token(call->request, *context_.tokens));
   Result<Ask> ask = error(Code::Internal, "not asked");
   Status known;
   const std::string asked = call->id;  // as it was written
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    auto caller = caller_of(state, hash);
+    auto caller = caller_of(state, shown);
     if (!caller.ok()) {
       known = caller.error();
       return;

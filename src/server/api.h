@@ -102,6 +102,9 @@ class Api {
   void give_login(const CallPtr& call, const Principal& who, const std::string& label,
                   const std::vector<std::string>& scopes, Millis lifetime,
                   std::function<std::string(const wire::LoginView&)> render);
+  void submit_login(const CallPtr& call, control::Command command, const std::string& refresh,
+                    std::function<std::string(const wire::LoginView&)> render);
+  void renew_login(const CallPtr& call);
   void begin_sso(const CallPtr& call);
   void finish_sso(const CallPtr& call);
   void enroll(const CallPtr& call);

@@ -7,6 +7,7 @@
 #include "crypto/token.h"
 #include "net/address_block.h"
 #include "server/access_log.h"
+#include "server/access_tokens.h"
 #include "server/api.h"
 #include "server/list.h"
 #include "server/second_factor.h"
@@ -145,17 +146,64 @@ void Api::give_login(const CallPtr& call, const Principal& who, const std::strin
                      const std::vector<std::string>& scopes, Millis lifetime,
                      std::function<std::string(const wire::LoginView&)> render) {
   call->caller.subject = {who.id, who.role, who.org, {}, {}};
-  const auto token = crypto::make_api_token();
+  const auto refresh = crypto::make_refresh_token();
+  submit_login(call,
+               control::CreateApiToken{who.id, refresh.hashes.session, label.substr(0, 64), scopes, lifetime,
+                                       refresh.hashes.rotating},
+               refresh.text, std::move(render));
+}
+
+// What the command made or renewed is told with a token for requests, which is signed once the command is durable.
+void Api::submit_login(const CallPtr& call, control::Command command, const std::string& refresh,
+                       std::function<std::string(const wire::LoginView&)> render) {
+  const auto issued = std::make_shared<Result<std::string>>(error(Code::Unavailable, "not signed"));
+  const auto login_of = [](const control::State& state, const engine::Reply& reply) -> const ApiToken* {
+    const auto id = TokenId::parse(reply.outcome.id);
+    const auto found = id ? state.api_tokens.find(*id) : state.api_tokens.end();
+    return found == state.api_tokens.end() ? nullptr : &found->second;
+  };
+  const auto sign = [this, issued, who = call->caller.subject.principal](const engine::Reply& reply) {
+    const auto id = TokenId::parse(reply.outcome.id);
+    if (!id) return;  // reused
+    // It may end a little after its login: that is looked up with each request.
+    *issued = context_.tokens->issue(who, *id, crypto::kAccessLifetimeMax);
+  };
   submit(
-      call, control::CreateApiToken{who.id, token.hash, label.substr(0, 64), scopes, lifetime},
-      [this, token, id = who.id, render = std::move(render)](const control::State& state, const scheduler::Scheduler&,
-                                                             const engine::Reply& reply) -> Result<std::string> {
-        const auto made = TokenId::parse(reply.outcome.id);
-        const auto found = made ? state.api_tokens.find(*made) : state.api_tokens.end();
-        if (found == state.api_tokens.end()) return error(Code::Internal, "the token is gone");
-        return render(wire::LoginView{token.text, found->second.expires, shown_view(state, state.principals.at(id)),
-                                      !found->second.scopes.empty()});
-      });
+      call, std::move(command),
+      [this, issued, refresh, login_of, render = std::move(render)](
+          const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) -> Result<std::string> {
+        if (reply.outcome.id == "reused")
+          return error(Code::Unauthenticated,
+                       "this refresh token was used up before, so somebody else may have it: the login has ended for "
+                       "both; log in again (muster login), and see muster audit",
+                       "refreshToken");
+        if (reply.outcome.replayed)
+          return error(Code::FailedPrecondition, "this login was answered before; log in again with another key",
+                       "Idempotency-Key");
+        const ApiToken* login = login_of(state, reply);
+        if (login == nullptr) return error(Code::Internal, "the login is gone");
+        const std::string token = TRY(*issued);
+        const WallTime now = read_clocks().wall;
+        const Millis lifetime = std::min(crypto::kAccessLifetimeMax, login->expires - now);
+        return render(wire::LoginView{token, now + lifetime, shown_view(state, state.principals.at(login->owner)),
+                                      !login->scopes.empty(), refresh, login->expires, lifetime});
+      },
+      sign);
+}
+
+void Api::renew_login(const CallPtr& call) {
+  const auto request = wire::parse_renew_login(call->request.body);
+  if (!request.ok()) return fail(call, request.error());
+  const auto hashes = crypto::parse_refresh_token(request->refresh_token);
+  if (!hashes.ok()) return fail(call, hashes.error());
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const ApiToken* login = state.find_api_token(hashes->session);
+    const auto owner = login == nullptr ? state.principals.end() : state.principals.find(login->owner);
+    if (owner != state.principals.end())
+      call->caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, {}};
+  });
+  submit_login(call, control::RenewLogin{hashes->session, hashes->rotating, request->next_sha256}, {},
+               [](const wire::LoginView& view) { return wire::to_json(view); });
 }
 
 Result<std::size_t> Api::end_other_logins(const CallPtr& call) {
@@ -248,6 +296,14 @@ void Api::add_people() {
   using access::Kind;
   using access::Verb;
   add_open("Login", [this](const CallPtr& call) { login(call); });
+  add_open("RenewLogin", [this](const CallPtr& call) { renew_login(call); });
+  add("Logout", own(Kind::ApiToken, Verb::Revoke), [this](const CallPtr& call) {
+    const TokenId token = call->caller.token;
+    submit(call, control::RevokeApiToken{token},
+           [id = token.str()](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+             return shown(state, id, {});
+           });
+  });
   add("WhoAmI", own(Kind::Principal, Verb::Read), [this](const CallPtr& call) {
     read(call, [&](const control::State& state, const scheduler::Scheduler&) {
       return shown_principal(state, call->caller.subject.principal.str());
@@ -334,8 +390,7 @@ void Api::add_people() {
       read(call, [&](const control::State& state, const scheduler::Scheduler&) {
         return list_page(query, state, state.principals, [&](const Principal& principal) -> std::optional<std::string> {
           if (principal.service || !access::visible(call->caller.subject, object_of(principal)) ||
-              !passes(query, "name", principal.name) ||
-              !passes(query, "role", wire::text(principal.role)))
+              !passes(query, "name", principal.name) || !passes(query, "role", wire::text(principal.role)))
             return {};
           return wire::to_json(shown_view(state, principal));
         });

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "server/access_tokens.h"
 #include "server/api.h"
 #include "server/at_rest.h"
 #include "server/blob_store.h"
@@ -89,6 +90,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   if (options.sso)
     context.sso =
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
+  context.tokens = std::make_unique<AccessTokens>(context.identity.signer, context.identity.server_id);
+  TRY_VOID(context.tokens->refresh());
   context.signatures = std::make_unique<SignedBook>(context.identity.signer);
   context.relays = std::make_unique<RelayBook>(context.dir, context.identity.server_id, context.identity.relay_list);
   context.relay = std::make_unique<RelayTeller>(context, options.handoff);
@@ -156,6 +159,7 @@ Status App::renew_certificate() {
     context_->agents->trust_changed();
   }
   TRY_VOID(take_keys(*context_, fresh.keys));
+  TRY_VOID(context_->tokens->refresh());
   return watch_certificates(*context_, fresh);
 }
 

@@ -19,7 +19,7 @@ using namespace control;  // NOLINT: the events are the vocabulary of this file
 
 constexpr std::size_t kAuditChunk = 500;
 constexpr const char* kProgramKind = "service";  // of actors that are service accounts
-constexpr std::size_t kRemembered = 100'000;  // of leases, in one call
+constexpr std::size_t kRemembered = 100'000;     // of leases, in one call
 
 struct MeaningOf {
   using M = std::optional<AuditMeaning>;
@@ -36,6 +36,7 @@ struct MeaningOf {
   M operator()(const PrincipalDisabled&) const { return {{"disable", "account"}}; }
   M operator()(const ApiTokenCreated&) const { return {{"create", "api-token"}}; }
   M operator()(const ApiTokenRevoked&) const { return {{"revoke", "api-token"}}; }
+  M operator()(const RefreshReused&) const { return {{"revoke", "login", true}}; }
   M operator()(const JoinTokenCreated&) const { return {{"create", "join-token"}}; }
   M operator()(const JoinTokenRevoked&) const { return {{"revoke", "join-token"}}; }
   M operator()(const NodeEnrolled&) const { return {{"enroll", "machine"}}; }

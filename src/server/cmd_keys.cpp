@@ -1,10 +1,11 @@
-// keys: which keys sign rosters, orders and relay tokens, and another one in the place of one of them.
+// keys: which keys sign rosters, orders, relay tokens and access tokens, and another one in the place of one of them.
 #include <fmt/format.h>
 
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
 
+#include "server/access_keys.h"
 #include "server/at_rest.h"
 #include "server/commands.h"
 #include "server/identity.h"
@@ -43,6 +44,10 @@ Status list_signing_keys(const DataDir& dir) {
     fmt::print("{:<12} {}  {}, {}\n", crypto::key_kind_name(key.kind), crypto::key_id_text(key.key),
                state_of(set.statement, key, now), age);
   }
+  const AccessKeySet access = TRY(load_access_keys(dir, now));
+  for (const auto& key : access.believed)
+    fmt::print("{:<12} {}  {}\n", "access-token", crypto::key_id_text(key.key),
+               key.until.ms == 0 ? std::string("signs") : fmt::format("believed until {}", format_utc(key.until)));
   const std::uint64_t revision = set.statement.revision;
   const auto behind = read_keys_behind(dir);
   if (!behind.ok() || behind->revision != revision) {
@@ -89,7 +94,15 @@ Status rotate_keys(const Arguments& arguments, const DataDir& dir, const std::ve
       fmt::print("The {} key {} signs from {} on; the one before is believed until {}.\n", name, id,
                  format_utc(now + change.start_in), format_utc(now + change.start_in + change.keep));
   }
-  fmt::print("Make a new backup. A musterd that serves takes notice within the hour, or at once: kill -HUP PID\n");
+  return {};
+}
+
+Status rotate_access(const Arguments& arguments, const DataDir& dir) {
+  const bool compromised = arguments.options.contains("--compromised");
+  const std::string id = TRY(rotate_access_key(dir, compromised, read_clocks().wall));
+  fmt::print("The access-token key {} signs once musterd takes notice; {}\n", id,
+             compromised ? "access tokens of the one before end then, and logins renew theirs."
+                         : "access tokens of the one before go on for their ten minutes.");
   return {};
 }
 
@@ -99,17 +112,22 @@ int cmd_keys(const Arguments& arguments) {
   const auto& words = arguments.words;
   const bool lists = words.size() == 2 && words[1] == "list", rotates = words.size() == 3 && words[1] == "rotate";
   std::vector<crypto::KeyKind> kinds;
+  const bool access = rotates && (words[2] == "access-token" || words[2] == "all");
   if (rotates && words[2] == "all")
     kinds = {crypto::KeyKind::Roster, crypto::KeyKind::Order, crypto::KeyKind::RelayToken};
   else if (const auto kind = rotates ? crypto::parse_key_kind(words[2]) : std::nullopt)
     kinds = {*kind};
-  if (arguments.option("--data").empty() || (!lists && kinds.empty())) {
+  if (arguments.option("--data").empty() || (!lists && !access && kinds.empty())) {
     std::fputs(kUsage, stderr);
     return 2;
   }
   const auto dir = open_data_dir(arguments);
   Status done = dir.ok() ? keys_lie_here(*dir) : Status(dir.error());
-  if (done.ok()) done = lists ? list_signing_keys(*dir) : rotate_keys(arguments, *dir, kinds);
+  if (done.ok() && lists) done = list_signing_keys(*dir);
+  if (done.ok() && !kinds.empty()) done = rotate_keys(arguments, *dir, kinds);
+  if (done.ok() && access) done = rotate_access(arguments, *dir);
+  if (done.ok() && rotates)
+    fmt::print("Make a new backup. A musterd that serves takes notice within the hour, or at once: kill -HUP PID\n");
   if (done.ok()) return 0;
   fmt::print(stderr, "musterd keys: {}\n", done.error().message);
   return done.error().code == Code::InvalidArgument ? 2 : 1;

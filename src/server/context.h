@@ -16,6 +16,7 @@
 namespace muster::server {
 
 class AccessLog;
+class AccessTokens;
 class AgentHub;
 class EventHub;
 class LogStore;
@@ -43,6 +44,7 @@ struct Context {
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
+  std::unique_ptr<AccessTokens> tokens;
   std::unique_ptr<SignedBook> signatures;
   std::unique_ptr<RelayBook> relays;
   std::unique_ptr<RelayTeller> relay;

@@ -177,6 +177,7 @@ void EventHub::revoke(const control::Event& event) {
   TokenId token;
   PrincipalId principal;
   if (const auto* revoked = std::get_if<control::ApiTokenRevoked>(&event)) token = revoked->token;
+  if (const auto* reused = std::get_if<control::RefreshReused>(&event)) token = reused->token;
   if (const auto* disabled = std::get_if<control::PrincipalDisabled>(&event)) principal = disabled->principal;
   // What was opened as another: it is opened again, if he may.
   if (const auto* changed = std::get_if<control::PrincipalChanged>(&event)) principal = changed->principal;

@@ -161,6 +161,11 @@ struct Teller {
     object = of_token(s, s.api_tokens, e.token);
     return "API token was revoked";
   }
+  std::string operator()(const LoginRenewed&) { return hidden(); }
+  std::string operator()(const RefreshReused& e) {
+    object = of_token(s, s.api_tokens, e.token);
+    return "a used refresh token came again: the login was ended, for who has it and for who took it";
+  }
   std::string operator()(const JoinTokenCreated& e) {
     object = object_of(e.token);
     return "join token was made";

@@ -13,6 +13,7 @@
 #include <set>
 #include <thread>
 
+#include "crypto/access_token.h"
 #include "crypto/cert.h"
 #include "crypto/file.h"
 #include "crypto/password.h"
@@ -25,6 +26,7 @@
 #include "overlay/roster.h"
 #include "relay/client.h"
 #include "relay/relay.h"
+#include "server/access_keys.h"
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/app.h"
@@ -1562,7 +1564,8 @@ TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
   // Others have no such account, whatever they call it.
   for (const std::string& asked : {std::string("ci"), id}) {
     const std::string their = "/api/v1/service-accounts/" + asked;
-    const auto foreign = call("DELETE", their, "", eve), none = call("DELETE", "/api/v1/service-accounts/nobody", "", eve);
+    const auto foreign = call("DELETE", their, "", eve),
+               none = call("DELETE", "/api/v1/service-accounts/nobody", "", eve);
     EXPECT_EQ(foreign.status, 404);
     std::string text = foreign.body["detail"].text();
     if (const auto at = text.find(asked); at != std::string::npos) text.replace(at, asked.size(), "nobody");
@@ -1587,7 +1590,8 @@ TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
   for (const char* target : {"/api/v1/tokens", "/api/v1/service-accounts/ci/tokens"})
     EXPECT_EQ(call("POST", target, "{}", wide).status, 403) << target << ": it makes itself no token";
   EXPECT_EQ(call("POST", "/api/v1/service-accounts", R"({"name":"more"})", wide).status, 403);
-  EXPECT_EQ(call("POST", "/api/v1/password", R"({"oldPassword":"12345678","newPassword":"123456789"})", wide).status, 403);
+  EXPECT_EQ(call("POST", "/api/v1/password", R"({"oldPassword":"12345678","newPassword":"123456789"})", wide).status,
+            403);
   EXPECT_EQ(call("POST", "/api/v1/login", R"({"name":"ci","password":"12345678"})", "").status, 401);
   EXPECT_EQ(call("GET", path + "/tokens", "", ann).body["items"].items().size(), 2u);
   EXPECT_EQ(call("GET", "/api/v1/tokens", "", ann).body.dump().find("runner"), std::string::npos)
@@ -1596,11 +1600,12 @@ TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
   std::atomic<bool> live = false, ended = false;
   std::thread reader([&] {
     net::Client client(endpoint());
-    const auto response = client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + wide}}, "", Millis(30'000)},
-                                        [&](std::string_view chunk) {
-                                          if (chunk.find("event: live") != std::string_view::npos) live = true;
-                                          return true;
-                                        });
+    const auto response =
+        client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + wide}}, "", Millis(30'000)},
+                      [&](std::string_view chunk) {
+                        if (chunk.find("event: live") != std::string_view::npos) live = true;
+                        return true;
+                      });
     static_cast<void>(response.ok());
     ended = true;
   });
@@ -1618,6 +1623,111 @@ TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
   EXPECT_NE(trail.body.dump().find("service account ci (tenant) was made: nightly training"), std::string::npos);
   EXPECT_NE(call("GET", "/api/v1/audit?limit=1000", "", ann).body.dump().find("service account ci was disabled"),
             std::string::npos);
+}
+
+struct LoggedIn {
+  std::string token, refresh;
+};
+LoggedIn logged_in(const Answer& answer) {
+  return {answer.body["token"].text(), answer.body["refreshToken"].text()};
+}
+
+TEST_F(Platform, ALoginIsATokenOfTenMinutesThatIsRenewed) {
+  user("ren-ann", Role::Tenant, "ren-lab");
+  const auto answer = call("POST", "/api/v1/login", R"({"name":"ren-ann","password":"password-of-ren-ann"})", "");
+  ASSERT_EQ(answer.status, 200) << answer.body.dump();
+  LoggedIn now = logged_in(answer);
+  EXPECT_TRUE(now.token.starts_with("eyJ"));
+  EXPECT_LE(answer.body["expiresInSeconds"].integer(), 600);
+  EXPECT_GT(answer.body["expiresInSeconds"].integer(), 590);
+  EXPECT_LT(answer.body["expiresAt"].text(), answer.body["refreshExpiresAt"].text());
+  const auto renew = [&](const std::string& shown, const std::string& next) {
+    return call("POST", "/api/v1/login/renew",
+                wire::to_json(wire::RenewLoginRequest{shown, crypto::parse_refresh_token(next)->rotating}), "");
+  };
+  const std::string first = now.refresh, second = crypto::next_refresh_token(first).text;
+  const auto renewed = renew(first, second);
+  ASSERT_EQ(renewed.status, 200) << renewed.body.dump();
+  EXPECT_TRUE(renewed.body["refreshToken"].text().empty()) << "the client made it";
+  EXPECT_TRUE(wire::check_json("LoginResponse", renewed.body).ok());
+  const std::string token = renewed.body["token"].text();
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token).body["name"].text(), "ren-ann");
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", now.token).status, 200) << "the one before has its ten minutes";
+  EXPECT_EQ(renew(first, second).status, 200) << "the answer was lost";
+  // The parts of a refresh token open nothing by themselves, and a bent token neither.
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", "mst_" + first.substr(4, 43)).status, 401);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", first).status, 401);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token + "x").status, 401);
+  EXPECT_EQ(renew("mrf_x.y", second).status, 400);
+  EXPECT_EQ(renew(crypto::make_refresh_token().text, second).status, 401);
+  const auto listed = call("GET", "/api/v1/tokens", "", token).body.dump();
+  EXPECT_NE(listed.find("\"login\":true"), std::string::npos) << listed;
+  EXPECT_EQ(listed.find(first.substr(4, 43)), std::string::npos);
+  EXPECT_EQ(call("POST", "/api/v1/logout", "", token).status, 200);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token).status, 401) << "at once, whatever its end says";
+  EXPECT_EQ(renew(second, crypto::next_refresh_token(second).text).status, 401);
+}
+
+TEST_F(Platform, AUsedRefreshTokenEndsTheLoginItsStreamsAndIsInTheAudit) {
+  user("reuse-ann", Role::Tenant, "reuse-lab");
+  const auto answer = call("POST", "/api/v1/login", R"({"name":"reuse-ann","password":"password-of-reuse-ann"})", "");
+  const LoggedIn owner = logged_in(answer);
+  const std::string other = login("reuse-ann", "password-of-reuse-ann");
+  const auto renew = [&](const std::string& shown, const std::string& next) {
+    return call("POST", "/api/v1/login/renew",
+                wire::to_json(wire::RenewLoginRequest{shown, crypto::parse_refresh_token(next)->rotating}), "");
+  };
+  const std::string second = crypto::next_refresh_token(owner.refresh).text;
+  const auto renewed = renew(owner.refresh, second);
+  ASSERT_EQ(renewed.status, 200);
+  const std::string token = renewed.body["token"].text();
+  std::atomic<bool> live = false, ended = false;
+  std::thread reader([&] {
+    net::Client client(endpoint());
+    const auto response =
+        client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + token}}, "", Millis(30'000)},
+                      [&](std::string_view chunk) {
+                        if (chunk.find("event: live") != std::string_view::npos) live = true;
+                        return true;
+                      });
+    static_cast<void>(response.ok());
+    ended = true;
+  });
+  EXPECT_TRUE(eventually([&] { return live.load(); }));
+  EXPECT_FALSE(ended);
+  // A thief has the first one, and makes a next one of his own.
+  const auto stolen = renew(owner.refresh, crypto::next_refresh_token(owner.refresh).text);
+  EXPECT_EQ(stolen.status, 401);
+  EXPECT_NE(stolen.body["detail"].text().find("used up before"), std::string::npos) << stolen.body.dump();
+  EXPECT_TRUE(eventually([&] { return ended.load(); }, Millis(5000)));
+  reader.join();
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", token).status, 401);
+  EXPECT_EQ(renew(second, crypto::next_refresh_token(second).text).status, 401) << "the owner's end too";
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", other).status, 200) << "another login of the account goes on";
+  const std::string trail = call("GET", "/api/v1/audit?filter=object=login&limit=1000", "", other).body.dump();
+  EXPECT_NE(trail.find("a used refresh token came again"), std::string::npos) << trail;
+}
+
+TEST_F(Platform, AnotherAccessKeySignsAndACompromisedOneIsBelievedNoLonger) {
+  const DataDir& dir = app_->context().dir;
+  const auto answer = call("POST", "/api/v1/login", R"({"name":"admin","password":"correct horse battery"})", "");
+  const std::string before = answer.body["token"].text();
+  ASSERT_TRUE(rotate_access_key(dir, false, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", before).status, 200);
+  const std::string after = login("admin", "correct horse battery");
+  EXPECT_NE(before.substr(0, before.find('.')), after.substr(0, after.find('.'))) << "they name their keys";
+  ASSERT_TRUE(rotate_access_key(dir, true, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", after).status, 401);
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", before).status, 401);
+  const std::string next = crypto::next_refresh_token(answer.body["refreshToken"].text()).text;
+  const auto renewed = call("POST", "/api/v1/login/renew",
+                            wire::to_json(wire::RenewLoginRequest{answer.body["refreshToken"].text(),
+                                                                  crypto::parse_refresh_token(next)->rotating}),
+                            "");
+  EXPECT_EQ(call("GET", "/api/v1/whoami", "", renewed.body["token"].text()).status, 200) << "the login goes on";
+  admin_ = login("admin", "correct horse battery");  // of all tests
 }
 
 // Streams begin while others write: what is not durable for them yet comes a moment later, and nobody is told that it

@@ -105,6 +105,20 @@ Result<wire::HeadView> Signer::head(std::uint64_t incarnation, std::uint64_t seq
       only_text(ask(SignOp::Head, {number_field(incarnation), number_field(seq), Bytes(hash.begin(), hash.end())})));
   return parse_head(json);
 }
+Result<std::string> Signer::access_token(PrincipalId account, TokenId session, Millis lifetime) {
+  return only_text(ask(SignOp::AccessToken, {number_field(account.value), number_field(session.value),
+                                             number_field(static_cast<std::uint64_t>(lifetime.count()))}));
+}
+Result<std::vector<crypto::AccessKey>> Signer::access_keys() {
+  const Fields fields = TRY(ask(SignOp::AccessKeys, {}));
+  std::vector<crypto::AccessKey> out;
+  for (std::size_t i = 0; i + 1 < fields.size(); i += 2) {
+    const auto key = crypto::key32(fields[i]);
+    if (!key) return error(Code::Internal, "the signer gave a public key that is none");
+    out.push_back({*key, WallTime{static_cast<std::int64_t>(TRY(read_number(fields[i + 1])) & INT64_MAX)}});
+  }
+  return out;
+}
 Status Signer::behind(const Behind& behind, SignOp which) {
   Fields fields{number_field(behind.revision)};
   for (const std::string& machine : behind.machines) fields.push_back(to_bytes(machine));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "crypto/access_token.h"
 #include "crypto/machine_proof.h"
 #include "crypto/signing_keys.h"
 #include "model/types.h"
@@ -16,18 +17,20 @@
 namespace muster::server {
 
 enum class SignOp : std::uint8_t {
-  View = 1,        // public halves; the folder is read anew, so a CA that followed is in use from here on
-  Device = 2,      // a machine's certificate
-  Server = 3,      // the certificate of musterd or of its relay, for names that the desk knows
-  Proof = 4,       // that a machine is enrolled
-  Roster = 5,      // a cluster's members
-  Order = 6,       // what a machine shall do
-  RelayToken = 7,  // leave to use the relay
-  Head = 8,        // the journal's head
-  Behind = 9,      // to be noted for `musterd ca`: machines that do not believe the newest roots
-  KeysBehind = 10  // the same for `musterd keys`: machines that do not know the newest statement of signing keys
+  View = 1,          // public halves; the folder is read anew, so a CA that followed is in use from here on
+  Device = 2,        // a machine's certificate
+  Server = 3,        // the certificate of musterd or of its relay, for names that the desk knows
+  Proof = 4,         // that a machine is enrolled
+  Roster = 5,        // a cluster's members
+  Order = 6,         // what a machine shall do
+  RelayToken = 7,    // leave to use the relay
+  Head = 8,          // the journal's head
+  Behind = 9,        // to be noted for `musterd ca`: machines that do not believe the newest roots
+  KeysBehind = 10,   // the same for `musterd keys`: machines that do not know the newest statement of signing keys
+  AccessToken = 11,  // of a login, for ten minutes
+  AccessKeys = 12    // public: which keys' access tokens are believed; the folder is read anew
 };
-inline constexpr std::uint8_t kSignOps = 10;
+inline constexpr std::uint8_t kSignOps = 12;
 
 struct SignerView {
   crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public, of those that sign now
@@ -50,6 +53,8 @@ class Signer {
   Result<Signed> order(ByteView signing_bytes);
   Result<Bytes> relay_token(const overlay::RelayToken& token);
   Result<wire::HeadView> head(std::uint64_t incarnation, std::uint64_t seq, ByteView hash);
+  Result<std::string> access_token(PrincipalId account, TokenId session, Millis lifetime);
+  Result<std::vector<crypto::AccessKey>> access_keys();
   Status behind(const Behind& behind, SignOp which = SignOp::Behind);  // or KeysBehind
 
   using Fields = std::vector<Bytes>;

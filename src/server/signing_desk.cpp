@@ -21,7 +21,8 @@ constexpr std::size_t kOrderBytesMax = 2 << 20;
 
 const char* op_name(SignOp op) {
   constexpr std::array<const char*, kSignOps + 1> names{
-      "?", "view", "device", "server", "proof", "roster", "order", "relay-token", "head", "behind", "keys-behind"};
+      "?",           "view", "device", "server",      "proof",        "roster",     "order",
+      "relay-token", "head", "behind", "keys-behind", "access-token", "access-keys"};
   return names[static_cast<std::size_t>(op)];
 }
 
@@ -62,6 +63,8 @@ std::array<SigningDesk::Rate, kSignOps + 1> SigningDesk::default_rates() {
   set(SignOp::Head, 60, 60);
   set(SignOp::Behind, 100, 60);
   set(SignOp::KeysBehind, 100, 60);
+  set(SignOp::AccessToken, 120'000, 30'000);
+  set(SignOp::AccessKeys, 1000, 600);
   return out;
 }
 
@@ -83,10 +86,11 @@ Status SigningDesk::load() {
   CaSet cas = TRY(load_cas(dir_));
   std::string server_id = TRY(text("server_id"));
   KeySet own = TRY(load_signing_keys(dir_, cas, server_id, options_.wall()));
+  AccessKeySet access = TRY(load_access_keys(dir_, options_.wall()));
   auto prover = TRY(crypto::MachineProver::create(cas.ca));
   std::string id = ca_id(cas.ca.cert_pem);
-  auto keys = std::make_shared<Keys>(
-      Keys{std::move(own), std::move(cas), std::move(prover), std::move(id), std::move(server_id), {}});
+  auto keys = std::make_shared<Keys>(Keys{
+      std::move(own), std::move(access), std::move(cas), std::move(prover), std::move(id), std::move(server_id), {}});
   keys->sans = lines_of(TRY(text("sans")));
   const auto relays = TRY(read_relays(dir_, keys->server_id));
   relays_ = std::make_unique<RelayBook>(dir_, keys->server_id, relays);
@@ -141,7 +145,7 @@ Result<Signer::Fields> SigningDesk::ask_as(const std::string& who, SignOp op, co
   if (!asked.key.empty()) line += " key=" + asked.key;
   if (!asked.about.empty()) line += " " + asked.about;
   line += done.ok() ? std::string(" ok\n") : fmt::format(" refused: {}\n", done.error().message);
-  const bool signs = op != SignOp::View && op != SignOp::Behind && op != SignOp::KeysBehind;
+  const bool signs = op != SignOp::View && op != SignOp::Behind && op != SignOp::KeysBehind && op != SignOp::AccessKeys;
   if (signs || !done.ok()) TRY_VOID(write_line(line));
   if (!done.ok()) return done.error();
   return std::move(asked.answer);
@@ -174,6 +178,10 @@ Status SigningDesk::perform(SignOp op, const Fields& fields, Asked& out) {
     case SignOp::Behind:
     case SignOp::KeysBehind:
       return note_behind(op, fields);
+    case SignOp::AccessToken:
+      return sign_access(fields, out);
+    case SignOp::AccessKeys:
+      return tell_access_keys(fields, out);
   }
   return error(Code::Unsupported, "the signer does not know this kind of signature");
 }
@@ -299,6 +307,33 @@ Status SigningDesk::sign_head_of(const Fields& fields, Asked& out) {
   note_incarnation(incarnation);
   head_seq_ = tail.seq;
   out.answer = {to_bytes(wire::to_json(head))};
+  return {};
+}
+
+Status SigningDesk::sign_access(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 3));
+  const PrincipalId account{TRY(read_number(fields[0]))};
+  const TokenId session{TRY(read_number(fields[1]))};
+  const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(read_number(fields[2])), INT64_MAX / 2)));
+  out.key = key_id(keys_->access.own);
+  out.about = fmt::format("{} login={} seconds={}", account.str(), session.str(), lifetime.count() / 1000);
+  if (!account || !session) return not_signed("an access token names an account and a login");
+  if (lifetime <= Millis(0) || lifetime > crypto::kAccessLifetimeMax)
+    return not_signed("an access token holds for ten minutes at most");
+  const WallTime now = options_.wall();
+  const std::string text = crypto::make_access_token(
+      keys_->access.own, {keys_->server_id, account.str(), session.str(), now, now + lifetime});
+  out.answer = {to_bytes(text)};
+  return {};
+}
+
+Status SigningDesk::tell_access_keys(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 0));
+  keys_->access = TRY(load_access_keys(dir_, options_.wall()));
+  for (const crypto::AccessKey& each : keys_->access.believed) {
+    out.answer.push_back({each.key.begin(), each.key.end()});
+    out.answer.push_back(number_field(static_cast<std::uint64_t>(each.until.ms)));
+  }
   return {};
 }
 

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "crypto/sign.h"
+#include "server/access_keys.h"
 #include "server/identity.h"
 #include "server/relay_book.h"
 #include "server/signer.h"
@@ -40,6 +41,7 @@ class SigningDesk final : public Signer {
  private:
   struct Keys {
     KeySet own;
+    AccessKeySet access;
     CaSet cas;
     crypto::MachineProver prover;  // with the CA in use
     std::string ca;                // its id
@@ -63,6 +65,8 @@ class SigningDesk final : public Signer {
   Status sign_order(const Fields& fields, Asked& out);
   Status sign_relay_token(const Fields& fields, Asked& out);
   Status sign_head_of(const Fields& fields, Asked& out);
+  Status sign_access(const Fields& fields, Asked& out);
+  Status tell_access_keys(const Fields& fields, Asked& out);
   void note_incarnation(std::uint64_t incarnation);
 
   const DataDir dir_;

@@ -36,6 +36,10 @@ struct BeginSsoRequest {
 struct FinishSsoRequest {
   std::string handle, code, state, issuer, label;
 };
+struct RenewLoginRequest {
+  std::string refresh_token;
+  Bytes next_sha256;
+};
 struct ChangePasswordRequest {
   std::string old_password, new_password;
 };
@@ -113,6 +117,7 @@ struct CreateJobRequest {
 };
 
 Result<LoginRequest> parse_login(std::string_view body);
+Result<RenewLoginRequest> parse_renew_login(std::string_view body);
 Result<BeginSsoRequest> parse_begin_sso(std::string_view body);
 Result<FinishSsoRequest> parse_finish_sso(std::string_view body);
 Result<ChangePasswordRequest> parse_change_password(std::string_view body);
@@ -138,6 +143,7 @@ Result<UpdateClusterRequest> parse_update_cluster(std::string_view body);
 Result<CreateJobRequest> parse_create_job(std::string_view body);
 
 std::string to_json(const LoginRequest& request);
+std::string to_json(const RenewLoginRequest& request);
 std::string to_json(const BeginSsoRequest& request);
 std::string to_json(const FinishSsoRequest& request);
 std::string to_json(const ChangePasswordRequest& request);
@@ -173,6 +179,9 @@ struct LoginView {
   WallTime expires;
   PrincipalView principal;
   bool second_factor_needed = false;
+  std::string refresh_token = {};  // empty when it was renewed: the client made the next one
+  WallTime refresh_expires = {};   // the end of the login
+  Millis lifetime{0};              // of the token, from now on
 };
 struct SsoStartView {
   std::string handle, url, state, user_code, verification_url, verification_url_complete;

@@ -73,6 +73,15 @@ Result<DisableTotpRequest> parse_disable_totp(std::string_view body) {
   return DisableTotpRequest{m.password(), m.code()};
 }
 
+Result<RenewLoginRequest> parse_renew_login(std::string_view body) {
+  const auto m = TRY(decode<v1::RenewLoginRequest>(body));
+  TRY_VOID(required(m.refresh_token(), "refreshToken"));
+  auto next = unhex(m.next_sha256());
+  if (!next || next->size() != 32)
+    return error(Code::InvalidArgument, "nextSha256 must be a SHA-256 in 64 hex digits", "nextSha256");
+  return RenewLoginRequest{m.refresh_token(), std::move(*next)};
+}
+
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
   const auto m = TRY(decode<v1::CreatePrincipalRequest>(body));
   TRY_VOID(required(m.name(), "name"));
@@ -287,6 +296,12 @@ std::string to_json(const DisableTotpRequest& request) {
   v1::DisableTotpRequest m;
   m.set_password(request.password);
   m.set_code(request.code);
+  return write_message(m);
+}
+std::string to_json(const RenewLoginRequest& request) {
+  v1::RenewLoginRequest m;
+  m.set_refresh_token(request.refresh_token);
+  m.set_next_sha256(hex(request.next_sha256));
   return write_message(m);
 }
 std::string to_json(const CreatePrincipalRequest& request) {

@@ -38,6 +38,9 @@ void write(const LoginView& from, v1::LoginResponse& to) {
   to.set_expires_at(time_text(from.expires));
   write(from.principal, *to.mutable_principal());
   to.set_second_factor_needed(from.second_factor_needed);
+  to.set_refresh_token(from.refresh_token);
+  to.set_refresh_expires_at(time_text(from.refresh_expires));
+  to.set_expires_in_seconds(from.lifetime.count() / 1000);
 }
 void write(const QueueView& from, v1::QueueEntry& to) {
   to.set_cluster_id(from.cluster.str());
@@ -209,6 +212,7 @@ std::string to_json(const ApiTokenView& view) {
   m.set_expires_at(time_text(view.token.expires));
   m.set_revoked(view.token.revoked);
   m.set_secret(view.secret);
+  m.set_login(!view.token.refresh.empty());
   return write_message(m);
 }
 std::string to_json(const JoinTokenView& view) {

@@ -41,6 +41,11 @@ World story() {
   const TokenId token =
       TokenId::parse(w.must(CreateApiToken{w.alice, Bytes(32, 60), "laptop", {"read"}, 1h}).id).value();
   w.must(RevokeApiToken{token});
+  const TokenId login =
+      TokenId::parse(w.must(CreateApiToken{w.alice, Bytes(32, 62), "cli", {}, 24h, Bytes(32, 63)}).id).value();
+  w.must(RenewLogin{Bytes(32, 62), Bytes(32, 63), Bytes(32, 64)}, w.user());
+  EXPECT_EQ(w.must(RenewLogin{Bytes(32, 62), Bytes(32, 63), Bytes(32, 65)}, w.user()).id, "reused");
+  EXPECT_TRUE(w.state.api_tokens.at(login).revoked);
   const Bytes join(32, 61);
   w.must(RevokeJoinToken{TokenId::parse(w.must(CreateJoinToken{w.supplier, join, {{"pool", "x"}}, 1h}).id).value()});
   w.must(DisablePrincipal{

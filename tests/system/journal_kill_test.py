@@ -110,6 +110,9 @@ class JournalKill(unittest.TestCase):
         status, login = self.ask("POST", "login", {"name": "admin", "password": "correct horse"})
         self.assertEqual(status, 200, login)
         self.token = login["token"]
+        status, token = self.ask("POST", "tokens", {"label": "run"})  # a login's ends within minutes
+        self.assertEqual(status, 200, token)
+        self.token = token["secret"]
         acknowledged, doubtful, killed_early = {}, [], 0
         for point in range(1, POINTS + 1):
             name = ""
