@@ -55,6 +55,7 @@ MAY = {
     "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
     "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
     "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"},
+    "CreateGrant": {"tenant"}, "BreakGlass": {"operator"}, "ListGrants": ALL, "RevokeGrant": {"operator", "tenant"},
     "CreateServiceAccount": {"operator", "supplier", "tenant"}, "ListServiceAccounts": ALL, "ListServiceTokens": ALL,
     "CreateServiceToken": {"operator", "supplier", "tenant"}, "DisableServiceAccount": {"operator", "supplier", "tenant"},
 }
@@ -288,6 +289,7 @@ def examples(w):
         "SetOrgImagePolicy": {"policy": {"deny": ["evil.example/*"]}}, "SetProjectImagePolicy": {"policy": {"allow": ["*"], "requireDigest": False}},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},
         "CreateApiToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
+        "CreateGrant": {"cluster": "mine-cluster", "to": "org-2", "right": "look", "lifetimeSeconds": "3600"}, "BreakGlass": {"cluster": "cl-1", "right": "logs", "reason": "a fuzzed reason", "lifetimeSeconds": "600"},
         "CreateServiceAccount": {"name": "fuzz-program", "note": "fuzzed"}, "CreateServiceToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
         "CreateJoinToken": {"labels": {"zone": "a"}, "lifetimeSeconds": "600"},
         "Enroll": {"token": "mj1.x.y", "csrPem": "-----BEGIN CERTIFICATE REQUEST-----\n", "name": "box", "facts": {"hostname": "h", "arch": "x86_64"}},
@@ -340,6 +342,7 @@ def walk(w, operations):
             """(path ids, body) for this operation, made on the spot."""
             new = w.fresh
             cluster = {"spec": w.spec(new("walk"))}
+            grant = {"cluster": w.own["clusters"], "to": w.orgs["spare"]["id"], "right": "look", "lifetimeSeconds": "3600"}
             job = {"name": new("job"), "entrypoint": "true", "cluster": w.own["clusters"]}
             return {
                 "ChangePassword": lambda: ("", {"oldPassword": PASSWORD, "newPassword": PASSWORD + "!"}),
@@ -354,6 +357,8 @@ def walk(w, operations):
                 "DisablePrincipal": lambda: (made("users", {"name": new("user"), "role": "tenant", "org": "spare", "password": PASSWORD}, "operator"), None),
                 "CreateApiToken": lambda: ("", {"label": "walk"}), "RevokeApiToken": lambda: (made("tokens", {"label": "walk"}, walker), None),
                 "RenewLogin": lambda: ("", {"refreshToken": refresh, "nextSha256": hashlib.sha256(os.urandom(32)).hexdigest()}),
+                "CreateGrant": lambda: ("", dict(grant)), "RevokeGrant": lambda: (made("grants", grant), None),
+                "BreakGlass": lambda: ("", {"cluster": w.own["clusters"], "right": "logs", "reason": "a walk through all", "lifetimeSeconds": "600"}),
                 "CreateServiceAccount": lambda: ("", {"name": new_name()}), "ListServiceTokens": lambda: (program(), None),
                 "CreateServiceToken": lambda: (program(), {"label": "walk"}), "DisableServiceAccount": lambda: (program(), None),
                 "CreateJoinToken": lambda: ("", {"org": "sup"} if role == "operator" else {}),

@@ -6,12 +6,12 @@
 namespace muster::access {
 namespace {
 
-constexpr std::size_t kKinds = 18;
+constexpr std::size_t kKinds = 20;
 constexpr std::size_t kVerbs = 14;
 constexpr std::array<std::string_view, kKinds> kKindNames = {
-    "platform", "organisation", "project",  "account", "API token",    "join token",
-    "machine",  "cluster",      "job",      "queue",   "event",        "audit log",
-    "blob",     "telemetry",    "registry", "offer",   "image policy", "service account"};
+    "platform",     "organisation",    "project", "account",          "API token", "join token", "machine",  "cluster",
+    "job",          "queue",           "event",   "audit log",        "blob",      "telemetry",  "registry", "offer",
+    "image policy", "service account", "grant",   "break-glass grant"};
 constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",   "create", "update",  "delete",
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
@@ -34,10 +34,13 @@ constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});  // update: it
 constexpr std::uint32_t kAsk = bits({List, Read, Update});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kProgram = bits({List, Read, Create, Update, Delete, Revoke});
+constexpr std::uint32_t kGive = bits({List, Read, Create, Revoke});
+constexpr std::uint32_t kTake = bits({List, Read, Revoke});
 constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, Drain, Revoke, Submit, Stop, Enroll});
 
 // The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the
-// platform but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster alone.
+// platform but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster, or a
+// grant.
 struct Row {
   Role role;
   Kind kind;
@@ -66,6 +69,9 @@ constexpr Row kTable[] = {
     {Role::Operator, Kind::Offer, Reach::Own, kAsk},
     {Role::Operator, Kind::ImagePolicy, Reach::Any, kAsk},
     {Role::Operator, Kind::ServiceAccount, Reach::Any, kProgram},
+    {Role::Operator, Kind::Grant, Reach::Any, kTake},  // to give what is another's is its own word: break-glass
+    {Role::Operator, Kind::Grant, Reach::Own, kGive},
+    {Role::Operator, Kind::BreakGlass, Reach::Any, kGive},
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
@@ -78,6 +84,9 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Telemetry, Reach::Own, kLook},
     {Role::Supplier, Kind::Offer, Reach::Own, kAsk},
     {Role::Supplier, Kind::ServiceAccount, Reach::Own, kProgram},
+    {Role::Supplier, Kind::Grant, Reach::Own, kLook},
+    {Role::Supplier, Kind::Grant, Reach::Self, kTake},  // given to him; he may give it back
+    {Role::Supplier, Kind::BreakGlass, Reach::Own, kLook},
 
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
     {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
@@ -96,6 +105,9 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Offer, Reach::Own, kAsk},
     {Role::Tenant, Kind::ImagePolicy, Reach::Own, kAsk},
     {Role::Tenant, Kind::ServiceAccount, Reach::Own, kProgram},
+    {Role::Tenant, Kind::Grant, Reach::Own, kGive},
+    {Role::Tenant, Kind::Grant, Reach::Self, kTake},
+    {Role::Tenant, Kind::BreakGlass, Reach::Own, kLook},  // the owner sees who looks in
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -115,6 +127,8 @@ constexpr Row kTable[] = {
     {Role::Auditor, Kind::Offer, Reach::Any, kLook},
     {Role::Auditor, Kind::ImagePolicy, Reach::Any, kLook},
     {Role::Auditor, Kind::ServiceAccount, Reach::Any, kLook},
+    {Role::Auditor, Kind::Grant, Reach::Any, kLook},
+    {Role::Auditor, Kind::BreakGlass, Reach::Any, kLook},
 };
 // A device (an enrolled machine) speaks only about itself. Blobs it may read are named by its own assignments: the
 // server passes the node the assignment is for.
@@ -170,9 +184,48 @@ bool fit_for_service(const Subject& subject, Verb verb, const Object& object) {
     case Kind::ApiToken:
     case Kind::ServiceAccount:
       return self && (verb == List || verb == Read || verb == Revoke);
+    case Kind::Grant:
+    case Kind::BreakGlass:
+      return verb == List || verb == Read;
     default:
       return true;
   }
+}
+
+// The second table: what a right on a cluster or job is.
+std::uint32_t verbs_of(Right right, Kind kind) {
+  const bool cluster = kind == Kind::Cluster;
+  const std::uint32_t logs = kLook | bits({Logs});
+  const std::uint32_t submit = logs | (cluster ? bits({Submit}) : bits({Submit, Stop}));
+  const std::uint32_t exec = logs | (cluster ? bits({Exec, Forward}) : 0U);
+  switch (right) {
+    case Right::None:
+      return 0;
+    case Right::Look:
+      return kLook;
+    case Right::Logs:
+      return logs;
+    case Right::Submit:
+      return submit;
+    case Right::Exec:
+      return exec;
+    case Right::Manage:
+      return submit | exec | bits({Update, Delete, Stop});
+  }
+  return 0;
+}
+
+GrantId by_grant(const Subject& subject, Verb verb, const Object& object) {
+  if (object.kind != Kind::Cluster && object.kind != Kind::Job) return {};
+  for (const Granted& each : subject.grants) {
+    // To list is to ask for whatever there is; each item is asked for again.
+    const bool lists = verb == List && !object.project && !object.cluster;
+    const bool covers = each.owner == object.owner && each.project == object.project &&
+                        (!each.cluster || each.cluster == object.cluster);
+    if (lists || (covers && (verbs_of(each.right, object.kind) >> static_cast<unsigned>(verb) & 1U) != 0))
+      return each.id;
+  }
+  return {};
 }
 
 template <std::size_t N>
@@ -189,7 +242,7 @@ bool allowed(const Subject& subject, Verb verb, const Object& object) {
   if (subject.node) return subject.role == Role::None && granted(kDevice, subject, verb, object);
   if (!subject.principal || subject.role == Role::None) return false;
   if (subject.service && !fit_for_service(subject, verb, object)) return false;
-  return in_scope(subject, verb, object) && granted(kTable, subject, verb, object);
+  return in_scope(subject, verb, object) && (granted(kTable, subject, verb, object) || by_grant(subject, verb, object));
 }
 
 }  // namespace
@@ -205,6 +258,25 @@ std::string_view kind_name(Kind kind) {
 
 bool visible(const Subject& subject, const Object& object) {
   return allowed(subject, Verb::Read, object) || allowed(subject, Verb::List, object);
+}
+
+GrantId grant_used(const Subject& subject, Verb verb, const Object& object) {
+  if (subject.grants.empty() || !allowed(subject, verb, object) || granted(kTable, subject, verb, object)) return {};
+  return by_grant(subject, verb, object);
+}
+
+std::string_view right_name(Right right) {
+  constexpr std::array<std::string_view, 6> kNames{"none", "look", "logs", "submit", "exec", "manage"};
+  const auto index = static_cast<std::size_t>(right);
+  return index < kNames.size() ? kNames[index] : "?";
+}
+
+Status may_be_granted(Right right, bool break_glass) {
+  if (right == Right::None || right > Right::Manage)
+    return error(Code::InvalidArgument, "right must be look, logs, submit, exec or manage", "right");
+  if (!break_glass || right == Right::Logs || right == Right::Exec) return {};
+  return error(Code::InvalidArgument, "by break-glass an operator takes the right logs or exec; the rest he has",
+               "right");
 }
 
 Status may_give(const Subject& subject, Role role) {

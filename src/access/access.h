@@ -30,7 +30,9 @@ enum class Kind : std::uint8_t {
   Registry,
   Offer,
   ImagePolicy,
-  ServiceAccount  // create, update: give it a token; delete: disable it; revoke: one of its tokens
+  ServiceAccount,  // create, update: give it a token; delete: disable it; revoke: one of its tokens
+  Grant,           // a right that an organisation gives to others
+  BreakGlass       // one that an operator takes
 };
 enum class Verb : std::uint8_t {
   List,
@@ -49,6 +51,15 @@ enum class Verb : std::uint8_t {
   Report
 };
 
+// A grant in force, as far as access asks of it.
+struct Granted {
+  GrantId id;
+  OrgId owner;
+  ProjectId project;
+  ClusterId cluster;  // none: everything of the project
+  Right right = Right::None;
+  bool operator==(const Granted&) const = default;
+};
 // Who asks. A device is its own kind of subject (node set, role None).
 struct Subject {
   PrincipalId principal;
@@ -56,7 +67,8 @@ struct Subject {
   OrgId org;
   NodeId node;
   std::vector<std::string> scopes;
-  bool service = false;  // a service account: makes no accounts and no tokens, whatever its role
+  bool service = false;              // a service account: makes no accounts and no tokens, whatever its role
+  std::vector<Granted> grants = {};  // in force for this principal or its organisation
   bool operator==(const Subject&) const = default;
 };
 // What is asked about. owner: the organisation that owns the object (supplier of a node, tenant of a cluster);
@@ -66,6 +78,8 @@ struct Object {
   OrgId owner;
   NodeId node;
   PrincipalId principal;
+  ProjectId project = {};  // of a cluster or job, for grants
+  ClusterId cluster = {};
   bool operator==(const Object&) const = default;
 };
 
@@ -74,6 +88,11 @@ inline constexpr std::string_view kSecondFactorScope = "second-factor";
 
 Status check(const Subject& subject, Verb verb, const Object& object);
 bool visible(const Subject& subject, const Object& object);  // may the subject know that it exists
+// The grant that this rests on; none: the role alone allows it, or nothing does. What was opened by it ends with it.
+GrantId grant_used(const Subject& subject, Verb verb, const Object& object);
+// Which rights there are to give, and to take by break-glass: operators look at and stop everything anyway.
+Status may_be_granted(Right right, bool break_glass);
+std::string_view right_name(Right right);  // "look", "logs", "submit", "exec", "manage"
 // A service account gets no role that its maker does not have; operators give every role.
 Status may_give(const Subject& subject, Role role);
 std::string_view verb_name(Verb verb);

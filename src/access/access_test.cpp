@@ -56,6 +56,8 @@ constexpr Expectation kMatrix[] = {
     {Role::Operator, Kind::Offer, "lru", "lr"},
     {Role::Operator, Kind::ImagePolicy, "lru", "lru"},
     {Role::Operator, Kind::ServiceAccount, "lrcudv", "lrcudv"},
+    {Role::Operator, Kind::Grant, "lrcv", "lrv"},
+    {Role::Operator, Kind::BreakGlass, "lrcv", "lrcv"},
     {Role::Supplier, Kind::Platform, "", ""},
     {Role::Supplier, Kind::Org, "lr", ""},
     {Role::Supplier, Kind::Project, "", ""},
@@ -74,6 +76,8 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::Offer, "lru", ""},
     {Role::Supplier, Kind::ImagePolicy, "", ""},
     {Role::Supplier, Kind::ServiceAccount, "lrcudv", ""},
+    {Role::Supplier, Kind::Grant, "lrv", ""},
+    {Role::Supplier, Kind::BreakGlass, "lr", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
     {Role::Tenant, Kind::Project, "lrcu", ""},
@@ -92,6 +96,8 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Offer, "lru", ""},
     {Role::Tenant, Kind::ImagePolicy, "lru", ""},
     {Role::Tenant, Kind::ServiceAccount, "lrcudv", ""},
+    {Role::Tenant, Kind::Grant, "lrcv", ""},
+    {Role::Tenant, Kind::BreakGlass, "lr", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
     {Role::Auditor, Kind::Project, "lr", "lr"},
@@ -110,10 +116,12 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::Offer, "lr", "lr"},
     {Role::Auditor, Kind::ImagePolicy, "lr", "lr"},
     {Role::Auditor, Kind::ServiceAccount, "lr", "lr"},
+    {Role::Auditor, Kind::Grant, "lr", "lr"},
+    {Role::Auditor, Kind::BreakGlass, "lr", "lr"},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 18U);
+  EXPECT_EQ(std::size(kMatrix), 4U * 20U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
@@ -123,7 +131,7 @@ TEST(Access, EveryRoleKindVerbAndOwnership) {
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
-  for (int kind = 0; kind < 18; ++kind) {
+  for (int kind = 0; kind < 20; ++kind) {
     const std::string expected = static_cast<Kind>(kind) == Kind::Node ? "e" : "";
     EXPECT_EQ(verbs(Subject{}, static_cast<Kind>(kind), true), expected);
     EXPECT_EQ(verbs(person(Role::None), static_cast<Kind>(kind), true), expected);
@@ -132,7 +140,7 @@ TEST(Access, NobodyMayOnlyEnrol) {
 }
 
 TEST(Access, DevicesSpeakOnlyAboutThemselves) {
-  for (int kind = 0; kind < 18; ++kind) {
+  for (int kind = 0; kind < 20; ++kind) {
     const Kind k = static_cast<Kind>(kind);
     const std::string expected = k == Kind::Node ? "rp" : k == Kind::Telemetry ? "p" : k == Kind::Blob ? "r" : "";
     EXPECT_EQ(verbs(device(7), k, true), expected) << kind_name(k);
@@ -193,9 +201,10 @@ TEST(Access, WhoLacksTheSecondFactorOfHisRoleReachesHisOwnAccountAlone) {
     const Object token{.kind = Kind::ApiToken, .owner = kOwn, .principal = subject.principal};
     EXPECT_TRUE(check(subject, Verb::Revoke, token).ok()) << "logins without it end";
     EXPECT_FALSE(check(subject, Verb::Create, token).ok()) << "or it would give itself all";
-    for (const Kind kind : {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster,
-                            Kind::Job, Kind::Queue, Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry,
-                            Kind::Registry, Kind::Offer, Kind::ImagePolicy, Kind::ServiceAccount})
+    for (const Kind kind :
+         {Kind::Platform, Kind::Org, Kind::Project, Kind::JoinToken, Kind::Node, Kind::Cluster, Kind::Job, Kind::Queue,
+          Kind::Event, Kind::Audit, Kind::Blob, Kind::Telemetry, Kind::Registry, Kind::Offer, Kind::ImagePolicy,
+          Kind::ServiceAccount, Kind::Grant, Kind::BreakGlass})
       EXPECT_EQ(verbs(subject, kind, true), kind == Kind::Node ? "e" : "")  // a join token lets anybody enrol
           << kind_name(kind);
     const Status refused = check(subject, Verb::List, {.kind = Kind::Cluster, .owner = kOwn});
@@ -236,7 +245,9 @@ TEST(Access, AServiceAccountMakesNoAccountsAndNoTokens) {
     EXPECT_EQ(may(kOther), e.other) << where;
   }
   for (const Expectation& e : kMatrix) {
-    if (e.kind == Kind::Principal || e.kind == Kind::ApiToken || e.kind == Kind::ServiceAccount) continue;
+    if (e.kind == Kind::Principal || e.kind == Kind::ApiToken || e.kind == Kind::ServiceAccount ||
+        e.kind == Kind::Grant || e.kind == Kind::BreakGlass)
+      continue;
     Subject subject = person(e.role);
     subject.service = true;
     EXPECT_EQ(verbs(subject, e.kind, true), e.own) << kind_name(e.kind) << ": as a person of the role";
@@ -256,6 +267,73 @@ TEST(Access, AServiceAccountGetsNoRoleThatItsMakerLacks) {
   EXPECT_EQ(given(Role::Tenant), "---y-");
   EXPECT_EQ(given(Role::Auditor), "-----");
   EXPECT_EQ(given(Role::None), "-----");
+}
+
+// By hand: what each right is on a cluster and on a job that is another organisation's.
+struct RightExpectation {
+  Right right;
+  std::string_view cluster, job;
+};
+constexpr RightExpectation kRights[] = {
+    {Right::None, "", ""},         {Right::Look, "lr", "lr"},
+    {Right::Logs, "lrg", "lrg"},   {Right::Submit, "lrgs", "lrgst"},
+    {Right::Exec, "lrxfg", "lrg"}, {Right::Manage, "lrudxfgst", "lrudgst"},
+};
+
+TEST(Access, AGrantGivesItsRightOnItsClusterOrProjectAlone) {
+  constexpr ProjectId kProject{20}, kOtherProject{21};
+  constexpr ClusterId kCluster{30}, kOtherCluster{31};
+  const auto may = [](const Subject& subject, Kind kind, ProjectId project, ClusterId cluster, OrgId owner = kForeign) {
+    std::string out;
+    for (std::size_t i = 0; i < kLetters.size(); ++i)
+      if (check(subject, static_cast<Verb>(i), {.kind = kind, .owner = owner, .project = project, .cluster = cluster})
+              .ok())
+        out += kLetters[i];
+    return out;
+  };
+  for (const RightExpectation& e : kRights) {
+    Subject subject = person(Role::Tenant);
+    subject.grants = {{GrantId{1}, kForeign, kProject, kCluster, e.right}};
+    EXPECT_EQ(may(subject, Kind::Cluster, kProject, kCluster), e.cluster) << right_name(e.right);
+    EXPECT_EQ(may(subject, Kind::Job, kProject, kCluster), e.job) << right_name(e.right);
+    for (const Kind kind : {Kind::Cluster, Kind::Job}) {
+      EXPECT_EQ(may(subject, kind, kProject, kOtherCluster), "") << right_name(e.right);
+      EXPECT_EQ(may(subject, kind, kOtherProject, kOtherCluster), "") << right_name(e.right);
+      EXPECT_EQ(may(subject, kind, kProject, kCluster, OrgId{3}), "") << "nobody's word but the owner's";
+    }
+    for (const Kind kind : {Kind::Project, Kind::Org, Kind::Blob, Kind::Registry, Kind::ApiToken, Kind::Principal,
+                            Kind::Grant, Kind::Audit, Kind::JoinToken, Kind::Telemetry})
+      EXPECT_EQ(may(subject, kind, kProject, kCluster), "") << kind_name(kind);
+    subject.grants = {{GrantId{1}, kForeign, kProject, {}, e.right}};
+    EXPECT_EQ(may(subject, Kind::Cluster, kProject, kOtherCluster), e.cluster) << "of the project";
+    EXPECT_EQ(may(subject, Kind::Job, kProject, kOtherCluster), e.job);
+    EXPECT_EQ(may(subject, Kind::Cluster, kOtherProject, kOtherCluster), "");
+  }
+  Subject narrow = person(Role::Tenant);
+  narrow.grants = {{GrantId{1}, kForeign, kProject, kCluster, Right::Manage}};
+  narrow.scopes = {"read"};
+  EXPECT_EQ(may(narrow, Kind::Cluster, kProject, kCluster), "lr") << "scopes narrow grants too";
+  narrow.scopes = {"nodes"};
+  EXPECT_EQ(may(narrow, Kind::Cluster, kProject, kCluster), "");
+  Subject machine = device(7);
+  machine.grants = {{GrantId{1}, kForeign, kProject, kCluster, Right::Manage}};
+  EXPECT_EQ(may(machine, Kind::Cluster, kProject, kCluster), "");
+}
+
+TEST(Access, WhatRestsOnAGrantAloneIsKnown) {
+  Subject subject = person(Role::Operator);
+  subject.grants = {{GrantId{4}, kForeign, ProjectId{20}, ClusterId{30}, Right::Exec}};
+  const Object object{.kind = Kind::Cluster, .owner = kForeign, .project = ProjectId{20}, .cluster = ClusterId{30}};
+  EXPECT_TRUE(check(subject, Verb::Exec, object).ok());
+  EXPECT_EQ(grant_used(subject, Verb::Exec, object), GrantId{4});
+  EXPECT_EQ(grant_used(subject, Verb::Stop, object), GrantId{}) << "an operator's role allows that";
+  subject.grants.clear();
+  EXPECT_FALSE(check(subject, Verb::Exec, object).ok());
+  EXPECT_EQ(grant_used(subject, Verb::Exec, object), GrantId{});
+  for (const Right right : {Right::None, Right::Look, Right::Logs, Right::Submit, Right::Exec, Right::Manage}) {
+    EXPECT_EQ(may_be_granted(right, false).ok(), right != Right::None) << right_name(right);
+    EXPECT_EQ(may_be_granted(right, true).ok(), right == Right::Logs || right == Right::Exec) << right_name(right);
+  }
 }
 
 }  // namespace

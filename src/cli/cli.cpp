@@ -106,10 +106,10 @@ int run(int argc, const char* const* argv) {
       "submit --cluster default --working-dir . -- python script.py\n"
       "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied, 5 server not reachable, 130 "
       "interrupted;\nexec, submit and job submit end with the command's own code.");
-  for (const auto add : {add_login,   add_passwd, add_totp,   add_up,         add_plan,     add_down,   add_status,
-                         add_exec,    add_rsync,  add_logs,   add_job,        add_forward,  add_queue,  add_nodes,
-                         add_net,     add_top,    add_events, add_token,      add_registry, add_images, add_accounts,
-                         add_service, add_quota,  add_audit,  add_completion, add_version})
+  for (const auto add : {add_login,   add_passwd, add_totp,   add_up,    add_plan,       add_down,   add_status,
+                         add_exec,    add_rsync,  add_logs,   add_job,   add_forward,    add_queue,  add_nodes,
+                         add_net,     add_top,    add_events, add_token, add_registry,   add_images, add_accounts,
+                         add_service, add_grant,  add_quota,  add_audit, add_completion, add_version})
     add(app, shell);
   try {
     app.parse(argc, argv);

@@ -59,6 +59,7 @@ void add_token(CLI::App& app, Shell& shell);
 void add_registry(CLI::App& app, Shell& shell);
 void add_accounts(CLI::App& app, Shell& shell);
 void add_service(CLI::App& app, Shell& shell);
+void add_grant(CLI::App& app, Shell& shell);
 void add_quota(CLI::App& app, Shell& shell);
 void add_images(CLI::App& app, Shell& shell);
 void add_version(CLI::App& app, Shell& shell);

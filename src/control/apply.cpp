@@ -110,6 +110,19 @@ struct Apply {
   void operator()(const ApiTokenRevoked& e) {
     if (ApiToken* token = find_in(s.api_tokens, e.token)) token->revoked = true;
   }
+  void operator()(const AccessGranted& e) {
+    raise(s.last.grant, e.grant.id.value);
+    s.grants[e.grant.id] = e.grant;
+    index_grant(s, e.grant);
+    set_timer(s, TimerKind::Grant, e.grant.id.value, 0, e.grant.until);
+  }
+  void operator()(const GrantEnded& e) {
+    s.grants.erase(e.grant.id);
+    s.grants_to.erase({e.grant.to, e.grant.id});
+    s.grants_to_org.erase({e.grant.to_org, e.grant.id});
+    s.grants_of_org.erase({e.grant.owner, e.grant.id});
+    set_timer(s, TimerKind::Grant, e.grant.id.value, 0, {});
+  }
   void operator()(const LoginRenewed& e) {
     if (ApiToken* token = find_in(s.api_tokens, e.token)) token->refresh = e.refresh;
   }
@@ -375,8 +388,8 @@ struct Apply {
     // The backup does not know what was given out after it was taken: ids and addresses jump over that range.
     constexpr std::uint64_t kJump = 1'000'000;
     Counters& c = s.last;
-    for (auto* counter :
-         {&c.org, &c.project, &c.principal, &c.token, &c.node, &c.cluster, &c.slot, &c.lease, &c.job, &c.epoch})
+    for (auto* counter : {&c.org, &c.project, &c.principal, &c.token, &c.node, &c.cluster, &c.slot, &c.lease, &c.job,
+                          &c.epoch, &c.grant})
       *counter += kJump;
     for (auto& [id, cluster] : s.clusters) cluster.next_address += 1024, cluster.roster_epoch += kJump;
     for (auto& [id, node] : s.nodes) node.revision += kJump;

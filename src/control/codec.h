@@ -60,8 +60,12 @@ constexpr std::uint64_t enum_last<JobState>() {
   return 7;
 }
 template <>
+constexpr std::uint64_t enum_last<Right>() {
+  return 5;
+}
+template <>
 constexpr std::uint64_t enum_last<TimerKind>() {
-  return 8;
+  return 9;
 }
 
 class Encoder {

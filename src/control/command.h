@@ -80,6 +80,21 @@ struct RenewLogin {
   Bytes hash, refresh;  // of the refresh token that is shown
   Bytes next;           // of the one that the client made to follow it
 };
+// By break-glass the operator who asks gets it; else exactly one of `to` and `to_org` is named. A project, or a
+// cluster.
+struct GrantAccess {
+  bool break_glass = false;
+  ProjectId project;
+  ClusterId cluster;
+  PrincipalId to;
+  OrgId to_org;
+  Right right = Right::None;
+  std::string reason;
+  Millis lifetime{0};
+};
+struct RevokeGrant {
+  GrantId grant;
+};
 struct RevokeApiToken {
   TokenId token;
 };
@@ -210,7 +225,8 @@ using AnyCommand =
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
-                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount, RenewLogin>;
+                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount, RenewLogin, GrantAccess,
+                 RevokeGrant>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

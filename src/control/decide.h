@@ -36,6 +36,8 @@ Decided decide(const Asking& a, const ChangePrincipal& c);
 Decided decide(const Asking& a, const DisablePrincipal& c);
 Decided decide(const Asking& a, const CreateApiToken& c);
 Decided decide(const Asking& a, const RenewLogin& c);
+Decided decide(const Asking& a, const GrantAccess& c);
+Decided decide(const Asking& a, const RevokeGrant& c);
 Decided decide(const Asking& a, const RevokeApiToken& c);
 Decided decide(const Asking& a, const RevokeLogins& c);
 Decided decide(const Asking& a, const CreateJoinToken& c);

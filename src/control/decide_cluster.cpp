@@ -170,7 +170,7 @@ Decided decide(const Asking& a, const CreateCluster& c) {
 Decided decide(const Asking& a, const UpdateCluster& c) {
   const Cluster* cluster = a.base.find_cluster(c.cluster);
   TRY_VOID(a.may(Verb::Update,
-                 {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
+                 cluster == nullptr ? access::Object{.kind = Kind::Cluster} : access_object(a.base, *cluster)));
   if (cluster == nullptr) return missing("cluster", c.cluster.str());
   if (terminal(cluster->state) || cluster->state == ClusterState::Stopping)
     return error(Code::FailedPrecondition, "the cluster is stopping or has ended; start a new one");
@@ -209,7 +209,7 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
 Decided decide(const Asking& a, const StopCluster& c) {
   const Cluster* cluster = a.base.find_cluster(c.cluster);
   TRY_VOID(a.may(Verb::Delete,
-                 {.kind = Kind::Cluster, .owner = cluster == nullptr ? OrgId{} : org_of(a.base, cluster->project)}));
+                 cluster == nullptr ? access::Object{.kind = Kind::Cluster} : access_object(a.base, *cluster)));
   if (cluster == nullptr) return missing("cluster", c.cluster.str());
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.cluster);

@@ -11,9 +11,15 @@ using access::Verb;
 constexpr std::size_t kJobsMax = 4'000'000;
 
 access::Object object_of(const State& state, const Job* job) {
-  access::Object object{.kind = Kind::Job};
-  if (job == nullptr) return object;
-  if (const auto it = state.projects.find(job->project); it != state.projects.end()) object.owner = it->second.org;
+  return job == nullptr ? access::Object{.kind = Kind::Job} : access_object(state, *job);
+}
+
+// Where a job is asked for: on a cluster that is there, or in a project.
+access::Object submit_object(const State& state, ProjectId project, const JobSpec& spec) {
+  access::Object object{.kind = Kind::Job, .project = project};
+  if (const auto it = state.projects.find(project); it != state.projects.end()) object.owner = it->second.org;
+  const auto cluster = state.cluster_by_name.find({project, spec.cluster});
+  if (!spec.ephemeral && cluster != state.cluster_by_name.end()) object.cluster = cluster->second;
   return object;
 }
 
@@ -39,8 +45,7 @@ void start_if_free(const State& state, const Cluster& cluster, Job& job) {
 
 Decided decide(const Asking& a, const CreateJob& c) {
   const auto project = a.base.projects.find(c.project);
-  TRY_VOID(a.may(Verb::Submit,
-                 {.kind = Kind::Job, .owner = project == a.base.projects.end() ? OrgId{} : project->second.org}));
+  TRY_VOID(a.may(Verb::Submit, submit_object(a.base, c.project, c.spec)));
   if (project == a.base.projects.end()) return missing("project", c.project.str());
   TRY_VOID(validate(c.spec));
   if (a.base.jobs.size() >= kJobsMax)

@@ -110,6 +110,10 @@ void fire(Draft& d, const TimerKey& key, Archived& archive) {
     case TimerKind::Token:
       archive.tokens.push_back(TokenId{id});
       return;
+    case TimerKind::Grant:
+      if (const auto it = d.base.grants.find(GrantId{id}); it != d.base.grants.end())
+        return d.emit(GrantEnded{it->second, "its time is over"});
+      return d.emit(TimerSet{kind, id, {}});
     case TimerKind::Offer:
       return on_offer(d, NodeId{id});
     case TimerKind::Budget:

@@ -226,8 +226,9 @@ enum class TimerKind : std::uint8_t {
   Backoff = 4,
   ClusterJobs = 5,
   Token = 6,
-  Offer = 7,  // of a machine with hours
-  Budget = 8  // of a cluster: what it may cost is used up
+  Offer = 7,   // of a machine with hours
+  Budget = 8,  // of a cluster: what it may cost is used up
+  Grant = 9
 };
 struct TimerSet {
   TimerKind kind = TimerKind::Cluster;
@@ -319,6 +320,16 @@ struct RefreshReused {
   bool operator==(const RefreshReused&) const = default;
 };
 
+struct AccessGranted {
+  Grant grant;
+  bool operator==(const AccessGranted&) const = default;
+};
+struct GrantEnded {  // by its time, or it was taken or given back
+  Grant grant;
+  std::string reason;
+  bool operator==(const GrantEnded&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -327,7 +338,8 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, LoginRenewed, RefreshReused>;
+                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, LoginRenewed, RefreshReused,
+                 AccessGranted, GrantEnded>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

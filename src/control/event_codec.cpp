@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 8> kLaterTypes{
-    {{38, 2}, {39, 4}, {40, 5}, {41, 6}, {42, 7}, {43, 7}, {44, 8}, {45, 8}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 10> kLaterTypes{
+    {{38, 2}, {39, 4}, {40, 5}, {41, 6}, {42, 7}, {43, 7}, {44, 8}, {45, 8}, {46, 8}, {47, 8}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -36,7 +36,7 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "format.raised",      "quota.set",          "node.struck",
                                        "node.offered",       "image_policy.set",   "headroom.set",
                                        "signing_keys.noted", "principal.changed",  "login.renewed",
-                                       "login.reused"};
+                                       "login.reused",       "access.granted",     "access.ended"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {
@@ -47,6 +47,8 @@ struct SubjectOf {
   std::string operator()(const PrincipalChanged& e) const { return e.principal.str(); }
   std::string operator()(const ApiTokenCreated& e) const { return e.token.id.str(); }
   std::string operator()(const ApiTokenRevoked& e) const { return e.token.str(); }
+  std::string operator()(const AccessGranted& e) const { return e.grant.id.str(); }
+  std::string operator()(const GrantEnded& e) const { return e.grant.id.str(); }
   std::string operator()(const LoginRenewed& e) const { return e.token.str(); }
   std::string operator()(const RefreshReused& e) const { return e.token.str(); }
   std::string operator()(const JoinTokenCreated& e) const { return e.token.id.str(); }

@@ -57,6 +57,10 @@ void fields(A& a, ApiToken& x) {
   a.since(8, x.refresh);
 }
 template <class A>
+void fields(A& a, Grant& x) {
+  a(x.id, x.break_glass, x.owner, x.project, x.cluster, x.to, x.to_org, x.right, x.reason, x.by, x.at, x.until);
+}
+template <class A>
 void fields(A& a, JoinToken& x) {
   a(x.id, x.supplier, x.hash, x.labels, x.expires, x.used_by, x.revoked);
 }
@@ -157,6 +161,7 @@ void fields(A& a, Job& x) {
 template <class A>
 void fields(A& a, Counters& x) {
   a(x.org, x.project, x.principal, x.token, x.node, x.cluster, x.slot, x.lease, x.job, x.epoch);
+  a.since(8, x.grant);
 }
 template <class A>
 void fields(A& a, RecordedRequest& x) {
@@ -339,6 +344,14 @@ void fields(A& a, HeadroomSet& x) {
 template <class A>
 void fields(A& a, PrincipalChanged& x) {
   a(x.principal, x.role, x.org);
+}
+template <class A>
+void fields(A& a, AccessGranted& x) {
+  a(x.grant);
+}
+template <class A>
+void fields(A& a, GrantEnded& x) {
+  a(x.grant, x.reason);
 }
 template <class A>
 void fields(A& a, LoginRenewed& x) {

@@ -88,6 +88,8 @@ void rebuild_indexes(State& s) {
     if (principal.service) s.services_by_org.emplace(principal.org, id);
     if (principal.service && !principal.disabled) s.service_by_name[{principal.org, principal.name}] = id;
   }
+  s.grants_to.clear(), s.grants_to_org.clear(), s.grants_of_org.clear();
+  for (const auto& [id, grant] : s.grants) index_grant(s, grant);
   for (const auto& [id, token] : s.api_tokens) s.api_token_by_hash[token.hash] = id;
   for (const auto& [id, token] : s.join_tokens) s.join_token_by_hash[token.hash] = id;
   s.nodes_by_site.clear();
@@ -191,6 +193,44 @@ std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster) {
   for (const SlotId id : cluster.slots)
     if (const Slot* slot = state.find_slot(id); slot != nullptr && slot->in_roster) out.push_back(slot->lease);
   return out;
+}
+
+void index_grant(State& s, const Grant& grant) {
+  if (grant.to) s.grants_to.emplace(grant.to, grant.id);
+  if (grant.to_org) s.grants_to_org.emplace(grant.to_org, grant.id);
+  s.grants_of_org.emplace(grant.owner, grant.id);
+}
+
+std::vector<access::Granted> grants_for(const State& state, PrincipalId who, OrgId org, WallTime wall) {
+  std::vector<access::Granted> out;
+  const auto add = [&](const auto& index, auto key) {
+    if (!key) return;
+    for (auto it = index.lower_bound({key, GrantId{}}); it != index.end() && it->first == key; ++it) {
+      const Grant& grant = state.grants.at(it->second);
+      if (grant.until > wall) out.push_back({grant.id, grant.owner, grant.project, grant.cluster, grant.right});
+    }
+  };
+  if (state.grants.empty()) return out;
+  add(state.grants_to, who);
+  add(state.grants_to_org, org);
+  return out;
+}
+
+access::Object access_object(const State& state, const Cluster& cluster) {
+  const auto project = state.projects.find(cluster.project);
+  return {.kind = access::Kind::Cluster,
+          .owner = project == state.projects.end() ? OrgId{} : project->second.org,
+          .principal = cluster.owner,
+          .project = cluster.project,
+          .cluster = cluster.id};
+}
+access::Object access_object(const State& state, const Job& job) {
+  const auto project = state.projects.find(job.project);
+  return {.kind = access::Kind::Job,
+          .owner = project == state.projects.end() ? OrgId{} : project->second.org,
+          .principal = job.owner,
+          .project = job.project,
+          .cluster = job.cluster};
 }
 
 std::vector<TokenId> logins_of(const State& state, PrincipalId owner, TokenId keep, WallTime wall) {

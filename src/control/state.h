@@ -23,14 +23,14 @@ inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies
 inline constexpr std::uint32_t kHeadroomFormat = 6;   // the first with headroom for failovers
 inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes of signing keys, and of accounts
 inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
-inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts
+inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts, logins that renew, and grants
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
 
 struct Counters {  // last id given
   std::uint64_t org = 0, project = 0, principal = 0, token = 0, node = 0, cluster = 0, slot = 0, lease = 0, job = 0,
-                epoch = 0;
+                epoch = 0, grant = 0;
   bool operator==(const Counters&) const = default;
 };
 struct RecordedRequest {
@@ -75,6 +75,7 @@ struct State {
   std::map<std::string, Headroom> headroom;  // by GPU model
   std::uint64_t signing_keys_revision = 0;   // as noted last; 0: never changed
   std::vector<SigningKeyRow> signing_keys;
+  std::map<GrantId, Grant> grants;  // in force
 
   // ---- indexes, a function of the above
   std::map<std::string, OrgId> org_by_name;
@@ -82,6 +83,8 @@ struct State {
   std::map<std::string, PrincipalId> principal_by_name;                    // people
   std::map<std::pair<OrgId, std::string>, PrincipalId> service_by_name;    // enabled service accounts
   std::set<std::pair<OrgId, PrincipalId>> services_by_org;                 // disabled ones too
+  std::set<std::pair<PrincipalId, GrantId>> grants_to;                     // to an account
+  std::set<std::pair<OrgId, GrantId>> grants_to_org, grants_of_org;        // to an organisation; of its own things
   std::map<std::pair<ProjectId, std::string>, ClusterId> cluster_by_name;  // not Stopped, not Failed
   std::map<Bytes, TokenId> api_token_by_hash, join_token_by_hash;
   std::map<Bytes, NodeId> node_by_key;
@@ -115,6 +118,7 @@ inline WallTime journal_wall(const State& state, Now now) {
 bool terminal(ClusterState state);
 bool terminal(JobState state);
 void rebuild_indexes(State& state);
+void index_grant(State& state, const Grant& grant);
 // What is free on a node: its capacity minus all leases that have not ended.
 Resources free_resources(const State& state, const Node& node);
 std::vector<std::string> free_devices(const State& state, const Node& node);
@@ -129,6 +133,12 @@ std::string boot_of_leases(const State& state, NodeId node);  // empty: it holds
 std::vector<LeaseId> renewable_leases(const State& state, NodeId node);
 bool held_by(const State& state, NodeId node, const ObservedLease& lease);  // not ended, this node's, of this epoch
 std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster);  // of the members, the head's first
+
+// What somebody else's grants let this account do at this time.
+std::vector<access::Granted> grants_for(const State& state, PrincipalId who, OrgId org, WallTime wall);
+// Clusters and jobs as the access check sees them.
+access::Object access_object(const State& state, const Cluster& cluster);
+access::Object access_object(const State& state, const Job& job);
 
 // The tokens of an account that have all its rights (what a login makes) and still hold, but one.
 std::vector<TokenId> logins_of(const State& state, PrincipalId owner, TokenId keep, WallTime wall);

@@ -102,6 +102,29 @@ struct ApiToken {
   Bytes refresh = {};
   bool operator==(const ApiToken&) const = default;
 };
+// What a grant lets somebody do with clusters and jobs that are not his: each right holds those before it, except that
+// Exec (shells and ports) and Submit (jobs) do not hold each other. Manage: both, and to change and stop them.
+enum class Right : std::uint8_t { None = 0, Look = 1, Logs = 2, Submit = 3, Exec = 4, Manage = 5 };
+struct GrantIdTag {
+  static constexpr std::string_view prefix = "grant";
+};
+using GrantId = Id<GrantIdTag>;
+// A right on one project or cluster until a time: given by a member of the organisation that owns it, or taken by an
+// operator for a stated reason (break-glass). It ends by itself.
+struct Grant {
+  GrantId id;
+  bool break_glass = false;
+  OrgId owner;        // whose project or cluster it is
+  ProjectId project;  // all of it, where no cluster is named
+  ClusterId cluster;
+  PrincipalId to;  // an account, or
+  OrgId to_org;    // all members of an organisation
+  Right right = Right::None;
+  std::string reason;
+  PrincipalId by;
+  WallTime at, until;
+  bool operator==(const Grant&) const = default;
+};
 // One-use enrolment token, bound to a supplier organisation.
 struct JoinToken {
   TokenId id;

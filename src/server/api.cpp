@@ -55,6 +55,7 @@ Result<Caller> caller_of(const control::State& state, const Shown& shown) {
     return error(Code::Unauthenticated, "this token is unknown, expired or revoked; log in again");
   Caller caller;
   caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes, owner->second.service};
+  caller.subject.grants = control::grants_for(state, owner->second.id, owner->second.org, read_clocks().wall);
   caller.token = token->id;
   caller.expires = token->expires;
   caller.known = true;
@@ -142,6 +143,7 @@ Api::Api(Context& context) : context_(context) {
   add_quotas();
   add_tokens();
   add_services();
+  add_grants();
   add_nodes();
   add_clusters();
   add_jobs();
@@ -264,6 +266,7 @@ Status Api::authorise(const CallPtr& call) const {
               {job ? access::Kind::Job : access::Kind::Cluster, past->org, {}, past->owner}};
   }
   const Status may = access::check(call->caller.subject, ask->verb, ask->object);
+  if (may.ok()) call->caller.grant = access::grant_used(call->caller.subject, ask->verb, ask->object);
   // A foreign object must not differ from a missing one in a single word.
   if (!may.ok() && may.error().code == Code::NotFound) return missing(ask->object.kind, asked);
   return may;

@@ -71,6 +71,7 @@ class Api {
   void add_quotas();
   void add_tokens();
   void add_services();
+  void add_grants();
   void add_nodes();
   void add_clusters();
   void add_jobs();

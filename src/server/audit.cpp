@@ -36,6 +36,8 @@ struct MeaningOf {
   M operator()(const PrincipalDisabled&) const { return {{"disable", "account"}}; }
   M operator()(const ApiTokenCreated&) const { return {{"create", "api-token"}}; }
   M operator()(const ApiTokenRevoked&) const { return {{"revoke", "api-token"}}; }
+  M operator()(const AccessGranted& e) const { return {{e.grant.break_glass ? "break-glass" : "give", "grant"}}; }
+  M operator()(const GrantEnded&) const { return {{"end", "grant"}}; }
   M operator()(const RefreshReused&) const { return {{"revoke", "login", true}}; }
   M operator()(const JoinTokenCreated&) const { return {{"create", "join-token"}}; }
   M operator()(const JoinTokenRevoked&) const { return {{"revoke", "join-token"}}; }

@@ -181,12 +181,20 @@ void EventHub::revoke(const control::Event& event) {
   if (const auto* disabled = std::get_if<control::PrincipalDisabled>(&event)) principal = disabled->principal;
   // What was opened as another: it is opened again, if he may.
   if (const auto* changed = std::get_if<control::PrincipalChanged>(&event)) principal = changed->principal;
-  if (!token && !principal) return;
+  GrantId grant;
+  if (const auto* ended = std::get_if<control::GrantEnded>(&event)) grant = ended->grant.id;
+  if (!token && !principal && !grant) return;
   const auto hit = [&](const Caller& caller) {
-    return (token && caller.token == token) || (principal && caller.subject.principal == principal);
+    return (token && caller.token == token) || (principal && caller.subject.principal == principal) ||
+           (grant && caller.grant == grant);
+  };
+  // An event stream shows whatever its reader may see: without the grant it is another one.
+  const auto shows = [&](const Caller& caller) {
+    const auto& held = caller.subject.grants;
+    return grant && std::any_of(held.begin(), held.end(), [&](const auto& each) { return each.id == grant; });
   };
   for (const auto& stream : streams_) {
-    if (!hit(stream->caller)) continue;
+    if (!hit(stream->caller) && !shows(stream->caller)) continue;
     stream->gone = true;
     stream->responder->finish();
   }
@@ -194,7 +202,7 @@ void EventHub::revoke(const control::Event& event) {
   {
     const std::lock_guard lock(mutex_);
     for (const auto& stream : opened_) {
-      if (hit(stream->caller)) stream->gone = true;
+      if (hit(stream->caller) || shows(stream->caller)) stream->gone = true;
     }
     for (const auto& [key, guarded] : guarded_) {
       if (hit(guarded.caller)) closing.push_back(guarded.close);

@@ -28,6 +28,7 @@ struct Caller {
   TokenId token;
   WallTime expires;
   bool known = false;
+  GrantId grant = {};  // by which alone this was opened
 };
 
 class EventHub {

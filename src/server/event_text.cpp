@@ -161,6 +161,23 @@ struct Teller {
     object = of_token(s, s.api_tokens, e.token);
     return "API token was revoked";
   }
+  std::string grant_text(const Grant& grant) const {
+    const std::string what = grant.cluster ? name_of(s, grant.cluster) : grant.project.str();
+    return fmt::format("the right {} on {}", wire::text(grant.right), what);
+  }
+  std::string operator()(const AccessGranted& e) {
+    object = object_of(e.grant);
+    const Grant& grant = e.grant;
+    if (grant.break_glass)
+      return fmt::format("break-glass: an operator took {} until {}{}", grant_text(grant), format_utc(grant.until),
+                         because(grant.reason));
+    return fmt::format("{} was given to {} until {}{}", grant_text(grant),
+                       grant.to ? grant.to.str() : grant.to_org.str(), format_utc(grant.until), because(grant.reason));
+  }
+  std::string operator()(const GrantEnded& e) {
+    object = object_of(e.grant);
+    return fmt::format("{}{} ended: {}", e.grant.break_glass ? "break-glass: " : "", grant_text(e.grant), e.reason);
+  }
   std::string operator()(const LoginRenewed&) { return hidden(); }
   std::string operator()(const RefreshReused& e) {
     object = of_token(s, s.api_tokens, e.token);

@@ -1730,6 +1730,97 @@ TEST_F(Platform, AnotherAccessKeySignsAndACompromisedOneIsBelievedNoLonger) {
   admin_ = login("admin", "correct horse battery");  // of all tests
 }
 
+TEST_F(Platform, AGrantOpensOneClusterForATimeAndClosesWithItsStreams) {
+  const std::string ann = user("gr-ann", Role::Tenant, "gr-lab"), bob = user("gr-bob", Role::Tenant, "gr-other");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"org":"gr-lab","name":"main"})", ann).status, 200);
+  const auto made =
+      call("POST", "/api/v1/clusters",
+           R"({"spec":{"name":"shared","image":"muster/ray:2.60.0","head":{"resources":{"cpus":1}}}})", ann);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const std::string cluster = made.body["id"].text(), path = "/api/v1/clusters/" + cluster;
+  const std::string bobs_id = call("GET", "/api/v1/whoami", "", bob).body["id"].text();
+  EXPECT_EQ(call("GET", path, "", bob).status, 404);
+  EXPECT_EQ(
+      call("POST", "/api/v1/grants",
+           wire::to_json(wire::CreateGrantRequest{"", cluster, bobs_id, Right::Manage, "mine", Millis(3'600'000)}), bob)
+          .status,
+      404)
+      << "what he does not see he cannot share";
+  const auto grant = call(
+      "POST", "/api/v1/grants",
+      wire::to_json(wire::CreateGrantRequest{"", "shared", bobs_id, Right::Look, "have a look", Millis(3'600'000)}),
+      ann);
+  ASSERT_EQ(grant.status, 200) << grant.body.dump();
+  EXPECT_TRUE(wire::check_json("Grant", grant.body).ok());
+  EXPECT_EQ(call("GET", path, "", bob).status, 200);
+  EXPECT_EQ(call("DELETE", path, "", bob).status, 403) << "he only looks";
+  EXPECT_NE(call("GET", "/api/v1/clusters", "", bob).body.dump().find(cluster), std::string::npos);
+  for (const std::string& who : {ann, bob, admin_})
+    EXPECT_EQ(call("GET", "/api/v1/grants", "", who).body["items"].items().size(), 1u);
+  const std::string eve = user("gr-eve", Role::Tenant, "gr-third");
+  EXPECT_EQ(call("GET", "/api/v1/grants", "", eve).body["items"].items().size(), 0u);
+  const std::string one = "/api/v1/grants/" + grant.body["id"].text();
+  EXPECT_EQ(call("DELETE", one, "", eve).status, 404);
+  std::atomic<bool> live = false, ended = false, seen = false;
+  std::thread reader([&] {
+    net::Client client(endpoint());
+    const auto response = client.stream(
+        {"GET", "/api/v1/events", {{"Authorization", "Bearer " + bob}, {"Last-Event-ID", "0"}}, "", Millis(30'000)},
+        [&](std::string_view chunk) {
+          if (chunk.find("cluster shared was asked for") != std::string_view::npos) seen = true;
+          if (chunk.find("event: live") != std::string_view::npos) live = true;
+          return true;
+        });
+    static_cast<void>(response.ok());
+    ended = true;
+  });
+  EXPECT_TRUE(eventually([&] { return live.load(); }));
+  EXPECT_TRUE(seen) << "its events are his to see meanwhile";
+  EXPECT_FALSE(ended);
+  EXPECT_EQ(call("DELETE", one, "", ann).status, 200);
+  EXPECT_TRUE(eventually([&] { return ended.load(); }, Millis(5000)));
+  reader.join();
+  EXPECT_EQ(call("GET", path, "", bob).status, 404);
+  EXPECT_EQ(call("GET", "/api/v1/clusters", "", bob).body.dump().find(cluster), std::string::npos);
+  const std::string trail = call("GET", "/api/v1/audit?filter=object=grant&limit=1000", "", ann).body.dump();
+  EXPECT_NE(trail.find("the right look on cluster shared was given to " + bobs_id), std::string::npos) << trail;
+  EXPECT_NE(trail.find("ended: revoked"), std::string::npos) << trail;
+}
+
+TEST_F(Platform, BreakGlassIsSeenByTheOwnerWithItsReason) {
+  const std::string ann = user("bg-ann", Role::Tenant, "bg-lab");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"org":"bg-lab","name":"main"})", ann).status, 200);
+  const auto made =
+      call("POST", "/api/v1/clusters",
+           R"({"spec":{"name":"private","image":"muster/ray:2.60.0","head":{"resources":{"cpus":1}}}})", ann);
+  const std::string cluster = made.body["id"].text();
+  const auto job = call("POST", "/api/v1/jobs", R"({"name":"secret","entrypoint":"true","cluster":"private"})", ann);
+  ASSERT_EQ(job.status, 200) << job.body.dump();
+  const std::string logs = "/api/v1/jobs/" + job.body["id"].text() + "/logs";
+  EXPECT_EQ(call("GET", logs, "", admin_).status, 403) << "operators do not look into containers";
+  const auto take = [&](const std::string& reason, const std::string& token) {
+    return call("POST", "/api/v1/break-glass",
+                wire::to_json(wire::CreateGrantRequest{"", cluster, "", Right::Logs, reason, Millis(600'000)}), token);
+  };
+  EXPECT_EQ(take("why not", admin_).body["field"].text(), "reason");
+  EXPECT_EQ(take("incident 4711: runaway", ann).status, 403);
+  const auto taken = take("incident 4711: runaway", admin_);
+  ASSERT_EQ(taken.status, 200) << taken.body.dump();
+  EXPECT_EQ(call("GET", logs, "", admin_).status, 200);
+  const auto seen = call("GET", "/api/v1/grants", "", ann);
+  ASSERT_EQ(seen.body["items"].items().size(), 1u) << seen.body.dump();
+  const auto& shown = seen.body["items"].items()[0];
+  EXPECT_TRUE(shown["breakGlass"].truth());
+  EXPECT_EQ(shown["reason"].text(), "incident 4711: runaway");
+  EXPECT_TRUE(shown["to"].text().empty()) << "who it was is the platform's to know";
+  const std::string trail = call("GET", "/api/v1/audit?filter=verb=break-glass&limit=100", "", ann).body.dump();
+  EXPECT_NE(trail.find("an operator took the right logs on cluster private"), std::string::npos) << trail;
+  EXPECT_NE(trail.find("incident 4711: runaway"), std::string::npos);
+  EXPECT_EQ(call("DELETE", "/api/v1/grants/" + taken.body["id"].text(), "", ann).status, 403);
+  EXPECT_EQ(call("DELETE", "/api/v1/grants/" + taken.body["id"].text(), "", admin_).status, 200);
+  EXPECT_EQ(call("GET", logs, "", admin_).status, 403);
+}
+
 // Streams begin while others write: what is not durable for them yet comes a moment later, and nobody is told that it
 // is gone.
 TEST_F(Platform, AStreamThatBeginsUnderWritesMissesNothing) {

@@ -25,10 +25,10 @@ OrgId org_of(const control::State& state, ProjectId project) {
 }  // namespace
 
 access::Object object_of(const control::State& state, const Cluster& cluster) {
-  return {access::Kind::Cluster, org_of(state, cluster.project), {}, cluster.owner};
+  return control::access_object(state, cluster);
 }
 access::Object object_of(const control::State& state, const Job& job) {
-  return {access::Kind::Job, org_of(state, job.project), {}, job.owner};
+  return control::access_object(state, job);
 }
 access::Object object_of(const Node& node) {
   return {access::Kind::Node, node.supplier, node.id, {}};
@@ -43,6 +43,9 @@ access::Object object_of(const control::State& state, const ApiToken& token) {
   access::Object object = object_of(owner->second);
   if (!owner->second.service) object.kind = access::Kind::ApiToken;
   return object;
+}
+access::Object object_of(const Grant& grant) {
+  return {grant.break_glass ? access::Kind::BreakGlass : access::Kind::Grant, grant.owner, {}, grant.to};
 }
 access::Object object_of(const JoinToken& token) {
   return {access::Kind::JoinToken, token.supplier, {}, {}};

@@ -28,6 +28,7 @@ access::Object object_of(const control::State& state, const Job& job);
 access::Object object_of(const Node& node);
 access::Object object_of(const Principal& principal);
 access::Object object_of(const control::State& state, const ApiToken& token);
+access::Object object_of(const Grant& grant);
 access::Object object_of(const JoinToken& token);
 access::Object object_of(const Project& project);
 access::Object object_of(const Org& org);

@@ -33,9 +33,16 @@ constexpr std::array<std::string_view, 9> kPhases{"pending", "pulling",  "creati
                                                   "ready",   "draining", "stopped",  "failed"};
 constexpr std::array<std::string_view, 8> kJobStates{"",         "queued",    "starting", "running",
                                                      "stopping", "succeeded", "failed",   "stopped"};
+constexpr std::array<std::string_view, 6> kRights{"", "look", "logs", "submit", "exec", "manage"};
 
 }  // namespace
 
+std::string_view text(Right value) {
+  return pick(value, kRights);
+}
+std::optional<Right> parse_right(std::string_view text) {
+  return search<Right>(text, kRights, 1);
+}
 std::string_view text(Role value) {
   return pick(value, kRoles);
 }

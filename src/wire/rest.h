@@ -77,6 +77,13 @@ struct CreateServiceAccountRequest {
   Role role = Role::None;  // None: the caller's own
   std::string org, note;
 };
+struct CreateGrantRequest {
+  std::string project, cluster;
+  std::string to = {};  // an id; empty: break-glass
+  Right right = Right::None;
+  std::string reason;
+  Millis lifetime{0};
+};
 struct CreateJoinTokenRequest {
   std::string org;
   std::map<std::string, std::string> labels;
@@ -131,6 +138,8 @@ Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
 Result<SetHeadroomRequest> parse_set_headroom(std::string_view body);
 Result<CreateServiceAccountRequest> parse_create_service_account(std::string_view body);
+Result<CreateGrantRequest> parse_create_grant(std::string_view body);
+Result<CreateGrantRequest> parse_break_glass(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_service_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
@@ -155,6 +164,7 @@ std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
 std::string to_json(const SetHeadroomRequest& request);
 std::string to_json(const CreateServiceAccountRequest& request);
+std::string to_json(const CreateGrantRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
 std::string to_json(const NodeActionRequest& request);
@@ -215,6 +225,11 @@ struct ServiceAccountView {
   Principal principal;
   std::string org;
   std::uint32_t tokens = 0;  // that hold
+};
+struct GrantView {
+  Grant grant;
+  std::string owner, cluster;  // names
+  bool hide_operator = false;  // from the owner: who looked in is the platform's to know
 };
 struct ApiTokenView {
   ApiToken token;
@@ -438,6 +453,7 @@ std::string to_json(const QuotaView& view);
 std::string to_json(const ImagePolicyView& view);
 std::string to_json(const HeadroomView& view);
 std::string to_json(const ServiceAccountView& view);
+std::string to_json(const GrantView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);

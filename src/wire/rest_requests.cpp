@@ -142,6 +142,41 @@ Result<CreateApiTokenRequest> parse_create_service_token(std::string_view body) 
   return CreateApiTokenRequest{m.label(), {m.scopes().begin(), m.scopes().end()}, lifetime};
 }
 
+namespace {
+
+template <class Message>
+Result<CreateGrantRequest> read_grant(const Message& m) {
+  if (m.project().empty() == m.cluster().empty())
+    return error(Code::InvalidArgument, "name a project or a cluster, not both", "cluster");
+  const auto right = parse_right(m.right());
+  if (!right) return error(Code::InvalidArgument, "right must be look, logs, submit, exec or manage", "right");
+  const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
+  return CreateGrantRequest{m.project(), m.cluster(), {}, *right, m.reason(), lifetime};
+}
+template <class Message>
+void write_grant(const CreateGrantRequest& request, Message& m) {
+  m.set_project(request.project);
+  m.set_cluster(request.cluster);
+  m.set_right(std::string(text(request.right)));
+  m.set_reason(request.reason);
+  m.set_lifetime_seconds(request.lifetime.count() / 1000);
+}
+
+}  // namespace
+
+Result<CreateGrantRequest> parse_create_grant(std::string_view body) {
+  const auto m = TRY(decode<v1::CreateGrantRequest>(body));
+  TRY_VOID(required(m.to(), "to"));
+  CreateGrantRequest out = TRY(read_grant(m));
+  out.to = m.to();
+  return out;
+}
+Result<CreateGrantRequest> parse_break_glass(std::string_view body) {
+  const auto m = TRY(decode<v1::BreakGlassRequest>(body));
+  TRY_VOID(required(m.reason(), "reason"));
+  return read_grant(m);
+}
+
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body) {
   const auto m = TRY(decode<v1::CreateApiTokenRequest>(body));
   const auto lifetime = TRY(read_seconds(m.lifetime_seconds(), "lifetimeSeconds"));
@@ -341,6 +376,17 @@ std::string to_json(const CreateServiceAccountRequest& request) {
   if (request.role != Role::None) m.set_role(std::string(text(request.role)));
   m.set_org(request.org);
   m.set_note(request.note);
+  return write_message(m);
+}
+std::string to_json(const CreateGrantRequest& request) {
+  if (request.to.empty()) {
+    v1::BreakGlassRequest m;
+    write_grant(request, m);
+    return write_message(m);
+  }
+  v1::CreateGrantRequest m;
+  write_grant(request, m);
+  m.set_to(request.to);
   return write_message(m);
 }
 std::string to_json(const CreateApiTokenRequest& request) {

@@ -179,6 +179,7 @@ TEST(Rest, ViewsMatchTheContract) {
       {"QuotaView", to_json(QuotaView{QuotaScope{}, {}})},
       {"ImagePolicyView",
        to_json(ImagePolicyView{{}, ImagePolicyScope{"o", "n", {{"a"}, {}, true, {"k"}}, {"f"}}, {}})},
+      {"Grant", to_json(GrantView{})},
       {"ServiceAccount", to_json(ServiceAccountView{})},
       {"ApiToken", to_json(ApiTokenView{})},
       {"JoinToken", to_json(JoinTokenView{})},

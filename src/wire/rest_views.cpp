@@ -203,6 +203,24 @@ std::string to_json(const ServiceAccountView& view) {
   m.set_tokens(view.tokens);
   return write_message(m);
 }
+std::string to_json(const GrantView& view) {
+  v1::Grant m;
+  const Grant& grant = view.grant;
+  m.set_id(grant.id.str());
+  m.set_break_glass(grant.break_glass);
+  m.set_owner_org_id(grant.owner.str());
+  m.set_owner_org(view.owner);
+  m.set_project_id(grant.project.str());
+  m.set_cluster_id(grant.cluster.str());
+  m.set_cluster(view.cluster);
+  if (!view.hide_operator) m.set_to(grant.to ? grant.to.str() : grant.to_org.str());
+  m.set_right(std::string(text(grant.right)));
+  m.set_reason(grant.reason);
+  if (!view.hide_operator) m.set_given_by(grant.by.str());
+  m.set_given_at(time_text(grant.at));
+  m.set_ends_at(time_text(grant.until));
+  return write_message(m);
+}
 std::string to_json(const ApiTokenView& view) {
   v1::ApiToken m;
   m.set_id(view.token.id.str());

@@ -74,6 +74,8 @@ World story() {
   alice.request_id = "key-1", alice.request_hash = Bytes(32, 9);
   const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, spec}, alice).id).value();
   w.rounds();
+  w.must(GrantAccess{false, {}, id, {}, w.supplier, Right::Logs, "help", 1h}, w.user());
+  w.must(GrantAccess{false, {}, id, {}, w.supplier, Right::Exec, "", 24h * 30}, w.user());
   JobSpec job;
   job.name = "train", job.entrypoint = "python train.py", job.cluster = "demo", job.retries = 1;
   const JobId first = JobId::parse(w.must(CreateJob{w.project, job}, w.user()).id).value();
