@@ -178,8 +178,8 @@ Result<std::string> Api::upload(const std::string& file, const std::string& sha2
 Status Api::stream(const std::string& target, std::map<std::string, std::string> headers,
                    const std::function<bool(std::string_view)>& on_chunk) {
   Transport::Call request{.method = "GET", .target = target, .headers = std::move(headers), .timeout = Millis(120'000)};
-  const auto headers = TRY(auth_headers());
-  for (const auto& [name, value] : headers) request.headers[name] = value;
+  const auto authorised = TRY(auth_headers());
+  for (const auto& [name, value] : authorised) request.headers[name] = value;
   auto answer = transport_->stream(request, on_chunk);
   if (!answer.ok()) return answer.error();
   if (answer->status < 200 || answer->status >= 300) return problem_of(answer->status, answer->body);

@@ -855,6 +855,8 @@ TEST(Config, IsKeptPrivate) {
   const std::string path = (folder.path / "muster/config.json").string();
   Config config;
   config.accounts["default"] = {"https://h", "PEM", "tok", "alice", "p"};
+  config.accounts["default"].context = "default";
+  config.accounts["renewed"] = {"https://h", "PEM", "tok", "alice", "p", "mrf_a.b", "mrf_a.c", 4'711, "renewed"};
   ASSERT_TRUE(save_config(path, config).ok());
   EXPECT_EQ(fs::status(path).permissions(), fs::perms::owner_read | fs::perms::owner_write);
   EXPECT_EQ(fs::status(fs::path(path).parent_path()).permissions(), fs::perms::owner_all);

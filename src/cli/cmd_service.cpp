@@ -38,7 +38,7 @@ Result<int> list_services(Shell& shell) {
     for (const auto& i : items)
       table.add({i["id"].text(), i["name"].text(), i["role"].text(),
                  i["org"].text().empty() ? i["orgId"].text() : i["org"].text(),
-                 i["disabled"].truth() ? "disabled" : "enabled", std::to_string(i["tokens"].integer().value_or(0)),
+                 i["disabled"].truth() ? "disabled" : "enabled", std::to_string(i["tokens"].integer()),
                  i["madeBy"].text(), i["note"].text()});
     return table.text(shell.colour());
   });

@@ -252,8 +252,12 @@ class Oidc(unittest.TestCase):
         with open(self.dir + "/alice.json") as f:
             account = json.load(f)
         self.assertIn("learning", json.dumps(account), "the rule's project is the one to begin with")
-        self.assertRegex(json.dumps(account), "mst_")
-        self.assertNotRegex(json.dumps(account), r"eyJ|access_token|id_token")
+        kept = json.dumps(account)
+        self.assertRegex(kept, "mrf_")
+        self.assertNotRegex(kept, r"access_token|id_token")
+        for token in re.findall(r"eyJ[\w-]+\.([\w-]+)\.", kept):
+            said = json.loads(base64.urlsafe_b64decode(token + "=="))
+            self.assertRegex(said["iss"], "^srv-", "a token of the provider is kept")
         self.assertEqual(self.who("alice")["id"], me["id"])
         self.login("laptop", ALICE)
         self.assertEqual(self.who("laptop")["id"], me["id"], "the same person, the same account")
