@@ -4,10 +4,12 @@ neither secrets nor codes turn up in logs, arguments or the journal.
 import base64
 import hashlib
 import hmac
+import json
 import os
 import pty
 import re
 import select
+import shutil
 import socket
 import ssl
 import struct
@@ -186,6 +188,61 @@ class Login(unittest.TestCase):
             self.assertNotIn(secret.encode(), stored)
         self.assertNotIn(base64.b32decode(key), stored)
         self.assertNotIn(base64.b32decode(key).hex().encode(), stored)
+
+    def config(self, who, **change):
+        """What the command keeps of its login, after it was changed."""
+        path = os.path.join(self.dir, who + ".json")
+        with open(path) as f:
+            whole = json.load(f)
+        whole["contexts"]["default"].update(change)
+        with open(path, "w") as f:
+            json.dump(whole, f)
+        return whole["contexts"]["default"]
+
+    def test_logins_renew_themselves_and_a_stolen_one_ends(self):
+        self.login("desk")
+        first = self.config("desk")
+        self.assertRegex(first["refresh"], r"^mrf_")
+        self.assertRegex(first["token"], r"^eyJ")
+        # As if ten minutes had passed: twenty commands at once, one login.
+        self.config("desk", renew_at_ms=0)
+        many = [subprocess.Popen([BUILD + "/muster", "whoami"], env=self.environment("desk"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for _ in range(20)]
+        for each in many:
+            said, wrong = each.communicate(timeout=60)
+            self.assertEqual(each.returncode, 0, wrong)
+            self.assertIn("admin", said)
+        renewed = self.config("desk")
+        self.assertNotEqual(renewed["refresh"], first["refresh"])
+        self.assertGreater(renewed["renew_at_ms"], time.time() * 1000)
+        # A key that is believed no longer, and a restart: the login goes on.
+        done = subprocess.run([BUILD + "/musterd", "keys", "rotate", "access-token", "--compromised", "--data", self.data], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.server.terminate()
+        self.server.wait(30)
+        self.serve()
+        self.muster("desk", "whoami")
+        self.assertNotEqual(self.config("desk")["token"], renewed["token"])
+        # A thief who copied the file is the first to renew; then the owner does.
+        shutil.copy(os.path.join(self.dir, "desk.json"), os.path.join(self.dir, "thief.json"))
+        self.login("other")
+        events = subprocess.Popen([BUILD + "/muster", "events", "-f"], env=self.environment("desk"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(events.stdout.close)
+        self.addCleanup(events.wait)
+        self.addCleanup(events.kill)
+        time.sleep(2)
+        self.assertIsNone(events.poll())
+        self.config("thief", renew_at_ms=0)
+        self.muster("thief", "whoami")
+        self.config("desk", renew_at_ms=0)
+        self.assertIn("used up before", self.muster("desk", "whoami", code=4))
+        self.assertIn("muster login", self.muster("desk", "whoami", code=4))
+        self.assertIn("muster login", self.muster("thief", "whoami", code=4))
+        events.wait(10)
+        self.assertIn("a used refresh token came again", self.muster("other", "audit", "--since", "all"))
+        self.assertIn("has ended, here and at the control plane", self.muster("other", "logout"))
+        self.assertIn("had no login", self.muster("other", "logout"))
+        self.muster("other", "whoami", code=4)
 
     def test_second_factor_of_a_role(self):
         self.login("before")
