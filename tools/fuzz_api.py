@@ -53,7 +53,7 @@ MAY = {
     "PutRegistry": {"tenant"}, "ListRegistries": {"tenant"}, "DeleteRegistry": {"tenant"}, "PutBlob": {"tenant"},
     "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
     "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
-    "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"},
+    "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"}, "GetTiers": {"operator", "auditor"}, "SetTier": {"operator"},
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
 CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
@@ -275,6 +275,7 @@ def examples(w):
         "CreateOrg": {"name": "fuzz-org"}, "CreateProject": {"org": "mine", "name": "fuzz-project"},
         "SetOrgQuota": {"gpus": "100", "cpus": 1000, "clusters": "0"}, "SetProjectQuota": {"gpus": "100", "cpus": 1000.5, "clusters": "0"},
         "SetHeadroom": {"gpuModel": "fuzzed", "machines": 1, "tier": 1},
+        "SetTier": {"tier": 3, "guaranteePermille": 100},
         "SetOrgImagePolicy": {"policy": {"deny": ["evil.example/*"]}}, "SetProjectImagePolicy": {"policy": {"allow": ["*"], "requireDigest": False}},
         "CreatePrincipal": {"name": "fuzz-user", "role": "tenant", "org": "spare", "password": PASSWORD},
         "CreateApiToken": {"label": "fuzz", "scopes": ["read"], "lifetimeSeconds": "3600"},
@@ -328,6 +329,7 @@ def walk(w, operations):
                 "GetOrgQuota": lambda: (me["orgId"], None), "SetOrgQuota": lambda: (w.orgs["spare"]["id"], {"gpus": "5"}),
                 "GetProjectQuota": lambda: (w.own["projects"], None), "SetProjectQuota": lambda: (w.own["projects"], {"gpus": "500"}),
                 "SetHeadroom": lambda: ("", {"gpuModel": "fuzzed", "machines": 1, "tier": 1}),
+                "SetTier": lambda: ("", {"tier": 3, "guaranteePermille": 100}),
                 "GetOrgImagePolicy": lambda: (me["orgId"] if role == "tenant" else w.orgs["spare"]["id"], None),
                 "SetOrgImagePolicy": lambda: (me["orgId"] if role == "tenant" else w.orgs["spare"]["id"], {"policy": {"deny": ["evil.example/*"]}}),
                 "GetProjectImagePolicy": lambda: (w.own["projects"], None), "SetProjectImagePolicy": lambda: (w.own["projects"], {"policy": {"deny": ["evil.example/*"]}}),

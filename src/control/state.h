@@ -16,13 +16,14 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 7;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 8;    // newest event format this build writes and reads
 inline constexpr std::uint32_t kShareFormat = 3;      // the first with shares, policies and trust floors
 inline constexpr std::uint32_t kOfferFormat = 4;      // the first with offers, prices and budgets
 inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies of images
 inline constexpr std::uint32_t kHeadroomFormat = 6;   // the first with headroom for failovers
 inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes of signing keys, and of accounts
 inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
+inline constexpr std::uint32_t kTierFormat = 8;       // the first with shares of tiers
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -71,8 +72,9 @@ struct State {
   std::map<RequestKey, RecordedRequest> requests;  // idempotency
   std::uint64_t requests_recorded = 0;
   std::map<TimerKey, WallTime> timers;
-  std::map<std::string, Headroom> headroom;  // by GPU model
-  std::uint64_t signing_keys_revision = 0;   // as noted last; 0: never changed
+  std::map<std::string, Headroom> headroom;           // by GPU model
+  std::map<std::uint8_t, std::uint32_t> tier_shares;  // thousandths, of tiers that are guaranteed some
+  std::uint64_t signing_keys_revision = 0;            // as noted last; 0: never changed
   std::vector<SigningKeyRow> signing_keys;
 
   // ---- indexes, a function of the above

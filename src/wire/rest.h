@@ -60,6 +60,9 @@ struct SetImagePolicyRequest {
   std::string id;
   ImagePolicy policy;
 };
+struct SetTierRequest {
+  TierShare row;
+};
 struct SetHeadroomRequest {
   Headroom row;
 };
@@ -119,6 +122,7 @@ Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
+Result<SetTierRequest> parse_set_tier(std::string_view body);
 Result<SetHeadroomRequest> parse_set_headroom(std::string_view body);
 Result<CreateApiTokenRequest> parse_create_api_token(std::string_view body);
 Result<CreateJoinTokenRequest> parse_create_join_token(std::string_view body);
@@ -140,6 +144,7 @@ std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
+std::string to_json(const SetTierRequest& request);
 std::string to_json(const SetHeadroomRequest& request);
 std::string to_json(const CreateApiTokenRequest& request);
 std::string to_json(const CreateJoinTokenRequest& request);
@@ -258,6 +263,13 @@ struct ImagePolicyScope {
 struct ImagePolicyView {
   ImagePolicyScope platform;
   std::optional<ImagePolicyScope> org, project;
+};
+struct TiersView {
+  struct Row {
+    TierShare row;
+    std::uint32_t held_permille = 0;
+  };
+  std::vector<Row> rows;
 };
 struct HeadroomView {
   struct Row {
@@ -414,6 +426,7 @@ std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});
 std::string to_json(const QuotaView& view);
 std::string to_json(const ImagePolicyView& view);
+std::string to_json(const TiersView& view);
 std::string to_json(const HeadroomView& view);
 std::string to_json(const ApiTokenView& view);
 std::string to_json(const JoinTokenView& view);
