@@ -1,6 +1,6 @@
-// What tiers are guaranteed of the machines. The planner lets a tier that holds less go first, and has no better one take
-// from it (scheduler/usage.h); nothing is looked at again where plans are committed: an order is no promise that another
-// decision of the same second could break.
+// What tiers are guaranteed of the machines. The planner lets a tier that holds less go first, and has no better one
+// take from it (scheduler/usage.h); nothing is looked at again where plans are committed: an order is no promise that
+// another decision of the same second could break.
 #include "control/decide.h"
 
 namespace muster::control {
@@ -19,8 +19,7 @@ Decided decide(const Asking& a, const SetTierShare& c) {
   const auto before = a.base.tier_shares.find(c.row.tier);
   if ((before == a.base.tier_shares.end() ? 0 : before->second) == c.row.permille) return Decision{};
   Decision decision = one(TierShareSet{c.row});
-  if (a.base.format_version < kTierFormat)
-    decision.events.insert(decision.events.begin(), FormatRaised{kTierFormat});
+  if (a.base.format_version < kTierFormat) decision.events.insert(decision.events.begin(), FormatRaised{kTierFormat});
   return decision;
 }
 

@@ -1388,7 +1388,8 @@ TEST_F(Platform, ImagePoliciesAreSetShownAndRefuse) {
 }
 
 TEST_F(Platform, TiersAreGuaranteedByOperatorsAndShown) {
-  const std::string tenant = user("tilda", Role::Tenant, "tier-org"), auditor = user("tom", Role::Auditor, "tier-org");
+  const std::string tenant = user("tierney", Role::Tenant, "tier-org"),
+                    auditor = user("tiernan", Role::Auditor, "tier-org");
   const std::string row = R"({"tier":3,"guaranteePermille":200})";
   const auto set = call("PUT", "/api/v1/tiers", row);
   ASSERT_EQ(set.status, 200) << set.body.dump();
