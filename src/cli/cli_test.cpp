@@ -365,6 +365,15 @@ TEST(Quota, ChangesWhatIsNamedAndKeepsTheRest) {
   state.answers = {ok(view)};
   EXPECT_FALSE(change_quota(api, "/x", {.gpus = {}, .clusters = {}, .cpus = -1}).ok());
 }
+TEST(Quota, TiersAreShown) {
+  const auto view = wire::parse_json(
+      R"({"rows":[{"tier":0,"guaranteePermille":0,"heldPermille":125},{"tier":3,"guaranteePermille":200,"heldPermille":0}]})");
+  ASSERT_TRUE(view.ok());
+  EXPECT_EQ(tiers_table(*view, false),
+            "TIER  GUARANTEED  HOLDS\n"
+            "0     -           12.5 %\n"
+            "3     20 %        0 %\n");
+}
 TEST(Quota, HeadroomIsShown) {
   const auto view = wire::parse_json(
       R"({"rows":[{"gpuModel":"","machines":1,"tier":0,"free":4},{"gpuModel":"NVIDIA H100","machines":2,"tier":1,"free":1}]})");

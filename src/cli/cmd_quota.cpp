@@ -1,4 +1,4 @@
-// quota, quota set, headroom, headroom set
+// quota, quota set, tiers, tiers set, headroom, headroom set
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -50,6 +50,25 @@ Result<int> set(Shell& shell, const QuotaOptions& options) {
   return print(shell, TRY(change_quota(*api, target, options.change)));
 }
 
+struct TierOptions {
+  int tier = -1;
+  double guarantee = -1;
+};
+Result<int> print_tiers(Shell& shell, const wire::Json& view) {
+  shell.show(view, [&] { return tiers_table(view, shell.colour()); });
+  return 0;
+}
+Result<int> set_tier(Shell& shell, const TierOptions& options) {
+  if (options.tier < 0 || options.tier > kTierMax)
+    return error(Code::InvalidArgument, "name a tier from 0 (the best) to 9");
+  if (!(options.guarantee >= 0 && options.guarantee <= 100))
+    return error(Code::InvalidArgument, "say how much with --guarantee, in percent of the machines; 0 = nothing");
+  Api* api = TRY(shell.api());
+  const wire::SetTierRequest request{
+      {static_cast<std::uint8_t>(options.tier), static_cast<std::uint32_t>(std::lround(options.guarantee * 10))}};
+  return print_tiers(shell, TRY(api->send("PUT", "/api/v1/tiers", wire::to_json(request))));
+}
+
 struct HeadroomOptions {
   std::string gpu;
   std::int64_t machines = -1;
@@ -71,6 +90,18 @@ Result<int> set_headroom(Shell& shell, const HeadroomOptions& options) {
 }
 
 }  // namespace
+
+std::string tiers_table(const wire::Json& view, bool colour) {
+  Table table({"TIER", "GUARANTEED", "HOLDS"});
+  const auto percent = [](const wire::Json& permille) {
+    return fmt::format("{:g} %", static_cast<double>(permille.integer()) / 10);
+  };
+  for (const auto& row : view["rows"].items())
+    table.add({std::to_string(row["tier"].integer()),
+               row["guaranteePermille"].integer() == 0 ? "-" : percent(row["guaranteePermille"]),
+               percent(row["heldPermille"])});
+  return table.text(colour);
+}
 
 std::string headroom_table(const wire::Json& view, bool colour) {
   Table table({"GPU", "KEPT BACK", "FREE", "FOR TIERS"});
@@ -157,6 +188,26 @@ void add_quota(CLI::App& app, Shell& shell) {
       "--gpus 32\n  muster quota set --project default --gpus 0\n  muster quota set --org lab --weight 200 "
       "--guarantee-gpus 16");
   set_command->callback([options, &shell] { shell.action = [options, &shell] { return set(shell, *options); }; });
+
+  auto tier = std::make_shared<TierOptions>();
+  auto* tiers = app.add_subcommand("tiers", "What tiers hold of the machines and are guaranteed of them (operators)");
+  tiers->footer("Examples:\n  muster tiers\n  muster tiers set 3 --guarantee 15");
+  tiers->callback([&shell, tiers] {
+    if (tiers->get_subcommands().empty())
+      shell.action = [&shell]() -> Result<int> {
+        Api* api = TRY(shell.api());
+        return print_tiers(shell, TRY(api->get("/api/v1/tiers")));
+      };
+  });
+  auto* set_one = tiers->add_subcommand(
+      "set", "Guarantee a tier a part of the machines: while it holds less, it goes before better tiers");
+  set_one->add_option("tier", tier->tier, "0 (the best) to 9")->required();
+  set_one->add_option("--guarantee", tier->guarantee, "percent of the GPUs, or of the CPUs, whichever it holds more of")
+      ->required();
+  set_one->footer(
+      "Better tiers take nothing back below it. All tiers together can be guaranteed 100.\n"
+      "Examples:\n  muster tiers set 3 --guarantee 15\n  muster tiers set 3 --guarantee 0");
+  set_one->callback([tier, &shell] { shell.action = [tier, &shell] { return set_tier(shell, *tier); }; });
 
   auto kept = std::make_shared<HeadroomOptions>();
   auto* headroom = app.add_subcommand("headroom", "Machines that are kept back for failovers (operators)");

@@ -18,6 +18,8 @@ struct QuotaChange {  // what is not named stays as it is
 };
 // Reads what holds at `target` (".../quota") and puts it back with the change; the answer is the new view.
 Result<wire::Json> change_quota(Api& api, const std::string& target, const QuotaChange& change);
+// What tiers hold and are guaranteed, as `muster tiers` shows it.
+std::string tiers_table(const wire::Json& view, bool colour);
 // The machines that are kept back for failovers, as `muster headroom` shows them.
 std::string headroom_table(const wire::Json& view, bool colour);
 std::string quota_table(const wire::Json& view, bool colour);

@@ -406,6 +406,12 @@ struct Apply {
     if (Org* org = e.project ? nullptr : find_in(s.orgs, e.org)) org->images = e.policy;
     for (const ClusterId id : bound_by(s, e)) touch_members(s, id);
   }
+  void operator()(const TierShareSet& e) {
+    if (e.row.permille == 0)
+      s.tier_shares.erase(e.row.tier);
+    else
+      s.tier_shares[e.row.tier] = e.row.permille;
+  }
   void operator()(const HeadroomSet& e) {
     if (e.row.machines == 0)
       s.headroom.erase(e.row.gpu_model);

@@ -11,7 +11,7 @@ std::vector<Event> one_of_each(std::index_sequence<I...>) {
   return {Event(std::in_place_index<I>)...};
 }
 constexpr std::string_view kSizes =
-    "5 6 5 1 7 1 7 1 33 20 4 2 2 4 2 67 50 4 3 6 30 4 3 3 4 4 4 69 6 3 4 1 4 3 1 2 1 5 4 16 6 3 4 3 2 1 12 13 ";
+    "5 6 5 1 7 1 7 1 33 20 4 2 2 4 2 67 50 4 3 6 30 4 3 3 4 4 4 69 6 3 4 1 4 3 1 2 1 5 4 16 6 3 4 3 2 2 1 12 13 ";
 std::vector<Event> all_events() {
   return one_of_each(std::make_index_sequence<std::variant_size_v<AnyEvent>>());
 }

@@ -45,6 +45,9 @@ struct SetImagePolicy {  // replaces what held before
   ProjectId project;
   ImagePolicy policy;
 };
+struct SetTierShare {  // of one tier; all of them together promise no more than there is
+  TierShare row;
+};
 struct SetHeadroom {  // of one GPU model; no machines = nothing is kept back any more
   Headroom row;
 };
@@ -225,8 +228,8 @@ using AnyCommand =
                  NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
-                 SetHeadroom, NoteSigningKeys, ChangePrincipal, CreateServiceAccount, RenewLogin, GrantAccess,
-                 RevokeGrant>;
+                 SetHeadroom, NoteSigningKeys, ChangePrincipal, SetTierShare, CreateServiceAccount, RenewLogin,
+                 GrantAccess, RevokeGrant>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

@@ -30,6 +30,7 @@ Decided decide(const Asking& a, const CreateProject& c);
 Decided decide(const Asking& a, const SetQuota& c);
 Decided decide(const Asking& a, const SetImagePolicy& c);
 Decided decide(const Asking& a, const SetHeadroom& c);
+Decided decide(const Asking& a, const SetTierShare& c);
 Decided decide(const Asking& a, const CreatePrincipal& c);
 Decided decide(const Asking& a, const CreateServiceAccount& c);
 Decided decide(const Asking& a, const ChangePrincipal& c);

@@ -287,6 +287,10 @@ struct ImagePolicySet {
 };
 
 // What is kept back of one GPU model for failovers from now on.
+struct TierShareSet {
+  TierShare row;
+  bool operator==(const TierShareSet&) const = default;
+};
 struct HeadroomSet {
   Headroom row;
   bool operator==(const HeadroomSet&) const = default;
@@ -338,8 +342,8 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, LoginRenewed, RefreshReused,
-                 AccessGranted, GrantEnded>;
+                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, TierShareSet, LoginRenewed,
+                 RefreshReused, AccessGranted, GrantEnded>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 10> kLaterTypes{
-    {{38, 2}, {39, 4}, {40, 5}, {41, 6}, {42, 7}, {43, 7}, {44, 8}, {45, 8}, {46, 8}, {47, 8}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 11> kLaterTypes{
+    {{38, 2}, {39, 4}, {40, 5}, {41, 6}, {42, 7}, {43, 7}, {44, 8}, {45, 8}, {46, 8}, {47, 8}, {48, 8}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -35,8 +35,9 @@ constexpr std::string_view kNames[] = {"org.created",        "project.created", 
                                        "timer.set",          "leader.changed",     "incarnation.raised",
                                        "format.raised",      "quota.set",          "node.struck",
                                        "node.offered",       "image_policy.set",   "headroom.set",
-                                       "signing_keys.noted", "principal.changed",  "login.renewed",
-                                       "login.reused",       "access.granted",     "access.ended"};
+                                       "signing_keys.noted", "principal.changed",  "tier.guaranteed",
+                                       "login.renewed",      "login.reused",       "access.granted",
+                                       "access.ended"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {

@@ -27,6 +27,10 @@ void fields(A& a, ImagePolicy& x) {
   a(x.allow, x.deny, x.require_digest, x.keys);
 }
 template <class A>
+void fields(A& a, TierShare& x) {
+  a(x.tier, x.permille);
+}
+template <class A>
 void fields(A& a, Headroom& x) {
   a(x.gpu_model, x.machines, x.tier);
 }
@@ -336,6 +340,10 @@ void fields(A& a, QuotaSet& x) {
 template <class A>
 void fields(A& a, ImagePolicySet& x) {
   a(x.org, x.project, x.policy);
+}
+template <class A>
+void fields(A& a, TierShareSet& x) {
+  a(x.row);
 }
 template <class A>
 void fields(A& a, HeadroomSet& x) {

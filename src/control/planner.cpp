@@ -186,6 +186,12 @@ scheduler::Change day_of(const State& state) {
   return scheduler::DayChanged{static_cast<std::uint64_t>(state.last_wall.ms / kDayMs)};
 }
 
+scheduler::Change tier_shares_of(const State& state) {
+  scheduler::TierSharesChanged out;
+  for (const auto& [tier, permille] : state.tier_shares) out.permille.at(tier) = static_cast<std::int32_t>(permille);
+  return out;
+}
+
 scheduler::Change headroom_of(const State& state) {
   scheduler::HeadroomChanged out;
   for (const auto& [model, row] : state.headroom) out.rows.push_back(row);
@@ -199,7 +205,7 @@ struct Affected {
   std::set<LeaseId> leases;
   bool freeze = false;
   std::vector<scheduler::Change> shares = {};
-  bool headroom = false;
+  bool headroom = false, tier_shares = false;
 
   void slot(SlotId id) {
     if (const Slot* found = state.find_slot(id)) clusters.insert(found->cluster), leases.insert(found->lease);
@@ -245,6 +251,7 @@ struct Affected {
   }
   void operator()(const FreezeSet&) { freeze = true; }
   void operator()(const HeadroomSet&) { headroom = true; }
+  void operator()(const TierShareSet&) { tier_shares = true; }
   void operator()(const BackoffSet& e) { clusters.insert(e.cluster); }
   void operator()(const BackoffEnded& e) { clusters.insert(e.cluster); }
   void operator()(const ClusterCreated& e) { clusters.insert(e.cluster.id), demands.insert(e.cluster.id); }
@@ -297,6 +304,7 @@ std::vector<scheduler::Change> planner_changes(const State& state, const Event& 
   for (const ClusterId id : affected.clusters) out.push_back(request_of(state, id));
   if (affected.freeze) out.emplace_back(scheduler::FreezeChanged{state.frozen});
   if (affected.headroom) out.push_back(headroom_of(state));
+  if (affected.tier_shares) out.push_back(tier_shares_of(state));
   return out;
 }
 
@@ -329,6 +337,7 @@ void planner_snapshot(const State& state, const std::function<void(scheduler::Ch
       each(std::move(change));
   each(scheduler::FreezeChanged{state.frozen});
   if (!state.headroom.empty()) each(headroom_of(state));
+  if (!state.tier_shares.empty()) each(tier_shares_of(state));
 }
 
 Result<WhatIf> what_if(const State& state, const CreateCluster& command, const Actor& actor, Now now) {

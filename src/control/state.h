@@ -23,6 +23,7 @@ inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies
 inline constexpr std::uint32_t kHeadroomFormat = 6;   // the first with headroom for failovers
 inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes of signing keys, and of accounts
 inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
+inline constexpr std::uint32_t kTierFormat = 8;       // the first with shares of tiers
 inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts, logins that renew, and grants
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
@@ -72,8 +73,9 @@ struct State {
   std::map<RequestKey, RecordedRequest> requests;  // idempotency
   std::uint64_t requests_recorded = 0;
   std::map<TimerKey, WallTime> timers;
-  std::map<std::string, Headroom> headroom;  // by GPU model
-  std::uint64_t signing_keys_revision = 0;   // as noted last; 0: never changed
+  std::map<std::string, Headroom> headroom;           // by GPU model
+  std::map<std::uint8_t, std::uint32_t> tier_shares;  // thousandths, of tiers that are guaranteed some
+  std::uint64_t signing_keys_revision = 0;            // as noted last; 0: never changed
   std::vector<SigningKeyRow> signing_keys;
   std::map<GrantId, Grant> grants;  // in force
 

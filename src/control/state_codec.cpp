@@ -12,6 +12,7 @@ void state_fields(A& a, State& s) {
     s.jobs, s.backoffs, s.requests, s.requests_recorded, s.timers);
   a.since(6, s.headroom);
   a.since(7, s.signing_keys_revision, s.signing_keys);
+  a.since(8, s.tier_shares);
   a.since(8, s.grants);
 }
 

@@ -39,6 +39,14 @@ struct Headroom {
   std::uint8_t tier = 0;
   bool operator==(const Headroom&) const = default;
 };
+// What the work of a tier holds of the platform's machines at least, before better tiers get more: thousandths of its
+// GPUs or of its CPUs, whichever the tier holds more of.
+struct TierShare {
+  std::uint8_t tier = 0;
+  std::uint32_t permille = 0;  // 0 = nothing is guaranteed
+  bool operator==(const TierShare&) const = default;
+};
+inline constexpr std::uint8_t kTierMax = 9;
 // One of the keys that sign for the platform, for the journal: public, by its id only.
 struct SigningKeyRow {
   std::uint8_t kind = 0;  // crypto::KeyKind

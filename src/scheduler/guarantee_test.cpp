@@ -190,6 +190,77 @@ TEST(TierShares, NoBetterTierTakesFromIt) {
   }
 }
 
+// In a market that runs, with shares that change: no better tier has a tier's work leave below what it is guaranteed,
+// and a rebuilt planner counts the same.
+TEST(TierShares, LawsHoldInARunningMarket) {
+  int preempted = 0, held_back = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    Rng rng(seed);
+    Market m;
+    constexpr std::int64_t kCpus = 4 * 12;
+    for (std::uint64_t i = 1; i <= 12; ++i) m.machine(i, 4);
+    TierSharesChanged shares;
+    std::uint64_t next = 1;
+    const auto held = [&](std::uint8_t tier, bool staying) {
+      std::int64_t sum = 0;
+      for (const auto& [id, l] : m.leases)
+        if (l.tier == tier && !(staying && l.leaving)) sum += l.resources.cpu_milli / 1'000;
+      return sum;
+    };
+    for (int step = 0; step < 60; ++step, m.now = m.now + Millis(rng.below(120'000))) {
+      if (rng.chance(1, 8)) {
+        shares = {};
+        for (const std::uint8_t tier : {0, 1, 3, 5})
+          shares.permille[tier] = static_cast<std::int32_t>(rng.chance(1, 2) ? rng.below(400) : 0);
+        m.s.apply(shares);
+      }
+      for (std::uint64_t n = rng.below(4); n > 0; --n) {
+        std::vector<std::int64_t> cpus;
+        for (std::uint64_t k = 1 + rng.below(3); k > 0; --k) cpus.push_back(rng.between(1, 3));
+        m.ask(next++, OrgId{1 + rng.below(3)}, cpus, std::array<std::uint8_t, 4>{0, 1, 3, 5}[rng.below(4)], {},
+              Millis(rng.chance(1, 6) ? rng.below(15'000'000) : 0));
+      }
+      if (!m.waiting.empty() && rng.chance(1, 4)) {
+        const auto gone = std::next(m.waiting.begin(), static_cast<std::ptrdiff_t>(rng.below(m.waiting.size())))->first;
+        m.s.apply(RequestGone{gone}), m.waiting.erase(gone);
+      }
+      for (const auto& [id, l] : std::map<LeaseId, LeaseView>(m.leases))
+        if (l.leaving ? rng.chance(1, 2) : rng.chance(1, 12)) m.end(id);
+      if (step % 6 == 0) {
+        Scheduler again;
+        for (const Change& change : m.s.snapshot()) again.apply(change);
+        std::array<std::uint32_t, kTiers> now = m.s.held_by_tiers();
+        ASSERT_EQ(again.held_by_tiers(), now) << "seed " << seed << " step " << step;
+      }
+      for (const Group& g : m.s.plan({1'000}, m.now)) {
+        const std::uint8_t tier = m.waiting.at(g.cluster).tier;
+        std::map<std::uint8_t, std::int64_t> leave;
+        for (const LeaseId id : g.victims) {
+          const LeaseView& l = m.leases.at(id);
+          if (l.tier != tier) leave[l.tier] += l.resources.cpu_milli / 1'000;
+        }
+        for (const auto& [of, cpus] : leave) {
+          ++preempted;
+          if (shares.permille[of] == 0) continue;
+          ++held_back;
+          ASSERT_GE((held(of, true) - cpus) * 1'000, shares.permille[of] * kCpus)
+              << "seed " << seed << " step " << step;
+        }
+        for (const LeaseId id : g.victims) m.tell_to_leave(id);
+        if (g.kind != ActionKind::Start) continue;
+        for (const Place& p : g.places) {
+          LeaseView l;
+          l.cluster = g.cluster, l.tenant = m.waiting.at(g.cluster).tenant, l.project = ProjectId{l.tenant.value};
+          m.begin(l, p.node.value, p.resources.cpu_milli / 1'000, tier, 0ms, p.role);
+        }
+        m.waiting.erase(g.cluster), m.s.apply(RequestGone{g.cluster});
+      }
+    }
+  }
+  EXPECT_GT(preempted, 100);
+  EXPECT_GT(held_back, 20);
+}
+
 TEST(Guarantee, NothingElseIsTakenBack) {
   for (const std::string why : {"head", "consent", "better tier", "too young", "frozen", "its own", "within his",
                                 "too much", "whole machine", "leaves already"}) {

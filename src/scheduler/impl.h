@@ -133,6 +133,7 @@ struct Scheduler::Impl {
     WallTime expires;
     std::vector<std::uint32_t> nodes;
     bool moves = false;
+    std::vector<LeaseId> victims = {}; /* that were told to leave for it, or will be */
   };
   struct Shape {  // of a cluster whose workers may be moved
     Request request;
@@ -243,6 +244,7 @@ struct Scheduler::Impl {
   Machine without(std::uint32_t node, const std::vector<LeaseId>& victims) const;
   Claim claim_of(const Class& c, std::uint32_t lane) const;
   bool may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const;
+  void note_leaving(Gone& gone) const;
   void note_gone(const LeaseView& lease, Gone& gone) const;
   std::optional<Room> room_on(const Query& query, std::uint32_t node, const Claim& by, const Gone& gone) const;
   std::vector<LeaseId> cheapest_of_all(const Query& query, std::uint32_t node, const Claim& by, const Gone& gone,

@@ -532,8 +532,10 @@ void Scheduler::Impl::show(std::uint32_t lane) {
 }
 
 void Scheduler::Impl::turn_anew(Lane& lane) {
-  for (Candidate& each : lane.heap)
-    each.turn = turn_of(items[static_cast<std::uint32_t>(each.who & ((1U << kRequestBits) - 1))]);
+  for (Candidate& each : lane.heap) {
+    const Item& item = items[Entry{0, each.who}.request()];
+    each.turn = item.waiter.who == each.who ? turn_of(item) : turn_of(lane.tier);  // else it is gone
+  }
   std::make_heap(lane.heap.begin(), lane.heap.end(), later);
 }
 

@@ -81,6 +81,15 @@ void Scheduler::Impl::note_gone(const LeaseView& lease, Gone& gone) const {
     for (std::size_t i = 0; i < held.size(); ++i) gone[account][i] += held[i];
 }
 
+// Of several decisions of one plan none knows that the others came true.
+void Scheduler::Impl::note_leaving(Gone& gone) const {
+  for (const LeaseId id : leaving) note_gone(leases.at(id), gone);
+  for (const auto& [item, way] : ways)
+    for (const LeaseId id : way.victims)
+      if (const auto lease = leases.find(id); lease != leases.end() && !lease->second.leaving)
+        note_gone(lease->second, gone);
+}
+
 void Scheduler::Impl::apply(const FreezeChanged& c) {
   frozen = c.frozen;
   if (frozen) return;
@@ -275,8 +284,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   };
   std::set<std::uint32_t> nodes;
   Gone gone;
-  if (by.reclaims() || usage.tiers_guaranteed())
-    for (const LeaseId id : leaving) note_gone(leases.at(id), gone);
+  if (by.reclaims() || usage.tiers_guaranteed()) note_leaving(gone);
   std::size_t looked_at = 0;
   bool any = false;
   // The newest first: they lose the least. Where thousands would do, the rest is not looked at.
@@ -346,7 +354,7 @@ bool Scheduler::Impl::clear_for(std::uint32_t item, const Claim& by, WallTime no
   again = 0;
   if (victims.empty()) return true;
   std::sort(victims.begin(), victims.end());
-  ways[item] = {now + kProposalLife, chosen};
+  ways[item] = {now + kProposalLife, chosen, false, victims};
   again = ways[item].expires.ms;
   out.push_back({ActionKind::Preempt, it.cluster, {}, now + kProposalLife, std::move(victims)});
   return true;

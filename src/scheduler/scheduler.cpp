@@ -36,6 +36,11 @@ std::vector<QueueView> Scheduler::queue_page(WallTime now, std::size_t offset, s
 QueueView Scheduler::queue_of(ClusterId cluster, WallTime now) const {
   return impl_->view_of(cluster, now);
 }
+std::array<std::uint32_t, kTiers> Scheduler::held_by_tiers() const {
+  std::array<std::uint32_t, kTiers> out{};
+  for (std::uint8_t tier = 0; tier < kTiers; ++tier) out[tier] = impl_->usage.tier_permille(tier);
+  return out;
+}
 std::map<std::string, std::uint32_t> Scheduler::refused_by(NodeId node, WallTime now) const {
   return impl_->refused_by(node, now);
 }

@@ -55,6 +55,8 @@ class Scheduler {
   // One page of the same, and one request of it; position 0 and code "not_waiting" when the cluster waits for nothing.
   std::vector<QueueView> queue_page(WallTime now, std::size_t offset, std::size_t limit) const;
   QueueView queue_of(ClusterId cluster, WallTime now) const;
+  // What the work of each tier holds of the machines, in thousandths, as guarantees count it.
+  std::array<std::uint32_t, kTiers> held_by_tiers() const;
   std::size_t waiting() const;
   // How many requests wait that this machine could serve but for its offer, by what of the offer stands against them:
   // "price", "tenants", "images", "length", "hours" (it is closed). Nothing of the requests themselves.

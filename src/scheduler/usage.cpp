@@ -241,6 +241,14 @@ bool Usage::tier_lacks(std::uint8_t tier, const Held& less) const {
   return true;
 }
 
+std::uint32_t Usage::tier_permille(std::uint8_t tier) const {
+  const Held& held = of_tier_[slot_of(tier)];
+  std::int64_t most = 0;
+  for (const std::size_t i : {std::size_t{0}, std::size_t{2}})
+    if (total_[i] > 0) most = std::max(most, held[i] * 1'000 / total_[i]);
+  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(most, 0, 1'000));
+}
+
 // It takes some of what is guaranteed, and of nothing that it takes is more held then than is guaranteed of it. What is
 // not guaranteed at all comes along: the CPUs beside a GPU.
 bool Usage::covers(const Book& book, const Held& taken, const Held& more) {

@@ -75,6 +75,7 @@ class Usage {
   }
   // May `less` be taken from what it holds? Not where that is guaranteed to it.
   bool spares(Account account, const Held& less) const;
+  std::uint32_t tier_permille(std::uint8_t tier) const;  // of the pool that it holds
   bool tiers_guaranteed() const { return tiers_ != TierSharesChanged{}; }
   // Its work holds less of the pool than the tier is guaranteed: the largest of its parts counts; proposals do too.
   bool tier_lacks(std::uint8_t tier) const { return tier_lacks(tier, {}); }

@@ -57,6 +57,18 @@ void Api::add_quotas() {
              return shown<ProjectId>(state, id);
            });
   });
+  add("GetTiers", platform(Verb::Read), [this](const CallPtr& call) {
+    read(call, [](const control::State& state, const scheduler::Scheduler& scheduler) -> Result<std::string> {
+      return wire::to_json(tiers_view(state, scheduler));
+    });
+  });
+  add("SetTier", platform(Verb::Update), [this](const CallPtr& call) {
+    const auto request = wire::parse_set_tier(call->request.body);
+    if (!request.ok()) return fail(call, request.error());
+    submit(call, control::SetTierShare{request->row},
+           [](const control::State& state, const scheduler::Scheduler& scheduler,
+              const engine::Reply&) -> Result<std::string> { return wire::to_json(tiers_view(state, scheduler)); });
+  });
   add("GetHeadroom", platform(Verb::Read), [this](const CallPtr& call) {
     read(call, [](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
       return wire::to_json(headroom_view(state));

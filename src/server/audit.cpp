@@ -28,6 +28,7 @@ struct MeaningOf {
   M operator()(const QuotaSet& e) const { return {{"limit", e.project ? "project" : "organisation"}}; }
   M operator()(const ImagePolicySet& e) const { return {{"limit-images", e.project ? "project" : "organisation"}}; }
   M operator()(const SigningKeysNoted&) const { return {{"rotate", "signing-key"}}; }
+  M operator()(const TierShareSet&) const { return {{"guarantee", "platform"}}; }
   M operator()(const HeadroomSet&) const { return {{"keep-back", "platform"}}; }
   M operator()(const PrincipalCreated& e) const {
     return {{"create", e.principal.service ? "service-account" : "account"}};

@@ -94,6 +94,10 @@ struct Teller {
                        amount(e.quota.gpus, 1, "GPUs"), amount(e.quota.cpu_milli, 1000, "CPUs"),
                        amount(e.quota.clusters, 1, "clusters"), share);
   }
+  std::string operator()(const TierShareSet& e) {
+    if (e.row.permille == 0) return fmt::format("tier {} is guaranteed nothing any more", e.row.tier);
+    return fmt::format("tier {} is guaranteed {:g} % of the machines", e.row.tier, e.row.permille / 10.0);
+  }
   std::string operator()(const HeadroomSet& e) {
     const std::string what = e.row.gpu_model.empty() ? "without a GPU" : "with " + e.row.gpu_model;
     if (e.row.machines == 0) return fmt::format("no machines {} are kept back for failovers any more", what);

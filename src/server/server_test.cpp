@@ -1390,6 +1390,24 @@ TEST_F(Platform, ImagePoliciesAreSetShownAndRefuse) {
   EXPECT_GE(audit.body["items"].items().size(), 2U) << audit.body.dump();
 }
 
+TEST_F(Platform, TiersAreGuaranteedByOperatorsAndShown) {
+  const std::string tenant = user("tierney", Role::Tenant, "tier-org"),
+                    auditor = user("tiernan", Role::Auditor, "tier-org");
+  const std::string row = R"({"tier":3,"guaranteePermille":200})";
+  const auto set = call("PUT", "/api/v1/tiers", row);
+  ASSERT_EQ(set.status, 200) << set.body.dump();
+  EXPECT_TRUE(wire::check_json("TiersView", set.body).ok());
+  EXPECT_EQ(set.body["rows"].dump(), R"([{"tier":3,"guaranteePermille":200,"heldPermille":0}])");
+  EXPECT_EQ(call("GET", "/api/v1/tiers", "", auditor).body["rows"].dump(), set.body["rows"].dump());
+  EXPECT_EQ(call("PUT", "/api/v1/tiers", row, auditor).status, 403);
+  EXPECT_GE(call("PUT", "/api/v1/tiers", row, tenant).status, 403);
+  EXPECT_GE(call("GET", "/api/v1/tiers", "", tenant).status, 403);
+  EXPECT_EQ(call("PUT", "/api/v1/tiers", R"({"tier":10})").body["field"].text(), "tier");
+  const auto all = call("PUT", "/api/v1/tiers", R"({"tier":1,"guaranteePermille":801})");
+  EXPECT_EQ(all.body["field"].text(), "guaranteePermille") << all.body.dump();
+  EXPECT_EQ(call("PUT", "/api/v1/tiers", R"({"tier":3})").body["rows"].items().size(), 0U);
+}
+
 TEST_F(Platform, HeadroomIsSetByOperatorsAndShown) {
   const std::string tenant = user("hedda", Role::Tenant, "headroom-org"),
                     auditor = user("heidi", Role::Auditor, "headroom-org");

@@ -242,6 +242,17 @@ Result<wire::QuotaView> quota_view(const control::State& state, ProjectId id) {
   return view;
 }
 
+wire::TiersView tiers_view(const control::State& state, const scheduler::Scheduler& scheduler) {
+  wire::TiersView view;
+  const auto held = scheduler.held_by_tiers();
+  for (std::uint8_t tier = 0; tier <= kTierMax; ++tier) {
+    const auto row = state.tier_shares.find(tier);
+    const std::uint32_t guaranteed = row == state.tier_shares.end() ? 0 : row->second;
+    if (guaranteed > 0 || held.at(tier) > 0) view.rows.push_back({{tier, guaranteed}, held.at(tier)});
+  }
+  return view;
+}
+
 wire::HeadroomView headroom_view(const control::State& state) {
   wire::HeadroomView view;
   for (const auto& [model, row] : state.headroom) view.rows.push_back({row, 0});

@@ -53,6 +53,7 @@ Result<wire::QuotaView> quota_view(const control::State& state, OrgId org);
 // Of the platform, of an organisation and it, or of a project and both.
 wire::ImagePolicyView image_policy_view(const control::State& state, OrgId org);
 Result<wire::ImagePolicyView> image_policy_view(const control::State& state, ProjectId project);
+wire::TiersView tiers_view(const control::State& state, const scheduler::Scheduler& scheduler);
 wire::HeadroomView headroom_view(const control::State& state);
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal);
 // owner: why the owner's limits keep the machine from being hired, as its agent says; empty = they do not.

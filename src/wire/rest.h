@@ -64,6 +64,9 @@ struct SetImagePolicyRequest {
   std::string id;
   ImagePolicy policy;
 };
+struct SetTierRequest {
+  TierShare row;
+};
 struct SetHeadroomRequest {
   Headroom row;
 };
@@ -136,6 +139,7 @@ Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
+Result<SetTierRequest> parse_set_tier(std::string_view body);
 Result<SetHeadroomRequest> parse_set_headroom(std::string_view body);
 Result<CreateServiceAccountRequest> parse_create_service_account(std::string_view body);
 Result<CreateGrantRequest> parse_create_grant(std::string_view body);
@@ -162,6 +166,7 @@ std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
+std::string to_json(const SetTierRequest& request);
 std::string to_json(const SetHeadroomRequest& request);
 std::string to_json(const CreateServiceAccountRequest& request);
 std::string to_json(const CreateGrantRequest& request);
@@ -295,6 +300,13 @@ struct ImagePolicyScope {
 struct ImagePolicyView {
   ImagePolicyScope platform;
   std::optional<ImagePolicyScope> org, project;
+};
+struct TiersView {
+  struct Row {
+    TierShare row;
+    std::uint32_t held_permille = 0;
+  };
+  std::vector<Row> rows;
 };
 struct HeadroomView {
   struct Row {
@@ -451,6 +463,7 @@ std::string to_json(const Org& view, const Quota& held = {});
 std::string to_json(const Project& view, const Quota& held = {});
 std::string to_json(const QuotaView& view);
 std::string to_json(const ImagePolicyView& view);
+std::string to_json(const TiersView& view);
 std::string to_json(const HeadroomView& view);
 std::string to_json(const ServiceAccountView& view);
 std::string to_json(const GrantView& view);

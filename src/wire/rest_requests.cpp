@@ -122,6 +122,12 @@ Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body) {
   return SetImagePolicyRequest{m.id(), read(m.policy())};
 }
 
+Result<SetTierRequest> parse_set_tier(std::string_view body) {
+  const auto m = TRY(decode<v1::SetTierRequest>(body));
+  if (m.tier() > kTierMax) return error(Code::InvalidArgument, "tier must lie between 0 and 9", "tier");
+  return SetTierRequest{{static_cast<std::uint8_t>(m.tier()), m.guarantee_permille()}};
+}
+
 Result<SetHeadroomRequest> parse_set_headroom(std::string_view body) {
   const auto m = TRY(decode<v1::SetHeadroomRequest>(body));
   if (m.tier() > 9) return error(Code::InvalidArgument, "tier must lie between 0 and 9", "tier");
@@ -361,6 +367,12 @@ std::string to_json(const SetImagePolicyRequest& request) {
   v1::SetImagePolicyRequest m;
   m.set_id(request.id);
   write(request.policy, *m.mutable_policy());
+  return write_message(m);
+}
+std::string to_json(const SetTierRequest& request) {
+  v1::SetTierRequest m;
+  m.set_tier(request.row.tier);
+  m.set_guarantee_permille(request.row.permille);
   return write_message(m);
 }
 std::string to_json(const SetHeadroomRequest& request) {

@@ -87,6 +87,15 @@ TEST(Rest, ImagePoliciesSurviveTheRoundTrip) {
   EXPECT_EQ(parse_set_image_policy(R"({"policy":{"alow":["a"]}})").error().field, "policy.alow");
 }
 
+TEST(Rest, TierSharesSurviveTheRoundTrip) {
+  const auto back = parse_set_tier(to_json(SetTierRequest{{3, 150}}));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->row, (TierShare{3, 150}));
+  EXPECT_EQ(parse_set_tier("{}")->row, TierShare{});
+  EXPECT_EQ(parse_set_tier(R"({"tier":10})").error().field, "tier");
+  EXPECT_FALSE(parse_set_tier(R"({"guaranteePermille":-1})").ok());
+}
+
 TEST(Rest, HeadroomSurvivesTheRoundTrip) {
   const SetHeadroomRequest request{{"NVIDIA H100", 3, 1}};
   const auto back = parse_set_headroom(to_json(request));

@@ -178,6 +178,16 @@ std::string to_json(const ImagePolicyView& view) {
   if (view.project) write(*view.project, *m.mutable_project());
   return write_message(m);
 }
+std::string to_json(const TiersView& view) {
+  v1::TiersView m;
+  for (const auto& [row, held] : view.rows) {
+    v1::TierRow& to = *m.add_rows();
+    to.set_tier(row.tier);
+    to.set_guarantee_permille(row.permille);
+    to.set_held_permille(held);
+  }
+  return write_message(m);
+}
 std::string to_json(const HeadroomView& view) {
   v1::HeadroomView m;
   for (const auto& [row, free] : view.rows) {

@@ -58,6 +58,7 @@ World story() {
   for (const std::uint64_t node : {1U, 2U, 3U, 4U}) w.must(SetOffer{NodeId{node}, offer});
   w.must(SetImagePolicy{{}, w.project, {{"ray"}, {"ray:1"}, false, {}}});
   w.must(SetHeadroom{{"H200", 1, 1}});
+  w.must(SetTierShare{{3, 100}});
   w.must(ChangePrincipal{PrincipalId::parse(w.must(CreatePrincipal{"eve", Role::Tenant, w.tenant}).id).value(),
                          Role::Auditor, w.supplier});
   const std::string old_key(16, 'a'), new_key(16, 'b');

@@ -114,6 +114,7 @@ Seeds seeds_rest() {
       R"({"id":"node-1","offer":{"prices":{"H100":1000000},"currency":"EUR"}})",
       wire::to_json(wire::SetImagePolicyRequest{"org-1", {{"ghcr.io/*"}, {"evil"}, true, {"-----BEGIN"}}}),
       wire::to_json(wire::SetHeadroomRequest{{"H100", 2, 1}}),
+      wire::to_json(wire::SetTierRequest{{3, 150}}),
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);

@@ -106,6 +106,13 @@ void Sim::quota_step() {
   const Quota of_project = any();
   set_quota(of_project, any());
   set_headroom(static_cast<std::uint32_t>(headrooms_.below(4)), static_cast<std::uint8_t>(headrooms_.below(4)));
+  set_tier_shares(static_cast<std::uint32_t>(headrooms_.below(500)));
+}
+
+// Of the best tier that agreed to be interrupted, and of one that did not.
+void Sim::set_tier_shares(std::uint32_t permille) {
+  for (const std::uint8_t tier : {std::uint8_t{3}, std::uint8_t{1}})
+    ask({control::SetTierShare{{tier, permille}}, SimServer::system_actor(), "tier", "", false});
 }
 
 // The signer has another key; it says so twice, and once that the one before has ended.

@@ -33,7 +33,7 @@ void Sim::heal() {
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
   }
   if (!server_->up()) server_->start();
-  if (with_quotas()) set_quota({}, {}), set_headroom(0, 0);
+  if (with_quotas()) set_quota({}, {}), set_headroom(0, 0), set_tier_shares(0);
   if (with_offers()) clear_offers();
   for (const auto& node : nodes_) {
     if (node->id == revoked_) continue;
@@ -59,6 +59,10 @@ std::string Sim::settle_wishes() {
   if (with_quotas() && !server_->state().headroom.empty()) {
     set_headroom(0, 0);
     return "machines are kept back for failovers";
+  }
+  if (with_quotas() && !server_->state().tier_shares.empty()) {
+    set_tier_shares(0);
+    return "a tier is guaranteed some of the machines";
   }
   if (!with_quotas() || server_->state().limited_projects.empty()) return {};
   set_quota({}, {});

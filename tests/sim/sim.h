@@ -77,6 +77,7 @@ class Sim final : public Environment, public ServerWatcher {
   void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
   void set_headroom(std::uint32_t machines, std::uint8_t tier);
+  void set_tier_shares(std::uint32_t permille);
   void note_keys();
   void ask(Request request, std::uint32_t tries = 0);
   control::Actor tenant(const std::string& request_id);
