@@ -55,7 +55,6 @@ MAY = {
     "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
     "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
     "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"}, "GetTiers": {"operator", "auditor"}, "SetTier": {"operator"},
-    "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"},
     "CreateGrant": {"tenant"}, "BreakGlass": {"operator"}, "ListGrants": ALL, "RevokeGrant": {"operator", "tenant"},
     "CreateServiceAccount": {"operator", "supplier", "tenant"}, "ListServiceAccounts": ALL, "ListServiceTokens": ALL,
     "CreateServiceToken": {"operator", "supplier", "tenant"}, "DisableServiceAccount": {"operator", "supplier", "tenant"},
