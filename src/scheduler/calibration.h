@@ -1,10 +1,10 @@
 #pragma once
 // What likely starts are worth, by how earlier ones came out: the play knows neither that afternoons are busier than
-// mornings nor that machines fail, so its nine in ten may be six. Of each kind of request the last kScores forecasts are
-// remembered with what came of them, as a part of the wait that was foretold: the correction is the quantile of those
-// that makes them right (split conformal prediction: Vovk et al., "Algorithmic Learning in a Random World", 2005). One
-// that is still waiting counts as soon as it has waited longer than foretold. Integers only, bounded, the same of the
-// same input; times are clamped. Single-threaded.
+// mornings nor that machines fail, so its nine in ten may be six. Of each kind of request the last kScores forecasts
+// are remembered with what came of them, as a part of the wait that was foretold: the correction is the quantile of
+// those that makes them right (split conformal prediction: Vovk et al., "Algorithmic Learning in a Random World",
+// 2005). One that is still waiting counts as soon as it has waited longer than foretold. Integers only, bounded, the
+// same of the same input; times are clamped. Single-threaded.
 #include <array>
 #include <cstdint>
 #include <deque>
