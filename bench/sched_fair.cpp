@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "scheduler/calibration.h"
 #include "scheduler/scheduler.h"
 
 namespace {
@@ -241,6 +242,7 @@ class Market {
       ends_.emplace(w.ends, w.id);
       if (w.limit.count() > 0) s_.apply(TermsChanged{w.id, now_ + w.limit, {}});
       waiting_.erase(w.id);
+      calibration_.started(w.id, now_);
       if (const auto it = told_.find(w.id); it != told_.end()) it->second.started = now_;
       waits_[w.size].push_back(seconds(now_ - w.since));
     }
@@ -307,8 +309,12 @@ class Market {
     for (const StartForecast& f : s_.starts(now_, {.samples = 24, .seed = static_cast<std::uint64_t>(now_.ms)})) {
       if (f.p90.ms == 0 || !waiting_.contains(f.cluster)) continue;
       const Work& w = work_.at(f.cluster);
-      told_.try_emplace(f.cluster,
-                        Told{now_, f.p90, {}, waits_[w.size].size() >= 10 ? quantile(waits_[w.size], 0.9) : -1});
+      const auto kind = Calibration::kind_of(w.tier, static_cast<std::uint32_t>(w.size));
+      told_.try_emplace(f.cluster, Told{now_,
+                                        calibration_.corrected(f, kind, now_).p90,
+                                        {},
+                                        waits_[w.size].size() >= 10 ? quantile(waits_[w.size], 0.9) : -1});
+      calibration_.told(f, kind, now_);
     }
   }
   void judge(Results& r) {
@@ -339,6 +345,7 @@ class Market {
   Rng rng_;
   std::string variant_;
   Scheduler s_;
+  Calibration calibration_;
   WallTime now_ = kDawn;
   std::map<NodeId, NodeView> nodes_;
   std::map<NodeId, int> down_;

@@ -14,6 +14,7 @@ constexpr std::uint32_t kTriesPerPlan = 20'000;
 constexpr std::int64_t kHeapLifeMs = 1'000;  // ranks of ageing and aged requests drift apart
 
 constexpr std::int64_t kOverdueLookMs = 10'000;
+constexpr std::int64_t kClearedMs = 180'000;   // it has started by then, or will not by that
 constexpr std::int64_t kHopelessMs = 600'000;  // before it is looked again whether there are such machines at all
 
 constexpr std::uint32_t kWaysPerPlan = 8;  // searches for room; the others have their turn a second later
@@ -159,7 +160,8 @@ void Scheduler::Impl::order_latches(std::int64_t now_ms) {
   for (std::uint32_t i = 0; i < order.size(); ++i) {
     const std::uint32_t item = order[i].second;
     // What others left for it is its own, whoever else goes first.
-    precedences[item] = items[item].cleared ? i + 1 : precedence_of(item, i + 1);
+    const bool cleared = items[item].cleared_ms != 0 && now_ms - items[item].cleared_ms < kClearedMs;
+    precedences[item] = cleared ? i + 1 : precedence_of(item, i + 1);
   }
 }
 
@@ -231,7 +233,7 @@ void Scheduler::Impl::unlatch(std::uint32_t item) {
   latches.erase(it);
   pool.drop_keeping(item);
   ways.erase(item);
-  items[item].latched = items[item].behind = items[item].cleared = false, shadows[item] = 0;
+  items[item].latched = items[item].behind = false, items[item].cleared_ms = 0, shadows[item] = 0;
   std::erase(shadows_due, item);
   shadows_stale = true;
 }

@@ -190,7 +190,7 @@ bool Scheduler::Impl::cheaper(const Room& a, const Room& b) const {
 
 void Scheduler::Impl::keep_for(std::uint32_t item, const std::vector<std::uint32_t>& nodes) {
   auto& kept = latches.at(item);
-  items[item].cleared = true;
+  items[item].cleared_ms = heap_ms;
   order_latches(heap_ms);
   for (const std::uint32_t node : nodes) {
     if (!pool.live(node) || std::find(kept.begin(), kept.end(), node) != kept.end()) continue;

@@ -1,12 +1,15 @@
 #pragma once
 // When those that wait will start, as the planner plays it: made when somebody asks and the last is old, one at a time,
-// and never for more than a twentieth of the time. Thread-safe; get() may take as long as a play, or returns the last.
+// and never for more than a twentieth of the time; corrected by how earlier ones came out. Thread-safe; get() may take
+// as long as a play, or returns the last.
 #include <map>
 #include <memory>
 #include <mutex>
 
 #include "base/time.h"
+#include "control/state.h"
 #include "engine/runner.h"
+#include "scheduler/calibration.h"
 #include "scheduler/scheduler.h"
 
 namespace muster::server {
@@ -20,7 +23,9 @@ class StartForecasts {
   bool old() const;                         // get() would make it anew
 
  private:
-  std::mutex one_;  // plays
+  void look_back(const control::State& state);
+  std::mutex one_;                      // plays
+  scheduler::Calibration calibration_;  // of whoever plays
   mutable std::mutex mutex_;
   std::shared_ptr<const Map> last_ = std::make_shared<const Map>();
   LeaseTime next_{0};
