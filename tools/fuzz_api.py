@@ -47,12 +47,12 @@ MAY = {
     "CreateApiToken": ALL, "ListApiTokens": ALL, "RevokeApiToken": ALL, "CreateJoinToken": {"operator", "supplier", "tenant"},
     "ListJoinTokens": ALL, "RevokeJoinToken": {"operator", "supplier", "tenant"}, "Enroll": ALL, "ListNodes": ALL,
     "GetNode": {"operator", "supplier", "auditor"}, "ActOnNode": {"operator", "supplier"}, "SetNodeOffer": {"supplier", "tenant"},
-    "ExplainNode": {"operator", "supplier", "tenant", "auditor"}, "ListTelemetry": ALL, "PlanCluster": {"tenant"},
+    "ExplainNode": {"operator", "supplier", "tenant", "auditor"}, "GetNodeWays": {"operator", "supplier", "auditor"}, "ListTelemetry": ALL, "PlanCluster": {"tenant"},
     "CreateCluster": {"tenant"}, "ListClusters": LOOK, "GetCluster": LOOK, "UpdateCluster": WORK, "StopCluster": WORK,
     "ListQueue": ALL, "CreateJob": {"tenant"}, "ListJobs": LOOK, "GetJob": LOOK, "StopJob": WORK, "JobLogs": {"tenant"},
     "PutRegistry": {"tenant"}, "ListRegistries": {"tenant"}, "DeleteRegistry": {"tenant"}, "PutBlob": {"tenant"},
     "StreamEvents": ALL, "GetTotp": ALL, "EnrolTotp": ALL, "ConfirmTotp": ALL, "DisableTotp": ALL, "ResetTotp": {"operator"},
-    "GetClusterNet": LOOK, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
+    "GetClusterNet": LOOK, "ListCarried": ALL, "ListAudit": ALL, "ListRefusals": ALL, "GetJournalHead": {"operator", "auditor"},
     "GetHeadroom": {"operator", "auditor"}, "SetHeadroom": {"operator"}, "GetTiers": {"operator", "auditor"}, "SetTier": {"operator"},
 }
 NOT_WALKED = {"ExecCluster", "ForwardCluster"}
@@ -341,6 +341,7 @@ def walk(w, operations):
                 "Enroll": lambda: ("", w.enrol_body("supplier")), "GetNode": lambda: (w.node, None), "ActOnNode": lambda: (w.node, {"action": "drain"}),
                 "SetNodeOffer": lambda: (w.own["nodes"] if role == "tenant" else w.node, {"offer": {"currency": "EUR", "priceMicros": "1200000"}}),
                 "ExplainNode": lambda: (w.own["nodes"] if role == "tenant" else w.node, None),
+                "GetNodeWays": lambda: (w.node, None),
                 "PlanCluster": lambda: ("", cluster), "CreateCluster": lambda: ("", cluster), "GetCluster": lambda: (w.own["clusters"], None),
                 "UpdateCluster": lambda: (made("clusters", cluster), {"spec": dict(cluster["spec"], priority=3)}), "StopCluster": lambda: (made("clusters", cluster), None),
                 "CreateJob": lambda: ("", job), "GetJob": lambda: (w.own["jobs"], None), "StopJob": lambda: (made("jobs", job), None),

@@ -311,6 +311,33 @@ struct PrincipalChanged {
   bool operator==(const PrincipalChanged&) const = default;
 };
 
+// A way between two members stays below what the cluster asked for, or no longer does.
+struct PairJudged {
+  ClusterId cluster;
+  SlotId from, to;
+  std::int64_t kbps = 0, need_kbps = 0; /* as measured; as asked for */
+  bool slow = false;
+  bool operator==(const PairJudged&) const = default;
+};
+// A worker is to be replaced for its slow ways as soon as a machine is found; 0: nobody is any more.
+struct ReplacementSought {
+  ClusterId cluster;
+  SlotId slot;
+  std::uint32_t done = 0; /* replacements so far */
+  WallTime next;          /* no other one before */
+  bool operator==(const ReplacementSought&) const = default;
+};
+
+// A machine carried so much more for members of a cluster, today (UTC). Rows of days before `kept_from` are dropped.
+struct CarriedCounted {
+  NodeId node;
+  ClusterId cluster;
+  OrgId tenant;
+  std::int64_t day = 0, kept_from = 0; /* since 1970 */
+  std::uint64_t bytes = 0;
+  bool operator==(const CarriedCounted&) const = default;
+};
+
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
     std::variant<OrgCreated, ProjectCreated, PrincipalCreated, PrincipalDisabled, ApiTokenCreated, ApiTokenRevoked,
@@ -319,7 +346,8 @@ using AnyEvent =
                  ClusterWanted, ClusterProbed, LeaseGranted, SlotKeyed, SlotLeft, SlotPromoted, LeaseWantChanged,
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
-                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, TierShareSet>;
+                 ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, TierShareSet, PairJudged,
+                 ReplacementSought, CarriedCounted>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

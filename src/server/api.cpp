@@ -125,6 +125,7 @@ Api::Api(Context& context) : context_(context) {
   add_quotas();
   add_tokens();
   add_nodes();
+  add_carried();
   add_clusters();
   add_jobs();
   add_rest();

@@ -71,6 +71,7 @@ class Api {
   void add_quotas();
   void add_tokens();
   void add_nodes();
+  void add_carried();
   void add_clusters();
   void add_jobs();
   void add_rest();

@@ -22,6 +22,7 @@ class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
+class WayMemory;
 struct Sso;
 class SignedBook;
 class RelayTeller;
@@ -41,6 +42,7 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<WayMemory> ways;
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<SignedBook> signatures;
