@@ -16,6 +16,10 @@ UNIT = {
     "control_expire_while_frozen": ("control_test", "ClusterLife.MassSilenceEvictsNobodyButAReadySpareStillReplaces"),
     "control_stale_plan": ("control_test", "ClusterLife.AGrowthThatNobodyWantsAnyMoreIsDropped"),
     "control_keep_leases_over_reboot": ("control_test", "ClusterLife.ARebootEndsWhatTheMachineHeldAndItsWordIsTakenForIt"),
+    "control_replace_head": ("control_test", "SlowPairs.NeverTheHead"),
+    "control_replace_at_once": ("control_test", "SlowPairs.TheWorkerInMoreOfThemIsReplacedByAnother"),
+    "control_forget_apart": ("control_test", "SlowPairs.TheWorkerInMoreOfThemIsReplacedByAnother"),
+    "session.one_sample_judges": ("session_test", "PairTable.SlowOnlyWhenItStaysSo"),
     "control_believe_contested": ("control_test", "ClusterLife.OfTwoMachinesWithOneKeyNeitherIsBelieved"),
 }
 

@@ -109,6 +109,8 @@ TEST(TableText, YamlQuotesWhatNeedsIt) {
 TEST(TableText, Units) {
   EXPECT_EQ(size_text(1536), "1.5 KiB");
   EXPECT_EQ(size_text(12), "12 B");
+  EXPECT_EQ(mbps_text(200'000), "200 Mbit/s");
+  EXPECT_EQ(mbps_text(12'345), "12.3 Mbit/s");
   EXPECT_EQ(duration_text(200), "3 m 20 s");
   EXPECT_EQ(parse_duration("2h30m"), 9'000);
   EXPECT_EQ(parse_duration("90"), 90);
@@ -504,7 +506,7 @@ TEST(Offers, ChangesWhatIsNamedAndKeepsTheRest) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " is not in\n" << text;
 }
 TEST(Net, ShowsTheMatrixAndExplainsAPair) {
-  const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","members":[
+  const auto net = *wire::parse_json(R"({"clusterId":"cl-1","name":"demo","pairKbps":"100000","members":[
     {"slot":"slot-1","role":"head","nodeName":"home","address":"100.64.0.1","reported":true,"at":"2026-11-29T10:00:00Z",
      "relayUp":true,"relay":"relay:443","udp":"kept","others":1,"carries":true,
      "relays":[{"address":"east:443","region":"east","up":true,"rttMs":9.5,"udpRttMs":8.5,"byUdp":true},{"address":"west:443","region":"west"}],
@@ -514,7 +516,7 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
      "handshakeSeconds":"5","rxBytes":"2048","txBytes":"0","relayRttMs":41.5,"changes":1,"why":"no UDP",
      "relay":"east:443","relays":[{"address":"east:443","region":"east","rttMs":41.5,"sent":9,"answered":8,"inUse":true},
      {"address":"west:443","region":"west","rttMs":120,"sent":3,"answered":3}],
-     "rxBytesS":"0","txBytesS":"1048576","carriesBytesS":"1572864","carriesAgeSeconds":"7",
+     "rxBytesS":"0","txBytesS":"1048576","carriesBytesS":"1572864","carriesAgeSeconds":"7","slow":true,"tested":true,
      "tries":[{"path":"direct","origin":"told","sent":9,"outcome":"no answer"}]}]})");
   const std::string text = net_text(net, false);
   EXPECT_NE(text.find("FROM \\ TO  home  cafe"), std::string::npos) << text;
@@ -526,6 +528,8 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   EXPECT_NE(text.find("12 %"), std::string::npos) << text;
   EXPECT_NE(text.find("2.0 KiB"), std::string::npos) << text;
   EXPECT_NE(text.find("1.0 MiB/s"), std::string::npos) << text;
+  EXPECT_NE(text.find("Each pair should carry 100 Mbit/s each way"), std::string::npos) << text;
+  EXPECT_NE(text.find("1.5 MiB/s tested slow"), std::string::npos) << text;
   EXPECT_EQ(net_member(net, "head").value(), "slot-1");
   EXPECT_EQ(net_member(net, "cafe").value(), "slot-2");
   EXPECT_EQ(net_member(net, "100.64.0.2").value(), "slot-2");
@@ -533,13 +537,36 @@ TEST(Net, ShowsTheMatrixAndExplainsAPair) {
   const std::string why = explain_text(net, "slot-1", "slot-2");
   EXPECT_NE(why.find("home -> cafe"), std::string::npos) << why;
   EXPECT_NE(why.find("why    no UDP"), std::string::npos) << why;
-  EXPECT_NE(why.find("speed  1.0 MiB/s out, - in; it carries 1.5 MiB/s out, as measured 7"), std::string::npos) << why;
+  EXPECT_NE(why.find("slow   it stays below the 100 Mbit/s that the cluster asks for"), std::string::npos) << why;
+  EXPECT_NE(why.find("speed  1.0 MiB/s out, - in; it carries 1.5 MiB/s out, as measured 7 s ago by a test"),
+            std::string::npos)
+      << why;
   EXPECT_NE(why.find("told by the other): no answer, 0 of 9 probes answered"), std::string::npos) << why;
   EXPECT_NE(why.find("relay  east:443 (east): 42 ms from end to end, 8 of 9 probes answered; the one in use"),
             std::string::npos)
       << why;
   EXPECT_NE(why.find("relay  west:443 (west): 120 ms from end to end, 3 of 3 probes answered\n"), std::string::npos);
   EXPECT_NE(why.find("has not reported yet"), std::string::npos) << "of the other end nothing is known: " << why;
+}
+TEST(Net, ListsWhatWasMeasured) {
+  const auto node = wire::parse_json(R"({"nodeId":"node-1","ways":[
+    {"nodeId":"node-2","nodeName":"cafe","path":"direct","kbps":"200000","samples":6,"confidence":0.75,"rttMs":12.5,
+     "measuredAt":"2026-11-30T10:00:00Z","seenAt":"2026-11-30T10:00:00Z"},
+    {"nodeId":"node-3","path":"relay","kbps":"0","seenAt":"2026-11-30T10:00:00Z"}]})");
+  const std::string text = ways_text(*node, false);
+  EXPECT_NE(text.find("cafe    direct  200 Mbit/s  6      75 %"), std::string::npos) << text;
+  EXPECT_NE(text.find("node-3  relay   -           0      0 %         -"), std::string::npos) << text;
+  EXPECT_NE(ways_text(*wire::parse_json("{}"), false).find("Nothing was measured"), std::string::npos);
+}
+TEST(Net, ListsWhatWasCarriedAndAddsItUp) {
+  const auto rows = wire::parse_json(R"({"items":[
+    {"day":"2026-11-30","nodeId":"node-1","nodeName":"home","clusterId":"cl-4","clusterName":"demo","tenantOrgId":"org-3","bytes":"2048"},
+    {"day":"2026-12-01","nodeId":"node-2","clusterId":"cl-5","tenantOrgId":"org-4","bytes":"1024"}]})");
+  const std::string text = carried_rows((*rows)["items"].items(), false);
+  EXPECT_NE(text.find("2026-11-30  home        demo         org-3  2.0 KiB"), std::string::npos) << text;
+  EXPECT_NE(text.find("2026-12-01  node-2      cl-5         org-4  1.0 KiB"), std::string::npos) << text;
+  EXPECT_NE(text.find("Together 3.0 KiB"), std::string::npos) << text;
+  EXPECT_NE(carried_rows({}, false).find("Nothing was carried"), std::string::npos);
 }
 TEST(Passwd, TwoLinesGoIntoTheBodyAndNowhereElse) {
   for (const char* text : {"", "one", "one\n", "one\ntwo\nthree\n", "\ntwo\n"})

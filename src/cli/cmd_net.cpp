@@ -25,6 +25,13 @@ std::string loss_text(const wire::Json& pair) {
 std::string rate_text(const wire::Json& value) {
   return value.integer() == 0 ? "-" : size_text(value.integer()) + "/s";
 }
+// "1.2 MiB/s", "1.2 MiB/s tested slow", "> 2.4 MiB/s": a test did not fill it.
+std::string carries_text(const wire::Json& pair) {
+  if (pair["carriesBytesS"].integer() == 0 && pair["atLeastBytesS"].integer() > 0)
+    return "> " + rate_text(pair["atLeastBytesS"]);
+  return rate_text(pair["carriesBytesS"]) + (pair["tested"].truth() ? " tested" : "") +
+         (pair["slow"].truth() ? " slow" : "");
+}
 bool used(const wire::Json& pair) {
   return pair["path"].text() != "none";
 }
@@ -85,7 +92,7 @@ std::string pairs_table(const wire::Json& net, bool colour) {
     table.add({names[p["from"].text()], names[p["to"].text()], path_text(p), millis_text(p["rttMs"]), loss_text(p),
                duration_text(p["ageSeconds"].integer()), duration_text(p["handshakeSeconds"].integer()) + " ago",
                size_text(p["rxBytes"].integer()), size_text(p["txBytes"].integer()), rate_text(p["rxBytesS"]),
-               rate_text(p["txBytesS"]), rate_text(p["carriesBytesS"]), std::to_string(p["changes"].integer())});
+               rate_text(p["txBytesS"]), carries_text(p), std::to_string(p["changes"].integer())});
   }
   return table.empty() ? "No two members talked to each other yet.\n" : table.text(colour);
 }
@@ -148,6 +155,9 @@ std::string net_text(const wire::Json& net, bool colour) {
   const auto& members = net["members"].items();
   std::string out = fmt::format("Cluster {} ({})\n\n", clean(net["name"].text()), clean(net["clusterId"].text()));
   if (members.empty()) return out + "It has no members now.\n";
+  if (net["pairKbps"].integer() > 0)
+    out += fmt::format("Each pair should carry {} each way; those that stay below are marked slow.\n\n",
+                       mbps_text(net["pairKbps"].integer()));
   if (members.size() > 1 && members.size() <= kMatrixMax) out += matrix(net, colour) + "\n";
   out += members_table(net, colour) + "\n" + pairs_table(net, colour) + relays_table(net, colour) +
          carried_table(net, colour);
@@ -192,11 +202,18 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
     out += fmt::format("  why    {}\n", clean(p["why"].text()));
     out += fmt::format("  rtt    {}, lost {} of the last {} probes; by the relay {}\n", millis_text(p["rttMs"]),
                        loss_text(p), p["probes"].integer(), millis_text(p["relayRttMs"]));
-    out += fmt::format("  speed  {} out, {} in; {}\n", rate_text(p["txBytesS"]), rate_text(p["rxBytesS"]),
-                       p["carriesBytesS"].integer() == 0
-                           ? "how much it carries is not known: it was never full"
-                           : fmt::format("it carries {} out, as measured {} ago", rate_text(p["carriesBytesS"]),
-                                         duration_text(p["carriesAgeSeconds"].integer())));
+    out += fmt::format(
+        "  speed  {} out, {} in; {}\n", rate_text(p["txBytesS"]), rate_text(p["rxBytesS"]),
+        p["carriesBytesS"].integer() > 0
+            ? fmt::format("it carries {} out, as measured {} ago{}", rate_text(p["carriesBytesS"]),
+                          duration_text(p["carriesAgeSeconds"].integer()), p["tested"].truth() ? " by a test" : "")
+        : p["atLeastBytesS"].integer() > 0
+            ? fmt::format("it carries {} out at least: a test of that did not fill it, {} ago",
+                          rate_text(p["atLeastBytesS"]), duration_text(p["atLeastAgeSeconds"].integer()))
+            : "how much it carries is not known: it was never full");
+    if (p["slow"].truth())
+      out += fmt::format("  slow   it stays below the {} that the cluster asks for\n",
+                         mbps_text(net["pairKbps"].integer()));
     out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
                        member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
     for (const auto& r : p["relays"].items())
@@ -218,6 +235,32 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
   return out;
 }
 
+std::string ways_text(const wire::Json& node, bool colour) {
+  Table table({"TO", "PATH", "CARRIED", "TIMES", "CONFIDENCE", "MEASURED", "RTT", "SEEN"});
+  for (const auto& way : node["ways"].items()) {
+    const bool known = way["kbps"].integer() > 0;
+    table.add({way["nodeName"].text().empty() ? way["nodeId"].text() : way["nodeName"].text(), way["path"].text(),
+               known ? mbps_text(way["kbps"].integer()) : "-", std::to_string(way["samples"].integer()),
+               fmt::format("{:.0f} %", way["confidence"].real() * 100), known ? short_time(way["measuredAt"]) : "-",
+               millis_text(way["rttMs"]), short_time(way["seenAt"])});
+  }
+  return table.empty() ? "Nothing was measured between it and others within the last week.\n" : table.text(colour);
+}
+
+// What was kept of it, by day.
+std::string carried_rows(const std::vector<wire::Json>& rows, bool colour) {
+  if (rows.empty()) return "Nothing was carried for others, as far as you may see.\n";
+  Table table({"DAY", "CARRIED BY", "FOR CLUSTER", "OF", "BYTES"});
+  std::int64_t all = 0;
+  for (const auto& row : rows) {
+    const auto& cluster = row["clusterName"].text().empty() ? row["clusterId"] : row["clusterName"];
+    table.add({row["day"].text(), row["nodeName"].text().empty() ? row["nodeId"].text() : row["nodeName"].text(),
+               cluster.text(), row["tenantOrgId"].text(), size_text(row["bytes"].integer())});
+    all += row["bytes"].integer();
+  }
+  return table.text(colour) + "Together " + size_text(all) + ", as both ends of each pair signed it.\n";
+}
+
 void add_net(CLI::App& app, Shell& shell) {
   struct Names {
     std::string cluster, from, to;
@@ -228,10 +271,50 @@ void add_net(CLI::App& app, Shell& shell) {
   command->footer(
       "Paths: lan (one network), direct (through the NATs), peer (another member carries it), relay-udp and relay (by "
       "muster-relay, what this end sends over UDP or TLS). Of each pair both ends report, some 15 s old.\n"
-      "CARRIES is what a way out was last found to carry when it was full.\n"
+      "CARRIES is what a way out was last found to carry when it was full; tested: a short test filled it, where both "
+      "owners allow that; > : a test of so much did not.\n"
       "Examples:\n  muster net default\n  muster net default -o json\n  muster net explain default head my-gaming-pc");
   command->callback([names, &shell, command] {
     if (command->get_subcommands().empty()) shell.action = [names, &shell] { return show(shell, names->cluster); };
+  });
+  auto* measured = command->add_subcommand(
+      "measured", "What was measured between a machine and others, of clusters that are over too");
+  measured->add_option("node", names->cluster, "name or id of the machine")->required();
+  measured->footer(
+      "Each row is the way from the machine to the other; the way back is a row of the other's. The planner uses it "
+      "for "
+      "a week.\nExample:\n  muster net measured my-gaming-pc");
+  measured->callback([names, &shell] {
+    shell.action = [names, &shell]() -> Result<int> {
+      Api* api = TRY(shell.api());
+      const auto ways = TRY(api->get(path_of("nodes", names->cluster) + "/ways"));
+      shell.show(ways, [&] { return ways_text(ways, shell.colour()); });
+      return 0;
+    };
+  });
+  struct Carried {
+    std::string node, cluster, since;
+  };
+  auto filter = std::make_shared<Carried>();
+  auto* carried = command->add_subcommand(
+      "carried", "What machines carried for others, by day: of your machines, and for your clusters");
+  carried->add_option("--node", filter->node, "only by this machine");
+  carried->add_option("--cluster", filter->cluster, "only for this cluster");
+  carried->add_option("--since", filter->since, "only from this day on (UTC), such as 2026-11-30");
+  carried->footer(
+      "Of each pair the smaller of what the one end sent and the other got, both signed; kept for 400 days.\n"
+      "Example:\n  muster net carried --since 2026-11-01");
+  carried->callback([filter, &shell] {
+    shell.action = [filter, &shell]() -> Result<int> {
+      Api* api = TRY(shell.api());
+      std::string wanted;
+      for (const auto& [key, value] : {std::pair("node", &filter->node), std::pair("cluster", &filter->cluster),
+                                       std::pair("since", &filter->since)})
+        if (!value->empty()) wanted += (wanted.empty() ? "" : ",") + std::string(key) + "=" + *value;
+      auto rows = TRY(api->list("/api/v1/carried" + (wanted.empty() ? "" : "?filter=" + escape_url(wanted))));
+      shell.show_list(std::move(rows), [&](const auto& all) { return carried_rows(all, shell.colour()); });
+      return 0;
+    };
   });
   auto* why = command->add_subcommand("explain", "What was tried between two members, and why this path");
   why->add_option("cluster", names->cluster, "name, id or YAML file")->required();

@@ -35,6 +35,26 @@ std::string phase_text(const wire::Json& slot) {
   return phase + " " + pull_text(done, slot["pullTotalBytes"].integer());
 }
 
+// Ways between members that stay below what was asked for, and who is to be replaced for that.
+std::string slow_text(const wire::Json& c) {
+  if (c["slowPairs"].items().empty()) return {};
+  const auto name = [&](const std::string& slot) {
+    for (const auto& s : c["slots"].items())
+      if (s["id"].text() == slot) return clean(slot) + " (" + clean(s["nodeName"].text()) + ")";
+    return clean(slot);
+  };
+  std::string out;
+  for (const auto& pair : c["slowPairs"].items())
+    out += fmt::format("slow: {} to {} carries {}, {} is asked for; since {}\n", name(pair["from"].text()),
+                       name(pair["to"].text()), mbps_text(pair["kbps"].integer()),
+                       mbps_text(c["spec"]["pairKbps"].integer()), short_time(pair["since"]));
+  if (const auto& slot = c["replacing"].text(); !slot.empty())
+    out += fmt::format("{} works on until another machine is found for it\n", name(slot));
+  else if (!c["spec"]["replaceSlow"].truth())
+    out += "nobody is replaced for that: the cluster does not ask for it (muster: {replace_slow: true})\n";
+  return out;
+}
+
 std::string cluster_text(const wire::Json& c, bool colour) {
   std::string out =
       fmt::format("Cluster {} ({})  {}", clean(c["name"].text()), clean(c["id"].text()), clean(c["state"].text()));
@@ -60,6 +80,7 @@ std::string cluster_text(const wire::Json& c, bool colour) {
     if (!s["leavesAt"].text().empty())
       out += fmt::format("{} leaves {} at {}: its owner wants the machine back\n", clean(s["id"].text()),
                          clean(s["nodeName"].text()), short_time(s["leavesAt"]));
+  out += slow_text(c);
   if (!c["slots"].items().empty()) {
     Table table({"SLOT", "ROLE", "GROUP", "ADDRESS", "NODE", "PHASE", "WANT", "RAY", "WHY"});
     for (const auto& s : c["slots"].items())

@@ -141,6 +141,11 @@ std::string size_text(std::int64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
+std::string mbps_text(std::int64_t kbps) {
+  const double mbps = static_cast<double>(kbps) / 1000;
+  return kbps % 1000 == 0 || kbps >= 100'000 ? fmt::format("{:.0f} Mbit/s", mbps) : fmt::format("{:.1f} Mbit/s", mbps);
+}
+
 std::string duration_text(std::int64_t seconds) {
   if (seconds < 60) return fmt::format("{} s", seconds);
   if (seconds < 3600) return fmt::format("{} m {} s", seconds / 60, seconds % 60);

@@ -26,6 +26,7 @@ class Table {
 std::string clean(std::string_view text);  // control characters out: a peer's text must not steer the terminal
 std::string yaml_text(const wire::Json& value);
 std::string size_text(std::int64_t bytes);                          // "1.5 GiB"
+std::string mbps_text(std::int64_t kbps);                           // "12.5 Mbit/s"
 std::string duration_text(std::int64_t seconds);                    // "3 m 20 s"
 std::optional<std::int64_t> parse_duration(std::string_view text);  // "90", "1h", "2h30m" -> seconds
 std::string quote_shell(

@@ -7,6 +7,7 @@
 #include "control/life.h"
 #include "control/mutants.h"
 #include "control/quota.h"
+#include "control/slow.h"
 #include "control/terms.h"
 #include "model/image_name.h"
 #include "model/node_labels.h"
@@ -211,6 +212,8 @@ struct Apply {
   void operator()(const ClusterUpdated& e) {
     Cluster* cluster = find_in(s.clusters, e.cluster);
     if (cluster == nullptr) return;
+    if (cluster->spec.pair_kbps != e.spec.pair_kbps) cluster->slow.clear();  // it was measured by another need
+    if (cluster->slow.empty() || !e.spec.replace_slow) cluster->replacing = {};
     cluster->spec = e.spec;
     cluster->generation = e.generation;
     set_timer(s, TimerKind::Cluster, e.cluster.value, 0, e.deadline);
@@ -233,6 +236,28 @@ struct Apply {
   }
   void operator()(const ClusterWanted& e) {
     if (Cluster* cluster = find_in(s.clusters, e.cluster)) cluster->wanted[e.group] = e.workers;
+  }
+  void operator()(const CarriedCounted& e) {
+    s.carried.erase(s.carried.begin(), s.carried.lower_bound({e.kept_from, {}, {}}));
+    CarriedRow& row = s.carried[{e.day, e.node, e.cluster}];
+    row.tenant = e.tenant, row.bytes += e.bytes;
+  }
+  void operator()(const PairJudged& e) {
+    Cluster* cluster = find_in(s.clusters, e.cluster);
+    if (cluster == nullptr) return;
+    const auto at = find_slow(cluster->slow, e.from, e.to);
+    const bool known = at != cluster->slow.end() && at->from == e.from && at->to == e.to;
+    if (!e.slow) {
+      if (known) cluster->slow.erase(at);
+    } else if (known) {
+      at->kbps = e.kbps;
+    } else {
+      cluster->slow.insert(at, {e.from, e.to, e.kbps, context.wall});
+    }
+  }
+  void operator()(const ReplacementSought& e) {
+    if (Cluster* cluster = find_in(s.clusters, e.cluster))
+      cluster->replacing = e.slot, cluster->replaced = e.done, cluster->replace_from = e.next;
   }
   void operator()(const ClusterProbed& e) {
     Cluster* cluster = find_in(s.clusters, e.cluster);
@@ -277,8 +302,10 @@ struct Apply {
     if (slot == nullptr) return;
     const bool keep = MUSTER_MUTANT(mutants::kPromoteInsideRoster) && slot->in_roster;
     slot->in_roster = keep;
-    if (Cluster* cluster = find_in(s.clusters, slot->cluster); cluster != nullptr && !keep)
+    if (Cluster* cluster = find_in(s.clusters, slot->cluster); cluster != nullptr && !keep) {
       std::erase(cluster->slots, e.slot);
+      forget_ways(*cluster, e.slot);
+    }
     if (Lease* lease = find_in(s.leases, slot->lease); lease != nullptr && lease->end == LeaseEnd::None) {
       if (!MUSTER_MUTANT(mutants::kKeepRemovedLease)) lease->want = LeaseWant::Stop;
       lease->reason = e.reason;
@@ -310,7 +337,8 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     lease->phase = e.phase;
-    if (lease->reason != kPreempted && lease->reason != kMoved && lease->reason != kOfferEnds)
+    if (lease->reason != kPreempted && lease->reason != kMoved && lease->reason != kOfferEnds &&
+        lease->reason != kSlowWays)
       lease->reason = e.reason;  // why it leaves is told until it has
     lease->restarts = e.restarts;
   }
@@ -328,7 +356,10 @@ struct Apply {
     s.leases_by_node.erase({lease->node, e.lease});
     if (Slot* slot = find_in(s.slots, lease->slot)) {
       slot->in_roster = false;
-      if (Cluster* cluster = find_in(s.clusters, lease->cluster)) std::erase(cluster->slots, lease->slot);
+      if (Cluster* cluster = find_in(s.clusters, lease->cluster)) {
+        std::erase(cluster->slots, lease->slot);
+        forget_ways(*cluster, lease->slot);
+      }
     }
     set_timer(s, TimerKind::Lease, e.lease.value, 0, e.deadline);
     touch(s, lease->node);

@@ -218,6 +218,26 @@ struct NoteSigningKeys {
   std::uint64_t revision = 0;
   std::vector<SigningKeyRow> keys;
 };
+// What the table of pairs makes of a cluster's ways (session/pair_table.h): each that it has an opinion about, told
+// again while it holds.
+struct PairJudgement {
+  SlotId from, to;
+  std::int64_t kbps = 0;
+  bool slow = false;
+};
+struct JudgePairs {
+  ClusterId cluster;
+  std::vector<PairJudgement> pairs;
+};
+// What machines carried for others since it was told last, as both ends signed it (session/carried_book.h).
+struct CarriedAmount {
+  ClusterId cluster;
+  NodeId node;
+  std::uint64_t bytes = 0;
+};
+struct CountCarried {
+  std::vector<CarriedAmount> amounts;
+};
 struct RaiseFormat {
   std::uint32_t version = 0;
 };
@@ -229,7 +249,7 @@ using AnyCommand =
                  CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
                  SetHeadroom, NoteSigningKeys, ChangePrincipal, SetTierShare, CreateServiceAccount, RenewLogin,
-                 GrantAccess, RevokeGrant>;
+                 GrantAccess, RevokeGrant, JudgePairs, CountCarried>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

@@ -55,6 +55,8 @@ Decided decide(const Asking& a, const SetFreeze& c);
 Decided decide(const Asking& a, const NoteSigningKeys& c);
 Decided decide(const Asking& a, const ReportObserved& c);
 Decided decide(const Asking& a, const ReportRay& c);
+Decided decide(const Asking& a, const JudgePairs& c);
+Decided decide(const Asking& a, const CountCarried& c);
 Decided decide(const Asking& a, const NodePaused& c);
 Decided decide(const Asking& a, const NodeLeft& c);
 Decided decide(const Asking& a, const LeasesExpired& c);

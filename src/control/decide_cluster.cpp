@@ -19,7 +19,7 @@ Error fixed(const std::string& field, const std::string& name) {
       Code::FailedPrecondition,
       field +
           " of a living cluster cannot change (only min, max, max_workers, spares, idle_timeout, max_lifetime, "
-          "priority, max_price, budget and may_end_early); stop " +
+          "priority, max_price, budget, may_end_early, pair_mbps and replace_slow); stop " +
           name + " and start it again, or use another name",
       field);
 }
@@ -149,7 +149,8 @@ void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decisi
   const bool traffic = spec.head.resources.traffic.any() ||
                        std::any_of(spec.groups.begin(), spec.groups.end(),
                                    [](const WorkerGroup& g) { return g.request.resources.traffic.any(); });
-  const std::uint32_t needed = traffic                                        ? kTrafficFormat
+  const std::uint32_t needed = spec.pair_kbps > 0                             ? kPairFormat
+                               : traffic                                      ? kTrafficFormat
                                : !spec.currency.empty() || spec.may_end_early ? kOfferFormat
                                : newer                                        ? kShareFormat
                                                                               : 1;

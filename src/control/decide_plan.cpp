@@ -7,6 +7,7 @@
 #include "control/images.h"
 #include "control/mutants.h"
 #include "control/reclaim.h"
+#include "control/slow.h"
 #include "control/terms.h"
 #include "control/traffic.h"
 
@@ -210,6 +211,8 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& h
     if (!worker && !spare && (!MUSTER_MUTANT(mutants::kStalePlan) || place.role == SlotRole::Head)) continue;
     auto resources = can_host(d, cluster, place);
     if (!resources) continue;
+    // Only when nobody else is missing does it take the place of one that is to be replaced.
+    const SlotId replaced = worker ? replaced_by_next(d.state, cluster, missing, place.group, nodes) : SlotId{};
     const bool failover = spare || failovers_of(d.state, cluster, nodes).contains(place.group);
     if (!headroom.allows(d, cluster, {place.node}, failover)) continue;
     if (!quota_allows(d, cluster, amount_of(*resources))) {
@@ -217,6 +220,7 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& h
       continue;
     }
     headroom.took(d, place.node);
+    if (replaced) replace_slow(d, replaced);
     grant(d, cluster, place, std::move(*resources));
   }
   watch_budget(d, id);

@@ -230,7 +230,9 @@ Decided decide(const Asking& a, const ReportRay& c) {
     if (held == nullptr || held->want != LeaseWant::Drain || before == nullptr || before->want != LeaseWant::Drain)
       continue;
     if (!side.by_address.contains(worker->address))
-      lose_slot(d, id, held->reason == kPreempted || held->reason == kMoved ? held->reason : "drained");
+      lose_slot(
+          d, id,
+          held->reason == kPreempted || held->reason == kMoved || held->reason == kSlowWays ? held->reason : "drained");
   }
   return done(d, cluster->id.str());
 }

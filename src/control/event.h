@@ -333,6 +333,32 @@ struct GrantEnded {  // by its time, or it was taken or given back
   std::string reason;
   bool operator==(const GrantEnded&) const = default;
 };
+// A way between two members stays below what the cluster asked for, or no longer does.
+struct PairJudged {
+  ClusterId cluster;
+  SlotId from, to;
+  std::int64_t kbps = 0, need_kbps = 0; /* as measured; as asked for */
+  bool slow = false;
+  bool operator==(const PairJudged&) const = default;
+};
+// A worker is to be replaced for its slow ways as soon as a machine is found; 0: nobody is any more.
+struct ReplacementSought {
+  ClusterId cluster;
+  SlotId slot;
+  std::uint32_t done = 0; /* replacements so far */
+  WallTime next;          /* no other one before */
+  bool operator==(const ReplacementSought&) const = default;
+};
+
+// A machine carried so much more for members of a cluster, today (UTC). Rows of days before `kept_from` are dropped.
+struct CarriedCounted {
+  NodeId node;
+  ClusterId cluster;
+  OrgId tenant;
+  std::int64_t day = 0, kept_from = 0; /* since 1970 */
+  std::uint64_t bytes = 0;
+  bool operator==(const CarriedCounted&) const = default;
+};
 
 // The order is the type number on disk (index + 1): append only.
 using AnyEvent =
@@ -343,7 +369,7 @@ using AnyEvent =
                  LeaseObserved, LeaseEnded, JobCreated, JobStateChanged, JobLogSet, RequestRecorded, RequestsAged,
                  Archived, TimerSet, LeaderChanged, IncarnationRaised, FormatRaised, QuotaSet, NodeStruck, NodeOffered,
                  ImagePolicySet, HeadroomSet, SigningKeysNoted, PrincipalChanged, TierShareSet, LoginRenewed,
-                 RefreshReused, AccessGranted, GrantEnded>;
+                 RefreshReused, AccessGranted, GrantEnded, PairJudged, ReplacementSought, CarriedCounted>;
 // One of them. What copies, moves, compares and ends it is compiled once (kinds.cpp): in each source it would take
 // seconds.
 struct Event : AnyEvent {

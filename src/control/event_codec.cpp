@@ -9,8 +9,20 @@ namespace {
 
 constexpr std::size_t kTypes = std::variant_size_v<AnyEvent>;
 // Types that came after format 1: {index in Event, format}.
-constexpr std::array<std::pair<std::size_t, std::uint32_t>, 11> kLaterTypes{
-    {{38, 2}, {39, 4}, {40, 5}, {41, 6}, {42, 7}, {43, 7}, {44, 8}, {45, 8}, {46, 8}, {47, 8}, {48, 8}}};
+constexpr std::array<std::pair<std::size_t, std::uint32_t>, 14> kLaterTypes{{{38, 2},
+                                                                             {39, 4},
+                                                                             {40, 5},
+                                                                             {41, 6},
+                                                                             {42, 7},
+                                                                             {43, 7},
+                                                                             {44, 8},
+                                                                             {45, 8},
+                                                                             {46, 8},
+                                                                             {47, 8},
+                                                                             {48, 8},
+                                                                             {49, 8},
+                                                                             {50, 8},
+                                                                             {51, 8}}};
 
 template <std::size_t I>
 void decode_alternative(Decoder& decoder, Event& out) {
@@ -21,23 +33,24 @@ bool decode_type(std::uint64_t type, Decoder& decoder, Event& out, std::index_se
   return ((type == I + 1 ? (decode_alternative<I>(decoder, out), true) : false) || ...);
 }
 
-constexpr std::string_view kNames[] = {"org.created",        "project.created",    "principal.created",
-                                       "principal.disabled", "api_token.created",  "api_token.revoked",
-                                       "join_token.created", "join_token.revoked", "node.enrolled",
-                                       "node.facts_changed", "node.state_changed", "node.tier_changed",
-                                       "platform.freeze",    "cluster.backoff",    "cluster.backoff_ended",
-                                       "cluster.created",    "cluster.updated",    "cluster.state_changed",
-                                       "cluster.wanted",     "cluster.probed",     "lease.granted",
-                                       "slot.keyed",         "slot.left",          "slot.promoted",
-                                       "lease.want_changed", "lease.observed",     "lease.ended",
-                                       "job.created",        "job.state_changed",  "job.log",
-                                       "request.recorded",   "requests.aged",      "archived",
-                                       "timer.set",          "leader.changed",     "incarnation.raised",
-                                       "format.raised",      "quota.set",          "node.struck",
-                                       "node.offered",       "image_policy.set",   "headroom.set",
-                                       "signing_keys.noted", "principal.changed",  "tier.guaranteed",
-                                       "login.renewed",      "login.reused",       "access.granted",
-                                       "access.ended"};
+constexpr std::string_view kNames[] = {"org.created",        "project.created",     "principal.created",
+                                       "principal.disabled", "api_token.created",   "api_token.revoked",
+                                       "join_token.created", "join_token.revoked",  "node.enrolled",
+                                       "node.facts_changed", "node.state_changed",  "node.tier_changed",
+                                       "platform.freeze",    "cluster.backoff",     "cluster.backoff_ended",
+                                       "cluster.created",    "cluster.updated",     "cluster.state_changed",
+                                       "cluster.wanted",     "cluster.probed",      "lease.granted",
+                                       "slot.keyed",         "slot.left",           "slot.promoted",
+                                       "lease.want_changed", "lease.observed",      "lease.ended",
+                                       "job.created",        "job.state_changed",   "job.log",
+                                       "request.recorded",   "requests.aged",       "archived",
+                                       "timer.set",          "leader.changed",      "incarnation.raised",
+                                       "format.raised",      "quota.set",           "node.struck",
+                                       "node.offered",       "image_policy.set",    "headroom.set",
+                                       "signing_keys.noted", "principal.changed",   "tier.guaranteed",
+                                       "login.renewed",      "login.reused",        "access.granted",
+                                       "access.ended",       "cluster.pair_judged", "cluster.replacement_sought",
+                                       "node.carried"};
 static_assert(std::size(kNames) == kTypes);
 
 struct SubjectOf {
@@ -61,6 +74,8 @@ struct SubjectOf {
   std::string operator()(const NodeStruck& e) const { return e.node.str(); }
   std::string operator()(const QuotaSet& e) const { return e.project ? e.project.str() : e.org.str(); }
   std::string operator()(const ImagePolicySet& e) const { return e.project ? e.project.str() : e.org.str(); }
+  std::string operator()(const CarriedCounted& e) const { return e.node.str(); }
+  std::string operator()(const ReplacementSought& e) const { return e.cluster.str(); }
   template <class E>
   std::string operator()(const E& e) const {
     if constexpr (requires { e.slot.str(); })

@@ -127,6 +127,7 @@ void fields(A& a, ClusterSpec& x) {
     x.max_workers);
   a.since(3, x.policy, x.min_trust);
   a.since(4, x.max_price, x.budget, x.currency, x.may_end_early);
+  a.since(8, x.pair_kbps, x.replace_slow);
 }
 template <class A>
 void fields(A& a, Epoch& x) {
@@ -147,10 +148,15 @@ void fields(A& a, ImageProbe& x) {
   a(x.digest, x.ray_version, x.python_version, x.token_auth, x.rocksdb);
 }
 template <class A>
+void fields(A& a, SlowPair& x) {
+  a(x.from, x.to, x.kbps, x.since);
+}
+template <class A>
 void fields(A& a, Cluster& x) {
   a(x.id, x.project, x.owner, x.spec, x.state, x.reason, x.generation, x.roster_epoch, x.next_address, x.slots,
     x.wanted, x.probe, x.created_at, x.started_at, x.ended_at, x.idle_since, x.ephemeral_for);
   a.since(4, x.spent);
+  a.since(8, x.slow, x.replacing, x.replaced, x.replace_from);
 }
 template <class A>
 void fields(A& a, JobSpec& x) {
@@ -368,6 +374,22 @@ void fields(A& a, LoginRenewed& x) {
 template <class A>
 void fields(A& a, RefreshReused& x) {
   a(x.token);
+}
+template <class A>
+void fields(A& a, CarriedRow& x) {
+  a(x.tenant, x.bytes);
+}
+template <class A>
+void fields(A& a, CarriedCounted& x) {
+  a(x.node, x.cluster, x.tenant, x.day, x.kept_from, x.bytes);
+}
+template <class A>
+void fields(A& a, PairJudged& x) {
+  a(x.cluster, x.from, x.to, x.kbps, x.need_kbps, x.slow);
+}
+template <class A>
+void fields(A& a, ReplacementSought& x) {
+  a(x.cluster, x.slot, x.done, x.next);
 }
 template <class A>
 void fields(A& a, SigningKeysNoted& x) {

@@ -88,16 +88,28 @@ WallTime end_of_life(const Cluster& cluster, WallTime now) {
   return (cluster.started_at.ms != 0 ? cluster.started_at : now) + cluster.spec.max_lifetime;
 }
 
+SlotId worker_to_replace(const State& state, const Cluster& cluster, const FindNode& find_node) {
+  if (!cluster.replacing || state.frozen || cluster.state != ClusterState::Running) return {};
+  const Slot* slot = state.find_slot(cluster.replacing);
+  const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
+  const Node* node = lease == nullptr ? nullptr : find_node(lease->node);
+  const bool works = node != nullptr && node->state != NodeState::Lost && lease->want == LeaseWant::Run &&
+                     lease->phase == LeasePhase::Ready && lease->end == LeaseEnd::None &&
+                     slot->role == SlotRole::Worker;
+  return works ? cluster.replacing : SlotId{};
+}
+
 Missing missing_of(const State& state, const Cluster& cluster, const FindNode& find_node) {
   Missing missing;
   if (!live(cluster.state)) return missing;
   std::map<std::string, std::uint32_t> have;
   std::uint32_t spares = 0;
   bool head = false;
+  const SlotId replaced = worker_to_replace(state, cluster, find_node);
   for (const SlotId id : cluster.slots) {
     const Slot* slot = state.find_slot(id);
     const Lease* lease = slot == nullptr ? nullptr : state.find_lease(slot->lease);
-    if (lease == nullptr) continue;
+    if (lease == nullptr || (replaced && id == replaced)) continue;
     if (slot->role == SlotRole::Head) head = true;
     if (lease->want != LeaseWant::Run && lease->want != LeaseWant::Standby) continue;
     const Node* node = find_node(lease->node);
@@ -130,14 +142,16 @@ std::map<std::string, std::uint32_t> failovers_of(const State& state, const Clus
     const Node* node = find_node(lease->node);
     if (node != nullptr && node->state == NodeState::Lost) ++lost[slot->group];
   }
+  const Slot* replaced = state.find_slot(worker_to_replace(state, cluster, find_node));  // it is there: not lost
   for (const WorkerGroup& group : cluster.spec.groups) {
-    const auto lacks = missing.workers.find(group.name);
-    if (lacks == missing.workers.end()) continue;
+    const auto found = missing.workers.find(group.name);
+    if (found == missing.workers.end()) continue;
+    const std::uint32_t lacks = found->second - (replaced != nullptr && replaced->group == group.name ? 1 : 0);
     const auto it = cluster.wanted.find(group.name);
     const std::uint32_t wanted = it == cluster.wanted.end() ? group.min : it->second;
-    const std::uint32_t have = wanted - lacks->second, least = std::min(wanted, group.min);
+    const std::uint32_t have = wanted - lacks, least = std::min(wanted, group.min);
     const std::uint32_t below = least > have ? least - have : 0;
-    if (const std::uint32_t n = std::min(lacks->second, std::max(lost[group.name], below)); n > 0) out[group.name] = n;
+    if (const std::uint32_t n = std::min(lacks, std::max(lost[group.name], below)); n > 0) out[group.name] = n;
   }
   return out;
 }

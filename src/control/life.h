@@ -35,6 +35,12 @@ inline bool contested(const Lease& lease) {
   return lease.want == LeaseWant::Stop && lease.reason == kContested;
 }
 
+// Why a worker leaves whose ways to others stay below what the cluster asked for.
+inline constexpr std::string_view kSlowWays = "slow_pair";
+// The next replacement for that may be so much later, twice as much with each; and the cluster leaves the machine alone
+// for so long.
+inline constexpr Millis kReplaceAgain{600'000}, kApart{3'600'000};
+inline constexpr std::uint32_t kReplaceDoublings = 5;
 // What a cluster lacks now. Slots on lost nodes count as missing: they are replaced when somebody can take their place.
 struct Missing {
   bool head = false;
@@ -48,6 +54,9 @@ Missing missing_of(const State& state, const Cluster& cluster, const FindNode& f
 // the minimum that it started with. Never more than it lacks.
 std::map<std::string, std::uint32_t> failovers_of(const State& state, const Cluster& cluster,
                                                   const FindNode& find_node);
+// The worker that is to be replaced for its slow ways and still works: it counts as missing, so that another is sought.
+// 0: none, or it leaves anyway.
+SlotId worker_to_replace(const State& state, const Cluster& cluster, const FindNode& find_node);
 // What of it the quotas allow now: a start whole or not at all, else as many as fit.
 Missing within_quota(const State& state, const Cluster& cluster, Missing missing);
 const WorkerGroup* find_group(const ClusterSpec& spec, const std::string& name);

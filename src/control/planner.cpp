@@ -87,6 +87,7 @@ scheduler::Request terms_of_request(const State& state, ClusterId id, const Clus
   r.pool = spec.pool, r.arch = spec.arch, r.runtime = spec.runtime, r.image = spec.image, r.egress = spec.egress;
   r.policy = spec.policy, r.min_trust = spec.min_trust;
   r.max_price = spec.max_price, r.currency = spec.currency, r.may_end_early = spec.may_end_early;
+  r.pair_kbps = spec.pair_kbps;
   r.longest = longest_of(state, cluster);
   return r;
 }
@@ -263,6 +264,7 @@ struct Affected {
     quota(e.cluster);
   }
   void operator()(const ClusterWanted& e) { clusters.insert(e.cluster); }
+  void operator()(const ReplacementSought& e) { clusters.insert(e.cluster); }
   void operator()(const LeaseGranted& e) {
     nodes.insert(e.lease.node), leases.insert(e.lease.id);
     // The gang of a start is told when its last event, the change to Starting, is folded.

@@ -25,6 +25,7 @@ inline constexpr std::uint32_t kKeysFormat = 7;       // the first with changes 
 inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated traffic
 inline constexpr std::uint32_t kTierFormat = 8;       // the first with shares of tiers
 inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts, logins that renew, and grants
+inline constexpr std::uint32_t kPairFormat = 8;       // the first with what pairs should carry, and what was carried
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -47,6 +48,7 @@ struct Backoff {
   bool operator==(const Backoff&) const = default;
 };
 using TimerKey = std::tuple<TimerKind, std::uint64_t, std::uint64_t>;  // second id: the node of a back-off
+using CarriedKey = std::tuple<std::int64_t, NodeId, ClusterId>;        // day since 1970, who carried, for whom
 using RequestKey = std::pair<PrincipalId, std::string>;
 
 struct State {
@@ -78,6 +80,8 @@ struct State {
   std::uint64_t signing_keys_revision = 0;            // as noted last; 0: never changed
   std::vector<SigningKeyRow> signing_keys;
   std::map<GrantId, Grant> grants;  // in force
+
+  std::map<CarriedKey, CarriedRow> carried;  // what is older is in the journal alone (carried.cpp)
 
   // ---- indexes, a function of the above
   std::map<std::string, OrgId> org_by_name;

@@ -14,6 +14,7 @@ void state_fields(A& a, State& s) {
   a.since(7, s.signing_keys_revision, s.signing_keys);
   a.since(8, s.tier_shares);
   a.since(8, s.grants);
+  a.since(8, s.carried);
 }
 
 }  // namespace

@@ -21,6 +21,9 @@ void Bandwidth::refresh() {
   std::int64_t carries = 0, carry_s = 0, carry_month = 0;
   if (!(file >> carries >> carry_s >> carry_month) || carry_s < 0 || carry_month < 0) carries = 0;
   carry.set(carries == 1, carry_s, carry_month);
+  std::int64_t tested = 0, test_s = 0, test_month = 0;  // not there: an older privd wrote it
+  if (!(file >> tested >> test_s >> test_month) || test_s < 0 || test_month < 0) tested = 0;
+  tests.set(tested == 1, test_s, test_month);
   if (up.rate() == sent && down.rate() == received) return;
   up.set_rate(sent);
   up_control.set_rate(sent / 5 * 4);

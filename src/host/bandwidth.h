@@ -2,7 +2,8 @@
 // The owner's cap on what clusters send and receive through this machine. Bandwidth
 // reads the caps from a file that only root writes, whenever it changed. Four fifths of what may be sent are for
 // control before bulk (overlay/shaper.h), whose debt it then is. The file: bytes a second up and down, then 1 where
-// this machine may carry for others, with its bytes a second and a month; 0 = no cap. netd's thread only.
+// this machine may carry for others, with its bytes a second and a month, and the same of tests; 0 = no cap. netd's
+// thread only.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -15,8 +16,8 @@ namespace muster::host {
 
 class Bandwidth {
  public:
-  explicit Bandwidth(std::string file = {}, std::string carried_file = {})
-      : carry(std::move(carried_file)), file_(std::move(file)) {}
+  explicit Bandwidth(std::string file = {}, std::string carried_file = {}, std::string tested_file = {})
+      : carry(std::move(carried_file)), tests(std::move(tested_file)), file_(std::move(file)) {}
   void refresh();  // cheap: looks at the file's time first
   // A datagram came; false = over the cap, drop it. Handshakes and keepalives always pass, or the link would die.
   bool admit(ByteView datagram, LeaseTime now) {
@@ -33,8 +34,11 @@ class Bandwidth {
     return bulk_waits > 0 ? share : std::min(share, up.wait(now));
   }
   TokenBucket up, up_control, down;
-  CarryCap carry;      // for others; in the same file
-  int bulk_waits = 0;  // leases with bulk that waits
+  CarryCap carry;          // for others; in the same file
+  CarryCap tests;          // of how much ways carry: the same of those; sent and received count
+  bool testing = false;    // one of the leases is at it
+  LeaseTime next_test{0};  // no other before
+  int bulk_waits = 0;      // leases with bulk that waits
 
  private:
   std::string file_;

@@ -11,9 +11,11 @@ class CarryCap {
  public:
   explicit CarryCap(std::string file = {});
   void set(bool allowed, std::int64_t bytes_s, std::int64_t bytes_per_month);  // 0 = no limit
+  std::int64_t rate() const { return rate_.rate(); }                           // 0 = no limit
   bool offers() const { return allowed_ && (month_max_ == 0 || bytes_ < month_max_); }
-  bool admit(std::size_t bytes, LeaseTime now);  // false: not now
-  void tick(const Now& now);                     // a new month begins; the count is kept
+  bool admit(std::size_t bytes, LeaseTime now);                                  // false: not now
+  void count(std::size_t bytes) { bytes_ += static_cast<std::int64_t>(bytes); }  // what came anyway
+  void tick(const Now& now);  // a new month begins; the count is kept
 
  private:
   const std::string file_;

@@ -293,91 +293,107 @@ std::vector<Limit> share_limits() {
 }
 
 std::vector<Limit> permission_limits() {
-  return {{"egress", "on | off: clusters may reach the internet, filtered",
-           [](const Policy& p) { return on(p.egress_allowed); }, flag_reader(&Policy::egress_allowed),
-           putter(&Policy::egress_allowed)},
-          {"carry", "on | off: other members of its clusters may send to each other through this machine",
-           [](const Policy& p) { return on(p.carry_allowed); }, flag_reader(&Policy::carry_allowed),
-           putter(&Policy::carry_allowed)},
-          {"carry-rate", "20mbit | unlimited: of what is carried",
-           [](const Policy& p) { return rate_text(p.max_carry_bytes_s); }, reader(&Policy::max_carry_bytes_s, rate),
-           putter(&Policy::max_carry_bytes_s)},
-          {"carry-month", "100GiB | unlimited: of what is carried in a month",
-           [](const Policy& p) {
-             return p.max_carry_bytes_per_month == 0 ? "unlimited" : size_text(p.max_carry_bytes_per_month);
-           },
-           reader(&Policy::max_carry_bytes_per_month,
-                  [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
-                    if (value == "unlimited") return std::int64_t{0};
-                    return bytes(key, value);
-                  }),
-           putter(&Policy::max_carry_bytes_per_month)},
-          {"exec", "on | off: people may open a shell in containers of their own",
-           [](const Policy& p) { return on(p.exec_allowed); }, flag_reader(&Policy::exec_allowed),
-           putter(&Policy::exec_allowed)},
-          {"images", "any | prefix[,prefix][,!pattern]", [](const Policy& p) { return joined(p.images, "any"); },
-           [](Policy& p, const std::string& key, const std::string& value) -> Status {
-             const auto words = value == "any" ? std::vector<std::string>{} : words_of(value);
-             if (words.size() > 256 || (words.empty() && value != "any"))
-               return written(key, "as any or prefixes: muster/,rayproject/, and what is denied: !evil/*");
-             p.images = words;
-             return {};
-           },
-           putter(&Policy::images)},
-          {"root", "what one container may write beside its workspace: 20GiB",
-           [](const Policy& p) { return size_text(p.max_root_bytes); }, reader(&Policy::max_root_bytes, bytes),
-           putter(&Policy::max_root_bytes)},
-          {"workspace", "100GiB | all",
-           [](const Policy& p) {
-             return p.max_workspace_bytes == 0 ? "what is free but the reserve" : size_text(p.max_workspace_bytes);
-           },
-           reader(&Policy::max_workspace_bytes,
-                  [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
-                    if (value == "all") return std::int64_t{0};
-                    return bytes(key, value);
-                  }),
-           putter(&Policy::max_workspace_bytes)},
-          {"runtimes", "docker,venv: what may be used",
-           [](const Policy& p) { return joined(p.runtimes, "the engine, else venv"); },
-           [](Policy& p, const std::string& key, const std::string& value) -> Status {
-             const auto words = words_of(value);
-             for (const auto& word : words) {
-               if (word != "docker" && word != "venv") return written(key, "as a list of docker, venv");
-             }
-             if (words.empty()) return written(key, "as a list of docker, venv");
-             p.runtimes = words;
-             return {};
-           },
-           putter(&Policy::runtimes)},
-          {"python-index", "URL of the package index for virtual environments",
-           [](const Policy& p) { return p.python_index.empty() ? "PyPI" : p.python_index; },
-           [](Policy& p, const std::string& key, const std::string& value) -> Status {
-             if (!value.starts_with("https://") || value.size() > 300) return written(key, "as https://HOST/simple");
-             p.python_index = value;
-             return {};
-           },
-           putter(&Policy::python_index)},
-          {"uv", "PATH of uv, for virtual environments",
-           [](const Policy& p) { return p.uv.empty() ? "where it usually is" : p.uv; },
-           [](Policy& p, const std::string& key, const std::string& value) -> Status {
-             if (!value.starts_with('/') || value.size() > 200) return written(key, "as an absolute path");
-             p.uv = value;
-             return {};
-           },
-           putter(&Policy::uv)},
-          {"engine-socket", "PATH | default",
-           [](const Policy& p) { return p.engine_socket.empty() ? "the engine's usual place" : p.engine_socket; },
-           [](Policy& p, const std::string& key, const std::string& value) -> Status {
-             if (!value.starts_with('/') || value.size() > 100) return written(key, "as an absolute path");
-             p.engine_socket = value;
-             return {};
-           },
-           putter(&Policy::engine_socket)},
-          {"metrics-port", "off | N: Prometheus metrics on 127.0.0.1:N",
-           [](const Policy& p) {
-             return p.metrics_port == 0 ? "off" : fmt::format("http://127.0.0.1:{}/metrics", p.metrics_port);
-           },
-           reader(&Policy::metrics_port, counter(65'535, "as a port number, or off")), putter(&Policy::metrics_port)}};
+  return {
+      {"egress", "on | off: clusters may reach the internet, filtered",
+       [](const Policy& p) { return on(p.egress_allowed); }, flag_reader(&Policy::egress_allowed),
+       putter(&Policy::egress_allowed)},
+      {"carry", "on | off: other members of its clusters may send to each other through this machine",
+       [](const Policy& p) { return on(p.carry_allowed); }, flag_reader(&Policy::carry_allowed),
+       putter(&Policy::carry_allowed)},
+      {"carry-rate", "20mbit | unlimited: of what is carried",
+       [](const Policy& p) { return rate_text(p.max_carry_bytes_s); }, reader(&Policy::max_carry_bytes_s, rate),
+       putter(&Policy::max_carry_bytes_s)},
+      {"carry-month", "100GiB | unlimited: of what is carried in a month",
+       [](const Policy& p) {
+         return p.max_carry_bytes_per_month == 0 ? "unlimited" : size_text(p.max_carry_bytes_per_month);
+       },
+       reader(&Policy::max_carry_bytes_per_month,
+              [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
+                if (value == "unlimited") return std::int64_t{0};
+                return bytes(key, value);
+              }),
+       putter(&Policy::max_carry_bytes_per_month)},
+      {"test", "on | off: short tests of how much direct ways to other members carry, while nothing else goes there",
+       [](const Policy& p) { return on(p.tests_allowed); }, flag_reader(&Policy::tests_allowed),
+       putter(&Policy::tests_allowed)},
+      {"test-rate", "20mbit | unlimited: of a test", [](const Policy& p) { return rate_text(p.max_test_bytes_s); },
+       reader(&Policy::max_test_bytes_s, rate), putter(&Policy::max_test_bytes_s)},
+      {"test-month", "1GiB | unlimited: of all tests in a month, sent and received",
+       [](const Policy& p) {
+         return p.max_test_bytes_per_month == 0 ? "unlimited" : size_text(p.max_test_bytes_per_month);
+       },
+       reader(&Policy::max_test_bytes_per_month,
+              [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
+                if (value == "unlimited") return std::int64_t{0};
+                return bytes(key, value);
+              }),
+       putter(&Policy::max_test_bytes_per_month)},
+      {"exec", "on | off: people may open a shell in containers of their own",
+       [](const Policy& p) { return on(p.exec_allowed); }, flag_reader(&Policy::exec_allowed),
+       putter(&Policy::exec_allowed)},
+      {"images", "any | prefix[,prefix][,!pattern]", [](const Policy& p) { return joined(p.images, "any"); },
+       [](Policy& p, const std::string& key, const std::string& value) -> Status {
+         const auto words = value == "any" ? std::vector<std::string>{} : words_of(value);
+         if (words.size() > 256 || (words.empty() && value != "any"))
+           return written(key, "as any or prefixes: muster/,rayproject/, and what is denied: !evil/*");
+         p.images = words;
+         return {};
+       },
+       putter(&Policy::images)},
+      {"root", "what one container may write beside its workspace: 20GiB",
+       [](const Policy& p) { return size_text(p.max_root_bytes); }, reader(&Policy::max_root_bytes, bytes),
+       putter(&Policy::max_root_bytes)},
+      {"workspace", "100GiB | all",
+       [](const Policy& p) {
+         return p.max_workspace_bytes == 0 ? "what is free but the reserve" : size_text(p.max_workspace_bytes);
+       },
+       reader(&Policy::max_workspace_bytes,
+              [](const std::string& key, const std::string& value) -> Result<std::int64_t> {
+                if (value == "all") return std::int64_t{0};
+                return bytes(key, value);
+              }),
+       putter(&Policy::max_workspace_bytes)},
+      {"runtimes", "docker,venv: what may be used",
+       [](const Policy& p) { return joined(p.runtimes, "the engine, else venv"); },
+       [](Policy& p, const std::string& key, const std::string& value) -> Status {
+         const auto words = words_of(value);
+         for (const auto& word : words) {
+           if (word != "docker" && word != "venv") return written(key, "as a list of docker, venv");
+         }
+         if (words.empty()) return written(key, "as a list of docker, venv");
+         p.runtimes = words;
+         return {};
+       },
+       putter(&Policy::runtimes)},
+      {"python-index", "URL of the package index for virtual environments",
+       [](const Policy& p) { return p.python_index.empty() ? "PyPI" : p.python_index; },
+       [](Policy& p, const std::string& key, const std::string& value) -> Status {
+         if (!value.starts_with("https://") || value.size() > 300) return written(key, "as https://HOST/simple");
+         p.python_index = value;
+         return {};
+       },
+       putter(&Policy::python_index)},
+      {"uv", "PATH of uv, for virtual environments",
+       [](const Policy& p) { return p.uv.empty() ? "where it usually is" : p.uv; },
+       [](Policy& p, const std::string& key, const std::string& value) -> Status {
+         if (!value.starts_with('/') || value.size() > 200) return written(key, "as an absolute path");
+         p.uv = value;
+         return {};
+       },
+       putter(&Policy::uv)},
+      {"engine-socket", "PATH | default",
+       [](const Policy& p) { return p.engine_socket.empty() ? "the engine's usual place" : p.engine_socket; },
+       [](Policy& p, const std::string& key, const std::string& value) -> Status {
+         if (!value.starts_with('/') || value.size() > 100) return written(key, "as an absolute path");
+         p.engine_socket = value;
+         return {};
+       },
+       putter(&Policy::engine_socket)},
+      {"metrics-port", "off | N: Prometheus metrics on 127.0.0.1:N",
+       [](const Policy& p) {
+         return p.metrics_port == 0 ? "off" : fmt::format("http://127.0.0.1:{}/metrics", p.metrics_port);
+       },
+       reader(&Policy::metrics_port, counter(65'535, "as a port number, or off")), putter(&Policy::metrics_port)}};
 }
 
 const std::vector<Limit>& limits() {

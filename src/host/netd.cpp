@@ -52,7 +52,8 @@ overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
 }  // namespace
 
 Netd::Netd(NetdOptions options)
-    : options_(std::move(options)), bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried") {}
+    : options_(std::move(options)),
+      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested") {}
 
 Netd::~Netd() {
   leases_.clear();
@@ -431,6 +432,7 @@ void Netd::tick() {
   bandwidth_.refresh();
   look_around(now);
   bandwidth_.carry.tick(now);
+  bandwidth_.tests.tick(now);
   ask_mirrors(now);
   for (auto& [name, lease] : leases_) lease->tick(now);
   sender_.flush();

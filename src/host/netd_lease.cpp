@@ -32,6 +32,14 @@ constexpr Millis kStampsAhead{600'000};
 constexpr std::size_t kRelayRoom = 256 << 10;  // so much may wait before the relay, then bulk waits here
 constexpr Millis kAfterServed{2};              // another lease, which waits for the same cap, comes first
 constexpr Millis kRatesOver{1'000}, kRatesAtMost{30'000};
+// Tests: of a way that is there for so long and on which less than that went meanwhile, at most so often each, with so
+// much between any two of a machine; as long and as much as that, and in steps.
+constexpr Millis kTestSettled{10'000}, kTestLook{2'000}, kTestAgain{6 * 3'600'000}, kTestApart{30'000};
+constexpr std::uint64_t kTestQuiet = 16 << 10;  // bytes a second, both ways
+constexpr std::uint64_t kTestLengthUs = 2'000'000, kTestRiseUs = 100'000;
+constexpr std::size_t kTestBytes = 8 << 20, kTestStep = 128 << 10, kTestDisturbed = 128 << 10;
+constexpr double kTestFirst = 128 << 10, kTestRise = 1.5, kTestFastest = 125e6;
+constexpr Millis kTestEvery{5};
 }  // namespace
 
 // Shared with the relay threads; `owner` is only touched on netd's thread and cleared when the lease ends.
@@ -103,6 +111,8 @@ NetdLease::~NetdLease() {
   relays_.clear();  // joins their threads
   inbox_->owner = nullptr;
   if (pump_timer_ != 0) poller_.cancel(pump_timer_);
+  if (test_timer_ != 0) poller_.cancel(test_timer_);
+  if (test_) bandwidth_.testing = false;
   if (bulk_waits_) --bandwidth_.bulk_waits;
   close_tun();
 }
@@ -478,6 +488,7 @@ void NetdLease::from_tun(std::span<std::uint8_t> read, const Now& now) {
   }
   if (read.size() < 20) return;
   const std::uint32_t to = overlay::packet_destination(read);
+  tun_bytes_ += read.size();
   const auto [pace, room] = way(to);
   if (bandwidth_.up.rate() > 0 || pace > 0 || !room || leaving_.holds(to))
     return leaving_.push(to, header, read, micros());
@@ -510,9 +521,79 @@ void NetdLease::tick(const Now& now) {
   for (std::size_t i = 0; i < relays_.size(); ++i) ask_udp(i, now);
   if (!member_) return;
   member_->set_carries(bandwidth_.carry.offers(), now, *this);
+  member_->set_tests(bandwidth_.tests.offers(), now, *this);
   member_->tick(now, *this);
+  look_for_test(now);
   flush();
   if (member_->latest_stamp() > stamps_kept_) keep_stamps(member_->latest_stamp());
+}
+
+// Of the direct ways that were never full and on which next to nothing goes, the one whose turn it is.
+void NetdLease::look_for_test(const Now& now) {
+  if (pacing_ == Pacing::Off || !bandwidth_.tests.offers() || now.lease - looked_for_test_ < kTestLook) return;
+  const Millis passed = now.lease - std::exchange(looked_for_test_, now.lease);
+  std::optional<overlay::MemberStats> due;
+  for (const overlay::MemberStats& m : member_->stats()) {
+    Quiet& quiet = quiet_[m.address];
+    const std::uint64_t bytes = m.peer.rx_bytes + m.peer.tx_bytes;
+    const std::uint64_t allowed =
+        kTestQuiet * static_cast<std::uint64_t>(std::max<std::int64_t>(passed.count(), 1)) / 1000;
+    if (quiet.since == LeaseTime{} || bytes - quiet.bytes > allowed) quiet.since = now.lease;
+    quiet.bytes = bytes;
+    const bool known = m.carries_bytes_s > 0 || (m.tested != LeaseTime{} && now.lease - m.tested < kTestAgain);
+    if (known || !m.takes_tests || !m.peer.endpoint.direct() || m.since == LeaseTime{} ||
+        now.lease - m.since < kTestSettled || now.lease - quiet.since < kTestSettled)
+      continue;
+    if (!due || m.tested < due->tested) due = m;
+  }
+  if (!due || test_ || bandwidth_.testing || now.lease < bandwidth_.next_test || !leaving_.empty()) return;
+  if (!member_->begin_test(due->address, now)) return;
+  bandwidth_.testing = true;
+  tun_bytes_ = 0;
+  const std::uint64_t micros_now = micros();
+  test_ = Test{due->address, micros_now, micros_now, 0, kTestFirst};
+  go_on_testing();
+}
+
+void NetdLease::go_on_testing() {
+  test_timer_ = 0;
+  if (!test_ || !member_) return;
+  const Now now = read_clocks();
+  const std::uint64_t micros_now = micros();
+  Test& test = *test_;
+  if (tun_bytes_ > kTestDisturbed || !leaving_.empty()) return end_test(now, "programs have something to send");
+  if (micros_now - test.began_us > kTestLengthUs || test.sent >= kTestBytes) return end_test(now, "it was not full");
+  if (!bandwidth_.tests.offers()) return end_test(now, "the owner's limit is reached");
+  const auto owners = static_cast<double>(bandwidth_.tests.rate());
+  const double cap =
+      std::min({owners > 0 ? owners : kTestFastest, kTestFastest,
+                bandwidth_.up.rate() > 0 ? static_cast<double>(bandwidth_.up.rate()) / 2 : kTestFastest});
+  const auto risen = static_cast<int>((micros_now - test.began_us) / kTestRiseUs);
+  double rate = kTestFirst;
+  for (int i = 0; i < risen && rate < cap; ++i) rate *= kTestRise;
+  test.bytes_s = std::min(rate, cap);
+  const double wished = test.bytes_s * static_cast<double>(micros_now - test.last_us) / 1e6;
+  const std::size_t bytes = std::min(kTestStep, static_cast<std::size_t>(wished));
+  const bool room = bandwidth_.wait_up(false, now.lease) == Millis(0);
+  if (room && bytes > 0 && bandwidth_.tests.admit(bytes, now.lease)) {
+    test.last_us = micros_now;
+    test.sent += bytes;
+    if (!member_->fill(test.to, bytes, now, *this)) return end_test(now, "its end was met, or it is taken no more");
+  }
+  udp_.flush();
+  test_timer_ = poller_.after(kTestEvery, [inbox = inbox_] {
+    if (inbox->owner != nullptr) inbox->owner->go_on_testing();
+  });
+}
+
+void NetdLease::end_test(const Now& now, const char* why) {
+  udp_.flush();
+  member_->end_test(test_->to);
+  log_info("netd", "{}: a test of the way to member {} sent {} KiB, the last at {} KiB/s: {}", name_,
+           test_->to & 0xffff, test_->sent >> 10, static_cast<std::size_t>(test_->bytes_s) >> 10, why);
+  test_.reset();
+  bandwidth_.testing = false;
+  bandwidth_.next_test = now.lease + kTestApart;
 }
 
 // Where that one has just gone, by any other that is there.
@@ -639,6 +720,9 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   pair.tx_bytes = m.peer.tx_bytes;
   pair.carries_bytes_s = m.carries_bytes_s;
   if (m.carries_bytes_s > 0) pair.carries_age_ms = age(now.lease - m.carries_since);
+  pair.tested = m.by_test;
+  pair.at_least_bytes_s = m.at_least_bytes_s;
+  if (m.at_least_bytes_s > 0) pair.at_least_age_ms = age(now.lease - m.at_least_since);
   const auto tried = [&](const overlay::Tried& t, session::NetOrigin origin) {
     if (pair.tries.size() < session::kNetTriesMax)
       pair.tries.push_back({place_of(t.at), origin, t.sent, t.answered, t.full, t.rtt_us});

@@ -87,6 +87,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
   bool may_carry(std::size_t bytes) override;
+  void took_test(std::size_t bytes) override { bandwidth_.tests.count(bytes); }
   std::uint64_t micros() const override;
   void write(const overlay::OffloadHeader& header, ByteView packet) override;
   void read_tun();
@@ -96,6 +97,9 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void pump(const Now& now);
   void add_rates(session::NetPair& pair, LeaseTime now);
   void pump_and_flush();
+  void look_for_test(const Now& now);
+  void go_on_testing();
+  void end_test(const Now& now, const char* why);
   void drain();
   void want_relays(std::vector<Relay> wanted, bool all_anew);
   void connect(Relay& relay);
@@ -141,6 +145,22 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     std::uint64_t rx_bytes = 0, tx_bytes = 0, rx_bytes_s = 0, tx_bytes_s = 0;
   };
   std::map<std::uint32_t, Seen> seen_;  // by overlay address: what paths() saw last
+  // A test of how much one idle direct way carries: the rate rises until an end is met, or a limit.
+  struct Test {
+    std::uint32_t to = 0;
+    std::uint64_t began_us = 0, last_us = 0;
+    std::size_t sent = 0;
+    double bytes_s = 0;
+  };
+  std::optional<Test> test_;
+  std::uint64_t test_timer_ = 0;
+  std::size_t tun_bytes_ = 0;  // of programs, since the test began
+  struct Quiet {
+    std::uint64_t bytes = 0;
+    LeaseTime since;
+  };
+  std::map<std::uint32_t, Quiet> quiet_;  // by overlay address
+  LeaseTime looked_for_test_{0};
   std::shared_ptr<Inbox> inbox_;
   Bytes buffer_, wrapped_;
 };

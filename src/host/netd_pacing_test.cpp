@@ -194,6 +194,49 @@ TEST_F(NetdPacing, AFullLinkDelaysNoHeartbeat) {
   EXPECT_EQ(b.client->paths("lease-1")->report.pairs.at(0).carries_bytes_s, 0U) << "the way back was never full";
 }
 
+// Both owners allow it, nothing goes there: one of the ends fills the way for a moment, and knows what it carries.
+TEST_F(NetdPacing, AnIdleWayIsTestedWhereBothOwnersAllowIt) {
+  begin(Pacing::On);
+  if (IsSkipped()) return;
+  narrow();
+  const auto pair_of = [](const lab::Machine& m) { return m.client->paths("lease-1")->report.pairs.at(0); };
+  const std::uint64_t before = pair_of(a).tx_bytes;
+  std::ofstream(a.dir + "/bandwidth") << "0 0 0 0 0 1 12500000 100000000\n";
+  std::this_thread::sleep_for(16s);
+  EXPECT_LT(pair_of(a).tx_bytes - before, 64U << 10) << "the other owner does not allow it";
+  std::ofstream(b.dir + "/bandwidth") << "0 0 0 0 0 1 300000 100000000\n";
+  session::NetPair found;
+  for (int i = 0; i < 400 && found.carries_bytes_s == 0; ++i) std::this_thread::sleep_for(100ms), found = pair_of(a);
+  EXPECT_TRUE(found.tested);
+  EXPECT_NEAR(static_cast<double>(found.carries_bytes_s), 1.25e6, 0.35e6);
+  EXPECT_LT(found.tx_bytes - before, std::uint64_t{9} << 20) << "no more than a test may send";
+  EXPECT_EQ(found.at_least_bytes_s, 0U);
+  // The way back is wide, and b's owner allows little: it learns that it carries at least that.
+  session::NetPair back;
+  for (int i = 0; i < 600 && back.at_least_bytes_s == 0; ++i) std::this_thread::sleep_for(100ms), back = pair_of(b);
+  EXPECT_EQ(back.carries_bytes_s, 0U);
+  EXPECT_FALSE(back.tested);
+  EXPECT_GT(back.at_least_bytes_s, 150'000U);
+  EXPECT_LT(back.at_least_bytes_s, 900'000U);
+  // Known now: not again.
+  const std::uint64_t after = pair_of(a).tx_bytes;
+  std::this_thread::sleep_for(8s);
+  EXPECT_LT(pair_of(a).tx_bytes - after, 64U << 10);
+}
+
+TEST_F(NetdPacing, NoMoreIsSentThanTheOwnersMonthAllows) {
+  begin(Pacing::On);
+  if (IsSkipped()) return;
+  std::ofstream(b.dir + "/bandwidth") << "0 0 0 0 0 1 0 0\n";
+  std::ofstream(a.dir + "/bandwidth") << "0 0 0 0 0 1 0 300000\n";
+  const auto sent = [&] { return a.client->paths("lease-1")->report.pairs.at(0).tx_bytes; };
+  const std::uint64_t before = sent();
+  for (int i = 0; i < 300 && sent() - before < 200'000; ++i) std::this_thread::sleep_for(100ms);
+  std::this_thread::sleep_for(3s);
+  EXPECT_GE(sent() - before, 200'000U);
+  EXPECT_LT(sent() - before, 600'000U);
+}
+
 TEST_F(NetdPacing, WithoutThePaceTheSameLinkDelaysThemLong) {
   begin(Pacing::Off);
   if (IsSkipped()) return;

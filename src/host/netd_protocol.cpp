@@ -141,7 +141,7 @@ void each(A& a, T& v) {
     each(a, v.at);
     fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
            v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.relay,
-           v.relays, v.by, v.mtu, v.relay_udp);
+           v.relays, v.by, v.mtu, v.relay_udp, v.tested, v.at_least_bytes_s, v.at_least_age_ms);
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,

@@ -21,8 +21,9 @@ constexpr Millis kGoneAfter{120'000};  // a start with a slow engine is over by 
 
 void write_bandwidth(const Layout& layout, const Policy& policy) {
   const std::string text =
-      fmt::format("{} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
-                  policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month);
+      fmt::format("{} {} {} {} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
+                  policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month,
+                  policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
   const Status written = crypto::write_public_file(layout.bandwidth(), as_bytes(text));
   if (!written.ok()) log_warn("privd", "{}", written.error().message);
 }

@@ -258,6 +258,9 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
                                                                                    {"carry", "on"},
                                                                                    {"carry-rate", "50mbit"},
                                                                                    {"carry-month", "200GiB"},
+                                                                                   {"test", "on"},
+                                                                                   {"test-rate", "8mbit"},
+                                                                                   {"test-month", "2GiB"},
                                                                                    {"images", "muster/,rayproject/"},
                                                                                    {"metrics-port", "9464"}}) {
     const Status set = set_limit(p, key, value);
@@ -272,6 +275,10 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
   EXPECT_EQ(p.max_upload_bytes_s, 2'500'000);
   EXPECT_EQ(p.max_download_bytes_s, 5'000'000);
   EXPECT_TRUE(p.carry_allowed);
+  EXPECT_FALSE(Policy{}.tests_allowed) << "nothing is sent only to measure unless the owner says so";
+  EXPECT_TRUE(p.tests_allowed);
+  EXPECT_EQ(p.max_test_bytes_s, 1'000'000);
+  EXPECT_EQ(p.max_test_bytes_per_month, std::int64_t{2} << 30);
   EXPECT_EQ(p.max_carry_bytes_s, 6'250'000);
   EXPECT_EQ(p.max_carry_bytes_per_month, std::int64_t{200} << 30);
   const auto back = parse_policy(policy_text(p));
@@ -440,6 +447,13 @@ TEST(Carry, NothingWithoutTheOwnersWordAndNoMoreThanHisCaps) {
   now.wall = now.wall + Millis(31LL * 86'400'000);
   again.carry.tick(now);
   EXPECT_TRUE(again.carry.offers()) << "a new month";
+  EXPECT_FALSE(again.tests.offers()) << "an older privd says nothing of tests";
+  std::ofstream(file) << "0 0 1 1000 2000 1 5000 6000\n";
+  again.refresh();
+  EXPECT_TRUE(again.tests.offers());
+  EXPECT_EQ(again.tests.rate(), 5'000);
+  again.tests.count(6'000);
+  EXPECT_FALSE(again.tests.offers()) << "what came counts too";
   std::ofstream(file) << "0 0 1 damaged\n";
   again.refresh();
   EXPECT_FALSE(again.carry.offers()) << "the owner meant something, we do not know what";

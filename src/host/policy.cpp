@@ -111,6 +111,9 @@ Result<Policy> parse_policy(std::string_view text) {
   p.max_carry_bytes_s = fields.integer_or("max_carry_bytes_s", 0, kBytesEver, p.max_carry_bytes_s);
   p.max_carry_bytes_per_month =
       fields.integer_or("max_carry_bytes_per_month", 0, kBytesEver, p.max_carry_bytes_per_month);
+  p.tests_allowed = fields.boolean_or("tests_allowed", p.tests_allowed);
+  p.max_test_bytes_s = fields.integer_or("max_test_bytes_s", 0, kBytesEver, p.max_test_bytes_s);
+  p.max_test_bytes_per_month = fields.integer_or("max_test_bytes_per_month", 0, kBytesEver, p.max_test_bytes_per_month);
   p.stop_after_minutes = fields.integer_or("stop_after_minutes", 0, 24 * 60, p.stop_after_minutes);
   p.metrics_port = fields.integer_or("metrics_port", 0, 65'535, p.metrics_port);
   p.engine_socket = fields.text_or("engine_socket", {}, 100);
@@ -205,6 +208,9 @@ std::string policy_text(const Policy& p) {
   if (p.carry_allowed != usual.carry_allowed) out["carry_allowed"] = p.carry_allowed;
   number("max_carry_bytes_s", p.max_carry_bytes_s, usual.max_carry_bytes_s);
   number("max_carry_bytes_per_month", p.max_carry_bytes_per_month, usual.max_carry_bytes_per_month);
+  if (p.tests_allowed != usual.tests_allowed) out["tests_allowed"] = p.tests_allowed;
+  number("max_test_bytes_s", p.max_test_bytes_s, usual.max_test_bytes_s);
+  number("max_test_bytes_per_month", p.max_test_bytes_per_month, usual.max_test_bytes_per_month);
   number("max_leases", p.max_leases, usual.max_leases);
   if (p.egress_allowed != usual.egress_allowed) out["egress_allowed"] = p.egress_allowed;
   if (p.exec_allowed != usual.exec_allowed) out["exec_allowed"] = p.exec_allowed;

@@ -47,6 +47,8 @@ struct Policy {
   std::int64_t max_upload_bytes_s = 0, max_download_bytes_s = 0;  // of the clusters' networks together; 0 = unlimited
   bool carry_allowed = false;  // what other members of its clusters send each other may go through this machine
   std::int64_t max_carry_bytes_s = 0, max_carry_bytes_per_month = 0;  // of that; 0 = no limit
+  bool tests_allowed = false;  // short tests of how much direct ways to other members carry, sent and received
+  std::int64_t max_test_bytes_s = 2'500'000, max_test_bytes_per_month = 1LL << 30;  // of those; 0 = no limit
   std::int64_t max_leases = 8;
   std::int64_t max_root_bytes = 20LL << 30;  // what one container may write into its root
   std::int64_t max_workspace_bytes = 0;      // of one lease; 0 = what is free less the reserve

@@ -13,10 +13,10 @@ namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",        "pool",        "egress",        "tier",        "priority",  "max_lifetime_minutes",
-      "region",        "gpu_model",   "image",         "arch",        "runtime",   "head",
-      "node_labels",   "env",         "policy",        "min_trust",   "max_price", "budget",
-      "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib"};
+      "spares",        "pool",        "egress",        "tier",         "priority",  "max_lifetime_minutes",
+      "region",        "gpu_model",   "image",         "arch",         "runtime",   "head",
+      "node_labels",   "env",         "policy",        "min_trust",    "max_price", "budget",
+      "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib", "pair_mbps", "replace_slow"};
   return keys;
 }
 
@@ -118,6 +118,10 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     draft.traffic.down_kbps = TRY(read_count(value, key, 1'000'000)) * 1'000;
   else if (entry.key == "transfer_gib")
     draft.traffic.volume_bytes = static_cast<std::int64_t>(TRY(read_count(value, key, 1'000'000))) << 30;
+  else if (entry.key == "pair_mbps")
+    spec.pair_kbps = TRY(read_count(value, key, kPairKbpsMax / 1'000)) * 1'000;
+  else if (entry.key == "replace_slow")
+    spec.replace_slow = TRY(read_flag(value, key));
   else if (entry.key == "head")
     draft.head_resources = TRY(read_resources(draft, value, key));
   else if (entry.key == "node_labels")
@@ -142,6 +146,8 @@ Status read_muster(Draft& draft, const Tree& muster) {
     TRY_VOID(read_key(draft, entry, key));
     draft.report.mapped(key, entry.line, entry.value->kind == Tree::Kind::Scalar ? entry.value->text : "set");
   }
+  if (draft.launch.spec.replace_slow && draft.launch.spec.pair_kbps == 0)
+    return fault(muster, "muster.replace_slow", "says who is replaced, but not what is slow; add pair_mbps");
   return {};
 }
 

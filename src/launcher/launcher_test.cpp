@@ -244,6 +244,12 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   const Traffic each{50'000, 200'000, std::int64_t{30} << 30};
   EXPECT_EQ(sends->spec.head.resources.traffic, each);
   EXPECT_EQ(sends->spec.groups.at(0).request.resources.traffic, each);
+  const auto pairs = from_yaml(base + "muster: {pair_mbps: 200, replace_slow: true}\n", {});
+  ASSERT_TRUE(pairs.ok()) << pairs.error().message;
+  EXPECT_EQ(pairs->spec.pair_kbps, 200'000);
+  EXPECT_TRUE(pairs->spec.replace_slow);
+  EXPECT_NE(fails(base + "muster: {replace_slow: true}\n").find("pair_mbps"), std::string::npos);
+  EXPECT_NE(fails(base + "muster: {pair_mbps: 2000000}\n").find("muster.pair_mbps"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {uplink_mbps: 1.5}\n").find("muster.uplink_mbps"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {uplink_mbps: 2000000}\n").find("muster.uplink_mbps"), std::string::npos);
   EXPECT_NE(fails(base + "muster: {max_price: cheap}\n").find("muster.max_price must be an amount such as 1.20"),

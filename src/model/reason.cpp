@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 51> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 52> kSentences{{
     {"budget", "the cluster has cost what its budget allows; start it again with a larger one"},
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
@@ -70,6 +70,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 51> kSentenc
     {"preempted", "it makes room for work of a better tier; the cluster gets another worker when there is room again"},
     {"runtime.unsupported", "the machine's owner does not allow this runtime"},
     {"setup.failed", "a setup command ended with an error; `muster status` shows its last lines"},
+    {"slow_pair", "its ways to other members stayed below what the cluster asks for; another worker takes its place"},
     {"venv.disk_full", "the machine's disk is full; the virtual environment does not fit"},
     {"venv.failed", "the virtual environment could not be built; the machine's owner sees why in the agent's log"},
     {"venv.hash_mismatch", "the package index handed out something else than the lock says; nothing was installed"},

@@ -160,7 +160,8 @@ struct Traffic {
   bool any() const { return up_kbps > 0 || down_kbps > 0 || volume_bytes > 0; }
   bool operator==(const Traffic&) const = default;
 };
-inline constexpr std::int64_t kAssumedLinkKbps = 20'000;  // a home's way out, where nothing is said of it
+inline constexpr std::int64_t kPairKbpsMax = 1'000'000'000;  // that a pair may be asked to carry
+inline constexpr std::int64_t kAssumedLinkKbps = 20'000;     // a home's way out, where nothing is said of it
 struct Resources {
   std::int64_t cpu_milli = 0;
   std::int64_t memory_bytes = 0;
@@ -304,6 +305,8 @@ struct ClusterSpec {
   std::int64_t budget = 0;     // for all of it, from start to end: then it is stopped; 0 = no limit
   std::string currency;        // of both; empty = neither is given
   bool may_end_early = false;  // machines that their owners want back at a known time will do
+  std::int64_t pair_kbps = 0;  // what each pair of its members should carry, each way; 0 = it does not say
+  bool replace_slow = false;   // workers whose ways stay below that are replaced
   bool operator==(const ClusterSpec&) const = default;
 };
 enum class ClusterState : std::uint8_t { Queued = 1, Starting = 2, Running = 3, Stopping = 4, Stopped = 5, Failed = 6 };
@@ -366,6 +369,19 @@ struct ImageProbe {  // what the agent found in the image
   bool token_auth = false, rocksdb = false;
   bool operator==(const ImageProbe&) const = default;
 };
+// What a machine carried for members of a cluster of others' on one day, as both ends signed it.
+struct CarriedRow {
+  OrgId tenant;             // whose cluster it was
+  std::uint64_t bytes = 0;  // of ciphertext
+  bool operator==(const CarriedRow&) const = default;
+};
+// A way between two members that stays below what the cluster asked for: as measured, never as used.
+struct SlowPair {
+  SlotId from, to;
+  std::int64_t kbps = 0;  // when it was judged
+  WallTime since;
+  bool operator==(const SlowPair&) const = default;
+};
 struct Cluster {
   ClusterId id;
   ProjectId project;
@@ -381,6 +397,10 @@ struct Cluster {
   WallTime created_at, started_at, ended_at, idle_since;
   JobId ephemeral_for;
   std::map<std::string, std::int64_t> spent = {};  // by currency, millionths: what its ended leases cost
+  std::vector<SlowPair> slow = {};                 // by (from, to), at most kSlowPairsMax (control/slow.h)
+  SlotId replacing = {};                           // a worker of these, once a machine is found for another
+  std::uint32_t replaced = 0;                      // so many were
+  WallTime replace_from = {};                      // no other before
   bool operator==(const Cluster&) const = default;
 };
 

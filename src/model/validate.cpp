@@ -216,6 +216,11 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
   if (spec.currency.empty() && (spec.max_price > 0 || spec.budget > 0))
     return wrong(field + ".currency", "is empty; name the currency of max_price and budget, such as EUR");
   if (!spec.currency.empty()) TRY_VOID(validate_currency(spec.currency, field + ".currency"));
+  TRY_VOID(in_range(spec.pair_kbps, 0, kPairKbpsMax, field + ".pair_kbps"));
+  if (spec.replace_slow && spec.pair_kbps == 0)
+    return wrong(field + ".replace_slow",
+                 "asks to replace members with slow ways, but not what is slow; say what each pair should carry "
+                 "(pair_mbps in the file, pairKbps in the API)");
   return fits(weight(spec), field);
 }
 

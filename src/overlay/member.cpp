@@ -12,8 +12,10 @@ namespace {
 // Control messages between members. Ping and Pong: kind, id, then zeros up to the size that is being tested. Here:
 // kind, number, and that many times address and port. Here6: the same with IPv6 addresses.
 // Offer: kind, 1 for "I carry" or 0. Carry: kind, the address that it is for, a datagram of the session with that one.
-// Carried: kind, the address that it is from, the datagram.
-constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kOffer = 4, kCarry = 5, kCarried = 6, kHere6 = 7;
+// Carried: kind, the address that it is from, the datagram. Tests: kind, 1 for "I take tests" or 0. Filler: kind, then
+// zeros; members of older versions drop it, and are sent none.
+constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kOffer = 4, kCarry = 5, kCarried = 6, kHere6 = 7, kTests = 8,
+                       kFiller = 9;
 constexpr Millis kLeftTimeout{1'000};  // of a direct way that its other end does not tell any more
 constexpr Millis kHeardFresh{5'000};   // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
@@ -309,6 +311,12 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   if (message[0] == kOffer) return on_offer(path, message, now);
   if (message[0] == kCarry) return on_carry(peer, path, from, message, out);
   if (message[0] == kCarried) return on_carried(peer, path, from, message);
+  if (message[0] == kFiller) return out.took_test(message.size());
+  if (message[0] == kTests) {
+    const bool takes = message.size() >= 2 && message[1] == 1;
+    path.takes_tests_until = takes ? now.lease + kOfferLife : LeaseTime{};
+    return;
+  }
   if (message.size() < kProbeHeader) return;
   const std::uint64_t micros = out.micros();
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
@@ -336,7 +344,11 @@ void Member::on_pace_pong(Path& path, const Endpoint& from, ByteView message, co
   const std::uint64_t found = path.pacer->found_us();
   path.pacer->answered(number, micros, load_be64(message.data() + kProbeHeader),
                        load_be64(message.data() + kProbeHeader + 8));
-  if (path.pacer->found_us() != found) path.carries_since = now.lease;
+  if (path.pacer->found_us() != found) {
+    path.carries_since = now.lease;
+    path.by_test = path.testing;
+    path.at_least = 0;
+  }
   // It lives, also where the queue is so long that the other probes get lost.
   for (auto* list : {&path.candidates, &path.carriers})
     for (Candidate& c : *list)
@@ -467,6 +479,8 @@ void Member::changed_way(const Key32& key, Path& path, const Now& now) {
   path.next_relay_probe = path.next_carrier_probe = now.lease;
   path.carrier_backoff = kProbeEvery;
   path.pacer.reset();  // another way, another pace
+  path.testing = path.by_test = false;
+  path.at_least = 0, path.tested = {};
   path.unpaced = 0;
   ++path.changes;
   device_.set_endpoint(key, way_of(key, path));
@@ -715,6 +729,67 @@ void Member::set_carries(bool carries, const Now& now, Out& out) {
   flush(now, out);
 }
 
+void Member::set_tests(bool takes, const Now& now, Out& out) {
+  if (std::exchange(takes_tests_, takes) == takes) return;
+  for (auto& [key, path] : paths_) path.told_tests = {};
+  if (takes) return;  // the next tick says so
+  Wire wire(*this, out, now);
+  for (auto& [key, path] : paths_) device_.send_control(key, way_of(key, path), Bytes{kTests, 0}, now, wire);
+  flush(now, out);
+}
+
+// Only within sessions that there are: nobody is greeted for it.
+void Member::tell_tests(const Now& now, Out& out) {
+  if (!takes_tests_) return;
+  Wire wire(*this, out, now);
+  for (auto& [key, path] : paths_) {
+    if (path.told_tests != LeaseTime{} && now.lease - path.told_tests < kOfferEvery) continue;
+    if (!device_.has_session(key)) continue;
+    if (device_.send_control(key, way_of(key, path), Bytes{kTests, 1}, now, wire)) path.told_tests = now.lease;
+  }
+}
+
+bool Member::begin_test(std::uint32_t address, const Now& now) {
+  const auto it = by_address_.find(address);
+  if (it == by_address_.end()) return false;
+  auto& [key, path] = *it->second;
+  if (!path.direct || path.takes_tests_until <= now.lease || !device_.has_session(key)) return false;
+  path.tested = now.lease;
+  path.testing = true;
+  path.at_least = 0;
+  path.found_before_us = path.pacer ? path.pacer->found_us() : 0;
+  path.unpaced = std::max(path.unpaced, kBusyBytes);  // its pace is learnt from the first packet on
+  return true;
+}
+
+bool Member::fill(std::uint32_t address, std::size_t bytes, const Now& now, Out& out) {
+  const auto it = by_address_.find(address);
+  if (it == by_address_.end()) return false;
+  auto& [key, path] = *it->second;
+  if (!path.testing || !path.direct || path.takes_tests_until <= now.lease) return false;
+  Bytes filler(path.mtu, 0);
+  filler[0] = kFiller;
+  Wire wire(*this, out, now);
+  std::size_t went = 0;
+  for (; went < bytes; went += filler.size())
+    if (!device_.send_control(key, *path.direct, filler, now, wire)) return false;
+  flush(now, out);
+  if (went > 0) sent(address, went, now, out);
+  if (!path.pacer) return true;
+  if (path.pacer->found_us() != path.found_before_us) return false;
+  if (const std::uint64_t came = path.pacer->arriving(); came > path.at_least)
+    path.at_least = came, path.at_least_since = now.lease;
+  return true;
+}
+
+void Member::end_test(std::uint32_t address) {
+  const auto it = by_address_.find(address);
+  if (it == by_address_.end()) return;
+  Path& path = it->second->second;
+  path.testing = false;
+  if (path.pacer && path.pacer->found_us() != path.found_before_us) path.at_least = 0;
+}
+
 // Members must know us, and reach us directly, before they need us.
 void Member::offer(const Now& now, Out& out) {
   if (!carries_) return;
@@ -918,8 +993,10 @@ void Member::tick(const Now& now, Out& out) {
     probe_relays(key, path, now, out);
     probe_carriers(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
+    if (path.takes_tests_until < now.lease) path.takes_tests_until = {};
   }
   offer(now, out);
+  tell_tests(now, out);
   flush(now, out);
 }
 
@@ -943,6 +1020,10 @@ std::vector<MemberStats> Member::stats() const {
       m.relays.push_back({i, path.relays[i].sent, path.relays[i].answered, path.relays[i].rtt_us});
     m.carries_bytes_s = path.pacer ? path.pacer->carries() : 0;
     m.carries_since = path.carries_since;
+    m.by_test = path.by_test && m.carries_bytes_s > 0;
+    m.takes_tests = path.takes_tests_until != LeaseTime{};
+    m.tested = path.tested;
+    m.at_least_bytes_s = path.at_least, m.at_least_since = path.at_least_since;
     const Probe* way = by_relay == nullptr ? &none : by_relay;
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;

@@ -50,6 +50,7 @@ class Out {
   virtual void to_udp6(const Ip6&, std::uint16_t, ByteView) {}  // who has no IPv6 loses it
   virtual void to_tun(ByteView ip_packet) = 0;
   virtual bool may_carry(std::size_t) { return false; }  // so many bytes for others; false: the owner's cap is reached
+  virtual void took_test(std::size_t) {}                 // so many bytes came that were sent only to measure
   virtual std::uint64_t micros() const { return 0; }     // any steady clock, for round trips only; 0: none are measured
 };
 
@@ -100,6 +101,10 @@ struct MemberStats {
   std::size_t mtu = kInnerMtu;        // what the present way carries
   std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
   LeaseTime carries_since;
+  bool takes_tests = false, by_test = false;  // it says so; carries_bytes_s was found by a test
+  LeaseTime tested;                           // when one was last begun; 0 = never on this way
+  std::uint64_t at_least_bytes_s = 0;         // the most that a test saw arrive without meeting an end
+  LeaseTime at_least_since;
   std::vector<Tried> carriers;  // by their inner address
   std::vector<Tried> tried;     // by relay: all; directly: what was tried until it was found
 };
@@ -152,6 +157,13 @@ class Member {
   void tick(const Now& now, Out& out);
   void set_carries(bool carries, const Now& now, Out& out);  // may others be told that we carry for them?
   bool carries() const { return carries_; }
+  // Tests of how much a direct way carries: filler that means nothing, beside which probes go. Who sends it decides how
+  // much, from what is its own; nobody can make another send. Only to members that say that they take it.
+  void set_tests(bool takes, const Now& now, Out& out);
+  bool begin_test(std::uint32_t address, const Now& now);  // false: nothing can be tested there
+  bool fill(std::uint32_t address, std::size_t bytes, const Now& now,
+            Out& out);  // false: the end was met, or it is over
+  void end_test(std::uint32_t address);
   std::vector<CarriedCount> carried() const;
   std::vector<ForwardedCount> forwarded() const;
   std::vector<MemberStats> stats() const;
@@ -217,6 +229,10 @@ class Member {
     std::unique_ptr<Pacer> pacer;  // of the present way, once much is sent
     std::size_t unpaced = 0;       // sent before that
     LeaseTime carries_since;
+    LeaseTime takes_tests_until, told_tests;
+    LeaseTime tested, at_least_since;  // of the present way
+    bool testing = false, by_test = false;
+    std::uint64_t at_least = 0, found_before_us = 0;
   };
   // What could not be sent, or taken in, while the Device was at work.
   struct Later {
@@ -242,6 +258,7 @@ class Member {
   void find_carriers(const Key32& key, Path& path, LeaseTime now);
   void take_carrier(const Key32& key, Path& path, std::optional<std::uint32_t> by, const Now& now);
   void offer(const Now& now, Out& out);
+  void tell_tests(const Now& now, Out& out);
   void changed_way(const Key32& key, Path& path, const Now& now);
   void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                std::uint64_t micros);
@@ -281,7 +298,7 @@ class Member {
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
   std::vector<Later> later_;
   std::vector<Arrived> arrived_;
-  bool carries_ = false;
+  bool carries_ = false, takes_tests_ = false;
   std::map<std::uint32_t, LeaseTime> offers_;  // who carries, until when that holds
   std::map<std::pair<std::uint32_t, std::uint32_t>, Counted> carried_, forwarded_;  // (by, with); (from, to)
   std::vector<Endpoint> public_;

@@ -44,6 +44,8 @@ struct Machine : Out {
     return carries <= carries_max;
   }
   std::size_t carries = 0, carries_max = SIZE_MAX;
+  void took_test(std::size_t bytes) override { test_bytes += bytes; }
+  std::size_t test_bytes = 0;
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
   std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
@@ -1020,6 +1022,43 @@ TEST_F(Carrying, ADetourIsNotTaken) {
   for (auto& m : machines) m->slow_udp_us = 50'000;
   talk_on(30s);
   EXPECT_TRUE(relayed());
+}
+
+TEST_F(Net, FillerGoesOnlyToWhoTakesItAndReachesNoProgram) {
+  build(2, true);
+  Machine &a = *machines[0], &b = *machines[1];
+  EXPECT_TRUE(delivers(0, 1));
+  run(6s);
+  ASSERT_NE(path(0, 1), "relay");
+  EXPECT_FALSE(a.member->begin_test(b.address, now)) << "it does not say that it takes tests";
+  b.member->set_tests(true, now, b);
+  run(3s);
+  EXPECT_TRUE(a.member->stats().at(0).takes_tests);
+  EXPECT_FALSE(b.member->stats().at(0).takes_tests);
+  EXPECT_FALSE(a.member->fill(b.address, 1'000, now, a)) << "none was begun";
+  ASSERT_TRUE(a.member->begin_test(b.address, now));
+  a.tun.clear(), b.tun.clear();
+  EXPECT_TRUE(a.member->fill(b.address, 10'000, now, a));
+  exchange();
+  EXPECT_GE(b.test_bytes, 10'000U);
+  EXPECT_LT(b.test_bytes, 12'000U);
+  EXPECT_EQ(a.test_bytes, 0U) << "nobody sends filler because somebody else does";
+  EXPECT_TRUE(a.tun.empty() && b.tun.empty());
+  EXPECT_EQ(a.member->stats().at(0).tested, now.lease);
+  // b's owner changes his mind in the middle of it.
+  b.member->set_tests(false, now, b);
+  exchange();
+  EXPECT_FALSE(a.member->fill(b.address, 1'000, now, a));
+  a.member->end_test(b.address);
+  EXPECT_FALSE(a.member->begin_test(b.address, now));
+  // Never by the relay: it is others'.
+  b.member->set_tests(true, now, b);
+  run(3s);
+  direct_up = false;
+  run(8s);
+  ASSERT_EQ(path(0, 1), "relay");
+  EXPECT_FALSE(a.member->begin_test(b.address, now));
+  EXPECT_FALSE(a.member->begin_test(kNet + 99, now));
 }
 
 // A member that runs something else than our code asks for what it likes.

@@ -168,6 +168,11 @@ void Pacer::climb(const Look& look, std::uint64_t now_us) {
   rate_ *= 1 + a_second * static_cast<double>(passed) / 1e6;
 }
 
+std::uint64_t Pacer::arriving() const {
+  const Look now = look();
+  return now.enough ? static_cast<std::uint64_t>(now.carried) : 0;
+}
+
 std::uint64_t Pacer::queue_us() const {
   const auto least = look().queue_us;
   return least > 0 ? static_cast<std::uint64_t>(least) : 0;

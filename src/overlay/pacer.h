@@ -34,6 +34,7 @@ class Pacer {
   std::uint64_t rate() const { return static_cast<std::uint64_t>(rate_); }        // for bulk; 0 = no limit
   std::uint64_t carries() const { return static_cast<std::uint64_t>(carries_); }  // as last found; 0 = never found
   std::uint64_t found_us() const { return found_us_; }                            // when
+  std::uint64_t arriving() const;  // bytes a second that came of late; 0 = not known
   std::uint64_t queue_us() const;  // the least delay over the base of the last probes
   bool idle(std::uint64_t now_us) const { return now_us - probed_us_ > kIdleUs; }
 

@@ -193,6 +193,7 @@ std::vector<std::uint32_t> Scheduler::Impl::excluded(const Request& request, Wal
     if (const std::uint32_t node = pool.index_of(id); node != kNone) out.push_back(node);
   for (const auto& [id, until] : request.backoff)
     if (const std::uint32_t node = pool.index_of(id); node != kNone && until > now) out.push_back(node);
+  each_too_slow(request, now, [&](std::uint32_t node) { out.push_back(node); });
   std::sort(out.begin(), out.end());
   return out;
 }
@@ -299,12 +300,12 @@ Reason Scheduler::Impl::reason_of(std::uint32_t item, WallTime now) const {
             {},
             "machines are free, but too many of them share an uplink for what it states of it; less traffic would do, "
             "or machines on more sites"};
-  if (rules_of(c.example.policy).domains == Domains::Together && !c.awake && !items[item].proposed && !network.empty())
-    return {
-        "network",
-        {},
-        "machines are free, but ways between them go by the relay, and fast-network takes no such pair; more machines "
-        "on one site would do, or another policy"};
+  if (domains_of(c.example) == Domains::Together && !c.awake && !items[item].proposed && !network.empty())
+    return {"network",
+            {},
+            "machines are free, but ways between them go by the relay or were measured to be too slow, and "
+            "fast-network and "
+            "pair_mbps take no such pair; more machines on one site would do, or another policy"};
   return {"placing", {}, "machines are free; it starts in a moment"};
 }
 

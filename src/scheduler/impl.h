@@ -2,6 +2,7 @@
 // The scheduler's inside: requests in lanes and classes, proposals that are out, what runs. Private.
 #include <array>
 #include <deque>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -307,6 +308,8 @@ struct Scheduler::Impl {
   QueueView view_of(ClusterId cluster, WallTime now) const;
   std::map<std::string, std::uint32_t> refused_by(NodeId node, WallTime now) const;
   std::vector<std::uint32_t> excluded(const Request& request, WallTime now) const;
+  // Machines whose way to one that the request has already is known to carry less than it asks for.
+  void each_too_slow(const Request& request, WallTime now, const std::function<void(std::uint32_t)>& each) const;
   std::optional<WallTime> hosts_from(const Query& query, std::uint32_t node, WallTime now) const;
   std::optional<WallTime> hosts_when_open(const Query& query, std::uint32_t node, WallTime now) const;
 

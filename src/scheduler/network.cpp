@@ -279,24 +279,46 @@ std::optional<TightSet> tightest(const Tight& gang) {
 }
 
 // ---- what was measured
-Way Network::Seen::applied_to(const Spot& a, const Spot& b) const {
+std::int64_t Network::Seen::weight(std::int64_t now_ms) const {
+  if (least_known(to_kbps, from_kbps) == 0) return 0;
+  const std::int64_t age = now_ms - measured.ms;
+  if (age <= kBelievedMs) return 1'000;
+  return age >= kForgottenMs ? 0 : 1'000 * (kForgottenMs - age) / (kForgottenMs - kBelievedMs);
+}
+
+Way Network::Seen::applied_to(const Spot& a, const Spot& b, std::int64_t now_ms) const {
   Way way = way_between(a, b);
-  way.relayed = kind == PathKind::Relay;
-  if (kind == PathKind::Relay)
-    way.kbps = std::min(way.kbps, kRelayKbps);
-  else if (kind == PathKind::Lan)
-    way = {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
-  if (const std::int64_t measured = least_known(to_kbps, from_kbps); measured > 0) way.kbps = measured;
-  if (rtt_us > 0) way.rtt_us = rtt_us;
+  if (fresh(now_ms)) {
+    way.relayed = kind == PathKind::Relay;
+    if (kind == PathKind::Relay)
+      way.kbps = std::min(way.kbps, kRelayKbps);
+    else if (kind == PathKind::Lan)
+      way = {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
+    if (rtt_us > 0) way.rtt_us = rtt_us;
+  }
+  if (const std::int64_t w = weight(now_ms); w > 0) {
+    const std::int64_t measured_kbps = least_known(to_kbps, from_kbps);
+    way.kbps = (measured_kbps * w + way.kbps * (1'000 - w)) / 1'000;
+  }
   return way;
+}
+
+bool Network::Seen::below(std::int64_t kbps) const {
+  const std::int64_t measured = least_known(to_kbps, from_kbps);
+  return measured > 0 && measured < kbps;
 }
 
 bool Network::note(const PathSeen& path) {
   if (path.from == path.to || !path.from || !path.to) return false;
   Seen& seen = by_[path.from][path.to];
-  const bool news = seen.at.ms == 0 || (seen.kind == PathKind::Relay) != (path.kind == PathKind::Relay);
+  const std::int64_t kbps = path.kbps > 0 ? clamped(path.kbps) : seen.to_kbps;
+  const bool other = kbps / 5 * 6 < seen.to_kbps || seen.to_kbps / 5 * 6 < kbps;
+  const bool news = seen.at.ms == 0 || other || (seen.kind == PathKind::Relay) != (path.kind == PathKind::Relay);
   seen.kind = path.kind, seen.at = std::max(WallTime{1}, path.at);
-  if (path.kbps > 0) seen.to_kbps = clamped(path.kbps);
+  if (path.kbps > 0) {
+    seen.to_kbps = clamped(path.kbps);
+    seen.measured = std::max(seen.measured, path.measured.ms != 0 ? std::min(path.measured, seen.at) : seen.at);
+  }
   if (path.rtt_us > 0) seen.rtt_us = std::min(path.rtt_us, kMostUs);
   Seen back = seen;
   std::swap(back.to_kbps, back.from_kbps);
@@ -330,7 +352,8 @@ void Network::forget(NodeId node) {
 PathsChanged Network::all() const {
   PathsChanged out;
   for (const auto& [from, of] : by_)
-    for (const auto& [to, seen] : of) out.paths.push_back({from, to, seen.kind, seen.to_kbps, seen.rtt_us, seen.at});
+    for (const auto& [to, seen] : of)
+      out.paths.push_back({from, to, seen.kind, seen.to_kbps, seen.rtt_us, seen.at, seen.measured});
   return out;
 }
 

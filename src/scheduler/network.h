@@ -26,19 +26,24 @@ struct Spot {                          // what a machine says of where it is
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region);  // with what is taken where it says nothing
 Way way_between(const Spot& a, const Spot& b);                             // as nobody measured it
 
-// What machines measured of their ways to each other while they worked together. Bounded; nothing is believed for
-// longer than a day.
+// What machines measured of their ways to each other while they worked together. Bounded; how a way goes is believed
+// for a day, what it carried fades from then on until it is a week old.
 class Network {
  public:
   struct Seen {
     PathKind kind = PathKind::Direct;
     std::int64_t to_kbps = 0, from_kbps = 0;  // 0 = it was never full
     std::int32_t rtt_us = 0;
-    WallTime at;
+    WallTime at, measured;  // measured: when it was last full, either way
     bool fresh(std::int64_t now_ms) const { return at.ms + kBelievedMs > now_ms; }
-    Way applied_to(const Spot& a, const Spot& b) const;
+    bool known(std::int64_t now_ms) const { return fresh(now_ms) || weight(now_ms) > 0; }
+    // Of what it carried, in thousandths: all for a day, then less and less, nothing after a week.
+    std::int64_t weight(std::int64_t now_ms) const;
+    Way applied_to(const Spot& a, const Spot& b, std::int64_t now_ms) const;
+    bool below(std::int64_t kbps) const;  // it was measured to carry less, either way
   };
-  // True: it is known now of a pair whether it goes by the relay, and was not, or otherwise.
+  // True: it is known now of a pair whether it goes by the relay, and was not, or otherwise; or it carries another
+  // amount than was known, by a fifth at least.
   bool note(const PathSeen& path);
   void forget(NodeId node);
   bool empty() const { return by_.empty(); }
@@ -47,7 +52,7 @@ class Network {
   const Seen* between(NodeId a, NodeId b) const;
 
  private:
-  static constexpr std::int64_t kBelievedMs = 86'400'000;
+  static constexpr std::int64_t kBelievedMs = 86'400'000, kForgottenMs = 7 * kBelievedMs;
   static constexpr std::size_t kPeersKept = 64;
   std::map<NodeId, std::map<NodeId, Seen>> by_;  // both ways round
 };

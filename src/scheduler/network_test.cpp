@@ -143,15 +143,36 @@ TEST(Network, APairHasTheNarrowerOfTheirLinksUnlessItWasMeasured) {
   Network network;
   const WallTime at{1'000'000'000};
   EXPECT_TRUE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 0, 12'000, at}));
-  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall), (Way{40'000, 12'000, false}));
-  EXPECT_FALSE(network.note({NodeId{2}, NodeId{1}, PathKind::Direct, 70'000, 14'000, at}));
-  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall).kbps, 70'000);
-  EXPECT_FALSE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 30'000, 0, at}));
-  EXPECT_EQ(network.between(NodeId{2}, NodeId{1})->applied_to(hall, home), (Way{30'000, 14'000, false}));
+  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms), (Way{40'000, 12'000, false}));
+  EXPECT_TRUE(network.note({NodeId{2}, NodeId{1}, PathKind::Direct, 70'000, 14'000, at}))
+      << "nobody knew what it carries";
+  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms).kbps, 70'000);
+  EXPECT_TRUE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 33'000, 0, at}));
+  EXPECT_FALSE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 30'000, 0, at}))
+      << "a tenth more or less is no news";
+  EXPECT_EQ(network.between(NodeId{2}, NodeId{1})->applied_to(hall, home, at.ms), (Way{30'000, 14'000, false}));
   EXPECT_TRUE(network.note({NodeId{2}, NodeId{1}, PathKind::Relay, 0, 0, at}));
-  EXPECT_TRUE(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall).relayed);
+  EXPECT_TRUE(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms).relayed);
   EXPECT_TRUE(network.between(NodeId{1}, NodeId{2})->fresh(at.ms + 86'399'999));
   EXPECT_FALSE(network.between(NodeId{1}, NodeId{2})->fresh(at.ms + 86'400'000));
+}
+
+TEST(Network, WhatAWayCarriedFadesWithinAWeek) {
+  Network network;
+  constexpr std::int64_t kDay = 86'400'000;
+  const WallTime at{100 * kDay};
+  const Spot a{0, 1, 40'000, 0, false}, b{0, 1, 60'000, 0, false};
+  network.note({NodeId{1}, NodeId{2}, PathKind::Relay, 10'000, 9'000, at});
+  const Network::Seen& seen = *network.between(NodeId{1}, NodeId{2});
+  EXPECT_EQ(seen.applied_to(a, b, at.ms + kDay - 1), (Way{10'000, 9'000, true}));
+  const Way later = seen.applied_to(a, b, at.ms + 4 * kDay);
+  EXPECT_EQ(later.kbps, 25'000) << "half of it is what the two say of themselves";
+  EXPECT_FALSE(later.relayed) << "that it went by the relay was long ago";
+  EXPECT_TRUE(seen.known(at.ms + 7 * kDay - 100'000'000));
+  EXPECT_FALSE(seen.known(at.ms + 7 * kDay));
+  EXPECT_EQ(seen.applied_to(a, b, at.ms + 7 * kDay), way_between(a, b));
+  network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 20'000, 0, at + Millis(6 * kDay), at + Millis(2 * kDay)});
+  EXPECT_EQ(seen.weight(at.ms + 6 * kDay), 500) << "by when it was full, not by when that was told again";
 }
 
 TEST(Network, RemembersSoManyPeersAndForgetsMachines) {

@@ -22,7 +22,7 @@ void tidy(std::vector<std::uint32_t>& nodes) {
 }  // namespace
 
 Scheduler::Impl::Placement::Placement(Impl& impl, std::uint32_t item, WallTime now, Reach reach)
-    : impl_(impl), now_(now), domains_(rules_of(impl.classes[impl.items[item].cls].example.policy).domains) {
+    : impl_(impl), now_(now), domains_(domains_of(impl.classes[impl.items[item].cls].example)) {
   if (domains_ == Domains::Any) return;
   const Request& r = impl.classes[impl.items[item].cls].example;
   never_ = impl.excluded(r, now);
@@ -72,8 +72,18 @@ Found Scheduler::Impl::Placement::best(std::uint32_t need, const Query& query) {
 }
 
 // ---- together
+void Scheduler::Impl::each_too_slow(const Request& request, WallTime now,
+                                    const std::function<void(std::uint32_t)>& each) const {
+  if (request.pair_kbps <= 0 || network.empty()) return;
+  for (const NodeId id : request.avoid)
+    if (const auto* seen = network.of(id))
+      for (const auto& [other, path] : *seen)
+        if (path.fresh(now.ms) && path.below(request.pair_kbps))
+          if (const std::uint32_t node = pool.index_of(other); node != kNone) each(node);
+}
+
 bool Scheduler::Impl::suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const {
-  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return true;
+  if (network.empty() || domains_of(c.example) != Domains::Together) return true;
   for (const std::uint32_t node : nodes)
     if (const auto* seen = network.of(pool.view(node).node))
       for (const auto& [id, path] : *seen)
@@ -86,7 +96,7 @@ bool Scheduler::Impl::suit_each_other(const Class& c, const std::vector<std::uin
 // There are machines enough, but not such as may go together.
 bool Scheduler::Impl::network_stands_against(std::uint32_t item, WallTime now) const {
   const Class& c = classes[items[item].cls];
-  if (network.empty() || rules_of(c.example.policy).domains != Domains::Together) return false;
+  if (network.empty() || domains_of(c.example) != Domains::Together) return false;
   const auto out = excluded(c.example, now);
   std::vector<std::uint32_t> counts;
   std::vector<Query> queries;
@@ -181,8 +191,8 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
     for (const auto& [id, path] : *seen) {
       const std::uint32_t other = pool.index_of(id);
       const std::uint32_t j = other == kNone ? kNone : places[other];
-      if (j == kNone || j <= i || !path.fresh(now_.ms)) continue;
-      gang.known.push_back({i, j, path.applied_to(gang.spots[i], gang.spots[j])});
+      if (j == kNone || j <= i || !path.known(now_.ms)) continue;
+      gang.known.push_back({i, j, path.applied_to(gang.spots[i], gang.spots[j], now_.ms)});
     }
     std::sort(gang.known.begin() + begin, gang.known.end(),
               [](const auto& one, const auto& two) { return one.b < two.b; });

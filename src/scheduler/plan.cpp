@@ -336,6 +336,7 @@ void Scheduler::Impl::mark_excluded(Class& c, WallTime now) {
     if (ends.ms == 0 || until < ends) ends = until;
     if (const std::uint32_t node = pool.index_of(id); node != kNone) pool.mark(node);
   }
+  each_too_slow(c.example, now, [&](std::uint32_t node) { pool.mark(node); });
   const auto cls = static_cast<std::uint32_t>(&c - classes.data());
   if (c.backoff_ends.ms != 0) backoffs_due.erase({c.backoff_ends, cls});
   c.backoff_ends = ends;

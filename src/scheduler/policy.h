@@ -16,5 +16,9 @@ struct PolicyRules {
   Domains domains = Domains::Any;
 };
 const PolicyRules& rules_of(Policy policy);  // an unknown one is Balanced
+// Who says what pairs of its machines should carry has them together, whatever else counts.
+inline Domains domains_of(const Request& request) {
+  return request.pair_kbps > 0 ? Domains::Together : rules_of(request.policy).domains;
+}
 
 }  // namespace muster::scheduler

@@ -158,6 +158,32 @@ TEST(Policy, FastNetworkTakesWhatWasMeasuredOverWhatIsSaid) {
   EXPECT_EQ(placed(forked), (std::set<std::uint64_t>{4, 6}));
 }
 
+TEST(Policy, WhoSaysWhatPairsShouldCarryGetsNoneThatIsKnownToCarryLess) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 4; ++i) s.apply(NodeChanged{machine(i)});
+  for (const auto& [a, b] : {std::pair{1, 2}, {1, 3}, {2, 3}, {2, 4}, {3, 4}})
+    s.apply(PathsChanged{{path(a, b, PathKind::Direct, 5)}});
+  Request start = gang(Policy::Pack, 2);
+  start.pair_kbps = 100'000;
+  s.apply(RequestChanged{start});
+  EXPECT_EQ(placed(s), (std::set<std::uint64_t>{1, 4})) << "whatever the policy packs";
+}
+
+TEST(Policy, AnotherMachineForASlowOneIsNotSlowToo) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 3; ++i) s.apply(NodeChanged{machine(i)});
+  Request grows = gang(Policy::Balanced, 1);
+  std::swap(grows.gang, grows.grow);
+  grows.avoid = {NodeId{1}}, grows.backoff = {{NodeId{2}, kT0 + 60min}}, grows.pair_kbps = 100'000;
+  s.apply(PathsChanged{{path(1, 3, PathKind::Direct, 20)}});
+  s.apply(RequestChanged{grows});
+  EXPECT_TRUE(placed(s).empty()) << "the only one that is free is known to be as bad";
+  s.apply(PathsChanged{{path(3, 1, PathKind::Direct, 200)}});
+  EXPECT_TRUE(placed(s).empty()) << "the other direction says nothing of this one";
+  s.apply(PathsChanged{{path(1, 3, PathKind::Direct, 150)}});
+  EXPECT_EQ(placed(s), (std::set<std::uint64_t>{3})) << "it wakes up when that has changed";
+}
+
 TEST(Policy, FastNetworkWaitsRatherThanGoByTheRelay) {
   Scheduler s;
   s.apply(NodeChanged{machine(1)}), s.apply(NodeChanged{machine(2)});

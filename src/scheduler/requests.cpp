@@ -60,6 +60,7 @@ std::uint64_t hash_of(const Request& r) {
   if (r.max_price != 0 || !r.currency.empty())
     h = hash_with(hash_with(h, static_cast<std::uint64_t>(r.max_price)), hash_text(r.currency));
   if (r.may_end_early) h = hash_with(h, 1);
+  if (r.pair_kbps > 0) h = hash_with(h, static_cast<std::uint64_t>(r.pair_kbps));
   for (const Bundle& b : r.gang)
     h = hash_with(hash_with(h, hash_of(b.request)), std::uint64_t{b.count} << 8 | static_cast<std::uint64_t>(b.role));
   return h;
@@ -69,7 +70,7 @@ bool same_class(const Request& a, const Request& b, bool tenant_matters) {
   return a.arch == b.arch && a.runtime == b.runtime && a.egress == b.egress && a.running == b.running &&
          a.pool == b.pool && a.image == b.image && a.policy == b.policy && a.min_trust == b.min_trust &&
          (!(tenant_matters || by_tenant(a)) || a.tenant == b.tenant) && a.max_price == b.max_price &&
-         a.currency == b.currency && a.may_end_early == b.may_end_early &&
+         a.currency == b.currency && a.may_end_early == b.may_end_early && a.pair_kbps == b.pair_kbps &&
          length_step(a.longest.count()) == length_step(b.longest.count()) && same(a.gang, b.gang);
 }
 
@@ -238,7 +239,7 @@ void Scheduler::Impl::apply(const PathsChanged& c) {
     if (pool.index_of(path.from) != kNone && pool.index_of(path.to) != kNone) news = network.note(path) || news;
   if (!news) return;
   for (std::size_t i = sleepers.size(); i-- > 0;)
-    if (rules_of(classes[sleepers[i]].example.policy).domains == Domains::Together) wake(sleepers[i]);
+    if (domains_of(classes[sleepers[i]].example) == Domains::Together) wake(sleepers[i]);
 }
 
 void Scheduler::Impl::apply(const HeadroomChanged& c) {

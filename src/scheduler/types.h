@@ -113,6 +113,7 @@ struct Request {
   bool may_end_early = false;                        /* machines with ending hours will do, whatever its length */
   Millis longest{0};                                 /* it is stopped at most so long after its start; 0 = no limit */
   bool running = false;                              /* it has members already: `gang` brings it back to its minimum */
+  std::int64_t pair_kbps = 0;                        /* what each pair of its machines should carry; 0 = not said */
   std::vector<NodeId> avoid;                         /* nodes it already uses or failed on */
   std::vector<std::pair<NodeId, WallTime>> backoff;  // failed (request, node) pairs
   bool operator==(const Request&) const = default;
@@ -235,6 +236,7 @@ struct PathSeen {
   std::int64_t kbps = 0;
   std::int32_t rtt_us = 0;
   WallTime at;
+  WallTime measured = {}; /* when it was full; 0 = then */
   bool operator==(const PathSeen&) const = default;
 };
 // Measured, not decided: told by whoever hears it, and nobody but the scheduler remembers it.

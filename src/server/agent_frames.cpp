@@ -9,7 +9,9 @@
 #include "model/venv_image.h"
 #include "server/agents.h"
 #include "server/blob_store.h"
+#include "server/core_state.h"
 #include "server/desired.h"
+#include "server/way_memory.h"
 #include "session/carried.h"
 
 namespace muster::server {
@@ -134,6 +136,25 @@ void keep_plain(std::string& name) {
 }
 }  // namespace
 
+void AgentHub::note_carried(const session::NetReport& report) {
+  if (report.carried.empty()) return;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const Lease* lease = state.find_lease(report.lease);
+    const Slot* slot = lease == nullptr ? nullptr : state.find_slot(lease->slot);
+    const Cluster* cluster = lease == nullptr ? nullptr : state.find_cluster(lease->cluster);
+    if (slot == nullptr || cluster == nullptr) return;
+    std::map<std::uint32_t, NodeId> machines;
+    for (const SlotId id : cluster->slots)
+      if (const Slot* each = state.find_slot(id))
+        if (const Lease* held = state.find_lease(each->lease)) machines.emplace(each->address, held->node);
+    const std::lock_guard lock(facts_mutex_);
+    carried_.note(cluster->id, slot->address, report, [&](std::uint32_t address) {
+      const auto found = machines.find(address);
+      return found == machines.end() ? std::nullopt : std::optional(found->second);
+    });
+  });
+}
+
 void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   if (report.version != session::kNetReportVersion) return;
   std::set<LeaseId> live;
@@ -141,11 +162,19 @@ void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
   scheduler::PathsChanged paths;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     for (const LeaseId id : state.live_leases(link->node)) live.insert(id);
-    if (live.contains(report.lease)) paths = paths_seen(state, link->node, {report, read_clocks().wall});
+    if (live.contains(report.lease)) {
+      paths = paths_seen(state, link->node, {report, read_clocks().wall});
+      const std::lock_guard lock(facts_mutex_);
+      note_pairs(state, link->node, report, pairs_, read_clocks().lease);
+    }
     if (const Node* node = state.find_node(link->node)) device_key = node->device_key;
   });
-  if (!paths.paths.empty()) context_.runner->tell_planner({std::move(paths)});
+  if (!paths.paths.empty()) {
+    context_.ways->note(paths);
+    context_.runner->tell_planner({std::move(paths)});
+  }
   const bool counts_signed = report.carried.empty() || session::verify_carried(device_key, report);
+  if (counts_signed && live.contains(report.lease)) note_carried(report);
   if (!counts_signed) log_warn("agents", "{}: what it says of carried traffic is not signed by it", link->node.str());
   const std::lock_guard lock(facts_mutex_);
   auto& leases = nets_[link->node];

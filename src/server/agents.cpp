@@ -14,6 +14,7 @@
 #include "server/desired.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
+#include "server/way_memory.h"
 #include "wire/agent_frames.h"
 
 namespace muster::server {
@@ -37,6 +38,7 @@ AgentHub::AgentHub(Context& context, Options options)
     : context_(context),
       options_(std::move(options)),
       keeper_(keeping(options_)),
+      carried_(read_clocks().wall),
       streams_(Streams::Bounds{}),
       follow_(std::make_unique<LogFollow>(context)) {}
 
@@ -48,6 +50,7 @@ void AgentHub::start() {
   const Now now = read_clocks();
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     keeper_.start(keeper_start(state), CoreState(state), now.lease);
+    start_pairs(state, pairs_, now.lease);
   });
   thread_ = std::thread([this] { run(); });
 }
@@ -548,6 +551,23 @@ void AgentHub::tick(Now now, Todo& todo) {
     verdicts = keeper_.tick(now.lease, CoreState(state), leading_);
   });
   tell_core(verdicts, todo);
+  if (leading_ && now.lease - judged_at_ >= kJudgeEvery) {
+    judged_at_ = now.lease;
+    judge_ways(now.lease, todo);
+  }
+  if (now.lease - ways_at_ >= options_.ways_every) {
+    ways_at_ = now.lease;
+    todo.push_back([this] {
+      context_.pool->post([this] {
+        if (const Status saved = context_.ways->save(read_clocks().wall); !saved.ok())
+          log_warn("agents", "what was measured between machines is not kept: {}", saved.error().message);
+      });
+    });
+  }
+  if (leading_ && now.lease - carried_at_ >= options_.carried_every) {
+    carried_at_ = now.lease;
+    count_carried(todo);
+  }
   note_behind(now.lease, todo);
   follow_keys(now.wall);
   for (const auto& [number, link] : links_) {
@@ -576,6 +596,36 @@ void AgentHub::tick(Now now, Todo& todo) {
     live_ = live;
     for (const auto& [id, link] : by_node_) send(link, session::Watch{live});
   }
+}
+
+void AgentHub::judge_ways(LeaseTime now, Todo& todo) {
+  std::vector<control::JudgePairs> judged;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const std::lock_guard lock(facts_mutex_);
+    judged = judge_all_pairs(state, pairs_, now);
+  });
+  for (auto& each : judged) todo.push_back([this, command = std::move(each)] { submit_system(command); });
+}
+
+// One amount at a time is on its way: what the core does not take stays owed.
+void AgentHub::count_carried(Todo& todo) {
+  std::vector<session::CarriedBook::Owed> owed;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    const std::lock_guard lock(facts_mutex_);
+    carried_.keep_only([&](ClusterId id) { return state.find_cluster(id) != nullptr; });
+    if (!counting_) owed = carried_.owed();
+    counting_ = counting_ || !owed.empty();
+  });
+  if (owed.empty()) return;
+  todo.push_back([this, owed = std::move(owed)] {
+    control::CountCarried command;
+    for (const auto& each : owed) command.amounts.push_back({each.cluster, each.node, each.bytes});
+    submit_system(std::move(command), [this, owed](bool ok) {
+      const std::lock_guard lock(facts_mutex_);
+      counting_ = false;
+      if (ok) carried_.kept(owed);
+    });
+  });
 }
 
 void AgentHub::watch() {

@@ -23,7 +23,9 @@
 #include "server/pool.h"
 #include "server/streams.h"
 #include "server/views.h"
+#include "session/carried_book.h"
 #include "session/keeper.h"
+#include "session/pair_table.h"
 #include "session/server.h"
 
 namespace muster::server {
@@ -37,6 +39,8 @@ class AgentHub final : private session::Authority {
     Millis lease{2'400'000}, heartbeat{5000};
     session::LivenessOptions liveness;
     std::size_t ring = 60;
+    Millis ways_every{600'000};     // what was measured between machines is written so often
+    Millis carried_every{600'000};  // what was carried for others is given to the core so often
   };
   AgentHub(Context& context, Options options);
   ~AgentHub() override;
@@ -130,6 +134,7 @@ class AgentHub final : private session::Authority {
   void note_keys_behind(LeaseTime now, Todo& todo);
   void note_behind(LeaseTime now, Todo& todo);
   void on_net(const LinkPtr& link, const session::NetReport& report);
+  void note_carried(const session::NetReport& report);  // its counts are signed
   void on_blob(const LinkPtr& link, const session::BlobRequest& request);
   void on_certificate(const LinkPtr& link, const session::CertRequest& request);
   void set_owner_word(NodeId node, const std::string& text);
@@ -142,6 +147,8 @@ class AgentHub final : private session::Authority {
 
   void run();
   void tick(Now now, Todo& todo);
+  void judge_ways(LeaseTime now, Todo& todo);
+  void count_carried(Todo& todo);
   void tell_core(const session::Verdicts& verdicts, Todo& todo);
   void note_event(const control::Event& event, LeaseTime now);
   void sweep();
@@ -169,7 +176,8 @@ class AgentHub final : private session::Authority {
   std::atomic<bool> keys_unknown_ = false;  // the signer used one that it has not named yet
   WallTime keys_change_at_{0};              // by what it named: one begins to sign or ends then
   bool stopping_ = false, leading_ = false, live_ = false;
-  LeaseTime watch_until_{0};
+  LeaseTime watch_until_{0}, judged_at_{0}, carried_at_{0}, ways_at_{0};
+  bool counting_ = false;         // the core is being told; under facts_mutex_
   const Proof* proof_ = nullptr;  // of the Hello that is being handled
 
   mutable std::mutex facts_mutex_;
@@ -178,6 +186,8 @@ class AgentHub final : private session::Authority {
   std::map<LeaseId, PullFacts> pulls_;  // of live leases that have not their image yet
   std::unordered_map<NodeId, std::deque<session::Telemetry>> telemetry_;
   std::unordered_map<NodeId, std::map<LeaseId, NetFacts>> nets_;  // of live leases of connected machines
+  session::CarriedBook carried_;                                  // of signed counts
+  session::PairTable pairs_;                                      // of clusters that ask for something
   std::unordered_map<NodeId, std::string> owner_;                 // only machines whose owner says something
 
   Streams streams_;

@@ -145,6 +145,7 @@ Api::Api(Context& context) : context_(context) {
   add_services();
   add_grants();
   add_nodes();
+  add_carried();
   add_clusters();
   add_jobs();
   add_rest();

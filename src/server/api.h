@@ -73,6 +73,7 @@ class Api {
   void add_services();
   void add_grants();
   void add_nodes();
+  void add_carried();
   void add_clusters();
   void add_jobs();
   void add_rest();

@@ -11,6 +11,7 @@
 #include "server/relay_book.h"
 #include "server/signer.h"
 #include "server/time_zone.h"
+#include "server/way_memory.h"
 #include "wire/names.h"
 
 namespace muster::server {
@@ -275,6 +276,27 @@ void Api::add_nodes() {
           const NodeId node = *NodeId::parse(call->id);
           return wire::to_json(wire::NodeRefusalsView{node, static_cast<std::uint32_t>(scheduler.waiting()),
                                                       scheduler.refused_by(node, read_clocks().wall), state.seq});
+        });
+      });
+  add(
+      "GetNodeWays", [](const control::State& state, Call& call) { return ask_node(state, call, Verb::Read); },
+      [this](const CallPtr& call) {
+        read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
+          wire::NodeWaysView view;
+          view.node = NodeId::parse(call->id).value_or(NodeId{});
+          view.seq = state.seq;
+          const WallTime now = read_clocks().wall;
+          for (const auto& [id, way] : context_.ways->of(view.node, now)) {
+            const Node* other = state.find_node(id);
+            const bool named =
+                other != nullptr && access::check(call->caller.subject, Verb::Read, object_of(*other)).ok();
+            const std::string_view path = way.kind == scheduler::PathKind::Relay ? "relay"
+                                          : way.kind == scheduler::PathKind::Lan ? "lan"
+                                                                                 : "direct";
+            view.ways.push_back({id, named ? other->name : std::string(), std::string(path), way.kbps, way.samples,
+                                 WayMemory::confidence(way, now), way.measured, way.seen, way.rtt_us});
+          }
+          return wire::to_json(view);
         });
       });
   add(

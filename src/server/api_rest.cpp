@@ -133,13 +133,16 @@ std::string metrics_text(Context& context) {
   };
   std::map<std::string, std::size_t> nodes, clusters, jobs;
   std::uint64_t seq = 0;
-  std::size_t leases = 0, waiting = 0;
+  std::size_t leases = 0, waiting = 0, slow = 0, replacing = 0;
   context.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     seq = state.seq;
     leases = state.leases_by_node.size();
     waiting = state.queued_jobs.size();
     for (const auto& [id, node] : state.nodes) ++nodes[std::string(wire::text(node.state))];
-    for (const auto& [id, cluster] : state.clusters) ++clusters[std::string(wire::text(cluster.state))];
+    for (const auto& [id, cluster] : state.clusters) {
+      ++clusters[std::string(wire::text(cluster.state))];
+      slow += cluster.slow.size(), replacing += cluster.replacing ? 1 : 0;
+    }
     for (const auto& [id, job] : state.jobs) ++jobs[std::string(wire::text(job.state))];
   });
   const auto table = [&](std::string_view name, std::string_view help, const std::map<std::string, std::size_t>& rows) {
@@ -171,6 +174,10 @@ std::string metrics_text(Context& context) {
   gauge("net_pairs", {}, static_cast<double>(net.peer), "{path=\"peer\"}");
   gauge("net_pairs_limited", "of them, those whose way was full: bulk is held to what it carries",
         static_cast<double>(net.limited));
+  gauge("net_pairs_slow", "ways between members that stay below what their cluster asks for",
+        static_cast<double>(slow));
+  gauge("clusters_replacing", "clusters that seek another machine for a worker with slow ways",
+        static_cast<double>(replacing));
   std::string_view help = "leases whose machine is connected to the relay";
   for (const RelayEntry& relay : *context.relays->relays()) {  // only those of the list: machines may name anything
     const auto found = net.on_relay.find(relay.address);

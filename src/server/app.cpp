@@ -17,6 +17,7 @@
 #include "server/signed_book.h"
 #include "server/sso.h"
 #include "server/start_forecasts.h"
+#include "server/way_memory.h"
 
 namespace muster::server {
 
@@ -85,6 +86,10 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.blobs->load());
   context.registries = std::make_unique<RegistryStore>(context.identity.secret, options.store);
   TRY_VOID(context.registries->load(read_clocks().wall));
+  context.ways = std::make_unique<WayMemory>(options.store);
+  TRY_VOID(context.ways->load(read_clocks().wall));
+  if (auto known = context.ways->known(read_clocks().wall); !known.paths.empty())
+    context.runner->tell_planner({std::move(known)});
   context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
   TRY_VOID(context.factors->load());
   if (options.sso)
@@ -175,6 +180,9 @@ void App::stop() {
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
   if (context_->relay) context_->relay->stop();
+  if (context_->ways)
+    if (const Status saved = context_->ways->save(read_clocks().wall); !saved.ok())
+      log_warn("musterd", "what was measured between machines is not kept: {}", saved.error().message);
   if (context_->sso) context_->sso->pool.stop();
   if (context_->hashing) context_->hashing->stop();
   if (context_->pool) context_->pool->stop();

@@ -62,6 +62,9 @@ struct MeaningOf {
   M operator()(const NodeOffered&) const { return {{"offer", "machine"}}; }
   M operator()(const NodeTierChanged&) const { return {{"trust", "machine"}}; }
   M operator()(const NodeStruck& e) const { return {{e.strikes == 0 ? "trust" : "strike", "machine", e.strikes != 0}}; }
+  M operator()(const PairJudged& e) const { return {{e.slow ? "degrade" : "recover", "cluster", e.slow}}; }
+  M operator()(const CarriedCounted&) const { return {}; }
+  M operator()(const ReplacementSought&) const { return {{"replace", "worker"}}; }
   M operator()(const FreezeSet&) const { return {{"freeze", "platform"}}; }
   M operator()(const ClusterCreated&) const { return {{"create", "cluster"}}; }
   M operator()(const ClusterUpdated&) const { return {{"update", "cluster"}}; }

@@ -23,6 +23,7 @@ class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
+class WayMemory;
 struct Sso;
 class SignedBook;
 class RelayTeller;
@@ -42,6 +43,7 @@ struct Context {
   std::unique_ptr<LogStore> logs;
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
+  std::unique_ptr<WayMemory> ways;
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<AccessTokens> tokens;

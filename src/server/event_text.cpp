@@ -231,10 +231,43 @@ struct Teller {
   std::string operator()(const FreezeSet& e) {
     return e.frozen ? "evictions are frozen" + because(e.reason) : "evictions are no longer frozen";
   }
+  std::string operator()(const PairJudged& e) {
+    object = of(s, e.cluster);
+    data["from"] = e.from.str(), data["to"] = e.to.str();
+    data["kbps"] = std::to_string(e.kbps), data["need_kbps"] = std::to_string(e.need_kbps);
+    data["slow"] = e.slow ? "true" : "false";
+    const auto mbps = [](std::int64_t kbps) { return fmt::format("{:.1f} Mbit/s", static_cast<double>(kbps) / 1000); };
+    if (e.slow)
+      return fmt::format("{}: the way from {} to {} carries {}, {} is asked for", name_of(s, e.cluster), on(e.from),
+                         on(e.to), mbps(e.kbps), mbps(e.need_kbps));
+    if (e.kbps == 0)
+      return fmt::format("{}: nobody knows any more whether the way from {} to {} is slow", name_of(s, e.cluster),
+                         on(e.from), on(e.to));
+    return fmt::format("{}: the way from {} to {} carries {} again", name_of(s, e.cluster), on(e.from), on(e.to),
+                       mbps(e.kbps));
+  }
+  std::string operator()(const CarriedCounted& e) {
+    object = of(s, e.node);
+    data["cluster"] = e.cluster.str(), data["bytes"] = std::to_string(e.bytes);
+    return fmt::format("machine {} carried {} bytes for others of a cluster, as both ends signed", name_of(s, e.node),
+                       e.bytes);
+  }
+  std::string operator()(const ReplacementSought& e) {
+    object = of(s, e.cluster);
+    if (e.slot)
+      return fmt::format("{}: another machine is sought for {}, whose ways to others are slow", name_of(s, e.cluster),
+                         on(e.slot));
+    return fmt::format("{}: no other machine is sought any more; {} workers were replaced so far for slow ways",
+                       name_of(s, e.cluster), e.done);
+  }
+  std::string on(SlotId id) {  // "slot-3 on gaming-pc"
+    const Slot* slot = s.find_slot(id);
+    const Lease* lease = slot == nullptr ? nullptr : s.find_lease(slot->lease);
+    return lease == nullptr ? id.str() : fmt::format("{} on {}", id.str(), name_of(s, lease->node));
+  }
   std::string operator()(const BackoffSet& e) {
     object = of(s, e.cluster);
-    return fmt::format("{} leaves machine {} alone for a while after a failure there", name_of(s, e.cluster),
-                       e.node.str());
+    return fmt::format("{} leaves machine {} alone for a while", name_of(s, e.cluster), e.node.str());
   }
   std::string operator()(const BackoffEnded&) { return hidden(); }
   std::string operator()(const ClusterCreated& e) {

@@ -171,6 +171,7 @@ scheduler::PathsChanged paths_seen(const control::State& state, NodeId node, con
     path.rtt_us = static_cast<std::int32_t>(std::min<std::uint32_t>(pair.rtt_us, 60'000'000));
     if (pair.carries_age_ms < kRecentMs)
       path.kbps = static_cast<std::int64_t>(std::min<std::uint64_t>(pair.carries_bytes_s, 1ULL << 40) / 125);
+    if (path.kbps > 0) path.measured = facts.at - Millis(static_cast<std::int64_t>(pair.carries_age_ms));
     out.paths.push_back(path);
   }
   return out;
@@ -183,6 +184,7 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
   view.cluster = cluster.id;
   view.name = cluster.spec.name;
   view.seq = state.seq;
+  view.pair_kbps = cluster.spec.pair_kbps;
   std::map<std::uint32_t, SlotId> slots;
   std::map<SlotId, NetFacts> facts;
   for (const SlotId id : cluster.slots) {
@@ -227,6 +229,8 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       add_relays(told.report, pair, shown);
       if (const auto by = slots.find(pair.by); pair.path == NetPath::Peer && by != slots.end()) shown.by = by->second;
       for (const session::NetTry& tried : pair.tries) shown.tries.push_back(try_view(tried, addresses));
+      shown.slow = std::any_of(cluster.slow.begin(), cluster.slow.end(),
+                               [&](const SlowPair& each) { return each.from == shown.from && each.to == shown.to; });
       view.pairs.push_back(std::move(shown));
     }
   }

@@ -38,6 +38,7 @@
 #include "server/second_factor.h"
 #include "server/signing_keys.h"
 #include "server/test_store.h"
+#include "server/way_memory.h"
 #include "session/carried.h"
 #include "session/link.h"
 #include "wire/agent_frames.h"
@@ -2333,6 +2334,69 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
             std::string::npos)
       << metrics->body;
   EXPECT_EQ(metrics->body.find("relay-b:443"), std::string::npos) << "only relays of the operator's list";
+  // Full again and again for a minute, and never what the cluster asks for.
+  const auto pair_cluster = [&] { return call("GET", "/api/v1/clusters/pair", "", tenant).body; };
+  EXPECT_EQ(pair_cluster()["slowPairs"].items().size(), 0U);
+  request.spec.pair_kbps = 100'000;
+  const auto asks =
+      call("PUT", "/api/v1/clusters/pair", wire::to_json(wire::UpdateClusterRequest{"", request.spec, 0}), tenant);
+  ASSERT_EQ(asks.status, 200) << asks.body.dump(1);
+  net.pairs[0].path = session::NetPath::Direct;
+  for (const std::uint64_t age : {66'000, 44'000, 22'000, 0}) {
+    net.pairs[0].carries_bytes_s = 1'250'000 + age, net.pairs[0].carries_age_ms = age;
+    tell(SlotRole::Worker, net);
+  }
+  EXPECT_TRUE(eventually([&] { return pair_cluster()["slowPairs"].items().size() == 1; })) << pair_cluster().dump(1);
+  EXPECT_TRUE(wire::check_json("Cluster", pair_cluster()).ok());
+  EXPECT_EQ(pair_cluster()["slowPairs"].items().at(0)["kbps"].integer(), 10'352) << "the middle one";
+  EXPECT_EQ(pair_cluster()["replacing"].text(), "") << "it does not ask for that";
+  const auto slow_seen = pairs_seen(tenant);
+  EXPECT_EQ(slow_seen["pairKbps"].integer(), 100'000);
+  int slow_ways = 0;
+  for (const auto& each : slow_seen["pairs"].items()) slow_ways += each["slow"].truth() ? 1 : 0;
+  EXPECT_EQ(slow_ways, 1) << slow_seen.dump(1);
+  EXPECT_NE(client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)})
+                ->body.find("muster_net_pairs_slow 1\n"),
+            std::string::npos);
+  const auto degraded = call("GET", "/api/v1/audit?filter=verb=degrade", "", tenant).body["items"].items();
+  EXPECT_EQ(degraded.size(), 1U);
+  request.spec.pair_kbps = 0;
+  // It outlasts the cluster and the server: what is written is what is told to the planner at the next start.
+  const auto ways = call("GET", "/api/v1/nodes/box/ways", "", supplier);
+  ASSERT_EQ(ways.status, 200) << ways.body.dump();
+  EXPECT_TRUE(wire::check_json("NodeWays", ways.body).ok());
+  ASSERT_EQ(ways.body["ways"].items().size(), 1U) << ways.body.dump(1);
+  EXPECT_EQ(ways.body["ways"].items()[0]["nodeName"].text(), "shed");
+  EXPECT_GT(ways.body["ways"].items()[0]["confidence"].real(), 0.3);
+  EXPECT_EQ(call("GET", "/api/v1/nodes/box/ways", "", tenant).status, 404);
+  ASSERT_TRUE(app_->context().ways->save(read_clocks().wall).ok());
+  WayMemory again(app_->context().store);
+  ASSERT_TRUE(again.load(read_clocks().wall).ok());
+  EXPECT_EQ(again.known(read_clocks().wall).paths, app_->context().ways->known(read_clocks().wall).paths);
+  EXPECT_EQ(again.known(read_clocks().wall).paths.size(), 2U);
+  // What was carried is shown to the owner of the machine and to the owner of the cluster, to each what is his.
+  const auto pair_id = ClusterId::parse(pair_cluster()["id"].text());
+  control::Actor system;
+  system.system = true;
+  ASSERT_TRUE(
+      app_->context()
+          .runner->submit_wait(control::Lane::Liveness, control::CountCarried{{{*pair_id, *node, 4'096}}}, system)
+          .ok());
+  const auto carried = [&](const std::string& token, const std::string& filter = "") {
+    return call("GET", "/api/v1/carried" + filter, "", token).body;
+  };
+  EXPECT_TRUE(wire::check_json("CarriedList", carried(tenant)).ok());
+  ASSERT_EQ(carried(tenant)["items"].items().size(), 1U) << carried(tenant).dump(1);
+  EXPECT_EQ(carried(tenant)["items"].items()[0]["bytes"].integer(), 4'096);
+  EXPECT_EQ(carried(tenant)["items"].items()[0]["clusterName"].text(), "pair");
+  ASSERT_EQ(carried(supplier)["items"].items().size(), 1U);
+  EXPECT_EQ(carried(supplier)["items"].items()[0]["nodeName"].text(), "box");
+  EXPECT_EQ(carried(supplier)["items"].items()[0]["clusterName"].text(), "") << "how tenants call theirs is theirs";
+  EXPECT_EQ(carried(user("nora", Role::Tenant, "nora-org"))["items"].items().size(), 0U);
+  EXPECT_EQ(carried(tenant, "?filter=node=box,since=2026-01-01")["items"].items().size(), 1U);
+  EXPECT_EQ(carried(tenant, "?filter=node=other")["items"].items().size(), 0U);
+  EXPECT_EQ(carried(tenant, "?filter=since=9000-01-01")["items"].items().size(), 0U);
+  EXPECT_EQ(call("GET", "/api/v1/carried?filter=since=yesterday", "", tenant).status, 400);
   // What the head carried for the worker, as it says, and what the worker signs of it; a forged count is nothing.
   const auto key_of = [&](SlotRole role) -> const crypto::SigningKey& { return held_by(agent, role) ? key : shed_key; };
   const std::uint32_t head = lease_of(SlotRole::Head)->address, worker = lease_of(SlotRole::Worker)->address;

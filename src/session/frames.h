@@ -261,9 +261,12 @@ struct NetPair {
                 carries_age_ms = 0; /* to the other, as its full path was last measured; 0 = never full */
   std::uint32_t relay = 0;          /* by which it goes or would go: which of the report's, from 1 on; 0 = by none */
   std::vector<NetRelayTry> relays = {};
-  std::uint32_t by = 0;   /* who carries it, in the overlay; only where the path is Peer */
-  std::uint32_t mtu = 0;  /* the largest packet that fits through the path; 0 = not told */
-  bool relay_udp = false; /* where the path is Relay: what this end sends goes to it over UDP, not TLS */
+  std::uint32_t by = 0;               /* who carries it, in the overlay; only where the path is Peer */
+  std::uint32_t mtu = 0;              /* the largest packet that fits through the path; 0 = not told */
+  bool relay_udp = false;             /* where the path is Relay: what this end sends goes to it over UDP, not TLS */
+  bool tested = false;                /* a test filled it when carries_bytes_s was measured, not programs */
+  std::uint64_t at_least_bytes_s = 0; /* a test of so much did not fill it; 0 = none, or it was full since */
+  std::uint64_t at_least_age_ms = 0;
   bool operator==(const NetPair&) const = default;
 };
 struct NetRelay {

@@ -524,6 +524,9 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
   o.set_carries_age_ms(v.carries_age_ms);
   o.set_mtu(v.mtu);
   o.set_relay_udp(v.relay_udp);
+  o.set_tested(v.tested);
+  o.set_at_least_bytes_s(v.at_least_bytes_s);
+  o.set_at_least_age_ms(v.at_least_age_ms);
   o.set_relay(v.relay);
   for (const auto& tried : v.relays) {
     auto& t = *o.add_relays();
@@ -554,6 +557,9 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.carries_age_ms = in.carries_age_ms();
   v.mtu = in.mtu();
   v.relay_udp = in.relay_udp();
+  v.tested = in.tested();
+  v.at_least_bytes_s = in.at_least_bytes_s();
+  v.at_least_age_ms = in.at_least_age_ms();
   v.relay = in.relay();
   v.by = in.by();
   if (!c.count(in.relays(), static_cast<int>(kRelaysMax), "pairs.relays")) return v;

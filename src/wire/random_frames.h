@@ -204,6 +204,9 @@ struct Gen {
       pair.carries_age_ms = u64();
       pair.mtu = u32();
       pair.relay_udp = flag();
+      pair.tested = flag();
+      pair.at_least_bytes_s = u64();
+      pair.at_least_age_ms = u64();
       pair.relay = u32();
       pair.relays = list([&] { return NetRelayTry{u32(), u32(), u32(), u32()}; });
       pair.by = u32();

@@ -271,6 +271,28 @@ struct NodeRefusalsView {
   std::map<std::string, std::uint32_t> refused;
   std::uint64_t seq = 0;
 };
+struct NodeWayView {
+  NodeId node;
+  std::string node_name, path;
+  std::int64_t kbps = 0;
+  std::uint32_t samples = 0;
+  double confidence = 0;
+  WallTime measured, seen;
+  std::int32_t rtt_us = 0;
+};
+struct NodeWaysView {
+  NodeId node;
+  std::vector<NodeWayView> ways;
+  std::uint64_t seq = 0;
+};
+struct CarriedView {
+  std::int64_t day = 0;  // since 1970, UTC
+  NodeId node;
+  ClusterId cluster;
+  std::string node_name, cluster_name;
+  OrgId supplier, tenant;
+  std::uint64_t bytes = 0;
+};
 struct QueueView {
   ClusterId cluster;
   std::string name;
@@ -385,6 +407,7 @@ struct NetPairView {
   std::string relay = {};
   std::vector<NetRelayTryView> relays = {};
   std::optional<SlotId> by = {};
+  bool slow = false;
 };
 struct NetView {
   ClusterId cluster;
@@ -392,6 +415,7 @@ struct NetView {
   std::vector<NetMemberView> members;
   std::vector<NetPairView> pairs;
   std::uint64_t seq = 0;
+  std::int64_t pair_kbps = 0;
 };
 struct PlanPlaceView {
   SlotRole role = SlotRole::Worker;
@@ -472,6 +496,8 @@ std::string to_json(const JoinTokenView& view);
 std::string to_json(const EnrollView& view);
 std::string to_json(const NodeView& view);
 std::string to_json(const NodeRefusalsView& view);
+std::string to_json(const CarriedView& view);
+std::string to_json(const NodeWaysView& view);
 std::string to_json(const QueueView& view);
 std::string to_json(const ClusterView& view);
 std::string to_json(const NetView& view);

@@ -175,6 +175,8 @@ void write(const ClusterSpec& from, v1::ClusterSpec& to) {
   to.set_budget_micros(from.budget);
   to.set_currency(from.currency);
   to.set_may_end_early(from.may_end_early);
+  to.set_pair_kbps(from.pair_kbps);
+  to.set_replace_slow(from.replace_slow);
 }
 
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
@@ -229,6 +231,9 @@ Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path) {
   to.currency = from.currency();
   if (to.currency.empty() && (to.max_price > 0 || to.budget > 0)) to.currency = kPlainCurrency;
   to.may_end_early = from.may_end_early();
+  TRY_VOID(not_negative(from.pair_kbps(), at + "pairKbps"));
+  to.pair_kbps = from.pair_kbps();
+  to.replace_slow = from.replace_slow();
   return to;
 }
 

@@ -30,6 +30,7 @@ ClusterSpec sample_spec() {
   spec.idle_timeout = Millis(300'000);
   spec.policy = Policy::FastNetwork, spec.min_trust = TrustTier::Verified;
   spec.max_price = 1'200'000, spec.budget = 40'000'000, spec.currency = "EUR", spec.may_end_early = true;
+  spec.pair_kbps = 200'000, spec.replace_slow = true;
   return spec;
 }
 

@@ -320,6 +320,38 @@ std::string to_json(const NodeView& view) {
   return write_message(m);
 }
 
+std::string to_json(const NodeWaysView& view) {
+  v1::NodeWays m;
+  m.set_node_id(view.node.str());
+  for (const NodeWayView& way : view.ways) {
+    auto& out = *m.add_ways();
+    out.set_node_id(way.node.str());
+    out.set_node_name(clean(way.node_name));
+    out.set_path(way.path);
+    out.set_kbps(way.kbps);
+    out.set_samples(way.samples);
+    out.set_confidence(way.confidence);
+    out.set_measured_at(time_text(way.measured));
+    out.set_seen_at(time_text(way.seen));
+    out.set_rtt_ms(static_cast<double>(way.rtt_us) / 1000);
+  }
+  m.set_seq(view.seq);
+  return write_message(m);
+}
+
+std::string to_json(const CarriedView& view) {
+  v1::Carried m;
+  m.set_day(format_utc(WallTime{view.day * 86'400'000}).substr(0, 10));
+  m.set_node_id(view.node.str());
+  m.set_node_name(clean(view.node_name));
+  m.set_supplier_org_id(view.supplier.str());
+  m.set_cluster_id(view.cluster.str());
+  m.set_cluster_name(clean(view.cluster_name));
+  m.set_tenant_org_id(view.tenant.str());
+  m.set_bytes(view.bytes);
+  return write_message(m);
+}
+
 std::string to_json(const NodeRefusalsView& view) {
   v1::NodeRefusals m;
   m.set_node_id(view.node.str());
@@ -386,6 +418,15 @@ std::string to_json(const ClusterView& view) {
   };
   money(view.per_hour, *m.mutable_per_hour());
   money(view.so_far, *m.mutable_cost_so_far());
+  for (const SlowPair& pair : cluster.slow) {
+    auto& out = *m.add_slow_pairs();
+    out.set_from(pair.from.str());
+    out.set_to(pair.to.str());
+    out.set_kbps(pair.kbps);
+    out.set_since(time_text(pair.since));
+  }
+  if (cluster.replacing) m.set_replacing(cluster.replacing.str());
+  m.set_replaced(cluster.replaced);
   return write_message(m);
 }
 
@@ -475,6 +516,10 @@ void write(const NetPairView& from, v1::NetPair& to) {
     out.set_in_use(in_use);
   }
   if (from.by) to.set_by(from.by->str());
+  to.set_slow(from.slow);
+  to.set_tested(pair.tested);
+  to.set_at_least_bytes_s(pair.at_least_bytes_s);
+  to.set_at_least_age_seconds(static_cast<std::int64_t>(pair.at_least_age_ms / 1000));
 }
 }  // namespace
 std::string to_json(const NetView& view) {
@@ -484,6 +529,7 @@ std::string to_json(const NetView& view) {
   for (const auto& member : view.members) write(member, *m.add_members());
   for (const auto& pair : view.pairs) write(pair, *m.add_pairs());
   m.set_seq(view.seq);
+  m.set_pair_kbps(view.pair_kbps);
   return write_message(m);
 }
 std::string to_json(const PlanView& view) {

@@ -71,12 +71,16 @@ World story() {
   ClusterSpec spec = World::spec(1, 3, 1);
   spec.env = {{"A", "b"}}, spec.max_lifetime = 1h, spec.idle_timeout = 5min, spec.head.labels = {{"team", "x"}};
   spec.groups[0].request.resources.traffic = {1'000, 2'000, 0};
+  spec.pair_kbps = 50'000, spec.replace_slow = true;
   Actor alice = w.user();
   alice.request_id = "key-1", alice.request_hash = Bytes(32, 9);
   const ClusterId id = ClusterId::parse(w.must(CreateCluster{w.project, spec}, alice).id).value();
   w.rounds();
   w.must(GrantAccess{false, {}, id, {}, w.supplier, Right::Logs, "help", 1h}, w.user());
   w.must(GrantAccess{false, {}, id, {}, w.supplier, Right::Exec, "", 24h * 30}, w.user());
+  w.must(
+      JudgePairs{id, {{w.slots(id, SlotRole::Head).at(0)->id, w.slots(id, SlotRole::Worker).at(0)->id, 9'000, true}}});
+  w.must(CountCarried{{{id, NodeId{2}, 12'345}}});
   JobSpec job;
   job.name = "train", job.entrypoint = "python train.py", job.cluster = "demo", job.retries = 1;
   const JobId first = JobId::parse(w.must(CreateJob{w.project, job}, w.user()).id).value();

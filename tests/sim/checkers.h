@@ -70,19 +70,20 @@ class Checkers {
 };
 
 using CheckerPtr = std::unique_ptr<Checker>;
-CheckerPtr one_holder();          // I1: of a device, a lease, a job attempt, an address
-CheckerPtr fenced_by_rosters();   // I1: who left is cut off from all who stay
-CheckerPtr sound_decisions();     // I1: gangs whole, retries bounded, members replaced before promotion
-CheckerPtr nothing_lost();        // I2
-CheckerPtr within_lease();        // I4
-CheckerPtr self_fence();          // I5
-CheckerPtr no_early_fence();      // I6
-CheckerPtr no_mass_eviction();    // I7
-CheckerPtr only_valid();          // I9
-CheckerPtr no_copy_for_reboot();  // I9: a copied machine is not taken for the machine itself
-CheckerPtr bounded();             // I10
-CheckerPtr within_quota();        // I13
-CheckerPtr fair_preemption();     // I14
-CheckerPtr within_offer();        // I15
+CheckerPtr one_holder();           // I1: of a device, a lease, a job attempt, an address
+CheckerPtr fenced_by_rosters();    // I1: who left is cut off from all who stay
+CheckerPtr sound_decisions();      // I1: gangs whole, retries bounded, members replaced before promotion
+CheckerPtr nothing_lost();         // I2
+CheckerPtr within_lease();         // I4
+CheckerPtr self_fence();           // I5
+CheckerPtr no_early_fence();       // I6
+CheckerPtr no_mass_eviction();     // I7
+CheckerPtr only_valid();           // I9
+CheckerPtr no_copy_for_reboot();   // I9: a copied machine is not taken for the machine itself
+CheckerPtr bounded();              // I10
+CheckerPtr within_quota();         // I13
+CheckerPtr fair_preemption();      // I14
+CheckerPtr within_offer();         // I15
+CheckerPtr sparing_replacement();  // I16
 
 }  // namespace muster::sim

@@ -37,6 +37,8 @@ ClusterSpec Sim::random_spec() {
   constexpr std::uint8_t kTiers[] = {0, 1, 1, 2, 3};
   spec.tier = kTiers[tiers_.below(std::size(kTiers))];
   spec.priority = static_cast<std::int32_t>(world_.rng.between(-5, 5));
+  if (with_pairs() && !chaos_.calm && pairs_.chance(2, 3))
+    spec.pair_kbps = kPairNeed, spec.replace_slow = pairs_.chance(3, 4);
   if (!with_offers() || chaos_.calm) return spec;
   spec.may_end_early = offers_.chance(1, 2);
   if (offers_.chance(1, 2)) spec.max_lifetime = Millis(offers_.between(2, 12) * 60'000);
@@ -178,6 +180,41 @@ void Sim::offer_step() {
   Request foreign{control::SetOffer{node, random_offer()}, tenant("x" + std::to_string(next_request_++)),
                   "a stranger's offer of a machine", "", true};
   ask(foreign, 38);
+}
+
+// One way in four is slow, until the heal; each is full now and then, and a fast one has its bad minutes.
+std::int64_t Sim::way_of(const Node& a, const Node& b) const {
+  const auto [low, high] = std::minmax(a.index, b.index);
+  const std::uint64_t mixed = (options_.seed * 1'000 + low * 31 + high) * 0x9e3779b97f4a7c15ULL;
+  return !chaos_.calm && (mixed >> 40) % 4 == 0 ? kPairNeed / 5 : kPairNeed * 3;
+}
+
+void Sim::pair_step() {
+  world_.after(Millis(15'000), [this] { pair_step(); });
+  const auto machine = [&](NodeId id) -> const Node* {
+    for (const auto& node : nodes_)
+      if (node->id == id) return node.get();
+    return nullptr;
+  };
+  for (const auto& node : nodes_) {
+    if (!node->powered || node->asleep || !node->core || !node->core->online()) continue;
+    for (const auto& [lease, container] : node->containers) {
+      if (!container.ray_ready) continue;
+      session::NetReport report;
+      report.lease = lease;
+      for (const RosterEntry& entry : container.entries) {
+        const Node* other = entry.slot == container.assignment.slot ? nullptr : machine(entry.node);
+        if (other == nullptr || pairs_.chance(1, 4)) continue;
+        session::NetPair pair;
+        pair.address = entry.address, pair.path = session::NetPath::Direct;
+        const std::int64_t bad = !chaos_.calm && pairs_.chance(1, 8) ? kPairNeed / 4 : way_of(*node, *other);
+        pair.carries_bytes_s = static_cast<std::uint64_t>((node->liar ? 1 : bad) * 125);
+        pair.carries_age_ms = static_cast<std::uint64_t>(pairs_.between(0, 4'000));
+        report.pairs.push_back(pair);
+      }
+      to_server(*node, node->connection, report);
+    }
+  }
 }
 
 void Sim::client_step() {

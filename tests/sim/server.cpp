@@ -31,6 +31,7 @@ void SimServer::start() {
   options.digest_every = 64;
   engine_ = std::make_unique<engine::Engine>(options, *store_, std::move(*base), [this] { return follower_->base(); });
   keeper_.start(server::keeper_start(state()), server::CoreState(state()), world_->now());
+  server::start_pairs(state(), pairs_, world_->now());
   if (const Status started = engine_->start(now()); !started) world_->note("engine start: " + started.error().message);
   pump();
   world_->after(Millis(1000), [this, life = life_] {
@@ -251,6 +252,8 @@ void SimServer::from_agent(std::uint64_t connection, const session::AgentFrame& 
                    chunk->data.end());
       }
       to_agent_(connection, session::LogAck{chunk->job, chunk->attempt, log.size()});
+    } else if (const auto* net = std::get_if<session::NetReport>(&frame); net != nullptr && session.ready()) {
+      server::note_pairs(state(), session.node(), *net, pairs_, world_->now());
     } else if (const auto* pause = std::get_if<session::OwnerPause>(&frame)) {
       control::Actor actor;
       actor.subject.node = session.node();
@@ -292,6 +295,12 @@ void SimServer::tell_core(const session::Verdicts& verdicts) {
 void SimServer::tick() {
   const std::uint64_t life = life_;
   tell_core(keeper_.tick(world_->now(), server::CoreState(state()), leading()));
+  if (leading() && world_->now() - judged_at_ >= server::kJudgeEvery) {
+    judged_at_ = world_->now();
+    for (control::JudgePairs& judged : server::judge_all_pairs(state(), pairs_, world_->now()))
+      submit_system(std::move(judged));
+  }
+  if (life != life_ || !up()) return;
   std::vector<std::uint64_t> open;
   for (auto& [id, connection] : connections_) {
     open.push_back(id);

@@ -9,6 +9,7 @@
 #include "engine/core.h"
 #include "engine/follower.h"
 #include "session/keeper.h"
+#include "session/pair_table.h"
 #include "session/server.h"
 #include "sim/world.h"
 #include "store/memory_store.h"
@@ -91,6 +92,8 @@ class SimServer final : public session::Authority {
     return options;
   }
   session::Keeper keeper_{keeping()};
+  session::PairTable pairs_;
+  LeaseTime judged_at_{0};
   std::map<std::uint64_t, Connection> connections_;
   std::map<std::uint64_t, std::function<void(const Result<engine::Reply>&)>> replies_;
   std::uint64_t life_ = 0, next_token_ = 1, next_session_ = 1;

@@ -37,7 +37,8 @@ Sim::Sim(const RunOptions& options)
       quotas_(options.seed ^ 0x9007a5),
       tiers_(options.seed ^ 0x71e125),
       offers_(options.seed ^ 0x0ffe25),
-      headrooms_(options.seed ^ 0x4ead00) {
+      headrooms_(options.seed ^ 0x4ead00),
+      pairs_(options.seed ^ 0x9a1250) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {
@@ -339,6 +340,7 @@ RunResult Sim::run() {
   world_.after(Millis(30'000), [this] { fault_step(); });
   if (with_quotas()) world_.after(Millis(60'000), [this] { quota_step(); });
   if (with_offers()) world_.after(Millis(5'000), [this] { offer_step(); });
+  if (with_pairs()) world_.after(Millis(7'000), [this] { pair_step(); });
   while (world_.steps < options_.steps && world_.failure.empty() && world_.step()) check();
   if (options_.liveness && world_.failure.empty()) {
     heal();

@@ -73,6 +73,7 @@ class Sim final : public Environment, public ServerWatcher {
   void client_step();
   void quota_step();
   void offer_step();
+  void pair_step();
   Offer random_offer();
   void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
@@ -118,8 +119,10 @@ class Sim final : public Environment, public ServerWatcher {
   bool tight() const { return options_.seed % 4 == 1; }        // machines are scarce: later tiers have to make room
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
   bool with_offers() const { return options_.seed % 4 == 3; }  // owners ask prices and want machines back
+  bool with_pairs() const { return options_.seed % 4 == 0; }   // clusters ask for fast ways, and some are slow
+  std::int64_t way_of(const Node& a, const Node& b) const;     // what it carries, kbit/s
   std::uint64_t keys_noted_ = 0;
-  Rng quotas_, tiers_, offers_, headrooms_;  // of their own: what is drawn here moves nothing else
+  Rng quotas_, tiers_, offers_, headrooms_, pairs_;  // of their own: what is drawn here moves nothing else
   ProjectId project_, side_project_;
   PrincipalId tenant_, stranger_;
   OrgId org_, other_org_;

@@ -19,6 +19,16 @@ TEST(Simulation, AFewSeedsHold) {
   }
 }
 
+// Clusters that ask for fast ways on machines with slow ones: every fourth seed has them.
+TEST(Simulation, SlowWaysAreReplacedAndAllHolds) {
+  RunOptions options;
+  options.seed = 8;
+  options.steps = 12'000;
+  const RunResult result = run_simulation(options);
+  EXPECT_EQ(result.failure, "") << "make sim SEED=8 STEPS=12000";
+  EXPECT_GE(result.looked.at("I16"), 1U) << "nobody was replaced: this seed shows nothing";
+}
+
 TEST(Simulation, SqliteHoldsToo) {
   RunOptions options;
   options.seed = 7;

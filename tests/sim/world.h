@@ -16,6 +16,7 @@ namespace muster::sim {
 
 inline constexpr Millis kLease{180'000};
 inline constexpr std::size_t kLaneMax = 512;
+inline constexpr std::int64_t kPairNeed = 100'000;  // kbit/s, of clusters that ask for something
 
 class World {
  public:

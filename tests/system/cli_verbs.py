@@ -513,3 +513,12 @@ class CliVerbs:
         text = self.muster("net", "explain", "live", a, b).stdout
         self.assertEqual(2, text.count("  why    "), text)
         self.assertIn("  path   %s" % pair["path"], text)
+        # It is remembered of the two machines, for the planner and for who may see machines.
+        names = {m["slot"]: m["nodeName"] for m in net["members"]}
+        for _ in range(30):
+            known = self.world.cli("net", "measured", names[a], who="admin").stdout
+            if names[b] in known:
+                break
+            time.sleep(1)
+        self.assertRegex(known, r"(?m)^%s +(lan|direct|relay) " % re.escape(names[b]))
+        self.assertIn("Nothing was carried for others", self.muster("net", "carried").stdout)
