@@ -2,19 +2,20 @@
 // 150 machines of 4 or 8 GPUs: steady ones, ones that go home for the night, ones that come and go. 200 tenants of very
 // unequal size ask for gangs of 1 to 64 machines with a GPU each in three tiers (0, 1, and 3, which may be
 // interrupted), a tenth more than there is. Half of the work states a limit, 1.1 to 3 times what it takes; nobody tells
-// the planner how long it takes. The same day is played with one thing of the planner's taken away at a time:
+// the planner how long it takes. The same day is played with one thing of the planner's taken away at a time, or given:
 //   fifo           only the first of each tier is looked at
 //   no-backfill    nothing goes onto machines that are kept for a gang
 //   no-preemption  nobody makes room
 //   random-ties    another order among equal machines at every step
-//   no-shares      no tier is guaranteed anything; else the three are guaranteed 10, 40 and 20 % of the GPUs
 //   sampled        seven machines that would do are compared (log2 of all), not all
+//   shares         the three tiers are guaranteed 10, 40 and 20 % of the GPUs
 // Figures: utilisation (of the GPUs that were there, percent), gang64_p99_wait (hours, of gangs of 64 that came in the
 // first 18 hours; those that never started count as waiting until the end), lost (GPU-hours that preemption threw
 // away), jain (Jain's index over tenants: what they got of what they asked for), starvation (hours: the longest wait of
 // tiers 0 and 1), and of the default alone p90_coverage.tierN (percent of those that waited and had started by the P90
 // they were told first) and pinball (loss of that P90, against the P90 of the waits of that size so far). Usage:
-// bench_sched_fair [days=3]. Medians over the days; ratio = default / ablation, or value / bar.
+// bench_sched_fair [days=3 [default]]: the second for the default alone. Medians over the days; ratio = default /
+// ablation, or value / bar.
 #include <fmt/format.h>
 
 #include <algorithm>
