@@ -78,8 +78,8 @@ void Scheduler::Impl::apply(const LeaseChanged& c) {
   bool counted = false;  // already, as it is: what it does now may be all that changed
   if (const auto it = leases.find(lease.lease); it != leases.end()) {
     const LeaseView& old = it->second;
-    counted = old.tenant == lease.tenant && old.project == lease.project && old.since == lease.since &&
-              held_by(old) == held_by(lease);
+    counted = old.tenant == lease.tenant && old.project == lease.project && old.tier == lease.tier &&
+              old.since == lease.since && held_by(old) == held_by(lease);
     if (!counted) usage.undo(old);
     drop_lease(old);
   }

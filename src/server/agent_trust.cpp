@@ -124,8 +124,11 @@ void AgentHub::note_keys_behind(LeaseTime now, Todo& todo) {
   if (said == keys_behind_said_) return;
   keys_behind_said_ = std::move(said);
   todo.push_back([this, behind = std::move(behind)] {
-    if (const Status written = context_.identity.signer->behind(behind, SignOp::KeysBehind); !written.ok())
-      log_warn("agents", "which machines know the newest signing keys cannot be noted: {}", written.error().message);
+    const Status written = context_.identity.signer->behind(behind, SignOp::KeysBehind);
+    if (written.ok()) return;
+    log_warn("agents", "which machines know the newest signing keys cannot be noted: {}", written.error().message);
+    const std::lock_guard lock(mutex_);
+    keys_behind_said_.clear();  // so that it is tried again
   });
 }
 
@@ -149,8 +152,11 @@ void AgentHub::note_behind(LeaseTime now, Todo& todo) {
   if (said == behind_said_) return;
   behind_said_ = std::move(said);
   todo.push_back([this, behind = std::move(behind)] {
-    if (const Status written = context_.identity.signer->behind(behind); !written.ok())
-      log_warn("agents", "which machines know the newest roots cannot be noted: {}", written.error().message);
+    const Status written = context_.identity.signer->behind(behind);
+    if (written.ok()) return;
+    log_warn("agents", "which machines know the newest roots cannot be noted: {}", written.error().message);
+    const std::lock_guard lock(mutex_);
+    behind_said_.clear();
   });
 }
 

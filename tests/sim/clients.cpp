@@ -109,6 +109,29 @@ void Sim::quota_step() {
   set_quota(of_project, any());
   set_headroom(static_cast<std::uint32_t>(headrooms_.below(4)), static_cast<std::uint8_t>(headrooms_.below(4)));
   set_tier_shares(static_cast<std::uint32_t>(headrooms_.below(500)));
+  grant_rights();
+}
+
+// The tenant lets a stranger look on for some minutes and thinks better of it now and then; an operator looks in for a
+// reason; and the stranger gives away what is not his.
+void Sim::grant_rights() {
+  control::GrantAccess give;
+  give.project = project_, give.to = stranger_, give.right = Right::Logs, give.reason = "the job hangs, says the log";
+  give.lifetime = Millis(headrooms_.between(60'000, 600'000));
+  const auto actor = [&] { return tenant("g" + std::to_string(next_request_++)); };
+  ask({give, actor(), "grant", "", false});
+  if (headrooms_.chance(1, 2))
+    ask({control::RevokeGrant{GrantId{1 + headrooms_.below(20)}}, actor(), "revoke", "", false});
+  Request glass{give, actor(), "break-glass", "", false};
+  std::get<control::GrantAccess>(glass.command).break_glass = true;
+  std::get<control::GrantAccess>(glass.command).to = {};
+  glass.actor.subject.principal = stranger_, glass.actor.subject.org = other_org_;
+  glass.actor.subject.role = Role::Operator;
+  ask(glass);
+  Request foreign{give, actor(), "a grant of a foreign project", "", true};
+  std::get<control::GrantAccess>(foreign.command).to = tenant_;
+  foreign.actor.subject.principal = stranger_, foreign.actor.subject.org = other_org_;
+  ask(foreign);
 }
 
 // Of the best tier that agreed to be interrupted, and of one that did not.

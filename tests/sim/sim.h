@@ -78,6 +78,7 @@ class Sim final : public Environment, public ServerWatcher {
   void set_offer(NodeId node, const Offer& offer);
   void set_quota(Quota of_project, Quota of_org);
   void set_headroom(std::uint32_t machines, std::uint8_t tier);
+  void grant_rights();
   void set_tier_shares(std::uint32_t permille);
   void note_keys();
   void ask(Request request, std::uint32_t tries = 0);

@@ -189,7 +189,7 @@ class Life(Base):
         self.assertIn(hours, node["notHired"])
         self.wait("the lower capacity", 30, lambda: abs(float(self.world.nodes()["keeper"]["capacity"]["cpus"]) - 1.5) < 0.01)
         with open(self.state("keeper") + "/run/bandwidth") as f:
-            self.assertEqual(f.read().split(), ["2500000", "0", "0", "0", "0"])
+            self.assertEqual(f.read().split(), ["2500000"] + ["0"] * 5 + ["2500000", "1073741824"])
         self.assertEqual(self.agent("keeper", "limits", "set", "hours", "25:00-26:00").returncode, 1)
         resumed = self.agent("keeper", "resume")
         self.assertIn("not hired now: outside the owner's hours", resumed.stdout, resumed.stderr)

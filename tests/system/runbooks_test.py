@@ -251,7 +251,14 @@ class Runbooks(unittest.TestCase):
         return found, said
 
     def keys_learnt(self):
-        self.world.wait("machines", "all know the newest signing keys", 30, lambda: "All machines know" in self.keys()[1])
+        self.said_in_time("All machines know", lambda: self.keys()[1])
+
+    def said_in_time(self, what, says):
+        try:
+            self.world.wait("machines", what, 30, lambda: what in says())
+        except demo.DemoError:
+            with open(self.world.dir + "/musterd.log", errors="replace") as f:
+                self.fail("after 30 s: %s\n%s\n%s" % (says(), json.dumps(self.world.nodes()), f.read()[-3000:]))
 
     def test_08a_another_signing_key(self):
         key, world = "Another signing key", self.world
@@ -308,7 +315,7 @@ class Runbooks(unittest.TestCase):
 
     def learnt(self):
         """All machines that are linked believe the newest revision; the others of this world were revoked."""
-        self.world.wait("machines", "no machine behind", 30, lambda: "All machines believe" in self.cas()[1])
+        self.said_in_time("All machines believe", lambda: self.cas()[1])
 
     def served_by(self, anchor):
         """The server's certificate verifies against this file of roots."""

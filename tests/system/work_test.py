@@ -387,7 +387,7 @@ class Work(unittest.TestCase):
             self.agent(here, "limits", "set", "upload", "80mbit", "download", "80mbit", "cpus", "2")
             self.progress(3, before["address"])
             with open("%s/%s/run/bandwidth" % (self.world.dir, here)) as f:
-                self.assertEqual(f.read().split(), ["10000000", "10000000", "0", "0", "0"])
+                self.assertEqual(f.read().split(), ["10000000", "10000000"] + ["0"] * 4 + ["2500000", "1073741824"])
             self.assertIn("upload 80 Mbit/s", self.agent(here, "status"))
             self.agent(here, "limits", "reset")
             self.progress(1, before["address"])
