@@ -196,6 +196,36 @@ TEST(Backfill, NobodyIsPassedForEver) {
   EXPECT_LE(waited, 215min) << "ten minutes more until both are free";
 }
 
+// Two wait for machines whose work never ends: they do not have the turn of everybody for ever.
+TEST(Backfill, WhoCannotBeServedGivesTheTurnToOthers) {
+  Scheduler s;
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    s.apply(NodeChanged{node(i, true, i == 3 ? "b" : "a")});
+    s.apply(LeaseChanged{lease(900 + i, i, kT0 - 24h)});
+  }
+  for (std::uint64_t id = 1; id <= 2; ++id) s.apply(RequestChanged{request(id, "aa", kT0 - 300min)});
+  Request later = request(3, "b", kT0 - 250min);
+  later.tier = 3;
+  s.apply(RequestChanged{later});
+  std::uint64_t next = 10;
+  Millis waited{-1};
+  for (Millis t{0}; t < 4h && waited < 0ms; t += 10min) {
+    Request better = request(next++, "b", kT0 + t);
+    better.tier = 0;
+    s.apply(RequestChanged{better});
+    end(s, t == 0ms ? 903 : next - 2, 3);
+    s.apply(NodeChanged{node(3, false, "b")});
+    for (const Group& g : s.plan({}, kT0 + t)) {
+      if (g.cluster == ClusterId{3}) waited = t;
+      s.apply(NodeChanged{node(3, true, "b")});
+      s.apply(LeaseChanged{lease(g.cluster.value, 3, kT0 + t)});
+      s.apply(RequestGone{g.cluster});
+    }
+  }
+  EXPECT_GE(waited, 2h);
+  EXPECT_LE(waited, 2h + 20min);
+}
+
 // Behind the first of its kind another has its machines as soon as all of its start is certain.
 TEST(Backfill, TheNextOfAKindIsNotPutOffEither) {
   const auto four = [](Millis longest) {

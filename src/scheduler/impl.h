@@ -93,6 +93,7 @@ struct Scheduler::Impl {
     bool live = false, aged = false, proposed = false, latched = false;
     bool overdue = false; /* it has waited as long as ageing counts: it goes before all others, of better tiers too */
     WallTime stays_until; /* nothing is moved for it before */
+    std::int64_t overdue_ms = 0; /* since when it is overdue */
     std::int64_t cleared_ms = 0; /* when others left, or were told to leave, machines for it */
     bool behind = false; /* latched, but not as the first of its class: it keeps nothing but what its shadow needs */
   };

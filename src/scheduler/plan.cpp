@@ -14,8 +14,10 @@ constexpr std::uint32_t kTriesPerPlan = 20'000;
 constexpr std::int64_t kHeapLifeMs = 1'000;  // ranks of ageing and aged requests drift apart
 
 constexpr std::int64_t kOverdueLookMs = 10'000;
-constexpr std::int64_t kClearedMs = 180'000;   // it has started by then, or will not by that
-constexpr std::int64_t kHopelessMs = 600'000;  // before it is looked again whether there are such machines at all
+constexpr std::int64_t kClearedMs = 180'000;        // it has started by then, or will not by that
+constexpr std::int64_t kHopelessMs = 600'000;       // before it is looked again whether there are such machines at all
+constexpr std::int64_t kOverdueTurnMs = 7'200'000;  // who has not started by then waits for work without an end:
+constexpr std::int64_t kOverdueRestMs = 3'600'000;  // others have their turn meanwhile
 
 constexpr std::uint32_t kWaysPerPlan = 8;  // searches for room; the others have their turn a second later
 
@@ -457,6 +459,10 @@ void Scheduler::Impl::look_at_overdue(WallTime now) {
   if (!gone && now.ms >= overdue_ms && now.ms - overdue_ms < kOverdueLookMs) return;
   overdue_ms = now.ms;
   std::erase_if(hopeless, [&](const auto& each) { return each.second <= now.ms; });
+  for (const std::uint32_t item : overdue)
+    if (backfill && items[item].overdue && now.ms - items[item].overdue_ms > kOverdueTurnMs &&
+        (!items[item].latched || shadows[item] == 0))  // else its start is known
+      hopeless.emplace(items[item].waiter.who, now.ms + kOverdueRestMs);
   std::vector<std::uint32_t> found;
   std::size_t looked = 0;
   for (const Entry* e = since_sets.first(aged); e != nullptr && found.size() < kOverdueMax && looked < kOverdueLookedAt;
@@ -467,9 +473,12 @@ void Scheduler::Impl::look_at_overdue(WallTime now) {
     else
       hopeless.emplace(e->who, now.ms + kHopelessMs);
   }
-  for (const std::uint32_t item : std::exchange(overdue, std::move(found))) items[item].overdue = false;
+  const std::vector<std::uint32_t> before = std::exchange(overdue, std::move(found));
+  for (const std::uint32_t item : before) items[item].overdue = false;
   for (const std::uint32_t item : overdue) {
     items[item].overdue = true;
+    if (items[item].overdue_ms == 0 || std::find(before.begin(), before.end(), item) == before.end())
+      items[item].overdue_ms = now.ms;
     wake(items[item].cls);
   }
   heap_good = false;
@@ -669,9 +678,9 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
   ripen(now);
   age(now.ms);
   look_at_turns();
-  look_at_overdue(now);
   if (pool.take_recompile()) reclassify();
   pool.hold_back();
+  look_at_overdue(now);
   wake_by_machines(now.ms);
   if (!latches.empty()) order_latches(now.ms), refresh_shadows(now);
   std::vector<Group> out;
@@ -711,6 +720,7 @@ std::vector<Group> Scheduler::Impl::plan(const Budget& budget, WallTime now) {
     if (c.grows) continue;
     if (network_stands_against(item, now)) {  // it keeps nothing from others: that would not help
       unlatch(item);
+      if (std::exchange(items[item].overdue, false)) hopeless.emplace(items[item].waiter.who, now.ms + kHopelessMs);
       continue;
     }
     const std::int64_t due = items[item].waiter.since_ms + kLatchMs;
