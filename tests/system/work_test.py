@@ -114,8 +114,9 @@ while not os.path.exists('/tmp/enough-' + sys.argv[1]):
         print('MARK gap %.2f' % state['gap'], flush=True)
         state['gap'] = 0.0
     print('round %d blocks %d gap %.2f %s' % (rounds, state['n'], state['gap'], state['fault']), flush=True)
+fault, gap = state['fault'], state['gap']  # as they are before the end makes one
 line.close()
-print('RESULT', 'right' if not wrong and not state['fault'] else 'wrong: ' + state['fault'], 'gap %.2f' % state['gap'], flush=True)
+print('RESULT', 'right' if not wrong and not fault else 'wrong: ' + fault, 'gap %.2f' % gap, flush=True)
 """
 
 
