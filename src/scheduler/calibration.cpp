@@ -1,6 +1,7 @@
 #include "scheduler/calibration.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace muster::scheduler {
@@ -33,6 +34,7 @@ std::uint32_t Calibration::kind_of(std::uint8_t tier, std::uint32_t machines) {
 void Calibration::told(const StartForecast& played, std::uint32_t kind, WallTime at) {
   if (played.p90.ms == 0 || open_.size() >= kOpenMax) return;
   open_.try_emplace(played.cluster, Open{kind, at, played.p50, played.p90});
+  if (played.p50 < factors_at_ || played.p90 < factors_at_) factors_.clear();  // it is late already
 }
 
 void Calibration::started(ClusterId cluster, WallTime at) {
@@ -47,6 +49,7 @@ void Calibration::started(ClusterId cluster, WallTime at) {
   add(scores.p90, o.p90);
   if (o.p50.ms != 0) add(scores.p50, o.p50);
   open_.erase(it);
+  factors_.clear();
 }
 
 std::int64_t Calibration::factor(std::uint32_t kind, bool ninth, WallTime now) const {
@@ -65,10 +68,18 @@ std::int64_t Calibration::factor(std::uint32_t kind, bool ninth, WallTime now) c
   return std::clamp(all[rank], kFactorLeast, kFactorMost);
 }
 
-StartForecast Calibration::corrected(const StartForecast& played, std::uint32_t kind, WallTime now) const {
+const Calibration::Factors& Calibration::factors(std::uint32_t kind, WallTime now) {
+  if (std::exchange(factors_at_, now) != now) factors_.clear();
+  const auto [it, fresh] = factors_.try_emplace(kind);
+  if (fresh) it->second = {factor(kind, false, now), factor(kind, true, now)};
+  return it->second;
+}
+
+StartForecast Calibration::corrected(const StartForecast& played, std::uint32_t kind, WallTime now) {
   StartForecast out = played;
-  out.p50 = later_by(now, played.p50, factor(kind, false, now));
-  out.p90 = later_by(now, played.p90, factor(kind, true, now));
+  const Factors& by = factors(kind, now);
+  out.p50 = later_by(now, played.p50, by.p50);
+  out.p90 = later_by(now, played.p90, by.p90);
   if (out.p90.ms != 0 && out.p50 > out.p90) out.p50 = out.p90;
   return out;
 }

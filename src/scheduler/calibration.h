@@ -22,9 +22,9 @@ class Calibration {
   // As it was played, at that time. The first forecast for a request counts; later ones change nothing.
   void told(const StartForecast& played, std::uint32_t kind, WallTime at);
   void started(ClusterId cluster, WallTime at);
-  void forget(ClusterId cluster) { open_.erase(cluster); }  // it was given up: nobody will know
+  void forget(ClusterId cluster) { open_.erase(cluster), factors_.clear(); }  // it was given up: nobody will know
   // What is to be told of it instead. Earlier than `now` is nothing; what is not known stays so.
-  StartForecast corrected(const StartForecast& played, std::uint32_t kind, WallTime now) const;
+  StartForecast corrected(const StartForecast& played, std::uint32_t kind, WallTime now);
   std::size_t open() const { return open_.size(); }
   template <class F>
   void each_open(const F& see) const {
@@ -40,7 +40,13 @@ class Calibration {
     std::deque<std::int64_t> p50, p90;
   };
   std::int64_t factor(std::uint32_t kind, bool ninth, WallTime now) const;
+  struct Factors {  // of the wait, in thousandths
+    std::int64_t p50 = 1'000, p90 = 1'000;
+  };
+  const Factors& factors(std::uint32_t kind, WallTime now);
   std::map<ClusterId, Open> open_;
+  std::map<std::uint32_t, Factors> factors_;  // as of then: thousands are corrected at one time
+  WallTime factors_at_;
   std::map<std::uint32_t, Scores> scores_;
 };
 
