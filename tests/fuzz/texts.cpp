@@ -48,7 +48,8 @@ Seeds seeds_yaml() {
   }
   for (const char* text :
        {"a: &x [1, 2]\nb: *x\nc: {<<: {d: 1}}\n", "- 0x1f\n- 1_000\n- .inf\n- ~\n- 'q'\n- \"\\u00e9\"\n",
-        "a: |\n  text\n  more\nb: >-\n  folded\n", "cluster_name: x\nmax_workers: 2\ndocker: {image: i}\n"})
+        "a: |\n  text\n  more\nb: >-\n  folded\n", "cluster_name: x\nprovider: {type: aws}\n",
+        "cluster_name: x\nprovider: {type: aws}\nmax_workers: 2\ndocker: {image: i}\n"})
     out.push_back(to_bytes(text));
   return out;
 }
