@@ -18,11 +18,11 @@ using std::chrono::microseconds;
 // The pause after a turn grows with the load: at few packets a second each would wait alone, at many a member has
 // several by then, which leave in one record and one system call.
 constexpr microseconds kGatherLeast{400}, kGatherMost{1'000};
-constexpr std::uint64_t kBusy = 4'000;  // packets a second: less than two would gather
-constexpr std::uint64_t kRises = 8'000,
-                        kFull = 20'000;  // the pause is longer than the least from there on, the longest
-constexpr std::uint64_t kPlenty = 64;    // packets in a turn: nothing is gained by more
-constexpr std::size_t kEvents = 64;      // taken at once; the others get their turn then
+constexpr std::uint64_t kBusy = 4'000;    // packets a second: less than two would gather
+constexpr std::uint64_t kRises = 15'000;  // up to here it is the least,
+constexpr std::uint64_t kFull = 40'000;   // from here on the most
+constexpr std::uint64_t kPlenty = 64;     // packets in a turn: nothing is gained by more
+constexpr std::size_t kEvents = 64;       // taken at once; the others get their turn then
 
 std::uint32_t events_for(Loops::For what) {
   return (what == Loops::For::Bytes || what == Loops::For::Both ? EPOLLIN : 0U) |
