@@ -171,6 +171,7 @@ struct Scheduler::Impl {
   void apply(const UsageChanged& c) { usage.restore(c); }
   void apply(const ShareChanged& c);
   void apply(const PathsChanged& c);
+  void apply(const CoordinatesChanged& c);
   void apply(const HeadroomChanged& c);
   void apply(const ShapeChanged& c);
   void apply(const TierSharesChanged& c);
@@ -318,7 +319,8 @@ struct Scheduler::Impl {
   Pool pool;
   Usage usage;
   Network network;
-  const Weights weights;  // where none count
+  std::map<NodeId, Coordinate> places; /* of machines of the pool */
+  const Weights weights;               // where none count
   const std::vector<std::uint32_t> nobody;
   Lines lines;
   std::vector<Item> items;

@@ -1,7 +1,9 @@
 #include "scheduler/network.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cstdlib>
 
 #include "scheduler/backfill.h"
 
@@ -12,7 +14,7 @@ namespace {
 constexpr std::int64_t kLanKbps = 1'000'000, kRelayKbps = 50'000, kMostKbps = std::int64_t{1} << 40;
 constexpr std::int32_t kSiteUs = 500, kRegionUs = 30'000, kWorldUs = 150'000, kMostUs = 60'000'000;
 constexpr std::size_t kThresholds = 128;
-constexpr std::uint32_t kSteps = 20'000, kSeeds = 32;
+constexpr std::uint32_t kSteps = 20'000, kSeeds = 32, kMiddles = 16;
 
 std::int64_t clamped(std::int64_t kbps) {
   return std::clamp<std::int64_t>(kbps, 0, kMostKbps);
@@ -72,6 +74,7 @@ class Search {
     std::vector<std::int32_t> times{kSiteUs, kRegionUs, kWorldUs};
     for (const Spot& spot : gang_.spots) speeds.push_back(spot.world_kbps), speeds.push_back(spot.lan_kbps);
     for (const auto& [a, b, way] : gang_.known) speeds.push_back(way.kbps), times.push_back(way.rtt_us);
+    add_foretold(times);
     speeds = thinned(std::move(speeds)), times = thinned(std::move(times));
     if (speeds.empty()) return {};
     times.push_back(kMostUs);
@@ -130,6 +133,19 @@ class Search {
     const std::vector<std::uint32_t> open = open_ones();
     if (open.size() <= std::min<std::size_t>(gang_.small, 64)) return exact(open, out);
     return of_groups(open, out);
+  }
+
+  // Round trips that places foretell: of each pair where they are few, else of each with the first and the last.
+  void add_foretold(std::vector<std::int32_t>& times) const {
+    std::vector<std::uint32_t> placed;
+    for (std::uint32_t i = 0; i < size_; ++i)
+      if (gang_.spots[i].at != Coordinate{}) placed.push_back(i);
+    for (std::size_t i = 0; i < placed.size(); ++i)
+      for (std::size_t j = placed.size() <= 64 ? i + 1 : placed.size() - 1; j < placed.size(); ++j) {
+        times.push_back(foretold_rtt_us(gang_.spots[placed[i]].at, gang_.spots[placed[j]].at));
+        if (placed.size() > 64)
+          times.push_back(2 * foretold_rtt_us(gang_.spots[placed[i]].at, gang_.spots[placed[0]].at));
+      }
   }
 
   // ---- few machines: every set, until one does
@@ -193,17 +209,19 @@ class Search {
       out = without_conflicts(group);
       return enough(out);
     };
+    const auto near = [&](const std::vector<std::uint32_t>& group) { return does(around_its_middle(group)); };
     // The smallest that does, so that large ones stay whole.
     for (const auto& group : Groups(open, gang_.spots, spots_most_.site, needed_, by_site).lists)
       if (does(group)) return true;
     for (const auto& group : Groups(open, gang_.spots, spots_most_.region, needed_, by_region).lists)
-      if (does(group)) return true;
+      if (near(group)) return true;
     if (kWorldUs <= longest_) {
       std::vector<std::uint32_t> world;
       for (const std::uint32_t i : open)
         if (afar(gang_.spots[i])) world.push_back(i);
-      if (world.size() >= needed_ && does(world)) return true;
+      if (world.size() >= needed_ && near(world)) return true;
     }
+    if (around_some(open, afar, does)) return true;
     // Those that were measured to be near somebody, whatever they say.
     std::uint32_t seeds = 0;
     const std::size_t least = std::max<std::size_t>(needed_, 2);
@@ -215,6 +233,46 @@ class Search {
           around.push_back(other);
       if (around.size() >= least && exact(around, out)) return true;
       if (++seeds == kSeeds) break;
+    }
+    return false;
+  }
+  // ---- by places: who lies within half of the longest round trip of a point is within all of it of each other
+  bool within(const Coordinate& middle, const Coordinate& at) const {
+    const std::int64_t reach = std::int64_t{longest_} / 2 - at[2];
+    const std::int64_t dx = std::int64_t{at[0]} - middle[0], dy = std::int64_t{at[1]} - middle[1];
+    return reach >= 0 && std::abs(dx) <= reach && std::abs(dy) <= reach && dx * dx + dy * dy <= reach * reach;
+  }
+  std::vector<std::uint32_t> around_its_middle(const std::vector<std::uint32_t>& group) const {
+    std::array<std::vector<std::int32_t>, 2> at;
+    for (const std::uint32_t i : group)
+      if (const Coordinate& place = gang_.spots[i].at; place != Coordinate{})
+        at[0].push_back(place[0]), at[1].push_back(place[1]);
+    if (at[0].size() < 2) return group;
+    Coordinate middle{};
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const auto half = at.at(axis).begin() + static_cast<std::ptrdiff_t>(at.at(axis).size() / 2);
+      std::nth_element(at.at(axis).begin(), half, at.at(axis).end());
+      middle.at(axis) = *half;
+    }
+    std::vector<std::uint32_t> out;
+    for (const std::uint32_t i : group)
+      if (gang_.spots[i].at == Coordinate{} || within(middle, gang_.spots[i].at)) out.push_back(i);
+    return out;
+  }
+  // Regions that nobody stated: those around one of a few, all with places.
+  template <class Afar, class Does>
+  bool around_some(const std::vector<std::uint32_t>& open, const Afar& afar, const Does& does) const {
+    std::vector<std::uint32_t> placed;
+    for (const std::uint32_t i : open)
+      if (gang_.spots[i].at != Coordinate{} && afar(gang_.spots[i])) placed.push_back(i);
+    if (placed.size() < needed_) return false;
+    for (std::size_t n = 0; n < std::min<std::size_t>(kMiddles, placed.size()); ++n) {
+      const Coordinate& middle =
+          gang_.spots[placed[n * placed.size() / std::min<std::size_t>(kMiddles, placed.size())]].at;
+      std::vector<std::uint32_t> group;
+      for (const std::uint32_t i : placed)
+        if (within(middle, gang_.spots[i].at)) group.push_back(i);
+      if (does(group)) return true;
     }
     return false;
   }
@@ -263,12 +321,13 @@ class Search {
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region) {
   const std::int64_t world = std::min(link.up_kbps > 0 ? clamped(link.up_kbps) : kAssumedLinkKbps,
                                       link.down_kbps > 0 ? clamped(link.down_kbps) : kAssumedLinkKbps);
-  return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed};
+  return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed, {}};
 }
 
 Way way_between(const Spot& a, const Spot& b) {
   Way way{std::min(a.world_kbps, b.world_kbps), a.region != 0 && a.region == b.region ? kRegionUs : kWorldUs,
           a.relayed || b.relayed};
+  if (a.at != Coordinate{} && b.at != Coordinate{}) way.rtt_us = foretold_rtt_us(a.at, b.at);
   if (a.site != 0 && a.site == b.site) return {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
   if (way.relayed) way.kbps = std::min(way.kbps, kRelayKbps);
   return way;

@@ -1,7 +1,8 @@
 #pragma once
 // The ways between machines: what is known of a pair, and sets of machines whose slowest pair is as fast as can be. A
 // pair that nobody measured has what the two say of themselves: on one site their LAN, else the narrower of their
-// links, each direction for itself. Bandwidth in kbit/s, round trips in microseconds. Private.
+// links, each direction for itself, and the round trip that their places foretell. Bandwidth in kbit/s, round trips in
+// microseconds. Private.
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -22,6 +23,7 @@ struct Spot {                          // what a machine says of where it is
   std::uint32_t site = 0, region = 0;  // numbers; 0 = not known
   std::int64_t world_kbps = 0, lan_kbps = 0;
   bool relayed = false;
+  Coordinate at{};  // all zero: not known
 };
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region);  // with what is taken where it says nothing
 Way way_between(const Spot& a, const Spot& b);                             // as nobody measured it

@@ -25,6 +25,10 @@ Tight gang_of(Rng& rng, std::uint64_t measured_of_ten) {
     link.relayed = rng.chance(1, 12);
     gang.spots.push_back(
         spot_of(link, static_cast<std::uint32_t>(rng.below(4)), static_cast<std::uint32_t>(rng.below(3))));
+    if (rng.chance(1, 2))
+      gang.spots.back().at = {static_cast<std::int32_t>(1'000 * rng.below(200)),
+                              static_cast<std::int32_t>(1'000 * rng.below(200)),
+                              static_cast<std::int32_t>(1 + rng.below(9'000))};
     gang.hosts.push_back(i < gang.members ? 0 : 1 + rng.below((std::uint64_t{1} << gang.counts.size()) - 1));
   }
   for (std::uint32_t i = 0; i < machines; ++i)

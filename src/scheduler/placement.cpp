@@ -174,6 +174,8 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
   for (std::uint32_t i = 0; i < nodes.size(); ++i) {
     const NodeView& view = pool.view(nodes[i]);
     gang.spots.push_back(spot_of(view.link, number(sites, view.site), number(regions, region_of(view))));
+    if (const auto place = impl_.places.find(view.node); place != impl_.places.end())
+      gang.spots.back().at = place->second;
     // What others have taken of the way out is not there for it.
     const Flow taken = i < gang.members ? pool.machine(nodes[i]).flow : Flow{};  // what a member has is its own
     const Flow left = pool.flow_left(nodes[i]).plus(taken);

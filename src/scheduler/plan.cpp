@@ -135,6 +135,7 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   proposed_on.erase(node);
   usage.machine(node, nullptr);
   network.forget(c.node);
+  places.erase(c.node);
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);

@@ -158,6 +158,41 @@ TEST(Policy, FastNetworkTakesWhatWasMeasuredOverWhatIsSaid) {
   EXPECT_EQ(placed(forked), (std::set<std::uint64_t>{4, 6}));
 }
 
+TEST(Policy, FastNetworkStaysNearByWhatRoundTripsForetell) {
+  const auto build = [](std::uint64_t count) {
+    Scheduler s;
+    CoordinatesChanged places;
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      s.apply(NodeChanged{machine(i)});
+      // Every third lives on another continent; nobody says so, and nobody of them ever met.
+      places.places.emplace_back(NodeId{i},
+                                 Coordinate{i % 3 == 0 ? 90'000 : 0, static_cast<std::int32_t>(i * 10), 800});
+    }
+    s.apply(places);
+    return s;
+  };
+  const auto thirds = [](const std::set<std::uint64_t>& of) {
+    return std::count_if(of.begin(), of.end(), [](std::uint64_t id) { return id % 3 == 0; });
+  };
+  for (const std::uint64_t count : {9, 300}) {
+    Scheduler s = build(count);
+    s.apply(RequestChanged{gang(Policy::FastNetwork, 4)});
+    const auto start = placed(s);
+    ASSERT_EQ(start.size(), 4U);
+    EXPECT_EQ(thirds(start), 0) << "of " << count;
+    Request grows = gang(Policy::FastNetwork, 2);
+    grows.grow = std::move(grows.gang), grows.gang.clear(), grows.running = true, grows.avoid = {NodeId{3}};
+    Scheduler beside = build(count), forked;
+    for (const Change& change : beside.snapshot()) forked.apply(change);
+    for (Scheduler* each : {&beside, &forked}) {
+      each->apply(RequestChanged{grows});
+      const auto more = placed(*each);
+      ASSERT_EQ(more.size(), 2U);
+      EXPECT_EQ(thirds(more), 2) << "beside the machine that it has, of " << count;
+    }
+  }
+}
+
 TEST(Policy, WhoSaysWhatPairsShouldCarryGetsNoneThatIsKnownToCarryLess) {
   Scheduler s;
   for (std::uint64_t i = 1; i <= 4; ++i) s.apply(NodeChanged{machine(i)});

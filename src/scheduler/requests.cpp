@@ -242,6 +242,16 @@ void Scheduler::Impl::apply(const PathsChanged& c) {
     if (domains_of(classes[sleepers[i]].example) == Domains::Together) wake(sleepers[i]);
 }
 
+// Places choose among machines and keep nobody waiting, so nobody is woken.
+void Scheduler::Impl::apply(const CoordinatesChanged& c) {
+  for (const auto& [node, at] : c.places) {
+    if (at == Coordinate{} || pool.index_of(node) == kNone)
+      places.erase(node);
+    else
+      places.insert_or_assign(node, at);
+  }
+}
+
 void Scheduler::Impl::apply(const HeadroomChanged& c) {
   pool.set_headroom(c.rows);
   pool.hold_back();

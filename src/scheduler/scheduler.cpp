@@ -124,6 +124,7 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
     out.emplace_back(RequestChanged{std::move(r)});
   }
   if (PathsChanged paths = network.all(); !paths.paths.empty()) out.emplace_back(std::move(paths));
+  if (!places.empty()) out.emplace_back(CoordinatesChanged{{places.begin(), places.end()}});
   out.emplace_back(FreezeChanged{frozen});
   if (pool.holds_back()) out.emplace_back(HeadroomChanged{pool.headroom()});
   for (const auto& [cluster, shape] : shapes) out.emplace_back(ShapeChanged{cluster, shape.request});

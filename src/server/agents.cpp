@@ -195,6 +195,8 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   const auto relays = context_.relays->relays();
   for (const RelayEntry& relay : *relays)
     if (relay.id == relays->front().id) options.relays.push_back(relay.address);
+  for (const RelayEntry& relay : *relays)
+    if (options.probe_relays.size() < session::kRelaysMax) options.probe_relays.push_back(relay.address);
   options.heartbeat = options_.heartbeat;
   options.lease = options_.lease;
   context_.runner->read(
@@ -554,6 +556,10 @@ void AgentHub::tick(Now now, Todo& todo) {
   if (leading_ && now.lease - judged_at_ >= kJudgeEvery) {
     judged_at_ = now.lease;
     judge_ways(now.lease, todo);
+  }
+  if (now.lease - places_at_ >= options_.places_every) {
+    places_at_ = now.lease;
+    if (auto moved = context_.ways->moved(); !moved.places.empty()) context_.runner->tell_planner({std::move(moved)});
   }
   if (now.lease - ways_at_ >= options_.ways_every) {
     ways_at_ = now.lease;

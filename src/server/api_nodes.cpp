@@ -286,10 +286,20 @@ void Api::add_nodes() {
           view.node = NodeId::parse(call->id).value_or(NodeId{});
           view.seq = state.seq;
           const WallTime now = read_clocks().wall;
+          const auto seen = [&](const Node& node) {
+            return access::check(call->caller.subject, Verb::Read, object_of(node)).ok();
+          };
+          if (const auto place = context_.ways->place(view.node))
+            view.place_error = place->error, view.place_from = static_cast<std::uint32_t>(place->from);
+          if (const std::string to = call->request.query_value("to").value_or(""); !to.empty()) {
+            const Node* other = find_node(state, call->caller.subject, to);
+            if (other == nullptr || !seen(*other))
+              return error(Code::NotFound, "there is no machine of that name or id that you may see", "to");
+            view.foretold_rtt_us = context_.ways->foretold_rtt_us(view.node, other->id).value_or(0);
+          }
           for (const auto& [id, way] : context_.ways->of(view.node, now)) {
             const Node* other = state.find_node(id);
-            const bool named =
-                other != nullptr && access::check(call->caller.subject, Verb::Read, object_of(*other)).ok();
+            const bool named = other != nullptr && seen(*other);
             const std::string_view path = way.kind == scheduler::PathKind::Relay ? "relay"
                                           : way.kind == scheduler::PathKind::Lan ? "lan"
                                                                                  : "direct";

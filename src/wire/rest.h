@@ -284,6 +284,9 @@ struct NodeWaysView {
   NodeId node;
   std::vector<NodeWayView> ways;
   std::uint64_t seq = 0;
+  double place_error = 0;  // 0 = too little is known
+  std::uint32_t place_from = 0;
+  std::int32_t foretold_rtt_us = 0;
 };
 struct CarriedView {
   std::int64_t day = 0;  // since 1970, UTC

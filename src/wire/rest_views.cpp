@@ -335,6 +335,9 @@ std::string to_json(const NodeWaysView& view) {
     out.set_seen_at(time_text(way.seen));
     out.set_rtt_ms(static_cast<double>(way.rtt_us) / 1000);
   }
+  m.set_place_error(view.place_error);
+  m.set_place_from(view.place_from);
+  m.set_foretold_rtt_ms(static_cast<double>(view.foretold_rtt_us) / 1000);
   m.set_seq(view.seq);
   return write_message(m);
 }
