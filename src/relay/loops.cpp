@@ -20,7 +20,7 @@ using std::chrono::microseconds;
 constexpr microseconds kGatherLeast{400}, kGatherMost{1'000};
 constexpr std::uint64_t kBusy = 4'000;    // packets a second: less than two would gather
 constexpr std::uint64_t kRises = 15'000;  // up to here it is the least,
-constexpr std::uint64_t kFull = 32'000;   // from here on the most
+constexpr std::uint64_t kFull = 40'000;   // from here on the most
 constexpr std::uint64_t kPlenty = 64;     // packets in a turn: nothing is gained by more
 constexpr std::size_t kEvents = 64;       // taken at once; the others get their turn then
 
