@@ -319,8 +319,9 @@ struct Scheduler::Impl {
   Pool pool;
   Usage usage;
   Network network;
-  std::map<NodeId, Coordinate> places; /* of machines of the pool */
-  const Weights weights;               // where none count
+  std::vector<std::uint32_t> places_in_gang; /* scratch of Placement::gather: by machine, all kNone in between */
+  std::vector<Coordinate> places;            /* by machine, as far as it reaches */
+  const Weights weights;                     // where none count
   const std::vector<std::uint32_t> nobody;
   Lines lines;
   std::vector<Item> items;

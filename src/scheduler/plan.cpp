@@ -134,8 +134,8 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   shadows_stale = true;
   proposed_on.erase(node);
   usage.machine(node, nullptr);
-  network.forget(c.node);
-  places.erase(c.node);
+  network.forget(node);
+  if (node < places.size()) places[node] = {};
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);

@@ -270,8 +270,13 @@ std::uint32_t Pool::set(const NodeView& view) {
   info.live = true;
   some_ask_ = some_ask_ || view.offer != Offer{};
   if (images) set_images(node);
-  const auto pool = view.labels.find("pool");
-  const std::uint32_t name = pool == view.labels.end() ? 0 : matcher_.symbols.acquire(pool->second);
+  const auto label = [&](const char* key) {
+    const auto it = view.labels.find(key);
+    return it == view.labels.end() ? 0 : matcher_.symbols.acquire(it->second);
+  };
+  const std::uint32_t site = matcher_.symbols.acquire(view.site), region = label("region"), name = label("pool");
+  matcher_.symbols.release(info.site), matcher_.symbols.release(info.region);
+  info.site = site, info.region = region;
   if (name != info.pool) {
     if (info.pool != 0) groups_.erase(by_pool_[info.pool], node);
     if (name != 0) groups_.insert(by_pool_[name], node);
@@ -337,6 +342,7 @@ void Pool::forget(NodeId id) {
     if (by_pool_[info.pool].size == 0) by_pool_.erase(info.pool);
     matcher_.symbols.release(info.pool);
   }
+  matcher_.symbols.release(info.site), matcher_.symbols.release(info.region);
   count_levels(matcher_.class_of(info.cls), info.model, -1);
   matcher_.release_class(info.cls);
   by_id_.erase(mix(id.value), [&](std::uint32_t i) { return i == node; });

@@ -126,6 +126,8 @@ class Pool {
   const NodeView& view(std::uint32_t node) const { return infos_[node].view; }
   const Machine& machine(std::uint32_t node) const { return moving_.machines[node]; }
   std::uint32_t limit() const { return static_cast<std::uint32_t>(infos_.size()); }
+  std::uint32_t site_of(std::uint32_t node) const { return infos_[node].site; }  // symbols; 0 = not known
+  std::uint32_t region_of(std::uint32_t node) const { return infos_[node].region; }
   std::uint32_t class_of(std::uint32_t node) const { return infos_[node].cls; }  // of the matcher
   bool live(std::uint32_t node) const { return node < infos_.size() && infos_[node].live; }
   std::size_t count() const { return by_id_.size(); }
@@ -256,7 +258,7 @@ class Pool {
     NodeView view;
     std::uint64_t order = 0;  // tie-break, with the number in the low bits
     std::uint32_t cls = kNone, model = kNoGpu;
-    std::uint32_t pool = 0;  // symbol
+    std::uint32_t pool = 0, site = 0, region = 0;  // symbols
     std::vector<std::uint32_t> images;
     Amounts capacity;
     std::int64_t until_ms = 0;                       // end of its present hours; 0 = none
