@@ -172,6 +172,7 @@ struct Scheduler::Impl {
   void apply(const ShareChanged& c);
   void apply(const PathsChanged& c);
   void apply(const CoordinatesChanged& c);
+  void apply(const ReliabilityChanged& c);
   void apply(const HeadroomChanged& c);
   void apply(const ShapeChanged& c);
   void apply(const TierSharesChanged& c);

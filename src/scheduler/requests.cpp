@@ -244,6 +244,10 @@ void Scheduler::Impl::apply(const PathsChanged& c) {
     if (domains_of(classes[sleepers[i]].example) == Domains::Together) wake(sleepers[i]);
 }
 
+void Scheduler::Impl::apply(const ReliabilityChanged& c) {
+  for (const auto& [node, reliability] : c.nodes) pool.set_reliability(node, reliability);
+}
+
 // Places choose among machines and keep nobody waiting, so nobody is woken.
 void Scheduler::Impl::apply(const CoordinatesChanged& c) {
   for (const auto& [id, at] : c.places) {
