@@ -99,6 +99,7 @@ TEST(Launcher, MixedOwnAndForeignAddressesMakeTwoGroups) {
   EXPECT_EQ(worker.resources.memory_bytes, std::int64_t{4} << 30);
   EXPECT_EQ(worker.gpu_model, "RTX 4090");
   EXPECT_EQ(worker.constraints.at("region"), "eu");
+  EXPECT_EQ(worker.constraints.at("jurisdiction"), "DE");
   EXPECT_EQ(spec.groups[1].setup_commands, std::vector<std::string>{"nvidia-smi -L"});
   EXPECT_EQ(spec.env.at("OMP_NUM_THREADS"), "4");
   EXPECT_EQ(spec.nofile, 4'096);
