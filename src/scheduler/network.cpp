@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <cstdlib>
+#include <numeric>
+#include <span>
 
 #include "scheduler/backfill.h"
 
@@ -64,9 +66,13 @@ class Search {
       spots_most_.site = std::max(spots_most_.site, spot.site),
       spots_most_.region = std::max(spots_most_.region, spot.region);
     for (const std::uint32_t count : gang.counts) needed_ += count;
-    near_.resize(size_);
-    for (const auto& [a, b, way] : gang.known) near_[b].emplace_back(a, way);  // in order, so each list is sorted
-    for (const auto& [a, b, way] : gang.known) near_[a].emplace_back(b, way);
+    near_from_.assign(size_ + 1, 0);
+    for (const auto& [a, b, way] : gang.known) ++near_from_[a + 1], ++near_from_[b + 1];
+    std::partial_sum(near_from_.begin(), near_from_.end(), near_from_.begin());
+    near_.resize(2 * gang.known.size());
+    std::vector<std::uint32_t> next(near_from_.begin(), near_from_.end() - 1);
+    for (const auto& [a, b, way] : gang.known) near_[next[b]++] = {a, way};  // in order, so each list is sorted
+    for (const auto& [a, b, way] : gang.known) near_[next[a]++] = {b, way};
   }
 
   std::optional<TightSet> run() {
@@ -102,8 +108,12 @@ class Search {
   }
 
  private:
+  using Near = std::pair<std::uint32_t, Way>;
+  std::span<const Near> near_of(std::uint32_t i) const {
+    return std::span(near_).subspan(near_from_[i], near_from_[i + 1] - near_from_[i]);
+  }
   Way way(std::uint32_t a, std::uint32_t b) const {
-    const auto& near = near_[a];
+    const auto near = near_of(a);
     const auto known =
         std::lower_bound(near.begin(), near.end(), b, [](const auto& one, std::uint32_t n) { return one.first < n; });
     return known != near.end() && known->first == b ? known->second : way_between(gang_.spots[a], gang_.spots[b]);
@@ -121,6 +131,7 @@ class Search {
 
   std::vector<std::uint32_t> open_ones() const {  // what suits all members that there are
     std::vector<std::uint32_t> open;
+    open.reserve(size_);
     for (std::uint32_t i = gang_.members; i < size_; ++i) {
       bool all = gang_.hosts[i] != 0;
       for (std::uint32_t m = 0; m < gang_.members && all; ++m) all = suits(m, i);
@@ -226,9 +237,9 @@ class Search {
     std::uint32_t seeds = 0;
     const std::size_t least = std::max<std::size_t>(needed_, 2);
     for (const std::uint32_t i : open) {
-      if (near_[i].size() + 1 < least) continue;
+      if (near_of(i).size() + 1 < least) continue;
       std::vector<std::uint32_t> around{i};
-      for (const auto& [other, way] : near_[i])
+      for (const auto& [other, way] : near_of(i))
         if (around.size() < 64 && suits(way) && std::binary_search(open.begin(), open.end(), other))
           around.push_back(other);
       if (around.size() >= least && exact(around, out)) return true;
@@ -283,7 +294,7 @@ class Search {
     std::vector<std::vector<std::uint32_t>> conflicts;  // of each of the group; empty: nobody has any
     std::vector<std::pair<std::size_t, std::uint32_t>> order;
     for (std::uint32_t n = 0; n < group.size(); ++n) {
-      for (const auto& [other, way] : near_[group[n]]) {
+      for (const auto& [other, way] : near_of(group[n])) {
         if (suits(way) || !in[other]) continue;
         if (conflicts.empty()) conflicts.resize(group.size());
         conflicts[n].push_back(other);
@@ -309,9 +320,10 @@ class Search {
 
   const Tight& gang_;
   const std::uint32_t size_;
-  Spot spots_most_;                                               // the highest numbers
-  std::size_t needed_ = 0;                                        // machines, in all
-  std::vector<std::vector<std::pair<std::uint32_t, Way>>> near_;  // of each, whose way to it was measured; sorted
+  Spot spots_most_;                       // the highest numbers
+  std::size_t needed_ = 0;                // machines, in all
+  std::vector<Near> near_;                // whose way to it was measured: of each in turn, sorted
+  std::vector<std::uint32_t> near_from_;  // where each one's begin
   std::int64_t least_ = 0;
   std::int32_t longest_ = 0;
 };
@@ -367,9 +379,23 @@ bool Network::Seen::below(std::int64_t kbps) const {
   return measured > 0 && measured < kbps;
 }
 
-bool Network::note(const PathSeen& path) {
-  if (path.from == path.to || !path.from || !path.to) return false;
-  Seen& seen = by_[path.from][path.to];
+Network::Near& Network::row(std::uint32_t from, std::uint32_t to, const PathSeen& path) {
+  if (by_.size() <= from) by_.resize(from + 1);
+  auto& of = by_[from];
+  const auto at =
+      std::lower_bound(of.begin(), of.end(), to, [](const Near& near, std::uint32_t n) { return near.other < n; });
+  if (at != of.end() && at->other == to) return *at;
+  ++known_;
+  return *of.insert(at, {to, path.from, path.to, {}});
+}
+
+void Network::erase(std::uint32_t from, std::uint32_t to) {
+  known_ -= std::erase_if(by_[from], [&](const Near& near) { return near.other == to; });
+}
+
+bool Network::note(std::uint32_t from, std::uint32_t to, const PathSeen& path) {
+  if (from == to || !path.from || !path.to) return false;
+  Seen& seen = row(from, to, path).seen;
   const std::int64_t kbps = path.kbps > 0 ? clamped(path.kbps) : seen.to_kbps;
   const bool other = kbps / 5 * 6 < seen.to_kbps || seen.to_kbps / 5 * 6 < kbps;
   const bool news = seen.at.ms == 0 || other || (seen.kind == PathKind::Relay) != (path.kind == PathKind::Relay);
@@ -381,51 +407,48 @@ bool Network::note(const PathSeen& path) {
   if (path.rtt_us > 0) seen.rtt_us = std::min(path.rtt_us, kMostUs);
   Seen back = seen;
   std::swap(back.to_kbps, back.from_kbps);
-  by_[path.to][path.from] = back;
-  for (const NodeId node : {path.from, path.to}) {
-    const auto it = by_.find(node);
-    if (it == by_.end() || it->second.size() <= kPeersKept) continue;
-    auto& of = it->second;
-    const NodeId oldest = std::min_element(of.begin(), of.end(), [](const auto& a, const auto& b) {
-                            return a.second.at < b.second.at;
-                          })->first;
-    of.erase(oldest);
-    const auto other = by_.find(oldest);
-    other->second.erase(node);
-    if (other->second.empty()) by_.erase(other);
+  PathSeen turned = path;
+  std::swap(turned.from, turned.to);
+  row(to, from, turned).seen = back;
+  for (const std::uint32_t node : {from, to}) {
+    const auto& of = by_[node];
+    if (of.size() <= kPeersKept) continue;
+    const std::uint32_t oldest = std::min_element(of.begin(), of.end(), [](const Near& a, const Near& b) {
+                                   return std::pair(a.seen.at, a.to) < std::pair(b.seen.at, b.to);
+                                 })->other;
+    erase(node, oldest), erase(oldest, node);
   }
   return news;
 }
 
-void Network::forget(NodeId node) {
-  const auto of = by_.find(node);
-  if (of == by_.end()) return;
-  for (const auto& [other, seen] : of->second) {
-    const auto back = by_.find(other);
-    back->second.erase(node);
-    if (back->second.empty()) by_.erase(back);
-  }
-  by_.erase(node);
+void Network::forget(std::uint32_t node) {
+  if (node >= by_.size()) return;
+  for (const Near& near : by_[node]) erase(near.other, node);
+  known_ -= by_[node].size();
+  by_[node] = {};
 }
 
 PathsChanged Network::all() const {
   PathsChanged out;
-  for (const auto& [from, of] : by_)
-    for (const auto& [to, seen] : of)
-      out.paths.push_back({from, to, seen.kind, seen.to_kbps, seen.rtt_us, seen.at, seen.measured});
+  for (const auto& of : by_)
+    for (const Near& near : of)
+      out.paths.push_back(
+          {near.from, near.to, near.seen.kind, near.seen.to_kbps, near.seen.rtt_us, near.seen.at, near.seen.measured});
+  std::sort(out.paths.begin(), out.paths.end(),
+            [](const PathSeen& a, const PathSeen& b) { return std::pair(a.from, a.to) < std::pair(b.from, b.to); });
   return out;
 }
 
-const std::map<NodeId, Network::Seen>* Network::of(NodeId node) const {
-  const auto it = by_.find(node);
-  return it == by_.end() ? nullptr : &it->second;
+const std::vector<Network::Near>& Network::of(std::uint32_t node) const {
+  static const std::vector<Near> nothing;
+  return node < by_.size() ? by_[node] : nothing;
 }
 
-const Network::Seen* Network::between(NodeId a, NodeId b) const {
-  const auto* of_a = of(a);
-  if (of_a == nullptr) return nullptr;
-  const auto it = of_a->find(b);
-  return it == of_a->end() ? nullptr : &it->second;
+const Network::Seen* Network::between(std::uint32_t a, std::uint32_t b) const {
+  const auto& all = of(a);
+  const auto at =
+      std::lower_bound(all.begin(), all.end(), b, [](const Near& near, std::uint32_t n) { return near.other < n; });
+  return at == all.end() || at->other != b ? nullptr : &at->seen;
 }
 
 }  // namespace muster::scheduler

@@ -41,6 +41,7 @@ struct Link {  // of the site to the world; 0 = not known
 struct Reliability {  // per hour of work; nothing observed yet = no hours
   std::int64_t failures_ppm = 0, uncertainty_ppm = 0;
   std::int64_t observed_hours = 0;
+  bool newcomer() const { return observed_hours < 48 && uncertainty_ppm > 0; }
   std::array<std::uint8_t, 24> by_hour{};  // UTC, 100 = the average; all 0 = flat
   bool operator==(const Reliability&) const = default;
 };
@@ -262,10 +263,15 @@ struct TierSharesChanged {
   std::array<std::int32_t, kTiers> permille{};
   bool operator==(const TierSharesChanged&) const = default;
 };
+// How often work is lost on machines, as far as is known. Told and remembered like paths.
+struct ReliabilityChanged {
+  std::vector<std::pair<NodeId, Reliability>> nodes;
+  bool operator==(const ReliabilityChanged&) const = default;
+};
 using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
                             LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
                             ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged,
-                            TierSharesChanged, CoordinatesChanged>;
+                            TierSharesChanged, CoordinatesChanged, ReliabilityChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
 // of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that

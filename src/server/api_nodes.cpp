@@ -9,6 +9,7 @@
 #include "server/api.h"
 #include "server/list.h"
 #include "server/relay_book.h"
+#include "server/reliability_book.h"
 #include "server/signer.h"
 #include "server/time_zone.h"
 #include "server/way_memory.h"
@@ -16,6 +17,17 @@
 
 namespace muster::server {
 namespace {
+
+std::string node_json(const Context& context, const control::State& state, const access::Subject& caller,
+                      const Node& node) {
+  wire::NodeView view = node_view(state, caller, node, context.agents->owner_word(node.id));
+  const WallTime now = read_clocks().wall;
+  const ReliabilityBook::Row row = context.reliability->of(node.id, now);
+  const scheduler::Reliability judged = context.reliability->reliability(node.id, now);
+  view.lease_hours = row.hours, view.leases_lost = row.lost, view.newcomer = judged.newcomer();
+  view.hours_between = 1e6 / static_cast<double>(std::max<std::int64_t>(1, judged.failures_ppm));
+  return wire::to_json(view);
+}
 
 constexpr Millis kJoinLifetime{3600'000}, kJoinLifetimeMax{86'400'000};
 
@@ -191,7 +203,7 @@ void Api::add_nodes() {
                 !passes(*query, "tier", wire::text(node.tier))) {
               return {};
             }
-            return wire::to_json(node_view(state, call->caller.subject, node, context_.agents->owner_word(node.id)));
+            return node_json(context_, state, call->caller.subject, node);
           });
         });
       });
@@ -201,7 +213,7 @@ void Api::add_nodes() {
         read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
           const Node* node = state.find_node(*NodeId::parse(call->id));
           if (node == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *node, context_.agents->owner_word(node->id)));
+          return node_json(context_, state, call->caller.subject, *node);
         });
       });
   add(
@@ -229,7 +241,7 @@ void Api::add_nodes() {
                                          const engine::Reply&) -> Result<std::string> {
           const Node* found = state.find_node(*NodeId::parse(call->id));
           if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
+          return node_json(context_, state, call->caller.subject, *found);
         };
         if (request->tier && request->action == "admit") {
           // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
@@ -265,8 +277,7 @@ void Api::add_nodes() {
                             const engine::Reply&) -> Result<std::string> {
                  const Node* found = state.find_node(*NodeId::parse(call->id));
                  if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-                 return wire::to_json(
-                     node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
+                 return node_json(context_, state, call->caller.subject, *found);
                });
       });
   add(

@@ -261,9 +261,11 @@ struct NodeView {
   Resources free;
   std::vector<NodeLeaseView> leases;
   std::string not_hired;
-  std::vector<std::string> offer_tenants = {};  // by name
-  WallTime open_until = {}, opens_at = {};      // 0 = always open
-  std::vector<std::string> images = {};         // that the caller may know of
+  std::vector<std::string> offer_tenants = {};                // by name
+  WallTime open_until = {}, opens_at = {};                    // 0 = always open
+  std::vector<std::string> images = {};                       // that the caller may know of
+  double lease_hours = 0, leases_lost = 0, hours_between = 0; /* losses, as foretold; all fading */
+  bool newcomer = false;
 };
 struct NodeRefusalsView {
   NodeId node;

@@ -312,6 +312,13 @@ std::string to_json(const NodeView& view) {
   }
   m.set_not_hired(view.not_hired);
   for (const std::string& image : view.images) m.add_images(clean(image));
+  if (view.hours_between > 0) {
+    auto& out = *m.mutable_reliability();
+    out.set_hours(view.lease_hours);
+    out.set_lost(view.leases_lost);
+    out.set_hours_between(view.hours_between);
+    out.set_newcomer(view.newcomer);
+  }
   if (node.offer.version != 0) {
     write(node.offer, view.offer_tenants, *m.mutable_offer());
     m.mutable_offer()->set_open_until(time_text(view.open_until));
