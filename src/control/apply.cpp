@@ -347,7 +347,8 @@ struct Apply {
     if (lease == nullptr) return;
     if (Cluster* cluster = find_in(s.clusters, lease->cluster); cluster != nullptr && lease->end == LeaseEnd::None) {
       hold(s, cluster->project, amount_of(lease->resources), false);
-      if (lease->price > 0) cluster->spent[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
+      if (lease->price > 0)
+        cluster->spent.change()[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
     }
     lease->end = e.end;
     lease->reason = e.reason;

@@ -19,7 +19,7 @@ TEST(ClusterLife, FromQueueToStopped) {
   EXPECT_EQ(w.slots(id, SlotRole::Head).at(0)->address, kHeadAddress);
   w.rounds();
   EXPECT_EQ(w.cluster(id).state, ClusterState::Running);
-  EXPECT_EQ(w.cluster(id).probe.ray_version, "2.9.0");
+  EXPECT_EQ(w.cluster(id).probe->ray_version, "2.9.0");
   w.must(StopCluster{id, ""}, w.user());
   EXPECT_EQ(w.cluster(id).state, ClusterState::Stopping);
   for (const auto& [node, unused] : w.state.nodes) {

@@ -38,8 +38,8 @@ bool is_news(const State& base, const Lease& lease, const ObservedLease& o) {
   if (takes_key(base.find_slot(lease.slot), lease, o)) return true;
   const Cluster* cluster = base.find_cluster(lease.cluster);
   if (cluster == nullptr || o.probe.ray_version.empty() || terminal(cluster->state)) return false;
-  return cluster->probe.ray_version != o.probe.ray_version || cluster->probe.python_version != o.probe.python_version ||
-         !o.probe.token_auth;
+  return cluster->probe->ray_version != o.probe.ray_version ||
+         cluster->probe->python_version != o.probe.python_version || !o.probe.token_auth;
 }
 
 // What the first member found behind the name is what all others will run: another name is none of its business.

@@ -79,7 +79,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
   a.role = slot->role, a.group = slot->group, a.address = slot->address;
   a.cluster_name = cluster->spec.name, a.runtime = cluster->spec.runtime;
   // What the first member found behind the name runs everywhere, also when the name has moved on since.
-  a.image = image_pinned(cluster->probe.digest) ? cluster->probe.digest : cluster->spec.image;
+  a.image = image_pinned(cluster->probe->digest) ? cluster->probe->digest : cluster->spec.image;
   a.image_asked = cluster->spec.image;
   a.roster_epoch = cluster->roster_epoch;
   a.files = cluster->spec.files, a.egress = cluster->spec.egress, a.shm_bytes = cluster->spec.shm_bytes,

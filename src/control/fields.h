@@ -14,6 +14,12 @@ template <class A, class Tag>
 void fields(A& a, TimePoint<Tag>& x) {
   a(x.ms);
 }
+template <class A, class T>
+void fields(A& a, Rare<T>& x) {
+  T value = x.get();
+  a(value);
+  if (!(value == x.get())) x = std::move(value);  // who only reads changes nothing
+}
 template <class A>
 void fields(A& a, Quota& x) {
   a(x.gpus, x.cpu_milli, x.clusters);

@@ -40,7 +40,7 @@ Status image_permitted(const State& state, ProjectId project, const std::string&
 
 std::optional<ImageRefusal> image_refusal(const State& state, const Cluster& cluster) {
   std::vector<std::string> digests;
-  if (std::string digest = image_digest(cluster.probe.digest); !digest.empty()) digests.push_back(std::move(digest));
+  if (std::string digest = image_digest(cluster.probe->digest); !digest.empty()) digests.push_back(std::move(digest));
   return image_refusal(state, cluster.project, cluster.spec.image, digests);
 }
 

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/id.h"
 #include "base/time.h"
+#include "model/rare.h"
 
 namespace muster {
 
@@ -393,14 +394,14 @@ struct Cluster {
   std::uint32_t next_address = 1;
   std::vector<SlotId> slots;                    // live ones, head first
   std::map<std::string, std::uint32_t> wanted;  // group -> workers wanted now (autoscaler), within [min, max]
-  ImageProbe probe;
+  Rare<ImageProbe> probe;
   WallTime created_at, started_at, ended_at, idle_since;
   JobId ephemeral_for;
-  std::map<std::string, std::int64_t> spent = {};  // by currency, millionths: what its ended leases cost
-  std::vector<SlowPair> slow = {};                 // by (from, to), at most kSlowPairsMax (control/slow.h)
-  SlotId replacing = {};                           // a worker of these, once a machine is found for another
-  std::uint32_t replaced = 0;                      // so many were
-  WallTime replace_from = {};                      // no other before
+  Rare<std::map<std::string, std::int64_t>> spent = {};  // by currency, millionths: what its ended leases cost
+  std::vector<SlowPair> slow = {};                       // by (from, to), at most kSlowPairsMax (control/slow.h)
+  SlotId replacing = {};                                 // a worker of these, once a machine is found for another
+  std::uint32_t replaced = 0;                            // so many were
+  WallTime replace_from = {};                            // no other before
   bool operator==(const Cluster&) const = default;
 };
 

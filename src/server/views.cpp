@@ -437,7 +437,7 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
   view.per_hour = std::move(spending.per_hour), view.so_far = std::move(spending.so_far);
   view.differences = differences(view, ray);
   if (state.frozen) view.warnings.push_back("evictions are frozen: " + state.freeze_reason);
-  if (!cluster.probe.digest.empty() && !cluster.probe.rocksdb)
+  if (!cluster.probe->digest.empty() && !cluster.probe->rocksdb)
     view.warnings.push_back("this image's Ray has no RocksDB: the head's state is lost when its container restarts");
   if (const auto sentence = reason_sentence(cluster.reason); !sentence.empty()) view.warnings.emplace_back(sentence);
   for (const auto& slot : view.slots) {

@@ -401,10 +401,10 @@ std::string to_json(const ClusterView& view) {
   }
   for (const auto& difference : view.differences) m.add_differences(clean(difference));
   for (const auto& warning : view.warnings) m.add_warnings(clean(warning));
-  m.set_ray_version(clean(cluster.probe.ray_version));
-  m.set_python_version(clean(cluster.probe.python_version));
-  m.set_head_recovery(cluster.probe.rocksdb);
-  m.set_image_digest(clean(cluster.probe.digest));
+  m.set_ray_version(clean(cluster.probe->ray_version));
+  m.set_python_version(clean(cluster.probe->python_version));
+  m.set_head_recovery(cluster.probe->rocksdb);
+  m.set_image_digest(clean(cluster.probe->digest));
   m.set_created_at(time_text(cluster.created_at));
   m.set_started_at(time_text(cluster.started_at));
   m.set_ended_at(time_text(cluster.ended_at));
