@@ -102,6 +102,7 @@ class Core {
   std::vector<ObservedJob> observed_jobs() const;
   bool paused() const;
   bool paused_now() const;           // and what runs is stopped
+  std::string held() const;          // why the server gives this machine nothing new, or empty
   std::string last_refusal() const;  // what the server said when it refused the session, or empty
 
   struct Impl;

@@ -30,6 +30,7 @@
 #include "host/sandbox.h"
 #include "host/streams.h"
 #include "host/telemetry_pump.h"
+#include "model/node_labels.h"
 #include "net/net.h"
 #include "overlay/roster.h"
 #include "session/carried.h"
@@ -187,8 +188,8 @@ void AgentProcess::make_core() {
   options.agent_version = kVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
-  options.features = {"docker", "standby", "egress",
-                      "image_policy"};  // must-understand names of assignments that this agent honours
+  options.features = {"docker", "standby", "egress", "image_policy",
+                      "identity"};  // must-understand names of assignments that this agent honours
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };
@@ -482,6 +483,11 @@ void AgentProcess::refresh_facts() {
         for (const auto& each : runtimes->get_array())
           facts.runtimes.push_back(each == "venv" ? RuntimeKind::Venv : RuntimeKind::Docker);
       }
+      if (const auto* versions = reply->fields.if_contains("versions"); versions != nullptr && versions->is_object())
+        for (const auto& [component, version] : versions->get_object())
+          if (version.is_string())
+            facts.labels[std::string(kVersionLabelPrefix) + std::string(component)] =
+                std::string(version.get_string()).substr(0, 256);
       if (!facts.devices.empty() && text_at(reply->fields, {"gpu"}) == "none") {
         // A GPU that no container can get is nothing to hire.
         engine_fault_ = "the container engine cannot give GPUs to containers; see `muster-agent doctor`";
@@ -670,6 +676,7 @@ std::string AgentProcess::status_text() const {
                               {"owner_reason", pump_.gate().reason},
                               {"engine_fault", engine_fault_},
                               {"disk_full", !unsaved_.empty()},
+                              {"held", started_ ? core_->held() : std::string()},
                               {"refusal", started_ ? core_->last_refusal() : std::string()},
                               {"link_fault", link_fault_},
                               {"privd", privd_.connected()},

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -22,6 +23,7 @@
 #include "host/owner_guard.h"
 #include "host/privd_verbs.h"
 #include "host/runtime.h"
+#include "host/versions.h"
 
 namespace muster::host {
 
@@ -57,6 +59,7 @@ class Privd {
   Result<Answer> pull(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client);
   Result<Answer> list();
   Result<Answer> usage();
+  Versions versions_of(const EngineInfo& info);
   Status stop_lease(const std::string& lease, int grace_s);
   Status put_files(const Verb& verb, int source);
   Status open_egress(const LaunchSpec& spec, const std::string& network);
@@ -76,6 +79,9 @@ class Privd {
   int threads_ = 0, active_ = 0;       // of any kind, and verbs under way; under mutex_
   std::set<std::string> busy_;         // leases with a lifecycle verb under way; under mutex_
   std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
+  std::mutex versions_mutex_;
+  std::optional<VersionSources> versions_;  // of what was looked at last; under versions_mutex_
+  LeaseTime versions_at_{0};
   Grants grants_;
   OwnerGuard guard_;
 };

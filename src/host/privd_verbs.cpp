@@ -9,11 +9,12 @@
 #include "base/id.h"
 #include "host/json.h"
 #include "model/venv_image.h"
+#include "model/workload_identity.h"
 
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
+constexpr std::array<std::pair<std::string_view, VerbKind>, 25> kVerbs{
     {{"info", VerbKind::Info},
      {"list", VerbKind::List},
      {"usage", VerbKind::Usage},
@@ -23,6 +24,7 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
      {"probe_stop", VerbKind::ProbeStop},
      {"launch", VerbKind::Launch},
      {"secret", VerbKind::Secret},
+     {"identity", VerbKind::Identity},
      {"blob", VerbKind::Blob},
      {"stop", VerbKind::Stop},
      {"remove", VerbKind::Remove},
@@ -47,6 +49,11 @@ bool is_hex(std::string_view text) {
 bool valid_blob(std::string_view text) {
   const std::string_view stem = text.ends_with(".zip") ? text.substr(0, text.size() - 4) : text;
   return stem.size() == 64 && is_hex(stem);
+}
+bool valid_identity_file(std::string_view text) {
+  if (text == kIdentityFile) return true;
+  const std::string prefix = std::string(kIdentityFile) + "-";
+  return text.starts_with(prefix) && JobId::parse(text.substr(prefix.size())).has_value();
 }
 bool valid_exec(std::string_view text) {
   return text.size() == 64 && is_hex(text);
@@ -178,6 +185,14 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.secret = *secret;
       break;
     }
+    case VerbKind::Identity: {
+      verb.path = f.text("file", 64);
+      const auto secret = unbase64(f.text("secret", 16'384));
+      if (!valid_identity_file(verb.path)) return bad("file", "is not identity or identity-job-N");
+      if (!secret || secret->empty()) return bad("secret", "is not base64");
+      verb.secret = *secret;
+      break;
+    }
     case VerbKind::Blob:
       verb.blob = f.text("blob", 80);
       if (!valid_blob(verb.blob)) return bad("blob", "is not a SHA-256 in hex");
@@ -266,6 +281,10 @@ std::string verb_text(const Verb& verb) {
       break;
     }
     case VerbKind::Secret:
+      out["secret"] = base64(verb.secret);
+      break;
+    case VerbKind::Identity:
+      out["file"] = json::value(verb.path);
       out["secret"] = base64(verb.secret);
       break;
     case VerbKind::Blob:

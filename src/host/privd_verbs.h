@@ -24,6 +24,7 @@ enum class VerbKind : std::uint8_t {
   ProbeStop,
   Launch,
   Secret,
+  Identity,
   Blob,
   Stop,
   Remove,

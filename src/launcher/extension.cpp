@@ -7,16 +7,17 @@
 #include "launcher/parts.h"
 #include "model/names.h"
 #include "model/offer.h"
+#include "model/workload_identity.h"
 
 namespace muster::launcher {
 namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",        "pool",        "egress",        "tier",         "priority",  "max_lifetime_minutes",
-      "region",        "gpu_model",   "image",         "arch",         "runtime",   "head",
-      "node_labels",   "env",         "policy",        "min_trust",    "max_price", "budget",
-      "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib", "pair_mbps", "replace_slow"};
+      "spares",       "pool",      "egress",       "tier",    "priority",      "max_lifetime_minutes", "region",
+      "gpu_model",    "image",     "arch",         "runtime", "head",          "node_labels",          "env",
+      "policy",       "min_trust", "max_price",    "budget",  "may_end_early", "uplink_mbps",          "downlink_mbps",
+      "transfer_gib", "pair_mbps", "replace_slow", "identity"};
   return keys;
 }
 
@@ -75,6 +76,16 @@ Status read_money(std::int64_t& out, ClusterSpec& spec, const Entry& entry, cons
   return {};
 }
 
+Status read_identity(Draft& draft, const Entry& entry, const std::string& key) {
+  const std::string text = TRY(read_text(*entry.value, key));
+  if (!parse_audiences(text))
+    return fault(*entry.value, key,
+                 "names whom the cluster's identity token is for: one to eight audiences, separated by commas, such as "
+                 "sts.amazonaws.com");
+  draft.launch.spec.env[std::string(kIdentityAudienceEnv)] = text;
+  return {};
+}
+
 Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   ClusterSpec& spec = draft.launch.spec;
   const Tree& value = *entry.value;
@@ -127,7 +138,9 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   else if (entry.key == "node_labels")
     for (const auto& [name, text] : TRY(read_text_map(value, key))) draft.constraints[name] = text;
   else if (entry.key == "env")
-    spec.env = TRY(read_text_map(value, key));
+    for (const auto& [name, text] : TRY(read_text_map(value, key))) spec.env[name] = text;
+  else if (entry.key == "identity")
+    return read_identity(draft, entry, key);
   else {
     const std::string near = nearest(entry.key, muster_keys());
     return fault(value, key,

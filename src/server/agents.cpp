@@ -10,11 +10,14 @@
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
+#include "model/node_labels.h"
 #include "server/core_state.h"
 #include "server/desired.h"
+#include "server/host_judge.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
 #include "server/way_memory.h"
+#include "server/workload_identity.h"
 #include "wire/agent_frames.h"
 
 namespace muster::server {
@@ -149,6 +152,13 @@ std::vector<LeaseId> AgentHub::live_leases(NodeId node) {
   if (!leading_) return out;
   context_.runner->read(
       [&](const control::State& state, const scheduler::Scheduler&) { out = control::renewable_leases(state, node); });
+  return out;
+}
+std::string AgentHub::held(NodeId node) {
+  std::string out;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    if (const Node* found = state.find_node(node)) out = held_for(*found);
+  });
   return out;
 }
 void AgentHub::heard(NodeId node, const std::string& domain, LeaseTime now) {
@@ -304,8 +314,14 @@ void AgentHub::flush(const LinkPtr& link, Todo& todo) {
 void AgentHub::report(const LinkPtr& link, session::Report report) {
   control::Command command;
   if (report.online) {
-    command = control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs),
-                                  std::move(report.boot_id)};
+    std::optional<std::string> held;
+    if (report.facts) held = context_.hosts->judge(link->node, *report.facts);
+    command = control::NodeOnline{link->node,
+                                  std::move(report.facts),
+                                  std::move(report.leases),
+                                  std::move(report.jobs),
+                                  std::move(report.boot_id),
+                                  std::move(held)};
   } else {
     command = control::ReportObserved{link->node, report.revision, std::move(report.leases), std::move(report.jobs)};
   }
@@ -359,16 +375,21 @@ void AgentHub::bring_desired(NodeId node) {
     now = read_clocks();
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
       const Node* known = state.find_node(node);
-      if (known == nullptr || (link->built && !link->stale && link->built_relays == relays &&
-                               link->built_incarnation == state.incarnation &&
-                               link->built_revision == known->revision && now.lease - link->built_at < kOrdersRenewed))
+      if (known == nullptr ||
+          (link->built && !link->stale && link->built_relays == relays &&
+           link->built_incarnation == state.incarnation && link->built_revision == known->revision &&
+           now.lease - link->built_at < link->renew_after))
         return;
       draft = draft_orders(state, context_.identity, node, now.wall, context_.registries.get());
     });
     if (!draft) return;
     link->stale = false;
   }
-  session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays);
+  const Millis renew_after = draft->identities.empty()
+                                 ? kOrdersRenewed
+                                 : std::min(kOrdersRenewed, context_.workloads->lifetime() / kIdentityRenewals);
+  session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays,
+                                         context_.workloads.get());
   // By a key of which nobody has heard yet: the signer knows more than this process, which asks it (run).
   if (!desired.signature.empty() && !keys_named(desired)) {
     keys_unknown_ = true;
@@ -382,6 +403,7 @@ void AgentHub::bring_desired(NodeId node) {
     link->built_relays = relays;
     link->built = !desired.signature.empty();
     link->built_at = now.lease;
+    link->renew_after = renew_after;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
     if (link->built) link->session->renew_desired(std::move(desired), now);

@@ -17,6 +17,7 @@
 #include "crypto/cert.h"
 #include "server/api.h"
 #include "server/context.h"
+#include "server/desired.h"
 #include "server/event_hub.h"
 #include "server/log_follow.h"
 #include "server/net_view.h"
@@ -86,6 +87,7 @@ class AgentHub final : private session::Authority {
     bool stale = false;  // what was built is to be built anew
     std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
+    Millis renew_after = kOrdersRenewed;
     bool proved = false;                              // a Hello was checked; only the link's own thread looks
     std::optional<session::TrustTaken> believes;      // what the machine said
     Bytes trust_told;                                 // digest of what it was told last
@@ -110,6 +112,7 @@ class AgentHub final : private session::Authority {
   std::string failure_domain(NodeId node) override;
   std::string known_boot(NodeId node) override;
   std::vector<LeaseId> live_leases(NodeId node) override;
+  std::string held(NodeId node) override;
   void heard(NodeId node, const std::string& domain, LeaseTime now) override;
   void granted(LeaseId lease, LeaseTime now) override;
   void renewed(LeaseId lease, LeaseTime now) override;

@@ -7,6 +7,7 @@
 #include "model/offer.h"
 #include "server/agents.h"
 #include "server/api.h"
+#include "server/host_judge.h"
 #include "server/list.h"
 #include "server/relay_book.h"
 #include "server/signer.h"
@@ -25,6 +26,11 @@ Result<std::string> shown_join(const control::State& state, const std::string& i
   if (found == state.join_tokens.end()) return error(Code::NotFound, "the join token is gone");
   return wire::to_json(wire::JoinTokenView{found->second, secret});
 }
+wire::NodeView shown_node(Context& context, const control::State& state, const Call& call, const Node& node) {
+  return node_view(state, call.caller.subject, node, context.agents->owner_word(node.id),
+                   context.hosts->findings(node));
+}
+
 Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb) {
   const Node* node = find_node(state, call.caller.subject, call.id);
   if (node == nullptr) return missing(access::Kind::Node, call.id);
@@ -93,7 +99,10 @@ void Api::enroll(const CallPtr& call) {
       !may.ok())
     return fail(call, may.error());
   const std::string name = request->name.empty() ? request->facts.hostname : request->name;
-  submit(call, control::EnrollNode{token->hash, Bytes(key->begin(), key->end()), name, request->facts},
+  NodeFacts facts = request->facts;
+  std::string held = context_.hosts->judge({}, facts);
+  submit(call,
+         control::EnrollNode{token->hash, Bytes(key->begin(), key->end()), name, std::move(facts), std::move(held)},
          [this, key = *key](const control::State&, const scheduler::Scheduler&,
                             const engine::Reply& reply) -> Result<std::string> {
            const Identity& id = context_.identity;
@@ -191,7 +200,7 @@ void Api::add_nodes() {
                 !passes(*query, "tier", wire::text(node.tier))) {
               return {};
             }
-            return wire::to_json(node_view(state, call->caller.subject, node, context_.agents->owner_word(node.id)));
+            return wire::to_json(shown_node(context_, state, *call, node));
           });
         });
       });
@@ -201,7 +210,7 @@ void Api::add_nodes() {
         read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
           const Node* node = state.find_node(*NodeId::parse(call->id));
           if (node == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *node, context_.agents->owner_word(node->id)));
+          return wire::to_json(shown_node(context_, state, *call, *node));
         });
       });
   add(
@@ -229,7 +238,7 @@ void Api::add_nodes() {
                                          const engine::Reply&) -> Result<std::string> {
           const Node* found = state.find_node(*NodeId::parse(call->id));
           if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
+          return wire::to_json(shown_node(context_, state, *call, *found));
         };
         if (request->tier && request->action == "admit") {
           // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
@@ -265,8 +274,7 @@ void Api::add_nodes() {
                             const engine::Reply&) -> Result<std::string> {
                  const Node* found = state.find_node(*NodeId::parse(call->id));
                  if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-                 return wire::to_json(
-                     node_view(state, call->caller.subject, *found, context_.agents->owner_word(found->id)));
+                 return wire::to_json(shown_node(context_, state, *call, *found));
                });
       });
   add(

@@ -135,6 +135,7 @@ void Link::on_renewed(const Renewed& renewed, LeaseTime now) {
       std::find_if(sent_.begin(), sent_.end(), [&](const auto& beat) { return beat.first == renewed.echo; });
   if (sent == sent_.end()) return;  // of another session, or a repeat
   last_heard_ = now;
+  held_ = renewed.held;
   LeaseTime from = sent->second;
   if (MUSTER_MUTANT("session.renew_from_receive")) from = now;
   granted_from_ = std::max(granted_from_, from);

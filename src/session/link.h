@@ -70,6 +70,7 @@ class Link {
   // the Hello.
   LeaseTime granted_from() const { return granted_from_; }
   const std::string& refusal() const { return refusal_; }
+  const std::string& held() const { return held_; }  // as the newest Renewed said
 
  private:
   enum class State : std::uint8_t { Waiting, Dialing, Challenged, Greeting, Online, Final };
@@ -86,7 +87,7 @@ class Link {
   State state_ = State::Waiting;
   LinkOut out_;
   Welcome welcome_;
-  std::string refusal_;
+  std::string refusal_, held_;
   LeaseTime deadline_{0}, online_since_{0}, last_heard_{0}, next_beat_{0}, granted_from_{0};
   std::uint32_t tries_ = 0;
   std::uint64_t next_echo_ = 1, incarnation_ = 0, revision_ = 0;

@@ -11,7 +11,7 @@ namespace {
 
 using namespace session;
 
-constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kLockMax = 512 << 10;
+constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kIdentityTokenMax = 8 << 10, kLockMax = 512 << 10;
 
 std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field,
                              Check& check) {
@@ -96,6 +96,11 @@ void put_desired(const Desired& v, pb::Desired& o) {
       r.set_region(utf8(relay.region));
       r.set_token(raw(relay.token));
     }
+    for (const auto& identity : secret.identities) {
+      auto& i = *s.add_identities();
+      i.set_name(utf8(identity.name));
+      i.set_token(raw(identity.token));
+    }
   }
   for (const auto& roster : v.rosters) {
     auto& r = *o.add_rosters();
@@ -133,6 +138,10 @@ Desired get(const pb::Desired& in, Check& c) {
         v.secrets.back().relays.push_back({c.text(r.address(), kNameMax, "relays.address"),
                                            c.text(r.region(), kNameMax, "relays.region"),
                                            c.bytes(r.token(), kReasonMax, "relays.token")});
+      if (!c.count(s.identities(), static_cast<int>(kIdentitiesMax), "secrets.identities")) break;
+      for (const auto& i : s.identities())
+        v.secrets.back().identities.push_back(
+            {c.text(i.name(), 64, "identities.name"), c.bytes(i.token(), kIdentityTokenMax, "identities.token")});
     }
   }
   if (c.count(in.rosters(), kListMax, "rosters")) {
@@ -155,9 +164,11 @@ void put(const Renewed& v, pb::ServerFrame& f) {
   o.set_echo(v.echo);
   for (LeaseId id : v.leases) o.add_leases(id.value);
   o.set_lease_ms(v.lease.count());
+  o.set_held(utf8(v.held));
 }
 Renewed get(const pb::Renewed& in, Check& c) {
-  return {in.echo(), get_ids(in.leases(), "leases", c), c.millis(in.lease_ms(), "lease_ms")};
+  return {in.echo(), get_ids(in.leases(), "leases", c), c.millis(in.lease_ms(), "lease_ms"),
+          c.text(in.held(), 1024, "held")};
 }
 
 void put(const LogAck& v, pb::ServerFrame& f) {
@@ -807,7 +818,8 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   // Proofs, tokens and names of keys speak for themselves, and agents that do not know them must come to the same
   // bytes.
   for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines(), roster.clear_keys();
-  for (auto& secrets : *message.mutable_desired()->mutable_secrets()) secrets.clear_relays();
+  for (auto& secrets : *message.mutable_desired()->mutable_secrets())
+    secrets.clear_relays(), secrets.clear_identities();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);
   const Bytes body = serialise(message);

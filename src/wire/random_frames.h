@@ -131,7 +131,12 @@ struct Gen {
                                   bytes(),
                                   text(),
                                   bytes(),
-                                  list([&] { return RelayGrant{text(), text(), bytes()}; })};
+                                  list([&] {
+                                    return RelayGrant{text(), text(), bytes()};
+                                  }),
+                                  list([&] {
+                                    return IdentityToken{text(), bytes()};
+                                  })};
             }),
             list([&] {
               return SignedRoster{
@@ -155,7 +160,7 @@ struct Gen {
       case 3:
         return desired();
       case 4:
-        return Renewed{u64(), list([&] { return lease(); }), Millis(5)};
+        return Renewed{u64(), list([&] { return lease(); }), Millis(5), text()};
       case 5:
         return LogAck{job(), u32(), u64()};
       case 6:

@@ -256,6 +256,11 @@ struct NodeLeaseView {
   SlotRole role = SlotRole::Worker;
   std::string cluster;
 };
+// A hole that is known in what a machine runs containers with, or may be there.
+struct NodeHoleView {
+  std::string id, component, version, fixed, state, what, why, source;
+  bool blocks = false;
+};
 struct NodeView {
   Node node;
   Resources free;
@@ -264,6 +269,7 @@ struct NodeView {
   std::vector<std::string> offer_tenants = {};  // by name
   WallTime open_until = {}, opens_at = {};      // 0 = always open
   std::vector<std::string> images = {};         // that the caller may know of
+  std::vector<NodeHoleView> holes = {};
 };
 struct NodeRefusalsView {
   NodeId node;
