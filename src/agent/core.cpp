@@ -53,8 +53,8 @@ Core::Impl::Impl(Options o, Hooks h, NodeFacts f)
       hooks(std::move(h)),
       facts(std::move(f)),
       rng(options.seed ^ 0x6167656e74ULL),
-      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed,
-            hooks.sign}) {}
+      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed, hooks.sign,
+            hooks.sign_tpm}) {}
 
 void Core::Impl::start(ByteView persisted, const Found& found, Now now) {
   memory = decode_memory(persisted).value_or(Memory{});

@@ -56,6 +56,7 @@ struct OpenedRoster {
 };
 
 struct Hooks {
+  std::function<std::pair<Bytes, Bytes>(ByteView)> sign_tpm;     // session::Link::Options
   std::function<Bytes(ByteView message)> sign;                   // device key, Ed25519
   std::function<bool(const session::Desired&)> desired_genuine;  // controller's signature for this node
   std::function<Result<OpenedRoster>(const session::SignedRoster&, const Bytes& roster_key)> open_roster;

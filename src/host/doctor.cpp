@@ -310,6 +310,15 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
                 "when the control plane refuses it for its age: muster-agent leave, then join with a new token");
     else
       walk.good("certificate", "ends " + format_utc(*expiry) + "; renewed by itself well before");
+    if (!config->tpm_key.empty()) {
+      const auto key = load_tpm_key(layout, *config);
+      if (key.ok())
+        walk.good("TPM", "the key that this machine's certificates are bound to is in it");
+      else
+        walk.broken("TPM", key.error().message,
+                    "without that key the control plane refuses this machine: muster-agent leave, then join with a new "
+                    "token");
+    }
     const auto status = ask_agent(layout, "status", Millis(3000));
     const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
     if (!status.ok())

@@ -428,6 +428,14 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
     case VerbKind::Secret:
       TRY_VOID(runtime_.put_secret(verb.lease, verb.secret));
       return answer;
+    case VerbKind::TpmSign: {
+      if (!options_.tpm)
+        return error(Code::FailedPrecondition,
+                     options_.tpm_fault.empty() ? "this machine has no key in a TPM" : options_.tpm_fault, "tpm");
+      const std::lock_guard lock(tpm_mutex_);
+      answer.fields["signature"] = base64(TRY(options_.tpm->sign(crypto::kTpmHelloDomain, verb.secret)));
+      return answer;
+    }
     case VerbKind::Identity:
       TRY_VOID(runtime_.put_identity(verb.lease, verb.path, verb.secret));
       return answer;

@@ -16,6 +16,7 @@
 #include <set>
 #include <string>
 
+#include "crypto/tpm_key.h"
 #include "host/disk_watch.h"
 #include "host/egress_port.h"
 #include "host/grants.h"
@@ -33,6 +34,10 @@ struct PrivdOptions {
   Layout layout;
   uid_t agent_uid = kAgentUid;
   gid_t agent_gid = kAgentUid;
+  // The key in the TPM that this machine's certificates are bound to; nullptr: there is none, or it cannot be used
+  // (`tpm_fault` says why).
+  std::shared_ptr<const crypto::TpmKey> tpm = nullptr;
+  std::string tpm_fault = {};
 };
 
 class Privd {
@@ -79,6 +84,7 @@ class Privd {
   int threads_ = 0, active_ = 0;       // of any kind, and verbs under way; under mutex_
   std::set<std::string> busy_;         // leases with a lifecycle verb under way; under mutex_
   std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
+  std::mutex tpm_mutex_;
   std::mutex versions_mutex_;
   std::optional<VersionSources> versions_;  // of what was looked at last; under versions_mutex_
   LeaseTime versions_at_{0};

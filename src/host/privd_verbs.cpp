@@ -14,7 +14,7 @@
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 25> kVerbs{
+constexpr std::array<std::pair<std::string_view, VerbKind>, 26> kVerbs{
     {{"info", VerbKind::Info},
      {"list", VerbKind::List},
      {"usage", VerbKind::Usage},
@@ -39,7 +39,8 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 25> kVerbs{
      {"tun", VerbKind::Tun},
      {"logs", VerbKind::Logs},
      {"remove_everything", VerbKind::RemoveEverything},
-     {"egress", VerbKind::Egress}}};
+     {"egress", VerbKind::Egress},
+     {"tpm_sign", VerbKind::TpmSign}}};
 
 constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
 
@@ -76,6 +77,7 @@ bool needs_lease(VerbKind kind) {
     case VerbKind::Cancel:
     case VerbKind::RemoveEverything:
     case VerbKind::Egress:
+    case VerbKind::TpmSign:
       return false;
     default:
       return true;
@@ -185,6 +187,12 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.secret = *secret;
       break;
     }
+    case VerbKind::TpmSign: {
+      const auto message = unbase64(f.text("message", 2048));
+      if (!message || message->empty()) return bad("message", "is not base64");
+      verb.secret = *message;
+      break;
+    }
     case VerbKind::Identity: {
       verb.path = f.text("file", 64);
       const auto secret = unbase64(f.text("secret", 16'384));
@@ -282,6 +290,9 @@ std::string verb_text(const Verb& verb) {
     }
     case VerbKind::Secret:
       out["secret"] = base64(verb.secret);
+      break;
+    case VerbKind::TpmSign:
+      out["message"] = base64(verb.secret);
       break;
     case VerbKind::Identity:
       out["file"] = json::value(verb.path);

@@ -39,7 +39,8 @@ enum class VerbKind : std::uint8_t {
   Tun,
   Logs,
   RemoveEverything,
-  Egress
+  Egress,
+  TpmSign
 };
 
 struct Verb {

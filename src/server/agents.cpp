@@ -10,6 +10,7 @@
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
+#include "crypto/tpm_key.h"
 #include "model/node_labels.h"
 #include "server/core_state.h"
 #include "server/desired.h"
@@ -97,6 +98,11 @@ AgentHub::Proof AgentHub::prove(const session::Hello& hello, ByteView message) c
   }
   if (proof.certificate.ok()) {
     proof.signed_by_it = crypto::verify(proof.certificate->device_key, message, hello.signature);
+    if (const Bytes& bound = proof.certificate->tpm; proof.signed_by_it && !bound.empty()) {
+      const crypto::Digest shown = crypto::sha256(hello.tpm_key);
+      proof.tpm_missing = !crypto::equal(bound, Bytes(shown.begin(), shown.end())) ||
+                          !crypto::tpm_signed(hello.tpm_key, crypto::kTpmHelloDomain, message, hello.tpm_signature);
+    }
     return proof;
   }
   // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
@@ -131,6 +137,10 @@ Result<NodeId> AgentHub::verify(const session::Hello&, ByteView) {
   TRY_VOID(known);
   if (!proof_->signed_by_it)
     return error(Code::Unauthenticated, "the challenge is not signed by this machine's device key");
+  if (proof_->tpm_missing)
+    return error(Code::Unauthenticated,
+                 "this machine's certificate is bound to a key in its TPM, which did not sign: the TPM was cleared or "
+                 "exchanged, or this is a copy on another machine. `muster-agent leave`, then join with a new token");
   return *id;
 }
 
@@ -290,6 +300,7 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
 // With the mutex held. Counted on the boot clock: a step of the wall clock ends no link.
 void AgentHub::note_certificate(const LinkPtr& link, const Proof& proof, Now now) {
   if (!proof.expiry.ok() || link->renew_by != LeaseTime{0}) return;
+  if (proof.certificate.ok()) link->tpm = proof.certificate->tpm;
   const Millis left = proof.given_up ? Millis(0) : std::max(Millis(0), *proof.expiry - now.wall);
   link->renew_by = now.lease + left + kRenewGrace;
 }

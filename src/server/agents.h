@@ -93,6 +93,7 @@ class AgentHub final : private session::Authority {
     Bytes trust_told;                                 // digest of what it was told last
     std::optional<session::KeysTaken> keys_believed;  // what the machine said of signing keys
     Bytes keys_told;                                  // digests of what it was told last: keys, and roots at that time
+    Bytes tpm;                            // the TPM key that its certificate is bound to: those that follow are, too
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
@@ -103,6 +104,7 @@ class AgentHub final : private session::Authority {
     Result<crypto::DeviceCertificate> certificate = error(Code::Unauthenticated, "no certificate was shown");
     Result<WallTime> expiry = error(Code::Unauthenticated, "no certificate was shown");
     bool signed_by_it = false;
+    bool tpm_missing = false;  // it is bound to a TPM, whose key did not sign
     bool given_up = false;  // by a CA that counts for nothing any more: good for asking for another, by the key's proof
   };
   Proof prove(const session::Hello& hello, ByteView message) const;

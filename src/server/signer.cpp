@@ -88,9 +88,12 @@ Result<SignerView> parse_view(const Signer::Fields& fields) {
 Result<SignerView> Signer::view() {
   return parse_view(TRY(ask(SignOp::View, {})));
 }
-Result<std::string> Signer::device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime) {
-  return only_text(ask(SignOp::Device, {number_field(node.value), key_field(device),
-                                        number_field(static_cast<std::uint64_t>(lifetime.count()))}));
+Result<std::string> Signer::device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime,
+                                               ByteView tpm) {
+  Fields fields{number_field(node.value), key_field(device),
+                number_field(static_cast<std::uint64_t>(lifetime.count()))};
+  if (!tpm.empty()) fields.emplace_back(tpm.begin(), tpm.end());  // a signer of before knows three
+  return only_text(ask(SignOp::Device, fields));
 }
 Result<std::string> Signer::server_certificate(crypto::ServerRole role, std::string_view request_pem) {
   return only_text(ask(SignOp::Server, {number_field(static_cast<std::uint64_t>(role)), to_bytes(request_pem)}));

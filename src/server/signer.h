@@ -60,7 +60,8 @@ class Signer {
  public:
   virtual ~Signer() = default;
   Result<SignerView> view();
-  Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime);
+  // tpm: as of crypto::issue_device_certificate.
+  Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime, ByteView tpm = {});
   Result<std::string> server_certificate(crypto::ServerRole role, std::string_view request_pem);
   Result<crypto::MachineProof> machine_proof(NodeId node, const crypto::Key32& device);
   Result<Signed> roster(ByteView roster_bytes);

@@ -224,17 +224,20 @@ Status SigningDesk::note_behind(SignOp op, const Fields& fields) {
 }
 
 Status SigningDesk::sign_device(const Fields& fields, Asked& out) {
-  TRY_VOID(want(fields, 3));
+  if (fields.size() != 4) TRY_VOID(want(fields, 3));
+  const Bytes tpm = fields.size() == 4 ? fields[3] : Bytes();
   const NodeId node{TRY(read_number(fields[0]))};
   const crypto::Key32 device = TRY(read_key(fields[1]));
   const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(read_number(fields[2])), INT64_MAX / 2)));
   out.key = keys_->ca;
   out.about = fmt::format("{} device={} seconds={}", node.str(), audit_key_id(device), lifetime.count() / 1000);
+  if (!tpm.empty()) out.about += " tpm=" + hex(tpm).substr(0, 16);
   if (!node) return not_signed("a certificate names a machine");
+  if (fields.size() == 4 && tpm.size() != 32) return not_signed("a TPM's key is named by its SHA-256");
   if (lifetime <= Millis(0) || lifetime > kDeviceLifetimeMax)
     return not_signed("a machine's certificate holds for seven days at most");
   const std::string cert =
-      TRY(crypto::issue_device_certificate(keys_->cas.ca, device, node.str(), options_.wall(), lifetime));
+      TRY(crypto::issue_device_certificate(keys_->cas.ca, device, node.str(), options_.wall(), lifetime, tpm));
   out.answer = {to_bytes(cert)};
   return {};
 }

@@ -140,7 +140,8 @@ struct Hello {
   Bytes inventory_digest;
   std::uint64_t revision_seen = 0, incarnation_seen = 0;
   std::vector<std::string> features;
-  Millis uptime{0}; /* of the machine under this boot id */
+  Millis uptime{0};                        /* of the machine under this boot id */
+  Bytes tpm_key = {}, tpm_signature = {};  // of a machine with a key in its TPM (crypto/tpm_key.h), over the same
   bool operator==(const Hello&) const = default;
 };
 struct Inventory {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "base/mutant.h"
@@ -88,6 +89,7 @@ void Link::on_challenge(const Challenge& challenge, LeaseTime now) {
   hello.version = std::min(kProtocolVersion, challenge.version_max);
   hello.certificate_pem = options_.certificate_pem;
   hello.signature = options_.sign ? options_.sign(hello_message(challenge)) : Bytes{};
+  if (options_.sign_tpm) std::tie(hello.tpm_key, hello.tpm_signature) = options_.sign_tpm(hello_message(challenge));
   hello.agent_version = options_.agent_version;
   hello.boot_id = options_.boot_id;
   hello.inventory_digest = inventory_digest_;

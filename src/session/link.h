@@ -41,6 +41,8 @@ class Link {
     std::vector<std::string> features;
     std::uint64_t seed = 0;
     std::function<Bytes(ByteView)> sign;
+    // By a key in the TPM: public half and signature; null: there is none. Empty ones: it did not sign.
+    std::function<std::pair<Bytes, Bytes>(ByteView)> sign_tpm;
     Millis backoff_base{1000}, backoff_max{60'000}, handshake_timeout{20'000}, lasted{60'000};
   };
   explicit Link(Options options);

@@ -317,6 +317,8 @@ void put(const Hello& v, pb::AgentFrame& f) {
   o.set_incarnation_seen(v.incarnation_seen);
   for (const auto& feature : v.features) o.add_features(utf8(feature));
   o.set_uptime_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(v.uptime.count(), 0)));
+  o.set_tpm_key(raw(v.tpm_key));
+  o.set_tpm_signature(raw(v.tpm_signature));
 }
 Hello get(const pb::Hello& in, Check& c) {
   return {in.version(),
@@ -328,7 +330,9 @@ Hello get(const pb::Hello& in, Check& c) {
           in.revision_seen(),
           in.incarnation_seen(),
           c.texts(in.features(), 256, kNameMax, "features"),
-          Millis(static_cast<std::int64_t>(std::min<std::uint64_t>(in.uptime_ms(), 1'000'000'000'000)))};
+          Millis(static_cast<std::int64_t>(std::min<std::uint64_t>(in.uptime_ms(), 1'000'000'000'000))),
+          c.bytes(in.tpm_key(), 256, "tpm_key"),
+          c.bytes(in.tpm_signature(), 128, "tpm_signature")};
 }
 
 void put(const Inventory& v, pb::AgentFrame& f) {

@@ -228,7 +228,8 @@ struct Gen {
   AgentFrame agent() {
     switch (rng.below(20)) {
       case 0:
-        return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
+        return Hello{u32(), text(), bytes(64), text(),        text(),  bytes(),
+                     u64(), u64(),  texts(),   Millis(u32()), bytes(), bytes()};
       case 1:
         return Inventory{facts(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
       case 2:

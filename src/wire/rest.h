@@ -107,6 +107,7 @@ struct SetOfferRequest {
 struct EnrollRequest {
   std::string token, csr_pem, name;
   NodeFacts facts;
+  Bytes tpm_key = {}, tpm_signature = {};
 };
 struct PutRegistryRequest {
   std::string host, username, password;
