@@ -281,9 +281,9 @@ int do_leave(const Layout& layout) {
     const Status table = nft_remove();
     if (!table.ok()) std::cerr << "muster-agent: " << table.error().message << "\n";
   }
-  for (const auto* part :
-       {"config.json", "paused", "paused.now", "leases", "helper", "run", "agent", "netd", "secrets", "venvs",
-        "policy.json", "images.json", "allowed_images.json", "power.json", "last_input", "egress_volume.json"})
+  for (const auto* part : {"config.json", "paused", "paused.now", "leases", "helper", "run", "agent", "netd", "secrets",
+                           "venvs", "policy.json", "images.json", "allowed_images.json", "power.json", "last_input",
+                           "egress_volume.json", "tpm.key.pem"})
     fs::remove_all(layout.root + "/" + part, failure);
   fs::remove(layout.root, failure);  // only when nothing else is in it
   std::string others;
