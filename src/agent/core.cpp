@@ -326,7 +326,7 @@ LeaseTime Core::Impl::next_deadline() const {
   for (const auto& [id, run] : leases) {
     if (!run.over) next = std::min(next, run.end);
     busy = busy || run.over || run.retry_at > last_now || run.network_retry_at > last_now ||
-           run.ray_started != run.ray_ready || !run.in_desired;
+           run.identity_retry_at > last_now || run.ray_started != run.ray_ready || !run.in_desired;
   }
   for (const auto& [key, known] : memory.jobs)
     busy = busy || known.acked < known.log_bytes || known.state <= JobState::Stopping;

@@ -66,7 +66,7 @@ std::string drain(BIO* bio) {
   return size > 0 ? std::string(data, static_cast<std::size_t>(size)) : std::string();
 }
 
-bool is_p256(EVP_PKEY* key) {
+bool on_p256(EVP_PKEY* key) {
   char group[64] = {};
   std::size_t size = 0;
   if (EVP_PKEY_get_group_name(key, group, sizeof group, &size) != 1) return false;
@@ -160,7 +160,7 @@ bool tpm_signed(ByteView public_der, std::string_view domain, ByteView message, 
   const unsigned char* at = public_der.data();
   const KeyPtr key(d2i_PUBKEY(nullptr, &at, static_cast<long>(public_der.size())));
   if (!key || at != public_der.data() + public_der.size() || EVP_PKEY_get_base_id(key.get()) != EVP_PKEY_EC ||
-      !is_p256(key.get())) {
+      !on_p256(key.get())) {
     ERR_clear_error();
     return false;
   }

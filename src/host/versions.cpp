@@ -24,7 +24,7 @@ std::string whole_file(const std::string& path, std::size_t max) {
   std::string text;
   std::array<char, 1 << 16> part{};
   while (file && text.size() < max) {
-    file.read(part.data(), part.size());
+    file.read(part.data(), static_cast<std::streamsize>(part.size()));
     text.append(part.data(), static_cast<std::size_t>(file.gcount()));
   }
   return text;

@@ -20,7 +20,7 @@ Error faulty(std::string_view id, std::string_view what) {
                "the entry " + std::string(id.empty() ? "without an id" : id.substr(0, 60)) + " " + std::string(what));
 }
 
-bool text_of(const Json& json, std::string_view key, std::size_t max, std::string& out) {
+bool read_field(const Json& json, std::string_view key, std::size_t max, std::string& out) {
   const Json* value = json.find(key);
   if (value == nullptr) return true;
   out = value->text();
@@ -30,9 +30,10 @@ bool text_of(const Json& json, std::string_view key, std::size_t max, std::strin
 Result<KnownHole> hole_of(const Json& json) {
   KnownHole out;
   std::string action = "warn", from;
-  if (!text_of(json, "id", 64, out.id) || out.id.empty()) return faulty("", "needs one, such as \"CVE-2024-21626\"");
-  if (!text_of(json, "component", 64, out.component) || out.component.empty() ||
-      !text_of(json, "what", 512, out.what) || !text_of(json, "action", 16, action) || !text_of(json, "from", 32, from))
+  if (!read_field(json, "id", 64, out.id) || out.id.empty()) return faulty("", "needs one, such as \"CVE-2024-21626\"");
+  if (!read_field(json, "component", 64, out.component) || out.component.empty() ||
+      !read_field(json, "what", 512, out.what) || !read_field(json, "action", 16, action) ||
+      !read_field(json, "from", 32, from))
     return faulty(out.id, "needs a component, and text where text is due");
   if (action != "warn" && action != "block") return faulty(out.id, "has an action that is neither warn nor block");
   out.action = action == "block" ? HoleAction::Block : HoleAction::Warn;
@@ -43,14 +44,14 @@ Result<KnownHole> hole_of(const Json& json) {
   }
   for (const Json& each : json["affected"].items()) {
     KnownHole::Range range;
-    if (!text_of(each, "from", kVersionMax, range.from) || !text_of(each, "fixed", kVersionMax, range.fixed))
+    if (!read_field(each, "from", kVersionMax, range.from) || !read_field(each, "fixed", kVersionMax, range.fixed))
       return faulty(out.id, "has a range of versions that is none");
     out.affected.push_back(std::move(range));
   }
   for (const Json& each : json["packages"].items()) {
     KnownHole::Package package;
-    if (!text_of(each, "system", 64, package.system) || !text_of(each, "package", 128, package.package) ||
-        !text_of(each, "fixed", kVersionMax, package.fixed) || package.system.empty() || package.package.empty())
+    if (!read_field(each, "system", 64, package.system) || !read_field(each, "package", 128, package.package) ||
+        !read_field(each, "fixed", kVersionMax, package.fixed) || package.system.empty() || package.package.empty())
       return faulty(out.id, "has a package without system or name");
     out.packages.push_back(std::move(package));
   }

@@ -28,7 +28,8 @@ namespace {
 net::TlsFiles tls_files(const Identity& identity) {
   return {identity.tls.cert_pem + identity.cas.chain(), identity.tls.key_pem};
 }
-std::string issuer_of(const std::string& public_host) {
+std::string issuer_of(const std::string& public_host, const Identity& identity) {
+  if (public_host.empty()) return "https://" + identity.sans.front();
   return "https://" + (public_host.ends_with(":443") ? public_host.substr(0, public_host.size() - 4) : public_host);
 }
 // Takes note of the certificates in use, and says which of them near their end.
@@ -104,7 +105,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.tokens->refresh());
   context.workloads = std::make_unique<WorkloadIdentity>(
       context.identity.signer,
-      options.identity_issuer.empty() ? issuer_of(options.public_host) : options.identity_issuer,
+      options.identity_issuer.empty() ? issuer_of(options.public_host, context.identity) : options.identity_issuer,
       options.identity_life);
   if (const Status keys = context.workloads->refresh(); !keys.ok())
     log_warn("musterd", "no identity tokens for clusters and jobs: {}", keys.error().message);

@@ -2033,9 +2033,9 @@ TEST_F(Platform, AMachineWithAKnownHoleGetsNothingNewUntilItIsMended) {
   // Silence heals nothing, and a machine's own word neither.
   agent.reset();
   NodeFacts silent = facts;
-  silent.labels = {{"held-for-holes", ""}};
+  silent.labels = {{"held-for-holes", ""}, {"marker", "2"}};
   agent = with(silent);
-  ASSERT_TRUE(eventually([&] { return shown(supplier)["state"].text() == "online"; }));
+  ASSERT_TRUE(eventually([&] { return shown(supplier)["claimedLabels"]["marker"].text() == "2"; }));
   EXPECT_TRUE(shown(supplier)["notHired"].text().starts_with("known holes: CVE-2025-23266")) << shown(supplier).dump(1);
 
   // The operator grants an exception, takes it back, brings a table of his own.
