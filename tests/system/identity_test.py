@@ -108,7 +108,7 @@ class Identity(unittest.TestCase):
         claims = self.claims(done.stdout.split("TOKEN ")[1].split()[0], "sts.example.org")
         self.assertRegex(claims.get("sub", str(claims)), r":cluster:ident:job:job-\d+$")
         self.assertEqual(claims["muster"]["job_id"], claims["sub"].split(":")[-1])
-        jobs = {j["id"] for j in self.world.json("job", "list")}
+        jobs = {j["id"] for j in self.world.json("job", "list")["items"]}
         self.assertIn(claims["muster"]["job_id"], jobs)
         plain = self.world.cli("job", "submit", "--cluster", "ident", "--", "python3", "-c", SHOW, timeout=150)
         self.assertNotIn("job_id", self.claims(plain.stdout.split("TOKEN ")[1].split()[0])["muster"], "who asks for none has the cluster's")
@@ -138,8 +138,8 @@ class Identity(unittest.TestCase):
 
     def test_5_it_ends_with_the_lease(self):
         self.world.cli("down", "ident", "--yes")
-        roots = subprocess.run(["find", "/dev/shm", "/run", "-maxdepth", "4", "-name", "identity*", "-path", "*lease-*"], capture_output=True, text=True).stdout
-        self.assertEqual(roots.strip(), "")
+        find = ["find", "/dev/shm", "/run", "-maxdepth", "4", "-name", "identity*", "-path", "*lease-*"]
+        self.world.wait("files", "no token left on the machines", 60, lambda: subprocess.run(find, capture_output=True, text=True).stdout.strip() == "")
 
 
 if __name__ == "__main__":
