@@ -211,17 +211,23 @@ void known_holes(Walk& walk, const EngineInfo& info) {
   const auto versions = installed_versions(version_sources(), parts);
   const auto findings = scan::judge_host(scan::built_in_holes(), {}, versions, "", read_clocks().wall);
   std::string open, unknown;
+  std::map<std::string, std::vector<const scan::HoleFinding*>> blocking;
   for (const auto& each : findings) {
     const std::string name = (each.id.empty() ? "version" : each.id) + " (" + each.component + ")";
     if (each.blocks)
-      walk.broken("known holes", fmt::format("{} in {} {}: {}", each.id, each.component, each.version, each.what),
-                  fmt::format("update {}{}; nothing new is placed here before. See {}", each.component,
-                              each.fixed.empty() ? ", as soon as there is a mended version" : " to " + each.fixed,
-                              each.source));
+      blocking[each.component].push_back(&each);
     else if (each.state == scan::HoleState::Unknown)
       unknown += (unknown.empty() ? "" : ", ") + name;
     else
       open += (open.empty() ? "" : ", ") + name;
+  }
+  for (const auto& [component, holes] : blocking) {
+    std::string said;
+    for (const scan::HoleFinding* each : holes)
+      said += fmt::format("{}{}{}: {}", said.empty() ? "" : "; ", each->id,
+                          each->fixed.empty() ? "" : " (mended in " + each->fixed + ")", each->what);
+    walk.broken("known holes", fmt::format("{} {}: {}", component, holes.front()->version, said),
+                fmt::format("update {}; nothing new is placed here before. See {}", component, holes.front()->source));
   }
   const std::string date = format_utc(scan::built_in_holes().date).substr(0, 10);
   if (!open.empty())

@@ -32,6 +32,7 @@
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/host_judge.h"
 #include "server/journal_head.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
@@ -2211,7 +2212,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   // It says who it is to services outside, by a key that is published and goes on being so after another one signs.
   ASSERT_EQ(seen.desired.secrets[0].identities.size(), 1u);
   EXPECT_EQ(seen.desired.secrets[0].identities[0].name, "identity");
-  const auto key_of = [](const std::string& jwt) {
+  const auto kid_of = [](const std::string& jwt) {
     const auto header = wire::parse_json(as_string(unbase64url(jwt.substr(0, jwt.find('.'))).value_or(Bytes())));
     return header.ok() ? (*header)["kid"].text() : std::string();
   };
@@ -2225,7 +2226,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const auto discovery = call("GET", "/.well-known/openid-configuration", "", "").body;
   EXPECT_EQ(discovery["jwks_uri"].text(), discovery["issuer"].text() + "/.well-known/jwks.json");
   EXPECT_NE(payload.find("\"iss\":\"" + discovery["issuer"].text() + "\""), std::string::npos) << payload;
-  const std::string kid = key_of(identity);
+  const std::string kid = kid_of(identity);
   ASSERT_FALSE(kid.empty());
   EXPECT_NE(published().find(kid), std::string::npos) << published();
   ASSERT_TRUE(rotate_short_key(app_->context().dir, ShortKey::Workload, false, read_clocks().wall).ok());

@@ -78,16 +78,16 @@ class Tpm(Base):
         subprocess.run("mkdir %s && tar -C %s --exclude=./run --exclude=*.sock --exclude=agent.log -cf - . | tar -C %s -xf -" % (copy, self.state("safe"), copy), shell=True, check=True)
         self.start_tpm("plain", "another")
 
-        def tried(what):
+        def tried(what, says):
             self.world.agents["thief"] = self.world.lab.spawn("plain", [self.world.binary("muster-agent"), "run", "--state-dir", copy], copy + "/agent.log")
-            self.wait(what, 40, lambda: "bound to a key in its TPM" in self.agent("thief", "status", on="plain").stdout, copy + "/agent.log")
+            self.wait(what, 40, lambda: says in self.agent("thief", "status", on="plain").stdout, copy + "/agent.log")
             self.assertFalse(self.status("thief").get("ready"))
             self.stop_agent("thief")
-        tried("the refusal of another TPM")
+        tried("the word of another TPM", "TPM did not sign")
         text = read(copy + "/config.json")
         with open(copy + "/config.json", "w") as f:
             f.write(text.replace('"tpm_key":"', '"other":"'))
-        tried("the refusal without a word of a TPM")
+        tried("the refusal without a word of a TPM", "bound to a key in its TPM")
         self.world.start_agent("safe")
         self.assertEqual(self.agent("safe", "status", "--wait", "90").returncode, 0, self.agent("safe", "status").stdout)
 
