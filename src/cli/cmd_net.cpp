@@ -244,7 +244,25 @@ std::string ways_text(const wire::Json& node, bool colour) {
                fmt::format("{:.0f} %", way["confidence"].real() * 100), known ? short_time(way["measuredAt"]) : "-",
                millis_text(way["rttMs"]), short_time(way["seenAt"])});
   }
-  return table.empty() ? "Nothing was measured between it and others within the last week.\n" : table.text(colour);
+  std::string out =
+      table.empty() ? "Nothing was measured between it and others within the last week.\n" : table.text(colour);
+  if (const std::int64_t from = node["placeFrom"].integer(); from > 0)
+    out += fmt::format("Round trips to others are foretold from {} that were measured, usually to within {:.0f} %.\n",
+                       from, node["placeError"].real() * 100);
+  return out;
+}
+
+// Of a pair: what was measured, else what is foretold.
+std::string way_text(const wire::Json& node, const std::string& to) {
+  for (const auto& way : node["ways"].items())
+    if ((way["nodeName"].text() == to || way["nodeId"].text() == to) && way["path"].text() != "relay" &&
+        way["rttMs"].real() > 0)
+      return fmt::format("{}: {}, measured {}\n", to, millis_text(way["rttMs"]), short_time(way["seenAt"]));
+  if (node["foretoldRttMs"].real() > 0)
+    return fmt::format("{}: about {}, foretold from where both lie; never measured\n", to,
+                       millis_text(node["foretoldRttMs"]));
+  return to +
+         ": not known; a round trip is foretold once both machines measured those to three others or relays at least\n";
 }
 
 // What was kept of it, by day.
@@ -280,15 +298,17 @@ void add_net(CLI::App& app, Shell& shell) {
   auto* measured = command->add_subcommand(
       "measured", "What was measured between a machine and others, of clusters that are over too");
   measured->add_option("node", names->cluster, "name or id of the machine")->required();
+  measured->add_option("to", names->to, "another machine: the round trip to it, foretold if nobody measured it");
   measured->footer(
       "Each row is the way from the machine to the other; the way back is a row of the other's. The planner uses it "
       "for "
-      "a week.\nExample:\n  muster net measured my-gaming-pc");
+      "a week.\nExamples:\n  muster net measured my-gaming-pc\n  muster net measured my-gaming-pc another-pc");
   measured->callback([names, &shell] {
     shell.action = [names, &shell]() -> Result<int> {
       Api* api = TRY(shell.api());
-      const auto ways = TRY(api->get(path_of("nodes", names->cluster) + "/ways"));
-      shell.show(ways, [&] { return ways_text(ways, shell.colour()); });
+      const std::string query = names->to.empty() ? "" : "?to=" + escape_url(names->to);
+      const auto ways = TRY(api->get(path_of("nodes", names->cluster) + "/ways" + query));
+      shell.show(ways, [&] { return names->to.empty() ? ways_text(ways, shell.colour()) : way_text(ways, names->to); });
       return 0;
     };
   });

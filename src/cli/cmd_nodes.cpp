@@ -109,6 +109,10 @@ Result<int> show_node(Shell& shell, const std::string& id) {
         if (!h[part].text().empty()) out += "; " + clean(h[part].text());
       out += "\n";
     }
+    if (const auto& r = n["reliability"]; r["hoursBetween"].real() > 0)
+      out += fmt::format("  held for {:.0f} h, {:.0f} lost with it; a loss every {:.0f} h is reckoned with{}\n",
+                         r["hours"].real(), r["lost"].real(), r["hoursBetween"].real(),
+                         r["newcomer"].truth() ? " (little is known yet)" : "");
     out += offer_text(n);
     if (!n["notHired"].text().empty()) out += "  not hired: " + clean(n["notHired"].text()) + "\n";
     if (n["leases"].items().empty()) return out;

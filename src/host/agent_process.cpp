@@ -27,6 +27,7 @@
 #include "host/local_ports.h"
 #include "host/overlay_client.h"
 #include "host/policy.h"
+#include "host/relay_probe.h"
 #include "host/sandbox.h"
 #include "host/streams.h"
 #include "host/telemetry_pump.h"
@@ -40,7 +41,7 @@
 namespace muster::host {
 namespace {
 
-constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000}, kNetLook{3'000}, kNetEvery{15'000};
+constexpr Millis kFactsEvery{10'000}, kPersistRetry{2'000}, kNetLook{3'000}, kNetEvery{15'000}, kRelaysEvery{600'000};
 constexpr std::size_t kLinkBufferMax = 8 << 20, kStateBytesMax = 16 << 20;
 
 // Begins or feeds something: must wait while the agent's own memory cannot be written.
@@ -154,6 +155,7 @@ class AgentProcess {
   void persist(const Bytes& bytes);
   void refresh_facts();
   void tell_networks();
+  void probe_relays();
   std::string network_metrics() const;
   void heed_owner(const Gate& gate);
   void watch_certificate();
@@ -180,6 +182,8 @@ class AgentProcess {
   OverlayClient overlay_;
   Streams streams_;
   TelemetryPump pump_;
+  RelayProbe probe_{poller_};
+  std::vector<std::string> relays_;  // of the last Welcome
   ControlPort control_;
   MetricsPort metrics_;
   std::unique_ptr<Executor> executor_;
@@ -261,6 +265,7 @@ void AgentProcess::begin(const agent::Found& found) {
   refresh_facts();
   watch_certificate();
   tell_networks();
+  probe_relays();
   pump();
 }
 
@@ -405,6 +410,8 @@ void AgentProcess::on_message(const Bytes& bytes) {
     net_wanted_ = has("net");
     peers_known_ = has("peer");
     net_told_.clear();
+    relays_ = welcome->probe_relays;
+    probe_.start(relays_, [this](auto seen) { pump_.add_relays(std::move(seen)); });
     if (has("trust")) say_trust();
     if (has("keys")) say_keys();
   }
@@ -535,6 +542,12 @@ void AgentProcess::refresh_facts() {
       metrics_.set_port(static_cast<std::uint16_t>(policy->metrics_port));
     poller_.after(kFactsEvery, [this] { refresh_facts(); });
   });
+}
+
+// With some jitter: many machines come at once.
+void AgentProcess::probe_relays() {
+  poller_.after(kRelaysEvery + Millis(rng_.between(0, kRelaysEvery.count() / 2)), [this] { probe_relays(); });
+  if (core_->online()) probe_.start(relays_, [this](auto seen) { pump_.add_relays(std::move(seen)); });
 }
 
 // Now and then, and soon after a way changed. Whoever looks at many pairs sees those in use.

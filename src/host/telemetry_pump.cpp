@@ -112,9 +112,13 @@ void TelemetryPump::tell(const session::Telemetry& sample, LeaseTime now) {
   }
   if (live_) {
     rollup_ = RollUp{};
-    hooks_.send(sample);
+    session::Telemetry now = sample;
+    now.relays = std::exchange(relays_, {});
+    hooks_.send(std::move(now));
   } else if (due) {
-    hooks_.send(rollup_.take());
+    session::Telemetry all = rollup_.take();
+    all.relays = std::exchange(relays_, {});
+    hooks_.send(std::move(all));
   }
 }
 

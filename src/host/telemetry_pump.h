@@ -25,7 +25,8 @@ class TelemetryPump {
   ~TelemetryPump();
   void start();
   void set_live(bool live) { live_ = live; }
-  void look();       // now, not with the next second
+  void look();                                                                          // now, not with the next second
+  void add_relays(std::vector<session::RelaySeen> seen) { relays_ = std::move(seen); }  // to what goes out next
   void tell_soon();  // the next second goes out whatever the roll-up says
   const session::Telemetry& latest() const { return latest_; }
   const Gate& gate() const { return gate_; }
@@ -47,6 +48,7 @@ class TelemetryPump {
   Sampler sampler_;
   RollUp rollup_;
   session::Telemetry latest_;
+  std::vector<session::RelaySeen> relays_;
   Gate gate_;
   std::map<LeaseId, Before> before_;
   LeaseTime next_rollup_{0};

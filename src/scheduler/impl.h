@@ -171,6 +171,8 @@ struct Scheduler::Impl {
   void apply(const UsageChanged& c) { usage.restore(c); }
   void apply(const ShareChanged& c);
   void apply(const PathsChanged& c);
+  void apply(const CoordinatesChanged& c);
+  void apply(const ReliabilityChanged& c);
   void apply(const HeadroomChanged& c);
   void apply(const ShapeChanged& c);
   void apply(const TierSharesChanged& c);
@@ -318,7 +320,9 @@ struct Scheduler::Impl {
   Pool pool;
   Usage usage;
   Network network;
-  const Weights weights;  // where none count
+  std::vector<std::uint32_t> places_in_gang; /* scratch of Placement::gather: by machine, all kNone in between */
+  std::vector<Coordinate> places;            /* by machine, as far as it reaches */
+  const Weights weights;                     // where none count
   const std::vector<std::uint32_t> nobody;
   Lines lines;
   std::vector<Item> items;

@@ -78,7 +78,7 @@ std::uint64_t NodeClass::hash() const {
   return hash_all({arch, pool, jurisdiction, devices, labels, taints, offer, driver, cuda, currency,
                    static_cast<std::uint64_t>(until_ms),
                    runtimes | std::uint64_t{tier} << 8 | std::uint64_t{price} << 16 | std::uint64_t{risk} << 24 |
-                       std::uint64_t{risk_at_best} << 32 | std::uint64_t{link} << 40 | std::uint64_t{hot} << 48 |
+                       std::uint64_t{risk_hoped} << 32 | std::uint64_t{link} << 40 | std::uint64_t{hot} << 48 |
                        std::uint64_t{egress} << 56 | std::uint64_t{relayed} << 57});
 }
 std::uint64_t Constraint::hash() const {
@@ -93,7 +93,7 @@ bool Matcher::key_matters(const std::string& key) const {
   return std::binary_search(keys_.begin(), keys_.end(), key);
 }
 
-std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std::int64_t until_ms) {
+std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std::int64_t until_ms, bool explored) {
   NodeClass k;
   k.arch = symbols.acquire(view.arch);
   if (const auto pool = view.labels.find("pool"); pool != view.labels.end()) k.pool = symbols.acquire(pool->second);
@@ -143,7 +143,8 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
   if (k.price != 0) k.currency = symbols.acquire(view.offer.currency);
   const std::int64_t mean = std::clamp<std::int64_t>(view.reliability.failures_ppm, 0, 1'000'000),
                      spread = std::clamp<std::int64_t>(view.reliability.uncertainty_ppm, 0, 1'000'000);
-  k.risk = risk_level(mean + spread), k.risk_at_best = risk_level(std::max<std::int64_t>(0, mean - spread));
+  k.risk = risk_level(mean + spread);
+  k.risk_hoped = explored ? risk_level(std::max<std::int64_t>(0, mean - spread)) : k.risk;
   const auto known = [](std::int64_t a, std::int64_t b) { return a <= 0 ? b : b <= 0 ? a : std::min(a, b); };
   k.link = link_level(known(view.link.up_kbps, view.link.down_kbps));
   k.hot = hot, k.egress = view.egress, k.relayed = view.link.relayed;

@@ -51,7 +51,7 @@ struct NodeClass {
   std::uint32_t currency = 0;  // of its price, where it has one
   std::uint32_t driver = 0, cuda = 0;
   std::int64_t until_ms = 0;  // when its present hours end, notice taken off; 0 = they do not
-  std::uint8_t runtimes = 0, tier = 0, price = 0, risk = 0, risk_at_best = 0, link = 0, hot = 0;
+  std::uint8_t runtimes = 0, tier = 0, price = 0, risk = 0, risk_hoped = 0, link = 0, hot = 0;
   bool egress = false, relayed = false;
   std::uint64_t hash() const;
   bool operator==(const NodeClass&) const = default;
@@ -82,7 +82,8 @@ class Matcher {
 
   // The class of a machine, one more user; what it is made of is held by the class. `hot` and `until_ms` are the
   // pool's.
-  std::uint32_t acquire_class(const NodeView& view, std::uint8_t hot, std::int64_t until_ms);
+  // explored: how reliable it is counts at its best (risk_hoped), as far as is known.
+  std::uint32_t acquire_class(const NodeView& view, std::uint8_t hot, std::int64_t until_ms, bool explored);
   void release_class(std::uint32_t id);
   const NodeClass& class_of(std::uint32_t id) const { return classes_[id]; }
   std::uint32_t classes() const { return classes_.limit(); }

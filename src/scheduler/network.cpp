@@ -1,7 +1,11 @@
 #include "scheduler/network.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cstdlib>
+#include <numeric>
+#include <span>
 
 #include "scheduler/backfill.h"
 
@@ -12,7 +16,7 @@ namespace {
 constexpr std::int64_t kLanKbps = 1'000'000, kRelayKbps = 50'000, kMostKbps = std::int64_t{1} << 40;
 constexpr std::int32_t kSiteUs = 500, kRegionUs = 30'000, kWorldUs = 150'000, kMostUs = 60'000'000;
 constexpr std::size_t kThresholds = 128;
-constexpr std::uint32_t kSteps = 20'000, kSeeds = 32;
+constexpr std::uint32_t kSteps = 20'000, kSeeds = 32, kMiddles = 16;
 
 std::int64_t clamped(std::int64_t kbps) {
   return std::clamp<std::int64_t>(kbps, 0, kMostKbps);
@@ -62,9 +66,13 @@ class Search {
       spots_most_.site = std::max(spots_most_.site, spot.site),
       spots_most_.region = std::max(spots_most_.region, spot.region);
     for (const std::uint32_t count : gang.counts) needed_ += count;
-    near_.resize(size_);
-    for (const auto& [a, b, way] : gang.known) near_[b].emplace_back(a, way);  // in order, so each list is sorted
-    for (const auto& [a, b, way] : gang.known) near_[a].emplace_back(b, way);
+    near_from_.assign(size_ + 1, 0);
+    for (const auto& [a, b, way] : gang.known) ++near_from_[a + 1], ++near_from_[b + 1];
+    std::partial_sum(near_from_.begin(), near_from_.end(), near_from_.begin());
+    near_.resize(2 * gang.known.size());
+    std::vector<std::uint32_t> next(near_from_.begin(), near_from_.end() - 1);
+    for (const auto& [a, b, way] : gang.known) near_[next[b]++] = {a, way};  // in order, so each list is sorted
+    for (const auto& [a, b, way] : gang.known) near_[next[a]++] = {b, way};
   }
 
   std::optional<TightSet> run() {
@@ -72,6 +80,7 @@ class Search {
     std::vector<std::int32_t> times{kSiteUs, kRegionUs, kWorldUs};
     for (const Spot& spot : gang_.spots) speeds.push_back(spot.world_kbps), speeds.push_back(spot.lan_kbps);
     for (const auto& [a, b, way] : gang_.known) speeds.push_back(way.kbps), times.push_back(way.rtt_us);
+    add_foretold(times);
     speeds = thinned(std::move(speeds)), times = thinned(std::move(times));
     if (speeds.empty()) return {};
     times.push_back(kMostUs);
@@ -99,8 +108,12 @@ class Search {
   }
 
  private:
+  using Near = std::pair<std::uint32_t, Way>;
+  std::span<const Near> near_of(std::uint32_t i) const {
+    return std::span(near_).subspan(near_from_[i], near_from_[i + 1] - near_from_[i]);
+  }
   Way way(std::uint32_t a, std::uint32_t b) const {
-    const auto& near = near_[a];
+    const auto near = near_of(a);
     const auto known =
         std::lower_bound(near.begin(), near.end(), b, [](const auto& one, std::uint32_t n) { return one.first < n; });
     return known != near.end() && known->first == b ? known->second : way_between(gang_.spots[a], gang_.spots[b]);
@@ -118,6 +131,7 @@ class Search {
 
   std::vector<std::uint32_t> open_ones() const {  // what suits all members that there are
     std::vector<std::uint32_t> open;
+    open.reserve(size_);
     for (std::uint32_t i = gang_.members; i < size_; ++i) {
       bool all = gang_.hosts[i] != 0;
       for (std::uint32_t m = 0; m < gang_.members && all; ++m) all = suits(m, i);
@@ -130,6 +144,19 @@ class Search {
     const std::vector<std::uint32_t> open = open_ones();
     if (open.size() <= std::min<std::size_t>(gang_.small, 64)) return exact(open, out);
     return of_groups(open, out);
+  }
+
+  // Round trips that places foretell: of each pair where they are few, else of each with the first and the last.
+  void add_foretold(std::vector<std::int32_t>& times) const {
+    std::vector<std::uint32_t> placed;
+    for (std::uint32_t i = 0; i < size_; ++i)
+      if (gang_.spots[i].at != Coordinate{}) placed.push_back(i);
+    for (std::size_t i = 0; i < placed.size(); ++i)
+      for (std::size_t j = placed.size() <= 64 ? i + 1 : placed.size() - 1; j < placed.size(); ++j) {
+        times.push_back(foretold_rtt_us(gang_.spots[placed[i]].at, gang_.spots[placed[j]].at));
+        if (placed.size() > 64)
+          times.push_back(2 * foretold_rtt_us(gang_.spots[placed[i]].at, gang_.spots[placed[0]].at));
+      }
   }
 
   // ---- few machines: every set, until one does
@@ -193,28 +220,70 @@ class Search {
       out = without_conflicts(group);
       return enough(out);
     };
+    const auto near = [&](const std::vector<std::uint32_t>& group) { return does(around_its_middle(group)); };
     // The smallest that does, so that large ones stay whole.
     for (const auto& group : Groups(open, gang_.spots, spots_most_.site, needed_, by_site).lists)
       if (does(group)) return true;
     for (const auto& group : Groups(open, gang_.spots, spots_most_.region, needed_, by_region).lists)
-      if (does(group)) return true;
+      if (near(group)) return true;
     if (kWorldUs <= longest_) {
       std::vector<std::uint32_t> world;
       for (const std::uint32_t i : open)
         if (afar(gang_.spots[i])) world.push_back(i);
-      if (world.size() >= needed_ && does(world)) return true;
+      if (world.size() >= needed_ && near(world)) return true;
     }
+    if (around_some(open, afar, does)) return true;
     // Those that were measured to be near somebody, whatever they say.
     std::uint32_t seeds = 0;
     const std::size_t least = std::max<std::size_t>(needed_, 2);
     for (const std::uint32_t i : open) {
-      if (near_[i].size() + 1 < least) continue;
+      if (near_of(i).size() + 1 < least) continue;
       std::vector<std::uint32_t> around{i};
-      for (const auto& [other, way] : near_[i])
+      for (const auto& [other, way] : near_of(i))
         if (around.size() < 64 && suits(way) && std::binary_search(open.begin(), open.end(), other))
           around.push_back(other);
       if (around.size() >= least && exact(around, out)) return true;
       if (++seeds == kSeeds) break;
+    }
+    return false;
+  }
+  // ---- by places: who lies within half of the longest round trip of a point is within all of it of each other
+  bool within(const Coordinate& middle, const Coordinate& at) const {
+    const std::int64_t reach = std::int64_t{longest_} / 2 - at[2];
+    const std::int64_t dx = std::int64_t{at[0]} - middle[0], dy = std::int64_t{at[1]} - middle[1];
+    return reach >= 0 && std::abs(dx) <= reach && std::abs(dy) <= reach && dx * dx + dy * dy <= reach * reach;
+  }
+  std::vector<std::uint32_t> around_its_middle(const std::vector<std::uint32_t>& group) const {
+    std::array<std::vector<std::int32_t>, 2> at;
+    for (const std::uint32_t i : group)
+      if (const Coordinate& place = gang_.spots[i].at; place != Coordinate{})
+        at[0].push_back(place[0]), at[1].push_back(place[1]);
+    if (at[0].size() < 2) return group;
+    Coordinate middle{};
+    for (std::size_t axis = 0; axis < 2; ++axis) {
+      const auto half = at.at(axis).begin() + static_cast<std::ptrdiff_t>(at.at(axis).size() / 2);
+      std::nth_element(at.at(axis).begin(), half, at.at(axis).end());
+      middle.at(axis) = *half;
+    }
+    std::vector<std::uint32_t> out;
+    for (const std::uint32_t i : group)
+      if (gang_.spots[i].at == Coordinate{} || within(middle, gang_.spots[i].at)) out.push_back(i);
+    return out;
+  }
+  // Regions that nobody stated: those around one of a few, all with places.
+  template <class Afar, class Does>
+  bool around_some(const std::vector<std::uint32_t>& open, const Afar& afar, const Does& does) const {
+    std::vector<std::uint32_t> placed;
+    for (const std::uint32_t i : open)
+      if (gang_.spots[i].at != Coordinate{} && afar(gang_.spots[i])) placed.push_back(i);
+    if (placed.size() < needed_) return false;
+    for (std::size_t n = 0; n < std::min<std::size_t>(kMiddles, placed.size()); ++n) {
+      const Coordinate& middle =
+          gang_.spots[placed[n * placed.size() / std::min<std::size_t>(kMiddles, placed.size())]].at;
+      std::vector<std::uint32_t> group;
+      for (const std::uint32_t i : placed)
+        if (within(middle, gang_.spots[i].at)) group.push_back(i);
+      if (does(group)) return true;
     }
     return false;
   }
@@ -225,7 +294,7 @@ class Search {
     std::vector<std::vector<std::uint32_t>> conflicts;  // of each of the group; empty: nobody has any
     std::vector<std::pair<std::size_t, std::uint32_t>> order;
     for (std::uint32_t n = 0; n < group.size(); ++n) {
-      for (const auto& [other, way] : near_[group[n]]) {
+      for (const auto& [other, way] : near_of(group[n])) {
         if (suits(way) || !in[other]) continue;
         if (conflicts.empty()) conflicts.resize(group.size());
         conflicts[n].push_back(other);
@@ -251,9 +320,10 @@ class Search {
 
   const Tight& gang_;
   const std::uint32_t size_;
-  Spot spots_most_;                                               // the highest numbers
-  std::size_t needed_ = 0;                                        // machines, in all
-  std::vector<std::vector<std::pair<std::uint32_t, Way>>> near_;  // of each, whose way to it was measured; sorted
+  Spot spots_most_;                       // the highest numbers
+  std::size_t needed_ = 0;                // machines, in all
+  std::vector<Near> near_;                // whose way to it was measured: of each in turn, sorted
+  std::vector<std::uint32_t> near_from_;  // where each one's begin
   std::int64_t least_ = 0;
   std::int32_t longest_ = 0;
 };
@@ -263,12 +333,13 @@ class Search {
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region) {
   const std::int64_t world = std::min(link.up_kbps > 0 ? clamped(link.up_kbps) : kAssumedLinkKbps,
                                       link.down_kbps > 0 ? clamped(link.down_kbps) : kAssumedLinkKbps);
-  return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed};
+  return {site, region, world, link.lan_kbps > 0 ? clamped(link.lan_kbps) : kLanKbps, link.relayed, {}};
 }
 
 Way way_between(const Spot& a, const Spot& b) {
   Way way{std::min(a.world_kbps, b.world_kbps), a.region != 0 && a.region == b.region ? kRegionUs : kWorldUs,
           a.relayed || b.relayed};
+  if (a.at != Coordinate{} && b.at != Coordinate{}) way.rtt_us = foretold_rtt_us(a.at, b.at);
   if (a.site != 0 && a.site == b.site) return {std::max(way.kbps, std::min(a.lan_kbps, b.lan_kbps)), kSiteUs, false};
   if (way.relayed) way.kbps = std::min(way.kbps, kRelayKbps);
   return way;
@@ -308,9 +379,23 @@ bool Network::Seen::below(std::int64_t kbps) const {
   return measured > 0 && measured < kbps;
 }
 
-bool Network::note(const PathSeen& path) {
-  if (path.from == path.to || !path.from || !path.to) return false;
-  Seen& seen = by_[path.from][path.to];
+Network::Near& Network::row(std::uint32_t from, std::uint32_t to, const PathSeen& path) {
+  if (by_.size() <= from) by_.resize(from + 1);
+  auto& of = by_[from];
+  const auto at =
+      std::lower_bound(of.begin(), of.end(), to, [](const Near& near, std::uint32_t n) { return near.other < n; });
+  if (at != of.end() && at->other == to) return *at;
+  ++known_;
+  return *of.insert(at, {to, path.from, path.to, {}});
+}
+
+void Network::erase(std::uint32_t from, std::uint32_t to) {
+  known_ -= std::erase_if(by_[from], [&](const Near& near) { return near.other == to; });
+}
+
+bool Network::note(std::uint32_t from, std::uint32_t to, const PathSeen& path) {
+  if (from == to || !path.from || !path.to) return false;
+  Seen& seen = row(from, to, path).seen;
   const std::int64_t kbps = path.kbps > 0 ? clamped(path.kbps) : seen.to_kbps;
   const bool other = kbps / 5 * 6 < seen.to_kbps || seen.to_kbps / 5 * 6 < kbps;
   const bool news = seen.at.ms == 0 || other || (seen.kind == PathKind::Relay) != (path.kind == PathKind::Relay);
@@ -322,51 +407,48 @@ bool Network::note(const PathSeen& path) {
   if (path.rtt_us > 0) seen.rtt_us = std::min(path.rtt_us, kMostUs);
   Seen back = seen;
   std::swap(back.to_kbps, back.from_kbps);
-  by_[path.to][path.from] = back;
-  for (const NodeId node : {path.from, path.to}) {
-    const auto it = by_.find(node);
-    if (it == by_.end() || it->second.size() <= kPeersKept) continue;
-    auto& of = it->second;
-    const NodeId oldest = std::min_element(of.begin(), of.end(), [](const auto& a, const auto& b) {
-                            return a.second.at < b.second.at;
-                          })->first;
-    of.erase(oldest);
-    const auto other = by_.find(oldest);
-    other->second.erase(node);
-    if (other->second.empty()) by_.erase(other);
+  PathSeen turned = path;
+  std::swap(turned.from, turned.to);
+  row(to, from, turned).seen = back;
+  for (const std::uint32_t node : {from, to}) {
+    const auto& of = by_[node];
+    if (of.size() <= kPeersKept) continue;
+    const std::uint32_t oldest = std::min_element(of.begin(), of.end(), [](const Near& a, const Near& b) {
+                                   return std::pair(a.seen.at, a.to) < std::pair(b.seen.at, b.to);
+                                 })->other;
+    erase(node, oldest), erase(oldest, node);
   }
   return news;
 }
 
-void Network::forget(NodeId node) {
-  const auto of = by_.find(node);
-  if (of == by_.end()) return;
-  for (const auto& [other, seen] : of->second) {
-    const auto back = by_.find(other);
-    back->second.erase(node);
-    if (back->second.empty()) by_.erase(back);
-  }
-  by_.erase(node);
+void Network::forget(std::uint32_t node) {
+  if (node >= by_.size()) return;
+  for (const Near& near : by_[node]) erase(near.other, node);
+  known_ -= by_[node].size();
+  by_[node] = {};
 }
 
 PathsChanged Network::all() const {
   PathsChanged out;
-  for (const auto& [from, of] : by_)
-    for (const auto& [to, seen] : of)
-      out.paths.push_back({from, to, seen.kind, seen.to_kbps, seen.rtt_us, seen.at, seen.measured});
+  for (const auto& of : by_)
+    for (const Near& near : of)
+      out.paths.push_back(
+          {near.from, near.to, near.seen.kind, near.seen.to_kbps, near.seen.rtt_us, near.seen.at, near.seen.measured});
+  std::sort(out.paths.begin(), out.paths.end(),
+            [](const PathSeen& a, const PathSeen& b) { return std::pair(a.from, a.to) < std::pair(b.from, b.to); });
   return out;
 }
 
-const std::map<NodeId, Network::Seen>* Network::of(NodeId node) const {
-  const auto it = by_.find(node);
-  return it == by_.end() ? nullptr : &it->second;
+const std::vector<Network::Near>& Network::of(std::uint32_t node) const {
+  static const std::vector<Near> nothing;
+  return node < by_.size() ? by_[node] : nothing;
 }
 
-const Network::Seen* Network::between(NodeId a, NodeId b) const {
-  const auto* of_a = of(a);
-  if (of_a == nullptr) return nullptr;
-  const auto it = of_a->find(b);
-  return it == of_a->end() ? nullptr : &it->second;
+const Network::Seen* Network::between(std::uint32_t a, std::uint32_t b) const {
+  const auto& all = of(a);
+  const auto at =
+      std::lower_bound(all.begin(), all.end(), b, [](const Near& near, std::uint32_t n) { return near.other < n; });
+  return at == all.end() || at->other != b ? nullptr : &at->seen;
 }
 
 }  // namespace muster::scheduler

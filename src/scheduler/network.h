@@ -1,9 +1,9 @@
 #pragma once
 // The ways between machines: what is known of a pair, and sets of machines whose slowest pair is as fast as can be. A
 // pair that nobody measured has what the two say of themselves: on one site their LAN, else the narrower of their
-// links, each direction for itself. Bandwidth in kbit/s, round trips in microseconds. Private.
+// links, each direction for itself, and the round trip that their places foretell. Bandwidth in kbit/s, round trips in
+// microseconds. Private.
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -22,12 +22,13 @@ struct Spot {                          // what a machine says of where it is
   std::uint32_t site = 0, region = 0;  // numbers; 0 = not known
   std::int64_t world_kbps = 0, lan_kbps = 0;
   bool relayed = false;
+  Coordinate at{};  // all zero: not known
 };
 Spot spot_of(const Link& link, std::uint32_t site, std::uint32_t region);  // with what is taken where it says nothing
 Way way_between(const Spot& a, const Spot& b);                             // as nobody measured it
 
-// What machines measured of their ways to each other while they worked together. Bounded; how a way goes is believed
-// for a day, what it carried fades from then on until it is a week old.
+// What machines measured of their ways to each other while they worked together, by the numbers that the caller has
+// for them. Bounded; how a way goes is believed for a day, what it carried fades from then on until it is a week old.
 class Network {
  public:
   struct Seen {
@@ -42,19 +43,27 @@ class Network {
     Way applied_to(const Spot& a, const Spot& b, std::int64_t now_ms) const;
     bool below(std::int64_t kbps) const;  // it was measured to carry less, either way
   };
-  // True: it is known now of a pair whether it goes by the relay, and was not, or otherwise; or it carries another
-  // amount than was known, by a fifth at least.
-  bool note(const PathSeen& path);
-  void forget(NodeId node);
-  bool empty() const { return by_.empty(); }
+  struct Near {
+    std::uint32_t other = 0;
+    NodeId from, to;  // to: the other
+    Seen seen;
+  };
+  // `from` and `to` are the numbers of the two machines. True: it is known now of the pair whether it goes by the
+  // relay, and was not, or otherwise; or it carries another amount than was known, by a fifth at least.
+  bool note(std::uint32_t from, std::uint32_t to, const PathSeen& path);
+  void forget(std::uint32_t node);  // before its number is another's
+  bool empty() const { return known_ == 0; }
   PathsChanged all() const;
-  const std::map<NodeId, Seen>* of(NodeId node) const;  // by the other; null: nothing
-  const Seen* between(NodeId a, NodeId b) const;
+  const std::vector<Near>& of(std::uint32_t node) const;  // sorted by the other
+  const Seen* between(std::uint32_t a, std::uint32_t b) const;
 
  private:
   static constexpr std::int64_t kBelievedMs = 86'400'000, kForgottenMs = 7 * kBelievedMs;
   static constexpr std::size_t kPeersKept = 64;
-  std::map<NodeId, std::map<NodeId, Seen>> by_;  // both ways round
+  Near& row(std::uint32_t from, std::uint32_t to, const PathSeen& path);
+  void erase(std::uint32_t from, std::uint32_t to);
+  std::vector<std::vector<Near>> by_;  // both ways round
+  std::size_t known_ = 0;              // rows of all
 };
 
 // A set of machines for a gang: of all sets in which no pair goes by the relay, one whose slowest pair is the fastest,

@@ -25,6 +25,10 @@ Tight gang_of(Rng& rng, std::uint64_t measured_of_ten) {
     link.relayed = rng.chance(1, 12);
     gang.spots.push_back(
         spot_of(link, static_cast<std::uint32_t>(rng.below(4)), static_cast<std::uint32_t>(rng.below(3))));
+    if (rng.chance(1, 2))
+      gang.spots.back().at = {static_cast<std::int32_t>(1'000 * rng.below(200)),
+                              static_cast<std::int32_t>(1'000 * rng.below(200)),
+                              static_cast<std::int32_t>(1 + rng.below(9'000))};
     gang.hosts.push_back(i < gang.members ? 0 : 1 + rng.below((std::uint64_t{1} << gang.counts.size()) - 1));
   }
   for (std::uint32_t i = 0; i < machines; ++i)
@@ -142,19 +146,19 @@ TEST(Network, APairHasTheNarrowerOfTheirLinksUnlessItWasMeasured) {
 
   Network network;
   const WallTime at{1'000'000'000};
-  EXPECT_TRUE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 0, 12'000, at}));
-  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms), (Way{40'000, 12'000, false}));
-  EXPECT_TRUE(network.note({NodeId{2}, NodeId{1}, PathKind::Direct, 70'000, 14'000, at}))
+  EXPECT_TRUE(network.note(1, 2, {NodeId{1}, NodeId{2}, PathKind::Direct, 0, 12'000, at}));
+  EXPECT_EQ(network.between(1, 2)->applied_to(home, hall, at.ms), (Way{40'000, 12'000, false}));
+  EXPECT_TRUE(network.note(2, 1, {NodeId{2}, NodeId{1}, PathKind::Direct, 70'000, 14'000, at}))
       << "nobody knew what it carries";
-  EXPECT_EQ(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms).kbps, 70'000);
-  EXPECT_TRUE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 33'000, 0, at}));
-  EXPECT_FALSE(network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 30'000, 0, at}))
+  EXPECT_EQ(network.between(1, 2)->applied_to(home, hall, at.ms).kbps, 70'000);
+  EXPECT_TRUE(network.note(1, 2, {NodeId{1}, NodeId{2}, PathKind::Direct, 33'000, 0, at}));
+  EXPECT_FALSE(network.note(1, 2, {NodeId{1}, NodeId{2}, PathKind::Direct, 30'000, 0, at}))
       << "a tenth more or less is no news";
-  EXPECT_EQ(network.between(NodeId{2}, NodeId{1})->applied_to(hall, home, at.ms), (Way{30'000, 14'000, false}));
-  EXPECT_TRUE(network.note({NodeId{2}, NodeId{1}, PathKind::Relay, 0, 0, at}));
-  EXPECT_TRUE(network.between(NodeId{1}, NodeId{2})->applied_to(home, hall, at.ms).relayed);
-  EXPECT_TRUE(network.between(NodeId{1}, NodeId{2})->fresh(at.ms + 86'399'999));
-  EXPECT_FALSE(network.between(NodeId{1}, NodeId{2})->fresh(at.ms + 86'400'000));
+  EXPECT_EQ(network.between(2, 1)->applied_to(hall, home, at.ms), (Way{30'000, 14'000, false}));
+  EXPECT_TRUE(network.note(2, 1, {NodeId{2}, NodeId{1}, PathKind::Relay, 0, 0, at}));
+  EXPECT_TRUE(network.between(1, 2)->applied_to(home, hall, at.ms).relayed);
+  EXPECT_TRUE(network.between(1, 2)->fresh(at.ms + 86'399'999));
+  EXPECT_FALSE(network.between(1, 2)->fresh(at.ms + 86'400'000));
 }
 
 TEST(Network, WhatAWayCarriedFadesWithinAWeek) {
@@ -162,8 +166,8 @@ TEST(Network, WhatAWayCarriedFadesWithinAWeek) {
   constexpr std::int64_t kDay = 86'400'000;
   const WallTime at{100 * kDay};
   const Spot a{0, 1, 40'000, 0, false}, b{0, 1, 60'000, 0, false};
-  network.note({NodeId{1}, NodeId{2}, PathKind::Relay, 10'000, 9'000, at});
-  const Network::Seen& seen = *network.between(NodeId{1}, NodeId{2});
+  network.note(1, 2, {NodeId{1}, NodeId{2}, PathKind::Relay, 10'000, 9'000, at});
+  const Network::Seen& seen = *network.between(1, 2);
   EXPECT_EQ(seen.applied_to(a, b, at.ms + kDay - 1), (Way{10'000, 9'000, true}));
   const Way later = seen.applied_to(a, b, at.ms + 4 * kDay);
   EXPECT_EQ(later.kbps, 25'000) << "half of it is what the two say of themselves";
@@ -171,25 +175,28 @@ TEST(Network, WhatAWayCarriedFadesWithinAWeek) {
   EXPECT_TRUE(seen.known(at.ms + 7 * kDay - 100'000'000));
   EXPECT_FALSE(seen.known(at.ms + 7 * kDay));
   EXPECT_EQ(seen.applied_to(a, b, at.ms + 7 * kDay), way_between(a, b));
-  network.note({NodeId{1}, NodeId{2}, PathKind::Direct, 20'000, 0, at + Millis(6 * kDay), at + Millis(2 * kDay)});
+  network.note(1, 2, {NodeId{1}, NodeId{2}, PathKind::Direct, 20'000, 0, at + Millis(6 * kDay), at + Millis(2 * kDay)});
   EXPECT_EQ(seen.weight(at.ms + 6 * kDay), 500) << "by when it was full, not by when that was told again";
 }
 
 TEST(Network, RemembersSoManyPeersAndForgetsMachines) {
   Network network;
   for (std::uint64_t i = 2; i <= 200; ++i)
-    network.note({NodeId{1}, NodeId{i}, PathKind::Direct, 1'000, 1'000, WallTime{static_cast<std::int64_t>(i)}});
-  EXPECT_EQ(network.of(NodeId{1})->size(), 64U);
-  EXPECT_EQ(network.between(NodeId{1}, NodeId{2}), nullptr) << "the oldest are gone, at both ends";
-  EXPECT_EQ(network.of(NodeId{2}), nullptr);
-  ASSERT_NE(network.between(NodeId{200}, NodeId{1}), nullptr);
+    network.note(1, static_cast<std::uint32_t>(i),
+                 {NodeId{1}, NodeId{i}, PathKind::Direct, 1'000, 1'000, WallTime{static_cast<std::int64_t>(i)}});
+  EXPECT_EQ(network.of(1).size(), 64U);
+  EXPECT_EQ(network.between(1, 2), nullptr) << "the oldest are gone, at both ends";
+  EXPECT_TRUE(network.of(2).empty());
+  ASSERT_NE(network.between(200, 1), nullptr);
   Network rebuilt;
-  for (const PathSeen& path : network.all().paths) rebuilt.note(path);
+  for (const PathSeen& path : network.all().paths)  // by other numbers
+    rebuilt.note(static_cast<std::uint32_t>(300 - path.from.value), static_cast<std::uint32_t>(300 - path.to.value),
+                 path);
   EXPECT_EQ(rebuilt.all().paths, network.all().paths);
-  network.forget(NodeId{1});
+  network.forget(1);
   EXPECT_TRUE(network.empty());
-  network.note({NodeId{1}, NodeId{1}, PathKind::Direct, 1, 1, {}});
-  network.note({NodeId{}, NodeId{1}, PathKind::Direct, 1, 1, {}});
+  network.note(1, 1, {NodeId{1}, NodeId{1}, PathKind::Direct, 1, 1, {}});
+  network.note(0, 1, {NodeId{}, NodeId{1}, PathKind::Direct, 1, 1, {}});
   EXPECT_TRUE(network.empty());
 }
 

@@ -10,10 +10,6 @@ namespace {
 // whatever comes next in an order that another day begins elsewhere.
 constexpr std::size_t kTogetherLookedAt = 2'048;
 
-std::string region_of(const NodeView& view) {
-  const auto it = view.labels.find("region");
-  return it == view.labels.end() ? std::string() : it->second;
-}
 void tidy(std::vector<std::uint32_t>& nodes) {
   std::sort(nodes.begin(), nodes.end());
   nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
@@ -76,20 +72,18 @@ void Scheduler::Impl::each_too_slow(const Request& request, WallTime now,
                                     const std::function<void(std::uint32_t)>& each) const {
   if (request.pair_kbps <= 0 || network.empty()) return;
   for (const NodeId id : request.avoid)
-    if (const auto* seen = network.of(id))
-      for (const auto& [other, path] : *seen)
-        if (path.fresh(now.ms) && path.below(request.pair_kbps))
-          if (const std::uint32_t node = pool.index_of(other); node != kNone) each(node);
+    if (const std::uint32_t member = pool.index_of(id); member != kNone)
+      for (const Network::Near& near : network.of(member))
+        if (near.seen.fresh(now.ms) && near.seen.below(request.pair_kbps)) each(near.other);
 }
 
 bool Scheduler::Impl::suit_each_other(const Class& c, const std::vector<std::uint32_t>& nodes, WallTime now) const {
   if (network.empty() || domains_of(c.example) != Domains::Together) return true;
   for (const std::uint32_t node : nodes)
-    if (const auto* seen = network.of(pool.view(node).node))
-      for (const auto& [id, path] : *seen)
-        if (path.kind == PathKind::Relay && path.fresh(now.ms) &&
-            std::find(nodes.begin(), nodes.end(), pool.index_of(id)) != nodes.end())
-          return false;
+    for (const Network::Near& near : network.of(node))
+      if (near.seen.kind == PathKind::Relay && near.seen.fresh(now.ms) &&
+          std::find(nodes.begin(), nodes.end(), near.other) != nodes.end())
+        return false;
   return true;
 }
 
@@ -113,11 +107,8 @@ bool Scheduler::Impl::network_stands_against(std::uint32_t item, WallTime now) c
 }
 
 void Scheduler::Impl::Placement::leave_out_relayed_from(std::uint32_t node) {
-  const auto* seen = impl_.network.of(impl_.pool.view(node).node);
-  if (seen == nullptr) return;
-  for (const auto& [id, path] : *seen)
-    if (path.kind == PathKind::Relay && path.fresh(now_.ms))
-      if (const std::uint32_t other = impl_.pool.index_of(id); other != kNone) impl_.pool.mark(other);
+  for (const Network::Near& near : impl_.network.of(node))
+    if (near.seen.kind == PathKind::Relay && near.seen.fresh(now_.ms)) impl_.pool.mark(near.other);
 }
 
 std::vector<std::uint32_t> Scheduler::Impl::Placement::candidates(const std::vector<Query>& queries,
@@ -166,14 +157,20 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
   if (gang.members == 0 && needed < 2) return;
   const std::vector<std::uint32_t> open = candidates(queries, nodes, needed);
   nodes.insert(nodes.end(), open.begin(), open.end());
-  std::map<std::string, std::uint32_t> sites{{"", 0}}, regions{{"", 0}};
-  const auto number = [](auto& names, const std::string& name) {
-    return names.try_emplace(name, static_cast<std::uint32_t>(names.size())).first->second;
+  std::vector<std::uint32_t> sites, regions;  // of this gang, so that their numbers are dense; 0 is not known
+  for (const std::uint32_t node : nodes) sites.push_back(pool.site_of(node)), regions.push_back(pool.region_of(node));
+  tidy(sites), tidy(regions);
+  const auto number = [](const std::vector<std::uint32_t>& of, std::uint32_t symbol) {
+    const auto at = std::lower_bound(of.begin(), of.end(), symbol) - of.begin();
+    return static_cast<std::uint32_t>(at) + (of.front() == 0 ? 0 : 1);
   };
-  std::vector<std::uint32_t> places(impl_.network.empty() ? 0 : pool.limit(), kNone);  // by machine
+  std::vector<std::uint32_t>& places = impl_.places_in_gang;
+  if (!impl_.network.empty() && places.size() < pool.limit()) places.resize(pool.limit(), kNone);
   for (std::uint32_t i = 0; i < nodes.size(); ++i) {
     const NodeView& view = pool.view(nodes[i]);
-    gang.spots.push_back(spot_of(view.link, number(sites, view.site), number(regions, region_of(view))));
+    gang.spots.push_back(
+        spot_of(view.link, number(sites, pool.site_of(nodes[i])), number(regions, pool.region_of(nodes[i]))));
+    if (nodes[i] < impl_.places.size()) gang.spots.back().at = impl_.places[nodes[i]];
     // What others have taken of the way out is not there for it.
     const Flow taken = i < gang.members ? pool.machine(nodes[i]).flow : Flow{};  // what a member has is its own
     const Flow left = pool.flow_left(nodes[i]).plus(taken);
@@ -182,21 +179,20 @@ void Scheduler::Impl::Placement::gather(const Class& c, std::uint32_t item, Reac
     for (std::size_t n = 0; n < queries.size() && i >= gang.members; ++n)
       if (pool.hosts(queries[n], nodes[i])) hosts |= std::uint64_t{1} << n;
     gang.hosts.push_back(hosts);
-    if (!places.empty()) places[nodes[i]] = i;
+    if (!impl_.network.empty()) places[nodes[i]] = i;
   }
-  for (std::uint32_t i = 0; i < nodes.size() && !places.empty(); ++i) {
-    const auto* seen = impl_.network.of(pool.view(nodes[i]).node);
-    if (seen == nullptr) continue;
+  for (std::uint32_t i = 0; i < nodes.size() && !impl_.network.empty(); ++i) {
     const auto begin = static_cast<std::ptrdiff_t>(gang.known.size());
-    for (const auto& [id, path] : *seen) {
-      const std::uint32_t other = pool.index_of(id);
-      const std::uint32_t j = other == kNone ? kNone : places[other];
-      if (j == kNone || j <= i || !path.known(now_.ms)) continue;
-      gang.known.push_back({i, j, path.applied_to(gang.spots[i], gang.spots[j], now_.ms)});
+    for (const Network::Near& near : impl_.network.of(nodes[i])) {
+      const std::uint32_t j = places[near.other];
+      if (j == kNone || j <= i || !near.seen.known(now_.ms)) continue;
+      gang.known.push_back({i, j, near.seen.applied_to(gang.spots[i], gang.spots[j], now_.ms)});
     }
     std::sort(gang.known.begin() + begin, gang.known.end(),
               [](const auto& one, const auto& two) { return one.b < two.b; });
   }
+  if (!impl_.network.empty())
+    for (const std::uint32_t node : nodes) places[node] = kNone;
   auto found = tightest(gang);
   if (!found && c.grows && needed > 1) {  // one more is better than none
     gang.counts.assign(gang.counts.size(), 0), gang.counts.front() = 1;

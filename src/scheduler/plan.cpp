@@ -134,7 +134,8 @@ void Scheduler::Impl::apply(const NodeGone& c) {
   shadows_stale = true;
   proposed_on.erase(node);
   usage.machine(node, nullptr);
-  network.forget(c.node);
+  network.forget(node);
+  if (node < places.size()) places[node] = {};
   for (auto& [item, kept] : latches) std::erase(kept, node);
   for (auto& [item, way] : ways) std::erase(way.nodes, node);
   pool.forget(c.node);
@@ -280,14 +281,14 @@ void Scheduler::Impl::protect(std::uint32_t cls, WallTime now, std::int64_t& aga
 Query Scheduler::Impl::query_for(const CountedNeed& need, std::uint32_t item, std::int64_t now_ms, Reach reach) const {
   Query q;
   q.need = &need.need;
-  const PolicyRules& rules = rules_of(classes[items[item].cls].example.policy);
+  const Class& c = classes[items[item].cls];
+  const PolicyRules& rules = rules_of(c.example.policy, lasts(c.length_ms, c.stays));
   q.weights = need.head ? &rules.head : &rules.other;
   q.now_ms = now_ms;
   q.asker = item;
   q.tenant = shares_mix ? 0 : lanes[items[item].lane].tenant.value;
   q.precedence = precedence_of(item);
   if (reach != Reach::Back) q.precedences = &precedences;
-  const Class& c = classes[items[item].cls];
   q.length_ms = c.fit_ms, q.stays = c.stays, q.failover = need.failover;
   if (reach != Reach::Never && backfill)
     q.done_ms = done_by(c.length_ms, now_ms), q.shadows = &shadows, q.beside = true;

@@ -15,7 +15,10 @@ struct PolicyRules {
   Weights head, other;  // for its head; for all its other machines
   Domains domains = Domains::Any;
 };
-const PolicyRules& rules_of(Policy policy);  // an unknown one is Balanced
+// How long the work is counts with how reliable a machine is; nothing else depends on it.
+enum class Lasts : std::uint8_t { Hours = 0, Day = 1, Days = 2 };
+Lasts lasts(std::int64_t length_ms, bool stays);  // 0: not known; stays: for ever, as far as is known
+const PolicyRules& rules_of(Policy policy, Lasts length = Lasts::Day);  // an unknown one is Balanced
 // Who says what pairs of its machines should carry has them together, whatever else counts.
 inline Domains domains_of(const Request& request) {
   return request.pair_kbps > 0 ? Domains::Together : rules_of(request.policy).domains;

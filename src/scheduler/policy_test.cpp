@@ -158,6 +158,103 @@ TEST(Policy, FastNetworkTakesWhatWasMeasuredOverWhatIsSaid) {
   EXPECT_EQ(placed(forked), (std::set<std::uint64_t>{4, 6}));
 }
 
+// So many lost in so many hours.
+Reliability lost(std::int64_t times, std::int64_t hours) {
+  const std::int64_t mean = (times + 1) * 1'000'000 / (hours + 200);
+  return {mean, times > 3 ? mean / 2 : mean, hours, {}};
+}
+
+TEST(Policy, LongWorkStaysOffMachinesThatAreOftenLost) {
+  // The unreliable one has the image, and is the tighter fit.
+  std::vector<NodeView> nodes{machine(1, 4), machine(2, 5)};
+  nodes[0].images = {"ray"};
+  nodes[0].reliability = lost(20, 400), nodes[1].reliability = lost(1, 2'000);
+  Request r = gang(Policy::Balanced, 1);
+  EXPECT_EQ(places(nodes, r), std::set<std::uint64_t>{2});
+  r.policy = Policy::Pack;
+  EXPECT_EQ(places(nodes, r), std::set<std::uint64_t>{1}) << "waste and nothing else";
+  r.policy = Policy::Balanced, r.longest = 10min;
+  EXPECT_EQ(places(nodes, r), std::set<std::uint64_t>{1}) << "short work has little to lose";
+  nodes[1].reliability = nodes[0].reliability;
+  r.longest = Millis{0};
+  EXPECT_EQ(places(nodes, r), std::set<std::uint64_t>{1}) << "where all are alike it does not count";
+}
+
+TEST(Policy, WhatWasToldOfReliabilityOutlastsNewsOfAMachine) {
+  std::vector<NodeView> nodes{machine(1, 4), machine(2, 5)};
+  Scheduler s;
+  for (const NodeView& n : nodes) s.apply(NodeChanged{n});
+  s.apply(ReliabilityChanged{{{NodeId{1}, lost(20, 400)}, {NodeId{2}, lost(1, 2'000)}, {NodeId{77}, lost(1, 1)}}});
+  nodes[0].version = 5;
+  s.apply(NodeChanged{nodes[0]});
+  Scheduler forked;
+  for (const Change& change : s.snapshot()) forked.apply(change);
+  forked.apply(NodeChanged{nodes[0]});
+  for (Scheduler* each : {&s, &forked}) {
+    each->apply(RequestChanged{gang(Policy::Balanced, 1)});
+    EXPECT_EQ(placed(*each), std::set<std::uint64_t>{2});
+  }
+}
+
+TEST(Policy, NewcomersHaveTheirTurnAndNeverAHead) {
+  int days = 0;
+  for (std::uint64_t day = 1; day <= 60; ++day) {
+    Scheduler s;
+    s.apply(DayChanged{day});
+    NodeView known = machine(1, 4), fresh = machine(2, 5);
+    known.reliability = lost(2, 1'000), fresh.reliability = lost(0, 0);
+    s.apply(NodeChanged{known}), s.apply(NodeChanged{fresh});
+    Request r = gang(Policy::Balanced, 1);
+    Scheduler head;
+    for (const Change& change : s.snapshot()) head.apply(change);
+    r.gang.front().role = SlotRole::Worker, r.gang.front().group = "w", r.running = true;
+    std::swap(r.gang, r.grow);
+    s.apply(RequestChanged{r});
+    days += placed(s) == std::set<std::uint64_t>{2} ? 1 : 0;
+    Request starts = gang(Policy::Balanced, 1);
+    starts.gang.front().role = SlotRole::Head;
+    head.apply(RequestChanged{starts});
+    EXPECT_EQ(placed(head), std::set<std::uint64_t>{1}) << "day " << day;
+  }
+  EXPECT_GT(days, 5);
+  EXPECT_LT(days, 25) << "about one day in four";
+}
+
+TEST(Policy, FastNetworkStaysNearByWhatRoundTripsForetell) {
+  const auto build = [](std::uint64_t count) {
+    Scheduler s;
+    CoordinatesChanged places;
+    for (std::uint64_t i = 1; i <= count; ++i) {
+      s.apply(NodeChanged{machine(i)});
+      // Every third lives on another continent; nobody says so, and nobody of them ever met.
+      places.places.emplace_back(NodeId{i},
+                                 Coordinate{i % 3 == 0 ? 90'000 : 0, static_cast<std::int32_t>(i * 10), 800});
+    }
+    s.apply(places);
+    return s;
+  };
+  const auto thirds = [](const std::set<std::uint64_t>& of) {
+    return std::count_if(of.begin(), of.end(), [](std::uint64_t id) { return id % 3 == 0; });
+  };
+  for (const std::uint64_t count : {9, 300}) {
+    Scheduler s = build(count);
+    s.apply(RequestChanged{gang(Policy::FastNetwork, 4)});
+    const auto start = placed(s);
+    ASSERT_EQ(start.size(), 4U);
+    EXPECT_EQ(thirds(start), 0) << "of " << count;
+    Request grows = gang(Policy::FastNetwork, 2);
+    grows.grow = std::move(grows.gang), grows.gang.clear(), grows.running = true, grows.avoid = {NodeId{3}};
+    Scheduler beside = build(count), forked;
+    for (const Change& change : beside.snapshot()) forked.apply(change);
+    for (Scheduler* each : {&beside, &forked}) {
+      each->apply(RequestChanged{grows});
+      const auto more = placed(*each);
+      ASSERT_EQ(more.size(), 2U);
+      EXPECT_EQ(thirds(more), 2) << "beside the machine that it has, of " << count;
+    }
+  }
+}
+
 TEST(Policy, WhoSaysWhatPairsShouldCarryGetsNoneThatIsKnownToCarryLess) {
   Scheduler s;
   for (std::uint64_t i = 1; i <= 4; ++i) s.apply(NodeChanged{machine(i)});

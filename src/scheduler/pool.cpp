@@ -151,13 +151,30 @@ bool Pool::plannable(std::uint32_t node) const {
   return info.live && info.open && info.view.schedulable && info.view.backoff_until.ms <= now_ms_;
 }
 
+// Of the machines that little is known of one in four counts at its best, others every day, so that they come to be
+// known; never for heads, and a bad one soon has enough against it.
+bool Pool::explored(const NodeView& view) const {
+  return view.reliability.newcomer() && mix(view.node.value ^ mix(seed_)) % kExploredOf == 0;
+}
+
+void Pool::set_reliability(NodeId id, const Reliability& reliability) {
+  const std::uint32_t node = index_of(id);
+  if (node == kNone) return;
+  Info& info = infos_[node];
+  info.told = reliability;
+  if (info.view.reliability == reliability) return;
+  info.view.reliability = reliability;
+  classify(node);
+  touch(node);
+}
+
 void Pool::classify(std::uint32_t node) {
   unlink(node);
   Info& info = infos_[node];
   const std::uint32_t old = info.cls;
   const bool counted = old != kNone;
   if (counted) count_levels(matcher_.class_of(old), info.model, -1);
-  info.cls = matcher_.acquire_class(info.view, hot_bits(info), info.until_ms);
+  info.cls = matcher_.acquire_class(info.view, hot_bits(info), info.until_ms, explored(info.view));
   if (counted) matcher_.release_class(old);
   count_levels(matcher_.class_of(info.cls), info.model, 1);
   link(node);
@@ -187,10 +204,11 @@ void Pool::count_levels(const NodeClass& k, std::uint32_t model, std::int32_t si
   };
   const auto by = static_cast<std::uint32_t>(sign);
   count_currency(k.currency, by);
-  l.price[k.price] += by, l.risk[k.risk] += by, l.link[k.link] += by, l.tier[std::min<std::size_t>(k.tier, 2)] += by;
+  l.price[k.price] += by, l.risk[k.risk] += by, l.risk[k.risk_hoped] += by, l.link[k.link] += by,
+      l.tier[std::min<std::size_t>(k.tier, 2)] += by;
   if (sign > 0) {
     l.cheapest = std::min<std::uint32_t>(l.price[l.cheapest] == 0 ? lowest(l.price) : l.cheapest, k.price);
-    l.safest = std::min<std::uint32_t>(l.risk[l.safest] == 0 ? lowest(l.risk) : l.safest, k.risk);
+    l.safest = std::min<std::uint32_t>(l.risk[l.safest] == 0 ? lowest(l.risk) : l.safest, k.risk_hoped);
     l.fastest = std::max<std::uint32_t>(l.fastest, k.link);
     l.most_trusted = std::max<std::uint32_t>(l.most_trusted, k.tier);
   } else {
@@ -267,11 +285,17 @@ std::uint32_t Pool::set(const NodeView& view) {
   set_site(node, info.view.site, view.site);
   set_uplink(node, view);
   info.view = view;
+  if (info.told) info.view.reliability = *info.told;
   info.live = true;
   some_ask_ = some_ask_ || view.offer != Offer{};
   if (images) set_images(node);
-  const auto pool = view.labels.find("pool");
-  const std::uint32_t name = pool == view.labels.end() ? 0 : matcher_.symbols.acquire(pool->second);
+  const auto label = [&](const char* key) {
+    const auto it = view.labels.find(key);
+    return it == view.labels.end() ? 0 : matcher_.symbols.acquire(it->second);
+  };
+  const std::uint32_t site = matcher_.symbols.acquire(view.site), region = label("region"), name = label("pool");
+  matcher_.symbols.release(info.site), matcher_.symbols.release(info.region);
+  info.site = site, info.region = region;
   if (name != info.pool) {
     if (info.pool != 0) groups_.erase(by_pool_[info.pool], node);
     if (name != 0) groups_.insert(by_pool_[name], node);
@@ -337,6 +361,7 @@ void Pool::forget(NodeId id) {
     if (by_pool_[info.pool].size == 0) by_pool_.erase(info.pool);
     matcher_.symbols.release(info.pool);
   }
+  matcher_.symbols.release(info.site), matcher_.symbols.release(info.region);
   count_levels(matcher_.class_of(info.cls), info.model, -1);
   matcher_.release_class(info.cls);
   by_id_.erase(mix(id.value), [&](std::uint32_t i) { return i == node; });
@@ -360,6 +385,7 @@ void Pool::reseed(std::uint64_t seed) {
     info.order = order_of(info.view.node, node);
     for (const std::uint32_t image : info.images) holder_orders_.insert(holders_[image], info.order);
     link(node);
+    if (info.view.reliability.newcomer()) classify(node);
     if (holds_back()) touch(node);
   }
 }
@@ -613,8 +639,8 @@ void Pool::refresh_pressure() {
 std::int64_t Pool::penalty(const Query& query, const NodeClass& k) const {
   const Weights& w = *query.weights;
   const bool other = k.currency != currency_ && k.price != 0 && query.need->bid.currency.empty();
-  return std::int64_t{w.price[other ? kPriceLevels - 1 : k.price]} + w.risk[k.risk] + w.link[k.link] +
-         w.tier[std::min<std::size_t>(k.tier, 2)] + (k.relayed ? w.relayed : 0);
+  return std::int64_t{w.price[other ? kPriceLevels - 1 : k.price]} + w.risk[w.hopes ? k.risk_hoped : k.risk] +
+         w.link[k.link] + w.tier[std::min<std::size_t>(k.tier, 2)] + (k.relayed ? w.relayed : 0);
 }
 
 std::int64_t Pool::least_penalty(const Weights& w, std::uint32_t model) const {

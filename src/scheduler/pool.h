@@ -5,6 +5,7 @@
 // at every machine: the result is the machine with the highest value, of equals the first of the day. Single-threaded;
 // the part that planning changes is copied cheaply (Moving). Private.
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -67,6 +68,7 @@ struct Weights {
   std::array<std::int32_t, kRiskLevels> risk{};
   std::array<std::int32_t, kLinkLevels> link{};
   std::array<std::int32_t, 3> tier{};
+  bool hopes = false;                 /* newcomers whose turn it is count as reliable as they may be */
   std::int32_t relayed = 0, cold = 0; /* cold: the image is not there */
   std::int32_t scarcity = 65'536;     /* of the price of scarce models, 16 fractional bits */
 };
@@ -122,10 +124,14 @@ class Pool {
   // ---- machines; `view` replaces what was known
   std::uint32_t set(const NodeView& view);
   void forget(NodeId id);
+  void set_reliability(NodeId id, const Reliability& reliability);  // counts over what views say of it
+  const std::optional<Reliability>& reliability(std::uint32_t node) const { return infos_[node].told; }
   std::uint32_t index_of(NodeId id) const;
   const NodeView& view(std::uint32_t node) const { return infos_[node].view; }
   const Machine& machine(std::uint32_t node) const { return moving_.machines[node]; }
   std::uint32_t limit() const { return static_cast<std::uint32_t>(infos_.size()); }
+  std::uint32_t site_of(std::uint32_t node) const { return infos_[node].site; }  // symbols; 0 = not known
+  std::uint32_t region_of(std::uint32_t node) const { return infos_[node].region; }
   std::uint32_t class_of(std::uint32_t node) const { return infos_[node].cls; }  // of the matcher
   bool live(std::uint32_t node) const { return node < infos_.size() && infos_[node].live; }
   std::size_t count() const { return by_id_.size(); }
@@ -256,11 +262,12 @@ class Pool {
     NodeView view;
     std::uint64_t order = 0;  // tie-break, with the number in the low bits
     std::uint32_t cls = kNone, model = kNoGpu;
-    std::uint32_t pool = 0;  // symbol
+    std::uint32_t pool = 0, site = 0, region = 0;  // symbols
     std::vector<std::uint32_t> images;
     Amounts capacity;
-    std::int64_t until_ms = 0;                       // end of its present hours; 0 = none
-    std::int64_t longest_open_ms = 0;                // of its hours; 0 = it is always open
+    std::int64_t until_ms = 0;         // end of its present hours; 0 = none
+    std::int64_t longest_open_ms = 0;  // of its hours; 0 = it is always open
+    std::optional<Reliability> told;
     bool live = false, open = true, touched = false; /* open: within its hours */
     bool held_due = false;         /* its place in the order of what is kept back must be found anew */
     std::uint32_t held_in = kNone; /* row of headroom */
@@ -312,6 +319,8 @@ class Pool {
   void unlink(std::uint32_t node);
   Condition condition_of(std::uint32_t node) const;
   bool plannable(std::uint32_t node) const;
+  static constexpr std::uint64_t kExploredOf = 4;
+  bool explored(const NodeView& view) const;
   void classify(std::uint32_t node);
   std::uint64_t order_of(NodeId id, std::uint32_t node) const;
   std::int64_t penalty(const Query& query, const NodeClass& k) const;

@@ -235,11 +235,27 @@ void Scheduler::Impl::apply(const TierSharesChanged& c) {
 
 void Scheduler::Impl::apply(const PathsChanged& c) {
   bool news = false;
-  for (const PathSeen& path : c.paths)
-    if (pool.index_of(path.from) != kNone && pool.index_of(path.to) != kNone) news = network.note(path) || news;
+  for (const PathSeen& path : c.paths) {
+    const std::uint32_t from = pool.index_of(path.from), to = pool.index_of(path.to);
+    if (from != kNone && to != kNone) news = network.note(from, to, path) || news;
+  }
   if (!news) return;
   for (std::size_t i = sleepers.size(); i-- > 0;)
     if (domains_of(classes[sleepers[i]].example) == Domains::Together) wake(sleepers[i]);
+}
+
+void Scheduler::Impl::apply(const ReliabilityChanged& c) {
+  for (const auto& [node, reliability] : c.nodes) pool.set_reliability(node, reliability);
+}
+
+// Places choose among machines and keep nobody waiting, so nobody is woken.
+void Scheduler::Impl::apply(const CoordinatesChanged& c) {
+  for (const auto& [id, at] : c.places) {
+    const std::uint32_t node = pool.index_of(id);
+    if (node == kNone) continue;
+    if (places.size() <= node) places.resize(node + 1);
+    places[node] = at;
+  }
 }
 
 void Scheduler::Impl::apply(const HeadroomChanged& c) {

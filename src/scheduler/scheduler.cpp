@@ -124,6 +124,15 @@ std::vector<Change> Scheduler::Impl::snapshot() const {
     out.emplace_back(RequestChanged{std::move(r)});
   }
   if (PathsChanged paths = network.all(); !paths.paths.empty()) out.emplace_back(std::move(paths));
+  CoordinatesChanged placed;
+  for (std::uint32_t node = 0; node < places.size(); ++node)
+    if (places[node] != Coordinate{}) placed.places.emplace_back(pool.view(node).node, places[node]);
+  if (!placed.places.empty()) out.emplace_back(std::move(placed));
+  ReliabilityChanged reliabilities;
+  for (std::uint32_t node = 0; node < pool.limit(); ++node)
+    if (pool.live(node) && pool.reliability(node))
+      reliabilities.nodes.emplace_back(pool.view(node).node, *pool.reliability(node));
+  if (!reliabilities.nodes.empty()) out.emplace_back(std::move(reliabilities));
   out.emplace_back(FreezeChanged{frozen});
   if (pool.holds_back()) out.emplace_back(HeadroomChanged{pool.headroom()});
   for (const auto& [cluster, shape] : shapes) out.emplace_back(ShapeChanged{cluster, shape.request});

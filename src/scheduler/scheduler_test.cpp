@@ -471,13 +471,7 @@ TEST(Scheduler, TakesHostileNumbers) {
         for (const Device& d : n.devices)
           n.shared.push_back({d.uuid, rng.chance(1, 2) ? Sharing::Mig : Sharing::TenantShares, small(),
                               OrgId{rng.below(2)}, static_cast<std::uint8_t>(rng.next() & 0xff)});
-      n.link = {hostile(rng),
-                hostile(rng),
-                hostile(rng),
-                hostile(rng),
-                hostile(rng),
-                rng.chance(1, 2),
-                {small(), small(), small()}};
+      n.link = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng), rng.chance(1, 2)};
       n.reliability = {hostile(rng), hostile(rng), hostile(rng), {}};
       n.offer.price_per_gpu_hour = hostile(rng), n.offer.price_per_hour = hostile(rng),
       n.offer.notice = Millis(hostile(rng) / 2);
@@ -486,7 +480,9 @@ TEST(Scheduler, TakesHostileNumbers) {
       n.backoff_until = {hostile(rng)};
       nodes[n.node] = n;
       s.apply(NodeChanged{n});
+      s.apply(CoordinatesChanged{{{n.node, {small(), small(), small()}}, {NodeId{rng.below(9)}, {}}}});
       Request r = request(1 + rng.below(4), static_cast<int>(rng.below(3)));
+      if (rng.chance(1, 4)) r.policy = Policy::FastNetwork;
       r.priority = small(), r.since = {hostile(rng)}, r.tier = static_cast<std::uint8_t>(rng.next());
       for (Bundle& b : r.gang) {
         b.count = rng.chance(1, 2) ? 1 : static_cast<std::uint32_t>(rng.below(4));

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "model/coordinate.h"
 #include "model/types.h"
 
 namespace muster::scheduler {
@@ -34,13 +35,13 @@ struct Link {  // of the site to the world; 0 = not known
   std::int64_t quota_bytes = -1;                    // what is left of this machine's transfer quota; -1 = none
   std::int64_t egress_per_gib = 0;                  // price
   bool relayed = false;                             // reached through a relay only
-  std::array<std::int32_t, 3> at{};                 // coordinates that predict latency: x, y and height in microseconds
   std::int64_t own_up_kbps = 0, own_down_kbps = 0;  // the owner's limits for this machine; 0 = none
   bool operator==(const Link&) const = default;
 };
 struct Reliability {  // per hour of work; nothing observed yet = no hours
   std::int64_t failures_ppm = 0, uncertainty_ppm = 0;
   std::int64_t observed_hours = 0;
+  bool newcomer() const { return observed_hours < 48 && uncertainty_ppm > 0; }
   std::array<std::uint8_t, 24> by_hour{};  // UTC, 100 = the average; all 0 = flat
   bool operator==(const Reliability&) const = default;
 };
@@ -243,6 +244,11 @@ struct PathSeen {
 struct PathsChanged {
   std::vector<PathSeen> paths;
 };
+// Where machines lie, as round trips foretell it; all zero = not known. Told and remembered like paths.
+struct CoordinatesChanged {
+  std::vector<std::pair<NodeId, Coordinate>> places;
+  bool operator==(const CoordinatesChanged&) const = default;
+};
 // The weight of a project, or of a tenant as a whole, and what is guaranteed to it (milli-CPU, GPUs; 0 = nothing).
 struct ShareChanged {
   OrgId tenant;
@@ -257,10 +263,15 @@ struct TierSharesChanged {
   std::array<std::int32_t, kTiers> permille{};
   bool operator==(const TierSharesChanged&) const = default;
 };
-using Change =
-    std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged, LeaseChanged,
-                 LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged, ArrivalsChanged,
-                 UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged, TierSharesChanged>;
+// How often work is lost on machines, as far as is known. Told and remembered like paths.
+struct ReliabilityChanged {
+  std::vector<std::pair<NodeId, Reliability>> nodes;
+  bool operator==(const ReliabilityChanged&) const = default;
+};
+using Change = std::variant<NodeChanged, NodeGone, RequestChanged, RequestGone, FreezeChanged, DemandChanged,
+                            LeaseChanged, LeaseGone, TermsChanged, TermsGone, LearnedChanged, DayChanged, RunsChanged,
+                            ArrivalsChanged, UsageChanged, ShareChanged, PathsChanged, HeadroomChanged, ShapeChanged,
+                            TierSharesChanged, CoordinatesChanged, ReliabilityChanged>;
 
 // Work of this tier and of later ones agreed to be interrupted: by requests of a better tier than its own, and by those
 // of its own tier that are within a guarantee while it stands on more than its owner's; but not before it had that

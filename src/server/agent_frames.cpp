@@ -11,6 +11,7 @@
 #include "server/blob_store.h"
 #include "server/core_state.h"
 #include "server/desired.h"
+#include "server/relay_book.h"
 #include "server/way_memory.h"
 #include "session/carried.h"
 
@@ -173,6 +174,12 @@ void AgentHub::on_net(const LinkPtr& link, const session::NetReport& report) {
     context_.ways->note(paths);
     context_.runner->tell_planner({std::move(paths)});
   }
+  if (live.contains(report.lease)) {
+    std::vector<session::RelaySeen> seen;
+    for (const session::NetRelay& relay : report.relays)
+      if (relay.up) seen.push_back({relay.address, relay.udp_rtt_us != 0 ? relay.udp_rtt_us : relay.rtt_us});
+    note_relays(link->node, seen);
+  }
   const bool counts_signed = report.carried.empty() || session::verify_carried(device_key, report);
   if (counts_signed && live.contains(report.lease)) note_carried(report);
   if (!counts_signed) log_warn("agents", "{}: what it says of carried traffic is not signed by it", link->node.str());
@@ -253,6 +260,14 @@ void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& r
   send(link, session::CertIssued{to_bytes(*issued)});
 }
 
+// Only relays that there are: a machine may say anything.
+void AgentHub::note_relays(NodeId node, const std::vector<session::RelaySeen>& seen) {
+  const auto relays = context_.relays->relays();
+  for (const session::RelaySeen& each : seen)
+    if (std::any_of(relays->begin(), relays->end(), [&](const RelayEntry& r) { return r.address == each.address; }))
+      context_.ways->note_relay(node, each.address, each.rtt_us, read_clocks().wall);
+}
+
 void AgentHub::on_telemetry(const LinkPtr& link, const session::Telemetry& sample) {
   {
     const std::lock_guard lock(facts_mutex_);
@@ -261,6 +276,7 @@ void AgentHub::on_telemetry(const LinkPtr& link, const session::Telemetry& sampl
     while (ring.size() > options_.ring) ring.pop_front();
   }
   set_owner_word(link->node, sample.owner);
+  if (!sample.relays.empty()) note_relays(link->node, sample.relays);
   std::optional<access::Object> object;
   std::string view;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {

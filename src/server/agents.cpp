@@ -17,6 +17,7 @@
 #include "server/host_judge.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
+#include "server/reliability_book.h"
 #include "server/way_memory.h"
 #include "server/workload_identity.h"
 #include "wire/agent_frames.h"
@@ -215,6 +216,8 @@ void AgentHub::accept(net::WebSocketPtr socket) {
   const auto relays = context_.relays->relays();
   for (const RelayEntry& relay : *relays)
     if (relay.id == relays->front().id) options.relays.push_back(relay.address);
+  for (const RelayEntry& relay : *relays)
+    if (options.probe_relays.size() < session::kRelaysMax) options.probe_relays.push_back(relay.address);
   options.heartbeat = options_.heartbeat;
   options.lease = options_.lease;
   context_.runner->read(
@@ -432,6 +435,7 @@ void AgentHub::on_events(const std::vector<engine::DurableEvent>& events) {
     for (const auto& event : events) {
       if (const ClusterId roster = roster_changed_by(state, event.event)) rosters.insert(roster);
       control::add_revised_nodes(state, event.event, nodes);
+      context_.reliability->note(state, event.event);
     }
   });
   {
@@ -588,12 +592,19 @@ void AgentHub::tick(Now now, Todo& todo) {
     judged_at_ = now.lease;
     judge_ways(now.lease, todo);
   }
+  if (now.lease - places_at_ >= options_.places_every) {
+    places_at_ = now.lease;
+    if (auto moved = context_.ways->moved(); !moved.places.empty()) context_.runner->tell_planner({std::move(moved)});
+    tell_reliability(now, todo);
+  }
   if (now.lease - ways_at_ >= options_.ways_every) {
     ways_at_ = now.lease;
     todo.push_back([this] {
       context_.pool->post([this] {
         if (const Status saved = context_.ways->save(read_clocks().wall); !saved.ok())
           log_warn("agents", "what was measured between machines is not kept: {}", saved.error().message);
+        if (const Status saved = context_.reliability->save(); !saved.ok())
+          log_warn("agents", "how reliable machines are is not kept: {}", saved.error().message);
       });
     });
   }
@@ -629,6 +640,23 @@ void AgentHub::tick(Now now, Todo& todo) {
     live_ = live;
     for (const auto& [id, link] : by_node_) send(link, session::Watch{live});
   }
+}
+
+// What changed; now and then of all machines, beside the loop: there may be very many.
+void AgentHub::tell_reliability(Now now, Todo& todo) {
+  if (auto news = context_.reliability->news(now.wall); !news.nodes.empty())
+    context_.runner->tell_planner({std::move(news)});
+  if (reliability_at_ != LeaseTime{0} && now.lease - reliability_at_ < options_.reliability_every) return;
+  reliability_at_ = now.lease;
+  todo.push_back([this] {
+    context_.pool->post([this] {
+      scheduler::ReliabilityChanged all;
+      context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+        all = context_.reliability->all(state, read_clocks().wall);
+      });
+      if (!all.nodes.empty()) context_.runner->tell_planner({std::move(all)});
+    });
+  });
 }
 
 void AgentHub::judge_ways(LeaseTime now, Todo& todo) {

@@ -40,8 +40,10 @@ class AgentHub final : private session::Authority {
     Millis lease{2'400'000}, heartbeat{5000};
     session::LivenessOptions liveness;
     std::size_t ring = 60;
-    Millis ways_every{600'000};     // what was measured between machines is written so often
-    Millis carried_every{600'000};  // what was carried for others is given to the core so often
+    Millis ways_every{600'000};                 // what was measured between machines is written so often
+    Millis places_every{5'000};                 // and where they lie then is told to the planner so often
+    Millis reliability_every{6LL * 3'600'000};  // and of all machines how reliable they are
+    Millis carried_every{600'000};              // what was carried for others is given to the core so often
   };
   AgentHub(Context& context, Options options);
   ~AgentHub() override;
@@ -153,6 +155,8 @@ class AgentHub final : private session::Authority {
   void run();
   void tick(Now now, Todo& todo);
   void judge_ways(LeaseTime now, Todo& todo);
+  void tell_reliability(Now now, Todo& todo);
+  void note_relays(NodeId node, const std::vector<session::RelaySeen>& seen);
   void count_carried(Todo& todo);
   void tell_core(const session::Verdicts& verdicts, Todo& todo);
   void note_event(const control::Event& event, LeaseTime now);
@@ -181,7 +185,7 @@ class AgentHub final : private session::Authority {
   std::atomic<bool> keys_unknown_ = false;  // the signer used one that it has not named yet
   WallTime keys_change_at_{0};              // by what it named: one begins to sign or ends then
   bool stopping_ = false, leading_ = false, live_ = false;
-  LeaseTime watch_until_{0}, judged_at_{0}, carried_at_{0}, ways_at_{0};
+  LeaseTime watch_until_{0}, judged_at_{0}, carried_at_{0}, ways_at_{0}, places_at_{0}, reliability_at_{0};
   bool counting_ = false;         // the core is being told; under facts_mutex_
   const Proof* proof_ = nullptr;  // of the Hello that is being handled
 

@@ -12,6 +12,7 @@
 #include "server/host_judge.h"
 #include "server/list.h"
 #include "server/relay_book.h"
+#include "server/reliability_book.h"
 #include "server/signer.h"
 #include "server/time_zone.h"
 #include "server/way_memory.h"
@@ -19,6 +20,18 @@
 
 namespace muster::server {
 namespace {
+
+std::string node_json(const Context& context, const control::State& state, const access::Subject& caller,
+                      const Node& node) {
+  wire::NodeView view =
+      node_view(state, caller, node, context.agents->owner_word(node.id), context.hosts->findings(node));
+  const WallTime now = read_clocks().wall;
+  const ReliabilityBook::Row row = context.reliability->of(node.id, now);
+  const scheduler::Reliability judged = context.reliability->reliability(node.id, now);
+  view.lease_hours = row.hours, view.leases_lost = row.lost, view.newcomer = judged.newcomer();
+  view.hours_between = 1e6 / static_cast<double>(std::max<std::int64_t>(1, judged.failures_ppm));
+  return wire::to_json(view);
+}
 
 constexpr Millis kJoinLifetime{3600'000}, kJoinLifetimeMax{86'400'000};
 
@@ -28,11 +41,6 @@ Result<std::string> shown_join(const control::State& state, const std::string& i
   if (found == state.join_tokens.end()) return error(Code::NotFound, "the join token is gone");
   return wire::to_json(wire::JoinTokenView{found->second, secret});
 }
-wire::NodeView shown_node(Context& context, const control::State& state, const Call& call, const Node& node) {
-  return node_view(state, call.caller.subject, node, context.agents->owner_word(node.id),
-                   context.hosts->findings(node));
-}
-
 Result<Ask> ask_node(const control::State& state, Call& call, access::Verb verb) {
   const Node* node = find_node(state, call.caller.subject, call.id);
   if (node == nullptr) return missing(access::Kind::Node, call.id);
@@ -210,7 +218,7 @@ void Api::add_nodes() {
                 !passes(*query, "tier", wire::text(node.tier))) {
               return {};
             }
-            return wire::to_json(shown_node(context_, state, *call, node));
+            return node_json(context_, state, call->caller.subject, node);
           });
         });
       });
@@ -220,7 +228,7 @@ void Api::add_nodes() {
         read(call, [&](const control::State& state, const scheduler::Scheduler&) -> Result<std::string> {
           const Node* node = state.find_node(*NodeId::parse(call->id));
           if (node == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(shown_node(context_, state, *call, *node));
+          return node_json(context_, state, call->caller.subject, *node);
         });
       });
   add(
@@ -248,7 +256,7 @@ void Api::add_nodes() {
                                          const engine::Reply&) -> Result<std::string> {
           const Node* found = state.find_node(*NodeId::parse(call->id));
           if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-          return wire::to_json(shown_node(context_, state, *call, *found));
+          return node_json(context_, state, call->caller.subject, *found);
         };
         if (request->tier && request->action == "admit") {
           // Two commands, one request: the tier first, so that the machine is never admitted at the wrong one.
@@ -284,7 +292,7 @@ void Api::add_nodes() {
                             const engine::Reply&) -> Result<std::string> {
                  const Node* found = state.find_node(*NodeId::parse(call->id));
                  if (found == nullptr) return error(Code::NotFound, "the machine is gone");
-                 return wire::to_json(shown_node(context_, state, *call, *found));
+                 return node_json(context_, state, call->caller.subject, *found);
                });
       });
   add(
@@ -304,10 +312,20 @@ void Api::add_nodes() {
           view.node = NodeId::parse(call->id).value_or(NodeId{});
           view.seq = state.seq;
           const WallTime now = read_clocks().wall;
+          const auto seen = [&](const Node& node) {
+            return access::check(call->caller.subject, Verb::Read, object_of(node)).ok();
+          };
+          if (const auto place = context_.ways->place(view.node))
+            view.place_error = place->error, view.place_from = static_cast<std::uint32_t>(place->from);
+          if (const std::string to = call->request.query_value("to").value_or(""); !to.empty()) {
+            const Node* other = find_node(state, call->caller.subject, to);
+            if (other == nullptr || !seen(*other))
+              return error(Code::NotFound, "there is no machine of that name or id that you may see", "to");
+            view.foretold_rtt_us = context_.ways->foretold_rtt_us(view.node, other->id).value_or(0);
+          }
           for (const auto& [id, way] : context_.ways->of(view.node, now)) {
             const Node* other = state.find_node(id);
-            const bool named =
-                other != nullptr && access::check(call->caller.subject, Verb::Read, object_of(*other)).ok();
+            const bool named = other != nullptr && seen(*other);
             const std::string_view path = way.kind == scheduler::PathKind::Relay ? "relay"
                                           : way.kind == scheduler::PathKind::Lan ? "lan"
                                                                                  : "direct";

@@ -14,6 +14,7 @@
 #include "server/registry_store.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
+#include "server/reliability_book.h"
 #include "server/second_factor.h"
 #include "server/signed_book.h"
 #include "server/sso.h"
@@ -96,6 +97,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   TRY_VOID(context.ways->load(read_clocks().wall));
   if (auto known = context.ways->known(read_clocks().wall); !known.paths.empty())
     context.runner->tell_planner({std::move(known)});
+  context.reliability = std::make_unique<ReliabilityBook>(options.store);
+  TRY_VOID(context.reliability->load());
   context.factors = std::make_unique<SecondFactors>(context.identity.secret, options.store);
   TRY_VOID(context.factors->load());
   if (options.sso)
@@ -201,6 +204,9 @@ void App::stop() {
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
   if (context_->relay) context_->relay->stop();
+  if (context_->reliability)
+    if (const Status saved = context_->reliability->save(); !saved.ok())
+      log_warn("agents", "how reliable machines are is not kept: {}", saved.error().message);
   if (context_->ways)
     if (const Status saved = context_->ways->save(read_clocks().wall); !saved.ok())
       log_warn("musterd", "what was measured between machines is not kept: {}", saved.error().message);

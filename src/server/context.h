@@ -24,6 +24,7 @@ class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
+class ReliabilityBook;
 class WayMemory;
 class WorkloadIdentity;
 struct Sso;
@@ -46,6 +47,7 @@ struct Context {
   std::unique_ptr<BlobStore> blobs;
   std::unique_ptr<RegistryStore> registries;
   std::unique_ptr<WayMemory> ways;
+  std::unique_ptr<ReliabilityBook> reliability;
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<AccessTokens> tokens;

@@ -2486,6 +2486,32 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   ASSERT_TRUE(again.load(read_clocks().wall).ok());
   EXPECT_EQ(again.known(read_clocks().wall).paths, app_->context().ways->known(read_clocks().wall).paths);
   EXPECT_EQ(again.known(read_clocks().wall).paths.size(), 2U);
+  // By round trips to each other and to the relays it is worked out where they lie, and the planner is told.
+  const auto book = app_->context().relays->relays();
+  ASSERT_EQ(book->size(), 2U);
+  for (int i = 0; i < 30; ++i)
+    for (SlotRole role : {SlotRole::Head, SlotRole::Worker}) {
+      session::Telemetry sample;
+      sample.relays = {{(*book)[0].address, 20'000}, {(*book)[1].address, 30'000}, {"stranger:443", 1}};
+      (held_by(agent, role) ? agent : shed).send(sample);
+    }
+  const auto place = [&](const std::string& query = "?to=shed") {
+    return call("GET", "/api/v1/nodes/box/ways" + query, "", supplier).body;
+  };
+  EXPECT_TRUE(eventually([&] { return place()["foretoldRttMs"].real() > 0; })) << place().dump(1);
+  EXPECT_TRUE(wire::check_json("NodeWays", place()).ok());
+  EXPECT_EQ(place()["placeFrom"].integer(), 3) << "the other and two relays; of a stranger nothing is taken";
+  EXPECT_LE(place()["placeError"].real(), session::Coordinates::kErrorMax);
+  EXPECT_EQ(place("")["foretoldRttMs"].real(), 0);
+  EXPECT_EQ(call("GET", "/api/v1/nodes/box/ways?to=nobody", "", supplier).status, 404);
+  EXPECT_TRUE(eventually([&] {
+    std::size_t told = 0;
+    app_->context().runner->read([&](const control::State&, const scheduler::Scheduler& planner) {
+      for (const scheduler::Change& change : planner.snapshot())
+        if (const auto* at = std::get_if<scheduler::CoordinatesChanged>(&change)) told = at->places.size();
+    });
+    return told == 2;
+  }));
   // What was carried is shown to the owner of the machine and to the owner of the cluster, to each what is his.
   const auto pair_id = ClusterId::parse(pair_cluster()["id"].text());
   control::Actor system;

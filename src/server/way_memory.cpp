@@ -10,6 +10,7 @@ namespace {
 
 constexpr const char* kWaysTable = "ways";
 constexpr std::uint32_t kSamplesMax = 1'000;
+constexpr int kRoundsAtStart = 30;  // until places that are worked out anew hardly move
 constexpr std::int64_t kKbpsMax = std::int64_t{1} << 40;
 
 }  // namespace
@@ -47,7 +48,7 @@ Status WayMemory::load(WallTime now) {
   std::string after;
   while (true) {
     const auto rows = TRY(store_->list_side(kWaysTable, after, 1000));
-    if (rows.empty()) return {};
+    if (rows.empty()) break;
     for (const auto& [name, bytes] : rows) {
       after = name;
       const auto from = NodeId::parse(name);
@@ -58,6 +59,40 @@ Status WayMemory::load(WallTime now) {
         by_[*from] = std::move(ways);
     }
   }
+  for (int round = 0; round < kRoundsAtStart; ++round)
+    for (const auto& [from, ways] : by_)
+      for (const auto& [to, way] : ways) place_by(from, to, way.kind, way.rtt_us, way.seen);
+  return {};
+}
+
+// By a relay it is as far as the relay is, not as the other.
+void WayMemory::place_by(NodeId from, NodeId to, scheduler::PathKind kind, std::int32_t rtt_us, WallTime at) {
+  if (kind != scheduler::PathKind::Relay) places_.measured(from, to, rtt_us, at);
+}
+
+void WayMemory::note_relay(NodeId node, std::string_view relay, std::int64_t rtt_us, WallTime at) {
+  const std::lock_guard lock(mutex_);
+  places_.measured(node, relay, rtt_us, at);
+}
+
+void WayMemory::forget(NodeId node) {
+  const std::lock_guard lock(mutex_);
+  places_.forget(node);
+}
+
+scheduler::CoordinatesChanged WayMemory::moved() {
+  const std::lock_guard lock(mutex_);
+  return {places_.news()};
+}
+
+std::optional<session::Coordinates::Told> WayMemory::place(NodeId node) const {
+  const std::lock_guard lock(mutex_);
+  return places_.place(node);
+}
+
+std::optional<std::int32_t> WayMemory::foretold_rtt_us(NodeId a, NodeId b) const {
+  const std::lock_guard lock(mutex_);
+  return places_.foretold(a, b);
 }
 
 void WayMemory::note(const scheduler::PathsChanged& paths) {
@@ -68,6 +103,7 @@ void WayMemory::note(const scheduler::PathsChanged& paths) {
     KnownWay& way = ways[path.to];
     way.kind = path.kind, way.seen = std::max(way.seen, path.at);
     if (path.rtt_us > 0) way.rtt_us = path.rtt_us;
+    place_by(path.from, path.to, path.kind, path.rtt_us, path.at);
     const WallTime measured = path.measured.ms != 0 ? path.measured : path.at;
     if (path.kbps > 0 && measured >= way.measured + kSampleGap) {
       const bool anew = way.samples == 0 || measured - way.measured > kAnewAfter;

@@ -37,6 +37,7 @@ struct Welcome {
   bool want_inventory = true;
   std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport,
                                         "peer" = NetPath::Peer in it, "trust" = TrustTaken, "keys" = KeysTaken */
+  std::vector<std::string> probe_relays = {}; /* host:port; round trips to their UDP ports go into Telemetry */
   bool operator==(const Welcome&) const = default;
 };
 // A refused session: what to do is in the message; retry_after 0 = do not come back (revoked, clone).
@@ -210,6 +211,11 @@ struct ContainerSample {
   std::uint64_t gpu_memory_bytes = 0;
   bool operator==(const ContainerSample&) const = default;
 };
+struct RelaySeen {
+  std::string address; /* host:port, as Welcome says it */
+  std::uint32_t rtt_us = 0;
+  bool operator==(const RelaySeen&) const = default;
+};
 // One second while somebody watches, else a roll-up: rates and use are means over `window`, the rest is the last value.
 struct Telemetry {
   WallTime at;
@@ -221,6 +227,7 @@ struct Telemetry {
                 disk_write_bytes_s = 0;
   Millis window{0};
   std::string owner; /* why the owner's limits keep this machine from being hired now; empty = they do not */
+  std::vector<RelaySeen> relays = {}; /* measured since the last Telemetry; at most kRelaysMax */
   bool operator==(const Telemetry&) const = default;
 };
 // How one lease's network stands, for people to look at: transient, never journalled, and only for a server whose

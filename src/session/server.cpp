@@ -118,6 +118,7 @@ void Server::welcome(Now now) {
   welcome.incarnation = options_.incarnation;
   welcome.roster_key = options_.roster_key;
   welcome.relays = options_.relays;
+  welcome.probe_relays = options_.probe_relays;
   welcome.features = options_.features;
   welcome.want_inventory = hello_digest_.empty() || hello_digest_ != directory_->inventory_digest(node_);
   out_.send.emplace_back(std::move(welcome));

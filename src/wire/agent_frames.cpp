@@ -53,6 +53,7 @@ void put(const Welcome& v, pb::ServerFrame& f) {
   for (const auto& relay : v.relays) o.add_relays(utf8(relay));
   o.set_want_inventory(v.want_inventory);
   for (const auto& feature : v.features) o.add_features(utf8(feature));
+  for (const auto& relay : v.probe_relays) o.add_probe_relays(utf8(relay));
 }
 Welcome get(const pb::Welcome& in, Check& c) {
   return {{in.node()},
@@ -64,7 +65,8 @@ Welcome get(const pb::Welcome& in, Check& c) {
           c.bytes(in.roster_key(), 64, "roster_key"),
           c.texts(in.relays(), 64, kNameMax, "relays"),
           in.want_inventory(),
-          c.texts(in.features(), 64, kNameMax, "features")};
+          c.texts(in.features(), 64, kNameMax, "features"),
+          c.texts(in.probe_relays(), kRelaysMax, kNameMax, "probe_relays")};
 }
 
 void put(const Refused& v, pb::ServerFrame& f) {
@@ -464,6 +466,11 @@ void put(const Telemetry& v, pb::AgentFrame& f) {
   o.set_disk_write_bytes_s(v.disk_write_bytes_s);
   o.set_window_ms(v.window.count());
   o.set_owner(utf8(v.owner));
+  for (const auto& relay : v.relays) {
+    auto& r = *o.add_relays();
+    r.set_address(utf8(relay.address));
+    r.set_rtt_us(relay.rtt_us);
+  }
 }
 Telemetry get(const pb::Telemetry& in, Check& c) {
   Telemetry v{{c.between(in.at_ms(), 0, kMillisMax, "at_ms")},
@@ -499,6 +506,8 @@ Telemetry get(const pb::Telemetry& in, Check& c) {
   v.disk_write_bytes_s = in.disk_write_bytes_s();
   v.window = Millis(c.between(in.window_ms(), 0, kMillisMax, "window_ms"));
   v.owner = c.text(in.owner(), kReasonMax, "owner");
+  if (c.count(in.relays(), static_cast<int>(kRelaysMax), "relays"))
+    for (const auto& r : in.relays()) v.relays.push_back({c.text(r.address(), kNameMax, "relays.address"), r.rtt_us()});
   return v;
 }
 

@@ -271,6 +271,8 @@ struct NodeView {
   WallTime open_until = {}, opens_at = {};      // 0 = always open
   std::vector<std::string> images = {};         // that the caller may know of
   std::vector<NodeHoleView> holes = {};
+  double lease_hours = 0, leases_lost = 0, hours_between = 0; /* losses, as foretold; all fading */
+  bool newcomer = false;
 };
 struct NodeRefusalsView {
   NodeId node;
@@ -291,6 +293,9 @@ struct NodeWaysView {
   NodeId node;
   std::vector<NodeWayView> ways;
   std::uint64_t seq = 0;
+  double place_error = 0;  // 0 = too little is known
+  std::uint32_t place_from = 0;
+  std::int32_t foretold_rtt_us = 0;
 };
 struct CarriedView {
   std::int64_t day = 0;  // since 1970, UTC

@@ -318,6 +318,13 @@ std::string to_json(const NodeView& view) {
     out.set_fixed(clean(hole.fixed)), out.set_state(hole.state), out.set_what(clean(hole.what));
     out.set_why(clean(hole.why)), out.set_source(clean(hole.source)), out.set_blocks(hole.blocks);
   }
+  if (view.hours_between > 0) {
+    auto& out = *m.mutable_reliability();
+    out.set_hours(view.lease_hours);
+    out.set_lost(view.leases_lost);
+    out.set_hours_between(view.hours_between);
+    out.set_newcomer(view.newcomer);
+  }
   if (node.offer.version != 0) {
     write(node.offer, view.offer_tenants, *m.mutable_offer());
     m.mutable_offer()->set_open_until(time_text(view.open_until));
@@ -341,6 +348,9 @@ std::string to_json(const NodeWaysView& view) {
     out.set_seen_at(time_text(way.seen));
     out.set_rtt_ms(static_cast<double>(way.rtt_us) / 1000);
   }
+  m.set_place_error(view.place_error);
+  m.set_place_from(view.place_from);
+  m.set_foretold_rtt_ms(static_cast<double>(view.foretold_rtt_us) / 1000);
   m.set_seq(view.seq);
   return write_message(m);
 }
