@@ -51,9 +51,9 @@ fuzz-api: build ## requests by the OpenAPI document as every role against a real
 	@tools/install-deps test
 	@python3 tools/fuzz_api.py --cases $(or $(CASES),100000) --seed $(or $(SEED),1)
 
-bench: ## one benchmark, JSON lines: make bench NAME=journal
+bench: ## one benchmark, JSON lines: make bench NAME=journal | NAME=overlay-throughput ARGS=--no-uso
 	@tools/install-deps build bench
-	@python3 tools/bench.py $(NAME)
+	@python3 tools/bench.py $(NAME) $(ARGS)
 
 lab: build ## every kind of connection with every other, and faults of networks, through the shipped netd and relay; WRITE=1 puts tables and picture into docs/
 	@tools/install-deps test

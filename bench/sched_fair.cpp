@@ -12,7 +12,8 @@
 // Figures: utilisation (of the GPUs that were there, percent), gang64_p99_wait (hours, of gangs of 64 that came in the
 // first 18 hours; those that never started count as waiting until the end), lost (GPU-hours that preemption threw
 // away), jain (Jain's index over tenants: what they got of what they asked for), starvation (hours: the longest wait of
-// tiers 0 and 1), and of the default alone p90_coverage.tierN (percent of those that waited and had started by the P90
+// tiers 0 and 1), gini (of the suppliers' earnings, 0 = all alike: GPU-hours hired of those that each offered), and of
+// the default alone p90_coverage.tierN (percent of those that waited and had started by the P90
 // they were told first) and pinball (loss of that P90, against the P90 of the waits of that size so far). Usage:
 // bench_sched_fair [days=3 [default]]: the second for the default alone. Medians over the days; ratio = default /
 // ablation, or value / bar.
@@ -51,7 +52,7 @@ struct Work {
   std::set<LeaseId> leases;
 };
 struct Results {
-  double utilisation = 0, gang64 = 0, lost = 0, jain = 0, starvation = 0, pinball = 0, pinball_plain = 0;
+  double utilisation = 0, gang64 = 0, lost = 0, jain = 0, starvation = 0, gini = 0, pinball = 0, pinball_plain = 0;
   std::array<double, 3> coverage{};
 };
 
@@ -107,8 +108,10 @@ class Market {
       }
       for (const auto& [id, n] : nodes_) {
         if (!n.schedulable) continue;
-        there += static_cast<double>(n.devices.size());
-        used += static_cast<double>(n.devices.size() - n.free_devices.size());
+        const auto all = static_cast<double>(n.devices.size()),
+                   hired = all - static_cast<double>(n.free_devices.size());
+        there += all, used += hired;
+        offered_by_[n.supplier].first += hired, offered_by_[n.supplier].second += all;
       }
       if (variant_ == "default" && (now - kDawn).count() % 900'000 == 0) foretell();
     }
@@ -125,6 +128,7 @@ class Market {
       asked += w.size * seconds(w.length);
       if (w.started.ms != 0) had += w.size * seconds(std::min(w.ends, now_) - w.started);
     }
+    r.gini = gini();
     r.gang64 = quantile(gang64, 0.99);
     double sum = 0, squares = 0;
     for (const auto& [tenant, t] : tenants)
@@ -135,6 +139,16 @@ class Market {
   }
 
  private:
+  double gini() const {
+    std::vector<double> earned;
+    for (const auto& [supplier, hired] : offered_by_)
+      earned.push_back(hired.second > 0 ? hired.first / hired.second : 0);
+    std::sort(earned.begin(), earned.end());
+    double sum = 0, ranked = 0;
+    for (std::size_t i = 0; i < earned.size(); ++i) sum += earned[i], ranked += static_cast<double>(i + 1) * earned[i];
+    const auto n = static_cast<double>(earned.size());
+    return sum > 0 ? 2 * ranked / (n * sum) - (n + 1) / n : 0;
+  }
   // Demand of tenants falls off as 1/rank; there is somewhat more in the afternoon.
   void arrivals() {
     double gpus = 0;
@@ -351,6 +365,7 @@ class Market {
   std::map<NodeId, NodeView> nodes_;
   std::map<NodeId, int> down_;
   std::vector<Work> day_;
+  std::map<OrgId, std::pair<double, double>> offered_by_;  // supplier: hired, offered
   std::map<ClusterId, Work> work_;
   std::set<ClusterId> waiting_, offered_;
   std::map<LeaseId, LeaseView> leases_;
@@ -392,6 +407,7 @@ int main(int argc, char** argv) {
     m.gang64 = median([](const Results& r) { return r.gang64; });
     m.lost = median([](const Results& r) { return r.lost; });
     m.jain = median([](const Results& r) { return r.jain; });
+    m.gini = median([](const Results& r) { return r.gini; });
     m.starvation = median([](const Results& r) { return r.starvation; });
     m.pinball = median([](const Results& r) { return r.pinball; });
     m.pinball_plain = median([](const Results& r) { return r.pinball_plain; });
@@ -404,6 +420,7 @@ int main(int argc, char** argv) {
     print("gang64_p99_wait" + suffix, r.gang64, "h", days, suffix.empty() ? 0 : ours.gang64);
     print("lost" + suffix, r.lost, "GPU-h", days, suffix.empty() ? 0 : ours.lost);
     print("jain" + suffix, r.jain, "", days, suffix.empty() ? 0 : ours.jain);
+    print("gini" + suffix, r.gini, "", days, suffix.empty() ? 0 : ours.gini);
     print("starvation" + suffix, r.starvation, "h", days, suffix.empty() ? 0 : ours.starvation);
   }
   for (const auto& [i, tier] : {std::pair{0U, 0}, {1U, 1}, {2U, 3}})

@@ -4,7 +4,7 @@
     tools/fuzz.py [--target NAME]... [--seconds N] [--mutants] [--measure] [--no-build]
 
 Each target starts from seeds made of our own encodings, the inputs kept in tests/fuzz/found (what once broke something) and
-what earlier runs found in build/fuzz/corpus, and runs N seconds (600). Checked: no crash, no sanitizer report, no hang, no
+what earlier runs found in build/fuzz/corpus, knows the words of tests/fuzz/words/NAME.txt where there are some, and runs N seconds (600). Checked: no crash, no sanitizer report, no hang, no
 input that takes 1 GiB; the seeds alone reach the edges that tests/fuzz/targets.txt states. Then the planted bug of each target is
 turned on: no seed may reach it, and libFuzzer must, from the seeds alone and its seed 1, within the stated runs. --mutants does only
 that. --measure prints lines for tests/fuzz/targets.txt instead: nine tenths of the edges, ten times the runs.
@@ -48,6 +48,8 @@ def write_seeds(folder):
 
 def run(name, size, options, folders, **more):
     """What libFuzzer said, and its exit status."""
+    words = os.path.join(ROOT, "tests/fuzz/words", name + ".txt")
+    options = (["-dict=" + words] if os.path.exists(words) else []) + options
     command = [BINARY, "-max_len=%d" % size, "-timeout=20", "-rss_limit_mb=1024", "-malloc_limit_mb=512", "-print_final_stats=1", "-reload=0"] + options + folders
     done = subprocess.run(BEHIND + command, env=environment(MUSTER_FUZZ=name, **more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.stdout.decode("utf-8", "replace"), done.returncode

@@ -35,6 +35,8 @@ constexpr const char* kHelp = R"(muster-relay: the public port of a Muster contr
                             other with that (default on)
   --udp on|off              let members that came over TLS send over UDP too, on the same port; needs --mirror on
                             (default on)
+  --udp-port N|off          a second UDP port for both, where networks block the first; members are told of it (default
+                            3478 where --listen names port 443, else off)
   --threads N               threads (default 2)
   --member-mbyte-s N        bytes per second that one member may send, in MiB (default 64)
   --reload-seconds N        how often to look whether certificate or key changed (default 60)
@@ -85,6 +87,7 @@ Result<std::uint64_t> number(const std::string& flag, const std::string& text, s
 
 struct Flags {
   std::string certificate, key, controller_key, trust, keys;
+  std::string udp_port;
   std::uint64_t reload_seconds = 60;
   relay::RelayOptions options;
 };
@@ -96,6 +99,19 @@ Status set_listen(relay::RelayOptions& options, const std::string& value) {
   if (options.address.size() > 2 && options.address.front() == '[')
     options.address = options.address.substr(1, options.address.size() - 2);
   options.port = static_cast<std::uint16_t>(TRY(number("--listen", value.substr(colon + 1), 65'535)));
+  return {};
+}
+
+// 3478 is the port that firewalls know for such (STUN and TURN, RFC 8489 and 8656).
+Status set_udp_port(Flags& flags) {
+  constexpr std::uint16_t kUsual = 3478, kHttps = 443;
+  relay::RelayOptions& options = flags.options;
+  if (flags.udp_port.empty() && options.port == kHttps) options.second_udp_port = kUsual;
+  if (flags.udp_port.empty() || flags.udp_port == "off") return {};
+  const std::uint64_t port = TRY(number("--udp-port", flags.udp_port, 65'535));
+  if (port == 0 || port == options.port)
+    return error(Code::InvalidArgument, "--udp-port is a port beside that of --listen, or off");
+  options.second_udp_port = static_cast<std::uint16_t>(port);
   return {};
 }
 
@@ -131,6 +147,8 @@ Result<Flags> parse(const std::vector<std::string>& args) {
       flags.options.udp = value == "on";
     else if (flag == "--mirror")
       return error(Code::InvalidArgument, "--mirror is on or off");
+    else if (flag == "--udp-port")
+      flags.udp_port = value;
     else if (flag == "--threads")
       flags.options.threads = static_cast<int>(TRY(number(flag, value, 256)));
     else if (flag == "--member-mbyte-s")
@@ -145,6 +163,7 @@ Result<Flags> parse(const std::vector<std::string>& args) {
   if (!listen) return error(Code::InvalidArgument, "--listen is missing; see muster-relay --help");
   if (flags.options.relay_id.empty())
     return error(Code::InvalidArgument, "--relay-id is missing; see muster-relay --help");
+  TRY_VOID(set_udp_port(flags));
   return flags;
 }
 

@@ -692,6 +692,26 @@ TEST(Pools, TheTokensRegionGoesOverTheMachinesOwn) {
   EXPECT_EQ(used("c", {{"region", "us"}, {"rack", "a"}}), NodeId{});
 }
 
+TEST(Pools, AMachineCannotSayWhoseLawItStandsUnder) {
+  World w;
+  const NodeId claims = enrol_with(w, w.supplier, {}, 1, {{"jurisdiction", "DE"}}, "eu");
+  ClusterSpec spec = World::spec(0, 0);
+  spec.head.constraints = {{"jurisdiction", "DE"}};
+  const ClusterId id = w.up(spec);
+  EXPECT_TRUE(w.slots(id, SlotRole::Head).empty());
+  // Nor does the core take a plan for it that comes all the same.
+  scheduler::Group forged;
+  forged.kind = scheduler::ActionKind::Start, forged.cluster = id;
+  forged.places = {{SlotRole::Head, "", claims, {}, {}}};
+  w.must(ApplyPlan{{forged}});
+  EXPECT_EQ(w.count<LeaseGranted>(), 0);
+  const NodeId said = enrol_with(w, w.supplier, {{"jurisdiction", "DE"}}, 2, {}, "eu");
+  w.plan();
+  const auto heads = w.slots(id, SlotRole::Head);
+  ASSERT_EQ(heads.size(), 1U);
+  EXPECT_EQ(w.lease_of(heads[0]).node, said);
+}
+
 TEST(Machines, EnrolOnceThenDrainDisableRevoke) {
   World w;
   const Bytes hash(32, 7), key(32, 8);

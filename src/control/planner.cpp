@@ -43,7 +43,9 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
   for (const auto& [key, value] : node.labels) view.labels[key] = value;  // the platform's word goes over the agent's
-  // A pool is a right of the organisation whose join token it stands on, never the agent's claim.
+  // A pool is a right of the organisation whose join token it stands on, never the agent's claim; nor is it believed
+  // whose law it stands under.
+  if (const std::string law(kJurisdictionLabel); !node.labels.contains(law)) view.labels.erase(law);
   view.labels.erase("pool");
   if (std::string pool = pool_of(node); !pool.empty()) view.labels["pool"] = std::move(pool);
   view.labels["region"] = region_of(node);

@@ -165,7 +165,7 @@ void relays_of_leases(Walk& walk, const json::object& status) {
                             known.rtt_us == 0 ? "not measured yet"
                                               : fmt::format("{:.1f} ms", static_cast<double>(known.rtt_us) / 1000),
                             known.udp_rtt_us == 0
-                                ? "no answer over UDP"
+                                ? "no answer over UDP (let it out to that port or to 3478)"
                                 : fmt::format("{:.1f} ms over UDP", static_cast<double>(known.udp_rtt_us) / 1000),
                             known.by_udp ? "; packets go over UDP" : ""));
     else

@@ -26,9 +26,10 @@ namespace muster::host {
 namespace {
 constexpr std::size_t kOverlaysMax = 256, kAgentsMax = 8;
 constexpr Millis kBeat{250};
-constexpr std::size_t kMirrorsMax = overlay::kRelaysMax;
-constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};  // conntrack forgets after 30 s
+constexpr std::size_t kMirrorsMax = 2 * overlay::kRelaysMax;  // of some both ports
+constexpr Millis kMirrorEvery{20'000}, kMirrorHurry{1'000};   // conntrack forgets after 30 s
 constexpr int kMirrorTries = 5;
+constexpr int kMirrorSilent = 2;  // questions without an answer: the relay's second port is asked too
 constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
 constexpr int kSocketBuffer = 7 << 20;
 
@@ -309,8 +310,13 @@ void Netd::ask_mirrors(const Now& now) {
   bool fresh = std::exchange(ask_now_, false);
   for (const auto& [name, lease] : leases_) {
     fresh = lease->take_relay_came_up() || fresh;
-    for (const overlay::Endpoint& at : lease->mirrors())
-      if (wanted.size() < kMirrorsMax) wanted.emplace(at.ip, at.port);
+    for (const auto& [at, second_port] : lease->mirrors()) {
+      if (wanted.size() + 1 >= kMirrorsMax) continue;
+      wanted.emplace(at.ip, at.port);
+      const auto first = mirrors_.find({at.ip, at.port});
+      if (second_port != 0 && first != mirrors_.end() && first->second.unanswered >= kMirrorSilent)
+        wanted.emplace(at.ip, second_port);
+    }
   }
   bool changed = std::erase_if(mirrors_, [&](const auto& each) { return !wanted.contains(each.first); }) > 0;
   if (!at_ && !wanted.empty()) at_ = own_address(wanted.begin()->first);  // before anything leaves from there

@@ -327,7 +327,8 @@ void NetdLease::connect(Relay& relay) {
   if (udp_relay_ == UdpRelay::On)
     callbacks.on_udp = [inbox = inbox_, &poller = poller_, number = relay.number](const overlay::UdpGrant& grant,
                                                                                   const overlay::Endpoint& at) {
-      auto udp = std::make_shared<Relay::Udp>(Relay::Udp{overlay::UdpMemberLeg(grant, read_clocks().lease), at});
+      auto udp = std::make_shared<Relay::Udp>(
+          Relay::Udp{overlay::UdpMemberLeg(grant, read_clocks().lease), at, grant.second_port, grant.second_port});
       Inbox::put(inbox, poller, {number, {}, {}, Inbox::Item::Kind::Udp, std::move(udp)});
     };
   relay.client->start(std::move(callbacks));
@@ -389,7 +390,8 @@ void NetdLease::take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, con
 
 void NetdLease::changed_udp(std::size_t relay, const Now& now) {
   const Relay& r = relays_[relay];
-  log_info("netd", "{}: relay {}:{} by {}", name_, r.at.host, r.at.port, r.by_udp() ? "UDP" : "TLS");
+  log_info("netd", "{}: relay {}:{} by {}", name_, r.at.host, r.at.port,
+           r.by_udp() ? "UDP port " + std::to_string(r.udp->at.port) : "TLS");
   if (member_) member_->relay_changed(relay, now);
 }
 
@@ -397,7 +399,9 @@ void NetdLease::ask_udp(std::size_t relay, const Now& now) {
   Relay& r = relays_[relay];
   if (r.udp == nullptr) return;
   const bool before = r.by_udp();
+  const auto failed = r.udp->leg.failed();
   const Bytes ping = r.udp->leg.due(now.lease, micros());
+  if (r.udp->leg.failed() != failed && r.udp->other_port != 0) std::swap(r.udp->at.port, r.udp->other_port);
   if (!ping.empty()) put_udp(r.udp->at, ping);
   if (before != r.by_udp()) changed_udp(relay, now);
 }
@@ -651,11 +655,12 @@ void NetdLease::write(const overlay::OffloadHeader& header, ByteView packet) {
       offloads_ ? ::writev(tun_.get(), parts.data(), parts.size()) : ::write(tun_.get(), packet.data(), packet.size());
 }
 
-std::vector<overlay::Endpoint> NetdLease::mirrors() const {
-  std::vector<overlay::Endpoint> out;
+std::vector<NetdLease::MirrorAt> NetdLease::mirrors() const {
+  std::vector<MirrorAt> out;
   for (const Relay& r : relays_) {
     const std::uint32_t ip = r.client->state() == relay::ClientState::Up ? r.client->address() : 0;
-    if (ip != 0) out.push_back(overlay::Endpoint::udp(ip, r.at.port));
+    if (ip != 0)
+      out.push_back({overlay::Endpoint::udp(ip, r.at.port), r.udp == nullptr ? std::uint16_t{0} : r.udp->second_port});
   }
   return out;
 }
@@ -758,8 +763,9 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     if (report.relay.empty() || (up && !report.relay_up)) report.relay = address;
     report.relay_up = report.relay_up || up;
     const std::uint32_t ip = up ? r.client->address() : 0;
-    report.relays.push_back(
-        {address, r.region, up, up ? r.client->rtt_us() : 0, ip == 0 ? 0 : of_mirror(ip, r.at.port), r.by_udp()});
+    std::uint32_t udp_rtt = ip == 0 ? 0 : of_mirror(ip, r.at.port);
+    if (udp_rtt == 0 && ip != 0 && r.udp != nullptr) udp_rtt = of_mirror(ip, r.udp->second_port);
+    report.relays.push_back({address, r.region, up, up ? r.client->rtt_us() : 0, udp_rtt, r.by_udp()});
   }
   for (const auto& at : public_)
     if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));

@@ -48,8 +48,12 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   // Of the UDP side of a relay (overlay/udp_relay.h); false: of none of ours.
   bool from_udp_relay(const overlay::Endpoint& from, ByteView datagram, const Now& now);
   void moved(bool elsewhere, bool slept_long, const Now& now);
-  // Where to ask how our socket is seen: the UDP port of each relay that we are connected to.
-  std::vector<overlay::Endpoint> mirrors() const;
+  // Where to ask how our socket is seen: the UDP port of each relay that we are connected to, and its second one.
+  struct MirrorAt {
+    overlay::Endpoint at;
+    std::uint16_t second_port = 0;  // 0: none
+  };
+  std::vector<MirrorAt> mirrors() const;
   bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }
   void set_public(const std::vector<overlay::Endpoint>& endpoints, const Now& now);
   void flush();  // what from_udp() joined goes into the TUN
@@ -72,6 +76,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     struct Udp {
       overlay::UdpMemberLeg leg;
       overlay::Endpoint at;
+      std::uint16_t other_port = 0;   // of the two the one that is not tried now; 0: there is one only
+      std::uint16_t second_port = 0;  // as the relay told it
     };
     std::shared_ptr<Udp> udp;  // null: this relay offers none, or TLS is all that leads there
     bool by_udp() const { return udp != nullptr && udp->leg.usable(); }

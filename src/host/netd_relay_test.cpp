@@ -23,7 +23,8 @@ struct NetdRelay : lab::NetdRig {
   std::unique_ptr<relay::Relay> relay;
   std::uint16_t port = 0;
   bool mirror = false, udp = true;
-  std::string keys_file;  // of the relay: statements of signing keys
+  std::optional<std::uint16_t> second_port;  // of the relay's UDP side
+  std::string keys_file;                     // of the relay: statements of signing keys
 
   // As musterd tells it; the first is what the relay was started with.
   void state(std::uint64_t revision, std::vector<crypto::SigningKeyEntry> keys) {
@@ -42,6 +43,7 @@ struct NetdRelay : lab::NetdRig {
     options.port = at;
     options.mirror = mirror;
     options.udp = udp;
+    options.second_udp_port = second_port;
     options.tls = {server.cert_pem + ca.cert_pem, server.key_pem};
     options.controller_key = controller.public_key();
     options.relay_id = id;
@@ -71,9 +73,11 @@ struct NetdRelay : lab::NetdRig {
     NetdRig::TearDown();
     if (relay) relay->stop();
   }
-  // Only the relay's UDP port is reached from here on: no direct way comes about.
+  // Only the relay's UDP ports are reached from here on: no direct way comes about.
   void close_direct_ways() const {
-    const std::string rule = "; add rule ip own in udp ", to_relay = std::to_string(port) + " accept";
+    const std::string rule = "; add rule ip own in udp ",
+                      second = second_port ? ", " + std::to_string(*second_port) : "",
+                      to_relay = "{ " + std::to_string(port) + second + " } accept";
     for (const std::string& ns : {pair->a(), pair->b()})
       ASSERT_EQ(lab::sh(lab::Pair::in(
                     ns, "nft 'add table ip own; add chain ip own in { type filter hook input priority 0; }" + rule +
@@ -371,6 +375,41 @@ TEST_F(NetdRelay, GoesOverUdpWhereFullPacketsPassAndOverTlsWhenUdpDies) {
             0);
   EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
   EXPECT_FALSE(by_udp(b));
+}
+
+// Where the network of one lets UDP out to the second port only: how it is seen is learnt there, and packets go by it.
+TEST_F(NetdRelay, UsesTheSecondPortWhereTheFirstIsBlocked) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  mirror = true;
+  second_port = 3478;
+  NetdRig::use_lan = false;
+  NetdRig::SetUp();
+  if (IsSkipped()) return;
+  open_relay();
+  close_direct_ways();
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(),
+                                  "nft 'add table ip cut; add chain ip cut out { type filter hook output "
+                                  "priority -5; }; add rule ip cut out udp dport " +
+                                      std::to_string(port) + " drop'")),
+            0);
+  relays = {{"10.99.0.1", port}};
+  relay_ca = ca.cert_pem;
+  configure({&a, &b});
+  const lab::Echo echo(b.lease_ns, 9000);
+  EXPECT_LT(until_echo(), 3s);
+  EXPECT_TRUE(wait_for([&] { return by_udp(a) && by_udp(b); }, 10s)) << relay->metrics();
+  const std::uint64_t before = counted("udp_packets_total");
+  EXPECT_LT(longest_pause(a, b.address, 2s), 500ms);
+  EXPECT_GT(counted("udp_packets_total"), before + 100);
+  EXPECT_TRUE(wait_for([&] {
+    const auto paths = b.client->paths("lease-1");
+    return paths.ok() && !paths->report.seen.empty() && paths->report.relays.at(0).udp_rtt_us > 0;
+  })) << "the mirror answers there";
+  // The other way round.
+  ASSERT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft 'flush chain ip cut out; add rule ip cut out udp dport 3478 drop'")),
+            0);
+  EXPECT_LT(longest_pause(a, b.address, 8s), 6s);
+  EXPECT_TRUE(wait_for([&] { return by_udp(b); }, 10s));
 }
 
 // What was let in may go on while its connection is made anew (for how long: relay_test.cpp).

@@ -14,10 +14,11 @@ namespace {
 
 const std::vector<std::string_view>& muster_keys() {
   static const std::vector<std::string_view> keys = {
-      "spares",       "pool",      "egress",       "tier",    "priority",      "max_lifetime_minutes", "region",
-      "gpu_model",    "image",     "arch",         "runtime", "head",          "node_labels",          "env",
-      "policy",       "min_trust", "max_price",    "budget",  "may_end_early", "uplink_mbps",          "downlink_mbps",
-      "transfer_gib", "pair_mbps", "replace_slow", "identity"};
+      "spares",        "pool",        "egress",        "tier",         "priority",  "max_lifetime_minutes",
+      "region",        "gpu_model",   "image",         "arch",         "runtime",   "head",
+      "node_labels",   "env",         "policy",        "min_trust",    "max_price", "budget",
+      "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib", "pair_mbps", "replace_slow",
+      "jurisdiction",  "isolation",   "identity"};
   return keys;
 }
 
@@ -105,6 +106,15 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     spec.max_lifetime = Millis(std::llround(minutes * 60'000));
   } else if (entry.key == "region")
     draft.constraints["region"] = TRY(read_text(value, key));
+  else if (entry.key == "isolation") {
+    const std::string wanted = TRY(read_text(value, key));
+    if (wanted == "gvisor")
+      return fault(
+          value, key,
+          "asks for gvisor, which no machine offers yet; leave it out, or take machines of your own (pool: own)");
+    if (wanted != "container") return fault(value, key, "must be container");
+  } else if (entry.key == "jurisdiction")
+    draft.constraints["jurisdiction"] = TRY(read_text(value, key));
   else if (entry.key == "gpu_model")
     draft.gpu_model = TRY(read_text(value, key));
   else if (entry.key == "image")

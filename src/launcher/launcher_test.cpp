@@ -99,6 +99,7 @@ TEST(Launcher, MixedOwnAndForeignAddressesMakeTwoGroups) {
   EXPECT_EQ(worker.resources.memory_bytes, std::int64_t{4} << 30);
   EXPECT_EQ(worker.gpu_model, "RTX 4090");
   EXPECT_EQ(worker.constraints.at("region"), "eu");
+  EXPECT_EQ(worker.constraints.at("jurisdiction"), "DE");
   EXPECT_EQ(spec.groups[1].setup_commands, std::vector<std::string>{"nvidia-smi -L"});
   EXPECT_EQ(spec.env.at("OMP_NUM_THREADS"), "4");
   EXPECT_EQ(spec.nofile, 4'096);
@@ -215,6 +216,9 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
             "line 3: min_workers must be a whole number, but is \"TYPICALLY_TWO\"; put a number there");
   EXPECT_EQ(fails(base + "max_worker: 2\n"),
             "line 3: max_worker is not a key of Ray's cluster YAML; did you mean max_workers?");
+  EXPECT_NE(fails(base + "muster: {isolation: gvisor}\n").find("asks for gvisor, which no machine offers yet"),
+            std::string::npos);
+  EXPECT_NE(fails(base + "muster: {isolation: strong}\n").find("must be container"), std::string::npos);
   EXPECT_NE(fails(base + "min_workers: 3\nmax_workers: 2\n").find("more than max_workers"), std::string::npos);
   EXPECT_NE(fails(base + "setup_commands:\n  - echo: x\n").find("put the command in quotes"), std::string::npos);
   EXPECT_NE(fails("cluster_name: a\n").find("provider is missing"), std::string::npos);

@@ -10,6 +10,7 @@ std::optional<std::string> label_of(const Node& node, const std::string& name) {
     return pool.empty() ? std::nullopt : std::optional(pool);
   }
   if (const auto word = node.labels.find(name); word != node.labels.end()) return word->second;
+  if (name == kJurisdictionLabel) return {};
   if (const auto claim = node.facts.labels.find(name); claim != node.facts.labels.end()) return claim->second;
   return {};
 }

@@ -10,11 +10,13 @@
 
 namespace muster {
 
+inline constexpr std::string_view kJurisdictionLabel = "jurisdiction";
+
 // The organisation that `musterd init` makes: its pools need no organisation before their name.
 inline constexpr OrgId kPlatformOrg{1};
 
 // The label's value: the join token's where it has one, else the machine's own claim; nullopt: neither. Of "pool" it
-// is pool_of.
+// is pool_of. Of "jurisdiction", whose law data stays under, a machine's own claim is nothing.
 std::optional<std::string> label_of(const Node& node, const std::string& name);
 std::string region_of(const Node& node);   // the label "region", else what the machine claims; may be empty
 bool region_is_claimed(const Node& node);  // nobody but the machine says so

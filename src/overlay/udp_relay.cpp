@@ -33,13 +33,16 @@ Bytes encode_udp_grant(const UdpGrant& grant) {
   Bytes out{kUdpRelayVersion};
   append_be(out, grant.id);
   out.insert(out.end(), grant.key.bytes.begin(), grant.key.bytes.end());
+  if (grant.second_port != 0) append_be(out, grant.second_port);  // members of before do not look at it
   return out;
 }
 
 // What a later version adds behind is not ours to read.
 std::optional<UdpGrant> decode_udp_grant(ByteView welcome) {
   if (welcome.size() < kGrantBytes || welcome[0] != kUdpRelayVersion) return {};
-  return UdpGrant{load_be32(welcome.data() + 1), Secret32(*crypto::key32(welcome.subspan(5, 32)))};
+  UdpGrant out{load_be32(welcome.data() + 1), Secret32(*crypto::key32(welcome.subspan(5, 32)))};
+  if (welcome.size() >= kGrantBytes + 2) out.second_port = load_be16(welcome.data() + kGrantBytes);
+  return out;
 }
 
 bool is_udp_relay(ByteView datagram) {
@@ -131,8 +134,8 @@ void UdpRelayLeg::challenge(Taken& out, const Endpoint& from, const UdpCookies& 
   sealer_.seal(UdpRelayKind::Cookie, cookies.cookie(id_, from, now), out.answer_head.data());
 }
 
-UdpRelayLeg::Taken UdpRelayLeg::take(const Endpoint& from, ByteView datagram, const UdpCookies& cookies,
-                                     LeaseTime now) {
+UdpRelayLeg::Taken UdpRelayLeg::take(const Endpoint& from, ByteView datagram, const UdpCookies& cookies, LeaseTime now,
+                                     std::uint8_t door) {
   Taken out;
   const auto head = opener_.open(datagram);
   if (!head) return out;
@@ -157,6 +160,7 @@ UdpRelayLeg::Taken UdpRelayLeg::take(const Endpoint& from, ByteView datagram, co
     out.moved = at_.has_value();
     at_ = from;
   }
+  door_ = door;
   heard_ = now;
   use_ = head->kind == UdpRelayKind::PingUse;
   pong(out, head->counter, datagram.size());
@@ -207,7 +211,10 @@ Bytes UdpMemberLeg::due(LeaseTime now, std::uint64_t micros) {
   if (open_ && tries_ >= kTriesMax && (!good_ || now - since_ >= kUdpRelayDead)) {
     const bool was_good = good_;
     lost(now);
-    if (!was_good) return {};
+    if (!was_good) {
+      ++failed_;
+      return {};
+    }
     // The relay learns at once that what is for us goes by TLS, if it hears us at all.
   }
   const bool full = good_ ? busy(now) : full_next_;

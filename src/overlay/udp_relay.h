@@ -1,7 +1,7 @@
 #pragma once
 // The UDP side of muster-relay, sans-I/O, both ends. A member whose TLS connection was let in is told an id and a key
 // in that connection's Welcome (relay_protocol.h); with them it may send the same ciphertext over UDP, to the port of
-// the same number.
+// the same number or, where that is blocked, to a second one that the Welcome names.
 //   datagram: magic u8, id u32, counter u56 (big endian), then 9 bytes sealed with ChaCha20-Poly1305 (25): kind u8,
 //   value u64; then payload (Data, which authenticates itself from end to end) or zeros (Ping, Pong).
 //   member -> relay  Ping, PingUse{cookie or 0}: PingUse also says "bring me what is for me this way"
@@ -39,6 +39,7 @@ inline constexpr Millis kUdpRelayWaitMin{1'000}, kUdpRelayWaitMax{30'000};  // u
 struct UdpGrant {
   std::uint32_t id = 0;
   Secret32 key;
+  std::uint16_t second_port = 0;  // of the relay, for the same; 0: it has none
 };
 Bytes encode_udp_grant(const UdpGrant& grant);
 std::optional<UdpGrant> decode_udp_grant(ByteView welcome);  // nullopt: none there, or of a version that we do not know
@@ -103,8 +104,10 @@ class UdpRelayLeg {
     bool challenged = false, moved = false;
   };
   // Data is taken from any address: it is authentic, and brings nothing there but a cookie.
-  Taken take(const Endpoint& from, ByteView datagram, const UdpCookies& cookies, LeaseTime now);
+  // door: which of the relay's ports it came to.
+  Taken take(const Endpoint& from, ByteView datagram, const UdpCookies& cookies, LeaseTime now, std::uint8_t door = 0);
   std::optional<Endpoint> at(LeaseTime now) const;  // where what is for this member goes; nullopt: over TLS
+  std::uint8_t door() const { return door_; }       // and from which port: the one of its last ping from there
   void seal(UdpRelayKind kind, std::uint64_t value, std::uint8_t* out) { sealer_.seal(kind, value, out); }
 
  private:
@@ -120,6 +123,7 @@ class UdpRelayLeg {
   UdpRelaySealer sealer_;
   UdpRelayOpener opener_;
   std::optional<Endpoint> at_;
+  std::uint8_t door_ = 0;
   bool use_ = false;
   LeaseTime heard_{};
   Bucket bytes_, pings_, cookies_;
@@ -142,6 +146,7 @@ class UdpMemberLeg {
   // A datagram to that member, at the end of out.
   void wrap(const Key32& member, ByteView payload, LeaseTime now, Bytes& out);
   bool usable() const { return good_; }             // it carries full-size datagrams both ways
+  std::uint32_t failed() const { return failed_; }  // attempts that came to nothing: another port may do better
   void hurry(LeaseTime now);                        // try at once: something has changed
   std::uint32_t rtt_us() const { return rtt_us_; }  // smoothed; 0: not known
   std::uint32_t id() const { return id_; }
@@ -164,6 +169,7 @@ class UdpMemberLeg {
   std::uint64_t cookie_ = 0;
   bool good_ = false, full_next_ = false, open_ = false;
   int tries_ = 0;
+  std::uint32_t failed_ = 0;
   LeaseTime next_{}, since_{}, busy_until_{}, light_until_{}, sent_{}, answered_{};
   Millis wait_ = kUdpRelayWaitMin;
   std::uint32_t rtt_us_ = 0;

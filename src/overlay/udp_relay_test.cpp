@@ -82,6 +82,10 @@ TEST(UdpGrant, TravelsInWelcomeAndOlderOnesHaveNone) {
   EXPECT_FALSE(decode_udp_grant(ByteView(other).first(36)));
   other.push_back(1);
   EXPECT_TRUE(decode_udp_grant(other)) << "a later version may say more";
+  EXPECT_EQ(read->second_port, 0U);
+  UdpGrant two = grant;
+  two.second_port = 3478;
+  EXPECT_EQ(decode_udp_grant(encode_udp_grant(two))->second_port, 3478U);
   other[0] = 2;
   EXPECT_FALSE(decode_udp_grant(other));
 }
@@ -178,6 +182,40 @@ TEST_F(UdpWire, ANatThatGivesAnotherAddressCostsOneRoundTrip) {
     EXPECT_TRUE(member.usable());
   }
   EXPECT_EQ(moved, 2);
+}
+
+// What is for it leaves from the port that its last ping from there came to: the NAT lets nothing else in.
+TEST_F(UdpWire, TheRelayAnswersFromThePortThatIsUsed) {
+  run(2s);
+  EXPECT_EQ(relay.door(), 0);
+  const auto to_door = [&](Endpoint at, std::uint8_t door) {
+    member.hurry(now);
+    return relay.take(at, member.due(now, micros()), cookies, now, door);
+  };
+  auto taken = to_door(kHome, 1);
+  EXPECT_GT(taken.answer, 0U);
+  EXPECT_FALSE(taken.challenged) << "the address is known to be its own";
+  EXPECT_EQ(relay.door(), 1);
+  taken = to_door(kElsewhere, 0);
+  EXPECT_TRUE(taken.challenged);
+  EXPECT_EQ(relay.door(), 1) << "not by who may not read what is sent there";
+}
+
+TEST_F(UdpWire, SaysHowOftenAWayCameToNothing) {
+  up = false;
+  run(20s);
+  EXPECT_GE(member.failed(), 3U);
+  EXPECT_LE(member.failed(), 8U);
+  const std::uint32_t before = member.failed();
+  up = true;
+  member.hurry(now);
+  run(2s);
+  ASSERT_TRUE(member.usable());
+  to_relay(data());
+  up = false;
+  run(3s);
+  EXPECT_FALSE(member.usable());
+  EXPECT_EQ(member.failed(), before) << "a way that died is tried once more before another one";
 }
 
 TEST_F(UdpWire, AWayThatTakesNoFullPacketsIsNotUsed) {

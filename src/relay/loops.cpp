@@ -15,14 +15,23 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 using std::chrono::microseconds;
-constexpr microseconds kGather{400};
-constexpr std::uint64_t kBusy = 4'000;  // packets a second: less than two would gather
-constexpr std::uint64_t kPlenty = 24;   // packets in a turn: nothing is gained by more
-constexpr std::size_t kEvents = 64;     // taken at once; the others get their turn then
+// The pause after a turn grows with the load: at few packets a second each would wait alone, at many a member has
+// several by then, which leave in one record and one system call.
+constexpr microseconds kGatherLeast{400}, kGatherMost{1'000};
+constexpr std::uint64_t kBusy = 4'000;    // packets a second: less than two would gather
+constexpr std::uint64_t kRises = 15'000;  // up to here it is the least,
+constexpr std::uint64_t kFull = 40'000;   // from here on the most
+constexpr std::uint64_t kPlenty = 64;     // packets in a turn: nothing is gained by more
+constexpr std::size_t kEvents = 64;       // taken at once; the others get their turn then
 
 std::uint32_t events_for(Loops::For what) {
   return (what == Loops::For::Bytes || what == Loops::For::Both ? EPOLLIN : 0U) |
          (what == Loops::For::Room || what == Loops::For::Both ? EPOLLOUT : 0U);
+}
+
+microseconds gather_for(std::uint64_t per_second) {
+  const auto load = static_cast<std::int64_t>(std::clamp(per_second, kRises, kFull) - kRises);
+  return kGatherLeast + (kGatherMost - kGatherLeast) * load / static_cast<std::int64_t>(kFull - kRises);
 }
 
 }  // namespace
@@ -52,7 +61,7 @@ thread_local Loops::Loop* Loops::Loop::here = nullptr;
 
 void Loops::Loop::run() {
   here = this;
-  ::prctl(PR_SET_TIMERSLACK, 1'000UL);  // ns; the usual 50 us are much beside kGather
+  ::prctl(PR_SET_TIMERSLACK, 1'000UL);  // ns; the usual 50 us are much beside the pause
   while (!io.stopped()) {
     try {
       turn();
@@ -69,7 +78,7 @@ void Loops::Loop::turn() {
   io.poll();
   count(SteadyClock::now());
   const std::uint64_t carried = packets - before;
-  if (carried > 0 && carried < kPlenty && per_second > kBusy) std::this_thread::sleep_for(kGather);
+  if (carried > 0 && carried < kPlenty && per_second > kBusy) std::this_thread::sleep_for(gather_for(per_second));
 }
 
 // Once a turn: what comes meanwhile is for the next.

@@ -5,8 +5,8 @@
 // Beside Asio's reactor each loop has a set of descriptors that it watches for as long as they are open: Asio would be
 // asked anew after each packet.
 // When a loop carries some thousands of packets a second but finds few at each look, it lets some gather before it
-// looks again (kGather in loops.cpp, the most that this adds to a packet's way), as network cards do with interrupts: a
-// wake-up for each packet is most of what a relay costs at moderate loads.
+// looks again (gather_for() in loops.cpp, a millisecond at most, which is what it adds to a packet's way), as network
+// cards do with interrupts: a wake-up for each packet is most of what a relay costs at moderate loads.
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>

@@ -113,6 +113,7 @@ class RelayImpl final : public Relay {
   std::uint16_t metrics_port() const override {
     return metrics_acceptor_.is_open() ? metrics_acceptor_.local_endpoint().port() : std::uint16_t{0};
   }
+  std::uint16_t second_udp_port() const override { return udp_ ? udp_->second_port() : std::uint16_t{0}; }
   std::string metrics() const override {
     std::string out = hub_->metrics();
     for (const auto& [name, left] : certificates_.left(read_clocks().wall))
@@ -232,8 +233,11 @@ class RelayImpl final : public Relay {
   }
 
   void open_mirror() {
-    auto side = UdpSide::open(
-        *loops_, hub_, {.address = acceptor_.local_endpoint().address(), .port = port(), .members = options_.udp});
+    auto side = UdpSide::open(*loops_, hub_,
+                              {.address = acceptor_.local_endpoint().address(),
+                               .port = port(),
+                               .second_port = options_.second_udp_port,
+                               .members = options_.udp});
     if (side.ok()) return void(udp_ = std::move(*side));
     log_warn("relay", "UDP port {} is not to be had ({}): machines behind NATs find no direct ways", port(),
              side.error().message);

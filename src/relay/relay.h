@@ -4,10 +4,12 @@
 // passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there; on a
 // socket beside it that server says which members left their clusters (net/recall_frame.h), and a control plane
 // elsewhere over the relay protocol itself (kControlCluster): those are cut off at once. On the UDP port of the same
-// number it tells whoever asks how they are seen (overlay/stun.h): machines find direct ways with that, and whom it let
-// in may send over UDP there (overlay/udp_relay.h); where that port cannot be had all else works, over TLS. Everything
+// number, and on a second one if wanted, for networks that block the first, it tells whoever asks how they are seen
+// (overlay/stun.h): machines find direct ways with that, and whom it let in may send over UDP there
+// (overlay/udp_relay.h); where the port cannot be had all else works, over TLS. Everything
 // is bounded; a slow reader loses its oldest packets. Threads of its own; stop() returns when they ended.
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -28,6 +30,7 @@ struct RelayOptions {
   std::string metrics_address;     // "127.0.0.1:9151"; empty: none
   bool mirror = true;              // the UDP port beside it
   bool udp = true;                 // members may send over it too (overlay/udp_relay.h); not without the mirror
+  std::optional<std::uint16_t> second_udp_port;  // beside it, not without the mirror; 0 = any
   int threads = 2;
   std::size_t members_max = 20'000, pending_max = 4096, per_address_max = 2048, held_max = 1024;
   std::size_t queue_bytes_max = 1 << 20;  // per member, drop-head
@@ -42,6 +45,7 @@ class Relay {
   virtual ~Relay() = default;
   virtual std::uint16_t port() const = 0;
   virtual std::uint16_t metrics_port() const = 0;
+  virtual std::uint16_t second_udp_port() const = 0;            // 0: none
   virtual Status reload_tls(net::TlsFiles tls) = 0;             // for new connections; the open ones go on
   virtual void reload_trust(const std::string& trust_pem) = 0;  // and the file of keys
   virtual void warn_of_expiry() = 0;  // logs once at half and once at a quarter of the certificate's life

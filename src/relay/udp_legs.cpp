@@ -11,11 +11,11 @@
 
 namespace muster::relay {
 
-void UdpLegs::set_socket(int fd, bool six) {
+void UdpLegs::set_doors(std::vector<Door> doors, std::uint16_t second_port) {
   const std::unique_lock lock(mutex_);
-  fd_ = fd;
-  six_ = six;
-  if (fd >= 0) return;
+  doors_ = std::move(doors);
+  second_port_ = second_port;
+  if (!doors_.empty()) return;
   ids_.clear();
   places_.clear();
 }
@@ -24,7 +24,8 @@ std::optional<overlay::UdpGrant> UdpLegs::open(const Key& place, WallTime not_af
   overlay::UdpGrant grant;
   grant.key = overlay::Secret32(crypto::random_key32());
   const std::unique_lock lock(mutex_);
-  if (fd_ < 0 || ids_.size() >= kUdpLegsMax) return {};
+  grant.second_port = second_port_;
+  if (doors_.empty() || ids_.size() >= kUdpLegsMax) return {};
   do grant.id = crypto::random_u32();
   while (ids_.contains(grant.id));
   auto leg = std::make_shared<Leg>(place, grant, not_after, bytes_per_second);
@@ -102,14 +103,16 @@ UdpLegs::LegPtr UdpLegs::by_name(std::uint64_t cluster, std::uint64_t name) cons
 bool UdpLegs::deliver(const Key& to, const crypto::Key32& source, ByteView payload, LeaseTime now) const {
   if (payload.size() > overlay::kUdpRelayPayloadMax) return false;
   std::array<std::uint8_t, overlay::kUdpRelayDatagramMax> datagram;
-  const std::shared_lock lock(mutex_);  // also keeps the socket
-  const auto found = fd_ < 0 ? places_.end() : places_.find(to);
+  const std::shared_lock lock(mutex_);  // also keeps the sockets
+  const auto found = doors_.empty() ? places_.end() : places_.find(to);
   if (found == places_.end()) return false;
   std::optional<overlay::Endpoint> at;
+  Door door;
   {
     const std::lock_guard own(found->second->mutex);
     at = found->second->end.at(now);
     if (!at) return false;
+    door = doors_[std::min<std::size_t>(found->second->end.door(), doors_.size() - 1)];
     found->second->end.seal(overlay::UdpRelayKind::Data, overlay::udp_relay_name(source), datagram.data());
   }
   std::memcpy(datagram.data() + overlay::kUdpRelayHeader, payload.data(), payload.size());
@@ -117,7 +120,7 @@ bool UdpLegs::deliver(const Key& to, const crypto::Key32& source, ByteView paylo
   sockaddr_in6 six{};
   const sockaddr* name = reinterpret_cast<const sockaddr*>(&four);
   socklen_t size = sizeof four;
-  if (six_ || at->kind == overlay::Endpoint::Kind::Udp6) {
+  if (door.six || at->kind == overlay::Endpoint::Kind::Udp6) {
     const Ip6 ip = mapped_address(*at);
     six.sin6_family = AF_INET6;
     six.sin6_port = htons(at->port);
@@ -130,7 +133,7 @@ bool UdpLegs::deliver(const Key& to, const crypto::Key32& source, ByteView paylo
     four.sin_addr.s_addr = htonl(at->ip);
   }
   // What does not leave is lost, as on any network.
-  std::ignore = ::sendto(fd_, datagram.data(), overlay::kUdpRelayHeader + payload.size(), MSG_DONTWAIT, name, size);
+  std::ignore = ::sendto(door.fd, datagram.data(), overlay::kUdpRelayHeader + payload.size(), MSG_DONTWAIT, name, size);
   return true;
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <shared_mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "overlay/udp_relay.h"
 
@@ -33,8 +34,13 @@ class UdpLegs {
   };
   using LegPtr = std::shared_ptr<Leg>;
 
-  // The socket through which deliver() sends, which outlives this setting; -1: there is none (any more), and no leg.
-  void set_socket(int fd, bool six);
+  // A socket for each of the relay's ports (overlay::UdpRelayLeg's door), through which deliver() sends and which
+  // outlives this setting; the second port is told to members. None: there is none (any more), and no leg.
+  struct Door {
+    int fd = -1;
+    bool six = false;
+  };
+  void set_doors(std::vector<Door> doors, std::uint16_t second_port);
   std::optional<overlay::UdpGrant> open(const Key& place, WallTime not_after, std::uint64_t bytes_per_second);
   void renew(const Key& place, std::uint32_t id, WallTime not_after);
   enum class End : std::uint8_t { Now, Grace };
@@ -52,8 +58,8 @@ class UdpLegs {
   mutable std::shared_mutex mutex_;
   std::unordered_map<std::uint32_t, LegPtr> ids_;
   std::map<Key, LegPtr> places_;
-  int fd_ = -1;
-  bool six_ = false;
+  std::vector<Door> doors_;
+  std::uint16_t second_port_ = 0;
   std::atomic<std::size_t> in_use_{0};
 };
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/endian.h"
+#include "base/log.h"
 #include "crypto/random.h"
 #include "net/udp_receiver.h"
 #include "net/udp_sender.h"
@@ -52,15 +53,17 @@ Ip6 mapped_address(const ov::Endpoint& at) {
 class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
  public:
   Shard(Loops::Io& io, std::shared_ptr<Hub> hub, const ov::UdpCookies& cookies, bool members)
-      : hub_(std::move(hub)), socket_(io), timer_(socket_.get_executor()), cookies_(cookies), members_(members) {}
+      : hub_(std::move(hub)), io_(io), timer_(io), cookies_(cookies), members_(members) {}
 
-  UdpError bind(const udp::endpoint& at) {
+  // Another door of the same kind, before start(). It is not there after a fault.
+  UdpError open(const udp::endpoint& at) {
+    auto door = std::make_unique<Door>(io_);
     UdpError ec;
-    socket_.open(at.protocol(), ec);
+    door->socket.open(at.protocol(), ec);
     if (ec) return ec;
-    six_ = at.address().is_v6();
+    door->six = at.address().is_v6();
     const int on = 1;
-    const int fd = socket_.native_handle();
+    const int fd = door->socket.native_handle();
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     net::UdpReceiver::join_by_kernel(fd);
     for (const int option : {SO_RCVBUFFORCE, SO_SNDBUFFORCE, SO_RCVBUF, SO_SNDBUF}) {
@@ -73,72 +76,93 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     // Nothing is cut on the way: what is too large for a way is lost, as probes must be.
     const int probe = IP_PMTUDISC_PROBE, probe6 = IPV6_PMTUDISC_PROBE;
     ::setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &probe, sizeof probe);
-    if (six_) ::setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &probe6, sizeof probe6);
-    socket_.bind(at, ec);
+    if (door->six) ::setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &probe6, sizeof probe6);
+    door->socket.bind(at, ec);
     if (ec) return ec;
-    sender_.set_fd(fd);
-    sender_.set_fd6(fd);
-    socket_.non_blocking(true, ec);
+    door->sender.set_fd(fd);
+    door->sender.set_fd6(fd);
+    door->socket.non_blocking(true, ec);
+    if (ec) return ec;
+    door->number = static_cast<std::uint8_t>(doors_.size());
+    doors_.push_back(std::move(door));
     return ec;
   }
-  int fd() { return socket_.native_handle(); }
-  bool six() const { return six_; }
+  void shut_second() { doors_.resize(std::min<std::size_t>(doors_.size(), 1)); }  // before start()
+  std::uint16_t port(std::size_t door) const {
+    UdpError ec;
+    return doors_[door]->socket.local_endpoint(ec).port();
+  }
+  std::vector<UdpLegs::Door> sockets() const {
+    std::vector<UdpLegs::Door> out;
+    for (const auto& door : doors_) out.push_back({door->socket.native_handle(), door->six});
+    return out;
+  }
   void start(bool sweeps) {
-    asio::post(socket_.get_executor(), [self = shared_from_this(), sweeps] {
-      self->wait();
+    asio::post(io_, [self = shared_from_this(), sweeps] {
+      for (const auto& door : self->doors_) self->wait(*door);
       if (sweeps) self->sweep();
     });
   }
   void close() {
-    asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    asio::post(io_, [self = shared_from_this()] {
       UdpError ignored;
-      self->socket_.close(ignored);
+      for (const auto& door : self->doors_) door->socket.close(ignored);
       self->timer_.cancel();
     });
   }
 
  private:
+  struct Door {
+    explicit Door(Loops::Io& io) : socket(io) {}
+    udp::socket socket;
+    std::uint8_t number = 0;
+    bool six = false;
+    net::UdpSender sender;
+    net::UdpReceiver received;
+  };
+
   void sweep() {
     hub_->udp.sweep(read_clocks());
     timer_.expires_after(kSweepEvery);
     timer_.async_wait([self = shared_from_this()](UdpError ec) {
-      if (!ec && self->socket_.is_open()) self->sweep();
+      if (!ec && self->doors_[0]->socket.is_open()) self->sweep();
     });
   }
 
-  void wait() {
-    socket_.async_wait(udp::socket::wait_read, [self = shared_from_this()](UdpError ec) {
-      if (ec || !self->socket_.is_open()) return;
-      for (int i = 0; i < kRounds && self->read(); ++i) {
+  void wait(Door& door) {
+    door.socket.async_wait(udp::socket::wait_read, [self = shared_from_this(), &door](UdpError ec) {
+      if (ec || !door.socket.is_open()) return;
+      for (int i = 0; i < kRounds && self->read(door); ++i) {
       }
-      self->wait();
+      self->wait(door);
     });
   }
 
-  bool read() {  // true: there may be more
-    const std::size_t came = received_.receive(fd());
+  bool read(Door& door) {  // true: there may be more
+    const std::size_t came = door.received.receive(door.socket.native_handle());
     if (came == 0) return false;
     now_ = read_clocks().lease;
-    received_.each(endpoint_from, [this](const ov::Endpoint& from, ByteView datagram) { take(from, datagram); });
-    sender_.flush();
+    door.received.each(endpoint_from, [&](const ov::Endpoint& from, ByteView datagram) { take(door, from, datagram); });
+    for (const auto& each : doors_) each->sender.flush();
     return came == net::UdpReceiver::kBatch;
   }
 
-  void send(const ov::Endpoint& to, ByteView datagram) {
-    if (six_) return sender_.send6(mapped_address(to), to.port, datagram);
-    sender_.send(to.ip, to.port, datagram);
+  static void send(Door& door, const ov::Endpoint& to, ByteView datagram) {
+    if (door.six) return door.sender.send6(mapped_address(to), to.port, datagram);
+    door.sender.send(to.ip, to.port, datagram);
   }
+  Door& door_of(std::uint8_t number) { return *doors_[std::min<std::size_t>(number, doors_.size() - 1)]; }
 
-  void take(const ov::Endpoint& from, ByteView datagram) {
-    if (members_ && !datagram.empty() && datagram[0] == ov::kUdpRelayMagic) return member(from, datagram);
+  void take(Door& door, const ov::Endpoint& from, ByteView datagram) {
+    if (members_ && !datagram.empty() && datagram[0] == ov::kUdpRelayMagic) return member(door, from, datagram);
     // An answer is not much longer than its question, so nobody gains by asking in another's name.
     const auto asked = ov::read_stun_request(datagram);
     if (!asked || from.kind != ov::Endpoint::Kind::Udp) return;
     ++hub_->counts.mirrored;
-    send(from, ov::stun_answer(*asked, from.ip, from.port));
+    send(door, from, ov::stun_answer(*asked, from.ip, from.port));
   }
 
-  void member(const ov::Endpoint& from, ByteView datagram) {
+  void member(Door& door, const ov::Endpoint& from, ByteView datagram) {
     auto& counts = hub_->counts;
     using What = ov::UdpRelayLeg::Taken::What;
     const auto leg = ov::is_udp_relay(datagram) ? leg_of(ov::udp_relay_id(datagram)) : nullptr;
@@ -146,7 +170,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     ov::UdpRelayLeg::Taken taken;
     {
       const std::lock_guard lock(leg->mutex);
-      taken = leg->end.take(from, datagram, cookies_, now_);
+      taken = leg->end.take(from, datagram, cookies_, now_, door.number);
     }
     if (taken.what == What::Refused) return void(++counts.udp_refused);
     if (taken.what == What::Throttled) return void(++counts.udp_throttled);
@@ -155,7 +179,7 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     if (taken.answer > 0) {
       std::array<std::uint8_t, ov::kUdpRelayDatagramMax> answer{};
       std::copy(taken.answer_head.begin(), taken.answer_head.end(), answer.begin());
-      send(from, ByteView(answer).first(taken.answer));
+      send(door, from, ByteView(answer).first(taken.answer));
     }
     if (taken.what == What::Data) forward(*leg, taken.to, taken.payload);
   }
@@ -170,16 +194,18 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     };
     if (const auto leg = hub_->udp.by_name(cluster, to)) {
       std::optional<ov::Endpoint> at;
+      std::uint8_t door = 0;
       {
         const std::lock_guard lock(leg->mutex);
         at = leg->end.at(now_);
+        door = leg->end.door();
         if (at) leg->end.seal(ov::UdpRelayKind::Data, ov::udp_relay_name(source.place.second), out_.data());
       }
       if (at) {
         std::copy(payload.begin(), payload.end(), out_.begin() + ov::kUdpRelayHeader);
         counts.udp_packets.fetch_add(1, std::memory_order_relaxed);
         count();
-        return send(*at, ByteView(out_).first(ov::kUdpRelayHeader + payload.size()));
+        return send(door_of(door), *at, ByteView(out_).first(ov::kUdpRelayHeader + payload.size()));
       }
     }
     if (const auto member = hub_->find_named(cluster, to)) {
@@ -188,28 +214,28 @@ class UdpSide::Shard : public std::enable_shared_from_this<UdpSide::Shard> {
     }
     ++counts.unknown_peer;
     std::optional<ov::Endpoint> at;
+    std::uint8_t door = 0;
     {
       const std::lock_guard lock(source.mutex);
       if (now_ - source.told_gone < kGoneEvery) return;
       source.told_gone = now_;
       at = source.end.at(now_);
+      door = source.end.door();
       if (at) source.end.seal(ov::UdpRelayKind::Gone, to, out_.data());
     }
-    if (at) send(*at, ByteView(out_).first(ov::kUdpRelayHeader));
+    if (at) send(door_of(door), *at, ByteView(out_).first(ov::kUdpRelayHeader));
   }
 
   UdpLegs::LegPtr leg_of(std::uint32_t id) const { return hub_->udp.by_id(id); }
 
   const std::shared_ptr<Hub> hub_;
-  udp::socket socket_;
+  Loops::Io& io_;
   asio::steady_timer timer_;
   const ov::UdpCookies cookies_;
   const bool members_;
-  bool six_ = false;
+  std::vector<std::unique_ptr<Door>> doors_;
   LeaseTime now_{};
-  net::UdpSender sender_;
   std::array<std::uint8_t, ov::kUdpRelayDatagramMax> out_{};
-  net::UdpReceiver received_;
 };
 
 Result<std::unique_ptr<UdpSide>> UdpSide::open(Loops& loops, std::shared_ptr<Hub> hub, const UdpSideOptions& options) {
@@ -217,13 +243,29 @@ Result<std::unique_ptr<UdpSide>> UdpSide::open(Loops& loops, std::shared_ptr<Hub
   const ov::UdpCookies cookies{ov::Secret32(crypto::random_key32())};
   for (std::size_t i = 0; i < loops.size(); ++i) {
     auto shard = std::make_shared<Shard>(loops.io(i), out->hub_, cookies, options.members);
-    if (const UdpError failed = shard->bind({options.address, options.port}))
+    if (const UdpError failed = shard->open({options.address, options.port}))
       return error(Code::Unavailable, failed.message());
     out->shards_.push_back(std::move(shard));
   }
-  if (options.members) out->hub_->udp.set_socket(out->shards_[0]->fd(), out->shards_[0]->six());
+  out->open_second(options);
+  if (options.members) out->hub_->udp.set_doors(out->shards_[0]->sockets(), out->second_port_);
   for (std::size_t i = 0; i < out->shards_.size(); ++i) out->shards_[i]->start(i == 0);
   return out;
+}
+
+// All goes on without it.
+void UdpSide::open_second(const UdpSideOptions& options) {
+  if (!options.second_port) return;
+  std::uint16_t port = *options.second_port;
+  for (const auto& shard : shards_) {
+    if (const UdpError failed = shard->open({options.address, port})) {
+      log_warn("relay", "UDP port {} is not to be had beside {} ({})", port, options.port, failed.message());
+      for (const auto& each : shards_) each->shut_second();
+      return;
+    }
+    port = shard->port(1);
+  }
+  second_port_ = port;
 }
 
 UdpSide::~UdpSide() {
@@ -231,7 +273,7 @@ UdpSide::~UdpSide() {
 }
 
 void UdpSide::close() {
-  hub_->udp.set_socket(-1, false);
+  hub_->udp.set_doors({}, 0);
   for (const auto& shard : shards_) shard->close();
 }
 

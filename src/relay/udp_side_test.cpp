@@ -17,6 +17,7 @@
 #include "net/handoff.h"
 #include "net/recall_frame.h"
 #include "overlay/relay_protocol.h"
+#include "overlay/stun.h"
 #include "relay/client.h"
 #include "relay/relay.h"
 
@@ -39,6 +40,7 @@ struct UdpRelayRig : ::testing::Test {
   crypto::KeyAndCert ca = *crypto::create_ca("udp relay test", read_clocks().wall);
   crypto::SigningKey controller = crypto::SigningKey::generate();
   std::unique_ptr<Relay> relay;
+  RelayOptions made_with;
 
   void SetUp() override {
     char name[] = "/tmp/muster_udp_XXXXXX";
@@ -53,6 +55,8 @@ struct UdpRelayRig : ::testing::Test {
     options.controller_key = controller.public_key();
     options.relay_id = "relay-1";
     options.member_bytes_per_second = 1 << 20;
+    options.second_udp_port = 0;
+    made_with = options;
     auto made = Relay::create(options);
     ASSERT_TRUE(made.ok()) << made.error().message;
     relay = std::move(*made);
@@ -77,7 +81,7 @@ struct UdpMember {
   std::optional<overlay::UdpMemberLeg> leg;
   std::size_t over_udp = 0, gone = 0;
   net::Fd socket;
-  std::uint16_t port = 0;
+  std::uint16_t port = 0, udp_port = 0, told = 0;  // told: under mutex
 
   void start(const UdpRelayRig& rig, std::uint64_t cluster, Millis life = Millis(60'000)) {
     ClientOptions options;
@@ -99,9 +103,11 @@ struct UdpMember {
       EXPECT_EQ(at, overlay::Endpoint::udp(INADDR_LOOPBACK, port));
       const std::lock_guard lock(mutex);
       granted = grant;
+      told = grant.second_port;
     };
     client->start(std::move(callbacks));
     ASSERT_TRUE(soon([&] { return client->state() == ClientState::Up; }));
+    udp_port = port;
     another_port();
   }
   void another_port() {
@@ -109,7 +115,7 @@ struct UdpMember {
     sockaddr_in at{};
     at.sin_family = AF_INET;
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    at.sin_port = htons(port);
+    at.sin_port = htons(udp_port);
     ASSERT_EQ(::connect(socket.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
   }
   void send_raw(ByteView datagram) const { std::ignore = ::send(socket.get(), datagram.data(), datagram.size(), 0); }
@@ -207,7 +213,7 @@ TEST_F(UdpRelayRig, AnotherAddressAndStrangers) {
   }));
   EXPECT_TRUE(gets_by_udp(b, [&] { a.send(b); }));
   UdpMember stranger;
-  stranger.port = relay->port();
+  stranger.udp_port = relay->port();
   stranger.another_port();
   // Nothing of before is under way any more, and then the relay has the first of these.
   std::uint64_t seen = 0;
@@ -227,6 +233,77 @@ TEST_F(UdpRelayRig, AnotherAddressAndStrangers) {
   EXPECT_TRUE(soon([&] { return counted("udp_refused_total") == before + 3; }));
   std::uint8_t byte = 0;
   EXPECT_LT(::recv(stranger.socket.get(), &byte, 1, 0), 0);
+}
+
+// Sockets are connected: what comes from another port than it goes to is not seen, as behind a NAT.
+TEST_F(UdpRelayRig, TheSecondPortServesWhoUsesIt) {
+  UdpMember a, b, c;
+  a.start(*this, 1);
+  b.start(*this, 1);
+  c.start(*this, 1);
+  ASSERT_NE(relay->second_udp_port(), 0);
+  {
+    const std::lock_guard lock(b.mutex);
+    EXPECT_EQ(b.told, relay->second_udp_port());
+  }
+  b.udp_port = relay->second_udp_port();
+  b.another_port();
+  ASSERT_TRUE(a.good() && b.good());
+  a.work(), b.work();
+  EXPECT_TRUE(gets_by_udp(b, [&] { a.send(b, overlay::kUdpRelayPayloadMax); })) << "from one port to the other";
+  EXPECT_TRUE(gets_by_udp(a, [&] { b.send(a); }));
+  EXPECT_TRUE(gets_by_udp(b, [&] { c.client->send(b.pair.public_key, Bytes(100)); })) << "from TLS";
+  const auto gone = [&](UdpMember& one) {
+    UdpMember stranger;
+    one.send(stranger);
+    return soon([&] {
+      one.work();
+      return one.gone > 0;
+    });
+  };
+  EXPECT_TRUE(gone(a) && gone(b));
+  // It changes to the other one.
+  b.udp_port = b.port;
+  b.another_port();
+  EXPECT_TRUE(soon([&] {
+    b.leg->hurry(read_clocks().lease);
+    b.work();
+    return counted("udp_moved_total") == 1;
+  }));
+  EXPECT_TRUE(gets_by_udp(b, [&] { a.send(b); }));
+  // Whoever asks there how it is seen is told as well.
+  UdpMember stranger;
+  stranger.udp_port = relay->second_udp_port();
+  stranger.another_port();
+  const overlay::StunTransaction transaction{4, 5, 6};
+  stranger.send_raw(overlay::stun_request(transaction));
+  Bytes answer(100);
+  ssize_t n = -1;
+  EXPECT_TRUE(soon([&] { return (n = ::recv(stranger.socket.get(), answer.data(), answer.size(), 0)) > 0; }));
+  answer.resize(static_cast<std::size_t>(std::max<ssize_t>(n, 0)));
+  EXPECT_TRUE(overlay::read_stun_answer(answer, transaction));
+}
+
+TEST_F(UdpRelayRig, ASecondPortThatIsTakenIsDoneWithout) {
+  const net::Fd taken(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_in at{};
+  socklen_t size = sizeof at;
+  at.sin_family = AF_INET;
+  at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(::bind(taken.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+  ASSERT_EQ(::getsockname(taken.get(), reinterpret_cast<sockaddr*>(&at), &size), 0);
+  relay->stop();
+  RelayOptions options = made_with;
+  options.second_udp_port = ntohs(at.sin_port);
+  auto made = Relay::create(options);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  relay = std::move(*made);
+  EXPECT_EQ(relay->second_udp_port(), 0);
+  UdpMember a;
+  a.start(*this, 1);
+  EXPECT_TRUE(a.good()) << "the first one is there";
+  const std::lock_guard lock(a.mutex);
+  EXPECT_EQ(a.told, 0);
 }
 
 TEST_F(UdpRelayRig, EndsWithItsConnection) {

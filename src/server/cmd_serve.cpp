@@ -106,6 +106,8 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
       TRY(parse_span(arguments, "--reenrol-days", Millis(86'400'000), 0, 365, options.reenrol_within));
   options.addresses_kept =
       TRY(parse_span(arguments, "--address-days", Millis(86'400'000), 0, 3'650, options.addresses_kept));
+  options.agents.carried_every =
+      TRY(parse_span(arguments, "--carried-seconds", Millis(1000), 5, 86'400, options.agents.carried_every));
   options.factor_needed = TRY(parse_roles(arguments.option("--second-factor")));
   if (const std::string sso = arguments.option("--sso"); !sso.empty()) {
     options.sso = TRY(SsoProvider::load(sso));

@@ -17,7 +17,8 @@ const char* const kUsage =
     "                [--at-rest-key FILE | --at-rest-program PATH]   (encrypted at rest from the beginning)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
-    "                [--second-factor ROLE,...|all] [--identity-issuer URL] [--identity-life SECONDS]\n"
+    "                [--second-factor ROLE,...|all] [--carried-seconds N] [--identity-issuer URL]\n"
+    "                [--identity-life SECONDS]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
     "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
@@ -67,6 +68,8 @@ const char* const kUsage =
     "its certificate proves its device key and gets a new one for --reenrol-days (30), then it must join anew.\n"
     "--sso: the settings of an identity provider (OpenID Connect) that people log in by: docs/operator.md.\n"
     "Client addresses lie in DIR/addresses.db for --address-days (90; 0 = not at all), never in the journal.\n"
+    "What members carried for others, as both ends signed it, goes into the journal every --carried-seconds (600);\n"
+    "what is not there yet when musterd ends is not counted.\n"
     "Where DIR is encrypted at rest every command but backup needs its key:\n"
     "  --at-rest-key FILE       32 random bytes, as they are or in base64\n"
     "  --at-rest-program PATH   a program that asks a KMS: docs/operator.md\n"
@@ -94,6 +97,7 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--identity-life",
                                                  "--reenrol-days",
                                                  "--second-factor",
+                                                 "--carried-seconds",
                                                  "--head",
                                                  "--key",
                                                  "--out",

@@ -472,6 +472,9 @@ Seeds seeds_member() {
     message.resize(1300);
     out.push_back(say(Say::ControlUdp, message) + say(Say::Control, Bytes{type} + told));
   }
+  // Probes by UDP, one of which is answered: the others are a bit away from it.
+  const Bytes probe = say(Say::ControlUdp, Bytes{1} + id), other = say(Say::ControlUdp, Bytes{3} + id);
+  out.push_back(probe + other + other);
   out.push_back(say(Say::Packet, ip_packet(kB, kA, 60)) + say(Say::Packet, ip_packet(kB + 1, kA, 60)) +
                 say(Say::FromTun, ip_packet(kA, kB, 90)));
   out.push_back(say(Say::FromTun, ip_packet(kA, kNet + 9, 60, 6)) + say(Say::FromTun, ip_packet(kA, kNet + 9, 1500)));

@@ -48,7 +48,12 @@ Seeds seeds_yaml() {
   }
   for (const char* text :
        {"a: &x [1, 2]\nb: *x\nc: {<<: {d: 1}}\n", "- 0x1f\n- 1_000\n- .inf\n- ~\n- 'q'\n- \"\\u00e9\"\n",
-        "a: |\n  text\n  more\nb: >-\n  folded\n", "cluster_name: x\nmax_workers: 2\ndocker: {image: i}\n"})
+        "a: |\n  text\n  more\nb: >-\n  folded\n", "cluster_name: x\nprovider: {type: aws}\n",
+        "cluster_name: x\nprovider: {type: aws}\nmax_workers: 2\ndocker: {image: i}\n",
+        "cluster_name: x\nprovider: {type: local, head_ip: a, worker_ips: [b]}\n",
+        "cluster_name: x\nprovider: {type: aws}\nmuster: {spares: 1}\n",
+        "provider: {type: gcp}\ncluster_name: x\nidle_timeout_minutes: 2\n",
+        "cluster_name: x\nprovider: {type: aws}\nsetup_commands: [a]\n"})
     out.push_back(to_bytes(text));
   return out;
 }
@@ -60,7 +65,7 @@ FUZZ_TARGET(yaml, 4 << 10) {
   };
   const auto launch = launcher::from_yaml(text, context);
   if (launch.ok()) {
-    plant(launch->spec.name.size() == 1 && launch->spec.name != "x");
+    plant(launch->spec.name.size() <= 3 && launch->spec.name != "x");
     (void)launcher::report_text(launch->report);
   }
   (void)launcher::json_of_yaml(text).ok();

@@ -179,8 +179,11 @@ def far(p):
     return pause
 
 
+BLOCK = "table ip block {\n  chain through { type filter hook forward priority -10; udp dport %s drop; }\n}\n"
+
+
 def relay_udp(p):
-    """UDP to the relay is dropped on the way, without a word; a TCP connection must live through it."""
+    """UDP to one port of the relay is dropped on the way, without a word, then to the other; a TCP connection must live through it."""
     from nat_lab import Talk
 
     def over(way, within, when):
@@ -196,8 +199,11 @@ def relay_udp(p):
     talk = Talk(p.nat.lab.full(p.a + "-l"), p.nat.lab.full(p.b + "-l"), "100.64.%d.2" % p.id)
     time.sleep(1)
     p.mark()
-    p.nat.nft(p.router, "table ip block {\n  chain through { type filter hook forward priority -10; udp dport 443 drop; udp sport 443 drop; }\n}\n")
-    over("TLS", 10, "after UDP was blocked")
+    p.nat.nft(p.router, BLOCK % "443")
+    over("TLS", 10, "after UDP port 443 was blocked")
+    over("UDP", 20, "by the second port")
+    p.nat.nft(p.router, BLOCK % "3478")
+    over("TLS", 10, "after that was blocked too")
     pause = p.look()["longest_ms"]
     p.sh(p.router, "nft delete table ip block")
     over("UDP", 40, "after UDP was let through again")
@@ -239,7 +245,7 @@ FAULTS = {
     "narrows": ("the way carries 1,280 bytes from now on and nobody says so; packets are of full size", ("wide", "port"), 6, narrows, {"size": "full"}),
     "lossy": ("a tenth of all packets is lost, each way", ("port", "port"), 2, lossy, {"within": 20}),
     "slow": ("2 Mbit/s, each way", ("port", "port"), 1, slow, {"size": "full"}),
-    "relay-udp": ("UDP to the relay is dropped; a TCP connection lives through it; over UDP again when it is let through", ("symmetric", "port"), 6, relay_udp, {"way": "relay"}),
+    "relay-udp": ("UDP to the relay's port 443 is dropped: by 3478 then; that too: TLS; over UDP again when it is let through; a TCP connection lives through it", ("symmetric", "port"), 6, relay_udp, {"way": "relay"}),
     "far": ("100 ms each way, up to 50 ms more, some overtaken, lost, doubled", ("far", "port"), 2, far, {"within": 20}),
 }
 RELAY_FAULTS = {
