@@ -60,12 +60,15 @@ function(muster_rooms file)
     PROPERTIES COMPILE_DEFINITIONS "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\"")
 endfunction()
 
-# Files of the tree that room host carries inside the binary (src/host/embedded.cpp).
+# Files of the tree that rooms carry inside the binaries (src/host/embedded.cpp, src/scan/known_holes_data.cpp).
 function(muster_embedded)
   # Only this source knows where the tree is, so that compiler caches serve every checkout.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/host/embedded.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
     COMPILE_DEFINITIONS "MUSTER_SOURCE_DIR=\"${CMAKE_SOURCE_DIR}\""
     OBJECT_DEPENDS "${CMAKE_SOURCE_DIR}/src/host/ray_helper.py;${CMAKE_SOURCE_DIR}/src/host/ray_warm.py;${CMAKE_SOURCE_DIR}/src/host/ray_jobs.py;${CMAKE_SOURCE_DIR}/deploy/seccomp.json")
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scan/known_holes_data.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
+    COMPILE_DEFINITIONS "MUSTER_SOURCE_DIR=\"${CMAKE_SOURCE_DIR}\""
+    OBJECT_DEPENDS "${CMAKE_SOURCE_DIR}/deploy/known-holes.json")
 endfunction()
 
 # src/apps/<name>.cpp -> executable <name>; what it composes is listed here.

@@ -85,8 +85,10 @@ class World:
                                       self.dir + "/musterd.log", env=env)
 
     # ---- machines
-    def add_machine(self, name, nat, egress=False, policy=None, labels=(), six=False):
+    def add_machine(self, name, nat, egress=False, policy=None, labels=(), six=False, join=(), before_join=None):
         self.lab.machine(name, nat, six)
+        if before_join:
+            before_join()
         state = "%s/%s" % (self.dir, name)
         os.makedirs(state, exist_ok=True)
         token = json.loads(self.cli("join-token", "create", "--org", "hall", "-o", "json", who="admin").stdout)["secret"]
@@ -97,7 +99,7 @@ class World:
         with open(state + "/policy.json", "w") as f:
             json.dump(rules, f)
         done = subprocess.run(self.lab.enter(name) + [self.binary("muster-agent"), "join", "https://" + SERVER, "--token-file", "-", "--name", name,
-                                                      "--state-dir", state, "--no-service"] + [w for l in labels for w in ("--label", l)], input=token + "\n", text=True, capture_output=True)
+                                                      "--state-dir", state, "--no-service"] + [w for l in labels for w in ("--label", l)] + list(join), input=token + "\n", text=True, capture_output=True)
         if done.returncode != 0:
             raise DemoError("enrol " + name, (done.stderr or done.stdout).strip()[-500:])
         self.start_agent(name)

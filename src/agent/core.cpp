@@ -19,7 +19,9 @@ Millis timeout_of(const Op& op, const Options& options) {
   if (std::holds_alternative<RunSetup>(op)) return Millis(1'800'000);
   if (std::holds_alternative<DrainRay>(op)) return options.drain_deadline + Millis(30'000);
   if (std::holds_alternative<StopLease>(op)) return options.stop_grace + Millis(30'000);
-  if (std::holds_alternative<ConfigureNetwork>(op) || std::holds_alternative<ReadJobLog>(op)) return Millis(30'000);
+  if (std::holds_alternative<ConfigureNetwork>(op) || std::holds_alternative<ReadJobLog>(op) ||
+      std::holds_alternative<PutIdentity>(op))
+    return Millis(30'000);
   return Millis(120'000);
 }
 
@@ -51,8 +53,8 @@ Core::Impl::Impl(Options o, Hooks h, NodeFacts f)
       hooks(std::move(h)),
       facts(std::move(f)),
       rng(options.seed ^ 0x6167656e74ULL),
-      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed,
-            hooks.sign}) {}
+      link({options.agent_version, options.boot_id, options.certificate_pem, options.features, options.seed, hooks.sign,
+            hooks.sign_tpm}) {}
 
 void Core::Impl::start(ByteView persisted, const Found& found, Now now) {
   memory = decode_memory(persisted).value_or(Memory{});
@@ -145,6 +147,7 @@ void Core::Impl::on_result(const OpResult& result, Now now) {
   } else if (const auto lease = leases.find(lease_of(op)); lease != leases.end()) {
     if (lease->second.op == result.op) lease_result(lease->second, op, result, now);
     if (lease->second.network_op == result.op) network_result(lease->second, op, result, now);
+    if (lease->second.identity_op == result.op) identity_result(lease->second, op, result, now);
   }
   settle(now);
 }
@@ -194,7 +197,7 @@ void Core::Impl::on_event(const RuntimeEvent& event, Now now) {
         interrupt(run);
       }
       if (run.ray_started && runs && !it->ray_running) lease_event(run, "ray_exited", false, now);
-      for (OpId* op : {&run.op, &run.network_op})
+      for (OpId* op : {&run.op, &run.network_op, &run.identity_op})
         if (*op != 0) cancel(std::exchange(*op, 0));  // asked of an engine that is gone
     }
   }
@@ -323,7 +326,7 @@ LeaseTime Core::Impl::next_deadline() const {
   for (const auto& [id, run] : leases) {
     if (!run.over) next = std::min(next, run.end);
     busy = busy || run.over || run.retry_at > last_now || run.network_retry_at > last_now ||
-           run.ray_started != run.ray_ready || !run.in_desired;
+           run.identity_retry_at > last_now || run.ray_started != run.ray_ready || !run.in_desired;
   }
   for (const auto& [key, known] : memory.jobs)
     busy = busy || known.acked < known.log_bytes || known.state <= JobState::Stopping;
@@ -428,6 +431,9 @@ bool Core::paused() const {
 }
 bool Core::paused_now() const {
   return impl_->memory.paused && impl_->memory.pause_now;
+}
+std::string Core::held() const {
+  return impl_->link.held();
 }
 std::string Core::last_refusal() const {
   return impl_->link.refusal();

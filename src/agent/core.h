@@ -56,6 +56,7 @@ struct OpenedRoster {
 };
 
 struct Hooks {
+  std::function<std::pair<Bytes, Bytes>(ByteView)> sign_tpm;     // session::Link::Options
   std::function<Bytes(ByteView message)> sign;                   // device key, Ed25519
   std::function<bool(const session::Desired&)> desired_genuine;  // controller's signature for this node
   std::function<Result<OpenedRoster>(const session::SignedRoster&, const Bytes& roster_key)> open_roster;
@@ -102,6 +103,7 @@ class Core {
   std::vector<ObservedJob> observed_jobs() const;
   bool paused() const;
   bool paused_now() const;           // and what runs is stopped
+  std::string held() const;          // why the server gives this machine nothing new, or empty
   std::string last_refusal() const;  // what the server said when it refused the session, or empty
 
   struct Impl;

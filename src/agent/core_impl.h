@@ -73,6 +73,8 @@ struct Core::Impl {
   void lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
   void network_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
   void settle_network(LeaseRun& run, const LeaseView& view, Now now);
+  void identity_result(LeaseRun& run, const Op& op, const OpResult& result, Now now);
+  void settle_identity(LeaseRun& run, const LeaseView& view, Now now);
   void lease_event(LeaseRun& run, const std::string& reason, bool container, Now now);
   void settle_lease(LeaseRun& run, Now now);
   void forget_gone(Now now);

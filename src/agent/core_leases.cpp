@@ -197,6 +197,32 @@ void Core::Impl::settle_network(LeaseRun& run, const LeaseView& view, Now now) {
   if (std::optional<Op> op = network_op(run, view)) run.network_op = issue(std::move(*op), now);
 }
 
+void Core::Impl::identity_result(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
+  run.identity_op = 0;
+  if (!run.created) return;  // the container ended meanwhile
+  if (result.ok) {
+    const auto* put = std::get_if<PutIdentity>(&op);
+    if (put != nullptr) run.identities[put->token.name] = put->token.token;
+    run.identity_faults = 0;
+    run.identity_retry_at = LeaseTime{0};
+    return;
+  }
+  const Millis wait = backoff_of(++run.identity_faults);
+  run.identity_retry_at = now.lease + wait + Millis(rng.between(0, wait.count() / 2));
+  // What runs already goes on with the token that it has; what does not may need one.
+  if (run.setup_done || (!result.permanent && run.identity_faults < kFaultsMax)) return;
+  run.over = run.failed = true;
+  run.reason = result.reason.empty() ? "runtime_failed" : result.reason;
+}
+
+void Core::Impl::settle_identity(LeaseRun& run, const LeaseView& view, Now now) {
+  if (run.identity_op != 0) {
+    if (must_stop(run, view.stop_all) || !run.created) cancel(std::exchange(run.identity_op, 0));
+    return;
+  }
+  if (std::optional<Op> op = identity_op(run, view)) run.identity_op = issue(std::move(*op), now);
+}
+
 void Core::Impl::lease_result(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   run.op = 0;
   if (result.ok) return succeed(run, op, result, now);
@@ -271,6 +297,7 @@ void Core::Impl::settle_lease(LeaseRun& run, Now now) {
     }
   }
   settle_network(run, view, now);
+  settle_identity(run, view, now);
   if (run.op != 0) {
     // A stop overtakes whatever is under way.
     const Op& busy = in_flight.at(run.op).op;
@@ -302,7 +329,8 @@ void Core::Impl::remember_end(const LeaseRun& run) {
 void Core::Impl::forget_gone(Now) {
   for (auto it = leases.begin(); it != leases.end();) {
     const LeaseRun& run = it->second;
-    const bool gone = !run.in_desired && run.op == 0 && run.network_op == 0 && (run.removed || !run.touched);
+    const bool gone =
+        !run.in_desired && run.op == 0 && run.network_op == 0 && run.identity_op == 0 && (run.removed || !run.touched);
     if (!gone) {
       ++it;
       continue;

@@ -90,6 +90,7 @@ class Bench {
     desired.revision = revision;
     desired.assignments = std::move(assignments);
     if (roster != 0) desired.rosters.push_back({ClusterId{1}, Bytes{roster, 0}, {}});
+    desired.secrets = secrets;
     desired.signature = Bytes{1};
     core->on_frame(desired, now());
     work();
@@ -105,6 +106,7 @@ class Bench {
   std::unique_ptr<Core> core;
   std::vector<Op> ops;
   std::vector<session::AgentFrame> frames;
+  std::vector<session::LeaseSecrets> secrets;  // that go with every Desired
   bool deaf = false, mute_setup = false, token_auth = true;
   std::string setup_says;  // not empty: the setup fails and says this
   std::string fault;       // how every operation fails meanwhile
@@ -141,6 +143,34 @@ TEST(Core, BringsAHeadUpOnlyWithItsRoster) {
   bench.desire(3, {head()}, 3);  // an older roster
   EXPECT_EQ(bench.lease().roster_epoch, 4U);
   EXPECT_EQ(bench.count<ConfigureNetwork>(), 1U);
+}
+
+TEST(Core, AnIdentityTokenLiesThereBeforeAnythingRunsAndIsReplaced) {
+  Bench bench;
+  bench.connect();
+  session::LeaseSecrets secrets;
+  secrets.lease = LeaseId{7};
+  secrets.identities = {{"identity", to_bytes("first")}};
+  bench.secrets = {secrets};
+  bench.desire(1, {head()}, 4);
+  const auto at = [&](auto wanted) {
+    return std::find_if(bench.ops.begin(), bench.ops.end(), wanted) - bench.ops.begin();
+  };
+  const auto placed = [&] { return bench.count<PutIdentity>(); };
+  EXPECT_EQ(placed(), 1U);
+  EXPECT_LT(at([](const Op& op) { return std::holds_alternative<PutIdentity>(op); }),
+            at([](const Op& op) { return std::holds_alternative<RunSetup>(op); }));
+  EXPECT_EQ(bench.count<StartRay>(), 1U);
+  bench.desire(2, {head()}, 4);
+  EXPECT_EQ(placed(), 1U) << "the same one is there already";
+  // A newer one, and one of a job that came: while Ray runs, and a failure is tried again without ending anything.
+  bench.secrets[0].identities = {{"identity", to_bytes("second")}, {"identity-job-3", to_bytes("of the job")}};
+  bench.fault = "disk";
+  bench.desire(2, {head()}, 4);
+  EXPECT_EQ(placed(), 2U);
+  bench.pass(90'000);
+  EXPECT_GT(placed(), 4U);
+  EXPECT_FALSE(bench.lease().phase == LeasePhase::Failed) << "what runs goes on with the token that it has";
 }
 
 TEST(Core, IgnoresOlderAndForgedRevisions) {

@@ -28,6 +28,15 @@ bool roster_allows_ray(const LeaseRun& run) {
 
 namespace {
 
+// Not there yet, or an older one is.
+const session::IdentityToken* missing_identity(const LeaseRun& run) {
+  for (const session::IdentityToken& each : run.secrets.identities) {
+    const auto there = run.identities.find(each.name);
+    if (there == run.identities.end() || there->second != each.token) return &each;
+  }
+  return nullptr;
+}
+
 std::optional<Op> stop_op(const LeaseRun& run, const LeaseView& view) {
   if (run.touched && !run.stopped) return StopLease{run.want.lease, view.options->stop_grace, run.reason};
   // The workspace outlives the stop until the server has let go of the lease and has the logs.
@@ -93,7 +102,8 @@ std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view) {
   }
   if (!run.network) return run.roster ? std::optional<Op>(configure_op(run, view)) : std::nullopt;
   if (!run.setup_done) {
-    if (roster_self(run) == nullptr || !view.blobs_ready) return {};
+    // What is run may use its identity from the first moment on.
+    if (roster_self(run) == nullptr || !view.blobs_ready || missing_identity(run) != nullptr) return {};
     return RunSetup{want.lease, want.setup_commands, want.files};
   }
   if (want.want == LeaseWant::Run && !run.ray_started && roster_allows_ray(run)) return start_ray_op(run);
@@ -104,6 +114,12 @@ std::optional<Op> network_op(const LeaseRun& run, const LeaseView& view) {
   if (!run.created || !run.network || !run.roster || view.now.lease < run.network_retry_at) return {};
   if (must_stop(run, view.stop_all) || (run.configured_epoch == run.opened.epoch && run.secrets_sent)) return {};
   return configure_op(run, view);
+}
+
+std::optional<Op> identity_op(const LeaseRun& run, const LeaseView& view) {
+  if (!run.created || must_stop(run, view.stop_all) || view.now.lease < run.identity_retry_at) return {};
+  const session::IdentityToken* missing = missing_identity(run);
+  return missing == nullptr ? std::nullopt : std::optional<Op>(PutIdentity{run.want.lease, *missing});
 }
 
 void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
@@ -143,6 +159,7 @@ void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
   } else if (std::holds_alternative<StopLease>(op)) {
     run.stopped = true;
     run.created = run.network = run.setup_done = run.ray_started = run.ray_ready = false;
+    run.identities.clear();
   } else if (std::holds_alternative<RemoveLease>(op)) {
     run.removed = true;
   }
@@ -154,7 +171,7 @@ void crash(LeaseRun& run, const std::string& reason, bool container, const Optio
   run.ready_since = LeaseTime{0};
   run.ray_started = run.ray_ready = false;
   run.ray_node_id.clear();
-  if (container) run.created = run.network = run.setup_done = false;
+  if (container) run.created = run.network = run.setup_done = false, run.identities.clear();
   ++run.restarts;
   ++run.in_a_row;
   const std::uint32_t limit = run.want.role == SlotRole::Head ? options.head_restarts_max : options.worker_restarts_max;
@@ -180,6 +197,7 @@ void interrupt(LeaseRun& run) {
   if (run.over || run.stopped) return;
   run.ready_since = LeaseTime{0};
   run.created = run.network = run.setup_done = run.ray_started = run.ray_ready = false;
+  run.identities.clear();
   run.ray_node_id.clear();
   ++run.restarts;
 }

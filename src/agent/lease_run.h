@@ -3,6 +3,7 @@
 // to the first. Pure decisions over plain data; Core performs them. Once `over` is set (end of the lease, failure,
 // stop) the lease never runs again under this epoch. Single-threaded.
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -43,6 +44,11 @@ struct LeaseRun {
   OpId op = 0;  // lifecycle operation in flight
   // A newer roster on its way into the network, beside whatever else is under way.
   OpId network_op = 0;
+  // The same for identity tokens: what lies there now, by name.
+  OpId identity_op = 0;
+  std::map<std::string, Bytes> identities;
+  std::uint32_t identity_faults = 0;
+  LeaseTime identity_retry_at{0};
   std::uint32_t network_faults = 0;
   LeaseTime network_retry_at{0};
 };
@@ -59,6 +65,8 @@ struct LeaseView {  // what the decision may look at beside the lease
 std::optional<Op> next_op(const LeaseRun& run, const LeaseView& view);
 // The network is there and lacks the newest roster or secrets.
 std::optional<Op> network_op(const LeaseRun& run, const LeaseView& view);
+// An identity token is not there yet, or an older one is.
+std::optional<Op> identity_op(const LeaseRun& run, const LeaseView& view);
 bool must_stop(const LeaseRun& run, bool stop_all);
 LeasePhase phase_of(const LeaseRun& run);
 ObservedLease observed_of(const LeaseRun& run);

@@ -63,6 +63,12 @@ struct ConfigureNetwork {
   std::vector<session::RelayGrant> grants;
   bool operator==(const ConfigureNetwork&) const = default;
 };
+// A token that says who the cluster or a job is, as a file beside the Ray token; a newer one takes its place.
+struct PutIdentity {
+  LeaseId lease;
+  session::IdentityToken token;
+  bool operator==(const PutIdentity&) const = default;
+};
 struct RunSetup {
   LeaseId lease;
   std::vector<std::string> commands;
@@ -132,7 +138,7 @@ struct WriteBlob {
 };  // -> BlobState; hash checked at `last`
 
 using Op = std::variant<EnsureImage, ProbeImage, CreateLease, ConfigureNetwork, RunSetup, StartRay, DrainRay, StopLease,
-                        RemoveLease, SubmitJob, StopJob, ReadJobLog, FindBlob, WriteBlob>;
+                        RemoveLease, SubmitJob, StopJob, ReadJobLog, FindBlob, WriteBlob, PutIdentity>;
 
 struct ImageReady {
   std::string digest, pinned;  // pinned: what other machines ask for to get the same; empty = nobody else can

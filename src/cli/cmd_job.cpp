@@ -13,13 +13,15 @@
 #include "cli/request.h"
 #include "cli/runtime_env.h"
 #include "cli/terminal.h"
+#include "model/workload_identity.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
 namespace {
 
 struct JobOptions {
-  std::string id, cluster, spec_file, working_dir, runtime_env, runtime_env_file, name, timeout, metadata_json, slot;
+  std::string id, cluster, spec_file, working_dir, runtime_env, runtime_env_file, name, timeout, metadata_json, slot,
+      identity;
   std::string driver_resources, driver_selector;
   std::optional<double> driver_cpus, driver_gpus, driver_memory;
   std::uint32_t retries = 0, attempt = 0, lines = 100;
@@ -118,6 +120,7 @@ Result<JobSpec> job_spec(Shell& shell, const JobOptions& options) {
     spec.timeout = Millis(*seconds * 1'000);
   }
   spec.metadata = TRY(metadata_of(options));
+  if (!options.identity.empty()) spec.metadata[std::string(kIdentityAudienceMetadata)] = options.identity;
   spec.driver_json = TRY(driver_of(options));
   RuntimeEnv env;
   if (!options.runtime_env.empty() && !options.runtime_env_file.empty())
@@ -240,6 +243,10 @@ void add_job_submit(CLI::App& parent, Shell& shell) {
   submit_command->add_option("--runtime-env", options->runtime_env_file, "the same from a YAML or JSON file");
   submit_command->add_option("--name,--submission-id", options->name, "name of the job");
   submit_command->add_option("--metadata", options->metadata, "NAME=VALUE, may repeat")->allow_extra_args(false);
+  submit_command->add_option(
+      "--identity", options->identity,
+      "audiences, separated by commas: the driver finds a token that says which job it is in the "
+      "file $MUSTER_IDENTITY_TOKEN_FILE");
   submit_command->add_option("--metadata-json", options->metadata_json, "the same as one JSON object");
   submit_command->add_option("--entrypoint-num-cpus", options->driver_cpus, "CPUs that the driver itself occupies");
   submit_command->add_option("--entrypoint-num-gpus", options->driver_gpus, "GPUs that the driver itself occupies");

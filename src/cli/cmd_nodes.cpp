@@ -100,6 +100,15 @@ Result<int> show_node(Shell& shell, const std::string& id) {
     for (const auto& [name, value] : n["claimedLabels"].members())
       out += fmt::format("  claims {}={}\n", clean(name), clean(value.text()));
     for (const auto& image : n["images"].items()) out += "  image " + clean(image.text()) + "\n";
+    for (const auto& h : n["holes"].items()) {
+      out += fmt::format("  hole {} in {} {}: {}{}", h["id"].text().empty() ? "?" : clean(h["id"].text()),
+                         clean(h["component"].text()), clean(h["version"].text()), clean(h["state"].text()),
+                         h["blocks"].truth() ? ", keeps new work away" : "");
+      if (!h["fixed"].text().empty()) out += ", mended in " + clean(h["fixed"].text());
+      for (const char* part : {"what", "why"})
+        if (!h[part].text().empty()) out += "; " + clean(h[part].text());
+      out += "\n";
+    }
     if (const auto& r = n["reliability"]; r["hoursBetween"].real() > 0)
       out += fmt::format("  held for {:.0f} h, {:.0f} lost with it; a loss every {:.0f} h is reckoned with{}\n",
                          r["hours"].real(), r["lost"].real(), r["hoursBetween"].real(),

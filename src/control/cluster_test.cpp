@@ -783,6 +783,36 @@ TEST(Machines, WhatAnOperatorDisabledOnlyAnOperatorEnables) {
   EXPECT_FALSE(w.run(SetNode{id, Action::Enable}, owner).ok());
 }
 
+TEST(Machines, NothingNewComesToOneThatIsHeldAndWhatRunsStays) {
+  World w;
+  for (int i = 0; i < 3; ++i) w.enrol("box" + std::to_string(i));
+  const ClusterId id = w.up(World::spec());
+  const NodeId held = w.lease_of(w.slots(id, SlotRole::Worker).at(0)).node;
+  w.must(SetHeld{held, "CVE-2025-23266 in nvidia-container-toolkit 1.17.4"});
+  EXPECT_EQ(held_for(w.state.nodes.at(held)), "CVE-2025-23266 in nvidia-container-toolkit 1.17.4");
+  EXPECT_FALSE(schedulable(w.state.nodes.at(held)));
+  w.plan();
+  EXPECT_EQ(w.state.find_cluster(id)->state, ClusterState::Running) << "what runs goes on";
+  EXPECT_EQ(w.state.live_leases(held).size(), 1U);
+
+  // A plan that was made before it was known is refused, and its own word changes nothing.
+  NodeFacts facts = w.state.nodes.at(held).facts;
+  facts.labels.clear();
+  w.must(NodeOnline{held, facts});
+  EXPECT_FALSE(schedulable(w.state.nodes.at(held))) << "silence heals nothing";
+  facts.labels[std::string(kHeldLabel)] = "of its own accord";
+  w.must(NodeOnline{held, facts, {}, {}, {}, ""});
+  EXPECT_TRUE(schedulable(w.state.nodes.at(held))) << "only the control plane's verdict counts";
+  EXPECT_FALSE(w.run(SetHeld{held, "x"}, w.as(Role::Operator, w.supplier)).ok()) << "no person says it";
+
+  const auto journal = w.journal.size();
+  w.must(SetHeld{held, ""});
+  EXPECT_EQ(w.journal.size(), journal) << "nothing new to note";
+  w.must(SetHeld{held, "CVE-1", true});
+  w.plan();
+  EXPECT_EQ(w.lease_of(w.slots(id, SlotRole::Worker).at(0)).want, LeaseWant::Drain) << "the operator wants it to leave";
+}
+
 TEST(Machines, ABarRaisesAnOldJournalToTheFormatThatKeepsIt) {
   World w;
   const NodeId id = w.enrol("pc");

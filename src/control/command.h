@@ -119,6 +119,7 @@ struct EnrollNode {
   Bytes device_key;
   std::string name;
   NodeFacts facts;
+  std::string held = {};  // as of SetHeld
 };
 struct SetNode {
   NodeId node;
@@ -138,7 +139,8 @@ struct NodeOnline {
   std::optional<NodeFacts> facts;
   std::vector<ObservedLease> leases;
   std::vector<ObservedJob> jobs;
-  std::string boot_id;  // of the session; what an earlier boot held is over
+  std::string boot_id;                   // of the session; what an earlier boot held is over
+  std::optional<std::string> held = {};  // as of SetHeld, of these facts; nullopt: as before
 };
 struct NodeSuspect {
   NodeId node;
@@ -149,6 +151,12 @@ struct NodeLost {
 struct NodeContested {
   NodeId node;
 };  // two machines hold its key: what it holds ends by its time alone
+// What the control plane found of the versions that a machine reports; empty: nothing that keeps work away.
+struct SetHeld {
+  NodeId node;
+  std::string held;
+  bool leave = false;  // what runs there moves away, where it can
+};
 struct SetFreeze {
   bool frozen = false;
   std::string reason;
@@ -245,8 +253,8 @@ struct RaiseFormat {
 using AnyCommand =
     std::variant<CreateOrg, CreateProject, CreatePrincipal, DisablePrincipal, CreateApiToken, RevokeApiToken,
                  CreateJoinToken, RevokeJoinToken, EnrollNode, SetNode, SetNodeTier, NodeOnline, NodeSuspect, NodeLost,
-                 NodeContested, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired, RostersLate,
-                 CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
+                 NodeContested, SetHeld, SetFreeze, ReportObserved, ReportRay, NodePaused, NodeLeft, LeasesExpired,
+                 RostersLate, CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
                  SetHeadroom, NoteSigningKeys, ChangePrincipal, SetTierShare, CreateServiceAccount, RenewLogin,
                  GrantAccess, RevokeGrant, JudgePairs, CountCarried>;

@@ -51,6 +51,7 @@ Decided decide(const Asking& a, const NodeOnline& c);
 Decided decide(const Asking& a, const NodeSuspect& c);
 Decided decide(const Asking& a, const NodeLost& c);
 Decided decide(const Asking& a, const NodeContested& c);
+Decided decide(const Asking& a, const SetHeld& c);
 Decided decide(const Asking& a, const SetFreeze& c);
 Decided decide(const Asking& a, const NoteSigningKeys& c);
 Decided decide(const Asking& a, const ReportObserved& c);

@@ -63,6 +63,12 @@ void leave_behind(Draft& d, NodeId id) {
   take_heads_away(d, id, "node_rebooted");
 }
 
+// Whether a machine is held is never its own word.
+void hold(NodeFacts& facts, const std::string& held) {
+  facts.labels.erase(std::string(kHeldLabel));
+  if (!held.empty()) facts.labels.emplace(kHeldLabel, held);
+}
+
 bool off(NodeState state) {
   return state == NodeState::Disabled || state == NodeState::Revoked || state == NodeState::Enrolled ||
          state == NodeState::Quarantined;
@@ -143,6 +149,7 @@ Decided decide(const Asking& a, const EnrollNode& c) {
   node.id = NodeId{a.base.last.node + 1};
   node.supplier = token->supplier, node.name = c.name, node.device_key = c.device_key, node.state = NodeState::Admitted;
   node.facts = c.facts;
+  hold(node.facts, c.held);
   if (a.base.format_version < kTrafficFormat) node.facts.image_bytes.clear();
   node.labels = token->labels, node.enrolled_at = a.wall, node.state_since = a.wall;
   const std::string id = node.id.str();
@@ -227,6 +234,7 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   d.pull(c.node);
   NodeFacts facts = c.facts ? *c.facts : node->facts;
   if (!c.boot_id.empty()) facts.boot_id = c.boot_id;
+  hold(facts, c.held ? *c.held : held_for(*node));
   if (a.base.format_version < kTrafficFormat) facts.image_bytes.clear();  // an older journal does without
   const bool rebooted = facts.boot_id != node->facts.boot_id && !MUSTER_MUTANT(mutants::kKeepLeasesOverReboot);
   if (facts != node->facts) {
@@ -240,6 +248,23 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   if (returned) d.emit(NodeStateChanged{c.node, state, node->draining, ""});
   observe_leases(d, c.node, c.leases);
   if (returned) settle_all(d, c.node);
+  return done(d, c.node.str());
+}
+
+Decided decide(const Asking& a, const SetHeld& c) {
+  TRY_VOID(a.system_only("judge the versions of a machine"));
+  const Node* node = a.base.find_node(c.node);
+  if (node == nullptr) return missing("machine", c.node.str());
+  if (node->state == NodeState::Revoked) return Decision{};
+  Draft d(a.base, a.actor, a.wall);
+  d.pull(c.node);
+  if (held_for(*node) != c.held) {
+    NodeFacts facts = node->facts;
+    hold(facts, c.held);
+    TRY_VOID(validate(facts));
+    d.emit(NodeFactsChanged{c.node, std::move(facts)});
+  }
+  if (c.leave && !c.held.empty()) take_workers_away(d, c.node, Leave::Gently, "known_hole");
   return done(d, c.node.str());
 }
 

@@ -6,6 +6,7 @@
 #include "control/mutants.h"
 #include "model/image_name.h"
 #include "model/node_labels.h"
+#include "model/workload_identity.h"
 
 namespace muster::control {
 namespace {
@@ -95,6 +96,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
     if (slot->role == SlotRole::Head) a.jobs = orders_of(state, cluster->id);
   }
   if (a.egress) a.must_understand.push_back("egress");
+  if (a.env.contains(std::string(kIdentityAudienceEnv))) a.must_understand.push_back("identity");
   if (slot->role == SlotRole::Spare) a.must_understand.push_back("standby");
   return a;
 }

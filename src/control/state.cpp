@@ -148,7 +148,7 @@ std::vector<std::string> free_devices(const State& state, const Node& node) {
 }
 
 bool schedulable(const Node& node) {
-  return node.state == NodeState::Online && !node.draining;
+  return node.state == NodeState::Online && !node.draining && held_for(node).empty();
 }
 
 std::string failure_domain(const Node& node) {

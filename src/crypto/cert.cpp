@@ -28,7 +28,7 @@ using StorePtr = std::unique_ptr<X509_STORE, Free<X509_STORE, X509_STORE_free>>;
 using StoreCtxPtr = std::unique_ptr<X509_STORE_CTX, Free<X509_STORE_CTX, X509_STORE_CTX_free>>;
 
 constexpr std::size_t kPemBytesMax = 256 << 10;
-constexpr std::string_view kNodeUri = "spiffe://muster/node/";
+constexpr std::string_view kNodeUri = "spiffe://muster/node/", kTpmUri = "spiffe://muster/tpm/";
 constexpr std::string_view kServerUri = "spiffe://muster/server", kRelayUri = "spiffe://muster/relay";
 
 std::string bio_text(BIO* bio) {
@@ -260,15 +260,31 @@ Result<ReqPtr> parse_request(std::string_view pem) {
   return request;
 }
 
-Result<std::string> node_of(X509* cert) {
+struct MachineNames {
+  std::string node;
+  Bytes tpm;
+};
+// The machine's name, and behind it the TPM key that it is bound to, where there is one; nothing else.
+Result<MachineNames> names_of_machine(X509* cert) {
   const NamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(cert, NID_subject_alt_name, nullptr, nullptr)));
-  if (!names || sk_GENERAL_NAME_num(names.get()) != 1)
-    return error(Code::Unauthenticated, "the certificate names no single machine");
-  const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), 0);
-  if (name->type != GEN_URI) return error(Code::Unauthenticated, "the certificate names no machine");
-  const std::string text = uri_of(*name);
-  if (!text.starts_with(kNodeUri)) return error(Code::Unauthenticated, "the certificate is not a machine's");
-  return text.substr(kNodeUri.size());
+  const int count = names ? sk_GENERAL_NAME_num(names.get()) : 0;
+  if (count != 1 && count != 2) return error(Code::Unauthenticated, "the certificate names no single machine");
+  MachineNames out;
+  for (int i = 0; i < count; ++i) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
+    if (name->type != GEN_URI) return error(Code::Unauthenticated, "the certificate names no machine");
+    const std::string text = uri_of(*name);
+    const std::string_view kind = i == 0 ? kNodeUri : kTpmUri;
+    if (!text.starts_with(kind)) return error(Code::Unauthenticated, "the certificate is not a machine's");
+    if (i == 0) {
+      out.node = text.substr(kind.size());
+    } else {
+      const auto digest = unhex(std::string_view(text).substr(kind.size()));
+      if (!digest || digest->size() != 32) return error(Code::Unauthenticated, "the certificate names no key of a TPM");
+      out.tpm = *digest;
+    }
+  }
+  return out;
 }
 
 }  // namespace
@@ -402,7 +418,7 @@ Result<Key32> verify_csr(std::string_view csr_pem) {
 }
 
 Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& device_key, std::string_view node_id,
-                                             WallTime now, Millis lifetime) {
+                                             WallTime now, Millis lifetime, ByteView tpm) {
   const std::shared_ptr<X509> issuer = TRY(ca_cert_of(ca.cert_pem));
   X509* const ca_cert = issuer.get();
   const std::shared_ptr<EVP_PKEY> ca_key = TRY(ca_key_of(ca.key_pem));
@@ -413,7 +429,9 @@ Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& 
   X509_set_issuer_name(cert.get(), X509_get_subject_name(ca_cert));
   const NamesPtr names(GENERAL_NAMES_new());
   const std::string uri = std::string(kNodeUri) + std::string(node_id);
+  const std::string bound = tpm.empty() ? std::string() : std::string(kTpmUri) + hex(tpm);
   if (!add_name(names.get(), GEN_URI, as_bytes(uri)) ||
+      (!bound.empty() && !add_name(names.get(), GEN_URI, as_bytes(bound))) ||
       X509_add1_ext_i2d(cert.get(), NID_subject_alt_name, names.get(), 0, X509V3_ADD_DEFAULT) != 1 ||
       !add_extension(cert.get(), ca_cert, NID_basic_constraints, "critical,CA:FALSE") ||
       !add_extension(cert.get(), ca_cert, NID_key_usage, "critical,digitalSignature") ||
@@ -435,7 +453,9 @@ Result<DeviceCertificate> verify_device_certificate(std::string_view pem, std::s
     return error(Code::Unauthenticated, "the certificate is not a machine's");
   }
   DeviceCertificate out;
-  out.node_id = TRY(node_of(cert.get()));
+  MachineNames machine_names = TRY(names_of_machine(cert.get()));
+  out.node_id = std::move(machine_names.node);
+  out.tpm = std::move(machine_names.tpm);
   out.device_key = TRY(ed25519_key(X509_get0_pubkey(cert.get())));
   out.not_before = TRY(to_wall(X509_get0_notBefore(cert.get())));
   out.not_after = TRY(to_wall(X509_get0_notAfter(cert.get())));

@@ -59,14 +59,17 @@ Result<std::string> make_csr(const SigningKey& device_key, std::string_view comm
 // Parses the request and checks its own signature; returns the Ed25519 public key that it proves possession of.
 Result<Key32> verify_csr(std::string_view csr_pem);
 
+// tpm: SHA-256 of a public key in the machine's TPM (crypto/tpm_key.h), to which it is bound by a second URI,
+// spiffe://muster/tpm/<hex>: who shows the certificate must sign with that key too.
 Result<std::string> issue_device_certificate(const KeyAndCert& ca, const Key32& device_key, std::string_view node_id,
-                                             WallTime now, Millis lifetime = Millis(86'400'000));
+                                             WallTime now, Millis lifetime = Millis(86'400'000), ByteView tpm = {});
 
 struct DeviceCertificate {
   std::string node_id;  // "node-12"
   Key32 device_key{};
   WallTime not_before, not_after;
   std::string serial;  // hex
+  Bytes tpm;           // SHA-256 of the public key in the machine's TPM, where it is bound to one
 };
 // Signed by this CA, valid at `now`, a client certificate with exactly one spiffe://muster/node/ name and an Ed25519
 // key.

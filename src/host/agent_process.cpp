@@ -31,6 +31,7 @@
 #include "host/sandbox.h"
 #include "host/streams.h"
 #include "host/telemetry_pump.h"
+#include "model/node_labels.h"
 #include "net/net.h"
 #include "overlay/roster.h"
 #include "session/carried.h"
@@ -80,6 +81,27 @@ Result<agent::OpenedRoster> open_roster(const session::SignedRoster& roster, con
     out.entries.push_back(std::move(entry));
   }
   return out;
+}
+
+// Asked of privd, on a connection of its own: the link waits for it, for as long as a TPM takes. Empty: it did not
+// sign.
+Bytes sign_by_tpm(const Layout& layout, ByteView message) {
+  constexpr int kTpmWaitMs = 5'000;
+  Verb verb;
+  verb.id = 1;
+  verb.kind = VerbKind::TpmSign;
+  verb.secret = Bytes(message.begin(), message.end());
+  const auto fd = connect_unix(layout.privd_socket(), SocketKind::Seqpacket);
+  if (!fd.ok() || !send_message(fd->get(), verb_text(verb)).ok()) return {};
+  pollfd wait{fd->get(), POLLIN, 0};
+  if (poll(&wait, 1, kTpmWaitMs) <= 0) return {};
+  const auto reply = receive_message(fd->get());
+  const auto said = reply.ok() ? parse_object(reply->text) : Result<json::object>(reply.error());
+  if (!said.ok() || !bool_at(*said, {"ok"})) {
+    log_error("agent", "the TPM did not sign: {}", said.ok() ? text_at(*said, {"message"}) : said.error().message);
+    return {};
+  }
+  return unbase64(text_at(*said, {"signature"})).value_or(Bytes{});
 }
 
 class AgentProcess {
@@ -191,11 +213,13 @@ void AgentProcess::make_core() {
   options.agent_version = kVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
-  options.features = {"docker", "standby", "egress",
-                      "image_policy"};  // must-understand names of assignments that this agent honours
+  options.features = {"docker", "standby", "egress", "image_policy",
+                      "identity"};  // must-understand names of assignments that this agent honours
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };
+  if (!config_.tpm_key.empty())
+    hooks.sign_tpm = [this](ByteView message) { return std::pair(config_.tpm_key, sign_by_tpm(layout_, message)); };
   hooks.desired_genuine = [this](const session::Desired& desired) { return genuine(desired); };
   // Not the key that Welcome names: whoever holds the link could name his own.
   hooks.open_roster = [this](const session::SignedRoster& roster, const Bytes&) {
@@ -489,6 +513,11 @@ void AgentProcess::refresh_facts() {
         for (const auto& each : runtimes->get_array())
           facts.runtimes.push_back(each == "venv" ? RuntimeKind::Venv : RuntimeKind::Docker);
       }
+      if (const auto* versions = reply->fields.if_contains("versions"); versions != nullptr && versions->is_object())
+        for (const auto& [component, version] : versions->get_object())
+          if (version.is_string())
+            facts.labels[std::string(kVersionLabelPrefix) + std::string(component)] =
+                std::string(version.get_string()).substr(0, 256);
       if (!facts.devices.empty() && text_at(reply->fields, {"gpu"}) == "none") {
         // A GPU that no container can get is nothing to hire.
         engine_fault_ = "the container engine cannot give GPUs to containers; see `muster-agent doctor`";
@@ -683,6 +712,8 @@ std::string AgentProcess::status_text() const {
                               {"owner_reason", pump_.gate().reason},
                               {"engine_fault", engine_fault_},
                               {"disk_full", !unsaved_.empty()},
+                              {"tpm", !config_.tpm_key.empty()},
+                              {"held", started_ ? core_->held() : std::string()},
                               {"refusal", started_ ? core_->last_refusal() : std::string()},
                               {"link_fault", link_fault_},
                               {"privd", privd_.connected()},

@@ -37,6 +37,8 @@ namespace {
 constexpr const char* kHelp =
     "muster-agent: lends this machine to Muster\n\n"
     "  muster-agent join https://HOST[:PORT] --token-file FILE|- [--name NAME] [--label KEY=VALUE]... [--no-service]\n"
+    "                [--tpm auto|require|off] [--tpm-at TCTI]   (a key in the TPM 2.0, to which certificates are "
+    "bound)\n"
     "  muster-agent run          starts the agent in the foreground (root; what the service does)\n"
     "  muster-agent status [--wait SECONDS] [--json]   what runs here, what limits apply, does the control plane see "
     "it\n"
@@ -58,6 +60,7 @@ constexpr const char* kUnit = "/etc/systemd/system/muster-agent.service";
 
 struct Words {
   std::vector<std::string> plain, labels, keys;
+  std::string tpm, tpm_at;
   std::string state_dir = "/var/lib/muster", token_file, name, image, wait, username, password_file, bad;
   bool no_service = false, now = false, help = false, json = false, no_wait = false;
 };
@@ -87,6 +90,10 @@ Words parse(const std::vector<std::string>& words) {
       out.labels.push_back(value());
     else if (word == "--no-service")
       out.no_service = true;
+    else if (word == "--tpm")
+      out.tpm = value();
+    else if (word == "--tpm-at")
+      out.tpm_at = value();
     else if (word == "--image")
       out.image = value();
     else if (word == "--key")
@@ -183,10 +190,15 @@ int do_join(const Words& words, const Layout& layout) {
   }
   while (!options.token.empty() && std::isspace(static_cast<unsigned char>(options.token.back())) != 0)
     options.token.pop_back();
+  if (words.tpm != "" && words.tpm != "auto" && words.tpm != "require" && words.tpm != "off")
+    return fail("--tpm is auto (where there is one), require or off, not '" + words.tpm + "'");
+  options.tpm = words.tpm == "require" ? TpmUse::Require : words.tpm == "off" ? TpmUse::Off : TpmUse::Auto;
+  options.tpm_at = words.tpm_at;
   const auto config = join(options);
   std::fill(options.token.begin(), options.token.end(), '\0');
   if (!config.ok()) return fail(config.error().message);
-  std::cout << fmt::format("enrolled as {} ({})\n", config->node_id, config->name);
+  std::cout << fmt::format("enrolled as {} ({}){}\n", config->node_id, config->name,
+                           config->tpm_key.empty() ? "" : ", bound to this machine's TPM");
   if (words.no_service || !fs::exists("/run/systemd/system")) {
     std::cout << fmt::format(
         "start it with: {0} run --state-dir {1}\nthen see whether it is ready: {0} status --wait 60 --state-dir {1}\n",
@@ -269,9 +281,9 @@ int do_leave(const Layout& layout) {
     const Status table = nft_remove();
     if (!table.ok()) std::cerr << "muster-agent: " << table.error().message << "\n";
   }
-  for (const auto* part :
-       {"config.json", "paused", "paused.now", "leases", "helper", "run", "agent", "netd", "secrets", "venvs",
-        "policy.json", "images.json", "allowed_images.json", "power.json", "last_input", "egress_volume.json"})
+  for (const auto* part : {"config.json", "paused", "paused.now", "leases", "helper", "run", "agent", "netd", "secrets",
+                           "venvs", "policy.json", "images.json", "allowed_images.json", "power.json", "last_input",
+                           "egress_volume.json", "tpm.key.pem"})
     fs::remove_all(layout.root + "/" + part, failure);
   fs::remove(layout.root, failure);  // only when nothing else is in it
   std::string others;

@@ -41,6 +41,9 @@ Error engine_said(const EngineReply& reply, std::string_view what, std::string r
 
 }  // namespace
 
+Status DockerRuntime::put_identity(const std::string& lease, const std::string& file, ByteView token) {
+  return dirs_.put_identity(lease, file, token);
+}
 Status DockerRuntime::put_secret(const std::string& lease, ByteView ray_token) {
   return dirs_.put_secret(lease, ray_token);
 }

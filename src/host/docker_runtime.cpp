@@ -118,6 +118,9 @@ Result<EngineInfo> DockerRuntime::info() {
   out.kind = podman() ? "podman" : "docker";
   out.version = text_at(about, {"Version"});
   out.api = text_at(about, {"ApiVersion"});
+  if (const auto* parts = about.if_contains("Components"); parts != nullptr && parts->is_array())
+    for (const auto& part : parts->get_array())
+      if (out.parts.size() < 16) out.parts[text_at(part, {"Name"})] = text_at(part, {"Version"}).substr(0, 256);
   const EngineReply reply = TRY(ask("GET", "/info"));
   const json::object info = TRY(parse_object(reply.body));
   out.arch = text_at(info, {"Architecture"});

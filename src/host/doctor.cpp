@@ -27,6 +27,7 @@
 #include "host/policy.h"
 #include "host/runtimes.h"
 #include "host/supervisor.h"
+#include "host/versions.h"
 #include "net/net.h"
 
 namespace muster::host {
@@ -202,10 +203,46 @@ void gpus(Walk& walk, const std::string& gpu_mode) {
   }
 }
 
+// By the table that this version came with; the control plane may have a newer one, and exceptions.
+void known_holes(Walk& walk, const EngineInfo& info) {
+  auto parts = engine_parts_of(info.parts);
+  for (const auto component : {scan::kDocker, scan::kPodman, scan::kContainerd, scan::kRunc, scan::kCrun})
+    if (info.kind == "venv") parts.try_emplace(std::string(component), "none");
+  const auto versions = installed_versions(version_sources(), parts);
+  const auto findings = scan::judge_host(scan::built_in_holes(), {}, versions, "", read_clocks().wall);
+  std::string open, unknown;
+  std::map<std::string, std::vector<const scan::HoleFinding*>> blocking;
+  for (const auto& each : findings) {
+    const std::string name = (each.id.empty() ? "version" : each.id) + " (" + each.component + ")";
+    if (each.blocks)
+      blocking[each.component].push_back(&each);
+    else if (each.state == scan::HoleState::Unknown)
+      unknown += (unknown.empty() ? "" : ", ") + name;
+    else
+      open += (open.empty() ? "" : ", ") + name;
+  }
+  for (const auto& [component, holes] : blocking) {
+    std::string said;
+    for (const scan::HoleFinding* each : holes)
+      said += fmt::format("{}{}{}: {}", said.empty() ? "" : "; ", each->id,
+                          each->fixed.empty() ? "" : " (mended in " + each->fixed + ")", each->what);
+    walk.broken("known holes", fmt::format("{} {}: {}", component, holes.front()->version, said),
+                fmt::format("update {}; nothing new is placed here before. See {}", component, holes.front()->source));
+  }
+  const std::string date = format_utc(scan::built_in_holes().date).substr(0, 10);
+  if (!open.empty())
+    walk.note("known holes", "open, though leases alone cannot use them as far as is known: " + open,
+              "update them when your distribution has mended versions");
+  if (!unknown.empty())
+    walk.note("known holes", "not known whether open here, which is not the same as mended: " + unknown);
+  if (findings.empty()) walk.good("known holes", "none of the table of " + date);
+}
+
 void engine(Walk& walk, const Layout& layout) {
   Runtimes runtimes(docker_options(layout, "doctor", "doctor"), venv_options(layout, "doctor"));
   if (const auto without = runtimes.info(); without.ok() && without->kind == "venv") {
     walk.good("runtime", "virtual environments in a sandbox; no container engine is used");
+    known_holes(walk, *without);
     return gpus(walk, without->gpu_mode);
   }
   const std::string socket = engine_socket(layout);
@@ -220,6 +257,7 @@ void engine(Walk& walk, const Layout& layout) {
     return walk.broken("container engine", info.error().message,
                        "start the engine (systemctl start docker) and run this as root");
   walk.good("container engine", fmt::format("{} {} (API {})", info->kind, info->version, info->api));
+  known_holes(walk, *info);
   gpus(walk, info->gpu_mode);
 }
 
@@ -278,6 +316,15 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
                 "when the control plane refuses it for its age: muster-agent leave, then join with a new token");
     else
       walk.good("certificate", "ends " + format_utc(*expiry) + "; renewed by itself well before");
+    if (!config->tpm_key.empty()) {
+      const auto key = load_tpm_key(layout, *config);
+      if (key.ok())
+        walk.good("TPM", "the key that this machine's certificates are bound to is in it");
+      else
+        walk.broken("TPM", key.error().message,
+                    "without that key the control plane refuses this machine: muster-agent leave, then join with a new "
+                    "token");
+    }
     const auto status = ask_agent(layout, "status", Millis(3000));
     const auto said = status.ok() ? parse_object(*status) : Result<json::object>(status.error());
     if (!status.ok())
@@ -292,6 +339,9 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
     if (said.ok()) relays_of_leases(walk, *said);
     if (said.ok() && !text_at(*said, {"owner"}).empty())
       walk.note("owner", "not hired now: " + text_at(*said, {"owner"}));
+    if (said.ok() && !text_at(*said, {"held"}).empty())
+      walk.broken("admission", "the control plane places nothing new here for known holes: " + text_at(*said, {"held"}),
+                  "update what it names and restart the engine; its operators may grant an exception meanwhile");
   }
   return walk.findings;
 }

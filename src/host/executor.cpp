@@ -438,6 +438,18 @@ void Executor::perform(agent::OpId id, const agent::StartRay& op) {
   });
 }
 
+void Executor::perform(agent::OpId id, const agent::PutIdentity& op) {
+  Verb verb;
+  verb.kind = VerbKind::Identity;
+  verb.lease = op.lease.str();
+  verb.path = op.token.name;
+  verb.secret = op.token.token;
+  privd_.call(std::move(verb), [this, id](Result<PrivdReply> reply) {
+    if (!reply.ok()) return fail(id, reply.error(), "identity");
+    succeed(id);
+  });
+}
+
 void Executor::perform(agent::OpId id, const agent::DrainRay& op) {
   const auto it = runs_.find(op.lease);
   if (it == runs_.end() || !it->second.link) return succeed(id);  // nothing runs that could be drained

@@ -65,6 +65,7 @@ class Executor {
   void perform(agent::OpId id, const agent::ConfigureNetwork& op);
   void perform(agent::OpId id, const agent::RunSetup& op);
   void perform(agent::OpId id, const agent::StartRay& op);
+  void perform(agent::OpId id, const agent::PutIdentity& op);
   void perform(agent::OpId id, const agent::DrainRay& op);
   void perform(agent::OpId id, const agent::StopLease& op);
   void perform(agent::OpId id, const agent::RemoveLease& op);

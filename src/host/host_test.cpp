@@ -279,6 +279,11 @@ TEST(EngineHttp, ReadsLengthsChunksAndRefusesNonsense) {
 // A runtime with behaviour enough for privd: it remembers what was asked of it.
 class FakeRuntime : public Runtime {
  public:
+  Status put_identity(const std::string& lease, const std::string& file, ByteView token) override {
+    identities[lease + "/" + file] = as_string(token);
+    return {};
+  }
+  std::map<std::string, std::string> identities;
   Result<EngineInfo> info() override {
     EngineInfo out;
     out.images = images;

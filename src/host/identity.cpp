@@ -11,6 +11,7 @@
 #include <sstream>
 #include <thread>
 
+#include "base/log.h"
 #include "crypto/cert.h"
 #include "crypto/file.h"
 #include "crypto/hash.h"
@@ -74,6 +75,26 @@ Result<net::Response> ask_enrolment(const net::Endpoint& endpoint, const std::st
   }
 }
 
+// nullopt: none is used.
+Result<std::optional<crypto::TpmKey>> own_tpm_key(const JoinOptions& options) {
+  const std::string path = options.layout.tpm_key();
+  unlink(path.c_str());
+  const bool there = !options.tpm_at.empty() || crypto::tpm_present();
+  if (options.tpm == TpmUse::Off || (options.tpm == TpmUse::Auto && !there)) return std::optional<crypto::TpmKey>();
+  if (!there)
+    return error(
+        Code::FailedPrecondition,
+        "--tpm require: this machine has no TPM 2.0 (/dev/tpmrm0); switch it on in the firmware, or join without");
+  auto key = crypto::TpmKey::create(options.tpm_at);
+  if (!key.ok() && options.tpm == TpmUse::Auto) {
+    log_warn("agent", "there is a TPM, and it is not used: {}", key.error().message);
+    return std::optional<crypto::TpmKey>();
+  }
+  if (!key.ok()) return key.error();
+  TRY_VOID(crypto::write_secret_file(path, as_bytes(key->wrapped_pem())));
+  return std::optional(std::move(*key));
+}
+
 // What the pinned root leads to at once; where it does not, the control plane says it again once there is a link.
 Status keep_trust(const Layout& layout, const Accounts& accounts, const Config& config, const std::string& told) {
   const auto first = crypto::parse_trust(config.ca_pem), said = crypto::parse_trust(told);
@@ -125,6 +146,8 @@ Result<Config> load_config(const Layout& layout) {
   c.command_key = unbase64(f.text_or("command_key", {}, 128)).value_or(Bytes{});
   c.relays = f.texts("relays", 64, 512);
   c.labels = f.text_map("labels", 64, 256);
+  c.tpm_key = unbase64(f.text_or("tpm_key", {}, 512)).value_or(Bytes{});
+  c.tpm = f.text_or("tpm", {}, 256);
   TRY_VOID(f.finish_lenient("config.json"));
   return c;
 }
@@ -143,7 +166,9 @@ Status save_config(const Layout& layout, const Config& c) {
                             {"roster_key", base64(c.roster_key)},
                             {"command_key", base64(c.command_key)},
                             {"relays", relays},
-                            {"labels", labels}};
+                            {"labels", labels},
+                            {"tpm_key", base64(c.tpm_key)},
+                            {"tpm", c.tpm}};
   return crypto::write_public_file(layout.config(), as_bytes(to_text(object)));
 }
 
@@ -155,6 +180,14 @@ crypto::Trust load_trust(const Layout& layout, const Config& config) {
     return std::move(*learnt);
   auto first = crypto::parse_trust(config.ca_pem);
   return first.ok() ? std::move(*first) : crypto::Trust{};
+}
+
+Result<crypto::TpmKey> load_tpm_key(const Layout& layout, const Config& config) {
+  const Bytes pem = TRY(crypto::read_secret_file(layout.tpm_key()));
+  auto key = TRY(crypto::TpmKey::load(as_string(pem), config.tpm));
+  if (key.public_der() != config.tpm_key)
+    return error(Code::DataLoss, layout.tpm_key() + " is not the key that this machine joined with", "tpm");
+  return key;
 }
 
 crypto::SigningKeys load_signing_keys(const Layout& layout, const Config& config) {
@@ -202,7 +235,20 @@ Result<Config> join(const JoinOptions& options) {
   request.name = options.name.empty() ? host_name() : options.name;
   request.csr_pem = TRY(crypto::make_csr(key, request.name));
   request.facts = gather_facts(layout, options.labels);
-  const net::Response response = TRY(ask_enrolment(endpoint, wire::to_json(request)));
+  auto tpm = TRY(own_tpm_key(options));
+  if (tpm) {
+    request.tpm_key = tpm->public_der();
+    request.tpm_signature = TRY(tpm->sign(crypto::kTpmEnrolDomain, key.public_key()));
+  }
+  net::Response response = TRY(ask_enrolment(endpoint, wire::to_json(request)));
+  if (tpm && options.tpm == TpmUse::Auto && response.status == 400 &&
+      response.body.find("tpmKey") != std::string::npos) {
+    log_warn("agent", "this control plane is older and knows no TPM keys; the machine joins without");
+    tpm.reset();
+    unlink(layout.tpm_key().c_str());
+    request.tpm_key.clear(), request.tpm_signature.clear();
+    response = TRY(ask_enrolment(endpoint, wire::to_json(request)));
+  }
   if (response.status / 100 != 2) {
     const auto problem = parse_object(response.body);
     const std::string detail = problem.ok() ? text_at(*problem, {"detail"}) : std::string();
@@ -225,6 +271,7 @@ Result<Config> join(const JoinOptions& options) {
   config.server_id = f.text_or("serverId", {}, 256);
   config.relays = f.texts("relays", 64, 512);
   config.labels = options.labels;
+  if (tpm) config.tpm_key = tpm->public_der(), config.tpm = options.tpm_at;
   TRY_VOID(f.finish_lenient("enrolment answer"));
   // The CA that it names must be the one that the token pins, whatever the connection was.
   const auto pinned = crypto::find_certificate(roots, token.ca_sha256);

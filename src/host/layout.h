@@ -33,6 +33,7 @@ struct Layout {
   std::string egress_table() const { return sockets() + "/egress_table"; }    // there while our nft table may be
   std::string agent() const { return root + "/agent"; }                       // owned by the agent's uid
   std::string device_key() const { return agent() + "/device.key"; }
+  std::string tpm_key() const { return root + "/tpm.key.pem"; }  // wrapped by the TPM; root's, as what signs with it
   std::string certificate() const { return agent() + "/device.pem"; }
   std::string trust() const { return agent() + "/trust.pem"; }  // roots that were learnt since the enrolment
   std::string signing_keys() const { return agent() + "/signing-keys.pem"; }  // as a believed CA stated them last

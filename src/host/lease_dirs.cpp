@@ -24,6 +24,7 @@
 #include "egress/ruleset.h"
 #include "host/embedded.h"
 #include "host/json.h"
+#include "model/workload_identity.h"
 
 namespace muster::host {
 namespace fs = std::filesystem;
@@ -210,6 +211,7 @@ std::map<std::string, std::string> lease_environment(const LaunchSpec& spec, con
       {"MUSTER_HELPER_WARM", "1"}};
   for (const auto& [key, value] : ours) env[key] = value;
   env.erase("RAY_AUTH_TOKEN");
+  if (env.contains(std::string(kIdentityAudienceEnv))) env["MUSTER_IDENTITY_TOKEN_FILE"] = "/muster/secrets/identity";
   if (spec.head) {
     env["RAY_gcs_storage"] = "rocksdb";
     env["RAY_gcs_storage_path"] = "/tmp/ray/muster_gcs";
@@ -263,10 +265,14 @@ Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid) {
 }
 
 Status LeaseDirs::put_secret(const std::string& lease, ByteView ray_token) {
+  return put_identity(lease, "ray_token", ray_token);
+}
+
+Status LeaseDirs::put_identity(const std::string& lease, const std::string& file, ByteView token) {
   struct stat owner {};
   if (lstat((dir(lease) + "/run").c_str(), &owner) != 0)
     return error(Code::FailedPrecondition, "the lease has no container", "container.missing");
-  return write_whole(secrets(lease) + "/ray_token", ray_token, 0400, owner.st_uid, owner.st_gid);
+  return write_whole(secrets(lease) + "/" + file, token, 0400, owner.st_uid, owner.st_gid);
 }
 
 Status LeaseDirs::put_blob(const std::string& lease, const std::string& blob, int source) {

@@ -26,6 +26,7 @@ class LeaseDirs {
   Status prepare_helper();                   // what all leases share: the helper's programs and the seccomp profile
   Status hand_over(const std::string& lease, uid_t uid, gid_t gid);  // to who runs in it
   Status put_secret(const std::string& lease, ByteView ray_token);   // 0400, owned by who runs in it
+  Status put_identity(const std::string& lease, const std::string& file, ByteView token);  // the same beside it
   Status put_blob(const std::string& lease, const std::string& blob, int source);
   Result<Fd> connect_helper(const std::string& lease, Place place);
   void forget_secrets(const std::string& lease);

@@ -57,6 +57,8 @@ std::string link_text(const json::object& status) {
 std::string work_text(const json::object& status) {
   const std::string owner = text_at(status, {"owner"});
   if (!owner.empty()) return "not hired: " + owner;
+  if (const std::string held = text_at(status, {"held"}); !held.empty())
+    return "not hired: known holes: " + held + "; `muster-agent doctor` says more";
   if (bool_at(status, {"disk_full"})) return "not hired: the agent cannot write its state; free some disk";
   if (bool_at(status, {"paused"})) return "not hired: paused";
   return "open";

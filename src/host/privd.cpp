@@ -22,6 +22,7 @@ namespace muster::host {
 namespace {
 
 constexpr std::size_t kLogsBytesMax = 16 << 10;
+constexpr Millis kVersionsEvery{300'000};
 
 // What a container wrote, fit for a log: hostile bytes become dots.
 std::string printable(std::string text) {
@@ -373,6 +374,18 @@ Result<Answer> Privd::usage() {
   return answer;
 }
 
+// What belongs to the engine is as new as its answer; the rest costs programs that are run.
+Versions Privd::versions_of(const EngineInfo& info) {
+  const std::lock_guard lock(versions_mutex_);
+  const LeaseTime now = read_clocks().lease;
+  if (!versions_ || now - versions_at_ > kVersionsEvery) versions_ = version_sources(), versions_at_ = now;
+  auto parts = engine_parts_of(info.parts);
+  if (info.kind == "venv")
+    for (const auto component : {scan::kDocker, scan::kPodman, scan::kContainerd, scan::kRunc, scan::kCrun})
+      parts.try_emplace(std::string(component), "none");
+  return installed_versions(*versions_, parts);
+}
+
 Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client) {
   Answer answer;
   switch (verb.kind) {
@@ -387,9 +400,11 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
       }
       json::array runtimes;
       for (const auto runtime : info.runtimes) runtimes.emplace_back(runtime == RuntimeKind::Venv ? "venv" : "docker");
+      json::object versions;
+      for (const auto& [component, version] : versions_of(info)) versions[component] = scan::text(version);
       answer.fields = {{"kind", info.kind},    {"version", info.version}, {"api", info.api},
                        {"arch", info.arch},    {"gpu", info.gpu_mode},    {"images", images},
-                       {"runtimes", runtimes}, {"image_bytes", bytes}};
+                       {"runtimes", runtimes}, {"image_bytes", bytes},    {"versions", versions}};
       return answer;
     }
     case VerbKind::List:
@@ -412,6 +427,17 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
       return launch(verb);
     case VerbKind::Secret:
       TRY_VOID(runtime_.put_secret(verb.lease, verb.secret));
+      return answer;
+    case VerbKind::TpmSign: {
+      if (!options_.tpm)
+        return error(Code::FailedPrecondition,
+                     options_.tpm_fault.empty() ? "this machine has no key in a TPM" : options_.tpm_fault, "tpm");
+      const std::lock_guard lock(tpm_mutex_);
+      answer.fields["signature"] = base64(TRY(options_.tpm->sign(crypto::kTpmHelloDomain, verb.secret)));
+      return answer;
+    }
+    case VerbKind::Identity:
+      TRY_VOID(runtime_.put_identity(verb.lease, verb.path, verb.secret));
       return answer;
     case VerbKind::Blob:
       if (fds.size() != 1) return error(Code::InvalidArgument, "a blob comes with exactly one descriptor", "fds");

@@ -12,9 +12,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
+#include "crypto/tpm_key.h"
 #include "host/disk_watch.h"
 #include "host/egress_port.h"
 #include "host/grants.h"
@@ -22,6 +24,7 @@
 #include "host/owner_guard.h"
 #include "host/privd_verbs.h"
 #include "host/runtime.h"
+#include "host/versions.h"
 
 namespace muster::host {
 
@@ -31,6 +34,10 @@ struct PrivdOptions {
   Layout layout;
   uid_t agent_uid = kAgentUid;
   gid_t agent_gid = kAgentUid;
+  // The key in the TPM that this machine's certificates are bound to; nullptr: there is none, or it cannot be used
+  // (`tpm_fault` says why).
+  std::shared_ptr<const crypto::TpmKey> tpm = nullptr;
+  std::string tpm_fault = {};
 };
 
 class Privd {
@@ -57,6 +64,7 @@ class Privd {
   Result<Answer> pull(const Verb& verb, std::vector<Fd>& fds, const ClientPtr& client);
   Result<Answer> list();
   Result<Answer> usage();
+  Versions versions_of(const EngineInfo& info);
   Status stop_lease(const std::string& lease, int grace_s);
   Status put_files(const Verb& verb, int source);
   Status open_egress(const LaunchSpec& spec, const std::string& network);
@@ -76,6 +84,10 @@ class Privd {
   int threads_ = 0, active_ = 0;       // of any kind, and verbs under way; under mutex_
   std::set<std::string> busy_;         // leases with a lifecycle verb under way; under mutex_
   std::set<std::uint64_t> cancelled_;  // pulls to give up; under mutex_
+  std::mutex tpm_mutex_;
+  std::mutex versions_mutex_;
+  std::optional<VersionSources> versions_;  // of what was looked at last; under versions_mutex_
+  LeaseTime versions_at_{0};
   Grants grants_;
   OwnerGuard guard_;
 };

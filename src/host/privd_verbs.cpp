@@ -9,11 +9,12 @@
 #include "base/id.h"
 #include "host/json.h"
 #include "model/venv_image.h"
+#include "model/workload_identity.h"
 
 namespace muster::host {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
+constexpr std::array<std::pair<std::string_view, VerbKind>, 26> kVerbs{
     {{"info", VerbKind::Info},
      {"list", VerbKind::List},
      {"usage", VerbKind::Usage},
@@ -23,6 +24,7 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
      {"probe_stop", VerbKind::ProbeStop},
      {"launch", VerbKind::Launch},
      {"secret", VerbKind::Secret},
+     {"identity", VerbKind::Identity},
      {"blob", VerbKind::Blob},
      {"stop", VerbKind::Stop},
      {"remove", VerbKind::Remove},
@@ -37,7 +39,8 @@ constexpr std::array<std::pair<std::string_view, VerbKind>, 24> kVerbs{
      {"tun", VerbKind::Tun},
      {"logs", VerbKind::Logs},
      {"remove_everything", VerbKind::RemoveEverything},
-     {"egress", VerbKind::Egress}}};
+     {"egress", VerbKind::Egress},
+     {"tpm_sign", VerbKind::TpmSign}}};
 
 constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
 
@@ -47,6 +50,11 @@ bool is_hex(std::string_view text) {
 bool valid_blob(std::string_view text) {
   const std::string_view stem = text.ends_with(".zip") ? text.substr(0, text.size() - 4) : text;
   return stem.size() == 64 && is_hex(stem);
+}
+bool valid_identity_file(std::string_view text) {
+  if (text == kIdentityFile) return true;
+  const std::string prefix = std::string(kIdentityFile) + "-";
+  return text.starts_with(prefix) && JobId::parse(text.substr(prefix.size())).has_value();
 }
 bool valid_exec(std::string_view text) {
   return text.size() == 64 && is_hex(text);
@@ -69,6 +77,7 @@ bool needs_lease(VerbKind kind) {
     case VerbKind::Cancel:
     case VerbKind::RemoveEverything:
     case VerbKind::Egress:
+    case VerbKind::TpmSign:
       return false;
     default:
       return true;
@@ -178,6 +187,20 @@ Result<Verb> parse_verb(std::string_view text) {
       verb.secret = *secret;
       break;
     }
+    case VerbKind::TpmSign: {
+      const auto message = unbase64(f.text("message", 2048));
+      if (!message || message->empty()) return bad("message", "is not base64");
+      verb.secret = *message;
+      break;
+    }
+    case VerbKind::Identity: {
+      verb.path = f.text("file", 64);
+      const auto secret = unbase64(f.text("secret", 16'384));
+      if (!valid_identity_file(verb.path)) return bad("file", "is not identity or identity-job-N");
+      if (!secret || secret->empty()) return bad("secret", "is not base64");
+      verb.secret = *secret;
+      break;
+    }
     case VerbKind::Blob:
       verb.blob = f.text("blob", 80);
       if (!valid_blob(verb.blob)) return bad("blob", "is not a SHA-256 in hex");
@@ -266,6 +289,13 @@ std::string verb_text(const Verb& verb) {
       break;
     }
     case VerbKind::Secret:
+      out["secret"] = base64(verb.secret);
+      break;
+    case VerbKind::TpmSign:
+      out["message"] = base64(verb.secret);
+      break;
+    case VerbKind::Identity:
+      out["file"] = json::value(verb.path);
       out["secret"] = base64(verb.secret);
       break;
     case VerbKind::Blob:

@@ -24,6 +24,7 @@ enum class VerbKind : std::uint8_t {
   ProbeStop,
   Launch,
   Secret,
+  Identity,
   Blob,
   Stop,
   Remove,
@@ -38,7 +39,8 @@ enum class VerbKind : std::uint8_t {
   Tun,
   Logs,
   RemoveEverything,
-  Egress
+  Egress,
+  TpmSign
 };
 
 struct Verb {

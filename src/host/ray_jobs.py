@@ -77,6 +77,13 @@ class Jobs:
         runtime_env = dict(m.get("runtime_env") or {})
         if m.get("working_dir"):
             runtime_env["working_dir"] = m["working_dir"]
+        if (m.get("metadata") or {}).get("muster_identity_audience"):
+            path = "/muster/secrets/identity-%s" % job
+            for _ in range(100):  # it comes beside the order
+                if os.path.exists(path):
+                    break
+                time.sleep(0.1)
+            runtime_env["env_vars"] = dict(runtime_env.get("env_vars") or {}, MUSTER_IDENTITY_TOKEN_FILE=path)
         fault = ""
         for _ in range(20):  # the job server comes up a little after Ray itself
             try:

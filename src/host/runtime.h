@@ -23,8 +23,9 @@ struct EngineInfo {
   std::string kind, version, api, arch, cgroup, gpu_mode /* none | nvidia | cdi | device */;
   std::vector<std::string> images;  // all that are here, also the owner's own: privd tells nobody of those
   std::map<std::string, std::int64_t> image_bytes;
-  std::vector<RuntimeKind> runtimes;  // what may be used here
-  std::vector<std::string> cdi;       // names of GPUs in the engine's CDI specifications
+  std::vector<RuntimeKind> runtimes;              // what may be used here
+  std::vector<std::string> cdi;                   // names of GPUs in the engine's CDI specifications
+  std::map<std::string, std::string> parts = {};  // of the engine, as it says: name -> version
 };
 struct RegistryAuth {
   std::string username, password;
@@ -96,6 +97,8 @@ class Runtime {
   virtual Status stop_probe(const std::string& lease) = 0;
   virtual Result<Launched> launch(const LaunchSpec& spec) = 0;
   virtual Status put_secret(const std::string& lease, ByteView ray_token) = 0;
+  // A token that says who the lease's cluster or job is, beside the Ray token; replaced as a whole.
+  virtual Status put_identity(const std::string& lease, const std::string& file, ByteView token) = 0;
   virtual Status put_blob(const std::string& lease, const std::string& blob, int source) = 0;
   virtual Status stop(const std::string& lease, int grace_s) = 0;
   virtual Status remove(const std::string& lease) = 0;

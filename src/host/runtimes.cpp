@@ -111,6 +111,9 @@ Status Runtimes::remove_everything() {
 Status Runtimes::stop_probe(const std::string& lease) {
   return holder(lease).stop_probe(lease);
 }
+Status Runtimes::put_identity(const std::string& lease, const std::string& file, ByteView token) {
+  return holder(lease).put_identity(lease, file, token);
+}
 Status Runtimes::put_secret(const std::string& lease, ByteView ray_token) {
   return holder(lease).put_secret(lease, ray_token);
 }

@@ -130,10 +130,20 @@ Status run_privd(const Layout& layout) {
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
   sigprocmask(SIG_BLOCK, &set, nullptr);
+  PrivdOptions options{layout, accounts.agent_uid, accounts.agent_gid};
+  if (!config.tpm_key.empty()) {
+    auto key = load_tpm_key(layout, config);
+    if (key.ok()) {
+      options.tpm = std::make_shared<const crypto::TpmKey>(std::move(*key));
+    } else {
+      options.tpm_fault = key.error().message;
+      log_error("privd", "{}", key.error().message);
+    }
+  }
   Runtimes runtime(docker_options(layout, config.node_id, config.machine), venv_options(layout, config.machine));
   EgressControl egress({layout, accounts.egress_uid});
   TRY_VOID(egress.start());
-  Privd privd({layout, accounts.agent_uid, accounts.agent_gid}, runtime, &egress);
+  Privd privd(std::move(options), runtime, &egress);
   TRY_VOID(privd.listen());
   std::thread([&privd, set] {
     int signal = 0;

@@ -88,6 +88,9 @@ Result<std::vector<LeaseState>> VenvRuntime::list() {
   return out;
 }
 
+Status VenvRuntime::put_identity(const std::string& lease, const std::string& file, ByteView token) {
+  return dirs_.put_identity(lease, file, token);
+}
 Status VenvRuntime::put_secret(const std::string& lease, ByteView ray_token) {
   return dirs_.put_secret(lease, ray_token);
 }

@@ -44,6 +44,7 @@ class VenvRuntime : public Runtime {
   Status stop_probe(const std::string& lease) override;
   Result<Launched> launch(const LaunchSpec& spec) override;
   Status put_secret(const std::string& lease, ByteView ray_token) override;
+  Status put_identity(const std::string& lease, const std::string& file, ByteView token) override;
   Status put_blob(const std::string& lease, const std::string& blob, int source) override;
   Status stop(const std::string& lease, int grace_s) override;
   Status remove(const std::string& lease) override;

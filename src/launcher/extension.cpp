@@ -7,6 +7,7 @@
 #include "launcher/parts.h"
 #include "model/names.h"
 #include "model/offer.h"
+#include "model/workload_identity.h"
 
 namespace muster::launcher {
 namespace {
@@ -17,7 +18,7 @@ const std::vector<std::string_view>& muster_keys() {
       "region",        "gpu_model",   "image",         "arch",         "runtime",   "head",
       "node_labels",   "env",         "policy",        "min_trust",    "max_price", "budget",
       "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib", "pair_mbps", "replace_slow",
-      "jurisdiction",  "isolation"};
+      "jurisdiction",  "isolation",   "identity"};
   return keys;
 }
 
@@ -73,6 +74,16 @@ Status read_money(std::int64_t& out, ClusterSpec& spec, const Entry& entry, cons
                  fmt::format("is in {}, but the other amount is in {}; give both in one currency", money->currency,
                              spec.currency));
   out = money->micros, spec.currency = money->currency;
+  return {};
+}
+
+Status read_identity(Draft& draft, const Entry& entry, const std::string& key) {
+  const std::string text = TRY(read_text(*entry.value, key));
+  if (!parse_audiences(text))
+    return fault(*entry.value, key,
+                 "names whom the cluster's identity token is for: one to eight audiences, separated by commas, such as "
+                 "sts.amazonaws.com");
+  draft.launch.spec.env[std::string(kIdentityAudienceEnv)] = text;
   return {};
 }
 
@@ -137,7 +148,9 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
   else if (entry.key == "node_labels")
     for (const auto& [name, text] : TRY(read_text_map(value, key))) draft.constraints[name] = text;
   else if (entry.key == "env")
-    spec.env = TRY(read_text_map(value, key));
+    for (const auto& [name, text] : TRY(read_text_map(value, key))) spec.env[name] = text;
+  else if (entry.key == "identity")
+    return read_identity(draft, entry, key);
   else {
     const std::string near = nearest(entry.key, muster_keys());
     return fault(value, key,

@@ -38,6 +38,11 @@ std::optional<PoolName> parse_pool(std::string_view text) {
   return out;
 }
 
+std::string held_for(const Node& node) {
+  const auto held = node.facts.labels.find(std::string(kHeldLabel));
+  return held == node.facts.labels.end() ? std::string() : held->second;
+}
+
 std::string pool_of(const Node& node) {
   const auto label = node.labels.find("pool");
   if (label == node.labels.end() || !valid_name(label->second)) return {};

@@ -26,6 +26,14 @@ bool region_is_claimed(const Node& node);  // nobody but the machine says so
 inline constexpr std::string_view kUploadLimitLabel = "limit-upload-kbps", kDownloadLimitLabel = "limit-download-kbps",
                                   kVolumeLeftLabel = "egress-left-gib";
 
+// Which versions a machine says it runs containers with, as labels of its facts: "version.runc" and so on
+// (scan/known_holes.h).
+inline constexpr std::string_view kVersionLabelPrefix = "version.";
+// Set by the control plane alone, among the facts as they are stored: holes that are known in what the machine runs
+// containers with. While it is there nothing new is placed on the machine.
+inline constexpr std::string_view kHeldLabel = "held-for-holes";
+std::string held_for(const Node& node);  // its value; empty: it is not held
+
 // A named pool is one organisation's: machines get into it by that organisation's join tokens only. Written
 // "pool:NAME" where it is the platform's and "pool:ORG/NAME" else; ORG is an id ("org-3") in what is stored and may be
 // a name in what people write.

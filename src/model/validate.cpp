@@ -7,9 +7,13 @@
 #include "model/node_labels.h"
 #include "model/offer.h"
 #include "model/venv_image.h"
+#include "model/workload_identity.h"
 
 namespace muster {
 namespace {
+
+constexpr const char* kAudienceForm =
+    " names whom identity tokens are for: one to eight, separated by commas, such as sts.amazonaws.com";
 
 constexpr std::int64_t kBytesMax = std::int64_t{1} << 50;  // 1 PiB
 constexpr std::int64_t kCpuMilliMax = 100'000'000;
@@ -189,6 +193,9 @@ Status validate(const ClusterSpec& spec, const std::string& field) {
   TRY_VOID(commands(spec.head_setup_commands, field + ".head_setup_commands"));
   TRY_VOID(commands(spec.setup_commands, field + ".setup_commands"));
   TRY_VOID(environment(spec.env, field + ".env"));
+  if (const auto audience = spec.env.find(std::string(kIdentityAudienceEnv));
+      audience != spec.env.end() && !parse_audiences(audience->second))
+    return wrong(field + ".env", std::string(kIdentityAudienceEnv) + kAudienceForm);
   if (spec.files.size() > 64) return wrong(field + ".files", "has more than 64 entries");
   for (std::size_t i = 0; i < spec.files.size(); ++i) {
     const std::string at = field + ".files." + std::to_string(i);
@@ -231,6 +238,9 @@ Status validate(const JobSpec& spec, const std::string& field) {
   TRY_VOID(text(spec.runtime_env_json, 16 << 10, field + ".runtime_env_json"));
   TRY_VOID(text(spec.driver_json, 4 << 10, field + ".driver_json"));
   TRY_VOID(strings(spec.metadata, 64, 1024, field + ".metadata"));
+  if (const auto audience = spec.metadata.find(std::string(kIdentityAudienceMetadata));
+      audience != spec.metadata.end() && !parse_audiences(audience->second))
+    return wrong(field + ".metadata", std::string(kIdentityAudienceMetadata) + kAudienceForm);
   if (!spec.working_dir_blob.empty()) TRY_VOID(blob(spec.working_dir_blob, field + ".working_dir_blob"));
   TRY_VOID(in_range(spec.retries, 0, 100, field + ".retries"));
   TRY_VOID(in_range(spec.timeout.count(), 0, kMonthMs, field + ".timeout"));

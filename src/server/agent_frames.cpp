@@ -242,12 +242,14 @@ void AgentHub::on_certificate(const LinkPtr& link, const session::CertRequest& r
   });
   if (!same) return log_warn("agents", "{} asked for a certificate for a key that is not its own", link->node.str());
   const LeaseTime now = read_clocks().lease;
+  Bytes tpm;
   {
     const std::lock_guard lock(mutex_);
     if (link->issued_at != LeaseTime{0} && now - link->issued_at < kCertificateEvery) return;
     link->issued_at = now;
+    tpm = link->tpm;
   }
-  const auto issued = context_.identity.signer->device_certificate(link->node, *key, context_.certificate_life);
+  const auto issued = context_.identity.signer->device_certificate(link->node, *key, context_.certificate_life, tpm);
   if (!issued.ok())
     return log_error("agents", "no certificate could be issued for {}: {}", link->node.str(), issued.error().message);
   {

@@ -10,12 +10,16 @@
 #include "crypto/cert.h"
 #include "crypto/random.h"
 #include "crypto/sign.h"
+#include "crypto/tpm_key.h"
+#include "model/node_labels.h"
 #include "server/core_state.h"
 #include "server/desired.h"
+#include "server/host_judge.h"
 #include "server/registry_store.h"
 #include "server/relay_book.h"
 #include "server/reliability_book.h"
 #include "server/way_memory.h"
+#include "server/workload_identity.h"
 #include "wire/agent_frames.h"
 
 namespace muster::server {
@@ -95,6 +99,11 @@ AgentHub::Proof AgentHub::prove(const session::Hello& hello, ByteView message) c
   }
   if (proof.certificate.ok()) {
     proof.signed_by_it = crypto::verify(proof.certificate->device_key, message, hello.signature);
+    if (const Bytes& bound = proof.certificate->tpm; proof.signed_by_it && !bound.empty()) {
+      const crypto::Digest shown = crypto::sha256(hello.tpm_key);
+      proof.tpm_missing = !crypto::equal(bound, Bytes(shown.begin(), shown.end())) ||
+                          !crypto::tpm_signed(hello.tpm_key, crypto::kTpmHelloDomain, message, hello.tpm_signature);
+    }
     return proof;
   }
   // Not valid yet by this server's clock only: that passes, an identity that is given up does not come back.
@@ -129,6 +138,10 @@ Result<NodeId> AgentHub::verify(const session::Hello&, ByteView) {
   TRY_VOID(known);
   if (!proof_->signed_by_it)
     return error(Code::Unauthenticated, "the challenge is not signed by this machine's device key");
+  if (proof_->tpm_missing)
+    return error(Code::Unauthenticated,
+                 "this machine's certificate is bound to a key in its TPM, which did not sign: the TPM was cleared or "
+                 "exchanged, or this is a copy on another machine. `muster-agent leave`, then join with a new token");
   return *id;
 }
 
@@ -150,6 +163,13 @@ std::vector<LeaseId> AgentHub::live_leases(NodeId node) {
   if (!leading_) return out;
   context_.runner->read(
       [&](const control::State& state, const scheduler::Scheduler&) { out = control::renewable_leases(state, node); });
+  return out;
+}
+std::string AgentHub::held(NodeId node) {
+  std::string out;
+  context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
+    if (const Node* found = state.find_node(node)) out = held_for(*found);
+  });
   return out;
 }
 void AgentHub::heard(NodeId node, const std::string& domain, LeaseTime now) {
@@ -283,6 +303,7 @@ void AgentHub::on_message(const LinkPtr& link, const Bytes& message) {
 // With the mutex held. Counted on the boot clock: a step of the wall clock ends no link.
 void AgentHub::note_certificate(const LinkPtr& link, const Proof& proof, Now now) {
   if (!proof.expiry.ok() || link->renew_by != LeaseTime{0}) return;
+  if (proof.certificate.ok()) link->tpm = proof.certificate->tpm;
   const Millis left = proof.given_up ? Millis(0) : std::max(Millis(0), *proof.expiry - now.wall);
   link->renew_by = now.lease + left + kRenewGrace;
 }
@@ -307,8 +328,14 @@ void AgentHub::flush(const LinkPtr& link, Todo& todo) {
 void AgentHub::report(const LinkPtr& link, session::Report report) {
   control::Command command;
   if (report.online) {
-    command = control::NodeOnline{link->node, std::move(report.facts), std::move(report.leases), std::move(report.jobs),
-                                  std::move(report.boot_id)};
+    std::optional<std::string> held;
+    if (report.facts) held = context_.hosts->judge(link->node, *report.facts);
+    command = control::NodeOnline{link->node,
+                                  std::move(report.facts),
+                                  std::move(report.leases),
+                                  std::move(report.jobs),
+                                  std::move(report.boot_id),
+                                  std::move(held)};
   } else {
     command = control::ReportObserved{link->node, report.revision, std::move(report.leases), std::move(report.jobs)};
   }
@@ -362,16 +389,21 @@ void AgentHub::bring_desired(NodeId node) {
     now = read_clocks();
     context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
       const Node* known = state.find_node(node);
-      if (known == nullptr || (link->built && !link->stale && link->built_relays == relays &&
-                               link->built_incarnation == state.incarnation &&
-                               link->built_revision == known->revision && now.lease - link->built_at < kOrdersRenewed))
+      if (known == nullptr ||
+          (link->built && !link->stale && link->built_relays == relays &&
+           link->built_incarnation == state.incarnation && link->built_revision == known->revision &&
+           now.lease - link->built_at < link->renew_after))
         return;
       draft = draft_orders(state, context_.identity, node, now.wall, context_.registries.get());
     });
     if (!draft) return;
     link->stale = false;
   }
-  session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays);
+  const Millis renew_after = draft->identities.empty()
+                                 ? kOrdersRenewed
+                                 : std::min(kOrdersRenewed, context_.workloads->lifetime() / kIdentityRenewals);
+  session::Desired desired = sign_orders(std::move(*draft), context_.identity, now.wall, *context_.signatures, *relays,
+                                         context_.workloads.get());
   // By a key of which nobody has heard yet: the signer knows more than this process, which asks it (run).
   if (!desired.signature.empty() && !keys_named(desired)) {
     keys_unknown_ = true;
@@ -385,6 +417,7 @@ void AgentHub::bring_desired(NodeId node) {
     link->built_relays = relays;
     link->built = !desired.signature.empty();
     link->built_at = now.lease;
+    link->renew_after = renew_after;
     link->built_incarnation = desired.incarnation;
     link->built_revision = desired.revision;
     if (link->built) link->session->renew_desired(std::move(desired), now);

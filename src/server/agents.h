@@ -17,6 +17,7 @@
 #include "crypto/cert.h"
 #include "server/api.h"
 #include "server/context.h"
+#include "server/desired.h"
 #include "server/event_hub.h"
 #include "server/log_follow.h"
 #include "server/net_view.h"
@@ -88,11 +89,13 @@ class AgentHub final : private session::Authority {
     bool stale = false;  // what was built is to be built anew
     std::shared_ptr<const std::vector<RelayEntry>> built_relays;
     LeaseTime built_at{0};
+    Millis renew_after = kOrdersRenewed;
     bool proved = false;                              // a Hello was checked; only the link's own thread looks
     std::optional<session::TrustTaken> believes;      // what the machine said
     Bytes trust_told;                                 // digest of what it was told last
     std::optional<session::KeysTaken> keys_believed;  // what the machine said of signing keys
     Bytes keys_told;                                  // digests of what it was told last: keys, and roots at that time
+    Bytes tpm;                            // the TPM key that its certificate is bound to: those that follow are, too
     LeaseTime renew_by{0}, issued_at{0};  // the link ends unless the certificate was renewed; when one was last issued
   };
   using LinkPtr = std::shared_ptr<Link>;
@@ -103,6 +106,7 @@ class AgentHub final : private session::Authority {
     Result<crypto::DeviceCertificate> certificate = error(Code::Unauthenticated, "no certificate was shown");
     Result<WallTime> expiry = error(Code::Unauthenticated, "no certificate was shown");
     bool signed_by_it = false;
+    bool tpm_missing = false;  // it is bound to a TPM, whose key did not sign
     bool given_up = false;  // by a CA that counts for nothing any more: good for asking for another, by the key's proof
   };
   Proof prove(const session::Hello& hello, ByteView message) const;
@@ -112,6 +116,7 @@ class AgentHub final : private session::Authority {
   std::string failure_domain(NodeId node) override;
   std::string known_boot(NodeId node) override;
   std::vector<LeaseId> live_leases(NodeId node) override;
+  std::string held(NodeId node) override;
   void heard(NodeId node, const std::string& domain, LeaseTime now) override;
   void granted(LeaseId lease, LeaseTime now) override;
   void renewed(LeaseId lease, LeaseTime now) override;

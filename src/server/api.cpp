@@ -15,6 +15,7 @@
 #include "server/access_tokens.h"
 #include "server/agents.h"
 #include "server/blob_store.h"
+#include "server/workload_identity.h"
 #include "wire/openapi.h"
 
 namespace muster::server {
@@ -361,6 +362,10 @@ void Api::special(const net::Request& request, const net::ResponderPtr& responde
   const bool get = request.method == "GET" || request.method == "HEAD";
   if (get && request.path == "/api/v1/openapi.json") {
     response.body = wire::openapi_json();
+  } else if (get && request.path == "/.well-known/openid-configuration") {
+    response.body = context_.workloads->discovery();
+  } else if (get && request.path == "/.well-known/jwks.json") {
+    response.body = context_.workloads->jwk_set(read_clocks().wall);
   } else if (request.method == "POST" && request.path == "/sso/logout") {
     return sso_logout(request, responder);
   } else if (get && request.path == "/healthz") {

@@ -2,11 +2,14 @@
 #include <fmt/format.h>
 
 #include "crypto/cert.h"
+#include "crypto/hash.h"
 #include "crypto/token.h"
+#include "crypto/tpm_key.h"
 #include "model/node_labels.h"
 #include "model/offer.h"
 #include "server/agents.h"
 #include "server/api.h"
+#include "server/host_judge.h"
 #include "server/list.h"
 #include "server/relay_book.h"
 #include "server/reliability_book.h"
@@ -20,7 +23,8 @@ namespace {
 
 std::string node_json(const Context& context, const control::State& state, const access::Subject& caller,
                       const Node& node) {
-  wire::NodeView view = node_view(state, caller, node, context.agents->owner_word(node.id));
+  wire::NodeView view =
+      node_view(state, caller, node, context.agents->owner_word(node.id), context.hosts->findings(node));
   const WallTime now = read_clocks().wall;
   const ReliabilityBook::Row row = context.reliability->of(node.id, now);
   const scheduler::Reliability judged = context.reliability->reliability(node.id, now);
@@ -104,17 +108,28 @@ void Api::enroll(const CallPtr& call) {
   if (const Status may = access::check(call->caller.subject, access::Verb::Enroll, {access::Kind::Node, {}, {}, {}});
       !may.ok())
     return fail(call, may.error());
+  Bytes tpm;
+  if (!request->tpm_key.empty()) {
+    if (!crypto::tpm_signed(request->tpm_key, crypto::kTpmEnrolDomain, *key, request->tpm_signature))
+      return fail(call,
+                  error(Code::InvalidArgument, "the key of the TPM has not signed this device key", "tpmSignature"));
+    const crypto::Digest digest = crypto::sha256(request->tpm_key);
+    tpm.assign(digest.begin(), digest.end());
+  }
   const std::string name = request->name.empty() ? request->facts.hostname : request->name;
-  submit(call, control::EnrollNode{token->hash, Bytes(key->begin(), key->end()), name, request->facts},
-         [this, key = *key](const control::State&, const scheduler::Scheduler&,
-                            const engine::Reply& reply) -> Result<std::string> {
+  NodeFacts facts = request->facts;
+  std::string held = context_.hosts->judge({}, facts);
+  submit(call,
+         control::EnrollNode{token->hash, Bytes(key->begin(), key->end()), name, std::move(facts), std::move(held)},
+         [this, key = *key, tpm](const control::State&, const scheduler::Scheduler&,
+                                 const engine::Reply& reply) -> Result<std::string> {
            const Identity& id = context_.identity;
            const auto cas = context_.cas.get();
            const auto node = NodeId::parse(reply.outcome.id);
            if (!node) return error(Code::Internal, "enrolment gave no machine id");
            wire::EnrollView view;
            view.node = *node;
-           view.certificate_pem = TRY(id.signer->device_certificate(*node, key, context_.certificate_life));
+           view.certificate_pem = TRY(id.signer->device_certificate(*node, key, context_.certificate_life, tpm));
            view.ca_pem = crypto::roots_pem(cas->trust);
            if (cas->trust.revision != 0) view.trust = cas->text;
            const WallTime now = read_clocks().wall;

@@ -8,6 +8,7 @@
 #include "server/at_rest.h"
 #include "server/blob_store.h"
 #include "server/event_hub.h"
+#include "server/host_judge.h"
 #include "server/journal_head.h"
 #include "server/log_store.h"
 #include "server/registry_store.h"
@@ -19,6 +20,7 @@
 #include "server/sso.h"
 #include "server/start_forecasts.h"
 #include "server/way_memory.h"
+#include "server/workload_identity.h"
 
 namespace muster::server {
 
@@ -26,6 +28,10 @@ namespace {
 // The chain holds the roots, so that a client which only knows the digest of one can pin it.
 net::TlsFiles tls_files(const Identity& identity) {
   return {identity.tls.cert_pem + identity.cas.chain(), identity.tls.key_pem};
+}
+std::string issuer_of(const std::string& public_host, const Identity& identity) {
+  if (public_host.empty()) return "https://" + identity.sans.front();
+  return "https://" + (public_host.ends_with(":443") ? public_host.substr(0, public_host.size() - 4) : public_host);
 }
 // Takes note of the certificates in use, and says which of them near their end.
 Status watch_certificates(Context& context, const Identity& identity) {
@@ -100,6 +106,12 @@ Result<std::unique_ptr<App>> App::start(Options options) {
         std::make_unique<Sso>(std::move(*options.sso), context.identity.secret, options.store, *context.runner);
   context.tokens = std::make_unique<AccessTokens>(context.identity.signer, context.identity.server_id);
   TRY_VOID(context.tokens->refresh());
+  context.workloads = std::make_unique<WorkloadIdentity>(
+      context.identity.signer,
+      options.identity_issuer.empty() ? issuer_of(options.public_host, context.identity) : options.identity_issuer,
+      options.identity_life);
+  if (const Status keys = context.workloads->refresh(); !keys.ok())
+    log_warn("musterd", "no identity tokens for clusters and jobs: {}", keys.error().message);
   context.signatures = std::make_unique<SignedBook>(context.identity.signer);
   context.relays = std::make_unique<RelayBook>(context.dir, context.identity.server_id, context.identity.relay_list);
   context.relay = std::make_unique<RelayTeller>(context, options.handoff);
@@ -109,6 +121,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   access.keep = options.addresses_kept;
   context.access = std::make_unique<AccessLog>(std::move(access), options.addresses);
   context.access->start();
+  context.hosts = std::make_unique<HostJudge>(context);
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
@@ -123,6 +136,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.queue_watch->start();
   context.relay->start();
   note_keys(context);
+  app->judge_hosts();
   app->api_ = std::make_unique<Api>(context);
   Api* api = app->api_.get();
   net::ServerHandlers handlers;
@@ -155,6 +169,11 @@ Status App::sign_due_head() {
   return {};
 }
 
+void App::judge_hosts() {
+  if (const Status judged = context_->hosts->refresh(); !judged.ok())
+    log_error("musterd", "known holes of machines: {}", judged.error().message);
+}
+
 Status App::renew_certificate() {
   const Identity fresh = TRY(load_identity(context_->dir, read_clocks().wall, context_->identity.signer));
   const auto before = context_->cas.get();
@@ -168,6 +187,8 @@ Status App::renew_certificate() {
   }
   TRY_VOID(take_keys(*context_, fresh.keys));
   TRY_VOID(context_->tokens->refresh());
+  if (const Status keys = context_->workloads->refresh(); !keys.ok())
+    log_warn("musterd", "the keys of identity tokens are not known anew: {}", keys.error().message);
   return watch_certificates(*context_, fresh);
 }
 

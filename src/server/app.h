@@ -27,6 +27,8 @@ class App {
     std::string handoff;      // unix socket of muster-relay; empty = none
     std::string public_host;  // put into join tokens; empty = none
     int threads = 4;
+    std::string identity_issuer;      // of tokens for clusters and jobs; empty: https://public_host
+    Millis identity_life{3'600'000};  // of such a token
     Millis certificate_life{86'400'000}, reenrol_within{30LL * 86'400'000};
     std::shared_ptr<journal::AddressBook> addresses;  // of clients; nullptr = they are not kept
     Millis addresses_kept = kAddressesKept;
@@ -41,6 +43,7 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
+  void judge_hosts();      // by the table and policy of known holes as they are now
   Status sign_due_head();  // once a day (UTC), into DIR/heads
   // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those
   // that do.

@@ -1,4 +1,5 @@
-// keys: which keys sign rosters, orders, relay tokens and access tokens, and another one in the place of one of them.
+// keys: which keys sign rosters, orders, relay tokens, access and identity tokens, and another one in the place of one
+// of them.
 #include <fmt/format.h>
 
 #include <charconv>
@@ -44,10 +45,12 @@ Status list_signing_keys(const DataDir& dir) {
     fmt::print("{:<12} {}  {}, {}\n", crypto::key_kind_name(key.kind), crypto::key_id_text(key.key),
                state_of(set.statement, key, now), age);
   }
-  const AccessKeySet access = TRY(load_access_keys(dir, now));
-  for (const auto& key : access.believed)
-    fmt::print("{:<12} {}  {}\n", "access-token", crypto::key_id_text(key.key),
-               key.until.ms == 0 ? std::string("signs") : fmt::format("believed until {}", format_utc(key.until)));
+  for (const auto& [kind, name] : {std::pair(ShortKey::Access, "access-token"), {ShortKey::Workload, "workload"}}) {
+    const AccessKeySet keys = TRY(load_short_keys(dir, kind, now));
+    for (const auto& key : keys.believed)
+      fmt::print("{:<12} {}  {}\n", name, crypto::key_id_text(key.key),
+                 key.until.ms == 0 ? std::string("signs") : fmt::format("believed until {}", format_utc(key.until)));
+  }
   const std::uint64_t revision = set.statement.revision;
   const auto behind = read_keys_behind(dir);
   if (!behind.ok() || behind->revision != revision) {
@@ -99,10 +102,19 @@ Status rotate_keys(const Arguments& arguments, const DataDir& dir, const std::ve
 
 Status rotate_access(const Arguments& arguments, const DataDir& dir) {
   const bool compromised = arguments.options.contains("--compromised");
-  const std::string id = TRY(rotate_access_key(dir, compromised, read_clocks().wall));
+  const std::string id = TRY(rotate_short_key(dir, ShortKey::Access, compromised, read_clocks().wall));
   fmt::print("The access-token key {} signs once musterd takes notice; {}\n", id,
              compromised ? "access tokens of the one before end then, and logins renew theirs."
                          : "access tokens of the one before go on for their ten minutes.");
+  return {};
+}
+
+Status rotate_workload(const Arguments& arguments, const DataDir& dir) {
+  const bool compromised = arguments.options.contains("--compromised");
+  const std::string id = TRY(rotate_short_key(dir, ShortKey::Workload, compromised, read_clocks().wall));
+  fmt::print("The workload key {} signs once musterd takes notice; {}\n", id,
+             compromised ? "the one before is published no longer, so who asks for the key set refuses its tokens."
+                         : "the one before stays in the published key set for the hour that its tokens can live.");
   return {};
 }
 
@@ -113,11 +125,12 @@ int cmd_keys(const Arguments& arguments) {
   const bool lists = words.size() == 2 && words[1] == "list", rotates = words.size() == 3 && words[1] == "rotate";
   std::vector<crypto::KeyKind> kinds;
   const bool access = rotates && (words[2] == "access-token" || words[2] == "all");
+  const bool workload = rotates && (words[2] == "workload" || words[2] == "all");
   if (rotates && words[2] == "all")
     kinds = {crypto::KeyKind::Roster, crypto::KeyKind::Order, crypto::KeyKind::RelayToken};
   else if (const auto kind = rotates ? crypto::parse_key_kind(words[2]) : std::nullopt)
     kinds = {*kind};
-  if (arguments.option("--data").empty() || (!lists && !access && kinds.empty())) {
+  if (arguments.option("--data").empty() || (!lists && !access && !workload && kinds.empty())) {
     std::fputs(kUsage, stderr);
     return 2;
   }
@@ -126,6 +139,7 @@ int cmd_keys(const Arguments& arguments) {
   if (done.ok() && lists) done = list_signing_keys(*dir);
   if (done.ok() && !kinds.empty()) done = rotate_keys(arguments, *dir, kinds);
   if (done.ok() && access) done = rotate_access(arguments, *dir);
+  if (done.ok() && workload) done = rotate_workload(arguments, *dir);
   if (done.ok() && rotates)
     fmt::print("Make a new backup. A musterd that serves takes notice within the hour, or at once: kill -HUP PID\n");
   if (done.ok()) return 0;

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "crypto/workload_token.h"
 #include "server/app.h"
 #include "server/at_rest.h"
 #include "server/commands.h"
@@ -93,6 +94,12 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     options.public_host = !identity.relay_list.empty() ? identity.relay_list.front().address
                                                        : fmt::format("{}:{}", identity.sans.front(), listen.port);
   }
+  options.identity_issuer = arguments.option("--identity-issuer");
+  if (!options.identity_issuer.empty() && !crypto::valid_issuer(options.identity_issuer))
+    return error(Code::InvalidArgument,
+                 "--identity-issuer is the https address under which services find the key set, without a slash at its "
+                 "end: https://id.example.org");
+  options.identity_life = TRY(parse_span(arguments, "--identity-life", Millis(1000), 60, 3'600, options.identity_life));
   options.certificate_life =
       TRY(parse_span(arguments, "--certificate-life", Millis(1000), 60, 7 * 86'400, options.certificate_life));
   options.reenrol_within =
@@ -118,6 +125,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     if (got != SIGHUP && got >= 0) continue;
     // Every hour, and on SIGHUP: a certificate that nears its end is replaced without a restart.
     const Status renewed = app->renew_certificate();
+    app->judge_hosts();
     if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
       log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
     if (!renewed.ok()) log_error("musterd", "the server certificate could not be renewed: {}", renewed.error().message);

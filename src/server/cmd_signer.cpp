@@ -108,7 +108,8 @@ Status split_keys(const Arguments& arguments) {
                        name == "next.key.pem" || name == "roster.pem" || name == "command.pem" || name == "relay.pem" ||
                        name == "roster.next.pem" || name == "command.next.pem" || name == "relay.next.pem" ||
                        name == "signing-keys.pem" || name == "audit.pem" || name == "access.pem" ||
-                       name == "access.before" || (name.starts_with("trust") && name.ends_with(".pem"));
+                       name == "access.before" || name == "workload.pem" || name == "workload.before" ||
+                       (name.starts_with("trust") && name.ends_with(".pem"));
     if (signs) secret.push_back(name);
   }
   for (const std::string& name : secret) TRY_VOID(copy_key(dir, to, name));

@@ -17,7 +17,8 @@ const char* const kUsage =
     "                [--at-rest-key FILE | --at-rest-program PATH]   (encrypted at rest from the beginning)\n"
     "  musterd serve --data DIR [--listen ADDR:PORT] [--handoff SOCKET] [--public HOST:PORT]\n"
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
-    "                [--second-factor ROLE,...|all] [--carried-seconds N]\n"
+    "                [--second-factor ROLE,...|all] [--carried-seconds N] [--identity-issuer URL]\n"
+    "                [--identity-life SECONDS]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
     "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
@@ -46,7 +47,8 @@ const char* const kUsage =
     "                notice on SIGHUP and every hour)\n"
     "  musterd keys list --data DIR          (which keys sign rosters, orders and relay tokens, and which are "
     "believed)\n"
-    "  musterd keys rotate roster|order|relay-token|access-token|all --data DIR [--keep-hours N] [--start-in SECONDS] "
+    "  musterd keys rotate roster|order|relay-token|access-token|workload|all --data DIR [--keep-hours N] [--start-in "
+    "SECONDS] "
     "[--now]\n"
     "                (another one signs from now on, or from then on; the one before is believed for so long, 24 "
     "hours)\n"
@@ -91,6 +93,8 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--from",
                                                  "--count",
                                                  "--certificate-life",
+                                                 "--identity-issuer",
+                                                 "--identity-life",
                                                  "--reenrol-days",
                                                  "--second-factor",
                                                  "--carried-seconds",

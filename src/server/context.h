@@ -19,12 +19,14 @@ class AccessLog;
 class AccessTokens;
 class AgentHub;
 class EventHub;
+class HostJudge;
 class LogStore;
 class BlobStore;
 class RegistryStore;
 class SecondFactors;
 class ReliabilityBook;
 class WayMemory;
+class WorkloadIdentity;
 struct Sso;
 class SignedBook;
 class RelayTeller;
@@ -49,9 +51,11 @@ struct Context {
   std::unique_ptr<SecondFactors> factors;
   std::unique_ptr<Sso> sso;  // null: no identity provider is configured
   std::unique_ptr<AccessTokens> tokens;
+  std::unique_ptr<WorkloadIdentity> workloads;
   std::unique_ptr<SignedBook> signatures;
   std::unique_ptr<RelayBook> relays;
   std::unique_ptr<RelayTeller> relay;
+  std::unique_ptr<HostJudge> hosts;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   std::unique_ptr<StartForecasts> starts;

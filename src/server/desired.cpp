@@ -10,6 +10,7 @@
 #include "crypto/hash.h"
 #include "model/image_name.h"
 #include "model/venv_image.h"
+#include "model/workload_identity.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "wire/agent_frames.h"
@@ -90,6 +91,33 @@ void grant_relays(const std::vector<RelayEntry>& relays, const Identity& identit
   }
 }
 
+// Who asked for it: the cluster in its environment, for all members; a job in its metadata, for the head, where its
+// driver runs.
+void add_identities(const control::State& state, const Cluster& cluster, const Assignment& assignment,
+                    std::size_t secrets, OrdersDraft& out) {
+  const auto project = state.projects.find(cluster.project);
+  if (project == state.projects.end()) return;
+  const auto org = state.orgs.find(project->second.org);
+  if (org == state.orgs.end()) return;
+  const auto add = [&](std::string name, const std::string& audience, JobId job) {
+    auto audiences = parse_audiences(audience);
+    if (!audiences) return;  // of before such names were checked
+    WorkloadWanted wanted;
+    wanted.org_name = org->second.name, wanted.project_name = project->second.name;
+    wanted.cluster_name = cluster.spec.name, wanted.org = org->first, wanted.project = project->first;
+    wanted.cluster = cluster.id, wanted.lease = assignment.lease, wanted.job = job;
+    wanted.audiences = std::move(*audiences);
+    out.identities.push_back({secrets, std::move(name), std::move(wanted)});
+  };
+  if (const auto asked = cluster.spec.env.find(std::string(kIdentityAudienceEnv)); asked != cluster.spec.env.end())
+    add(std::string(kIdentityFile), asked->second, cluster.ephemeral_for);
+  for (const JobOrder& job : assignment.jobs) {
+    const auto asked = job.metadata.find(std::string(kIdentityAudienceMetadata));
+    if (asked != job.metadata.end() && !job.stop)
+      add(std::string(kIdentityFile) + "-" + job.job.str(), asked->second, job.job);
+  }
+}
+
 // Only while the machine has not the image yet.
 void add_registry(const control::State& state, const Cluster& cluster, const Assignment& assignment,
                   const RegistryStore* registries, WallTime now, session::LeaseSecrets& secrets) {
@@ -134,6 +162,7 @@ OrdersDraft draft_orders(const control::State& state, const Identity& identity, 
         out.members.push_back({desired.secrets.size(), cluster->id.value, *key});
     }
     add_registry(state, *cluster, assignment, registries, now, secrets);
+    add_identities(state, *cluster, assignment, desired.secrets.size(), out);
     desired.secrets.push_back(std::move(secrets));
     if (!rostered.insert(assignment.cluster).second) continue;
     overlay::Roster roster = draft_roster(state, assignment);
@@ -143,11 +172,20 @@ OrdersDraft draft_orders(const control::State& state, const Identity& identity, 
 }
 
 session::Desired sign_orders(OrdersDraft draft, const Identity& identity, WallTime now, SignedBook& book,
-                             const std::vector<RelayEntry>& relays) {
+                             const std::vector<RelayEntry>& relays, WorkloadIdentity* workloads) {
   session::Desired out = std::move(draft.desired);
   for (const OrdersDraft::Member& member : draft.members)
     grant_relays(relays, identity, book, now, {{}, member.cluster, member.overlay_key, now + kRelayTokenLifetime},
                  out.secrets[member.secrets]);
+  for (OrdersDraft::Identity& identity_of : draft.identities) {
+    if (workloads == nullptr) break;
+    auto token = workloads->token(std::move(identity_of.wanted), now);
+    auto& secrets = out.secrets[identity_of.secrets];
+    if (!token.ok())
+      log_error("agents", "{} gets no identity token: {}", secrets.lease.str(), token.error().message);
+    else if (secrets.identities.size() < session::kIdentitiesMax)
+      secrets.identities.push_back({std::move(identity_of.name), to_bytes(*token)});
+  }
   for (const overlay::Roster& roster : draft.rosters) {
     auto done = sign(roster, now, book);
     if (done.ok())

@@ -201,7 +201,10 @@ struct Teller {
   }
   std::string operator()(const NodeFactsChanged& e) {
     object = of(s, e.node);
-    return fmt::format("machine {} reported what it has", name_of(s, e.node));
+    // Which hole it is its supplier and the platform see at the machine.
+    const bool held = e.facts.labels.contains(std::string(kHeldLabel));
+    return fmt::format("machine {} {}", name_of(s, e.node),
+                       held ? "gets nothing new: a hole is known in its software" : "reported what it has");
   }
   std::string operator()(const NodeStateChanged& e) {
     object = of(s, e.node);

@@ -33,6 +33,8 @@ struct DataDir {
   std::string blobs() const { return root + "/blobs"; }
   std::string addresses() const { return root + "/addresses.db"; }
   std::string refused_log() const { return root + "/refused.log"; }
+  std::string known_holes() const { return root + "/known-holes.json"; }
+  std::string hole_policy() const { return root + "/hole-policy.json"; }
   std::string relay() const { return root + "/relay"; }
 };
 

@@ -32,6 +32,7 @@
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/host_judge.h"
 #include "server/journal_head.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
@@ -1732,12 +1733,12 @@ TEST_F(Platform, AnotherAccessKeySignsAndACompromisedOneIsBelievedNoLonger) {
   const DataDir& dir = app_->context().dir;
   const auto answer = call("POST", "/api/v1/login", R"({"name":"admin","password":"correct horse battery"})", "");
   const std::string before = answer.body["token"].text();
-  ASSERT_TRUE(rotate_access_key(dir, false, read_clocks().wall).ok());
+  ASSERT_TRUE(rotate_short_key(dir, ShortKey::Access, false, read_clocks().wall).ok());
   ASSERT_TRUE(app_->renew_certificate().ok());
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", before).status, 200);
   const std::string after = login("admin", "correct horse battery");
   EXPECT_NE(before.substr(0, before.find('.')), after.substr(0, after.find('.'))) << "they name their keys";
-  ASSERT_TRUE(rotate_access_key(dir, true, read_clocks().wall).ok());
+  ASSERT_TRUE(rotate_short_key(dir, ShortKey::Access, true, read_clocks().wall).ok());
   ASSERT_TRUE(app_->renew_certificate().ok());
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", after).status, 401);
   EXPECT_EQ(call("GET", "/api/v1/whoami", "", before).status, 401);
@@ -1993,6 +1994,85 @@ struct FarRelay {
   std::unique_ptr<relay::Client> client;  // ends before the relay
 };
 
+TEST_F(Platform, AMachineWithAKnownHoleGetsNothingNewUntilItIsMended) {
+  const std::string supplier = user("hole-sue", Role::Supplier, "hole-org"),
+                    tenant = user("hole-tom", Role::Tenant, "hole-t");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).status, 200);
+  const auto key = crypto::SigningKey::generate();
+  wire::EnrollRequest enrol;
+  enrol.token = call("POST", "/api/v1/join-tokens", "{}", supplier).body["secret"].text();
+  enrol.csr_pem = *crypto::make_csr(key, "holey");
+  enrol.name = "holey";
+  NodeFacts& facts = enrol.facts;
+  facts.hostname = "holey", facts.arch = "x86_64", facts.boot_id = "boot-1", facts.runtimes = {RuntimeKind::Docker};
+  facts.capacity.cpu_milli = 16'000, facts.capacity.memory_bytes = 64LL << 30;
+  const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(enrol), "");
+  ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
+  const auto node = *NodeId::parse(enrolled.body["nodeId"].text());
+  for (const char* part : {"linux", "docker", "containerd", "runc", "nvidia-driver"})
+    facts.labels["version." + std::string(part)] = "none";
+  facts.labels["version.nvidia-container-toolkit"] = "1.17.4";
+  const auto shown = [&](const std::string& token) { return call("GET", "/api/v1/nodes/holey", "", token).body; };
+  const auto with = [&](NodeFacts said) {
+    return std::make_unique<FakeAgent>(endpoint(), node, enrolled.body["certificatePem"].text(), key, std::move(said),
+                                       *unbase64(enrolled.body["commandKey"].text()));
+  };
+  auto agent = with(facts);
+  ASSERT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().starts_with("known holes: CVE-2025-23266"); }))
+      << shown(supplier).dump(1);
+  EXPECT_EQ(shown(supplier)["state"].text(), "online");
+  EXPECT_TRUE(shown(supplier)["holes"].items().at(0)["blocks"].truth());
+  EXPECT_EQ(shown(supplier)["holes"].items().at(0)["fixed"].text(), "1.17.8");
+  EXPECT_EQ(shown(admin_)["holes"].items().at(0)["id"].text(), "CVE-2025-23266");
+  EXPECT_FALSE(shown(supplier)["claimedLabels"].find("held-for-holes") != nullptr) << "no word of the machine's";
+
+  wire::CreateClusterRequest request;
+  request.spec.name = "hopeful", request.spec.image = "muster/ray:1";
+  request.spec.head.resources.cpu_milli = 1000;
+  EXPECT_FALSE(call("POST", "/api/v1/plan", wire::to_json(request), tenant).body["startsNow"].truth())
+      << "nothing is placed on it";
+  // Silence heals nothing, and a machine's own word neither.
+  agent.reset();
+  NodeFacts silent = facts;
+  silent.labels = {{"held-for-holes", ""}, {"marker", "2"}};
+  agent = with(silent);
+  ASSERT_TRUE(eventually([&] { return shown(supplier)["claimedLabels"]["marker"].text() == "2"; }));
+  EXPECT_TRUE(shown(supplier)["notHired"].text().starts_with("known holes: CVE-2025-23266")) << shown(supplier).dump(1);
+
+  // The operator grants an exception, takes it back, brings a table of his own.
+  const auto put = [](const std::string& path, const std::string& text) { std::ofstream(path) << text; };
+  const DataDir dir = app_->context().dir;
+  put(dir.hole_policy(), R"({"exceptions":[{"id":"CVE-2025-23266","node":")" + node.str() +
+                             R"(","owner":"ann","until":"2999-01-01"},{"id":"CVE-2025-23267","owner":"ann",)"
+                             R"("until":"2999-01-01"},{"id":"CVE-2026-24260","owner":"ann","until":"2999-01-01"}]})");
+  app_->judge_hosts();
+  EXPECT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().find("known holes") == std::string::npos; }))
+      << shown(supplier).dump(1);
+  EXPECT_EQ(shown(supplier)["holes"].items().at(0)["state"].text(), "excepted");
+  put(dir.hole_policy(), "{\"exeptions\":[]}");
+  EXPECT_FALSE(app_->context().hosts->refresh().ok()) << "a faulty file is no policy";
+  EXPECT_EQ(shown(supplier)["notHired"].text().find("known holes"), std::string::npos) << "what was in force stays";
+  ASSERT_EQ(::unlink(dir.hole_policy().c_str()), 0);
+  app_->judge_hosts();
+  EXPECT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().starts_with("known holes"); }));
+  put(dir.known_holes(), R"({"date":"2999-01-01","holes":[{"id":"CVE-2999-1","component":"nvidia-container-toolkit",)"
+                         R"("action":"block","affected":[{"fixed":"1.17.5"}],"sources":["here"]}]})");
+  app_->judge_hosts();
+  EXPECT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().starts_with("known holes: CVE-2999-1 in"); }));
+  // Mended: judged anew by the report alone.
+  agent.reset();
+  facts.labels["version.nvidia-container-toolkit"] = "1.17.5";
+  agent = with(facts);
+  EXPECT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().find("known holes") == std::string::npos; }))
+      << shown(supplier).dump(1);
+  ASSERT_EQ(::unlink(dir.known_holes().c_str()), 0);
+  app_->judge_hosts();
+  EXPECT_TRUE(eventually([&] { return shown(supplier)["notHired"].text().starts_with("known holes"); }))
+      << "by the table that came with it";
+  agent.reset();
+  EXPECT_EQ(call("POST", "/api/v1/nodes/holey/action", R"({"action":"revoke"})", supplier).status, 200);
+}
+
 TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const std::string supplier = user("sue", Role::Supplier, "sue-org");
   const std::string tenant = user("tom", Role::Tenant, "tom-org");
@@ -2036,6 +2116,10 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   request.spec.image = "muster/ray:1";
   request.spec.head.resources.cpu_milli = 1000;
   request.spec.head.resources.memory_bytes = 2LL << 30;
+  wire::CreateClusterRequest nameless = request;
+  nameless.spec.env["MUSTER_IDENTITY_AUDIENCE"] = "has a blank";
+  EXPECT_EQ(call("POST", "/api/v1/plan", wire::to_json(nameless), tenant).status, 400);
+  request.spec.env["MUSTER_IDENTITY_AUDIENCE"] = "vault.example.org";
   auto plan = call("POST", "/api/v1/plan", wire::to_json(request), tenant);
   ASSERT_EQ(plan.status, 200) << plan.body.dump();
   EXPECT_TRUE(plan.body["startsNow"].truth()) << plan.body.dump();
@@ -2125,6 +2209,34 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   const Bytes& proofs = seen.desired.rosters[0].machines;
   EXPECT_EQ(overlay::drop_unproven(proven, {verifier.get(), proofs, read_clocks().wall}).value(), 0u);
   EXPECT_EQ(proofs.size(), crypto::kMachineProofBytes);
+  // It says who it is to services outside, by a key that is published and goes on being so after another one signs.
+  ASSERT_EQ(seen.desired.secrets[0].identities.size(), 1u);
+  EXPECT_EQ(seen.desired.secrets[0].identities[0].name, "identity");
+  const auto kid_of = [](const std::string& jwt) {
+    const auto header = wire::parse_json(as_string(unbase64url(jwt.substr(0, jwt.find('.'))).value_or(Bytes())));
+    return header.ok() ? (*header)["kid"].text() : std::string();
+  };
+  const auto published = [&] { return call("GET", "/.well-known/jwks.json", "", "").body.dump(); };
+  const std::string identity = as_string(seen.desired.secrets[0].identities[0].token);
+  const std::string payload =
+      as_string(unbase64url(identity.substr(identity.find('.') + 1, identity.rfind('.') - identity.find('.') - 1))
+                    .value_or(Bytes()));
+  EXPECT_NE(payload.find(R"("sub":"org:tom-org:project:main:cluster:demo")"), std::string::npos) << payload;
+  EXPECT_NE(payload.find(R"("aud":"vault.example.org")"), std::string::npos) << payload;
+  const auto discovery = call("GET", "/.well-known/openid-configuration", "", "").body;
+  EXPECT_EQ(discovery["jwks_uri"].text(), discovery["issuer"].text() + "/.well-known/jwks.json");
+  EXPECT_NE(payload.find("\"iss\":\"" + discovery["issuer"].text() + "\""), std::string::npos) << payload;
+  const std::string kid = kid_of(identity);
+  ASSERT_FALSE(kid.empty());
+  EXPECT_NE(published().find(kid), std::string::npos) << published();
+  ASSERT_TRUE(rotate_short_key(app_->context().dir, ShortKey::Workload, false, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  EXPECT_NE(published().find(kid), std::string::npos) << "its tokens live on: " << published();
+  EXPECT_EQ(call("GET", "/.well-known/jwks.json", "", "").body["keys"].items().size(), 2U);
+  ASSERT_TRUE(rotate_short_key(app_->context().dir, ShortKey::Workload, true, read_clocks().wall).ok());
+  ASSERT_TRUE(app_->renew_certificate().ok());
+  EXPECT_EQ(published().find(kid), std::string::npos) << "compromised: " << published();
+
   // A relay token lasts hours, and is renewed long before its end.
   const auto token =
       overlay::verify_relay_token(app_->context().identity.relay_key, seen.desired.secrets[0].relay_token,

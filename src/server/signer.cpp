@@ -22,6 +22,17 @@ Result<Signed> signature_of(Result<Signer::Fields> answer) {
   if (answer->size() != 2) return error(Code::Internal, "the signer gave an answer that is not understood");
   return Signed{std::move((*answer)[0]), std::move((*answer)[1])};
 }
+Result<std::vector<crypto::AccessKey>> keys_of(Result<Signer::Fields> answer) {
+  if (!answer.ok()) return answer.error();
+  const Signer::Fields& fields = *answer;
+  std::vector<crypto::AccessKey> out;
+  for (std::size_t i = 0; i + 1 < fields.size(); i += 2) {
+    const auto key = crypto::key32(fields[i]);
+    if (!key) return error(Code::Internal, "the signer gave a public key that is none");
+    out.push_back({*key, WallTime{static_cast<std::int64_t>(TRY(read_number(fields[i + 1])) & INT64_MAX)}});
+  }
+  return out;
+}
 Bytes key_field(const crypto::Key32& key) {
   return {key.begin(), key.end()};
 }
@@ -77,9 +88,12 @@ Result<SignerView> parse_view(const Signer::Fields& fields) {
 Result<SignerView> Signer::view() {
   return parse_view(TRY(ask(SignOp::View, {})));
 }
-Result<std::string> Signer::device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime) {
-  return only_text(ask(SignOp::Device, {number_field(node.value), key_field(device),
-                                        number_field(static_cast<std::uint64_t>(lifetime.count()))}));
+Result<std::string> Signer::device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime,
+                                               ByteView tpm) {
+  Fields fields{number_field(node.value), key_field(device),
+                number_field(static_cast<std::uint64_t>(lifetime.count()))};
+  if (!tpm.empty()) fields.emplace_back(tpm.begin(), tpm.end());  // a signer of before knows three
+  return only_text(ask(SignOp::Device, fields));
 }
 Result<std::string> Signer::server_certificate(crypto::ServerRole role, std::string_view request_pem) {
   return only_text(ask(SignOp::Server, {number_field(static_cast<std::uint64_t>(role)), to_bytes(request_pem)}));
@@ -110,14 +124,24 @@ Result<std::string> Signer::access_token(PrincipalId account, TokenId session, M
                                              number_field(static_cast<std::uint64_t>(lifetime.count()))}));
 }
 Result<std::vector<crypto::AccessKey>> Signer::access_keys() {
-  const Fields fields = TRY(ask(SignOp::AccessKeys, {}));
-  std::vector<crypto::AccessKey> out;
-  for (std::size_t i = 0; i + 1 < fields.size(); i += 2) {
-    const auto key = crypto::key32(fields[i]);
-    if (!key) return error(Code::Internal, "the signer gave a public key that is none");
-    out.push_back({*key, WallTime{static_cast<std::int64_t>(TRY(read_number(fields[i + 1])) & INT64_MAX)}});
-  }
-  return out;
+  return keys_of(ask(SignOp::AccessKeys, {}));
+}
+Result<std::vector<crypto::AccessKey>> Signer::workload_keys() {
+  return keys_of(ask(SignOp::WorkloadKeys, {}));
+}
+Result<std::string> Signer::workload_token(const WorkloadWanted& wanted) {
+  Fields fields{to_bytes(wanted.issuer),
+                to_bytes(wanted.org_name),
+                to_bytes(wanted.project_name),
+                to_bytes(wanted.cluster_name),
+                number_field(wanted.org.value),
+                number_field(wanted.project.value),
+                number_field(wanted.cluster.value),
+                number_field(wanted.lease.value),
+                number_field(wanted.job.value),
+                number_field(static_cast<std::uint64_t>(wanted.lifetime.count()))};
+  for (const std::string& audience : wanted.audiences) fields.push_back(to_bytes(audience));
+  return only_text(ask(SignOp::WorkloadToken, fields));
 }
 Status Signer::behind(const Behind& behind, SignOp which) {
   Fields fields{number_field(behind.revision)};

@@ -17,20 +17,34 @@
 namespace muster::server {
 
 enum class SignOp : std::uint8_t {
-  View = 1,          // public halves; the folder is read anew, so a CA that followed is in use from here on
-  Device = 2,        // a machine's certificate
-  Server = 3,        // the certificate of musterd or of its relay, for names that the desk knows
-  Proof = 4,         // that a machine is enrolled
-  Roster = 5,        // a cluster's members
-  Order = 6,         // what a machine shall do
-  RelayToken = 7,    // leave to use the relay
-  Head = 8,          // the journal's head
-  Behind = 9,        // to be noted for `musterd ca`: machines that do not believe the newest roots
-  KeysBehind = 10,   // the same for `musterd keys`: machines that do not know the newest statement of signing keys
-  AccessToken = 11,  // of a login, for ten minutes
-  AccessKeys = 12    // public: which keys' access tokens are believed; the folder is read anew
+  View = 1,            // public halves; the folder is read anew, so a CA that followed is in use from here on
+  Device = 2,          // a machine's certificate
+  Server = 3,          // the certificate of musterd or of its relay, for names that the desk knows
+  Proof = 4,           // that a machine is enrolled
+  Roster = 5,          // a cluster's members
+  Order = 6,           // what a machine shall do
+  RelayToken = 7,      // leave to use the relay
+  Head = 8,            // the journal's head
+  Behind = 9,          // to be noted for `musterd ca`: machines that do not believe the newest roots
+  KeysBehind = 10,     // the same for `musterd keys`: machines that do not know the newest statement of signing keys
+  AccessToken = 11,    // of a login, for ten minutes
+  AccessKeys = 12,     // public: which keys' access tokens are believed; the folder is read anew
+  WorkloadToken = 13,  // who a cluster or job is, for an hour at most
+  WorkloadKeys = 14    // public, as AccessKeys
 };
-inline constexpr std::uint8_t kSignOps = 12;
+inline constexpr std::uint8_t kSignOps = 14;
+
+// Whom an identity token is for; its subject is made of the names by the one who signs.
+struct WorkloadWanted {
+  std::string issuer, org_name, project_name, cluster_name;
+  OrgId org;
+  ProjectId project;
+  ClusterId cluster;
+  LeaseId lease;
+  JobId job;  // 0: of the cluster alone
+  std::vector<std::string> audiences;
+  Millis lifetime{0};
+};
 
 struct SignerView {
   crypto::Key32 roster_key{}, command_key{}, relay_key{};  // public, of those that sign now
@@ -46,7 +60,8 @@ class Signer {
  public:
   virtual ~Signer() = default;
   Result<SignerView> view();
-  Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime);
+  // tpm: as of crypto::issue_device_certificate.
+  Result<std::string> device_certificate(NodeId node, const crypto::Key32& device, Millis lifetime, ByteView tpm = {});
   Result<std::string> server_certificate(crypto::ServerRole role, std::string_view request_pem);
   Result<crypto::MachineProof> machine_proof(NodeId node, const crypto::Key32& device);
   Result<Signed> roster(ByteView roster_bytes);
@@ -55,6 +70,8 @@ class Signer {
   Result<wire::HeadView> head(std::uint64_t incarnation, std::uint64_t seq, ByteView hash);
   Result<std::string> access_token(PrincipalId account, TokenId session, Millis lifetime);
   Result<std::vector<crypto::AccessKey>> access_keys();
+  Result<std::string> workload_token(const WorkloadWanted& wanted);
+  Result<std::vector<crypto::AccessKey>> workload_keys();
   Status behind(const Behind& behind, SignOp which = SignOp::Behind);  // or KeysBehind
 
   using Fields = std::vector<Bytes>;

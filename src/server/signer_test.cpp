@@ -121,6 +121,37 @@ TEST_F(Signing, WhatThePolicyForbidsIsRefusedAndNoted) {
   EXPECT_EQ(info.st_mode & 0777, 0600u);
 }
 
+TEST_F(Signing, IdentityTokensNameAllThatTheyAreFor) {
+  const auto desk = *SigningDesk::open(dir);
+  WorkloadWanted wanted{"https://muster.example.org", "acme", "vision", "train", {2}, {3}, {5}, {9}, {7},
+                        {"sts.amazonaws.com"},        1h};
+  const auto token = desk->workload_token(wanted);
+  ASSERT_TRUE(token.ok()) << token.error().message;
+  const auto keys = desk->workload_keys();
+  ASSERT_TRUE(keys.ok());
+  const auto dot = token->rfind('.');
+  EXPECT_TRUE(crypto::verify(keys->front().key, as_bytes(std::string_view(*token).substr(0, dot)),
+                             *unbase64url(token->substr(dot + 1))));
+  EXPECT_NE(keys->front().key, desk->access_keys()->front().key) << "one key signs one kind";
+  EXPECT_NE(log().find("org:acme:project:vision:cluster:train:job:job-7 lease-9 seconds=3600 ok\n"), std::string::npos)
+      << log();
+  const auto refused = [&](auto change) {
+    WorkloadWanted other = wanted;
+    change(other);
+    return !desk->workload_token(other).ok();
+  };
+  EXPECT_TRUE(refused([](auto& w) { w.lifetime = 2h; }));
+  EXPECT_TRUE(refused([](auto& w) { w.lifetime = Millis(0); }));
+  EXPECT_TRUE(refused([](auto& w) { w.issuer = "http://muster.example.org"; }));
+  EXPECT_TRUE(refused([](auto& w) { w.org_name = "acme:project:other"; }));
+  EXPECT_TRUE(refused([](auto& w) { w.cluster_name = ""; }));
+  EXPECT_TRUE(refused([](auto& w) { w.lease = LeaseId{}; }));
+  EXPECT_TRUE(refused([](auto& w) { w.audiences = {}; }));
+  EXPECT_TRUE(refused([](auto& w) { w.audiences = {"a\",\"b"}; }));
+  EXPECT_TRUE(refused([](auto& w) { w.audiences.assign(9, "a"); }));
+  EXPECT_FALSE(refused([](auto& w) { w.job = JobId{}; }));
+}
+
 TEST_F(Signing, AskedTooOftenItStops) {
   SigningDesk::Options options;
   options.rates[static_cast<std::size_t>(SignOp::Device)] = {3, 1};

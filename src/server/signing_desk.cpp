@@ -7,6 +7,10 @@
 #include <filesystem>
 
 #include "crypto/file.h"
+#include "crypto/random.h"
+#include "crypto/workload_token.h"
+#include "model/validate.h"
+#include "model/workload_identity.h"
 #include "net/net.h"
 #include "overlay/roster.h"
 #include "server/at_rest.h"
@@ -21,8 +25,8 @@ constexpr std::size_t kOrderBytesMax = 2 << 20;
 
 const char* op_name(SignOp op) {
   constexpr std::array<const char*, kSignOps + 1> names{
-      "?",           "view", "device", "server",      "proof",        "roster",     "order",
-      "relay-token", "head", "behind", "keys-behind", "access-token", "access-keys"};
+      "?",    "view",   "device",      "server",       "proof",       "roster",   "order",        "relay-token",
+      "head", "behind", "keys-behind", "access-token", "access-keys", "workload", "workload-keys"};
   return names[static_cast<std::size_t>(op)];
 }
 
@@ -40,6 +44,14 @@ std::string key_id(const crypto::SigningKey& key) {
 }
 Bytes id_field(const crypto::SigningKey& key) {
   return crypto::short_key_id(key.public_key());
+}
+Signer::Fields believed_fields(const AccessKeySet& keys) {
+  Signer::Fields out;
+  for (const crypto::AccessKey& each : keys.believed) {
+    out.push_back({each.key.begin(), each.key.end()});
+    out.push_back(number_field(static_cast<std::uint64_t>(each.until.ms)));
+  }
+  return out;
 }
 Status not_signed(std::string why) {
   return error(Code::PermissionDenied, "the signer refuses: " + std::move(why));
@@ -65,6 +77,8 @@ std::array<SigningDesk::Rate, kSignOps + 1> SigningDesk::default_rates() {
   set(SignOp::KeysBehind, 100, 60);
   set(SignOp::AccessToken, 120'000, 30'000);
   set(SignOp::AccessKeys, 1000, 600);
+  set(SignOp::WorkloadToken, 400'000, 60'000);
+  set(SignOp::WorkloadKeys, 1000, 600);
   return out;
 }
 
@@ -86,11 +100,18 @@ Status SigningDesk::load() {
   CaSet cas = TRY(load_cas(dir_));
   std::string server_id = TRY(text("server_id"));
   KeySet own = TRY(load_signing_keys(dir_, cas, server_id, options_.wall()));
-  AccessKeySet access = TRY(load_access_keys(dir_, options_.wall()));
+  AccessKeySet access = TRY(load_short_keys(dir_, ShortKey::Access, options_.wall()));
+  AccessKeySet workload = TRY(load_short_keys(dir_, ShortKey::Workload, options_.wall()));
   auto prover = TRY(crypto::MachineProver::create(cas.ca));
   std::string id = ca_id(cas.ca.cert_pem);
-  auto keys = std::make_shared<Keys>(Keys{
-      std::move(own), std::move(access), std::move(cas), std::move(prover), std::move(id), std::move(server_id), {}});
+  auto keys = std::make_shared<Keys>(Keys{std::move(own),
+                                          std::move(access),
+                                          std::move(workload),
+                                          std::move(cas),
+                                          std::move(prover),
+                                          std::move(id),
+                                          std::move(server_id),
+                                          {}});
   keys->sans = lines_of(TRY(text("sans")));
   const auto relays = TRY(read_relays(dir_, keys->server_id));
   relays_ = std::make_unique<RelayBook>(dir_, keys->server_id, relays);
@@ -145,7 +166,8 @@ Result<Signer::Fields> SigningDesk::ask_as(const std::string& who, SignOp op, co
   if (!asked.key.empty()) line += " key=" + asked.key;
   if (!asked.about.empty()) line += " " + asked.about;
   line += done.ok() ? std::string(" ok\n") : fmt::format(" refused: {}\n", done.error().message);
-  const bool signs = op != SignOp::View && op != SignOp::Behind && op != SignOp::KeysBehind && op != SignOp::AccessKeys;
+  const bool signs = op != SignOp::View && op != SignOp::Behind && op != SignOp::KeysBehind &&
+                     op != SignOp::AccessKeys && op != SignOp::WorkloadKeys;
   if (signs || !done.ok()) TRY_VOID(write_line(line));
   if (!done.ok()) return done.error();
   return std::move(asked.answer);
@@ -182,6 +204,10 @@ Status SigningDesk::perform(SignOp op, const Fields& fields, Asked& out) {
       return sign_access(fields, out);
     case SignOp::AccessKeys:
       return tell_access_keys(fields, out);
+    case SignOp::WorkloadToken:
+      return sign_workload(fields, out);
+    case SignOp::WorkloadKeys:
+      return tell_workload_keys(fields, out);
   }
   return error(Code::Unsupported, "the signer does not know this kind of signature");
 }
@@ -198,17 +224,20 @@ Status SigningDesk::note_behind(SignOp op, const Fields& fields) {
 }
 
 Status SigningDesk::sign_device(const Fields& fields, Asked& out) {
-  TRY_VOID(want(fields, 3));
+  if (fields.size() != 4) TRY_VOID(want(fields, 3));
+  const Bytes tpm = fields.size() == 4 ? fields[3] : Bytes();
   const NodeId node{TRY(read_number(fields[0]))};
   const crypto::Key32 device = TRY(read_key(fields[1]));
   const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(read_number(fields[2])), INT64_MAX / 2)));
   out.key = keys_->ca;
   out.about = fmt::format("{} device={} seconds={}", node.str(), audit_key_id(device), lifetime.count() / 1000);
+  if (!tpm.empty()) out.about += " tpm=" + hex(tpm).substr(0, 16);
   if (!node) return not_signed("a certificate names a machine");
+  if (fields.size() == 4 && tpm.size() != 32) return not_signed("a TPM's key is named by its SHA-256");
   if (lifetime <= Millis(0) || lifetime > kDeviceLifetimeMax)
     return not_signed("a machine's certificate holds for seven days at most");
   const std::string cert =
-      TRY(crypto::issue_device_certificate(keys_->cas.ca, device, node.str(), options_.wall(), lifetime));
+      TRY(crypto::issue_device_certificate(keys_->cas.ca, device, node.str(), options_.wall(), lifetime, tpm));
   out.answer = {to_bytes(cert)};
   return {};
 }
@@ -329,11 +358,50 @@ Status SigningDesk::sign_access(const Fields& fields, Asked& out) {
 
 Status SigningDesk::tell_access_keys(const Fields& fields, Asked& out) {
   TRY_VOID(want(fields, 0));
-  keys_->access = TRY(load_access_keys(dir_, options_.wall()));
-  for (const crypto::AccessKey& each : keys_->access.believed) {
-    out.answer.push_back({each.key.begin(), each.key.end()});
-    out.answer.push_back(number_field(static_cast<std::uint64_t>(each.until.ms)));
-  }
+  keys_->access = TRY(load_short_keys(dir_, ShortKey::Access, options_.wall()));
+  out.answer = believed_fields(keys_->access);
+  return {};
+}
+
+Status SigningDesk::sign_workload(const Fields& fields, Asked& out) {
+  constexpr std::size_t kBefore = 10;  // the audiences
+  if (fields.size() <= kBefore || fields.size() > kBefore + kAudiencesMax)
+    return error(Code::InvalidArgument, "an identity token is for one to eight audiences");
+  const auto number = [&](std::size_t at) { return read_number(fields[at]); };
+  const OrgId org{TRY(number(4))};
+  const ProjectId project{TRY(number(5))};
+  const ClusterId cluster{TRY(number(6))};
+  const LeaseId lease{TRY(number(7))};
+  const JobId job{TRY(number(8))};
+  const Millis lifetime(static_cast<std::int64_t>(std::min<std::uint64_t>(TRY(number(9)), INT64_MAX / 2)));
+  const WallTime now = options_.wall();
+  crypto::WorkloadClaims claims;
+  claims.issuer = as_string(fields[0]);
+  claims.org = as_string(fields[1]), claims.project = as_string(fields[2]), claims.cluster = as_string(fields[3]);
+  claims.org_id = org.str(), claims.project_id = project.str(), claims.cluster_id = cluster.str();
+  claims.lease_id = lease.str();
+  if (job) claims.job = job.str();
+  for (std::size_t i = kBefore; i < fields.size(); ++i) claims.audiences.push_back(as_string(fields[i]));
+  claims.id = hex(crypto::random_bytes(16));
+  claims.issued = now, claims.expires = now + lifetime;
+  out.key = key_id(keys_->workload.own);
+  if (!valid_name(claims.org) || !valid_name(claims.project) || !valid_name(claims.cluster) || !org || !project ||
+      !cluster || !lease)
+    return not_signed("an identity token names organisation, project, cluster and lease");
+  out.about = fmt::format("{} {} seconds={}", crypto::workload_subject(claims), lease.str(), lifetime.count() / 1000);
+  if (!crypto::valid_issuer(claims.issuer)) return not_signed("the issuer of an identity token is an https address");
+  if (!std::all_of(claims.audiences.begin(), claims.audiences.end(), valid_audience))
+    return not_signed("that is no audience of an identity token");
+  if (lifetime <= Millis(0) || lifetime > crypto::kWorkloadLifetimeMax)
+    return not_signed("an identity token holds for an hour at most");
+  out.answer = {to_bytes(crypto::make_workload_token(keys_->workload.own, claims))};
+  return {};
+}
+
+Status SigningDesk::tell_workload_keys(const Fields& fields, Asked& out) {
+  TRY_VOID(want(fields, 0));
+  keys_->workload = TRY(load_short_keys(dir_, ShortKey::Workload, options_.wall()));
+  out.answer = believed_fields(keys_->workload);
   return {};
 }
 

@@ -41,7 +41,7 @@ class SigningDesk final : public Signer {
  private:
   struct Keys {
     KeySet own;
-    AccessKeySet access;
+    AccessKeySet access, workload;
     CaSet cas;
     crypto::MachineProver prover;  // with the CA in use
     std::string ca;                // its id
@@ -67,6 +67,8 @@ class SigningDesk final : public Signer {
   Status sign_head_of(const Fields& fields, Asked& out);
   Status sign_access(const Fields& fields, Asked& out);
   Status tell_access_keys(const Fields& fields, Asked& out);
+  Status sign_workload(const Fields& fields, Asked& out);
+  Status tell_workload_keys(const Fields& fields, Asked& out);
   void note_incarnation(std::uint64_t incarnation);
 
   const DataDir dir_;

@@ -278,7 +278,7 @@ wire::PrincipalView principal_view(const control::State& state, const Principal&
 }
 
 wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node,
-                         const std::string& owner) {
+                         const std::string& owner, const std::vector<scan::HoleFinding>& holes) {
   wire::NodeView view{node, control::free_resources(state, node), {}, {}};
   for (const LeaseId id : state.live_leases(node.id)) {
     const Lease* lease = state.find_lease(id);
@@ -302,6 +302,17 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     if (const Openness now = openness(node.offer, read_clocks().wall); now.until.ms != 0)
       (now.open ? view.open_until : view.opens_at) = now.until;
   }
+  // Which holes a machine has is its owner's and the platform's to know.
+  const bool sees_versions = platform || caller.org == node.supplier;
+  std::erase_if(view.node.facts.labels, [&](const auto& label) {
+    return label.first == kHeldLabel || (!sees_versions && label.first.starts_with(kVersionLabelPrefix));
+  });
+  if (sees_versions) {
+    for (const scan::HoleFinding& each : holes)
+      view.holes.push_back({each.id, each.component, each.version, each.fixed, std::string(scan::text(each.state)),
+                            each.what, each.why, each.source, each.blocks});
+  }
+  const std::string held = held_for(node);
   if (!owner.empty() && (node.state == NodeState::Online || node.state == NodeState::Draining)) {
     view.not_hired = owner;
   } else if (node.barred) {
@@ -310,6 +321,9 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     view.not_hired = fmt::format("the machine is {}", wire::text(node.state));
   } else if (node.draining) {
     view.not_hired = "the machine drains: it gets no new work";
+  } else if (!held.empty()) {
+    view.not_hired = sees_versions ? "known holes: " + held + "; update it, then it is judged anew by itself"
+                                   : "the platform found a known hole in its software";
   } else if (node.backoff_until > state.last_wall) {
     view.not_hired = fmt::format(
         "the starts of {} clusters in a row failed on it: it gets nothing for {} minutes, or until `muster nodes "

@@ -9,6 +9,7 @@
 
 #include "access/access.h"
 #include "control/core.h"
+#include "scan/known_holes.h"
 #include "scheduler/scheduler.h"
 #include "wire/rest.h"
 
@@ -56,9 +57,10 @@ Result<wire::ImagePolicyView> image_policy_view(const control::State& state, Pro
 wire::TiersView tiers_view(const control::State& state, const scheduler::Scheduler& scheduler);
 wire::HeadroomView headroom_view(const control::State& state);
 wire::PrincipalView principal_view(const control::State& state, const Principal& principal);
-// owner: why the owner's limits keep the machine from being hired, as its agent says; empty = they do not.
+// owner: why the owner's limits keep the machine from being hired, as its agent says; empty = they do not. holes: as
+// judged; told to its supplier and the platform only.
 wire::NodeView node_view(const control::State& state, const access::Subject& caller, const Node& node,
-                         const std::string& owner);
+                         const std::string& owner, const std::vector<scan::HoleFinding>& holes);
 // A supplier and an operator see the machine; a tenant sees of it only the containers and GPUs of clusters that are
 // its.
 enum class Sight : std::uint8_t { Machine, OwnContainers };

@@ -53,6 +53,12 @@ struct RelayGrant {
   bool operator==(const RelayGrant&) const = default;
 };
 inline constexpr std::size_t kRelaysMax = 8;
+struct IdentityToken {
+  std::string name;  // of the file beside the Ray token: "identity", "identity-job-7"
+  Bytes token;
+  bool operator==(const IdentityToken&) const = default;
+};
+inline constexpr std::size_t kIdentitiesMax = 64;
 struct LeaseSecrets {
   LeaseId lease;
   Bytes ray_token;
@@ -61,6 +67,7 @@ struct LeaseSecrets {
   std::string registry_user;  // of the image's registry, while the image is not there yet; never written down
   Bytes registry_password;
   std::vector<RelayGrant> relays = {};  // instead of Welcome's and relay_token, which older agents use
+  std::vector<IdentityToken> identities = {};
   bool operator==(const LeaseSecrets&) const = default;
 };
 struct SignedRoster {
@@ -85,6 +92,7 @@ struct Renewed {
   std::uint64_t echo = 0;
   std::vector<LeaseId> leases;
   Millis lease{0};
+  std::string held = {};  // why the machine gets nothing new: holes known in its versions; empty: no such reason
   bool operator==(const Renewed&) const = default;
 };
 struct LogAck {
@@ -133,7 +141,8 @@ struct Hello {
   Bytes inventory_digest;
   std::uint64_t revision_seen = 0, incarnation_seen = 0;
   std::vector<std::string> features;
-  Millis uptime{0}; /* of the machine under this boot id */
+  Millis uptime{0};                        /* of the machine under this boot id */
+  Bytes tpm_key = {}, tpm_signature = {};  // of a machine with a key in its TPM (crypto/tpm_key.h), over the same
   bool operator==(const Hello&) const = default;
 };
 struct Inventory {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "base/mutant.h"
@@ -88,6 +89,14 @@ void Link::on_challenge(const Challenge& challenge, LeaseTime now) {
   hello.version = std::min(kProtocolVersion, challenge.version_max);
   hello.certificate_pem = options_.certificate_pem;
   hello.signature = options_.sign ? options_.sign(hello_message(challenge)) : Bytes{};
+  if (options_.sign_tpm) {
+    std::tie(hello.tpm_key, hello.tpm_signature) = options_.sign_tpm(hello_message(challenge));
+    // Without it the server would refuse the machine for good; what has the TPM may only have begun to run.
+    if (hello.tpm_signature.empty()) {
+      refusal_ = "this machine's TPM did not sign; `muster-agent doctor` says why";
+      return close("the TPM did not sign", now);
+    }
+  }
   hello.agent_version = options_.agent_version;
   hello.boot_id = options_.boot_id;
   hello.inventory_digest = inventory_digest_;
@@ -135,6 +144,7 @@ void Link::on_renewed(const Renewed& renewed, LeaseTime now) {
       std::find_if(sent_.begin(), sent_.end(), [&](const auto& beat) { return beat.first == renewed.echo; });
   if (sent == sent_.end()) return;  // of another session, or a repeat
   last_heard_ = now;
+  held_ = renewed.held;
   LeaseTime from = sent->second;
   if (MUSTER_MUTANT("session.renew_from_receive")) from = now;
   granted_from_ = std::max(granted_from_, from);

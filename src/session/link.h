@@ -41,6 +41,8 @@ class Link {
     std::vector<std::string> features;
     std::uint64_t seed = 0;
     std::function<Bytes(ByteView)> sign;
+    // By a key in the TPM: public half and signature; null: there is none. Empty ones: it did not sign.
+    std::function<std::pair<Bytes, Bytes>(ByteView)> sign_tpm;
     Millis backoff_base{1000}, backoff_max{60'000}, handshake_timeout{20'000}, lasted{60'000};
   };
   explicit Link(Options options);
@@ -70,6 +72,7 @@ class Link {
   // the Hello.
   LeaseTime granted_from() const { return granted_from_; }
   const std::string& refusal() const { return refusal_; }
+  const std::string& held() const { return held_; }  // as the newest Renewed said
 
  private:
   enum class State : std::uint8_t { Waiting, Dialing, Challenged, Greeting, Online, Final };
@@ -86,7 +89,7 @@ class Link {
   State state_ = State::Waiting;
   LinkOut out_;
   Welcome welcome_;
-  std::string refusal_;
+  std::string refusal_, held_;
   LeaseTime deadline_{0}, online_since_{0}, last_heard_{0}, next_beat_{0}, granted_from_{0};
   std::uint32_t tries_ = 0;
   std::uint64_t next_echo_ = 1, incarnation_ = 0, revision_ = 0;

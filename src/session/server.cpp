@@ -192,6 +192,7 @@ void Server::on_heartbeat(const Heartbeat& heartbeat, Now now) {
     if (named.contains(lease)) renewed.leases.push_back(lease);
   }
   if (MUSTER_MUTANT("session.renew_ended")) renewed.leases.assign(named.begin(), named.end());
+  renewed.held = authority_->held(node_);
   for (const LeaseId lease : renewed.leases) authority_->renewed(lease, now.lease);
   out_.send.emplace_back(std::move(renewed));
   const auto applied = std::pair(heartbeat.incarnation, heartbeat.revision);

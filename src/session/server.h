@@ -36,6 +36,7 @@ class Authority {
   virtual std::string failure_domain(NodeId node) = 0;        // for liveness
   virtual std::string known_boot(NodeId node) = 0;            // that its live leases are held by; empty: it has none
   virtual std::vector<LeaseId> live_leases(NodeId node) = 0;  // empty while not leading
+  virtual std::string held(NodeId) { return {}; }  // why it gets nothing new, for its own eyes; empty: it may
   virtual void heard(NodeId node, const std::string& domain, LeaseTime now) = 0;
   virtual void granted(LeaseId lease, LeaseTime now) = 0;  // a Desired that holds it leaves now
   virtual void renewed(LeaseId lease, LeaseTime now) = 0;  // a Renewed that names it leaves now

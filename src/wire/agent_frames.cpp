@@ -11,7 +11,7 @@ namespace {
 
 using namespace session;
 
-constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kLockMax = 512 << 10;
+constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kIdentityTokenMax = 8 << 10, kLockMax = 512 << 10;
 
 std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field,
                              Check& check) {
@@ -98,6 +98,11 @@ void put_desired(const Desired& v, pb::Desired& o) {
       r.set_region(utf8(relay.region));
       r.set_token(raw(relay.token));
     }
+    for (const auto& identity : secret.identities) {
+      auto& i = *s.add_identities();
+      i.set_name(utf8(identity.name));
+      i.set_token(raw(identity.token));
+    }
   }
   for (const auto& roster : v.rosters) {
     auto& r = *o.add_rosters();
@@ -135,6 +140,10 @@ Desired get(const pb::Desired& in, Check& c) {
         v.secrets.back().relays.push_back({c.text(r.address(), kNameMax, "relays.address"),
                                            c.text(r.region(), kNameMax, "relays.region"),
                                            c.bytes(r.token(), kReasonMax, "relays.token")});
+      if (!c.count(s.identities(), static_cast<int>(kIdentitiesMax), "secrets.identities")) break;
+      for (const auto& i : s.identities())
+        v.secrets.back().identities.push_back(
+            {c.text(i.name(), 64, "identities.name"), c.bytes(i.token(), kIdentityTokenMax, "identities.token")});
     }
   }
   if (c.count(in.rosters(), kListMax, "rosters")) {
@@ -157,9 +166,11 @@ void put(const Renewed& v, pb::ServerFrame& f) {
   o.set_echo(v.echo);
   for (LeaseId id : v.leases) o.add_leases(id.value);
   o.set_lease_ms(v.lease.count());
+  o.set_held(utf8(v.held));
 }
 Renewed get(const pb::Renewed& in, Check& c) {
-  return {in.echo(), get_ids(in.leases(), "leases", c), c.millis(in.lease_ms(), "lease_ms")};
+  return {in.echo(), get_ids(in.leases(), "leases", c), c.millis(in.lease_ms(), "lease_ms"),
+          c.text(in.held(), 1024, "held")};
 }
 
 void put(const LogAck& v, pb::ServerFrame& f) {
@@ -308,6 +319,8 @@ void put(const Hello& v, pb::AgentFrame& f) {
   o.set_incarnation_seen(v.incarnation_seen);
   for (const auto& feature : v.features) o.add_features(utf8(feature));
   o.set_uptime_ms(static_cast<std::uint64_t>(std::max<std::int64_t>(v.uptime.count(), 0)));
+  o.set_tpm_key(raw(v.tpm_key));
+  o.set_tpm_signature(raw(v.tpm_signature));
 }
 Hello get(const pb::Hello& in, Check& c) {
   return {in.version(),
@@ -319,7 +332,9 @@ Hello get(const pb::Hello& in, Check& c) {
           in.revision_seen(),
           in.incarnation_seen(),
           c.texts(in.features(), 256, kNameMax, "features"),
-          Millis(static_cast<std::int64_t>(std::min<std::uint64_t>(in.uptime_ms(), 1'000'000'000'000)))};
+          Millis(static_cast<std::int64_t>(std::min<std::uint64_t>(in.uptime_ms(), 1'000'000'000'000))),
+          c.bytes(in.tpm_key(), 256, "tpm_key"),
+          c.bytes(in.tpm_signature(), 128, "tpm_signature")};
 }
 
 void put(const Inventory& v, pb::AgentFrame& f) {
@@ -816,7 +831,8 @@ Bytes desired_signing_bytes(NodeId node, const Desired& desired) {
   // Proofs, tokens and names of keys speak for themselves, and agents that do not know them must come to the same
   // bytes.
   for (auto& roster : *message.mutable_desired()->mutable_rosters()) roster.clear_machines(), roster.clear_keys();
-  for (auto& secrets : *message.mutable_desired()->mutable_secrets()) secrets.clear_relays();
+  for (auto& secrets : *message.mutable_desired()->mutable_secrets())
+    secrets.clear_relays(), secrets.clear_identities();
   Bytes out = to_bytes("muster-desired-v1");
   out.push_back(0);
   const Bytes body = serialise(message);

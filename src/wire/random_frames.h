@@ -131,7 +131,12 @@ struct Gen {
                                   bytes(),
                                   text(),
                                   bytes(),
-                                  list([&] { return RelayGrant{text(), text(), bytes()}; })};
+                                  list([&] {
+                                    return RelayGrant{text(), text(), bytes()};
+                                  }),
+                                  list([&] {
+                                    return IdentityToken{text(), bytes()};
+                                  })};
             }),
             list([&] {
               return SignedRoster{
@@ -155,7 +160,7 @@ struct Gen {
       case 3:
         return desired();
       case 4:
-        return Renewed{u64(), list([&] { return lease(); }), Millis(5)};
+        return Renewed{u64(), list([&] { return lease(); }), Millis(5), text()};
       case 5:
         return LogAck{job(), u32(), u64()};
       case 6:
@@ -223,7 +228,8 @@ struct Gen {
   AgentFrame agent() {
     switch (rng.below(20)) {
       case 0:
-        return Hello{u32(), text(), bytes(64), text(), text(), bytes(), u64(), u64(), texts(), Millis(u32())};
+        return Hello{u32(), text(), bytes(64), text(),        text(),  bytes(),
+                     u64(), u64(),  texts(),   Millis(u32()), bytes(), bytes()};
       case 1:
         return Inventory{facts(), list([&] { return observed_lease(); }), list([&] { return observed_job(); })};
       case 2:

@@ -107,6 +107,7 @@ struct SetOfferRequest {
 struct EnrollRequest {
   std::string token, csr_pem, name;
   NodeFacts facts;
+  Bytes tpm_key = {}, tpm_signature = {};
 };
 struct PutRegistryRequest {
   std::string host, username, password;
@@ -256,14 +257,20 @@ struct NodeLeaseView {
   SlotRole role = SlotRole::Worker;
   std::string cluster;
 };
+// A hole that is known in what a machine runs containers with, or may be there.
+struct NodeHoleView {
+  std::string id, component, version, fixed, state, what, why, source;
+  bool blocks = false;
+};
 struct NodeView {
   Node node;
   Resources free;
   std::vector<NodeLeaseView> leases;
   std::string not_hired;
-  std::vector<std::string> offer_tenants = {};                // by name
-  WallTime open_until = {}, opens_at = {};                    // 0 = always open
-  std::vector<std::string> images = {};                       // that the caller may know of
+  std::vector<std::string> offer_tenants = {};  // by name
+  WallTime open_until = {}, opens_at = {};      // 0 = always open
+  std::vector<std::string> images = {};         // that the caller may know of
+  std::vector<NodeHoleView> holes = {};
   double lease_hours = 0, leases_lost = 0, hours_between = 0; /* losses, as foretold; all fading */
   bool newcomer = false;
 };

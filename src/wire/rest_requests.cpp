@@ -229,7 +229,13 @@ Result<EnrollRequest> parse_enroll(std::string_view body) {
   TRY_VOID(required(m.token(), "token"));
   TRY_VOID(required(m.csr_pem(), "csrPem"));
   auto facts = TRY(read(m.facts(), "facts"));
-  return EnrollRequest{m.token(), m.csr_pem(), m.name(), std::move(facts)};
+  EnrollRequest out{m.token(), m.csr_pem(), m.name(), std::move(facts)};
+  const auto key = unbase64(m.tpm_key()), signature = unbase64(m.tpm_signature());
+  if (!key || key->size() > 256) return error(Code::InvalidArgument, "is no base64 of a public key", "tpmKey");
+  if (!signature || signature->size() > 128 || key->empty() != signature->empty())
+    return error(Code::InvalidArgument, "is no base64 of a signature by tpmKey", "tpmSignature");
+  out.tpm_key = *key, out.tpm_signature = *signature;
+  return out;
 }
 
 Result<CreateClusterRequest> parse_create_cluster(std::string_view body) {
@@ -434,6 +440,8 @@ std::string to_json(const EnrollRequest& request) {
   m.set_csr_pem(request.csr_pem);
   m.set_name(request.name);
   write(request.facts, *m.mutable_facts());
+  m.set_tpm_key(base64(request.tpm_key));
+  m.set_tpm_signature(base64(request.tpm_signature));
   return write_message(m);
 }
 std::string to_json(const PutRegistryRequest& request) {

@@ -312,6 +312,12 @@ std::string to_json(const NodeView& view) {
   }
   m.set_not_hired(view.not_hired);
   for (const std::string& image : view.images) m.add_images(clean(image));
+  for (const NodeHoleView& hole : view.holes) {
+    auto& out = *m.add_holes();
+    out.set_id(clean(hole.id)), out.set_component(clean(hole.component)), out.set_version(clean(hole.version));
+    out.set_fixed(clean(hole.fixed)), out.set_state(hole.state), out.set_what(clean(hole.what));
+    out.set_why(clean(hole.why)), out.set_source(clean(hole.source)), out.set_blocks(hole.blocks);
+  }
   if (view.hours_between > 0) {
     auto& out = *m.mutable_reliability();
     out.set_hours(view.lease_hours);

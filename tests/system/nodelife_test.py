@@ -300,6 +300,45 @@ class Life(Base):
         with self.subTest("agent"):
             self.assertEqual(self.doctor("sleeper")[0], ["agent"])
 
+    def test_5b_known_holes_keep_new_work_away(self):
+        """The operator's table says that this very engine has a hole: nothing new for the machine, said to owner and operator; until an exception, or no table."""
+        show = lambda: self.world.json("nodes", "show", "keeper", who="admin")
+        claims = show()["claimedLabels"]
+        self.assertRegex(claims["version.linux"], r"^\d+\.\d+")
+        self.assertRegex(claims["version.runc"], r"^\d+\.\d+\.\d+")
+        self.assertRegex(claims["version.docker"], r"^\d+\.")
+        self.assertEqual([h["id"] for h in show().get("holes", []) if h.get("blocks")], [])
+        table = {"date": "2999-01-01", "holes": [{"id": "CVE-2999-1", "component": "docker", "action": "block", "what": "lets a lease out",
+                                                  "affected": [{"fixed": "999"}], "sources": ["here"]}]}
+
+        def judge(**files):
+            for name in ("known-holes", "hole-policy"):
+                path = "%s/%s.json" % (self.world.data, name)
+                text = files.get(name.replace("-", "_"))
+                if text is not None:
+                    with open(path, "w") as f:
+                        json.dump(text, f)
+                elif os.path.exists(path):
+                    os.remove(path)
+            os.kill(self.world.musterd.popen.pid, signal.SIGHUP)
+        strict = {"unknown": "block"}  # a distribution's engine may have the hole mended, for all that this table knows
+        try:
+            judge(known_holes=table, hole_policy=strict)
+            self.wait("the verdict", 30, lambda: "CVE-2999-1 in docker" in show().get("notHired", ""))
+            self.assertEqual([h["id"] for h in show()["holes"] if h.get("blocks")], ["CVE-2999-1"])
+            self.wait("the owner's status", 30, lambda: "known holes: CVE-2999-1" in self.agent("keeper", "status").stdout)
+            self.assertEqual(self.doctor()[0], ["admission"])
+            self.assertEqual(self.status("keeper")["ready"], True)
+            node = show()["id"]
+            judge(known_holes=table, hole_policy=dict(strict, exceptions=[{"id": "CVE-2999-1", "node": node, "owner": "ann", "until": "2999-01-01"}]))
+            self.wait("the exception", 30, lambda: "known holes" not in show().get("notHired", ""))
+            self.wait("the owner's status", 30, lambda: "known holes" not in self.agent("keeper", "status").stdout)
+            judge(known_holes=table, hole_policy=strict)
+            self.wait("the verdict again", 30, lambda: "known holes" in show().get("notHired", ""))
+        finally:
+            judge()
+        self.wait("no verdict", 30, lambda: "known holes" not in show().get("notHired", ""))
+
     def tls_impostor(self):
         """Somebody else answers at the control plane's address."""
         key, pem = self.world.dir + "/impostor.key", self.world.dir + "/impostor.pem"

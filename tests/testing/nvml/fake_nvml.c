@@ -57,7 +57,7 @@ static int look(struct world *w) {
   const char *path = config();
   FILE *f = path ? fopen(path, "r") : NULL;
   if (!f) return NOT_LOADED;
-  snprintf(w->driver, sizeof w->driver, "550.54.15");
+  snprintf(w->driver, sizeof w->driver, "610.43.02");
   w->cuda = 12040;
   char line[1024];
   while (fgets(line, sizeof line, f)) {
