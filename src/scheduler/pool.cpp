@@ -164,8 +164,7 @@ void Pool::set_reliability(NodeId id, const Reliability& reliability) {
   info.told = reliability;
   if (info.view.reliability == reliability) return;
   info.view.reliability = reliability;
-  classify(node);
-  touch(node);
+  classify(node);  // nobody is woken: it chooses among machines and refuses none
 }
 
 void Pool::classify(std::uint32_t node) {
