@@ -1,17 +1,22 @@
 # Precompiled headers: they take a quarter off a cold build. MUSTER_PCH=OFF shows a source that forgot an include.
 option(MUSTER_PCH "precompile common headers" ON)
 
-# Rooms whose tests calculate for minutes are optimised a little in test builds too.
-set(MUSTER_BUSY_ROOMS scheduler control model)
+# Rooms whose tests calculate for minutes are optimised a little in test builds too; not for the thread sanitizer, which runs none of these.
+set(MUSTER_BUSY_ROOMS scheduler control model overlay session)
+if(CMAKE_BUILD_TYPE STREQUAL "Debug" AND NOT MUSTER_SANITIZE STREQUAL "thread")
+  set(MUSTER_OPTIMISE ON)
+endif()
 function(muster_optimise target)
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Debug>:-O1>)
+  if(MUSTER_OPTIMISE)
+    target_compile_options(${target} PRIVATE -O1)
+  endif()
 endfunction()
 
 # muster_pch: the standard library and fmt, for every room. muster_pch_test: GoogleTest on top, for every test. Each serves one -O, so where
 # the busy rooms have one of their own, so have these.
 set(MUSTER_PCHS muster_pch)
 set(MUSTER_BUSY_PCH muster_pch)
-if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+if(MUSTER_OPTIMISE)
   set(MUSTER_PCHS muster_pch muster_pch_busy)
   set(MUSTER_BUSY_PCH muster_pch_busy)
 endif()
@@ -31,7 +36,7 @@ function(muster_pch_targets)
       target_precompile_headers(${pch}_test PRIVATE ${CMAKE_SOURCE_DIR}/cmake/pch.h <gtest/gtest.h> <gmock/gmock.h>)
     endif()
   endforeach()
-  if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+  if(MUSTER_OPTIMISE)
     muster_optimise(muster_pch_busy)
     if(BUILD_TESTING)
       muster_optimise(muster_pch_busy_test)

@@ -42,7 +42,6 @@ function(muster_rooms file)
       target_link_libraries(${room}_test PRIVATE muster_options muster_${room} muster_testing GTest::gtest GTest::gmock GTest::gtest_main)
       muster_trim_checks(${room}_test ${room})
       if(room STREQUAL scheduler)
-        set_target_properties(${room}_test PROPERTIES UNITY_BUILD OFF)  # each of its files has worlds of its own, of the same names
         muster_optimise(${room}_test)
         muster_use_pch(${room}_test FROM ${MUSTER_BUSY_PCH}_test)
       else()

@@ -53,7 +53,7 @@ def note(kind, name, seconds=None, why=""):
 
 # Programs worth a run under the thread sanitizer: those with threads of their own, and the tests that use them.
 # NetdPacing measures delays, which the sanitizer itself makes; the same code carries the packets of the other netd tests.
-THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "-NetdPacing.*", "contract_test": "RunnerOn*"}
+THREADED = {"engine_test": "", "net_test": "", "relay_test": "", "host_test": "-NetdPacing.*", "runner_test": "RunnerOn*"}
 
 
 as_root = []  # what is put before a command that wants to be root
@@ -301,11 +301,11 @@ def unit_tasks(only, pattern):
     found = []
     for binary in glob.glob("build/asan/*_test"):
         label = os.path.basename(binary)[:-5]
-        kind = label if label in ("contract", "sim") else "unit"
+        kind = {"contract": "contract", "runner": "contract", "sim": "sim"}.get(label, "unit")
         if kind in only:
             found.append((LONG.index(label) if label in LONG else len(LONG), label, kind, binary))
     for _, label, kind, binary in sorted(found):
-        yield lambda label=label, kind=kind, binary=binary: run_gtest(label if kind != "unit" else "unit." + label, binary, 900 if kind != "unit" else 600, pattern)
+        yield lambda label=label, kind=kind, binary=binary: run_gtest(label if kind == label else kind + "." + label, binary, 900 if kind != "unit" else 600, pattern)
 
 
 def thread_tasks():

@@ -14,7 +14,7 @@
 #include "base/rng.h"
 #include "scheduler/scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::backfill_test {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
@@ -755,4 +755,4 @@ TEST(Backfill, NoPromiseToTheFirstFewOfAKindIsBroken) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::backfill_test

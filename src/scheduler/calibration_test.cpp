@@ -6,7 +6,7 @@
 
 #include "base/rng.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::calibration_test {
 namespace {
 
 constexpr WallTime kT0{1'700'000'000'000};
@@ -83,4 +83,4 @@ TEST(Calibration, TheFirstForecastCountsAndHostileTimesAreBounded) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::calibration_test

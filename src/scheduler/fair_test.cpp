@@ -10,7 +10,7 @@
 #include "scheduler/scheduler.h"
 #include "scheduler/usage.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::fair_test {
 namespace {
 
 constexpr WallTime kT0{1'700'000'040'000};  // on a minute
@@ -349,4 +349,4 @@ TEST(Fair, ASnapshotCarriesThePast) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::fair_test

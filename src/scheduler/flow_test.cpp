@@ -8,7 +8,7 @@
 #include "base/rng.h"
 #include "scheduler/scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::flow_test {
 namespace {
 
 using namespace std::chrono_literals;
@@ -412,4 +412,4 @@ TEST(Uplinks, TakeHostileNumbers) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::flow_test

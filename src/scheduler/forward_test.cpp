@@ -8,7 +8,7 @@
 #include "scheduler/run_times.h"
 #include "scheduler/scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::forward_test {
 namespace {
 
 constexpr WallTime kT0{1'700'000'000'000};
@@ -251,4 +251,4 @@ TEST_P(Play, QuantilesHoldInARunningMarket) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::forward_test

@@ -10,7 +10,7 @@
 #include "scheduler/market_world.h"
 #include "scheduler/usage.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::guarantee_test {
 namespace {
 
 constexpr WallTime kT0{1'700'000'040'000};
@@ -509,4 +509,4 @@ TEST(Guarantee, LawsHoldInARunningMarket) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::guarantee_test

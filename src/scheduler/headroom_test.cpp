@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "scheduler/market_world.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::headroom_test {
 namespace {
 
 using namespace std::chrono_literals;
@@ -210,4 +210,4 @@ TEST(Headroom, IsNeverTakenAndNothingElseIsKeptIdle) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::headroom_test

@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "scheduler/market_world.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::move_test {
 namespace {
 
 using namespace std::chrono_literals;
@@ -377,4 +377,4 @@ TEST(Move, ARunningMarketIsServedSoonerAndNothingGoesRound) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::move_test

@@ -8,7 +8,7 @@
 
 #include "base/rng.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::network_test {
 namespace {
 
 Tight gang_of(Rng& rng, std::uint64_t measured_of_ten) {
@@ -201,4 +201,4 @@ TEST(Network, RemembersSoManyPeersAndForgetsMachines) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::network_test

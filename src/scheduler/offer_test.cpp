@@ -7,7 +7,7 @@
 #include "base/rng.h"
 #include "scheduler/scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::offer_test {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
@@ -362,4 +362,4 @@ TEST(Offers, NothingIsPlacedAgainstAnOfferAndThePriceNamedSuffices) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::offer_test

@@ -11,7 +11,7 @@
 #include "scheduler/states.h"
 #include "testing/openb_scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::packing_test {
 namespace {
 
 namespace openb = muster::testing::openb;
@@ -187,4 +187,4 @@ TEST_P(Openb, PacksBetterThanThePublishedFigure) {
 INSTANTIATE_TEST_SUITE_P(Trace, Openb, ::testing::Values("cpu250", "gpuspec33"));
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::packing_test

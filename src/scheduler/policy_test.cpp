@@ -7,7 +7,7 @@
 
 #include "scheduler/scheduler.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::policy_test {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
@@ -354,4 +354,4 @@ TEST(Trust, AFloorIsKeptAndSaid) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::policy_test

@@ -9,7 +9,7 @@
 
 #include "base/rng.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::pool_test {
 namespace {
 
 TEST(SortedSets, LikeAStandardSet) {
@@ -258,4 +258,4 @@ TEST(Pool, BestIsWhatLookingAtEveryMachineFinds) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::pool_test

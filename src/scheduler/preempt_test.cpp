@@ -8,7 +8,7 @@
 #include "base/rng.h"
 #include "scheduler/market_world.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::preempt_test {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
@@ -279,4 +279,4 @@ TEST(Preempt, WhatIfSaysThatRoomWouldBeMade) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::preempt_test

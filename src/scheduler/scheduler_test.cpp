@@ -10,7 +10,7 @@
 
 #include "base/rng.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::scheduler_test {
 namespace {
 
 constexpr WallTime kT0{1'000'000'000};
@@ -535,4 +535,4 @@ TEST(Scheduler, NothingChangedCostsNothing) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::scheduler_test

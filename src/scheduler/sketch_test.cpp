@@ -9,7 +9,7 @@
 #include "scheduler/scheduler.h"
 #include "scheduler/tournament.h"
 
-namespace muster::scheduler {
+namespace muster::scheduler::sketch_test {
 namespace {
 
 constexpr WallTime kSketchNow{1'700'000'000'000};
@@ -208,4 +208,4 @@ TEST(Sketch, KnowsTheHoursOfMachines) {
 }
 
 }  // namespace
-}  // namespace muster::scheduler
+}  // namespace muster::scheduler::sketch_test

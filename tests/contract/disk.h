@@ -104,6 +104,16 @@ inline journal::AppendRequest make_batch(const journal::Tail& tail, std::uint64_
 }
 
 journal::AppendResult append_wait(journal::Store& store, journal::AppendRequest request);
-std::vector<Bytes> read_everything(const journal::Store& store);
+
+// All there is in the store, from its first entry.
+inline std::vector<Bytes> read_everything(const journal::Store& store) {
+  std::vector<Bytes> all;
+  while (true) {
+    auto page = store.read_all(all.size() + 1, 1000);
+    EXPECT_TRUE(page) << (page ? "" : page.error().message);
+    if (!page || page->empty()) return all;
+    all.insert(all.end(), page->begin(), page->end());
+  }
+}
 
 }  // namespace muster::contract

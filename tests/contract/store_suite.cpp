@@ -18,16 +18,6 @@ AppendResult append_wait(journal::Store& store, journal::AppendRequest request) 
   return future.get();
 }
 
-std::vector<Bytes> read_everything(const journal::Store& store) {
-  std::vector<Bytes> all;
-  while (true) {
-    auto page = store.read_all(all.size() + 1, 1000);
-    EXPECT_TRUE(page) << (page ? "" : page.error().message);
-    if (!page || page->empty()) return all;
-    all.insert(all.end(), page->begin(), page->end());
-  }
-}
-
 namespace {
 
 struct Kind {
