@@ -5,7 +5,7 @@
 
 System tests run the release binaries (build/release, g++) with real containers, real Ray and real network namespaces. They mostly wait,
 so in a whole run they go first, in lanes side by side, and everything else is built and run behind them, tests of one build beside the
-next build and two programs side by side: unit, contract and simulation tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
+next build and three programs side by side: unit, contract and simulation tests under address and undefined behaviour sanitizers (build/asan, clang-16); as many of the
 first SEEDS seeds of the simulation as fit in the time, in the release build; the rooms with threads once more under the thread sanitizer
 (build/tsan). A system test that this machine cannot run (no root) is listed as skipped with its reason; with CI=true a skipped test is a
 failure. Who is not root but may use sudo builds as himself, and what needs root runs through sudo.
@@ -92,15 +92,16 @@ def build(preset, *extra, targets=()):
 
 def build_now(preset, *extra, targets=()):
     started = time.time()
-    say("== build %s" % preset)
+    name = "build." + ".".join([preset] + (list(targets) if targets is EARLY else []))
+    say("== " + name.replace(".", " "))
     make = ["cmake", "--build", "--preset", preset, "-j", str(os.cpu_count() or 2)]
     for command in (["cmake", "--preset", preset] + list(extra), make + (["--target"] + list(targets) if targets else [])):
         done = subprocess.run(behind + command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
             say(done.stdout[-6000:])
-            note("FAIL", "build." + preset, time.time() - started)
+            note("FAIL", name, time.time() - started)
             return False
-    note("ok", "build." + preset, time.time() - started)
+    note("ok", name, time.time() - started)
     return True
 
 
@@ -114,14 +115,17 @@ def run_tidy():
     note("FAIL" if findings else "ok", "lint.tidy", time.time() - started, "; ".join(findings[:3]))
 
 
-def run_gtest(label, binary, timeout, pattern, only=""):
-    say("== %s" % label)
+def run_gtest(label, binary, timeout, pattern, only="", shard=(0, 1)):
+    """One program of GoogleTest; of `shard` = (i, n) every n-th of its tests from the i-th on."""
+    say("== %s%s" % (label, "" if shard[1] == 1 else ", part %d of %d" % (shard[0] + 1, shard[1])))
     with tempfile.TemporaryDirectory() as folder:
         out = folder + "/report.json"
         command = ["timeout", "-s", "KILL", str(timeout), binary, "--gtest_output=json:" + out, "--gtest_brief=1"]
         if pattern or only:
             command.append("--gtest_filter=" + (only or "*%s*" % pattern))
         options = ["ASAN_OPTIONS=detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS=print_stacktrace=1", "TSAN_OPTIONS=halt_on_error=0:exitcode=66"]
+        if shard[1] > 1:
+            options += ["GTEST_SHARD_INDEX=%d" % shard[0], "GTEST_TOTAL_SHARDS=%d" % shard[1]]
         log = tempfile.TemporaryFile("w+", errors="replace")  # what fails may print any bytes
         code = subprocess.run((["nice", "-n", "10"] if behind else []) + (as_root or ["env"]) + options + command, stdout=log,
                               stderr=subprocess.STDOUT).returncode
@@ -292,33 +296,41 @@ def try_again():
 SEEDS = 600  # at most; a run on an idle machine plays some hundreds in the time it has
 
 
-AT_ONCE = 2  # programs of unit tests and their like; most of them wait for clocks of their own
+AT_ONCE = 3  # programs of unit tests and their like; most of them wait for clocks of their own
+SHARDS = {"host": 2}  # programs that wait for minutes run in so many parts side by side
+EARLY = ("host_test",)  # built before the others, and run while these are built
 LONG = ("host", "contract", "relay", "overlay", "server")  # first, so that no long one is left for the end
 
 
-def unit_tasks(only, pattern):
-    """A call for each program of build/asan that is asked for, the long ones first."""
+def unit_tasks(only, pattern, early):
+    """A call for each part of each program of build/asan that is asked for, the long ones first; those of EARLY or the others."""
     found = []
     for binary in glob.glob("build/asan/*_test"):
         label = os.path.basename(binary)[:-5]
         kind = {"contract": "contract", "runner": "contract", "sim": "sim"}.get(label, "unit")
-        if kind in only:
+        if kind in only and (os.path.basename(binary) in EARLY) == early:
             found.append((LONG.index(label) if label in LONG else len(LONG), label, kind, binary))
     for _, label, kind, binary in sorted(found):
-        yield lambda label=label, kind=kind, binary=binary: run_gtest(label if kind == label else kind + "." + label, binary, 900 if kind != "unit" else 600, pattern)
+        name, seconds, parts = label if kind == label else kind + "." + label, 900 if kind != "unit" else 600, SHARDS.get(label, 1)
+        for part in range(parts):
+            yield lambda name=name, binary=binary, seconds=seconds, shard=(part, parts): run_gtest(name, binary, seconds, pattern, shard=shard)
 
 
 def thread_tasks():
-    for name, tests in sorted(THREADED.items()):
-        yield lambda name=name, tests=tests: run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests)
+    for name, tests in sorted(THREADED.items(), key=lambda item: (item[0] not in EARLY, item)):
+        parts = SHARDS.get(name[:-5], 1)
+        for part in range(parts):
+            yield lambda name=name, tests=tests, shard=(part, parts): run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests, shard)
 
 
 def run_pooled(only, pattern, no_build, released):
     """Everything but lint and system tests, AT_ONCE programs side by side, each as soon as it is built."""
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         tasks = []
+        if "unit" in only and (no_build or build("asan", targets=EARLY)):
+            tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
         if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
-            tasks += [pool.submit(task) for task in unit_tasks(only, pattern)]
+            tasks += [pool.submit(task) for task in unit_tasks(only, pattern, False)]
             if "unit" in only and not pattern:
                 tasks.append(pool.submit(run_mutants))
         if "sim" in only and released and not pattern:
@@ -373,6 +385,8 @@ def main():
         started = start_lanes()
         behind[:] = [sys.executable, os.path.join(ROOT, "tools/behind.py")]
     tidied = None
+    if not args.no_build and "unit" in only:
+        begin("asan", targets=EARLY)
     if not args.no_build and set(only) & {"lint", "unit", "contract", "sim"}:
         begin("asan")
     if not args.no_build and "tsan" in only and not args.pattern:
