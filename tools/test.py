@@ -329,12 +329,13 @@ def run_pooled(only, pattern, no_build, released):
         tasks = []
         if "unit" in only and (no_build or build("asan", targets=EARLY)):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
-        if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
+        built = set(only) & {"unit", "contract", "sim"} and (no_build or build("asan"))
+        if "sim" in only and released and not pattern:  # before the others, that these minutes are not the last
+            tasks.append(pool.submit(run_seeds))
+        if built:
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, False)]
             if "unit" in only and not pattern:
                 tasks.append(pool.submit(run_mutants))
-        if "sim" in only and released and not pattern:
-            tasks.append(pool.submit(run_seeds))
         if "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED)):
             tasks += [pool.submit(task) for task in thread_tasks()]
         for task in tasks:

@@ -52,28 +52,37 @@ std::uint32_t ask(int fd, Millis wait) {
   }
 }
 
+// Least of a few; 0: no answer, or no such place.
+std::uint32_t ask_at(const std::string& host, const std::string& port, Millis wait) {
+  addrinfo hints{};
+  hints.ai_family = AF_INET;  // as the mirror answers
+  hints.ai_socktype = SOCK_DGRAM;
+  Found found;
+  if (getaddrinfo(host.c_str(), port.c_str(), &hints, &found.list) != 0) return 0;
+  const Fd fd(::socket(found.list->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd || ::connect(fd.get(), found.list->ai_addr, found.list->ai_addrlen) != 0) return 0;
+  std::uint32_t least = 0;
+  for (int i = 0; i < kAsked; ++i) {
+    const std::uint32_t rtt = ask(fd.get(), wait);
+    if (rtt == 0 && i > 0 && least == 0) break;
+    if (rtt != 0) least = least == 0 ? rtt : std::min(least, rtt);
+  }
+  return least;
+}
+
 }  // namespace
 
-std::vector<session::RelaySeen> probe_relays(const std::vector<std::string>& addresses, Millis wait_for_each) {
+std::vector<session::RelaySeen> probe_relays(const std::vector<std::string>& addresses, Millis wait_for_each,
+                                             std::uint16_t second_port) {
   std::vector<session::RelaySeen> out;
   for (const std::string& address : addresses) {
     const std::size_t colon = address.rfind(':');
     if (out.size() == kRelaysProbed || colon == std::string::npos) continue;
     std::string host = address.substr(0, colon);
     if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-    addrinfo hints{};
-    hints.ai_family = AF_INET;  // as the mirror answers
-    hints.ai_socktype = SOCK_DGRAM;
-    Found found;
-    if (getaddrinfo(host.c_str(), address.c_str() + colon + 1, &hints, &found.list) != 0) continue;
-    const Fd fd(::socket(found.list->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (!fd || ::connect(fd.get(), found.list->ai_addr, found.list->ai_addrlen) != 0) continue;
-    std::uint32_t least = 0;
-    for (int i = 0; i < kAsked; ++i) {
-      const std::uint32_t rtt = ask(fd.get(), wait_for_each);
-      if (rtt == 0 && i > 0 && least == 0) break;
-      if (rtt != 0) least = least == 0 ? rtt : std::min(least, rtt);
-    }
+    const std::string port = address.substr(colon + 1), second = std::to_string(second_port);
+    std::uint32_t least = ask_at(host, port, wait_for_each);
+    if (least == 0 && second_port != 0 && port != second) least = ask_at(host, second, wait_for_each);
     if (least != 0) out.push_back({address, least});
   }
   return out;

@@ -14,9 +14,13 @@
 namespace muster::host {
 
 inline constexpr std::size_t kRelaysProbed = session::kRelaysMax;
+// Where muster-relay answers too unless told otherwise (RFC 8489 section 18.6): some networks block UDP on 443 alone.
+inline constexpr std::uint16_t kSecondRelayPort = 3478;
 
-// Blocks; addresses are host:port. Least of three, microseconds.
-std::vector<session::RelaySeen> probe_relays(const std::vector<std::string>& addresses, Millis wait_for_each);
+// Blocks; addresses are host:port. Least of three, microseconds, under the address it was given; who does not answer
+// there is asked once more at the second port.
+std::vector<session::RelaySeen> probe_relays(const std::vector<std::string>& addresses, Millis wait_for_each,
+                                             std::uint16_t second_port = kSecondRelayPort);
 
 class RelayProbe {
  public:

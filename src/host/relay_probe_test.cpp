@@ -66,7 +66,7 @@ TEST(RelayProbe, TellsTheQuickestAnswerOfThoseThatAnswer) {
       silent(Mirror::Says::Nothing, 0);
   const auto seen = probe_relays(
       {far.address(), "no-port", "nobody.invalid:443", silent.address(), liar.address(), near.address(), "127.0.0.1:1"},
-      Millis(200));
+      Millis(200), 0);
   ASSERT_EQ(seen.size(), 2U);
   EXPECT_EQ(seen[0].address, far.address());
   EXPECT_EQ(seen[1].address, near.address());
@@ -74,6 +74,16 @@ TEST(RelayProbe, TellsTheQuickestAnswerOfThoseThatAnswer) {
   EXPECT_LT(seen[1].rtt_us, 30'000U);
   EXPECT_EQ(near.asked, 3);
   EXPECT_LE(silent.asked, 2) << "who does not answer is not asked on and on";
+}
+
+TEST(RelayProbe, AsksAtTheSecondPortWhereTheFirstIsBlocked) {
+  Mirror blocked(Mirror::Says::Nothing, 0), second(Mirror::Says::Truth, 0), answers(Mirror::Says::Truth, 0);
+  const std::string other = second.address();
+  const auto port = static_cast<std::uint16_t>(std::stoi(other.substr(other.rfind(':') + 1)));
+  const auto seen = probe_relays({blocked.address(), answers.address()}, Millis(200), port);
+  ASSERT_EQ(seen.size(), 2U);
+  EXPECT_EQ(seen[0].address, blocked.address()) << "told under the name the server knows";
+  EXPECT_EQ(second.asked, 3) << "only for the one that was silent";
 }
 
 TEST(RelayProbe, ARoundAtATimeAndNothingAfterItIsGone) {

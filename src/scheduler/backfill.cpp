@@ -137,16 +137,17 @@ std::vector<std::pair<WallTime, Machine>> Scheduler::Impl::after_ends(std::uint3
       const Proposal& proposal = proposals.at(cluster);
       if (proposal.ends.ms == 0) continue;
       for (const Taken& t : proposal.taken)
-        if (t.node == node) coming.push_back({proposal.ends, 0, t.amounts, t.devices, t.flow});
+        if (t.node == node) coming.push_back({proposal.ends, 0, t.amounts, t.all_devices(), t.flow});
     }
   }
   std::sort(coming.begin(), coming.end(),
             [](const Coming& a, const Coming& b) { return std::pair(a.at, a.id) < std::pair(b.at, b.id); });
   std::vector<std::pair<WallTime, Machine>> out;
   Machine then = pool.machine(node);
+  Holders holders = holders_of(node);
   for (const Coming& c : coming) {
     then.free.cpu += c.amounts.cpu, then.free.memory += c.amounts.memory, then.free.disk += c.amounts.disk;
-    then.free_devices |= c.devices;
+    then.free_devices |= holders.drop(c.devices);
     then.flow = then.flow.minus(c.flow);
     then.whole = out.size() + 1 == all;
     out.emplace_back(c.at, then);
@@ -314,7 +315,7 @@ void Scheduler::Impl::refresh_shadows(WallTime now, std::uint32_t turn) {
   }
   if (open.empty()) return;
   for (std::size_t i = sleepers.size(); i-- > 0;) {
-    const std::uint32_t cls = sleepers[i];
+    const std::uint32_t cls = sleepers[i].cls;
     const Class& c = classes[cls];
     if (c.length_ms == 0) continue;
     Query query;

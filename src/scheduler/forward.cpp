@@ -189,6 +189,7 @@ class Future {
     Taken taken = it->second;
     held_.erase(it);
     taken.whole = --holders_[taken.node] == 0;
+    taken.devices = fork_.holders_of(taken.node).drop(taken.devices);
     fork_.pool.give_back(taken);
     fork_.apply(LeaseGone{id});
   }

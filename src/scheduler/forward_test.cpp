@@ -250,5 +250,29 @@ TEST_P(Play, QuantilesHoldInARunningMarket) {
   EXPECT_LT(by50, waited * 70 / 100) << by50 << " of " << waited;
 }
 
+// Two leases have a half each of the one GPU and end one after the other: who wants all of it starts after the second.
+TEST(Forward, AGpuIsFreeWhenItsLastShareEnds) {
+  Scheduler s;
+  NodeView n = machine(1, 8);
+  n.devices = {{"gpu-0", "T4", std::int64_t{16} << 30}};
+  n.capacity.gpus = 1, n.whole = false;
+  n.shared = {{"gpu-0", Sharing::TenantShares, 0, kLab, 0}};
+  s.apply(NodeChanged{n});
+  for (const std::uint64_t i : {1, 2}) {
+    LeaseView half = lease(i, 50 + i, 1, 1, kT0 - 10min);
+    half.devices = {"gpu-0"};
+    s.apply(LeaseChanged{half});
+    s.apply(TermsChanged{half.cluster, kT0 + (i == 1 ? 5min : 60min), {}});
+  }
+  Request r = asks(1, 1, kT0);
+  r.gang.front().request.resources.gpus = 1;
+  s.apply(RequestChanged{r});
+  ASSERT_TRUE(s.plan({}, kT0).empty());
+  const auto starts = s.starts(kT0);
+  ASSERT_EQ(starts.size(), 1U);
+  EXPECT_GE(starts[0].p50, kT0 + 60min);
+  EXPECT_LE(starts[0].p50, kT0 + 65min);
+}
+
 }  // namespace
 }  // namespace muster::scheduler::forward_test

@@ -63,6 +63,13 @@ struct Scheduler::Impl {
     WallTime backoff_ends;         /* of the exclusions that were in force */
     std::int64_t latch_due = 0;    /* while asleep: when its first has waited long enough to keep machines */
   };
+  // What a class that sleeps wants at least of one machine, side by side: most of a thousand are passed over by it when
+  // some machine got better.
+  struct Sleeper {
+    std::uint32_t cls = 0;
+    std::int32_t gpus = 0;
+    Amounts least;
+  };
   struct Candidate {  // in the heap of its lane
     std::uint32_t cls = 0, lane = 0;
     std::uint32_t turn = 0;
@@ -245,6 +252,17 @@ struct Scheduler::Impl {
 
   // ---- preemption (preempt.cpp)
   static bool preemptible(const LeaseView& lease, std::uint8_t by_tier);
+  // How many leases and proposals have each device of a machine, or shares of it.
+  class Holders {
+   public:
+    void add(std::uint64_t devices);
+    std::uint64_t drop(std::uint64_t devices);  // those of them that nobody has any more
+
+   private:
+    bool counted_ = false;  // nothing was added: nobody shares there, and each has its own alone
+    std::array<std::uint16_t, 64> of_{};
+  };
+  Holders holders_of(std::uint32_t node) const;
   Machine without(std::uint32_t node, const std::vector<LeaseId>& victims) const;
   Claim claim_of(const Class& c, std::uint32_t lane) const;
   bool may_take(const LeaseView& lease, const Claim& by, const Gone& gone) const;
@@ -340,7 +358,7 @@ struct Scheduler::Impl {
   std::vector<std::uint32_t> overdue;
   std::map<std::uint64_t, std::int64_t> hopeless;  // of the aged, what no machines are there for; until then
   std::int64_t overdue_ms = 0;                     // when they were looked for last
-  std::vector<std::uint32_t> sleepers;
+  std::vector<Sleeper> sleepers;
   std::size_t awake = 0;
   std::vector<Head> heads;
   std::int64_t heap_ms = 0;

@@ -501,11 +501,11 @@ void Scheduler::Impl::look_at_turns(bool wakes) {
   shadows_stale = true, turns_good = false;
   if (!latches.empty()) order_latches(heap_ms);
   for (std::size_t i = some ? sleepers.size() : 0; i-- > 0;) {
-    const auto& lines_of = classes[sleepers[i]].lines;
+    const auto& lines_of = classes[sleepers[i].cls].lines;
     if (std::any_of(lines_of.begin(), lines_of.end(), [&](const auto& line) {
           return line.second.size() > 0 && sooner[std::min<std::size_t>(lanes[line.first].tier, kTiers - 1)];
         }))
-      wake(sleepers[i]);
+      wake(sleepers[i].cls);
   }
 }
 
@@ -637,12 +637,13 @@ void Scheduler::Impl::wake_by_machines(std::int64_t now_ms) {
   }
   const auto hopeless = [&](const CountedNeed& n) { return n.need.load.gpus > gpus || !n.need.amounts.within(most); };
   for (std::size_t i = sleepers.size(); i-- > 0;) {
-    const std::uint32_t cls = sleepers[i];
-    Class& c = classes[cls];
+    const std::uint32_t cls = sleepers[i].cls;
     if (!few) {
       wake(cls);
       continue;
     }
+    if (yielding.empty() && (sleepers[i].gpus > gpus || !sleepers[i].least.within(most))) continue;
+    Class& c = classes[cls];
     // What is kept helps those who go before its keeper, and those that are gone before the keeper can start.
     const std::int64_t done = backfill ? done_by(c.length_ms, now_ms) : 0;
     // Needs before the lacking one too: another machine for one of them may set one free for it.

@@ -60,6 +60,10 @@ struct Taken {  // from one machine
   std::uint64_t tenant = 0;                         // whose share
   bool whole = false;                               // nothing was on it before
   Flow flow = {};
+  // That of which it takes a share too.
+  std::uint64_t all_devices() const {
+    return share > 0 && device >= 0 ? devices | std::uint64_t{1} << device : devices;
+  }
 };
 
 // How much, in points, a property counts against a machine of a class. All are penalties.

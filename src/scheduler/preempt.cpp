@@ -5,6 +5,7 @@
 // guarantee. Nobody is reclaimed from below its guarantee and nobody reclaims beyond its own, so what all hold of their
 // guarantees rises with every reclaim: it cannot go round in circles. Only a start makes room, which happens once.
 #include <algorithm>
+#include <bit>
 
 #include "scheduler/impl.h"
 
@@ -94,16 +95,45 @@ void Scheduler::Impl::apply(const FreezeChanged& c) {
   frozen = c.frozen;
   if (frozen) return;
   for (std::size_t i = sleepers.size(); i-- > 0;)
-    if (!classes[sleepers[i]].grows) wake(sleepers[i]);
+    if (!classes[sleepers[i].cls].grows) wake(sleepers[i].cls);
 }
 
 // The machine as it will be without what leaves it anyway and without these.
+void Scheduler::Impl::Holders::add(std::uint64_t devices) {
+  counted_ = true;
+  for (; devices != 0; devices &= devices - 1) ++of_[static_cast<std::size_t>(std::countr_zero(devices))];
+}
+
+std::uint64_t Scheduler::Impl::Holders::drop(std::uint64_t devices) {
+  if (!counted_) return devices;
+  std::uint64_t free = 0;
+  for (; devices != 0; devices &= devices - 1) {
+    std::uint16_t& left = of_[static_cast<std::size_t>(std::countr_zero(devices))];
+    if (left > 0 && --left == 0) free |= devices & -devices;
+  }
+  return free;
+}
+
+Scheduler::Impl::Holders Scheduler::Impl::holders_of(std::uint32_t node) const {
+  Holders out;
+  if (pool.machine(node).sharable == kNone) return out;
+  const NodeView& view = pool.view(node);
+  if (const auto on = leases_on.find(view.node); on != leases_on.end())
+    for (const LeaseId id : on->second) out.add(device_bits(view, leases.at(id).devices));
+  if (const auto on = proposed_on.find(node); on != proposed_on.end())
+    for (const ClusterId cluster : on->second)
+      for (const Taken& t : proposals.at(cluster).taken)
+        if (t.node == node) out.add(t.all_devices());
+  return out;
+}
+
 Machine Scheduler::Impl::without(std::uint32_t node, const std::vector<LeaseId>& victims) const {
   const NodeView& view = pool.view(node);
   Machine then = pool.machine(node);
   const auto on = leases_on.find(view.node);
   if (on == leases_on.end()) return then;
   std::size_t stay = 0;
+  Holders holders = holders_of(node);
   for (const LeaseId id : on->second) {
     const LeaseView& lease = leases.at(id);
     if (!lease.leaving && std::find(victims.begin(), victims.end(), id) == victims.end()) {
@@ -113,7 +143,7 @@ Machine Scheduler::Impl::without(std::uint32_t node, const std::vector<LeaseId>&
     const Amounts amounts = free_amounts(lease.resources);
     then.free = {sum(then.free.cpu, amounts.cpu), sum(then.free.memory, amounts.memory),
                  sum(then.free.disk, amounts.disk)};
-    then.free_devices |= device_bits(view, lease.devices);
+    then.free_devices |= holders.drop(device_bits(view, lease.devices));
     then.flow = then.flow.minus(needed_flow(lease.resources.traffic));
   }
   then.whole = stay == 0 && !proposed_on.contains(node);
@@ -238,7 +268,7 @@ void Scheduler::Impl::ripen(WallTime now) {
   }
   if (nodes.empty()) return;
   for (std::size_t i = sleepers.size(); i-- > 0;)
-    if (gains_by(classes[sleepers[i]], nodes, now.ms)) wake(sleepers[i]);
+    if (gains_by(classes[sleepers[i].cls], nodes, now.ms)) wake(sleepers[i].cls);
 }
 
 // True: machines are being cleared for it. `again`: when what was decided has to be seen to.

@@ -61,6 +61,27 @@ TEST(Preempt, WorkOfALaterTierLeavesAndItsPlaceIsKept) {
   EXPECT_EQ(starts[0].cluster, ClusterId{1});
 }
 
+// One GPU of which two leases have a half each: it is free when both are gone, and the way there costs both.
+TEST(Preempt, AGpuIsFreeWhenTheLastShareOfItIs) {
+  for (const bool both : {true, false}) {
+    Market m;
+    m.machine(1, 8);
+    NodeView& n = m.nodes.at(NodeId{1});
+    n.devices = {{"gpu-0", "T4", std::int64_t{16} << 30}};
+    n.capacity.gpus = 1;
+    n.shared = {{"gpu-0", Sharing::TenantShares, 0, OrgId{5}, 0}};
+    LeaseView half;
+    half.cluster = ClusterId{50}, half.tenant = OrgId{5}, half.devices = {"gpu-0"};
+    std::vector<LeaseId> halves{m.begin(half, 1, 1, 3, 10min, SlotRole::Worker)};
+    half.cluster = ClusterId{51};
+    halves.push_back(m.begin(half, 1, 1, 3, 10min, both ? SlotRole::Worker : SlotRole::Head));  // a head stays
+    Request r = m.gang(1, {1}, 1);
+    r.tenant = OrgId{9}, r.gang.front().request.resources.gpus = 1;
+    m.s.apply(RequestChanged{r});
+    EXPECT_EQ(m.victims(), both ? halves : std::vector<LeaseId>{}) << both;
+  }
+}
+
 TEST(Preempt, NothingElseIsTouched) {
   for (const char* why : {"head", "consent", "same tier", "too young", "frozen", "unreachable", "running"}) {
     const std::string_view w = why;

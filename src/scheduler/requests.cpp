@@ -168,9 +168,9 @@ Lines::Line& Scheduler::Impl::line_of(Class& c, std::uint32_t lane) {
 
 void Scheduler::Impl::rouse(Class& c) {  // out of the sleepers
   if (c.sleeper == kNone) return;
-  const std::uint32_t last = sleepers.back();
+  const Sleeper last = sleepers.back();
   sleepers[c.sleeper] = last;
-  classes[last].sleeper = c.sleeper;
+  classes[last.cls].sleeper = c.sleeper;
   sleepers.pop_back();
   c.sleeper = kNone;
 }
@@ -190,9 +190,18 @@ void Scheduler::Impl::sleep(std::uint32_t cls, std::uint32_t lacks, std::uint32_
   if (c.awake) --awake;
   c.awake = false;
   c.lacks = lacks, c.lacking = lacking;
-  if (c.sleeper != kNone) return;
-  c.sleeper = static_cast<std::uint32_t>(sleepers.size());
-  sleepers.push_back(cls);
+  if (c.sleeper == kNone) {
+    c.sleeper = static_cast<std::uint32_t>(sleepers.size());
+    sleepers.push_back({cls});
+  }
+  Sleeper& out = sleepers[c.sleeper];
+  for (std::size_t n = 0; n < c.needs.size() && (lacks == kNone || n <= lacks); ++n) {
+    const Need& need = c.needs[n].need;
+    const auto least = [&](auto& so_far, auto wanted) { so_far = n == 0 ? wanted : std::min(so_far, wanted); };
+    least(out.gpus, static_cast<std::int32_t>(need.load.gpus));
+    least(out.least.cpu, need.amounts.cpu), least(out.least.memory, need.amounts.memory);
+    least(out.least.disk, need.amounts.disk);
+  }
 }
 
 // ---- guarantees
@@ -214,18 +223,18 @@ void Scheduler::Impl::rank_anew(Lane& lane) {
 // It holds less: what was beyond its guarantee may be within it, and have room made.
 void Scheduler::Impl::wake_guaranteed(OrgId tenant) {
   for (std::size_t i = sleepers.size(); i-- > 0;) {
-    const Class& c = classes[sleepers[i]];
+    const Class& c = classes[sleepers[i].cls];
     if (!c.grows && std::any_of(c.lines.begin(), c.lines.end(), [&](const auto& line) {
           return line.second.size() > 0 && lanes[line.first].tenant == tenant && rank_of(c, line.first) != Rank::None;
         }))
-      wake(sleepers[i]);
+      wake(sleepers[i].cls);
   }
 }
 
 void Scheduler::Impl::apply(const ShareChanged& c) {
   usage.set(c);
   for (std::size_t i = sleepers.size(); i-- > 0;)
-    if (!classes[sleepers[i]].grows) wake(sleepers[i]);
+    if (!classes[sleepers[i].cls].grows) wake(sleepers[i].cls);
 }
 
 void Scheduler::Impl::apply(const TierSharesChanged& c) {
@@ -241,7 +250,7 @@ void Scheduler::Impl::apply(const PathsChanged& c) {
   }
   if (!news) return;
   for (std::size_t i = sleepers.size(); i-- > 0;)
-    if (domains_of(classes[sleepers[i]].example) == Domains::Together) wake(sleepers[i]);
+    if (domains_of(classes[sleepers[i].cls].example) == Domains::Together) wake(sleepers[i].cls);
 }
 
 void Scheduler::Impl::apply(const ReliabilityChanged& c) {
