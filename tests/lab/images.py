@@ -5,6 +5,8 @@
 
 Thread rule: one thread. Cached beside the Ray root ($MUSTER_CACHE, default /var/cache/muster) and made anew when that changes.
 """
+import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -16,6 +18,15 @@ import urllib.parse
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.environ.get("MUSTER_CACHE", "/var/cache/muster")
+
+
+@contextlib.contextmanager
+def alone(path):
+    """While it is held, nobody else of this machine makes what is to lie at `path`: tests run side by side, on one cache."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def ray_root():
@@ -35,7 +46,9 @@ def stock_root():
 def small_root():
     ray, stamp = ray_root()
     path = os.path.join(CACHE, "small-%s.tar" % stamp)
-    if not os.path.exists(path):
+    with alone(path):
+        if os.path.exists(path):
+            return path
         part = "%s.%d" % (path, os.getpid())
         with tarfile.open(ray) as source, tarfile.open(part, "w") as out:
             for member in source:

@@ -63,12 +63,13 @@ def real_wheels():
     with open(os.path.join(images.ROOT, "images/ray/versions")) as f:
         version = re.search(r"^ray=(.+)$", f.read(), re.M)[1]
     folder = os.path.join(images.CACHE, "wheels-%s" % version)
-    if not os.path.exists(folder + "/complete"):
-        os.makedirs(folder, exist_ok=True)
-        env = {k: v for k, v in os.environ.items() if k != "PIP_FIND_LINKS"}
-        subprocess.run([sys.executable if sys.version_info[:2] == (3, 11) else "python3", "-m", "pip", "download", "--quiet", "--only-binary", ":all:",
-                        "--python-version", "3.11", "--dest", folder, "ray[client,default]==" + version, "pip"], check=True, env=env, stdout=subprocess.DEVNULL)
-        open(folder + "/complete", "w").close()
+    with images.alone(folder):
+        if not os.path.exists(folder + "/complete"):
+            os.makedirs(folder, exist_ok=True)
+            env = {k: v for k, v in os.environ.items() if k != "PIP_FIND_LINKS"}
+            subprocess.run([sys.executable if sys.version_info[:2] == (3, 11) else "python3", "-m", "pip", "download", "--quiet", "--only-binary", ":all:",
+                            "--python-version", "3.11", "--dest", folder, "ray[client,default]==" + version, "pip"], check=True, env=env, stdout=subprocess.DEVNULL)
+            open(folder + "/complete", "w").close()
     return version, sorted(glob.glob(folder + "/*.whl"))
 
 
@@ -78,10 +79,11 @@ def find_uv():
         return shutil.which("uv")
     folder = os.path.join(images.CACHE, "uv")
     path = folder + "/bin/uv"
-    if not os.path.exists(path):
-        done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "uv"], capture_output=True)
-        if done.returncode != 0 or not os.path.exists(path):
-            return None
+    with images.alone(folder):
+        if not os.path.exists(path):
+            done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "uv"], capture_output=True)
+            if done.returncode != 0 or not os.path.exists(path):
+                return None
     return path
 
 

@@ -1,6 +1,8 @@
 """Signatures of images as machines look for them: muster-agent against a real registry (Debian's docker-registry), with keys and signatures
-of the openssl command, right, wrong, missing and of another image. No engine, no root.
+of the openssl command, right, wrong, missing and of another image. No engine, no root. And two who want the same image made.
 """
+import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -98,6 +100,27 @@ class Signatures(unittest.TestCase):
         with open(self.folder + "/private.pub", "w") as f, open(self.keys["p256"]) as key:
             f.write(key.read())
         self.assertIn("private", self.check(pinned, "private")[1])
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root: images are made in a chroot")
+class Build(unittest.TestCase):
+    def test_who_wants_it_too_waits_and_takes_what_was_made(self):
+        with open(ROOT + "/images/ray/versions", "rb") as versions, open(ROOT + "/images/ray/build", "rb") as script:
+            stamp = hashlib.sha256(versions.read() + script.read()).hexdigest()[:16]
+        with tempfile.TemporaryDirectory(prefix="muster-images-") as folder, open(folder + "/ray.tar.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # somebody makes it
+            second = subprocess.Popen([ROOT + "/images/ray/build", "--out", folder + "/ray.tar"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            try:
+                self.assertIn("waiting for another build", second.stdout.readline())
+                for name, text in (("ray.tar", "an image"), ("ray.tar.stamp", stamp)):
+                    with open(folder + "/" + name, "w") as f:
+                        f.write(text)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+                self.assertEqual(second.communicate(timeout=30)[0], "[image] cached: %s/ray.tar\n" % folder)
+                self.assertEqual(second.returncode, 0)
+            finally:
+                second.kill()
+                second.wait()
 
 
 if __name__ == "__main__":
