@@ -32,7 +32,7 @@ import images  # noqa: E402
 import privd  # noqa: E402
 import wheels  # noqa: E402
 
-BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
+BESIDE = "host"  # a lane of its own in tools/test.py, without Ray clusters
 
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
 PROGRAMS = os.path.join(ROOT, "tests/attack")
