@@ -507,12 +507,12 @@ class CliVerbs:
         self.assertGreaterEqual(len(ways), 2, net)
         (a, b), pair = next(iter(ways.items()))
         self.assertIn((b, a), ways, "both ends tell of it: %s" % net)
-        self.assertIn(pair["path"], ("lan", "direct", "relay"))
+        self.assertIn(pair["path"], ("lan", "direct", "peer", "relay-udp", "relay"))
         self.assertGreater(int(pair["rxBytes"]), 0)
         self.assertFalse(any(x.get("address") for p in net["pairs"] for x in [p] + p.get("tries", [])), net)
         text = self.muster("net", "live").stdout
         self.assertRegex(text, r"FROM \\ TO .*")
-        self.assertRegex(text, r"(lan|direct|relay) +[0-9.]+ ms")
+        self.assertRegex(text, r"(lan|direct|peer|relay-udp|relay)[a-z -]* [0-9.]+ ms")
         text = self.muster("net", "explain", "live", a, b).stdout
         self.assertEqual(2, text.count("  why    "), text)
         self.assertIn("  path   %s" % pair["path"], text)
@@ -523,5 +523,5 @@ class CliVerbs:
             if names[b] in known:
                 break
             time.sleep(1)
-        self.assertRegex(known, r"(?m)^%s +(lan|direct|relay) " % re.escape(names[b]))
+        self.assertRegex(known, r"(?m)^%s +(lan|direct|peer|relay-udp|relay) " % re.escape(names[b]))
         self.assertIn("Nothing was carried for others", self.muster("net", "carried").stdout)
