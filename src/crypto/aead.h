@@ -2,7 +2,8 @@
 // ChaCha20-Poly1305 (RFC 8439). A packet without additional data goes the fast way (chacha_poly.h) where the machine
 // has it; everything else is OpenSSL's, with a context made when it is first needed that keeps its key: a packet then
 // costs only its nonce. MUSTER_AEAD=openssl in the environment leaves all to OpenSSL. The caller never repeats a nonce
-// under one key. Buffers may be the same memory (in place), not partly overlapping. One thread at a time per object.
+// under one key. Buffers may be the same memory (in place), not partly overlapping. One thread at a time per object;
+// where packets_on_many_threads(), seal() and open() without additional data on as many as one likes.
 // XChaCha20-Poly1305 (24-byte nonce) serves rare messages such as cookies.
 #include <memory>
 #include <optional>
@@ -12,6 +13,8 @@
 #include "crypto/secret.h"
 
 namespace muster::crypto {
+
+bool packets_on_many_threads();
 
 class SealKey {
  public:

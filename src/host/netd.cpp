@@ -32,6 +32,7 @@ constexpr int kMirrorTries = 5;
 constexpr int kMirrorSilent = 2;  // questions without an answer: the relay's second port is asked too
 constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
 constexpr int kSocketBuffer = 7 << 20;
+constexpr std::size_t kOpenedAhead = 128;
 
 std::uint64_t steady_us() {
   return static_cast<std::uint64_t>(
@@ -54,7 +55,8 @@ overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
 
 Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
-      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested") {}
+      bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested"),
+      crew_(options_.helpers) {}
 
 Netd::~Netd() {
   leases_.clear();
@@ -234,7 +236,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
     it = leases_
              .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing, options_.udp_relay)))
+                                                         bandwidth_, options_.pacing, options_.udp_relay, crew_)))
              .first;
     it->second->set_public(public_endpoints(), read_clocks());
   }
@@ -258,7 +260,7 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   if (it == leases_.end())
     it = leases_
              .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing, options_.udp_relay)))
+                                                         bandwidth_, options_.pacing, options_.udp_relay, crew_)))
              .first;
   it->second->erase_files();
   leases_.erase(it);
@@ -298,9 +300,27 @@ Result<netd::Reply> Netd::handle(const netd::SetRelays& request, std::vector<Fd>
 void Netd::read_udp(int fd) {
   if (received_.receive(fd) == 0) return;
   const Now now = read_clocks();
-  received_.each(endpoint_of, [&](const overlay::Endpoint& from, ByteView datagram) { from_udp(datagram, from, now); });
+  if (crew_.helps())
+    read_many(now);
+  else
+    received_.each(endpoint_of, [&](const auto& from, ByteView datagram) { from_udp(datagram, from, now); });
   for (auto& [name, lease] : leases_) lease->flush();
   sender_.flush();
+}
+
+// As many at a time as stay in the nearest caches.
+void Netd::read_many(const Now& now) {
+  senders_.clear();
+  arrived_.clear();
+  received_.each(endpoint_of, [&](const overlay::Endpoint& from, ByteView datagram) {
+    senders_.push_back(from);
+    arrived_.push_back(datagram);
+  });
+  for (std::size_t at = 0; at < arrived_.size(); at += kOpenedAhead) {
+    const auto some = std::span(arrived_).subspan(at, std::min(kOpenedAhead, arrived_.size() - at));
+    for (auto& [name, lease] : leases_) lease->open_ahead(some, now);
+    for (std::size_t i = 0; i < some.size(); ++i) from_udp(some[i], senders_[at + i], now);
+  }
 }
 
 // Often enough that a NAT does not forget the mapping that members were told, and at once when a relay came up: perhaps

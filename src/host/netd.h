@@ -2,7 +2,8 @@
 // netd: the process that carries packets. It holds TUN, UDP and relay descriptors and overlay keys, nothing else, and
 // obeys the agent over a local socket (netd_protocol.h); it lives on when the agent restarts. After its own restart it
 // finds its keys, its UDP port and the highest rosters in its state directory; the agent gives it the TUNs and the
-// configuration again. One thread; relay clients bring theirs. Bounds: leases, agent connections.
+// configuration again. One thread, helpers for its packets (thread_crew.h); relay clients bring theirs. Bounds: leases,
+// agent connections.
 #include <map>
 #include <memory>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include "host/bandwidth.h"
 #include "host/netd_lease.h"
+#include "host/thread_crew.h"
 #include "net/udp_receiver.h"
 #include "overlay/stun.h"
 
@@ -25,6 +27,7 @@ struct NetdOptions {
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
   UdpRelay udp_relay = UdpRelay::On;
+  std::size_t helpers = 0;         // threads that help to seal and open packets
   int udp_fd = -1, udp6_fd = -1;   // inherited: not bound yet, with large buffers; else ones of our own
   std::vector<int> spare_udp_fds;  // more of them, one for each time that the machine gets another IPv4 address
 };
@@ -54,6 +57,7 @@ class Netd {
   void tell_public(const Now& now);
   bool from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
   void from_udp(ByteView datagram, const overlay::Endpoint& from, const Now& now);
+  void read_many(const Now& now);
   void tick();
   netd::Reply answer(const netd::Request& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::AddLease& request, std::vector<Fd>& fds);
@@ -85,8 +89,11 @@ class Netd {
     std::optional<overlay::Endpoint> seen;
   };
   std::map<std::pair<std::uint32_t, std::uint16_t>, Mirror> mirrors_;  // by the relay's address and port
+  ThreadCrew crew_;
   std::map<std::string, std::unique_ptr<NetdLease>> leases_;
   net::UdpReceiver received_;
+  std::vector<overlay::Endpoint> senders_;  // of arrived_; both live for one turn
+  std::vector<ByteView> arrived_;
 };
 
 // An UDP socket with the buffers that a fast tunnel wants; before a process gives its privileges up it may take more

@@ -94,7 +94,7 @@ class NetdLease::Exit : public overlay::Shaper::Gate {
 };
 
 NetdLease::NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                     Pacing pacing, UdpRelay udp_relay)
+                     Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
       udp_(udp),
@@ -102,6 +102,7 @@ NetdLease::NetdLease(std::string name, std::string state_dir, net::UdpSender& ud
       bandwidth_(bandwidth),
       pacing_(pacing),
       udp_relay_(udp_relay),
+      crew_(crew),
       inbox_(std::make_shared<Inbox>()),
       buffer_(overlay::OffloadHeader::kBytes + kDatagramMax) {
   inbox_->owner = this;
@@ -119,8 +120,8 @@ NetdLease::~NetdLease() {
 
 Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir,
                                                    net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                   Pacing pacing, UdpRelay udp_relay) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing, udp_relay));
+                                                   Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing, udp_relay, crew));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -490,18 +491,22 @@ void NetdLease::from_tun(std::span<std::uint8_t> read, const Now& now) {
     header = overlay::load_offload(read.data());
     read = read.subspan(overlay::OffloadHeader::kBytes);
   }
-  if (read.size() < 20) return;
-  const std::uint32_t to = overlay::packet_destination(read);
+  const auto ends = overlay::packet_ends(read);
+  if (!ends) return;  // between no two members
+  const std::uint32_t to = ends->destination;
   tun_bytes_ += read.size();
   const auto [pace, room] = way(to);
   if (bandwidth_.up.rate() > 0 || pace > 0 || !room || leaving_.holds(to))
     return leaving_.push(to, header, read, micros());
   std::size_t bytes = 0;
+  const bool many = crew_.helps() && header.gso != overlay::OffloadHeader::kNone;
+  if (many) member_->hold();
   overlay::Segments segments(header, read);
   while (const auto packet = segments.next()) {
     member_->from_tun(*packet, now, *this);
     bytes += packet->size() + kSealed;
   }
+  if (many) member_->release(crew_, now, *this);
   if (pacing_ == Pacing::On) member_->sent(to, bytes, now, *this);
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,10 +33,11 @@ inline constexpr std::uint16_t kBulkPort = 6381;
 
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
-  // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
+  // The sender, the owner's bandwidth and the crew: shared by all leases, stay netd's, who flushes the sender after
+  // each call.
   static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir,
                                                  net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                 Pacing pacing, UdpRelay udp_relay);
+                                                 Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -45,6 +47,9 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Status set_relays(const netd::SetRelays& request);
   void from_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram, const Now& now);
   void from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, const Now& now);
+  void open_ahead(std::span<const ByteView> datagrams, const Now& now) {
+    if (member_) member_->open_ahead(datagrams, crew_, now);
+  }
   // Of the UDP side of a relay (overlay/udp_relay.h); false: of none of ours.
   bool from_udp_relay(const overlay::Endpoint& from, ByteView datagram, const Now& now);
   void moved(bool elsewhere, bool slept_long, const Now& now);
@@ -83,7 +88,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     bool by_udp() const { return udp != nullptr && udp->leg.usable(); }
   };
   NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-            Pacing pacing, UdpRelay udp_relay);
+            Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew);
   void take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, const Now& now);
   void changed_udp(std::size_t relay, const Now& now);
   void ask_udp(std::size_t relay, const Now& now);
@@ -120,6 +125,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Bandwidth& bandwidth_;
   const Pacing pacing_;
   const UdpRelay udp_relay_;
+  overlay::Crew& crew_;
   crypto::X25519Pair key_;
   Fd tun_;
   bool offloads_ = false;  // of the TUN

@@ -11,6 +11,7 @@
 #include "host/netd_lab.h"
 #include "host/sandbox.h"
 #include "host/tun.h"
+#include "overlay/packet.h"
 #include "overlay/relay_protocol.h"
 
 namespace muster::host::lab {
@@ -26,6 +27,7 @@ struct Machine {
   Bytes overlay_key;
   Pacing pacing = Pacing::On;
   UdpRelay udp_relay = UdpRelay::On;
+  std::size_t helpers = 0;
   std::unique_ptr<Netd> netd;
   std::thread thread;
   std::unique_ptr<NetdClient> client;
@@ -37,6 +39,7 @@ struct Machine {
     options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
     options.pacing = pacing;
     options.udp_relay = udp_relay;
+    options.helpers = helpers;
     netd = std::make_unique<Netd>(options);
     // The relay clients' threads inherit the namespace of the thread that starts them.
     std::promise<bool> started;
@@ -58,7 +61,8 @@ struct Machine {
     netd.reset();
   }
   void add() {
-    auto tun = create_tun(Pair::path(lease_ns), TunSpec{"muster0", address, 16, 1380});
+    auto tun = create_tun(Pair::path(lease_ns),
+                          TunSpec{"muster0", address, 16, 1380, static_cast<uid_t>(-1), overlay::inner6(address)});
     ASSERT_TRUE(tun.ok()) << tun.error().message;
     const auto key = client->add_lease("lease-1", tun->get());
     ASSERT_TRUE(key.ok()) << key.error().message;

@@ -11,6 +11,7 @@
 
 #include "crypto/file.h"
 #include "host/netd_rig.h"
+#include "overlay/packet.h"
 
 namespace muster::host {
 namespace {
@@ -104,6 +105,82 @@ double tcp_rate(const lab::Machine& a, const lab::Machine& b, std::uint16_t port
   pump.join();
   for (const int fd : {listener, sender, receiver}) ::close(fd);
   return static_cast<double>(counted) * 1000 / static_cast<double>(measured.count());
+}
+
+struct NetdPairWithHelpers : NetdPair {
+  NetdPairWithHelpers() { a.helpers = b.helpers = 2; }
+};
+
+std::uint8_t byte_at(std::size_t place) {
+  return static_cast<std::uint8_t>((place * 0x9e3779b97f4a7c15ULL) >> 56);
+}
+
+// One TCP connection from a's lease to b's that carries 32 MiB, each byte of which is looked at.
+void expect_every_byte(const lab::Machine& a, const lab::Machine& b, int family) {
+  constexpr std::size_t kBytes = 32 << 20;
+  sockaddr_storage to{};
+  socklen_t size = sizeof(sockaddr_in);
+  if (family == AF_INET6) {
+    auto& six = reinterpret_cast<sockaddr_in6&>(to);
+    size = sizeof six;
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(9100);
+    const Ip6 inner = overlay::inner6(b.address);
+    std::memcpy(&six.sin6_addr, inner.data(), inner.size());
+  } else {
+    auto& four = reinterpret_cast<sockaddr_in&>(to);
+    four.sin_family = AF_INET;
+    four.sin_port = htons(9100);
+    four.sin_addr.s_addr = htonl(b.address);
+  }
+  int listener = -1, sender = -1;
+  lab::inside(b.lease_ns, [&] {
+    listener = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int on = 1;
+    ::setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    ASSERT_EQ(::bind(listener, reinterpret_cast<const sockaddr*>(&to), size), 0) << std::strerror(errno);
+    ASSERT_EQ(::listen(listener, 1), 0);
+  });
+  lab::inside(a.lease_ns, [&] { sender = ::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0); });
+  ASSERT_EQ(::connect(sender, reinterpret_cast<const sockaddr*>(&to), size), 0) << std::strerror(errno);
+  const int receiver = ::accept(listener, nullptr, nullptr);
+  std::thread pump([&] {
+    std::vector<std::uint8_t> block(256 << 10);
+    for (std::size_t at = 0; at < kBytes; at += block.size()) {
+      for (std::size_t i = 0; i < block.size(); ++i) block[i] = byte_at(at + i);
+      for (std::size_t sent = 0; sent < block.size();) {
+        const ssize_t n = ::send(sender, block.data() + sent, block.size() - sent, MSG_NOSIGNAL);
+        if (n <= 0) return;
+        sent += static_cast<std::size_t>(n);
+      }
+    }
+  });
+  const timeval patience{10, 0};
+  ::setsockopt(receiver, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  std::vector<std::uint8_t> buffer(256 << 10);
+  std::size_t came = 0, wrong = 0;
+  while (came < kBytes) {
+    const ssize_t n = ::recv(receiver, buffer.data(), buffer.size(), 0);
+    if (n <= 0) break;
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) wrong += buffer[i] != byte_at(came + i) ? 1 : 0;
+    came += static_cast<std::size_t>(n);
+  }
+  ::shutdown(receiver, SHUT_RDWR);
+  pump.join();
+  for (const int fd : {listener, sender, receiver}) ::close(fd);
+  EXPECT_EQ(came, kBytes);
+  EXPECT_EQ(wrong, 0U);
+  const auto stats = a.client->stats("lease-1");
+  ASSERT_TRUE(stats.ok());
+  EXPECT_EQ(stats->peers[0].path, "10.99.0.2:" + std::to_string(b.netd->udp_port()));
+}
+
+TEST_F(NetdPairWithHelpers, MoveEveryByteAndInItsOrder) {
+  expect_every_byte(a, b, AF_INET);
+}
+
+TEST_F(NetdPair, ProgramsMayUseIpv6) {
+  expect_every_byte(a, b, AF_INET6);
 }
 
 TEST_F(NetdPair, TheOwnersBandwidthCapHolds) {

@@ -26,6 +26,7 @@
 #include "host/privd.h"
 #include "host/sandbox.h"
 #include "host/tun.h"
+#include "overlay/packet.h"
 
 namespace muster::host {
 namespace {
@@ -43,6 +44,7 @@ Status make_tun(const std::string& network, const LaunchSpec& spec) {
   TunSpec tun;
   tun.address = spec.address;
   tun.prefix_bits = static_cast<std::uint8_t>(spec.prefix_bits);
+  tun.address6 = overlay::inner6(spec.address);
   const auto made = create_tun(network, tun);
   // In use: netd holds it since before; it keeps its address.
   if (!made.ok() && made.error().code != Code::FailedPrecondition)
@@ -171,6 +173,7 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   if (pacing != nullptr && std::string_view(pacing) == "off") options.pacing = Pacing::Off;
   const char* udp_relay = std::getenv("MUSTER_UDP_RELAY");
   if (udp_relay != nullptr && std::string_view(udp_relay) == "off") options.udp_relay = UdpRelay::Off;
+  options.helpers = netd_helpers(std::getenv("MUSTER_NETD_HELPERS"), std::thread::hardware_concurrency());
   TRY_VOID(confine_netd());
   return run_netd(options);
 }

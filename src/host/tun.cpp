@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/if_tun.h>
+#include <linux/ipv6.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -75,7 +76,7 @@ Result<Fd> attach(const std::string& name) {
     if (ioctl(fd.get(), TUNSETIFF, &request) != 0) return failed("attach to the TUN device " + name);
     return fd;
   }
-  constexpr unsigned kTcp = TUN_F_CSUM | TUN_F_TSO4;
+  constexpr unsigned kTcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
   if (ioctl(fd.get(), TUNSETOFFLOAD, kTcp | TUN_F_USO4 | TUN_F_USO6) != 0 && ioctl(fd.get(), TUNSETOFFLOAD, kTcp) != 0)
     std::ignore = ioctl(fd.get(), TUNSETOFFLOAD, 0);
   return fd;
@@ -89,6 +90,18 @@ Status set_address(int socket_fd, const std::string& name, unsigned long what, s
   std::memcpy(&request.ifr_addr, &in, sizeof in);
   if (ioctl(socket_fd, what, &request) != 0) return failed("set the address of " + name);
   return {};
+}
+
+// Containers without a network have IPv6 switched off. Where the machine has none, programs inside use IPv4.
+void set_address6(const std::string& name, const Ip6& address, std::uint32_t prefix_bits) {
+  const Fd off(open(("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6").c_str(), O_WRONLY | O_CLOEXEC));
+  const Fd control(socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!off || !control || write(off.get(), "0", 1) != 1) return;
+  in6_ifreq request{};
+  std::memcpy(&request.ifr6_addr, address.data(), address.size());
+  request.ifr6_prefixlen = prefix_bits;
+  request.ifr6_ifindex = static_cast<int>(if_nametoindex(name.c_str()));
+  std::ignore = ioctl(control.get(), SIOCSIFADDR, &request);  // EEXIST: an earlier life gave it
 }
 
 Status set_up(int socket_fd, const std::string& name) {
@@ -111,6 +124,7 @@ Status configure(const TunSpec& spec) {
   request.ifr_qlen = 500;
   if (ioctl(control.get(), SIOCSIFTXQLEN, &request) != 0) return failed("set the queue of " + spec.name);
   TRY_VOID(set_up(control.get(), spec.name));
+  if (spec.address6) set_address6(spec.name, *spec.address6, spec.prefix6_bits);
   return set_up(control.get(), "lo");
 }
 

@@ -6,8 +6,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "base/ipv6.h"
 #include "base/result.h"
 #include "host/unix_socket.h"
 
@@ -19,6 +21,8 @@ struct TunSpec {
   std::uint8_t prefix_bits = 16;
   std::uint32_t mtu = 1380;
   uid_t owner = static_cast<uid_t>(-1);  // may attach without privileges; -1: nobody but root
+  std::optional<Ip6> address6;           // left out where the machine has no IPv6
+  std::uint8_t prefix6_bits = 96;
 };
 
 // namespace_path: "/proc/PID/ns/net" or "/run/netns/NAME"; empty: the caller's own. Idempotent: an existing device is

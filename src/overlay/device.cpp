@@ -8,12 +8,12 @@
 #include "base/endian.h"
 #include "crypto/random.h"
 #include "overlay/cookie.h"
+#include "overlay/packet.h"
 #include "overlay/session.h"
 
 namespace muster::overlay {
 namespace {
 
-constexpr std::size_t kIpHeader = 20;
 constexpr std::size_t kPacketMax = 65'535;
 constexpr std::size_t kPeersMax = 65'536;
 
@@ -53,6 +53,39 @@ struct Device::Impl {
   std::array<std::uint8_t, 12> last_timestamp{};
   WallTime stamp_floor, latest_stamp;
   Bytes out, in;  // reused for every packet
+  std::uint64_t sessions = 0;
+
+  struct Held {  // a packet that waits to be sealed, in `held_bytes`
+    Session* session;
+    Endpoint to;
+    std::uint64_t counter;
+    std::size_t at, plain;
+  };
+  struct Sealing final : Crew::Job {
+    Impl& self;
+    explicit Sealing(Impl& impl) : self(impl) {}
+    void part(std::size_t number) noexcept override;
+  };
+  bool holding = false;
+  std::vector<Held> held;
+  Bytes held_bytes;
+  std::size_t held_used = 0;
+
+  struct Ahead {  // a datagram that was opened before its turn, into `ahead_bytes`
+    ByteView datagram;
+    Session* session;
+    std::uint64_t serial, counter;
+    std::size_t at;
+    bool genuine;
+  };
+  struct Opening final : Crew::Job {
+    Impl& self;
+    explicit Opening(Impl& impl) : self(impl) {}
+    void part(std::size_t number) noexcept override;
+  };
+  std::vector<Ahead> ahead;
+  std::size_t ahead_next = 0;
+  Bytes ahead_bytes;
 
   Impl(const crypto::X25519Pair& key, const DeviceOptions& o)
       : self(key),
@@ -80,6 +113,12 @@ struct Device::Impl {
     if (peer.pending) by_index.erase(peer.pending->local);
     peer.pending.reset();
   }
+  template <typename... Of>
+  std::unique_ptr<Session> new_session(Of&&... of) {
+    auto session = std::make_unique<Session>(std::forward<Of>(of)...);
+    session->serial = ++sessions;
+    return session;
+  }
   void forget(Peer& peer) {
     drop(peer.previous);
     drop(peer.current);
@@ -87,6 +126,10 @@ struct Device::Impl {
     drop_pending(peer);
   }
 
+  std::pair<Peer*, Session*> session_at(std::uint32_t index);
+  const Ahead* opened_ahead(ByteView datagram, const Session& session);
+  std::uint8_t* room_for_held(std::size_t bytes);
+  void release(Crew& crew, Sink& sink);
   void set_peers(const std::vector<PeerConfig>& wanted);
   void transmit(Peer& peer, ByteView datagram, LeaseTime now, Sink& sink);
   void seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now, Sink& sink);
@@ -152,20 +195,31 @@ void Device::Impl::transmit(Peer& peer, ByteView datagram, LeaseTime now, Sink& 
 void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded, const Endpoint& to, const Now& now,
                                  Sink& sink) {
   Session& session = *peer.current;
-  out[0] = kTypeTransport;
-  out[1] = out[2] = out[3] = 0;
-  store_le32(out.data() + 4, session.remote);
-  store_le64(out.data() + 8, session.next_counter);
-  std::uint8_t* body = out.data() + kTransportHeader;
+  const std::size_t size = kTransportHeader + padded + crypto::kAeadTag;
+  if (holding && held.size() == kHeldMax) {  // more than anybody gives at once
+    Alone alone;
+    release(alone, sink);
+    holding = true;
+  }
+  const bool later = holding && to.kind != Endpoint::Kind::None;
+  std::uint8_t* packet = later ? room_for_held(size) : out.data();
+  packet[0] = kTypeTransport;
+  packet[1] = packet[2] = packet[3] = 0;
+  store_le32(packet + 4, session.remote);
+  store_le64(packet + 8, session.next_counter);
+  std::uint8_t* body = packet + kTransportHeader;
   if (!plain.empty()) std::memcpy(body, plain.data(), plain.size());
   std::memset(body + plain.size(), 0, padded - plain.size());
-  session.seal.seal(session.next_counter++, {}, {body, padded}, body);
+  if (later)
+    held.push_back({&session, to, session.next_counter, static_cast<std::size_t>(packet - held_bytes.data()), padded});
+  else
+    session.seal.seal(session.next_counter, {}, {body, padded}, body);
+  ++session.next_counter;
   peer.last_sent = now.lease;
   peer.keepalive_due.reset();
-  const std::size_t size = kTransportHeader + padded + crypto::kAeadTag;
   peer.stats.tx_bytes += size;
   ++peer.stats.tx_packets;
-  if (to.kind != Endpoint::Kind::None) sink.send(to, {out.data(), size});
+  if (!later && to.kind != Endpoint::Kind::None) sink.send(to, {packet, size});
   if (session.initiator &&
       (now.lease - session.created >= kRekeyAfter || session.next_counter >= kRekeyAfterMessages)) {
     initiate(peer, now, sink, false);
@@ -249,7 +303,7 @@ void Device::Impl::on_initiation(ByteView message, const Endpoint& from, const N
   const auto [initiator_key, responder_key] = first->noise.split();
   drop(peer->previous);
   drop(peer->next);
-  peer->next = std::make_unique<Session>(local, remote, responder_key, initiator_key, now.lease, false);
+  peer->next = new_session(local, remote, responder_key, initiator_key, now.lease, false);
   authenticated(*peer, from, message.size());
   add_macs(*peer, reply, now.lease);
   peer->last_sent = now.lease;
@@ -270,8 +324,7 @@ void Device::Impl::on_response(ByteView message, const Endpoint& from, const Now
   drop(peer.previous);
   peer.previous = std::move(peer.next ? peer.next : peer.current);
   drop(peer.current);
-  peer.current =
-      std::make_unique<Session>(local, load_le32(message.data() + 4), initiator_key, responder_key, now.lease, true);
+  peer.current = new_session(local, load_le32(message.data() + 4), initiator_key, responder_key, now.lease, true);
   peer.attempt_started.reset();
   authenticated(peer, from, message.size());
   ++peer.stats.handshakes;
@@ -293,20 +346,17 @@ void Device::Impl::on_cookie(ByteView message, LeaseTime now) {
 }
 
 void Device::Impl::on_transport(ByteView message, const Endpoint& from, const Now& now, Sink& sink) {
-  const std::uint32_t index = load_le32(message.data() + 4);
-  const auto it = by_index.find(index);
-  if (it == by_index.end() || it->second.slot != Slot::Session) return;
-  Peer& peer = *it->second.peer;
-  const auto is = [&](const std::unique_ptr<Session>& s) { return s && s->local == index; };
-  Session* session = is(peer.current)    ? peer.current.get()
-                     : is(peer.next)     ? peer.next.get()
-                     : is(peer.previous) ? peer.previous.get()
-                                         : nullptr;
+  const auto [found, session] = session_at(load_le32(message.data() + 4));
   const std::uint64_t counter = load_le64(message.data() + 8);
   if (session == nullptr || now.lease - session->created >= kRejectAfter || counter >= kRejectAfterMessages) return;
+  Peer& peer = *found;
   const ByteView sealed = message.subspan(kTransportHeader);
-  if (sealed.size() > in.size() || !session->open.open(counter, {}, sealed, in.data()) ||
-      !session->replay.accept(counter)) {
+  const Ahead* before = opened_ahead(message, *session);
+  const std::uint8_t* plain = before != nullptr ? ahead_bytes.data() + before->at : in.data();
+  const bool genuine = before != nullptr
+                           ? before->genuine
+                           : sealed.size() <= in.size() && session->open.open(counter, {}, sealed, in.data());
+  if (!genuine || !session->replay.accept(counter)) {
     ++peer.stats.dropped;
     return;
   }
@@ -322,7 +372,59 @@ void Device::Impl::on_transport(ByteView message, const Endpoint& from, const No
     peer.stats.last_handshake = now.wall;
     flush_staged(peer, now, sink);
   }
-  on_plain(peer, {in.data(), sealed.size() - crypto::kAeadTag}, from, now, sink);
+  on_plain(peer, {plain, sealed.size() - crypto::kAeadTag}, from, now, sink);
+}
+
+std::pair<Peer*, Session*> Device::Impl::session_at(std::uint32_t index) {
+  const auto it = by_index.find(index);
+  if (it == by_index.end() || it->second.slot != Slot::Session) return {};
+  Peer& peer = *it->second.peer;
+  for (auto* session : {&peer.current, &peer.next, &peer.previous})
+    if (*session && (*session)->local == index) return {&peer, session->get()};
+  return {};
+}
+
+// Good until the next one is asked for.
+std::uint8_t* Device::Impl::room_for_held(std::size_t bytes) {
+  if (held_bytes.size() - held_used < bytes) held_bytes.resize(std::max(2 * held_bytes.size(), held_used + bytes));
+  std::uint8_t* const at = held_bytes.data() + held_used;
+  held_used += bytes;
+  return at;
+}
+
+void Device::Impl::Sealing::part(std::size_t number) noexcept {
+  const Held& each = self.held[number];
+  std::uint8_t* const body = self.held_bytes.data() + each.at + kTransportHeader;
+  each.session->seal.seal(each.counter, {}, {body, each.plain}, body);
+}
+
+void Device::Impl::release(Crew& crew, Sink& sink) {
+  holding = false;
+  Sealing job(*this);
+  if (crypto::packets_on_many_threads())
+    crew.run(held.size(), job);
+  else
+    Alone().run(held.size(), job);
+  for (const Held& each : held)
+    sink.send(each.to, {held_bytes.data() + each.at, kTransportHeader + each.plain + crypto::kAeadTag});
+  held.clear();
+  held_used = 0;
+}
+
+void Device::Impl::Opening::part(std::size_t number) noexcept {
+  Ahead& each = self.ahead[number];
+  each.genuine = each.session->open.open(each.counter, {}, each.datagram.subspan(kTransportHeader),
+                                         self.ahead_bytes.data() + each.at);
+}
+
+// What was opened ahead counts only for the session that it was opened with: another may have taken its place since.
+const Device::Impl::Ahead* Device::Impl::opened_ahead(ByteView datagram, const Session& session) {
+  for (std::size_t i = ahead_next; i < ahead.size(); ++i) {
+    if (ahead[i].datagram.data() != datagram.data() || ahead[i].datagram.size() != datagram.size()) continue;
+    ahead_next = i + 1;
+    return ahead[i].serial == session.serial ? &ahead[i] : nullptr;
+  }
+  return nullptr;
 }
 
 void Device::Impl::on_plain(Peer& peer, ByteView plain, const Endpoint& from, const Now& now, Sink& sink) {
@@ -336,19 +438,14 @@ void Device::Impl::on_plain(Peer& peer, ByteView plain, const Endpoint& from, co
     sink.control(peer.config.public_key, from, plain);
     return;
   }
-  const bool ipv4 = plain.size() >= kIpHeader && plain[0] >> 4 == 4;
-  const std::size_t total = ipv4 ? load_be16(plain.data() + 2) : 0;
-  if (total < kIpHeader || total > plain.size()) {
-    ++peer.stats.dropped;
-    return;
-  }
-  const auto owner = by_address.find(load_be32(plain.data() + 12));
+  const auto ends = packet_ends(plain);
+  const auto owner = ends ? by_address.find(ends->source) : by_address.end();
   if (owner == by_address.end() || owner->second != &peer) {  // a source that is not its own
     ++peer.stats.dropped;
     return;
   }
   ++peer.stats.inner_packets;
-  sink.deliver(plain.first(total));
+  sink.deliver(plain.first(ends->bytes));
 }
 
 void Device::Impl::tick_peer(Peer& peer, const Now& now, Sink& sink) {
@@ -406,8 +503,9 @@ std::uint64_t Device::inner_packets(const Key32& key) const {
 }
 
 Encapsulated Device::encapsulate(ByteView packet, const Now& now, Sink& sink) {
-  if (packet.size() < kIpHeader || packet.size() > kPacketMax - 32 || packet[0] >> 4 != 4) return Encapsulated::Invalid;
-  const auto it = impl_->by_address.find(load_be32(packet.data() + 16));
+  const auto ends = packet_ends(packet);
+  if (!ends || packet.size() > kPacketMax - 32) return Encapsulated::Invalid;
+  const auto it = impl_->by_address.find(ends->destination);
   if (it == impl_->by_address.end()) return Encapsulated::NoPeer;
   Peer& peer = *it->second;
   if (peer.current && peer.current->usable(now.lease)) {
@@ -450,6 +548,32 @@ bool Device::send_control(const Key32& key, const Endpoint& to, ByteView message
   if (peer == nullptr || !peer->current || !peer->current->usable(now.lease)) return false;
   impl_->seal_and_send(*peer, message, message.size(), to, now, sink);
   return true;
+}
+
+void Device::hold() {
+  impl_->holding = true;
+}
+
+void Device::release(Crew& crew, Sink& sink) {
+  impl_->release(crew, sink);
+}
+
+void Device::open_ahead(std::span<const ByteView> datagrams, Crew& crew, const Now& now) {
+  auto& self = *impl_;
+  self.ahead.clear();
+  self.ahead_next = 0;
+  if (!crew.helps() || !crypto::packets_on_many_threads()) return;
+  std::size_t used = 0;
+  for (const ByteView datagram : datagrams) {
+    if (datagram.size() <= kTransportHeader + crypto::kAeadTag || datagram[0] != kTypeTransport) continue;
+    Session* const session = self.session_at(load_le32(datagram.data() + 4)).second;
+    if (session == nullptr || now.lease - session->created >= kRejectAfter) continue;
+    self.ahead.push_back({datagram, session, session->serial, load_le64(datagram.data() + 8), used, false});
+    used += datagram.size();
+  }
+  if (self.ahead_bytes.size() < used) self.ahead_bytes.resize(used);
+  Impl::Opening job(self);
+  crew.run(self.ahead.size(), job);
 }
 
 void Device::start_handshake(const Key32& key, const Now& now, Sink& sink) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "base/ipv6.h"
 #include "base/time.h"
 #include "crypto/x25519.h"
+#include "overlay/crew.h"
 
 namespace muster::overlay {
 
@@ -42,7 +44,7 @@ struct Endpoint {
 struct PeerConfig {
   Key32 public_key{};
   Secret32 psk;                          // zero: none
-  std::vector<std::uint32_t> addresses;  // its inner IPv4 addresses, host order
+  std::vector<std::uint32_t> addresses;  // its inner IPv4 addresses, host order; kInner6 before them too
   Endpoint endpoint;                     // where to send first; None: wait for the peer
   Millis keepalive{0};                   // persistent; 0 = off
 };
@@ -88,6 +90,15 @@ class Device {
 
   Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);
   void decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink);
+  // Many packets at a time, with help. From hold() on, what encapsulate() and send_control() seal is gathered;
+  // release() has the crew seal it and gives it to the Sink in its order. Nothing else may be called in between. At
+  // most kHeldMax packets are gathered; those beyond are sealed and sent at once after those before.
+  static constexpr std::size_t kHeldMax = 256;
+  void hold();
+  void release(Crew& crew, Sink& sink);
+  // Opens what is about to be given to decapsulate(), in this order and from this memory, without any other effect:
+  // decapsulate() then finds it done. To be called again for the next ones; what is not asked for is forgotten.
+  void open_ahead(std::span<const ByteView> datagrams, Crew& crew, const Now& now);
   // A message to the peer's Device, sealed like a packet, to this endpoint; false without a session. First byte < 0x10.
   bool send_control(const Key32& peer, const Endpoint& to, ByteView message, const Now& now, Sink& sink);
   void start_handshake(const Key32& peer, const Now& now, Sink& sink);  // at most every 5 s

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <set>
+#include <thread>
 
 #include "base/endian.h"
 #include "base/rng.h"
+#include "crypto/aead.h"
 #include "overlay/session.h"
 
 namespace muster::overlay {
@@ -299,6 +301,105 @@ TEST_F(Two, ControlMessagesTravelSealed) {
 
 // Loss, duplication and reordering, with rekeys in between: whatever arrives is what was sent, nothing twice; and when
 // the network heals, packets flow again within a handshake's time.
+// Does every part, the last first, each on a thread of its own.
+struct Backwards : Crew {
+  std::size_t parts = 0;
+  bool helps() const override { return true; }
+  void run(std::size_t count, Job& job) override {
+    parts += count;
+    std::vector<std::thread> threads;
+    for (std::size_t i = count; i-- > 0;) threads.emplace_back([&job, i] { job.part(i); });
+    for (auto& thread : threads) thread.join();
+  }
+};
+
+TEST_F(Two, WhatACrewSealsIsWhatIsSealedAloneAndInItsOrder) {
+  a_sends();
+  exchange();
+  Backwards crew;
+  const std::vector<std::size_t> sizes = {100, 1380, 20, 65'000, 1380, 1380, 33, 47, 48, 49};
+  a->hold();
+  for (const std::size_t size : sizes) EXPECT_EQ(a_sends(size), Encapsulated::Sent);
+  EXPECT_TRUE(a->send_control(key_b.public_key, at_b, Bytes{1, 2, 3}, now, box_a));
+  EXPECT_TRUE(box_a.sent.empty());
+  a->release(crew, box_a);
+  ASSERT_EQ(box_a.sent.size(), sizes.size() + 1);
+  if (crypto::packets_on_many_threads()) EXPECT_EQ(crew.parts, sizes.size() + 1);
+  for (std::size_t i = 0; i < sizes.size(); ++i)
+    EXPECT_EQ(load_le64(box_a.sent[i].second.data() + 8), load_le64(box_a.sent[0].second.data() + 8) + i);
+  box_b.delivered.clear();
+  exchange();
+  ASSERT_EQ(box_b.delivered.size(), sizes.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) EXPECT_EQ(box_b.delivered[i], ip_packet(kA, kB, sizes[i]));
+  EXPECT_EQ(box_b.controls.size(), 1U);
+  a_sends();  // nothing is held any more
+  EXPECT_EQ(box_a.sent.size(), 1U);
+}
+
+TEST_F(Two, MoreThanCanBeHeldGoesAtOnceAndInItsOrder) {
+  a_sends();
+  exchange();
+  box_b.delivered.clear();
+  Backwards crew;
+  a->hold();
+  for (std::size_t i = 0; i < 2 * Device::kHeldMax + 5; ++i)
+    a->encapsulate(ip_packet(kA, kB, 100, static_cast<std::uint8_t>(i)), now, box_a);
+  EXPECT_EQ(box_a.sent.size(), 2 * Device::kHeldMax);
+  a->release(crew, box_a);
+  exchange();
+  ASSERT_EQ(box_b.delivered.size(), 2 * Device::kHeldMax + 5);
+  for (std::size_t i = 0; i < box_b.delivered.size(); ++i)
+    ASSERT_EQ(box_b.delivered[i].back(), static_cast<std::uint8_t>(i));
+}
+
+TEST_F(Two, WhatWasOpenedAheadIsTakenOnceAndOnlyIfGenuine) {
+  a_sends();
+  exchange();
+  box_b.delivered.clear();
+  for (std::size_t i = 0; i < 40; ++i) a->encapsulate(ip_packet(kA, kB, 200, static_cast<std::uint8_t>(i)), now, box_a);
+  std::vector<Bytes> datagrams = box_a.take();
+  datagrams[7][30] ^= 1;                             // damaged
+  datagrams[9] = datagrams[8];                       // a replay
+  datagrams[11] = Bytes(20, 4);                      // too short
+  store_le32(datagrams[13].data() + 4, 0xdeadbeef);  // of no session
+  const std::vector<ByteView> views(datagrams.begin(), datagrams.end());
+  Backwards crew;
+  b->open_ahead(views, crew, now);
+  if (crypto::packets_on_many_threads()) EXPECT_EQ(crew.parts, 38U);
+  EXPECT_TRUE(box_b.delivered.empty()) << "opening is all that was done";
+  const std::uint64_t dropped = b->stats()[0].dropped;
+  for (std::size_t i = 0; i < views.size(); ++i)
+    if (i != 20) b->decapsulate(views[i], at_a, now, box_b);  // one is taken away in between
+  EXPECT_EQ(box_b.delivered.size(), 35U);
+  EXPECT_EQ(b->stats()[0].dropped, dropped + 2);
+  for (const Bytes& packet : box_b.delivered) EXPECT_EQ(packet, ip_packet(kA, kB, 200, packet.back()));
+  for (const ByteView view : views) b->decapsulate(view, at_a, now, box_b);  // again: only the one that was left out
+  EXPECT_EQ(box_b.delivered.size(), 36U);
+}
+
+TEST_F(Two, WhatWasOpenedAheadOfASessionsEndIsWorthNothing) {
+  a_sends();
+  exchange();
+  box_b.delivered.clear();
+  a_sends();
+  const std::vector<Bytes> datagrams = box_a.take();
+  const std::vector<ByteView> views(datagrams.begin(), datagrams.end());
+  Backwards crew;
+  b->open_ahead(views, crew, now);
+  b->set_peers({});
+  b->set_peers({PeerConfig{key_a.public_key, psk, {kA}, {}, {}}});
+  b->decapsulate(views[0], at_a, now, box_b);
+  EXPECT_TRUE(box_b.delivered.empty());
+  // The same memory with other bytes in it, and nothing opened ahead for them.
+  b->open_ahead({}, crew, now);
+  pass(6s);
+  a->start_handshake(key_b.public_key, now, box_a);
+  exchange();
+  a_sends();
+  exchange();
+  EXPECT_EQ(box_b.delivered.size(), 1U);
+}
+
 TEST(DeviceProperty, RandomNetworkNeverCorruptsAndHeals) {
   for (std::uint64_t seed = 1; seed <= 30; ++seed) {
     Rng rng(seed);

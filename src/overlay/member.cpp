@@ -95,7 +95,8 @@ class Member::Wire : public Sink {
   }
   // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
   void deliver(ByteView packet) override {
-    if (packet_destination(packet) == member_.address_) out_.to_tun(packet);
+    const auto ends = packet_ends(packet);
+    if (ends && ends->destination == member_.address_) out_.to_tun(packet);
   }
   void control(const Key32& peer, const Endpoint& from, ByteView message) override {
     member_.on_control(peer, from, message, now_, out_);
@@ -124,7 +125,8 @@ Member::~Member() = default;
 bool Member::usable_candidate(const Endpoint& e, Origin origin) const {
   // The roster's are of private networks only; what is told or heard is any machine's; never the overlay itself.
   if (e.kind == Endpoint::Kind::Udp6)
-    return e.port != 0 && origin != Origin::Roster && (is_global(e.six) || is_unique_local(e.six));
+    return e.port != 0 && origin != Origin::Roster && (is_global(e.six) || is_unique_local(e.six)) &&
+           !std::equal(kInner6.begin(), kInner6.end(), e.six.begin());
   const bool special = e.ip >> 24 == 0 || e.ip >> 24 == 127 || e.ip >> 16 == 0xa9fe || e.ip >> 28 >= 14;
   return e.kind == Endpoint::Kind::Udp && e.port != 0 && (is_private(e.ip) || (origin != Origin::Roster && !special)) &&
          (e.ip & mask_) != (address_ & mask_);
@@ -187,8 +189,9 @@ Result<std::size_t> Member::set_roster(ByteView bytes, const std::vector<Bytes>&
 
 void Member::from_tun(ByteView packet, const Now& now, Out& out) {
   // Another source than the roster's is dropped here, as the other end would drop it too.
-  if (packet.size() < 20 || packet[0] >> 4 != 4 || packet_source(packet) != address_) return;
-  if (too_large(packet, now, out)) return;
+  const auto ends = packet_ends(packet);
+  if (!ends || ends->source != address_) return;
+  if (too_large(packet, ends->destination, now, out)) return;
   Wire wire(*this, out, now);
   const Encapsulated what = device_.encapsulate(packet, now, wire);
   if (!later_.empty()) flush(now, out);
@@ -196,15 +199,22 @@ void Member::from_tun(ByteView packet, const Now& now, Out& out) {
   if (const auto answer = refuse_packet(packet)) out.to_tun(*answer);
 }
 
+void Member::release(Crew& crew, const Now& now, Out& out) {
+  Wire wire(*this, out, now);
+  device_.release(crew, wire);
+  if (!later_.empty()) flush(now, out);
+}
+
 // True: it goes no further as it is, since it was cut or answered.
-bool Member::too_large(ByteView packet, const Now& now, Out& out) {
+bool Member::too_large(ByteView packet, std::uint32_t to, const Now& now, Out& out) {
   if (packet.size() <= kInnerSizes.back() || (packet.size() <= kInnerMtu && narrow_ == 0)) return false;
-  const auto it = by_address_.find(packet_destination(packet));
+  const auto it = by_address_.find(to);
   Path* path = it == by_address_.end() ? nullptr : &it->second->second;
   const std::size_t room = path == nullptr ? kInnerMtu : path->mtu;
   if (packet.size() <= room) return false;
   Wire wire(*this, out, now);
-  const auto pieces = path == nullptr || packet.size() > kInnerMtu ? std::vector<Bytes>() : fragments(packet, room);
+  const auto pieces =
+      path == nullptr || packet.size() > kInnerMtu ? std::vector<Bytes>() : fragments(packet, room, ++fragmented_);
   for (const Bytes& piece : pieces) device_.encapsulate(piece, now, wire);
   // A whole row of packets may be too large: one answer is enough.
   if (!pieces.empty() || (path != nullptr && path->refused == now.lease && packet.size() <= kInnerMtu)) return true;

@@ -16,6 +16,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -131,6 +132,13 @@ class Member {
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
+  // Several of them with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
+  void hold() { device_.hold(); }
+  void release(Crew& crew, const Now& now, Out& out);
+  // What is about to be given to from_udp() or from_udp6(), in this order: opened with a crew's help.
+  void open_ahead(std::span<const ByteView> datagrams, Crew& crew, const Now& now) {
+    device_.open_ahead(datagrams, crew, now);
+  }
   // After packets for that address, bytes in all: now and then a probe follows them, from which their pace is learnt.
   // Whoever does not call it is never limited.
   void sent(std::uint32_t address, std::size_t bytes, const Now& now, Out& out);
@@ -280,7 +288,7 @@ class Member {
   void answered_size(Path& path, const Candidate& from, std::uint64_t id, std::size_t size, const Now& now);
   void check_size(const Key32& key, Path& path, const Now& now, Out& out);
   void send_ping(const Key32& key, const Endpoint& to, std::uint64_t id, std::size_t size, const Now& now, Out& out);
-  bool too_large(ByteView packet, const Now& now, Out& out);
+  bool too_large(ByteView packet, std::uint32_t to, const Now& now, Out& out);
   void from(const Endpoint& at, ByteView datagram, const Now& now, Out& out);
   void on_here(Path& path, ByteView message, const Now& now);
   static void burst(Path& path, Millis length, const Now& now);
@@ -302,7 +310,8 @@ class Member {
   std::map<std::uint32_t, LeaseTime> offers_;  // who carries, until when that holds
   std::map<std::pair<std::uint32_t, std::uint32_t>, Counted> carried_, forwarded_;  // (by, with); (from, to)
   std::vector<Endpoint> public_;
-  std::size_t narrow_ = 0;  // how many ways carry less than kInnerMtu
+  std::uint32_t fragmented_ = 0;  // numbers packets that are cut
+  std::size_t narrow_ = 0;        // how many ways carry less than kInnerMtu
   std::uint64_t next_id_ = 1;
   std::uint64_t first_micros_ = 0;  // times that others hear count from here: they need not know how long we run
 };

@@ -594,7 +594,7 @@ TEST_F(Net, RemovedMemberIsCutOffAtOnce) {
   machines[0]->member->from_tun(tcp, now, *machines[0]);
   ASSERT_EQ(machines[0]->tun.size(), 1U);
   const Bytes& answer = machines[0]->tun[0];
-  EXPECT_EQ(packet_source(answer), machines[2]->address);
+  EXPECT_EQ(packet_ends(answer)->source, machines[2]->address);
   EXPECT_EQ(load_be16(answer.data() + 20), 80);
   EXPECT_EQ(load_be16(answer.data() + 22), 1234);
   EXPECT_EQ(load_be32(answer.data() + 24), 0xabcdef01);
@@ -606,6 +606,90 @@ TEST_F(Net, RemovedMemberIsCutOffAtOnce) {
   // And the one removed, once it hears, has no peers.
   ASSERT_TRUE(apply(*machines[2], bytes).ok());
   EXPECT_TRUE(machines[2]->member->stats().empty());
+}
+
+Bytes udp6_packet(std::uint32_t from, std::uint32_t to, std::size_t size) {
+  Bytes out(size, 5);
+  std::fill_n(out.begin(), 40, std::uint8_t{0});
+  out[0] = 0x60;
+  store_be16(out.data() + 4, static_cast<std::uint16_t>(size - 40));
+  out[6] = 17;
+  out[7] = 64;
+  std::ranges::copy(inner6(from), out.begin() + 8);
+  std::ranges::copy(inner6(to), out.begin() + 24);
+  return out;
+}
+
+TEST_F(Net, Ipv6GoesBetweenTheSameMembersAndNoOthers) {
+  build(3, true);
+  Machine &a = *machines[0], &b = *machines[1], &c = *machines[2];
+  const Bytes packet = udp6_packet(a.address, b.address, 1380);
+  a.member->from_tun(packet, now, a);
+  run(4s);
+  EXPECT_EQ(b.tun, std::vector<Bytes>{packet});
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  b.tun.clear();
+  // Another source than one's own, at the first end and, since that one could be changed, at the other.
+  a.member->from_tun(udp6_packet(c.address, b.address, 100), now, a);
+  EXPECT_TRUE(a.direct.empty() && a.relayed.empty());
+  a.member->from_tun(udp6_packet(a.address, kNet + 77, 100), now, a);
+  ASSERT_EQ(a.tun.size(), 1U) << "nobody's";
+  EXPECT_EQ(a.tun[0][40], 1);
+  Device fellow(b.key);
+  struct Into : Sink {
+    Machine* machine;
+    const Now* now;
+    const Machine* from;
+    void send(const Endpoint&, ByteView d) override {
+      machine->member->from_relay(0, from->key.public_key, d, *now, *machine);
+    }
+    void deliver(ByteView) override {}
+    void control(const Key32&, const Endpoint&, ByteView) override {}
+  } into;
+  into.machine = &a, into.now = &now, into.from = &b;
+  fellow.set_peers({PeerConfig{a.key.public_key, {}, {a.address}, Endpoint::relay(a.key.public_key), {}}});
+  now.wall = now.wall + 1min;
+  fellow.start_handshake(a.key.public_key, now, into);
+  for (const auto& [relay, to, d] : std::exchange(a.relayed, {}))
+    if (to == b.key.public_key) fellow.decapsulate(d, Endpoint::relay(a.key.public_key), now, into);
+  ASSERT_TRUE(fellow.has_session(a.key.public_key));
+  a.tun.clear();
+  for (const std::uint32_t source : {c.address, a.address, kNet + 77}) {
+    fellow.encapsulate(udp6_packet(source, a.address, 100), now, into);
+    EXPECT_TRUE(a.tun.empty()) << source;
+  }
+  fellow.encapsulate(udp6_packet(b.address, a.address, 100), now, into);
+  EXPECT_EQ(a.tun.size(), 1U);
+}
+
+TEST_F(Net, Ipv6OverANarrowWay) {
+  direct_size_max = 1400;  // 1,368 inside
+  build(2, true);
+  EXPECT_TRUE(delivers(0, 1));
+  run(4s);
+  Machine &a = *machines[0], &b = *machines[1];
+  ASSERT_EQ(a.member->stats().at(0).mtu, 1300U);
+  const auto arrived = [&](std::size_t size) {
+    b.tun.clear();
+    a.tun.clear();
+    now.lease = now.lease + 1ms;
+    a.member->from_tun(udp6_packet(a.address, b.address, size), now, a);
+    exchange();
+    return b.tun.size();
+  };
+  EXPECT_EQ(arrived(1300), 1U);
+  EXPECT_EQ(arrived(1380), 0U);
+  ASSERT_EQ(a.tun.size(), 1U) << "its program is told the size that fits";
+  EXPECT_EQ(a.tun[0][40], 2);
+  EXPECT_EQ(load_be32(a.tun[0].data() + 44), 1300U);
+  direct_size_max = 1260;  // 1,228 inside: less than IPv6 has to get
+  for (int i = 0; i < 60 && a.member->stats().at(0).mtu != 1200U; ++i) {
+    (void)arrived(1300);
+    run(250ms);
+  }
+  ASSERT_EQ(a.member->stats().at(0).mtu, 1200U);
+  EXPECT_EQ(arrived(1280), 2U) << "in pieces";
+  EXPECT_TRUE(a.tun.empty());
 }
 
 TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
@@ -635,7 +719,7 @@ TEST_F(Net, ForeignSourcesNeitherLeaveNorArrive) {
     EXPECT_TRUE(b.tun.empty()) << source;
   }
   a.member->from_tun(Bytes{0x45}, now, a);
-  a.member->from_tun(Bytes(40, 0x60), now, a);  // IPv6: not carried
+  a.member->from_tun(Bytes(40, 0x60), now, a);  // IPv6 between no two members
   EXPECT_TRUE(a.relayed.empty());
 
   // A member that runs something else than our code: it sends what it likes under its own key.
@@ -1181,8 +1265,9 @@ TEST_F(Behind, NonsenseIsNotTried) {
   std::vector<Endpoint> bad;
   for (const std::uint32_t ip : {0x7f000001U, 0xe0000001U, 0xffffffffU, 0xa9fea9feU, 0x00000001U, kNet + 9})
     bad.push_back(Endpoint::udp(ip, 7));
-  for (const Ip6& six : {Ip6{}, Ip6{0xfe, 0x80}, Ip6{0xff, 0x02}, Ip6{0x20, 0x02, 10, 0, 0, 1},
-                         Ip6{0x20, 0x01, 0, 0, 1}, Ip6{0, 0x64, 0xff, 0x9b}})
+  for (const Ip6& six :
+       {Ip6{}, Ip6{0xfe, 0x80}, Ip6{0xff, 0x02}, Ip6{0x20, 0x02, 10, 0, 0, 1}, Ip6{0x20, 0x01, 0, 0, 1},
+        Ip6{0, 0x64, 0xff, 0x9b}, Ip6{0xfe, 0xc0}, inner6(kNet + 9), inner6(0x0a000001)})
     bad.push_back(Endpoint::udp6(six, 7));
   for (std::size_t i = 0; i < bad.size(); i += 3) {
     machines[0]->member->set_public(

@@ -9,7 +9,7 @@
 namespace muster::overlay {
 namespace {
 
-constexpr std::size_t kIp = 20, kTcp = 20, kUdp = 8;
+constexpr std::size_t kIp4 = 20, kIp6 = 40, kTcp = 20, kUdp = 8;
 constexpr std::uint8_t kProtocolTcp = 6, kProtocolUdp = 17;
 constexpr std::uint8_t kFin = 1, kPush = 8, kAck = 16, kCongestion = 0x80;
 constexpr std::size_t kTrainMax = 65'535, kTrainSegmentsMax = 64;
@@ -23,20 +23,18 @@ void put16(std::uint8_t* at, std::uint16_t value) {
   std::memcpy(at, &value, sizeof value);
 }
 
-// Addresses, protocol and length, as TCP and UDP checksums begin.
-std::uint32_t pseudo(const std::uint8_t* ip, std::uint8_t protocol, std::size_t length) {
-  std::uint32_t sum = protocol + static_cast<std::uint32_t>(length);
-  for (std::size_t i = 12; i < 20; i += 2) sum += load_be16(ip + i);
-  return sum;
-}
 std::uint16_t folded(std::uint32_t sum) {
   while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
   return static_cast<std::uint16_t>(sum);
 }
 void finish_ip(std::uint8_t* ip, std::size_t ip_bytes, std::size_t total) {
+  if (ip[0] >> 4 == 6) return store_be16(ip + 4, static_cast<std::uint16_t>(total - kIp6));
   store_be16(ip + 2, static_cast<std::uint16_t>(total));
   store_be16(ip + 10, 0);
   store_be16(ip + 10, internet_checksum({ip, ip_bytes}));
+}
+std::uint8_t protocol_of(const std::uint8_t* ip) {
+  return ip[0] >> 4 == 6 ? ip[6] : ip[9];
 }
 
 }  // namespace
@@ -55,27 +53,28 @@ std::array<std::uint8_t, OffloadHeader::kBytes> store_offload(const OffloadHeade
 }
 
 Segments::Segments(const OffloadHeader& header, std::span<std::uint8_t> packet) : packet_(packet) {
-  if (packet.size() < kIp || packet[0] >> 4 != 4) return;
+  const bool six = !packet.empty() && packet[0] >> 4 == 6;
+  if (packet.size() < (six ? kIp6 : kIp4) || (!six && packet[0] >> 4 != 4)) return;
   const std::uint8_t kind = header.gso & static_cast<std::uint8_t>(~OffloadHeader::kEcn);
   if (kind == OffloadHeader::kNone) {
     whole_ = true;
     done_ = false;
     if ((header.flags & OffloadHeader::kNeedsChecksum) == 0) return;
     const std::size_t field = std::size_t{header.checksum_start} + header.checksum_offset;
-    if (header.checksum_start < kIp || field + 2 > packet.size()) {
+    if (header.checksum_start < (six ? kIp6 : kIp4) || field + 2 > packet.size()) {
       done_ = true;
       return;
     }
     // The field holds the sum of what is not in the packet.
     std::uint16_t sum = internet_checksum(packet.subspan(header.checksum_start));
-    if (sum == 0 && packet[9] == kProtocolUdp) sum = 0xffff;
+    if (sum == 0 && protocol_of(packet.data()) == kProtocolUdp) sum = 0xffff;
     store_be16(packet.data() + field, sum);
     return;
   }
-  ip_bytes_ = (packet[0] & 15U) * std::size_t{4};
-  tcp_ = kind == OffloadHeader::kTcp4;
-  if ((!tcp_ && kind != OffloadHeader::kUdp) || ip_bytes_ < kIp || packet.size() < ip_bytes_ + kTcp) return;
-  if (packet[9] != (tcp_ ? kProtocolTcp : kProtocolUdp)) return;
+  ip_bytes_ = six ? kIp6 : (packet[0] & 15U) * std::size_t{4};
+  tcp_ = kind == (six ? OffloadHeader::kTcp6 : OffloadHeader::kTcp4);
+  if ((!tcp_ && kind != OffloadHeader::kUdp) || ip_bytes_ < kIp4 || packet.size() < ip_bytes_ + kTcp) return;
+  if (protocol_of(packet.data()) != (tcp_ ? kProtocolTcp : kProtocolUdp)) return;  // of IPv6: without extensions
   header_bytes_ = ip_bytes_ + (tcp_ ? (packet[ip_bytes_ + 12] >> 4) * std::size_t{4} : kUdp);
   segment_bytes_ = header.segment_bytes;
   if (header_bytes_ < ip_bytes_ + (tcp_ ? kTcp : kUdp) || header_bytes_ >= packet.size() || segment_bytes_ == 0) return;
@@ -95,7 +94,7 @@ std::optional<ByteView> Segments::next() {
   const bool first = number_ == 0, last = at_ + payload == packet_.size();
   std::uint8_t* ip = packet_.data() + at_ - header_bytes_;
   std::memcpy(ip, header_.data(), header_bytes_);
-  store_be16(ip + 4, static_cast<std::uint16_t>(first_id_ + number_));
+  if (ip[0] >> 4 == 4) store_be16(ip + 4, static_cast<std::uint16_t>(first_id_ + number_));
   finish_ip(ip, ip_bytes_, header_bytes_ + payload);
   std::uint8_t* transport = ip + ip_bytes_;
   const std::size_t length = header_bytes_ - ip_bytes_ + payload;
@@ -105,11 +104,11 @@ std::optional<ByteView> Segments::next() {
     if (!last) transport[13] &= static_cast<std::uint8_t>(~(kFin | kPush));
     if (!first) transport[13] &= static_cast<std::uint8_t>(~kCongestion);
     store_be16(transport + 16, 0);
-    store_be16(transport + 16, internet_checksum({transport, length}, pseudo(ip, kProtocolTcp, length)));
+    store_be16(transport + 16, internet_checksum({transport, length}, pseudo_header(ip, kProtocolTcp, length)));
   } else {
     store_be16(transport + 4, static_cast<std::uint16_t>(length));
     store_be16(transport + 6, 0);
-    const std::uint16_t sum = internet_checksum({transport, length}, pseudo(ip, kProtocolUdp, length));
+    const std::uint16_t sum = internet_checksum({transport, length}, pseudo_header(ip, kProtocolUdp, length));
     store_be16(transport + 6, sum == 0 ? 0xffff : sum);
   }
   at_ += payload;
@@ -120,27 +119,37 @@ std::optional<ByteView> Segments::next() {
 
 // A whole TCP segment with data and nothing out of the ordinary, with right checksums.
 std::optional<Coalescer::Flow> Coalescer::joinable(ByteView packet) {
-  if (packet.size() < kIp + kTcp || packet[0] != 0x45 || packet[9] != kProtocolTcp) return {};
-  if (load_be16(packet.data() + 2) != packet.size()) return {};
+  if (packet.size() < kIp4 + kTcp) return {};
   const std::uint8_t* ip = packet.data();
-  const std::uint8_t* tcp = ip + kIp;
   Flow flow;
-  flow.header = kIp + (tcp[12] >> 4) * std::size_t{4};
-  flow.fragment = load_be16(ip + 6);
+  if (ip[0] >> 4 == 6) {
+    if (packet.size() < kIp6 + kTcp || ip[6] != kProtocolTcp || kIp6 + load_be16(ip + 4) != packet.size()) return {};
+    flow.ip = kIp6;
+    flow.service = load_be32(ip);  // the flow label too
+    flow.life = ip[7];
+    std::copy_n(ip + 8, 32, flow.addresses_and_ports.begin() + 4);
+  } else {
+    if (ip[0] != 0x45 || ip[9] != kProtocolTcp || load_be16(ip + 2) != packet.size()) return {};
+    flow.ip = kIp4;
+    flow.fragment = load_be16(ip + 6);
+    if ((flow.fragment & 0x3fff) != 0) return {};
+    flow.service = ip[1];
+    flow.life = ip[8];
+    std::copy_n(ip + 12, 8, flow.addresses_and_ports.begin() + 4);
+  }
+  const std::uint8_t* tcp = ip + flow.ip;
+  flow.header = flow.ip + (tcp[12] >> 4) * std::size_t{4};
   flow.flags = tcp[13];
-  if (flow.header < kIp + kTcp || flow.header >= packet.size() || (flow.fragment & 0x3fff) != 0) return {};
+  if (flow.header < flow.ip + kTcp || flow.header >= packet.size()) return {};
   if ((flow.flags & static_cast<std::uint8_t>(~kPush)) != kAck || (tcp[12] & 15U) != 0) return {};
   flow.payload = packet.size() - flow.header;
-  std::copy_n(ip + 12, 8, flow.addresses_and_ports.begin());
-  std::copy_n(tcp, 4, flow.addresses_and_ports.begin() + 8);
+  std::copy_n(tcp, 4, flow.addresses_and_ports.begin());
   flow.sequence = load_be32(tcp + 4);
   flow.acknowledged = load_be32(tcp + 8);
   flow.window = load_be16(tcp + 14);
-  flow.service = ip[1];
-  flow.life = ip[8];
-  if (internet_checksum(packet.first(kIp)) != 0) return {};
-  const std::size_t length = packet.size() - kIp;
-  if (internet_checksum(packet.subspan(kIp), pseudo(ip, kProtocolTcp, length)) != 0) return {};
+  if (flow.ip == kIp4 && internet_checksum(packet.first(kIp4)) != 0) return {};
+  const std::size_t length = packet.size() - flow.ip;
+  if (internet_checksum(packet.subspan(flow.ip), pseudo_header(ip, kProtocolTcp, length)) != 0) return {};
   return flow;
 }
 
@@ -149,8 +158,8 @@ bool Coalescer::continues(const Flow& flow, ByteView packet) const {
          flow.payload <= first_.payload && train_.size() + flow.payload <= kTrainMax &&
          flow.addresses_and_ports == first_.addresses_and_ports && flow.acknowledged == first_.acknowledged &&
          flow.window == first_.window && flow.fragment == first_.fragment && flow.service == first_.service &&
-         flow.life == first_.life && flow.header == first_.header &&
-         std::memcmp(packet.data() + kIp + kTcp, train_.data() + kIp + kTcp, flow.header - kIp - kTcp) == 0;
+         flow.life == first_.life && flow.ip == first_.ip && flow.header == first_.header &&
+         std::memcmp(packet.data() + flow.ip + kTcp, train_.data() + flow.ip + kTcp, flow.header - flow.ip - kTcp) == 0;
 }
 
 void Coalescer::add(ByteView packet, Sink& sink) {
@@ -162,7 +171,7 @@ void Coalescer::add(ByteView packet, Sink& sink) {
   }
   if (continues(*flow, packet)) {
     train_.insert(train_.end(), packet.begin() + static_cast<std::ptrdiff_t>(flow->header), packet.end());
-    train_[kIp + 13] |= flow->flags & kPush;
+    train_[flow->ip + 13] |= flow->flags & kPush;
   } else {
     flush(sink);
     train_.assign(packet.begin(), packet.end());
@@ -179,14 +188,14 @@ void Coalescer::flush(Sink& sink) {
   OffloadHeader header;
   if (count_ > 1) {
     std::uint8_t* ip = train_.data();
-    finish_ip(ip, kIp, train_.size());
+    finish_ip(ip, first_.ip, train_.size());
     // The kernel adds the rest.
-    store_be16(ip + kIp + 16, folded(pseudo(ip, kProtocolTcp, train_.size() - kIp)));
+    store_be16(ip + first_.ip + 16, folded(pseudo_header(ip, kProtocolTcp, train_.size() - first_.ip)));
     header = {OffloadHeader::kNeedsChecksum,
-              OffloadHeader::kTcp4,
+              first_.ip == kIp6 ? OffloadHeader::kTcp6 : OffloadHeader::kTcp4,
               static_cast<std::uint16_t>(first_.header),
               static_cast<std::uint16_t>(first_.payload),
-              kIp,
+              static_cast<std::uint16_t>(first_.ip),
               16};
   }
   sink.write(header, train_);

@@ -2,8 +2,8 @@
 // What a TUN device with offloads gives and takes, without I/O: the header before each packet (virtio, 10 bytes, host
 // order), large TCP and UDP packets split into those that a tunnel carries, and arriving TCP segments joined into large
 // ones. A few system calls then move sixty kilobytes, which is most of what makes a tunnel fast (the idea: Tailscale
-// and wireguard-go, "Userspace isn't slow, some kernel interfaces are!", 2022). IPv4. Malformed input is dropped or
-// passed on as it came, never trusted. One thread.
+// and wireguard-go, "Userspace isn't slow, some kernel interfaces are!", 2022). IPv4, and IPv6 without extension
+// headers. Malformed input is dropped or passed on as it came, never trusted. One thread.
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -15,8 +15,8 @@ namespace muster::overlay {
 
 struct OffloadHeader {
   static constexpr std::size_t kBytes = 10;
-  static constexpr std::uint8_t kNeedsChecksum = 1;                           // flags
-  static constexpr std::uint8_t kNone = 0, kTcp4 = 1, kUdp = 5, kEcn = 0x80;  // gso
+  static constexpr std::uint8_t kNeedsChecksum = 1;                                      // flags
+  static constexpr std::uint8_t kNone = 0, kTcp4 = 1, kTcp6 = 4, kUdp = 5, kEcn = 0x80;  // gso
   std::uint8_t flags = 0, gso = kNone;
   std::uint16_t header_bytes = 0, segment_bytes = 0, checksum_start = 0, checksum_offset = 0;
   bool operator==(const OffloadHeader&) const = default;
@@ -34,7 +34,7 @@ class Segments {
   bool done() const { return done_; }
 
  private:
-  static constexpr std::size_t kHeaderMax = 120;  // 60 of IP, 60 of TCP
+  static constexpr std::size_t kHeaderMax = 120;  // 60 of IPv4, 60 of TCP
   std::span<std::uint8_t> packet_;
   std::array<std::uint8_t, kHeaderMax> header_{};
   std::size_t header_bytes_ = 0, ip_bytes_ = 0, segment_bytes_ = 0, at_ = 0;
@@ -52,16 +52,16 @@ class Coalescer {
     virtual void write(const OffloadHeader& header, ByteView packet) = 0;
   };
   explicit Coalescer(bool join) : join_(join) {}
-  void add(ByteView packet, Sink& sink);  // a whole IPv4 packet; written at once or by a later call
+  void add(ByteView packet, Sink& sink);  // a whole packet; written at once or by a later call
   void flush(Sink& sink);                 // nothing is kept back
 
  private:
   struct Flow {
-    std::array<std::uint8_t, 12> addresses_and_ports{};
-    std::uint32_t sequence = 0, acknowledged = 0;
+    std::array<std::uint8_t, 36> addresses_and_ports{};
+    std::uint32_t sequence = 0, acknowledged = 0, service = 0;
     std::uint16_t window = 0, fragment = 0;
-    std::uint8_t service = 0, life = 0, flags = 0;
-    std::size_t header = 0, payload = 0;
+    std::uint8_t life = 0, flags = 0;
+    std::size_t ip = 0, header = 0, payload = 0;  // `ip`: of that header alone; `header`: TCP's too
   };
   static std::optional<Flow> joinable(ByteView packet);
   bool continues(const Flow& flow, ByteView packet) const;

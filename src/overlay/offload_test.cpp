@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -32,9 +33,10 @@ Bytes pattern(std::size_t size, std::uint8_t first = 0) {
 }
 
 std::uint16_t transport_sum(ByteView packet) {
-  const std::size_t ip = (packet[0] & 15U) * std::size_t{4};
-  std::uint32_t sum = packet[9] + static_cast<std::uint32_t>(packet.size() - ip);
-  for (std::size_t i = 12; i < 20; i += 2) sum += load_be16(packet.data() + i);
+  const bool six = packet[0] >> 4 == 6;
+  const std::size_t ip = six ? 40 : (packet[0] & 15U) * std::size_t{4};
+  std::uint32_t sum = packet[six ? 6 : 9] + static_cast<std::uint32_t>(packet.size() - ip);
+  for (std::size_t i = six ? 8 : 12; i < (six ? 40U : 20U); i += 2) sum += load_be16(packet.data() + i);
   return internet_checksum(packet.subspan(ip), sum);
 }
 
@@ -75,6 +77,29 @@ Bytes udp(ByteView payload) {
   store_be16(header.data() + 2, 53);
   store_be16(header.data() + 4, static_cast<std::uint16_t>(8 + payload.size()));
   return packet_of(17, header, payload);
+}
+
+// The same over IPv6.
+Bytes over6(Bytes packet) {
+  constexpr std::size_t kGrown = 20;
+  const std::uint8_t protocol = packet[9];
+  packet.insert(packet.begin(), kGrown, 0);
+  std::fill_n(packet.begin(), 40, std::uint8_t{0});
+  packet[0] = 0x60;
+  packet[3] = 9;  // a flow label
+  store_be16(packet.data() + 4, static_cast<std::uint16_t>(packet.size() - 40));
+  packet[6] = protocol;
+  packet[7] = 64;
+  std::ranges::copy(inner6(kFrom), packet.begin() + 8);
+  std::ranges::copy(inner6(kTo), packet.begin() + 24);
+  if (protocol == 6) {
+    store_be16(packet.data() + 40 + 16, 0);
+    store_be16(packet.data() + 40 + 16, transport_sum(packet));
+  }
+  return packet;
+}
+OffloadHeader of_tcp6(std::uint16_t segment, std::uint8_t more = 0) {
+  return {OffloadHeader::kNeedsChecksum, static_cast<std::uint8_t>(OffloadHeader::kTcp6 | more), 72, segment, 40, 16};
 }
 
 std::vector<Bytes> split(const OffloadHeader& header, Bytes packet) {
@@ -142,6 +167,38 @@ TEST(Segments, OfALargeUdpPacketAreCompletePackets) {
   EXPECT_EQ(parts.back().size(), kIp + 8 + 600);
 }
 
+TEST(Segments, OfLargeIpv6PacketsAreCompletePackets) {
+  const Bytes data = pattern(5000);
+  const auto parts = split(of_tcp6(1308, OffloadHeader::kEcn), over6(tcp(0xfffffff0, data, 16 | 8 | 1 | 0x80)));
+  ASSERT_EQ(parts.size(), 4U);
+  Bytes joined;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Bytes& p = parts[i];
+    EXPECT_EQ(40U + load_be16(p.data() + 4), p.size());
+    EXPECT_LE(p.size(), 1380U);
+    EXPECT_EQ(transport_sum(p), 0);
+    EXPECT_EQ(load_be32(p.data() + 44), static_cast<std::uint32_t>(0xfffffff0 + joined.size()));
+    EXPECT_EQ(p[53] & (1 | 8 | 0x80), (i == 3 ? 1 | 8 : 0) | (i == 0 ? 0x80 : 0));
+    EXPECT_TRUE(std::equal(p.begin() + 6, p.begin() + 40, parts[0].begin() + 6)) << "the header but for its length";
+    joined.insert(joined.end(), p.begin() + 72, p.end());
+  }
+  EXPECT_EQ(joined, data);
+  const auto datagrams =
+      split({OffloadHeader::kNeedsChecksum, OffloadHeader::kUdp, 48, 1200, 40, 6}, over6(udp(pattern(3000))));
+  ASSERT_EQ(datagrams.size(), 3U);
+  for (const Bytes& p : datagrams) {
+    EXPECT_EQ(load_be16(p.data() + 44), p.size() - 40);
+    EXPECT_EQ(transport_sum(p), 0);
+  }
+  Bytes without = over6(tcp(1, pattern(333)));
+  const Bytes right = without;
+  std::uint32_t sum = 6 + static_cast<std::uint32_t>(without.size() - 40);
+  for (std::size_t i = 8; i < 40; i += 2) sum += load_be16(without.data() + i);
+  while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
+  store_be16(without.data() + 56, static_cast<std::uint16_t>(sum));
+  EXPECT_EQ(split({OffloadHeader::kNeedsChecksum, 0, 0, 0, 40, 16}, without), std::vector<Bytes>{right});
+}
+
 TEST(Segments, AMissingChecksumIsFilledIn) {
   Bytes packet = tcp(1, pattern(333));
   const Bytes right = packet;
@@ -157,12 +214,17 @@ TEST(Segments, NothingComesOutOfNonsense) {
   const Bytes good = tcp(1, pattern(3000));
   EXPECT_TRUE(split(of_tcp(0), good).empty());
   EXPECT_TRUE(split({OffloadHeader::kNeedsChecksum, 0, 0, 0, 65'000, 16}, good).empty());
-  EXPECT_TRUE(split({0, 4, 52, 1328, 20, 16}, good).empty()) << "TCP over IPv6 does not exist here";
+  EXPECT_TRUE(split({0, 4, 52, 1328, 20, 16}, good).empty()) << "said to be TCP over IPv6";
+  EXPECT_TRUE(split(of_tcp(1328), over6(good)).empty());
+  Bytes extended = over6(good);
+  extended[6] = 0;  // hop-by-hop options
+  EXPECT_TRUE(split(of_tcp6(1308), extended).empty());
   EXPECT_TRUE(split(of_tcp(1328), udp(pattern(3000))).empty());
   EXPECT_TRUE(split(of_tcp(1328), Bytes(19)).empty());
   std::mt19937 random(2);
   for (int i = 0; i < 20'000; ++i) {  // bounds: the sanitizers look
     Bytes packet = i % 2 == 0 ? good : udp(pattern(2000));
+    if (i % 3 == 0) packet = over6(packet);
     packet.resize(random() % packet.size() + 1);
     for (int k = 0; k < 4; ++k)
       packet[random() % std::min<std::size_t>(packet.size(), 60)] = static_cast<std::uint8_t>(random());
@@ -187,6 +249,39 @@ TEST(Coalescer, JoinsATrainAndTheKernelsHalfSplitsItAgain) {
   const auto again = split(out.all[0].header, out.all[0].packet);
   ASSERT_EQ(again.size(), parts.size());
   for (std::size_t i = 0; i < parts.size(); ++i) EXPECT_EQ(again[i], parts[i]) << i;
+}
+
+TEST(Coalescer, JoinsIpv6Trains) {
+  const Bytes data = pattern(20'000);
+  const std::vector<Bytes> parts = split(of_tcp6(1308), over6(tcp(1000, data, 16 | 8)));
+  Coalescer coalescer(true);
+  Collected out;
+  for (const Bytes& part : parts) coalescer.add(part, out);
+  coalescer.flush(out);
+  ASSERT_EQ(out.all.size(), 1U);
+  EXPECT_EQ(out.all[0].header, of_tcp6(1308));
+  EXPECT_EQ(split(out.all[0].header, out.all[0].packet), parts);
+  const auto joined = [&](Bytes second) {
+    Coalescer two(true);
+    Collected into;
+    two.add(over6(tcp(1000, pattern(1000))), into);
+    two.add(second, into);
+    two.flush(into);
+    return into.all.size() == 1;
+  };
+  const Bytes next = over6(tcp(2000, pattern(1000)));
+  EXPECT_TRUE(joined(next));
+  EXPECT_FALSE(joined(tcp(2000, pattern(1000)))) << "the same ports over IPv4";
+  for (const std::size_t at : {1U, 3U, 7U, 23U, 39U}) {  // class, label, hops, source, destination
+    Bytes other = next;
+    other[at] ^= 1;
+    store_be16(other.data() + 56, 0);
+    store_be16(other.data() + 56, transport_sum(other));
+    EXPECT_FALSE(joined(other)) << at;
+  }
+  Bytes damaged = next;
+  damaged[100] ^= 1;
+  EXPECT_FALSE(joined(damaged));
 }
 
 TEST(Coalescer, OnlyWhatBelongsTogetherIsJoined) {
@@ -246,6 +341,7 @@ TEST(Coalescer, ChangesNothingButTheNumberOfWrites) {
                     static_cast<std::uint16_t>(5001 + flow));
       sequence[flow] += static_cast<std::uint32_t>(size);
       if (random() % 15 == 0) p = udp(pattern(size));
+      if (round % 3 == 0 || random() % 20 == 0) p = over6(p);
       if (random() % 15 == 0) p[random() % p.size()] ^= 1;
       sent.push_back(p);
       coalescer.add(p, out);
@@ -263,8 +359,10 @@ TEST(Coalescer, ChangesNothingButTheNumberOfWrites) {
     ASSERT_EQ(got.size(), sent.size());
     for (std::size_t i = 0; i < sent.size(); ++i) {
       // The identification of a packet that may not be fragmented says nothing (RFC 6864); it and what sums it differ.
-      store_be16(got[i].data() + 4, load_be16(sent[i].data() + 4));
-      store_be16(got[i].data() + 10, load_be16(sent[i].data() + 10));
+      if (got[i][0] >> 4 == 4 && sent[i].size() == got[i].size())
+        store_be16(got[i].data() + 4, load_be16(sent[i].data() + 4));
+      if (got[i][0] >> 4 == 4 && sent[i].size() == got[i].size())
+        store_be16(got[i].data() + 10, load_be16(sent[i].data() + 10));
       ASSERT_EQ(got[i], sent[i]) << i;
     }
   }

@@ -31,6 +31,7 @@ struct Session {
         open(receive_key),
         created(now),
         initiator(we_initiated) {}
+  std::uint64_t serial = 0;  // of the Device's life: an index may come again, this never
   std::uint32_t local, remote;
   crypto::SealKey seal;
   crypto::OpenKey open;

@@ -11,7 +11,7 @@
 
 namespace muster::overlay {
 namespace {
-constexpr std::size_t kLeastHeader = 20;
+constexpr std::size_t kLeastHeader = 20, kHeader6 = 40;
 constexpr std::uint8_t kOverTcp = 6, kOverUdp = 17, kOnlyAck = 16;
 constexpr std::array<std::size_t, 4> kBuffer = {256, 2'048, 16'384, 66'000};
 constexpr std::size_t kItemBytes = 384;        // of one that waits, beside its buffer
@@ -33,16 +33,20 @@ std::uint32_t mixed(std::uint32_t hash, ByteView bytes) {
 FlowMark mark_flow(ByteView packet, std::uint16_t bulk_port) {
   FlowMark mark;
   if (packet.size() < kLeastHeader) return mark;
-  const std::size_t header = (packet[0] & 15U) * std::size_t{4};
-  const std::uint8_t protocol = packet[9];
-  std::uint32_t hash = mixed(mixed(2'166'136'261U, packet.subspan(12, 8)), packet.subspan(9, 1));
-  const bool later = (load_be16(packet.data() + 6) & 0x1fff) != 0;  // of a fragmented one: without ports
+  const bool six = packet[0] >> 4 == 6;
+  if (six && packet.size() < kHeader6) return mark;
+  const std::size_t header = six ? kHeader6 : (packet[0] & 15U) * std::size_t{4};
+  const std::uint8_t protocol = packet[six ? 6 : 9];
+  const ByteView ends = six ? packet.subspan(8, 32) : packet.subspan(12, 8);
+  std::uint32_t hash = mixed(mixed(2'166'136'261U, ends), {&protocol, 1});
+  const bool later = !six && (load_be16(packet.data() + 6) & 0x1fff) != 0;  // of a fragmented one: without ports
   if ((protocol == kOverTcp || protocol == kOverUdp) && !later && header >= kLeastHeader &&
       packet.size() >= header + 4) {
     const std::uint8_t* ports = packet.data() + header;
     hash = mixed(hash, packet.subspan(header, 4));
     mark.known_bulk = load_be16(ports) == bulk_port || load_be16(ports + 2) == bulk_port;
-    const std::size_t total = std::min<std::size_t>(load_be16(packet.data() + 2), packet.size());
+    const std::size_t said = six ? kHeader6 + load_be16(packet.data() + 4) : load_be16(packet.data() + 2);
+    const std::size_t total = std::min(said, packet.size());
     if (protocol == kOverTcp && packet.size() >= header + 20)
       mark.bare_ack = ports[13] == kOnlyAck && total == header + (ports[12] >> 4) * std::size_t{4};
   }

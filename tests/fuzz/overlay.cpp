@@ -38,6 +38,16 @@ Bytes ip_packet(std::uint32_t from, std::uint32_t to, std::size_t size, std::uin
   return out;
 }
 
+Bytes ip6_packet(std::uint32_t from, std::uint32_t to, std::size_t size, std::uint8_t protocol = 17) {
+  Bytes out(std::max<std::size_t>(size, 40), 0);
+  out[0] = 0x60;
+  store_be16(out.data() + 4, static_cast<std::uint16_t>(out.size() - 40));
+  out[6] = protocol, out[7] = 64;
+  std::ranges::copy(inner6(from), out.begin() + 8);
+  std::ranges::copy(inner6(to), out.begin() + 24);
+  return out;
+}
+
 Seeds seeds_relay_frame() {
   const auto member = pair_of(3);
   const RelayToken token{"relay-1", 7, member.public_key, kNow + 1h};
@@ -321,10 +331,15 @@ Seeds seeds_offload() {
   Bytes tcp = ip_packet(kA, kB, 3040, 6), udp = ip_packet(kA, kB, 2828), small = ip_packet(kA, kB, 60, 6);
   for (Bytes* packet : {&tcp, &small}) (*packet)[20 + 12] = 0x50, (*packet)[20 + 13] = 0x10;
   store_be16(udp.data() + 24, 2808);
-  return {Bytes{0} + header({1, OffloadHeader::kTcp4, 40, 1000, 20, 16}) + tcp,
+  Bytes tcp6 = ip6_packet(kA, kB, 3060, 6);
+  tcp6[40 + 12] = 0x50, tcp6[40 + 13] = 0x10;
+  return {Bytes{0} + header({1, OffloadHeader::kTcp6, 60, 1000, 40, 16}) + tcp6,
+          Bytes{0} + header({1, OffloadHeader::kUdp, 48, 1400, 40, 6}) + ip6_packet(kA, kB, 2848),
+          Bytes{0} + header({1, OffloadHeader::kTcp4, 40, 1000, 20, 16}) + tcp,
           Bytes{0} + header({1, OffloadHeader::kUdp, 28, 1400, 20, 6}) + udp,
           Bytes{0} + header({1, OffloadHeader::kNone, 0, 0, 20, 16}) + small,
-          Bytes{0} + header({}) + ip_packet(kA, kB, 84, 1), Bytes{1} + header({}) + small};
+          Bytes{0} + header({}) + ip_packet(kA, kB, 84, 1),
+          Bytes{1} + header({}) + small};
 }
 FUZZ_TARGET(offload, 8 << 10) {
   struct Out : Coalescer::Sink {
@@ -375,6 +390,8 @@ struct Box : Sink {
 Seeds seeds_device() {
   const Bytes start = step(Order::SendA, 60);
   return {start + step(Order::Deliver, 0) + step(Order::Deliver, 0) + step(Order::SendB, 100) + step(Order::Deliver, 0),
+          step(Order::SendA, 0, ip6_packet(kA, kB, 80)) + step(Order::Deliver, 0) + step(Order::Deliver, 0) +
+              step(Order::Deliver, 0),
           start + step(Order::Change, 40) + step(Order::Deliver, 0),
           start + step(Order::Cut, 100) + step(Order::Deliver, 0) + step(Order::Raw, 1, Bytes(148, 1)),
           start + step(Order::Pass, 60) + step(Order::Deliver, 0) + step(Order::Pass, 250) + step(Order::SendA, 20),
@@ -456,7 +473,8 @@ struct Net : Out {
   void to_udp(std::uint32_t, std::uint16_t, ByteView) override { MUSTER_CHECK(++direct < 10'000); }
   bool may_carry(std::size_t) override { return true; }
   void to_tun(ByteView packet) override {
-    MUSTER_CHECK(packet.size() >= 20 && packet_source(packet) == kB && packet_destination(packet) == kA);
+    const auto ends = packet_ends(packet);
+    MUSTER_CHECK(ends && ends->source == kB && ends->destination == kA);
   }
 };
 enum class Say : std::uint8_t { Control, Packet, FromTun, Pass, Raw, ControlUdp, Relays, Last };
@@ -477,6 +495,8 @@ Seeds seeds_member() {
   out.push_back(probe + other + other);
   out.push_back(say(Say::Packet, ip_packet(kB, kA, 60)) + say(Say::Packet, ip_packet(kB + 1, kA, 60)) +
                 say(Say::FromTun, ip_packet(kA, kB, 90)));
+  out.push_back(say(Say::Packet, ip6_packet(kB, kA, 60)) + say(Say::Packet, ip6_packet(kB + 1, kA, 60)) +
+                say(Say::FromTun, ip6_packet(kA, kB, 1300)) + say(Say::FromTun, ip6_packet(kA, kNet + 9, 60, 6)));
   out.push_back(say(Say::FromTun, ip_packet(kA, kNet + 9, 60, 6)) + say(Say::FromTun, ip_packet(kA, kNet + 9, 1500)));
   return out;
 }
