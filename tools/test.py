@@ -22,11 +22,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -163,7 +165,7 @@ def run_gtest(label, binary, timeout, pattern, only="", shard=(0, 1)):
 class Report(unittest.TestResult):
     def startTest(self, test):
         super().startTest(test)
-        self.began = time.time()
+        self.began, self.current = time.time(), test
         say("-- %s" % test.id())
 
     def addSuccess(self, test):
@@ -194,8 +196,29 @@ def lanes():
     return found
 
 
-def run_module(name, pattern, group=""):
-    path = "tests/system/%s.py" % name
+def interrupted_once(*_):
+    """Ctrl-C or a kill ends the test that runs; what clears up afterwards is not cut off by a second one."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def clear_up(loaded, suite, report, stopped):
+    """After an interrupted test, what unittest leaves out then: the ends of the test, of its class and of its module."""
+    current = getattr(report, "current", None)
+    beginning = [type(frame.f_locals["test"]) for frame, _ in traceback.walk_tb(stopped.__traceback__) if frame.f_code.co_name == "_handleClassSetUp"]
+    for name, end in ([("test", getattr(current, "tearDown", None)), ("test", getattr(current, "doCleanups", None))] if not beginning else []) + \
+            [("class", getattr(kind, what)) for kind in beginning for what in ("tearDownClass", "doClassCleanups")] + \
+            [("class", lambda: suite._tearDownPreviousClass(None, report)), ("module", getattr(loaded, "tearDownModule", None)), ("module", unittest.doModuleCleanups)]:
+        try:
+            if end:
+                end()
+        except Exception as fault:  # the others all the same
+            say("clearing up after the %s: %s" % (name, fault))
+
+
+def run_module(name, pattern, group="", folder="tests/system"):
+    path = "%s/%s.py" % (folder, name)
     spec = importlib.util.spec_from_file_location(name, path)
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded
@@ -206,22 +229,61 @@ def run_module(name, pattern, group=""):
     suite = unittest.defaultTestLoader.loadTestsFromModule(loaded)
     if pattern or group:
         suite = unittest.TestSuite(t for tests in suite for t in tests if pattern in t.id() and t.id().startswith(group))
-    suite.run(Report())
+    report = Report()
+    try:
+        suite.run(report)
+    except KeyboardInterrupt as stopped:
+        say("== interrupted, clearing up")
+        clear_up(loaded, suite, report, stopped)
+        raise
 
 
 def run_system(pattern, modules, group):
     """These modules, or all, one after the other in this process."""
     modules = modules or sorted(name for names in lanes().values() for name in names)
     say("== system (release binaries): " + ", ".join(modules))
-    for name in modules:
-        run_module(name, pattern, group)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted_once)
+    try:
+        for name in modules:
+            run_module(name, pattern, group)
+    except KeyboardInterrupt:
+        note("FAIL", "system." + name, None, "interrupted")
+        sys.exit(130)
 
 
 def start_system(names, *more):
     """These modules in a process of their own, as root where this may be."""
     out = tempfile.TemporaryFile("w+", errors="replace")
     command = as_root + [sys.executable, "-B", "tools/test.py", "--only", "system", "--no-build"] + [w for name in names for w in ("--module", name)] + list(more)
-    return out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    lanes_now.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
+    return out, lanes_now[-1]
+
+
+lanes_now = []  # processes of system tests, which have things to clear up
+CLEAR_UP_S = 120
+
+
+def stop_all(*_):
+    """Ctrl-C: the system tests clear up what they started, everything else just ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    say("== interrupted; the system tests clear up, for %d s at most" % CLEAR_UP_S)
+    mine = {process.pid for process in lanes_now}
+    for process in lanes_now:
+        if process.poll() is None:
+            subprocess.run(as_root + ["kill", "-INT", str(process.pid)])
+    for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], stdout=subprocess.PIPE, text=True).stdout.split():
+        if int(line) not in mine:
+            subprocess.run(["pkill", "-TERM", "-P", line], stderr=subprocess.DEVNULL)
+            subprocess.run(["kill", line], stderr=subprocess.DEVNULL)
+    end = time.time() + CLEAR_UP_S
+    for process in lanes_now:
+        try:
+            process.wait(max(1, end - time.time()))
+        except subprocess.TimeoutExpired:
+            say("process %d has not cleared up" % process.pid)
+    os._exit(130)
 
 
 def start_lanes():
@@ -374,6 +436,8 @@ def main():
         sys.path.insert(0, os.path.join(ROOT, folder))
     if not args.no_build:
         find_root()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop_all)
     if "lint" in only:
         say("== lint")
         import lint
