@@ -19,6 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
 import demo  # noqa: E402
+import firewalls  # noqa: E402
 import nmap  # noqa: E402
 
 BESIDE = "outage"  # that lane sleeps for ten minutes
@@ -295,7 +296,7 @@ class Egress(unittest.TestCase):
         self.assertTrue(self.works())
 
     def table(self):
-        return self.world.lab.run("alpha", ["nft", "list", "table", "inet", "muster"], check=False).stdout
+        return self.world.lab.run("alpha", ["nft", "-s", "list", "table", "inet", "muster"], check=False).stdout
 
     def test_a_flushed_table_comes_back_and_others_stay(self):
         lab = self.world.lab
@@ -320,6 +321,82 @@ class Egress(unittest.TestCase):
             self.assertRegex(said, r"BROKEN firewall: table inet ufw, chain user-output stops the egress process .*tcp dport 443 drop")
         finally:
             lab.run("alpha", ["nft", "delete", "table", "inet", "ufw"], check=False)
+
+    def doctor(self):
+        return self.world.lab.run("alpha", [self.world.binary("muster-agent"), "doctor", "--state-dir", self.world.dir + "/alpha"], check=False).stdout
+
+    def beside(self, firewall):
+        """With that one beside ours: our table comes without a change to theirs, and stays or comes back when theirs is set again."""
+        lab, ours = self.world.lab, self.table()
+        self.assertIn("meta skuid 64794", ours)
+
+        def comes_back():
+            theirs = firewalls.rules(lab, "alpha")
+            self.assertGreater(theirs.count('"rule"'), 5, "it has rules of its own: " + theirs[:400])
+            lab.run("alpha", ["nft", "delete", "table", "inet", "muster"])
+            try:
+                self.world.wait("firewall", "our table set again", 15, lambda: self.table() == ours)
+            except demo.DemoError:
+                self.fail("not set again; it was %s and is %s; %s" % (ours, self.table(), self.world.agents["alpha"].tail(30)))
+            self.assertEqual(firewalls.rules(lab, "alpha"), theirs)
+            return theirs
+        comes_back()
+        firewall.reload()
+        self.world.wait("firewall", "our table after theirs was set again", 15, lambda: self.table() == ours)
+        theirs = comes_back()
+        self.assertTrue(self.works())
+        self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+        self.assertEqual(firewalls.rules(lab, "alpha"), theirs, "the doctor leaves nothing")
+
+    def stopped(self, said, whom, by):
+        """What the doctor says of that process, and its repair."""
+        lines = said.split("\n")
+        for n, line in enumerate(lines):
+            if re.match(r"BROKEN firewall: %s: table .* stops %s on its way to" % (by, whom), line):
+                return line + "\n" + "\n".join(lines[n + 1:n + 2])
+        self.fail("the doctor names nothing of %s that stops %s: %s" % (by, whom, said))
+
+    def test_ufw_beside_ours(self):
+        with firewalls.Ufw(self.world.lab, "alpha", self.world.dir + "/ufw") as ufw:
+            self.beside(ufw)
+            ufw.run("deny", "out", "proto", "tcp", "to", "any", "port", "443")
+            said = self.doctor()
+            self.assertIn("ufw insert 1 allow out proto tcp to %s port 443" % demo.SERVER, self.stopped(said, "the egress process", "ufw"))
+            self.assertNotIn("netd's UDP", said)
+            ufw.run("delete", "deny", "out", "proto", "tcp", "to", "any", "port", "443")
+            ufw.run("default", "deny", "outgoing")  # no rule at all, but what happens without one
+            said = self.doctor()
+            self.assertIn("ufw insert 1 allow out proto udp to %s port 443" % demo.SERVER, self.stopped(said, "netd's UDP", "ufw"))
+            # The repair is one.
+            for protocol in ("tcp", "udp"):
+                ufw.run("allow", "out", "proto", protocol, "to", demo.SERVER, "port", "443")
+            self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+
+    def test_firewalld_beside_ours(self):
+        with firewalls.Firewalld(self.world.lab, "alpha", self.world.dir + "/firewalld") as firewalld:
+            self.beside(firewalld)
+            for words in (["--new-policy", "out"], ["--policy", "out", "--add-ingress-zone", "HOST"], ["--policy", "out", "--add-egress-zone", "ANY"],
+                          ["--policy", "out", "--add-rich-rule", 'rule family="ipv4" port port="443" protocol="udp" drop']):
+                firewalld.run("--permanent", *words)
+            firewalld.reload()
+            said = self.doctor()
+            self.assertRegex(self.stopped(said, "netd's UDP", "firewalld"), r"let user 6479\d out to %s port 443/udp; .*firewall-cmd --list-all-policies" % re.escape(demo.SERVER))
+            self.assertNotIn("stops the egress process", said)
+            firewalld.run("--permanent", "--policy", "out", "--set-target", "REJECT")
+            firewalld.run("--complete-reload")
+            self.world.wait("firewall", "our table after theirs was made anew", 15, lambda: "meta skuid 64794" in self.table())
+            self.stopped(self.doctor(), "the egress process", "firewalld")
+
+    def test_dockers_rules_beside_ours(self):
+        with firewalls.Docker(self.world.lab, "alpha", self.world.dir + "/engine") as docker:
+            self.beside(docker)
+            self.assertIn("policy drop", self.world.lab.run("alpha", ["nft", "list", "chain", "ip", "filter", "FORWARD"]).stdout)
+            # What people put there is for what Docker forwards: nothing of ours is forwarded by the kernel.
+            self.world.lab.run("alpha", ["iptables", "-I", "DOCKER-USER", "-j", "DROP"])
+            self.assertTrue(self.works())
+            self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+            self.world.lab.run("alpha", ["iptables", "-I", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "DROP"])
+            self.assertIn("iptables -I OUTPUT -m owner --uid-owner 64794 -p tcp", self.stopped(self.doctor(), "the egress process", "iptables"))
 
     def test_the_owner_takes_the_consent_back(self):
         self.consent(False)
