@@ -590,7 +590,7 @@ std::string AgentProcess::network_metrics() const {
   std::array<std::uint32_t, 5> pairs{};
   std::uint32_t limited = 0;
   std::uint64_t carried = 0;
-  std::string relays;
+  std::string relays, large_sends;
   for (const auto& [lease, paths] : overlay_.paths()) {
     pairs[0] += paths.relayed;
     pairs[1] += paths.lan;
@@ -605,6 +605,9 @@ std::string AgentProcess::network_metrics() const {
         relays +=
             fmt::format("muster_agent_relay_rtt_seconds{} {:.6f}\n", labels, static_cast<double>(relay.rtt_us) / 1e6);
     }
+    for (const auto& [at, large] : {std::pair("udp", paths.report.large_udp), std::pair("tun", paths.report.large_tun)})
+      large_sends += fmt::format("muster_agent_large_packets{{lease=\"{}\",at=\"{}\"}} {}\n", lease.str(), at,
+                                 large == session::NetLarge::Used ? 1 : 0);
     for (const session::NetForwarded& each : paths.report.forwarded) carried += each.bytes;
     limited += paths.limited;
   }
@@ -621,8 +624,10 @@ std::string AgentProcess::network_metrics() const {
       "# HELP muster_agent_relay_rtt_seconds round trip to it, over TLS\n# TYPE muster_agent_relay_rtt_seconds gauge\n"
       "{}"
       "# HELP muster_agent_carried_bytes what present leases carried for other members\n# TYPE "
-      "muster_agent_carried_bytes gauge\nmuster_agent_carried_bytes {}\n",
-      pairs[0], pairs[1], pairs[2], pairs[3], pairs[4], limited, relays, carried);
+      "muster_agent_carried_bytes gauge\nmuster_agent_carried_bytes {}\n"
+      "# HELP muster_agent_large_packets 1 while what goes to the kernel goes in large pieces, 0 while one by one "
+      "(docs/network.md)\n# TYPE muster_agent_large_packets gauge\n{}",
+      pairs[0], pairs[1], pairs[2], pairs[3], pairs[4], limited, relays, carried, large_sends);
 }
 
 // Level-triggered: privd decides, the core and through it the control plane are told what changed.

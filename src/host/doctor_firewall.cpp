@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <sstream>
 #include <thread>
 
@@ -31,6 +32,16 @@ namespace {
 
 constexpr std::string_view kTable = "inet muster_doctor";
 constexpr int kTries = 6;
+constexpr std::string_view kUfw = "ufw", kFirewalld = "firewalld", kDocker = "Docker", kIptables = "iptables";
+
+// By the names that they give.
+std::string tool_of(const std::string& table, const std::string& chain) {
+  if (chain.starts_with("ufw-") || chain.starts_with("ufw6-")) return std::string(kUfw);
+  if (table == "firewalld") return std::string(kFirewalld);
+  if (chain.starts_with("DOCKER") || table == "docker-bridges") return std::string(kDocker);
+  const bool usual = table == "filter" || table == "mangle" || table == "raw" || table == "security" || table == "nat";
+  return usual && chain == "OUTPUT" ? std::string(kIptables) : std::string();
+}
 
 // `nft monitor trace` while it lives; what it says is read in between.
 class Monitor {
@@ -73,11 +84,16 @@ class Monitor {
 };
 
 // The kernel takes a socket's user from the thread that made it, at that moment.
-void knock(uid_t uid, const egress::Ip& ip, std::uint16_t port) {
+void knock_at(uid_t uid, const egress::Ip& ip, std::uint16_t port, Knock knock) {
   std::thread([&] {
     ::setfsuid(uid);
-    const Fd fd(::socket(ip.six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    const int kind = knock == Knock::Udp ? SOCK_DGRAM : SOCK_STREAM;
+    const Fd fd(::socket(ip.six ? AF_INET6 : AF_INET, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     const SocketAddress at = socket_address(ip, port);
+    if (knock == Knock::Udp) {
+      static_cast<void>(::sendto(fd.get(), "", 1, 0, at.get(), at.size));  // what it means nobody knows, nor answers
+      return;
+    }
     if (::connect(fd.get(), at.get(), at.size) != 0 && errno == EINPROGRESS) {
       pollfd wait{fd.get(), POLLOUT, 0};
       ::poll(&wait, 1, 200);
@@ -132,12 +148,15 @@ void look_at_rules(std::vector<Finding>& out, const std::string& server, const A
   struct Who {
     const char* name;
     uid_t uid;
+    Knock knock = Knock::Tcp;
   };
-  std::vector<Who> all{{"the agent", accounts.agent_uid}, {"netd", accounts.netd_uid}};
+  // The relay usually stands where the control plane does, and has its UDP port beside the other.
+  std::vector<Who> all{
+      {"the agent", accounts.agent_uid}, {"netd", accounts.netd_uid}, {"netd's UDP", accounts.netd_uid, Knock::Udp}};
   if (egress) all.push_back({"the egress process", accounts.egress_uid});
   std::size_t blocked = 0;
   for (const Who& who : all) {
-    const auto rule = who_blocks(who.uid, *ip, endpoint->port);
+    const auto rule = who_blocks(who.uid, *ip, endpoint->port, who.knock);
     if (!rule.ok()) {
       out.push_back({"firewall", Verdict::Note, rule.error().message, {}});
       return;
@@ -145,9 +164,10 @@ void look_at_rules(std::vector<Finding>& out, const std::string& server, const A
     if (!*rule) continue;
     ++blocked;
     out.push_back({"firewall", Verdict::Broken,
-                   fmt::format("table {}, chain {} stops {} on its way to {}:{}: {}", (*rule)->table, (*rule)->chain,
+                   fmt::format("{}table {}, chain {} stops {} on its way to {}:{}: {}",
+                               (*rule)->tool.empty() ? "" : (*rule)->tool + ": ", (*rule)->table, (*rule)->chain,
                                who.name, endpoint->host, endpoint->port, (*rule)->rule),
-                   fmt::format("that rule is not ours; let user {} out on TCP there", who.uid)});
+                   repair_of(**rule, who.uid, *ip, endpoint->port, who.knock)});
   }
   if (blocked == 0) out.push_back(good("firewall", "no rule stops our processes"));
 }
@@ -182,6 +202,7 @@ void look_at_egress(std::vector<Finding>& out, const Layout& layout, const Polic
 std::optional<BlockingRule> read_trace(const std::string& said, const std::string& ours) {
   std::istringstream lines(said);
   std::string line;
+  std::map<std::string, std::string> tools;  // by table, from the chains that the packet came through
   while (std::getline(lines, line)) {
     // trace id 5f1b3c2a inet filter output rule ip daddr 1.2.3.4 drop (verdict drop)
     // trace id 5f1b3c2a inet filter output policy drop
@@ -195,23 +216,47 @@ std::optional<BlockingRule> read_trace(const std::string& said, const std::strin
     const bool by_rule = kind == "rule" && verdict != std::string::npos;
     const bool by_policy = kind == "policy" && rest == "drop";
     const std::string where = family + " " + table;
-    if ((!by_rule && !by_policy) || where == ours) continue;
-    return BlockingRule{where, chain, by_rule ? trimmed(rest.substr(0, verdict)) : "policy drop"};
+    if (where == ours) continue;
+    std::string& tool = tools[where];
+    if (const std::string found = tool_of(table, chain); tool.empty() || (!found.empty() && found != kIptables))
+      tool = found;
+    if (!by_rule && !by_policy) continue;
+    return BlockingRule{where, chain, by_rule ? trimmed(rest.substr(0, verdict)) : "policy drop", tool};
   }
   return {};
 }
 
-Result<std::optional<BlockingRule>> who_blocks(uid_t uid, const egress::Ip& ip, std::uint16_t port) {
+std::string repair_of(const BlockingRule& rule, uid_t uid, const egress::Ip& ip, std::uint16_t port, Knock knock) {
+  const std::string protocol = knock == Knock::Udp ? "udp" : "tcp", to = egress::to_text(ip);
+  if (rule.tool == kUfw)
+    return fmt::format("ufw insert 1 allow out proto {} to {} port {}; its rules: ufw status numbered", protocol, to,
+                       port);
+  if (rule.tool == kFirewalld)
+    return fmt::format(
+        "let user {} out to {} port {}/{}; its rules: firewall-cmd --list-all-policies, firewall-cmd --direct "
+        "--get-all-rules",
+        uid, to, port, protocol);
+  if (rule.tool == kDocker)
+    return fmt::format("let user {} out to {} port {}/{}; Docker's rules: iptables -S DOCKER-USER", uid, to, port,
+                       protocol);
+  if (rule.tool == kIptables)
+    return fmt::format("{} -I OUTPUT -m owner --uid-owner {} -p {} -d {} --dport {} -j ACCEPT",
+                       ip.six ? "ip6tables" : "iptables", uid, protocol, to, port);
+  return fmt::format("that rule is not ours; let user {} out on {} there", uid, knock == Knock::Udp ? "UDP" : "TCP");
+}
+
+Result<std::optional<BlockingRule>> who_blocks(uid_t uid, const egress::Ip& ip, std::uint16_t port, Knock knock) {
   const std::string replace = fmt::format("add table {0}\ndelete table {0}\n", kTable);
   TRY_VOID(
       nft_apply(replace + fmt::format("table {} {{\n  chain follow {{\n    type filter hook output priority -450;\n"
-                                      "    meta skuid {} {} daddr {} tcp dport {} meta nftrace set 1\n  }}\n}}\n",
-                                      kTable, uid, ip.six ? "ip6" : "ip", egress::to_text(ip), port)));
+                                      "    meta skuid {} {} daddr {} {} dport {} meta nftrace set 1\n  }}\n}}\n",
+                                      kTable, uid, ip.six ? "ip6" : "ip", egress::to_text(ip),
+                                      knock == Knock::Udp ? "udp" : "tcp", port)));
   std::string said;
   {
     Monitor monitor;
     for (int i = 0; i < kTries && said.find("trace id") == std::string::npos; ++i) {  // it needs a moment to listen
-      knock(uid, ip, port);
+      knock_at(uid, ip, port, knock);
       said += monitor.read();
     }
   }

@@ -5,8 +5,10 @@
 // only.
 #include <sys/types.h>
 
+#include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "egress/address.h"
@@ -16,13 +18,18 @@ namespace muster::host {
 
 struct BlockingRule {
   std::string table, chain, rule;  // "inet ufw", "user-output", "ip daddr 1.2.3.4 drop"
+  std::string tool;                // whose it is: "ufw", "firewalld", "Docker", "iptables"; empty: not known
   bool operator==(const BlockingRule&) const = default;
 };
 // The last word of what `nft monitor trace` said about one packet; nothing when it passed. `ours` is skipped.
 std::optional<BlockingRule> read_trace(const std::string& said, const std::string& ours);
 
-// Sends the first packet of a TCP connection as this user. NotFound: the kernel traced nothing.
-Result<std::optional<BlockingRule>> who_blocks(uid_t uid, const egress::Ip& ip, std::uint16_t port);
+enum class Knock : std::uint8_t { Tcp, Udp };
+// Sends the first packet of a TCP connection, or a datagram, as this user. NotFound: the kernel traced nothing.
+Result<std::optional<BlockingRule>> who_blocks(uid_t uid, const egress::Ip& ip, std::uint16_t port,
+                                               Knock knock = Knock::Tcp);
+// What its owner does about a rule that stops that user, in the words of the tool that made it.
+std::string repair_of(const BlockingRule& rule, uid_t uid, const egress::Ip& ip, std::uint16_t port, Knock knock);
 
 // server: "https://host[:port]", may be empty.
 std::vector<Finding> examine_firewall(const Layout& layout, const std::string& server);

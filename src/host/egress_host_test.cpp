@@ -498,20 +498,46 @@ TEST(FirewallTrace, TheLastWordIsTheBlockingRule) {
       "trace id 5f1b3c2a inet muster output rule ip daddr 1.2.3.4 reject (verdict drop)\n"
       "trace id 5f1b3c2a ip filter ufw-user-output rule ip daddr 1.2.3.4 tcp dport 443 counter packets 1 bytes 60 drop "
       "(verdict drop)\n";
-  EXPECT_EQ(
-      read_trace(said, "inet muster"),
-      (BlockingRule{"ip filter", "ufw-user-output", "ip daddr 1.2.3.4 tcp dport 443 counter packets 1 bytes 60 drop"}));
+  EXPECT_EQ(read_trace(said, "inet muster"),
+            (BlockingRule{"ip filter", "ufw-user-output",
+                          "ip daddr 1.2.3.4 tcp dport 443 counter packets 1 bytes 60 drop", "ufw"}));
   EXPECT_EQ(read_trace("trace id 1 inet fw out policy drop\n", "inet muster"),
-            (BlockingRule{"inet fw", "out", "policy drop"}));
+            (BlockingRule{"inet fw", "out", "policy drop", ""}));
   EXPECT_EQ(read_trace("trace id 1 inet fw out policy accept\nnonsense\ntrace\n", "inet muster"), std::nullopt);
+}
+
+// Whose a rule is shows in the names on the packet's way, and the repair is said in that tool's words.
+TEST(FirewallTrace, TheToolIsNamedByWhatThePacketCameThrough) {
+  const auto blocked = [](const std::string& said) { return read_trace(said, "inet muster").value(); };
+  const auto policy = blocked(
+      "trace id 1 ip filter OUTPUT rule counter packets 1 bytes 60 jump ufw-before-output (verdict jump "
+      "ufw-before-output)\n"
+      "trace id 1 ip filter ufw-before-output verdict continue\n"
+      "trace id 1 ip filter OUTPUT policy drop\n");
+  EXPECT_EQ(policy, (BlockingRule{"ip filter", "OUTPUT", "policy drop", "ufw"}))
+      << "by what it denies unless told otherwise";
+  EXPECT_EQ(blocked("trace id 1 inet firewalld filter_OUT_policy_out_deny rule reject (verdict drop)\n").tool,
+            "firewalld");
+  EXPECT_EQ(blocked("trace id 1 ip filter DOCKER-USER rule drop (verdict drop)\n").tool, "Docker");
+  EXPECT_EQ(blocked("trace id 1 ip filter OUTPUT rule tcp dport 443 drop (verdict drop)\n").tool, "iptables");
+  EXPECT_EQ(blocked("trace id 1 inet mine out rule drop (verdict drop)\n").tool, "");
+  const auto ip = *egress::parse_ip("1.2.3.4");
+  EXPECT_EQ(repair_of(policy, 64791, ip, 443, Knock::Udp),
+            "ufw insert 1 allow out proto udp to 1.2.3.4 port 443; its rules: ufw status numbered");
+  EXPECT_NE(repair_of({"", "", "", "firewalld"}, 64791, ip, 443, Knock::Tcp).find("443/tcp; its rules: firewall-cmd"),
+            std::string::npos);
+  EXPECT_EQ(repair_of({"", "", "", "iptables"}, 64791, ip, 443, Knock::Tcp),
+            "iptables -I OUTPUT -m owner --uid-owner 64791 -p tcp -d 1.2.3.4 --dport 443 -j ACCEPT");
+  EXPECT_NE(repair_of({"", "", "", ""}, 64791, ip, 443, Knock::Udp).find("let user 64791 out on UDP"),
+            std::string::npos);
 }
 
 TEST_F(EgressRig, TheRuleOfSomebodyElseIsNamed) {
   const std::string h = world->h();
-  const auto ask = [&](uid_t uid, const char* address) {
+  const auto ask = [&](uid_t uid, const char* address, Knock knock = Knock::Tcp) {
     std::optional<BlockingRule> rule;
     inside(h, [&] {
-      const auto found = who_blocks(uid, *egress::parse_ip(address), 80);
+      const auto found = who_blocks(uid, *egress::parse_ip(address), 80, knock);
       EXPECT_TRUE(found.ok()) << found.error().message;
       if (found.ok()) rule = *found;
     });
@@ -528,6 +554,11 @@ TEST_F(EgressRig, TheRuleOfSomebodyElseIsNamed) {
   EXPECT_NE(rule->rule.find("ip daddr 45.33.32.10 drop"), std::string::npos) << rule->rule;
   EXPECT_EQ(ask(64790, kPublic4), std::nullopt) << "only that user is stopped";
   EXPECT_EQ(ask(64794, kPublic6), std::nullopt);
+  sh("ip netns exec " + h + " nft add rule inet theirs mine meta skuid 64791 udp dport 80 drop");
+  EXPECT_EQ(ask(64791, kPublic4), std::nullopt) << "TCP passes";
+  const auto datagram = ask(64791, kPublic4, Knock::Udp);
+  ASSERT_TRUE(datagram.has_value());
+  EXPECT_NE(datagram->rule.find("udp dport 80 drop"), std::string::npos) << datagram->rule;
   EXPECT_NE(sh("ip netns exec " + h + " nft list table inet muster_doctor"), 0) << "our mark is gone";
 }
 

@@ -55,6 +55,8 @@ overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
 
 Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
+      faults_(kernel_faults(options_.kernel)),
+      large_udp_(options_.udp_large, faults_.udp_segments),
       bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested"),
       crew_(options_.helpers) {}
 
@@ -90,6 +92,9 @@ Status Netd::start() {
     TRY_VOID(set_blocking(listener_.get(), false));
     poller_.watch(listener_.get(), true, false, [this](Poller::Ready) { accept_agent(); });
   }
+  sender_.set_cut(large_udp_.used());
+  for (const std::string_view fault : {faults_.udp_segments, faults_.tun_joins, faults_.udp_joins})
+    if (!fault.empty()) log_warn("netd", "{}; large packets are off (docs/network.md)", fault);
   bandwidth_.refresh();
   poller_.after(kBeat, [this] { tick(); });
   log_info("netd", "ready, UDP port {}", port_);
@@ -117,7 +122,7 @@ Status Netd::bind_udp(std::uint16_t port) {
     return error(Code::Unavailable, "netd cannot read its UDP port: " + errno_text(errno));
   }
   port_ = ntohs(at.sin_port);
-  net::UdpReceiver::join_by_kernel(udp_.get());
+  if (faults_.udp_joins.empty()) net::UdpReceiver::join_by_kernel(udp_.get());
   sender_.set_fd(udp_.get());
   return {};
 }
@@ -135,7 +140,7 @@ void Netd::open_udp6() {
         ::getsockname(udp6_.get(), reinterpret_cast<sockaddr*>(&at), &size) != 0)
       continue;
     port6_ = ntohs(at.sin6_port);
-    net::UdpReceiver::join_by_kernel(udp6_.get());
+    if (faults_.udp_joins.empty()) net::UdpReceiver::join_by_kernel(udp6_.get());
     sender_.set_fd6(udp6_.get());
     poller_.watch(udp6_.get(), true, false, [this](Poller::Ready) { read_udp(udp6_.get()); });
     return;
@@ -227,6 +232,12 @@ Result<NetdLease*> Netd::find(const std::string& lease) {
   return it->second.get();
 }
 
+NetdLease::Shared Netd::shared() {
+  return {
+      sender_,          poller_, bandwidth_, large_udp_, crew_, options_.pacing, options_.udp_relay, options_.tun_large,
+      faults_.tun_joins};
+}
+
 Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>& fds) {
   if (!netd::valid_lease_name(request.lease))
     return error(Code::InvalidArgument, "a lease name has 1 to 64 of a-z, 0-9 and -");
@@ -234,10 +245,7 @@ Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>&
   if (it == leases_.end()) {
     if (leases_.size() >= kOverlaysMax)
       return error(Code::ResourceExhausted, "netd holds 256 leases already; remove one first");
-    it = leases_
-             .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing, options_.udp_relay, crew_)))
-             .first;
+    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, shared()))).first;
     it->second->set_public(public_endpoints(), read_clocks());
   }
   if (!fds.empty()) TRY_VOID(it->second->set_tun(std::move(fds.front())));
@@ -258,10 +266,7 @@ Result<netd::Reply> Netd::handle(const netd::RemoveLease& request, std::vector<F
   auto it = leases_.find(request.lease);
   // Unknown after a restart: its files may still be there.
   if (it == leases_.end())
-    it = leases_
-             .emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, sender_, poller_,
-                                                         bandwidth_, options_.pacing, options_.udp_relay, crew_)))
-             .first;
+    it = leases_.emplace(request.lease, TRY(NetdLease::open(request.lease, options_.state_dir, shared()))).first;
   it->second->erase_files();
   leases_.erase(it);
   return netd::Reply(netd::Done{});
@@ -453,8 +458,22 @@ void Netd::from_udp(ByteView datagram, const overlay::Endpoint& from, const Now&
   }
 }
 
+void Netd::look_at_large(const Now& now) {
+  if (large_udp_.asks_again(now.lease)) sender_.forgive();
+  if (sender_.refused()) large_udp_.refused(now.lease);
+  if (large_udp_.tick(now.lease)) {
+    log_info("netd", "large datagrams: {}", session::text(large_udp_.state()));
+    if (large_udp_.state() == session::NetLarge::Lost)
+      log_warn("netd", "of what the kernel cut {} % got lost, of what went one by one {} %",
+               large_udp_.trial().lost_large(), large_udp_.trial().lost_single());
+  }
+  // What one of the two sockets refuses, the sender knows.
+  sender_.set_cut(large_udp_.used() || large_udp_.state() == session::NetLarge::Refused);
+}
+
 void Netd::tick() {
   const Now now = read_clocks();
+  look_at_large(now);
   bandwidth_.refresh();
   look_around(now);
   bandwidth_.carry.tick(now);

@@ -27,7 +27,9 @@ struct NetdOptions {
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
   UdpRelay udp_relay = UdpRelay::On;
-  std::size_t helpers = 0;         // threads that help to seal and open packets
+  std::size_t helpers = 0;  // threads that help to seal and open packets
+  LargeMode udp_large = LargeMode::Auto, tun_large = LargeMode::Auto;
+  std::string kernel;              // its release; empty: nothing is known against it
   int udp_fd = -1, udp6_fd = -1;   // inherited: not bound yet, with large buffers; else ones of our own
   std::vector<int> spare_udp_fds;  // more of them, one for each time that the machine gets another IPv4 address
 };
@@ -55,6 +57,8 @@ class Netd {
   void ask_mirrors(const Now& now);
   std::vector<overlay::Endpoint> public_endpoints() const;
   void tell_public(const Now& now);
+  void look_at_large(const Now& now);
+  NetdLease::Shared shared();
   bool from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, const Now& now);
   void from_udp(ByteView datagram, const overlay::Endpoint& from, const Now& now);
   void read_many(const Now& now);
@@ -78,6 +82,8 @@ class Netd {
   LeaseTime ticked_, next_look_;
   bool ask_now_ = false;  // the mirrors
   net::UdpSender sender_;
+  KernelFaults faults_;
+  Large large_udp_;
   Bandwidth bandwidth_;
   std::map<int, Fd> agents_;
   struct Mirror {

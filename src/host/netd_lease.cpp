@@ -93,16 +93,17 @@ class NetdLease::Exit : public overlay::Shaper::Gate {
   const Now& now_;
 };
 
-NetdLease::NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                     Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew)
+NetdLease::NetdLease(std::string name, std::string state_dir, const Shared& shared)
     : name_(std::move(name)),
       state_dir_(std::move(state_dir)),
-      udp_(udp),
-      poller_(poller),
-      bandwidth_(bandwidth),
-      pacing_(pacing),
-      udp_relay_(udp_relay),
-      crew_(crew),
+      udp_(shared.udp),
+      poller_(shared.poller),
+      bandwidth_(shared.bandwidth),
+      large_udp_(shared.large_udp),
+      large_tun_(shared.tun_large, shared.tun_fault),
+      pacing_(shared.pacing),
+      udp_relay_(shared.udp_relay),
+      crew_(shared.crew),
       inbox_(std::make_shared<Inbox>()),
       buffer_(overlay::OffloadHeader::kBytes + kDatagramMax) {
   inbox_->owner = this;
@@ -119,9 +120,8 @@ NetdLease::~NetdLease() {
 }
 
 Result<std::unique_ptr<NetdLease>> NetdLease::open(const std::string& name, const std::string& state_dir,
-                                                   net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                   Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew) {
-  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, udp, poller, bandwidth, pacing, udp_relay, crew));
+                                                   const Shared& shared) {
+  std::unique_ptr<NetdLease> lease(new NetdLease(name, state_dir, shared));
   auto stored = crypto::read_secret_file(lease->file(".key"), 64);
   if (stored.ok() && stored->size() == 32) {
     lease->key_.secret = crypto::Secret32(*crypto::key32(*stored));
@@ -180,7 +180,8 @@ Status NetdLease::set_tun(Fd tun) {
   close_tun();
   tun_ = std::move(tun);
   offloads_ = (request.ifr_flags & IFF_VNET_HDR) != 0;
-  arriving_.emplace(offloads_);
+  arriving_.emplace(offloads_ && large_tun_.used());
+  counted_ = {};
   poller_.watch(tun_.get(), true, false, [this](Poller::Ready) { read_tun(); });
   return {};
 }
@@ -531,6 +532,8 @@ void NetdLease::tick(const Now& now) {
   if (!member_) return;
   member_->set_carries(bandwidth_.carry.offers(), now, *this);
   member_->set_tests(bandwidth_.tests.offers(), now, *this);
+  compares_udp_ = large_udp_.counts(now.lease);
+  look_at_large(now);
   member_->tick(now, *this);
   look_for_test(now);
   flush();
@@ -651,13 +654,40 @@ void NetdLease::flush() {
   if (arriving_) arriving_->flush(*this);
 }
 
-void NetdLease::write(const overlay::OffloadHeader& header, ByteView packet) {
-  if (!tun_) return;
+// What has no room is lost, as in any queue; that is no refusal.
+bool NetdLease::write(const overlay::OffloadHeader& header, ByteView packet) {
+  if (!tun_) return true;
   auto before = overlay::store_offload(header);
   const std::array<iovec, 2> parts{
       {{before.data(), before.size()}, {const_cast<std::uint8_t*>(packet.data()), packet.size()}}};
-  std::ignore =
+  const ssize_t n =
       offloads_ ? ::writev(tun_.get(), parts.data(), parts.size()) : ::write(tun_.get(), packet.data(), packet.size());
+  return n >= 0 || (errno != EINVAL && errno != EIO && errno != EMSGSIZE && errno != E2BIG && errno != EFAULT);
+}
+
+bool NetdLease::compares(const overlay::Endpoint& way) const {
+  using Kind = overlay::Endpoint::Kind;
+  return compares_udp_ &&
+         (way.direct() || (way.kind == Kind::Relay && way.port < relays_.size() && relays_[way.port].by_udp()));
+}
+
+void NetdLease::fared(std::uint32_t member, std::uint64_t sent, std::uint64_t lost) {
+  large_udp_.note(std::hash<std::string>{}(name_)*31 + member, sent, lost, read_clocks().lease);
+}
+
+void NetdLease::look_at_large(const Now& now) {
+  if (!arriving_ || !offloads_) return;
+  const overlay::Coalescer::Counts counts = arriving_->counts();
+  if (counts.refused != counted_.refused) {
+    log_warn("netd", "{}: the TUN refuses what it is given joined; it gets packets one by one", name_);
+    large_tun_.refused(now.lease);
+  }
+  large_tun_.note(0, counts.data - counted_.data, counts.again - counted_.again, now.lease);
+  counted_ = counts;
+  large_tun_.asks_again(now.lease);
+  if (large_tun_.tick(now.lease))
+    log_info("netd", "{}: large packets for the container: {}", name_, session::text(large_tun_.state()));
+  arriving_->set(large_tun_.used(), large_tun_.counts(now.lease), *this);
 }
 
 std::vector<NetdLease::MirrorAt> NetdLease::mirrors() const {
@@ -789,6 +819,8 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
   }
   std::erase_if(seen_, [&](const auto& each) { return now.lease - each.second.at > kRatesAtMost; });
   report.carries = member_->carries();
+  report.large_udp = large_udp_.state();
+  if (offloads_) report.large_tun = large_tun_.state();
   report.counted_from = counted_from_;
   for (const overlay::CarriedCount& c : member_->carried())
     report.carried.push_back({c.by, c.with, c.sent, c.received});

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "host/bandwidth.h"
+#include "host/large.h"
 #include "host/netd_protocol.h"
 #include "host/poller.h"
 #include "host/unix_socket.h"
@@ -33,11 +34,20 @@ inline constexpr std::uint16_t kBulkPort = 6381;
 
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
-  // The sender, the owner's bandwidth and the crew: shared by all leases, stay netd's, who flushes the sender after
-  // each call.
+  // Shared by all leases; stays netd's, who flushes the sender after each call.
+  struct Shared {
+    net::UdpSender& udp;
+    Poller& poller;
+    Bandwidth& bandwidth;
+    Large& large_udp;
+    overlay::Crew& crew;
+    Pacing pacing = Pacing::On;
+    UdpRelay udp_relay = UdpRelay::On;
+    LargeMode tun_large = LargeMode::Auto;
+    std::string_view tun_fault = {};  // KernelFaults::tun_joins
+  };
   static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir,
-                                                 net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                 Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew);
+                                                 const Shared& shared);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -87,8 +97,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     std::shared_ptr<Udp> udp;  // null: this relay offers none, or TLS is all that leads there
     bool by_udp() const { return udp != nullptr && udp->leg.usable(); }
   };
-  NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-            Pacing pacing, UdpRelay udp_relay, overlay::Crew& crew);
+  NetdLease(std::string name, std::string state_dir, const Shared& shared);
   void take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, const Now& now);
   void changed_udp(std::size_t relay, const Now& now);
   void ask_udp(std::size_t relay, const Now& now);
@@ -100,7 +109,11 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   bool may_carry(std::size_t bytes) override;
   void took_test(std::size_t bytes) override { bandwidth_.tests.count(bytes); }
   std::uint64_t micros() const override;
-  void write(const overlay::OffloadHeader& header, ByteView packet) override;
+  void apart() override { udp_.flush(); }
+  bool compares(const overlay::Endpoint& way) const override;
+  void fared(std::uint32_t member, std::uint64_t sent, std::uint64_t lost) override;
+  bool write(const overlay::OffloadHeader& header, ByteView packet) override;
+  void look_at_large(const Now& now);
   void read_tun();
   void from_tun(std::span<std::uint8_t> read, const Now& now);
   bool relay_has_room(std::size_t relay) const;
@@ -123,6 +136,10 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   net::UdpSender& udp_;
   Poller& poller_;
   Bandwidth& bandwidth_;
+  Large& large_udp_;
+  Large large_tun_;
+  overlay::Coalescer::Counts counted_;  // of arriving_, when last looked at
+  bool compares_udp_ = false;
   const Pacing pacing_;
   const UdpRelay udp_relay_;
   overlay::Crew& crew_;

@@ -145,7 +145,8 @@ void each(A& a, T& v) {
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,
-           v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded, v.relayed_udp);
+           v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded, v.relayed_udp,
+           r.large_udp, r.large_tun);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/prctl.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -174,6 +175,9 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   const char* udp_relay = std::getenv("MUSTER_UDP_RELAY");
   if (udp_relay != nullptr && std::string_view(udp_relay) == "off") options.udp_relay = UdpRelay::Off;
   options.helpers = netd_helpers(std::getenv("MUSTER_NETD_HELPERS"), std::thread::hardware_concurrency());
+  options.udp_large = large_mode(std::getenv("MUSTER_UDP_LARGE"));
+  options.tun_large = large_mode(std::getenv("MUSTER_TUN_LARGE"));
+  if (utsname kernel{}; ::uname(&kernel) == 0) options.kernel = kernel.release;
   TRY_VOID(confine_netd());
   return run_netd(options);
 }

@@ -12,9 +12,11 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <tuple>
 
@@ -63,8 +65,8 @@ Result<ifreq> request_for(const std::string& name) {
 #define TUN_F_USO6 0x40
 #endif
 
-// With large packets where the kernel has them: TCP, and UDP from Linux 6.2 on. A device that an older version left
-// without gets them too.
+// With large packets where the kernel has them: TCP, and UDP from Linux 6.2 on, unless the owner says otherwise
+// (host/large.h). A device that an older version left without gets them too.
 Result<Fd> attach(const std::string& name) {
   ifreq request = TRY(request_for(name));
   Fd fd(open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK));
@@ -74,6 +76,11 @@ Result<Fd> attach(const std::string& name) {
     if (errno != EINVAL) return failed("attach to the TUN device " + name);
     request.ifr_flags = IFF_TUN | IFF_NO_PI;
     if (ioctl(fd.get(), TUNSETIFF, &request) != 0) return failed("attach to the TUN device " + name);
+    return fd;
+  }
+  const char* large = std::getenv("MUSTER_TUN_LARGE");
+  if (large != nullptr && std::string_view(large) == "off") {
+    std::ignore = ioctl(fd.get(), TUNSETOFFLOAD, 0);
     return fd;
   }
   constexpr unsigned kTcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;

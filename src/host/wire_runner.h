@@ -54,10 +54,12 @@ class WireRunner : overlay::Sink, overlay::Coalescer::Sink {
     ::sendto(udp_.get(), d.data(), d.size(), 0, reinterpret_cast<sockaddr*>(&at), sizeof at);
   }
   void deliver(ByteView p) override { arriving_.add(p, *this); }
-  void write(const overlay::OffloadHeader& header, ByteView p) override {
+  bool write(const overlay::OffloadHeader& header, ByteView p) override {
     auto before = overlay::store_offload(header);
     const iovec parts[] = {{before.data(), before.size()}, {const_cast<std::uint8_t*>(p.data()), p.size()}};
-    if (::writev(tun_.get(), parts, 2) <= 0) ++lost_;
+    if (::writev(tun_.get(), parts, 2) > 0) return true;
+    ++lost_;
+    return false;
   }
   void control(const crypto::Key32&, const overlay::Endpoint&, ByteView) override {}
   void run() {

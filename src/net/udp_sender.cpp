@@ -14,7 +14,12 @@ namespace {
 constexpr std::size_t kCarriedEverywhere = 1'232;  // with headers 1,280 bytes
 }
 
-UdpSender::UdpSender(int fd, bool cut_by_kernel) : fd_(fd), cut_(cut_by_kernel) {}
+UdpSender::UdpSender(int fd, bool cut_by_kernel) : four_{fd, false}, cut_(cut_by_kernel) {}
+
+void UdpSender::set_cut(bool by_kernel) {
+  flush();
+  cut_ = by_kernel;
+}
 
 void UdpSender::send(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
   Place to{};
@@ -25,7 +30,7 @@ void UdpSender::send(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
 }
 
 void UdpSender::send6(const Ip6& ip, std::uint16_t port, ByteView datagram) {
-  if (fd6_ < 0) return;
+  if (six_.fd < 0) return;
   Place to{};
   to.six = {};
   to.six.sin6_family = AF_INET6;
@@ -53,7 +58,7 @@ void UdpSender::gather(const Place& to, std::size_t to_size, ByteView datagram) 
 
 void UdpSender::flush() {
   if (count_ == 0) return;
-  if (count_ == 1 || !cut_ || !send_cut()) send_each();
+  if (count_ == 1 || !cut_ || socket().refused || !send_cut()) send_each();
   used_ = count_ = 0;
 }
 
@@ -73,13 +78,13 @@ bool UdpSender::send_cut() {
   segment->cmsg_len = CMSG_LEN(sizeof(std::uint16_t));
   const auto size = static_cast<std::uint16_t>(size_);
   std::memcpy(CMSG_DATA(segment), &size, sizeof size);
-  if (::sendmsg(fd(), &message, MSG_DONTWAIT) >= 0) return true;
+  if (::sendmsg(socket().fd, &message, MSG_DONTWAIT) >= 0) return true;
   // Of large ones EINVAL may also mean that the device carries less.
   const bool invalid = errno == EINVAL && size_ <= kCarriedEverywhere;
   if (errno == EIO || invalid || errno == ENOPROTOOPT || errno == EOPNOTSUPP) {
     // EIO: a device that cannot sum what is cut. Each goes alone from now on.
     log_warn("udp", "the kernel cuts no datagrams here ({}); they are sent one by one", std::strerror(errno));
-    cut_ = false;
+    socket().refused = true;
     return false;
   }
   return errno != EMSGSIZE && errno != EINVAL;  // longer than this way allows: the short last one may pass alone
@@ -97,7 +102,7 @@ void UdpSender::send_each() {
   }
   std::size_t sent = 0;
   while (sent < count_) {
-    const int n = ::sendmmsg(fd(), messages.data() + sent, static_cast<unsigned>(count_ - sent), MSG_DONTWAIT);
+    const int n = ::sendmmsg(socket().fd, messages.data() + sent, static_cast<unsigned>(count_ - sent), MSG_DONTWAIT);
     // One that cannot leave is skipped: the protocol's business; an unreachable network shows as unanswered probes.
     if (n < 0 && (errno == EAGAIN || errno == ENOBUFS)) return;
     sent += n > 0 ? static_cast<std::size_t>(n) : 1;

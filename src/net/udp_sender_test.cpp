@@ -71,6 +71,59 @@ TEST(UdpSender, WhatIsGatheredArrivesAsItWasGiven) {
   }
 }
 
+TEST(UdpSender, MayStopCuttingAndBeginAgain) {
+  Receiver receiver;
+  const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  UdpSender sender(from.get());
+  std::vector<Bytes> sent;
+  for (const bool cut : {true, false, true}) {
+    sender.send(kLoopback, receiver.port, sent.emplace_back(numbered(700, static_cast<std::uint8_t>(sent.size()))));
+    sender.set_cut(cut);  // what waits goes before
+    for (int i = 0; i < 5; ++i)
+      sender.send(kLoopback, receiver.port, sent.emplace_back(numbered(700, static_cast<std::uint8_t>(sent.size()))));
+  }
+  sender.flush();
+  EXPECT_EQ(receiver.all(), sent);
+}
+
+// What sums nothing cannot be cut (EINVAL): that socket is remembered, and only that one, and everything arrives.
+TEST(UdpSender, ARefusalIsOfOneSocketAndIsForgiven) {
+  Receiver receiver;
+  const Fd from(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto sums = [&](bool yes) {
+    const int no_check = yes ? 0 : 1;
+    ASSERT_EQ(::setsockopt(from.get(), SOL_SOCKET, SO_NO_CHECK, &no_check, sizeof no_check), 0);
+  };
+  UdpSender sender(from.get());
+  std::vector<Bytes> sent;
+  const auto two = [&] {
+    for (int i = 0; i < 2; ++i)
+      sender.send(kLoopback, receiver.port, sent.emplace_back(numbered(100, static_cast<std::uint8_t>(sent.size()))));
+    sender.flush();
+  };
+  sums(false);
+  two();
+  EXPECT_TRUE(sender.refused());
+  EXPECT_TRUE(sender.cut_by_kernel()) << "in general it may";
+  sender.forgive();
+  EXPECT_FALSE(sender.refused());
+  two();
+  EXPECT_TRUE(sender.refused()) << "asked again, and refused again";
+  sums(true);
+  two();
+  EXPECT_TRUE(sender.refused()) << "not asked";
+  sender.forgive();
+  two();
+  EXPECT_FALSE(sender.refused());
+  EXPECT_EQ(receiver.all(), sent);
+  sums(false);
+  two();
+  EXPECT_TRUE(sender.refused());
+  const Fd other(::dup(from.get()));
+  sender.set_fd(other.get());
+  EXPECT_FALSE(sender.refused()) << "another socket";
+}
+
 TEST(UdpSender, BothFamiliesInTurn) {
   const Fd six(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   sockaddr_in6 at{};

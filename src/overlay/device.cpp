@@ -497,6 +497,11 @@ std::uint64_t Device::received_bytes(const Key32& key) const {
   return peer == nullptr ? 0 : peer->stats.rx_bytes;
 }
 
+std::uint64_t Device::sent_bytes(const Key32& key) const {
+  const Peer* peer = impl_->find(key);
+  return peer == nullptr ? 0 : peer->stats.tx_bytes;
+}
+
 std::uint64_t Device::inner_packets(const Key32& key) const {
   const Peer* peer = impl_->find(key);
   return peer == nullptr ? 0 : peer->stats.inner_packets;

@@ -86,6 +86,7 @@ class Device {
   bool has_peer(const Key32& peer) const;
   bool has_session(const Key32& peer) const;              // a session that can carry data now
   std::uint64_t received_bytes(const Key32& peer) const;  // as in its stats; 0 for a stranger
+  std::uint64_t sent_bytes(const Key32& peer) const;      // the same
   std::uint64_t inner_packets(const Key32& peer) const;   // the same
 
   Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);

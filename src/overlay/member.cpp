@@ -34,7 +34,10 @@ constexpr std::uint64_t kDetour_us = 20'000;  // more than twice the relay's way
 // Members of older versions send it back as it was, with zeros there.
 constexpr std::uint64_t kPaceBit = std::uint64_t{1} << 63;
 constexpr std::size_t kPaceBytes = kProbeHeader + 16;
-constexpr std::size_t kBusyBytes = 64 << 10;  // whoever was sent less needs no pace yet
+// Beside kPaceBit: asked only for how many bytes had come.
+constexpr std::uint64_t kFateBit = std::uint64_t{1} << 62;
+constexpr std::uint64_t kFateBytes = 8 << 10;  // since it was last asked
+constexpr std::size_t kBusyBytes = 64 << 10;   // whoever was sent less needs no pace yet
 constexpr Millis kAskAgain{500};
 // How often a direct way is asked whether it still carries its size, while little and while much is sent; a row of
 // kSizeTries without an answer for kSizeLost (four round trips, if that is longer) means that it does not.
@@ -329,6 +332,8 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   }
   if (message.size() < kProbeHeader) return;
   const std::uint64_t micros = out.micros();
+  constexpr std::uint64_t kFate = kPaceBit | kFateBit;
+  if (message[0] == kPong && (load_be64(message.data() + 1) & kFate) == kFate) return on_fate(path, message, out);
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
   if (message[0] != kPing || later_.size() >= kPongsMax) return;
   answer(peer, from, message, micros);
@@ -464,7 +469,40 @@ void Member::send_ping(const Key32& key, const Endpoint& to, std::uint64_t id, s
   ping[0] = kPing;
   store_be64(ping.data() + 1, id);
   Wire wire(*this, out, now);
+  out.apart();
   device_.send_control(key, to, ping, now, wire);
+  out.apart();
+}
+
+// Small, alone, and after what was sent: what is missing in the answer is lost, or was overtaken.
+void Member::ask_fate(const Key32& key, Path& path, const Now& now, Out& out) {
+  const Endpoint way = way_of(key, path);
+  if (!out.compares(way) || !device_.has_session(key)) return path.fate.reset();
+  if (!path.fate || path.fate->way != way) path.fate = std::make_unique<Fate>(Fate{.way = way});
+  Fate& fate = *path.fate;
+  const std::uint64_t sent = device_.sent_bytes(key);
+  if (sent - fate.asked_at < kFateBytes) return;
+  fate.asked_at = sent;
+  const std::uint64_t number = ++fate.number;
+  fate.asked[number % fate.asked.size()] = {number, sent};
+  send_ping(key, way, number | kPaceBit | kFateBit, kProbeSmall, now, out);
+}
+
+void Member::on_fate(Path& path, ByteView message, Out& out) {
+  const std::uint64_t number = load_be64(message.data() + 1) & ~(kPaceBit | kFateBit);
+  if (!path.fate || message.size() < kPaceBytes) return;
+  Fate& fate = *path.fate;
+  const Fate::Asked asked = fate.asked[number % fate.asked.size()];
+  const std::uint64_t came = load_be64(message.data() + kProbeHeader + 8);
+  if (asked.number != number || number <= fate.answered || load_be64(message.data() + kProbeHeader) == 0) return;
+  const bool goes_on = fate.answered != 0 && came >= fate.came;  // else it counts anew
+  if (goes_on) {
+    const std::uint64_t sent = asked.sent - fate.sent, arrived = came - fate.came;
+    out.fared(path.address, sent, sent - std::min(sent, arrived));
+  }
+  fate.answered = number;
+  fate.sent = asked.sent;
+  fate.came = came;
 }
 
 // The way from now on; without an endpoint the relay.
@@ -581,8 +619,12 @@ void Member::moved(bool elsewhere, const Now& now) {
 void Member::flush(const Now& now, Out& out) {
   Wire wire(*this, out, now);
   for (int round = 0; round < kFlushRounds && !(later_.empty() && arrived_.empty()); ++round) {
-    for (const Later& each : std::exchange(later_, {}))
+    for (const Later& each : std::exchange(later_, {})) {
+      const bool pong = each.message[0] == kPong;
+      if (pong) out.apart();
       device_.send_control(each.peer, each.to, each.message, now, wire);
+      if (pong) out.apart();
+    }
     for (const Arrived& each : std::exchange(arrived_, {})) {
       const std::uint64_t before = device_.received_bytes(each.from.key);
       device_.decapsulate(each.datagram, each.from, now, wire);
@@ -603,6 +645,7 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   tell(key, path, now, out);
   if (now.lease < path.next_probe || path.candidates.empty() || !device_.has_session(key)) return;
   bool doubt = false;
+  if (!path.direct) path.fate.reset();  // what goes to candidates may well be lost
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
     doubt = path.direct && c.probe.open;
@@ -1002,6 +1045,7 @@ void Member::tick(const Now& now, Out& out) {
     check_size(key, path, now, out);
     probe_relays(key, path, now, out);
     probe_carriers(key, path, now, out);
+    ask_fate(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
     if (path.takes_tests_until < now.lease) path.takes_tests_until = {};
   }

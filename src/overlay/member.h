@@ -53,6 +53,13 @@ class Out {
   virtual bool may_carry(std::size_t) { return false; }  // so many bytes for others; false: the owner's cap is reached
   virtual void took_test(std::size_t) {}                 // so many bytes came that were sent only to measure
   virtual std::uint64_t micros() const { return 0; }     // any steady clock, for round trips only; 0: none are measured
+  // What was sent so far leaves now, and what comes next does not join it: probes show what becomes of a datagram that
+  // is handed over alone.
+  virtual void apart() {}
+  // Is it wanted to know how much of what goes by that way arrives? Then: of `sent` bytes to that member `lost` did
+  // not.
+  virtual bool compares(const Endpoint&) const { return false; }
+  virtual void fared(std::uint32_t, std::uint64_t, std::uint64_t) {}  // member, sent, lost
 };
 
 // Where an endpoint of a member is known from: the signed roster, the member itself, a probe of it that came from
@@ -210,6 +217,18 @@ class Member {
     LeaseTime began, next, grow;  // grow: then larger ones are tried too
     Millis grow_wait{0};
   };
+  // How much of what is sent arrives, between two answers of the other end.
+  struct Fate {
+    struct Asked {
+      std::uint64_t number = 0, sent = 0;
+    };
+    Endpoint way;
+    std::array<Asked, 8> asked{};
+    std::uint64_t number = 0;          // of the last that was asked
+    std::uint64_t answered = 0;        // 0: none yet by this way
+    std::uint64_t sent = 0, came = 0;  // at the time of that one
+    std::uint64_t asked_at = 0;        // bytes sent when it was last asked
+  };
   struct Path {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
@@ -241,6 +260,7 @@ class Member {
     LeaseTime tested, at_least_since;  // of the present way
     bool testing = false, by_test = false;
     std::uint64_t at_least = 0, found_before_us = 0;
+    std::unique_ptr<Fate> fate;  // once somebody compares
   };
   // What could not be sent, or taken in, while the Device was at work.
   struct Later {
@@ -273,6 +293,8 @@ class Member {
   void on_pace_pong(Path& path, const Endpoint& from, ByteView message, const Now& now, std::uint64_t micros);
   void answer(const Key32& peer, const Endpoint& from, ByteView ping, std::uint64_t micros);
   void probe_pace(const Key32& key, Path& path, const Now& now, Out& out);
+  void ask_fate(const Key32& key, Path& path, const Now& now, Out& out);
+  static void on_fate(Path& path, ByteView message, Out& out);
   void flush(const Now& now, Out& out);
   void probe(const Key32& key, Path& path, const Now& now, Out& out);
   void probe_relays(const Key32& key, Path& path, const Now& now, Out& out);

@@ -7,6 +7,7 @@
 
 #include "base/endian.h"
 #include "base/rng.h"
+#include "overlay/offload_trial.h"
 #include "overlay/packet.h"
 
 namespace muster::overlay {
@@ -47,6 +48,24 @@ struct Machine : Out {
   void took_test(std::size_t bytes) override { test_bytes += bytes; }
   std::size_t test_bytes = 0;
   void to_tun(ByteView p) override { tun.emplace_back(p.begin(), p.end()); }
+  // A socket that hands over at once what was gathered since apart(), on a device that loses what is more than one.
+  OffloadTrial* trial = nullptr;
+  const Now* now = nullptr;
+  bool loses_large = false;
+  std::size_t gathered_from = 0;
+  void apart() override {
+    if (loses_large && trial->large() && direct.size() > gathered_from + 1) direct.resize(gathered_from);
+    gathered_from = direct.size();
+  }
+  std::vector<std::pair<Endpoint, Bytes>> leave() {
+    apart();
+    gathered_from = 0;
+    return std::exchange(direct, {});
+  }
+  bool compares(const Endpoint& way) const override { return trial != nullptr && way.direct(); }
+  void fared(std::uint32_t whom, std::uint64_t sent, std::uint64_t lost) override {
+    trial->note(whom, sent, lost, now->lease);
+  }
   std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
   std::uint64_t slow_udp_us = 0;
@@ -112,7 +131,7 @@ struct Net : ::testing::Test {
       bool busy = false;
       for (auto& from : machines) {
         auto relayed = std::exchange(from->relayed, {});
-        auto direct = std::exchange(from->direct, {});
+        auto direct = from->leave();
         busy = busy || !relayed.empty() || !direct.empty();
         // The nearer a relay, the sooner it brings something.
         std::ranges::stable_sort(relayed, {}, [&](const auto& each) { return relays[each.relay].takes_us; });
@@ -246,6 +265,49 @@ TEST_F(Net, ABusyWayIsAskedHowMuchItCarriesAndHeldToThat) {
   run(6s);
   EXPECT_TRUE(way().relay);
   EXPECT_EQ(way().bytes_s, 0U) << "another way, another pace";
+}
+
+TEST_F(Net, WhereWhatIsHandedOverTogetherVanishesItGoesOneByOneAndProbesAlwaysDo) {
+  build(2, true);
+  std::array<OffloadTrial, 2> trials;
+  for (std::size_t i = 0; i < 2; ++i) machines[i]->trial = &trials[i], machines[i]->now = &now;
+  machines[0]->loses_large = true;
+  EXPECT_TRUE(delivers(0, 1));
+  run(4s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000") << "probes go alone, so the way is found";
+  EXPECT_EQ(path(1, 0), "10.0.0.1:7000") << "answers too";
+  const auto burst = [&](std::size_t from, std::size_t to) {
+    machines[to]->tun.clear();
+    for (int i = 0; i < 10; ++i)
+      machines[from]->member->from_tun(udp_packet(machines[from]->address, machines[to]->address, 1'300), now,
+                                       *machines[from]);
+    exchange();
+    return machines[to]->tun.size();
+  };
+  EXPECT_EQ(burst(0, 1), 0U);
+  EXPECT_EQ(burst(1, 0), 10U);
+  int rounds = 0;
+  for (; rounds < 40 && trials[0].state() != OffloadTrial::State::Single; ++rounds) {
+    burst(0, 1);
+    burst(1, 0);
+    run(250ms);
+  }
+  EXPECT_LT(rounds, 20);
+  EXPECT_EQ(burst(0, 1), 10U);
+  EXPECT_EQ(trials[0].lost_single(), 0U);
+  EXPECT_GT(trials[0].lost_large(), 90U);
+  EXPECT_EQ(trials[1].state(), OffloadTrial::State::Large) << "the other end loses nothing";
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  // A restarted member counts anew, and that is no loss.
+  machines[0]->loses_large = false;
+  trials[0] = {};
+  machines[1]->member = std::make_unique<Member>(machines[1]->key, machines[1]->address, 16, Secret32{});
+  machines[1]->member->set_relays(relays.size(), now);
+  machines[1]->member->relay_up(0, now);
+  roster();
+  machines[1]->member->greet(now, *machines[1]);
+  for (int i = 0; i < 40; ++i) burst(0, 1), run(250ms);
+  EXPECT_EQ(trials[0].state(), OffloadTrial::State::Large);
 }
 
 TEST_F(Net, AWayThatCarriesLittleIsNotUsed) {

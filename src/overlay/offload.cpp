@@ -13,6 +13,7 @@ constexpr std::size_t kIp4 = 20, kIp6 = 40, kTcp = 20, kUdp = 8;
 constexpr std::uint8_t kProtocolTcp = 6, kProtocolUdp = 17;
 constexpr std::uint8_t kFin = 1, kPush = 8, kAck = 16, kCongestion = 0x80;
 constexpr std::size_t kTrainMax = 65'535, kTrainSegmentsMax = 64;
+constexpr std::uint32_t kRememberedMax = 1U << 20;  // of a flow's last stretch
 
 std::uint16_t host16(const std::uint8_t* at) {
   std::uint16_t value = 0;
@@ -162,14 +163,51 @@ bool Coalescer::continues(const Flow& flow, ByteView packet) const {
          std::memcmp(packet.data() + flow.ip + kTcp, train_.data() + flow.ip + kTcp, flow.header - flow.ip - kTcp) == 0;
 }
 
+void Coalescer::set(bool join, bool counting, Sink& sink) {
+  if (join == join_ && counting == counting_) return;
+  flush(sink);
+  join_ = join;
+  counting_ = counting;
+}
+
+// A stretch that goes on where the last one ended is one with it. Of what was written twice, the second counts.
+void Coalescer::count_written() {
+  std::uint32_t hash = 0;
+  for (std::size_t i = 0; i < first_.addresses_and_ports.size(); i += 4)
+    hash = (hash ^ load_be32(first_.addresses_and_ports.data() + i)) * 2'654'435'761U;
+  Written& flow = written_[hash >> 26];
+  const auto length = static_cast<std::uint32_t>(train_.size() - first_.header);
+  const std::uint32_t from = next_sequence_ - length, to = next_sequence_;
+  counts_.data += length;
+  if (flow.addresses_and_ports != first_.addresses_and_ports) {
+    flow = {first_.addresses_and_ports, {}, 0};
+    flow.stretches[0] = {from, to};
+    return;
+  }
+  for (const auto& [begin, end] : flow.stretches) {
+    // As far as it lies in there; differences, since numbers begin anew at 2^32.
+    if (end - begin == 0 || from - begin >= end - begin) continue;
+    counts_.again += std::min(length, end - from);
+    return;
+  }
+  auto& last = flow.stretches[flow.last];
+  if (last.second == from) {
+    last.second = to;
+    if (to - last.first > kRememberedMax) last.first = to - kRememberedMax;
+    return;
+  }
+  flow.last = static_cast<std::uint8_t>((flow.last + 1) % flow.stretches.size());
+  flow.stretches[flow.last] = {from, to};
+}
+
 void Coalescer::add(ByteView packet, Sink& sink) {
-  const auto flow = join_ ? joinable(packet) : std::nullopt;
+  const auto flow = join_ || counting_ ? joinable(packet) : std::nullopt;
   if (!flow) {
     flush(sink);
     sink.write({}, packet);
     return;
   }
-  if (continues(*flow, packet)) {
+  if (join_ && continues(*flow, packet)) {
     train_.insert(train_.end(), packet.begin() + static_cast<std::ptrdiff_t>(flow->header), packet.end());
     train_[flow->ip + 13] |= flow->flags & kPush;
   } else {
@@ -198,7 +236,13 @@ void Coalescer::flush(Sink& sink) {
               static_cast<std::uint16_t>(first_.ip),
               16};
   }
-  sink.write(header, train_);
+  if (counting_) count_written();
+  if (!sink.write(header, train_) && count_ > 1) {
+    bool any = false;
+    Segments segments(header, train_);
+    while (const auto each = segments.next()) any = sink.write({}, *each) || any;
+    counts_.refused += any ? 1 : 0;  // else it refuses everything now
+  }
   count_ = 0;
   closed_ = false;
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "base/bytes.h"
 
@@ -43,19 +44,33 @@ class Segments {
 };
 
 // Joins what arrives. A segment is joined to the ones before it when both are of one flow, nothing is missing between
-// them, their headers agree and its checksums are right. The order of packets never changes.
+// them, their headers agree and its checksums are right. The order of packets never changes. What the sink refuses
+// joined it gets one by one. Counts the data of segments, and how much of it came although it had been written before:
+// the other end sends again what was not acknowledged, and where joined ones vanish that is all of them.
 class Coalescer {
  public:
   class Sink {
    public:
     virtual ~Sink() = default;
-    virtual void write(const OffloadHeader& header, ByteView packet) = 0;
+    virtual bool write(const OffloadHeader& header, ByteView packet) = 0;  // false: refused as it is
   };
-  explicit Coalescer(bool join) : join_(join) {}
+  explicit Coalescer(bool join) : join_(join), counting_(join) {}
   void add(ByteView packet, Sink& sink);  // a whole packet; written at once or by a later call
   void flush(Sink& sink);                 // nothing is kept back
+  void set(bool join, bool counting, Sink& sink);
+  struct Counts {
+    std::uint64_t data = 0, again = 0;  // bytes
+    std::uint64_t refused = 0;          // joined ones
+  };
+  const Counts& counts() const { return counts_; }
 
  private:
+  // What was written of one flow: the last stretches of it, each from one sequence number to another.
+  struct Written {
+    std::array<std::uint8_t, 36> addresses_and_ports{};
+    std::array<std::pair<std::uint32_t, std::uint32_t>, 4> stretches{};
+    std::uint8_t last = 0;
+  };
   struct Flow {
     std::array<std::uint8_t, 36> addresses_and_ports{};
     std::uint32_t sequence = 0, acknowledged = 0, service = 0;
@@ -65,13 +80,16 @@ class Coalescer {
   };
   static std::optional<Flow> joinable(ByteView packet);
   bool continues(const Flow& flow, ByteView packet) const;
+  void count_written();
 
-  const bool join_;
+  bool join_, counting_;
   Bytes train_;  // the packets joined so far, one header
   Flow first_;   // of the first; `payload` is the segment's size
   std::uint32_t next_sequence_ = 0;
   std::size_t count_ = 0;
-  bool closed_ = false;  // a short or pushed segment ends a train
+  bool closed_ = false;                // a short or pushed segment ends a train
+  std::array<Written, 64> written_{};  // by flow; another one of the same place takes it over
+  Counts counts_;
 };
 
 }  // namespace muster::overlay

@@ -21,8 +21,11 @@ struct Written {
 };
 struct Collected : Coalescer::Sink {
   std::vector<Written> all;
-  void write(const OffloadHeader& header, ByteView packet) override {
+  bool takes_joined = true;
+  bool write(const OffloadHeader& header, ByteView packet) override {
+    if (!takes_joined && header.gso != OffloadHeader::kNone) return false;
     all.push_back({header, Bytes(packet.begin(), packet.end())});
+    return true;
   }
 };
 
@@ -365,6 +368,51 @@ TEST(Coalescer, ChangesNothingButTheNumberOfWrites) {
         store_be16(got[i].data() + 10, load_be16(sent[i].data() + 10));
       ASSERT_EQ(got[i], sent[i]) << i;
     }
+  }
+}
+
+TEST(Coalescer, WhatIsRefusedJoinedIsGivenOneByOne) {
+  const std::vector<Bytes> parts = split(of_tcp(1328), tcp(1000, pattern(20'000), 16 | 8));
+  Coalescer coalescer(true);
+  Collected out;
+  out.takes_joined = false;
+  for (const Bytes& part : parts) coalescer.add(part, out);
+  coalescer.flush(out);
+  EXPECT_EQ(coalescer.counts().refused, 1U);
+  ASSERT_EQ(out.all.size(), parts.size());
+  for (std::size_t i = 0; i < parts.size(); ++i) EXPECT_EQ(out.all[i].packet, parts[i]) << i;
+  out.takes_joined = true;
+  coalescer.set(false, true, out);
+  for (const Bytes& part : parts) coalescer.add(part, out);
+  coalescer.flush(out);
+  EXPECT_EQ(out.all.size(), 2 * parts.size()) << "nothing is joined any more";
+}
+
+TEST(Coalescer, CountsWhatComesAgainAndNotWhatFillsAGap) {
+  for (const bool join : {true, false}) {
+    Coalescer coalescer(true);
+    Collected out;
+    coalescer.set(join, true, out);
+    const std::uint32_t first = 0xffff'f000;  // past the end of the sequence numbers
+    const auto add = [&](std::uint32_t at, std::size_t bytes, std::uint16_t port = 5001) {
+      coalescer.add(tcp(first + at, pattern(bytes), 16, port), out);
+    };
+    for (std::uint32_t at = 0; at < 10'000; at += 1'000) add(at, 1'000);
+    add(12'000, 1'000);  // two are missing
+    add(13'000, 1'000);
+    add(10'000, 1'000);  // one of them
+    coalescer.flush(out);
+    EXPECT_EQ(coalescer.counts().data, 13'000U);
+    EXPECT_EQ(coalescer.counts().again, 0U) << join;
+    add(11'000, 1'000);
+    add(0, 1'000, 5002);  // another flow
+    coalescer.flush(out);
+    EXPECT_EQ(coalescer.counts().again, 0U) << join;
+    for (std::uint32_t at = 2'000; at < 6'000; at += 1'000) add(at, 1'000);
+    add(13'500, 1'000);  // half of it was there
+    coalescer.flush(out);
+    EXPECT_EQ(coalescer.counts().again, 4'500U) << join;
+    EXPECT_EQ(coalescer.counts().data, 20'000U);
   }
 }
 

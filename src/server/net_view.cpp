@@ -129,9 +129,16 @@ std::string by_udp(const session::NetPair& pair, const NetFacts& from) {
   if (!relay.up || relay.udp_rtt_us == 0 || blocked(from)) return {};
   return "; over TLS, since full packets do not come back from the relay's UDP port, or it is of an older version";
 }
-}  // namespace
-
-std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
+// What its machine hands over packet by packet, which costs it processor time and speed.
+std::string one_by_one(const NetFacts& from) {
+  std::string out;
+  for (const auto& [large, what] : {std::pair(from.report.large_udp, "large datagrams"),
+                                    std::pair(from.report.large_tun, "large packets for its container")})
+    if (large != session::NetLarge::None && large != session::NetLarge::Used)
+      out += fmt::format("; {} are {}", what, session::text(large));
+  return out;
+}
+std::string why_this_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
   switch (pair.path) {
     case NetPath::None:
       return "they have not talked yet";
@@ -145,6 +152,11 @@ std::string why_path(const session::NetPair& pair, const NetFacts& from, const N
       return "a public address answered a probe of full size" + narrow(pair);
   }
   return {};
+}
+}  // namespace
+
+std::string why_path(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
+  return why_this_path(pair, from, to) + (pair.path == NetPath::None ? std::string() : one_by_one(from));
 }
 
 scheduler::PathsChanged paths_seen(const control::State& state, NodeId node, const NetFacts& facts) {

@@ -2358,6 +2358,8 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   session::NetPair stranger = pair;
   stranger.address = 1;
   net.pairs = {pair, stranger};
+  net.large_udp = session::NetLarge::Lost;
+  net.large_tun = session::NetLarge::Used;
   tell(SlotRole::Head, net);
   session::NetReport foreign = net, newer = net;
   foreign.lease = {999'999};
@@ -2370,6 +2372,7 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   net.pairs = {pair};
   net.pairs[0].address = lease_of(SlotRole::Head)->address;
   net.pairs[0].path = session::NetPath::Relay;
+  net.large_udp = net.large_tun = session::NetLarge::None;  // an older agent
   tell(SlotRole::Worker, net);
   const session::NetReport before_udp = net;
   const auto pairs_seen = [&](const std::string& token) {
@@ -2405,6 +2408,10 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
   EXPECT_EQ(for_operator["members"].items()[0]["seenAs"].items().at(1).text(), "[2600:1700::7]:4500");
   EXPECT_EQ(for_tenant.dump().find("2600:"), std::string::npos);
   EXPECT_NE(first["why"].text().find("packets of 1200 bytes"), std::string::npos) << first["why"].text();
+  EXPECT_NE(first["why"].text().find("; large datagrams are off, since they got lost where single ones did not"),
+            std::string::npos)
+      << first["why"].text();
+  EXPECT_EQ(first["why"].text().find("its container"), std::string::npos) << "those are used, as usual";
   EXPECT_EQ(call("GET", "/api/v1/clusters/pair/net", "", supplier).status, 404);
   // The same by the relay over UDP, and over TLS though its UDP port is there.
   net.seen = {{0xcb007107, 4500}};

@@ -1,5 +1,7 @@
 #include "session/frames.h"
 
+#include <array>
+
 namespace muster::session {
 
 ServerFrame::ServerFrame() = default;
@@ -20,6 +22,17 @@ AgentFrame& AgentFrame::operator=(AgentFrame&&) noexcept = default;
 AgentFrame::~AgentFrame() = default;
 bool AgentFrame::operator==(const AgentFrame& other) const {
   return static_cast<const AnyAgentFrame&>(*this) == static_cast<const AnyAgentFrame&>(other);
+}
+
+std::string_view text(NetLarge large) {
+  static constexpr std::array<std::string_view, 7> kTexts = {"not known",
+                                                             "used",
+                                                             "off by the owner's word",
+                                                             "off, since this kernel damages them",
+                                                             "off, since the kernel refuses them",
+                                                             "off for a moment, to see whether less gets lost",
+                                                             "off, since they got lost where single ones did not"};
+  return kTexts.at(static_cast<std::size_t>(large));
 }
 
 }  // namespace muster::session

@@ -5,6 +5,7 @@
 // 64 KiB.
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -304,6 +305,10 @@ struct NetForwarded {
   std::uint64_t bytes = 0;
   bool operator==(const NetForwarded&) const = default;
 };
+// Are large packets handed to the kernel whole, and if not, why: the owner switched it off, this kernel damages them,
+// it refuses them, they got lost where single ones did not; Compares: it is being found out. None: an older agent.
+enum class NetLarge : std::uint8_t { None, Used, Owner, Kernel, Refused, Compares, Lost };
+std::string_view text(NetLarge large);
 struct NetReport {
   std::uint32_t version = kNetReportVersion;
   LeaseId lease;
@@ -318,7 +323,8 @@ struct NetReport {
   WallTime counted_from{0}; /* a new life of netd counts anew */
   std::vector<NetCarried> carried = {};
   std::vector<NetForwarded> forwarded = {};
-  Bytes counts_signature = {}; /* of carried, by the device key (sign_carried) */
+  Bytes counts_signature = {};                                     /* of carried, by the device key (sign_carried) */
+  NetLarge large_udp = NetLarge::None, large_tun = NetLarge::None; /* what is sent; what is given to containers */
   bool operator==(const NetReport&) const = default;
 };
 struct Goodbye {

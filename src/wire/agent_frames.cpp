@@ -630,6 +630,8 @@ void put(const NetReport& v, pb::AgentFrame& f) {
     r.set_bytes(forwarded.bytes);
   }
   o.set_counts_signature(raw(v.counts_signature));
+  o.set_large_udp(static_cast<std::uint32_t>(v.large_udp));
+  o.set_large_tun(static_cast<std::uint32_t>(v.large_tun));
 }
 NetReport get(const pb::NetReport& in, Check& c) {
   NetReport v;
@@ -656,6 +658,8 @@ NetReport get(const pb::NetReport& in, Check& c) {
   if (c.count(in.forwarded(), static_cast<int>(kNetForwardedMax), "forwarded"))
     for (const auto& r : in.forwarded()) v.forwarded.push_back({r.from(), r.to(), r.bytes()});
   v.counts_signature = c.bytes(in.counts_signature(), 512, "counts_signature");
+  v.large_udp = c.choice(in.large_udp(), NetLarge::None, NetLarge::Lost, "large_udp");
+  v.large_tun = c.choice(in.large_tun(), NetLarge::None, NetLarge::Lost, "large_tun");
   return v;
 }
 

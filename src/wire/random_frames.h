@@ -223,6 +223,8 @@ struct Gen {
     out.carried = list([&] { return NetCarried{u32(), u32(), u64(), u64()}; });
     out.forwarded = list([&] { return NetForwarded{u32(), u32(), u64()}; });
     out.counts_signature = bytes(64);
+    out.large_udp = choice(NetLarge::None, NetLarge::Lost);
+    out.large_tun = choice(NetLarge::None, NetLarge::Lost);
     return out;
   }
   AgentFrame agent() {

@@ -344,7 +344,10 @@ Seeds seeds_offload() {
 FUZZ_TARGET(offload, 8 << 10) {
   struct Out : Coalescer::Sink {
     std::size_t bytes = 0, packets = 0;
-    void write(const OffloadHeader&, ByteView packet) override { bytes += packet.size(), ++packets; }
+    bool write(const OffloadHeader&, ByteView packet) override {
+      bytes += packet.size(), ++packets;
+      return true;
+    }
   } out;
   if (input.size() < 1 + OffloadHeader::kBytes) return;
   Coalescer coalescer(input[0] == 0);

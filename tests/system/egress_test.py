@@ -19,7 +19,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 sys.path.insert(0, os.path.join(ROOT, "tests/lab"))
 import demo  # noqa: E402
+import firewalls  # noqa: E402
+import nmap  # noqa: E402
 
+BESIDE = "outage"  # that lane sleeps for ten minutes
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
 PUBLIC, PUBLIC6 = "45.33.32.10", "2606:4700:aaaa::10"
 NAMES = {"files.example.com": [PUBLIC, PUBLIC6], "six.example.com": [PUBLIC6], "pypi.example.com": [PUBLIC],
@@ -293,7 +296,7 @@ class Egress(unittest.TestCase):
         self.assertTrue(self.works())
 
     def table(self):
-        return self.world.lab.run("alpha", ["nft", "list", "table", "inet", "muster"], check=False).stdout
+        return self.world.lab.run("alpha", ["nft", "-s", "list", "table", "inet", "muster"], check=False).stdout
 
     def test_a_flushed_table_comes_back_and_others_stay(self):
         lab = self.world.lab
@@ -319,6 +322,82 @@ class Egress(unittest.TestCase):
         finally:
             lab.run("alpha", ["nft", "delete", "table", "inet", "ufw"], check=False)
 
+    def doctor(self):
+        return self.world.lab.run("alpha", [self.world.binary("muster-agent"), "doctor", "--state-dir", self.world.dir + "/alpha"], check=False).stdout
+
+    def beside(self, firewall):
+        """With that one beside ours: our table comes without a change to theirs, and stays or comes back when theirs is set again."""
+        lab, ours = self.world.lab, self.table()
+        self.assertIn("meta skuid 64794", ours)
+
+        def comes_back():
+            theirs = firewalls.rules(lab, "alpha")
+            self.assertGreater(theirs.count('"rule"'), 5, "it has rules of its own: " + theirs[:400])
+            lab.run("alpha", ["nft", "delete", "table", "inet", "muster"])
+            try:
+                self.world.wait("firewall", "our table set again", 15, lambda: self.table() == ours)
+            except demo.DemoError:
+                self.fail("not set again; it was %s and is %s; %s" % (ours, self.table(), self.world.agents["alpha"].tail(30)))
+            self.assertEqual(firewalls.rules(lab, "alpha"), theirs)
+            return theirs
+        comes_back()
+        firewall.reload()
+        self.world.wait("firewall", "our table after theirs was set again", 15, lambda: self.table() == ours)
+        theirs = comes_back()
+        self.assertTrue(self.works())
+        self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+        self.assertEqual(firewalls.rules(lab, "alpha"), theirs, "the doctor leaves nothing")
+
+    def stopped(self, said, whom, by):
+        """What the doctor says of that process, and its repair."""
+        lines = said.split("\n")
+        for n, line in enumerate(lines):
+            if re.match(r"BROKEN firewall: %s: table .* stops %s on its way to" % (by, whom), line):
+                return line + "\n" + "\n".join(lines[n + 1:n + 2])
+        self.fail("the doctor names nothing of %s that stops %s: %s" % (by, whom, said))
+
+    def test_ufw_beside_ours(self):
+        with firewalls.Ufw(self.world.lab, "alpha", self.world.dir + "/ufw") as ufw:
+            self.beside(ufw)
+            ufw.run("deny", "out", "proto", "tcp", "to", "any", "port", "443")
+            said = self.doctor()
+            self.assertIn("ufw insert 1 allow out proto tcp to %s port 443" % demo.SERVER, self.stopped(said, "the egress process", "ufw"))
+            self.assertNotIn("netd's UDP", said)
+            ufw.run("delete", "deny", "out", "proto", "tcp", "to", "any", "port", "443")
+            ufw.run("default", "deny", "outgoing")  # no rule at all, but what happens without one
+            said = self.doctor()
+            self.assertIn("ufw insert 1 allow out proto udp to %s port 443" % demo.SERVER, self.stopped(said, "netd's UDP", "ufw"))
+            # The repair is one.
+            for protocol in ("tcp", "udp"):
+                ufw.run("allow", "out", "proto", protocol, "to", demo.SERVER, "port", "443")
+            self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+
+    def test_firewalld_beside_ours(self):
+        with firewalls.Firewalld(self.world.lab, "alpha", self.world.dir + "/firewalld") as firewalld:
+            self.beside(firewalld)
+            for words in (["--new-policy", "out"], ["--policy", "out", "--add-ingress-zone", "HOST"], ["--policy", "out", "--add-egress-zone", "ANY"],
+                          ["--policy", "out", "--add-rich-rule", 'rule family="ipv4" port port="443" protocol="udp" drop']):
+                firewalld.run("--permanent", *words)
+            firewalld.reload()
+            said = self.doctor()
+            self.assertRegex(self.stopped(said, "netd's UDP", "firewalld"), r"let user 6479\d out to %s port 443/udp; .*firewall-cmd --list-all-policies" % re.escape(demo.SERVER))
+            self.assertNotIn("stops the egress process", said)
+            firewalld.run("--permanent", "--policy", "out", "--set-target", "REJECT")
+            firewalld.run("--complete-reload")
+            self.world.wait("firewall", "our table after theirs was made anew", 15, lambda: "meta skuid 64794" in self.table())
+            self.stopped(self.doctor(), "the egress process", "firewalld")
+
+    def test_dockers_rules_beside_ours(self):
+        with firewalls.Docker(self.world.lab, "alpha", self.world.dir + "/engine") as docker:
+            self.beside(docker)
+            self.assertIn("policy drop", self.world.lab.run("alpha", ["nft", "list", "chain", "ip", "filter", "FORWARD"]).stdout)
+            # What people put there is for what Docker forwards: nothing of ours is forwarded by the kernel.
+            self.world.lab.run("alpha", ["iptables", "-I", "DOCKER-USER", "-j", "DROP"])
+            self.assertTrue(self.works())
+            self.assertIn("ok     firewall: no rule stops our processes", self.doctor())
+            self.world.lab.run("alpha", ["iptables", "-I", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "DROP"])
+            self.assertIn("iptables -I OUTPUT -m owner --uid-owner 64794 -p tcp", self.stopped(self.doctor(), "the egress process", "iptables"))
+
     def test_the_owner_takes_the_consent_back(self):
         self.consent(False)
         try:
@@ -334,33 +413,52 @@ class Egress(unittest.TestCase):
         self.assertRegex(done.stdout, r"dns\.private \d+")
         self.assertRegex(done.stdout, r"\bport \d+")
 
+    def nmap_from(self, place):
+        """A function that runs a command there: on a machine of the lab, or as root in the namespace of a cluster's head."""
+        enter = self.inside(place) if place in ("open", "closed") else self.world.lab.enter(place)
+        return lambda command: self.world.lab.sh(enter + command, check=False, timeout=120)
+
     def test_nobody_else_gets_in_or_out(self):
-        """All TCP ports, while Ray is busy: from the LAN, from the internet, from another tenant's container on the same machine."""
+        """nmap over all TCP ports and the thousand most used UDP ports, while Ray is busy: from the LAN, from the internet, from another
+        tenant's container on the same machine, where the tenant's own program tries the TCP ports as well."""
         busy = self.world.lab.spawn("user", [self.world.binary("muster"), "exec", "open", "--", "python3", "-c", BUSY], self.world.dir + "/busy.log", env=self.world.account("alice"))
         scan = os.path.join(ROOT, "tests/lab/scan.py")
-        alpha, router = self.world.lab.addresses["alpha"], "203.0.113.101"
-        witness = self.world.lab.spawn("alpha", [sys.executable, "-u", "-m", "http.server", "--bind", alpha, "45678"], self.world.dir + "/witness.log")
+        alpha, router, six = self.world.lab.addresses["alpha"], "203.0.113.101", "2600:1700:1:1::10"
+        witness = self.world.lab.spawn("alpha", [sys.executable, "-u", "-c", WITNESS, alpha, "45678", "123"], self.world.dir + "/witness.log")
         try:
             self.world.wait("busy", "Ray at work", 40, lambda: "now busy\n" in busy.tail(), busy.log)
-            self.world.wait("witness", "its port open", 30, lambda: "Serving HTTP" in witness.tail(), witness.log)
+            self.world.wait("witness", "its ports open", 30, lambda: "ready" in witness.tail(), witness.log)
             began = time.time()
-            seen = self.world.lab.run("gamma", [sys.executable, scan, alpha]).stdout.split("\n")
-            self.assertEqual(seen[:2], ["open 45678", "scanned 65535"], "the LAN sees the witness and nothing else")
-            six = self.world.lab.run("gamma", [sys.executable, scan, "2600:1700:1:1::10", "--wait", "0.5"]).stdout.split("\n")
-            self.assertEqual(six[0], "scanned 65535")
-            self.assertEqual(self.world.lab.run("server", [sys.executable, scan, router, "--wait", "0.5"]).stdout.split("\n")[0], "scanned 65535")
+            lan, internet = self.nmap_from("gamma"), self.nmap_from("server")
+            # The LAN sees the witness and nothing else.
+            seen = nmap.tcp(lan, alpha)
+            self.assertEqual((seen.open, seen.scanned), ({"tcp/45678"}, {"tcp": 65535}), seen)
+            seen = nmap.udp(lan, alpha)
+            self.assertEqual((seen.open, seen.scanned), ({"udp/123"}, {"udp": 1000}), seen)
+            seen = nmap.tcp(lan, six)
+            self.assertEqual((seen.open, seen.scanned), (set(), {"tcp": 65535}), seen)
+            # netd's own sockets are there, and say nothing to strangers.
+            own = {line.split()[3].rsplit(":", 1)[1] for line in self.world.lab.run("alpha", ["ss", "-Hlun"]).stdout.strip().split("\n")} - {"123"}
+            self.assertTrue(own)
+            seen = nmap.scan(lan, alpha, "-sU", "-p", ",".join(sorted(own)))
+            self.assertEqual(seen.state, {"udp/" + port: "open|filtered" for port in own})
+            seen = nmap.tcp(internet, router, silent=True)
+            self.assertEqual((seen.open, seen.scanned), (set(), {"tcp": 65535}), seen)
+            seen = nmap.udp(internet, router)
+            self.assertEqual((seen.open, seen.scanned), (set(), {"udp": 1000}), seen)
             with open(scan) as f:
                 text = f.read()
             # Each tenant's own ports answer it, so the scan can see; the other's, under the same overlay address, do not.
             for cluster, port in (("closed", 45679), ("open", 45680)):
                 self.listen_in(cluster, port)
             for cluster, mine, theirs in (("closed", 45679, 45680), ("open", 45680, 45679)):
-                for port, there in ((6379, True), (mine, True), (theirs, False)):
-                    own = self.run_in(cluster, text, "10.201.0.1", str(port), str(port)).stdout
-                    self.assertEqual("open %d\n" % port in own, there, "%s: %s" % (cluster, own))
+                own = nmap.tcp(self.nmap_from(cluster), "10.201.0.1").open
+                self.assertLessEqual({"tcp/6379", "tcp/%d" % mine}, own, cluster)
+                self.assertNotIn("tcp/%d" % theirs, own, cluster)
                 for target, last in ((alpha, 65535), ("192.168.1.11", 2048), ("192.168.1.1", 2048), (router, 2048), ("169.254.169.254", 2048), ("10.201.0.2", 65535)):
                     got = self.run_in(cluster, text, target, "1", str(last), "--wait", "0.5").stdout.strip().split("\n")
                     self.assertEqual(got, ["scanned %d" % last], "%s reaches %s: %s" % (cluster, target, got[:5]))
+                self.assertEqual(nmap.udp(self.nmap_from(cluster), [alpha, "192.168.1.11", "192.168.1.1", router, "10.201.0.2"], 100).open, set(), cluster)
             self.took = time.time() - began
             print("     scans took %.1f s" % self.took, flush=True)
             self.assertTrue(busy.alive(), "Ray was not busy all the time: " + busy.tail())
@@ -369,6 +467,21 @@ class Egress(unittest.TestCase):
             busy.kill()
 
 
+# Answers on one TCP port and one UDP port of an address.
+WITNESS = """
+import socket, sys, threading
+tcp = socket.create_server((sys.argv[1], int(sys.argv[2])))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind((sys.argv[1], int(sys.argv[3])))
+def echo():
+    while True:
+        data, whose = udp.recvfrom(2048)
+        udp.sendto(data or b'x', whose)
+threading.Thread(target=echo, daemon=True).start()
+print('ready', flush=True)
+while True:
+    tcp.accept()[0].close()
+"""
 BUSY = """
 import ray, time
 ray.init(address='auto', log_to_driver=False, logging_level='error')
