@@ -3,7 +3,7 @@ SHELL := /bin/bash
 JOBS ?= $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 .DEFAULT_GOAL := help
-.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom reproduce docs clean lab lab-ray interop gpu-check
+.PHONY: help deps build asan test demo lint tidy format sim fuzz fuzz-api bench sbom reproduce docs clean lab lab-ray lab-ways interop gpu-check
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,10 @@ lab: build ## every kind of connection with every other, and faults of networks,
 lab-ray: build ## a Ray cluster across five kinds of connection computes while its ways change every 20 s (some minutes)
 	@tools/install-deps demo test
 	@$(SUDO) python3 tests/lab/ray_lab.py --build build/release $(ARGS)
+
+lab-ways: build ## on a Ray cluster: what a member carries gets into the books of both owners, and a worker whose way stays slow is replaced (five minutes)
+	@tools/install-deps demo test
+	@$(SUDO) python3 tools/test.py --only system --no-build --module ways_test
 
 interop: build ## our WireGuard against the kernel's (in a virtual machine) and wireguard-go's: make interop ARGS=--quick
 	@tools/install-deps interop

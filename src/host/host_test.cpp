@@ -19,6 +19,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "crypto/file.h"
@@ -29,6 +30,7 @@
 #include "host/helper_link.h"
 #include "host/json.h"
 #include "host/lease_dirs.h"
+#include "host/owner_guard.h"
 #include "host/policy.h"
 #include "host/privd.h"
 #include "host/privd_client.h"
@@ -439,6 +441,21 @@ TEST_F(PrivdTest, TheOwnersPolicyCannotBeWidened) {
   fs::remove(layout.policy());
   std::ofstream(layout.paused()) << "x";
   EXPECT_EQ(text_at(ask(launch_text(1)), {"reason"}), "owner.paused");
+}
+
+TEST_F(PrivdTest, WhatTheOwnerAllowsMembersReachesNetdWhileAllRuns) {
+  start(getuid());
+  const auto told = [&] {
+    std::ifstream file(layout.bandwidth());
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const char* policy : {R"({"carry_allowed":true})", R"({"carry_allowed":true,"max_carry_bytes_s":4000})",
+                             R"({"tests_allowed":true})", "{}"}) {
+    std::ofstream(layout.policy()) << policy;
+    const std::string wanted = bandwidth_text(load_policy(layout.policy()).value());
+    for (int i = 0; i < 250 && told() != wanted; ++i) std::this_thread::sleep_for(20ms);
+    EXPECT_EQ(told(), wanted) << policy;
+  }
 }
 
 TEST_F(PrivdTest, DiskLimitsComeFromTheOwner) {

@@ -19,12 +19,14 @@ constexpr Millis kListFresh{10'000};   // the agent lists every five seconds; wi
 constexpr Millis kGoneAfter{120'000};  // a start with a slow engine is over by then
 }  // namespace
 
+std::string bandwidth_text(const Policy& policy) {
+  return fmt::format("{} {} {} {} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
+                     policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month,
+                     policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
+}
+
 void write_bandwidth(const Layout& layout, const Policy& policy) {
-  const std::string text =
-      fmt::format("{} {} {} {} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
-                  policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month,
-                  policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
-  const Status written = crypto::write_public_file(layout.bandwidth(), as_bytes(text));
+  const Status written = crypto::write_public_file(layout.bandwidth(), as_bytes(bandwidth_text(policy)));
   if (!written.ok()) log_warn("privd", "{}", written.error().message);
 }
 
@@ -143,9 +145,9 @@ void OwnerGuard::end_all() {
 }
 
 void OwnerGuard::tell_netd(const Policy& policy) {
-  const std::string wanted = fmt::format("{} {}", policy.max_upload_bytes_s, policy.max_download_bytes_s);
+  std::string wanted = bandwidth_text(policy);
   if (wanted == netd_limits_) return;
-  netd_limits_ = wanted;
+  netd_limits_ = std::move(wanted);
   write_bandwidth(layout_, policy);
 }
 

@@ -69,7 +69,9 @@ class OwnerGuard {
   std::thread thread_;
 };
 
-// "up down" in bytes per second, 0 = unlimited: what netd reads.
+// What netd reads: bytes per second up and down, then for carrying and for tests whether, bytes per second and a month;
+// 0 = unlimited.
+std::string bandwidth_text(const Policy& policy);
 void write_bandwidth(const Layout& layout, const Policy& policy);
 
 }  // namespace muster::host

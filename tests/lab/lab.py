@@ -8,7 +8,7 @@
     lab.pull_cable("gpu1"); lab.plug_in("gpu1")   # packets vanish silently, nothing is reset
     lab.close()                                   # kills what it started (by pid), removes what it made
 
-NAT kinds: home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row), narrow (the same, and
+NAT kinds: open (no router, a public address), home (port kept where free), strict (a random port a destination: symmetric), cgnat (two routers in a row), narrow (the same, and
 1,280 bytes between them, of which nobody is told), noudp (no UDP gets out), lan:NAME (beside NAME, behind the same router); six=True gives a home its own public IPv6 prefix as well. Addresses are TEST-NET-3 and
 private ranges, all inside the namespaces.
 Thread rule: one thread. Errors: LabError with the command that failed and what it printed.
@@ -255,6 +255,8 @@ table ip filter {
         self.sh(self.enter(name) + ["nft", "-f", "-"], input=rules)
 
     def machine(self, name, nat="home", six=False):
+        if nat == "open":
+            return self.host(name, "203.0.113.%d" % (60 + sum(1 for at in self.addresses.values() if at.startswith("203.0.113.6"))))
         self.ns(name)
         if nat.startswith("lan:"):
             beside = nat[4:]
