@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "host/bandwidth.h"
+#include "host/links.h"
 #include "host/netd_protocol.h"
+#include "host/owner_network.h"
 #include "host/poller.h"
 #include "host/unix_socket.h"
 #include "net/udp_sender.h"
@@ -25,6 +27,13 @@ namespace muster::host {
 
 // Off: bulk goes as fast as it comes wherever no owner's cap says otherwise.
 enum class Pacing : std::uint8_t { On, Off };
+// What the owner says of ways, and which of them lead into tunnels; netd's, for all leases.
+struct Outside {
+  explicit Outside(std::string owner_file) : owner(std::move(owner_file)) {}
+  OwnerNetworkFile owner;
+  WayGuard ways;
+  std::string mapped;  // session::NetReport::mapped
+};
 // Off: what goes by a relay goes over TLS only.
 enum class UdpRelay : std::uint8_t { On, Off };
 // Ray's object manager listens here in every container (PORTS of ray_helper.py): what it moves is bulk.
@@ -32,10 +41,11 @@ inline constexpr std::uint16_t kBulkPort = 6381;
 
 class NetdLease : overlay::Out, overlay::Coalescer::Sink {
  public:
-  // The sender and the owner's bandwidth: shared by all leases, stay netd's, who flushes the sender after each call.
+  // The sender, the owner's bandwidth and what is outside: of all leases, stay netd's, who flushes the sender after
+  // each call.
   static Result<std::unique_ptr<NetdLease>> open(const std::string& name, const std::string& state_dir,
                                                  net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-                                                 Pacing pacing, UdpRelay udp_relay);
+                                                 Outside& outside, Pacing pacing, UdpRelay udp_relay);
   ~NetdLease();
   const crypto::Key32& public_key() const { return key_.public_key; }
   bool has_tun() const { return static_cast<bool>(tun_); }
@@ -56,7 +66,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::vector<MirrorAt> mirrors() const;
   bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }
   void set_public(const std::vector<overlay::Endpoint>& endpoints, const Now& now);
-  void flush();  // what from_udp() joined goes into the TUN
+  void obey_owner(const Now& now);  // he said something else of ways
+  void flush();                     // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
   using UdpRtt = std::function<std::uint32_t(std::uint32_t ip, std::uint16_t port)>;
@@ -83,7 +94,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     bool by_udp() const { return udp != nullptr && udp->leg.usable(); }
   };
   NetdLease(std::string name, std::string state_dir, net::UdpSender& udp, Poller& poller, Bandwidth& bandwidth,
-            Pacing pacing, UdpRelay udp_relay);
+            Outside& outside, Pacing pacing, UdpRelay udp_relay);
   void take_udp(std::size_t relay, std::shared_ptr<Relay::Udp> udp, const Now& now);
   void changed_udp(std::size_t relay, const Now& now);
   void ask_udp(std::size_t relay, const Now& now);
@@ -92,6 +103,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  bool may_reach(const overlay::Endpoint& to) override;
   bool may_carry(std::size_t bytes) override;
   void took_test(std::size_t bytes) override { bandwidth_.tests.count(bytes); }
   std::uint64_t micros() const override;
@@ -118,6 +130,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   net::UdpSender& udp_;
   Poller& poller_;
   Bandwidth& bandwidth_;
+  Outside& outside_;
   const Pacing pacing_;
   const UdpRelay udp_relay_;
   crypto::X25519Pair key_;

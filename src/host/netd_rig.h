@@ -35,6 +35,7 @@ struct Machine {
     options.state_dir = dir + "/netd";
     options.socket_path = dir + "/netd.sock";
     options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
+    options.network_file = dir + "/network";      // absent = the defaults
     options.pacing = pacing;
     options.udp_relay = udp_relay;
     netd = std::make_unique<Netd>(options);

@@ -10,6 +10,7 @@
 #include "crypto/file.h"
 #include "host/container_use.h"
 #include "host/nvml.h"
+#include "host/owner_network.h"
 
 namespace muster::host {
 namespace {
@@ -19,13 +20,20 @@ constexpr Millis kListFresh{10'000};   // the agent lists every five seconds; wi
 constexpr Millis kGoneAfter{120'000};  // a start with a slow engine is over by then
 }  // namespace
 
-void write_bandwidth(const Layout& layout, const Policy& policy) {
-  const std::string text =
-      fmt::format("{} {} {} {} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
-                  policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month,
-                  policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
-  const Status written = crypto::write_public_file(layout.bandwidth(), as_bytes(text));
-  if (!written.ok()) log_warn("privd", "{}", written.error().message);
+namespace {
+std::string bandwidth_text(const Policy& policy) {
+  return fmt::format("{} {} {} {} {} {} {} {}\n", policy.max_upload_bytes_s, policy.max_download_bytes_s,
+                     policy.carry_allowed ? 1 : 0, policy.max_carry_bytes_s, policy.max_carry_bytes_per_month,
+                     policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
+}
+}  // namespace
+
+void write_for_netd(const Layout& layout, const Policy& policy) {
+  for (const auto& [path, text] : {std::pair(layout.bandwidth(), bandwidth_text(policy)),
+                                   std::pair(layout.network(), owner_network_text(owner_network(policy)))}) {
+    const Status written = crypto::write_public_file(path, as_bytes(text));
+    if (!written.ok()) log_warn("privd", "{}", written.error().message);
+  }
 }
 
 OwnerGuard::OwnerGuard(const Layout& layout, Runtime& runtime, Grants& grants,
@@ -143,10 +151,10 @@ void OwnerGuard::end_all() {
 }
 
 void OwnerGuard::tell_netd(const Policy& policy) {
-  const std::string wanted = fmt::format("{} {}", policy.max_upload_bytes_s, policy.max_download_bytes_s);
+  const std::string wanted = bandwidth_text(policy) + owner_network_text(owner_network(policy));
   if (wanted == netd_limits_) return;
   netd_limits_ = wanted;
-  write_bandwidth(layout_, policy);
+  write_for_netd(layout_, policy);
 }
 
 void OwnerGuard::turn() {

@@ -69,7 +69,7 @@ class OwnerGuard {
   std::thread thread_;
 };
 
-// "up down" in bytes per second, 0 = unlimited: what netd reads.
-void write_bandwidth(const Layout& layout, const Policy& policy);
+// What netd (and of the network the agent) reads of the policy: caps (bandwidth.h) and ways (owner_network.h).
+void write_for_netd(const Layout& layout, const Policy& policy);
 
 }  // namespace muster::host
