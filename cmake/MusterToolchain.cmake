@@ -79,6 +79,10 @@ muster_fence(fmt fmt::fmt)
 muster_fence(seccomp seccomp)
 muster_fence(dl ${CMAKE_DL_LIBS})
 muster_fence(json)
+# Small, and linked in as argon is: what asks a home's router to let members in (NAT-PMP, UPnP).
+find_library(MUSTER_NATPMP NAMES libnatpmp.a natpmp REQUIRED)
+find_library(MUSTER_MINIUPNPC NAMES libminiupnpc.a miniupnpc REQUIRED)
+muster_fence(portmap ${MUSTER_NATPMP} ${MUSTER_MINIUPNPC})
 
 # The contract: generated code is not ours, so it is compiled without our warnings.
 file(GLOB MUSTER_PROTOS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/proto/muster/v1/*.proto)

@@ -214,7 +214,11 @@ std::string explain_text(const wire::Json& net, const std::string& a, const std:
     if (p["slow"].truth())
       out += fmt::format("  slow   it stays below the {} that the cluster asks for\n",
                          mbps_text(net["pairKbps"].integer()));
-    out += fmt::format("  udp    port {}; relay {}\n", clean(member["udp"].text()),
+    const std::string& mapped = member["mapped"].text();
+    out += fmt::format("  udp    port {}{}; relay {}\n", clean(member["udp"].text()),
+                       mapped.empty()      ? ""
+                       : mapped == "owner" ? ", forwarded by its owner"
+                                           : ", let in at the router by " + clean(mapped),
                        member["relayUp"].truth() ? clean(member["relay"].text()) : "down");
     for (const auto& r : p["relays"].items())
       out +=

@@ -26,7 +26,9 @@
 #include "host/facts.h"
 #include "host/local_ports.h"
 #include "host/overlay_client.h"
+#include "host/owner_network.h"
 #include "host/policy.h"
+#include "host/port_mapper.h"
 #include "host/relay_probe.h"
 #include "host/sandbox.h"
 #include "host/streams.h"
@@ -158,6 +160,9 @@ class AgentProcess {
   void probe_relays();
   std::string network_metrics() const;
   void heed_owner(const Gate& gate);
+  void keep_reachable();
+  void on_mapping(const MapState& state);
+  json::object ways_text() const;
   void watch_certificate();
   void on_trust(const Bytes& pem);
   void say_trust();
@@ -204,6 +209,9 @@ class AgentProcess {
   RenewalPlan renewal_;
   std::uint64_t certificate_timer_ = 0;
   Bytes unsaved_;  // what the disk did not take yet
+  OwnerNetworkFile owner_network_{layout_.network()};
+  MapState mapping_;
+  std::unique_ptr<PortMapper> mapper_;  // before poller_ ends, this does
   Fd signals_;
 };
 
@@ -496,7 +504,8 @@ void AgentProcess::watch_certificate() {
 void AgentProcess::refresh_facts() {
   privd_.call(Verb{.kind = VerbKind::Info}, [this](Result<PrivdReply> reply) {
     NodeFacts facts = gather_facts(layout_, config_.labels);
-    facts.lan = overlay_.lan_endpoints();
+    owner_network_.refresh();
+    if (!owner_network_.now().relay_only) facts.lan = overlay_.lan_endpoints();
     engine_fault_.clear();
     if (reply.ok()) {
       std::vector<std::string> here;
@@ -553,6 +562,7 @@ void AgentProcess::probe_relays() {
 // Now and then, and soon after a way changed. Whoever looks at many pairs sees those in use.
 void AgentProcess::tell_networks() {
   poller_.after(kNetLook, [this] { tell_networks(); });
+  keep_reachable();
   std::erase_if(net_told_, [&](const auto& each) { return !overlay_.paths().contains(each.first); });
   if (!started_ || !core_->online() || !net_wanted_) return;
   const LeaseTime now = read_clocks().lease;
@@ -576,6 +586,62 @@ void AgentProcess::tell_networks() {
     net_told_[lease] = {now, {paths.relayed, paths.lan, paths.direct, paths.peer, paths.relayed_udp}};
     send(std::move(report));
   }
+}
+
+// The router is asked only for a lease's sake, and not where the owner says how this machine is reached, or that it is
+// not to be.
+void AgentProcess::keep_reachable() {
+  owner_network_.refresh();
+  const OwnerNetwork& owner = owner_network_.now();
+  const bool wanted = owner.port_mapping && !owner.relay_only && !owner.has_ipv4() && !overlay_.idle();
+  if (!wanted && (!owner.port_mapping || owner.relay_only || owner.has_ipv4())) overlay_.set_mapped({});
+  if (!mapper_ && !wanted) return;
+  if (!mapper_) {
+    auto secret = crypto::read_secret_file(layout_.port_secret(), 64);
+    if (!secret.ok() || secret->size() != 32) {
+      secret = Bytes(32);
+      crypto::random_fill(*secret);
+      if (const Status kept = crypto::write_secret_file(layout_.port_secret(), *secret); !kept.ok())
+        log_warn("agent", "{}", kept.error().message);
+    }
+    mapper_ = std::make_unique<PortMapper>(
+        std::move(*secret), [this](const MapState& state) { poller_.post([this, state] { on_mapping(state); }); });
+  }
+  mapper_->want(wanted ? overlay_.udp_port() : 0);
+}
+
+void AgentProcess::on_mapping(const MapState& state) {
+  mapping_ = state;
+  netd::SetMapped told;
+  if (const auto& mapping = state.mapping) {
+    told.places = {{mapping->ip, mapping->port}};
+    told.how = map_by_text(mapping->how);
+    log_info("agent", "the router leads {}:{} to UDP port {} ({})", ip4_text(mapping->ip), mapping->port,
+             mapping->inside, told.how);
+  } else if (!overlay_.idle()) {
+    log_info("agent", "no port of the router leads here: {}", state.detail);
+  }
+  overlay_.set_mapped(std::move(told));
+}
+
+// For status and doctor.
+json::object AgentProcess::ways_text() const {
+  const OwnerNetwork& owner = owner_network_.now();
+  json::array endpoints;
+  for (const auto& endpoint : owner.endpoints) endpoints.emplace_back(own_endpoint_text(endpoint));
+  json::object out{{"relay_only", owner.relay_only},
+                   {"udp_port", overlay_.udp_port()},
+                   {"udp_port_wanted", owner.udp_port},
+                   {"endpoints", endpoints},
+                   {"port_mapping", owner.port_mapping && !owner.relay_only && !owner.has_ipv4()}};
+  if (overlay_.idle()) return out;
+  if (const auto& mapping = mapping_.mapping) {
+    out["mapped"] = fmt::format("{}:{}", ip4_text(mapping->ip), mapping->port);
+    out["mapped_by"] = map_by_text(mapping->how);
+  } else {
+    out["not_mapped"] = mapping_.detail;
+  }
+  return out;
 }
 
 namespace {
@@ -722,6 +788,7 @@ std::string AgentProcess::status_text() const {
                               {"refusal", started_ ? core_->last_refusal() : std::string()},
                               {"link_fault", link_fault_},
                               {"privd", privd_.connected()},
+                              {"ways", ways_text()},
                               {"leases", leases}});
 }
 

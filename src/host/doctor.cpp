@@ -174,6 +174,28 @@ void relays_of_leases(Walk& walk, const json::object& status) {
   }
 }
 
+// Whether members get in at the home's router, and else why not; only while there is a lease.
+void ways_in(Walk& walk, const json::object& status) {
+  const auto ways = [&](const char* key) { return text_at(status, {"ways", key}); };
+  const std::int64_t port = int_at(status, {"ways", "udp_port"}), wanted = int_at(status, {"ways", "udp_port_wanted"});
+  if (bool_at(status, {"ways", "relay_only"}))
+    return walk.note("ways", "the owner hides this machine's address: everything goes by relays, and slower",
+                     "muster-agent limits set relay-only off lets members reach it directly");
+  if (wanted != 0 && port != 0 && port != wanted)
+    walk.broken("ways",
+                fmt::format("UDP port {} is taken by another program; {} is used until it is free", wanted, port),
+                fmt::format("end that program (ss -ulpn 'sport = {}' names it), or choose another: muster-agent limits "
+                            "set udp-port N",
+                            wanted));
+  if (!ways("mapped").empty())
+    walk.good("ways",
+              fmt::format("the router leads {} to UDP port {}, by {}", ways("mapped"), port, ways("mapped_by")));
+  else if (bool_at(status, {"ways", "port_mapping"}) && !ways("not_mapped").empty())
+    walk.note("ways", "no port of the router leads here: " + ways("not_mapped"),
+              "that is fine where members reach this machine all the same (muster net); else switch PCP or UPnP on in "
+              "the router, or forward a UDP port: muster-agent limits set endpoint ADDRESS:PORT");
+}
+
 bool gpu_on_the_bus() {
   std::error_code failure;
   for (const auto& entry : std::filesystem::directory_iterator("/sys/bus/pci/devices", failure)) {
@@ -337,6 +359,7 @@ std::vector<Finding> examine(const Layout& layout, const std::string& server) {
     else
       walk.good("link", "online");
     if (said.ok()) relays_of_leases(walk, *said);
+    if (said.ok()) ways_in(walk, *said);
     if (said.ok() && !text_at(*said, {"owner"}).empty())
       walk.note("owner", "not hired now: " + text_at(*said, {"owner"}));
     if (said.ok() && !text_at(*said, {"held"}).empty())

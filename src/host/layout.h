@@ -24,6 +24,7 @@ struct Layout {
   std::string helper() const { return root + "/helper"; }
   std::string power() const { return root + "/power.json"; }         // power limits of GPUs before we lowered them
   std::string bandwidth() const { return root + "/run/bandwidth"; }  // what netd obeys; only root writes it
+  std::string network() const { return root + "/run/network"; }      // the owner's word on ways; as that
   std::string sockets() const { return root + "/run"; }
   std::string privd_socket() const { return sockets() + "/privd.sock"; }
   std::string agent_socket() const { return agent() + "/agent.sock"; }
@@ -35,7 +36,8 @@ struct Layout {
   std::string device_key() const { return agent() + "/device.key"; }
   std::string tpm_key() const { return root + "/tpm.key.pem"; }  // wrapped by the TPM; root's, as what signs with it
   std::string certificate() const { return agent() + "/device.pem"; }
-  std::string trust() const { return agent() + "/trust.pem"; }  // roots that were learnt since the enrolment
+  std::string trust() const { return agent() + "/trust.pem"; }          // roots that were learnt since the enrolment
+  std::string port_secret() const { return agent() + "/port.secret"; }  // names its mapping to a router (PCP)
   std::string signing_keys() const { return agent() + "/signing-keys.pem"; }  // as a believed CA stated them last
   std::string state() const { return agent() + "/state"; }
   std::string blobs() const { return agent() + "/blobs"; }

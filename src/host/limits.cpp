@@ -9,6 +9,8 @@
 #include <limits>
 #include <optional>
 
+#include "host/owner_network.h"
+
 namespace muster::host {
 namespace {
 
@@ -292,6 +294,47 @@ std::vector<Limit> share_limits() {
        putter(&Policy::reserve_disk_bytes)}};
 }
 
+// Below 1024 only root listens, and netd is not root.
+constexpr std::int64_t kPortMin = 1024;
+
+Status set_endpoints(Policy& p, const std::string& key, const std::string& value) {
+  const auto words = value == "none" ? std::vector<std::string>{} : words_of(value);
+  if (words.empty() && value != "none") return written(key, "as ADDRESS:PORT[,ADDRESS:PORT] or none");
+  const auto endpoints = TRY(parse_own_endpoints(words));
+  if (!endpoints.empty() && endpoints.front().port < kPortMin && p.udp_port == 0)
+    return error(Code::InvalidArgument,
+                 fmt::format("'{}': no program but root's can listen on port {}; forward it to a higher one and name "
+                             "that first: limits set udp-port 41641 {} {}",
+                             words.front(), endpoints.front().port, key, value),
+                 key);
+  p.endpoints = words;
+  return {};
+}
+
+Status set_udp_port(Policy& p, const std::string& key, const std::string& value) {
+  if (value == "any") return p.udp_port = 0, Status{};
+  const std::int64_t port = TRY(plain(key, value, 65'535, "as a port from 1024 to 65535, or any"));
+  if (port < kPortMin) return written(key, "as a port from 1024 to 65535, or any");
+  p.udp_port = port;
+  return {};
+}
+
+std::vector<Limit> network_limits() {
+  return {
+      {"relay-only",
+       "on | off: other members never learn this machine's address; everything goes by relays, and slower",
+       [](const Policy& p) { return on(p.relay_only); }, flag_reader(&Policy::relay_only), putter(&Policy::relay_only)},
+      {"port-mapping",
+       "on | off: while there is a lease your router is asked to let its members in (PCP, NAT-PMP, UPnP)",
+       [](const Policy& p) { return on(p.port_mapping); }, flag_reader(&Policy::port_mapping),
+       putter(&Policy::port_mapping)},
+      {"endpoint", "ADDRESS:PORT[,...] | none: where members reach this machine, by a UDP port that you forward",
+       [](const Policy& p) { return joined(p.endpoints, "none"); }, set_endpoints, putter(&Policy::endpoints)},
+      {"udp-port", "N | any: the UDP port that members send to; any: that of the first endpoint where you say one",
+       [](const Policy& p) { return p.udp_port == 0 ? "any" : std::to_string(p.udp_port); }, set_udp_port,
+       putter(&Policy::udp_port)}};
+}
+
 std::vector<Limit> permission_limits() {
   return {
       {"egress", "on | off: clusters may reach the internet, filtered",
@@ -400,6 +443,7 @@ const std::vector<Limit>& limits() {
   static const std::vector<Limit> all = [] {
     std::vector<Limit> out = time_limits();
     for (auto& limit : share_limits()) out.push_back(std::move(limit));
+    for (auto& limit : network_limits()) out.push_back(std::move(limit));
     for (auto& limit : permission_limits()) out.push_back(std::move(limit));
     return out;
   }();

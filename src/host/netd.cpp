@@ -33,6 +33,8 @@ constexpr int kMirrorSilent = 2;  // questions without an answer: the relay's se
 constexpr Millis kLookEvery{1'000}, kSlept{3'000}, kSleptLong{10'000};
 constexpr int kSocketBuffer = 7 << 20;
 constexpr std::size_t kOpenedAhead = 128;
+constexpr Millis kPortAgain{10'000};
+constexpr const char* kByOwner = "owner";
 
 std::uint64_t steady_us() {
   return static_cast<std::uint64_t>(
@@ -57,6 +59,7 @@ Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
       faults_(kernel_faults(options_.kernel)),
       large_udp_(options_.udp_large, faults_.udp_segments),
+      outside_(options_.network_file),
       bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested"),
       crew_(options_.helpers) {}
 
@@ -72,6 +75,8 @@ Status Netd::start() {
   if (::mkdir(options_.state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
     return error(Code::Unavailable, "netd cannot create its state directory " + options_.state_dir);
   }
+  outside_.owner.refresh();  // before anything is sent
+  if (!outside_.owner.now().endpoints.empty()) outside_.mapped = kByOwner;
   TRY_VOID(open_udp());
   poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(udp_.get()); });
   open_udp6();
@@ -167,6 +172,12 @@ Fd open_udp_socket(UdpFamily family) {
 Status Netd::open_udp() {
   const std::string path = options_.state_dir + "/udp_port";
   if (options_.udp_port != 0) return bind_udp(options_.udp_port);
+  if (const std::uint16_t wanted = fixed_port(); wanted != 0) {
+    const Status bound = bind_udp(wanted);
+    if (bound.ok()) return {};
+    log_warn("netd", "{}; the owner wants it, another one is used until it is free", bound.error().message);
+    asked_port_ = wanted;
+  }
   const auto stored = crypto::read_secret_file(path, 16);
   if (stored.ok() && stored->size() == 2) {
     const auto last = static_cast<std::uint16_t>((*stored)[0] << 8 | (*stored)[1]);
@@ -233,9 +244,8 @@ Result<NetdLease*> Netd::find(const std::string& lease) {
 }
 
 NetdLease::Shared Netd::shared() {
-  return {
-      sender_,          poller_, bandwidth_, large_udp_, crew_, options_.pacing, options_.udp_relay, options_.tun_large,
-      faults_.tun_joins};
+  return {sender_, poller_,         bandwidth_,         large_udp_,         outside_,
+          crew_,   options_.pacing, options_.udp_relay, options_.tun_large, faults_.tun_joins};
 }
 
 Result<netd::Reply> Netd::handle(const netd::AddLease& request, std::vector<Fd>& fds) {
@@ -298,6 +308,16 @@ Result<netd::Reply> Netd::handle(const netd::GetPaths& request, std::vector<Fd>&
 Result<netd::Reply> Netd::handle(const netd::SetRelays& request, std::vector<Fd>&) {
   NetdLease* lease = TRY(find(request.lease));
   TRY_VOID(lease->set_relays(request));
+  sender_.flush();
+  return netd::Reply(netd::Done{});
+}
+
+Result<netd::Reply> Netd::handle(const netd::SetMapped& request, std::vector<Fd>&) {
+  if (request.places.size() > netd::kMappedMax || request.how.size() > session::kNetMappedMax)
+    return error(Code::InvalidArgument, "a router leads from two places at most to this machine");
+  mapped_ = request;
+  outside_.mapped = outside_.owner.now().endpoints.empty() ? mapped_.how : kByOwner;
+  tell_public(read_clocks());
   sender_.flush();
   return netd::Reply(netd::Done{});
 }
@@ -379,11 +399,22 @@ bool Netd::from_mirror(ByteView datagram, std::uint32_t ip, std::uint16_t port, 
   return true;
 }
 
-std::vector<overlay::Endpoint> Netd::public_endpoints() const {
-  std::vector<overlay::Endpoint> seen;
+// What others are told: first what the owner says, then what the router granted, then how relays see us.
+std::vector<overlay::Endpoint> Netd::public_endpoints() {
+  std::vector<overlay::Endpoint> seen = outside_.owner.now().endpoints;
+  for (const session::NetPlace& place : mapped_.places) {
+    if (!place.six.empty()) continue;
+    const auto at = overlay::Endpoint::udp(place.ip, place.port);
+    if (std::find(seen.begin(), seen.end(), at) == seen.end()) seen.push_back(at);
+  }
+  // Seen from the far end of a tunnel that is none of ours, and no way leads there.
+  const LeaseTime now = read_clocks().lease;
   for (const auto& [at, mirror] : mirrors_)
-    if (mirror.seen && std::find(seen.begin(), seen.end(), *mirror.seen) == seen.end()) seen.push_back(*mirror.seen);
-  if (at6_ && port6_ != 0) seen.push_back(overlay::Endpoint::udp6(*at6_, port6_));  // no NAT, no mirror
+    if (mirror.seen && outside_.ways.may_reach(overlay::Endpoint::udp(at.first, at.second), now) &&
+        std::find(seen.begin(), seen.end(), *mirror.seen) == seen.end())
+      seen.push_back(*mirror.seen);
+  if (at6_ && port6_ != 0 && outside_.ways.may_reach(overlay::Endpoint::udp6(kFar6, 9), now))
+    seen.push_back(overlay::Endpoint::udp6(*at6_, port6_));  // no NAT, no mirror
   return seen;
 }
 
@@ -417,7 +448,17 @@ void Netd::look_around(const Now& now) {
 // the way of the new address's: each of its flows would get another port, and nobody knew where to send to. From a new
 // port there are no old mappings.
 void Netd::take_another_port() {
-  if (options_.udp_port != 0) return;  // the operator's word, perhaps forwarded by the router
+  if (fixed_port() != 0) return;  // somebody's word, perhaps forwarded by the router
+  const std::uint16_t before = port_;
+  if (take_port(0)) log_info("netd", "UDP port {} now, {} before", port_, before);
+}
+
+std::uint16_t Netd::fixed_port() const {
+  return options_.udp_port != 0 ? options_.udp_port : outside_.owner.now().udp_port;
+}
+
+// False: it is not free, and all is as before.
+bool Netd::take_port(std::uint16_t port) {
   Fd old = std::move(udp_);
   poller_.unwatch(old.get());
   if (!options_.spare_udp_fds.empty()) {
@@ -427,18 +468,41 @@ void Netd::take_another_port() {
     udp_ = open_udp_socket();
   }
   const std::uint16_t before = port_;
-  const Status bound = udp_ ? bind_udp(0) : error(Code::Unavailable, errno_text(errno));
+  const Status bound = udp_ ? bind_udp(port) : error(Code::Unavailable, errno_text(errno));
   if (!bound.ok()) {
-    log_warn("netd", "no other UDP port for the other address: {}", bound.error().message);
+    if (port != asked_port_ || port == 0) log_warn("netd", "no other UDP port: {}", bound.error().message);
+    if (udp_) options_.spare_udp_fds.push_back(udp_.release());  // as good as before
     udp_ = std::move(old);
     port_ = before;
     sender_.set_fd(udp_.get());
   } else {
     if (const Status kept = keep_port(); !kept.ok()) log_warn("netd", "{}", kept.error().message);
     for (auto& [at, mirror] : mirrors_) mirror.seen.reset(), mirror.unanswered = 0;
-    log_info("netd", "UDP port {} now, {} before", port_, before);
   }
   poller_.watch(udp_.get(), true, false, [this](Poller::Ready) { read_udp(udp_.get()); });
+  return bound.ok();
+}
+
+// What the owner says counts at once, also the port that he forwards; one that is not free is tried again.
+void Netd::obey_owner(const Now& now) {
+  const bool changed = outside_.owner.refresh();
+  if (changed || (asked_port_ != 0 && now.lease >= next_port_try_)) {
+    const std::uint16_t wanted = options_.udp_port != 0 ? 0 : outside_.owner.now().udp_port;
+    const bool took = wanted != 0 && wanted != port_ && take_port(wanted);
+    if (took) log_info("netd", "UDP port {} now, as the owner wants it", port_);
+    asked_port_ = wanted != 0 && wanted != port_ ? wanted : 0;
+    next_port_try_ = now.lease + kPortAgain;
+    if (took) ask_now_ = true;
+    if (took && udp6_) {  // the same number by IPv6
+      poller_.unwatch(udp6_.get());
+      udp6_.reset();
+      open_udp6();
+    }
+  }
+  if (!changed) return;
+  outside_.mapped = outside_.owner.now().endpoints.empty() ? mapped_.how : kByOwner;
+  for (auto& [name, lease] : leases_) lease->obey_owner(now);
+  tell_public(now);
 }
 
 // Whose it is shows in its index or its first MAC: every lease but one drops it unread.
@@ -475,6 +539,7 @@ void Netd::tick() {
   const Now now = read_clocks();
   look_at_large(now);
   bandwidth_.refresh();
+  obey_owner(now);
   look_around(now);
   bandwidth_.carry.tick(now);
   bandwidth_.tests.tick(now);

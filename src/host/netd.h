@@ -24,6 +24,7 @@ struct NetdOptions {
   std::string socket_path;                   // listen here (0600)
   std::uint16_t udp_port = 0;                // 0: the one of last time, else any
   std::string bandwidth_file;                // "up down" bytes per second, written by privd; empty = no cap
+  std::string network_file;                  // what the owner says of ways (owner_network.h), as that
   uid_t agent_uid = static_cast<uid_t>(-1);  // who may connect besides root; -1: our own uid
   Pacing pacing = Pacing::On;
   UdpRelay udp_relay = UdpRelay::On;
@@ -48,6 +49,9 @@ class Netd {
   Status bind_udp(std::uint16_t port);
   Status keep_port() const;
   void take_another_port();
+  bool take_port(std::uint16_t port);
+  std::uint16_t fixed_port() const;
+  void obey_owner(const Now& now);
   void open_udp6();
   void accept_agent();
   void add_agent(Fd fd);
@@ -55,7 +59,7 @@ class Netd {
   void read_udp(int fd);
   void look_around(const Now& now);
   void ask_mirrors(const Now& now);
-  std::vector<overlay::Endpoint> public_endpoints() const;
+  std::vector<overlay::Endpoint> public_endpoints();
   void tell_public(const Now& now);
   void look_at_large(const Now& now);
   NetdLease::Shared shared();
@@ -71,6 +75,7 @@ class Netd {
   Result<netd::Reply> handle(const netd::GetInfo& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::GetPaths& request, std::vector<Fd>& fds);
   Result<netd::Reply> handle(const netd::SetRelays& request, std::vector<Fd>& fds);
+  Result<netd::Reply> handle(const netd::SetMapped& request, std::vector<Fd>& fds);
   Result<NetdLease*> find(const std::string& lease);
 
   NetdOptions options_;
@@ -81,6 +86,10 @@ class Netd {
   std::optional<Ip6> at6_;
   LeaseTime ticked_, next_look_;
   bool ask_now_ = false;  // the mirrors
+  Outside outside_;
+  netd::SetMapped mapped_;
+  std::uint16_t asked_port_ = 0;  // by the owner, and not free when last tried
+  LeaseTime next_port_try_;
   net::UdpSender sender_;
   KernelFaults faults_;
   Large large_udp_;

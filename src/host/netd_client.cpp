@@ -48,6 +48,10 @@ Status NetdClient::set_relays(const netd::SetRelays& relays) {
   TRY(expect<netd::Done>(call(relays)));
   return {};
 }
+Status NetdClient::set_mapped(const netd::SetMapped& mapped) {
+  TRY(expect<netd::Done>(call(mapped)));
+  return {};
+}
 
 Status NetdClient::remove_lease(const std::string& lease) {
   TRY(expect<netd::Done>(call(netd::RemoveLease{lease})));

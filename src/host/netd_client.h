@@ -17,6 +17,7 @@ class NetdClient {
                           int tun_fd = -1);  // the public overlay key; tun_fd stays the caller's
   Result<netd::Configured> configure(const netd::Configure& config);
   Status set_relays(const netd::SetRelays& relays);
+  Status set_mapped(const netd::SetMapped& mapped);
   Status remove_lease(const std::string& lease);
   Result<netd::Stats> stats(const std::string& lease);
   Result<netd::Info> info();

@@ -101,6 +101,7 @@ NetdLease::NetdLease(std::string name, std::string state_dir, const Shared& shar
       bandwidth_(shared.bandwidth),
       large_udp_(shared.large_udp),
       large_tun_(shared.tun_large, shared.tun_fault),
+      outside_(shared.outside),
       pacing_(shared.pacing),
       udp_relay_(shared.udp_relay),
       crew_(shared.crew),
@@ -204,6 +205,7 @@ Result<netd::Configured> NetdLease::configure(const netd::Configure& config) {
     if (member_) stamps_from_ = std::max(stamps_from_, member_->latest_stamp());
     member_ = std::make_unique<overlay::Member>(key_, config.address, config.prefix_bits, psk, guard_);
     member_->stamp_from(stamps_from_);
+    member_->set_relay_only(outside_.owner.now().relay_only, read_clocks(), *this);  // before it knows anybody
     counted_from_ = read_clocks().wall;
     announce_relays(read_clocks());
     member_->set_public(public_, read_clocks(), *this);
@@ -530,7 +532,7 @@ void NetdLease::moved(bool elsewhere, bool slept_long, const Now& now) {
 void NetdLease::tick(const Now& now) {
   for (std::size_t i = 0; i < relays_.size(); ++i) ask_udp(i, now);
   if (!member_) return;
-  member_->set_carries(bandwidth_.carry.offers(), now, *this);
+  member_->set_carries(bandwidth_.carry.offers() && !outside_.owner.now().relay_only, now, *this);
   member_->set_tests(bandwidth_.tests.offers(), now, *this);
   compares_udp_ = large_udp_.counts(now.lease);
   look_at_large(now);
@@ -624,18 +626,25 @@ void NetdLease::to_relay(std::size_t relay, const crypto::Key32& member, ByteVie
   }
 }
 
+// Whose owner hides it is silent here: the member asks for none of it, and none would leave.
 void NetdLease::to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) {
+  if (outside_.owner.now().relay_only) return;
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   udp_.send(ip, port, datagram);
 }
 
 void NetdLease::to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) {
+  if (outside_.owner.now().relay_only) return;
   if (bandwidth_.up.rate() > 0) bandwidth_.up.charge(datagram.size(), read_clocks().lease);
   udp_.send6(ip, port, datagram);
 }
 
 void NetdLease::to_tun(ByteView packet) {
   if (arriving_) arriving_->add(packet, *this);
+}
+
+bool NetdLease::may_reach(const overlay::Endpoint& to) {
+  return outside_.ways.may_reach(to, read_clocks().lease);
 }
 
 // What this machine's own leases wait to send comes first.
@@ -705,6 +714,10 @@ void NetdLease::set_public(const std::vector<overlay::Endpoint>& endpoints, cons
   if (member_) member_->set_public(endpoints, now, *this);
 }
 
+void NetdLease::obey_owner(const Now& now) {
+  if (member_) member_->set_relay_only(outside_.owner.now().relay_only, now, *this);
+}
+
 netd::Stats NetdLease::stats() const {
   netd::Stats out;
   out.tun = has_tun();
@@ -746,6 +759,7 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
     pair.path = session::NetPath::Relay;
   }
   pair.mtu = static_cast<std::uint32_t>(m.mtu);
+  pair.hidden = m.hidden;
   pair.rtt_us = m.rtt_us;
   pair.relay_rtt_us = m.relay_rtt_us;
   pair.relay = m.relay ? static_cast<std::uint32_t>(*m.relay) + 1 : 0;
@@ -765,7 +779,7 @@ session::NetPair pair_of(const overlay::MemberStats& m, const Now& now) {
   if (m.at_least_bytes_s > 0) pair.at_least_age_ms = age(now.lease - m.at_least_since);
   const auto tried = [&](const overlay::Tried& t, session::NetOrigin origin) {
     if (pair.tries.size() < session::kNetTriesMax)
-      pair.tries.push_back({place_of(t.at), origin, t.sent, t.answered, t.full, t.rtt_us});
+      pair.tries.push_back({place_of(t.at), origin, t.sent, t.answered, t.full, t.rtt_us, t.barred});
   };
   for (const overlay::Tried& t : m.carriers) tried(t, session::NetOrigin::Offered);
   for (const overlay::Tried& t : m.tried) tried(t, session::NetOrigin{static_cast<std::uint8_t>(t.origin)});
@@ -802,8 +816,11 @@ netd::Paths NetdLease::paths(const Now& now, const UdpRtt& of_mirror) {
     if (udp_rtt == 0 && ip != 0 && r.udp != nullptr) udp_rtt = of_mirror(ip, r.udp->second_port);
     report.relays.push_back({address, r.region, up, up ? r.client->rtt_us() : 0, udp_rtt, r.by_udp()});
   }
+  report.relay_only = outside_.owner.now().relay_only;
+  report.in_tunnel = outside_.ways.outward_in_tunnel(now.lease);
+  report.mapped = report.relay_only ? std::string() : outside_.mapped;
   for (const auto& at : public_)
-    if (report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
+    if (!report.relay_only && report.seen.size() < session::kNetSeenMax) report.seen.push_back(place_of(at));
   if (!member_) return out;
   for (const overlay::MemberStats& m : member_->stats()) {
     session::NetPair pair = pair_of(m, now);

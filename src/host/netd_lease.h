@@ -13,7 +13,9 @@
 
 #include "host/bandwidth.h"
 #include "host/large.h"
+#include "host/links.h"
 #include "host/netd_protocol.h"
+#include "host/owner_network.h"
 #include "host/poller.h"
 #include "host/unix_socket.h"
 #include "net/udp_sender.h"
@@ -27,6 +29,13 @@ namespace muster::host {
 
 // Off: bulk goes as fast as it comes wherever no owner's cap says otherwise.
 enum class Pacing : std::uint8_t { On, Off };
+// What the owner says of ways, and which of them lead into tunnels; netd's, for all leases.
+struct Outside {
+  explicit Outside(std::string owner_file) : owner(std::move(owner_file)) {}
+  OwnerNetworkFile owner;
+  WayGuard ways;
+  std::string mapped;  // session::NetReport::mapped
+};
 // Off: what goes by a relay goes over TLS only.
 enum class UdpRelay : std::uint8_t { On, Off };
 // Ray's object manager listens here in every container (PORTS of ray_helper.py): what it moves is bulk.
@@ -40,6 +49,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
     Poller& poller;
     Bandwidth& bandwidth;
     Large& large_udp;
+    Outside& outside;
     overlay::Crew& crew;
     Pacing pacing = Pacing::On;
     UdpRelay udp_relay = UdpRelay::On;
@@ -71,7 +81,8 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   std::vector<MirrorAt> mirrors() const;
   bool take_relay_came_up() { return std::exchange(relay_came_up_, false); }
   void set_public(const std::vector<overlay::Endpoint>& endpoints, const Now& now);
-  void flush();  // what from_udp() joined goes into the TUN
+  void obey_owner(const Now& now);  // he said something else of ways
+  void flush();                     // what from_udp() joined goes into the TUN
   void tick(const Now& now);
   netd::Stats stats() const;
   using UdpRtt = std::function<std::uint32_t(std::uint32_t ip, std::uint16_t port)>;
@@ -106,6 +117,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) override;
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram) override;
   void to_tun(ByteView packet) override;
+  bool may_reach(const overlay::Endpoint& to) override;
   bool may_carry(std::size_t bytes) override;
   void took_test(std::size_t bytes) override { bandwidth_.tests.count(bytes); }
   std::uint64_t micros() const override;
@@ -140,6 +152,7 @@ class NetdLease : overlay::Out, overlay::Coalescer::Sink {
   Large large_tun_;
   overlay::Coalescer::Counts counted_;  // of arriving_, when last looked at
   bool compares_udp_ = false;
+  Outside& outside_;
   const Pacing pacing_;
   const UdpRelay udp_relay_;
   overlay::Crew& crew_;

@@ -109,6 +109,8 @@ void each(A& a, T& v) {
            v.relay_server_name, v.relay_token, v.psk, v.machine_ca_pem, v.machines);
   else if constexpr (std::is_same_v<U, SetRelays>)
     fields(a, v.lease, v.relays);
+  else if constexpr (std::is_same_v<U, SetMapped>)
+    fields(a, v.places, v.how);
   else if constexpr (std::is_same_v<U, session::RelayGrant>)
     fields(a, v.address, v.region, v.token);
   else if constexpr (std::is_same_v<U, session::NetRelayTry>)
@@ -136,17 +138,17 @@ void each(A& a, T& v) {
   else if constexpr (std::is_same_v<U, session::NetPlace>)
     fields(a, v.ip, v.port, v.six);
   else if constexpr (std::is_same_v<U, session::NetTry>)
-    each(a, v.at), fields(a, v.origin, v.sent, v.answered, v.full, v.rtt_us);
+    each(a, v.at), fields(a, v.origin, v.sent, v.answered, v.full, v.rtt_us, v.tunnel);
   else if constexpr (std::is_same_v<U, session::NetPair>) {
     each(a, v.at);
     fields(a, v.address, v.path, v.rtt_us, v.relay_rtt_us, v.asked, v.lost, v.changes, v.age_ms, v.handshake_age_ms,
            v.rx_bytes, v.tx_bytes, v.tries, v.rx_bytes_s, v.tx_bytes_s, v.carries_bytes_s, v.carries_age_ms, v.relay,
-           v.relays, v.by, v.mtu, v.relay_udp, v.tested, v.at_least_bytes_s, v.at_least_age_ms);
+           v.relays, v.by, v.mtu, v.relay_udp, v.tested, v.at_least_bytes_s, v.at_least_age_ms, v.hidden);
   } else if constexpr (std::is_same_v<U, Paths>) {
     auto& r = v.report;
     fields(a, r.version, r.relay_up, r.relay, r.udp_port, r.seen, r.others, r.pairs, v.relayed, v.lan, v.direct,
            v.limited, v.peer, r.relays, r.carries, r.counted_from.ms, r.carried, r.forwarded, v.relayed_udp,
-           r.large_udp, r.large_tun);
+           r.large_udp, r.large_tun, r.relay_only, r.in_tunnel, r.mapped);
   }
 }
 

@@ -67,7 +67,14 @@ struct SetRelays {
   std::vector<session::RelayGrant> relays;
   bool operator==(const SetRelays&) const = default;
 };
-using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo, GetPaths, SetRelays>;
+// Where the router leads what comes for our UDP port, as the agent got it to (port_mapper.h); no places: nowhere.
+struct SetMapped {
+  std::vector<session::NetPlace> places;  // kMappedMax at most
+  std::string how;                        // "PCP"; session::kNetMappedMax at most
+  bool operator==(const SetMapped&) const = default;
+};
+inline constexpr std::size_t kMappedMax = 2;
+using Request = std::variant<AddLease, Configure, RemoveLease, GetStats, GetInfo, GetPaths, SetRelays, SetMapped>;
 
 struct Failed {
   std::uint8_t code = 0;

@@ -37,9 +37,9 @@ TEST(NetdProtocol, EveryMessageComesBack) {
   const Configure configure{
       "lease-1", 0x64400001, 16,  {1, 2, 3},   {{4, 5}, {}}, {Bytes(32, 7)}, {{"relay.example", 443}, {"::1", 1}},
       "PEM",     "muster",   {9}, Bytes(32, 1)};
-  for (const Request& r :
-       std::initializer_list<Request>{AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{},
-                                      GetPaths{"d"}, SetRelays{"e", {{"relay.example:443", "east", {7}}, {}}}}) {
+  for (const Request& r : std::initializer_list<Request>{
+           AddLease{"a"}, configure, RemoveLease{"b"}, GetStats{"c"}, GetInfo{}, GetPaths{"d"},
+           SetRelays{"e", {{"relay.example:443", "east", {7}}, {}}}, SetMapped{{{0x5db8d822, 7000, {}}}, "PCP"}}) {
     const auto back = decode_request(encode(r));
     ASSERT_TRUE(back.ok());
     EXPECT_EQ(*back, r);

@@ -466,5 +466,115 @@ TEST_F(NetdRelay, WhoIsOlderGoesOverTls) {
   EXPECT_FALSE(by_udp(a));
 }
 
+// Nothing goes between the two machines but by the relay, and nothing that b says shows where it is.
+TEST_F(NetdRelay, WhoHidesIsReachedByTheRelayOnly) {
+  if (lab::lab_missing({"nft"})) GTEST_SKIP() << "needs nft";
+  mirror = true;
+  begin(true);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  ASSERT_TRUE(wait_for([&] { return way(a).path == session::NetPath::Lan && way(b).path == session::NetPath::Lan; }));
+  std::ofstream(b.dir + "/network") << "relay-only 1\n";
+  ASSERT_TRUE(
+      wait_for([&] { return way(a).path == session::NetPath::Relay && way(b).path == session::NetPath::Relay; }));
+  EXPECT_TRUE(way(a).hidden);
+  EXPECT_TRUE(way(a).tries.empty()) << "what was known is forgotten";
+  // From now on whatever goes between both netds' ports is dropped and counted; a quota that is used up says so.
+  const std::string ports = "udp sport { " + std::to_string(a.netd->udp_port()) + " } udp dport { " +
+                            std::to_string(b.netd->udp_port()) + " }",
+                    back = "udp sport { " + std::to_string(b.netd->udp_port()) + " } udp dport { " +
+                           std::to_string(a.netd->udp_port()) + " }";
+  ASSERT_EQ(
+      lab::sh(lab::Pair::in(pair->b(),
+                            "nft 'add table ip seen; add chain ip seen in { type filter hook input priority 0; }; "
+                            "add chain ip seen out { type filter hook output priority 0; }; add rule ip seen in " +
+                                ports + " counter; add rule ip seen out " + back + " counter'")),
+      0);
+  configure({&a, &b});  // the roster says where b was: an older one did
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 600, 10), 1);
+    std::this_thread::sleep_for(200ms);
+  }
+  EXPECT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft list table ip seen | grep -E \"counter packets [1-9]\"")), 1);
+  EXPECT_EQ(lab::sh(lab::Pair::in(pair->b(), "nft list table ip seen | grep -c \"counter packets 0\" | grep 2")), 0);
+  const auto report = b.client->paths("lease-1")->report;
+  EXPECT_TRUE(report.relay_only);
+  EXPECT_TRUE(report.seen.empty());
+  EXPECT_TRUE(way(b).tries.empty());
+  std::ofstream(b.dir + "/network") << "relay-only 0\n";
+  ASSERT_TRUE(wait_for([&] { return !b.client->paths("lease-1")->report.relay_only; }));
+  configure({&a, &b});
+  EXPECT_TRUE(wait_for([&] { return way(a).path == session::NetPath::Lan && !way(a).hidden; }, 30s));
+}
+
+// The other machine's address is reached through a tunnel all of a sudden: nothing goes there but by the relay.
+TEST_F(NetdRelay, NoTunnelRunsInsideAnother) {
+  begin(true);
+  if (IsSkipped()) return;
+  const std::string in_b = "ip -n " + pair->b() + " ";
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  ASSERT_TRUE(wait_for([&] { return way(b).path == session::NetPath::Lan; }));
+  // The relay is at 10.99.0.1 too: it moves to an address of its own, to which the way stays.
+  ASSERT_EQ(lab::sh("ip -n " + pair->a() + " addr add 10.99.0.5/24 dev " + pair->device_of_a()), 0);
+  relays = {{"10.99.0.5", port}};
+  configure({&a, &b});
+  until_echo();
+  ASSERT_EQ(lab::sh(in_b + "tuntap add dev vpn0 mode tun"), 0);
+  ASSERT_EQ(lab::sh(in_b + "addr add 10.77.0.1/24 dev vpn0"), 0);
+  ASSERT_EQ(lab::sh(in_b + "link set vpn0 up"), 0);
+  ASSERT_EQ(lab::sh(in_b + "route add 10.99.0.1/32 dev vpn0"), 0);
+  EXPECT_TRUE(wait_for([&] { return way(b).path == session::NetPath::Relay; }, 10s));
+  EXPECT_TRUE(wait_for([&] { return !way(b).tries.empty() && way(b).tries[0].tunnel; }));
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 600, 50), 1);
+  const auto before = way(b).tries.at(0).sent;
+  std::this_thread::sleep_for(3s);
+  EXPECT_EQ(way(b).tries.at(0).sent, before) << "no probe went into it";
+  ASSERT_EQ(lab::sh(in_b + "link del vpn0"), 0);
+  EXPECT_TRUE(wait_for([&] { return way(b).path == session::NetPath::Lan; }, 40s));
+}
+
+// A port that the owner forwards, and what the router granted, are told to the others: the owner's first.
+TEST_F(NetdRelay, WhatTheOwnerAndTheRouterSayIsTold) {
+  begin(false);
+  if (IsSkipped()) return;
+  const lab::Echo echo(b.lease_ns, 9000);
+  until_echo();
+  EXPECT_TRUE(way(a).tries.empty());
+  const auto tried = [&] {
+    std::vector<std::uint16_t> out;
+    for (const auto& each : way(a).tries) out.push_back(each.at.port);
+    return out;
+  };
+  ASSERT_TRUE(b.client->set_mapped({{{0x0a630002, 40'001, {}}}, "PCP"}).ok());
+  EXPECT_TRUE(wait_for([&] { return tried() == std::vector<std::uint16_t>{40'001}; }));
+  EXPECT_EQ(b.client->paths("lease-1")->report.mapped, "PCP");
+  EXPECT_FALSE(b.client->set_mapped({{{1, 1, {}}, {2, 2, {}}, {3, 3, {}}}, "PCP"}).ok());
+  // b listens where its owner says, and is reached there at once.
+  std::ofstream(b.dir + "/network") << "udp-port 40002\nendpoint 10.99.0.2:40002\n";
+  EXPECT_TRUE(wait_for([&] { return way(a).path == session::NetPath::Lan && way(a).at.port == 40'002; }, 15s));
+  EXPECT_EQ(b.client->info()->udp_port, 40'002);
+  EXPECT_EQ(b.client->paths("lease-1")->report.mapped, "owner");
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 600, 20), 1);
+  b.stop();  // and after a restart
+  b.start();
+  EXPECT_EQ(b.client->info()->udp_port, 40'002);
+}
+
+// Somebody else has the port that the owner wants: another one serves until it is free.
+TEST_F(NetdRelay, APortThatIsTakenIsTakenLater) {
+  begin(false);
+  if (IsSkipped()) return;
+  int other = -1;
+  lab::inside(pair->b(), [&] { other = lab::Echo::bound_udp(40'003); });
+  const std::uint16_t before = b.client->info()->udp_port;
+  std::ofstream(b.dir + "/network") << "udp-port 40003\n";
+  std::this_thread::sleep_for(1s);
+  EXPECT_EQ(b.client->info()->udp_port, before);
+  ::close(other);
+  EXPECT_TRUE(wait_for([&] { return b.client->info()->udp_port == 40'003; }, 15s));
+}
+
 }  // namespace
 }  // namespace muster::host

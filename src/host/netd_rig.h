@@ -37,6 +37,7 @@ struct Machine {
     options.state_dir = dir + "/netd";
     options.socket_path = dir + "/netd.sock";
     options.bandwidth_file = dir + "/bandwidth";  // absent = no cap
+    options.network_file = dir + "/network";      // absent = the defaults
     options.pacing = pacing;
     options.udp_relay = udp_relay;
     options.helpers = helpers;

@@ -8,6 +8,7 @@
 
 #include "base/ipv4.h"
 #include "base/log.h"
+#include "host/links.h"
 
 namespace muster::host {
 namespace {
@@ -46,10 +47,15 @@ std::vector<std::string> private_endpoints(std::uint16_t port) {
   std::vector<std::string> out;
   ifaddrs* list = nullptr;
   if (port == 0 || getifaddrs(&list) != 0) return out;
+  std::set<std::string> left_out;
+  for (const Link& link : Links().list())
+    if (link.what != Link::What::Plain) left_out.insert(link.name);
   for (const ifaddrs* each = list; each != nullptr && out.size() < 8; each = each->ifa_next) {
     if (each->ifa_addr == nullptr || each->ifa_addr->sa_family != AF_INET || (each->ifa_flags & IFF_LOOPBACK) != 0 ||
         (each->ifa_flags & IFF_UP) == 0)
       continue;
+    const std::string_view name = each->ifa_name;  // "eth0:1" for one of several addresses
+    if (left_out.contains(std::string(name.substr(0, name.find(':'))))) continue;
     const auto ip = ntohl(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr.s_addr);
     if (!is_private(ip)) continue;
     in_addr raw{htonl(ip)};
@@ -90,12 +96,26 @@ void OverlayClient::connect() {
   send(netd::GetInfo{}, [this](Result<netd::Reply> reply) {
     if (const auto* info = reply.ok() ? std::get_if<netd::Info>(&*reply) : nullptr) udp_port_ = info->udp_port;
   });
+  if (mapped_) tell_mapped();
   for (const auto& [lease, known] : known_) {
     announce(lease, 0, [lease = lease](const Result<Attached>& done) {
       if (!done.ok())
         log_warn("agent", "{}: netd could not be told its network again: {}", lease.str(), done.error().message);
     });
   }
+}
+
+void OverlayClient::set_mapped(netd::SetMapped mapped) {
+  if (mapped == mapped_) return;
+  mapped_ = std::move(mapped);
+  if (fd_) tell_mapped();
+}
+
+// A netd that is older than this agent knows no such request, and members get in where they did before.
+void OverlayClient::tell_mapped() {
+  send(*mapped_, [](const Result<netd::Reply>& reply) {
+    if (!reply.ok()) log_warn("agent", "netd does not take what the router granted: {}", reply.error().message);
+  });
 }
 
 void OverlayClient::look() {

@@ -32,6 +32,9 @@ class OverlayClient : public OverlayPort {
   void keep_only(const std::set<LeaseId>& leases) override { store_.keep_only(leases); }
   std::vector<std::string> lan_endpoints() const override;
   std::uint16_t udp_port() const { return udp_port_; }
+  bool idle() const { return known_.empty(); }
+  // Where members get in at the router; told to a restarted netd again.
+  void set_mapped(netd::SetMapped mapped);
   // How each lease's network stands, as netd said a few seconds ago: members and the ways to them.
   const std::map<LeaseId, netd::Stats>& networks() const { return networks_; }
   // The same with what was tried; nothing of a netd that is older than this agent.
@@ -45,6 +48,7 @@ class OverlayClient : public OverlayPort {
     netd::SetRelays relays = {};
   };
   void connect();
+  void tell_mapped();
   void lost();
   void on_readable();
   void send(const netd::Request& request, Done done, int fd = -1);
@@ -66,10 +70,12 @@ class OverlayClient : public OverlayPort {
   std::map<LeaseId, netd::Stats> networks_;
   std::map<LeaseId, netd::Paths> paths_;
   std::uint16_t udp_port_ = 0;
+  std::optional<netd::SetMapped> mapped_;  // empty: a netd of before keeps what it was told
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
-// "ip:port" of every private IPv4 address of this machine, for members on the same network.
+// "ip:port" of every private IPv4 address of this machine, for members on the same network; none of a tunnel, or of a
+// bridge to which only containers are plugged.
 std::vector<std::string> private_endpoints(std::uint16_t port);
 
 }  // namespace muster::host

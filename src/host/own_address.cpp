@@ -11,9 +11,6 @@
 namespace muster::host {
 namespace {
 
-// Of one that is not asked: a root server's network. Any global address shows the default route.
-constexpr Ip6 kFar6 = {0x20, 0x01, 0x05, 0x00, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0c};
-
 template <typename Address>
 std::optional<Address> source_towards(Address to) {
   const int family = reinterpret_cast<const sockaddr&>(to).sa_family;

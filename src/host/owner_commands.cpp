@@ -79,12 +79,29 @@ void print_limits(const Layout& layout) {
   std::cout << "limits   " << (text.empty() ? "none but the usual reserve" : text) << "\n";
 }
 
+// How members get to this machine; nothing where nothing is special.
+std::string ways_line(const json::object& said) {
+  const auto ways = [&](const char* key) { return text_at(said, {"ways", key}); };
+  if (bool_at(said, {"ways", "relay_only"}))
+    return "ways     by relays only: other members never learn this machine's address\n";
+  std::string out;
+  const std::int64_t port = int_at(said, {"ways", "udp_port"}), wanted = int_at(said, {"ways", "udp_port_wanted"});
+  if (wanted != 0 && port != 0 && port != wanted)
+    out += fmt::format("ways     UDP port {} is taken by another program; {} is used until it is free\n", wanted, port);
+  if (!ways("mapped").empty())
+    out += fmt::format("ways     the router leads {} to UDP port {} ({})\n", ways("mapped"), port, ways("mapped_by"));
+  else if (bool_at(said, {"ways", "port_mapping"}) && !ways("not_mapped").empty())
+    out += fmt::format("ways     no port of the router leads here: {}\n", ways("not_mapped"));
+  return out;
+}
+
 int print_status(const Layout& layout, const json::object& said) {
   std::cout << fmt::format("machine  {} ({})\nserver   {}\nlink     {}\nwork     {}\n", text_at(said, {"node"}),
                            text_at(said, {"name"}), text_at(said, {"server"}), link_text(said), work_text(said));
   if (const std::string fault = text_at(said, {"engine_fault"}); !fault.empty())
     std::cout << "engine   " << fault << "\n";
   print_limits(layout);
+  std::cout << ways_line(said);
   if (const auto* leases = said.if_contains("leases"); leases != nullptr && leases->is_array()) {
     for (const auto& lease : leases->get_array()) {
       std::cout << fmt::format("  {}  cluster {}  {} {}\n", text_at(lease, {"lease"}), text_at(lease, {"cluster"}),

@@ -10,6 +10,7 @@
 #include "crypto/file.h"
 #include "host/container_use.h"
 #include "host/nvml.h"
+#include "host/owner_network.h"
 
 namespace muster::host {
 namespace {
@@ -25,9 +26,12 @@ std::string bandwidth_text(const Policy& policy) {
                      policy.tests_allowed ? 1 : 0, policy.max_test_bytes_s, policy.max_test_bytes_per_month);
 }
 
-void write_bandwidth(const Layout& layout, const Policy& policy) {
-  const Status written = crypto::write_public_file(layout.bandwidth(), as_bytes(bandwidth_text(policy)));
-  if (!written.ok()) log_warn("privd", "{}", written.error().message);
+void write_for_netd(const Layout& layout, const Policy& policy) {
+  for (const auto& [path, text] : {std::pair(layout.bandwidth(), bandwidth_text(policy)),
+                                   std::pair(layout.network(), owner_network_text(owner_network(policy)))}) {
+    const Status written = crypto::write_public_file(path, as_bytes(text));
+    if (!written.ok()) log_warn("privd", "{}", written.error().message);
+  }
 }
 
 OwnerGuard::OwnerGuard(const Layout& layout, Runtime& runtime, Grants& grants,
@@ -145,10 +149,10 @@ void OwnerGuard::end_all() {
 }
 
 void OwnerGuard::tell_netd(const Policy& policy) {
-  std::string wanted = bandwidth_text(policy);
+  const std::string wanted = bandwidth_text(policy) + owner_network_text(owner_network(policy));
   if (wanted == netd_limits_) return;
-  netd_limits_ = std::move(wanted);
-  write_bandwidth(layout_, policy);
+  netd_limits_ = wanted;
+  write_for_netd(layout_, policy);
 }
 
 void OwnerGuard::turn() {

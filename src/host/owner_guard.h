@@ -72,6 +72,7 @@ class OwnerGuard {
 // What netd reads: bytes per second up and down, then for carrying and for tests whether, bytes per second and a month;
 // 0 = unlimited.
 std::string bandwidth_text(const Policy& policy);
-void write_bandwidth(const Layout& layout, const Policy& policy);
+// What netd (and of the network the agent) reads of the policy: caps (bandwidth.h) and ways (owner_network.h).
+void write_for_netd(const Layout& layout, const Policy& policy);
 
 }  // namespace muster::host

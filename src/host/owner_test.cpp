@@ -245,24 +245,28 @@ TEST(OwnerSigns, TerminalsAndTheOwnersGpuPrograms) {
 
 TEST(Limits, AreWrittenAsPeopleWriteThem) {
   Policy p;
-  for (const auto& [key, value] : std::vector<std::pair<std::string, std::string>>{{"hours", "12:00-13:30,20:00-08:00"},
-                                                                                   {"idle-only", "15m"},
-                                                                                   {"idle-signs", "input,gpu"},
-                                                                                   {"cpus", "2.5"},
-                                                                                   {"memory", "32GiB"},
-                                                                                   {"gpus", "1"},
-                                                                                   {"gpu-power", "250W"},
-                                                                                   {"upload", "20mbit"},
-                                                                                   {"download", "5MB/s"},
-                                                                                   {"egress", "on"},
-                                                                                   {"carry", "on"},
-                                                                                   {"carry-rate", "50mbit"},
-                                                                                   {"carry-month", "200GiB"},
-                                                                                   {"test", "on"},
-                                                                                   {"test-rate", "8mbit"},
-                                                                                   {"test-month", "2GiB"},
-                                                                                   {"images", "muster/,rayproject/"},
-                                                                                   {"metrics-port", "9464"}}) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, std::string>>{{"hours", "12:00-13:30,20:00-08:00"},
+                                                        {"idle-only", "15m"},
+                                                        {"idle-signs", "input,gpu"},
+                                                        {"cpus", "2.5"},
+                                                        {"memory", "32GiB"},
+                                                        {"gpus", "1"},
+                                                        {"gpu-power", "250W"},
+                                                        {"upload", "20mbit"},
+                                                        {"download", "5MB/s"},
+                                                        {"egress", "on"},
+                                                        {"relay-only", "on"},
+                                                        {"port-mapping", "off"},
+                                                        {"endpoint", "203.0.113.7:41641,[2607::1]:41641"},
+                                                        {"carry", "on"},
+                                                        {"carry-rate", "50mbit"},
+                                                        {"carry-month", "200GiB"},
+                                                        {"test", "on"},
+                                                        {"test-rate", "8mbit"},
+                                                        {"test-month", "2GiB"},
+                                                        {"images", "muster/,rayproject/"},
+                                                        {"metrics-port", "9464"}}) {
     const Status set = set_limit(p, key, value);
     EXPECT_TRUE(set.ok()) << key << " " << value;
   }
@@ -275,6 +279,9 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
   EXPECT_EQ(p.max_upload_bytes_s, 2'500'000);
   EXPECT_EQ(p.max_download_bytes_s, 5'000'000);
   EXPECT_TRUE(p.carry_allowed);
+  EXPECT_TRUE(p.relay_only);
+  EXPECT_FALSE(p.port_mapping);
+  EXPECT_EQ(p.endpoints, (std::vector<std::string>{"203.0.113.7:41641", "[2607::1]:41641"}));
   EXPECT_FALSE(Policy{}.tests_allowed) << "nothing is sent only to measure unless the owner says so";
   EXPECT_TRUE(p.tests_allowed);
   EXPECT_EQ(p.max_test_bytes_s, 1'000'000);
@@ -294,6 +301,11 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
                                                                                    {"upload", "1bit"},
                                                                                    {"upload", "20"},
                                                                                    {"egress", "maybe"},
+                                                                                   {"relay-only", "perhaps"},
+                                                                                   {"endpoint", "example.org:41641"},
+                                                                                   {"endpoint", "203.0.113.7"},
+                                                                                   {"udp-port", "80"},
+                                                                                   {"udp-port", "65536"},
                                                                                    {"engine-socket", "sock"},
                                                                                    {"metrics-port", "70000"},
                                                                                    {"colour", "blue"}}) {

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "host/json.h"
+#include "host/owner_network.h"
 #include "model/image_policy.h"
 
 namespace muster::host {
@@ -114,6 +115,12 @@ Result<Policy> parse_policy(std::string_view text) {
   p.tests_allowed = fields.boolean_or("tests_allowed", p.tests_allowed);
   p.max_test_bytes_s = fields.integer_or("max_test_bytes_s", 0, kBytesEver, p.max_test_bytes_s);
   p.max_test_bytes_per_month = fields.integer_or("max_test_bytes_per_month", 0, kBytesEver, p.max_test_bytes_per_month);
+  p.relay_only = fields.boolean_or("relay_only", p.relay_only);
+  p.port_mapping = fields.boolean_or("port_mapping", p.port_mapping);
+  p.endpoints = fields.texts("endpoints", 2 * kOwnEndpointsMax, 64);
+  if (const auto endpoints = parse_own_endpoints(p.endpoints); !endpoints.ok())
+    return error(Code::InvalidArgument, "policy: 'endpoints': " + endpoints.error().message, "endpoints");
+  p.udp_port = fields.integer_or("udp_port", 0, 65'535, p.udp_port);
   p.stop_after_minutes = fields.integer_or("stop_after_minutes", 0, 24 * 60, p.stop_after_minutes);
   p.metrics_port = fields.integer_or("metrics_port", 0, 65'535, p.metrics_port);
   p.engine_socket = fields.text_or("engine_socket", {}, 100);
@@ -211,6 +218,10 @@ std::string policy_text(const Policy& p) {
   if (p.tests_allowed != usual.tests_allowed) out["tests_allowed"] = p.tests_allowed;
   number("max_test_bytes_s", p.max_test_bytes_s, usual.max_test_bytes_s);
   number("max_test_bytes_per_month", p.max_test_bytes_per_month, usual.max_test_bytes_per_month);
+  if (p.relay_only != usual.relay_only) out["relay_only"] = p.relay_only;
+  if (p.port_mapping != usual.port_mapping) out["port_mapping"] = p.port_mapping;
+  texts("endpoints", p.endpoints);
+  number("udp_port", p.udp_port, usual.udp_port);
   number("max_leases", p.max_leases, usual.max_leases);
   if (p.egress_allowed != usual.egress_allowed) out["egress_allowed"] = p.egress_allowed;
   if (p.exec_allowed != usual.exec_allowed) out["exec_allowed"] = p.exec_allowed;

@@ -49,6 +49,10 @@ struct Policy {
   std::int64_t max_carry_bytes_s = 0, max_carry_bytes_per_month = 0;  // of that; 0 = no limit
   bool tests_allowed = false;  // short tests of how much direct ways to other members carry, sent and received
   std::int64_t max_test_bytes_s = 2'500'000, max_test_bytes_per_month = 1LL << 30;  // of those; 0 = no limit
+  bool relay_only = false;             // other members never learn where this machine is: all goes by relays
+  bool port_mapping = true;            // the home's router is asked to let members in
+  std::vector<std::string> endpoints;  // ADDRESS:PORT at which this machine's UDP port is reached from outside
+  std::int64_t udp_port = 0;           // of it; 0 = that of the first endpoint, else any
   std::int64_t max_leases = 8;
   std::int64_t max_root_bytes = 20LL << 30;  // what one container may write into its root
   std::int64_t max_workspace_bytes = 0;      // of one lease; 0 = what is free less the reserve

@@ -170,6 +170,7 @@ Status run_netd_process(const Layout& layout, int socket_fd) {
   options.socket_fd = socket_fd;
   options.agent_uid = accounts.agent_uid;
   options.bandwidth_file = layout.bandwidth();
+  options.network_file = layout.network();
   const char* pacing = std::getenv("MUSTER_PACING");
   if (pacing != nullptr && std::string_view(pacing) == "off") options.pacing = Pacing::Off;
   const char* udp_relay = std::getenv("MUSTER_UDP_RELAY");
@@ -213,7 +214,7 @@ Status supervise(const Layout& layout, const std::string& program) {
   // netd inherits the listener, so the agent's connections wait while netd is restarted.
   Fd netd_socket =
       TRY(listen_unix(layout.netd_socket(), SocketKind::Seqpacket, accounts.agent_uid, accounts.agent_gid, 0600));
-  if (const auto policy = load_policy(layout.policy()); policy.ok()) write_bandwidth(layout, *policy);
+  if (const auto policy = load_policy(layout.policy()); policy.ok()) write_for_netd(layout, *policy);
   // privd waits the same way for the egress process.
   Fd egress_socket = TRY(listen_unix(layout.egress_socket(), SocketKind::Seqpacket, 0, 0, 0600));
   std::ofstream(layout.sockets() + "/supervisor.pid") << getpid() << "\n";

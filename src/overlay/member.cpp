@@ -13,9 +13,9 @@ namespace {
 // kind, number, and that many times address and port. Here6: the same with IPv6 addresses.
 // Offer: kind, 1 for "I carry" or 0. Carry: kind, the address that it is for, a datagram of the session with that one.
 // Carried: kind, the address that it is from, the datagram. Tests: kind, 1 for "I take tests" or 0. Filler: kind, then
-// zeros; members of older versions drop it, and are sent none.
+// zeros; members of older versions drop it, and are sent none. Hidden: kind, 1 for "my owner hides my address" or 0.
 constexpr std::uint8_t kPing = 1, kPong = 2, kHere = 3, kOffer = 4, kCarry = 5, kCarried = 6, kHere6 = 7, kTests = 8,
-                       kFiller = 9;
+                       kFiller = 9, kHidden = 10;
 constexpr Millis kLeftTimeout{1'000};  // of a direct way that its other end does not tell any more
 constexpr Millis kHeardFresh{5'000};   // who answered so lately is worth a full-size probe
 constexpr Millis kReplaceable{10'000};
@@ -94,7 +94,8 @@ class Member::Wire : public Sink {
     if (path == member_.paths_.end()) return;
     for (std::size_t i = 0; i < member_.relays_up_.size(); ++i)
       if ((!by_relay || i != to.port) && member_.relays_up_[i]) out_.to_relay(i, to.key, datagram);
-    for (const Candidate& c : path->second.candidates) straight(c.at, datagram);
+    for (const Candidate& c : path->second.candidates)
+      if (out_.may_reach(c.at)) straight(c.at, datagram);
   }
   // The sender's address is its own, the Device saw to that; what is not for us is nobody's: we are no router.
   void deliver(ByteView packet) override {
@@ -138,7 +139,7 @@ bool Member::usable_candidate(const Endpoint& e, Origin origin) const {
 // True for one that was not known.
 bool Member::add_candidate(Path& path, const Endpoint& e, Origin origin, const Now& now) const {
   const bool known = std::ranges::any_of(path.candidates, [&](const Candidate& c) { return c.at == e; });
-  if (known || !usable_candidate(e, origin)) return false;
+  if (known || hides_ || path.hidden_until > now.lease || !usable_candidate(e, origin)) return false;
   if (path.candidates.size() >= kCandidatesMax) {
     const auto old = std::ranges::find_if(path.candidates, [&](const Candidate& c) {
       return c.origin != Origin::Roster && c.at != path.direct.value_or(Endpoint{}) &&
@@ -281,6 +282,8 @@ void Member::from_udp6(const Ip6& ip, std::uint16_t port, ByteView datagram, con
 }
 
 void Member::from(const Endpoint& at, ByteView datagram, const Now& now, Out& out) {
+  // Its answer would show where we are, or leave by a tunnel.
+  if (hides_ || (initiation(datagram) && !out.may_reach(at))) return;
   Wire wire(*this, out, now);
   device_.decapsulate(datagram, at, now, wire);
   flush(now, out);
@@ -325,6 +328,12 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   if (message[0] == kCarry) return on_carry(peer, path, from, message, out);
   if (message[0] == kCarried) return on_carried(peer, path, from, message);
   if (message[0] == kFiller) return out.took_test(message.size());
+  if (message[0] == kHidden) {
+    const bool hides = message.size() >= 2 && message[1] == 1;
+    path.hidden_until = hides ? now.lease + kOfferLife : LeaseTime{};
+    if (hides) only_relays(peer, path, now);
+    return;
+  }
   if (message[0] == kTests) {
     const bool takes = message.size() >= 2 && message[1] == 1;
     path.takes_tests_until = takes ? now.lease + kOfferLife : LeaseTime{};
@@ -335,7 +344,7 @@ void Member::on_control(const Key32& peer, const Endpoint& from, ByteView messag
   constexpr std::uint64_t kFate = kPaceBit | kFateBit;
   if (message[0] == kPong && (load_be64(message.data() + 1) & kFate) == kFate) return on_fate(path, message, out);
   if (message[0] == kPong) return on_pong(peer, path, from, message, now, micros);
-  if (message[0] != kPing || later_.size() >= kPongsMax) return;
+  if (message[0] != kPing || later_.size() >= kPongsMax || (from.direct() && !out.may_reach(from))) return;
   answer(peer, from, message, micros);
   if (!from.direct()) return;
   // What it sent came through, so our NAT is open to it: what we send now opens its own.
@@ -540,6 +549,7 @@ Endpoint Member::way_of(const Key32& key, const Path& path) {
 
 // The list replaces what was told before; what works stays.
 void Member::on_here(Path& path, ByteView message, const Now& now) {
+  if (hides_) return;
   const auto kind = message[0] == kHere6 ? Endpoint::Kind::Udp6 : Endpoint::Kind::Udp;
   const std::size_t one = kind == Endpoint::Kind::Udp6 ? 18 : 6;
   if (message.size() < 2 || message[1] > kPublicMax || message.size() < 2 + message[1] * one) return;
@@ -572,7 +582,8 @@ void Member::burst(Path& path, Millis length, const Now& now) {
 
 void Member::tell(const Key32& key, Path& path, const Now& now, Out& out) {
   const bool due = !path.told || (!path.direct && now.lease - *path.told >= path.tell_wait);
-  if (public_.empty() || !due || !device_.has_session(key)) return;
+  const bool hidden = hides_ || path.hidden_until > now.lease;
+  if (public_.empty() || hidden || !due || !device_.has_session(key)) return;
   Bytes four = {kHere, 0}, six = {kHere6, 0};
   for (const Endpoint& e : public_) {
     Bytes& message = e.kind == Endpoint::Kind::Udp6 ? six : four;
@@ -602,6 +613,38 @@ void Member::set_public(std::vector<Endpoint> endpoints, const Now& now, Out& ou
   for (auto& [key, path] : paths_) {
     path.told.reset();
     tell(key, path, now, out);
+  }
+}
+
+// What is not by relays ends, for this machine or for the other.
+void Member::only_relays(const Key32& key, Path& path, const Now& now) {
+  if (path.direct || path.by) take(key, path, {}, now);
+  path.candidates.clear();
+  path.carriers.clear();
+}
+
+void Member::set_relay_only(bool on, const Now& now, Out& out) {
+  if (std::exchange(hides_, on) == on) return;
+  Wire wire(*this, out, now);
+  for (auto& [key, path] : paths_) {
+    path.told.reset();
+    path.told_hidden = {};
+    if (on) only_relays(key, path, now);
+    if (!on) device_.send_control(key, way_of(key, path), Bytes{kHidden, 0}, now, wire);
+  }
+  if (on) offers_.clear();
+  tell_hidden(now, out);
+  flush(now, out);
+}
+
+// Only within sessions that there are, by a relay.
+void Member::tell_hidden(const Now& now, Out& out) {
+  if (!hides_) return;
+  Wire wire(*this, out, now);
+  for (auto& [key, path] : paths_) {
+    if (path.told_hidden != LeaseTime{} && now.lease - path.told_hidden < kOfferEvery) continue;
+    if (!device_.has_session(key)) continue;
+    if (device_.send_control(key, way_of(key, path), Bytes{kHidden, 1}, now, wire)) path.told_hidden = now.lease;
   }
 }
 
@@ -639,7 +682,8 @@ void Member::flush(const Now& now, Out& out) {
 void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   if (path.direct) {
     const auto c = std::ranges::find_if(path.candidates, [&](const Candidate& x) { return x.at == *path.direct; });
-    if (c == path.candidates.end() || now.lease - c->probe.last_pong >= kDirectTimeout) take(key, path, {}, now);
+    if (c == path.candidates.end() || now.lease - c->probe.last_pong >= kDirectTimeout || !out.may_reach(c->at))
+      take(key, path, {}, now);
   }
   if (path.since == LeaseTime{}) path.since = now.lease;
   tell(key, path, now, out);
@@ -648,6 +692,7 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
   if (!path.direct) path.fate.reset();  // what goes to candidates may well be lost
   for (Candidate& c : path.candidates) {
     if (path.direct && c.at != *path.direct) continue;
+    if (c.barred = !out.may_reach(c.at); c.barred) continue;
     doubt = path.direct && c.probe.open;
     const bool fresh = now.lease - c.probe.last_pong < kHeardFresh;
     std::size_t large = 0;  // how many of kInnerSizes go
@@ -665,7 +710,7 @@ void Member::probe(const Key32& key, Path& path, const Now& now, Out& out) {
 
 // ---- carried by another member
 void Member::on_offer(const Path& path, ByteView message, const Now& now) {
-  if (message.size() < 2 || message[1] == 0) {
+  if (hides_ || message.size() < 2 || message[1] == 0) {
     offers_.erase(path.address);
   } else if (offers_.size() < kOffersMax || offers_.contains(path.address)) {
     offers_[path.address] = now.lease + kOfferLife;
@@ -1048,9 +1093,11 @@ void Member::tick(const Now& now, Out& out) {
     ask_fate(key, path, now, out);
     if (path.pacer && path.pacer->idle(out.micros())) path.pacer.reset();
     if (path.takes_tests_until < now.lease) path.takes_tests_until = {};
+    if (path.hidden_until < now.lease) path.hidden_until = {};
   }
   offer(now, out);
   tell_tests(now, out);
+  tell_hidden(now, out);
   flush(now, out);
 }
 
@@ -1077,11 +1124,13 @@ std::vector<MemberStats> Member::stats() const {
     m.by_test = path.by_test && m.carries_bytes_s > 0;
     m.takes_tests = path.takes_tests_until != LeaseTime{};
     m.tested = path.tested;
+    m.hidden = path.hidden_until != LeaseTime{};
     m.at_least_bytes_s = path.at_least, m.at_least_since = path.at_least_since;
     const Probe* way = by_relay == nullptr ? &none : by_relay;
     for (const Candidate& c : path.candidates) {
       if (path.direct == c.at) way = &c.probe;
-      m.tried.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.carries == kInnerMtu, c.probe.rtt_us});
+      m.tried.push_back(
+          {c.at, c.origin, c.probe.sent, c.probe.answered, c.carries == kInnerMtu, c.probe.rtt_us, c.barred});
     }
     for (const Candidate& c : path.carriers) {
       if (path.by == c.at.ip) way = &c.probe;

@@ -10,7 +10,8 @@
 // handshakes go by all. In rank between a direct way and a relay stands another member that offers to carry (its owner
 // allows it) and that both ends reach directly: it gets the two ends' own ciphertext inside its sessions with each,
 // sends one datagram for one, and only between members of the roster. Where nothing was heard from yet only small
-// probes go, few of them: a member cannot make others flood somebody. One thread; Out must not call back. Bounds:
+// probes go, few of them: a member cannot make others flood somebody. Whose owner hides its address tells none, takes
+// and answers nothing but by relays, and says that to the others. One thread; Out must not call back. Bounds:
 // members as in the roster, candidates per member, offers, what waits and what is counted.
 #include <array>
 #include <deque>
@@ -50,6 +51,7 @@ class Out {
   virtual void to_udp(std::uint32_t ip, std::uint16_t port, ByteView datagram) = 0;
   virtual void to_udp6(const Ip6&, std::uint16_t, ByteView) {}  // who has no IPv6 loses it
   virtual void to_tun(ByteView ip_packet) = 0;
+  virtual bool may_reach(const Endpoint&) { return true; }  // false: no direct way, it would lead through a tunnel
   virtual bool may_carry(std::size_t) { return false; }  // so many bytes for others; false: the owner's cap is reached
   virtual void took_test(std::size_t) {}                 // so many bytes came that were sent only to measure
   virtual std::uint64_t micros() const { return 0; }     // any steady clock, for round trips only; 0: none are measured
@@ -73,6 +75,7 @@ struct Tried {
   std::uint32_t sent = 0, answered = 0;
   bool full = false;         // one of full size was answered
   std::uint32_t rtt_us = 0;  // smoothed; 0 = never answered, or not measured
+  bool barred = false;       // Out said that no direct way may lead there
 };
 
 // Carrying for others: how often that is offered and how long an offer holds; how many offers are remembered, how many
@@ -113,6 +116,7 @@ struct MemberStats {
   LeaseTime tested;                           // when one was last begun; 0 = never on this way
   std::uint64_t at_least_bytes_s = 0;         // the most that a test saw arrive without meeting an end
   LeaseTime at_least_since;
+  bool hidden = false;          // it says that its owner hides its address
   std::vector<Tried> carriers;  // by their inner address
   std::vector<Tried> tried;     // by relay: all; directly: what was tried until it was found
 };
@@ -156,6 +160,8 @@ class Member {
   // How this machine's sockets are seen from outside, kPublicMax of each family at most; told to every member when it
   // changes.
   void set_public(std::vector<Endpoint> endpoints, const Now& now, Out& out);
+  // From now on by relays only: nobody is told where this machine is, or hears from it directly.
+  void set_relay_only(bool on, const Now& now, Out& out);
   // This machine slept, or is `elsewhere`: every way is tried again at once, and elsewhere the direct ones that led to
   // where it was are left for the relays until they answer again.
   void moved(bool elsewhere, const Now& now);
@@ -208,6 +214,7 @@ class Member {
     Probe probe = {};
     std::size_t carries = 0;  // the largest of kInnerSizes that was ever answered
     int asked_all = 0;        // how often all of them went since it answered
+    bool barred = false;      // when last looked at
   };
   // Probes of the size that the present direct way is believed to carry, until one of them is answered.
   struct SizeCheck {
@@ -257,7 +264,8 @@ class Member {
     std::size_t unpaced = 0;       // sent before that
     LeaseTime carries_since;
     LeaseTime takes_tests_until, told_tests;
-    LeaseTime tested, at_least_since;  // of the present way
+    LeaseTime hidden_until, told_hidden;  // its owner hides it; when we said that ours does
+    LeaseTime tested, at_least_since;     // of the present way
     bool testing = false, by_test = false;
     std::uint64_t at_least = 0, found_before_us = 0;
     std::unique_ptr<Fate> fate;  // once somebody compares
@@ -287,6 +295,8 @@ class Member {
   void take_carrier(const Key32& key, Path& path, std::optional<std::uint32_t> by, const Now& now);
   void offer(const Now& now, Out& out);
   void tell_tests(const Now& now, Out& out);
+  void tell_hidden(const Now& now, Out& out);
+  void only_relays(const Key32& key, Path& path, const Now& now);
   void changed_way(const Key32& key, Path& path, const Now& now);
   void on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteView message, const Now& now,
                std::uint64_t micros);
@@ -328,7 +338,7 @@ class Member {
   std::unordered_map<std::uint32_t, std::pair<const Key32, Path>*> by_address_;
   std::vector<Later> later_;
   std::vector<Arrived> arrived_;
-  bool carries_ = false, takes_tests_ = false;
+  bool carries_ = false, takes_tests_ = false, hides_ = false;
   std::map<std::uint32_t, LeaseTime> offers_;  // who carries, until when that holds
   std::map<std::pair<std::uint32_t, std::uint32_t>, Counted> carried_, forwarded_;  // (by, with); (from, to)
   std::vector<Endpoint> public_;

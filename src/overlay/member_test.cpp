@@ -35,8 +35,10 @@ struct Machine : Out {
     relayed.push_back({relay, m, Bytes(d.begin(), d.end())});
   }
   void to_udp(std::uint32_t ip, std::uint16_t port, ByteView d) override {
+    ++sent_to[ip];
     direct.emplace_back(Endpoint::udp(ip, port), Bytes(d.begin(), d.end()));
   }
+  std::map<std::uint32_t, std::size_t> sent_to;
   void to_udp6(const Ip6& ip, std::uint16_t port, ByteView d) override {
     direct.emplace_back(Endpoint::udp6(ip, port), Bytes(d.begin(), d.end()));
   }
@@ -66,6 +68,8 @@ struct Machine : Out {
   void fared(std::uint32_t whom, std::uint64_t sent, std::uint64_t lost) override {
     trial->note(whom, sent, lost, now->lease);
   }
+  bool may_reach(const Endpoint& to) override { return std::ranges::find(tunnels, to) == tunnels.end(); }
+  std::vector<Endpoint> tunnels;                                             // what lies behind them
   std::uint64_t micros() const override { return (clock += step) + ahead; }  // whoever looks twice sees 1 ms go by
   mutable std::uint64_t clock = 0;
   std::uint64_t slow_udp_us = 0;
@@ -1343,6 +1347,101 @@ TEST_F(Behind, NonsenseIsNotTried) {
       pass();
     }
   }
+}
+
+// What one of them sends while all want to talk to all.
+TEST_F(Net, WhoHidesSendsAndTakesNothingDirectly) {
+  build(3, true);
+  for (std::size_t i = 0; i < 3; ++i)
+    for (std::size_t j = 0; j < 3; ++j)
+      if (i != j) EXPECT_TRUE(delivers(i, j));
+  run(3s);
+  ASSERT_EQ(path(0, 1), "10.0.0.2:7000");
+  Machine& hider = *machines[0];
+  hider.member->set_relay_only(true, now, hider);
+  exchange();
+  for (auto& m : machines) m->sent_to.clear();
+  // What went straight from or to it, while all talk to all: new handshakes every two minutes among it.
+  const auto straight = [&](int seconds) {
+    for (int i = 0; i < seconds; ++i) {
+      run(1s);
+      for (std::size_t from = 0; from < 3; ++from)
+        for (std::size_t to = 0; to < 3; ++to)
+          if (from != to) EXPECT_TRUE(delivers(from, to)) << from << to;
+    }
+    std::size_t out = machines[1]->sent_to[hider.lan.ip] + machines[2]->sent_to[hider.lan.ip];
+    for (const auto& [ip, count] : hider.sent_to) out += count;
+    return out;
+  };
+  EXPECT_EQ(path(0, 1), "relay");
+  EXPECT_EQ(path(1, 0), "relay") << "the other one was told";
+  EXPECT_EQ(straight(200), 0U) << "handshakes among them";
+  roster();  // says where it was
+  hider.member->set_public({Endpoint::udp(0x5db8d822, 7000)}, now, hider);
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_TRUE(delivers(2, 0));
+  EXPECT_EQ(straight(200), 0U);
+  for (std::size_t i = 1; i < 3; ++i) {
+    for (const MemberStats& s : machines[i]->member->stats()) {
+      EXPECT_EQ(s.hidden, s.address == hider.address);
+      if (s.address == hider.address) EXPECT_TRUE(s.tried.empty()) << "nothing of where it was is left";
+    }
+  }
+  EXPECT_EQ(path(1, 2), "10.0.0.3:7000") << "the others have nothing to do with it";
+  // Who knows it from before and does not listen gets no answer.
+  const std::size_t before = hider.direct.size();
+  for (std::size_t i = 0; i < 200; ++i) hider.member->from_udp(0x0a000002, 7000, Bytes(148, 1), now, hider);
+  EXPECT_EQ(hider.direct.size(), before);
+  hider.member->set_relay_only(false, now, hider);
+  exchange();
+  roster();
+  run(20s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  EXPECT_EQ(path(1, 0), "10.0.0.1:7000");
+}
+
+TEST_F(Net, WhoHidesIsToldNothingAndCarriedByNobody) {
+  build(3, true);
+  machines[2]->member->set_carries(true, now, *machines[2]);
+  Machine& hider = *machines[0];
+  hider.member->set_relay_only(true, now, hider);
+  EXPECT_TRUE(delivers(0, 1));
+  EXPECT_TRUE(delivers(0, 2));
+  for (int i = 0; i < 60; ++i) {
+    EXPECT_TRUE(delivers(1, 0));
+    run(1s);
+  }
+  EXPECT_EQ(path(0, 1), "relay");
+  EXPECT_EQ(path(1, 0), "relay");
+  for (const MemberStats& s : hider.member->stats()) EXPECT_TRUE(s.carriers.empty() && s.tried.empty());
+  EXPECT_TRUE(hider.sent_to.empty());
+}
+
+TEST_F(Net, NothingIsTriedWhereTheWayLeadsThroughATunnel) {
+  build(2, true);
+  machines[0]->tunnels = {machines[1]->lan};
+  EXPECT_TRUE(delivers(0, 1));
+  for (Millis t{0}; t < 60s; t += 250ms) {
+    now.lease = now.lease + 250ms;
+    for (auto& m : machines) m->member->tick(now, *m);
+    EXPECT_TRUE(machines[0]->direct.empty()) << "neither probes nor handshakes nor answers to those of the other";
+    exchange();
+  }
+  EXPECT_EQ(path(0, 1), "relay");
+  EXPECT_EQ(path(1, 0), "relay") << "which never got an answer";
+  const auto tried = machines[0]->member->stats().at(0).tried;
+  ASSERT_EQ(tried.size(), 1U);
+  EXPECT_TRUE(tried[0].barred);
+  machines[0]->tunnels.clear();
+  run(40s);
+  EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
+  // It comes up while the way is in use.
+  machines[0]->tunnels = {machines[1]->lan};
+  run(1s);
+  EXPECT_EQ(path(0, 1), "relay");
+  run(5s);
+  EXPECT_EQ(path(1, 0), "relay");
+  EXPECT_TRUE(delivers(0, 1));
 }
 
 }  // namespace

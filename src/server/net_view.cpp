@@ -32,10 +32,12 @@ bool at_home(const session::NetPlace& at) {
 
 // No relay tells it how its socket is seen: nothing that it could tell others, so nobody can knock.
 bool blocked(const NetFacts& facts) {
-  return facts.report.relay_up && facts.report.seen.empty();
+  return facts.report.relay_up && facts.report.seen.empty() && !facts.report.relay_only && !facts.report.in_tunnel;
 }
 std::string udp_text(const session::NetReport& report) {
+  if (report.relay_only) return "hidden";
   if (!report.relay_up) return "unknown";
+  if (report.seen.empty() && report.in_tunnel) return "tunnel";
   if (report.seen.empty()) return "blocked";
   if (std::all_of(report.seen.begin(), report.seen.end(), [](const auto& at) { return !at.six.empty(); }))
     return "unknown";
@@ -46,6 +48,7 @@ std::string udp_text(const session::NetReport& report) {
 
 std::string outcome_of(const session::NetTry& tried) {
   if (tried.full) return "carries full packets";
+  if (tried.tunnel) return "not tried: the way there leads through a tunnel of this machine, or to its own containers";
   if (tried.answered > 0) return "answers, but not at full size";
   return tried.sent > 0 ? "no answer" : "not tried yet";
 }
@@ -93,8 +96,16 @@ void add_relays(const session::NetReport& report, const session::NetPair& pair, 
 }
 
 std::string why_relayed(const session::NetPair& pair, const NetFacts& from, const NetFacts* to) {
+  if (from.report.relay_only) return "its owner hides this machine's address (relay-only), so nothing goes directly";
+  if (pair.hidden || (to != nullptr && to->report.relay_only))
+    return "the other machine's owner hides its address (relay-only), so nothing goes directly";
   if (blocked(from)) return "no UDP reaches this machine: the relay's UDP port does not answer it";
   if (to != nullptr && blocked(*to)) return "no UDP reaches the other machine: the relay's UDP port does not answer it";
+  const bool astray = !pair.tries.empty() && std::ranges::all_of(pair.tries, &session::NetTry::tunnel);
+  if (astray || (pair.tries.empty() && from.report.in_tunnel))
+    return "the way from this machine leads through another tunnel (a VPN), inside which no direct way is tried";
+  if (to != nullptr && pair.tries.empty() && to->report.in_tunnel)
+    return "the way from the other machine leads through another tunnel (a VPN), inside which no direct way is tried";
   std::uint32_t sent = 0;
   bool small = false, full = false;
   for (const auto& tried : pair.tries) {
@@ -216,6 +227,7 @@ wire::NetView net_view(const control::State& state, const access::Subject& calle
       member.relays = told->report.relays;
       member.carries = told->report.carries;
       member.udp = udp_text(told->report);
+      member.mapped = told->report.mapped;
       member.others = told->report.others;
       if (addresses)
         for (const auto& at : told->report.seen) member.seen_as.push_back(place_text(at));

@@ -238,6 +238,7 @@ inline constexpr std::uint32_t kNetReportVersion = 1;
 inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
 inline constexpr std::uint32_t kNetMtuFull = 1380;         // what the tunnel offers
 inline constexpr std::size_t kNetPairsOfMachineMax = 256;  // in all of its reports together
+inline constexpr std::size_t kNetMappedMax = 16;
 inline constexpr std::size_t kNetCarriedMax = 64, kNetForwardedMax = 64;
 // None: never talked; Lan: to a private address; Peer: another member carries it.
 enum class NetPath : std::uint8_t { None, Relay, Lan, Direct, Peer };
@@ -254,6 +255,7 @@ struct NetTry {
   std::uint32_t sent = 0, answered = 0;
   bool full = false; /* a probe of full size was answered */
   std::uint32_t rtt_us = 0;
+  bool tunnel = false; /* the way there leads through a tunnel of its machine, so it is not tried */
   bool operator==(const NetTry&) const = default;
 };
 // Small probes from end to end by one of the relays.
@@ -284,6 +286,7 @@ struct NetPair {
   bool tested = false;                /* a test filled it when carries_bytes_s was measured, not programs */
   std::uint64_t at_least_bytes_s = 0; /* a test of so much did not fill it; 0 = none, or it was full since */
   std::uint64_t at_least_age_ms = 0;
+  bool hidden = false; /* the other says that its owner hides its address */
   bool operator==(const NetPair&) const = default;
 };
 struct NetRelay {
@@ -325,6 +328,9 @@ struct NetReport {
   std::vector<NetForwarded> forwarded = {};
   Bytes counts_signature = {};                                     /* of carried, by the device key (sign_carried) */
   NetLarge large_udp = NetLarge::None, large_tun = NetLarge::None; /* what is sent; what is given to containers */
+  bool relay_only = false; /* the owner hides this machine's address: all goes by relays */
+  bool in_tunnel = false;  /* the way to the internet leads through a tunnel: no direct way is tried there */
+  std::string mapped = {}; /* how the outside of its port is known besides: "PCP", "owner"; empty = not */
   bool operator==(const NetReport&) const = default;
 };
 struct Goodbye {

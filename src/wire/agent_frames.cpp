@@ -541,6 +541,7 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
     t.set_answered(tried.answered);
     t.set_full(tried.full);
     t.set_rtt_us(tried.rtt_us);
+    t.set_tunnel(tried.tunnel);
   }
   o.set_rx_bytes_s(v.rx_bytes_s);
   o.set_tx_bytes_s(v.tx_bytes_s);
@@ -560,6 +561,7 @@ void put_pair(const NetPair& v, pb::NetPair& o) {
     t.set_rtt_us(tried.rtt_us);
   }
   o.set_by(v.by);
+  o.set_hidden(v.hidden);
 }
 NetPair get_pair(const pb::NetPair& in, Check& c) {
   NetPair v;
@@ -586,13 +588,14 @@ NetPair get_pair(const pb::NetPair& in, Check& c) {
   v.at_least_age_ms = in.at_least_age_ms();
   v.relay = in.relay();
   v.by = in.by();
+  v.hidden = in.hidden();
   if (!c.count(in.relays(), static_cast<int>(kRelaysMax), "pairs.relays")) return v;
   for (const auto& t : in.relays()) v.relays.push_back({t.relay(), t.sent(), t.answered(), t.rtt_us()});
   if (!c.count(in.tries(), static_cast<int>(kNetTriesMax), "pairs.tries")) return v;
   for (const auto& t : in.tries())
     v.tries.push_back({get_place(t.at(), c),
                        c.choice(t.origin(), NetOrigin::Roster, NetOrigin::Offered, "tries.origin"), t.sent(),
-                       t.answered(), t.full(), t.rtt_us()});
+                       t.answered(), t.full(), t.rtt_us(), t.tunnel()});
   return v;
 }
 void put(const NetReport& v, pb::AgentFrame& f) {
@@ -632,6 +635,9 @@ void put(const NetReport& v, pb::AgentFrame& f) {
   o.set_counts_signature(raw(v.counts_signature));
   o.set_large_udp(static_cast<std::uint32_t>(v.large_udp));
   o.set_large_tun(static_cast<std::uint32_t>(v.large_tun));
+  o.set_relay_only(v.relay_only);
+  o.set_in_tunnel(v.in_tunnel);
+  o.set_mapped(utf8(v.mapped));
 }
 NetReport get(const pb::NetReport& in, Check& c) {
   NetReport v;
@@ -660,6 +666,9 @@ NetReport get(const pb::NetReport& in, Check& c) {
   v.counts_signature = c.bytes(in.counts_signature(), 512, "counts_signature");
   v.large_udp = c.choice(in.large_udp(), NetLarge::None, NetLarge::Lost, "large_udp");
   v.large_tun = c.choice(in.large_tun(), NetLarge::None, NetLarge::Lost, "large_tun");
+  v.relay_only = in.relay_only();
+  v.in_tunnel = in.in_tunnel();
+  v.mapped = c.text(in.mapped(), kNetMappedMax, "mapped");
   return v;
 }
 

@@ -201,8 +201,9 @@ struct Gen {
                    u64(),   u64(),
                    u64(),   u64(),
                    {}};
-      pair.tries = list(
-          [&] { return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Offered), u32(), u32(), flag(), u32()}; });
+      pair.tries = list([&] {
+        return NetTry{place(), choice(NetOrigin::Roster, NetOrigin::Offered), u32(), u32(), flag(), u32(), flag()};
+      });
       pair.rx_bytes_s = u64();
       pair.tx_bytes_s = u64();
       pair.carries_bytes_s = u64();
@@ -215,6 +216,7 @@ struct Gen {
       pair.relay = u32();
       pair.relays = list([&] { return NetRelayTry{u32(), u32(), u32(), u32()}; });
       pair.by = u32();
+      pair.hidden = flag();
       return pair;
     });
     out.relays = list([&] { return NetRelay{text(), text(), flag(), u32(), u32(), flag()}; });
@@ -225,6 +227,9 @@ struct Gen {
     out.counts_signature = bytes(64);
     out.large_udp = choice(NetLarge::None, NetLarge::Lost);
     out.large_tun = choice(NetLarge::None, NetLarge::Lost);
+    out.relay_only = flag();
+    out.in_tunnel = flag();
+    out.mapped = flag() ? "NAT-PMP" : "";
     return out;
   }
   AgentFrame agent() {

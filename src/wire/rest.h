@@ -401,6 +401,7 @@ struct NetMemberView {
   std::vector<session::NetRelay> relays = {};
   bool carries = false;
   std::vector<NetForwardedView> forwarded = {};
+  std::string mapped = {};
 };
 struct NetTryView {
   session::NetTry tried;

@@ -489,6 +489,7 @@ void write(const NetMemberView& from, v1::NetMember& to) {
     out.set_signed_from(forwarded.signed_from);
     out.set_signed_to(forwarded.signed_to);
   }
+  to.set_mapped(clean(from.mapped));
 }
 void write(const NetPairView& from, v1::NetPair& to) {
   const session::NetPair& pair = from.pair;

@@ -69,7 +69,8 @@ Seeds seeds_netd() {
        {netd::Request(netd::AddLease{"lease-1"}), netd::Request(configure), netd::Request(netd::RemoveLease{"lease-2"}),
         netd::Request(netd::GetStats{"lease-1"}), netd::Request(netd::GetInfo{}),
         netd::Request(netd::GetPaths{"lease-1"}),
-        netd::Request(netd::SetRelays{"lease-1", {{"relay.example:443", "east", Bytes(20, 4)}}})})
+        netd::Request(netd::SetRelays{"lease-1", {{"relay.example:443", "east", Bytes(20, 4)}}}),
+        netd::Request(netd::SetMapped{{{0x5db8d822, 7000}}, "PCP"})})
     out.push_back(Bytes{0} + netd::encode(request));
   for (const netd::Reply& reply :
        {netd::Reply(netd::Failed{1, "no"}), netd::Reply(netd::Done{}), netd::Reply(netd::LeaseKey{Bytes(32, 1)}),

@@ -7,6 +7,7 @@
 #include "overlay/member.h"
 #include "overlay/offload.h"
 #include "overlay/packet.h"
+#include "overlay/pcp.h"
 #include "overlay/relay_protocol.h"
 #include "overlay/roster.h"
 #include "overlay/stun.h"
@@ -209,6 +210,31 @@ FUZZ_TARGET(machine_proof, 2 << 10) {
     MUSTER_CHECK(std::any_of(proofs->begin(), proofs->end(), [&](const auto& proof) {
       return proof.node == member.node && (*verifier)->genuine(proof, member.device_key, kNow);
     }));
+}
+
+PcpMap pcp_asked() {
+  return {0xc0a80117, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, 41641, 3600, 0, 41641};
+}
+Seeds seeds_pcp() {
+  const PcpMap asked = pcp_asked();
+  Bytes map = pcp_map_request(asked);
+  map[1] |= 0x80;
+  map[11] = 9;                          // the router's clock
+  store_be16(map.data() + 42, 50'000);  // outside
+  store_be32(map.data() + 56, 0x5db8d822);
+  Bytes announce = pcp_announce_request(asked.client), option = map + Bytes{200, 0, 0, 3, 1, 2, 3, 0};
+  announce[1] |= 0x80;
+  return {map, announce, option, Bytes{0, 0x81, 0, 1, 0, 0, 0, 9}};
+}
+FUZZ_TARGET(pcp, 1200) {
+  const PcpMap asked = pcp_asked();
+  if (const auto answer = read_pcp_map(input, asked)) {
+    const bool whole = answer->code == PcpCode::Success;
+    MUSTER_CHECK(!whole ||
+                 (answer->ip != 0 && answer->port != 0 && answer->lifetime_s != 0 && input.size() >= kPcpMapBytes));
+    plant(whole && answer->port < 1024);
+  }
+  if (const auto answer = read_pcp_announce(input)) MUSTER_CHECK(answer->ip == 0 && answer->port == 0);
 }
 
 Seeds seeds_stun() {

@@ -136,7 +136,7 @@ class Lab:
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(self.dir, 0o755)
         self.namespaces, self.processes, self.gateways, self.addresses = [], [], {}, {}
-        self.wired, self.publics, self.sixes = [], [], {}
+        self.wired, self.publics, self.sixes, self.onlink = [], [], {}, []
         self.count = 0
         self.dockerd = None
         self.docker = None
@@ -194,6 +194,8 @@ class Lab:
         self.ip("inet", "link set %s master br0" % port)
         self.ip(name, "addr add %s/24 dev %s" % (address, dev))
         self.wired.append(name)
+        for net in self.onlink:  # more networks on the same wire
+            self.ip(name, "route add %s dev %s" % (net, dev))
         for route in self.publics:
             self.sh(["ip", "-n", self.full(name), "route", "add", route, "via", "203.0.113.200"])
 

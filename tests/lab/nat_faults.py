@@ -163,6 +163,16 @@ def narrows(p):
     return seen["longest_ms"]
 
 
+def forgets(p):
+    p.mark()
+    p.nat.forget_mappings(p.router)
+    p.must_be("relay", 10, "after the router forgot")
+    p.nat.start_upnpd(p.router)
+    pause = p.look()["longest_ms"]
+    p.must_be("direct", 35, "after it was asked again")
+    return pause
+
+
 def lossy(p):
     return p.hold(10, share=0.7)
 
@@ -243,6 +253,7 @@ FAULTS = {
     "cable": ("the cable is out for 8 s; counted from when it is in", ("port", "port"), 6, cable, {}),
     "sleep": ("the machine sleeps for 15 s; counted from when it wakes", ("port", "port"), 6, sleep, {}),
     "narrows": ("the way carries 1,280 bytes from now on and nobody says so; packets are of full size", ("wide", "port"), 6, narrows, {"size": "full"}),
+    "forgets": ("the router that let members in restarts and forgets; direct again once it is asked anew", ("mapped", "symmetric"), 6, forgets, {}),
     "lossy": ("a tenth of all packets is lost, each way", ("port", "port"), 2, lossy, {"within": 20}),
     "slow": ("2 Mbit/s, each way", ("port", "port"), 1, slow, {"size": "full"}),
     "relay-udp": ("UDP to the relay's port 443 is dropped: by 3478 then; that too: TLS; over UDP again when it is let through; a TCP connection lives through it", ("symmetric", "port"), 6, relay_udp, {"way": "relay"}),

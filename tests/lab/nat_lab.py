@@ -35,6 +35,7 @@ KINDS = {
     "port": "port-restricted cone that keeps the port: most homes",
     "moved": "port-restricted cone with another port outside: many carriers",
     "symmetric": "a random port for each destination",
+    "mapped": "as symmetric, but the router lets in who asks it by PCP, NAT-PMP or UPnP (miniupnpd)",
     "cgnat": "a home router behind a carrier's NAT",
     "hairpin": "both home routers behind one carrier's NAT, which leads what goes to its own address back inside",
     "narrow": "a home router behind a carrier that carries 1,280 bytes and does not say so",
@@ -50,6 +51,33 @@ FAR_SECONDS = 0.04  # that the far relay is away, each way
 NARROW = 1280
 TLS_ONLY = ("noudp", "proxy", "narrow")  # full packets do not reach the relay over UDP from there
 USER = "us:p@ss"
+# miniupnpd believes that only addresses outside of the networks of documents are public.
+MAPPED_NET = "45.33.40"
+MINIUPNPD = "/usr/sbin/miniupnpd"
+UPNP_TABLE = """table inet upnp {
+  chain miniupnpd { }
+  chain prerouting_miniupnpd { }
+  chain postrouting_miniupnpd { }
+  chain inward { type nat hook prerouting priority -101; jump prerouting_miniupnpd; }
+  chain outward { type nat hook postrouting priority 99; jump postrouting_miniupnpd; }
+}
+"""
+UPNP_CONF = """ext_ifname=wan
+ext_ip=%(outside)s
+listening_ip=lan
+http_port=5000
+enable_upnp=yes
+enable_natpmp=%(pmp)s
+secure_mode=yes
+upnp_table_name=upnp
+upnp_nat_table_name=upnp
+upnp_forward_chain=miniupnpd
+upnp_nat_chain=prerouting_miniupnpd
+upnp_nat_postrouting_chain=postrouting_miniupnpd
+uuid=00000000-0000-0000-0000-%(number)012d
+allow 1024-65535 192.168.0.0/16 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+"""
 
 MASQUERADE = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" masquerade%s; }\n"
 # Without the input chain a peer's early packet would take the very port that our own mapping is about to get.
@@ -89,6 +117,8 @@ def rules(kind, host):
     if kind == "moved":
         moved = "  chain inward { type nat hook prerouting priority -100; }\n  chain outward { type nat hook postrouting priority 100; oifname \"wan\" meta l4proto udp masquerade to :50000-50255; oifname \"wan\" masquerade; }\n"
         return moved + CLOSED + OUTWARD % ("", "")
+    if kind == "mapped":
+        return MASQUERADE % " random,fully-random" + CLOSED + OUTWARD % ("", " ct status dnat accept;")
     if kind in ("symmetric", "dual"):
         return MASQUERADE % " random,fully-random" + CLOSED + OUTWARD % ("", "")
     if kind == "noudp":
@@ -299,10 +329,12 @@ class NatLab:
         self.build, self.say, self.far, self.relay_flags = build, say, far, list(relay_flags)
         self.slow = None
         self.lab = Lab("nats")
+        self.lab.onlink = [MAPPED_NET + ".0/24"]
         self.count, self.next_pair, self.proxies = 0, 0, {}
         self.rig = None
         self.asking = threading.Lock()
         self.machines, self.cables, self.wans, self.nets = {}, {}, {}, {}
+        self.upnpds = {}
         self.rules = rules
         try:
             self.start()
@@ -462,7 +494,42 @@ class NatLab:
                 proxy = " http://us:p%%40ss@%s.1:3128" % net
         self.start_netd(name, lan, 6 if kind == "six" else 4, proxy)
         self.machines[name] = kind
+        if kind == "mapped":
+            self.start_upnpd(name + "-r", number)
+            self.map_port(name)
         return name
+
+    def start_upnpd(self, router, number=None, pmp="yes"):
+        """The router's miniupnpd, or the same again: it remembers nothing."""
+        lab = self.lab
+        if number is not None:
+            lab.ip(router, "addr add %s.%d/32 dev wan" % (MAPPED_NET, number))
+            self.nft(router, UPNP_TABLE)
+        else:
+            number = self.upnpds[router][0]
+        conf = "%s/%s.conf" % (lab.dir, router)
+        with open(conf, "w") as f:
+            f.write(UPNP_CONF % {"outside": "%s.%d" % (MAPPED_NET, number), "number": number, "pmp": pmp})
+        process = lab.spawn(router, [MINIUPNPD, "-d", "-f", conf, "-P", "%s/%s.pid" % (lab.dir, router)], "%s/%s.log" % (lab.dir, router))
+        self.upnpds[router] = (number, process)
+        for _ in range(100):
+            if "HTTP listening" in process.tail(200):
+                return
+            time.sleep(0.05)
+        raise LabError("miniupnpd did not start: " + process.tail())
+
+    def forget_mappings(self, router):
+        """It restarts: neither mappings nor connections are known any more."""
+        self.upnpds[router][1].kill()
+        for chain in ("miniupnpd", "prerouting_miniupnpd", "postrouting_miniupnpd"):
+            self.lab.run(router, ["nft", "flush", "chain", "inet", "upnp", chain])
+        self.lab.run(router, ["conntrack", "-F"], check=False)
+
+    def map_port(self, name, by=""):
+        told = self.ask("map %s %s" % (name, by), "map")
+        if not told["at"]:
+            raise LabError("%s: the router does not let members in: %s" % (name, told["detail"]))
+        return told
 
     def start_netd(self, name, lan, family, proxy):
         told = self.ask("machine %s %s %s %s %d%s" % (name, self.lab.full(name), self.lab.full(name + "-l"), lan, family, proxy), "machine")

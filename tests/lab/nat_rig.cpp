@@ -15,6 +15,9 @@
 //   {"look":ID,"pairs":[...]} drop ID -> {"dropped":ID} carry NAME on|off           its owner lets it carry for others
 //   -> {"carry":NAME} stop NAME                   its netd is killed                                             ->
 //   {"stopped":NAME}
+//   owner NAME LINE[;LINE...]   what its owner says of ways (owner_network.h)                     -> {"owner":NAME}
+//   map NAME [pcp|natpmp|upnp]  keeps its port reachable through its router, as the agent does   ->
+//   {"map":NAME,"how":...} mapped NAME                 how it is mapped now -> {"map":NAME,...}
 //
 // 4 or 6 says by which family that machine finds the relays. First of all the relay's certificate and
 // key and the controller's public key are written to DIR: relay.crt, relay.key, controller.pub. A pair is usable with
@@ -32,10 +35,12 @@
 #include <sstream>
 
 #include "crypto/cert.h"
+#include "crypto/file.h"
 #include "host/identity.h"
 #include "host/layout.h"
 #include "host/netd_client.h"
 #include "host/netd_lab.h"
+#include "host/port_mapper.h"
 #include "host/tun.h"
 #include "overlay/member.h"
 #include "overlay/relay_protocol.h"
@@ -77,6 +82,8 @@ struct Machine {
   std::uint16_t port = 0;
   std::unique_ptr<host::NetdClient> client;  // of one thread; pairs have threads of their own and share machines
   std::unique_ptr<std::mutex> asking = std::make_unique<std::mutex>();
+  host::MapState mapping;  // under asking
+  std::unique_ptr<host::PortMapper> mapper;
 
   template <typename Ask>
   auto ask(Ask question) const {
@@ -103,6 +110,36 @@ struct Machine {
     port = must(client->info()).udp_port;
   }
 };
+
+// What it says of a router goes to netd, as from the agent.
+void keep_mapped(Machine& m, const std::string& by) {
+  using host::MapBy;
+  host::MapOptions options;
+  options.look = options.look_upnp = options.again = Millis(2'000);
+  if (!by.empty()) options.by = {by == "pcp" ? MapBy::Pcp : by == "natpmp" ? MapBy::NatPmp : MapBy::Upnp};
+  m.mapper.reset();
+  m.mapping = {};
+  host::lab::inside(m.host, [&] {
+    m.mapper = std::make_unique<host::PortMapper>(
+        Bytes(32, 7),
+        [&m](const host::MapState& state) {
+          const std::lock_guard lock(*m.asking);
+          m.mapping = state;
+          host::netd::SetMapped told;
+          if (state.mapping) told = {{{state.mapping->ip, state.mapping->port, {}}}, map_by_text(state.mapping->how)};
+          must(m.client->set_mapped(told));
+        },
+        options);
+    m.mapper->want(m.port);
+  });
+}
+std::string mapping_text(const Machine& m, const std::string& name) {
+  const std::lock_guard lock(*m.asking);
+  const auto& mapping = m.mapping.mapping;
+  return fmt::format("{{\"map\":\"{}\",\"how\":\"{}\",\"at\":\"{}\",\"detail\":\"{}\"}}", name,
+                     mapping ? map_by_text(mapping->how) : "",
+                     mapping ? fmt::format("{}:{}", host::ip4_text(mapping->ip), mapping->port) : "", m.mapping.detail);
+}
 
 // A socket in a machine's lease that sends numbered packets to an echo and remembers which came back.
 class Pinger {
@@ -142,6 +179,14 @@ class Pinger {
 std::string_view name_of(session::NetPath path) {
   static constexpr std::array<std::string_view, 5> kNames = {"none", "relay", "lan", "direct", "peer"};
   return kNames.at(static_cast<std::size_t>(path));
+}
+
+// "203.0.113.21:7000", and so on.
+std::string tries_text(const session::NetPair& pair) {
+  std::string out;
+  for (const session::NetTry& each : pair.tries)
+    out += fmt::format("{}\"{}:{}\"", out.empty() ? "" : ",", host::ip4_text(each.at.ip), each.at.port);
+  return out;
 }
 
 struct Relay {
@@ -232,9 +277,9 @@ class Joined {
         const std::string relay = pair.relay == 0 ? "" : report.relays.at(pair.relay - 1).address;
         pairs += fmt::format(
             "{}{{\"from\":{},\"to\":{},\"path\":\"{}\",\"relay\":\"{}\",\"udp\":{},\"by\":{},\"rtt_us\":{},\"changes\":"
-            "{}}}",
+            "{},\"hidden\":{},\"tries\":[{}]}}",
             pairs.empty() ? "" : ",", i + 1, pair.address & 255, name_of(pair.path), relay, pair.relay_udp,
-            pair.by & 255, pair.rtt_us, pair.changes);
+            pair.by & 255, pair.rtt_us, pair.changes, pair.hidden, tries_text(pair));
       }
       for (const session::NetCarried& c : report.carried)
         counts += fmt::format("{}{{\"at\":{},\"by\":{},\"with\":{},\"sent\":{},\"received\":{}}}",
@@ -336,6 +381,7 @@ class Rig {
     for (auto& thread : threads_) thread.join();
     watches_.clear();
     held_.clear();
+    for (const auto& [name, m] : machines_) m->mapper.reset();
     for (const auto& [name, m] : machines_)
       if (m->pid > 0) ::kill(m->pid, SIGTERM);
     for (const auto& [name, m] : machines_)
@@ -349,7 +395,8 @@ class Rig {
     std::string verb;
     in >> verb;
     if (verb == "machine") return add(in);
-    if (verb == "carry" || verb == "stop") return change(verb, in);
+    if (verb == "carry" || verb == "stop" || verb == "owner" || verb == "map" || verb == "mapped")
+      return change(verb, in);
     if (verb == "relay") {
       Relay& relay = platform_.relays.emplace_back();
       in >> relay.host >> relay.port >> relay.id >> relay.region >> relay.host6;
@@ -410,6 +457,26 @@ class Rig {
     std::string name, value;
     in >> name >> value;
     Machine& m = find(name);
+    if (verb == "owner") {
+      std::string more;
+      std::getline(in, more);
+      std::string lines = value + more + "\n";
+      std::ranges::replace(lines, ';', '\n');
+      must(crypto::write_public_file(host::Layout{dir_ + "/" + name}.network(), as_bytes(lines)));
+      std::this_thread::sleep_for(Millis(600));  // netd looks four times a second
+      m.port = m.ask([](auto& netd) { return netd.info(); }).udp_port;
+      return say(fmt::format("{{\"owner\":\"{}\"}}", name));
+    }
+    if (verb == "map") {
+      keep_mapped(m, value);
+      const auto until = Clock::now() + Millis(20'000);
+      const auto there = [&] {
+        const std::lock_guard lock(*m.asking);
+        return m.mapping.mapping.has_value();
+      };
+      while (!there() && Clock::now() < until) std::this_thread::sleep_for(Millis(50));
+    }
+    if (verb == "map" || verb == "mapped") return say(mapping_text(m, name));
     if (verb == "stop") {
       ::kill(m.pid, SIGKILL);
       ::waitpid(std::exchange(m.pid, -1), nullptr, 0);

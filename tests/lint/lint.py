@@ -17,7 +17,8 @@ PURE = {"base", "model", "scheduler", "access", "oidc", "scan", "launcher", "ove
 CORE = {"scheduler", "access", "control"}
 FENCES = {  # include prefix -> fence
     "openssl/": "openssl", "argon2.h": "argon", "boost/asio": "asio", "boost/beast": "asio", "google/protobuf": "protobuf", "muster/v1/": "protobuf",
-    "sqlite3.h": "sqlite", "yaml-cpp/": "yaml", "CLI/": "cli11", "fmt/": "fmt", "seccomp.h": "seccomp", "dlfcn.h": "dl", "boost/json": "json"}
+    "sqlite3.h": "sqlite", "yaml-cpp/": "yaml", "CLI/": "cli11", "fmt/": "fmt", "seccomp.h": "seccomp", "dlfcn.h": "dl", "boost/json": "json",
+    "natpmp.h": "portmap", "miniupnpc/": "portmap"}
 
 
 def files(*suffixes):

@@ -2,7 +2,10 @@
 IPv6, by a carrier that leads back inside, by a way that carries less than it says, and through a CONNECT proxy with a password; and what
 happens to networks under packets that never stop."""
 import os
+import socket
+import struct
 import sys
+import threading
 import time
 import unittest
 
@@ -16,6 +19,37 @@ BESIDE = "host"  # a lane of its own in tools/test.py: mostly waits
 PAIRS = [("port", "cgnat"), ("symmetric", "open"), ("moved", "symmetric"), ("proxy", "port"), ("dual", "six"), ("hairpin", "hairpin"), ("narrow", "address"), ("six", "noudp")]
 DIRECT = 5
 FAULTS = ["blocked", "moves", "narrows"]
+
+
+class Tap:
+    """Every IPv4 packet on an interface of a namespace: (from, to)."""
+
+    def __init__(self, namespace, device):
+        self.seen, self.space, self.stop = set(), os.open("/run/netns/" + namespace, os.O_RDONLY), False
+        ready = threading.Event()
+        self.thread = threading.Thread(target=self.listen, args=(device, ready), daemon=True)
+        self.thread.start()
+        ready.wait(5)
+
+    def listen(self, device, ready):
+        nat_lab.enter_namespace(self.space)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003)) as s:
+            s.bind((device, 0x0003))
+            s.settimeout(0.2)
+            ready.set()
+            while not self.stop:
+                try:
+                    packet = s.recv(65536)
+                except TimeoutError:
+                    continue
+                if len(packet) >= 20 and packet[0] >> 4 == 4:
+                    self.seen.add(tuple(socket.inet_ntoa(each) for each in struct.unpack("4s4s", packet[12:20])))
+
+    def close(self):
+        self.stop = True
+        self.thread.join(5)
+        os.close(self.space)
+        return self.seen
 
 
 @unittest.skipUnless(os.geteuid() == 0, "makes network namespaces: needs root")
@@ -108,6 +142,94 @@ class NatLab(unittest.TestCase):
             self.assertIsNone(talk.fault, "the TCP connection lives on")
             self.assertGreater(talk.count, before + 5, "and is answered")
             print("carried %.1f s after the offer; the relay %.1f s after its end, %.1f s without an answer" % (after, back, talk.since()))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
+
+    def test_nobody_learns_where_a_machine_is_whose_owner_hides_it(self):
+        lab = nat_lab.NatLab(BUILD)
+        talk = None
+        both = lambda path: lambda ways: len(ways) == 2 and all(w["path"] == path for w in ways.values())  # noqa: E731
+        try:
+            cluster = lab.hold("port-a", "port-b")
+            talk = nat_lab.Talk(lab.lab.full("port-a-l"), lab.lab.full("port-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, both("direct"), 20)
+            self.assertTrue(both("direct")(ways), "else this shows nothing: %s" % ways)
+            outside = [lab.wans["port-a-r"], lab.nets["port-a"] + ".10"]
+            self.assertIn(outside[0], " ".join(ways[2, 1]["tries"]), "it was known before")
+            lab.ask("owner port-a relay-only 1", "owner")
+            ways, after = lab.wait_ways(cluster, both("relay"), 10)
+            self.assertTrue(both("relay")(ways), ways)
+            self.assertTrue(ways[2, 1]["hidden"])
+            time.sleep(1)
+            taps = [Tap(lab.lab.full(router), "wan") for router in ("port-a-r", "port-b-r")]
+            before = talk.count
+            time.sleep(12)
+            seen = [tap.close() for tap in taps]
+            between = {lab.wans["port-a-r"], lab.wans["port-b-r"]}
+            self.assertEqual([], [pair for each in seen for pair in each if set(pair) == between], "packets went straight")
+            self.assertIn((lab.wans["port-a-r"], nat_lab.RELAY), seen[0], "the tap hears")
+            self.assertGreater(talk.count, before + 50)
+            told = str(lab.ask("look %d" % cluster, "look")["pairs"])
+            for address in outside:
+                self.assertNotIn(address, told, "it is forgotten where it was")
+            self.assertEqual([], lab.ways(cluster)[1, 2]["tries"])
+            lab.ask("owner port-a relay-only 0", "owner")
+            ways, again = lab.wait_ways(cluster, both("direct"), 60)
+            self.assertTrue(both("direct")(ways), ways)
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
+            print("hidden after %.1f s, direct again %.1f s after the owner said so" % (after, again))
+        finally:
+            if talk is not None:
+                talk.close()
+            lab.close()
+
+    def test_a_port_that_the_owner_forwards_makes_a_direct_way(self):
+        lab = nat_lab.NatLab(BUILD)
+        by = lambda path: lambda ways: len(ways) == 2 and all(w["path"] == path for w in ways.values())  # noqa: E731
+        try:
+            cluster = lab.hold("symmetric-a", "symmetric-b")
+            talk = nat_lab.Talk(lab.lab.full("symmetric-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, _ = lab.wait_ways(cluster, lambda ways: by("relay")(ways) and talk.count > 50, 20)
+            self.assertTrue(by("relay")(ways), ways)
+            router, host, wan = "symmetric-a-r", lab.nets["symmetric-a"] + ".10", lab.wans["symmetric-a-r"]
+            lab.nft(router, "table ip forward {\n  chain inward { type nat hook prerouting priority -101; iifname \"wan\" udp dport 41641 dnat to %s:41641; }\n}\n" % host)
+            lab.lab.run(router, ["nft", "insert", "rule", "ip", "lab", "through", "ct", "status", "dnat", "accept"])
+            lab.ask("owner symmetric-a udp-port 41641;endpoint %s:41641" % wan, "owner")
+            ways, after = lab.wait_ways(cluster, by("direct"), 20)
+            self.assertTrue(by("direct")(ways), ways)
+            self.assertEqual("%s:41641" % wan, ways[2, 1]["tries"][1], "it is the first that is tried after those of the roster")
+            print("direct %.1f s after the owner said where" % after)
+        finally:
+            talk.close()
+            lab.close()
+
+    @unittest.skipUnless(os.path.exists(nat_lab.MINIUPNPD), "miniupnpd-nftables is not installed: tools/install-deps test")
+    def test_a_router_that_is_asked_lets_members_in_and_is_asked_again_when_it_forgot(self):
+        lab = nat_lab.NatLab(BUILD)
+        talk = None
+        by = lambda path: lambda ways: len(ways) == 2 and all(w["path"] == path for w in ways.values())  # noqa: E731
+        try:
+            cluster = lab.hold("mapped-a", "symmetric-b")
+            outside = "%s.%d:" % (nat_lab.MAPPED_NET, lab.upnpds["mapped-a-r"][0])
+            self.assertEqual("PCP", lab.ask("mapped mapped-a", "map")["how"])
+            talk = nat_lab.Talk(lab.lab.full("mapped-a-l"), lab.lab.full("symmetric-b-l"), "100.64.%d.2" % cluster)
+            ways, direct = lab.wait_ways(cluster, by("direct"), 20)
+            self.assertTrue(by("direct")(ways), ways)
+            self.assertIn(outside, ways[2, 1]["tries"][1], "by what the router granted, after what the roster says")
+            for pmp, way in (("yes", ""), ("yes", "natpmp"), ("no", "")):
+                lab.forget_mappings("mapped-a-r")
+                ways, gone = lab.wait_ways(cluster, by("relay"), 15)
+                self.assertTrue(by("relay")(ways), "the mapping was what made it direct: %s" % ways)
+                lab.start_upnpd("mapped-a-r", pmp=pmp)
+                if way or pmp == "no":
+                    how = lab.map_port("mapped-a", way)["how"]
+                    self.assertEqual("UPnP" if pmp == "no" else "NAT-PMP", how)
+                ways, again = lab.wait_ways(cluster, by("direct"), 45)
+                self.assertTrue(by("direct")(ways), "asked %s, %s: %s" % (pmp, way, ways))
+                print("relay %.1f s after the router forgot, direct %.1f s after it was back (%s)" % (gone, again, lab.ask("mapped mapped-a", "map")["how"]))
+            self.assertIsNone(talk.fault, "the TCP connection lives on")
         finally:
             if talk is not None:
                 talk.close()

@@ -258,6 +258,24 @@ class DockerOwner(Base):
         self.privd.good("stop", lease="lease-1", grace_s=0)
         self.gpus.wait_power("GPU-a", 300_000)
 
+    def test_what_the_owner_says_of_ways_reaches_netd_at_once(self):
+        def told(name):
+            with open(self.privd.state + "/run/" + name) as f:
+                return f.read()
+
+        def wait(name, text, why):
+            end = time.time() + 10
+            while not os.path.exists(self.privd.state + "/run/" + name) or text not in told(name):
+                self.assertLess(time.time(), end, why)
+                time.sleep(0.1)
+
+        wait("network", "relay-only 0", "told at first")
+        for change, name, text in (({"relay_only": True}, "network", "relay-only 1\n"), ({"endpoints": ["198.51.100.7:41641"]}, "network", "udp-port 41641\nendpoint 198.51.100.7:41641\n"),
+                                   ({"port_mapping": False}, "network", "port-mapping 0\n"), ({"carry_allowed": True}, "bandwidth", "0 0 1 0 0"), ({"tests_allowed": True}, "bandwidth", "0 0 0 0 0 1")):
+            self.policy(**change)
+            wait(name, text, change)
+        self.assertEqual(0o644, os.stat(self.privd.state + "/run/network").st_mode & 0o777, "netd and the agent read it, root alone writes it")
+
     def test_the_sum_of_all_leases_is_bounded(self):
         self.policy(max_cpu_milli=1000, max_memory_bytes=512 * MIB, max_leases=3, max_gpus=1)
         self.launch("lease-1", cpu_milli=700, devices=["GPU-a"])
