@@ -57,9 +57,9 @@ overlay::Endpoint endpoint_of(const sockaddr_in6& at) {
 
 Netd::Netd(NetdOptions options)
     : options_(std::move(options)),
+      outside_(options_.network_file),
       faults_(kernel_faults(options_.kernel)),
       large_udp_(options_.udp_large, faults_.udp_segments),
-      outside_(options_.network_file),
       bandwidth_(options_.bandwidth_file, options_.state_dir + "/carried", options_.state_dir + "/tested"),
       crew_(options_.helpers) {}
 
