@@ -264,12 +264,12 @@ Result<std::unique_ptr<SignerChild>> SignerChild::start(const DataDir& dir) {
   child->socket_ = "@muster-signer-" + hex(crypto::random_bytes(16));
   child->listener_ = TRY(listen_for_signer(child->socket_));
   TRY_VOID(child->launch());
-  // One that cannot begin said why itself.
-  SignerLink link(child->socket_, kAgainAfter);
-  for (int tries = 0; !link.view().ok(); ++tries) {
+  // One that cannot begin said why itself. On a machine with too much to do each answer may take long, and who gave up
+  // early each time would never get one: the patience grows, to half a minute in all.
+  for (int tries = 0; !SignerLink(child->socket_, kAgainAfter * (1 + tries / 4)).view().ok(); ++tries) {
     const bool ended = ::waitpid(child->pid_, nullptr, WNOHANG) != 0;
     if (ended) child->pid_ = -1;
-    if (ended || tries >= 50) {
+    if (ended || tries >= 32) {
       return error(Code::Unavailable, "the signer could not be started with the keys in " + dir.root + "/keys");
     }
   }
