@@ -346,6 +346,7 @@ void Netd::read_many(const Now& now) {
     for (auto& [name, lease] : leases_) lease->open_ahead(some, now);
     for (std::size_t i = 0; i < some.size(); ++i) from_udp(some[i], senders_[at + i], now);
   }
+  for (auto& [name, lease] : leases_) lease->open_ahead({}, now);  // the memory is another datagram's next time
 }
 
 // Often enough that a NAT does not forget the mapping that members were told, and at once when a relay came up: perhaps

@@ -146,9 +146,10 @@ class Member {
   // Several of them with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
   void hold() { device_.hold(); }
   void release(Crew& crew, const Now& now, Out& out);
-  // What is about to be given to from_udp() or from_udp6(), in this order: opened with a crew's help.
+  // What is about to be given to from_udp() or from_udp6(), in this order: opened with a crew's help; nothing, where
+  // all of it will be dropped.
   void open_ahead(std::span<const ByteView> datagrams, Crew& crew, const Now& now) {
-    device_.open_ahead(datagrams, crew, now);
+    device_.open_ahead(hides_ ? std::span<const ByteView>() : datagrams, crew, now);
   }
   // After packets for that address, bytes in all: now and then a probe follows them, from which their pace is learnt.
   // Whoever does not call it is never limited.
