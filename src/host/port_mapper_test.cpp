@@ -288,8 +288,8 @@ TEST_F(PortMapping, WhoStartsAnewHasTheSameMappingAndNobodyElse) {
 }
 
 TEST_F(PortMapping, RenewsAtHalfOfWhatWasGranted) {
-  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   lifetime = 1;  // a minute at least is believed
+  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   map();
   ASSERT_TRUE(wait_for([&] { return mapped(); }));
   std::this_thread::sleep_for(Millis(2'000));
@@ -298,10 +298,10 @@ TEST_F(PortMapping, RenewsAtHalfOfWhatWasGranted) {
 }
 
 TEST_F(PortMapping, AnAddressOutsideThatIsNotPublicIsOfNoUse) {
-  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   outside = 0x64400102;  // a carrier's NAT behind it
+  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   map();
-  ASSERT_TRUE(wait_for([&] { return failed(); }));
+  ASSERT_TRUE(wait_for([&] { return failed() && asked.size() == 2; })) << detail();
   EXPECT_NE(detail().find("100.64.1.2, is not public: it sits behind another NAT"), std::string::npos) << detail();
   const std::lock_guard lock(mutex);
   EXPECT_EQ(asked.at(0).lifetime_s, kMapLifetimeS);
@@ -331,8 +331,8 @@ TEST_F(PortMapping, AnAnswerFromAnotherPlaceIsNotHeard) {
 }
 
 TEST_F(PortMapping, WhoSaysNoIsNamed) {
-  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   code = 2;
+  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return pcp(r); });
   map();
   ASSERT_TRUE(wait_for([&] { return failed(); }, Millis(20'000)));
   EXPECT_NE(detail().find("PCP: it is not allowed; switch port mapping on in the router"), std::string::npos)
@@ -363,8 +363,8 @@ TEST_F(PortMapping, NatPmpWhereThereIsNoPcp) {
 }
 
 TEST_F(PortMapping, NatPmpThatGrantsNothingIsNotBelieved) {
-  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return natpmp(r); });
   port = 0;
+  const FakeUdp router(pair->b(), 5351, [this](const Bytes& r) { return natpmp(r); });
   map();
   ASSERT_TRUE(wait_for([&] { return failed(); }, Millis(20'000)));
   EXPECT_NE(detail().find("NAT-PMP: it granted nothing"), std::string::npos) << detail();
