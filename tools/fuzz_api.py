@@ -43,7 +43,7 @@ MAY = {
     "BeginSso": set(), "FinishSso": set(),  # want an identity provider: tests/system/oidc_test.py
     "GetServer": ALL, "Login": ALL, "RenewLogin": ALL, "Logout": ALL, "WhoAmI": ALL, "ChangePassword": ALL, "CreateOrg": {"operator"}, "ListOrgs": ALL,
     "CreateProject": WORK, "ListProjects": LOOK, "GetOrgQuota": ALL, "SetOrgQuota": {"operator"}, "GetProjectQuota": LOOK,
-    "GetOrgImagePolicy": LOOK, "SetOrgImagePolicy": WORK, "GetProjectImagePolicy": LOOK, "SetProjectImagePolicy": WORK,
+    "GetOrgImagePolicy": LOOK, "SetOrgImagePolicy": WORK, "GetProjectImagePolicy": LOOK, "SetProjectImagePolicy": WORK, "ListImageScans": LOOK,
     "SetProjectQuota": WORK, "CreatePrincipal": {"operator"}, "ListPrincipals": ALL, "DisablePrincipal": {"operator"},
     "CreateApiToken": ALL, "ListApiTokens": ALL, "RevokeApiToken": ALL, "CreateJoinToken": {"operator", "supplier", "tenant"},
     "ListJoinTokens": ALL, "RevokeJoinToken": {"operator", "supplier", "tenant"}, "Enroll": ALL, "ListNodes": ALL,

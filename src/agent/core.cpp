@@ -120,6 +120,7 @@ void Core::Impl::pump_link(Now now) {
   restart_logs();
   forget_blob_requests();
   locks_offered.clear();
+  packages_offered.clear();
   pause_told = false;
   memory_dirty = memory_dirty || (memory.paused && !memory.pause_untold);
   memory.pause_untold = memory.pause_untold || memory.paused;
@@ -131,6 +132,7 @@ void Core::Impl::pump_link(Now now) {
     told_jobs = observed_jobs();
     told_at = now.lease;
     offer_locks();
+    offer_packages();
     send(session::Inventory{facts, told_leases, told_jobs});
   }
 }
@@ -250,9 +252,22 @@ void Core::Impl::offer_locks() {
   }
 }
 
+// To a server that takes them, and an image once for each connection.
+void Core::Impl::offer_packages() {
+  const auto& takes = link.welcome().features;
+  if (std::find(takes.begin(), takes.end(), "packages") == takes.end()) return;
+  for (auto& [id, run] : leases) {
+    if (run.packages.empty() || !run.probed || run.over) continue;
+    const std::string image = observed_of(run).probe.digest;
+    if (!packages_offered.insert(image).second) continue;
+    send(session::PackagesOffer{id, image, run.packages});
+  }
+}
+
 void Core::Impl::tell_observed(Now now) {
   if (!link.online()) return;
   offer_locks();
+  offer_packages();
   std::vector<ObservedLease> leases_now = observed_leases();
   std::vector<ObservedJob> jobs_now = observed_jobs();
   const bool same = told && told_revision == memory.revision && leases_now == told_leases && jobs_now == told_jobs;

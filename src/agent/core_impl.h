@@ -56,6 +56,7 @@ struct Core::Impl {
   void cancel(OpId id);
   void tell_observed(Now now);
   void offer_locks();
+  void offer_packages();
   void owner_told(Now now);
   std::vector<ObservedLease> observed_leases() const;
   std::vector<ObservedJob> observed_jobs() const;
@@ -120,7 +121,7 @@ struct Core::Impl {
   bool desired_seen = false;
   bool told = false, pause_told = false, leave_done = false, goodbye_sent = false;
   std::string pause_reason;
-  std::set<std::string> locks_offered;
+  std::set<std::string> locks_offered, packages_offered;
   std::uint64_t told_revision = 0;
   std::vector<ObservedLease> told_leases;
   std::vector<ObservedJob> told_jobs;

@@ -61,7 +61,7 @@ class Bench {
     }
     if (std::holds_alternative<EnsureImage>(op->op)) result.value = ImageReady{"sha256:1"};
     if (std::holds_alternative<ProbeImage>(op->op))
-      result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true};
+      result.value = ImageProbe{"sha256:1", "2.55.1", "3.11", token_auth, true}, result.packages = packages;
     if (std::holds_alternative<CreateLease>(op->op)) result.value = LeaseCreated{Bytes(32, 2), Bytes(64, 3)};
     if (!setup_says.empty() && std::holds_alternative<RunSetup>(op->op))
       result.ok = false, result.permanent = true, result.reason = "setup.failed", result.output = setup_says;
@@ -76,6 +76,7 @@ class Bench {
       session::Welcome welcome;
       welcome.lease = Millis(100'000);
       welcome.incarnation = 1;
+      welcome.features = server_takes;
       core->on_frame(welcome, now());
       work();
       if (!core->online()) ms += 1000, core->tick(now()), work();
@@ -108,6 +109,8 @@ class Bench {
   std::vector<session::AgentFrame> frames;
   std::vector<session::LeaseSecrets> secrets;  // that go with every Desired
   bool deaf = false, mute_setup = false, token_auth = true;
+  std::string packages;  // of every image
+  std::vector<std::string> server_takes;
   std::string setup_says;  // not empty: the setup fails and says this
   std::string fault;       // how every operation fails meanwhile
   Bytes persisted_;
@@ -124,6 +127,33 @@ Assignment head() {
   a.image = "ray";
   a.devices = {"GPU-1"};
   return a;
+}
+
+TEST(Core, TellsWhatIsInAnImageOnceToWhoTakesIt) {
+  Bench bench;
+  const auto told = [&] {
+    std::vector<session::PackagesOffer> out;
+    for (const session::AgentFrame& frame : bench.frames)
+      if (const auto* offer = std::get_if<session::PackagesOffer>(&frame)) out.push_back(*offer);
+    return out;
+  };
+  bench.packages = "muster-packages 1";
+  bench.connect();
+  bench.desire(1, {head()});
+  bench.pass(5'000);
+  EXPECT_TRUE(told().empty()) << "a server of before";
+  bench.server_takes = {"net", "packages"};
+  bench.core->on_link_down(bench.now());
+  bench.work();
+  bench.connect();
+  bench.pass(20'000);
+  ASSERT_EQ(told().size(), 1U);
+  EXPECT_EQ(told()[0], (session::PackagesOffer{LeaseId{7}, "sha256:1", "muster-packages 1"}));
+  bench.core->on_link_down(bench.now());
+  bench.work();
+  bench.connect();
+  bench.pass(5'000);
+  EXPECT_EQ(told().size(), 2U) << "it may have got lost";
 }
 
 TEST(Core, BringsAHeadUpOnlyWithItsRoster) {

@@ -134,7 +134,7 @@ void succeed(LeaseRun& run, const Op& op, const OpResult& result, Now now) {
       run.lock = image->lock;
     }
   } else if (std::holds_alternative<ProbeImage>(op)) {
-    if (const auto* probe = std::get_if<ImageProbe>(&result.value)) run.probe = *probe;
+    if (const auto* probe = std::get_if<ImageProbe>(&result.value)) run.probe = *probe, run.packages = result.packages;
     run.probed = true;
     if (!run.probe.token_auth) run.over = run.failed = true, run.reason = "image_probe.no_token_auth";
   } else if (std::holds_alternative<CreateLease>(op)) {
@@ -216,6 +216,7 @@ bool change_image(LeaseRun& run, const std::string& image) {
   run.pinned.clear();
   run.lock.clear();
   run.probe = {};
+  run.packages.clear();
   run.probed = false;
   return run.created;
 }
@@ -227,6 +228,7 @@ void adopt(LeaseRun& run, const AdoptedLease& found, Now now) {
   run.touched = true;
   run.digest = found.probe.digest.empty() ? found.assignment.image : found.probe.digest;
   run.probe = found.probe;
+  run.packages = found.packages;
   run.probed = !found.probe.digest.empty();
   if (!run.probed) run.digest.clear();
   run.created = found.container_running;

@@ -25,6 +25,7 @@ struct LeaseRun {
   std::string digest, pinned;
   Bytes lock;
   ImageProbe probe;
+  std::string packages;  // what is installed in the image
   bool probed = false, created = false, network = false, setup_done = false, ray_started = false, ray_ready = false,
        drained = false;
   bool touched = false;  // anything was ever made: a stop must be confirmed by the runtime

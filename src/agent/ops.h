@@ -167,6 +167,7 @@ struct OpResult {
   bool permanent = false; /* retrying is pointless */
   std::variant<std::monostate, ImageReady, ImageProbe, LeaseCreated, LogData, BlobState> value;
   std::string output = {}; /* when !ok: its last lines, for the tenant's eyes */
+  std::string packages = {}; /* of ProbeImage: what is installed in the image (scan/inventory.h), for the server */
   bool operator==(const OpResult&) const = default;
 };
 
@@ -179,6 +180,7 @@ struct AdoptedLease {
   ImageProbe probe;
   std::string ray_node_id, pinned;
   Bytes lock;
+  std::string packages = {};
   bool operator==(const AdoptedLease&) const = default;
 };
 struct Found {

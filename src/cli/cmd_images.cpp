@@ -1,7 +1,8 @@
-// images policy show, images policy set
+// images policy show, images policy set, images verdicts
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "cli/config.h"
 #include "cli/images.h"
@@ -109,11 +110,65 @@ Result<wire::Json> change_image_policy(Api& api, const std::string& target, cons
   return api.send("PUT", target, wire::to_json(request));
 }
 
+namespace {
+
+struct VerdictOptions {
+  std::string cluster, verdict;
+  bool findings = false;
+};
+
+Result<int> show_verdicts(Shell& shell, const VerdictOptions& options) {
+  Api* api = TRY(shell.api());
+  std::string path = "/api/v1/image-scans?limit=500";
+  if (!options.verdict.empty()) path += "&verdict=" + escape_url(options.verdict);
+  if (!options.cluster.empty())
+    path += "&cluster=" + escape_url(TRY(api->get(path_of("clusters", options.cluster)))["id"].text());
+  auto rows = TRY(api->list(path));
+  const bool bad =
+      std::any_of(rows.begin(), rows.end(), [](const wire::Json& row) { return row["verdict"].text() == "block"; });
+  shell.show_list(std::move(rows),
+                  [&](const auto& items) { return verdicts_text(items, options.findings, shell.colour()); });
+  return bad ? 1 : 0;
+}
+
+}  // namespace
+
+std::string verdicts_text(const std::vector<wire::Json>& rows, bool findings, bool colour) {
+  if (rows.empty())
+    return "No verdicts: the platform has no database of advisories, or nothing that you see was looked at yet.\n";
+  Table table({"VERDICT", "IMAGE", "SYSTEM", "PACKAGES", "FOUND", "WHY"});
+  for (const auto& row : rows)
+    table.add({row["verdict"].text(), clean(row["image"].text()), clean(row["system"].text()), row["packages"].text(),
+               row["found"].text(), clean(row["why"].text())});
+  std::string out = table.text(colour);
+  for (const auto& row : rows) {
+    if (!findings || row["findings"].items().empty()) continue;
+    Table each({"ID", "SEVERITY", "PACKAGE", "VERSION", "FIXED IN", "WAIVED BY"});
+    for (const auto& found : row["findings"].items())
+      each.add({clean(found["id"].text()), found["severity"].text(), clean(found["package"].text()),
+                clean(found["version"].text()), found["fixed"].text().empty() ? "-" : clean(found["fixed"].text()),
+                clean(found["waivedBy"].text())});
+    out += "\n" + clean(row["image"].text()) + "\n" + each.text(colour);
+  }
+  return out;
+}
+
 void add_images(CLI::App& app, Shell& shell) {
   auto options = std::make_shared<ImageOptions>();
   auto* images = app.add_subcommand("images", "Which images may run, and what is known of them");
   images->require_subcommand(1);
   add_scan(*images, shell);
+  auto wanted = std::make_shared<VerdictOptions>();
+  auto* verdicts = images->add_subcommand("verdicts", "What the platform knows against images that run");
+  verdicts->add_option("--cluster", wanted->cluster, "of the image of this cluster, by name or id");
+  verdicts->add_option("--verdict", wanted->verdict, "only these")
+      ->check(CLI::IsMember({"pass", "warn", "block", "not scanned", "stale"}));
+  verdicts->add_flag("--findings", wanted->findings, "with what was found, the worst 100");
+  verdicts->footer(
+      "Ends with 1 where an image is condemned (block).\n"
+      "Examples:\n  muster images verdicts\n  muster images verdicts --cluster demo --findings\n  muster images verdicts "
+      "--verdict block -o json");
+  verdicts->callback([wanted, &shell] { shell.action = [wanted, &shell] { return show_verdicts(shell, *wanted); }; });
   auto* policy = images->add_subcommand("policy", "Of a project, its organisation and the platform; all of them bind");
   policy->require_subcommand(1);
   auto* show = policy->add_subcommand("show", "What is allowed, denied and must be signed");

@@ -17,5 +17,7 @@ struct ImagePolicyChange {                         // what is not named stays as
 // Reads what holds at `target` (".../image-policy") and puts it back with the change; the answer is the new view.
 Result<wire::Json> change_image_policy(Api& api, const std::string& target, const ImagePolicyChange& change);
 std::string image_policy_text(const wire::Json& view);  // lines, the widest scope first
+// Of `muster images verdicts`: a table, and for each image what was found.
+std::string verdicts_text(const std::vector<wire::Json>& rows, bool findings, bool colour);
 
 }  // namespace muster::cli

@@ -29,6 +29,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr int kProbeTriesMax = 600;    // of 100 ms
+constexpr Millis kListsWithin{30'000};  // longer, and the image counts as not wholly looked at
 constexpr int kHelperTriesMax = 1200;  // of 50 ms
 constexpr std::size_t kSignedMax = 256;
 
@@ -209,12 +210,15 @@ Bytes Executor::lock_of(const std::string& pinned) {
 
 void Executor::perform(agent::OpId id, const agent::ProbeImage& op) {
   if (const auto known = probes_.find(op.digest); known != probes_.end()) {
-    hooks_.result(agent::OpResult{id, true, {}, false, known->second});
-    return;
+    if (std::string packages = packages_.of(op.digest); !packages.empty()) {
+      hooks_.result(agent::OpResult{id, true, {}, false, known->second, {}, std::move(packages)});
+      return;
+    }
   }
   Probe& probe = probing_[id];
   probe.lease = op.lease;
   probe.digest = op.digest;
+  probe.runtime = op.runtime;
   Verb verb;
   verb.kind = VerbKind::ProbeStart;
   verb.lease = op.lease.str();
@@ -245,21 +249,57 @@ void Executor::connect_probe(agent::OpId id) {
     }
     found->second.link = std::make_unique<HelperLink>(
         poller_, std::move(reply->fds[0]),
-        [this, id](HelperEvent event) {
-          const auto* seen = std::get_if<HelperProbe>(&event);
-          if (seen == nullptr || !probing_.contains(id)) return;
-          ImageProbe probe{probing_.at(id).digest, seen->ray, seen->python, seen->token_auth, seen->rocksdb};
-          poller_.post([this, id, probe, alive = alive_] {
-            if (*alive) end_probe(id, probe);
-          });
-        },
+        [this, id](HelperEvent event) { on_probe(id, std::move(event)); },
         [this, id] {
           poller_.post([this, id, alive = alive_] {
-            if (*alive) end_probe(id, error(Code::Unavailable, "the probe's container ended", "image_probe.exited"));
+            if (!*alive || !probing_.contains(id)) return;
+            if (probing_.at(id).found) return end_lists(id, false);
+            end_probe(id, error(Code::Unavailable, "the probe's container ended", "image_probe.exited"));
           });
         });
     found->second.link->send(json::object{{"op", "probe"}});
   });
+}
+
+// In the middle of its line's work, which must not end under it: what ends the probe is posted.
+void Executor::on_probe(agent::OpId id, HelperEvent event) {
+  const auto it = probing_.find(id);
+  if (it == probing_.end()) return;
+  const auto later = [&](auto act) {
+    poller_.post([act = std::move(act), alive = alive_] {
+      if (*alive) act();
+    });
+  };
+  if (auto* list = std::get_if<HelperList>(&event)) {
+    if (it->second.found) it->second.lists.take(std::move(*list));
+  } else if (const auto* end = std::get_if<HelperListsEnd>(&event)) {
+    if (it->second.found) later([this, id, whole = end->whole] { end_lists(id, whole); });
+  } else if (const auto* fault = std::get_if<HelperFault>(&event)) {
+    if (it->second.found && fault->op == "lists") later([this, id] { end_lists(id, false); });
+  } else if (const auto* seen = std::get_if<HelperProbe>(&event)) {
+    ImageProbe found{it->second.digest, seen->ray, seen->python, seen->token_auth, seen->rocksdb};
+    if (it->second.found) return;
+    if (found.ray_version.empty() || !found.token_auth)  // it will not run
+      later([this, id, found] { end_probe(id, found); });
+    else
+      ask_lists(id, std::move(found));
+  }
+}
+
+void Executor::ask_lists(agent::OpId id, ImageProbe found) {
+  Probe& probe = probing_.at(id);
+  probe.found = std::move(found);
+  probe.link->send(json::object{{"op", "lists"}, {"venv", probe.runtime == RuntimeKind::Venv}});
+  poller_.after(kListsWithin, [this, id, alive = alive_] {
+    if (*alive) end_lists(id, false);
+  });
+}
+
+void Executor::end_lists(agent::OpId id, bool whole) {
+  const auto it = probing_.find(id);
+  if (it == probing_.end() || !it->second.found) return;
+  packages_.keep(it->second.digest, it->second.lists.end(whole));
+  end_probe(id, *it->second.found);
 }
 
 void Executor::end_probe(agent::OpId id, Result<ImageProbe> outcome) {
@@ -276,7 +316,7 @@ void Executor::end_probe(agent::OpId id, Result<ImageProbe> outcome) {
   if (probes_.size() >= 64) probes_.erase(probes_.begin());
   probes_[outcome->digest] = *outcome;
   save_probes();
-  hooks_.result(agent::OpResult{id, true, {}, false, *outcome});
+  hooks_.result(agent::OpResult{id, true, {}, false, *outcome, {}, packages_.of(outcome->digest)});
 }
 
 // ---- the life of a lease

@@ -14,6 +14,7 @@
 #include "crypto/sign.h"
 #include "host/blob_cache.h"
 #include "host/helper_link.h"
+#include "host/image_lists.h"
 #include "host/layout.h"
 #include "host/ordered_images.h"
 #include "host/overlay_port.h"
@@ -56,7 +57,10 @@ class Executor {
     std::unique_ptr<HelperLink> link;
     LeaseId lease;
     std::string digest;
+    RuntimeKind runtime = RuntimeKind::Docker;
     int tries = 0;
+    std::optional<ImageProbe> found;  // then it is asked for its lists
+    ImageLists lists;
   };
 
   void perform(agent::OpId id, const agent::EnsureImage& op);
@@ -89,6 +93,9 @@ class Executor {
   void tell_job(LeaseId lease, const HelperJob& job);
   void with_helper(agent::OpId id, LeaseId lease, std::function<void(Run&)> order, int tries = 0);
   void connect_probe(agent::OpId id);
+  void on_probe(agent::OpId id, HelperEvent event);
+  void ask_lists(agent::OpId id, ImageProbe found);
+  void end_lists(agent::OpId id, bool whole);
   void end_probe(agent::OpId id, Result<ImageProbe> outcome);
   void copy_files(agent::OpId id, LeaseId lease, std::vector<FileMount> files, std::size_t next,
                   std::vector<std::string> commands, int tries = 0);
@@ -120,6 +127,7 @@ class Executor {
   std::map<LeaseId, Run> runs_;
   std::map<agent::OpId, Probe> probing_;
   std::map<std::string, ImageProbe> probes_;
+  PackageBook packages_{layout_.packages()};
   std::map<agent::OpId, std::uint64_t> pulls_;  // op -> privd call
   // What ended inside of containers since the engine was asked last, and what this question is about: whether it ended
   // by itself or the engine took it along is known with the answer.

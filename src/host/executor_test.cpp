@@ -184,6 +184,49 @@ TEST_F(ExecutorEngine, AnImageThatNoPolicyLetsThroughIsNeverReady) {
   EXPECT_EQ(pull("127.0.0.1:1/app@" + manifest, {{}, {}, false, {key}}), "image_signature.unreachable, again");
 }
 
+// What is installed in an image comes with its probe, is kept for the next lease, and is never waited for in vain.
+TEST_F(ExecutorEngine, WhatIsInAnImageComesWithItsProbe) {
+  static agent::OpId id = 200;
+  const auto probe = [&](const std::string& digest) {
+    {
+      const std::lock_guard lock(mutex);
+      results.clear(), helper.reset();
+    }
+    start(++id, agent::ProbeImage{kLease, digest, RuntimeKind::Docker});
+  };
+  const auto result = [&] {
+    EXPECT_TRUE(until([&] { return !results.empty(); }));
+    const std::lock_guard lock(mutex);
+    return results.empty() ? agent::OpResult{} : results[0];
+  };
+  const std::string found = R"({"ev":"probe","ray":"2.55.1","python":"3.11","token_auth":true,"rocksdb":true})";
+  const auto list = [](const std::string& path, const std::string& text, bool more) {
+    return R"({"ev":"list","path":")" + path + R"(","data":")" + base64(as_bytes(text)) + R"(","more":)" +
+           (more ? "true}" : "false}");
+  };
+  probe("sha256:1");
+  ASSERT_TRUE(until([&] { return static_cast<bool>(helper); }));
+  says(list("var/lib/dpkg/status", "Package: early\nVersion: 1\n", false));  // nobody asked
+  says(found);
+  says(list("etc/os-release", "ID=debian\nVERSION_ID=12\n", false));
+  says(list("var/lib/dpkg/status", "Package: bash\nVersion: ", true));
+  says(list("var/lib/dpkg/status", "5.2\n", false));
+  says(list("etc/shadow", "root", false));  // no list of packages
+  says(R"({"ev":"lists_end","whole":true})");
+  const agent::OpResult whole = result();
+  EXPECT_TRUE(whole.ok);
+  EXPECT_EQ(whole.packages, "muster-packages 1\nsystem Debian:12\nskipped 1\n=Debian:12\nbash 5.2\n");
+  probe("sha256:1");
+  EXPECT_EQ(result().packages, whole.packages) << "known";
+  probe("sha256:2");
+  ASSERT_TRUE(until([&] { return static_cast<bool>(helper); }));
+  says(found);
+  says(R"({"ev":"fault","op":"lists","text":"it broke"})");
+  const agent::OpResult broken = result();
+  EXPECT_TRUE(broken.ok) << "the image runs all the same";
+  EXPECT_EQ(broken.packages, "muster-packages 1\nsystem \nskipped 1\n");
+}
+
 TEST_F(ExecutorEngine, ARayThatEndsByItselfIsTold) {
   says(R"({"ev":"ray_exit","code":9})");
   EXPECT_TRUE(until([this] { return count<agent::RayExited>() == 1; }));

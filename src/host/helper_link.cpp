@@ -122,6 +122,17 @@ Result<HelperEvent> read_report(Fields& f) {
   return HelperEvent(std::move(report));
 }
 
+Result<HelperEvent> read_list(Fields& f) {
+  HelperList list;
+  list.path = f.text("path", 1024);
+  list.more = f.boolean_or("more", false);
+  const auto data = unbase64(f.text("data", kHelperLineMax));
+  TRY_VOID(f.finish_lenient("list"));
+  if (!data) return error(Code::InvalidArgument, "list: 'data' is not base64");
+  list.data = *data;
+  return HelperEvent(std::move(list));
+}
+
 Result<HelperEvent> read_log(Fields& f) {
   HelperJobLog log;
   log.job = JobId::parse(f.text("job", 32)).value_or(JobId{});
@@ -146,9 +157,12 @@ Result<HelperEvent> parse_helper_event(std::string_view line) {
   if (ev == "hello") return read_hello(f);
   if (ev == "report") return read_report(f);
   if (ev == "job_log") return read_log(f);
+  if (ev == "list") return read_list(f);
   if (ev == "probe")
     out = HelperProbe{f.text("ray", 64), f.text("python", 64), f.boolean_or("token_auth", false),
                       f.boolean_or("rocksdb", false)};
+  else if (ev == "lists_end")
+    out = HelperListsEnd{f.boolean_or("whole", false)};
   else if (ev == "setup_done")
     out = HelperSetupDone{};
   else if (ev == "setup_failed")

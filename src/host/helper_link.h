@@ -35,6 +35,15 @@ struct HelperProbe {
   std::string ray, python;
   bool token_auth = false, rocksdb = false;
 };
+// A piece of a list of packages of the image, and the end of all of them; whole: none was left out.
+struct HelperList {
+  std::string path;
+  Bytes data;
+  bool more = false;
+};
+struct HelperListsEnd {
+  bool whole = false;
+};
 struct HelperSetupDone {};
 struct HelperSetupFailed {
   int step = 0, code = 0;
@@ -65,7 +74,7 @@ struct HelperFault {
   std::string op, text;
 };
 using HelperEvent =
-    std::variant<HelperHello, HelperProbe, HelperSetupDone, HelperSetupFailed, HelperRayReady, HelperRayExit,
+    std::variant<HelperHello, HelperProbe, HelperList, HelperListsEnd, HelperSetupDone, HelperSetupFailed, HelperRayReady, HelperRayExit,
                  HelperDrained, HelperRayStopped, HelperJob, HelperJobLog, HelperReport, HelperFault>;
 
 Result<HelperEvent> parse_helper_event(std::string_view line);

@@ -44,6 +44,7 @@ struct Layout {
   std::string ordered_images() const { return agent() + "/images.json"; }
   std::string assignments() const { return agent() + "/assignments"; }
   std::string overlays() const { return agent() + "/overlays"; }  // of each lease, what netd is told of its network
+  std::string packages() const { return agent() + "/packages"; }  // of images, beside their probes
   std::string probes() const { return agent() + "/probes.json"; }
   std::string venvs() const { return root + "/venvs"; }
   std::string netd() const { return root + "/netd"; }  // owned by netd's uid

@@ -3,6 +3,7 @@ speaks the image's Ray version. It listens on a unix stream socket (JSON lines, 
 starts, watches and drains Ray, runs jobs through Ray's own job server and reports demand. Standard library only until
 Ray is needed. Every event repeats state, so a lost connection loses nothing: the first line of a connection is "hello".
 """
+import base64
 import glob
 import importlib.metadata
 import json
@@ -26,6 +27,36 @@ PORTS = {  # pinned: the namespace is the cluster's own, so nothing else can hol
     "gcs": 6379, "node_manager": 6380, "object_manager": 6381, "agent_http": 6382, "agent_grpc": 6383,
     "metrics": 6384, "runtime_env": 6385, "dashboard": 8265, "client": 10001, "worker_min": 10002, "worker_max": 10999}
 LINE_MAX = 256 * 1024
+
+
+# Lists of packages, and where one looks for them; the release first, then what it is the release of.
+LISTS = ("usr/lib/os-release", "etc/os-release", "var/lib/dpkg/status", "lib/apk/db/installed") + tuple(
+    "%s/rpm/%s" % (folder, name) for folder in ("var/lib", "usr/lib/sysimage") for name in ("rpmdb.sqlite", "Packages.db", "Packages"))
+PYTHON_LISTS = (".dist-info/METADATA", ".egg-info/PKG-INFO", ".egg-info")
+LISTS_WITHIN, LIST_MAX, LIST_PART = 20, 64 << 20, 128 * 1024  # seconds, bytes
+NOT_OF_THE_IMAGE = ("proc", "sys", "dev", "tmp", "muster", "run")
+
+
+def lists_of(root, end):
+    """The paths of the lists in a root file system; None once if the time did not suffice to look everywhere."""
+    for name in LISTS:
+        if os.path.isfile(os.path.join(root, name)):
+            yield os.path.join(root, name)
+    for name in sorted(glob.glob(os.path.join(root, "var/lib/dpkg/status.d/*"))):
+        if not name.endswith(".md5sums"):
+            yield name
+    for folder, folders, files in os.walk(root):
+        if time.monotonic() > end:
+            yield None
+            return
+        if folder == "/":
+            folders[:] = [f for f in folders if f not in NOT_OF_THE_IMAGE]
+        if folder.endswith(".dist-info"):
+            yield from (os.path.join(folder, f) for f in files if f == "METADATA")
+        elif folder.endswith(".egg-info"):
+            yield from (os.path.join(folder, f) for f in files if f == "PKG-INFO")
+        elif folder.endswith("-packages"):
+            yield from (os.path.join(folder, f) for f in files if f.endswith(".egg-info"))
 
 
 def ray_command(*words):
@@ -153,6 +184,10 @@ class Link:
         except queue.Full:
             pass  # everything is repeated in the next hello
 
+    def send_all(self, event):
+        """For what is not repeated: waits until there is room."""
+        self.out.put(event, timeout=30)
+
     def write_loop(self):
         while True:
             event = self.out.get()
@@ -197,7 +232,7 @@ class Helper:
             self.jobs.log(m)
         elif op in ("job_submit", "job_stop"):
             threading.Thread(target=getattr(self.jobs, op[4:]), args=(m,), daemon=True).start()
-        elif op in ("probe", "setup", "ray_start", "ray_drain", "ray_stop"):
+        elif op in ("probe", "lists", "setup", "ray_start", "ray_drain", "ray_stop"):
             self.work.put_nowait((op, m))
         elif op == "ping":
             self.link.send({"ev": "pong"})
@@ -228,6 +263,36 @@ class Helper:
             pass
         self.link.send({"ev": "probe", "ray": version, "python": platform.python_version(),
                         "token_auth": os.path.isdir(os.path.join(root, "_private/authentication")), "rocksdb": rocksdb})
+
+    def lists(self, m):
+        """What is installed: the lists of packages as they lie in the image, for others to read (scan/inventory.h). Of a
+        virtual environment that alone: the system around it is the machine's."""
+        end = time.monotonic() + LISTS_WITHIN
+        whole = True
+        for path in lists_of(sys.prefix if m.get("venv") else "/", end):
+            if path is None:
+                whole = False
+            else:
+                whole = self.list_file(path) and whole
+        self.link.send_all({"ev": "lists_end", "whole": whole})
+
+    def list_file(self, path):
+        try:
+            with open(path, "rb") as f:
+                python = path.endswith(PYTHON_LISTS)
+                if python:  # names and versions stand before the first empty line
+                    data = f.read(64 * 1024).replace(b"\r\n", b"\n")
+                    data = data[:data.find(b"\n\n") + 1] if b"\n\n" in data else data
+                else:
+                    data = f.read(LIST_MAX + 1)
+        except OSError:
+            return False
+        if len(data) > LIST_MAX:
+            return False
+        for at in range(0, max(1, len(data)), LIST_PART):
+            self.link.send_all({"ev": "list", "path": path.lstrip("/"), "data": base64.b64encode(data[at:at + LIST_PART]).decode(),
+                                "more": at + LIST_PART < len(data)})
+        return True
 
     def setup(self, m):
         if self.setup_done:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
+#include "scan/rpm.h"
+
 namespace muster::scan {
 namespace {
 
@@ -42,7 +44,22 @@ std::string unquoted(std::string_view text) {
     text = text.substr(1, text.size() - 2);
   return plain(text);
 }
-// Debian names its releases by the number alone, Alpine by "v" and two numbers.
+// As OSV names the releases of distributions: Debian by the number alone, Alpine by "v" and two numbers, the others as
+// each sees fit. Of one that it does not know: its own name, of which no record speaks.
+std::string rpm_system(const std::string& id, const std::string& version) {
+  const std::string major = version.substr(0, version.find('.'));
+  if (id == "almalinux") return "AlmaLinux:" + major;
+  if (id == "rocky") return "Rocky Linux:" + major;
+  if (id == "rhel") return "Red Hat:enterprise_linux:" + major;
+  if (id == "opensuse-leap") return "openSUSE:Leap " + version;
+  if (id == "opensuse-tumbleweed") return "openSUSE:Tumbleweed";
+  if (id == "sles")
+    return "SUSE:Linux Enterprise Server " + major + (major == version ? "" : " SP" + version.substr(major.size() + 1));
+  if (id == "azurelinux") return "Azure Linux:" + major;
+  if (id == "photon") return "Photon OS:" + version;
+  if (id == "mageia") return "Mageia:" + version;
+  return {};
+}
 std::string system_of(std::string_view text) {
   std::string id, version;
   while (!text.empty()) {
@@ -55,11 +72,17 @@ std::string system_of(std::string_view text) {
     const auto second = version.find('.', version.find('.') + 1);
     return "Alpine:v" + version.substr(0, second);
   }
+  if (id == "wolfi") return "Wolfi";  // both have no releases
+  if (id == "chainguard") return "Chainguard";
+  if (id == "ubuntu" && !version.empty()) return "Ubuntu:" + version;
+  if (std::string system = version.empty() ? "" : rpm_system(id, version); !system.empty()) return system;
   return id.empty() ? "" : id + (version.empty() ? "" : ":" + version);
 }
 
-std::string_view family(const std::string& system, std::string_view wanted) {
-  return system.starts_with(wanted) ? std::string_view(system) : wanted;
+// Where the image does not say what it is, what its packager suggests. What says that it is something else is that, and
+// not what its packager suggests: advisories of Debian say nothing about a distribution made from it.
+std::string_view family(const std::string& system, std::string_view suggested) {
+  return system.empty() ? suggested : std::string_view(system);
 }
 
 void take_dpkg(Inventory& inventory, std::string_view text) {
@@ -149,6 +172,7 @@ std::string python_name(std::string_view name) {
 bool wanted(std::string_view path) {
   if (path == "etc/os-release" || path == "usr/lib/os-release" || path == kStatus || path == "lib/apk/db/installed")
     return true;
+  if (is_rpm_database(path)) return true;
   if (path.starts_with(kStatusFolder))
     return path.find('/', kStatusFolder.size()) == std::string_view::npos && !path.ends_with(".md5sums");
   return of_python(path);
@@ -163,6 +187,8 @@ void take(Inventory& inventory, std::string_view path, std::string_view text) {
     take_dpkg(inventory, text);
   } else if (path == "lib/apk/db/installed") {
     take_apk(inventory, text);
+  } else if (is_rpm_database(path)) {
+    take_rpm(inventory, text);
   } else if (of_python(path)) {
     take_python(inventory, text);
   }
@@ -174,9 +200,14 @@ Inventory inventory_of(const std::map<std::string, std::string>& files) {
     if (const auto it = files.find(path); it != files.end()) take(out, path, it->second);
   for (const auto& [path, text] : files)
     if (!path.ends_with("os-release")) take(out, path, text);
-  std::sort(out.packages.begin(), out.packages.end());
-  out.packages.erase(std::unique(out.packages.begin(), out.packages.end()), out.packages.end());
+  settle(out);
   return out;
+}
+
+void settle(Inventory& inventory) {
+  auto& packages = inventory.packages;
+  std::sort(packages.begin(), packages.end());
+  packages.erase(std::unique(packages.begin(), packages.end()), packages.end());
 }
 
 }  // namespace muster::scan

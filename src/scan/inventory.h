@@ -1,6 +1,6 @@
 #pragma once
-// What is installed in an image, by its own package databases: dpkg (status, status.d), apk (lib/apk/db/installed) and
-// Python (the METADATA of dist-info folders, PKG-INFO of egg-info). Advisories of distributions name source packages,
+// What is installed in an image, by its own package databases: dpkg (status, status.d), apk (lib/apk/db/installed), rpm
+// (rpm.h) and Python (the METADATA of dist-info folders, PKG-INFO of egg-info). Advisories of distributions name source packages,
 // so each package says its source too. Nothing of an image is trusted: text is bounded, what does not parse is skipped
 // and counted. Pure.
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace muster::scan {
 inline constexpr std::size_t kPackagesMax = 100'000, kFileMax = 64 << 20, kFieldMax = 512;
 
 struct Package {
-  std::string ecosystem;      // "Debian:12", "Alpine:v3.19", "PyPI"
+  std::string ecosystem;      // "Debian:12", "Ubuntu:24.04", "Alpine:v3.19", "AlmaLinux:9", "PyPI"
   std::string name, version;  // as installed
   std::string source, source_version;
   auto operator<=>(const Package&) const = default;
@@ -34,8 +34,15 @@ bool wanted(std::string_view path);
 // Reads one such file into the inventory; os-release first, or the packages have no release. An empty one counts as
 // skipped.
 void take(Inventory& inventory, std::string_view path, std::string_view text);
+// After the last file: sorted, each package once.
+void settle(Inventory& inventory);
 // Of all wanted files, in the right order.
 Inventory inventory_of(const std::map<std::string, std::string>& files);
+// An inventory on its way, at most `bytes_max` long: what does not fit counts as skipped. Lines:
+//   muster-packages 1, system NAME, skipped N, then "=ECOSYSTEM" before its packages, which are "name version" and, where
+//   they differ, "source source_version".
+std::string inventory_text(const Inventory& inventory, std::size_t bytes_max);
+Result<Inventory> parse_inventory(std::string_view text);
 std::string python_name(std::string_view name);  // "zope-interface" of "Zope.Interface"
 
 // The wanted files of an image's archive: `docker save` (layers on each other, whiteouts) or a plain tar of a root file

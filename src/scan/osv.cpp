@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "scan/rpm.h"
 #include "scan/version.h"
 #include "wire/json.h"
 
@@ -17,18 +18,25 @@ using wire::Json;
 std::string family_of(std::string_view ecosystem) {
   return std::string(ecosystem.substr(0, ecosystem.find(':')));
 }
-// Distributions' advisories name source packages.
-std::string key_of(const Package& package) {
+// Distributions' advisories name source packages; those that use rpm name either.
+std::set<std::string> keys_of(const Package& package) {
   const std::string family = family_of(package.ecosystem);
-  return family + "/" + (family == "PyPI" ? package.name : package.source);
+  if (family == "PyPI") return {family + "/" + package.name};
+  if (is_rpm_family(family)) return {family + "/" + package.name, family + "/" + package.source};
+  return {family + "/" + package.source};
 }
 const std::string& version_of(const Package& package) {
-  return family_of(package.ecosystem) == "PyPI" ? package.version : package.source_version;
+  const std::string family = family_of(package.ecosystem);
+  return family == "PyPI" || is_rpm_family(family) ? package.version : package.source_version;
 }
 
-// The release that a record speaks of; one without speaks of all.
+// The release that a record speaks of; one without speaks of all. Ubuntu adds ":LTS", Red Hat the repository. SUSE says
+// the product, of which those of one service pack share their packages.
 bool same_release(std::string_view said, std::string_view has) {
-  return said == has || said.find(':') == std::string_view::npos;
+  if (said == has || said.find(':') == std::string_view::npos) return true;
+  if (said.size() > has.size() && said.starts_with(has) && said[has.size()] == ':') return true;
+  constexpr std::string_view kServer = "SUSE:Linux Enterprise Server";
+  return has.starts_with(kServer) && said.starts_with("SUSE:") && said.ends_with(has.substr(kServer.size()));
 }
 
 struct Hit {
@@ -183,11 +191,19 @@ std::optional<WallTime> parse_time(std::string_view said) {
 }
 
 Matcher::Matcher(const Inventory& inventory) : inventory_(inventory) {
-  for (const Package& package : inventory_.packages) by_name_.emplace(key_of(package), &package);
+  for (const Package& package : inventory_.packages)
+    for (const std::string& key : keys_of(package)) by_name_.emplace(key, &package);
+}
+
+Result<Json> parse_record(std::string_view text) {
+  return wire::parse_json(text, {.bytes = kRecordMax, .depth = 32, .values = 2'000'000});
 }
 
 Status Matcher::add(std::string_view text) {
-  const Json record = TRY(wire::parse_json(text, {.bytes = kRecordMax, .depth = 32, .values = 2'000'000}));
+  return add(TRY(parse_record(text)));
+}
+
+Status Matcher::add(const Json& record) {
   if (record["id"].text().empty() || !record["affected"].is(Json::Kind::Array))
     return error(Code::InvalidArgument,
                  "this is no record in the OSV format: it has no id, or no list of affected packages");

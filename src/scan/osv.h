@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "scan/inventory.h"
+#include "wire/json.h"
 
 namespace muster::scan {
 
@@ -29,11 +30,15 @@ struct Finding {
   auto operator<=>(const Finding&) const = default;
 };
 
+// A record's text, parsed once for several matchers.
+Result<wire::Json> parse_record(std::string_view text);
+
 // Records are added one by one and forgotten but for what they say of this inventory.
 class Matcher {
  public:
   explicit Matcher(const Inventory& inventory);
   Status add(std::string_view record);
+  Status add(const wire::Json& record);
   std::vector<Finding> findings() const;       // sorted, the worst first
   WallTime newest() const { return newest_; }  // of all records' changes
   std::size_t records() const { return records_; }

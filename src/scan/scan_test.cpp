@@ -1,6 +1,11 @@
 // From the files of an image to a verdict: package lists as distributions write them, records as OSV writes them.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+
+#include "base/rng.h"
+#include "scan/rpm.h"
 #include "scan/verdict.h"
 
 namespace muster::scan {
@@ -56,6 +61,125 @@ TEST(Inventory, ReadsWhatPackagersWrite) {
   EXPECT_EQ(small.packages.at(0).ecosystem, "Debian:11");
   EXPECT_EQ(inventory_of({{"var/lib/dpkg/status", "Package: a\n\nVersion: 1\n\nPackage: \nVersion: 2\n"}}).skipped, 2U);
   EXPECT_EQ(python_name("Zope.__Interface"), "zope-interface");
+}
+
+std::string in_tree(const std::string& name) {
+  std::ifstream file(std::string(MUSTER_TEST_ROOT) + "/tests/data/rpm/" + name, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  EXPECT_GT(text.str().size(), 1000U) << name;
+  return text.str();
+}
+constexpr std::string_view kAlma = "NAME=\"AlmaLinux\"\nID=\"almalinux\"\nVERSION_ID=\"9.4\"\n";
+constexpr std::array<std::pair<const char*, const char*>, 3> kRpmFiles{{{"var/lib/rpm/rpmdb.sqlite", "rpmdb.sqlite"},
+                                                                       {"var/lib/rpm/Packages", "Packages"},
+                                                                       {"usr/lib/sysimage/rpm/Packages.db", "Packages.db"}}};
+
+// Written by rpm itself (tests/data/rpm/make); a header is longer than a page.
+TEST(Inventory, ReadsTheDatabasesOfRpm) {
+  for (const auto& [path, name] : kRpmFiles) {
+    ASSERT_TRUE(wanted(path));
+    const Inventory found = inventory_of({{"etc/os-release", std::string(kAlma)}, {path, in_tree(name)}});
+    EXPECT_EQ(found.skipped, 0U) << path;
+    ASSERT_EQ(found.packages.size(), 3U) << path;
+    EXPECT_EQ(found.packages[0], (Package{"AlmaLinux:9", "delta", "2:7-1", "gamma", "2:1.2.3-4.el9"}));
+    EXPECT_EQ(found.packages[1], (Package{"AlmaLinux:9", "gamma", "2:1.2.3-4.el9", "gamma", "2:1.2.3-4.el9"}));
+    EXPECT_EQ(found.packages[2], (Package{"AlmaLinux:9", "gamma-libs", "2:1.2.3-4.el9", "gamma", "2:1.2.3-4.el9"}));
+  }
+}
+
+TEST(Inventory, DamagedDatabasesOfRpmAreNeverClean) {
+  Rng rng(3);
+  for (const auto& [path, name] : kRpmFiles) {
+    const std::string whole = in_tree(name);
+    for (int round = 0; round < 400; ++round) {
+      std::string damaged = whole.substr(0, round % 4 == 0 ? rng.below(whole.size()) : whole.size());
+      for (std::size_t i = 1 + rng.below(8); i > 0 && !damaged.empty(); --i)
+        damaged[rng.below(rng.chance(1, 2) ? std::min<std::size_t>(damaged.size(), 200) : damaged.size())] =
+            static_cast<char>(rng.below(256));
+      Inventory found;
+      take(found, path, damaged);  // returns, and reads nothing beyond
+      EXPECT_LE(found.packages.size(), 3U);
+    }
+    Inventory cut;
+    take(cut, path, whole.substr(0, whole.size() / 2));
+    EXPECT_GT(cut.skipped, 0U) << path;
+  }
+  Inventory none;
+  take(none, "var/lib/rpm/Packages", "something else");
+  EXPECT_EQ(none.skipped, 1U);
+}
+
+TEST(Inventory, AnotherDistributionIsNotWhatItsPackagerSuggests) {
+  const auto system = [](const std::string& id, const std::string& version) {
+    return inventory_of({{"etc/os-release", "ID=" + id + "\nVERSION_ID=\"" + version + "\"\n"}}).system;
+  };
+  EXPECT_EQ(system("ubuntu", "24.04"), "Ubuntu:24.04");
+  EXPECT_EQ(system("rocky", "9.3"), "Rocky Linux:9");
+  EXPECT_EQ(system("rhel", "8.10"), "Red Hat:enterprise_linux:8");
+  EXPECT_EQ(system("opensuse-leap", "15.5"), "openSUSE:Leap 15.5");
+  EXPECT_EQ(system("sles", "15.5"), "SUSE:Linux Enterprise Server 15 SP5");
+  EXPECT_EQ(system("fedora", "40"), "fedora:40");
+  // Mint is made from Debian, and no record of Debian's speaks of it.
+  const Inventory mint = inventory_of({{"etc/os-release", "ID=linuxmint\nVERSION_ID=21\n"},
+                                       {"var/lib/dpkg/status", std::string(kStatusFile)}});
+  Matcher matcher(mint);
+  ASSERT_TRUE(matcher.add(record("CVE-1", "Debian:12", "openssl", R"({"introduced":"0"})")).ok());
+  EXPECT_TRUE(matcher.findings().empty());
+  EXPECT_EQ(judge(facts_of(mint, matcher, "x"), {}, WallTime{1'800'000'000'000}).outcome, Outcome::NotScanned);
+}
+
+TEST(Osv, ReleasesAsEachDistributionNamesThem) {
+  const auto hits = [](const std::string& os, const std::string& file, const std::string& text,
+                       const std::string& ecosystem, const std::string& name, const std::string& fixed) {
+    const Inventory inventory = inventory_of({{"etc/os-release", os}, {file, text}});
+    Matcher matcher(inventory);
+    EXPECT_TRUE(matcher.add(record("CVE-1", ecosystem, name, R"({"introduced":"0"},{"fixed":")" + fixed + "\"}")).ok());
+    return matcher.findings().size();
+  };
+  const std::string status = "Package: libssl3\nStatus: install ok installed\nSource: openssl\nVersion: 3.0.2-0ubuntu1.1\n";
+  const auto ubuntu = [&](const std::string& ecosystem, const std::string& fixed) {
+    return hits("ID=ubuntu\nVERSION_ID=\"22.04\"\n", "var/lib/dpkg/status", status, ecosystem, "openssl", fixed);
+  };
+  EXPECT_EQ(ubuntu("Ubuntu:22.04:LTS", "3.0.2-0ubuntu1.9"), 1U);
+  EXPECT_EQ(ubuntu("Ubuntu:22.04:LTS", "3.0.2-0ubuntu1.1"), 0U);
+  EXPECT_EQ(ubuntu("Ubuntu:24.04:LTS", "3.0.2-0ubuntu1.9"), 0U);
+  EXPECT_EQ(ubuntu("Debian:12", "3.0.2-0ubuntu1.9"), 0U);
+  const auto rpm = [&](const std::string& os, const std::string& ecosystem, const std::string& name,
+                       const std::string& fixed) {
+    return hits(os, "var/lib/rpm/rpmdb.sqlite", in_tree("rpmdb.sqlite"), ecosystem, name, fixed);
+  };
+  EXPECT_EQ(rpm(std::string(kAlma), "AlmaLinux:9", "gamma-libs", "2:1.2.3-5.el9"), 1U);
+  EXPECT_EQ(rpm(std::string(kAlma), "AlmaLinux:9", "gamma-libs", "2:1.2.3-4.el9"), 0U);
+  EXPECT_EQ(rpm(std::string(kAlma), "AlmaLinux:8", "gamma-libs", "2:1.2.3-5.el9"), 0U);
+  EXPECT_EQ(rpm("ID=rhel\nVERSION_ID=9.4\n", "Red Hat:enterprise_linux:9::baseos", "gamma-libs", "2:1.2.3-5.el9"), 1U);
+  EXPECT_EQ(rpm("ID=rhel\nVERSION_ID=9.4\n", "Red Hat:enterprise_linux:90::baseos", "gamma-libs", "2:1.2.3-5.el9"), 0U);
+  const std::string sles = "ID=sles\nVERSION_ID=15.5\n";
+  EXPECT_EQ(rpm(sles, "SUSE:Linux Enterprise Module for Basesystem 15 SP5", "gamma", "2:1.2.3-5.el9"), 3U)
+      << "by its source";
+  EXPECT_EQ(rpm(sles, "SUSE:Linux Enterprise Module for Basesystem 15 SP4", "gamma", "2:1.2.3-5.el9"), 0U);
+}
+
+TEST(Inventory, GoesOverAsText) {
+  Inventory inventory = inventory_of(debian_files());
+  inventory.skipped = 2;
+  const std::string text = inventory_text(inventory, 1 << 20);
+  const auto back = parse_inventory(text);
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->system, "Debian:12");
+  EXPECT_EQ(back->skipped, 2U);
+  EXPECT_EQ(back->packages, inventory.packages);
+  const auto cut = parse_inventory(inventory_text(inventory, 1150));
+  ASSERT_TRUE(cut.ok());
+  EXPECT_LT(cut->packages.size(), inventory.packages.size());
+  EXPECT_EQ(cut->skipped + cut->packages.size(), 2 + inventory.packages.size()) << "what does not fit counts";
+  const std::string head = "muster-packages 1\nsystem Debian:12\nskipped 0\n";
+  EXPECT_TRUE(parse_inventory(head).ok());
+  for (const std::string& bad :
+       {std::string(), std::string("muster-packages 2\n"), std::string("muster-packages 1\nsystem x\nskipped -1\n"),
+        head + "bash 1\n", head + "=Debian:12\nbash\n", head + "=Debian:12\nbash 1 a b c\n", head + "=\nbash 1\n",
+        head + "=Debian:12\nb\x01 1\n", head + "=Debian:12\n" + std::string(600, 'n') + " 1\n"})
+    EXPECT_FALSE(parse_inventory(bad).ok()) << bad;
 }
 
 TEST(Inventory, WantsListsAlone) {
@@ -194,6 +318,20 @@ TEST(Verdict, WaiversHaveAnOwnerAndAnEnd) {
                           R"({"waivers":[{"owner":"a","until":"2001-09-10"}]})",
                           R"({"waivers":[{"id":"CVE-1","owner":"a","until":"soon"}]})"})
     EXPECT_FALSE(parse_waivers(bad).ok()) << bad;
+}
+
+TEST(Verdict, PoliciesOfThePlatform) {
+  const auto policy = parse_scan_policy(
+      R"({"block":"critical","only_fixed":true,"max_age_days":3,"deny":true,"waivers":[{"id":"CVE-1","owner":"a","until":"2027-01-01"}]})");
+  ASSERT_TRUE(policy.ok()) << policy.error().message;
+  EXPECT_EQ(policy->rules.block, Severity::Critical);
+  EXPECT_TRUE(policy->rules.only_fixed && policy->deny);
+  EXPECT_EQ(policy->rules.fresh, Millis{3LL * 86'400'000});
+  EXPECT_EQ(policy->rules.waivers.size(), 1U);
+  EXPECT_TRUE(parse_scan_policy("{}").ok());
+  for (const char* bad : {"", "[]", R"({"blok":"high"})", R"({"block":"unknown"})", R"({"deny":"yes"})",
+                          R"({"max_age_days":0})", R"({"max_age_days":"7"})", R"({"waivers":[{}]})"})
+    EXPECT_FALSE(parse_scan_policy(bad).ok()) << bad;
 }
 
 TEST(Verdict, ReportsOfPlugIns) {

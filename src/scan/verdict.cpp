@@ -10,7 +10,7 @@ namespace {
 
 using wire::Json;
 
-constexpr std::size_t kReportMax = 64 << 20, kWaiversMax = 10'000;
+constexpr std::size_t kReportMax = 64 << 20, kWaiversMax = 10'000, kPolicyMax = 4 << 20;
 
 bool covers(const Waiver& waiver, const Finding& finding) {
   return waiver.id == finding.id && (waiver.package.empty() || waiver.package == finding.package);
@@ -26,8 +26,7 @@ std::string_view text(Outcome outcome) {
   return kNames[static_cast<std::size_t>(outcome)];
 }
 
-Result<std::vector<Waiver>> parse_waivers(std::string_view text) {
-  const Json json = TRY(wire::parse_json(text, {.bytes = 4 << 20}));
+Result<std::vector<Waiver>> read_waivers(const Json& json) {
   std::vector<Waiver> out;
   if (!json["waivers"].is(Json::Kind::Array) || json["waivers"].items().size() > kWaiversMax)
     return error(Code::InvalidArgument, "the waivers must be a list named \"waivers\", of at most 10000");
@@ -40,6 +39,40 @@ Result<std::vector<Waiver>> parse_waivers(std::string_view text) {
                                               "\"until\": \"2026-12-31\"");
     waiver.until = *until;
     out.push_back(std::move(waiver));
+  }
+  return out;
+}
+
+Result<std::vector<Waiver>> parse_waivers(std::string_view text) {
+  return read_waivers(TRY(wire::parse_json(text, {.bytes = kPolicyMax})));
+}
+
+Result<ScanPolicy> parse_scan_policy(std::string_view text) {
+  const Json json = TRY(wire::parse_json(text, {.bytes = kPolicyMax}));
+  if (!json.is(Json::Kind::Object)) return error(Code::InvalidArgument, "a scan policy is a JSON object");
+  ScanPolicy out;
+  for (const auto& [key, value] : json.members()) {
+    if (key == "block") {
+      const auto severity = parse_severity(value.text());
+      if (!severity || *severity == Severity::Unknown)
+        return error(Code::InvalidArgument, "\"block\" wants low, medium, high or critical", key);
+      out.rules.block = *severity;
+    } else if (key == "only_fixed" || key == "deny") {
+      if (!value.is(Json::Kind::Bool)) return error(Code::InvalidArgument, "\"" + key + "\" wants true or false", key);
+      (key == "deny" ? out.deny : out.rules.only_fixed) = value.truth();
+    } else if (key == "max_age_days") {
+      const std::int64_t days = value.is(Json::Kind::Number) ? value.integer(-1) : -1;
+      if (days < 1 || days > 3'650)
+        return error(Code::InvalidArgument, "\"max_age_days\" wants a number of days from 1 to 3650", key);
+      out.rules.fresh = Millis{days * 86'400'000};
+    } else if (key == "waivers") {
+      out.rules.waivers = TRY(read_waivers(json));
+    } else {
+      return error(Code::InvalidArgument,
+                   "a scan policy has no \"" + key.substr(0, 60) +
+                       "\"; it has block, only_fixed, max_age_days, waivers and deny",
+                   key.substr(0, 60));
+    }
   }
   return out;
 }

@@ -32,6 +32,13 @@ struct Rules {
   bool only_fixed = false;             // what has no fix yet never blocks
   std::vector<Waiver> waivers;
 };
+// The operator's word for what the platform scans by itself:
+// {"block": "high", "only_fixed": false, "max_age_days": 7, "waivers": [...], "deny": false}
+struct ScanPolicy {
+  Rules rules;
+  bool deny = false;  // an image that is condemned gets no more machines
+};
+Result<ScanPolicy> parse_scan_policy(std::string_view text);
 struct Verdict {
   Outcome outcome = Outcome::NotScanned;
   std::string why;                // a sentence

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "scan/rpm.h"
+
 namespace muster::scan {
 namespace {
 
@@ -134,6 +136,64 @@ int compare_apk_part(const ApkPart& a, const ApkPart& b) {
   return compare_numbers(a.text, b.text);
 }
 
+// ---- rpm: runs of digits and of letters, one by one; everything else only parts them, but for '~', which is before the
+// end, and '^', which is after it and before everything else.
+std::string_view take_letters(std::string_view& text) {
+  std::size_t n = 0;
+  while (n < text.size() && alpha(text[n])) ++n;
+  const std::string_view out = text.substr(0, n);
+  text.remove_prefix(n);
+  return out;
+}
+int compare_rpm_part(std::string_view a, std::string_view b) {
+  const auto starts = [](std::string_view text, char c) { return !text.empty() && text[0] == c; };
+  const auto skip = [&](std::string_view& text) {
+    while (!text.empty() && !digit(text[0]) && !alpha(text[0]) && text[0] != '~' && text[0] != '^')
+      text.remove_prefix(1);
+  };
+  while (true) {
+    skip(a), skip(b);
+    if (starts(a, '~') || starts(b, '~')) {
+      if (!starts(a, '~')) return 1;
+      if (!starts(b, '~')) return -1;
+    } else if (starts(a, '^') || starts(b, '^')) {
+      if (a.empty()) return -1;
+      if (b.empty()) return 1;
+      if (!starts(a, '^')) return 1;
+      if (!starts(b, '^')) return -1;
+    } else if (a.empty() || b.empty()) {
+      return a.empty() && b.empty() ? 0 : a.empty() ? -1 : 1;
+    } else {
+      const bool number = digit(a[0]);
+      const std::string_view x = number ? take_digits(a) : take_letters(a);
+      const std::string_view y = number ? take_digits(b) : take_letters(b);
+      if (y.empty()) return number ? 1 : -1;  // numbers are newer than letters
+      const int order = number ? compare_numbers(x, y) : sign(x.compare(y));
+      if (order != 0) return order;
+      continue;
+    }
+    a.remove_prefix(1), b.remove_prefix(1);
+  }
+}
+struct RpmVersion {
+  std::string_view epoch = "0", version, release;
+};
+std::optional<RpmVersion> read_rpm(std::string_view text) {
+  RpmVersion out;
+  if (text.empty() || text.size() > kVersionMax) return {};
+  if (!std::all_of(text.begin(), text.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; })) return {};
+  if (const auto colon = text.find(':'); colon != std::string_view::npos) {
+    out.epoch = text.substr(0, colon);
+    if (out.epoch.empty() || !std::all_of(out.epoch.begin(), out.epoch.end(), digit)) return {};
+    text.remove_prefix(colon + 1);
+  }
+  const auto dash = text.rfind('-');
+  out.version = text.substr(0, dash);
+  if (dash != std::string_view::npos) out.release = text.substr(dash + 1);
+  if (out.version.empty()) return {};
+  return out;
+}
+
 // ---- Python
 struct PythonVersion {
   std::string_view epoch = "0";
@@ -254,6 +314,15 @@ std::optional<int> compare_debian(std::string_view a, std::string_view b) {
   return compare_part(x->revision, y->revision);
 }
 
+// Without a release on either side the version alone counts.
+std::optional<int> compare_rpm(std::string_view a, std::string_view b) {
+  const auto x = read_rpm(a), y = read_rpm(b);
+  if (!x || !y) return {};
+  if (const int order = compare_numbers(x->epoch, y->epoch); order != 0) return order;
+  if (const int order = compare_rpm_part(x->version, y->version); order != 0) return order;
+  return x->release.empty() || y->release.empty() ? 0 : compare_rpm_part(x->release, y->release);
+}
+
 std::optional<int> compare_alpine(std::string_view a, std::string_view b) {
   const auto x = read_alpine(a), y = read_alpine(b);
   if (!x || !y) return {};
@@ -280,9 +349,10 @@ std::optional<int> compare_python(std::string_view a, std::string_view b) {
 
 std::optional<int> compare_versions(std::string_view ecosystem, std::string_view a, std::string_view b) {
   const std::string_view kind = ecosystem.substr(0, ecosystem.find(':'));
-  if (kind == "Debian") return compare_debian(a, b);
-  if (kind == "Alpine") return compare_alpine(a, b);
+  if (kind == "Debian" || kind == "Ubuntu") return compare_debian(a, b);
+  if (kind == "Alpine" || kind == "Wolfi" || kind == "Chainguard") return compare_alpine(a, b);
   if (kind == "PyPI") return compare_python(a, b);
+  if (is_rpm_family(kind)) return compare_rpm(a, b);
   return {};
 }
 

@@ -33,6 +33,19 @@ TEST(Versions, Debian) {
   EXPECT_FALSE(compare_debian(std::string(257, '1'), "1"));
 }
 
+TEST(Versions, Rpm) {
+  rises(compare_rpm, {"1.0~beta-1", "1.0~rc1-1", "1.0~rc2-1", "1.0-1", "1.0-1.el9", "1.0-2.el8", "1.0-10", "1.0^20240101-1",
+                      "1.0^20240101.b-1", "1.0a-1", "1.0.1-1", "1.1-1", "1.10-1", "2-1", "1:0.1-1", "10:0-1"});
+  EXPECT_EQ(compare_rpm("1.0", "1.0-7"), 0) << "without a release the version alone counts";
+  EXPECT_EQ(compare_rpm("0:1.0-1", "1.0-1"), 0);
+  EXPECT_EQ(compare_rpm("1.0.0-1", "1_0+0-1"), 0) << "what parts is all the same";
+  EXPECT_EQ(compare_rpm("1.a-1", "1.1-1"), -1) << "numbers are newer than letters";
+  EXPECT_EQ(compare_rpm("1.010-1", "1.10-1"), 0);
+  EXPECT_EQ(compare_versions("AlmaLinux:9", "2:1.2.3-4.el9", "2:1.2.3-5.el9"), -1);
+  EXPECT_EQ(compare_versions("Ubuntu:24.04:LTS", "1.0-1ubuntu1", "1.0-1ubuntu2"), -1);
+  for (const char* bad : {"", "a:1-1", ":1", "1 2", "-1"}) EXPECT_FALSE(compare_rpm(bad, "1")) << bad;
+}
+
 TEST(Versions, Alpine) {
   rises(compare_alpine, {"0.1_alpha", "0.1_alpha1", "0.1_beta", "0.1_pre2",    "0.1_rc1",         "0.1_rc1-r1",
                          "0.1",       "0.1-r0",     "0.1-r1",   "0.1-r10",     "0.1_git20200101", "0.1_p1",

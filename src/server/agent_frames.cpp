@@ -11,6 +11,7 @@
 #include "server/blob_store.h"
 #include "server/core_state.h"
 #include "server/desired.h"
+#include "server/image_scans.h"
 #include "server/relay_book.h"
 #include "server/way_memory.h"
 #include "session/carried.h"
@@ -26,6 +27,8 @@ void AgentHub::other_frame(const LinkPtr& link, const session::AgentFrame& frame
   if (const auto* blob = std::get_if<session::BlobRequest>(&frame)) return on_blob(link, *blob);
   if (const auto* pull = std::get_if<session::PullReport>(&frame)) return on_pull(link, *pull);
   if (const auto* lock = std::get_if<session::LockOffer>(&frame)) return on_lock(link, *lock);
+  if (const auto* packages = std::get_if<session::PackagesOffer>(&frame))
+    return context_.images->offered(link->node, *packages);
   if (const auto* trust = std::get_if<session::TrustTaken>(&frame)) return on_trust(link, *trust);
   if (const auto* keys = std::get_if<session::KeysTaken>(&frame)) return on_keys(link, *keys);
   if (const auto* net = std::get_if<session::NetReport>(&frame)) return on_net(link, *net);

@@ -6,6 +6,7 @@
 #include "server/agents.h"
 #include "server/api.h"
 #include "server/blob_store.h"
+#include "server/image_scans.h"
 #include "server/list.h"
 #include "wire/names.h"
 
@@ -85,6 +86,14 @@ void Api::with_starts(const CallPtr& call, bool wanted, std::function<void()> an
   });
 }
 
+namespace {
+void warn_of_image(const Context& context, wire::ClusterView& view) {
+  if (control::terminal(view.cluster.state)) return;
+  if (std::string told = context.images->warning(view.cluster.probe->digest); !told.empty())
+    view.warnings.push_back(std::move(told));
+}
+}  // namespace
+
 void Api::add_clusters() {
   using access::Kind;
   using access::Verb;
@@ -101,6 +110,7 @@ void Api::add_clusters() {
     }
     if (access::check(caller, Verb::Logs, object_of(state, *found)).ok())
       view.failures = context_.agents->failures(found->id);
+    warn_of_image(context_, view);
     return wire::to_json(view);
   };
   add(
@@ -150,6 +160,7 @@ void Api::add_clusters() {
             auto view = cluster_view(state, item, ray ? &*ray : nullptr,
                                      [this](LeaseId lease) { return context_.agents->pull(lease); });
             if (const auto waiting = queue.find(item.id); waiting != queue.end()) view.queue = waiting->second;
+            warn_of_image(context_, view);
             return wire::to_json(view);
           });
         });

@@ -9,6 +9,7 @@
 #include "server/blob_store.h"
 #include "server/event_hub.h"
 #include "server/host_judge.h"
+#include "server/image_scans.h"
 #include "server/journal_head.h"
 #include "server/log_store.h"
 #include "server/registry_store.h"
@@ -122,6 +123,8 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.access = std::make_unique<AccessLog>(std::move(access), options.addresses);
   context.access->start();
   context.hosts = std::make_unique<HostJudge>(context);
+  context.images = std::make_unique<ImageScans>(context);
+  TRY_VOID(context.images->load());
   context.events = std::make_unique<EventHub>(*context.runner, EventHub::Options{});
   context.agents = std::make_unique<AgentHub>(context, options.agents);
   context.events->on_events([&context](const std::vector<engine::DurableEvent>& events) {
@@ -134,6 +137,7 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   context.events->start(*context.runner);
   context.agents->start();
   context.queue_watch->start();
+  context.images->start();
   context.relay->start();
   note_keys(context);
   app->judge_hosts();
@@ -169,6 +173,10 @@ Status App::sign_due_head() {
   return {};
 }
 
+void App::judge_images() {
+  context_->images->refresh();
+}
+
 void App::judge_hosts() {
   if (const Status judged = context_->hosts->refresh(); !judged.ok())
     log_error("musterd", "known holes of machines: {}", judged.error().message);
@@ -201,6 +209,7 @@ void App::stop() {
   // Listeners first, then all threads that read the engine, then the engine itself.
   if (server_) server_->stop();
   if (context_->queue_watch) context_->queue_watch->stop();
+  if (context_->images) context_->images->stop();
   if (context_->events) context_->events->stop();
   if (context_->agents) context_->agents->stop();
   if (context_->relay) context_->relay->stop();

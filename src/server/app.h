@@ -43,6 +43,7 @@ class App {
   Context& context() { return *context_; }
   const Api& api() const { return *api_; }
   void stop();
+  void judge_images();     // by the advisories and the policy of scans as they are now; on their own thread
   void judge_hosts();      // by the table and policy of known holes as they are now
   Status sign_due_head();  // once a day (UTC), into DIR/heads
   // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those

@@ -20,6 +20,7 @@ class AccessTokens;
 class AgentHub;
 class EventHub;
 class HostJudge;
+class ImageScans;
 class LogStore;
 class BlobStore;
 class RegistryStore;
@@ -56,6 +57,7 @@ struct Context {
   std::unique_ptr<RelayBook> relays;
   std::unique_ptr<RelayTeller> relay;
   std::unique_ptr<HostJudge> hosts;
+  std::unique_ptr<ImageScans> images;
   std::unique_ptr<EventHub> events;
   std::unique_ptr<AgentHub> agents;
   std::unique_ptr<StartForecasts> starts;

@@ -35,6 +35,8 @@ struct DataDir {
   std::string refused_log() const { return root + "/refused.log"; }
   std::string known_holes() const { return root + "/known-holes.json"; }
   std::string hole_policy() const { return root + "/hole-policy.json"; }
+  std::string advisories() const { return root + "/advisories"; }
+  std::string scan_policy() const { return root + "/scan-policy.json"; }
   std::string relay() const { return root + "/relay"; }
 };
 

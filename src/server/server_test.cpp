@@ -145,6 +145,9 @@ class Platform : public ::testing::Test {
 };
 
 // A machine that obeys: whatever is desired is observed as ready.
+// What every machine says that it runs.
+const std::string kImage = "sha256:" + std::string(64, 'a');
+
 class FakeAgent {
  public:
   // trust: what it believes; without roots it is an agent of before them.
@@ -307,7 +310,7 @@ class FakeAgent {
       lease.overlay_signature = overlay::sign_overlay_key(
           key_, assignment.cluster.value,
           {assignment.epoch.incarnation, assignment.epoch.leader, assignment.epoch.counter}, pair.public_key);
-      lease.probe = {"sha256:ab", "2.55.0", "3.11.2", true, true};
+      lease.probe = {kImage, "2.55.0", "3.11.2", true, true};
       lease.phase = assignment.want == LeaseWant::Stop      ? LeasePhase::Stopped
                     : assignment.want == LeaseWant::Standby ? LeasePhase::Standby
                                                             : LeasePhase::Ready;
@@ -1993,6 +1996,135 @@ struct FarRelay {
   std::unique_ptr<relay::Relay> relay;
   std::unique_ptr<relay::Client> client;  // ends before the relay
 };
+
+// Machines tell what is in an image; what the operator's database says of it reaches who runs it, and who only hears of
+// it never.
+TEST_F(Platform, WhatIsInImagesIsJudgedAndWhoRunsThemIsTold) {
+  const std::string tenant = user("scan-tom", Role::Tenant, "scan-t"), other = user("scan-tim", Role::Tenant, "scan-o");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"main"})", tenant).status, 200);
+  std::vector<std::unique_ptr<FakeAgent>> agents;
+  std::vector<std::string> suppliers;
+  const auto enrol = [&](const std::string& name) {
+    suppliers.push_back(user("scan-" + name, Role::Supplier, "scan-org-" + name));
+    const auto key = crypto::SigningKey::generate();
+    wire::EnrollRequest request;
+    request.token = call("POST", "/api/v1/join-tokens", "{}", suppliers.back()).body["secret"].text();
+    request.csr_pem = *crypto::make_csr(key, name);
+    request.name = name;
+    NodeFacts& facts = request.facts;
+    facts.hostname = name, facts.arch = "x86_64", facts.boot_id = "boot-1", facts.runtimes = {RuntimeKind::Docker};
+    facts.capacity.cpu_milli = 4'000, facts.capacity.memory_bytes = 16LL << 30;
+    const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(request), "");
+    EXPECT_EQ(enrolled.status, 200) << enrolled.body.dump();
+    agents.push_back(std::make_unique<FakeAgent>(endpoint(), *NodeId::parse(enrolled.body["nodeId"].text()),
+                                                 enrolled.body["certificatePem"].text(), key, facts,
+                                                 *unbase64(enrolled.body["commandKey"].text())));
+  };
+  enrol("scan-a"), enrol("scan-b");
+  wire::CreateClusterRequest request;
+  request.spec.name = "scanned", request.spec.image = "muster/ray:1";
+  request.spec.head.resources.cpu_milli = 3'000, request.spec.head.resources.memory_bytes = 1LL << 30;
+  request.spec.groups = {{"w", 1, 1, request.spec.head, {}, {}}};
+  const auto made = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const auto shown = [&] { return call("GET", "/api/v1/clusters/scanned", "", tenant).body; };
+  ASSERT_TRUE(eventually([&] { return shown()["state"].text() == "running"; }, Millis(30'000))) << shown().dump(1);
+  const auto lease_of = [&](std::size_t i) { return agents[i]->seen().desired.assignments.at(0).lease; };
+  const std::string old_list =
+      "muster-packages 1\nsystem Debian:12\nskipped 0\n=Debian:12\nlibssl3 3.0.11-1 openssl 3.0.11-1\n";
+  std::string new_list = old_list;
+  new_list.replace(new_list.find("3.0.11-1 openssl 3.0.11-1"), 25, "3.0.13-1 openssl 3.0.13-1");
+  const auto scans = [&](const std::string& token) { return call("GET", "/api/v1/image-scans", "", token).body["items"].items(); };
+  const auto verdict = [&](const std::string& token) {
+    const auto rows = scans(token);
+    return rows.empty() ? std::string() : rows[0]["verdict"].text() + ": " + rows[0]["why"].text();
+  };
+  ImageScans& book = *app_->context().images;
+  const DataDir dir = app_->context().dir;
+  const auto put = [](const std::string& path, const std::string& text) { std::ofstream(path) << text; };
+  const auto advise = [&](const std::string& fixed, const std::string& day) {
+    put(dir.advisories() + "/CVE-2999-1.json",
+        R"({"id":"CVE-2999-1","modified":")" + day + R"(T00:00:00Z","database_specific":{"severity":"HIGH"},)" +
+            R"("affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},"ranges":[{"type":"ECOSYSTEM",)" +
+            R"("events":[{"introduced":"0"},{"fixed":")" + fixed + "\"}]}]}]}");
+  };
+  const std::string today = format_utc(read_clocks().wall).substr(0, 10);
+
+  // Not a word without a database, of a lease that is another's, or of what is no list.
+  agents[0]->send(session::PackagesOffer{lease_of(0), kImage, old_list});
+  agents[1]->send(session::PackagesOffer{lease_of(0), kImage, new_list});
+  agents[1]->send(session::PackagesOffer{lease_of(1), "sha256:" + std::string(64, 'b'), new_list});
+  agents[1]->send(session::PackagesOffer{lease_of(1), kImage, "anything"});
+  agents[1]->send(session::LogChunk{JobId{1}, 1, 0, {}});
+  std::this_thread::sleep_for(Millis(300));
+  EXPECT_TRUE(scans(admin_).empty());
+  ASSERT_TRUE(std::filesystem::create_directories(dir.advisories()));
+  advise("3.0.11-1", today);
+  app_->judge_images();
+  ASSERT_TRUE(eventually([&] { return verdict(admin_) == "pass: nothing is known against it"; })) << verdict(admin_);
+  EXPECT_EQ(scans(admin_).size(), 1U);
+  EXPECT_EQ(scans(admin_)[0]["suppliers"].integer(), 1);
+  EXPECT_EQ(scans(admin_)[0]["packages"].integer(), 1);
+  EXPECT_EQ(scans(tenant)[0]["clusters"].items().at(0).text(), made.body["id"].text());
+  EXPECT_TRUE(scans(other).empty()) << "it runs nothing of it";
+  EXPECT_EQ(call("GET", "/api/v1/image-scans", "", suppliers[0]).status, 403);
+  EXPECT_TRUE(shown()["warnings"].items().empty()) << shown()["warnings"].dump();
+
+  // A newer database condemns it while it runs.
+  put(dir.scan_policy(), R"({"deny":true})");
+  advise("3.0.12-1", today);
+  app_->judge_images();
+  ASSERT_TRUE(eventually([&] { return verdict(tenant) == "block: 1 finding is high or worse"; })) << verdict(tenant);
+  EXPECT_EQ(scans(tenant)[0]["findings"].items().at(0)["fixed"].text(), "3.0.12-1");
+  EXPECT_EQ(shown()["warnings"].items().at(0).text(),
+            "the image is condemned: 1 finding is high or worse, such as CVE-2999-1 in libssl3 3.0.11-1, mended in "
+            "3.0.12-1; `muster images verdicts` shows all");
+  EXPECT_EQ(shown()["state"].text(), "running") << "what runs goes on";
+  const auto denied = [&] {
+    return call("GET", "/api/v1/orgs/org-1/image-policy", "", admin_).body["platform"]["policy"]["deny"].items().size();
+  };
+  EXPECT_EQ(denied(), 0U) << "one community machine's word denies nothing";
+  net::Client client(endpoint());
+  const auto metrics = client.call({"GET", "/metrics", {{"Authorization", "Bearer " + admin_}}, "", Millis(10'000)});
+  EXPECT_NE(metrics->body.find("muster_images{verdict=\"block\"} 1\n"), std::string::npos) << metrics->body;
+  // Another supplier's machine says the same; one that says better things of it clears nothing.
+  agents[1]->send(session::PackagesOffer{lease_of(1), kImage, new_list});
+  ASSERT_TRUE(eventually([&] { return scans(tenant)[0]["suppliers"].integer() == 2; }));
+  EXPECT_EQ(verdict(tenant), "block: 1 finding is high or worse");
+  EXPECT_EQ(denied(), 0U) << "they disagree";
+  agents[1]->send(session::PackagesOffer{lease_of(1), kImage, old_list});
+  EXPECT_TRUE(eventually([&] { return denied() == 1; }));
+  request.spec.name = "another", request.spec.image = kImage;
+  EXPECT_EQ(call("POST", "/api/v1/clusters", wire::to_json(request), tenant).body["code"].text(), "image_policy.denied");
+
+  // Faults leave what is in force: of the policy, of one record, of an old database.
+  put(dir.scan_policy(), R"({"blok":"high"})");
+  EXPECT_FALSE(book.judge_all().ok());
+  EXPECT_EQ(verdict(tenant), "block: 1 finding is high or worse");
+  put(dir.scan_policy(), R"({"waivers":[{"id":"CVE-2999-1","owner":"ann","until":"2999-01-01"}]})");
+  put(dir.advisories() + "/broken.json", "{");
+  EXPECT_FALSE(book.judge_all().ok());
+  EXPECT_EQ(verdict(tenant), "pass: nothing is known against it but 1 waived finding");
+  advise("3.0.11-1", "2020-01-01");
+  ASSERT_EQ(::unlink((dir.advisories() + "/broken.json").c_str()), 0);
+  EXPECT_TRUE(book.judge_all().ok());
+  EXPECT_EQ(verdict(tenant).substr(0, 7), "stale: ");
+  EXPECT_NE(shown()["warnings"].items().at(0).text().find("stale"), std::string::npos);
+  // After a restart it knows without being told.
+  ImageScans again(app_->context());
+  ASSERT_TRUE(again.load().ok());
+  EXPECT_TRUE(again.judge_all().ok());
+  ASSERT_EQ(again.list().size(), 1U);
+  EXPECT_EQ(again.list()[0].suppliers, 2U);
+  ASSERT_EQ(call("DELETE", "/api/v1/clusters/scanned", "", tenant).status, 200);
+  std::filesystem::remove_all(dir.advisories());
+  ASSERT_EQ(::unlink(dir.scan_policy().c_str()), 0);
+  EXPECT_TRUE(book.judge_all().ok());
+  EXPECT_TRUE(scans(admin_).empty());
+  ASSERT_EQ(call("PUT", "/api/v1/orgs/org-1/image-policy", R"({"policy":{}})", admin_).status, 200);
+  for (const std::string name : {"scan-a", "scan-b"})
+    EXPECT_EQ(call("POST", "/api/v1/nodes/" + name + "/action", R"({"action":"revoke"})", admin_).status, 200);
+}
 
 TEST_F(Platform, AMachineWithAKnownHoleGetsNothingNewUntilItIsMended) {
   const std::string supplier = user("hole-sue", Role::Supplier, "hole-org"),

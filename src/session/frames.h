@@ -37,7 +37,8 @@ struct Welcome {
   std::vector<std::string> relays; /* host:port */
   bool want_inventory = true;
   std::vector<std::string> features; /* frames beyond the first version that this server takes: "net" = NetReport,
-                                        "peer" = NetPath::Peer in it, "trust" = TrustTaken, "keys" = KeysTaken */
+                                        "peer" = NetPath::Peer in it, "trust" = TrustTaken, "keys" = KeysTaken,
+                                        "packages" = PackagesOffer */
   std::vector<std::string> probe_relays = {}; /* host:port; round trips to their UDP ports go into Telemetry */
   bool operator==(const Welcome&) const = default;
 };
@@ -191,6 +192,13 @@ struct LockOffer {
   LeaseId lease;
   Bytes lock;
   bool operator==(const LockOffer&) const = default;
+};
+// What is installed in the image of a lease, by the image's own lists (scan/inventory.h).
+struct PackagesOffer {
+  LeaseId lease;
+  std::string image;  // as the lease's probe names it
+  std::string packages;
+  bool operator==(const PackagesOffer&) const = default;
 };
 struct CertRequest {
   Bytes csr_pem;
@@ -418,7 +426,7 @@ struct ServerFrame : AnyServerFrame {
 };
 using AnyAgentFrame = std::variant<Hello, Inventory, Observed, Heartbeat, LogChunk, RayReportFrame, BlobRequest,
                                    CertRequest, Telemetry, Goodbye, OwnerPause, StreamData, StreamWindow, StreamEof,
-                                   StreamClose, PullReport, LockOffer, NetReport, TrustTaken, KeysTaken>;
+                                   StreamClose, PullReport, LockOffer, PackagesOffer, NetReport, TrustTaken, KeysTaken>;
 // One of them. What copies, moves, compares and ends it is compiled once (frames.cpp): in each source it would take
 // seconds.
 struct AgentFrame : AnyAgentFrame {

@@ -11,7 +11,8 @@ namespace {
 
 using namespace session;
 
-constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kIdentityTokenMax = 8 << 10, kLockMax = 512 << 10;
+constexpr std::size_t kPemMax = 64 << 10, kPasswordMax = 8 << 10, kIdentityTokenMax = 8 << 10, kLockMax = 512 << 10,
+                      kPackagesMax = 920 << 10;
 
 std::vector<LeaseId> get_ids(const google::protobuf::RepeatedField<std::uint64_t>& in, const char* field,
                              Check& check) {
@@ -417,6 +418,14 @@ void put(const LockOffer& v, pb::AgentFrame& f) {
 LockOffer get(const pb::LockOffer& in, Check& c) {
   return {{in.lease()}, c.bytes(in.lock(), kLockMax, "lock")};
 }
+void put(const PackagesOffer& v, pb::AgentFrame& f) {
+  f.mutable_packages_offer()->set_lease(v.lease.value);
+  f.mutable_packages_offer()->set_image(v.image);
+  f.mutable_packages_offer()->set_packages(v.packages);
+}
+PackagesOffer get(const pb::PackagesOffer& in, Check& c) {
+  return {{in.lease()}, c.text(in.image(), kNameMax, "image"), c.text(in.packages(), kPackagesMax, "packages")};
+}
 void put(const CertRequest& v, pb::AgentFrame& f) {
   f.mutable_cert_request()->set_csr_pem(raw(v.csr_pem));
 }
@@ -811,6 +820,8 @@ Result<AgentFrame> decode_agent_frame(ByteView bytes) {
       return checked<AgentFrame>(m.pull_report());
     case pb::AgentFrame::kLockOffer:
       return checked<AgentFrame>(m.lock_offer());
+    case pb::AgentFrame::kPackagesOffer:
+      return checked<AgentFrame>(m.packages_offer());
     case pb::AgentFrame::kCertRequest:
       return checked<AgentFrame>(m.cert_request());
     case pb::AgentFrame::kTelemetry:

@@ -297,6 +297,8 @@ struct Gen {
         return TrustTaken{u64(), bytes(32)};
       case 18:
         return KeysTaken{u64(), bytes(32)};
+      case 19:
+        return PackagesOffer{lease(), text(), text()};
       default:
         return close();
     }

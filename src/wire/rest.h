@@ -349,6 +349,16 @@ struct HeadroomView {
   };
   std::vector<Row> rows;
 };
+struct ImageFindingView {
+  std::string id, severity, package, version, fixed, waived_by;
+};
+struct ImageScanView {
+  std::string image, verdict, why, system;
+  std::uint32_t packages = 0, suppliers = 0, found = 0;
+  WallTime database;
+  std::vector<ImageFindingView> findings;
+  std::vector<ClusterId> clusters;
+};
 struct RegistryView {
   std::string host, username;
   WallTime expires;
@@ -522,6 +532,7 @@ std::string to_json(const TelemetryView& view);
 std::string to_json(const ServerView& view);
 
 // A page: items already written by to_json.
+std::string to_json(const ImageScanView& view);
 std::string to_json(const RegistryView& view);
 std::string list_json(const std::vector<std::string>& items, std::string_view next_cursor, std::uint64_t seq);
 

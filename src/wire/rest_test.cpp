@@ -189,6 +189,7 @@ TEST(Rest, ViewsMatchTheContract) {
       {"QuotaView", to_json(QuotaView{QuotaScope{}, {}})},
       {"ImagePolicyView",
        to_json(ImagePolicyView{{}, ImagePolicyScope{"o", "n", {{"a"}, {}, true, {"k"}}, {"f"}}, {}})},
+      {"ImageScan", to_json(ImageScanView{"a", "block", "w", "Debian:12", 1, 1, 1, {}, {{}}, {ClusterId{1}}})},
       {"Grant", to_json(GrantView{})},
       {"ServiceAccount", to_json(ServiceAccountView{})},
       {"ApiToken", to_json(ApiTokenView{})},

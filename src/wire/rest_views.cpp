@@ -592,6 +592,29 @@ std::string to_json(const JobView& view) {
   return write_message(m);
 }
 
+std::string to_json(const ImageScanView& view) {
+  v1::ImageScan m;
+  m.set_image(clean(view.image));
+  m.set_verdict(view.verdict);
+  m.set_why(clean(view.why));
+  m.set_system(clean(view.system));
+  m.set_packages(view.packages);
+  m.set_suppliers(view.suppliers);
+  m.set_database_at(time_text(view.database));
+  for (const ImageFindingView& each : view.findings) {
+    v1::ImageFinding& finding = *m.add_findings();
+    finding.set_id(clean(each.id));
+    finding.set_severity(each.severity);
+    finding.set_package(clean(each.package));
+    finding.set_version(clean(each.version));
+    finding.set_fixed(clean(each.fixed));
+    finding.set_waived_by(clean(each.waived_by));
+  }
+  m.set_found(view.found);
+  for (const ClusterId id : view.clusters) m.add_clusters(id.str());
+  return write_message(m);
+}
+
 std::string to_json(const RegistryView& view) {
   v1::Registry m;
   m.set_host(clean(view.host));

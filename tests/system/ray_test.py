@@ -1,9 +1,12 @@
 """A cluster on real Ray, used as Ray users use it: what it grows and shrinks by, what it survives, and Ray's own clients through a
 forwarded port. One lab and one cluster for all tests; each leaves the cluster whole again.
 """
+import functools
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -338,6 +341,19 @@ print('placed', ray.get(g.ready(), timeout=120) is not None)
             self.assertEqual(scanned.returncode, 1, scanned.stdout + scanned.stderr)
             self.assertRegex(scanned.stdout, "CVE-2030-ray +high +ray +2[.]")
             self.assertIn("block: 1 finding is high or worse", scanned.stdout)
+            # The same by the platform, which machines told what is in it: told while it runs that a new database condemns it.
+            self.assertIn("No verdicts", self.world.cli("images", "verdicts").stdout)
+            advisories = self.world.data + "/advisories"
+            shutil.copytree(osv, advisories)
+            self.addCleanup(shutil.rmtree, advisories)
+            self.world.musterd.popen.send_signal(signal.SIGHUP)
+            ask = functools.partial(self.world.cli, "images", "verdicts", "--cluster", "private", "--findings", check=False)
+            self.world.wait("verdicts", "the platform's verdict", 30, lambda: "block" in ask().stdout, self.world.musterd.log)
+            seen = ask()
+            self.assertEqual(seen.returncode, 1, seen.stdout + seen.stderr)
+            self.assertRegex(seen.stdout, "CVE-2030-ray +high +ray +2[.]")
+            self.assertRegex(seen.stdout, r"block +%s/team/ray@sha256:[0-9a-f]+ +Debian:12 +[0-9]{3} " % re.escape(store.host))
+            self.assertIn("the image is condemned: 1 finding is high or worse, such as CVE-2030-ray in ray", self.world.cli("status", "private").stdout)
         finally:
             self.world.cli("down", "private", "--yes")
         self.assertIn("forgotten", self.world.cli("registry", "logout", store.host).stdout)
