@@ -55,7 +55,7 @@ function(muster_rooms file)
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/chacha_poly.cpp PROPERTIES COMPILE_OPTIONS "-O2" SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
   # Tests that read files of the tree; only these know where it is, so that compiler caches serve every checkout.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scheduler/packing_test.cpp ${CMAKE_SOURCE_DIR}/src/launcher/launcher_test.cpp
-    ${CMAKE_SOURCE_DIR}/src/control/golden_test.cpp ${CMAKE_SOURCE_DIR}/src/crypto/wycheproof_test.cpp ${CMAKE_SOURCE_DIR}/src/scan/scan_test.cpp
+    ${CMAKE_SOURCE_DIR}/src/control/golden_test.cpp ${CMAKE_SOURCE_DIR}/src/crypto/wycheproof_test.cpp ${CMAKE_SOURCE_DIR}/src/scan/scan_test.cpp ${CMAKE_SOURCE_DIR}/src/cli/cli_test.cpp
     PROPERTIES COMPILE_DEFINITIONS "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\"")
 endfunction()
 

@@ -413,6 +413,58 @@ TEST(Images, ChangesWhatIsNamedOfTheNarrowestAndKeepsTheRest) {
             "  allowed   a\n  allowed   b\n  named     by their digests (IMAGE@sha256:...)\n"
             "  signed    with one of these keys (SHA-256):\n            ab12\n");
 }
+// deploy/scanners, with programs that answer as those scanners document it.
+TEST(Images, AdaptersOfOtherScannersSayWhatTheyFound) {
+  const Folder folder;
+  const auto program = [&](const std::string& name, const std::string& body) {
+    const std::string path = (folder.path / name).string();
+    std::ofstream(path) << "#!/bin/sh\n" << body;
+    fs::permissions(path, fs::perms::owner_all);
+  };
+  program("trivy",
+          R"(case "$1" in version) echo '{"Version":"0.50.1","VulnerabilityDB":{"Version":2,"UpdatedAt":"2026-11-28T06:11:42.5Z"}}' ;;
+image) [ "${11}" = image.tar ] || exit 3
+echo '{"SchemaVersion":2,"Results":[{"Target":"x (debian 12.4)","Class":"os-pkgs","Vulnerabilities":[{"VulnerabilityID":"CVE-2024-1",
+"PkgName":"libssl3","InstalledVersion":"3.0.11-1","FixedVersion":"3.0.12-1","Severity":"HIGH"},{"VulnerabilityID":"CVE-2024-2","PkgName":"bash",
+"InstalledVersion":"5.2","Severity":"LOW"}]},{"Target":"Python","Class":"lang-pkgs"}]}' ;; esac
+)");
+  program("grype",
+          R"([ "$1" = docker-archive:image.tar ] || exit 3
+echo '{"matches":[{"vulnerability":{"id":"CVE-2024-1","severity":"Critical","fix":{"versions":["3.0.12-1"],"state":"fixed"}},
+"artifact":{"name":"libssl3","version":"3.0.11-1"}}],"descriptor":{"name":"grype","version":"0.74.0","db":{"built":"2026-11-28T01:02:03Z"}}}'
+)");
+  const std::string before = std::getenv("PATH");
+  ::setenv("PATH", (folder.path.string() + ":" + before).c_str(), 1);
+  const std::string adapters = std::string(MUSTER_TEST_ROOT) + "/deploy/scanners/";
+  const auto trivy = ask_scanner(adapters + "trivy-report", "image.tar");
+  const auto grype = ask_scanner(adapters + "grype-report", "image.tar");
+  program("trivy", "exit 1\n");
+  EXPECT_FALSE(ask_scanner(adapters + "trivy-report", "image.tar").ok());
+  ::setenv("PATH", before.c_str(), 1);
+  ASSERT_TRUE(trivy.ok()) << trivy.error().message;
+  EXPECT_EQ(trivy->scanner, "trivy 0.50.1");
+  EXPECT_EQ(trivy->database, *scan::parse_time("2026-11-28T06:11:42Z"));
+  ASSERT_EQ(trivy->findings.size(), 2U);
+  EXPECT_EQ(trivy->findings[0], (scan::Finding{"CVE-2024-1", "libssl3", "3.0.11-1", "3.0.12-1", scan::Severity::High, {}}));
+  ASSERT_TRUE(grype.ok()) << grype.error().message;
+  EXPECT_EQ(grype->scanner, "grype 0.74.0");
+  EXPECT_EQ(grype->findings[0].severity, scan::Severity::Critical);
+  EXPECT_EQ(grype->findings[0].fixed, "3.0.12-1");
+}
+
+TEST(Images, VerdictsOfThePlatformForPeople) {
+  const auto rows = wire::parse_json(
+      R"([{"image":"r.example/app@sha256:ab","verdict":"block","why":"1 finding is high or worse","system":"Debian:12","packages":300,"found":1,)"
+      R"("findings":[{"id":"CVE-1","severity":"high","package":"libssl3","version":"1","fixed":"","waivedBy":""}]}])");
+  ASSERT_TRUE(rows.ok());
+  EXPECT_EQ(verdicts_text(rows->items(), false, false),
+            "VERDICT  IMAGE                    SYSTEM     PACKAGES  FOUND  WHY\n"
+            "block    r.example/app@sha256:ab  Debian:12  300       1      1 finding is high or worse\n");
+  EXPECT_NE(verdicts_text(rows->items(), true, false).find("CVE-1  high      libssl3  1        -"), std::string::npos)
+      << verdicts_text(rows->items(), true, false);
+  EXPECT_TRUE(verdicts_text({}, false, false).starts_with("No verdicts"));
+}
+
 TEST(Images, ScansAFolderByADatabaseAndAsksPlugIns) {
   const Folder folder;
   const auto write = [&](const std::string& name, const std::string& text) {
