@@ -1,4 +1,5 @@
-// Texts from people and strangers: launcher files, tokens, URLs, certificates, tar streams, DNS, TLS hellos.
+// Texts from people and strangers: launcher files, tokens, URLs, certificates, tar streams, lists of packages, DNS, TLS
+// hellos.
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -19,6 +20,8 @@
 #include "net/net.h"
 #include "net/url.h"
 #include "relay/client_hello.h"
+#include "scan/inventory.h"
+#include "scan/verdict.h"
 
 namespace muster::fuzz {
 namespace {
@@ -273,6 +276,73 @@ FUZZ_TARGET(tar, 8 << 10) {
     MUSTER_CHECK(!to.is_absolute() && meant.string().starts_with(target.string()));
   }
   clear(target);
+}
+
+// ---- lists of packages, of images
+constexpr std::array<const char*, 7> kLists{"var/lib/dpkg/status",      "lib/apk/db/installed",
+                                            "var/lib/rpm/rpmdb.sqlite", "var/lib/rpm/Packages",
+                                            "var/lib/rpm/Packages.db",  "usr/lib/python3/dist-packages/a.dist-info/METADATA",
+                                            "etc/os-release"};
+Seeds seeds_packages() {
+  const auto rpm = [](const char* name) { return file_bytes(in_tree(std::string("tests/data/rpm/") + name)); };
+  return {Bytes{0} + "Package: libssl3\nStatus: install ok installed\nSource: openssl (3.0-1)\nVersion: 3.0-1+b1\n\nPackage: x\n",
+          Bytes{1} + "C:Q1\nP:libcrypto3\nV:3.1.4-r5\no:openssl\n\nP:musl\nV:1.2.4-r4\n",
+          Bytes{2} + rpm("rpmdb.sqlite"),
+          Bytes{3} + rpm("Packages"),
+          Bytes{4} + rpm("Packages.db"),
+          Bytes{5} + "Metadata-Version: 2.1\nName: Jinja2\nVersion: 3.1.2\n\ntext",
+          Bytes{6} + "ID=sles\nVERSION_ID=\"15.5\"\n",
+          Bytes{7} + "muster-packages 1\nsystem Debian:12\nskipped 0\n=Debian:12\nlibssl3 3.0-1+b1 openssl 3.0-1\nbash 5\n"};
+}
+FUZZ_TARGET(packages, 40 << 10) {
+  Input in(input);
+  const std::size_t which = in.byte() % (kLists.size() + 1);
+  const std::string text(in.text());
+  scan::Inventory inventory;
+  if (which < kLists.size()) {
+    scan::take(inventory, "etc/os-release", "ID=almalinux\nVERSION_ID=9\n");
+    scan::take(inventory, kLists[which], text);
+    scan::settle(inventory);
+  } else if (auto told = scan::parse_inventory(text); told.ok()) {
+    inventory = std::move(*told);
+  }
+  for (const scan::Package& each : inventory.packages) {
+    MUSTER_CHECK(!each.name.empty() && !each.version.empty() && !each.source.empty());
+    plant(which == 2 && each.name == "gamma" && each.source == "gamma" && each.version.starts_with("3:"));
+  }
+  const auto back = scan::parse_inventory(scan::inventory_text(inventory, 1 << 20));
+  MUSTER_CHECK(back.ok() && back->packages == inventory.packages && back->skipped == inventory.skipped);
+  scan::Matcher matcher(inventory);
+  static const wire::Json record = *scan::parse_record(
+      R"({"id":"CVE-1","affected":[{"package":{"ecosystem":"AlmaLinux:9","name":"gamma"},"ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"2:2-1"}]}]}]})");
+  MUSTER_CHECK(matcher.add(record).ok());
+  (void)matcher.findings();
+}
+
+Seeds seeds_osv() {
+  return {to_bytes(R"({"id":"GHSA-x","aliases":["CVE-2024-9"],"modified":"2026-11-20T00:00:00Z","affected":[{"package":{"ecosystem":"PyPI","name":"jinja2"},)"
+                   R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"3.1.4"}]}],"versions":["3.1.2"]}],)"
+                   R"("severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H"}]})"),
+          to_bytes(R"({"id":"CVE-1","withdrawn":"2026-01-01","affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},)"
+                   R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"1:0~rc1"},{"last_affected":"3.0.12-1"}]}],)"
+                   R"("database_specific":{"severity":"MODERATE"}}]})"),
+          to_bytes(R"({"waivers":[{"id":"CVE-1","owner":"ann","until":"2026-12-31"}],"block":"high","deny":true,"max_age_days":3})")};
+}
+FUZZ_TARGET(osv, 4 << 10) {
+  static const scan::Inventory inventory = scan::inventory_of(
+      {{"etc/os-release", "ID=debian\nVERSION_ID=12\n"},
+       {"var/lib/dpkg/status", "Package: libssl3\nSource: openssl\nVersion: 3.0.11-1~deb12u1\n"},
+       {"a.dist-info/METADATA", "Name: Jinja2\nVersion: 3.1.2\n"}});
+  const std::string text(as_string(input));
+  scan::Matcher matcher(inventory);
+  if (matcher.add(text).ok()) {
+    for (const scan::Finding& each : matcher.findings()) {
+      MUSTER_CHECK(each.id.size() <= scan::kFieldMax && each.fixed.size() <= scan::kFieldMax);
+      plant(each.severity == scan::Severity::Medium && each.package == "jinja2");
+    }
+  }
+  if (const auto policy = scan::parse_scan_policy(text); policy.ok())
+    MUSTER_CHECK(policy->rules.fresh > Millis(0) && policy->rules.block != scan::Severity::Unknown);
 }
 
 Bytes dns_message(std::string_view name, std::uint16_t type, ByteView more) {
