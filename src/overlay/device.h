@@ -70,7 +70,7 @@ struct DeviceOptions {
   bool roam = true;  // follow the source of authenticated packets; false: set_endpoint() decides alone
   std::uint32_t load_handshakes_per_s = 200;  // above it cookies are demanded
   std::size_t staged_packets_max = 256;
-  std::size_t mtu = 1380;  // padding never exceeds it
+  std::size_t mtu = 1420;  // padding never exceeds it
 };
 
 enum class Encapsulated : std::uint8_t { Sent, Staged, NoPeer, Invalid };
