@@ -29,8 +29,8 @@
 
 namespace muster::overlay {
 
-inline constexpr std::size_t kInnerMtu = 1420;     // what the tunnel offers: sealed and by IPv6 it makes 1,500
-inline constexpr std::size_t kRelayedMtu = 1376;   // by a relay or another member, whose wrapping comes on top
+inline constexpr std::size_t kInnerMtu = 1420;    // what the tunnel offers: sealed and by IPv6 it makes 1,500
+inline constexpr std::size_t kRelayedMtu = 1376;  // by a relay or another member, whose wrapping comes on top
 // What a direct way may carry; sealed, the least of them fits into the 1,280 bytes that IPv6 carries everywhere.
 inline constexpr std::array<std::size_t, 4> kInnerSizes = {kInnerMtu, kRelayedMtu, 1300, 1200};
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};

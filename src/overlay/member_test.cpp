@@ -392,7 +392,9 @@ TEST_F(Net, AWayThatBecomesNarrowIsNoBlackHole) {
   direct_size_max = 500;
   run(12s);
   EXPECT_EQ(path(0, 1), "relay");
-  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "whole");
+  EXPECT_EQ(comes_as(*this, kRelayedMtu, false), "whole");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, true), "pieces");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "") << "it says so";
 }
 
 TEST_F(Net, LossAloneMakesNoWayNarrow) {
@@ -764,10 +766,11 @@ TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
   ASSERT_EQ(machines[0]->tun.size(), 1U);
   EXPECT_EQ(machines[0]->tun[0][20], 3);
   EXPECT_EQ(machines[0]->tun[0][21], 13);
-  machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, 1381), now, *machines[0]);
+  machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, kInnerMtu + 1), now,
+                                *machines[0]);
   ASSERT_EQ(machines[0]->tun.size(), 2U);
   EXPECT_EQ(machines[0]->tun[1][21], 4);
-  EXPECT_EQ(load_be16(machines[0]->tun[1].data() + 26), kInnerMtu);
+  EXPECT_EQ(load_be16(machines[0]->tun[1].data() + 26), kRelayedMtu) << "by the relay";
   EXPECT_EQ(internet_checksum(ByteView(machines[0]->tun[1]).subspan(20)), 0);
   EXPECT_FALSE(refuse_packet(machines[0]->tun[0]).has_value());  // no error about an error
   EXPECT_FALSE(refuse_packet(udp_packet(1, 0xe0000001)).has_value());
