@@ -144,8 +144,8 @@ class Member {
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
-  // Several of them with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
-  void hold() { device_.hold(); }
+  // Several of them in a row, or with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
+  void hold(const Crew& crew) { device_.hold(crew); }
   void release(Crew& crew, const Now& now, Out& out);
   // What is about to be given to from_udp() or from_udp6(), in this order: opened with a crew's help; nothing, where
   // all of it will be dropped.
