@@ -65,9 +65,9 @@ Rates measured(std::size_t helpers, std::chrono::milliseconds length) {
   for (const auto end = Clock::now() + length; Clock::now() < end; ++rows) {
     from_a.count = 0;
     const auto began = Clock::now();
-    if (crew.helps()) a.hold();
+    a.hold(crew);
     for (std::size_t i = 0; i < kRow; ++i) a.encapsulate(packet, now, from_a);
-    if (crew.helps()) a.release(crew, from_a);
+    a.release(crew, from_a);
     const auto sealed = Clock::now();
     views.assign(from_a.sent.begin(), from_a.sent.begin() + kRow);
     b.open_ahead(views, crew, now);

@@ -27,7 +27,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build/release")
 PEERS = os.path.join(ROOT, "build/peers")
 TAG = "mo%d" % (os.getpid() % 100000)
-INNER_MTU = 1380
+INNER_MTU = 1420
 VALID_GBIT_S = 2.4
 RIG = "bench_overlay_rig"
 

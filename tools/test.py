@@ -395,15 +395,14 @@ def run_pooled(only, pattern, no_build, released):
         tasks = []
         if "unit" in only and (no_build or build("asan", targets=EARLY)):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
-        built = set(only) & {"unit", "contract", "sim"} and (no_build or build("asan"))
-        if "sim" in only and released and not pattern:  # before the others, that these minutes are not the last
+        if "sim" in only and released and not pattern:
             tasks.append(pool.submit(run_seeds))
-        if built:
+        if "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED)):
+            tasks += [pool.submit(task) for task in thread_tasks()]
+        if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, False)]
             if "unit" in only and not pattern:
                 tasks.append(pool.submit(run_mutants))
-        if "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED)):
-            tasks += [pool.submit(task) for task in thread_tasks()]
         for task in tasks:
             task.result()
 
@@ -454,14 +453,15 @@ def main():
         started = start_lanes()
         behind[:] = [sys.executable, os.path.join(ROOT, "tools/behind.py")]
     tidied = None
+    # In this order: what waits for clocks of its own runs beside the builds that follow, and what calculates comes last.
     if not args.no_build and "unit" in only:
         begin("asan", targets=EARLY)
-    if not args.no_build and set(only) & {"lint", "unit", "contract", "sim"}:
-        begin("asan")
     if not args.no_build and "tsan" in only and not args.pattern:
         begin("tsan", targets=THREADED)
-    if "lint" in only and not args.pattern and (args.no_build or build("asan")):
-        tidied = builder.submit(run_tidy)
+    if not args.no_build and set(only) & {"lint", "unit", "contract", "sim"}:
+        begin("asan")
+    if "lint" in only and not args.pattern:
+        tidied = builder.submit(lambda: (args.no_build or build("asan")) and run_tidy())  # its turn comes after that build
     run_pooled(only, args.pattern, args.no_build, released)
     if tidied:
         tidied.result()

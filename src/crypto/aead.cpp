@@ -58,6 +58,20 @@ bool packets_on_many_threads() {
   return fast();
 }
 
+void seal_row(std::span<AeadPacket> row) {
+  chacha_poly_seal(row);
+}
+void open_row(std::span<AeadPacket> row) {
+  chacha_poly_open(row);
+}
+
+AeadPacket SealKey::packet(std::uint64_t counter, ByteView plain, std::uint8_t* out) const {
+  return {.key = key_.bytes.data(), .nonce = counter_nonce(counter), .in = plain, .out = out};
+}
+AeadPacket OpenKey::packet(std::uint64_t counter, ByteView sealed, std::uint8_t* out) const {
+  return {.key = key_.bytes.data(), .nonce = counter_nonce(counter), .in = sealed, .out = out};
+}
+
 SealKey::SealKey(const Secret32& key) : key_(key) {}
 SealKey::~SealKey() {
   EVP_CIPHER_CTX_free(ctx(context_));

@@ -14,7 +14,12 @@
 
 namespace muster::crypto {
 
+// Packets without additional data go the fast way here, so also on many threads at once, and in rows.
 bool packets_on_many_threads();
+// A row of packets (SealKey::packet, OpenKey::packet), which takes a third less time than one after the other; only
+// where packets_on_many_threads().
+void seal_row(std::span<AeadPacket> row);
+void open_row(std::span<AeadPacket> row);  // `good` says which were authentic
 
 class SealKey {
  public:
@@ -25,6 +30,7 @@ class SealKey {
   // out has room for plain.size() + kAeadTag. Nonce: 4 zero bytes, then the counter, little endian (WireGuard, Noise).
   void seal(std::uint64_t counter, ByteView ad, ByteView plain, std::uint8_t* out);
   void seal_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView plain, std::uint8_t* out);
+  AeadPacket packet(std::uint64_t counter, ByteView plain, std::uint8_t* out) const;  // good while this object is
 
  private:
   Secret32 key_;
@@ -40,6 +46,7 @@ class OpenKey {
   // out has room for sealed.size() - kAeadTag; false: forged or damaged, out holds nothing to trust.
   bool open(std::uint64_t counter, ByteView ad, ByteView sealed, std::uint8_t* out);
   bool open_nonce(std::span<const std::uint8_t, 12> nonce, ByteView ad, ByteView sealed, std::uint8_t* out);
+  AeadPacket packet(std::uint64_t counter, ByteView sealed, std::uint8_t* out) const;  // good while this object is
 
  private:
   Secret32 key_;

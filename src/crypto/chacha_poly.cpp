@@ -1,7 +1,9 @@
 #include "crypto/chacha_poly.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 
@@ -109,9 +111,13 @@ struct Poly {
   }
 };
 
-template <int kBits>
+// kNative: by the instruction of AVX-512 (VL), which is one instead of three and needs no other register.
+template <bool kNative, int kBits>
 MUSTER_AVX2_INLINE __m256i rotate(__m256i x) {
-  if constexpr (kBits == 16) {
+  if constexpr (kNative) {
+    __asm__("vprold %1, %0, %0" : "+x"(x) : "i"(kBits));
+    return x;
+  } else if constexpr (kBits == 16) {
     const __m256i by = _mm256_set_epi8(13, 12, 15, 14, 9, 8, 11, 10, 5, 4, 7, 6, 1, 0, 3, 2, 13, 12, 15, 14, 9, 8, 11,
                                        10, 5, 4, 7, 6, 1, 0, 3, 2);
     return _mm256_shuffle_epi8(x, by);
@@ -124,11 +130,12 @@ MUSTER_AVX2_INLINE __m256i rotate(__m256i x) {
   }
 }
 
+template <bool kNative>
 MUSTER_AVX2_INLINE void quarter(__m256i& a, __m256i& b, __m256i& c, __m256i& d) {
-  a = _mm256_add_epi32(a, b), d = rotate<16>(_mm256_xor_si256(d, a));
-  c = _mm256_add_epi32(c, d), b = rotate<12>(_mm256_xor_si256(b, c));
-  a = _mm256_add_epi32(a, b), d = rotate<8>(_mm256_xor_si256(d, a));
-  c = _mm256_add_epi32(c, d), b = rotate<7>(_mm256_xor_si256(b, c));
+  a = _mm256_add_epi32(a, b), d = rotate<kNative, 16>(_mm256_xor_si256(d, a));
+  c = _mm256_add_epi32(c, d), b = rotate<kNative, 12>(_mm256_xor_si256(b, c));
+  a = _mm256_add_epi32(a, b), d = rotate<kNative, 8>(_mm256_xor_si256(d, a));
+  c = _mm256_add_epi32(c, d), b = rotate<kNative, 7>(_mm256_xor_si256(b, c));
 }
 
 MUSTER_AVX2_INLINE void put_half(std::uint8_t* out, std::size_t block, __m256i a, __m256i b) {
@@ -153,6 +160,7 @@ MUSTER_AVX2_INLINE __m256i all(std::uint32_t word) {
 }
 
 // Key stream of blocks counter..counter+7, and `count` blocks of the authenticator beside it.
+template <bool kNative>
 MUSTER_AVX2 void batch(const std::uint32_t* words, std::uint32_t counter, std::uint8_t* stream, Poly& poly,
                        const std::uint8_t* mac, std::size_t count) {
   const __m256i numbers = _mm256_add_epi32(all(counter), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
@@ -160,12 +168,12 @@ MUSTER_AVX2 void batch(const std::uint32_t* words, std::uint32_t counter, std::u
   for (int i = 0; i < 16; ++i) v[i] = i == 12 ? numbers : all(words[i]);
   Poly p = poly;  // in registers while the rounds run
   for (int round = 0; round < 10; ++round) {
-    quarter(v[0], v[4], v[8], v[12]), quarter(v[1], v[5], v[9], v[13]);
-    quarter(v[2], v[6], v[10], v[14]), quarter(v[3], v[7], v[11], v[15]);
+    quarter<kNative>(v[0], v[4], v[8], v[12]), quarter<kNative>(v[1], v[5], v[9], v[13]);
+    quarter<kNative>(v[2], v[6], v[10], v[14]), quarter<kNative>(v[3], v[7], v[11], v[15]);
     for (std::size_t n = std::min<std::size_t>(count, 2); n > 0; --n, --count, mac += 16) p.block(mac);
-    quarter(v[0], v[5], v[10], v[15]), quarter(v[1], v[6], v[11], v[12]);
-    quarter(v[2], v[7], v[8], v[13]), quarter(v[3], v[4], v[9], v[14]);
-    for (std::size_t n = std::min<std::size_t>(count, 2); n > 0; --n, --count, mac += 16) p.block(mac);
+    quarter<kNative>(v[0], v[5], v[10], v[15]), quarter<kNative>(v[1], v[6], v[11], v[12]);
+    quarter<kNative>(v[2], v[7], v[8], v[13]), quarter<kNative>(v[3], v[4], v[9], v[14]);
+    for (std::size_t n = std::min<std::size_t>(count, 1); n > 0; --n, --count, mac += 16) p.block(mac);
   }
   p.blocks(mac, count);
   poly = p;
@@ -192,40 +200,83 @@ MUSTER_AVX2 void last_block(Poly& poly, const std::uint8_t* at, std::size_t size
   poly.block(block.data());
 }
 
-// Both directions: `sealing` decides whether the authenticator takes what comes out or what goes in.
-template <bool kSealing>
-MUSTER_AVX2 std::array<std::uint8_t, kAeadTag> run(AeadKeyView key, const AeadNonce& nonce, ByteView in,
-                                                   std::uint8_t* out) {
-  std::uint32_t words[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
-  std::memcpy(words + 4, key.data(), 32);
-  std::memcpy(words + 13, nonce.data(), 12);
-  alignas(32) std::uint8_t streams[2][kBatch];
+// What is left to do for a packet whose last chunk was mixed: its authenticator, beside the first batch of the next.
+struct Tail {
   Poly poly;
-  batch(words, 0, streams[0], poly, nullptr, 0);
-  poly = Poly(streams[0]);
-  const std::uint8_t* stream = streams[0] + kBlock;  // block 0 is the authenticator's key
-  std::size_t at = 0, chunk = std::min(in.size(), kBatch - kBlock);
-  for (std::uint32_t n = 1; at < in.size(); ++n) {
-    const std::size_t next = std::min(in.size() - at - chunk, kBatch);
-    if constexpr (kSealing) mix(in.data() + at, stream, out + at, chunk);
-    const std::uint8_t* cipher = (kSealing ? out : in.data()) + at;
-    const std::size_t whole = chunk / 16;
-    std::uint8_t* ahead = streams[n % 2];
-    if (next > 0)
-      batch(words, n * 8, ahead, poly, cipher, whole);
-    else
-      poly.blocks(cipher, whole);
-    last_block(poly, cipher + whole * 16, chunk % 16);
-    if constexpr (!kSealing) mix(in.data() + at, stream, out + at, chunk);
-    at += chunk;
-    chunk = next;
-    stream = ahead;
-  }
+  const std::uint8_t* at = nullptr;  // ciphertext
+  std::size_t size = 0;
+  AeadPacket* packet = nullptr;
+};
+
+// The blocks of `tail` were taken but for the last piece.
+template <bool kSealing>
+MUSTER_AVX2 void conclude(Tail& tail) {
+  AeadPacket* const packet = std::exchange(tail.packet, nullptr);
+  if (packet == nullptr) return;
+  const std::size_t size = packet->in.size() - (kSealing ? 0 : kAeadTag);
+  last_block(tail.poly, tail.at + tail.size / 16 * 16, tail.size % 16);
   std::array<std::uint8_t, 16> lengths{};  // no additional data; the length of the ciphertext
-  const std::uint64_t size = in.size();
-  std::memcpy(lengths.data() + 8, &size, 8);
-  poly.block(lengths.data());
-  return poly.tag();
+  const std::uint64_t length = size;
+  std::memcpy(lengths.data() + 8, &length, 8);
+  tail.poly.block(lengths.data());
+  const auto tag = tail.poly.tag();
+  if constexpr (kSealing) {
+    std::memcpy(packet->out + size, tag.data(), tag.size());
+    packet->good = true;
+  } else {
+    std::uint8_t differs = 0;
+    for (std::size_t i = 0; i < kAeadTag; ++i) differs |= static_cast<std::uint8_t>(tag[i] ^ packet->told[i]);
+    if (differs != 0 && size > 0) std::memset(packet->out, 0, size);
+    packet->good = differs == 0;
+  }
+}
+
+template <bool kSealing, bool kNative>
+MUSTER_AVX2 void run(std::span<AeadPacket> packets) {
+  alignas(32) std::uint8_t streams[2][kBatch];
+  Tail tail;
+  for (AeadPacket& packet : packets) {
+    packet.good = false;
+    if (!kSealing && packet.in.size() < kAeadTag) continue;
+    const ByteView in = packet.in.first(packet.in.size() - (kSealing ? 0 : kAeadTag));
+    if constexpr (!kSealing) std::memcpy(packet.told.data(), packet.in.data() + in.size(), kAeadTag);
+    std::uint32_t words[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};  // "expand 32-byte k"
+    std::memcpy(words + 4, packet.key, 32);
+    std::memcpy(words + 13, packet.nonce.data(), 12);
+    batch<kNative>(words, 0, streams[0], tail.poly, tail.at, tail.size / 16);
+    conclude<kSealing>(tail);
+    Poly poly(streams[0]);
+    const std::uint8_t* stream = streams[0] + kBlock;  // block 0 is the authenticator's key
+    std::size_t at = 0, chunk = std::min(in.size(), kBatch - kBlock);
+    for (std::uint32_t n = 1;; ++n) {
+      const std::size_t next = std::min(in.size() - at - chunk, kBatch);
+      if constexpr (kSealing) mix(in.data() + at, stream, packet.out + at, chunk);
+      const std::uint8_t* cipher = (kSealing ? packet.out : in.data()) + at;
+      if (next == 0) {
+        // Where it is opened in place its ciphertext goes before its turn: it is taken now.
+        const bool later = kSealing || packet.out != in.data();
+        if (!later) poly.blocks(cipher, chunk / 16), last_block(poly, cipher + chunk / 16 * 16, chunk % 16);
+        tail = {poly, later ? cipher : nullptr, later ? chunk : 0, &packet};
+        if constexpr (!kSealing) mix(in.data() + at, stream, packet.out + at, chunk);
+        break;
+      }
+      std::uint8_t* ahead = streams[n % 2];
+      batch<kNative>(words, n * 8, ahead, poly, cipher, chunk / 16);
+      if constexpr (!kSealing) mix(in.data() + at, stream, packet.out + at, chunk);
+      at += chunk;
+      chunk = next;
+      stream = ahead;
+    }
+  }
+  tail.poly.blocks(tail.at, tail.size / 16);
+  conclude<kSealing>(tail);
+}
+
+std::atomic<bool> without_avx512{false};
+
+bool native() {
+  static const bool has = __builtin_cpu_supports("avx512vl") != 0;
+  return has && !without_avx512.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -235,21 +286,16 @@ bool chacha_poly_fast() {
   return fast;
 }
 
-void chacha_poly_seal(AeadKeyView key, const AeadNonce& nonce, ByteView plain, std::uint8_t* out) {
-  const auto tag = run<true>(key, nonce, plain, out);
-  std::memcpy(out + plain.size(), tag.data(), tag.size());
+void chacha_poly_without_avx512(bool without) {
+  without_avx512 = without;
 }
 
-bool chacha_poly_open(AeadKeyView key, const AeadNonce& nonce, ByteView sealed, std::uint8_t* out) {
-  if (sealed.size() < kAeadTag) return false;
-  const std::size_t size = sealed.size() - kAeadTag;
-  std::array<std::uint8_t, kAeadTag> told;
-  std::memcpy(told.data(), sealed.data() + size, kAeadTag);
-  const auto tag = run<false>(key, nonce, sealed.first(size), out);
-  std::uint8_t differs = 0;
-  for (std::size_t i = 0; i < kAeadTag; ++i) differs |= static_cast<std::uint8_t>(tag[i] ^ told[i]);
-  if (differs != 0 && size > 0) std::memset(out, 0, size);
-  return differs == 0;
+void chacha_poly_seal(std::span<AeadPacket> packets) {
+  native() ? run<true, true>(packets) : run<true, false>(packets);
+}
+
+void chacha_poly_open(std::span<AeadPacket> packets) {
+  native() ? run<false, true>(packets) : run<false, false>(packets);
 }
 
 #else
@@ -257,14 +303,25 @@ bool chacha_poly_open(AeadKeyView key, const AeadNonce& nonce, ByteView sealed, 
 bool chacha_poly_fast() {
   return false;
 }
-void chacha_poly_seal(AeadKeyView, const AeadNonce&, ByteView, std::uint8_t*) {
+void chacha_poly_without_avx512(bool) {}
+void chacha_poly_seal(std::span<AeadPacket>) {
   MUSTER_CHECK(false);
 }
-bool chacha_poly_open(AeadKeyView, const AeadNonce&, ByteView, std::uint8_t*) {
+void chacha_poly_open(std::span<AeadPacket>) {
   MUSTER_CHECK(false);
-  return false;
 }
 
 #endif
+
+void chacha_poly_seal(AeadKeyView key, const AeadNonce& nonce, ByteView plain, std::uint8_t* out) {
+  AeadPacket one{key.data(), nonce, plain, out};
+  chacha_poly_seal({&one, 1});
+}
+
+bool chacha_poly_open(AeadKeyView key, const AeadNonce& nonce, ByteView sealed, std::uint8_t* out) {
+  AeadPacket one{key.data(), nonce, sealed, out};
+  chacha_poly_open({&one, 1});
+  return one.good;
+}
 
 }  // namespace muster::crypto

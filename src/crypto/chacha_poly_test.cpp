@@ -33,11 +33,14 @@ Bytes reference(const Case& c) {
   return out;
 }
 
-struct ChaChaPoly : ::testing::Test {
+// false: as the machine is; true: as one without AVX-512 is.
+struct ChaChaPoly : ::testing::TestWithParam<bool> {
   std::mt19937 random{1};
   void SetUp() override {
     if (!chacha_poly_fast()) GTEST_SKIP() << "this machine has no AVX2; OpenSSL does it all";
+    chacha_poly_without_avx512(GetParam());
   }
+  void TearDown() override { chacha_poly_without_avx512(false); }
   void fill(std::span<std::uint8_t> to, int pattern) {
     for (auto& byte : to)
       byte = pattern == 0   ? static_cast<std::uint8_t>(random())
@@ -53,7 +56,7 @@ struct ChaChaPoly : ::testing::Test {
   }
 };
 
-TEST_F(ChaChaPoly, IsOpenSslsForEveryLength) {
+TEST_P(ChaChaPoly, IsOpenSslsForEveryLength) {
   for (std::size_t size = 0; size < 2300; ++size) {
     const Case c = make(size, static_cast<int>(size % 4));
     const Bytes right = reference(c);
@@ -66,7 +69,7 @@ TEST_F(ChaChaPoly, IsOpenSslsForEveryLength) {
   }
 }
 
-TEST_F(ChaChaPoly, IsOpenSslsForLongAndUnalignedOnes) {
+TEST_P(ChaChaPoly, IsOpenSslsForLongAndUnalignedOnes) {
   for (int i = 0; i < 60; ++i) {
     const Case c = make(random() % 70'000, i % 4);
     const Bytes right = reference(c);
@@ -77,7 +80,48 @@ TEST_F(ChaChaPoly, IsOpenSslsForLongAndUnalignedOnes) {
   }
 }
 
-TEST_F(ChaChaPoly, WorksInPlace) {
+// The end of each packet is at work beside the beginning of the next.
+TEST_P(ChaChaPoly, RowsAreWhatEachIsAlone) {
+  for (int round = 0; round < 300; ++round) {
+    const bool in_place = round % 3 == 0;
+    std::vector<Case> cases;
+    std::vector<Bytes> sealed, opened;
+    for (std::size_t i = random() % 12; i > 0; --i)
+      cases.push_back(make(random() % 2'000 * (random() % 4 != 0), round % 4));
+    for (const Case& c : cases) {
+      sealed.push_back(in_place ? c.plain : Bytes());
+      sealed.back().resize(c.plain.size() + kAeadTag);
+      opened.emplace_back(c.plain.size());
+    }
+    std::vector<AeadPacket> row;
+    for (std::size_t i = 0; i < cases.size(); ++i)
+      row.push_back({.key = cases[i].key.data(),
+                     .nonce = cases[i].nonce,
+                     .in = in_place ? ByteView(sealed[i]).first(cases[i].plain.size()) : ByteView(cases[i].plain),
+                     .out = sealed[i].data()});
+    chacha_poly_seal(row);
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      EXPECT_TRUE(row[i].good);
+      ASSERT_EQ(sealed[i], reference(cases[i])) << i << " of " << cases.size();
+    }
+    const std::size_t forged = cases.empty() ? 0 : random() % cases.size();
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      if (i == forged) sealed[i][random() % sealed[i].size()] ^= 4;
+      row[i].in = sealed[i], row[i].out = in_place ? sealed[i].data() : opened[i].data();
+    }
+    if (!cases.empty() && round % 5 == 0)
+      row.push_back({.key = cases[0].key.data(), .in = ByteView(sealed[0]).first(7)});
+    chacha_poly_open(row);
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      const Bytes out(row[i].out, row[i].out + cases[i].plain.size());
+      ASSERT_EQ(row[i].good, i != forged) << i << " of " << cases.size();
+      ASSERT_EQ(out, i == forged ? Bytes(out.size()) : cases[i].plain);
+    }
+    if (row.size() > cases.size()) EXPECT_FALSE(row.back().good) << "too short";
+  }
+}
+
+TEST_P(ChaChaPoly, WorksInPlace) {
   for (const std::size_t size : {0UL, 1UL, 447UL, 448UL, 449UL, 960UL, 1392UL, 1500UL, 9000UL}) {
     const Case c = make(size, 0);
     Bytes buffer = c.plain;
@@ -89,7 +133,7 @@ TEST_F(ChaChaPoly, WorksInPlace) {
   }
 }
 
-TEST_F(ChaChaPoly, ReleasesNothingThatIsNotAuthentic) {
+TEST_P(ChaChaPoly, ReleasesNothingThatIsNotAuthentic) {
   for (const std::size_t size : {0UL, 1UL, 64UL, 448UL, 1000UL, 1392UL}) {
     const Case c = make(size, 0);
     Bytes sealed(size + kAeadTag);
@@ -110,7 +154,7 @@ TEST_F(ChaChaPoly, ReleasesNothingThatIsNotAuthentic) {
   }
 }
 
-TEST_F(ChaChaPoly, IsWhatSealKeyUses) {
+TEST_P(ChaChaPoly, IsWhatSealKeyUses) {
   const Case c = make(1392, 0);
   AeadNonce nonce{};
   nonce[4] = 9;
@@ -124,6 +168,8 @@ TEST_F(ChaChaPoly, IsWhatSealKeyUses) {
   EXPECT_EQ(opened, c.plain);
   EXPECT_FALSE(open.open(9, as_bytes("more"), sealed, opened.data())) << "additional data counts";
 }
+
+INSTANTIATE_TEST_SUITE_P(OnThisMachine, ChaChaPoly, ::testing::Bool());
 
 }  // namespace
 }  // namespace muster::crypto

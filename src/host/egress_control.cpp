@@ -29,7 +29,7 @@ namespace muster::host {
 namespace {
 
 constexpr int kRoundMs = 2'000, kRestartMs = 200, kAnswerMs = 5'000;
-constexpr std::int64_t kReportMs = 2'000;
+constexpr std::int64_t kReportMs = 2'000, kSetAgainMs = 200;
 constexpr std::uint64_t kSaveEvery = 16 << 20;
 
 // Of the namespace itself; 0 when it cannot be entered there any more.
@@ -199,9 +199,9 @@ Status EgressControl::open_inside(Way& way) {
     table.dns4 = port_of(way.listeners[1]);
     if (has_six) table.tcp6 = port_of(way.listeners[2]), table.dns6 = port_of(way.listeners[3]);
     way.ruleset = egress::lease_ruleset(table);
+    way.listed = TRY(nft_words(way.ruleset));
     way.watch = TRY(nft_watch());
     TRY_VOID(nft_apply(way.ruleset));
-    way.listed = TRY(nft_table());
     return {};
   });
 }
@@ -285,8 +285,8 @@ Status EgressControl::assert_table(const EgressConfig& config) {
   if (table_up_ && text == asserted_) return {};
   std::ofstream(options_.layout.egress_table()) << "inet muster\n";
   if (!rules_watch_) rules_watch_ = TRY(nft_watch());
-  TRY_VOID(nft_apply(text));
-  listed_ = TRY(nft_table());
+  if (text != worded_) listed_ = TRY(nft_words(text)), worded_ = text;
+  TRY_VOID(nft_apply(text));  // it is read back when the watch tells of it
   asserted_ = text;
   table_up_ = true;
   return {};
@@ -321,24 +321,26 @@ Status EgressControl::sync(bool force) {
   return {};
 }
 
+// Against somebody who changes it again and again it is set once in kSetAgainMs.
 void EgressControl::check_tables() {
-  if (rules_dirty_) {
+  const bool soon = steady_ms() - set_again_ms_ < kSetAgainMs;
+  if (rules_dirty_ && !soon) {
     rules_dirty_ = false;
     const auto now = nft_table();
     if (!now.ok() || *now != listed_) {
       log_warn("privd", "somebody changed or removed the table inet muster; it is set again");
       asserted_.clear();
+      set_again_ms_ = steady_ms();
     }
   }
   for (auto& [lease, way] : ways_) {
-    if (!std::exchange(way->dirty, false)) continue;
+    if (soon || !std::exchange(way->dirty, false)) continue;
     const Status kept = within_namespace(way->way.network, [&]() -> Status {
       const auto now = nft_table();
       if (now.ok() && *now == way->listed) return {};
       log_warn("privd", "{}: somebody changed the table in its namespace; it is set again", way->way.lease);
-      TRY_VOID(nft_apply(way->ruleset));
-      way->listed = TRY(nft_table());
-      return {};
+      set_again_ms_ = steady_ms();
+      return nft_apply(way->ruleset);
     });
     if (!kept.ok()) log_warn("privd", "{}: {}", lease, kept.error().message);
   }
@@ -422,6 +424,9 @@ void EgressControl::run() {
         if (way->watch) wait.push_back({way->watch.get(), POLLIN, 0});
       }
       if (!ways_.empty()) timeout = process_ ? kRoundMs : kRestartMs;
+      const bool dirty =
+          rules_dirty_ || std::ranges::any_of(ways_, [](const auto& each) { return each.second->dirty; });
+      if (dirty) timeout = static_cast<int>(kSetAgainMs);
     }
     ::poll(wait.data(), wait.size(), timeout);
     const std::lock_guard lock(mutex_);

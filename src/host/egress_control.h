@@ -58,8 +58,10 @@ class EgressControl : public EgressPort {
   std::thread thread_;
   Fd wake_, rules_watch_, address_watch_, process_;
   bool stopping_ = false, rules_dirty_ = false, table_up_ = false;
-  std::string asserted_, listed_;  // the text we set; the table in nft's words
-  std::string fault_;              // said already
+  std::string asserted_;         // the text we set
+  std::string worded_, listed_;  // a text, and its table in nft's words
+  std::int64_t set_again_ms_ = 0;
+  std::string fault_;  // said already
   std::map<std::string, std::unique_ptr<Way>> ways_;
   std::optional<EgressConfig> told_;  // what the connected process has
   std::uint64_t process_bytes_ = 0;   // its count when last asked

@@ -2,6 +2,9 @@
 // so that nothing else stands in the way), and what privd's side sets up and keeps.
 #include <fmt/format.h>
 
+#include <atomic>
+#include <thread>
+
 #include "host/doctor_firewall.h"
 #include "host/egress_control.h"
 #include "host/egress_process.h"
@@ -406,6 +409,18 @@ TEST_F(EgressKept, FlushedTablesComeBackAndOthersAreLeftAlone) {
   EXPECT_TRUE(eventually([&] { return table(h) == host; }));
   sh("ip netns exec " + h + " nft add rule inet muster egress accept");
   EXPECT_TRUE(eventually([&] { return table(h) == host; })) << "also one rule too many";
+  // What slips in while ours is being set is no part of it.
+  std::atomic<bool> over{false};
+  std::thread meddler([&] {
+    while (!over) sh("ip netns exec " + h + " nft add rule inet muster egress accept 2>/dev/null");
+  });
+  for (int i = 0; i < 10; ++i) {
+    sh("ip netns exec " + h + " nft delete table inet muster 2>/dev/null");
+    std::this_thread::sleep_for(Millis(150));
+  }
+  over = true;
+  meddler.join();
+  EXPECT_TRUE(eventually([&] { return table(h) == host; }));
   sh("ip netns exec " + l + " nft flush ruleset");
   EXPECT_TRUE(eventually([&] { return table(l) == lease; }));
   EXPECT_EQ(from_lease(kPublic4), "hello");

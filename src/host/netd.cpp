@@ -325,10 +325,7 @@ Result<netd::Reply> Netd::handle(const netd::SetMapped& request, std::vector<Fd>
 void Netd::read_udp(int fd) {
   if (received_.receive(fd) == 0) return;
   const Now now = read_clocks();
-  if (crew_.helps())
-    read_many(now);
-  else
-    received_.each(endpoint_of, [&](const auto& from, ByteView datagram) { from_udp(datagram, from, now); });
+  read_many(now);
   for (auto& [name, lease] : leases_) lease->flush();
   sender_.flush();
 }
@@ -341,8 +338,9 @@ void Netd::read_many(const Now& now) {
     senders_.push_back(from);
     arrived_.push_back(datagram);
   });
-  for (std::size_t at = 0; at < arrived_.size(); at += kOpenedAhead) {
-    const auto some = std::span(arrived_).subspan(at, std::min(kOpenedAhead, arrived_.size() - at));
+  const std::size_t at_once = crew_.helps() ? kOpenedAhead : overlay::Device::kHeldAlone;
+  for (std::size_t at = 0; at < arrived_.size(); at += at_once) {
+    const auto some = std::span(arrived_).subspan(at, std::min(at_once, arrived_.size() - at));
     for (auto& [name, lease] : leases_) lease->open_ahead(some, now);
     for (std::size_t i = 0; i < some.size(); ++i) from_udp(some[i], senders_[at + i], now);
   }

@@ -502,8 +502,8 @@ void NetdLease::from_tun(std::span<std::uint8_t> read, const Now& now) {
   if (bandwidth_.up.rate() > 0 || pace > 0 || !room || leaving_.holds(to))
     return leaving_.push(to, header, read, micros());
   std::size_t bytes = 0;
-  const bool many = crew_.helps() && header.gso != overlay::OffloadHeader::kNone;
-  if (many) member_->hold();
+  const bool many = header.gso != overlay::OffloadHeader::kNone;
+  if (many) member_->hold(crew_);
   overlay::Segments segments(header, read);
   while (const auto packet = segments.next()) {
     member_->from_tun(*packet, now, *this);

@@ -187,9 +187,9 @@ TEST_F(NetdRelay, CarriesPacketsAndSurvivesTheRelaysDeath) {
   if (IsSkipped()) return;
   const lab::Echo echo(b.lease_ns, 9000);
   until_echo();
-  for (std::size_t size = 1; size <= 1352; size += 193)
+  for (std::size_t size = 1; size < overlay::kRelayedMtu - 28; size += 193)
     EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size), 1) << size;
-  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, overlay::kRelayedMtu - 28), 1);
   const auto stats = a.client->stats("lease-1");
   ASSERT_TRUE(stats.ok());
   EXPECT_TRUE(stats->relay_up);
@@ -287,7 +287,7 @@ TEST_F(NetdRelay, MachinesThatKnowNoCommonNetworkFindEachOther) {
   ASSERT_FALSE(found.tries.empty());
   EXPECT_TRUE(std::any_of(found.tries.begin(), found.tries.end(), [](const auto& t) { return t.full; }));
   relay->stop();
-  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1) << "the relay is not needed any more";
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, overlay::kInnerMtu - 28), 1) << "the relay is not needed any more";
 }
 
 TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
@@ -299,7 +299,7 @@ TEST_F(NetdRelay, ACutDirectPathFallsBackToTheRelay) {
   const auto path = [&] { return a.client->stats("lease-1")->peers.at(0).path; };
   for (int i = 0; i < 50 && path() == "relay"; ++i) std::this_thread::sleep_for(100ms);
   ASSERT_NE(path(), "relay");
-  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, 1352), 1);
+  EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, overlay::kInnerMtu - 28), 1);
   ASSERT_EQ(lab::sh(lab::Pair::in(pair->a(),
                                   "nft 'add table ip cut; add chain ip cut out { type filter hook output priority 0; "
                                   "}; add rule ip cut out udp sport " +
@@ -323,7 +323,7 @@ Millis longest_pause(const lab::Machine& from, std::uint32_t to, Millis length) 
     at.sin_port = htons(9000);
     ::connect(fd, reinterpret_cast<sockaddr*>(&at), sizeof at);
     auto last = Clock::now();
-    std::vector<char> data(1352);
+    std::vector<char> data(overlay::kRelayedMtu - 28);
     while (Clock::now() < end) {
       std::ignore = ::send(fd, data.data(), data.size(), 0);
       if (::recv(fd, data.data(), data.size(), 0) > 0) last = Clock::now();

@@ -63,7 +63,7 @@ struct Machine {
   }
   void add() {
     auto tun = create_tun(Pair::path(lease_ns),
-                          TunSpec{"muster0", address, 16, 1380, static_cast<uid_t>(-1), overlay::inner6(address)});
+                          TunSpec{"muster0", address, 16, 1420, static_cast<uid_t>(-1), overlay::inner6(address)});
     ASSERT_TRUE(tun.ok()) << tun.error().message;
     const auto key = client->add_lease("lease-1", tun->get());
     ASSERT_TRUE(key.ok()) << key.error().message;

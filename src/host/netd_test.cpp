@@ -21,7 +21,7 @@ using NetdPair = lab::NetdRig;
 
 TEST_F(NetdPair, PacketsOfAllSizesTakeTheDirectPath) {
   const lab::Echo echo(b.lease_ns, 9000);
-  for (const std::size_t size : {std::size_t{1}, std::size_t{100}, std::size_t{1352}}) {
+  for (const std::size_t size : {std::size_t{1}, std::size_t{100}, overlay::kRelayedMtu - 28}) {
     EXPECT_EQ(lab::echoed(a.lease_ns, b.address, 9000, size, 30), 1) << size;
   }
   const auto stats = a.client->stats("lease-1");
@@ -347,18 +347,18 @@ TEST(Tun, SurvivesItsProcessAndIsExclusive) {
   const std::string path = lab::Pair::path(ns);
   EXPECT_EQ(open_tun(path, "muster0").error().code, Code::NotFound);
   {
-    const auto tun = create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380});
+    const auto tun = create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1420});
     ASSERT_TRUE(tun.ok()) << tun.error().message;
-    EXPECT_EQ(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380}).error().code, Code::FailedPrecondition);
+    EXPECT_EQ(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1420}).error().code, Code::FailedPrecondition);
   }
   EXPECT_EQ(lab::sh("ip -n " + ns + " addr show dev muster0 | grep -q 100.64.0.9/16"), 0);
-  EXPECT_EQ(lab::sh("ip -n " + ns + " link show muster0 | grep -q 'mtu 1380'"), 0);
+  EXPECT_EQ(lab::sh("ip -n " + ns + " link show muster0 | grep -q 'mtu 1420'"), 0);
   EXPECT_TRUE(open_tun(path, "muster0").ok());
-  EXPECT_TRUE(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1380}).ok());
+  EXPECT_TRUE(create_tun(path, TunSpec{"muster0", kNet + 9, 16, 1420}).ok());
   EXPECT_TRUE(remove_tun(path, "muster0").ok());
   EXPECT_NE(lab::sh("ip -n " + ns + " link show muster0"), 0);
   EXPECT_FALSE(create_tun("/run/netns/none", TunSpec{}).ok());
-  EXPECT_FALSE(create_tun(path, TunSpec{"much_too_long_a_name", 1, 16, 1380}).ok());
+  EXPECT_FALSE(create_tun(path, TunSpec{"much_too_long_a_name", 1, 16, 1420}).ok());
   lab::sh("ip netns del " + ns);
 }
 

@@ -4,11 +4,13 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <thread>
 
 #include "host/child.h"
 
@@ -65,6 +67,17 @@ Result<std::string> nft_table() {
   if (ended.ok() && ended->code == 1) return error(Code::NotFound, "there is no table inet muster");
   TRY_VOID(told(ended, "list the table inet muster"));
   return std::move(ended->out);
+}
+
+Result<std::string> nft_words(const std::string& script) {
+  auto out = Result<std::string>(error(Code::Unavailable, "no network namespace can be made", "egress.firewall"));
+  std::thread([&] {  // the namespace ends with it
+    if (::unshare(CLONE_NEWNET) != 0) return;
+    const Status applied = nft_apply(script);
+    out = applied.ok() ? nft_table() : Result<std::string>(applied.error());
+  })
+      .join();
+  return out;
 }
 
 Status nft_remove() {

@@ -34,9 +34,9 @@ struct Interop : ::testing::Test {
     ASSERT_EQ(lab::sh(pair->in(pair->b(), "wg set " + device + " listen-port 7002 private-key " + dir + "/key" + peer)),
               0);
     ASSERT_EQ(lab::sh("ip -n " + pair->b() + " addr add 10.77.0.2/24 dev " + device), 0);
-    ASSERT_EQ(lab::sh("ip -n " + pair->b() + " link set " + device + " mtu 1380 up"), 0);
+    ASSERT_EQ(lab::sh("ip -n " + pair->b() + " link set " + device + " mtu 1420 up"), 0);
 
-    auto tun = create_tun(lab::Pair::path(pair->a()), TunSpec{"muster0", kOurs, 24, 1380});
+    auto tun = create_tun(lab::Pair::path(pair->a()), TunSpec{"muster0", kOurs, 24, 1420});
     ASSERT_TRUE(tun.ok()) << tun.error().message;
     Fd udp = lab::udp_at(pair->a(), 7001);
     ASSERT_TRUE(udp);
@@ -55,12 +55,12 @@ struct Interop : ::testing::Test {
   int from_them(const std::string& command) { return lab::sh(pair->in(pair->b(), command)); }
   void all_sizes() {
     const lab::Echo at_us(pair->a(), 9001), at_them(pair->b(), 9001);
-    for (std::size_t size = 0; size <= 1352; size += size < 64 ? 3 : 161) {
+    for (std::size_t size = 0; size <= 1392; size += size < 64 ? 3 : 161) {
       EXPECT_EQ(lab::echoed(pair->a(), kTheirs, 9001, size), 1) << size;
       EXPECT_EQ(lab::echoed(pair->b(), kOurs, 9001, size), 1) << size;
     }
-    EXPECT_EQ(lab::echoed(pair->a(), kTheirs, 9001, 1352), 1);
-    EXPECT_EQ(lab::echoed(pair->a(), kTheirs, 9001, 1353), -EMSGSIZE);
+    EXPECT_EQ(lab::echoed(pair->a(), kTheirs, 9001, 1392), 1);
+    EXPECT_EQ(lab::echoed(pair->a(), kTheirs, 9001, 1393), -EMSGSIZE);
   }
 };
 

@@ -19,7 +19,7 @@ struct TunSpec {
   std::string name = "muster0";  // at most 15 characters
   std::uint32_t address = 0;     // IPv4, host order
   std::uint8_t prefix_bits = 16;
-  std::uint32_t mtu = 1380;
+  std::uint32_t mtu = 1420;
   uid_t owner = static_cast<uid_t>(-1);  // may attach without privileges; -1: nobody but root
   std::optional<Ip6> address6;           // left out where the machine has no IPv6
   std::uint8_t prefix6_bits = 96;

@@ -61,12 +61,25 @@ struct Device::Impl {
     std::uint64_t counter;
     std::size_t at, plain;
   };
-  struct Sealing final : Crew::Job {
-    Impl& self;
-    explicit Sealing(Impl& impl) : self(impl) {}
-    void part(std::size_t number) noexcept override;
+  static constexpr std::size_t kRowShared = 4;  // packets that one of many seals or opens in a row
+  struct Row : Crew::Job {
+    explicit Row(std::vector<crypto::AeadPacket>& packets) : row(packets) {}
+    std::span<crypto::AeadPacket> of(std::size_t number) const {
+      return std::span(row).subspan(number * each, std::min(each, row.size() - number * each));
+    }
+    std::vector<crypto::AeadPacket>& row;
+    std::size_t each = 1;
+  };
+  struct Sealing final : Row {
+    using Row::Row;
+    void part(std::size_t number) noexcept override { crypto::seal_row(of(number)); }
+  };
+  struct Opening final : Row {
+    using Row::Row;
+    void part(std::size_t number) noexcept override { crypto::open_row(of(number)); }
   };
   bool holding = false;
+  std::size_t held_max = 0;
   std::vector<Held> held;
   Bytes held_bytes;
   std::size_t held_used = 0;
@@ -78,14 +91,16 @@ struct Device::Impl {
     std::size_t at;
     bool genuine;
   };
-  struct Opening final : Crew::Job {
-    Impl& self;
-    explicit Opening(Impl& impl) : self(impl) {}
-    void part(std::size_t number) noexcept override;
-  };
   std::vector<Ahead> ahead;
   std::size_t ahead_next = 0;
   Bytes ahead_bytes;
+  std::vector<crypto::AeadPacket> row;  // of those held, or opened ahead, while they are at work
+
+  // All at once for who is alone, else kRowShared a part.
+  void work(Crew& crew, std::size_t count, Row& job) {
+    job.each = crew.helps() ? kRowShared : std::max<std::size_t>(count, 1);
+    crew.run((count + job.each - 1) / job.each, job);
+  }
 
   Impl(const crypto::X25519Pair& key, const DeviceOptions& o)
       : self(key),
@@ -196,7 +211,7 @@ void Device::Impl::seal_and_send(Peer& peer, ByteView plain, std::size_t padded,
                                  Sink& sink) {
   Session& session = *peer.current;
   const std::size_t size = kTransportHeader + padded + crypto::kAeadTag;
-  if (holding && held.size() == kHeldMax) {  // more than anybody gives at once
+  if (holding && held.size() == held_max) {
     Alone alone;
     release(alone, sink);
     holding = true;
@@ -392,29 +407,22 @@ std::uint8_t* Device::Impl::room_for_held(std::size_t bytes) {
   return at;
 }
 
-void Device::Impl::Sealing::part(std::size_t number) noexcept {
-  const Held& each = self.held[number];
-  std::uint8_t* const body = self.held_bytes.data() + each.at + kTransportHeader;
-  each.session->seal.seal(each.counter, {}, {body, each.plain}, body);
-}
-
 void Device::Impl::release(Crew& crew, Sink& sink) {
   holding = false;
-  Sealing job(*this);
-  if (crypto::packets_on_many_threads())
-    crew.run(held.size(), job);
-  else
-    Alone().run(held.size(), job);
+  row.clear();
+  for (const Held& each : held) {
+    std::uint8_t* const body = held_bytes.data() + each.at + kTransportHeader;
+    if (crypto::packets_on_many_threads())
+      row.push_back(each.session->seal.packet(each.counter, {body, each.plain}, body));
+    else
+      each.session->seal.seal(each.counter, {}, {body, each.plain}, body);
+  }
+  Sealing job(row);
+  work(crew, row.size(), job);
   for (const Held& each : held)
     sink.send(each.to, {held_bytes.data() + each.at, kTransportHeader + each.plain + crypto::kAeadTag});
   held.clear();
   held_used = 0;
-}
-
-void Device::Impl::Opening::part(std::size_t number) noexcept {
-  Ahead& each = self.ahead[number];
-  each.genuine = each.session->open.open(each.counter, {}, each.datagram.subspan(kTransportHeader),
-                                         self.ahead_bytes.data() + each.at);
 }
 
 // What was opened ahead counts only for the session that it was opened with: another may have taken its place since.
@@ -555,8 +563,9 @@ bool Device::send_control(const Key32& key, const Endpoint& to, ByteView message
   return true;
 }
 
-void Device::hold() {
+void Device::hold(const Crew& crew) {
   impl_->holding = true;
+  impl_->held_max = crew.helps() ? kHeldMax : kHeldAlone;
 }
 
 void Device::release(Crew& crew, Sink& sink) {
@@ -567,7 +576,7 @@ void Device::open_ahead(std::span<const ByteView> datagrams, Crew& crew, const N
   auto& self = *impl_;
   self.ahead.clear();
   self.ahead_next = 0;
-  if (!crew.helps() || !crypto::packets_on_many_threads()) return;
+  if (!crypto::packets_on_many_threads()) return;
   std::size_t used = 0;
   for (const ByteView datagram : datagrams) {
     if (datagram.size() <= kTransportHeader + crypto::kAeadTag || datagram[0] != kTypeTransport) continue;
@@ -577,8 +586,13 @@ void Device::open_ahead(std::span<const ByteView> datagrams, Crew& crew, const N
     used += datagram.size();
   }
   if (self.ahead_bytes.size() < used) self.ahead_bytes.resize(used);
-  Impl::Opening job(self);
-  crew.run(self.ahead.size(), job);
+  self.row.clear();
+  for (const auto& each : self.ahead)
+    self.row.push_back(each.session->open.packet(each.counter, each.datagram.subspan(kTransportHeader),
+                                                 self.ahead_bytes.data() + each.at));
+  Impl::Opening job(self.row);
+  self.work(crew, self.row.size(), job);
+  for (std::size_t i = 0; i < self.ahead.size(); ++i) self.ahead[i].genuine = self.row[i].good;
 }
 
 void Device::start_handshake(const Key32& key, const Now& now, Sink& sink) {

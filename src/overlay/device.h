@@ -70,7 +70,7 @@ struct DeviceOptions {
   bool roam = true;  // follow the source of authenticated packets; false: set_endpoint() decides alone
   std::uint32_t load_handshakes_per_s = 200;  // above it cookies are demanded
   std::size_t staged_packets_max = 256;
-  std::size_t mtu = 1380;  // padding never exceeds it
+  std::size_t mtu = 1420;  // padding never exceeds it
 };
 
 enum class Encapsulated : std::uint8_t { Sent, Staged, NoPeer, Invalid };
@@ -91,11 +91,11 @@ class Device {
 
   Encapsulated encapsulate(ByteView ip_packet, const Now& now, Sink& sink);
   void decapsulate(ByteView datagram, const Endpoint& from, const Now& now, Sink& sink);
-  // Many packets at a time, with help. From hold() on, what encapsulate() and send_control() seal is gathered;
-  // release() has the crew seal it and gives it to the Sink in its order. Nothing else may be called in between. At
-  // most kHeldMax packets are gathered; those beyond are sealed and sent at once after those before.
-  static constexpr std::size_t kHeldMax = 256;
-  void hold();
+  // Many packets at a time, in a row or with help. From hold() on, what encapsulate() and send_control() seal is
+  // gathered; release() has the crew seal it and gives it to the Sink in its order. Nothing else may be called in
+  // between. At most so many packets are gathered for that crew; those before are sealed and sent when more come.
+  static constexpr std::size_t kHeldMax = 256, kHeldAlone = 16;  // alone: as many as stay in the nearest cache
+  void hold(const Crew& crew);
   void release(Crew& crew, Sink& sink);
   // Opens what is about to be given to decapsulate(), in this order and from this memory, without any other effect:
   // decapsulate() then finds it done. To be called again for the next ones; what is not asked for is forgotten.

@@ -26,7 +26,7 @@ constexpr Millis kProbeAgain{500};          // when the last was not answered: o
 constexpr std::size_t kProbeHeader = 9;
 constexpr std::size_t kProbeSmall = 32;
 constexpr std::size_t kPongsMax = 64, kLaterMax = 512;
-constexpr std::size_t kCarryHeader = 5, kCarriedMax = kInnerMtu + 32;
+constexpr std::size_t kCarryHeader = 5, kCarriedMax = kRelayedMtu + 32;
 constexpr int kFlushRounds = 6;
 constexpr int kGreetings = 4;                 // a tick
 constexpr std::uint64_t kDetour_us = 20'000;  // more than twice the relay's way and this: no member carries it then
@@ -393,14 +393,14 @@ void Member::on_pong(const Key32& peer, Path& path, const Endpoint& from, ByteVi
   if (from.kind == Endpoint::Kind::Peer) {
     for (Candidate& c : path.carriers) {
       if (c.at != from || !c.probe.answer(id, micros, now.lease)) continue;
-      if (message.size() == kInnerMtu) c.carries = kInnerMtu;
+      if (message.size() == kRelayedMtu) c.carries = kRelayedMtu;
       if (path.direct || path.by) continue;
       const Probe* by_relay = relay_probe(path);
       const std::uint64_t relay_us = by_relay == nullptr ? 0 : by_relay->rtt_us;
       const bool detour = relay_us != 0 && c.probe.rtt_us > 2 * relay_us + kDetour_us;
-      if (message.size() == kInnerMtu && !detour)
+      if (message.size() == kRelayedMtu && !detour)
         take_carrier(peer, path, c.at.ip, now);
-      else if (c.carries != kInnerMtu)
+      else if (c.carries != kRelayedMtu)
         path.next_carrier_probe = now.lease;
     }
     return;
@@ -811,7 +811,7 @@ void Member::probe_carriers(const Key32& key, Path& path, const Now& now, Out& o
     const bool full = path.by ? next_id_ % kFullEvery == 0 : now.lease - c.probe.last_pong < kHeardFresh;
     const std::uint64_t id = next_id_++;
     c.probe.send(id, id, out.micros(), path.by.has_value(), now.lease);
-    send_ping(key, c.at, id, full ? kInnerMtu : kProbeSmall, now, out);
+    send_ping(key, c.at, id, full ? kRelayedMtu : kProbeSmall, now, out);
   }
   if (!path.by && !path.carriers.empty())
     path.carrier_backoff = std::min(path.carrier_backoff * 3 / 2, kProbeBackoffMax);
@@ -1134,7 +1134,7 @@ std::vector<MemberStats> Member::stats() const {
     }
     for (const Candidate& c : path.carriers) {
       if (path.by == c.at.ip) way = &c.probe;
-      m.carriers.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.carries == kInnerMtu, c.probe.rtt_us});
+      m.carriers.push_back({c.at, c.origin, c.probe.sent, c.probe.answered, c.carries == kRelayedMtu, c.probe.rtt_us});
     }
     m.rtt_us = way->rtt_us;
     m.asked = way->asked;

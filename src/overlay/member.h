@@ -29,9 +29,10 @@
 
 namespace muster::overlay {
 
-inline constexpr std::size_t kInnerMtu = 1380;
+inline constexpr std::size_t kInnerMtu = 1420;    // what the tunnel offers: sealed and by IPv6 it makes 1,500
+inline constexpr std::size_t kRelayedMtu = 1376;  // by a relay or another member, whose wrapping comes on top
 // What a direct way may carry; sealed, the least of them fits into the 1,280 bytes that IPv6 carries everywhere.
-inline constexpr std::array<std::size_t, 3> kInnerSizes = {kInnerMtu, 1300, 1200};
+inline constexpr std::array<std::size_t, 4> kInnerSizes = {kInnerMtu, kRelayedMtu, 1300, 1200};
 inline constexpr Millis kDirectTimeout{3'500}, kProbeEvery{1'000}, kProbeBackoffMax{30'000};
 inline constexpr std::size_t kCandidatesMax = 10, kPublicMax = 3;  // public: of each family
 inline constexpr Millis kBurst{3'000}, kShortBurst{1'000}, kTellSoon{1'000}, kTellEvery{30'000};
@@ -109,7 +110,7 @@ struct MemberStats {
   std::uint32_t asked = 0,
                 lost = 0;  // of the last kLossWindow probes of the present way; an answer later than the next is lost
   std::uint32_t changes = 0;          // of the way, since the member is in the roster
-  std::size_t mtu = kInnerMtu;        // what the present way carries
+  std::size_t mtu = kRelayedMtu;      // what the present way carries
   std::uint64_t carries_bytes_s = 0;  // what the present way was last found to carry from us to it; 0 = no end was met
   LeaseTime carries_since;
   bool takes_tests = false, by_test = false;  // it says so; carries_bytes_s was found by a test
@@ -143,8 +144,8 @@ class Member {
   const RosterGuard& guard() const { return guard_; }
 
   void from_tun(ByteView ip_packet, const Now& now, Out& out);  // dropped unless it comes from our own address
-  // Several of them with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
-  void hold() { device_.hold(); }
+  // Several of them in a row, or with a crew's help: hold(), from_tun() for each, release(); nothing else in between.
+  void hold(const Crew& crew) { device_.hold(crew); }
   void release(Crew& crew, const Now& now, Out& out);
   // What is about to be given to from_udp() or from_udp6(), in this order: opened with a crew's help; nothing, where
   // all of it will be dropped.
@@ -241,7 +242,7 @@ class Member {
     std::uint32_t address = 0;
     std::vector<Candidate> candidates;
     std::optional<Endpoint> direct;
-    std::size_t mtu = kInnerMtu;  // what the present way carries
+    std::size_t mtu = kRelayedMtu;  // what the present way carries
     SizeCheck size;
     LeaseTime refused;          // when a packet was last said to be too large
     std::vector<Probe> relays;  // none until the first of them is asked
@@ -316,7 +317,7 @@ class Member {
   static const Probe* relay_probe(const Path& path);
   static Endpoint way_of(const Key32& key, const Path& path);
   void take(const Key32& key, Path& path, const std::optional<Endpoint>& direct, const Now& now,
-            std::size_t mtu = kInnerMtu);
+            std::size_t mtu = kRelayedMtu);
   void set_mtu(Path& path, std::size_t mtu);
   void answered_size(Path& path, const Candidate& from, std::uint64_t id, std::size_t size, const Now& now);
   void check_size(const Key32& key, Path& path, const Now& now, Out& out);

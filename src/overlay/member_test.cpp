@@ -203,7 +203,7 @@ TEST_F(Net, RelayServesEveryPair) {
   for (std::size_t i = 0; i < 3; ++i) {
     for (std::size_t j = 0; j < 3; ++j) {
       if (i == j) continue;
-      EXPECT_TRUE(delivers(i, j, 1380)) << i << j;
+      EXPECT_TRUE(delivers(i, j, kRelayedMtu)) << i << j;
     }
   }
   EXPECT_EQ(path(0, 1), "relay");
@@ -320,7 +320,7 @@ TEST_F(Net, AWayThatCarriesLittleIsNotUsed) {
   EXPECT_TRUE(delivers(0, 1));
   run(20s);
   EXPECT_EQ(path(0, 1), "relay");
-  EXPECT_TRUE(delivers(0, 1, 1380));
+  EXPECT_TRUE(delivers(0, 1, kRelayedMtu));
   const MemberStats s = machines[0]->member->stats().at(0);
   ASSERT_EQ(s.tried.size(), 1U);
   EXPECT_EQ(s.tried[0].at, machines[1]->lan);
@@ -361,12 +361,12 @@ TEST_F(Net, ANarrowWayIsUsedForWhatItCarries) {
   EXPECT_EQ(machines[0]->member->stats().at(0).mtu, 1300U);
   relay_data = 0;
   EXPECT_EQ(comes_as(*this, 1300, false), "whole");
-  EXPECT_EQ(comes_as(*this, 1380, true), "pieces");
-  EXPECT_EQ(comes_as(*this, 1380, false), "");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, true), "pieces");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "");
   ASSERT_EQ(machines[0]->tun.size(), 1U) << "its program is told the size that fits";
   EXPECT_EQ(machines[0]->tun[0][21], 4);
   EXPECT_EQ(load_be16(machines[0]->tun[0].data() + 26), 1300);
-  EXPECT_EQ(comes_as(*this, 1380, false), "");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "");
   EXPECT_TRUE(machines[0]->tun.empty()) << "once for a row of packets";
   EXPECT_EQ(relay_data, 0U);
   const MemberStats s = machines[0]->member->stats().at(0);
@@ -374,7 +374,7 @@ TEST_F(Net, ANarrowWayIsUsedForWhatItCarries) {
   direct_size_max = 2000;  // another way in the middle
   run(70s);
   EXPECT_EQ(machines[0]->member->stats().at(0).mtu, kInnerMtu);
-  EXPECT_EQ(comes_as(*this, 1380, false), "whole");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "whole");
   EXPECT_EQ(path(0, 1), "10.0.0.2:7000");
 }
 
@@ -384,7 +384,7 @@ TEST_F(Net, AWayThatBecomesNarrowIsNoBlackHole) {
   run(4s);
   ASSERT_EQ(path(0, 1), "10.0.0.2:7000");
   direct_size_max = 1300;  // small probes go on being answered
-  for (int i = 0; i < 48 && comes_as(*this, 1380, false).empty() && machines[0]->tun.empty(); ++i) run(250ms);
+  for (int i = 0; i < 48 && comes_as(*this, kInnerMtu, false).empty() && machines[0]->tun.empty(); ++i) run(250ms);
   run(2s);
   EXPECT_EQ(machines[0]->member->stats().at(0).mtu, 1200U);
   EXPECT_EQ(path(0, 1), "10.0.0.2:7000") << "what fits goes directly again";
@@ -392,7 +392,9 @@ TEST_F(Net, AWayThatBecomesNarrowIsNoBlackHole) {
   direct_size_max = 500;
   run(12s);
   EXPECT_EQ(path(0, 1), "relay");
-  EXPECT_EQ(comes_as(*this, 1380, false), "whole");
+  EXPECT_EQ(comes_as(*this, kRelayedMtu, false), "whole");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, true), "pieces");
+  EXPECT_EQ(comes_as(*this, kInnerMtu, false), "") << "it says so";
 }
 
 TEST_F(Net, LossAloneMakesNoWayNarrow) {
@@ -424,7 +426,7 @@ TEST_F(Net, Ipv6IsFoundByWhatMembersTellOfThemselves) {
   EXPECT_EQ(path(0, 1), "[2600:1700::2]:7000");
   EXPECT_EQ(path(1, 0), "[2600:1700::1]:7000");
   relay_data = 0;
-  EXPECT_TRUE(delivers(0, 1, 1380));
+  EXPECT_TRUE(delivers(0, 1, kInnerMtu));
   EXPECT_EQ(relay_data, 0U);
   // Elsewhere, with another address and nobody who said so: heard at once, and it is told.
   machines[0]->lan.six[5] = 9;
@@ -689,7 +691,7 @@ Bytes udp6_packet(std::uint32_t from, std::uint32_t to, std::size_t size) {
 TEST_F(Net, Ipv6GoesBetweenTheSameMembersAndNoOthers) {
   build(3, true);
   Machine &a = *machines[0], &b = *machines[1], &c = *machines[2];
-  const Bytes packet = udp6_packet(a.address, b.address, 1380);
+  const Bytes packet = udp6_packet(a.address, b.address, kRelayedMtu);
   a.member->from_tun(packet, now, a);
   run(4s);
   EXPECT_EQ(b.tun, std::vector<Bytes>{packet});
@@ -744,7 +746,7 @@ TEST_F(Net, Ipv6OverANarrowWay) {
     return b.tun.size();
   };
   EXPECT_EQ(arrived(1300), 1U);
-  EXPECT_EQ(arrived(1380), 0U);
+  EXPECT_EQ(arrived(kInnerMtu), 0U);
   ASSERT_EQ(a.tun.size(), 1U) << "its program is told the size that fits";
   EXPECT_EQ(a.tun[0][40], 2);
   EXPECT_EQ(load_be32(a.tun[0].data() + 44), 1300U);
@@ -764,10 +766,11 @@ TEST_F(Net, UnreachableAndTooLargeAreAnswered) {
   ASSERT_EQ(machines[0]->tun.size(), 1U);
   EXPECT_EQ(machines[0]->tun[0][20], 3);
   EXPECT_EQ(machines[0]->tun[0][21], 13);
-  machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, 1381), now, *machines[0]);
+  machines[0]->member->from_tun(udp_packet(machines[0]->address, machines[1]->address, kInnerMtu + 1), now,
+                                *machines[0]);
   ASSERT_EQ(machines[0]->tun.size(), 2U);
   EXPECT_EQ(machines[0]->tun[1][21], 4);
-  EXPECT_EQ(load_be16(machines[0]->tun[1].data() + 26), kInnerMtu);
+  EXPECT_EQ(load_be16(machines[0]->tun[1].data() + 26), kRelayedMtu) << "by the relay";
   EXPECT_EQ(internet_checksum(ByteView(machines[0]->tun[1]).subspan(20)), 0);
   EXPECT_FALSE(refuse_packet(machines[0]->tun[0]).has_value());  // no error about an error
   EXPECT_FALSE(refuse_packet(udp_packet(1, 0xe0000001)).has_value());
@@ -1089,7 +1092,7 @@ TEST_F(Carrying, AMemberCarriesBetweenTwoThatCannotReachEachOther) {
   EXPECT_TRUE(relayed());
   EXPECT_EQ(talk_on(10s), 8);
   ASSERT_TRUE(carried()) << path(0, 1) << ", " << path(1, 0);
-  EXPECT_EQ(talk_on(4s, 1'380), 8) << "full packets pass";
+  EXPECT_EQ(talk_on(4s, kRelayedMtu), 8) << "full packets pass";
   EXPECT_FALSE(machines[0]->member->way(machines[1]->address).relay);
   const MemberStats s = of(0, 1);
   EXPECT_EQ(s.by, two().address);

@@ -244,7 +244,7 @@ struct Telemetry {
 // The pairs in use come first, at most kNetPairsMax; `others` says how many there are.
 inline constexpr std::uint32_t kNetReportVersion = 1;
 inline constexpr std::size_t kNetPairsMax = 64, kNetTriesMax = 10, kNetSeenMax = 3;
-inline constexpr std::uint32_t kNetMtuFull = 1380;         // what the tunnel offers
+inline constexpr std::uint32_t kNetMtuFull = 1376;         // what relays carry: less is narrow
 inline constexpr std::size_t kNetPairsOfMachineMax = 256;  // in all of its reports together
 inline constexpr std::size_t kNetMappedMax = 16;
 inline constexpr std::size_t kNetCarriedMax = 64, kNetForwardedMax = 64;

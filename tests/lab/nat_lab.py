@@ -623,7 +623,7 @@ def faults(result, table, usable_ms=USABLE_MS):
     if not result["full"]:
         out.append("%s: packets of full size do not pass" % name)
     ends = {result["path_a"], result["path_b"]}
-    fits = 1200 if "narrow" in kinds_of(result) else 1380
+    fits = 1200 if "narrow" in kinds_of(result) else 1420
     if went_direct(result) and {result.get("mtu_a", fits), result.get("mtu_b", fits)} != {fits}:
         out.append("%s: packets of %d and %d bytes fit through, not %d" % (name, result["mtu_a"], result["mtu_b"], fits))
     if table[kinds_of(result)] and not went_direct(result):

@@ -51,7 +51,8 @@ namespace {
 using namespace muster;
 using Clock = std::chrono::steady_clock;
 constexpr std::uint32_t kNet = 0x64400000;
-constexpr std::size_t kSmall = 64, kFull = 1352;  // with IP and UDP headers the latter fills the tunnel
+// With IP and UDP headers kFull fills the tunnel, and kRelayed as much of it as a relay carries.
+constexpr std::size_t kSmall = 64, kFull = overlay::kInnerMtu - 28, kRelayed = overlay::kRelayedMtu - 28;
 
 template <typename T>
 T must(Result<T> result) {
@@ -214,7 +215,7 @@ class Joined {
     for (std::uint32_t i = 0; i < machines_.size(); ++i) {
       Machine& m = *machines_[i];
       const host::Fd fd =
-          must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun_, net_ + i + 1, 24, 1380}));
+          must(host::create_tun("/run/netns/" + m.lease_ns, host::TunSpec{tun_, net_ + i + 1, 24, 1420}));
       overlay::RosterMember member;
       member.slot = member.node = i + 1;
       member.address = net_ + i + 1;
@@ -415,7 +416,7 @@ class Rig {
     } else if (verb == "watch") {
       std::string a, b, size;
       in >> a >> b >> size;
-      watches_[id] = std::make_unique<Watch>(platform_, id, find(a), find(b), size == "full" ? kFull : kSmall);
+      watches_[id] = std::make_unique<Watch>(platform_, id, find(a), find(b), size == "full" ? kRelayed : kSmall);
       say(fmt::format("{{\"watch\":{}}}", id));
     } else if (watches_.contains(id) && verb == "mark") {
       watches_[id]->mark();

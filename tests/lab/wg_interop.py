@@ -28,7 +28,7 @@ sys.path.insert(0, HERE)
 from lab import Lab, LabError  # noqa: E402
 
 CACHE = os.path.join(ROOT, "build/interop")
-MTU, REKEY_S = 1380, 120
+MTU, REKEY_S = 1420, 120
 SIZES = range(0, MTU - 28 + 1)  # of ICMP's payload
 TCP_BYTES = 4 << 20
 

@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
   if (argc != 9 && argc != 10) fail("see tests/lab/wg_peer.cpp");
   ::signal(SIGPIPE, SIG_IGN);
   const std::string ns = argv[1];
-  auto tun = host::create_tun(host::lab::Pair::path(ns), host::TunSpec{argv[2], address_of(argv[3]), 24, 1380});
+  auto tun = host::create_tun(host::lab::Pair::path(ns), host::TunSpec{argv[2], address_of(argv[3]), 24, 1420});
   if (!tun.ok()) fail(tun.error().message);
   host::Fd udp = host::lab::udp_at(ns, static_cast<std::uint16_t>(std::atoi(argv[4])));
   if (!udp) fail("the port is taken");

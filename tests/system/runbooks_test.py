@@ -98,6 +98,12 @@ class Runbooks(unittest.TestCase):
     def online(cls, *names):
         cls.world.wait("machines", "online: " + ", ".join(names), 60, lambda: all(cls.world.nodes().get(n, {}).get("state") == "online" for n in names))
 
+    def connected(self, count):
+        """So many machines have an open session: what a restored journal says of them is of before."""
+        ask = "import ssl, urllib.request as u; print(u.urlopen('https://127.0.0.1:8443/metrics', context=ssl._create_unverified_context()).read().decode())"
+        told = "muster_agents_connected %d\n" % count
+        self.world.wait("machines", "%d connected" % count, 60, lambda: told in self.world.lab.run("server", [sys.executable, "-c", ask], check=False).stdout)
+
     def script(self, heading, index, **words):
         self.ran[heading, index] += 1
         text = self.blocks[heading][index]
@@ -152,6 +158,7 @@ class Runbooks(unittest.TestCase):
         named = {org["name"] for org in self.world.json("org", "list", who="admin")["items"]}
         self.assertIn("kept", named)
         self.assertNotIn("forgotten", named)
+        self.connected(2)
         self.online("attic", "cellar")
 
     def test_03_a_quarantined_machine(self):
