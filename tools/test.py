@@ -389,15 +389,24 @@ def thread_tasks():
             yield lambda name=name, tests=tests, shard=(part, parts): run_gtest("tsan." + name[:-5], "build/tsan/" + name, 600, "", tests, shard)
 
 
-def run_pooled(only, pattern, no_build, released):
-    """Everything but lint and system tests, AT_ONCE programs side by side, each as soon as it is built."""
+def run_pooled(only, pattern, no_build, released, lanes):
+    """Everything but lint and system tests, AT_ONCE programs side by side, each as soon as it is built; those with clocks of their own not
+    before the system tests have ended, which would be late for them."""
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         tasks = []
-        if "unit" in only and (no_build or build("asan", targets=EARLY)):
-            tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
+        early = "unit" in only and (no_build or build("asan", targets=EARLY))
         if "sim" in only and released and not pattern:
             tasks.append(pool.submit(run_seeds))
-        if "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED)):
+        threads = "tsan" in only and not pattern and (no_build or build("tsan", targets=THREADED))
+        until = time.time() + 2400  # one that hangs is named at the end
+        for *_, process in lanes:
+            try:
+                process.wait(max(0, until - time.time()))
+            except subprocess.TimeoutExpired:
+                break
+        if early:
+            tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
+        if threads:
             tasks += [pool.submit(task) for task in thread_tasks()]
         if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, False)]
@@ -462,7 +471,7 @@ def main():
         begin("asan")
     if "lint" in only and not args.pattern:
         tidied = builder.submit(lambda: (args.no_build or build("asan")) and run_tidy())  # its turn comes after that build
-    run_pooled(only, args.pattern, args.no_build, released)
+    run_pooled(only, args.pattern, args.no_build, released, started)
     if tidied:
         tidied.result()
     if started:
