@@ -166,7 +166,7 @@ struct OpResult {
   std::string reason;     /* stable code when !ok */
   bool permanent = false; /* retrying is pointless */
   std::variant<std::monostate, ImageReady, ImageProbe, LeaseCreated, LogData, BlobState> value;
-  std::string output = {}; /* when !ok: its last lines, for the tenant's eyes */
+  std::string output = {};   /* when !ok: its last lines, for the tenant's eyes */
   std::string packages = {}; /* of ProbeImage: what is installed in the image (scan/inventory.h), for the server */
   bool operator==(const OpResult&) const = default;
 };

@@ -421,18 +421,19 @@ TEST(Images, AdaptersOfOtherScannersSayWhatTheyFound) {
     std::ofstream(path) << "#!/bin/sh\n" << body;
     fs::permissions(path, fs::perms::owner_all);
   };
-  program("trivy",
-          R"(case "$1" in version) echo '{"Version":"0.50.1","VulnerabilityDB":{"Version":2,"UpdatedAt":"2026-11-28T06:11:42.5Z"}}' ;;
+  program(
+      "trivy",
+      R"sh(case "$1" in version) echo '{"Version":"0.50.1","VulnerabilityDB":{"Version":2,"UpdatedAt":"2026-11-28T06:11:42.5Z"}}' ;;
 image) [ "${11}" = image.tar ] || exit 3
 echo '{"SchemaVersion":2,"Results":[{"Target":"x (debian 12.4)","Class":"os-pkgs","Vulnerabilities":[{"VulnerabilityID":"CVE-2024-1",
 "PkgName":"libssl3","InstalledVersion":"3.0.11-1","FixedVersion":"3.0.12-1","Severity":"HIGH"},{"VulnerabilityID":"CVE-2024-2","PkgName":"bash",
 "InstalledVersion":"5.2","Severity":"LOW"}]},{"Target":"Python","Class":"lang-pkgs"}]}' ;; esac
-)");
+)sh");
   program("grype",
-          R"([ "$1" = docker-archive:image.tar ] || exit 3
+          R"sh([ "$1" = docker-archive:image.tar ] || exit 3
 echo '{"matches":[{"vulnerability":{"id":"CVE-2024-1","severity":"Critical","fix":{"versions":["3.0.12-1"],"state":"fixed"}},
 "artifact":{"name":"libssl3","version":"3.0.11-1"}}],"descriptor":{"name":"grype","version":"0.74.0","db":{"built":"2026-11-28T01:02:03Z"}}}'
-)");
+)sh");
   const std::string before = std::getenv("PATH");
   ::setenv("PATH", (folder.path.string() + ":" + before).c_str(), 1);
   const std::string adapters = std::string(MUSTER_TEST_ROOT) + "/deploy/scanners/";
@@ -445,7 +446,8 @@ echo '{"matches":[{"vulnerability":{"id":"CVE-2024-1","severity":"Critical","fix
   EXPECT_EQ(trivy->scanner, "trivy 0.50.1");
   EXPECT_EQ(trivy->database, *scan::parse_time("2026-11-28T06:11:42Z"));
   ASSERT_EQ(trivy->findings.size(), 2U);
-  EXPECT_EQ(trivy->findings[0], (scan::Finding{"CVE-2024-1", "libssl3", "3.0.11-1", "3.0.12-1", scan::Severity::High, {}}));
+  EXPECT_EQ(trivy->findings[0],
+            (scan::Finding{"CVE-2024-1", "libssl3", "3.0.11-1", "3.0.12-1", scan::Severity::High, {}}));
   ASSERT_TRUE(grype.ok()) << grype.error().message;
   EXPECT_EQ(grype->scanner, "grype 0.74.0");
   EXPECT_EQ(grype->findings[0].severity, scan::Severity::Critical);

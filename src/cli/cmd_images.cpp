@@ -166,7 +166,8 @@ void add_images(CLI::App& app, Shell& shell) {
   verdicts->add_flag("--findings", wanted->findings, "with what was found, the worst 100");
   verdicts->footer(
       "Ends with 1 where an image is condemned (block).\n"
-      "Examples:\n  muster images verdicts\n  muster images verdicts --cluster demo --findings\n  muster images verdicts "
+      "Examples:\n  muster images verdicts\n  muster images verdicts --cluster demo --findings\n  muster images "
+      "verdicts "
       "--verdict block -o json");
   verdicts->callback([wanted, &shell] { shell.action = [wanted, &shell] { return show_verdicts(shell, *wanted); }; });
   auto* policy = images->add_subcommand("policy", "Of a project, its organisation and the platform; all of them bind");

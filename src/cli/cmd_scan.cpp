@@ -27,7 +27,8 @@ constexpr Millis kScannerWithin{15 * 60'000};
 constexpr std::string_view kLists =
     "cd / && { for f in etc/os-release usr/lib/os-release var/lib/dpkg/status lib/apk/db/installed "
     "var/lib/rpm/rpmdb.sqlite var/lib/rpm/Packages.db var/lib/rpm/Packages usr/lib/sysimage/rpm/rpmdb.sqlite "
-    "usr/lib/sysimage/rpm/Packages.db usr/lib/sysimage/rpm/Packages; do [ -f $f ] && echo $f; done; find var/lib/dpkg/status.d -type f 2>/dev/null; find . \\( -path ./proc -o -path ./sys -o -path ./dev "
+    "usr/lib/sysimage/rpm/Packages.db usr/lib/sysimage/rpm/Packages; do [ -f $f ] && echo $f; done; find "
+    "var/lib/dpkg/status.d -type f 2>/dev/null; find . \\( -path ./proc -o -path ./sys -o -path ./dev "
     "-o "
     "-path ./tmp \\) -prune -o -type f \\( -path '*.dist-info/METADATA' -o -path '*.egg-info/PKG-INFO' -o -path "
     "'*-packages/*.egg-info' \\) -print 2>/dev/null; } | tar -chf - -T -";

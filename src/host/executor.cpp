@@ -28,9 +28,9 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr int kProbeTriesMax = 600;    // of 100 ms
+constexpr int kProbeTriesMax = 600;     // of 100 ms
 constexpr Millis kListsWithin{30'000};  // longer, and the image counts as not wholly looked at
-constexpr int kHelperTriesMax = 1200;  // of 50 ms
+constexpr int kHelperTriesMax = 1200;   // of 50 ms
 constexpr std::size_t kSignedMax = 256;
 
 std::string address_text(std::uint32_t address) {
@@ -248,8 +248,7 @@ void Executor::connect_probe(agent::OpId id) {
       return;
     }
     found->second.link = std::make_unique<HelperLink>(
-        poller_, std::move(reply->fds[0]),
-        [this, id](HelperEvent event) { on_probe(id, std::move(event)); },
+        poller_, std::move(reply->fds[0]), [this, id](HelperEvent event) { on_probe(id, std::move(event)); },
         [this, id] {
           poller_.post([this, id, alive = alive_] {
             if (!*alive || !probing_.contains(id)) return;

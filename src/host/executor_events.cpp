@@ -312,7 +312,8 @@ agent::Found Executor::found_now(const std::vector<LeaseId>& running, const std:
     adopted.ray_node_id = run.hello.ray_node_id;
     adopted.pinned = run.pinned;
     adopted.lock = lock_of(run.pinned);
-    if (const auto probe = probes_.find(run.digest); probe != probes_.end()) adopted.probe = probe->second, adopted.packages = packages_.of(run.digest);
+    if (const auto probe = probes_.find(run.digest); probe != probes_.end())
+      adopted.probe = probe->second, adopted.packages = packages_.of(run.digest);
     found.leases.push_back(std::move(adopted));
   }
   return found;

@@ -73,9 +73,9 @@ struct HelperReport {
 struct HelperFault {
   std::string op, text;
 };
-using HelperEvent =
-    std::variant<HelperHello, HelperProbe, HelperList, HelperListsEnd, HelperSetupDone, HelperSetupFailed, HelperRayReady, HelperRayExit,
-                 HelperDrained, HelperRayStopped, HelperJob, HelperJobLog, HelperReport, HelperFault>;
+using HelperEvent = std::variant<HelperHello, HelperProbe, HelperList, HelperListsEnd, HelperSetupDone,
+                                 HelperSetupFailed, HelperRayReady, HelperRayExit, HelperDrained, HelperRayStopped,
+                                 HelperJob, HelperJobLog, HelperReport, HelperFault>;
 
 Result<HelperEvent> parse_helper_event(std::string_view line);
 

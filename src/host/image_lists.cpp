@@ -11,7 +11,7 @@
 namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
-constexpr std::size_t kImagesMax = 64;  // as many as probes are remembered
+constexpr std::size_t kInventoriesMax = 64;  // as many as probes are remembered
 }
 
 void ImageLists::take(HelperList piece) {
@@ -47,7 +47,7 @@ void PackageBook::keep(const std::string& digest, const std::string& text) {
   fs::create_directories(folder_, failure);
   std::size_t others = 0;
   for (fs::directory_iterator each(folder_, failure), end; !failure && each != end; each.increment(failure))
-    if (++others >= kImagesMax) {
+    if (++others >= kInventoriesMax) {
       std::error_code ignored;
       fs::remove(each->path(), ignored);
     }

@@ -1,8 +1,8 @@
 #pragma once
 // What is installed in an image, by its own package databases: dpkg (status, status.d), apk (lib/apk/db/installed), rpm
-// (rpm.h) and Python (the METADATA of dist-info folders, PKG-INFO of egg-info). Advisories of distributions name source packages,
-// so each package says its source too. Nothing of an image is trusted: text is bounded, what does not parse is skipped
-// and counted. Pure.
+// (rpm.h) and Python (the METADATA of dist-info folders, PKG-INFO of egg-info). Advisories of distributions name source
+// packages, so each package says its source too. Nothing of an image is trusted: text is bounded, what does not parse
+// is skipped and counted. Pure.
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -39,8 +39,8 @@ void settle(Inventory& inventory);
 // Of all wanted files, in the right order.
 Inventory inventory_of(const std::map<std::string, std::string>& files);
 // An inventory on its way, at most `bytes_max` long: what does not fit counts as skipped. Lines:
-//   muster-packages 1, system NAME, skipped N, then "=ECOSYSTEM" before its packages, which are "name version" and, where
-//   they differ, "source source_version".
+//   muster-packages 1, system NAME, skipped N, then "=ECOSYSTEM" before its packages, which are "name version" and,
+//   where they differ, "source source_version".
 std::string inventory_text(const Inventory& inventory, std::size_t bytes_max);
 Result<Inventory> parse_inventory(std::string_view text);
 std::string python_name(std::string_view name);  // "zope-interface" of "Zope.Interface"

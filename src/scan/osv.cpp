@@ -25,9 +25,11 @@ std::set<std::string> keys_of(const Package& package) {
   if (is_rpm_family(family)) return {family + "/" + package.name, family + "/" + package.source};
   return {family + "/" + package.source};
 }
-const std::string& version_of(const Package& package) {
+// Of the package itself where the record names that, else of its source.
+const std::string& version_of(const Package& package, const std::string& named) {
   const std::string family = family_of(package.ecosystem);
-  return family == "PyPI" || is_rpm_family(family) ? package.version : package.source_version;
+  const bool itself = family == "PyPI" || (is_rpm_family(family) && named == package.name);
+  return itself ? package.version : package.source_version;
 }
 
 // The release that a record speaks of; one without speaks of all. Ubuntu adds ":LTS", Red Hat the repository. SUSE says
@@ -219,7 +221,7 @@ Status Matcher::add(const Json& record) {
     for (auto it = begin; it != end && !withdrawn; ++it) {
       const Package& package = *it->second;
       if (!same_release(ecosystem, package.ecosystem)) continue;
-      const std::string& version = version_of(package);
+      const std::string& version = version_of(package, name);
       bool hit = false;
       std::string fixed;
       for (const Json& listed : affected["versions"].items()) {

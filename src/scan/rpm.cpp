@@ -35,7 +35,7 @@ using Each = std::function<void(std::string_view header)>;  // of one package; e
 
 // ---- a header
 constexpr std::uint32_t kName = 1000, kVersion = 1001, kRelease = 1002, kEpoch = 1003, kSourceRpm = 1044;
-constexpr std::uint32_t kEntriesMax = 1 << 16;
+constexpr std::uint32_t kTagsMax = 1 << 16;
 
 struct Header {
   std::string name, version, release, source;
@@ -52,7 +52,7 @@ std::string word(const Bits& bits, std::size_t at, std::size_t end) {
 std::optional<Header> read_header(std::string_view bytes) {
   const Bits bits(bytes);
   const std::size_t entries = bits.be32(0), data = 8 + entries * 16, size = bits.be32(4);
-  if (entries == 0 || entries > kEntriesMax || data + size > bytes.size()) return {};
+  if (entries == 0 || entries > kTagsMax || data + size > bytes.size()) return {};
   Header out;
   for (std::size_t i = 0; i < entries; ++i) {
     const std::size_t entry = 8 + i * 16;
@@ -185,8 +185,7 @@ class SqliteFile {
     while (buffer_.size() < wanted) {  // each page brings something, so it ends
       const std::size_t start = (std::size_t{next} - 1) * page_;
       const std::string_view more =
-          next == 0 ? std::string_view()
-                    : bits_.from(start + 4, std::min(usable_ - 4, wanted - buffer_.size()));
+          next == 0 ? std::string_view() : bits_.from(start + 4, std::min(usable_ - 4, wanted - buffer_.size()));
       if (more.empty()) return {};
       buffer_.append(more);
       next = bits_.be32(start);

@@ -71,9 +71,10 @@ std::string in_tree(const std::string& name) {
   return text.str();
 }
 constexpr std::string_view kAlma = "NAME=\"AlmaLinux\"\nID=\"almalinux\"\nVERSION_ID=\"9.4\"\n";
-constexpr std::array<std::pair<const char*, const char*>, 3> kRpmFiles{{{"var/lib/rpm/rpmdb.sqlite", "rpmdb.sqlite"},
-                                                                       {"var/lib/rpm/Packages", "Packages"},
-                                                                       {"usr/lib/sysimage/rpm/Packages.db", "Packages.db"}}};
+constexpr std::array<std::pair<const char*, const char*>, 3> kRpmFiles{
+    {{"var/lib/rpm/rpmdb.sqlite", "rpmdb.sqlite"},
+     {"var/lib/rpm/Packages", "Packages"},
+     {"usr/lib/sysimage/rpm/Packages.db", "Packages.db"}}};
 
 // Written by rpm itself (tests/data/rpm/make); a header is longer than a page.
 TEST(Inventory, ReadsTheDatabasesOfRpm) {
@@ -121,8 +122,8 @@ TEST(Inventory, AnotherDistributionIsNotWhatItsPackagerSuggests) {
   EXPECT_EQ(system("sles", "15.5"), "SUSE:Linux Enterprise Server 15 SP5");
   EXPECT_EQ(system("fedora", "40"), "fedora:40");
   // Mint is made from Debian, and no record of Debian's speaks of it.
-  const Inventory mint = inventory_of({{"etc/os-release", "ID=linuxmint\nVERSION_ID=21\n"},
-                                       {"var/lib/dpkg/status", std::string(kStatusFile)}});
+  const Inventory mint = inventory_of(
+      {{"etc/os-release", "ID=linuxmint\nVERSION_ID=21\n"}, {"var/lib/dpkg/status", std::string(kStatusFile)}});
   Matcher matcher(mint);
   ASSERT_TRUE(matcher.add(record("CVE-1", "Debian:12", "openssl", R"({"introduced":"0"})")).ok());
   EXPECT_TRUE(matcher.findings().empty());
@@ -137,7 +138,8 @@ TEST(Osv, ReleasesAsEachDistributionNamesThem) {
     EXPECT_TRUE(matcher.add(record("CVE-1", ecosystem, name, R"({"introduced":"0"},{"fixed":")" + fixed + "\"}")).ok());
     return matcher.findings().size();
   };
-  const std::string status = "Package: libssl3\nStatus: install ok installed\nSource: openssl\nVersion: 3.0.2-0ubuntu1.1\n";
+  const std::string status =
+      "Package: libssl3\nStatus: install ok installed\nSource: openssl\nVersion: 3.0.2-0ubuntu1.1\n";
   const auto ubuntu = [&](const std::string& ecosystem, const std::string& fixed) {
     return hits("ID=ubuntu\nVERSION_ID=\"22.04\"\n", "var/lib/dpkg/status", status, ecosystem, "openssl", fixed);
   };

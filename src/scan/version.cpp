@@ -136,8 +136,8 @@ int compare_apk_part(const ApkPart& a, const ApkPart& b) {
   return compare_numbers(a.text, b.text);
 }
 
-// ---- rpm: runs of digits and of letters, one by one; everything else only parts them, but for '~', which is before the
-// end, and '^', which is after it and before everything else.
+// ---- rpm: runs of digits and of letters, one by one; everything else only parts them, but for '~', which is before
+// the end, and '^', which is after it and before everything else.
 std::string_view take_letters(std::string_view& text) {
   std::size_t n = 0;
   while (n < text.size() && alpha(text[n])) ++n;

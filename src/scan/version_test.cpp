@@ -34,8 +34,9 @@ TEST(Versions, Debian) {
 }
 
 TEST(Versions, Rpm) {
-  rises(compare_rpm, {"1.0~beta-1", "1.0~rc1-1", "1.0~rc2-1", "1.0-1", "1.0-1.el9", "1.0-2.el8", "1.0-10", "1.0^20240101-1",
-                      "1.0^20240101.b-1", "1.0a-1", "1.0.1-1", "1.1-1", "1.10-1", "2-1", "1:0.1-1", "10:0-1"});
+  rises(compare_rpm,
+        {"1.0~beta-1", "1.0~rc1-1", "1.0~rc2-1", "1.0-1", "1.0-1.el9", "1.0-2.el8", "1.0-10", "1.0^20240101-1",
+         "1.0^20240101.b-1", "1.0a-1", "1.0.1-1", "1.1-1", "1.10-1", "2-1", "1:0.1-1", "10:0-1"});
   EXPECT_EQ(compare_rpm("1.0", "1.0-7"), 0) << "without a release the version alone counts";
   EXPECT_EQ(compare_rpm("0:1.0-1", "1.0-1"), 0);
   EXPECT_EQ(compare_rpm("1.0.0-1", "1_0+0-1"), 0) << "what parts is all the same";

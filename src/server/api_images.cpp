@@ -58,8 +58,8 @@ wire::ImageScanView scan_view(const ImageScan& scan, const std::vector<const Clu
                            {},
                            {}};
   for (const scan::Finding& each : scan.findings)
-    view.findings.push_back({each.id, std::string(scan::text(each.severity)), each.package, each.version, each.fixed,
-                             each.waived_by});
+    view.findings.push_back(
+        {each.id, std::string(scan::text(each.severity)), each.package, each.version, each.fixed, each.waived_by});
   for (const Cluster* cluster : running)
     if (view.clusters.size() < kClustersShown) view.clusters.push_back(cluster->id);
   return view;

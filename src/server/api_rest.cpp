@@ -133,9 +133,10 @@ std::string metrics_text(Context& context) {
     if (!help.empty()) out += fmt::format("# HELP muster_{} {}\n# TYPE muster_{} gauge\n", name, help, name);
     out += fmt::format("muster_{}{} {}\n", name, labels, value);
   };
-  const char* help = "images that run, by what is known against them";
+  std::string_view of_images = "images that run, by what is known against them";
   for (const auto& [verdict, count] : context.images->counts())
-    gauge("images", std::exchange(help, ""), static_cast<double>(count), fmt::format("{{verdict=\"{}\"}}", verdict));
+    gauge("images", std::exchange(of_images, {}), static_cast<double>(count),
+          fmt::format("{{verdict=\"{}\"}}", verdict));
   std::map<std::string, std::size_t> nodes, clusters, jobs;
   std::uint64_t seq = 0;
   std::size_t leases = 0, waiting = 0, slow = 0, replacing = 0;

@@ -20,7 +20,7 @@ namespace muster::server {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kTable = "image_scans";
+constexpr const char* kScanTable = "image_scans";
 constexpr std::size_t kFilesMax = 1'000'000;
 
 Result<std::string> read_whole(const std::string& path, std::size_t bytes_max) {
@@ -95,7 +95,7 @@ Status ImageScans::load() {
   const std::lock_guard lock(mutex_);
   std::string after;
   while (true) {
-    const auto rows = TRY(context_.store->list_side(kTable, after, 100));
+    const auto rows = TRY(context_.store->list_side(kScanTable, after, 100));
     if (rows.empty()) break;
     for (const auto& [name, bytes] : rows) {
       after = name;
@@ -106,7 +106,7 @@ Status ImageScans::load() {
       auto inventory = line == std::string::npos ? Result<scan::Inventory>(error(Code::DataLoss, "no line"))
                                                  : scan::parse_inventory(std::string_view(text).substr(line + 1));
       if (!supplier || !inventory.ok() || line < 3 || told_.size() >= kImagesMax) {
-        TRY_VOID(context_.store->erase_side(kTable, name));
+        TRY_VOID(context_.store->erase_side(kScanTable, name));
         continue;
       }
       told_[text.substr(2, line - 2)].push_back({*supplier, text[0] == '1', std::move(*inventory)});
@@ -181,9 +181,8 @@ void ImageScans::offered(NodeId node, const session::PackagesOffer& offer) {
       own->inventory = *inventory, own->trusted = trusted;
     due_ = true;
   }
-  const Status kept =
-      context_.store->put_side(kTable, row_of(offer.image, supplier),
-                               to_bytes((trusted ? "1 " : "0 ") + offer.image + "\n" + offer.packages));
+  const Status kept = context_.store->put_side(kScanTable, row_of(offer.image, supplier),
+                                               to_bytes((trusted ? "1 " : "0 ") + offer.image + "\n" + offer.packages));
   if (!kept.ok()) log_warn("images", "what is installed in {} is not kept: {}", offer.image, kept.error().message);
   wake_.notify_all();
 }
@@ -260,13 +259,14 @@ void ImageScans::tell(const ImageScan& scan, bool news) {
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
     for (const auto& [id, cluster] : state.clusters) {
       if (control::terminal(cluster.state) || cluster.probe->digest != scan.image) continue;
-      wire::EventView event{0,
-                            read_clocks().wall,
-                            "image.verdict",
-                            id.str(),
-                            fmt::format("the image of {}: {}, {}", cluster.spec.name, scan::text(scan.outcome), scan.why),
-                            {},
-                            {}};
+      wire::EventView event{
+          0,
+          read_clocks().wall,
+          "image.verdict",
+          id.str(),
+          fmt::format("the image of {}: {}, {}", cluster.spec.name, scan::text(scan.outcome), scan.why),
+          {},
+          {}};
       event.data = {{"verdict", std::string(scan::text(scan.outcome))}, {"image", scan.image}, {"why", scan.why}};
       events.emplace_back(object_of(state, cluster), std::move(event));
     }
@@ -288,8 +288,8 @@ void ImageScans::deny(const ImageScan& scan) {
   });
   if (there) return;
   if (policy.deny.size() >= kImagePatternsMax)
-    return log_error("images", "{} is condemned, and the platform's image policy denies as much as it can; deny it by hand",
-                     digest);
+    return log_error(
+        "images", "{} is condemned, and the platform's image policy denies as much as it can; deny it by hand", digest);
   policy.deny.push_back(digest);
   log_warn("images", "{} is denied from now on: {}", digest, scan.why);
   control::Actor actor;

@@ -30,11 +30,11 @@ struct ImageScan {
   std::string image;  // as the probe of a cluster names it
   scan::Outcome outcome = scan::Outcome::NotScanned;
   std::string why;
-  std::string system;  // "Debian:12"
+  std::string system;                                  // "Debian:12"
   std::size_t packages = 0, suppliers = 0, agree = 0;  // agree: with this verdict
-  bool trusted = false;                                 // one of those that agree is no `community` machine
-  std::vector<scan::Finding> findings;                  // the worst first, at most kShownMax
-  std::size_t found = 0;                                // so many there are
+  bool trusted = false;                                // one of those that agree is no `community` machine
+  std::vector<scan::Finding> findings;                 // the worst first, at most kShownMax
+  std::size_t found = 0;                               // so many there are
   WallTime database;
   std::uint64_t key() const;  // names it in lists
 };

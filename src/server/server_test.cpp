@@ -33,6 +33,7 @@
 #include "server/commands.h"
 #include "server/desired.h"
 #include "server/host_judge.h"
+#include "server/image_scans.h"
 #include "server/journal_head.h"
 #include "server/relay_book.h"
 #include "server/relay_teller.h"
@@ -2034,7 +2035,9 @@ TEST_F(Platform, WhatIsInImagesIsJudgedAndWhoRunsThemIsTold) {
       "muster-packages 1\nsystem Debian:12\nskipped 0\n=Debian:12\nlibssl3 3.0.11-1 openssl 3.0.11-1\n";
   std::string new_list = old_list;
   new_list.replace(new_list.find("3.0.11-1 openssl 3.0.11-1"), 25, "3.0.13-1 openssl 3.0.13-1");
-  const auto scans = [&](const std::string& token) { return call("GET", "/api/v1/image-scans", "", token).body["items"].items(); };
+  const auto scans = [&](const std::string& token) {
+    return call("GET", "/api/v1/image-scans", "", token).body["items"].items();
+  };
   const auto verdict = [&](const std::string& token) {
     const auto rows = scans(token);
     return rows.empty() ? std::string() : rows[0]["verdict"].text() + ": " + rows[0]["why"].text();
@@ -2095,7 +2098,8 @@ TEST_F(Platform, WhatIsInImagesIsJudgedAndWhoRunsThemIsTold) {
   agents[1]->send(session::PackagesOffer{lease_of(1), kImage, old_list});
   EXPECT_TRUE(eventually([&] { return denied() == 1; }));
   request.spec.name = "another", request.spec.image = kImage;
-  EXPECT_EQ(call("POST", "/api/v1/clusters", wire::to_json(request), tenant).body["code"].text(), "image_policy.denied");
+  const auto refused = call("POST", "/api/v1/clusters", wire::to_json(request), tenant);
+  EXPECT_EQ(refused.body["detail"].text().substr(0, 20), "image_policy.denied:") << refused.body.dump();
 
   // Faults leave what is in force: of the policy, of one record, of an old database.
   put(dir.scan_policy(), R"({"blok":"high"})");

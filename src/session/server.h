@@ -45,7 +45,7 @@ class Authority {
 struct ServerOptions {
   std::string server_id;
   Bytes roster_key;
-  std::vector<std::string> relays, probe_relays;                      // of Welcome
+  std::vector<std::string> relays, probe_relays;                                  // of Welcome
   std::vector<std::string> features{"net", "peer", "trust", "keys", "packages"};  // as of Welcome
   std::uint64_t incarnation = 0;
   Millis heartbeat{5000}, lease{2'400'000}, handshake_timeout{20'000}, report_retry{1000}, resend{10'000};

@@ -233,7 +233,7 @@ struct Gen {
     return out;
   }
   AgentFrame agent() {
-    switch (rng.below(20)) {
+    switch (rng.below(21)) {
       case 0:
         return Hello{u32(), text(), bytes(64), text(),        text(),  bytes(),
                      u64(), u64(),  texts(),   Millis(u32()), bytes(), bytes()};

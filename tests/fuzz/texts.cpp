@@ -279,20 +279,23 @@ FUZZ_TARGET(tar, 8 << 10) {
 }
 
 // ---- lists of packages, of images
-constexpr std::array<const char*, 7> kLists{"var/lib/dpkg/status",      "lib/apk/db/installed",
-                                            "var/lib/rpm/rpmdb.sqlite", "var/lib/rpm/Packages",
-                                            "var/lib/rpm/Packages.db",  "usr/lib/python3/dist-packages/a.dist-info/METADATA",
-                                            "etc/os-release"};
+constexpr std::array<const char*, 7> kLists{
+    "var/lib/dpkg/status",  "lib/apk/db/installed",    "var/lib/rpm/rpmdb.sqlite",
+    "var/lib/rpm/Packages", "var/lib/rpm/Packages.db", "usr/lib/python3/dist-packages/a.dist-info/METADATA",
+    "etc/os-release"};
 Seeds seeds_packages() {
   const auto rpm = [](const char* name) { return file_bytes(in_tree(std::string("tests/data/rpm/") + name)); };
-  return {Bytes{0} + "Package: libssl3\nStatus: install ok installed\nSource: openssl (3.0-1)\nVersion: 3.0-1+b1\n\nPackage: x\n",
-          Bytes{1} + "C:Q1\nP:libcrypto3\nV:3.1.4-r5\no:openssl\n\nP:musl\nV:1.2.4-r4\n",
-          Bytes{2} + rpm("rpmdb.sqlite"),
-          Bytes{3} + rpm("Packages"),
-          Bytes{4} + rpm("Packages.db"),
-          Bytes{5} + "Metadata-Version: 2.1\nName: Jinja2\nVersion: 3.1.2\n\ntext",
-          Bytes{6} + "ID=sles\nVERSION_ID=\"15.5\"\n",
-          Bytes{7} + "muster-packages 1\nsystem Debian:12\nskipped 0\n=Debian:12\nlibssl3 3.0-1+b1 openssl 3.0-1\nbash 5\n"};
+  return {
+      Bytes{0} +
+          "Package: libssl3\nStatus: install ok installed\nSource: openssl (3.0-1)\nVersion: 3.0-1+b1\n\nPackage: x\n",
+      Bytes{1} + "C:Q1\nP:libcrypto3\nV:3.1.4-r5\no:openssl\n\nP:musl\nV:1.2.4-r4\n",
+      Bytes{2} + rpm("rpmdb.sqlite"),
+      Bytes{3} + rpm("Packages"),
+      Bytes{4} + rpm("Packages.db"),
+      Bytes{5} + "Metadata-Version: 2.1\nName: Jinja2\nVersion: 3.1.2\n\ntext",
+      Bytes{6} + "ID=sles\nVERSION_ID=\"15.5\"\n",
+      Bytes{7} +
+          "muster-packages 1\nsystem Debian:12\nskipped 0\n=Debian:12\nlibssl3 3.0-1+b1 openssl 3.0-1\nbash 5\n"};
 }
 FUZZ_TARGET(packages, 40 << 10) {
   Input in(input);
@@ -320,19 +323,23 @@ FUZZ_TARGET(packages, 40 << 10) {
 }
 
 Seeds seeds_osv() {
-  return {to_bytes(R"({"id":"GHSA-x","aliases":["CVE-2024-9"],"modified":"2026-11-20T00:00:00Z","affected":[{"package":{"ecosystem":"PyPI","name":"jinja2"},)"
-                   R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"3.1.4"}]}],"versions":["3.1.2"]}],)"
-                   R"("severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H"}]})"),
-          to_bytes(R"({"id":"CVE-1","withdrawn":"2026-01-01","affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},)"
-                   R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"1:0~rc1"},{"last_affected":"3.0.12-1"}]}],)"
-                   R"("database_specific":{"severity":"MODERATE"}}]})"),
-          to_bytes(R"({"waivers":[{"id":"CVE-1","owner":"ann","until":"2026-12-31"}],"block":"high","deny":true,"max_age_days":3})")};
+  return {
+      to_bytes(
+          R"({"id":"GHSA-x","aliases":["CVE-2024-9"],"modified":"2026-11-20T00:00:00Z","affected":[{"package":{"ecosystem":"PyPI","name":"jinja2"},)"
+          R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"0"},{"fixed":"3.1.4"}]}],"versions":["3.1.2"]}],)"
+          R"("severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H"}]})"),
+      to_bytes(
+          R"({"id":"CVE-1","withdrawn":"2026-01-01","affected":[{"package":{"ecosystem":"Debian:12","name":"openssl"},)"
+          R"("ranges":[{"type":"ECOSYSTEM","events":[{"introduced":"1:0~rc1"},{"last_affected":"3.0.12-1"}]}],)"
+          R"("database_specific":{"severity":"MODERATE"}}]})"),
+      to_bytes(
+          R"({"waivers":[{"id":"CVE-1","owner":"ann","until":"2026-12-31"}],"block":"high","deny":true,"max_age_days":3})")};
 }
 FUZZ_TARGET(osv, 4 << 10) {
-  static const scan::Inventory inventory = scan::inventory_of(
-      {{"etc/os-release", "ID=debian\nVERSION_ID=12\n"},
-       {"var/lib/dpkg/status", "Package: libssl3\nSource: openssl\nVersion: 3.0.11-1~deb12u1\n"},
-       {"a.dist-info/METADATA", "Name: Jinja2\nVersion: 3.1.2\n"}});
+  static const scan::Inventory inventory =
+      scan::inventory_of({{"etc/os-release", "ID=debian\nVERSION_ID=12\n"},
+                          {"var/lib/dpkg/status", "Package: libssl3\nSource: openssl\nVersion: 3.0.11-1~deb12u1\n"},
+                          {"a.dist-info/METADATA", "Name: Jinja2\nVersion: 3.1.2\n"}});
   const std::string text(as_string(input));
   scan::Matcher matcher(inventory);
   if (matcher.add(text).ok()) {
