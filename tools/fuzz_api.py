@@ -585,7 +585,7 @@ class Fuzzer:
         told = again.json()
 
         def plain(a, j):
-            text = str(j.get("detail"))
+            text = re.sub(r"\(at byte \d+\)", "(at byte N)", str(j.get("detail")))  # the two bodies are not of one length
             for i, m in missing.items():
                 text = text.replace(i, "ID").replace(m, "ID")
             return a.status, j.get("code"), text, j.get("field")
