@@ -699,6 +699,7 @@ class EngineBox(Box):
         status, made = self.call("POST", "/containers/create?name=trap-%x" % os.getpid(), {"Image": self.image, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none", "Ulimits": [
             {"Name": n, "Soft": 1024, "Hard": 1024} for n in ("nofile", "nproc")]}})
         self.assertEqual(status, 201, made)
+        self.addCleanup(self.call, "DELETE", "/containers/%s?force=true&v=true" % made["Id"])
         files = io.BytesIO()
         with tarfile.open(fileobj=files, mode="w") as tar:
             for name, data, mode in (("usr/bin/sleep", spin, 0o755), ("usr/lib/python3/dist-packages/trap.pth", ("import os; exec(%r)\n" % fill).encode(), 0o644), ("disk", None, 0o777)):
@@ -707,8 +708,13 @@ class EngineBox(Box):
                 data = data or b""
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
-        files.seek(0)
-        self.assertEqual(self.call("PUT", "/containers/%s/archive?path=/" % made["Id"], body=files, headers={"Content-Type": "application/x-tar"})[0], 200)
+        for _ in range(3):  # Podman sometimes fails to mount what it has just made
+            files.seek(0)
+            status, said = self.call("PUT", "/containers/%s/archive?path=/" % made["Id"], body=files, headers={"Content-Type": "application/x-tar"})
+            if status == 200:
+                break
+            time.sleep(1)
+        self.assertEqual(status, 200, said)
         changes = "&".join("changes=" + c for c in ("VOLUME%20/disk", "ENV%20LD_PRELOAD=/trap.so", "ENV%20LD_LIBRARY_PATH=/trap", "ENV%20NVIDIA_VISIBLE_DEVICES=all"))
         status, said = self.call("POST", "/commit?container=%s&repo=muster/small&tag=trap&%s" % (made["Id"], changes), body={})
         self.assertEqual(status, 201, said)
