@@ -77,13 +77,19 @@ class LoopImpl final : public Loop {
     } while (registry_->size() > 0 && std::chrono::steady_clock::now() < deadline);
     work_.reset();
     io_->stop();
+    bool own = false;
     for (auto& thread : threads_) {
       if (thread.get_id() == std::this_thread::get_id())
-        thread.detach();
+        thread.detach(), own = true;
       else
         thread.join();
     }
     threads_.clear();
+    if (own) return;
+    // What is ready yet and was not run holds connections, and they hold this queue: nobody would ever free either.
+    io_->restart();
+    for (int i = 0; i < 1'000 && io_->poll() > 0; ++i) {
+    }
   }
 
  private:
