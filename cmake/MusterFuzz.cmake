@@ -28,7 +28,7 @@ function(muster_fuzz)
     list(FILTER sources EXCLUDE REGEX "(_test|cert_watch|password|totp|openapi|audit_views|rest_views)\\.cpp$")
     list(APPEND parsers ${sources})
   endforeach()
-  foreach(source model/image_name model/image_policy model/node_labels model/reason model/offer model/venv_image model/validate agent/memory
+  foreach(source model/workload_identity model/image_name model/image_policy model/node_labels model/reason model/offer model/venv_image model/validate agent/memory
           control/event_codec control/kinds control/state_codec egress/address egress/dns egress/rules
           net/recall_frame relay/client_hello scan/inventory scan/inventory_text scan/osv scan/rpm scan/verdict scan/version cli/unpack cli/table
           session/frames host/egress_protocol host/engine_http host/helper_link host/image_fault host/json host/netd_protocol host/owner_network host/policy
