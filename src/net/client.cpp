@@ -129,7 +129,7 @@ struct Client::Impl {
     bool stopped = false, too_large = false;
     parser.get().body().sink = [&](std::string_view data) {
       if (on_chunk != nullptr && out.status < 300) {
-        stopped = !(*on_chunk)(data);
+        stopped = stopped || !(*on_chunk)(data);  // more may lie in what was read already
         return !stopped;
       }
       too_large = out.body.size() + data.size() > call.body_max;
