@@ -392,7 +392,7 @@ void EgressControl::round() {
       std::error_code ignored;
       std::filesystem::remove(options_.layout.egress_table(), ignored);
     }
-    table_up_ = false;
+    table_up_ = rules_dirty_ = false;  // or it would go on looking five times a second
     asserted_.clear();
     rules_watch_.reset();
     address_watch_.reset();
