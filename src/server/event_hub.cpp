@@ -170,6 +170,8 @@ bool EventHub::catch_up(Stream& stream) {
     }
   });
   if (!text.empty()) write(stream, text);
+  // Now, not when it is looked at next: where much is written something new would be there again by then, for ever.
+  if (stream.next > fanned_) go_live(stream);
   return true;
 }
 
