@@ -72,6 +72,16 @@ using Parser = http::request_parser<SinkBody>;
 
 class HttpResponder;
 
+// In a header that is there as a whole: a line that begins with a blank, which goes on with the one before (obsolete,
+// RFC 9112 5.2). Some readers take it for a header of its own.
+bool has_folded_line(std::string_view bytes) {
+  const auto end = bytes.find("\r\n\r\n");
+  if (end == std::string_view::npos) return false;
+  for (auto at = bytes.find("\r\n"); at < end; at = bytes.find("\r\n", at + 2))
+    if (bytes[at + 2] == ' ' || bytes[at + 2] == '\t') return true;
+  return false;
+}
+
 // A deadline that moves with every request, on a timer that is only touched when it would ring too late.
 class Alarm {
  public:
@@ -116,10 +126,16 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
 
   void start() {
     guard_->bind(weak_from_this());
+    guard_->idle();
     alarm_.set(context_->limits.header_timeout);
     alarm_.watch(*this);
     stream_->async_handshake([self = shared_from_this()](ErrorCode ec, std::size_t) {
       if (ec || !self->open_) return self->close();
+      const unsigned char* alpn = nullptr;
+      unsigned size = 0;
+      SSL_get0_alpn_selected(&self->stream_->ssl(), &alpn, &size);
+      if (std::string_view(reinterpret_cast<const char*>(alpn), size) == kProofAlpn) return self->close();
+      self->by_public_name_ = self->context_->doors->is_public(SSL_get_SSL_CTX(&self->stream_->ssl()));
       self->await_request();
     });
   }
@@ -131,6 +147,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   const TlsStream::executor_type& executor() const { return executor_; }
   void respond(std::uint64_t id, Response response) {
     if (!current(id) || streaming_) return;
+    promise_tls(response);
     const bool body = !head_only_ && has_body(response.status);
     std::string head = http_head(response, body ? Framing::Length : Framing::LengthOnly, keep_);
     const bool small = body && head.size() + response.body.size() <= kRecordSize;
@@ -141,6 +158,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   }
   void begin(std::uint64_t id, Response head) {
     if (!current(id) || streaming_) return;
+    promise_tls(head);
     streaming_ = true;
     chunked_ = !http10_;
     if (http10_) keep_ = false;
@@ -177,6 +195,10 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
  private:
   enum class Phase { Await, Header, Body, Respond, Drain };
 
+  // Browsers that trust the certificate need never speak to this name in the clear (RFC 6797).
+  void promise_tls(Response& response) const {
+    if (by_public_name_) response.headers.try_emplace("Strict-Transport-Security", "max-age=31536000");
+  }
   bool current(std::uint64_t id) const { return open_ && id == request_id_ && phase_ == Phase::Respond && !ending_; }
 
   void await_request() {
@@ -186,6 +208,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     parser_->get().body().limit = context_->limits.body_bytes;
     phase_ = Phase::Await;
     head_only_ = streaming_ = chunked_ = ending_ = http10_ = false;
+    guard_->idle();
     alarm_.set(context_->limits.idle_timeout);
     if (buffer_.size() > 0) return parse();
     read();
@@ -227,6 +250,8 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       if (buffer_.size() == 0 && !parser_->is_done()) return read();
       ErrorCode ec;
       const bool was_header = phase_ == Phase::Header;
+      if (was_header && has_folded_line({static_cast<const char*>(buffer_.data().data()), buffer_.size()}))
+        return refuse(400, "invalid_argument", "a header must not go on in the next line");
       const std::size_t n = parser_->put(buffer_.data(), ec);
       buffer_.consume(n);
       if (ec == http::error::need_more) {
@@ -280,6 +305,10 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       it->second += (name == "cookie" ? "; " : ", ") + std::string(value);
     }
     if (hosts != 1 && !http10_) return refuse(400, "invalid_argument", "exactly one Host header is needed"), false;
+    // Readers that take a list of lengths disagree about which one counts.
+    const std::string length = request_.header("content-length");
+    if (length.find_first_not_of("0123456789") != std::string::npos)
+      return refuse(400, "invalid_argument", "Content-Length must be one number"), false;
     const std::string coding = lower(request_.header("transfer-encoding"));
     if (!coding.empty() && (coding != "chunked" || http10_ || request_.headers.count("content-length") != 0)) {
       return refuse(400, "invalid_argument", "Transfer-Encoding must be 'chunked' alone, without Content-Length"),
@@ -310,6 +339,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
       Response refusal;
       if (auto upload = context_->handlers.upload(request_, refusal)) {
         sink.upload = std::move(*upload);
+        guard_->busy();
         sink.limit = context_->limits.upload_bytes;
       } else if (refusal.status >= 400) {
         return refuse(std::move(refusal)), false;
@@ -342,6 +372,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
     alarm_.cancel();
     write_alarm_.cancel();
     open_ = false;
+    guard_->busy();
     WebSocketOptions options{context_->limits.frame_bytes, context_->limits.idle_timeout, peer_, std::move(guard_),
                              context_->keep};
     TlsStream stream = std::move(*stream_);
@@ -423,6 +454,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   Phase phase_ = Phase::Await;
   bool open_ = true, reading_ = false, writing_ = false;
   bool keep_ = true, head_only_ = false, http10_ = false, streaming_ = false, chunked_ = false, ending_ = false;
+  bool by_public_name_ = false;
 };
 
 class HttpResponder final : public Responder {
@@ -476,6 +508,7 @@ class HttpResponder final : public Responder {
 
 void HttpConnection::dispatch() {
   phase_ = Phase::Respond;
+  guard_->busy();
   ++request_id_;
   alarm_.stop();  // the handler may take its time; writes have their own clock
   auto& sink = parser_->get().body();

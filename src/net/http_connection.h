@@ -4,14 +4,16 @@
 #include <memory>
 
 #include "net/registry.h"
+#include "net/tls_doors.h"
 #include "net/tls_stream.h"
 
 namespace muster::net {
 
-struct ServerContext {  // shared by all connections of a server, immutable
+struct ServerContext {  // shared by all connections of a server
   ServerHandlers handlers;
   Limits limits;
   std::shared_ptr<void> keep;  // the io_context: a Responder may outlive the server
+  const std::shared_ptr<TlsDoors> doors = std::make_shared<TlsDoors>();
 };
 
 void serve_connection(std::shared_ptr<const ServerContext> context, tcp::socket socket, SslCtxPtr tls, std::string peer,

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -101,6 +102,11 @@ class Server {
   virtual Status adopt_from(const std::string& unix_socket) = 0;
   virtual void stop() = 0;
   virtual Status reload_tls(TlsFiles tls) = 0;
+  // What is shown to who asks for one of these names and is no program of ours: lower case, "*.example.org" too; no
+  // names: none. Browsers are told to use nothing but TLS for the name from then on.
+  virtual Status set_public_tls(const std::set<std::string>& names, TlsFiles tls) = 0;
+  // What a CA is shown that looks whether a name is ours (RFC 8737); without a certificate: it is over.
+  virtual Status set_name_proof(const std::string& name, TlsFiles tls) = 0;
 };
 
 inline constexpr std::string_view kRelayName = "muster-relay";  // the only name in a relay's certificate

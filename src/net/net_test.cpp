@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "crypto/cert.h"
+#include "crypto/public_name.h"
 #include "crypto/trust.h"
 #include "net/dial.h"
 #include "net/handoff.h"
@@ -637,6 +638,157 @@ TEST(NetServer, ReloadsItsCertificate) {
   Endpoint e = endpoint(site.port);
   e.ca_pem = other.ca.cert_pem;
   EXPECT_TRUE(Client(e).call({.target = "/"}).ok());
+}
+
+// The DNS names of what a client is shown that asks for `name`; of who trusts `ca`.
+std::string shown_names(std::uint16_t port, const std::string& name, const std::string& ca, const std::string& alpn,
+                        Peer peer = Peer::Web) {
+  Endpoint e = endpoint(port);
+  e.peer = peer;
+  e.ca_pem = ca;
+  e.server_name = name;
+  const auto connection = dial(e, alpn, deadline_in(Millis(3000)));
+  if (!connection.ok())
+    return connection.error().code == Code::Unauthenticated ? "untrusted" : connection.error().message;
+  std::unique_ptr<BIO, decltype(&BIO_free)> bio(BIO_new(BIO_s_mem()), BIO_free);
+  PEM_write_bio_X509(bio.get(), SSL_get0_peer_certificate(connection->ssl.get()));
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(bio.get(), &data);
+  std::string out;
+  const auto names = crypto::dns_names({data, static_cast<std::size_t>(size)});
+  for (const std::string& each : *names) out += each + " ";
+  return out;
+}
+
+TEST(NetServer, ShowsThePublicNamesCertificateToWhoIsNoProgramOfOurs) {
+  const auto made = [](const crypto::KeyAndCert& ca, const std::vector<std::string>& names) {
+    return *crypto::issue_server_certificate(ca, crypto::ServerRole::ControlPlane, "x", names, read_clocks().wall,
+                                             Millis(3'600'000));
+  };
+  Site site;
+  const auto own = made(pki().ca, {"m.example.org", "muster"});
+  const auto web_ca = *crypto::create_ca("web CA", read_clocks().wall);
+  const auto web = made(web_ca, {"m.example.org", "*.x.example.org"});
+  ASSERT_TRUE(site.server->reload_tls({own.cert_pem + pki().ca.cert_pem, own.key_pem}).ok());
+  const std::string of_own = "m.example.org muster ", of_web = "m.example.org *.x.example.org ";
+  const std::string& ours = pki().ca.cert_pem;
+  const auto web_of = [&](const std::string& name) {
+    return shown_names(site.port, name, web_ca.cert_pem, "http/1.1");
+  };
+  EXPECT_EQ(web_of("m.example.org"), "untrusted") << "there is none yet";
+  ASSERT_TRUE(
+      site.server->set_public_tls({"m.example.org", "*.x.example.org"}, {web.cert_pem + web_ca.cert_pem, web.key_pem})
+          .ok());
+  EXPECT_EQ(web_of("m.example.org"), of_web);
+  EXPECT_EQ(web_of("M.Example.ORG"), of_web);
+  EXPECT_EQ(web_of("a.x.example.org"), of_web);
+  EXPECT_EQ(web_of("a.b.x.example.org"), "untrusted");
+  EXPECT_EQ(shown_names(site.port, "muster", ours, "http/1.1"), of_own) << "no public name";
+  EXPECT_EQ(shown_names(site.port, "m.example.org", ours, "http/1.1", Peer::Muster), of_own) << "our own program";
+  // Only the public one is promised for good.
+  Endpoint e = endpoint(site.port);
+  EXPECT_FALSE(Client(e).call({.target = "/"})->headers.contains("strict-transport-security"));
+  e.peer = Peer::Web;
+  e.ca_pem = web_ca.cert_pem;
+  e.server_name = "m.example.org";
+  for (const char* target : {"/", "/stream"})
+    EXPECT_EQ(Client(e).call({.target = target})->headers["strict-transport-security"], "max-age=31536000") << target;
+  EXPECT_FALSE(site.server->set_public_tls({"m.example.org"}, {"no", "no"}).ok());
+  EXPECT_EQ(web_of("m.example.org"), of_web) << "what is no good changes nothing";
+  ASSERT_TRUE(site.server->set_public_tls({}, {}).ok());
+  EXPECT_EQ(web_of("m.example.org"), "untrusted");
+}
+
+// A client that believes anybody, as a CA that looks at a name is.
+struct Gullible {
+  std::unique_ptr<SSL_CTX, SslFree> ctx{SSL_CTX_new(TLS_client_method())};
+  Fd fd{::socket(AF_INET, SOCK_STREAM, 0)};
+  SslPtr ssl;
+  bool connect(std::uint16_t port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    ssl.reset(SSL_new(ctx.get()));
+    SSL_set_fd(ssl.get(), fd.get());
+    SSL_set_tlsext_host_name(ssl.get(), "m.example.org");
+    return SSL_connect(ssl.get()) == 1;
+  }
+};
+
+TEST(NetServer, ProvesANameToWhoAsksForTheProofAlone) {
+  Site site;
+  const auto proof = *crypto::make_name_proof("m.example.org", "token.thumb", read_clocks().wall);
+  const auto shown = [&](const std::string& alpn, bool ask = false) {
+    Gullible client;
+    const std::string wire = static_cast<char>(alpn.size()) + alpn;
+    SSL_CTX_set_alpn_protos(client.ctx.get(), reinterpret_cast<const unsigned char*>(wire.data()),
+                            static_cast<unsigned>(wire.size()));
+    if (!client.connect(site.port)) return std::string("nothing");
+    const auto pem = std::unique_ptr<BIO, decltype(&BIO_free)>(BIO_new(BIO_s_mem()), BIO_free);
+    PEM_write_bio_X509(pem.get(), SSL_get0_peer_certificate(client.ssl.get()));
+    char* data = nullptr;
+    const long size = BIO_get_mem_data(pem.get(), &data);
+    const bool same = std::string_view(data, static_cast<std::size_t>(size)) == proof.cert_pem;
+    if (!ask) return std::string(same ? "proof" : "own");
+    const std::string request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    SSL_write(client.ssl.get(), request.data(), static_cast<int>(request.size()));
+    char byte = 0;
+    return std::string(SSL_read(client.ssl.get(), &byte, 1) == 1 ? "answered" : "closed");
+  };
+  EXPECT_EQ(shown("acme-tls/1"), "own");
+  ASSERT_TRUE(site.server->set_name_proof("m.example.org", {proof.cert_pem, proof.key_pem}).ok());
+  EXPECT_EQ(shown("acme-tls/1"), "proof");
+  EXPECT_EQ(shown("http/1.1"), "own");
+  EXPECT_EQ(shown("acme-tls/1", true), "closed") << "nothing is served there";
+  EXPECT_EQ(site.requests, 0);
+  ASSERT_TRUE(site.server->set_name_proof("m.example.org", {}).ok());
+  EXPECT_EQ(shown("acme-tls/1"), "own");
+}
+
+TEST(NetServer, WhoSaysNothingMakesRoom) {
+  Site site({.connections = 4, .connections_per_address = 100});
+  std::vector<Dialled> silent;
+  for (int i = 0; i < 4; ++i)
+    silent.push_back(std::move(*dial(endpoint(site.port), "http/1.1", deadline_in(Millis(2000)))));
+  for (int i = 0; i < 20; ++i)
+    EXPECT_TRUE(Client(endpoint(site.port)).call({.target = "/"}).ok()) << "who speaks is heard, try " << i;
+  // Connections with work stay, and the next has no room.
+  std::vector<std::unique_ptr<std::thread>> waiting;
+  for (int i = 0; i < 4; ++i)
+    waiting.push_back(std::make_unique<std::thread>(
+        [&] { (void)Client(endpoint(site.port)).call({.target = "/hold", .timeout = Millis(5000)}); }));
+  for (int i = 0; i < 300 && site.requests < 24; ++i) std::this_thread::sleep_for(Millis(10));
+  EXPECT_EQ(site.requests, 24);
+  EXPECT_FALSE(Client(endpoint(site.port)).call({.target = "/", .timeout = Millis(1000)}).ok());
+  {
+    const std::lock_guard lock(site.mutex);
+    for (auto& each : site.held) each->send({200, "text/plain", {}, "at last"});
+  }
+  for (auto& each : waiting) each->join();
+  EXPECT_EQ(site.left, 0);
+  EXPECT_TRUE(Client(endpoint(site.port)).call({.target = "/"}).ok());
+}
+
+TEST(NetServer, TakesModernCiphersAlone) {
+  Site site;
+  const auto connects = [&](int version, const char* suites) {
+    Gullible client;
+    SSL_CTX_set_security_level(client.ctx.get(), 0);
+    SSL_CTX_set_min_proto_version(client.ctx.get(), version);
+    SSL_CTX_set_max_proto_version(client.ctx.get(), version);
+    SSL_CTX_set_cipher_list(client.ctx.get(), suites);
+    return client.connect(site.port);
+  };
+  EXPECT_TRUE(connects(TLS1_3_VERSION, "DEFAULT"));
+  EXPECT_TRUE(connects(TLS1_2_VERSION, "ECDHE-ECDSA-AES128-GCM-SHA256"));
+  EXPECT_TRUE(connects(TLS1_2_VERSION, "ECDHE-ECDSA-CHACHA20-POLY1305"));
+  EXPECT_FALSE(connects(TLS1_2_VERSION, "ECDHE-ECDSA-AES128-SHA256")) << "CBC";
+  EXPECT_FALSE(connects(TLS1_2_VERSION, "ECDHE-ECDSA-AES256-SHA")) << "CBC";
+  EXPECT_FALSE(connects(TLS1_2_VERSION, "ECDHE-ECDSA-AES128-CCM8")) << "half a tag";
+  EXPECT_FALSE(connects(TLS1_1_VERSION, "ALL:@SECLEVEL=0"));
+  EXPECT_FALSE(connects(TLS1_VERSION, "ALL:@SECLEVEL=0"));
 }
 
 }  // namespace

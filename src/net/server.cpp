@@ -71,9 +71,8 @@ class Adopter : public std::enable_shared_from_this<Adopter> {
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(ServerHandlers handlers, SslCtxPtr tls, Limits limits)
-      : tls_(std::move(tls)),
-        registry_(std::make_shared<Registry>(limits.connections, limits.connections_per_address)),
+  ServerImpl(ServerHandlers handlers, Limits limits)
+      : registry_(std::make_shared<Registry>(limits.connections, limits.connections_per_address)),
         context_(std::make_shared<ServerContext>(ServerContext{std::move(handlers), limits, io_})),
         work_(asio::make_work_guard(*io_)) {}
   ~ServerImpl() override { stop(); }
@@ -111,11 +110,12 @@ class ServerImpl final : public Server {
     return {};
   }
 
-  Status reload_tls(TlsFiles files) override {
-    auto fresh = TRY(server_context(files, {"http/1.1"}));
-    const std::lock_guard lock(mutex_);
-    tls_ = std::move(fresh);
-    return {};
+  Status reload_tls(TlsFiles files) override { return context_->doors->set_own(files); }
+  Status set_public_tls(const std::set<std::string>& names, TlsFiles files) override {
+    return context_->doors->set_public(names, files);
+  }
+  Status set_name_proof(const std::string& name, TlsFiles files) override {
+    return context_->doors->set_proof(name, files);
   }
 
   void stop() override {
@@ -154,14 +154,9 @@ class ServerImpl final : public Server {
     }
     set_socket_options(socket.native_handle());
     socket.native_non_blocking(true, ec);
-    SslCtxPtr tls;
-    {
-      const std::lock_guard lock(mutex_);
-      tls = tls_;
-    }
     const std::string shown = remote.address().is_v6() ? "[" + address + "]" : address;
-    serve_connection(context_, std::move(socket), std::move(tls), shown + ":" + std::to_string(remote.port()),
-                     std::move(guard));
+    serve_connection(context_, std::move(socket), context_->doors->context(),
+                     shown + ":" + std::to_string(remote.port()), std::move(guard));
   }
 
   void serve_fd(Fd fd) {
@@ -181,7 +176,6 @@ class ServerImpl final : public Server {
  private:
   const std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>();
   std::mutex mutex_;
-  SslCtxPtr tls_;
   std::shared_ptr<Registry> registry_;
   std::shared_ptr<const ServerContext> context_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
@@ -278,8 +272,8 @@ void Adopter::retry() {
 }  // namespace
 
 Result<std::unique_ptr<Server>> Server::create(ServerHandlers handlers, TlsFiles tls, Limits limits, int threads) {
-  auto context = TRY(server_context(tls, {"http/1.1"}));
-  auto server = std::make_unique<ServerImpl>(std::move(handlers), std::move(context), limits);
+  auto server = std::make_unique<ServerImpl>(std::move(handlers), limits);
+  TRY_VOID(server->reload_tls(std::move(tls)));
   server->run(threads);
   return std::unique_ptr<Server>(std::move(server));
 }

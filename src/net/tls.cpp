@@ -53,8 +53,13 @@ const BIO_METHOD* socket_method() {
   return method;
 }
 
+// Below TLS 1.3: a fresh key for each connection and authenticated ciphers, nothing else.
+constexpr const char* kSuites = "ECDHE+AESGCM:ECDHE+CHACHA20";
+constexpr const char* kGroups = "X25519:P-256:P-384";
+
 void common_options(SSL_CTX& ctx) {
   SSL_CTX_set_min_proto_version(&ctx, TLS1_2_VERSION);
+  MUSTER_CHECK(SSL_CTX_set_cipher_list(&ctx, kSuites) == 1 && SSL_CTX_set1_groups_list(&ctx, kGroups) == 1);
   SSL_CTX_set_mode(&ctx,
                    SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_options(&ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF);
@@ -295,7 +300,8 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
     for (const auto& cert : certs) X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx.get()), cert.get());
     SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
   }
-  const std::string wire = alpn_wire({alpn});
+  const bool ours = endpoint.peer == Peer::Muster && endpoint.role == crypto::ServerRole::ControlPlane;
+  const std::string wire = ours ? alpn_wire({std::string(kOwnAlpn), alpn}) : alpn_wire({alpn});
   SSL_CTX_set_alpn_protos(ctx.get(), reinterpret_cast<const unsigned char*>(wire.data()),
                           static_cast<unsigned>(wire.size()));
   return ctx;

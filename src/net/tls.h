@@ -18,6 +18,10 @@ struct SslFree {
   void operator()(SSL_CTX* ctx) const { SSL_CTX_free(ctx); }
   void operator()(X509* cert) const { X509_free(cert); }
 };
+// What Muster's programs offer beside "http/1.1" where they speak to the control plane: they want its own CA's
+// certificate, whatever else is shown under the same name.
+inline constexpr std::string_view kOwnAlpn = "muster/1";
+
 using SslPtr = std::unique_ptr<SSL, SslFree>;
 using SslCtxPtr = std::shared_ptr<SSL_CTX>;
 

@@ -289,6 +289,7 @@ class RelayImpl final : public Relay {
 void Pending::start() {
   ++hub_->counts.pending;
   guard_->bind(weak_from_this());
+  guard_->idle();
   asio::post(socket_.get_executor(), [self = shared_from_this()] { self->begin(); });
 }
 

@@ -39,7 +39,7 @@ Status watch_certificates(Context& context, const Identity& identity) {
   TRY_VOID(context.certificates.set("server", identity.tls.cert_pem,
                                     "it is renewed by itself when a third of its life is left"));
   const auto& cas = identity.cas;
-  std::set<std::string> names{"server"};
+  std::set<std::string> names{"server", PublicName::kWatched};
   const auto watch = [&](const std::string& kind, const std::string& pem, bool newest, const std::string& advice) {
     const std::string name = newest ? kind : kind + " " + ca_id(pem);
     names.insert(name);
@@ -160,6 +160,10 @@ Result<std::unique_ptr<App>> App::start(Options options) {
   app->server_ =
       TRY(net::Server::create(std::move(handlers), tls_files(context.identity), net::Limits{}, options.threads));
   app->port_ = TRY(app->server_->listen(options.address, options.port));
+  if (options.public_name) {
+    app->public_name_ = std::make_unique<PublicName>(context, *app->server_, std::move(*options.public_name));
+    TRY_VOID(app->public_name_->start());
+  }
   if (!options.handoff.empty()) TRY_VOID(app->server_->adopt_from(options.handoff));
   if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
     log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
@@ -171,6 +175,10 @@ Status App::sign_due_head() {
   const std::string path = TRY(keep_head(context_->dir, TRY(new_head(*context_))));
   log_info("audit", "the journal's head is signed: {}; keep a copy elsewhere", path);
   return {};
+}
+
+void App::look_at_public_name() {
+  if (public_name_) public_name_->look();
 }
 
 void App::judge_images() {
@@ -207,6 +215,7 @@ App::~App() {
 void App::stop() {
   if (std::exchange(stopped_, true) || !context_) return;
   // Listeners first, then all threads that read the engine, then the engine itself.
+  if (public_name_) public_name_->stop();
   if (server_) server_->stop();
   if (context_->queue_watch) context_->queue_watch->stop();
   if (context_->images) context_->images->stop();

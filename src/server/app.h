@@ -10,6 +10,7 @@
 #include "server/access_log.h"
 #include "server/agents.h"
 #include "server/context.h"
+#include "server/public_name.h"
 #include "server/queue_watch.h"
 #include "server/signer.h"
 #include "server/sso_provider.h"
@@ -34,8 +35,9 @@ class App {
     Millis addresses_kept = kAddressesKept;
     AgentHub::Options agents;
     QueueWatch::Options queue_watch;
-    std::set<Role> factor_needed;             // local accounts of these roles log in with a second factor only
-    std::optional<SsoProvider::Options> sso;  // the identity provider that people may log in by
+    std::set<Role> factor_needed;                    // local accounts of these roles log in with a second factor only
+    std::optional<SsoProvider::Options> sso;         // the identity provider that people may log in by
+    std::optional<PublicName::Options> public_name;  // of the web, with a certificate that browsers trust
   };
   static Result<std::unique_ptr<App>> start(Options options);
   ~App();
@@ -49,12 +51,14 @@ class App {
   // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those
   // that do.
   Status renew_certificate();
+  void look_at_public_name();  // its files may have changed, or its certificate is due
 
  private:
   App() = default;
   std::unique_ptr<Context> context_;
   std::unique_ptr<Api> api_;
   std::unique_ptr<net::Server> server_;
+  std::unique_ptr<PublicName> public_name_;
   std::uint16_t port_ = 0;
   bool stopped_ = false;
 };

@@ -6,18 +6,34 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 #include <set>
+#include <sstream>
 
 #include "base/log.h"
+#include "crypto/public_name.h"
 #include "crypto/workload_token.h"
+#include "net/net.h"
 #include "server/app.h"
 #include "server/at_rest.h"
 #include "server/commands.h"
+#include "server/public_name.h"
 #include "server/signer_socket.h"
 #include "wire/names.h"
 
 namespace muster::server {
 namespace {
+
+constexpr std::string_view kLetsEncrypt = "https://acme-v02.api.letsencrypt.org/directory";
+
+Result<std::string> read_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  if (!in || !(text << in.rdbuf()) || text.str().size() > (1 << 20))
+    return error(Code::NotFound, path + " cannot be read");
+  return text.str();
+}
 
 struct Listen {
   std::string address = "127.0.0.1";
@@ -64,6 +80,58 @@ Result<std::set<Role>> parse_roles(const std::string& text) {
     at = end + 1;
   }
   return out;
+}
+
+// Of --public-name and what belongs to it; nothing: none.
+Result<std::optional<PublicName::Options>> parse_public_name(const Arguments& arguments) {
+  PublicName::Options out;
+  const std::string names = arguments.option("--public-name");
+  for (std::size_t at = 0; at < names.size();) {
+    const std::size_t end = std::min(names.find(',', at), names.size());
+    std::string name = names.substr(at, end - at);
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+    if (!crypto::valid_public_name(name))
+      return error(
+          Code::InvalidArgument,
+          "--public-name takes names of the web like muster.example.org, separated by commas; not '" + name + "'");
+    out.names.push_back(std::move(name));
+    at = end + 1;
+  }
+  out.certificate_file = arguments.option("--public-cert");
+  out.key_file = arguments.option("--public-key");
+  out.directory = arguments.option("--acme");
+  out.contact = arguments.option("--acme-contact");
+  const std::string ca = arguments.option("--acme-ca");
+  const bool files = !out.certificate_file.empty() || !out.key_file.empty();
+  const bool acme = !out.directory.empty() || !out.contact.empty() || !ca.empty();
+  if (!files && !acme && out.names.empty()) return std::optional<PublicName::Options>();
+  if (files && acme)
+    return error(Code::InvalidArgument,
+                 "a public name has a certificate of yours (--public-cert, --public-key) or one "
+                 "that is asked for (--acme), not both");
+  if (files && (out.certificate_file.empty() || out.key_file.empty()))
+    return error(Code::InvalidArgument, "--public-cert and --public-key belong together");
+  if (!files && out.directory.empty())
+    return error(Code::InvalidArgument,
+                 "--public-name needs --acme letsencrypt, --acme URL, or --public-cert and --public-key");
+  if (acme && out.names.empty())
+    return error(Code::InvalidArgument, "--acme needs the names to ask for: --public-name muster.example.org");
+  if (out.names.size() > crypto::kPublicNamesMax)
+    return error(Code::InvalidArgument, fmt::format("--public-name takes {} names at most", crypto::kPublicNamesMax));
+  if (out.directory == "letsencrypt") out.directory = std::string(kLetsEncrypt);
+  if (acme) {
+    if (const auto url = net::parse_web_url(out.directory); !url.ok())
+      return error(Code::InvalidArgument,
+                   "--acme takes letsencrypt or the https address of a CA's directory: " + url.error().message);
+    const auto at = out.contact.find('@');
+    if (!out.contact.empty() &&
+        (at == 0 || at == std::string::npos || out.contact.size() > 254 ||
+         !std::all_of(out.contact.begin(), out.contact.end(), [](char c) { return c > ' ' && c < 127; })))
+      return error(Code::InvalidArgument, "--acme-contact takes an e-mail address");
+    if (!ca.empty()) out.ca_pem = TRY(read_text(ca));
+  }
+  return std::optional(std::move(out));
 }
 
 Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddresses& open_addresses) {
@@ -113,6 +181,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     options.sso = TRY(SsoProvider::load(sso));
     log_info("musterd", "people may log in by {}", options.sso->settings.issuer);
   }
+  options.public_name = TRY(parse_public_name(arguments));
   if (open_addresses) options.addresses = TRY(open_addresses(options.dir.addresses(), ring_of(options.dir)));
   options.store = TRY(open(options.dir.journal(), ring_of(options.dir)));
   const auto app = TRY(App::start(options));
@@ -127,6 +196,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     const Status renewed = app->renew_certificate();
     app->judge_hosts();
     app->judge_images();
+    app->look_at_public_name();
     if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
       log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
     if (!renewed.ok()) log_error("musterd", "the server certificate could not be renewed: {}", renewed.error().message);

@@ -19,6 +19,8 @@ const char* const kUsage =
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
     "                [--second-factor ROLE,...|all] [--carried-seconds N] [--identity-issuer URL]\n"
     "                [--identity-life SECONDS]\n"
+    "                [--public-name NAME,... --acme letsencrypt|URL [--acme-contact EMAIL] [--acme-ca FILE]]\n"
+    "                [--public-cert FILE --public-key FILE [--public-name NAME,...]]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
     "DIR)\n"
     "  musterd passwd NAME --data DIR [--password-file F]   (a lost password; also while serving)\n"
@@ -74,6 +76,11 @@ const char* const kUsage =
     "  --at-rest-key FILE       32 random bytes, as they are or in base64\n"
     "  --at-rest-program PATH   a program that asks a KMS: docs/operator.md\n"
     "or the systemd credential muster-at-rest, which is found by itself.\n"
+    "Browsers trust no CA of ours: with --public-name they are shown a certificate that they do, yours or one that is "
+    "asked\n"
+    "for over ACME and renewed in time. The CA looks at port 443 of the name; to use --acme is to agree to its terms "
+    "of\n"
+    "service. Machines and muster go on with our own CA. Files are read again every hour and on SIGHUP.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
 std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
@@ -118,7 +125,13 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--to-key",
                                                  "--to-program",
                                                  "--keep-hours",
-                                                 "--start-in"};
+                                                 "--start-in",
+                                                 "--public-name",
+                                                 "--public-cert",
+                                                 "--public-key",
+                                                 "--acme",
+                                                 "--acme-contact",
+                                                 "--acme-ca"};
   static const std::vector<std::string> flags = {"--help", "--now", "--compromised"};
   Arguments out;
   for (int i = 1; i < count; ++i) {

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "net/dial.h"
+#include "net/tls_doors.h"
 #include "net/tls_stream.h"
 
 namespace muster::fuzz {
@@ -67,6 +68,9 @@ void TlsStream::close() {
   if (socket_.is_open()) socket_.close(ignored);
 }
 
+bool TlsDoors::is_public(const SSL_CTX*) const {
+  return false;
+}
 SslPtr new_ssl(SSL_CTX& ctx, int) {
   return SslPtr(SSL_new(&ctx));
 }

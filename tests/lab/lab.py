@@ -23,6 +23,8 @@ import tempfile
 import threading
 import time
 
+import images
+
 
 class LabError(Exception):
     pass
@@ -319,6 +321,8 @@ table ip filter {
         d = os.path.join(self.dir, "docker")
         os.makedirs(d, exist_ok=True)
         self.docker = "unix://%s/sock" % d
+        if not os.path.exists(d + "/data"):
+            images.seed_engine(d + "/data")
         self.dockerd = self.spawn(None, ["dockerd", "--data-root", d + "/data", "--exec-root", d + "/exec", "--pidfile", d + "/pid", "-H", self.docker,
                                          "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"] + list(arguments), d + "/log", env=env)
         for _ in range(120):

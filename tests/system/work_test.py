@@ -181,6 +181,7 @@ class Work(unittest.TestCase):
             world.lab.start_docker()
             cls.engine = OwnDocker(world.dir + "/south-engine")
             cls.engine.keep_containers(True)
+            images.seed_engine(cls.engine.folder + "/data")
             cls.engine.start()
             loading = [subprocess.Popen([build, "--docker-host", host], stdout=subprocess.DEVNULL) for host in (world.lab.docker, "unix://" + cls.engine.socket)]
             world.start_server()
