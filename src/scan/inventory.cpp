@@ -30,15 +30,6 @@ std::string plain(std::string_view text) {
   return fine ? std::string(text) : std::string();
 }
 
-void add(Inventory& inventory, Package package) {
-  if (package.source.empty()) package.source = package.name;
-  if (package.source_version.empty()) package.source_version = package.version;
-  if (package.name.empty() || package.version.empty() || inventory.packages.size() >= kPackagesMax)
-    ++inventory.skipped;
-  else
-    inventory.packages.push_back(std::move(package));
-}
-
 std::string unquoted(std::string_view text) {
   if (text.size() >= 2 && (text.front() == '"' || text.front() == '\'') && text.back() == text.front())
     text = text.substr(1, text.size() - 2);
@@ -90,7 +81,7 @@ void take_dpkg(Inventory& inventory, std::string_view text) {
   bool installed = true, any = false;
   Package package{.ecosystem = ecosystem};
   const auto flush = [&] {
-    if (any && installed) add(inventory, std::move(package));
+    if (any && installed) add_package(inventory, std::move(package));
     package = Package{.ecosystem = ecosystem};
     installed = true, any = false;
   };
@@ -120,7 +111,7 @@ void take_apk(Inventory& inventory, std::string_view text) {
   Package package{.ecosystem = ecosystem};
   bool any = false;
   const auto flush = [&] {
-    if (any) add(inventory, std::move(package));
+    if (any) add_package(inventory, std::move(package));
     package = Package{.ecosystem = ecosystem};
     any = false;
   };
@@ -142,7 +133,7 @@ void take_python(Inventory& inventory, std::string_view text) {
     if (line.starts_with("Name:") && package.name.empty()) package.name = python_name(plain(line.substr(5)));
     if (line.starts_with("Version:") && package.version.empty()) package.version = plain(line.substr(8));
   }
-  add(inventory, std::move(package));
+  add_package(inventory, std::move(package));
 }
 
 bool ends(std::string_view path, std::string_view folder, std::string_view file) {
@@ -156,6 +147,17 @@ bool of_python(std::string_view path) {
 }
 
 }  // namespace
+
+void add_package(Inventory& inventory, Package package) {
+  if (package.source.empty()) package.source = package.name;
+  if (package.source_version.empty()) package.source_version = package.version;
+  const bool fine = !package.name.empty() && !package.version.empty() && !package.name.starts_with('=') &&
+                    package.version.size() <= kFieldMax && package.source_version.size() <= kFieldMax;
+  if (!fine || inventory.packages.size() >= kPackagesMax)
+    ++inventory.skipped;
+  else
+    inventory.packages.push_back(std::move(package));
+}
 
 std::string python_name(std::string_view name) {
   std::string out;

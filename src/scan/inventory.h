@@ -34,6 +34,9 @@ bool wanted(std::string_view path);
 // Reads one such file into the inventory; os-release first, or the packages have no release. An empty one counts as
 // skipped.
 void take(Inventory& inventory, std::string_view path, std::string_view text);
+// One package whose fields were read already; what its text form cannot say counts as skipped: no name or version, a
+// name that begins with '=', a version beyond kFieldMax.
+void add_package(Inventory& inventory, Package package);
 // After the last file: sorted, each package once.
 void settle(Inventory& inventory);
 // Of all wanted files, in the right order.

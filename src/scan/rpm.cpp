@@ -81,9 +81,9 @@ std::pair<std::string, std::string> source_of(std::string_view file) {
   return {std::string(file.substr(0, version)), std::string(file.substr(version + 1))};
 }
 
-void add_package(Inventory& inventory, std::string_view bytes) {
+void add_header(Inventory& inventory, std::string_view bytes) {
   const auto header = read_header(bytes);
-  if (!header || inventory.packages.size() >= kPackagesMax) {
+  if (!header) {
     ++inventory.skipped;
     return;
   }
@@ -92,9 +92,9 @@ void add_package(Inventory& inventory, std::string_view bytes) {
   Package package{.ecosystem = inventory.system.empty() ? "rpm" : inventory.system, .name = header->name};
   package.version = epoch + header->version + (header->release.empty() ? "" : "-" + header->release);
   auto [source, source_version] = source_of(header->source);
-  package.source = source.empty() ? package.name : std::move(source);
-  package.source_version = source_version.empty() ? package.version : epoch + source_version;
-  inventory.packages.push_back(std::move(package));
+  package.source = std::move(source);
+  if (!source_version.empty()) package.source_version = epoch + source_version;
+  add_package(inventory, std::move(package));
 }
 
 // ---- SQLite: the leaves of one table
@@ -303,7 +303,7 @@ bool is_rpm_family(std::string_view family) {
 }
 
 void take_rpm(Inventory& inventory, std::string_view bytes) {
-  const Each each = [&](std::string_view header) { add_package(inventory, header); };
+  const Each each = [&](std::string_view header) { add_header(inventory, header); };
   if (bytes.starts_with(std::string_view("SQLite format 3\0", 16)))
     headers_of_sqlite(bytes, each);
   else if (bytes.starts_with(kNdb))

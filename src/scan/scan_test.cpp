@@ -432,5 +432,20 @@ TEST(Archive, HostileOnes) {
   for (std::size_t n = 0; n < good.size(); n += 37) (void)files_of(good.substr(0, n));
 }
 
+
+TEST(InventoryText, WhatItCannotSayIsLeftOutAndCounted) {
+  Inventory inventory;
+  add_package(inventory, {"Alpine:v3.19", "musl", "1.2.4-r4", "", ""});
+  add_package(inventory, {"Alpine:v3.19", "=musl", "1.2", "", ""});  // would begin an ecosystem
+  add_package(inventory, {"Alpine:v3.19", "long", std::string(kFieldMax + 1, '1'), "", ""});
+  add_package(inventory, {"Alpine:v3.19", "nothing", "", "", ""});
+  EXPECT_EQ(inventory.packages.size(), 1U);
+  EXPECT_EQ(inventory.skipped, 3U);
+  const auto back = parse_inventory(inventory_text(inventory, 1 << 20));
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(back->packages, inventory.packages);
+  EXPECT_EQ(back->skipped, 3U);
+}
+
 }  // namespace
 }  // namespace muster::scan

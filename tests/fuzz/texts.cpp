@@ -95,7 +95,7 @@ Seeds seeds_access_token() {
       Bytes{0} + claims,
       Bytes{1} + token,
       Bytes{1} + "eyJhbGciOiJub25lIn0.e30.",
-      Bytes{2} + crypto::make_refresh_token().text,
+      Bytes{2} + ("mrf_" + base64url(Bytes(32, 1)) + "." + base64url(Bytes(32, 2))),
       Bytes{0} + R"({"aud":"muster-api","exp":1795000600,"iat":1795000000,"iss":"other","sid":"tok-9","sub":"usr-5"})",
       Bytes{0} + R"({"aud":"muster-api","exp":1,"iat":0,"iss":"muster-1","sid":"tok-9","sub":"usr-5"})"};
 }
