@@ -147,7 +147,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   const TlsStream::executor_type& executor() const { return executor_; }
   void respond(std::uint64_t id, Response response) {
     if (!current(id) || streaming_) return;
-    promise_tls(response);
+    guard_browsers(response);
     const bool body = !head_only_ && has_body(response.status);
     std::string head = http_head(response, body ? Framing::Length : Framing::LengthOnly, keep_);
     const bool small = body && head.size() + response.body.size() <= kRecordSize;
@@ -158,7 +158,7 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
   }
   void begin(std::uint64_t id, Response head) {
     if (!current(id) || streaming_) return;
-    promise_tls(head);
+    guard_browsers(head);
     streaming_ = true;
     chunked_ = !http10_;
     if (http10_) keep_ = false;
@@ -195,8 +195,12 @@ class HttpConnection final : public Closable, public std::enable_shared_from_thi
  private:
   enum class Phase { Await, Header, Body, Respond, Drain };
 
-  // Browsers that trust the certificate need never speak to this name in the clear (RFC 6797).
-  void promise_tls(Response& response) const {
+  // What is served is data for programs: a browser that comes by it shall show and run nothing of it, and tell nobody.
+  // One that trusts the certificate need never speak to this name in the clear (RFC 6797).
+  void guard_browsers(Response& response) const {
+    response.headers.try_emplace("X-Content-Type-Options", "nosniff");
+    response.headers.try_emplace("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'");
+    response.headers.try_emplace("Referrer-Policy", "no-referrer");
     if (by_public_name_) response.headers.try_emplace("Strict-Transport-Security", "max-age=31536000");
   }
   bool current(std::uint64_t id) const { return open_ && id == request_id_ && phase_ == Phase::Respond && !ending_; }

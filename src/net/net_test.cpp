@@ -771,6 +771,20 @@ TEST(NetServer, WhoSaysNothingMakesRoom) {
   EXPECT_TRUE(Client(endpoint(site.port)).call({.target = "/"}).ok());
 }
 
+TEST(NetServer, ABrowserShallShowAndRunNothingOfIt) {
+  Site site;
+  for (const char* target : {"/", "/stream", "/drop"}) {
+    const auto answer = Client(endpoint(site.port)).call({.target = target});
+    ASSERT_TRUE(answer.ok()) << target;
+    EXPECT_EQ(answer->headers.at("x-content-type-options"), "nosniff") << target;
+    EXPECT_EQ(answer->headers.at("content-security-policy"), "default-src 'none'; frame-ancestors 'none'") << target;
+    EXPECT_EQ(answer->headers.at("referrer-policy"), "no-referrer") << target;
+  }
+  const std::string refused = raw(site.port, "GET / HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(status_of(refused), "400");
+  EXPECT_NE(refused.find("nosniff"), std::string::npos) << "also what no handler saw";
+}
+
 TEST(NetServer, TakesModernCiphersAlone) {
   Site site;
   const auto connects = [&](int version, const char* suites) {
