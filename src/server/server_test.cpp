@@ -1678,9 +1678,9 @@ TEST_F(Platform, AnAdministratorHasASayInAccountsOfHisOrganisation) {
   EXPECT_EQ(made(R"({"name":"x","role":"supplier","password":"password-of-x"})", own).status, 403);
 
   const auto names = [](const std::string& token) {
+    const Json list = call("GET", "/api/v1/users?limit=1000", "", token).body;
     std::string out;
-    for (const auto& each : call("GET", "/api/v1/users?limit=1000", "", token).body["items"].items())
-      out += each["name"].text() + " ";
+    for (const auto& each : list["items"].items()) out += each["name"].text() + " ";
     return out;
   };
   EXPECT_EQ(names(ben), "adm-ann adm-ben adm-vera ");
