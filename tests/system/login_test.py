@@ -267,6 +267,11 @@ class Login(unittest.TestCase):
         self.muster("bob", "token", "create", "--label", "all", code=4)
         self.muster("bob", "token", "create", "--label", "look", "--scope", "read")
         self.assertRegex(self.muster("ann", "audit", "--verb", "change"), r"account roles-bob is tenant-viewer of roles now")
+        self.server.terminate()
+        self.server.wait(30)
+        self.serve("--second-factor", "tenant")  # who may more is not left out
+        self.assertIn("set it up now with `muster totp enable`", self.login("ann", name="roles-ann"))
+        self.assertNotIn("totp enable", self.login("bob", name="roles-bob"))
 
     def test_second_factor_of_a_role(self):
         self.login("before")
