@@ -46,7 +46,7 @@ void must(const Result<engine::Reply>& reply) {
 
 // A tenant with a project and a queued cluster that all jobs name.
 void set_up(engine::Runner& runner) {
-  const control::Actor op = actor(PrincipalId{1}, Role::Operator, {});
+  const control::Actor op = actor(PrincipalId{9'000'001}, Role::Operator, {});
   must(runner.submit_wait(control::Lane::Operator, control::CreateOrg{"acme"}, op));
   must(runner.submit_wait(control::Lane::Operator, control::CreatePrincipal{"ann", Role::Tenant, OrgId{1}}, op));
   must(runner.submit_wait(control::Lane::Operator, control::CreateProject{OrgId{1}, "work"}, op));

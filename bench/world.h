@@ -55,7 +55,7 @@ inline std::uint64_t memory_kib(const char* key) {
 
 inline control::Actor actor(Role role, OrgId org = {}) {
   control::Actor out;
-  out.subject.principal = PrincipalId{1};
+  out.subject.principal = PrincipalId{9'000'001};  // none that there is an account of: its role counts then
   out.subject.role = role;
   out.subject.org = org;
   return out;

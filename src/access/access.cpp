@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace muster::access {
 namespace {
@@ -16,8 +17,9 @@ constexpr std::array<std::string_view, kVerbs> kVerbNames = {"list",   "read",  
                                                              "drain",  "revoke", "exec",   "forward", "logs",
                                                              "submit", "stop",   "enroll", "report"};
 
-// Whose objects a permission reaches. Own = of the subject's organisation; Self = of the very principal or device.
-enum class Reach : std::uint8_t { No, Self, Own, Any };
+// Whose objects a permission reaches. Own = of the subject's organisation; Self = of the very principal or device;
+// Staff = accounts of the subject's organisation with a role that the subject's has a say in (leads).
+enum class Reach : std::uint8_t { No, Self, Own, Staff, Any };
 
 constexpr std::uint32_t bits(std::initializer_list<Verb> verbs) {
   std::uint32_t out = 0;
@@ -28,9 +30,12 @@ using enum Verb;
 constexpr std::uint32_t kLook = bits({List, Read});
 constexpr std::uint32_t kWork = bits({List, Read, Create, Update, Delete, Exec, Forward, Logs, Submit, Stop});
 constexpr std::uint32_t kMachine = bits({List, Read, Update, Drain, Revoke});
+constexpr std::uint32_t kTend = bits({List, Read, Update, Drain});  // on and off, and empty: all of it can be undone
+constexpr std::uint32_t kWatch = bits({List, Read, Logs});
 constexpr std::uint32_t kJoin = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kAccount = bits({List, Create, Delete});
-constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});  // update: its password
+constexpr std::uint32_t kOwnAccount = bits({List, Read, Update});     // update: its password
+constexpr std::uint32_t kStaff = bits({List, Read, Create, Delete});  // both together: another role
 constexpr std::uint32_t kAsk = bits({List, Read, Update});
 constexpr std::uint32_t kOwnToken = bits({List, Read, Create, Delete, Revoke});
 constexpr std::uint32_t kProgram = bits({List, Read, Create, Update, Delete, Revoke});
@@ -40,7 +45,8 @@ constexpr std::uint32_t kEverything = bits({List, Read, Create, Update, Delete, 
 
 // The table. A role may do `verbs` to objects of `kind` within `reach`; what has no row is denied. Operators run the
 // platform but do not look into tenants' containers: exec, forward and logs follow the ownership of the cluster, or a
-// grant.
+// grant. In an organisation that never had an administrator its members have the administrator's rows, but for
+// accounts: nobody else is there to do it.
 struct Row {
   Role role;
   Kind kind;
@@ -75,6 +81,7 @@ constexpr Row kTable[] = {
 
     {Role::Supplier, Kind::Org, Reach::Own, kLook},
     {Role::Supplier, Kind::Principal, Reach::Self, kOwnAccount},
+    {Role::Supplier, Kind::Principal, Reach::Staff, kStaff},
     {Role::Supplier, Kind::ApiToken, Reach::Self, kOwnToken},
     {Role::Supplier, Kind::JoinToken, Reach::Own, kJoin},
     {Role::Supplier, Kind::Node, Reach::Own, kMachine},
@@ -88,12 +95,51 @@ constexpr Row kTable[] = {
     {Role::Supplier, Kind::Grant, Reach::Self, kTake},  // given to him; he may give it back
     {Role::Supplier, Kind::BreakGlass, Reach::Own, kLook},
 
+    // Looks after machines. Which there are and what they cost binds the organisation: the owner's.
+    {Role::SupplierMember, Kind::Org, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Principal, Reach::Self, kOwnAccount},
+    {Role::SupplierMember, Kind::ApiToken, Reach::Self, kOwnToken},
+    {Role::SupplierMember, Kind::JoinToken, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Node, Reach::Own, kTend},
+    {Role::SupplierMember, Kind::Queue, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Event, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Audit, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Telemetry, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Offer, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::ServiceAccount, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::ServiceAccount, Reach::Self, bits({Revoke})},  // it may end its own tokens
+    {Role::SupplierMember, Kind::Grant, Reach::Own, kLook},
+    {Role::SupplierMember, Kind::Grant, Reach::Self, kTake},
+    {Role::SupplierMember, Kind::BreakGlass, Reach::Own, kLook},
+
+    {Role::TenantAdmin, Kind::Org, Reach::Own, kLook},
+    {Role::TenantAdmin, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
+    {Role::TenantAdmin, Kind::Principal, Reach::Self, kOwnAccount},
+    {Role::TenantAdmin, Kind::Principal, Reach::Staff, kStaff},
+    {Role::TenantAdmin, Kind::ApiToken, Reach::Self, kOwnToken},
+    {Role::TenantAdmin, Kind::JoinToken, Reach::Own, kJoin},  // machines of its own (pool own)
+    {Role::TenantAdmin, Kind::Node, Reach::Own, kMachine},
+    {Role::TenantAdmin, Kind::Cluster, Reach::Own, kWork},
+    {Role::TenantAdmin, Kind::Job, Reach::Own, kWork},
+    {Role::TenantAdmin, Kind::Queue, Reach::Own, kLook},
+    {Role::TenantAdmin, Kind::Event, Reach::Own, kLook},
+    {Role::TenantAdmin, Kind::Audit, Reach::Own, kLook},
+    {Role::TenantAdmin, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
+    {Role::TenantAdmin, Kind::Telemetry, Reach::Own, kLook},
+    {Role::TenantAdmin, Kind::Registry, Reach::Own, kAccount},
+    {Role::TenantAdmin, Kind::Offer, Reach::Own, kAsk},
+    {Role::TenantAdmin, Kind::ImagePolicy, Reach::Own, kAsk},
+    {Role::TenantAdmin, Kind::ServiceAccount, Reach::Own, kProgram},
+    {Role::TenantAdmin, Kind::Grant, Reach::Own, kGive},
+    {Role::TenantAdmin, Kind::Grant, Reach::Self, kTake},
+    {Role::TenantAdmin, Kind::BreakGlass, Reach::Own, kLook},  // the owner sees who looks in
+
     {Role::Tenant, Kind::Org, Reach::Own, kLook},
-    {Role::Tenant, Kind::Project, Reach::Own, bits({List, Read, Create, Update})},
+    {Role::Tenant, Kind::Project, Reach::Own, kLook},
     {Role::Tenant, Kind::Principal, Reach::Self, kOwnAccount},
     {Role::Tenant, Kind::ApiToken, Reach::Self, kOwnToken},
-    {Role::Tenant, Kind::JoinToken, Reach::Own, kJoin},  // an organisation may bring machines of its own (pool own)
-    {Role::Tenant, Kind::Node, Reach::Own, kMachine},
+    {Role::Tenant, Kind::JoinToken, Reach::Own, kLook},
+    {Role::Tenant, Kind::Node, Reach::Own, kTend},
     {Role::Tenant, Kind::Cluster, Reach::Own, kWork},
     {Role::Tenant, Kind::Job, Reach::Own, kWork},
     {Role::Tenant, Kind::Queue, Reach::Own, kLook},
@@ -101,13 +147,34 @@ constexpr Row kTable[] = {
     {Role::Tenant, Kind::Audit, Reach::Own, kLook},
     {Role::Tenant, Kind::Blob, Reach::Own, bits({List, Read, Create, Delete})},
     {Role::Tenant, Kind::Telemetry, Reach::Own, kLook},
-    {Role::Tenant, Kind::Registry, Reach::Own, kAccount},
-    {Role::Tenant, Kind::Offer, Reach::Own, kAsk},
-    {Role::Tenant, Kind::ImagePolicy, Reach::Own, kAsk},
-    {Role::Tenant, Kind::ServiceAccount, Reach::Own, kProgram},
-    {Role::Tenant, Kind::Grant, Reach::Own, kGive},
+    {Role::Tenant, Kind::Registry, Reach::Own, bits({List})},
+    {Role::Tenant, Kind::Offer, Reach::Own, kLook},
+    {Role::Tenant, Kind::ImagePolicy, Reach::Own, kLook},
+    {Role::Tenant, Kind::ServiceAccount, Reach::Own, kLook},
+    {Role::Tenant, Kind::ServiceAccount, Reach::Self, bits({Revoke})},
+    {Role::Tenant, Kind::Grant, Reach::Own, kLook},
     {Role::Tenant, Kind::Grant, Reach::Self, kTake},
-    {Role::Tenant, Kind::BreakGlass, Reach::Own, kLook},  // the owner sees who looks in
+    {Role::Tenant, Kind::BreakGlass, Reach::Own, kLook},
+
+    // Sees what a member sees, but for uploads and logins to registries: both hold secrets.
+    {Role::TenantViewer, Kind::Org, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Project, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Principal, Reach::Self, kOwnAccount},
+    {Role::TenantViewer, Kind::ApiToken, Reach::Self, kOwnToken},  // logging in makes one
+    {Role::TenantViewer, Kind::JoinToken, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Node, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Cluster, Reach::Own, kWatch},
+    {Role::TenantViewer, Kind::Job, Reach::Own, kWatch},
+    {Role::TenantViewer, Kind::Queue, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Event, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Audit, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Telemetry, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::Offer, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::ImagePolicy, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::ServiceAccount, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::ServiceAccount, Reach::Self, bits({Revoke})},
+    {Role::TenantViewer, Kind::Grant, Reach::Own, kLook},
+    {Role::TenantViewer, Kind::BreakGlass, Reach::Own, kLook},
 
     {Role::Auditor, Kind::Platform, Reach::Any, kLook},
     {Role::Auditor, Kind::Org, Reach::Any, kLook},
@@ -138,12 +205,20 @@ constexpr Row kDevice[] = {
     {Role::None, Kind::Blob, Reach::Self, bits({Read})},
 };
 
+// Which accounts a role has a say in. None that may what it may not: nobody makes himself more through another.
+constexpr bool leads(Role who, Role whom) {
+  if (who == Role::TenantAdmin) return whom == Role::TenantAdmin || whom == Role::Tenant || whom == Role::TenantViewer;
+  return who == Role::Supplier && whom == Role::SupplierMember;
+}
+
 bool reaches(Reach reach, const Subject& subject, const Object& object) {
   switch (reach) {
     case Reach::Any:
       return true;
     case Reach::Own:
       return subject.org && subject.org == object.owner;
+    case Reach::Staff:
+      return subject.org && subject.org == object.owner && leads(subject.role, object.role);
     case Reach::Self:
       return subject.node ? subject.node == object.node : subject.principal && subject.principal == object.principal;
     case Reach::No:
@@ -217,6 +292,8 @@ std::uint32_t verbs_of(Right right, Kind kind) {
 
 GrantId by_grant(const Subject& subject, Verb verb, const Object& object) {
   if (object.kind != Kind::Cluster && object.kind != Kind::Job) return {};
+  // What others give an organisation is not for those who only look in it, however much it is.
+  if (subject.role == Role::TenantViewer && (kWatch >> static_cast<unsigned>(verb) & 1U) == 0) return {};
   for (const Granted& each : subject.grants) {
     // To list is to ask for whatever there is; each item is asked for again.
     const bool lists = verb == List && !object.project && !object.cluster;
@@ -230,9 +307,11 @@ GrantId by_grant(const Subject& subject, Verb verb, const Object& object) {
 
 template <std::size_t N>
 bool granted(const Row (&table)[N], const Subject& subject, Verb verb, const Object& object) {
+  const bool founder = subject.founding && subject.role == Role::Tenant;
   return std::any_of(std::begin(table), std::end(table), [&](const Row& row) {
-    return row.role == subject.role && row.kind == object.kind &&
-           (row.verbs >> static_cast<unsigned>(verb) & 1U) != 0 && reaches(row.reach, subject, object);
+    const bool his = row.role == subject.role || (founder && row.role == Role::TenantAdmin);
+    return his && row.kind == object.kind && (row.verbs >> static_cast<unsigned>(verb) & 1U) != 0 &&
+           reaches(row.reach, subject, object);
   });
 }
 
@@ -280,10 +359,28 @@ Status may_be_granted(Right right, bool break_glass) {
 }
 
 Status may_give(const Subject& subject, Role role) {
+  constexpr std::array<std::pair<Role, Role>, 7> kLess{{{Role::Supplier, Role::Supplier},
+                                                        {Role::Supplier, Role::SupplierMember},
+                                                        {Role::TenantAdmin, Role::TenantAdmin},
+                                                        {Role::TenantAdmin, Role::Tenant},
+                                                        {Role::TenantAdmin, Role::TenantViewer},
+                                                        {Role::Tenant, Role::Tenant},
+                                                        {Role::Tenant, Role::TenantViewer}}};
   if (subject.role == Role::Operator && role != Role::None) return {};
-  if (role == subject.role && (role == Role::Supplier || role == Role::Tenant)) return {};
+  if (std::find(kLess.begin(), kLess.end(), std::pair(subject.role, role)) != kLess.end()) return {};
   return error(Code::PermissionDenied,
-               "a service account gets no role that you do not have; leave the role out, or ask an operator", "role");
+               "a service account gets no role that may more than yours; leave the role out, or ask an operator",
+               "role");
+}
+
+Status fit_for_token(Role role, const std::vector<std::string>& scopes) {
+  if (role != Role::TenantViewer || scopes == std::vector<std::string>{"read"}) return {};
+  return error(Code::PermissionDenied, "a viewer's tokens only read; make it with the scope read and no other",
+               "scopes");
+}
+
+bool of_tenant(Role role) {
+  return role == Role::Tenant || role == Role::TenantAdmin || role == Role::TenantViewer;
 }
 
 Status check(const Subject& subject, Verb verb, const Object& object) {
@@ -296,6 +393,13 @@ Status check(const Subject& subject, Verb verb, const Object& object) {
                  "then log in again with a code");
   const std::string kind(kind_name(object.kind));
   const std::string name(verb_name(verb));
+  if (object.kind == Kind::Principal && verb == Verb::Create && subject.scopes.empty() && object.role != Role::None &&
+      (subject.role == Role::TenantAdmin || subject.role == Role::Supplier))
+    return error(Code::PermissionDenied,
+                 subject.role == Role::Supplier
+                     ? "you give accounts of your organisation the role supplier-member, and no other; ask an operator"
+                     : "you give accounts of your organisation the roles tenant-admin, tenant and tenant-viewer, and "
+                       "no others; ask an operator");
   if (!visible(subject, object) && verb != Verb::Create && verb != Verb::List)
     return error(Code::NotFound, "there is no such " + kind + "; list what you may see, then try again");
   if (!subject.scopes.empty())

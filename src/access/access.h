@@ -69,6 +69,7 @@ struct Subject {
   std::vector<std::string> scopes;
   bool service = false;              // a service account: makes no accounts and no tokens, whatever its role
   std::vector<Granted> grants = {};  // in force for this principal or its organisation
+  bool founding = false;             // its organisation never had an administrator (Org::administered)
   bool operator==(const Subject&) const = default;
 };
 // What is asked about. owner: the organisation that owns the object (supplier of a node, tenant of a cluster);
@@ -80,6 +81,7 @@ struct Object {
   PrincipalId principal;
   ProjectId project = {};  // of a cluster or job, for grants
   ClusterId cluster = {};
+  Role role = Role::None;  // of an account: what it is, or is to be
   bool operator==(const Object&) const = default;
 };
 
@@ -93,8 +95,12 @@ GrantId grant_used(const Subject& subject, Verb verb, const Object& object);
 // Which rights there are to give, and to take by break-glass: operators look at and stop everything anyway.
 Status may_be_granted(Right right, bool break_glass);
 std::string_view right_name(Right right);  // "look", "logs", "submit", "exec", "manage"
-// A service account gets no role that its maker does not have; operators give every role.
+// A service account gets no role that may more than its maker; operators give every role.
 Status may_give(const Subject& subject, Role role);
+// A token of this role's accounts that is no login: who only looks makes tokens that only read.
+Status fit_for_token(Role role, const std::vector<std::string>& scopes);
+// Members, administrators and viewers of an organisation that uses machines.
+bool of_tenant(Role role);
 std::string_view verb_name(Verb verb);
 std::string_view kind_name(Kind kind);
 

@@ -14,6 +14,12 @@ constexpr PrincipalId kMe{10}, kOther{11};
 Subject person(Role role) {
   return {.principal = kMe, .role = role, .org = kOwn};
 }
+// A member of an organisation that never had an administrator.
+Subject founder() {
+  Subject out = person(Role::Tenant);
+  out.founding = true;
+  return out;
+}
 Subject device(std::uint64_t id) {
   return {.node = NodeId{id}};
 }
@@ -80,11 +86,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Supplier, Kind::BreakGlass, "lr", ""},
     {Role::Tenant, Kind::Platform, "", ""},
     {Role::Tenant, Kind::Org, "lr", ""},
-    {Role::Tenant, Kind::Project, "lrcu", ""},
+    {Role::Tenant, Kind::Project, "lr", ""},
     {Role::Tenant, Kind::Principal, "lru", ""},
     {Role::Tenant, Kind::ApiToken, "lrcdv", ""},
-    {Role::Tenant, Kind::JoinToken, "lrcdv", ""},
-    {Role::Tenant, Kind::Node, "lruave", "e"},
+    {Role::Tenant, Kind::JoinToken, "lr", ""},
+    {Role::Tenant, Kind::Node, "lruae", "e"},
     {Role::Tenant, Kind::Cluster, "lrcudxfgst", ""},
     {Role::Tenant, Kind::Job, "lrcudxfgst", ""},
     {Role::Tenant, Kind::Queue, "lr", ""},
@@ -92,11 +98,11 @@ constexpr Expectation kMatrix[] = {
     {Role::Tenant, Kind::Audit, "lr", ""},
     {Role::Tenant, Kind::Blob, "lrcd", ""},
     {Role::Tenant, Kind::Telemetry, "lr", ""},
-    {Role::Tenant, Kind::Registry, "lcd", ""},
-    {Role::Tenant, Kind::Offer, "lru", ""},
-    {Role::Tenant, Kind::ImagePolicy, "lru", ""},
-    {Role::Tenant, Kind::ServiceAccount, "lrcudv", ""},
-    {Role::Tenant, Kind::Grant, "lrcv", ""},
+    {Role::Tenant, Kind::Registry, "l", ""},
+    {Role::Tenant, Kind::Offer, "lr", ""},
+    {Role::Tenant, Kind::ImagePolicy, "lr", ""},
+    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},
+    {Role::Tenant, Kind::Grant, "lrv", ""},
     {Role::Tenant, Kind::BreakGlass, "lr", ""},
     {Role::Auditor, Kind::Platform, "lr", "lr"},
     {Role::Auditor, Kind::Org, "lr", "lr"},
@@ -118,16 +124,150 @@ constexpr Expectation kMatrix[] = {
     {Role::Auditor, Kind::ServiceAccount, "lr", "lr"},
     {Role::Auditor, Kind::Grant, "lr", "lr"},
     {Role::Auditor, Kind::BreakGlass, "lr", "lr"},
+    {Role::TenantAdmin, Kind::Platform, "", ""},
+    {Role::TenantAdmin, Kind::Org, "lr", ""},
+    {Role::TenantAdmin, Kind::Project, "lrcu", ""},
+    {Role::TenantAdmin, Kind::Principal, "lru", ""},
+    {Role::TenantAdmin, Kind::ApiToken, "lrcdv", ""},
+    {Role::TenantAdmin, Kind::JoinToken, "lrcdv", ""},
+    {Role::TenantAdmin, Kind::Node, "lruave", "e"},
+    {Role::TenantAdmin, Kind::Cluster, "lrcudxfgst", ""},
+    {Role::TenantAdmin, Kind::Job, "lrcudxfgst", ""},
+    {Role::TenantAdmin, Kind::Queue, "lr", ""},
+    {Role::TenantAdmin, Kind::Event, "lr", ""},
+    {Role::TenantAdmin, Kind::Audit, "lr", ""},
+    {Role::TenantAdmin, Kind::Blob, "lrcd", ""},
+    {Role::TenantAdmin, Kind::Telemetry, "lr", ""},
+    {Role::TenantAdmin, Kind::Registry, "lcd", ""},
+    {Role::TenantAdmin, Kind::Offer, "lru", ""},
+    {Role::TenantAdmin, Kind::ImagePolicy, "lru", ""},
+    {Role::TenantAdmin, Kind::ServiceAccount, "lrcudv", ""},
+    {Role::TenantAdmin, Kind::Grant, "lrcv", ""},
+    {Role::TenantAdmin, Kind::BreakGlass, "lr", ""},
+    {Role::TenantViewer, Kind::Platform, "", ""},
+    {Role::TenantViewer, Kind::Org, "lr", ""},
+    {Role::TenantViewer, Kind::Project, "lr", ""},
+    {Role::TenantViewer, Kind::Principal, "lru", ""},
+    {Role::TenantViewer, Kind::ApiToken, "lrcdv", ""},
+    {Role::TenantViewer, Kind::JoinToken, "lr", ""},
+    {Role::TenantViewer, Kind::Node, "lre", "e"},
+    {Role::TenantViewer, Kind::Cluster, "lrg", ""},
+    {Role::TenantViewer, Kind::Job, "lrg", ""},
+    {Role::TenantViewer, Kind::Queue, "lr", ""},
+    {Role::TenantViewer, Kind::Event, "lr", ""},
+    {Role::TenantViewer, Kind::Audit, "lr", ""},
+    {Role::TenantViewer, Kind::Blob, "", ""},
+    {Role::TenantViewer, Kind::Telemetry, "lr", ""},
+    {Role::TenantViewer, Kind::Registry, "", ""},
+    {Role::TenantViewer, Kind::Offer, "lr", ""},
+    {Role::TenantViewer, Kind::ImagePolicy, "lr", ""},
+    {Role::TenantViewer, Kind::ServiceAccount, "lrv", ""},
+    {Role::TenantViewer, Kind::Grant, "lr", ""},
+    {Role::TenantViewer, Kind::BreakGlass, "lr", ""},
+    {Role::SupplierMember, Kind::Platform, "", ""},
+    {Role::SupplierMember, Kind::Org, "lr", ""},
+    {Role::SupplierMember, Kind::Project, "", ""},
+    {Role::SupplierMember, Kind::Principal, "lru", ""},
+    {Role::SupplierMember, Kind::ApiToken, "lrcdv", ""},
+    {Role::SupplierMember, Kind::JoinToken, "lr", ""},
+    {Role::SupplierMember, Kind::Node, "lruae", "e"},
+    {Role::SupplierMember, Kind::Cluster, "", ""},
+    {Role::SupplierMember, Kind::Job, "", ""},
+    {Role::SupplierMember, Kind::Queue, "lr", ""},
+    {Role::SupplierMember, Kind::Event, "lr", ""},
+    {Role::SupplierMember, Kind::Audit, "lr", ""},
+    {Role::SupplierMember, Kind::Blob, "", ""},
+    {Role::SupplierMember, Kind::Telemetry, "lr", ""},
+    {Role::SupplierMember, Kind::Registry, "", ""},
+    {Role::SupplierMember, Kind::Offer, "lr", ""},
+    {Role::SupplierMember, Kind::ImagePolicy, "", ""},
+    {Role::SupplierMember, Kind::ServiceAccount, "lrv", ""},
+    {Role::SupplierMember, Kind::Grant, "lrv", ""},
+    {Role::SupplierMember, Kind::BreakGlass, "lr", ""},
+};
+// Of members where there never was an administrator: what every member might before there were any.
+constexpr Expectation kFounders[] = {
+    {Role::Tenant, Kind::Platform, "", ""},       {Role::Tenant, Kind::Org, "lr", ""},
+    {Role::Tenant, Kind::Project, "lrcu", ""},    {Role::Tenant, Kind::Principal, "lru", ""},
+    {Role::Tenant, Kind::ApiToken, "lrcdv", ""},  {Role::Tenant, Kind::JoinToken, "lrcdv", ""},
+    {Role::Tenant, Kind::Node, "lruave", "e"},    {Role::Tenant, Kind::Cluster, "lrcudxfgst", ""},
+    {Role::Tenant, Kind::Job, "lrcudxfgst", ""},  {Role::Tenant, Kind::Queue, "lr", ""},
+    {Role::Tenant, Kind::Event, "lr", ""},        {Role::Tenant, Kind::Audit, "lr", ""},
+    {Role::Tenant, Kind::Blob, "lrcd", ""},       {Role::Tenant, Kind::Telemetry, "lr", ""},
+    {Role::Tenant, Kind::Registry, "lcd", ""},    {Role::Tenant, Kind::Offer, "lru", ""},
+    {Role::Tenant, Kind::ImagePolicy, "lru", ""}, {Role::Tenant, Kind::ServiceAccount, "lrcudv", ""},
+    {Role::Tenant, Kind::Grant, "lrcv", ""},      {Role::Tenant, Kind::BreakGlass, "lr", ""},
+};
+
+// Of accounts of others: who asks, and what he may do to one of each role in his own organisation, in the order none,
+// operator, supplier, tenant, auditor, tenant-admin, tenant-viewer, supplier-member; and in another one.
+struct AccountExpectation {
+  Role role;
+  std::string_view own[8], foreign[8];
+};
+constexpr AccountExpectation kAccounts[] = {
+    {Role::None, {"", "", "", "", "", "", "", ""}, {"", "", "", "", "", "", "", ""}},
+    {Role::Operator,
+     {"lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste"},
+     {"lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste", "lrcudavste"}},
+    {Role::Supplier, {"", "", "", "", "", "", "", "lrcd"}, {"", "", "", "", "", "", "", ""}},
+    {Role::Tenant, {"", "", "", "", "", "", "", ""}, {"", "", "", "", "", "", "", ""}},
+    {Role::Auditor, {"lr", "lr", "lr", "lr", "lr", "lr", "lr", "lr"}, {"lr", "lr", "lr", "lr", "lr", "lr", "lr", "lr"}},
+    {Role::TenantAdmin, {"", "", "", "lrcd", "", "lrcd", "lrcd", ""}, {"", "", "", "", "", "", "", ""}},
+    {Role::TenantViewer, {"", "", "", "", "", "", "", ""}, {"", "", "", "", "", "", "", ""}},
+    {Role::SupplierMember, {"", "", "", "", "", "", "", ""}, {"", "", "", "", "", "", "", ""}},
 };
 
 TEST(Access, EveryRoleKindVerbAndOwnership) {
-  EXPECT_EQ(std::size(kMatrix), 4U * 20U);
+  EXPECT_EQ(std::size(kMatrix), 7U * 20U);
   for (const Expectation& e : kMatrix) {
     const std::string where =
         "role " + std::to_string(static_cast<int>(e.role)) + ", " + std::string(kind_name(e.kind));
     EXPECT_EQ(verbs(person(e.role), e.kind, true), e.own) << where << ", own";
     EXPECT_EQ(verbs(person(e.role), e.kind, false), e.foreign) << where << ", foreign";
   }
+}
+
+TEST(Access, MembersWithoutAnAdministratorMayWhatTheyAlwaysMight) {
+  EXPECT_EQ(std::size(kFounders), 20U);
+  for (const Expectation& e : kFounders) {
+    EXPECT_EQ(verbs(founder(), e.kind, true), e.own) << kind_name(e.kind) << ", own";
+    EXPECT_EQ(verbs(founder(), e.kind, false), e.foreign) << kind_name(e.kind) << ", foreign";
+  }
+  for (const Expectation& e : kMatrix) {
+    if (e.role == Role::Tenant) continue;
+    Subject other = person(e.role);
+    other.founding = true;
+    EXPECT_EQ(verbs(other, e.kind, true), e.own) << "it is of members alone: " << kind_name(e.kind);
+  }
+}
+
+TEST(Access, WhoHasASayInWhichAccounts) {
+  const auto may = [](const Subject& subject, OrgId org, Role role) {
+    std::string out;
+    for (std::size_t i = 0; i < kLetters.size(); ++i) {
+      const Object account{.kind = Kind::Principal, .owner = org, .principal = kOther, .role = role};
+      if (check(subject, static_cast<Verb>(i), account).ok()) out += kLetters[i];
+    }
+    return out;
+  };
+  for (const AccountExpectation& e : kAccounts)
+    for (int role = 0; role < 8; ++role) {
+      const std::string where = "role " + std::to_string(static_cast<int>(e.role)) + " of " + std::to_string(role);
+      EXPECT_EQ(may(person(e.role), kOwn, static_cast<Role>(role)), e.own[role]) << where;
+      EXPECT_EQ(may(person(e.role), kForeign, static_cast<Role>(role)), e.foreign[role]) << where << ", foreign";
+      EXPECT_EQ(may(founder(), kOwn, static_cast<Role>(role)), "") << "no member makes himself an administrator";
+      Subject program = person(e.role);
+      program.service = true;
+      EXPECT_EQ(may(program, kOwn, static_cast<Role>(role)), "") << where << ", a program";
+    }
+  Subject admin = person(Role::TenantAdmin);
+  admin.scopes = {"clusters", "nodes"};
+  EXPECT_EQ(may(admin, kOwn, Role::Tenant), "") << "accounts are in the scope admin alone";
+  const Object operators{.kind = Kind::Principal, .owner = kOwn, .principal = kOther, .role = Role::Operator};
+  EXPECT_EQ(check(person(Role::TenantAdmin), Verb::Delete, operators).error().code, Code::NotFound);
+  EXPECT_NE(check(person(Role::TenantAdmin), Verb::Create, operators).error().message.find("tenant-viewer"),
+            std::string::npos);
 }
 
 TEST(Access, NobodyMayOnlyEnrol) {
@@ -166,7 +306,7 @@ TEST(Access, NoOrganisationOwnsNothing) {
 }
 
 TEST(Access, ScopesNarrow) {
-  Subject subject = person(Role::Tenant);
+  Subject subject = founder();
   const Object cluster{.kind = Kind::Cluster, .owner = kOwn}, node{.kind = Kind::Node, .owner = kOwn};
   subject.scopes = {"read"};
   EXPECT_TRUE(check(subject, Verb::Read, cluster).ok());
@@ -188,7 +328,8 @@ TEST(Access, ScopesNarrow) {
 }
 
 TEST(Access, WhoLacksTheSecondFactorOfHisRoleReachesHisOwnAccountAlone) {
-  for (const Role role : {Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor}) {
+  for (const Role role : {Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor, Role::TenantAdmin,
+                          Role::TenantViewer, Role::SupplierMember}) {
     Subject subject = person(role);
     subject.scopes = {std::string(kSecondFactorScope)};
     const Object own{.kind = Kind::Principal, .owner = kOwn, .principal = subject.principal};
@@ -220,12 +361,27 @@ struct ProgramExpectation {
   std::string_view self, other;
 };
 constexpr ProgramExpectation kPrograms[] = {
-    {Role::Operator, Kind::Principal, "lr", ""},       {Role::Operator, Kind::ApiToken, "lrv", ""},
-    {Role::Operator, Kind::ServiceAccount, "lrv", ""}, {Role::Supplier, Kind::Principal, "lr", ""},
-    {Role::Supplier, Kind::ApiToken, "lrv", ""},       {Role::Supplier, Kind::ServiceAccount, "lrv", ""},
-    {Role::Tenant, Kind::Principal, "lr", ""},         {Role::Tenant, Kind::ApiToken, "lrv", ""},
-    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},   {Role::Auditor, Kind::Principal, "lr", ""},
-    {Role::Auditor, Kind::ApiToken, "lrv", ""},        {Role::Auditor, Kind::ServiceAccount, "lr", ""},
+    {Role::Operator, Kind::Principal, "lr", ""},
+    {Role::Operator, Kind::ApiToken, "lrv", ""},
+    {Role::Operator, Kind::ServiceAccount, "lrv", ""},
+    {Role::Supplier, Kind::Principal, "lr", ""},
+    {Role::Supplier, Kind::ApiToken, "lrv", ""},
+    {Role::Supplier, Kind::ServiceAccount, "lrv", ""},
+    {Role::Tenant, Kind::Principal, "lr", ""},
+    {Role::Tenant, Kind::ApiToken, "lrv", ""},
+    {Role::Tenant, Kind::ServiceAccount, "lrv", ""},
+    {Role::Auditor, Kind::Principal, "lr", ""},
+    {Role::Auditor, Kind::ApiToken, "lrv", ""},
+    {Role::Auditor, Kind::ServiceAccount, "lr", ""},
+    {Role::TenantAdmin, Kind::Principal, "lr", ""},
+    {Role::TenantAdmin, Kind::ApiToken, "lrv", ""},
+    {Role::TenantAdmin, Kind::ServiceAccount, "lrv", ""},
+    {Role::TenantViewer, Kind::Principal, "lr", ""},
+    {Role::TenantViewer, Kind::ApiToken, "lrv", ""},
+    {Role::TenantViewer, Kind::ServiceAccount, "lrv", ""},
+    {Role::SupplierMember, Kind::Principal, "lr", ""},
+    {Role::SupplierMember, Kind::ApiToken, "lrv", ""},
+    {Role::SupplierMember, Kind::ServiceAccount, "lrv", ""},
 };
 
 TEST(Access, AServiceAccountMakesNoAccountsAndNoTokens) {
@@ -255,18 +411,30 @@ TEST(Access, AServiceAccountMakesNoAccountsAndNoTokens) {
   }
 }
 
-TEST(Access, AServiceAccountGetsNoRoleThatItsMakerLacks) {
-  const auto given = [](Role maker) {
+TEST(Access, AServiceAccountGetsNoRoleThatMayMoreThanItsMaker) {
+  const auto given = [](Role maker) {  // none, operator, supplier, tenant, auditor, admin, viewer, supplier's member
     std::string out;
-    for (const Role role : {Role::None, Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor})
-      out += may_give(person(maker), role).ok() ? 'y' : '-';
+    for (int role = 0; role < 8; ++role) out += may_give(person(maker), static_cast<Role>(role)).ok() ? 'y' : '-';
     return out;
   };
-  EXPECT_EQ(given(Role::Operator), "-yyyy");
-  EXPECT_EQ(given(Role::Supplier), "--y--");
-  EXPECT_EQ(given(Role::Tenant), "---y-");
-  EXPECT_EQ(given(Role::Auditor), "-----");
-  EXPECT_EQ(given(Role::None), "-----");
+  EXPECT_EQ(given(Role::None), "--------");
+  EXPECT_EQ(given(Role::Operator), "-yyyyyyy");
+  EXPECT_EQ(given(Role::Supplier), "--y----y");
+  EXPECT_EQ(given(Role::Tenant), "---y--y-");
+  EXPECT_EQ(given(Role::Auditor), "--------");
+  EXPECT_EQ(given(Role::TenantAdmin), "---y-yy-");
+  EXPECT_EQ(given(Role::TenantViewer), "--------");
+  EXPECT_EQ(given(Role::SupplierMember), "--------");
+}
+
+TEST(Access, AViewersTokensOnlyRead) {
+  EXPECT_TRUE(fit_for_token(Role::TenantViewer, {"read"}).ok());
+  const std::vector<std::vector<std::string>> others{{}, {"admin"}, {"clusters"}, {"read", "admin"}, {"read", "nodes"}};
+  for (const std::vector<std::string>& scopes : others)
+    EXPECT_EQ(fit_for_token(Role::TenantViewer, scopes).error().field, "scopes");
+  for (const Role role :
+       {Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor, Role::TenantAdmin, Role::SupplierMember})
+    EXPECT_TRUE(fit_for_token(role, {}).ok());
 }
 
 // By hand: what each right is on a cluster and on a job that is another organisation's.
@@ -308,6 +476,13 @@ TEST(Access, AGrantGivesItsRightOnItsClusterOrProjectAlone) {
     EXPECT_EQ(may(subject, Kind::Cluster, kProject, kOtherCluster), e.cluster) << "of the project";
     EXPECT_EQ(may(subject, Kind::Job, kProject, kOtherCluster), e.job);
     EXPECT_EQ(may(subject, Kind::Cluster, kOtherProject, kOtherCluster), "");
+  }
+  for (const RightExpectation& e : kRights) {  // given to his organisation or to him: he only looks
+    Subject viewer = person(Role::TenantViewer);
+    viewer.grants = {{GrantId{1}, kForeign, kProject, kCluster, e.right}};
+    const std::string_view sees = e.right == Right::None ? "" : e.right == Right::Look ? "lr" : "lrg";
+    EXPECT_EQ(may(viewer, Kind::Cluster, kProject, kCluster), sees) << right_name(e.right);
+    EXPECT_EQ(may(viewer, Kind::Job, kProject, kCluster), sees) << right_name(e.right);
   }
   Subject narrow = person(Role::Tenant);
   narrow.grants = {{GrantId{1}, kForeign, kProject, kCluster, Right::Manage}};

@@ -7,6 +7,7 @@
 #include "cli/quota.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
+#include "model/names.h"
 #include "wire/names.h"
 #include "wire/rest.h"
 
@@ -19,7 +20,7 @@ struct AccountOptions {
 
 Result<int> create_user(Shell& shell, const AccountOptions& options) {
   const auto role = wire::parse_role(options.role);
-  if (!role) return error(Code::InvalidArgument, "--role is operator, supplier, tenant or auditor");
+  if (!role) return error(Code::InvalidArgument, fmt::format("--role is {}", kRolesInWords));
   std::string password;
   if (options.sso_subject.empty())
     password = TRY(options.password_file.empty() ? ask_password("Password for " + options.name + ": ")
@@ -77,6 +78,19 @@ Result<int> disable_user(Shell& shell, const std::string& id) {
   return 0;
 }
 
+Result<int> change_role(Shell& shell, const AccountOptions& options) {
+  const auto role = wire::parse_role(options.role);
+  if (!role) return error(Code::InvalidArgument, fmt::format("the role is {}", kRolesInWords));
+  Api* api = TRY(shell.api());
+  const auto user = TRY(
+      api->send("PUT", path_of("users", options.name) + "/role", wire::to_json(wire::ChangeRoleRequest{{}, *role})));
+  shell.show(user, [&] {
+    return fmt::format("{} is {} now; its logins are ended, narrower tokens go on as far as that role goes\n",
+                       options.name, clean(user["role"].text()));
+  });
+  return 0;
+}
+
 Result<int> reset_user_totp(Shell& shell, const std::string& id) {
   Api* api = TRY(shell.api());
   const auto user = TRY(api->send("DELETE", path_of("users", id) + "/totp"));
@@ -102,7 +116,7 @@ void add_accounts(CLI::App& app, Shell& shell) {
                                     : "Example:\n  muster project create default --org lab");
     if (what != "orgs") create->add_option("--org", options->org, "organisation");
     if (what == "users") {
-      create->add_option("--role", options->role, "operator, supplier, tenant or auditor");
+      create->add_option("--role", options->role, std::string(kRolesInWords));
       create->add_option("--password-file", options->password_file,
                          "read the password from a file, - for standard input");
       create->add_option(
@@ -114,6 +128,11 @@ void add_accounts(CLI::App& app, Shell& shell) {
       disable->add_option("user", options->name, "name or id")->required();
       disable->callback(
           [options, &shell] { shell.action = [options, &shell] { return disable_user(shell, options->name); }; });
+      auto* role = parent->add_subcommand("role", "Give an account another role; ends its logins");
+      role->footer("Example:\n  muster user role bob tenant-admin");
+      role->add_option("user", options->name, "name or id")->required();
+      role->add_option("role", options->role, std::string(kRolesInWords))->required();
+      role->callback([options, &shell] { shell.action = [options, &shell] { return change_role(shell, *options); }; });
       auto* reset = parent->add_subcommand("reset-totp", "Take away the second factor of an account");
       reset->footer("Example:\n  muster user reset-totp bob");
       reset->add_option("user", options->name, "name or id")->required();

@@ -169,7 +169,8 @@ void add_audit(CLI::App& app, Shell& shell) {
         ->check(CLI::IsMember({"table", "json", "jsonl", "yaml", "cef", "syslog"}));
   };
   auto* command = app.add_subcommand("audit", "Who did what to which object, from the journal, oldest first");
-  command->add_option("--actor", options->actor, "account or machine, by id or name, or a kind: operator, system, ...");
+  command->add_option("--actor", options->actor,
+                      "account or machine, by id or name, or a kind: operator, tenant-admin, system, ...");
   command->add_option("--object", options->object, "by id or name, or a kind: cluster, job, machine, api-token, ...");
   command->add_option("--verb", options->verb, "create, update, stop, end, revoke, enroll, grant, ...");
   command->add_option("--since", options->since, "how long ago, a time, or all; default 24h");

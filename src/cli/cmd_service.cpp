@@ -6,6 +6,7 @@
 #include "cli/config.h"
 #include "cli/shell.h"
 #include "cli/terminal.h"
+#include "model/names.h"
 #include "wire/names.h"
 #include "wire/rest.h"
 
@@ -19,7 +20,7 @@ struct ServiceOptions {
 
 Result<int> create_service(Shell& shell, const ServiceOptions& options) {
   const auto role = options.role.empty() ? std::optional(Role::None) : wire::parse_role(options.role);
-  if (!role) return error(Code::InvalidArgument, "--role is operator, supplier, tenant or auditor");
+  if (!role) return error(Code::InvalidArgument, fmt::format("--role is {}", kRolesInWords));
   Api* api = TRY(shell.api());
   const auto made =
       TRY(api->send("POST", "/api/v1/service-accounts",
@@ -116,7 +117,8 @@ void add_service(CLI::App& app, Shell& shell) {
   auto options = add_action(create, shell, create_service,
                             "Example:\n  muster service-account create ci --note \"nightly training\"");
   create->add_option("name", options->name, "its name, unique in the organisation")->required();
-  create->add_option("--role", options->role, "default: your own; operators give every role");
+  create->add_option("--role", options->role,
+                     "one that may no more than yours (default: yours, an administrator's: tenant)");
   create->add_option("--org", options->org, "organisation (default: yours)");
   create->add_option("--note", options->note, "what it is for");
 

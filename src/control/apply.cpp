@@ -92,9 +92,17 @@ struct Apply {
       s.principal_by_name[e.principal.name] = e.principal.id;
     }
     s.principals[e.principal.id] = e.principal;
+    note_administrator(e.principal);
   }
   void operator()(const PrincipalChanged& e) {
-    if (Principal* principal = find_in(s.principals, e.principal)) principal->role = e.role, principal->org = e.org;
+    Principal* principal = find_in(s.principals, e.principal);
+    if (principal == nullptr) return;
+    principal->role = e.role, principal->org = e.org;
+    note_administrator(*principal);
+  }
+  void note_administrator(const Principal& principal) {
+    if (principal.role != Role::TenantAdmin || principal.service) return;
+    if (Org* org = find_in(s.orgs, principal.org)) org->administered = true;
   }
   void operator()(const PrincipalDisabled& e) {
     Principal* principal = find_in(s.principals, e.principal);

@@ -17,7 +17,7 @@ template <class E>
 constexpr std::uint64_t enum_last();
 template <>
 constexpr std::uint64_t enum_last<Role>() {
-  return 4;
+  return 7;
 }
 template <>
 constexpr std::uint64_t enum_last<RuntimeKind>() {

@@ -65,10 +65,12 @@ struct CreateServiceAccount {
 struct DisablePrincipal {  // a service account too
   PrincipalId principal;
 };
-struct ChangePrincipal {  // by the rules of an identity provider alone; refused for the last operator
+// Another role; by the rules of an identity provider another organisation too. Ends its logins. Refused for the last
+// operator, and for the last administrator of an organisation unless the provider says so.
+struct ChangePrincipal {
   PrincipalId principal;
   Role role = Role::None;
-  OrgId org;
+  std::optional<OrgId> org = {};  // as it is, where it is not given
 };
 struct CreateApiToken {
   PrincipalId owner;

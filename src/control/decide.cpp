@@ -25,10 +25,12 @@ Result<std::optional<Outcome>> replay(const State& state, const Actor& actor) {
 
 Status Asking::may(access::Verb verb, const access::Object& object) const {
   if (actor.system || MUSTER_MUTANT(mutants::kSkipAccessCheck)) return {};
-  if (base.grants.empty() && actor.subject.grants.empty()) return access::check(actor.subject, verb, object);
-  access::Subject subject = actor.subject;  // with the grants of now, not of when it was asked
-  subject.grants = grants_for(base, subject.principal, subject.org, wall);
-  return access::check(subject, verb, object);
+  return access::check(actor.subject.node ? actor.subject : asker(), verb, object);
+}
+access::Subject Asking::asker() const {
+  access::Subject subject = actor.subject;
+  bring_up_to_date(subject, base, wall);
+  return subject;
 }
 Status Asking::system_only(std::string_view what) const {
   if (actor.system) return {};

@@ -11,6 +11,8 @@ struct Asking {  // who asks and when
   const Actor& actor;
   WallTime wall;
   Status may(access::Verb verb, const access::Object& object) const;  // system may everything
+  // What the account is now, not what it was when it asked.
+  access::Subject asker() const;
   Status system_only(std::string_view what) const;
   // The subject is the device of this node, or the system itself.
   Status device_only(NodeId node) const;

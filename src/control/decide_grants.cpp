@@ -24,7 +24,9 @@ Status name_grantee(const Asking& a, const GrantAccess& c, Grant& grant) {
     return error(Code::InvalidArgument, "there is no such account, or it is disabled", "to");
   if (c.to && who->second.role == Role::Auditor)
     return error(Code::InvalidArgument, "auditors see what there is already, and do nothing else", "to");
-  if (c.to_org == grant.owner || (c.to && who->second.org == grant.owner && who->second.role == Role::Tenant))
+  if (c.to && who->second.role == Role::TenantViewer && who->second.org != grant.owner && grant.right > Right::Logs)
+    return error(Code::InvalidArgument, "this account only looks; give it the right look or logs", "right");
+  if (c.to_org == grant.owner || (c.to && who->second.org == grant.owner && access::of_tenant(who->second.role)))
     return error(Code::InvalidArgument, "the organisation that owns it may do that already", "to");
   grant.to = c.to, grant.to_org = c.to_org;
   return {};
@@ -32,7 +34,7 @@ Status name_grantee(const Asking& a, const GrantAccess& c, Grant& grant) {
 
 Status take_glass(const Asking& a, const GrantAccess& c, Grant& grant) {
   if (c.to || c.to_org) return error(Code::InvalidArgument, "break-glass gives the right to who asks alone", "to");
-  if (grant.owner == a.actor.subject.org)
+  if (grant.owner == a.asker().org)
     return error(Code::FailedPrecondition, "it is your own organisation's; your role allows that already");
   if (c.reason.size() < kReasonLeast)
     return error(Code::InvalidArgument, "say why in ten characters or more: the owner reads it", "reason");

@@ -87,7 +87,7 @@ Decision set_draining(const Asking& a, const Node& node, bool draining) {
 
 // Whether the word of the platform, not of the machine's owner, is given; what either may is the access table's.
 bool for_platform(const Asking& a) {
-  return a.actor.system || a.actor.subject.role == Role::Operator;
+  return a.actor.system || a.asker().role == Role::Operator;
 }
 
 Decided enable(const Asking& a, const Node& node) {

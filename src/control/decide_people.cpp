@@ -1,5 +1,8 @@
 // Organisations, projects, accounts and tokens.
+#include <algorithm>
+
 #include "control/decide.h"
+#include "model/names.h"
 #include "model/validate.h"
 
 namespace muster::control {
@@ -125,20 +128,28 @@ Decided decide(const Asking& a, const SetQuota& c) {
 }
 
 static Status fits_org(const State& state, Role role, OrgId org) {
-  if (role < Role::Operator || role > Role::Auditor)
-    return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
-  const bool needs_org = role == Role::Supplier || role == Role::Tenant;
+  if (role < Role::Operator || role > Role::SupplierMember)
+    return error(Code::InvalidArgument, "role must be " + std::string(kRolesInWords), "role");
+  const bool needs_org = role != Role::Operator && role != Role::Auditor;
   if (org ? !state.orgs.contains(org) : needs_org)
     return error(Code::InvalidArgument, "org names no organisation; suppliers and tenants belong to one", "org");
   return {};
+}
+
+// Older formats do not know the roles that came later.
+static void raise_format_for(const Asking& a, Role role, std::uint32_t format, Decision& decision) {
+  if (role > Role::Auditor) format = std::max(format, kRoleFormat);
+  if (a.base.format_version < format) decision.events.insert(decision.events.begin(), FormatRaised{format});
 }
 
 // Service accounts are their organisation's, other accounts their own.
 static access::Object account_object(const State& state, PrincipalId id) {
   const auto it = state.principals.find(id);
   if (it == state.principals.end()) return {.kind = Kind::Principal, .principal = id};
-  return {
-      .kind = it->second.service ? Kind::ServiceAccount : Kind::Principal, .owner = it->second.org, .principal = id};
+  return {.kind = it->second.service ? Kind::ServiceAccount : Kind::Principal,
+          .owner = it->second.org,
+          .principal = id,
+          .role = it->second.role};
 }
 
 Decided decide(const Asking& a, const CreateServiceAccount& c) {
@@ -146,7 +157,7 @@ Decided decide(const Asking& a, const CreateServiceAccount& c) {
   TRY_VOID(a.may(Verb::Create, {.kind = Kind::ServiceAccount, .owner = c.org}));
   TRY_VOID(validate_name(c.name, "name"));
   TRY_VOID(fits_org(a.base, c.role, c.org));
-  if (!a.actor.system) TRY_VOID(access::may_give(a.actor.subject, c.role));
+  if (!a.actor.system) TRY_VOID(access::may_give(a.asker(), c.role));
   if (!c.note.empty()) TRY_VOID(validate_title(c.note, "note"));
   TRY_VOID(room(a.base.principals.size(), 1'000'000, "accounts"));
   const auto first = a.base.services_by_org.lower_bound({c.org, PrincipalId{}});
@@ -161,41 +172,62 @@ Decided decide(const Asking& a, const CreateServiceAccount& c) {
   const PrincipalId id{a.base.last.principal + 1};
   Principal made{id, c.name, c.role, c.org, false, true, c.note, a.actor.subject.principal, a.wall};
   Decision decision = one(PrincipalCreated{std::move(made)}, id.str());
-  if (a.base.format_version < kAccessFormat)
-    decision.events.insert(decision.events.begin(), FormatRaised{kAccessFormat});
+  raise_format_for(a, c.role, kAccessFormat, decision);
   return decision;
 }
 
 Decided decide(const Asking& a, const CreatePrincipal& c) {
-  TRY_VOID(a.may(Verb::Create, {.kind = Kind::Principal, .owner = c.org}));
+  TRY_VOID(a.may(Verb::Create, {.kind = Kind::Principal, .owner = c.org, .role = c.role}));
   TRY_VOID(validate_name(c.name, "name"));
   TRY_VOID(fits_org(a.base, c.role, c.org));
   TRY_VOID(room(a.base.principals.size(), 1'000'000, "accounts"));
   if (a.base.principal_by_name.contains(c.name))
     return error(Code::AlreadyExists, "an account named " + c.name + " exists; choose another name", "name");
   const PrincipalId id{a.base.last.principal + 1};
-  return one(PrincipalCreated{{id, c.name, c.role, c.org, false}}, id.str());
+  Decision decision = one(PrincipalCreated{{id, c.name, c.role, c.org, false}}, id.str());
+  raise_format_for(a, c.role, 1, decision);
+  return decision;
+}
+
+// Whether another account, of that organisation if one is named, has the role.
+static bool others_have(const State& state, Role role, OrgId org, PrincipalId but) {
+  return std::any_of(state.principals.begin(), state.principals.end(), [&](const auto& each) {
+    return each.first != but && each.second.role == role && (!org || each.second.org == org) && !each.second.disabled &&
+           !each.second.service;
+  });
 }
 
 Decided decide(const Asking& a, const ChangePrincipal& c) {
-  TRY_VOID(a.system_only("change what an account is"));
+  constexpr std::size_t kTokensEnded = 1000;  // the rest has the new role's rights alone
   const auto it = a.base.principals.find(c.principal);
+  // To end what it is, and to make what it is to be: who may both.
+  TRY_VOID(a.may(Verb::Delete, account_object(a.base, c.principal)));
   if (it == a.base.principals.end()) return missing("account", c.principal.str());
   const Principal& is = it->second;
   if (is.service) return error(Code::FailedPrecondition, "a service account stays what it was made as");
-  TRY_VOID(fits_org(a.base, c.role, c.org));
+  const OrgId org = c.org.value_or(is.org);
+  if (org != is.org) TRY_VOID(a.system_only("move an account to another organisation"));
+  TRY_VOID(a.may(Verb::Create, {.kind = Kind::Principal, .owner = org, .principal = c.principal, .role = c.role}));
+  TRY_VOID(fits_org(a.base, c.role, org));
   if (is.disabled) return error(Code::FailedPrecondition, "the account is disabled; it stays what it is");
-  if (is.role == c.role && is.org == c.org) return Decision{{}, {c.principal.str()}};
-  const bool operators_left = c.role == Role::Operator || is.role != Role::Operator ||
-                              std::any_of(a.base.principals.begin(), a.base.principals.end(), [&](const auto& each) {
-                                return each.first != c.principal && each.second.role == Role::Operator &&
-                                       !each.second.disabled && !each.second.service;
-                              });
-  if (!operators_left)
+  if (is.role == c.role && is.org == org) return Decision{{}, {c.principal.str()}};
+  if (is.role == Role::Operator && c.role != Role::Operator && !others_have(a.base, Role::Operator, {}, c.principal))
     return error(Code::FailedPrecondition,
                  "this account is the last operator's; make another operator first, so that nobody is locked out");
-  Decision decision = one(PrincipalChanged{c.principal, c.role, c.org}, c.principal.str());
-  if (a.base.format_version < kKeysFormat) decision.events.insert(decision.events.begin(), FormatRaised{kKeysFormat});
+  // An identity provider's word goes over it: who left there is no administrator here, and operators name another.
+  if (is.role == Role::TenantAdmin && !a.actor.system && !others_have(a.base, is.role, is.org, c.principal))
+    return error(Code::FailedPrecondition,
+                 "this account is the last administrator's of its organisation; make another tenant-admin first");
+  Decision decision = one(PrincipalChanged{c.principal, c.role, org}, c.principal.str());
+  // What has all its rights was given as what it was; narrower tokens go on as far as it goes now.
+  for (const auto& [id, token] : a.base.api_tokens) {
+    const bool wide =
+        token.scopes.empty() || std::find(token.scopes.begin(), token.scopes.end(), "admin") != token.scopes.end();
+    if (token.owner != c.principal || token.revoked || !wide) continue;
+    if (decision.events.size() > kTokensEnded) break;
+    decision.events.emplace_back(ApiTokenRevoked{id});
+  }
+  raise_format_for(a, c.role, kKeysFormat, decision);
   return decision;
 }
 
@@ -219,12 +251,13 @@ Decided decide(const Asking& a, const CreateApiToken& c) {
   TRY_VOID(a.may(service ? Verb::Update : Verb::Create, object));
   if (it == a.base.principals.end()) return missing("account", c.owner.str());
   // Its role may be more than who asks has: an organisation has members of several roles.
-  if (service && !a.actor.system) TRY_VOID(access::may_give(a.actor.subject, it->second.role));
+  if (service && !a.actor.system) TRY_VOID(access::may_give(a.asker(), it->second.role));
   if (service && c.lifetime.count() == 0)
     return error(Code::InvalidArgument, "a token of a service account has an end; give it a lifetime", "lifetime");
   if (it->second.disabled) return error(Code::FailedPrecondition, "the account is disabled; it gets no new tokens");
   TRY_VOID(sha256(c.hash, "hash"));
   if (!c.label.empty()) TRY_VOID(validate_title(c.label, "label"));
+  if (c.refresh.empty()) TRY_VOID(access::fit_for_token(it->second.role, c.scopes));
   if (c.scopes.size() > 8) return error(Code::InvalidArgument, "scopes has more than 8 entries", "scopes");
   for (const std::string& scope : c.scopes)
     if (scope != "read" && scope != "clusters" && scope != "nodes" && scope != "admin" &&

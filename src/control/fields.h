@@ -49,6 +49,7 @@ void fields(A& a, Org& x) {
   a(x.id, x.name, x.quota);
   a.since(3, x.share);
   a.since(5, x.images);
+  a.since(9, x.administered);
 }
 template <class A>
 void fields(A& a, Project& x) {

@@ -27,6 +27,7 @@ class Filler {
   }
 
  private:
+  void fill(Role& role) { role = static_cast<Role>(1 + ++n_ % 4); }  // of those that format 1 had
   void fill(std::string& text) { text = "s" + std::to_string(++n_); }
   void fill(Bytes& bytes) { bytes = Bytes(3, static_cast<std::uint8_t>(++n_)); }
   void fill(Millis& duration) { duration = Millis(60'000 + ++n_); }

@@ -44,7 +44,7 @@ TEST(SigningKeysNote, RaisesAnOldJournalToTheFormatThatKeepsIt) {
   EXPECT_EQ(w.state.format_version, kKeysFormat);
 }
 
-TEST(PrincipalChange, OnlyTheSystemMakesItAndTheLastOperatorStays) {
+TEST(PrincipalChange, OnlyTheSystemMovesOneAndTheLastOperatorStays) {
   World w;
   const OrgId art = OrgId::parse(w.must(CreateOrg{"art"}).id).value();
   const auto change = [&](PrincipalId who, Role role, OrgId org) { return w.run(ChangePrincipal{who, role, org}); };

@@ -216,6 +216,18 @@ std::vector<access::Granted> grants_for(const State& state, PrincipalId who, Org
   return out;
 }
 
+void bring_up_to_date(access::Subject& subject, const State& state, WallTime wall) {
+  if (subject.node) return;
+  if (const auto found = state.principals.find(subject.principal); found != state.principals.end()) {
+    const Principal& is = found->second;
+    subject.role = is.disabled ? Role::None : is.role;
+    subject.org = is.org, subject.service = subject.service || is.service;
+  }
+  const auto org = state.orgs.find(subject.org);
+  subject.founding = org != state.orgs.end() && !org->second.administered;
+  subject.grants = grants_for(state, subject.principal, subject.org, wall);
+}
+
 access::Object access_object(const State& state, const Cluster& cluster) {
   const auto project = state.projects.find(cluster.project);
   return {.kind = access::Kind::Cluster,

@@ -16,7 +16,7 @@
 
 namespace muster::control {
 
-inline constexpr std::uint32_t kFormatVersion = 8;    // newest event format this build writes and reads
+inline constexpr std::uint32_t kFormatVersion = 9;    // newest event format this build writes and reads
 inline constexpr std::uint32_t kShareFormat = 3;      // the first with shares, policies and trust floors
 inline constexpr std::uint32_t kOfferFormat = 4;      // the first with offers, prices and budgets
 inline constexpr std::uint32_t kImageFormat = 5;      // the first with policies of images
@@ -26,6 +26,7 @@ inline constexpr std::uint32_t kTrafficFormat = 7;    // the first with stated t
 inline constexpr std::uint32_t kTierFormat = 8;       // the first with shares of tiers
 inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts, logins that renew, and grants
 inline constexpr std::uint32_t kPairFormat = 8;       // the first with what pairs should carry, and what was carried
+inline constexpr std::uint32_t kRoleFormat = 9;       // the first with administrators, viewers, suppliers' members
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -142,6 +143,8 @@ std::vector<LeaseId> roster_leases(const State& state, const Cluster& cluster); 
 
 // What somebody else's grants let this account do at this time.
 std::vector<access::Granted> grants_for(const State& state, PrincipalId who, OrgId org, WallTime wall);
+// Who asks, as its account is at this time: role, organisation and grants. A disabled account has no role.
+void bring_up_to_date(access::Subject& subject, const State& state, WallTime wall);
 // Clusters and jobs as the access check sees them.
 access::Object access_object(const State& state, const Cluster& cluster);
 access::Object access_object(const State& state, const Job& job);

@@ -23,7 +23,7 @@ Entry random_entry(Rng& rng) {
   entry.actor.principal.value = rng.chance(1, 2) ? rng.below(500) : 0;
   entry.actor.org.value = rng.chance(1, 2) ? rng.next() : 0;
   entry.actor.node.value = rng.chance(1, 3) ? rng.below(100'000) : 0;
-  entry.actor.role = static_cast<Role>(rng.below(5));
+  entry.actor.role = static_cast<Role>(rng.below(8));
   entry.actor.system = rng.chance(1, 3);
   if (rng.chance(1, 2)) {
     entry.actor.request_id = std::string(1 + rng.below(kRequestIdBytesMax), 'k');

@@ -7,6 +7,10 @@
 
 namespace muster {
 
+inline constexpr std::array<std::string_view, 8> kRoleNames{
+    "none", "operator", "supplier", "tenant", "auditor", "tenant-admin", "tenant-viewer", "supplier-member"};
+inline constexpr std::string_view kRolesInWords =
+    "operator, auditor, supplier, supplier-member, tenant-admin, tenant or tenant-viewer";
 inline constexpr std::array<std::string_view, 3> kTrustTierNames{"community", "verified", "platform"};
 inline constexpr std::array<std::string_view, 5> kPolicyNames{"balanced", "pack", "spread", "cheap", "fast-network"};
 

@@ -15,7 +15,18 @@
 namespace muster {
 
 // ---- people -----------------------------------------------------------------------------------------------------
-enum class Role : std::uint8_t { None = 0, Operator = 1, Supplier = 2, Tenant = 3, Auditor = 4 };
+// What each may is the table in access/access.cpp. Supplier owns, Tenant is a member; the last three came with journal
+// format 9. The numbers stand in the journal, in three bits of an entry's actor: there is no room for another.
+enum class Role : std::uint8_t {
+  None = 0,
+  Operator = 1,
+  Supplier = 2,
+  Tenant = 3,
+  Auditor = 4,
+  TenantAdmin = 5,
+  TenantViewer = 6,
+  SupplierMember = 7
+};
 // Of a project or an organisation: what it may hold at a time, each 0 = no limit; also what is held of that.
 struct Quota {
   std::int64_t gpus = 0;
@@ -72,6 +83,7 @@ struct Org {
   Quota quota = {};
   Share share = {};
   ImagePolicy images = {};
+  bool administered = false;  // from its first administrator on, for good: until then members may what he may
   bool operator==(const Org&) const = default;
 };
 struct Project {

@@ -332,6 +332,7 @@ TEST(Settings, SayWhatIsWrongWithThem) {
   EXPECT_EQ(with(R"("rules":[{"role":"tenant"}])"), "rules[0].org");
   EXPECT_EQ(with(R"("rules":[{"role":"king","org":"a"}])"), "rules[0].role");
   EXPECT_EQ(with(R"("rules":[{"role":"operator","org":"a"}])"), "rules[0].role") << "operator for everybody";
+  EXPECT_EQ(with(R"("rules":[{"role":"tenant-admin","org":"a"}])"), "rules[0].role") << "and administrator";
   EXPECT_EQ(with(R"("rules":[{"role":"tenant","org":"a","grop":"x"}])"), "rules[0].grop");
   const auto full = parse_settings("{" + base + R"(,"unknown":"create","emailDomains":["Lab.Example"],"loginHours":8,
     "rules":[{"claim":"groups","value":"admins","role":"operator","org":"platform"},{"role":"tenant","org":"lab","project":"p"}]})");

@@ -6,6 +6,7 @@
 
 #include "crypto/hash.h"
 #include "crypto/sign.h"
+#include "model/names.h"
 #include "model/validate.h"
 #include "wire/names.h"
 
@@ -61,11 +62,11 @@ Result<Rule> parse_rule(const Json& value, std::size_t index) {
   rule.project = TRY(text_at(value, where, "project"));
   if (rule.claim.empty() != rule.value.empty()) return wrong(where + "claim", "and value go together");
   const auto role = wire::parse_role(TRY(text_at(value, where, "role")));
-  if (!role) return wrong(where + "role", "must be operator, supplier, tenant or auditor");
+  if (!role) return wrong(where + "role", fmt::format("must be {}", kRolesInWords));
   rule.role = *role;
   if (rule.org.empty()) return wrong(where + "org", "must name the organisation that the account is made in");
-  if (rule.role == Role::Operator && rule.claim.empty())
-    return wrong(where + "role", "would make an operator of everybody; name a claim and its value");
+  if ((rule.role == Role::Operator || rule.role == Role::TenantAdmin) && rule.claim.empty())
+    return wrong(where + "role", "would make an operator or administrator of everybody; name a claim and its value");
   return rule;
 }
 

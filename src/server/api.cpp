@@ -56,7 +56,7 @@ Result<Caller> caller_of(const control::State& state, const Shown& shown) {
     return error(Code::Unauthenticated, "this token is unknown, expired or revoked; log in again");
   Caller caller;
   caller.subject = {owner->second.id, owner->second.role, owner->second.org, {}, token->scopes, owner->second.service};
-  caller.subject.grants = control::grants_for(state, owner->second.id, owner->second.org, read_clocks().wall);
+  control::bring_up_to_date(caller.subject, state, read_clocks().wall);
   caller.token = token->id;
   caller.expires = token->expires;
   caller.known = true;
@@ -79,7 +79,8 @@ std::optional<std::string> match_path(std::string_view pattern, std::string_view
 
 control::Lane lane_of(const access::Subject& subject) {
   if (subject.role == Role::Operator) return control::Lane::Operator;
-  return subject.role == Role::Supplier ? control::Lane::Supplier : control::Lane::Tenant;
+  const bool supplier = subject.role == Role::Supplier || subject.role == Role::SupplierMember;
+  return supplier ? control::Lane::Supplier : control::Lane::Tenant;
 }
 
 net::Response problem(const Error& error) {

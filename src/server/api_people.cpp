@@ -264,7 +264,13 @@ void Api::change_password(const CallPtr& call) {
 void Api::create_principal(const CallPtr& call) {
   const auto request = wire::parse_create_principal(call->request.body);
   if (!request.ok()) return fail(call, request.error());
-  if (!request->sso_subject.empty()) return invite_person(call, *request);
+  if (!request->sso_subject.empty()) {
+    // A person of the provider is the platform's to place: an administrator could claim those of other organisations.
+    if (call->caller.subject.role == Role::Operator) return invite_person(call, *request);
+    return fail(call, error(Code::PermissionDenied,
+                            "operators alone make accounts for people of the identity provider; give a password",
+                            "ssoSubject"));
+  }
   if (const Status rule = password_rule(request->password, "password"); !rule.ok()) return fail(call, rule.error());
   const auto make = [this, call, request = *request] {
     const auto hash = crypto::hash_password(request.password);
@@ -375,7 +381,8 @@ void Api::add_people() {
       "CreatePrincipal",
       [](const control::State& state, Call& call) -> Result<Ask> {
         const auto request = TRY(wire::parse_create_principal(call.request.body));
-        return Ask{Verb::Create, {Kind::Principal, TRY(wanted_org(state, call.caller.subject, request.org)), {}, {}}};
+        const OrgId org = TRY(wanted_org(state, call.caller.subject, request.org));
+        return Ask{Verb::Create, {.kind = Kind::Principal, .owner = org, .role = request.role}};
       },
       [this](const CallPtr& call) { create_principal(call); });
   add("ListPrincipals", own(Kind::Principal, Verb::List), [this](const CallPtr& call) {
@@ -383,7 +390,8 @@ void Api::add_people() {
     if (!query.ok()) return fail(call, query.error());
     post(call, [this, call, query = *query] {
       const Role role = call->caller.subject.role;
-      if (role == Role::Operator || role == Role::Auditor) {  // who sees accounts of others
+      const bool own = role == Role::Tenant || role == Role::TenantViewer || role == Role::SupplierMember;
+      if (!own) {  // who sees accounts of others
         const Status known = context_.factors->load();
         if (!known.ok()) return fail(call, known.error());
       }
@@ -397,6 +405,22 @@ void Api::add_people() {
       });
     });
   });
+  add(
+      "ChangeRole",
+      [](const control::State& state, Call& call) -> Result<Ask> {
+        const Principal* found = find_principal(state, call.id);
+        if (found == nullptr) return missing(Kind::Principal, call.id);
+        call.id = found->id.str();
+        return Ask{Verb::Delete, object_of(*found)};  // what it is; what it is to be is asked at commit
+      },
+      [this](const CallPtr& call) {
+        const auto request = wire::parse_change_role(call->request.body);
+        if (!request.ok()) return fail(call, request.error());
+        submit(call, control::ChangePrincipal{*PrincipalId::parse(call->id), request->role},
+               [this, id = call->id](const control::State& state, const scheduler::Scheduler&, const engine::Reply&) {
+                 return shown_principal(state, id);
+               });
+      });
   add(
       "DisablePrincipal",
       [](const control::State& state, Call& call) -> Result<Ask> {

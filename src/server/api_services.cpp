@@ -56,7 +56,9 @@ void Api::add_services() {
           org = wanted_org(state, call->caller.subject, request->org);
         });
         if (!org.ok()) return fail(call, org.error());
-        const Role role = request->role == Role::None ? call->caller.subject.role : request->role;
+        Role role = request->role == Role::None ? call->caller.subject.role : request->role;
+        // What an administrator may is said, not a habit of programs.
+        if (request->role == Role::None && role == Role::TenantAdmin) role = Role::Tenant;
         submit(call, control::CreateServiceAccount{*org, request->name, role, request->note},
                [](const control::State& state, const scheduler::Scheduler&, const engine::Reply& reply) {
                  return shown_service(state, reply.outcome.id);

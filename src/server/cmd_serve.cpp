@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "crypto/public_name.h"
 #include "crypto/workload_token.h"
+#include "model/names.h"
 #include "net/net.h"
 #include "server/app.h"
 #include "server/at_rest.h"
@@ -67,16 +69,23 @@ Result<Millis> parse_span(const Arguments& arguments, const std::string& name, M
 
 // "operator,auditor" or "all"; empty: none.
 Result<std::set<Role>> parse_roles(const std::string& text) {
-  if (text == "all") return std::set{Role::Operator, Role::Supplier, Role::Tenant, Role::Auditor};
+  if (text == "all")
+    return std::set{Role::Operator,    Role::Supplier,     Role::Tenant,        Role::Auditor,
+                    Role::TenantAdmin, Role::TenantViewer, Role::SupplierMember};
+  // Who may more of the same needs it too: naming tenants leaves out no administrator.
+  const std::map<Role, std::set<Role>> more{{Role::Tenant, {Role::TenantAdmin}},
+                                            {Role::TenantViewer, {Role::Tenant, Role::TenantAdmin}},
+                                            {Role::SupplierMember, {Role::Supplier}}};
   std::set<Role> out;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find(',', at), text.size());
     const auto role = wire::parse_role(text.substr(at, end - at));
     if (!role)
-      return error(Code::InvalidArgument,
-                   "--second-factor takes operator, supplier, tenant and auditor, or all; not '" +
-                       text.substr(at, end - at) + "'");
+      return error(Code::InvalidArgument, fmt::format("--second-factor takes a list of roles ({}), or all; not '{}'",
+                                                      kRolesInWords, text.substr(at, end - at)));
     out.insert(*role);
+    if (const auto found = more.find(*role); found != more.end())
+      out.insert(found->second.begin(), found->second.end());
     at = end + 1;
   }
   return out;

@@ -145,8 +145,8 @@ struct Teller {
     if (found == s.principals.end()) return "an account was changed";
     object = object_of(found->second);
     const auto org = s.orgs.find(e.org);
-    return fmt::format("account {} is {} of {} now, as its identity provider says", found->second.name,
-                       wire::text(e.role), org == s.orgs.end() ? "the platform" : org->second.name);
+    return fmt::format("account {} is {} of {} now", found->second.name, wire::text(e.role),
+                       org == s.orgs.end() ? "the platform" : org->second.name);
   }
   std::string operator()(const PrincipalDisabled& e) {
     const auto found = s.principals.find(e.principal);

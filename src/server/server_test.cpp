@@ -32,6 +32,7 @@
 #include "server/app.h"
 #include "server/commands.h"
 #include "server/desired.h"
+#include "server/event_hub.h"
 #include "server/host_judge.h"
 #include "server/image_scans.h"
 #include "server/journal_head.h"
@@ -1648,6 +1649,125 @@ TEST_F(Platform, AServiceAccountHasTokensAloneAndEndsWithItsStreams) {
   EXPECT_NE(trail.body.dump().find("service account ci (tenant) was made: nightly training"), std::string::npos);
   EXPECT_NE(call("GET", "/api/v1/audit?limit=1000", "", ann).body.dump().find("service account ci was disabled"),
             std::string::npos);
+}
+
+TEST_F(Platform, AnAdministratorHasASayInAccountsOfHisOrganisation) {
+  const std::string ann = user("adm-ann", Role::Tenant, "adm-lab");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"first"})", ann).status, 200) << "there is no administrator";
+  const std::string ben = user("adm-ben", Role::TenantAdmin, "adm-lab");
+  EXPECT_EQ(call("POST", "/api/v1/projects", R"({"name":"second"})", ann).status, 403) << "from now on there is one";
+  EXPECT_EQ(call("POST", "/api/v1/projects", R"({"name":"second"})", ben).status, 200);
+  const std::string eve = user("adm-eve", Role::TenantAdmin, "adm-other");
+  const std::string own = user("adm-own", Role::Supplier, "adm-hall");
+
+  const auto made = [](const std::string& body, const std::string& token) {
+    return call("POST", "/api/v1/users", body, token);
+  };
+  const auto vera = made(R"({"name":"adm-vera","role":"tenant-viewer","password":"password-of-vera"})", ben);
+  ASSERT_EQ(vera.status, 200) << vera.body.dump();
+  EXPECT_EQ(vera.body["role"].text(), "tenant-viewer");
+  EXPECT_EQ(vera.body["org"].text(), "adm-lab");
+  EXPECT_TRUE(wire::check_json("Principal", vera.body).ok());
+  for (const char* role : {"operator", "auditor", "supplier", "supplier-member"})
+    EXPECT_EQ(made(std::string(R"({"name":"x","role":")") + role + R"(","password":"password-of-x"})", ben).status, 403)
+        << role;
+  EXPECT_EQ(made(R"({"name":"x","role":"tenant","org":"adm-other","password":"password-of-x"})", ben).status, 404);
+  EXPECT_EQ(made(R"({"name":"x","role":"tenant","password":"password-of-x"})", ann).status, 403);
+  EXPECT_EQ(made(R"({"name":"x","role":"tenant","ssoSubject":"s-1"})", ben).status, 403);
+  EXPECT_EQ(made(R"({"name":"x","role":"tenant","org":"adm-lab","ssoSubject":"s-1"})", admin_).status, 409)
+      << "there is no provider here";
+  EXPECT_EQ(made(R"({"name":"adm-mem","role":"supplier-member","password":"password-of-mem"})", own).status, 200);
+  EXPECT_EQ(made(R"({"name":"x","role":"supplier","password":"password-of-x"})", own).status, 403);
+
+  const auto names = [](const std::string& token) {
+    const Json list = call("GET", "/api/v1/users?limit=1000", "", token).body;
+    std::string out;
+    for (const auto& each : list["items"].items()) out += each["name"].text() + " ";
+    return out;
+  };
+  EXPECT_EQ(names(ben), "adm-ann adm-ben adm-vera ");
+  EXPECT_EQ(names(ann), "adm-ann ");
+  EXPECT_EQ(names(own), "adm-own adm-mem ");
+  const std::string anns_id = call("GET", "/api/v1/whoami", "", ann).body["id"].text();
+  for (const std::string& asked : {std::string("adm-ann"), anns_id}) {
+    const std::string their = "/api/v1/users/" + asked, none = "/api/v1/users/nobody-here";
+    for (const auto& [method, suffix, body] :
+         {std::tuple("PUT", "/role", R"({"role":"tenant-viewer"})"), std::tuple("DELETE", "", "")}) {
+      const auto foreign = call(method, their + suffix, body, eve), missing = call(method, none + suffix, body, eve);
+      EXPECT_EQ(foreign.status, 404);
+      std::string text = foreign.body["detail"].text();
+      if (const auto at = text.find(asked); at != std::string::npos) text.replace(at, asked.size(), "nobody-here");
+      EXPECT_EQ(text, missing.body["detail"].text());
+    }
+  }
+  const auto role = [](const std::string& who, const std::string& to, const std::string& token) {
+    return call("PUT", "/api/v1/users/" + who + "/role", "{\"role\":\"" + to + "\"}", token);
+  };
+  EXPECT_EQ(role("adm-ann", "tenant-admin", ann).status, 403) << "nobody makes himself more";
+  EXPECT_EQ(role("adm-ann", "operator", ben).status, 403);
+  EXPECT_EQ(role("adm-ann", "king", ben).body["field"].text(), "role");
+  EXPECT_EQ(role("adm-ben", "tenant", ben).status, 409) << "the last one stays";
+  EXPECT_EQ(role("admin", "tenant", ben).status, 404);
+  EXPECT_EQ(call("DELETE", "/api/v1/users/adm-vera", "", ben).status, 200);
+  EXPECT_EQ(login("adm-vera", "password-of-vera"), "");
+}
+
+TEST_F(Platform, AnotherRoleCountsAtOnceAndEndsWhatWasOpen) {
+  const std::string ann = user("role-ann", Role::Tenant, "role-lab");
+  const std::string ben = user("role-ben", Role::TenantAdmin, "role-lab");
+  ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"main"})", ben).status, 200);
+  const std::string spec = R"({"spec":{"name":"mine","image":"muster/ray:2.60.0","head":{"resources":{"cpus":1}}}})";
+  const auto made = call("POST", "/api/v1/clusters", spec, ann);
+  ASSERT_EQ(made.status, 200) << made.body.dump();
+  const std::string path = "/api/v1/clusters/" + made.body["id"].text();
+  const std::string wide = call("POST", "/api/v1/tokens", R"({"label":"wide"})", ann).body["secret"].text();
+  const std::string narrow =
+      call("POST", "/api/v1/tokens", R"({"label":"narrow","scopes":["clusters"]})", ann).body["secret"].text();
+  const std::string reading =
+      call("POST", "/api/v1/tokens", R"({"label":"reading","scopes":["read"]})", ann).body["secret"].text();
+  const auto who = PrincipalId::parse(call("GET", "/api/v1/whoami", "", ann).body["id"].text());
+  ASSERT_TRUE(who.has_value());
+
+  std::atomic<bool> live = false, ended = false, closed = false;
+  Caller shell;  // as one that a member opened with a token that goes on
+  shell.subject = {.principal = *who, .role = Role::Tenant};
+  const auto guard = app_->context().events->guard(shell, [&] { closed = true; });
+  std::thread reader([&] {
+    net::Client client(endpoint());
+    const auto response =
+        client.stream({"GET", "/api/v1/events", {{"Authorization", "Bearer " + reading}}, "", Millis(30'000)},
+                      [&](std::string_view chunk) {
+                        if (chunk.find("event: live") != std::string_view::npos) live = true;
+                        return true;
+                      });
+    static_cast<void>(response.ok());
+    ended = true;
+  });
+  EXPECT_TRUE(eventually([&] { return live.load(); }));
+  EXPECT_FALSE(ended);
+  const auto changed = call("PUT", "/api/v1/users/role-ann/role", R"({"role":"tenant-viewer"})", ben);
+  EXPECT_EQ(changed.status, 200) << changed.body.dump();
+  EXPECT_EQ(changed.body["role"].text(), "tenant-viewer");
+  EXPECT_TRUE(eventually([&] { return ended.load() && closed.load(); }, Millis(5000)));
+  reader.join();
+  for (const std::string& gone : {ann, wide}) EXPECT_EQ(call("GET", "/api/v1/whoami", "", gone).status, 401);
+  const std::string again = login("role-ann", "password-of-role-ann");
+  for (const std::string& now : {narrow, again}) {
+    EXPECT_EQ(call("GET", path, "", now).status, 200) << "she looks";
+    EXPECT_EQ(call("DELETE", path, "", now).status, 403);
+    EXPECT_EQ(call("PUT", path, spec, now).status, 403);
+    EXPECT_EQ(call("POST", "/api/v1/clusters", spec, now).status, 403);
+    EXPECT_EQ(call("POST", "/api/v1/jobs", R"({"name":"j","entrypoint":"true","cluster":"mine"})", now).status, 403);
+    EXPECT_EQ(call("POST", "/api/v1/blobs", "x", now, {{"Content-Type", "application/octet-stream"}}).status, 403);
+  }
+  for (const char* seen : {"queue", "jobs", "projects", "audit", "nodes", "telemetry", "carried", "grants"})
+    EXPECT_EQ(call("GET", std::string("/api/v1/") + seen, "", again).status, 200) << seen;
+  EXPECT_EQ(call("POST", "/api/v1/tokens", R"({"label":"all"})", again).body["field"].text(), "scopes");
+  EXPECT_EQ(call("POST", "/api/v1/tokens", R"({"label":"look","scopes":["read"]})", again).status, 200);
+  EXPECT_EQ(call("GET", "/api/v1/registries", "", again).status, 403);
+  const std::string trail = call("GET", "/api/v1/audit?limit=1000", "", ben).body.dump();
+  EXPECT_NE(trail.find("account role-ann is tenant-viewer of role-lab now"), std::string::npos) << trail;
+  EXPECT_EQ(call("DELETE", path, "", ben).status, 200);
 }
 
 struct LoggedIn {

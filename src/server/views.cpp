@@ -34,7 +34,10 @@ access::Object object_of(const Node& node) {
   return {access::Kind::Node, node.supplier, node.id, {}};
 }
 access::Object object_of(const Principal& principal) {
-  return {principal.service ? access::Kind::ServiceAccount : access::Kind::Principal, principal.org, {}, principal.id};
+  return {.kind = principal.service ? access::Kind::ServiceAccount : access::Kind::Principal,
+          .owner = principal.org,
+          .principal = principal.id,
+          .role = principal.role};
 }
 access::Object object_of(const control::State& state, const ApiToken& token) {
   const auto owner = state.principals.find(token.owner);

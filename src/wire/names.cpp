@@ -21,7 +21,6 @@ std::optional<E> search(std::string_view wanted, const std::array<std::string_vi
   }
   return {};
 }
-constexpr std::array<std::string_view, 5> kRoles{"none", "operator", "supplier", "tenant", "auditor"};
 constexpr std::array<std::string_view, 3> kRuntimes{"", "docker", "venv"};
 constexpr std::array<std::string_view, 10> kNodeStates{"",     "enrolled", "admitted", "online",  "suspect",
                                                        "lost", "draining", "disabled", "revoked", "quarantined"};
@@ -44,7 +43,7 @@ std::optional<Right> parse_right(std::string_view text) {
   return search<Right>(text, kRights, 1);
 }
 std::string_view text(Role value) {
-  return pick(value, kRoles);
+  return pick(value, kRoleNames);
 }
 std::string_view text(RuntimeKind value) {
   return pick(value, kRuntimes);
@@ -74,7 +73,7 @@ std::string_view text(JobState value) {
   return pick(value, kJobStates);
 }
 std::optional<Role> parse_role(std::string_view wanted) {
-  return search<Role>(wanted, kRoles, 1);
+  return search<Role>(wanted, kRoleNames, 1);
 }
 std::optional<RuntimeKind> parse_runtime(std::string_view wanted) {
   return search<RuntimeKind>(wanted, kRuntimes, 1);

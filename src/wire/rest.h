@@ -49,6 +49,10 @@ struct CreatePrincipalRequest {
   std::string org, password;
   std::string sso_subject = {};  // instead of a password
 };
+struct ChangeRoleRequest {
+  std::string id;
+  Role role = Role::None;
+};
 struct CreateOrgRequest {
   std::string name;
 };
@@ -138,6 +142,7 @@ Result<DisableTotpRequest> parse_disable_totp(std::string_view body);
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body);
 Result<CreateOrgRequest> parse_create_org(std::string_view body);
 Result<CreateProjectRequest> parse_create_project(std::string_view body);
+Result<ChangeRoleRequest> parse_change_role(std::string_view body);
 Result<SetQuotaRequest> parse_set_quota(std::string_view body);
 Result<SetImagePolicyRequest> parse_set_image_policy(std::string_view body);
 Result<SetTierRequest> parse_set_tier(std::string_view body);
@@ -165,6 +170,7 @@ std::string to_json(const EnrolTotpRequest& request);
 std::string to_json(const ConfirmTotpRequest& request);
 std::string to_json(const DisableTotpRequest& request);
 std::string to_json(const CreatePrincipalRequest& request);
+std::string to_json(const ChangeRoleRequest& request);
 std::string to_json(const SetQuotaRequest& request);
 std::string to_json(const SetImagePolicyRequest& request);
 std::string to_json(const SetTierRequest& request);

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "model/names.h"
 #include "muster/v1/api.pb.h"
 #include "wire/message_json.h"
 #include "wire/names.h"
@@ -82,6 +83,12 @@ Result<RenewLoginRequest> parse_renew_login(std::string_view body) {
   return RenewLoginRequest{m.refresh_token(), std::move(*next)};
 }
 
+namespace {
+Error no_role() {
+  return error(Code::InvalidArgument, fmt::format("role must be {}", kRolesInWords), "role");
+}
+}  // namespace
+
 Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
   const auto m = TRY(decode<v1::CreatePrincipalRequest>(body));
   TRY_VOID(required(m.name(), "name"));
@@ -91,8 +98,15 @@ Result<CreatePrincipalRequest> parse_create_principal(std::string_view body) {
   if (m.sso_subject().size() > 255)
     return error(Code::InvalidArgument, "ssoSubject has more than 255 characters", "ssoSubject");
   const auto role = parse_role(m.role());
-  if (!role) return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
+  if (!role) return no_role();
   return CreatePrincipalRequest{m.name(), *role, m.org(), m.password(), m.sso_subject()};
+}
+
+Result<ChangeRoleRequest> parse_change_role(std::string_view body) {
+  const auto m = TRY(decode<v1::ChangeRoleRequest>(body));
+  const auto role = parse_role(m.role());
+  if (!role) return no_role();
+  return ChangeRoleRequest{m.id(), *role};
 }
 
 Result<CreateOrgRequest> parse_create_org(std::string_view body) {
@@ -138,7 +152,7 @@ Result<CreateServiceAccountRequest> parse_create_service_account(std::string_vie
   const auto m = TRY(decode<v1::CreateServiceAccountRequest>(body));
   TRY_VOID(required(m.name(), "name"));
   const auto role = m.role().empty() ? std::optional(Role::None) : parse_role(m.role());
-  if (!role) return error(Code::InvalidArgument, "role must be operator, supplier, tenant or auditor", "role");
+  if (!role) return no_role();
   return CreateServiceAccountRequest{m.name(), *role, m.org(), m.note()};
 }
 
@@ -358,6 +372,12 @@ std::string to_json(const CreatePrincipalRequest& request) {
   m.set_org(request.org);
   m.set_password(request.password);
   m.set_sso_subject(request.sso_subject);
+  return write_message(m);
+}
+std::string to_json(const ChangeRoleRequest& request) {
+  v1::ChangeRoleRequest m;
+  m.set_id(request.id);
+  m.set_role(std::string(text(request.role)));
   return write_message(m);
 }
 std::string to_json(const SetQuotaRequest& request) {

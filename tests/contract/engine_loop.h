@@ -13,7 +13,7 @@ namespace muster::contract {
 
 inline control::Actor operator_actor() {
   control::Actor actor;
-  actor.subject.principal = PrincipalId{1};
+  actor.subject.principal = PrincipalId{9'001};  // none that there is an account of
   actor.subject.role = Role::Operator;
   return actor;
 }

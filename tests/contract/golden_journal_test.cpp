@@ -61,6 +61,15 @@ World story() {
   w.must(SetTierShare{{3, 100}});
   w.must(ChangePrincipal{PrincipalId::parse(w.must(CreatePrincipal{"eve", Role::Tenant, w.tenant}).id).value(),
                          Role::Auditor, w.supplier});
+  const PrincipalId adam =
+      PrincipalId::parse(w.must(CreatePrincipal{"adam", Role::TenantAdmin, w.supplier}).id).value();
+  const Actor admin = w.as(Role::TenantAdmin, w.supplier, adam);
+  const PrincipalId vera =
+      PrincipalId::parse(w.must(CreatePrincipal{"vera", Role::TenantViewer, w.supplier}, admin).id).value();
+  w.must(CreateApiToken{vera, Bytes(32, 66), "tablet", {}, 24h, Bytes(32, 67)},
+         w.as(Role::TenantViewer, w.supplier, vera));
+  w.must(ChangePrincipal{vera, Role::Tenant}, admin);
+  w.must(CreatePrincipal{"mem", Role::SupplierMember, w.supplier});
   const std::string old_key(16, 'a'), new_key(16, 'b');
   w.must(NoteSigningKeys{5, {{0, old_key, {}, WallTime{9'000}}, {0, new_key, WallTime{8'000}, {}}}});
   w.must(NoteSigningKeys{6, {{0, new_key, WallTime{8'000}, {}}}});

@@ -115,6 +115,7 @@ Seeds seeds_rest() {
       wire::to_json(wire::SetImagePolicyRequest{"org-1", {{"ghcr.io/*"}, {"evil"}, true, {"-----BEGIN"}}}),
       wire::to_json(wire::SetHeadroomRequest{{"H100", 2, 1}}),
       wire::to_json(wire::SetTierRequest{{3, 150}}),
+      wire::to_json(wire::ChangeRoleRequest{"usr-3", Role::TenantViewer}),
   };
   Seeds out;
   for (std::uint8_t kind = 0; kind < std::size(bodies); ++kind) out.push_back(Bytes{kind} + bodies[kind]);
@@ -172,6 +173,8 @@ FUZZ_TARGET(rest, 6 << 10) {
       return parse_twice(wire::parse_set_image_policy, body);
     case 21:
       return parse_twice(wire::parse_set_headroom, body);
+    case 23:
+      return parse_twice(wire::parse_change_role, body);
     default: {
       const auto value = wire::parse_json(body);
       if (value.ok()) (void)wire::check_json("Cluster", *value).ok();

@@ -6,7 +6,9 @@
 namespace muster::sim {
 namespace {
 const char* const kNames[] = {"alpha", "beta", "gamma", "delta"};
-}
+// Without an account: of who has one the core asks that.
+constexpr PrincipalId kOperator{8'001}, kOwner{8'002};
+}  // namespace
 
 control::Actor Sim::tenant(const std::string& request_id) {
   control::Actor actor;
@@ -93,7 +95,7 @@ void Sim::set_quota(Quota of_project, Quota of_org) {
   for (const control::SetQuota& command :
        {control::SetQuota{{}, project_, of_project}, control::SetQuota{org_, {}, of_org}}) {
     Request request{command, tenant("q" + std::to_string(next_request_++)), "quota", "", false};
-    request.actor.subject.role = Role::Operator;
+    request.actor.subject = {.principal = kOperator, .role = Role::Operator};
     ask(request);
   }
 }
@@ -125,8 +127,7 @@ void Sim::grant_rights() {
   Request glass{give, actor(), "break-glass", "", false};
   std::get<control::GrantAccess>(glass.command).break_glass = true;
   std::get<control::GrantAccess>(glass.command).to = {};
-  glass.actor.subject.principal = stranger_, glass.actor.subject.org = other_org_;
-  glass.actor.subject.role = Role::Operator;
+  glass.actor.subject = {.principal = kOperator, .role = Role::Operator, .org = other_org_};
   ask(glass);
   Request foreign{give, actor(), "a grant of a foreign project", "", true};
   std::get<control::GrantAccess>(foreign.command).to = tenant_;
@@ -189,8 +190,7 @@ Offer Sim::random_offer() {
 
 void Sim::set_offer(NodeId node, const Offer& offer) {
   Request request{control::SetOffer{node, offer}, tenant("o" + std::to_string(next_request_++)), "offer", "", false};
-  request.actor.subject.principal = stranger_, request.actor.subject.org = other_org_;
-  request.actor.subject.role = Role::Supplier;
+  request.actor.subject = {.principal = kOwner, .role = Role::Supplier, .org = other_org_};
   ask(request);
 }
 

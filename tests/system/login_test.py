@@ -113,21 +113,21 @@ class Login(unittest.TestCase):
     def environment(self, who):
         return dict(os.environ, MUSTER_CONFIG=os.path.join(self.dir, who + ".json"))
 
-    def argv_of_login(self, *more):
-        return [BUILD + "/muster", "login", "https://127.0.0.1:%d" % self.port, "--ca-sha256", self.ca, "--user", "admin", *more]
+    def argv_of_login(self, *more, name="admin"):
+        return [BUILD + "/muster", "login", "https://127.0.0.1:%d" % self.port, "--ca-sha256", self.ca, "--user", name, *more]
 
     def muster(self, who, *words, code=0):
         done = subprocess.run([BUILD + "/muster", *words], env=self.environment(who), capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, code, (words, done.stdout, done.stderr))
         return done.stdout + done.stderr
 
-    def login(self, who, code=None, refused=False):
+    def login(self, who, code=None, refused=False, name="admin"):
         """With the password file alone, or with password and code in one file; what it says."""
         more = ["--password-file", self.dir + "/password"]
         if code is not None:
             both = self.put("both", PASSWORD + "\n" + code)
             more = ["--password-file", both, "--code-file", both]
-        done = subprocess.run(self.argv_of_login(*more), env=self.environment(who), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(self.argv_of_login(*more, name=name), env=self.environment(who), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode != 0, refused, (done.stdout, done.stderr))
         return done.stderr
 
@@ -243,6 +243,35 @@ class Login(unittest.TestCase):
         self.assertIn("has ended, here and at the control plane", self.muster("other", "logout"))
         self.assertIn("had no login", self.muster("other", "logout"))
         self.muster("other", "whoami", code=4)
+
+    def test_roles(self):
+        secret = self.dir + "/password"
+        self.login("desk")
+        self.muster("desk", "org", "create", "roles")
+        for name, role in (("ann", "tenant-admin"), ("bob", "tenant")):
+            self.muster("desk", "user", "create", "roles-" + name, "--role", role, "--org", "roles", "--password-file", secret)
+            self.login(name, name="roles-" + name)
+        self.assertIn("tenant-viewer", self.muster("ann", "user", "role", "roles-bob", "king", code=2))
+        self.muster("bob", "project", "create", "mine", code=4)
+        self.muster("ann", "project", "create", "main")
+        self.muster("ann", "user", "create", "roles-vera", "--role", "tenant-viewer", "--password-file", secret)
+        self.assertIn("roles-vera", self.muster("ann", "user", "list"))
+        self.assertNotIn("admin ", self.muster("ann", "user", "list").replace("tenant-admin", ""))
+        self.muster("bob", "user", "role", "roles-bob", "tenant-admin", code=4)
+        self.assertIn("last administrator", self.muster("ann", "user", "role", "roles-ann", "tenant", code=1))
+        self.assertIn("roles-bob is tenant-viewer now", self.muster("ann", "user", "role", "roles-bob", "tenant-viewer"))
+        self.muster("bob", "whoami", code=4)  # his login ended with it
+        self.login("bob", name="roles-bob")
+        self.assertIn("tenant-viewer", self.muster("bob", "whoami"))
+        self.muster("bob", "queue")
+        self.muster("bob", "token", "create", "--label", "all", code=4)
+        self.muster("bob", "token", "create", "--label", "look", "--scope", "read")
+        self.assertRegex(self.muster("ann", "audit", "--verb", "change"), r"account roles-bob is tenant-viewer of roles now")
+        self.server.terminate()
+        self.server.wait(30)
+        self.serve("--second-factor", "tenant")  # who may more is not left out
+        self.assertIn("set it up now with `muster totp enable`", self.login("ann", name="roles-ann"))
+        self.assertNotIn("totp enable", self.login("bob", name="roles-bob"))
 
     def test_second_factor_of_a_role(self):
         self.login("before")
