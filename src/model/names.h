@@ -8,6 +8,7 @@
 namespace muster {
 
 inline constexpr std::array<std::string_view, 3> kTrustTierNames{"community", "verified", "platform"};
+inline constexpr std::array<std::string_view, 3> kGpuSharingNames{"exclusive", "shared", "mig"};
 inline constexpr std::array<std::string_view, 5> kPolicyNames{"balanced", "pack", "spread", "cheap", "fast-network"};
 
 }  // namespace muster
