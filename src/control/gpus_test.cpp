@@ -155,7 +155,7 @@ TEST(Gpus, WhateverIsProposedTheCoreGrantsNoMoreThanThereIs) {
   };
   const ClusterId much = w.ask(PartsWorld::share_spec("much", 600));
   EXPECT_TRUE(refused(much, {"GPU-1"}, 600)) << "half is left";
-  EXPECT_TRUE(refused(much, {"GPU-1"}, 500)) << "not what was asked for";
+  EXPECT_TRUE(refused(w.ask(PartsWorld::share_spec("some", 400)), {"GPU-1"}, 100)) << "not what was asked for";
   EXPECT_TRUE(refused(much, {"GPU-1"}, 0)) << "nor whole";
   EXPECT_TRUE(refused(much, {"GPU-2"}, 600)) << "its owner does not share it";
   EXPECT_TRUE(refused(much, {"MIG-1"}, 600)) << "the instance is smaller";
