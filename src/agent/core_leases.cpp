@@ -249,12 +249,21 @@ void Core::Impl::lease_result(LeaseRun& run, const Op& op, const OpResult& resul
   drivers_died(run.want.lease, run.reason);
 }
 
+// Nobody else has them; of a GPU that the owner shares, nobody has so much that the share is not left.
 bool Core::Impl::devices_free(const LeaseRun& run) const {
-  for (const auto& [id, other] : leases) {
-    if (id == run.want.lease || !other.touched || other.stopped) continue;
-    for (const std::string& device : run.want.devices) {
-      if (std::find(other.want.devices.begin(), other.want.devices.end(), device) != other.want.devices.end())
-        return false;
+  for (const std::string& uuid : run.want.devices) {
+    const auto device =
+        std::find_if(facts.devices.begin(), facts.devices.end(), [&](const Device& each) { return each.uuid == uuid; });
+    const bool shared = device != facts.devices.end() && device->sharing == GpuSharing::Shared;
+    const auto taken = [&](const Assignment& by) {
+      return shared && by.gpu_share_milli > 0 ? by.gpu_share_milli : kGpuMilli;
+    };
+    std::int32_t all = taken(run.want);
+    for (const auto& [id, other] : leases) {
+      if (id == run.want.lease || !other.touched || other.stopped) continue;
+      const auto& theirs = other.want.devices;
+      if (std::find(theirs.begin(), theirs.end(), uuid) != theirs.end()) all += taken(other.want);
+      if (all > kGpuMilli) return false;
     }
   }
   return true;

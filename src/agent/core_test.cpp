@@ -156,6 +156,27 @@ TEST(Core, TellsWhatIsInAnImageOnceToWhoTakesIt) {
   EXPECT_EQ(told().size(), 2U) << "it may have got lost";
 }
 
+TEST(Core, SharesOfAGpuRunBesideEachOtherWhereItsOwnerSharesIt) {
+  for (const GpuSharing sharing : {GpuSharing::Shared, GpuSharing::Exclusive, GpuSharing::Mig}) {
+    Bench bench;
+    NodeFacts facts;
+    facts.devices = {Device{"GPU-1", "A100", 1, sharing}};
+    bench.core->set_facts(facts, bench.now());
+    bench.connect();
+    Assignment one = head(), two = head(), three = head();
+    one.gpu_share_milli = 500;
+    two.lease = LeaseId{8}, two.cluster = ClusterId{2}, two.slot = SlotId{2}, two.gpu_share_milli = 400;
+    three.lease = LeaseId{9}, three.cluster = ClusterId{3}, three.slot = SlotId{3}, three.gpu_share_milli = 200;
+    bench.desire(1, {one});
+    bench.desire(2, {one, two});
+    bench.pass(1'000);
+    bench.desire(3, {one, two, three});
+    bench.pass(3'000);
+    EXPECT_EQ(bench.count<CreateLease>(), sharing == GpuSharing::Shared ? 2U : 1U)
+        << "the third would be more than there is, and an instance is one lease's";
+  }
+}
+
 TEST(Core, BringsAHeadUpOnlyWithItsRoster) {
   Bench bench;
   bench.connect();

@@ -64,6 +64,30 @@ Result<int> explain(Shell& shell, const std::string& name) {
   return 0;
 }
 
+// What is free of GPUs that are shared and of MIG instances: ", 0.5 in shares, 2 of 3 MIG instances".
+std::string parts_text(const wire::Json& node) {
+  double shared = 0;
+  int sharing = 0, instances = 0, free = 0;
+  for (const auto& d : node["devices"].items()) {
+    if (d["sharing"].text() == "shared") ++sharing, shared += d["free"].real();
+    if (d["sharing"].text() == "mig") ++instances, free += d["free"].real() > 0 ? 1 : 0;
+  }
+  std::string out;
+  if (sharing > 0) out += fmt::format(", {:g} in shares", shared);
+  if (instances > 0) out += fmt::format(", {} of {} MIG instances", free, instances);
+  return out;
+}
+
+std::string device_text(const wire::Json& d) {
+  std::string out = fmt::format("  GPU {} {} {}", clean(d["uuid"].text()), clean(d["model"].text()),
+                                size_text(d["memoryBytes"].integer()));
+  if (d["sharing"].text() == "shared") out += fmt::format(", shared: {:g} free", d["free"].real());
+  if (d["sharing"].text() == "mig")
+    out += fmt::format(", MIG {} ({:g} of its GPU): {}", clean(d["profile"].text()), d["part"].real(),
+                       d["free"].real() > 0 ? "free" : "in use");
+  return out + "\n";
+}
+
 Result<int> list_nodes(Shell& shell) {
   Api* api = TRY(shell.api());
   shell.show_list(TRY(api->list("/api/v1/nodes")), [&](const auto& items) {
@@ -71,9 +95,9 @@ Result<int> list_nodes(Shell& shell) {
     Table table({"ID", "NAME", "STATE", "TIER", "ARCH", "CAPACITY", "FREE", "LEASES", "ASKS", "AGENT", "NOT HIRED"});
     for (const auto& n : items)
       table.add({n["id"].text(), n["name"].text(), n["draining"].truth() ? "draining" : n["state"].text(),
-                 n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]), resources_text(n["free"]),
-                 std::to_string(n["leases"].items().size()), asks_text(n), n["agentVersion"].text(),
-                 n["notHired"].text()});
+                 n["tier"].text(), n["arch"].text(), resources_text(n["capacity"]),
+                 resources_text(n["free"]) + parts_text(n), std::to_string(n["leases"].items().size()), asks_text(n),
+                 n["agentVersion"].text(), n["notHired"].text()});
     return table.text(shell.colour());
   });
   return 0;
@@ -89,9 +113,7 @@ Result<int> show_node(Shell& shell, const std::string& id) {
         clean(n["hostname"].text()), clean(n["os"].text()), clean(n["kernel"].text()), clean(n["agentVersion"].text()),
         clean(n["arch"].text()), clean(n["tier"].text()), n["egressAllowed"].truth() ? ", egress allowed" : "",
         resources_text(n["capacity"]), resources_text(n["free"]));
-    for (const auto& d : n["devices"].items())
-      out += fmt::format("  GPU {} {} {}\n", clean(d["uuid"].text()), clean(d["model"].text()),
-                         size_text(d["memoryBytes"].integer()));
+    for (const auto& d : n["devices"].items()) out += device_text(d);
     for (const auto& [name, value] : n["labels"].members())
       out += fmt::format("  label {}={}\n", clean(name), clean(value.text()));
     if (!n["region"].text().empty())

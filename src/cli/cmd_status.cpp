@@ -35,6 +35,12 @@ std::string phase_text(const wire::Json& slot) {
   return phase + " " + pull_text(done, slot["pullTotalBytes"].integer());
 }
 
+// " (0.5 GPU)", of a member that has a share of one.
+std::string share_text(const wire::Json& slot) {
+  const double share = slot["gpuShare"].real();
+  return share > 0 ? fmt::format(" ({:g} GPU)", share) : std::string();
+}
+
 // Ways between members that stay below what was asked for, and who is to be replaced for that.
 std::string slow_text(const wire::Json& c) {
   if (c["slowPairs"].items().empty()) return {};
@@ -85,8 +91,8 @@ std::string cluster_text(const wire::Json& c, bool colour) {
     Table table({"SLOT", "ROLE", "GROUP", "ADDRESS", "NODE", "PHASE", "WANT", "RAY", "WHY"});
     for (const auto& s : c["slots"].items())
       table.add({s["id"].text(), s["role"].text(), s["group"].text(), s["address"].text(),
-                 s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text(), phase_text(s),
-                 s["want"].text(), s["rayAlive"].truth() ? "alive" : "-", s["reason"].text()});
+                 (s["nodeName"].text().empty() ? s["nodeId"].text() : s["nodeName"].text()) + share_text(s),
+                 phase_text(s), s["want"].text(), s["rayAlive"].truth() ? "alive" : "-", s["reason"].text()});
     out += "\n" + table.text(colour);
   }
   if (!c["rayNodes"].items().empty()) {

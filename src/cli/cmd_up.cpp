@@ -108,7 +108,9 @@ std::string plan_text(const wire::Json& plan, const ClusterSpec& spec) {
       std::string kind = clean(place["role"].text());
       if (!place["group"].text().empty()) kind += " " + clean(place["group"].text());
       kind += ": ";
-      if (place["gpus"].integer() > 0)
+      if (place["gpuShare"].real() > 0)
+        kind += fmt::format("{:g} of a {}, ", place["gpuShare"].real(), clean(place["gpuModel"].text()));
+      else if (place["gpus"].integer() > 0)
         kind += fmt::format("{} x {}, ", place["gpus"].integer(), clean(place["gpuModel"].text()));
       if (!place["region"].text().empty()) kind += "region " + clean(place["region"].text()) + ", ";
       kind += clean(place["tier"].text()) + (place["imagePresent"].truth() ? ", image there" : "");

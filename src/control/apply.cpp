@@ -293,7 +293,7 @@ struct Apply {
       else
         cluster->slots.push_back(e.slot.id);
       cluster->next_address = std::max(cluster->next_address, e.slot.address - kSubnet + 1);
-      hold(s, cluster->project, amount_of(e.lease.resources), true);
+      hold(s, cluster->project, amount_of(e.lease), true);
     }
     touch(s, e.lease.node);
   }
@@ -354,7 +354,7 @@ struct Apply {
     Lease* lease = find_in(s.leases, e.lease);
     if (lease == nullptr) return;
     if (Cluster* cluster = find_in(s.clusters, lease->cluster); cluster != nullptr && lease->end == LeaseEnd::None) {
-      hold(s, cluster->project, amount_of(lease->resources), false);
+      hold(s, cluster->project, amount_of(*lease), false);
       if (lease->price > 0)
         cluster->spent.change()[lease->currency] += cost_of(lease->price, context.wall - lease->granted_at);
     }

@@ -24,6 +24,10 @@ constexpr std::uint64_t enum_last<RuntimeKind>() {
   return 2;
 }
 template <>
+constexpr std::uint64_t enum_last<GpuSharing>() {
+  return 2;
+}
+template <>
 constexpr std::uint64_t enum_last<TrustTier>() {
   return 2;
 }

@@ -188,10 +188,12 @@ class World {
         EXPECT_GT(state.nodes.at(id).revision, was.first) << "assignments changed without a revision";
       }
     for (const auto& [id, node] : state.nodes) {
-      std::set<std::string> devices;
+      std::map<std::string, std::int32_t> devices;
       for (const LeaseId lease : state.live_leases(id))
-        for (const std::string& device : state.leases.at(lease).devices)
-          EXPECT_TRUE(devices.insert(device).second) << "a device was granted twice";
+        for (const std::string& device : state.leases.at(lease).devices) {
+          const std::int32_t share = state.leases.at(lease).share_milli;
+          EXPECT_LE(devices[device] += share > 0 ? share : kGpuMilli, kGpuMilli) << "a device was granted twice";
+        }
     }
   }
   int tokens_ = 0;

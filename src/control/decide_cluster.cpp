@@ -149,7 +149,11 @@ void raise_format_for(const Asking& a, const ClusterSpec& spec, Decision& decisi
   const bool traffic = spec.head.resources.traffic.any() ||
                        std::any_of(spec.groups.begin(), spec.groups.end(),
                                    [](const WorkerGroup& g) { return g.request.resources.traffic.any(); });
-  const std::uint32_t needed = spec.pair_kbps > 0                             ? kPairFormat
+  const bool shares =
+      spec.head.gpu_share_milli > 0 || std::any_of(spec.groups.begin(), spec.groups.end(),
+                                                   [](const WorkerGroup& g) { return g.request.gpu_share_milli > 0; });
+  const std::uint32_t needed = shares                                         ? kGpuFormat
+                               : spec.pair_kbps > 0                           ? kPairFormat
                                : traffic                                      ? kTrafficFormat
                                : !spec.currency.empty() || spec.may_end_early ? kOfferFormat
                                : newer                                        ? kShareFormat
@@ -186,7 +190,7 @@ Decided decide(const Asking& a, const UpdateCluster& c) {
   TRY_VOID(changeable(cluster->spec, spec, "spec"));
   if (cluster->spec == spec) return Decision{{}, {c.cluster.str()}};
   const Quota before = start_need(cluster->spec), after = start_need(spec);
-  if (after.gpus > before.gpus || after.cpu_milli > before.cpu_milli)
+  if (gpu_milli_of(after) > gpu_milli_of(before) || after.cpu_milli > before.cpu_milli)
     TRY_VOID(startable(a.base, cluster->project, spec, "spec"));
   Draft d(a.base, a.actor, a.wall);
   d.pull(c.cluster);

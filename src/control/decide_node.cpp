@@ -101,6 +101,12 @@ Decided enable(const Asking& a, const Node& node) {
   return one(NodeStateChanged{node.id, NodeState::Admitted, node.draining, "enabled"}, node.id.str());
 }
 
+// Older formats say nothing of that: their readers would take such devices for whole GPUs.
+bool parts_given(const NodeFacts& facts) {
+  return std::any_of(facts.devices.begin(), facts.devices.end(),
+                     [](const Device& d) { return d.sharing != GpuSharing::Exclusive; });
+}
+
 Decided take_out(const Asking& a, const Node& node, NodeState target) {
   const bool revoke = target == NodeState::Revoked, bar = !revoke && for_platform(a);
   if (node.state == target && (!bar || node.barred)) return Decision{{}, {node.id.str()}};
@@ -153,7 +159,10 @@ Decided decide(const Asking& a, const EnrollNode& c) {
   if (a.base.format_version < kTrafficFormat) node.facts.image_bytes.clear();
   node.labels = token->labels, node.enrolled_at = a.wall, node.state_since = a.wall;
   const std::string id = node.id.str();
-  return one(NodeEnrolled{std::move(node), token->id}, id);
+  const bool raise = parts_given(node.facts) && a.base.format_version < kGpuFormat;
+  Decision decision = one(NodeEnrolled{std::move(node), token->id}, id);
+  if (raise) decision.events.insert(decision.events.begin(), FormatRaised{kGpuFormat});
+  return decision;
 }
 
 Decided decide(const Asking& a, const SetNode& c) {
@@ -239,6 +248,7 @@ Decided decide(const Asking& a, const NodeOnline& c) {
   const bool rebooted = facts.boot_id != node->facts.boot_id && !MUSTER_MUTANT(mutants::kKeepLeasesOverReboot);
   if (facts != node->facts) {
     TRY_VOID(validate(facts));
+    if (parts_given(facts) && a.base.format_version < kGpuFormat) d.emit(FormatRaised{kGpuFormat});
     d.emit(NodeFactsChanged{c.node, std::move(facts)});
   }
   observe_jobs(d, c.node, c.jobs);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "control/decide.h"
+#include "control/gpus.h"
 #include "control/headroom.h"
 #include "control/images.h"
 #include "control/mutants.h"
@@ -55,18 +56,23 @@ bool gpu_suits(const NodeRequest& request, const Device& device) {
                      [&](const GpuChoice& choice) { return choice.model == device.model; });
 }
 
-bool devices_ok(const Draft& d, const NodeRequest& request, const Node& node, const Place& place, std::int64_t count) {
-  if (static_cast<std::int64_t>(place.devices.size()) != count) return false;
-  const std::vector<std::string> free = free_devices(d.state, node);
+// As many as are asked for, each once, and of each there is enough: all of it, or the share.
+bool devices_ok(const Draft& d, const Cluster& cluster, const NodeRequest& request, const Node& node,
+                const Place& place, std::int64_t count) {
+  if (static_cast<std::int64_t>(place.devices.size()) != count || place.share_milli != request.gpu_share_milli)
+    return false;
+  if (count == 0) return true;
+  const auto held = held_devices(d.state, node.id, d.base);
+  const OrgId tenant = org_of(d.base, cluster.project);
   for (std::size_t i = 0; i < place.devices.size(); ++i) {
     const std::string& uuid = place.devices[i];
-    if (std::find(free.begin(), free.end(), uuid) == free.end()) return false;
     if (std::find(place.devices.begin(), place.devices.begin() + static_cast<std::ptrdiff_t>(i), uuid) !=
         place.devices.begin() + static_cast<std::ptrdiff_t>(i))
       return false;
-    const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(),
-                                     [&](const Device& x) { return x.uuid == uuid; });
-    if (!gpu_suits(request, *device)) return false;
+    const Device* device = find_device(node, uuid);
+    if (device == nullptr || !gpu_suits(request, *device) ||
+        !device_has_room(*device, request.gpu_share_milli, tenant, cluster.spec.runtime, held))
+      return false;
   }
   return true;
 }
@@ -87,9 +93,11 @@ std::optional<Resources> can_host(Draft& d, const Cluster& cluster, const Place&
     need.traffic = request->resources.traffic;
     if (!fits(request->resources, need)) return {};
   }
-  if (!fits(need, free) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice)) return {};
-  if (!devices_ok(d, *request, node, place, need.gpus)) return {};
-  if (!terms_for(d.base, cluster, node, need.gpus, d.wall)) return {};
+  Resources beside_gpus = need;  // of a share the machine may have no whole one
+  if (request->gpu_share_milli > 0) beside_gpus.gpus = 0;
+  if (!fits(beside_gpus, free) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice)) return {};
+  if (!devices_ok(d, cluster, *request, node, place, need.gpus)) return {};
+  if (!terms_for(d.base, cluster, node, need.gpus, request->gpu_share_milli, d.wall)) return {};
   if (!traffic.take(d, place.node, need.traffic)) return {};
   return need;
 }
@@ -121,8 +129,10 @@ void grant(Draft& d, const Cluster& cluster, const Place& place, Resources resou
   lease.node = place.node, lease.cluster = cluster.id, lease.slot = slot.id;
   lease.epoch = {d.state.incarnation, d.state.leader_epoch, d.state.last.epoch + 1};
   lease.resources = std::move(resources), lease.devices = place.devices, lease.granted_at = d.wall;
+  lease.share_milli = place.share_milli;
   lease.want = place.role == SlotRole::Spare ? LeaseWant::Standby : LeaseWant::Run;
-  if (const auto terms = terms_for(d.base, cluster, *d.node(place.node), lease.resources.gpus, d.wall))
+  if (const auto terms =
+          terms_for(d.base, cluster, *d.node(place.node), lease.resources.gpus, lease.share_milli, d.wall))
     lease.offer_version = terms->version, lease.price = terms->price, lease.currency = terms->currency,
     lease.leaves_at = terms->leaves_at;
   slot.lease = lease.id;
@@ -183,7 +193,7 @@ void start(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& 
   for (const Place& place : group.places) on.push_back(place.node);
   if (!headroom.allows(d, cluster, on, false)) return;
   Quota need{0, 0, 1};
-  for (const auto& [place, resources] : places) add(need, amount_of(resources));
+  for (const auto& [place, resources] : places) add(need, amount_of(resources, place->share_milli));
   if (!quota_allows(d, cluster, need)) {
     const auto largest = std::max_element(places.begin(), places.end(), [](const auto& x, const auto& y) {
       return std::pair(x.second.gpus, x.second.cpu_milli) < std::pair(y.second.gpus, y.second.cpu_milli);
@@ -215,7 +225,7 @@ void grow(Draft& d, ClusterId id, const scheduler::Group& group, HeadroomLeft& h
     const SlotId replaced = worker ? replaced_by_next(d.state, cluster, missing, place.group, nodes) : SlotId{};
     const bool failover = spare || failovers_of(d.state, cluster, nodes).contains(place.group);
     if (!headroom.allows(d, cluster, {place.node}, failover)) continue;
-    if (!quota_allows(d, cluster, amount_of(*resources))) {
+    if (!quota_allows(d, cluster, amount_of(*resources, place.share_milli))) {
       leave_too_large(d, cluster, place);
       continue;
     }
@@ -273,7 +283,7 @@ bool move_one(Draft& d, const Cluster& by, LeaseId id, const Place& place, Headr
     return false;
   auto resources = can_host(d, cluster, place);
   if (!resources || !headroom.allows(d, cluster, {place.node}, false) ||
-      !quota_allows(d, cluster, amount_of(*resources)))
+      !quota_allows(d, cluster, amount_of(*resources, place.share_milli)))
     return false;
   drain_slot(d, slot.id, std::string(kMoved));
   headroom.took(d, place.node);

@@ -70,7 +70,8 @@ void fill_role(Assignment& a, const Cluster& cluster, const Slot& slot) {
 Assignment assignment_of(const State& state, const Node& node, const Lease& lease) {
   Assignment a;
   a.lease = lease.id, a.epoch = lease.epoch, a.cluster = lease.cluster, a.slot = lease.slot, a.want = lease.want;
-  a.resources = lease.resources, a.devices = lease.devices, a.prefix_bits = kPrefixBits, a.head_address = kHeadAddress;
+  a.resources = lease.resources, a.devices = lease.devices, a.gpu_share_milli = lease.share_milli;
+  a.prefix_bits = kPrefixBits, a.head_address = kHeadAddress;
   const Cluster* cluster = state.find_cluster(lease.cluster);
   const Slot* slot = state.find_slot(lease.slot);
   if (cluster == nullptr || slot == nullptr) {  // nothing left that it could work for
@@ -96,6 +97,7 @@ Assignment assignment_of(const State& state, const Node& node, const Lease& leas
     if (slot->role == SlotRole::Head) a.jobs = orders_of(state, cluster->id);
   }
   if (a.egress) a.must_understand.push_back("egress");
+  if (a.gpu_share_milli > 0) a.must_understand.push_back("gpu_share");
   if (a.env.contains(std::string(kIdentityAudienceEnv))) a.must_understand.push_back("identity");
   if (slot->role == SlotRole::Spare) a.must_understand.push_back("standby");
   return a;

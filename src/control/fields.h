@@ -78,6 +78,7 @@ void fields(A& a, JoinToken& x) {
 template <class A>
 void fields(A& a, Device& x) {
   a(x.uuid, x.model, x.memory_bytes);
+  a.since(9, x.sharing, x.part_milli, x.profile);
 }
 template <class A>
 void fields(A& a, Resources& x) {
@@ -149,6 +150,7 @@ void fields(A& a, Lease& x) {
   a(x.id, x.node, x.cluster, x.slot, x.epoch, x.resources, x.devices, x.want, x.phase, x.end, x.granted_at, x.ended_at,
     x.reason, x.restarts);
   a.since(4, x.offer_version, x.price, x.currency, x.leaves_at);
+  a.since(9, x.share_milli);
 }
 template <class A>
 void fields(A& a, ImageProbe& x) {

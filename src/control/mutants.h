@@ -35,6 +35,7 @@ inline constexpr std::string_view kBelieveContested = "control_believe_contested
 inline constexpr std::string_view kKeepLateMember = "control_keep_late_member";
 inline constexpr std::string_view kIgnoreQuota = "control_ignore_quota";
 inline constexpr std::string_view kIgnoreOffer = "control_ignore_offer";
+inline constexpr std::string_view kMixTenants = "control_mix_tenants";
 inline constexpr std::string_view kReplaceHead = "control_replace_head";
 inline constexpr std::string_view kReplaceAtOnce = "control_replace_at_once";
 inline constexpr std::string_view kForgetApart = "control_forget_apart";
@@ -64,6 +65,7 @@ inline constexpr Row kAll[] = {
     {kKeepLateMember, "who does not acknowledge a roster stays a member"},
     {kIgnoreQuota, "a plan is applied although it exceeds a quota that others used up meanwhile"},
     {kIgnoreOffer, "machines are given away whatever their owners ask"},
+    {kMixTenants, "shares of one GPU go to two organisations"},
     {kReplaceHead, "a head is replaced for its slow ways"},
     {kReplaceAtOnce, "workers with slow ways are replaced one right after the other"},
     {kForgetApart, "a machine is taken again by the cluster that it was too slow for"},

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "control/gpus.h"
 #include "control/images.h"
 #include "control/life.h"
 #include "control/mutants.h"
@@ -39,6 +40,7 @@ scheduler::NodeView view_of(const State& state, const Node& node) {
   view.node = node.id, view.supplier = node.supplier, view.tier = node.tier, view.arch = node.facts.arch;
   view.free = free_resources(state, node), view.free_devices = free_devices(state, node),
   view.devices = node.facts.devices, view.capacity = node.facts.capacity;
+  view.shared = shared_devices(state, node);
   view.runtimes = node.facts.runtimes, view.images = node.facts.images, view.image_bytes = node.facts.image_bytes,
   view.egress = node.facts.egress_allowed;
   view.labels = node.facts.labels;
@@ -65,6 +67,7 @@ scheduler::LeaseView view_of(const State& state, const Lease& lease) {
   view.lease = lease.id, view.cluster = lease.cluster, view.node = lease.node;
   if (const Slot* slot = state.find_slot(lease.slot)) view.role = slot->role, view.group = slot->group;
   view.resources = lease.resources, view.devices = lease.devices, view.since = lease.granted_at;
+  view.share_milli = lease.share_milli;
   view.leaving = lease.want == LeaseWant::Drain || lease.want == LeaseWant::Stop;
   view.moved = view.leaving && lease.reason == kMoved;
   view.preempted = view.moved || (view.leaving && lease.reason == kPreempted);

@@ -10,17 +10,17 @@ namespace {
 
 struct Row {
   const char *resource, *one, *many;
-  std::int64_t Quota::*value;
+  std::int64_t (*value)(const Quota&);
 };
-constexpr Row kRows[] = {{"gpus", "GPU", "GPUs", &Quota::gpus},
-                         {"cpus", "CPU", "CPUs", &Quota::cpu_milli},
-                         {"clusters", "cluster", "clusters", &Quota::clusters}};
+constexpr Row kRows[] = {{"gpus", "GPU", "GPUs", gpu_milli_of},
+                         {"cpus", "CPU", "CPUs", [](const Quota& q) { return q.cpu_milli; }},
+                         {"clusters", "cluster", "clusters", [](const Quota& q) { return q.clusters; }}};
 
 bool room_for(std::int64_t more, std::int64_t limit, std::int64_t held) {
   return limit == 0 || more == 0 || more <= limit - held;
 }
 std::string number(const std::string& resource, std::int64_t n) {
-  if (resource != "cpus") return std::to_string(n);
+  if (resource == "clusters") return std::to_string(n);
   std::string out = std::to_string(n / 1000);
   if (n % 1000 == 0) return out;
   std::string part = std::to_string(1000 + n % 1000).substr(1);
@@ -45,10 +45,13 @@ Quota smallest_whole(const State& state, const Cluster& cluster, const NodeReque
         (!request.pinned.empty() &&
          std::find(request.pinned.begin(), request.pinned.end(), id) == request.pinned.end()))
       continue;
+    if (std::any_of(node.facts.devices.begin(), node.facts.devices.end(),
+                    [](const Device& d) { return d.sharing == GpuSharing::Mig; }))
+      continue;
     const Quota size{static_cast<std::int64_t>(node.facts.devices.size()), node.facts.capacity.cpu_milli, 0};
     if (!found || std::pair(size.gpus, size.cpu_milli) < std::pair(found->gpus, found->cpu_milli)) found = size;
   }
-  return found.value_or(amount_of(request.resources));
+  return found.value_or(amount_of(request));
 }
 
 // What of `missing` may be had now; why the first of the rest may not.
@@ -57,17 +60,15 @@ std::pair<Missing, std::optional<QuotaLack>> allowed(const State& state, const C
   if (missing.none() || !bounds.any()) return {std::move(missing), {}};
   const ClusterSpec& spec = cluster.spec;
   const auto size = [&](const NodeRequest& request) {
-    return request.whole_machine ? smallest_whole(state, cluster, request) : amount_of(request.resources);
+    return request.whole_machine ? smallest_whole(state, cluster, request) : amount_of(request);
   };
   std::optional<QuotaLack> lack;
   if (cluster.state == ClusterState::Queued) {  // all or nothing
     Quota need{0, 0, 1};
     if (missing.head) add(need, size(spec.head));
     for (const WorkerGroup& group : spec.groups)
-      if (const auto it = missing.workers.find(group.name); it != missing.workers.end()) {
-        const Quota one = size(group.request);
-        add(need, {one.gpus * it->second, one.cpu_milli * it->second, 0});
-      }
+      if (const auto it = missing.workers.find(group.name); it != missing.workers.end())
+        add(need, size(group.request), it->second);
     lack = bounds.lack(need);
     if (lack) missing = {};
     return {std::move(missing), std::move(lack)};
@@ -116,11 +117,22 @@ std::string text_of(const QuotaLack& lack) {
          number(lack.resource, lack.limit) + " that its quota allows";
 }
 
-Quota amount_of(const Resources& resources) {
+Quota amount_of(const Resources& resources, std::int32_t share_milli) {
+  if (share_milli > 0) return {0, resources.cpu_milli, 0, share_milli};
   return {resources.gpus, resources.cpu_milli, 0};
 }
-void add(Quota& to, const Quota& more) {
-  for (const Row& row : kRows) to.*row.value += more.*row.value;
+Quota amount_of(const NodeRequest& request) {
+  return amount_of(request.resources, request.gpu_share_milli);
+}
+Quota amount_of(const Lease& lease) {
+  return amount_of(lease.resources, lease.share_milli);
+}
+std::int64_t gpu_milli_of(const Quota& quota) {
+  return quota.gpus * kGpuMilli + quota.gpu_milli;
+}
+void add(Quota& to, const Quota& more, std::int64_t times) {
+  to.gpus += more.gpus * times, to.cpu_milli += more.cpu_milli * times;
+  to.clusters += more.clusters * times, to.gpu_milli += more.gpu_milli * times;
 }
 
 void QuotaBounds::take(const Quota& more) {
@@ -129,12 +141,12 @@ void QuotaBounds::take(const Quota& more) {
 }
 std::optional<QuotaLack> QuotaBounds::lack(const Quota& more) const {
   for (const Row& row : kRows)
-    if (!room_for(more.*row.value, project.*row.value, in_project.*row.value))
+    if (!room_for(row.value(more), row.value(project), row.value(in_project)))
       return QuotaLack{row.resource,    "project",          project_name,
-                       more.*row.value, project.*row.value, in_project.*row.value};
+                       row.value(more), row.value(project), row.value(in_project)};
   for (const Row& row : kRows)
-    if (!room_for(more.*row.value, org.*row.value, in_org.*row.value))
-      return QuotaLack{row.resource, "organisation", org_name, more.*row.value, org.*row.value, in_org.*row.value};
+    if (!room_for(row.value(more), row.value(org), row.value(in_org)))
+      return QuotaLack{row.resource, "organisation", org_name, row.value(more), row.value(org), row.value(in_org)};
   return {};
 }
 
@@ -160,11 +172,10 @@ Quota held_of(const State& state, OrgId org) {
 }
 
 Quota start_need(const ClusterSpec& spec) {
-  Quota need = amount_of(spec.head.resources);
+  Quota need = amount_of(spec.head);
   need.clusters = 1;
   for (const WorkerGroup& group : spec.groups) {
-    const Quota one = amount_of(group.request.resources);
-    add(need, {one.gpus * group.min, one.cpu_milli * group.min, 0});
+    add(need, amount_of(group.request), group.min);
   }
   return need;
 }
@@ -182,10 +193,9 @@ bool counts_as_cluster(ClusterState state) {
 }
 
 void hold(State& state, ProjectId project, const Quota& amount, bool more) {
-  const Quota change = more ? amount : Quota{-amount.gpus, -amount.cpu_milli, -amount.clusters};
   const auto change_in = [&](auto& index, auto id) {
     const auto it = index.try_emplace(id).first;
-    add(it->second, change);
+    add(it->second, amount, more ? 1 : -1);
     if (it->second == Quota{}) index.erase(it);
   };
   change_in(state.held_by_project, project);

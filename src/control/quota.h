@@ -12,7 +12,7 @@
 
 namespace muster::control {
 
-struct QuotaLack {  // what stands in the way; CPUs in thousandths
+struct QuotaLack {  // what stands in the way; GPUs and CPUs in thousandths
   std::string resource /* gpus | cpus | clusters */, scope /* project | organisation */, name;
   std::int64_t needed = 0, limit = 0, held = 0;
 };
@@ -29,8 +29,11 @@ QuotaBounds quota_bounds(const State& state, ProjectId project);
 Quota held_of(const State& state, ProjectId project);
 Quota held_of(const State& state, OrgId org);
 
-Quota amount_of(const Resources& resources);
-void add(Quota& to, const Quota& more);
+Quota amount_of(const Resources& resources, std::int32_t share_milli);
+Quota amount_of(const NodeRequest& request);
+Quota amount_of(const Lease& lease);
+std::int64_t gpu_milli_of(const Quota& quota);  // whole GPUs and shares together
+void add(Quota& to, const Quota& more, std::int64_t times = 1);
 // What a start takes at least: a whole machine counts with what is asked of it, for its size is not known yet.
 Quota start_need(const ClusterSpec& spec);
 // Refuses a start that its quotas never allow.

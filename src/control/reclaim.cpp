@@ -25,7 +25,7 @@ Quota staying(const Draft& d, OrgId org, ProjectId only) {
       for (const LeaseId lease_id : d.base.cluster_leases(id)) {
         const Lease* lease = d.lease(lease_id);
         if (lease->end == LeaseEnd::None && (lease->want == LeaseWant::Run || lease->want == LeaseWant::Standby))
-          add(out, amount_of(lease->resources));
+          add(out, amount_of(*lease));
       }
   return out;
 }
@@ -42,7 +42,8 @@ bool keeps(const Share& share, const Quota& stays, const Quota& taken) {
   const auto enough = [](std::int64_t guaranteed, std::int64_t stays, std::int64_t taken) {
     return guaranteed <= 0 || taken <= 0 || stays - taken >= guaranteed;
   };
-  return enough(share.gpus, stays.gpus, taken.gpus) && enough(share.cpu_milli, stays.cpu_milli, taken.cpu_milli);
+  return enough(share.gpus * kGpuMilli, gpu_milli_of(stays), gpu_milli_of(taken)) &&
+         enough(share.cpu_milli, stays.cpu_milli, taken.cpu_milli);
 }
 
 }  // namespace
@@ -53,8 +54,10 @@ bool within_guarantee(const Share& share, const Quota& held, const ClusterSpec& 
   const auto fits = [](std::int64_t guaranteed, std::int64_t held, std::int64_t need) {
     return guaranteed <= 0 || need <= 0 || held + need <= guaranteed;
   };
-  const bool some = (share.gpus > 0 && need.gpus > 0) || (share.cpu_milli > 0 && need.cpu_milli > 0);
-  return some && fits(share.gpus, held.gpus, need.gpus) && fits(share.cpu_milli, held.cpu_milli, need.cpu_milli);
+  const std::int64_t gpu_milli = gpu_milli_of(need);
+  const bool some = (share.gpus > 0 && gpu_milli > 0) || (share.cpu_milli > 0 && need.cpu_milli > 0);
+  return some && fits(share.gpus * kGpuMilli, gpu_milli_of(held), gpu_milli) &&
+         fits(share.cpu_milli, held.cpu_milli, need.cpu_milli);
 }
 
 bool reclaimable(const Draft& d, const Cluster& by, const std::vector<LeaseId>& victims) {
@@ -68,7 +71,7 @@ bool reclaimable(const Draft& d, const Cluster& by, const std::vector<LeaseId>& 
     const Lease& lease = *d.lease(id);
     const Cluster& cluster = d.state.clusters.at(lease.cluster);
     const OrgId org = org_of(d.base, cluster.project);
-    const Quota amount = amount_of(lease.resources);
+    const Quota amount = amount_of(lease);
     add(of_orgs[org], amount), add(of_projects[cluster.project], amount);
     if (cluster.spec.tier > by.spec.tier) continue;
     if (cluster.project == by.project) return false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "control/gpus.h"
 #include "control/mutants.h"
 #include "control/quota.h"
 #include "model/node_labels.h"
@@ -13,11 +14,6 @@ template <class Map, class Key>
 auto* find_in(const Map& map, const Key& key) {
   const auto it = map.find(key);
   return it == map.end() ? nullptr : &it->second;
-}
-
-bool holds_devices(const Lease& lease) {
-  if (MUSTER_MUTANT(mutants::kFreeDevicesAtDecision) && lease.want == LeaseWant::Stop) return false;
-  return lease.end == LeaseEnd::None;
 }
 
 }  // namespace
@@ -106,8 +102,7 @@ void rebuild_indexes(State& s) {
     s.leases_by_cluster.emplace(lease.cluster, id);
     if (lease.end != LeaseEnd::None) continue;
     s.leases_by_node.emplace(lease.node, id);
-    if (const Cluster* cluster = s.find_cluster(lease.cluster))
-      hold(s, cluster->project, amount_of(lease.resources), true);
+    if (const Cluster* cluster = s.find_cluster(lease.cluster)) hold(s, cluster->project, amount_of(lease), true);
   }
   for (const auto& [id, job] : s.jobs) {
     if (terminal(job.state)) continue;
@@ -124,26 +119,23 @@ Resources free_resources(const State& state, const Node& node) {
     if (lease == nullptr || !holds_devices(*lease)) continue;
     free.cpu_milli -= lease->resources.cpu_milli;
     free.memory_bytes -= lease->resources.memory_bytes;
-    free.gpus -= lease->resources.gpus;
+    if (lease->share_milli == 0) free.gpus -= lease->resources.gpus;
     free.disk_bytes -= lease->resources.disk_bytes;
     free.object_store_bytes -= lease->resources.object_store_bytes;
     for (const auto& [name, amount] : lease->resources.custom_milli)
       if (const auto it = free.custom_milli.find(name); it != free.custom_milli.end()) it->second -= amount;
   }
+  free.gpus -= gpus_in_shares(state, node);
   for (auto* amount : {&free.cpu_milli, &free.memory_bytes, &free.gpus, &free.disk_bytes, &free.object_store_bytes})
     *amount = std::max<std::int64_t>(*amount, 0);
   return free;
 }
 
 std::vector<std::string> free_devices(const State& state, const Node& node) {
-  std::set<std::string> taken;
-  for (const LeaseId id : state.live_leases(node.id))
-    if (const Lease* lease = state.find_lease(id);
-        lease != nullptr && holds_devices(*lease) && !MUSTER_MUTANT(mutants::kGrantDevicesTwice))
-      taken.insert(lease->devices.begin(), lease->devices.end());
+  const auto held = held_devices(state, node.id);
   std::vector<std::string> free;
   for (const Device& device : node.facts.devices)
-    if (!taken.contains(device.uuid)) free.push_back(device.uuid);
+    if (device.sharing != GpuSharing::Mig && !held.contains(device.uuid)) free.push_back(device.uuid);
   return free;
 }
 

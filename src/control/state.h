@@ -27,6 +27,7 @@ inline constexpr std::uint32_t kTierFormat = 8;       // the first with shares o
 inline constexpr std::uint32_t kAccessFormat = 8;     // the first with service accounts, logins that renew, and grants
 inline constexpr std::uint32_t kPairFormat = 8;       // the first with what pairs should carry, and what was carried
 inline constexpr std::uint32_t kRoleFormat = 9;       // the first with administrators, viewers, suppliers' members
+inline constexpr std::uint32_t kGpuFormat = 9;        // the first with GPUs that are shared, and MIG instances
 inline constexpr std::uint32_t kSubnet = 0x0AC90000;  // 10.201.0.0/16, the same in every cluster's own network
 inline constexpr std::uint32_t kHeadAddress = kSubnet + 1;
 inline constexpr std::uint8_t kPrefixBits = 16;
@@ -126,9 +127,11 @@ bool terminal(ClusterState state);
 bool terminal(JobState state);
 void rebuild_indexes(State& state);
 void index_grant(State& state, const Grant& grant);
-// What is free on a node: its capacity minus all leases that have not ended.
+// What is free on a node: its capacity minus all leases that have not ended. GPUs: those of which nobody has anything.
 Resources free_resources(const State& state, const Node& node);
-std::vector<std::string> free_devices(const State& state, const Node& node);
+std::vector<std::string> free_devices(const State& state, const Node& node);  // whole GPUs, so no MIG instances
+// Of GPUs that are shared and of MIG instances: how much of the GPU nobody has, in thousandths.
+std::map<std::string, std::int32_t> parts_free(const State& state, const Node& node);
 bool schedulable(const Node& node);
 
 // ---- what sessions and their tables ask

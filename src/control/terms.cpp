@@ -33,7 +33,7 @@ Millis longest_of(const State& state, const Cluster& cluster) {
 }
 
 std::optional<Terms> terms_for(const State& state, const Cluster& cluster, const Node& node, std::int64_t gpus,
-                               WallTime wall) {
+                               std::int32_t share_milli, WallTime wall) {
   const Offer& offer = node.offer;
   Terms out;
   out.version = offer.version;
@@ -46,8 +46,8 @@ std::optional<Terms> terms_for(const State& state, const Cluster& cluster, const
     return {};
   if (!image_offered(offer.images, cluster.spec.image)) return {};
   if (!own) {  // its owner pays nothing for it
-    const auto price = agreed_price(asked_price(offer, gpus), least_price(offer, gpus), offer.currency,
-                                    {cluster.spec.max_price, cluster.spec.currency});
+    const auto price = agreed_price(asked_price(offer, gpus, share_milli), least_price(offer, gpus, share_milli),
+                                    offer.currency, {cluster.spec.max_price, cluster.spec.currency});
     if (!price) return {};
     out.price = *price;
     if (*price > 0) out.currency = offer.currency;

@@ -22,9 +22,9 @@ struct Terms {
 };
 // How long it can hold machines after it started: its life, or the one job that it was made for. 0 = no limit.
 Millis longest_of(const State& state, const Cluster& cluster);
-// Of a lease with so many GPUs that begins now; nothing, where the offer in force refuses it.
+// Of a lease with so many GPUs, or a share of one, that begins now; nothing, where the offer in force refuses it.
 std::optional<Terms> terms_for(const State& state, const Cluster& cluster, const Node& node, std::int64_t gpus,
-                               WallTime wall);
+                               std::int32_t share_milli, WallTime wall);
 
 struct Spending {  // by currency, millionths
   std::map<std::string, std::int64_t> per_hour, so_far;

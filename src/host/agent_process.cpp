@@ -221,8 +221,8 @@ void AgentProcess::make_core() {
   options.agent_version = kVersion;
   options.boot_id = facts_.boot_id;
   options.certificate_pem = certificate_;
-  options.features = {"docker", "standby", "egress", "image_policy",
-                      "identity"};  // must-understand names of assignments that this agent honours
+  options.features = {"docker",   "standby",  "egress", "image_policy",
+                      "identity", "gpu_share"};  // must-understand names of assignments that this agent honours
   options.seed = seed();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return key_.sign(message); };

@@ -89,11 +89,13 @@ Status DockerRuntime::create_with_gpus(const std::string& container, json::objec
   if (uuids.empty()) return create(container, body);
   std::vector<std::string> cdi;
   if (engine.gpu_mode == "cdi") {
-    const auto devices = Nvml::instance().devices();
+    const auto devices = Nvml::instance().lendable();
     for (const auto& uuid : uuids) {
-      const auto at = std::find_if(devices.begin(), devices.end(), [&](const Device& d) { return d.uuid == uuid; });
-      const int index = at == devices.end() ? -1 : static_cast<int>(at - devices.begin());
-      const auto name = cdi_device(engine.cdi, uuid, index);
+      const auto at =
+          std::find_if(devices.begin(), devices.end(), [&](const Lendable& each) { return each.device.uuid == uuid; });
+      const bool instance = at != devices.end() && at->index >= 0;
+      const auto name = instance ? cdi_instance(engine.cdi, uuid, at->gpu_index, at->index)
+                                 : cdi_device(engine.cdi, uuid, at == devices.end() ? -1 : at->gpu_index);
       if (!name)
         return error(Code::FailedPrecondition,
                      "the CDI specification has no device for GPU " + uuid +

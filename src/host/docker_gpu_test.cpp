@@ -13,9 +13,13 @@
 #include <thread>
 
 #include "host/docker_runtime.h"
+#include "host/facts.h"
+#include "host/gpu.h"
 #include "host/gpu_check.h"
 #include "host/json.h"
+#include "host/lease_dirs.h"
 #include "host/nvml.h"
+#include "host/policy.h"
 
 namespace muster::host {
 namespace {
@@ -142,6 +146,24 @@ TEST_F(GpuContainers, DockerWithCdi) {
   EXPECT_FALSE(bool_at(body, {"HostConfig", "Privileged"}));
 }
 
+TEST_F(GpuContainers, AMigInstanceByItsNumberOrItsUuid) {
+  fs::create_directories(folder_ + "/cdi");
+  std::ofstream(folder_ + "/gpus") << "gpu GPU-a mig=1\nmig GPU-a MIG-x 1g.5gb 4864\nmig GPU-a MIG-y 2g.10gb 9728\n";
+  std::ofstream(folder_ + "/cdi/nvidia.yaml")
+      << "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n- name: \"0:0\"\n- name: \"0:1\"\n- name: all\n";
+  Engine engine(folder_ + "/engine.sock",
+                answers(kDocker, R"({"Runtimes":{"nvidia":{}},"CDISpecDirs":[")" + folder_ + R"(/cdi"]})"));
+  auto docker = runtime();
+  ASSERT_TRUE(docker.run_once("sha256:ab", {"MIG-y"}, "true").ok());
+  const json::value body = engine.created("/containers/create");
+  EXPECT_EQ(to_text(*find_path(body, {"HostConfig", "DeviceRequests"})),
+            R"([{"Driver":"cdi","DeviceIDs":["nvidia.com/gpu=0:1"]}])");
+  EXPECT_NE(to_text(*find_path(body, {"Env"})).find("NVIDIA_VISIBLE_DEVICES=MIG-y"), std::string::npos);
+  EXPECT_EQ(cdi_instance({"MIG-y", "0:1"}, "MIG-y", 0, 1), "nvidia.com/gpu=MIG-y");
+  EXPECT_EQ(docker.run_once("sha256:ab", {"GPU-a"}, "true").error().field, "gpu.toolkit")
+      << "a GPU in MIG mode is not given whole";
+}
+
 TEST_F(GpuContainers, DockerWithTheRuntimeOnly) {
   Engine engine(folder_ + "/engine.sock", answers(kDocker, R"({"Runtimes":{"runc":{},"nvidia":{}}})"));
   auto docker = runtime();
@@ -154,6 +176,50 @@ TEST_F(GpuContainers, DockerWithTheRuntimeOnly) {
   const json::value none = engine.created("/containers/create");
   EXPECT_EQ(find_path(none, {"HostConfig", "DeviceRequests"}), nullptr);
   EXPECT_NE(to_text(*find_path(none, {"Env"})).find("NVIDIA_VISIBLE_DEVICES=void"), std::string::npos);
+}
+
+TEST_F(GpuContainers, WhatTheOwnerLendsIsTold) {
+  std::ofstream(folder_ + "/gpus") << "gpu GPU-a mem_mib=40960 mig=1\nmig GPU-a MIG-x 2g.10gb 9728\n"
+                                      "gpu GPU-b mem_mib=40960\n";
+  Layout layout;
+  layout.root = folder_;
+  const auto facts = [&](const Policy& policy) {
+    std::ofstream(layout.policy()) << policy_text(policy);
+    return gather_facts(layout, {});
+  };
+  Policy policy;
+  NodeFacts told = facts(policy);
+  ASSERT_EQ(told.devices.size(), 2U);
+  EXPECT_EQ(told.capacity.gpus, 1) << "an instance is no whole GPU";
+  EXPECT_EQ(told.devices[0].sharing, GpuSharing::Mig);
+  EXPECT_EQ(told.devices[0].part_milli, 250);
+  EXPECT_EQ(told.devices[1].sharing, GpuSharing::Exclusive) << "unless the owner says so";
+  policy.gpu_sharing = true, policy.gpu_uuids = {"GPU-b"};
+  told = facts(policy);
+  ASSERT_EQ(told.devices.size(), 1U);
+  EXPECT_EQ(told.devices[0].sharing, GpuSharing::Shared);
+  policy.gpu_uuids = {"GPU-a"};
+  told = facts(policy);
+  ASSERT_EQ(told.devices.size(), 1U) << "the instances of a GPU that is lent";
+  EXPECT_EQ(told.devices[0].uuid, "MIG-x");
+}
+
+TEST_F(GpuContainers, TheWorkIsToldItsShare) {
+  LaunchSpec spec;
+  spec.lease = "lease-1", spec.devices = {"GPU-b"};
+  EXPECT_FALSE(lease_environment(spec, "GPU-b").contains("MUSTER_GPU_SHARE"));
+  spec.gpu_share_milli = 250, spec.gpu_memory_bytes = std::int64_t{10} << 30;
+  auto env = lease_environment(spec, "GPU-b");
+  EXPECT_EQ(env.at("NVIDIA_VISIBLE_DEVICES"), "GPU-b");
+  EXPECT_EQ(env.at("MUSTER_GPU_SHARE"), "0.25");
+  EXPECT_EQ(env.at("MUSTER_GPU_MEMORY_BYTES"), "10737418240");
+  EXPECT_EQ(env.at("XLA_PYTHON_CLIENT_MEM_FRACTION"), "0.225");
+  EXPECT_EQ(env.at("TF_FORCE_GPU_ALLOW_GROWTH"), "true");
+  spec.env["XLA_PYTHON_CLIENT_MEM_FRACTION"] = "0.1";
+  EXPECT_EQ(lease_environment(spec, "GPU-b").at("XLA_PYTHON_CLIENT_MEM_FRACTION"), "0.1") << "the user's own word";
+  spec.devices = {"MIG-x"}, spec.env.clear();
+  env = lease_environment(spec, "MIG-x");
+  EXPECT_FALSE(env.contains("XLA_PYTHON_CLIENT_MEM_FRACTION")) << "its memory is its own";
 }
 
 TEST_F(GpuContainers, NeitherMeansNone) {

@@ -217,6 +217,13 @@ void gpus(Walk& walk, const std::string& gpu_mode) {
                        "install the NVIDIA driver that fits the kernel and reboot; nvidia-smi must work");
   walk.good("GPU driver",
             fmt::format("{} GPUs, driver {}, CUDA {}", devices.size(), nvml.driver_version(), nvml.cuda_version()));
+  const auto lendable = nvml.lendable();
+  for (const auto& device : devices)
+    if (std::none_of(lendable.begin(), lendable.end(), [&](const Lendable& each) { return each.gpu == device.uuid; }))
+      walk.note("MIG",
+                fmt::format("GPU {} is in MIG mode and has no instance that can be lent; make some (nvidia-smi mig "
+                            "-cgi PROFILE -C), or switch the mode off",
+                            device.uuid));
   if (gpu_mode == "none") {
     walk.broken("GPU toolkit", "the container engine cannot give GPUs to containers",
                 "install nvidia-container-toolkit, then: nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml");

@@ -340,6 +340,7 @@ void Executor::perform(agent::OpId id, const agent::CreateLease& op) {
   spec.nofile = a.nofile;
   spec.workspace_bytes_max = a.resources.disk_bytes;
   spec.devices = a.devices;
+  spec.gpu_share_milli = a.gpu_share_milli;
   spec.env = a.env;
   spec.address = a.address;
   spec.prefix_bits = a.prefix_bits;

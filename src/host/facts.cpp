@@ -129,14 +129,17 @@ NodeFacts gather_facts(const Layout& layout, const std::map<std::string, std::st
   facts.runtimes = {RuntimeKind::Docker};
   Nvml& nvml = Nvml::instance();
   nvml.refresh();
-  for (const auto& gpu : nvml.devices()) {
-    if (!gpu_allowed(*policy, gpu.uuid)) continue;
+  for (auto& [gpu, parent, index, instance] : nvml.lendable()) {
+    const bool mig = gpu.sharing == GpuSharing::Mig;
+    if (!gpu_allowed(*policy, gpu.uuid) && !(mig && gpu_allowed(*policy, parent))) continue;
     if (policy->max_gpus >= 0 && static_cast<std::int64_t>(facts.devices.size()) >= policy->max_gpus) break;
-    facts.devices.push_back(gpu);
+    if (!mig && policy->gpu_sharing) gpu.sharing = GpuSharing::Shared;
+    facts.devices.push_back(std::move(gpu));
   }
   if (const std::string driver = nvml.driver_version(); !driver.empty()) facts.labels["gpu.driver"] = driver;
   if (const std::string cuda = nvml.cuda_version(); !cuda.empty()) facts.labels["gpu.cuda"] = cuda;
-  capacity.gpus = static_cast<std::int64_t>(facts.devices.size());
+  capacity.gpus = std::count_if(facts.devices.begin(), facts.devices.end(),
+                                [](const Device& d) { return d.sharing != GpuSharing::Mig; });
   return facts;
 }
 

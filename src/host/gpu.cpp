@@ -148,6 +148,14 @@ std::optional<std::string> cdi_device(const std::vector<std::string>& names, con
   return {};
 }
 
+std::optional<std::string> cdi_instance(const std::vector<std::string>& names, const std::string& uuid, int gpu_index,
+                                        int index) {
+  for (const std::string& wanted : {uuid, fmt::format("{}:{}", gpu_index, index)}) {
+    if (std::find(names.begin(), names.end(), wanted) != names.end()) return fmt::format("{}={}", kGpuKind, wanted);
+  }
+  return {};
+}
+
 std::vector<std::string> container_env(const std::vector<std::string>& image, std::map<std::string, std::string> env,
                                        std::vector<std::string>* dropped) {
   const auto ours = [](std::string_view key) {

@@ -20,6 +20,9 @@ std::vector<std::string> cdi_names(std::string_view text);
 std::vector<std::string> cdi_names_in(const std::vector<std::string>& folders);
 // The CDI device of one GPU: by its UUID where the specification has it, else by its number, which is NVML's order.
 std::optional<std::string> cdi_device(const std::vector<std::string>& names, const std::string& uuid, int index);
+// Of one MIG instance: by its UUID, else as "GPU:INSTANCE".
+std::optional<std::string> cdi_instance(const std::vector<std::string>& names, const std::string& uuid, int gpu_index,
+                                        int index);
 
 // Variables for the engine: `env` is what we and the user want. Of image and user no NVIDIA_* and LD_* stays: hooks of
 // the engine run with the container's variables, as root. LD_LIBRARY_PATH and LD_PRELOAD travel as MUSTER_LD_* and are

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <iostream>
 #include <sstream>
 
@@ -51,7 +52,14 @@ void describe(Outcome& outcome, const std::vector<Device>& devices) {
 // Each GPU alone, then none.
 void probe(Outcome& outcome, DockerRuntime& runtime, const std::string& image, const std::vector<Device>& devices) {
   std::vector<std::vector<std::string>> sets;
-  for (const auto& device : devices) sets.push_back({device.uuid});
+  const auto lendable = Nvml::instance().lendable();
+  for (const auto& device : devices) {
+    if (std::any_of(lendable.begin(), lendable.end(),
+                    [&](const Lendable& each) { return each.device.uuid == device.uuid; }))
+      sets.push_back({device.uuid});
+    else
+      Outcome::skip("a container with " + device.uuid + ": it is in MIG mode");
+  }
   sets.emplace_back();
   for (const auto& given : sets) {
     const std::string one = given.empty() ? std::string() : given[0];

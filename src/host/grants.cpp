@@ -45,7 +45,10 @@ Machine read_machine() {
   Machine out;
   out.cpu_milli = static_cast<std::int64_t>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN))) * 1000;
   out.memory_bytes = static_cast<std::int64_t>(memory_info("MemTotal:"));
-  for (const auto& device : Nvml::instance().devices()) out.gpus.insert(device.uuid);
+  for (auto& each : Nvml::instance().lendable()) {
+    const std::string uuid = each.device.uuid;
+    out.gpus.emplace(uuid, std::move(each));
+  }
   return out;
 }
 
@@ -61,6 +64,7 @@ Grants::Grants(Layout layout) : layout_(std::move(layout)) {
     grant.cpu_milli = f.integer("cpu_milli", 0, 10'000'000);
     grant.memory_bytes = f.integer("memory_bytes", 0, 1LL << 50);
     grant.devices = f.texts("devices", 64, 96);
+    grant.gpu_share_milli = f.integer_or("gpu_share_milli", 0, kGpuMilli - 1, 0);
     if (f.finish_lenient("grant").ok()) grants_[lease] = std::move(grant);
   }
   load_images();
@@ -69,30 +73,46 @@ Grants::Grants(Layout layout) : layout_(std::move(layout)) {
 Status Grants::book(LaunchSpec& spec, const Policy& policy, const Machine& machine) {
   const std::lock_guard lock(mutex_);
   Grant others;
-  std::set<std::string> taken;
+  std::map<std::string, std::int64_t> taken;  // thousandths of a GPU
   std::size_t leases = 0;
   for (const auto& [lease, grant] : grants_) {
     if (lease == spec.lease) continue;
     ++leases;
     others.cpu_milli += grant.cpu_milli;
     others.memory_bytes += grant.memory_bytes;
-    taken.insert(grant.devices.begin(), grant.devices.end());
+    for (const auto& uuid : grant.devices)
+      taken[uuid] += grant.gpu_share_milli > 0 ? grant.gpu_share_milli : std::int64_t{kGpuMilli};
   }
   if (static_cast<std::int64_t>(leases) >= policy.max_leases)
     return error(Code::PermissionDenied,
                  fmt::format("the owner's policy allows {} leases at a time", policy.max_leases), "owner.max_leases");
   const std::set<std::string> wanted(spec.devices.begin(), spec.devices.end());
   if (wanted.size() != spec.devices.size()) return error(Code::InvalidArgument, "a GPU is named twice", "gpu.twice");
-  if (policy.max_gpus >= 0 && static_cast<std::int64_t>(taken.size() + wanted.size()) > policy.max_gpus)
+  std::set<std::string> used = wanted;
+  for (const auto& [uuid, milli] : taken) used.insert(uuid);
+  if (policy.max_gpus >= 0 && static_cast<std::int64_t>(used.size()) > policy.max_gpus)
     return error(Code::PermissionDenied, fmt::format("the owner's policy allows {} GPUs", policy.max_gpus),
                  "owner.max_gpus");
   for (const auto& uuid : wanted) {
-    if (!gpu_allowed(policy, uuid))
+    const auto here = machine.gpus.find(uuid);
+    const bool instance = here != machine.gpus.end() && here->second.device.sharing == GpuSharing::Mig;
+    if (!gpu_allowed(policy, uuid) && !(instance && gpu_allowed(policy, here->second.gpu)))
       return error(Code::PermissionDenied, "the owner's policy does not lend GPU " + uuid, "owner.gpu");
-    if (taken.contains(uuid))
-      return error(Code::FailedPrecondition, "GPU " + uuid + " is in use by another lease", "gpu.taken");
-    if (!machine.gpus.contains(uuid))
+    const bool share = spec.gpu_share_milli > 0 && !instance;
+    if (share && !policy.gpu_sharing)
+      return error(Code::PermissionDenied, "the owner's policy lends GPU " + uuid + " whole only", "owner.gpu_sharing");
+    const auto others_have = taken.find(uuid);
+    if (others_have != taken.end() && (!share || others_have->second + spec.gpu_share_milli > kGpuMilli))
+      return error(Code::FailedPrecondition,
+                   share ? fmt::format("of GPU {} {} of {} thousandths are in use by other leases, {} are asked for",
+                                       uuid, others_have->second, kGpuMilli, spec.gpu_share_milli)
+                         : "GPU " + uuid + " is in use by another lease",
+                   "gpu.taken");
+    if (here == machine.gpus.end())
       return error(Code::FailedPrecondition, "GPU " + uuid + " is not on this machine now", "gpu.missing");
+    if (spec.gpu_share_milli == 0) continue;
+    const std::int64_t memory = here->second.device.memory_bytes;
+    spec.gpu_memory_bytes = instance ? memory : memory * spec.gpu_share_milli / kGpuMilli;
   }
   const std::int64_t cpu = lent(machine.cpu_milli, policy.reserve_cpu_milli, policy.max_cpu_milli) - others.cpu_milli;
   if (cpu < kCpuLeast)
@@ -106,7 +126,7 @@ Status Grants::book(LaunchSpec& spec, const Policy& policy, const Machine& machi
                  "owner.max_memory");
   spec.cpu_milli = spec.cpu_milli == 0 ? cpu : std::min(spec.cpu_milli, cpu);
   if (spec.memory_bytes == 0) spec.memory_bytes = memory;
-  const Grant grant{spec.cpu_milli, spec.memory_bytes, spec.devices, read_clocks().lease};
+  const Grant grant{spec.cpu_milli, spec.memory_bytes, spec.devices, spec.gpu_share_milli, read_clocks().lease};
   grants_[spec.lease] = grant;
   store(spec.lease, grant);
   return {};
@@ -117,7 +137,8 @@ void Grants::store(const std::string& lease, const Grant& grant) {
   for (const auto& device : grant.devices) devices.emplace_back(device);
   mkdir(layout_.leases().c_str(), 0711);
   mkdir(layout_.lease(lease).c_str(), 0711);
-  const json::object out{{"cpu_milli", grant.cpu_milli}, {"memory_bytes", grant.memory_bytes}, {"devices", devices}};
+  json::object out{{"cpu_milli", grant.cpu_milli}, {"memory_bytes", grant.memory_bytes}, {"devices", devices}};
+  if (grant.gpu_share_milli > 0) out["gpu_share_milli"] = grant.gpu_share_milli;
   const Status written = crypto::write_secret_file(file(lease), as_bytes(to_text(out)));
   if (!written.ok()) log_warn("privd", "{}", written.error().message);
 }

@@ -1,7 +1,8 @@
 #pragma once
 // What each lease of this machine was given, and what is left of what the owner lends: the sum over all leases never
-// exceeds it, whatever the agent asks for, and no GPU is given twice. One file per lease beside its workspace, so a
-// restarted privd knows it. Also which image digests came from a pull that the owner's policy allowed. Thread-safe.
+// exceeds it, whatever the agent asks for, and no GPU is given twice, nor more of one than there is where it is shared.
+// One file per lease beside its workspace, so a restarted privd knows it. Also which image digests came from a pull
+// that the owner's policy allowed. Thread-safe.
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "host/layout.h"
+#include "host/nvml.h"
 #include "host/policy.h"
 #include "host/runtime.h"
 
@@ -18,13 +20,14 @@ namespace muster::host {
 struct Grant {
   std::int64_t cpu_milli = 0, memory_bytes = 0;
   std::vector<std::string> devices;
-  LeaseTime booked{0};  // in this life of privd
+  std::int64_t gpu_share_milli = 0;  // of the one device, 0 = whole ones
+  LeaseTime booked{0};               // in this life of privd
   bool operator==(const Grant&) const = default;
 };
 // What there is: the machine itself.
 struct Machine {
   std::int64_t cpu_milli = 0, memory_bytes = 0;
-  std::set<std::string> gpus;
+  std::map<std::string, Lendable> gpus = {};  // by UUID; MIG instances in place of their GPUs
 };
 Machine read_machine();
 
@@ -36,7 +39,7 @@ class Grants {
   void release(const std::string& lease);
   // A lease that no container belongs to for so long is gone; one that is just being started is not.
   void release_if_older(const std::string& lease, Millis age);
-  std::set<std::string> gpus() const;  // booked ones
+  std::set<std::string> gpus() const;  // booked ones, whole or in part
   std::map<std::string, Grant> all() const;
 
   void allow_image(const std::string& digest, const std::string& reference);

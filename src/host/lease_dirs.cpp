@@ -210,6 +210,17 @@ std::map<std::string, std::string> lease_environment(const LaunchSpec& spec, con
       {"MUSTER_HELPER_SOCKET", "/muster/run/helper.sock"},
       {"MUSTER_HELPER_WARM", "1"}};
   for (const auto& [key, value] : ours) env[key] = value;
+  if (spec.gpu_share_milli > 0) {
+    const double share = static_cast<double>(spec.gpu_share_milli) / kGpuMilli;
+    env["MUSTER_GPU_SHARE"] = fmt::format("{:g}", share);
+    env["MUSTER_GPU_MEMORY_BYTES"] = std::to_string(spec.gpu_memory_bytes);
+    // Nothing keeps the memory of a shared GPU apart. Frameworks that would take all of it at once are told otherwise,
+    // unless the user has.
+    if (!spec.devices.empty() && !spec.devices.front().starts_with("MIG-")) {
+      env.try_emplace("XLA_PYTHON_CLIENT_MEM_FRACTION", fmt::format("{:.3g}", share * 0.9));
+      env.try_emplace("TF_FORCE_GPU_ALLOW_GROWTH", "true");
+    }
+  }
   env.erase("RAY_AUTH_TOKEN");
   if (env.contains(std::string(kIdentityAudienceEnv))) env["MUSTER_IDENTITY_TOKEN_FILE"] = "/muster/secrets/identity";
   if (spec.head) {

@@ -156,7 +156,7 @@ Status set_gpus(Policy& p, const std::string& key, const std::string& value) {
     p.gpu_uuids.clear();
     return {};
   }
-  if (value.starts_with("GPU-")) {
+  if (value.starts_with("GPU-") || value.starts_with("MIG-")) {
     const auto uuids = words_of(value);
     if (uuids.size() > 64) return written(key, "as all, a number, or a list of GPU-... ids");
     p.gpu_uuids = uuids;
@@ -267,6 +267,10 @@ std::vector<Limit> share_limits() {
          p.max_gpus = usual.max_gpus;
          p.gpu_uuids = usual.gpu_uuids;
        }},
+      {"gpu-sharing",
+       "on | off: a GPU may serve several leases of one organisation at a time; their memory is not apart",
+       [](const Policy& p) { return on(p.gpu_sharing); }, flag_reader(&Policy::gpu_sharing),
+       putter(&Policy::gpu_sharing)},
       {"gpu-power", "watts a hired GPU may draw | off",
        [](const Policy& p) {
          return p.max_gpu_power_w == 0 ? "as the driver has it" : fmt::format("{} W", p.max_gpu_power_w);

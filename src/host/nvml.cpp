@@ -17,7 +17,8 @@ namespace {
 
 // The part of the C interface that we use; 0 = success everywhere.
 constexpr int kSuccess = 0, kTimedOut = 10, kInsufficientSize = 7;
-constexpr unsigned kDevicesMax = 64;
+constexpr unsigned kDevicesMax = 64, kInstancesMax = 16;
+constexpr std::string_view kMigMark = " MIG ";
 constexpr std::size_t kFaultsPerTurn = 16;
 constexpr unsigned long long kXidEvent = 8;
 struct Memory {
@@ -149,23 +150,75 @@ bool Nvml::available() const {
   return library_ != nullptr;
 }
 
+std::optional<Device> Nvml::describe(Handle handle, std::string uuid) {
+  const auto name_of = symbol<GetText>("nvmlDeviceGetName");
+  const auto memory_of = symbol<int (*)(Handle, Memory*)>("nvmlDeviceGetMemoryInfo");
+  Device device;
+  device.uuid = std::move(uuid);
+  std::array<char, 97> name{};
+  if (name_of != nullptr && good(name_of(handle, name.data(), name.size() - 1))) device.model = name.data();
+  Memory memory{};
+  // A card that fell off the bus is still counted, but answers nothing.
+  if (memory_of == nullptr || !good(memory_of(handle, &memory))) return {};
+  device.memory_bytes = static_cast<std::int64_t>(memory.total);
+  return device;
+}
+
 std::vector<Device> Nvml::devices() {
   const std::lock_guard lock(mutex_);
   std::vector<Device> out;
-  const auto name_of = symbol<GetText>("nvmlDeviceGetName");
-  const auto memory_of = symbol<int (*)(Handle, Memory*)>("nvmlDeviceGetMemoryInfo");
   each_device([&](Handle handle, std::string uuid) {
-    Device device;
-    device.uuid = std::move(uuid);
-    std::array<char, 97> name{};
-    if (name_of != nullptr && good(name_of(handle, name.data(), name.size() - 1))) device.model = name.data();
-    Memory memory{};
-    // A card that fell off the bus is still counted, but answers nothing.
-    if (memory_of == nullptr || !good(memory_of(handle, &memory))) return;
-    device.memory_bytes = static_cast<std::int64_t>(memory.total);
-    out.push_back(std::move(device));
+    if (auto device = describe(handle, std::move(uuid))) out.push_back(std::move(*device));
   });
   return out;
+}
+
+std::vector<Lendable> Nvml::lendable() {
+  const std::lock_guard lock(mutex_);
+  std::vector<Lendable> out;
+  int index = -1;
+  each_device([&](Handle handle, std::string uuid) {
+    auto device = describe(handle, std::move(uuid));
+    if (!device) return;
+    ++index;  // as in devices()
+    if (in_mig_mode(handle)) return add_instances(handle, *device, index, out);
+    const std::string own = device->uuid;
+    out.push_back({std::move(*device), own, index, -1});
+  });
+  return out;
+}
+
+// Not every GPU has the mode, and not every driver the question.
+bool Nvml::in_mig_mode(Handle handle) {
+  const auto mode_of = symbol<int (*)(Handle, unsigned int*, unsigned int*)>("nvmlDeviceGetMigMode");
+  unsigned int now = 0, next = 0;
+  return mode_of != nullptr && mode_of(handle, &now, &next) == kSuccess && now == 1;
+}
+
+void Nvml::add_instances(Handle handle, const Device& gpu, int index, std::vector<Lendable>& out) {
+  const auto most_of = symbol<GetNumber>("nvmlDeviceGetMaxMigDeviceCount");
+  const auto instance_of = symbol<int (*)(Handle, unsigned int, Handle*)>("nvmlDeviceGetMigDeviceHandleByIndex");
+  const auto uuid_of = symbol<GetText>("nvmlDeviceGetUUID");
+  unsigned int most = 0;
+  if (most_of == nullptr || instance_of == nullptr || !good(most_of(handle, &most))) return;
+  for (unsigned int i = 0; i < std::min(most, kInstancesMax); ++i) {
+    Handle instance = nullptr;
+    std::array<char, 97> uuid{};
+    if (instance_of(handle, i, &instance) != kSuccess) continue;  // none there
+    if (!good(uuid_of(instance, uuid.data(), uuid.size() - 1))) continue;
+    auto device = describe(instance, uuid.data());
+    if (!device) continue;
+    const auto mark = device->model.find(kMigMark);  // "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+    if (mark == std::string::npos || gpu.memory_bytes <= 0) continue;
+    device->profile = device->model.substr(mark + kMigMark.size());
+    if (device->profile.find("c.") != std::string::npos) continue;  // "1c.3g.20gb": others compute in its memory
+    device->model = gpu.model;
+    device->sharing = GpuSharing::Mig;
+    // Memory comes in eighths of the GPU, less what the driver keeps.
+    const std::int64_t eighths = (device->memory_bytes * 16 / gpu.memory_bytes + 1) / 2;
+    device->part_milli = static_cast<std::int32_t>(std::clamp<std::int64_t>(eighths, 1, 8) * kGpuMilli / 8);
+    out.push_back({std::move(*device), gpu.uuid, index, static_cast<int>(i)});
+  }
 }
 
 std::vector<session::GpuSample> Nvml::samples() {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,14 @@ struct GpuProcess {
   bool operator==(const GpuProcess&) const = default;
 };
 
+// What leases may have: a GPU, or in place of one in MIG mode each instance that fills its part of the GPU, as the
+// administrator made it (compute instances that share one are not lent).
+struct Lendable {
+  Device device;
+  std::string gpu;                // the UUID of the GPU; of a GPU its own
+  int gpu_index = 0, index = -1;  // of the GPU in NVML's order; of the instance on it, -1 = it is a GPU
+};
+
 class Nvml {
  public:
   explicit Nvml(std::string library = {});  // empty: MUSTER_NVML, else the driver's
@@ -32,6 +41,7 @@ class Nvml {
   void refresh();
   bool available() const;
   std::vector<Device> devices();  // in NVML's order: an index here is a GPU's number for the driver's tools
+  std::vector<Lendable> lendable();
   std::vector<session::GpuSample> samples();
   std::vector<GpuProcess> processes();  // of any user, compute and graphics
   std::string driver_version();
@@ -54,6 +64,9 @@ class Nvml {
   F symbol(const char* name) const;
   template <typename Visit>
   void each_device(Visit visit);
+  std::optional<Device> describe(Handle handle, std::string uuid);
+  bool in_mig_mode(Handle handle);
+  void add_instances(Handle handle, const Device& gpu, int index, std::vector<Lendable>& out);
   Result<Handle> find(const std::string& uuid);
 
   std::string path_;

@@ -18,6 +18,15 @@ constexpr Millis kTurn{1'000};
 constexpr int kSlowTurns = 10;         // the driver is looked at every so many turns
 constexpr Millis kListFresh{10'000};   // the agent lists every five seconds; without it we do
 constexpr Millis kGoneAfter{120'000};  // a start with a slow engine is over by then
+// A MIG instance has no power limit of its own.
+std::set<std::string> whole_gpus(std::set<std::string> booked) {
+  if (std::none_of(booked.begin(), booked.end(), [](const std::string& uuid) { return uuid.starts_with("MIG-"); }))
+    return booked;
+  for (const Lendable& each : Nvml::instance().lendable())
+    if (each.index >= 0 && booked.erase(each.device.uuid) > 0) booked.insert(each.gpu);
+  return booked;
+}
+
 }  // namespace
 
 std::string bandwidth_text(const Policy& policy) {
@@ -182,7 +191,7 @@ void OwnerGuard::turn() {
     }
   }
   const std::int64_t cap = policy.ok() ? policy->max_gpu_power_w : 0;
-  if (cap > 0 || power_.holds_any()) power_.reconcile(cap, grants_.gpus());
+  if (cap > 0 || power_.holds_any()) power_.reconcile(cap, whole_gpus(grants_.gpus()));
 }
 
 void OwnerGuard::run() {

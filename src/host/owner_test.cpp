@@ -79,6 +79,26 @@ TEST(Nvml, ReportsWhatTheDriverSays) {
   EXPECT_EQ(processes[0].pid, static_cast<std::uint32_t>(getpid()));
 }
 
+TEST(Nvml, LendsTheInstancesOfAGpuInMigModeInItsPlace) {
+  FakeGpus gpus;
+  gpus.write(
+      "gpu GPU-a name=NVIDIA_A100-SXM4-40GB mem_mib=40960 mig=1\n"
+      "mig GPU-a MIG-1 1g.5gb 4864\nmig GPU-a MIG-2 3g.20gb 19968\nmig GPU-a MIG-3 1c.3g.20gb 19968\n"
+      "gpu GPU-b mem_mib=40960 mig=0\ngpu GPU-c mem_mib=16384\ngpu GPU-d mem_mib=40960 mig=1\n");
+  Nvml nvml(FakeGpus::library());
+  EXPECT_EQ(nvml.devices().size(), 4U);
+  const auto lendable = nvml.lendable();
+  ASSERT_EQ(lendable.size(), 4U) << "two instances, two GPUs";
+  EXPECT_EQ(lendable[0].device,
+            (Device{"MIG-1", "NVIDIA A100-SXM4-40GB", std::int64_t{4864} << 20, GpuSharing::Mig, 125, "1g.5gb"}));
+  EXPECT_EQ(lendable[1].device,
+            (Device{"MIG-2", "NVIDIA A100-SXM4-40GB", std::int64_t{19968} << 20, GpuSharing::Mig, 500, "3g.20gb"}));
+  EXPECT_EQ(std::tuple(lendable[1].gpu, lendable[1].gpu_index, lendable[1].index), std::tuple("GPU-a", 0, 1));
+  EXPECT_EQ(lendable[2].device.uuid, "GPU-b");
+  EXPECT_EQ(lendable[3].device.uuid, "GPU-c");
+  EXPECT_EQ(lendable[3].gpu_index, 2);
+}
+
 TEST(Nvml, NoticesWhatComesAndGoes) {
   FakeGpus gpus;  // no file: the driver is not loaded
   Nvml nvml(FakeGpus::library());
@@ -253,6 +273,7 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
                                                         {"memory", "32GiB"},
                                                         {"gpus", "1"},
                                                         {"gpu-power", "250W"},
+                                                        {"gpu-sharing", "on"},
                                                         {"upload", "20mbit"},
                                                         {"download", "5MB/s"},
                                                         {"egress", "on"},
@@ -276,6 +297,7 @@ TEST(Limits, AreWrittenAsPeopleWriteThem) {
   EXPECT_EQ(p.max_cpu_milli, 2500);
   EXPECT_EQ(p.max_memory_bytes, std::int64_t{32} << 30);
   EXPECT_EQ(p.max_gpu_power_w, 250);
+  EXPECT_TRUE(p.gpu_sharing);
   EXPECT_EQ(p.max_upload_bytes_s, 2'500'000);
   EXPECT_EQ(p.max_download_bytes_s, 5'000'000);
   EXPECT_TRUE(p.carry_allowed);
@@ -341,13 +363,64 @@ TEST(Limits, LimitsOnTrafficAreReported) {
   EXPECT_EQ(labels(limited).at("egress-left-gib"), "1000") << "that was another month's";
 }
 
+host::Machine machine_with(const std::vector<std::string>& gpus) {
+  host::Machine out{4000, 8LL << 30};
+  for (const auto& uuid : gpus)
+    out.gpus[uuid] = Lendable{Device{uuid, "A100", std::int64_t{40} << 30}, uuid, static_cast<int>(out.gpus.size())};
+  return out;
+}
+
+TEST(Grants, SharesOfAGpuNeverExceedIt) {
+  const Folder folder;
+  const Layout layout{folder.path};
+  Policy policy;
+  host::Machine machine = machine_with({"GPU-a"});
+  Device instance{"MIG-1", "A100", std::int64_t{10} << 30, GpuSharing::Mig, 250, "2g.10gb"};
+  machine.gpus["MIG-1"] = Lendable{instance, "GPU-b", 1, 0};
+  Grants grants(layout);
+  const auto share = [](const std::string& lease, const std::string& gpu, std::int64_t milli) {
+    LaunchSpec out;
+    out.lease = lease, out.cpu_milli = 500, out.memory_bytes = 1LL << 30;
+    out.devices = {gpu}, out.gpu_share_milli = milli;
+    return out;
+  };
+  LaunchSpec one = share("lease-1", "GPU-a", 500);
+  EXPECT_EQ(grants.book(one, policy, machine).error().field, "owner.gpu_sharing") << "the owner did not say so";
+  policy.gpu_sharing = true;
+  ASSERT_TRUE(grants.book(one, policy, machine).ok());
+  EXPECT_EQ(one.gpu_memory_bytes >> 20, 20 << 10);
+  LaunchSpec two = share("lease-2", "GPU-a", 501);
+  EXPECT_EQ(grants.book(two, policy, machine).error().field, "gpu.taken");
+  two = share("lease-2", "GPU-a", 0);
+  EXPECT_EQ(grants.book(two, policy, machine).error().field, "gpu.taken") << "whole, while another has a share";
+  two = share("lease-2", "GPU-a", 500);
+  ASSERT_TRUE(grants.book(two, policy, machine).ok());
+  LaunchSpec three = share("lease-3", "MIG-1", 200);
+  policy.gpu_sharing = false;
+  policy.gpu_uuids = {"GPU-a"};
+  EXPECT_EQ(grants.book(three, policy, machine).error().field, "owner.gpu");
+  policy.gpu_uuids = {"GPU-b"};
+  ASSERT_TRUE(grants.book(three, policy, machine).ok()) << "the instances of a GPU that is lent are lent";
+  EXPECT_EQ(three.gpu_memory_bytes, instance.memory_bytes);
+  LaunchSpec four = share("lease-4", "MIG-1", 50);
+  EXPECT_EQ(grants.book(four, policy, machine).error().field, "gpu.taken") << "an instance is one lease's";
+  Grants again(layout);  // a restarted privd knows what was given
+  grants.release("lease-2"), again.release("lease-2");
+  policy = Policy{};
+  policy.gpu_sharing = true;
+  two = share("lease-5", "GPU-a", 600);
+  EXPECT_EQ(again.book(two, policy, machine).error().field, "gpu.taken");
+  two = share("lease-5", "GPU-a", 500);
+  EXPECT_TRUE(again.book(two, policy, machine).ok());
+}
+
 TEST(Grants, TheSumNeverExceedsWhatIsLent) {
   const Folder folder;
   const Layout layout{folder.path};
   Policy policy;
   policy.reserve_memory_bytes = 1LL << 30;
   policy.reserve_cpu_milli = 1000;
-  const host::Machine machine{4000, 8LL << 30, {"GPU-a", "GPU-b"}};
+  const host::Machine machine = machine_with({"GPU-a", "GPU-b"});
   Grants grants(layout);
   LaunchSpec one;
   one.lease = "lease-1";

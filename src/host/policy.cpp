@@ -127,6 +127,7 @@ Result<Policy> parse_policy(std::string_view text) {
   p.max_cpu_milli = fields.integer_or("max_cpu_milli", 0, 10'000'000, p.max_cpu_milli);
   p.max_memory_bytes = fields.integer_or("max_memory_bytes", 0, kBytesEver, p.max_memory_bytes);
   p.max_gpus = fields.integer_or("max_gpus", -1, 1024, p.max_gpus);
+  p.gpu_sharing = fields.boolean_or("gpu_sharing", p.gpu_sharing);
   p.max_gpu_power_w = fields.integer_or("max_gpu_power_w", 0, 10'000, p.max_gpu_power_w);
   p.max_leases = fields.integer_or("max_leases", 0, 256, p.max_leases);
   p.max_root_bytes = fields.integer_or("max_root_bytes", 0, kBytesEver, p.max_root_bytes);
@@ -222,6 +223,7 @@ std::string policy_text(const Policy& p) {
   if (p.port_mapping != usual.port_mapping) out["port_mapping"] = p.port_mapping;
   texts("endpoints", p.endpoints);
   number("udp_port", p.udp_port, usual.udp_port);
+  if (p.gpu_sharing != usual.gpu_sharing) out["gpu_sharing"] = p.gpu_sharing;
   number("max_leases", p.max_leases, usual.max_leases);
   if (p.egress_allowed != usual.egress_allowed) out["egress_allowed"] = p.egress_allowed;
   if (p.exec_allowed != usual.exec_allowed) out["exec_allowed"] = p.exec_allowed;

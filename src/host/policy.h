@@ -40,10 +40,11 @@ struct EgressPolicy {
 
 struct Policy {
   std::int64_t reserve_cpu_milli = 0, reserve_memory_bytes = 1LL << 30, reserve_disk_bytes = 5LL << 30;
-  std::int64_t max_cpu_milli = 0, max_memory_bytes = 0;           // 0 = the machine less the reserve
-  std::int64_t max_gpus = -1;                                     // -1 = all
-  std::vector<std::string> gpu_uuids;                             // only these; empty = any
-  std::int64_t max_gpu_power_w = 0;                               // while hired; 0 = as the driver has it
+  std::int64_t max_cpu_milli = 0, max_memory_bytes = 0;  // 0 = the machine less the reserve
+  std::int64_t max_gpus = -1;                            // -1 = all
+  std::vector<std::string> gpu_uuids;                    // only these; empty = any
+  bool gpu_sharing = false;          // one GPU may serve several leases of one organisation at a time, memory not apart
+  std::int64_t max_gpu_power_w = 0;  // while hired; 0 = as the driver has it
   std::int64_t max_upload_bytes_s = 0, max_download_bytes_s = 0;  // of the clusters' networks together; 0 = unlimited
   bool carry_allowed = false;  // what other members of its clusters send each other may go through this machine
   std::int64_t max_carry_bytes_s = 0, max_carry_bytes_per_month = 0;  // of that; 0 = no limit

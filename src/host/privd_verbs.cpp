@@ -99,6 +99,7 @@ Status read_launch(Fields& f, Verb& verb) {
   spec.pids = f.integer_or("pids", 64, 1 << 20, 8192);
   spec.workspace_bytes_max = f.integer_or("workspace_bytes", 0, kInt64Max, 0);
   spec.devices = f.texts("devices", 64, 64);
+  spec.gpu_share_milli = f.integer_or("gpu_share_milli", 0, kGpuMilli - 1, 0);
   spec.env = f.text_map("env", 256, 16'384);
   spec.address = static_cast<std::uint32_t>(f.integer("address", 0, 0xffffffffLL));
   spec.prefix_bits = static_cast<int>(f.integer_or("prefix_bits", 8, 30, 16));
@@ -110,6 +111,8 @@ Status read_launch(Fields& f, Verb& verb) {
   for (const auto& device : spec.devices) {
     if (!valid_device(device)) return bad("devices", "holds something that is not a device id");
   }
+  if (spec.gpu_share_milli > 0 && spec.devices.size() != 1)
+    return bad("gpu_share_milli", "is of one GPU, and another number of them is named");
   for (const auto& [key, value] : spec.env) {
     if (!valid_env_name(key) || value.find('\0') != std::string::npos)
       return bad("env", "holds a name or value that no environment can have");
@@ -278,6 +281,7 @@ std::string verb_text(const Verb& verb) {
                                                                       {"pids", spec.pids},
                                                                       {"workspace_bytes", spec.workspace_bytes_max},
                                                                       {"devices", devices},
+                                                                      {"gpu_share_milli", spec.gpu_share_milli},
                                                                       {"env", env},
                                                                       {"address", spec.address},
                                                                       {"prefix_bits", spec.prefix_bits},

@@ -44,7 +44,9 @@ struct PullSpec {
 struct LaunchSpec {
   std::string lease, image;  // image: content digest "sha256:..."
   std::int64_t cpu_milli = 0, memory_bytes = 0, shm_bytes = 0, nofile = 65536, pids = 8192;
-  std::vector<std::string> devices;        // GPU UUIDs
+  std::vector<std::string> devices;        // UUIDs of GPUs and of MIG instances
+  std::int64_t gpu_share_milli = 0;        // of the one device, 0 = whole ones
+  std::int64_t gpu_memory_bytes = 0;       // that goes with the share, for the work to know; privd says it
   std::map<std::string, std::string> env;  // of the user; what we set wins
   std::uint32_t address = 0;               // overlay, host order
   int prefix_bits = 16;

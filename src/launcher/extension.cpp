@@ -7,6 +7,7 @@
 #include "launcher/parts.h"
 #include "model/names.h"
 #include "model/offer.h"
+#include "model/validate.h"
 #include "model/workload_identity.h"
 
 namespace muster::launcher {
@@ -18,7 +19,7 @@ const std::vector<std::string_view>& muster_keys() {
       "region",        "gpu_model",   "image",         "arch",         "runtime",   "head",
       "node_labels",   "env",         "policy",        "min_trust",    "max_price", "budget",
       "may_end_early", "uplink_mbps", "downlink_mbps", "transfer_gib", "pair_mbps", "replace_slow",
-      "jurisdiction",  "isolation",   "identity"};
+      "jurisdiction",  "isolation",   "identity",      "gpu_share"};
   return keys;
 }
 
@@ -77,6 +78,18 @@ Status read_money(std::int64_t& out, ClusterSpec& spec, const Entry& entry, cons
   return {};
 }
 
+Status read_gpu_share(Draft& draft, const Entry& entry, const std::string& key) {
+  const double share = TRY(read_number(*entry.value, key));
+  const auto milli = share < 1 ? std::llround(share * kGpuMilli) : kGpuMilli;
+  if (milli < kGpuShareLeast || milli >= kGpuMilli)
+    return fault(
+        *entry.value, key,
+        fmt::format("must be at least 0.01 and less than 1, such as 0.5, but is {}; leave it out for whole GPUs",
+                    entry.value->text));
+  draft.gpu_share_milli = static_cast<std::int32_t>(milli), draft.gpu_share_line = entry.line;
+  return {};
+}
+
 Status read_identity(Draft& draft, const Entry& entry, const std::string& key) {
   const std::string text = TRY(read_text(*entry.value, key));
   if (!parse_audiences(text))
@@ -117,6 +130,8 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
     draft.constraints["jurisdiction"] = TRY(read_text(value, key));
   else if (entry.key == "gpu_model")
     draft.gpu_model = TRY(read_text(value, key));
+  else if (entry.key == "gpu_share")
+    return read_gpu_share(draft, entry, key);
   else if (entry.key == "image")
     spec.image = TRY(read_text(value, key));
   else if (entry.key == "arch")

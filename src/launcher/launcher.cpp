@@ -215,6 +215,35 @@ Status read_files(Draft& draft, const Tree& root) {
   return {};
 }
 
+// The share is of the one GPU that head or workers ask for; Ray counts that as one.
+Status apply_gpu_share(Draft& draft) {
+  if (draft.gpu_share_milli == 0) return {};
+  Tree at;
+  at.line = draft.gpu_share_line;
+  const std::string key = "muster.gpu_share";
+  std::vector<std::string> who;
+  const auto apply = [&](NodeRequest& request, const std::string& name) -> Status {
+    if (request.whole_machine && name != "the head")
+      return fault(at, key, name + " takes a whole machine; give it resources with GPU: 1");
+    if (request.whole_machine || request.resources.gpus == 0) return {};
+    if (request.resources.gpus > 1)
+      return fault(at, key,
+                   fmt::format("is of one GPU, but {} asks for {}; write GPU: 1 there, or leave gpu_share out", name,
+                               request.resources.gpus));
+    request.gpu_share_milli = draft.gpu_share_milli;
+    who.push_back(name);
+    return {};
+  };
+  TRY_VOID(apply(draft.launch.spec.head, "the head"));
+  for (auto& group : draft.launch.spec.groups) TRY_VOID(apply(group.request, group.name));
+  if (who.empty())
+    return fault(at, key, "is of a GPU, but nothing asks for one; write GPU: 1 in the resources of the workers");
+  draft.report.mapped(key, draft.gpu_share_line,
+                      fmt::format("{:g} of a GPU for {}, beside others of your organisation; Ray counts it as one",
+                                  static_cast<double>(draft.gpu_share_milli) / kGpuMilli, fmt::join(who, ", ")));
+  return {};
+}
+
 void apply_constraints(Draft& draft) {
   const auto apply = [&](NodeRequest& request, bool gpu) {
     for (const auto& [name, value] : draft.constraints) request.constraints[name] = value;
@@ -265,6 +294,7 @@ Result<Launch> from_yaml(std::string_view text, const Context& context) {
   explain_rest(draft, root);
   check_commands(draft);
   apply_constraints(draft);
+  TRY_VOID(apply_gpu_share(draft));
   Launch launch = std::move(draft.launch);
   launch.report = draft.report.take();
   return launch;

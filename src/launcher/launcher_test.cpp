@@ -321,5 +321,40 @@ TEST(Launcher, VirtualEnvironments) {
   EXPECT_EQ(from_yaml(head, {})->spec.runtime, RuntimeKind::Docker);
 }
 
+TEST(Launcher, AShareOfAGpuIsOfTheOneThatIsAskedFor) {
+  const std::string types =
+      "cluster_name: a\nprovider: {type: aws}\navailable_node_types:\n  head: {resources: {CPU: 1}, max_workers: 0}\n"
+      "  small: {resources: {CPU: 2, GPU: 1}, max_workers: 2}\n  plain: {resources: {CPU: 2}, max_workers: 1}\n"
+      "head_node_type: head\n";
+  const auto launch = from_yaml(types + "muster:\n  gpu_share: 0.5\n", {});
+  ASSERT_TRUE(launch.ok()) << launch.error().message;
+  ASSERT_EQ(launch->spec.groups.size(), 2u);
+  EXPECT_EQ(launch->spec.groups[0].request.gpu_share_milli, 500);
+  EXPECT_EQ(launch->spec.groups[0].request.resources.gpus, 1);
+  EXPECT_EQ(launch->spec.groups[1].request.gpu_share_milli, 0);
+  EXPECT_EQ(launch->spec.head.gpu_share_milli, 0);
+  EXPECT_TRUE(says(*launch, "muster.gpu_share", What::Mapped, "0.5 of a GPU for small"));
+  for (const char* wrong : {"1", "0", "1.5", "0.004"})
+    EXPECT_EQ(fails(types + "muster:\n  gpu_share: " + wrong + "\n"),
+              std::string("line 9: muster.gpu_share must be at least 0.01 and less than 1, such as 0.5, but is ") +
+                  wrong + "; leave it out for whole GPUs");
+  EXPECT_NE(fails(types + "muster: {gpu_share: half}\n").find("line 8: muster.gpu_share must be a number"),
+            std::string::npos);
+  const auto with = [](const std::string& resources) {
+    return "cluster_name: a\nprovider: {type: aws}\navailable_node_types:\n  head: {resources: {CPU: 1}}\n  w: {" +
+           resources + "max_workers: 2}\nhead_node_type: head\nmuster: {gpu_share: 0.5}\n";
+  };
+  EXPECT_EQ(fails(with("resources: {CPU: 1, GPU: 4}, ")),
+            "line 7: muster.gpu_share is of one GPU, but w asks for 4; write GPU: 1 there, or leave gpu_share out");
+  EXPECT_EQ(fails(with("resources: {CPU: 1}, ")),
+            "line 7: muster.gpu_share is of a GPU, but nothing asks for one; write GPU: 1 in the resources of the "
+            "workers");
+  EXPECT_EQ(fails(with("")), "line 7: muster.gpu_share w takes a whole machine; give it resources with GPU: 1");
+  const auto part = from_yaml(with("resources: {CPU: 1, GPU: 0.5}, "), {});
+  ASSERT_TRUE(part.ok());
+  EXPECT_EQ(part->spec.groups[0].request.gpu_share_milli, 500);
+  EXPECT_TRUE(says(*part, "available_node_types.w.resources.GPU", What::Warning, "add muster: {gpu_share: 0.5}"));
+}
+
 }  // namespace
 }  // namespace muster::launcher

@@ -362,7 +362,11 @@ Result<Resources> read_resources(Draft& draft, const Tree& map, const std::strin
       out.gpus = static_cast<std::int64_t>(std::ceil(number));
       if (static_cast<double>(out.gpus) != number)
         draft.report.warning(at, entry.line,
-                             fmt::format("{:g} becomes {}: a lease holds whole GPUs", number, out.gpus));
+                             number < 1
+                                 ? fmt::format("{:g} becomes 1: Ray counts whole GPUs; for part of one add muster: "
+                                               "{{gpu_share: {:g}}}",
+                                               number, number)
+                                 : fmt::format("{:g} becomes {}: a machine's GPUs are whole", number, out.gpus));
     }
     if ((entry.key == "memory" || entry.key == "object_store_memory") && number > 0 && number < 1 << 20)
       draft.report.warning(at, entry.line, fmt::format("{:g} is in bytes: is that meant?", number));

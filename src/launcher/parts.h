@@ -26,6 +26,8 @@ struct Draft {
   std::vector<std::string> images;                              // every image named, in order of the keys
   std::map<std::string, std::string> constraints;               // muster.region and muster.labels
   std::string gpu_model;
+  std::int32_t gpu_share_milli = 0;  // muster.gpu_share, 0 = whole GPUs
+  int gpu_share_line = 0;
   Traffic traffic;                          // of every machine
   std::optional<Resources> head_resources;  // muster.head
 };

@@ -12,6 +12,7 @@ inline constexpr std::array<std::string_view, 8> kRoleNames{
 inline constexpr std::string_view kRolesInWords =
     "operator, auditor, supplier, supplier-member, tenant-admin, tenant or tenant-viewer";
 inline constexpr std::array<std::string_view, 3> kTrustTierNames{"community", "verified", "platform"};
+inline constexpr std::array<std::string_view, 3> kGpuSharingNames{"exclusive", "shared", "mig"};
 inline constexpr std::array<std::string_view, 5> kPolicyNames{"balanced", "pack", "spread", "cheap", "fast-network"};
 
 }  // namespace muster

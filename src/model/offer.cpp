@@ -153,9 +153,11 @@ std::int64_t cost_of(std::int64_t price, Millis length) {
   return price * (seconds / 3600) + price * (seconds % 3600) / 3600;
 }
 
-std::int64_t asked_price(std::int64_t price, std::int64_t gpu_price, std::int64_t gpus) {
-  return std::clamp<std::int64_t>(price, 0, kPriceMax) +
-         std::clamp<std::int64_t>(gpu_price, 0, kPriceMax) * std::clamp<std::int64_t>(gpus, 0, 64);
+std::int64_t asked_price(std::int64_t price, std::int64_t gpu_price, std::int64_t gpus, std::int32_t share_milli) {
+  const std::int64_t each = std::clamp<std::int64_t>(gpu_price, 0, kPriceMax);
+  const std::int64_t all = share_milli > 0 ? each * std::min(share_milli, kGpuMilli) / kGpuMilli
+                                           : each * std::clamp<std::int64_t>(gpus, 0, 64);
+  return std::clamp<std::int64_t>(price, 0, kPriceMax) + all;
 }
 
 std::optional<std::int64_t> agreed_price(std::int64_t asked, std::int64_t least, std::string_view currency,

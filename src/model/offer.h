@@ -42,12 +42,13 @@ struct Bid {
 // hostile.
 std::optional<std::int64_t> agreed_price(std::int64_t asked, std::int64_t least, std::string_view currency,
                                          const Bid& bid);
-std::int64_t asked_price(std::int64_t price, std::int64_t gpu_price, std::int64_t gpus);
-inline std::int64_t asked_price(const Offer& offer, std::int64_t gpus) {
-  return asked_price(offer.price, offer.gpu_price, gpus);
+// share_milli: of the one GPU, 0 = whole ones.
+std::int64_t asked_price(std::int64_t price, std::int64_t gpu_price, std::int64_t gpus, std::int32_t share_milli = 0);
+inline std::int64_t asked_price(const Offer& offer, std::int64_t gpus, std::int32_t share_milli) {
+  return asked_price(offer.price, offer.gpu_price, gpus, share_milli);
 }
-inline std::int64_t least_price(const Offer& offer, std::int64_t gpus) {
-  return asked_price(offer.floor, offer.gpu_floor, gpus);
+inline std::int64_t least_price(const Offer& offer, std::int64_t gpus, std::int32_t share_milli) {
+  return asked_price(offer.floor, offer.gpu_floor, gpus, share_milli);
 }
 
 // ---- whom and what it takes

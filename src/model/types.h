@@ -32,6 +32,7 @@ struct Quota {
   std::int64_t gpus = 0;
   std::int64_t cpu_milli = 0;
   std::int64_t clusters = 0;
+  std::int64_t gpu_milli = 0;  // of what is held: shares of GPUs, beside the whole ones; never in a limit, nor stored
   bool operator==(const Quota&) const = default;
 };
 // Of a project or an organisation: how its use counts in fair share, and what it has a right to before others of its
@@ -159,10 +160,17 @@ struct JoinToken {
 };
 
 // ---- machines ---------------------------------------------------------------------------------------------------
+// How a GPU is given to leases: whole to one; in shares to the work of one tenant, where its owner allows that; or it
+// is a MIG instance that the machine's administrator made: a device of its own, which one lease has.
+enum class GpuSharing : std::uint8_t { Exclusive = 0, Shared = 1, Mig = 2 };
+inline constexpr std::int32_t kGpuMilli = 1'000;  // a whole GPU
 struct Device {
   std::string uuid;
-  std::string model;
-  std::int64_t memory_bytes = 0;
+  std::string model;              // of a MIG instance: of its GPU
+  std::int64_t memory_bytes = 0;  // of a MIG instance: its own
+  GpuSharing sharing = GpuSharing::Exclusive;
+  std::int32_t part_milli = kGpuMilli; /* of its GPU; less for a MIG instance */
+  std::string profile = {};            /* of a MIG instance: "1g.10gb" */
   bool operator==(const Device&) const = default;
 };
 // Milli-CPUs, bytes, whole GPUs; custom resources in thousandths (Ray allows fractions).
@@ -275,7 +283,7 @@ struct NodeRequest {  // what one bundle (head or one worker) needs
   std::map<std::string, std::string> constraints;  // node labels that must match (region=eu, ...)
   std::vector<NodeId> pinned;                      // only these (the caller's own) nodes
   std::int64_t gpu_memory_bytes = 0;               // of each GPU, at least
-  std::int32_t gpu_share_milli = 0;                // of one GPU, shared within the tenant; 0 = whole ones
+  std::int32_t gpu_share_milli = 0;                // of its one GPU (resources.gpus is 1); 0 = whole ones
   std::vector<GpuChoice> gpu_any;                  // any of these models; empty = gpu_model decides
   bool operator==(const NodeRequest&) const = default;
 };
@@ -374,7 +382,8 @@ struct Lease {
   std::uint64_t offer_version = 0;
   std::int64_t price = 0; /* millionths of the currency an hour */
   std::string currency = {};
-  WallTime leaves_at = {}; /* its owner wants the machine back: it is told to leave then; 0 = never */
+  WallTime leaves_at = {};      /* its owner wants the machine back: it is told to leave then; 0 = never */
+  std::int32_t share_milli = 0; /* of its one device, as it was asked for; 0 = it has its devices whole */
   bool operator==(const Lease&) const = default;
 };
 struct ImageProbe {  // what the agent found in the image
@@ -503,6 +512,7 @@ struct Assignment {
   std::vector<std::string> must_understand;  // feature names; an agent that lacks one refuses the assignment
   std::string image_asked = {};  // as the tenant named it, where there are policies; `image` may be pinned since
   std::vector<ImagePolicy> image_policies = {};  // that what the agent finds behind the image's name must satisfy
+  std::int32_t gpu_share_milli = 0;              // of its one device, 0 = whole ones
   bool operator==(const Assignment&) const = default;
 };
 struct ObservedLease {

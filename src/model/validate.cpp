@@ -82,6 +82,15 @@ Status request(const NodeRequest& r, const std::string& field) {
   TRY_VOID(strings(r.labels, 32, 256, field + ".labels"));
   TRY_VOID(strings(r.constraints, 32, 256, field + ".constraints"));
   if (r.pinned.size() > kWorkersMax) return wrong(field + ".pinned", "names more than 1000 machines");
+  if (r.gpu_share_milli == 0) return {};
+  if (r.gpu_share_milli < kGpuShareLeast || r.gpu_share_milli >= kGpuMilli)
+    return wrong(field + ".gpu_share", "must be at least 0.01 and less than 1; leave it out for whole GPUs");
+  if (r.whole_machine)
+    return wrong(field + ".gpu_share",
+                 "asks for a share of a GPU, but the request is for a whole machine; state its resources");
+  if (r.resources.gpus != 1)
+    return wrong(field + ".gpu_share", "is of one GPU, but " + std::to_string(r.resources.gpus) +
+                                           " are asked for; ask for 1, or leave the share out");
   return {};
 }
 Status blob(const std::string& digest, const std::string& field) {
@@ -269,6 +278,8 @@ Status validate(const NodeFacts& facts, const std::string& field) {
     TRY_VOID(text(device.model, 128, field + ".devices.model"));
     TRY_VOID(in_range(device.memory_bytes, 0, kBytesMax, field + ".devices.memory_bytes"));
     if (!uuids.insert(device.uuid).second) return wrong(field + ".devices.uuid", "appears twice: " + device.uuid);
+    TRY_VOID(text(device.profile, 64, field + ".devices.profile"));
+    TRY_VOID(in_range(device.part_milli, 1, kGpuMilli, field + ".devices.part_milli"));
   }
   if (facts.runtimes.size() > 4) return wrong(field + ".runtimes", "lists more than 4 runtimes");
   for (const RuntimeKind runtime : facts.runtimes)

@@ -9,6 +9,7 @@
 namespace muster {
 
 inline constexpr std::uint32_t kWorkersMax = 1000;      // of one cluster, all groups together
+inline constexpr std::int32_t kGpuShareLeast = 10;      // thousandths of a GPU
 inline constexpr std::size_t kSpecBytesMax = 48 << 10;  // a spec must fit one journal entry
 
 bool valid_name(std::string_view name);  // [a-z0-9][a-z0-9-_]{0,62}

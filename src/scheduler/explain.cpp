@@ -15,6 +15,13 @@ namespace {
 
 constexpr std::size_t kLookedAt = 200'000;  // machines, for one answer
 
+// Thousandths as "0.25".
+std::string part_text(std::int32_t milli) {
+  std::string out = fmt::format("{}.{:03}", milli / 1'000, milli % 1'000);
+  out.erase(out.find_last_not_of('0') + 1);
+  return out;
+}
+
 std::string describe(const NodeRequest& need) {
   std::string out;
   if (need.whole_machine)
@@ -23,7 +30,10 @@ std::string describe(const NodeRequest& need) {
     out = std::to_string(need.resources.cpu_milli / 1000) +
           (need.resources.cpu_milli % 1000 != 0 ? "." + std::to_string(need.resources.cpu_milli % 1000 / 100) : "") +
           " CPU";
-  if (need.resources.gpus > 0)
+  if (need.gpu_share_milli > 0)
+    out +=
+        " and " + part_text(need.gpu_share_milli) + " of a GPU" + (need.gpu_model.empty() ? "" : " " + need.gpu_model);
+  else if (need.resources.gpus > 0)
     out +=
         " and " + std::to_string(need.resources.gpus) + " GPU" + (need.gpu_model.empty() ? "" : " " + need.gpu_model);
   if (need.resources.memory_bytes > 0) out += " and " + std::to_string(need.resources.memory_bytes >> 20) + " MiB";

@@ -105,9 +105,7 @@ class Future {
     for (const auto& [id, lease] : fork_.leases) {
       const std::uint32_t node = fork_.pool.index_of(lease.node);
       if (node == kNone) continue;
-      const std::uint64_t devices = device_bits(fork_.pool.view(node), lease.devices);
-      held_.emplace(id, Taken{node, free_amounts(lease.resources), devices, 0, -1, -1, 0, false,
-                              needed_flow(lease.resources.traffic)});
+      held_.emplace(id, fork_.pool.taken_by(lease, node));
       ++holders_[node];
       Run& run = runs_[lease.cluster];
       run.tenant = lease.tenant, run.project = lease.project, run.tier = lease.tier;
@@ -147,7 +145,8 @@ class Future {
       lease.lease = id, lease.cluster = cluster, lease.node = fork_.pool.view(taken[i].node).node;
       lease.tenant = run.tenant, lease.project = run.project, lease.tier = run.tier, lease.since = now_;
       if (i < places.size())
-        lease.role = places[i].role, lease.resources = places[i].resources, lease.devices = places[i].devices;
+        lease.role = places[i].role, lease.resources = places[i].resources, lease.devices = places[i].devices,
+        lease.share_milli = places[i].share_milli;
       fork_.apply(LeaseChanged{lease});
     }
     if (longest.count() > 0 && !fork_.ends.contains(cluster)) fork_.ends[cluster] = now_ + longest;

@@ -32,6 +32,16 @@ std::uint8_t octave_level(std::int64_t value, unsigned per_octave_log, unsigned 
   return static_cast<std::uint8_t>(std::min(((width - 1) << per_octave_log) + fraction, most));
 }
 
+// The largest share of the device that a lease may have, and whether it is a MIG instance.
+std::pair<std::int32_t, bool> part_of(const NodeView& view, const std::string& uuid) {
+  for (const DeviceUse& use : view.shared) {
+    if (use.uuid != uuid || use.sharing == Sharing::Exclusive) continue;
+    if (use.sharing == Sharing::Instance) return {std::clamp(use.instance_milli, 1, 1'000), true};
+    return {1'000, false};
+  }
+  return {0, false};
+}
+
 }  // namespace
 
 std::uint8_t price_level(std::int64_t micro_per_hour) {
@@ -53,7 +63,9 @@ std::uint8_t link_level(std::int64_t kbps) {
 
 std::uint64_t DeviceSet::hash() const {
   std::uint64_t h = kinds.size();
-  for (const DeviceKind& k : kinds) h = hash_all({h, k.model, k.memory_mib, k.count});
+  for (const DeviceKind& k : kinds)
+    h = hash_all(
+        {h, k.model, k.memory_mib, k.count, static_cast<std::uint64_t>(k.part) << 1 | std::uint64_t{k.instance}});
   return h;
 }
 std::uint64_t LabelSet::hash() const {
@@ -82,11 +94,17 @@ std::uint64_t NodeClass::hash() const {
                        std::uint64_t{egress} << 56 | std::uint64_t{relayed} << 57});
 }
 std::uint64_t Constraint::hash() const {
-  std::uint64_t h = hash_all({arch, pool, image, gpus, gpu_memory_mib, static_cast<std::uint64_t>(kind), tenant.value,
-                              runtime | std::uint64_t{floor} << 8 | std::uint64_t{egress} << 16, models.size()});
+  std::uint64_t h = hash_all(
+      {arch, pool, image, gpus, gpu_memory_mib, static_cast<std::uint64_t>(kind), tenant.value,
+       runtime | std::uint64_t{floor} << 8 | std::uint64_t{egress} << 16 | static_cast<std::uint64_t>(share) << 24,
+       models.size()});
   for (const std::uint32_t m : models) h = hash_with(h, m);
   for (const auto& [key, value] : labels) h = hash_all({h, key, value});
   return h;
+}
+
+bool Constraint::takes_instances() const {
+  return (runtime >> static_cast<unsigned>(RuntimeKind::Venv) & 1U) == 0;
 }
 
 bool Matcher::key_matters(const std::string& key) const {
@@ -101,13 +119,14 @@ std::uint32_t Matcher::acquire_class(const NodeView& view, std::uint8_t hot, std
   DeviceSet devices;
   for (const Device& d : view.devices) {
     const std::uint32_t model = symbols.acquire(d.model), memory = mib(d.memory_bytes);
+    const auto [part, instance] = part_of(view, d.uuid);
     const auto same = std::find_if(devices.kinds.begin(), devices.kinds.end(), [&](const DeviceKind& kind) {
-      return kind.model == model && kind.memory_mib == memory;
+      return kind.model == model && kind.memory_mib == memory && kind.part == part && kind.instance == instance;
     });
     if (same != devices.kinds.end())
       ++same->count, symbols.release(model);
     else
-      devices.kinds.push_back({model, memory, 1});
+      devices.kinds.push_back({model, memory, 1, part, instance});
   }
   std::sort(devices.kinds.begin(), devices.kinds.end());
   bool fresh = false;
@@ -189,7 +208,7 @@ std::uint32_t Matcher::acquire_constraint(const Request& request, const NodeRequ
   c.egress = request.egress;
   c.floor = static_cast<std::uint8_t>(request.min_trust);
   c.gpus = static_cast<std::uint32_t>(std::clamp<std::int64_t>(need.resources.gpus, 0, 1 << 20));
-  if (need.gpu_share_milli > 0) c.gpus = 1;
+  if (need.gpu_share_milli > 0) c.gpus = 1, c.share = std::min(need.gpu_share_milli, 1'000);
   if (need.gpu_any.empty() && !need.gpu_model.empty()) c.models.push_back(symbols.acquire(need.gpu_model));
   for (const GpuChoice& choice : need.gpu_any) c.models.push_back(symbols.acquire(choice.model));
   if (!c.models.empty()) c.gpus = std::max(c.gpus, 1U);
@@ -280,7 +299,9 @@ Verdict Matcher::suits(const Constraint& c, const NodeClass& k) const {
     const auto& kinds = device_sets[k.devices].kinds;
     std::uint32_t fitting = 0;
     for (const DeviceKind& kind : kinds)
-      if (kind.memory_mib >= c.gpu_memory_mib && (c.models.empty() || has(c.models, kind.model))) fitting += kind.count;
+      if (kind.memory_mib >= c.gpu_memory_mib && (c.models.empty() || has(c.models, kind.model)) &&
+          (c.share > 0 ? kind.part >= c.share && (!kind.instance || c.takes_instances()) : !kind.instance))
+        fitting += kind.count;
     if (fitting < c.gpus) return Verdict::No;
     if (kinds.size() > 1) verdict = Verdict::Check;
   }

@@ -14,6 +14,8 @@ namespace muster::scheduler {
 
 struct DeviceKind {
   std::uint32_t model = 0, memory_mib = 0, count = 0;
+  std::int32_t part = 0;  // the largest share of it that one lease may have; 0 = it is not shared
+  bool instance = false;  // of MIG: never a whole GPU
   auto operator<=>(const DeviceKind&) const = default;
 };
 struct DeviceSet {
@@ -64,9 +66,11 @@ struct Constraint {
   OrgId tenant;  // where it matters: own machines, and while some offer is to some only; so is the image
   std::uint8_t runtime = 0, floor = 0;
   bool egress = false;
+  std::int32_t share = 0;                                       // of one GPU, 0 = whole ones
   std::vector<std::uint32_t> models;                            // accepted; empty = any
   std::vector<std::pair<std::uint32_t, std::uint32_t>> labels;  // key, value; sorted
   std::uint64_t hash() const;
+  bool takes_instances() const;  // a virtual environment has no way to one MIG instance alone
   bool operator==(const Constraint&) const = default;
 };
 

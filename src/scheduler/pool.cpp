@@ -31,6 +31,7 @@ std::uint64_t scramble(std::uint64_t id, std::uint64_t seed) {
   }
   return x;
 }
+constexpr std::int64_t kPointsPerMilli = 1024;  // packing.h
 constexpr std::uint32_t kAnyGpu = kAnyModel & ~(1U << kNoGpu);
 std::int32_t share_of(const NodeRequest& r) {
   return r.resources.gpus <= 1 ? std::clamp(r.gpu_share_milli, 0, kWholeGpu - 1) : 0;
@@ -52,6 +53,9 @@ std::uint64_t device_bits(const NodeView& view, const std::vector<std::string>& 
   std::uint64_t bits = 0;
   for (std::size_t i = 0; i < std::min<std::size_t>(view.devices.size(), 64); ++i)
     if (std::find(uuids.begin(), uuids.end(), view.devices[i].uuid) != uuids.end()) bits |= std::uint64_t{1} << i;
+  for (const DeviceUse& use : view.shared)
+    for (std::size_t i = 0; use.sharing == Sharing::Instance && i < std::min<std::size_t>(view.devices.size(), 64); ++i)
+      if (view.devices[i].uuid == use.uuid) bits &= ~(std::uint64_t{1} << i);
   return bits;
 }
 
@@ -247,6 +251,12 @@ void Pool::set_machine(std::uint32_t node) {
   for (std::size_t i = 0; i < std::min<std::size_t>(devices, kDevicesScored); ++i)
     for (const DeviceUse& use : info.view.shared) {
       if (use.uuid != info.view.devices[i].uuid || use.sharing == Sharing::Exclusive) continue;
+      if (use.sharing == Sharing::Instance) {
+        s.size[i] = static_cast<std::int16_t>(std::clamp(use.instance_milli, 1, kWholeGpu - 1));
+        s.free[i] = use.free_milli > 0 ? s.size[i] : std::int16_t{0};
+        m.free_devices &= ~(std::uint64_t{1} << i);
+        continue;
+      }
       const bool mig = use.sharing == Sharing::Mig;
       s.free[i] = mig ? mig_free(use.mig_used)
                       : static_cast<std::int16_t>(std::clamp<std::int32_t>(use.free_milli, 0, kWholeGpu));
@@ -670,20 +680,17 @@ bool Pool::long_enough(const Query& query, std::uint32_t node) const {
 std::int64_t Pool::asked(const Query& query, std::uint32_t node) const {
   const NodeView& view = infos_[node].view;
   const Load& load = query.need->load;
-  const std::int64_t gpus = load.whole_machine ? static_cast<std::int64_t>(view.devices.size())
-                            : load.share > 0   ? 1
-                                               : load.gpus;
-  return asked_price(view.offer.price_per_hour, view.offer.price_per_gpu_hour, gpus);
+  const std::int64_t gpus = load.whole_machine ? static_cast<std::int64_t>(view.devices.size()) : load.gpus;
+  return asked_price(view.offer.price_per_hour, view.offer.price_per_gpu_hour, gpus, load.share);
 }
 
 bool Pool::affordable(const Query& query, std::uint32_t node) const {
   const Need& need = *query.need;
   const NodeView& view = infos_[node].view;
   if (!need.priced || (need.payer && need.payer == view.supplier)) return true;
-  const std::int64_t gpus = need.load.whole_machine ? static_cast<std::int64_t>(view.devices.size())
-                            : need.load.share > 0   ? 1
-                                                    : need.load.gpus;
-  const std::int64_t least = asked_price(view.offer.floor_per_hour, view.offer.floor_per_gpu_hour, gpus);
+  const std::int64_t gpus = need.load.whole_machine ? static_cast<std::int64_t>(view.devices.size()) : need.load.gpus;
+  const std::int64_t least =
+      asked_price(view.offer.floor_per_hour, view.offer.floor_per_gpu_hour, gpus, need.load.share);
   return agreed_price(asked(query, node), least, view.offer.currency, need.bid).has_value();
 }
 
@@ -846,10 +853,13 @@ std::pair<std::int32_t, std::int64_t> Pool::share_device(const Query& query, std
        ++i) {
     const std::int16_t free = s.free[static_cast<std::size_t>(i)];
     if (!share_fits(s, i, share, query.tenant)) continue;
+    const std::int32_t size = s.size[static_cast<std::size_t>(i)];
+    if (size > 0 && !c.takes_instances()) continue;
     if (free == kWholeGpu && (m.free_devices >> i & 1U) == 0) continue;
     if (!matcher_.device_fits(c, view.devices[static_cast<std::size_t>(i)])) continue;
     if (std::exchange(seen[static_cast<std::size_t>(free)], true)) continue;  // equal devices score alike
-    const std::int64_t value = States::score_share(now, free, query.need->load, packing_);
+    std::int64_t value = States::score_share(now, free, query.need->load, packing_);
+    if (size > 0) value -= std::int64_t{size - share} * kPointsPerMilli;  // the rest of an instance is nobody's
     if (best.first < 0 || value > best.second) best = {i, value};
   }
   return best;
@@ -1010,6 +1020,7 @@ Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
   if (need.load.share > 0) {
     taken.device = share_device(query, node).first;
     const Sharable& s = moving_.sharables[m.sharable];
+    taken.instance = taken.device >= 0 && s.size[static_cast<std::size_t>(taken.device)] > 0;
     if ((s.mig >> taken.device & 1U) != 0)
       taken.start = mig_start(s.slots[static_cast<std::size_t>(taken.device)], mig_slots(need.load.share));
     return taken;
@@ -1025,11 +1036,33 @@ Taken Pool::what_it_takes(const Query& query, std::uint32_t node) const {
   return taken;
 }
 
+Taken Pool::taken_by(const LeaseView& lease, std::uint32_t node) const {
+  const NodeView& view = infos_[node].view;
+  const Flow flow = needed_flow(lease.resources.traffic);
+  Taken taken{node, free_amounts(lease.resources), 0, 0, -1, -1, 0, false, flow};
+  if (lease.share_milli <= 0) {
+    taken.devices = device_bits(view, lease.devices);
+    return taken;
+  }
+  taken.share = std::min(lease.share_milli, kWholeGpu), taken.tenant = lease.tenant.value;
+  const std::uint32_t sharable = moving_.machines[node].sharable;
+  for (std::size_t i = 0; i < std::min<std::size_t>(view.devices.size(), kDevicesScored); ++i)
+    if (!lease.devices.empty() && view.devices[i].uuid == lease.devices.front()) {
+      taken.device = static_cast<std::int32_t>(i);
+      taken.instance = sharable != kNone && moving_.sharables[sharable].size[i] > 0;
+    }
+  return taken;
+}
+
 void Pool::change_share(Machine& m, const Taken& t, bool taken) {
   if (m.sharable == kNone || t.device < 0) return;  // the machine's devices changed meanwhile
   Sharable& s = moving_.sharables[m.sharable];
   const auto i = static_cast<std::size_t>(t.device);
   if (s.free[i] == kNotShared) return;
+  if (s.size[i] > 0) {
+    s.free[i] = taken ? std::int16_t{0} : s.size[i];
+    return;
+  }
   if ((s.mig >> i & 1U) != 0) {
     const auto run = static_cast<std::uint8_t>(((1U << mig_slots(t.share)) - 1) << std::max(0, t.start));
     s.slots[i] = static_cast<std::uint8_t>(taken ? s.slots[i] | run : s.slots[i] & ~run);

@@ -38,8 +38,8 @@ struct Flow {  // of a machine's way out: kbit/s, kbit/s, MiB; needed and taken 
 Flow needed_flow(const Traffic& traffic);
 enum class FlowLack : std::uint8_t { None = 0, Site = 1, Machine = 2, Volume = 3, Kept = 4 };
 Amounts needed_amounts(const Resources& resources);
-std::uint64_t device_bits(const NodeView& view,
-                          const std::vector<std::string>& uuids);  // bit i: the i-th is among them
+// Bit i: the i-th is among them, and is a whole GPU once nobody has anything of it (no MIG instance is).
+std::uint64_t device_bits(const NodeView& view, const std::vector<std::string>& uuids);
 
 inline constexpr std::uint8_t kNotHeld = 255;  // also of a query: it is no failover
 struct Machine {                               // what planning changes
@@ -60,9 +60,10 @@ struct Taken {  // from one machine
   std::uint64_t tenant = 0;                         // whose share
   bool whole = false;                               // nothing was on it before
   Flow flow = {};
+  bool instance = false;  // the device is a MIG instance
   // That of which it takes a share too.
   std::uint64_t all_devices() const {
-    return share > 0 && device >= 0 ? devices | std::uint64_t{1} << device : devices;
+    return share > 0 && device >= 0 && !instance ? devices | std::uint64_t{1} << device : devices;
   }
 };
 
@@ -199,6 +200,7 @@ class Pool {
   bool some_ask() const { return some_ask_; }                        // some machine ever had an offer
   bool closed(std::uint32_t node) const { return infos_[node].live && !infos_[node].open; }  // outside its hours
   Taken what_it_takes(const Query& query, std::uint32_t node) const;
+  Taken taken_by(const LeaseView& lease, std::uint32_t node) const;
 
   // ---- headroom for failovers (headroom.cpp)
   void set_headroom(std::vector<Headroom> rows);

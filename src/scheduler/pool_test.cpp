@@ -134,6 +134,12 @@ NodeView random_node(std::uint64_t id, Rng& rng) {
                ? 1'000
                : std::min(free, 900),
            OrgId{rng.below(3)}, 0});
+    if (shared && rng.chance(1, 4)) {  // a MIG instance
+      DeviceUse& use = n.shared.back();
+      use.sharing = Sharing::Instance, use.holder = {};
+      use.instance_milli = static_cast<std::int32_t>(1 + rng.below(8)) * 125;
+      use.free_milli = rng.chance(1, 2) ? use.instance_milli : 0;
+    }
   }
   if (rng.chance(1, 2)) n.images = {"ray", rng.chance(1, 2) ? "torch" : "jax"};
   n.offer.price_per_gpu_hour = static_cast<std::int64_t>(rng.below(5)) * 300'000;

@@ -453,6 +453,42 @@ std::int64_t hostile(Rng& rng) {
   return kValues[rng.below(kValues.size())];
 }
 
+// A worker with a share of the machine's first device.
+LeaseView part_lease(std::uint64_t id, std::uint64_t cluster, const NodeView& on, std::int32_t share) {
+  LeaseView l = lease(id, cluster, on.node.value, 3);
+  l.tenant = OrgId{9}, l.tier = 3, l.devices = {on.devices[0].uuid}, l.share_milli = share, l.resources.gpus = 1;
+  return l;
+}
+
+TEST(Scheduler, SharesThatAreHeldCountAsWhatTheyAre) {
+  Scheduler s;
+  NodeView n = gpu_node(1, 1, "A10");
+  n.capacity.gpus = 1, n.free_devices.clear();
+  n.shared = {{n.devices[0].uuid, Sharing::TenantShares, 700, OrgId{9}}};
+  s.apply(NodeChanged{n});
+  s.apply(LeaseChanged{part_lease(1, 1, n, 300)});
+  EXPECT_EQ(s.held_by_tiers()[3], 300U) << "of the pool's one GPU";
+}
+
+TEST(Scheduler, NobodyLeavesAMigInstanceForWhoWantsAWholeGpu) {
+  for (const bool mig : {true, false}) {
+    Scheduler s;
+    NodeView n = gpu_node(1, 2, "A10");  // the second one is whole, and of work that never leaves
+    n.free_devices.clear(), n.whole = false;
+    n.shared = {{n.devices[0].uuid, mig ? Sharing::Instance : Sharing::TenantShares, 0, OrgId{9}, 0, 500}};
+    s.apply(NodeChanged{n});
+    s.apply(LeaseChanged{part_lease(1, 1, n, 500)});
+    LeaseView whole = lease(3, 3, 1, 1);
+    whole.devices = {n.devices[1].uuid};
+    s.apply(LeaseChanged{whole});
+    Request r = request(2, 0);
+    r.gang[0].request.resources.gpus = 1;
+    s.apply(RequestChanged{r});
+    const auto groups = s.plan({}, kT0 + kPreemptAfter);
+    EXPECT_EQ(groups.size(), mig ? 0U : 1U) << "an instance never becomes one; a shared GPU does";
+  }
+}
+
 // Nothing that a peer or a user can send breaks it or makes it promise more than there is.
 TEST(Scheduler, TakesHostileNumbers) {
   for (std::uint64_t seed = 1; seed <= 25; ++seed) {
@@ -469,8 +505,8 @@ TEST(Scheduler, TakesHostileNumbers) {
       for (Device& d : n.devices) d.memory_bytes = hostile(rng);
       if (rng.chance(1, 2))
         for (const Device& d : n.devices)
-          n.shared.push_back({d.uuid, rng.chance(1, 2) ? Sharing::Mig : Sharing::TenantShares, small(),
-                              OrgId{rng.below(2)}, static_cast<std::uint8_t>(rng.next() & 0xff)});
+          n.shared.push_back({d.uuid, static_cast<Sharing>(rng.below(4)), small(), OrgId{rng.below(2)},
+                              static_cast<std::uint8_t>(rng.next() & 0xff), small()});
       n.link = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), hostile(rng), rng.chance(1, 2)};
       n.reliability = {hostile(rng), hostile(rng), hostile(rng), {}};
       n.offer.price_per_gpu_hour = hostile(rng), n.offer.price_per_hour = hostile(rng),
@@ -496,6 +532,7 @@ TEST(Scheduler, TakesHostileNumbers) {
       LeaseView l = lease(1 + rng.below(3), 1 + rng.below(4), 1 + rng.below(5), 1);
       l.resources = {hostile(rng), hostile(rng), hostile(rng), hostile(rng), 0, {}};
       l.tenant = OrgId{rng.below(3)}, l.project = ProjectId{rng.below(2)}, l.since = {hostile(rng)};
+      l.share_milli = small();
       r.tenant = OrgId{rng.below(3)}, r.project = ProjectId{rng.below(2)};
       if (rng.chance(1, 2)) s.apply(RequestChanged{r});
       s.apply(LeaseChanged{l});

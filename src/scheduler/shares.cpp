@@ -57,6 +57,7 @@ std::int16_t mig_free(std::uint8_t taken) {
 bool share_fits(const Sharable& s, std::int32_t device, std::int32_t share, std::uint64_t tenant) {
   const auto i = static_cast<std::size_t>(device);
   if (s.free[i] == kNotShared) return false;
+  if (s.size[i] > 0) return s.free[i] >= share;
   if ((s.mig >> i & 1U) != 0) return mig_start(s.slots[i], mig_slots(share)) >= 0;
   return s.free[i] >= share && (tenant == 0 || s.holder[i] == 0 || s.holder[i] == tenant);
 }

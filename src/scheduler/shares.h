@@ -1,6 +1,7 @@
 #pragma once
-// Devices of which parts are given out: shares of one GPU among the work of one tenant, or MIG slices, which need a run
-// of memory slots at an allowed place. Kept beside the machines that have such devices. Private.
+// Devices of which parts are given out: shares of one GPU among the work of one tenant, MIG slices, which need a run of
+// memory slots at an allowed place, or MIG instances that are there, each of which is taken whole and by one lease.
+// Kept beside the machines that have such devices. Private.
 #include <array>
 #include <cstdint>
 
@@ -15,6 +16,7 @@ struct Sharable {                                      // of the first kDevicesS
   std::array<std::int16_t, kDevicesScored> free{};     // milli-GPU; kNotShared = whole or not at all
   std::array<std::uint64_t, kDevicesScored> holder{};  // tenant with shares on it, 0 = nobody
   std::array<std::uint8_t, kDevicesScored> slots{};    // MIG: memory slots taken
+  std::array<std::int16_t, kDevicesScored> size{};     // of an instance, 0 = it is none; it is free whole or not at all
   std::uint16_t mig = 0;                               // bit per device
   Sharable() { free.fill(kNotShared); }
   bool operator==(const Sharable&) const = default;

@@ -17,13 +17,15 @@ namespace muster::scheduler {
 inline constexpr std::size_t kTiers = 10;
 
 // ---- machines ---------------------------------------------------------------------------------------------------
-enum class Sharing : std::uint8_t { Exclusive = 0, TenantShares = 1, Mig = 2 };
+// Mig: the planner chooses where on the GPU an instance is made. Instance: one that is there, which is taken whole.
+enum class Sharing : std::uint8_t { Exclusive = 0, TenantShares = 1, Mig = 2, Instance = 3 };
 struct DeviceUse {  // of a device that is not simply free or taken; others need none
   std::string uuid;
   Sharing sharing = Sharing::TenantShares;
   std::int32_t free_milli = 1'000;  // of one GPU
   OrgId holder;                     // who has shares on it: nobody else gets more (TenantShares)
   std::uint8_t mig_used = 0;        // memory slots taken, bit 0 = slot 0 (Mig)
+  std::int32_t instance_milli = 0;  // of its GPU, taken or not (Instance)
   bool operator==(const DeviceUse&) const = default;
 };
 struct Interval {
@@ -131,11 +133,12 @@ struct LeaseView {  // a grant: it holds its resources on its node until LeaseGo
   bool leaving = false; /* told to stop or draining */
   OrgId tenant;
   ProjectId project;
-  std::uint8_t tier = 1;  /* of its cluster */
-  WallTime since;         /* granted */
-  bool preempted = false; /* it leaves to make room */
-  bool moved = false;     /* and has another machine already (with preempted) */
-  std::string group = {}; /* of workers */
+  std::uint8_t tier = 1;        /* of its cluster */
+  WallTime since;               /* granted */
+  bool preempted = false;       /* it leaves to make room */
+  bool moved = false;           /* and has another machine already (with preempted) */
+  std::string group = {};       /* of workers */
+  std::int32_t share_milli = 0; /* of its one device, 0 = whole ones */
   bool operator==(const LeaseView&) const = default;
 };
 

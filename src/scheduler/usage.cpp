@@ -78,6 +78,7 @@ Held held_by(const LeaseView& lease) {
   const Amounts amounts = needed_amounts(lease.resources);
   const std::int64_t gpus = lease.devices.empty() ? std::clamp<std::int64_t>(lease.resources.gpus, 0, 64)
                                                   : static_cast<std::int64_t>(lease.devices.size());
+  if (lease.share_milli > 0) return {amounts.cpu, amounts.memory, std::min(lease.share_milli, kWholeGpu)};
   return {amounts.cpu, amounts.memory, gpus * kWholeGpu};
 }
 

@@ -2913,5 +2913,52 @@ TEST_F(Platform, AMachineEnrolsAndAClusterRunsOnIt) {
       << "revocation takes effect at once";
 }
 
+TEST_F(Platform, AShareOfAGpuGoesFromTheApiToTheMachine) {
+  const std::string supplier = user("sid", Role::Supplier, "sid-org");
+  const std::string tenant = user("pat", Role::Tenant, "pat-org"), other = user("una", Role::Tenant, "una-org");
+  for (const std::string& token : {tenant, other})
+    ASSERT_EQ(call("POST", "/api/v1/projects", R"({"name":"main"})", token).status, 200);
+  const auto key = crypto::SigningKey::generate();
+  wire::EnrollRequest enrol;
+  enrol.token = call("POST", "/api/v1/join-tokens", "{}", supplier).body["secret"].text();
+  enrol.csr_pem = *crypto::make_csr(key, "parted");
+  enrol.name = "parted";
+  NodeFacts& facts = enrol.facts;
+  facts.hostname = "parted", facts.arch = "x86_64", facts.boot_id = "boot-1";
+  facts.capacity.cpu_milli = 16'000, facts.capacity.memory_bytes = 64LL << 30, facts.capacity.gpus = 1;
+  facts.devices = {Device{"GPU-1", "A100", 40LL << 30, GpuSharing::Shared}};
+  facts.runtimes = {RuntimeKind::Docker};
+  const auto enrolled = call("POST", "/api/v1/enroll", wire::to_json(enrol), "");
+  ASSERT_EQ(enrolled.status, 200) << enrolled.body.dump();
+  FakeAgent agent(endpoint(), *NodeId::parse(enrolled.body["nodeId"].text()), enrolled.body["certificatePem"].text(),
+                  key, facts, *unbase64(enrolled.body["commandKey"].text()));
+  ASSERT_TRUE(
+      eventually([&] { return call("GET", "/api/v1/nodes/parted", "", supplier).body["state"].text() == "online"; }));
+
+  const std::string body = R"({"spec":{"name":"half","image":"muster/ray:1","head":{"gpuShare":0.5,)"
+                           R"("resources":{"cpus":1,"memoryBytes":"2147483648"}}}})";
+  const auto plan = call("POST", "/api/v1/plan", body, tenant);
+  ASSERT_TRUE(plan.body["startsNow"].truth()) << plan.body.dump();
+  EXPECT_EQ(plan.body["places"].items().at(0)["gpuShare"].real(), 0.5);
+  EXPECT_EQ(plan.body["places"].items().at(0)["gpuModel"].text(), "A100");
+  ASSERT_EQ(call("POST", "/api/v1/clusters", body, tenant).status, 200);
+  ASSERT_TRUE(
+      eventually([&] { return call("GET", "/api/v1/clusters/half", "", tenant).body["state"].text() == "running"; },
+                 Millis(30'000)))
+      << call("GET", "/api/v1/clusters/half", "", tenant).body.dump(1);
+  EXPECT_EQ(call("GET", "/api/v1/clusters/half", "", tenant).body["slots"].items().at(0)["gpuShare"].real(), 0.5);
+  const auto order = agent.seen().desired.assignments.at(0);
+  EXPECT_EQ(order.gpu_share_milli, 500);
+  EXPECT_EQ(order.devices, std::vector<std::string>{"GPU-1"});
+  EXPECT_EQ(order.resources.gpus, 1);
+  const auto shown = call("GET", "/api/v1/nodes/parted", "", supplier).body["devices"].items().at(0);
+  EXPECT_EQ(shown["sharing"].text(), "shared");
+  EXPECT_EQ(shown["free"].real(), 0.5);
+  const auto foreign = call("POST", "/api/v1/plan", body, other);
+  EXPECT_FALSE(foreign.body["startsNow"].truth()) << "another organisation has a share of it";
+  EXPECT_NE(foreign.body["queue"]["reason"].text().find("0.5 of a GPU"), std::string::npos) << foreign.body.dump();
+  EXPECT_EQ(call("POST", "/api/v1/nodes/parted/action", R"({"action":"revoke"})", supplier).status, 200);
+}
+
 }  // namespace
 }  // namespace muster::server

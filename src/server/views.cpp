@@ -293,6 +293,7 @@ wire::NodeView node_view(const control::State& state, const access::Subject& cal
     if (cluster != nullptr && access::visible(caller, object_of(state, *cluster))) shown.cluster = cluster->spec.name;
     view.leases.push_back(std::move(shown));
   }
+  view.parts_free = control::parts_free(state, node);
   // Names say whose work it was: they are the platform's to know. A supplier gets the digests.
   const bool platform = caller.role == Role::Operator || caller.role == Role::Auditor;
   for (const std::string& image : node.facts.images)
@@ -433,6 +434,7 @@ wire::ClusterView cluster_view(const control::State& state, const Cluster& clust
       shown.want = lease->want;
       shown.reason = lease->reason;
       shown.price = lease->price, shown.currency = lease->currency, shown.leaves_at = lease->leaves_at;
+      shown.gpu_share_milli = lease->share_milli;
       if (const Node* node = state.find_node(lease->node)) shown.node_name = node->name;
       if (const auto facts = pull && lease->phase <= LeasePhase::Pulling ? pull(lease->id) : std::nullopt) {
         shown.pull_done_bytes = facts->done_bytes;
@@ -472,6 +474,7 @@ wire::PlanView plan_view(const control::State& state, const control::WhatIf& ask
   for (const auto& place : forecast.group.places) {
     wire::PlanPlaceView shown{
         .role = place.role, .group = place.group, .gpus = static_cast<std::uint32_t>(place.devices.size())};
+    shown.gpu_share_milli = place.share_milli;
     if (const Node* node = state.find_node(place.node)) {
       for (const Device& device : node->facts.devices)
         if (!place.devices.empty() && device.uuid == place.devices.front()) shown.gpu_model = device.model;
@@ -480,7 +483,7 @@ wire::PlanView plan_view(const control::State& state, const control::WhatIf& ask
       shown.region = region_of(*node);
       shown.tier = node->tier;
       if (const auto terms = control::terms_for(state, cluster, *node, static_cast<std::int64_t>(place.devices.size()),
-                                                state.last_wall))
+                                                place.share_milli, state.last_wall))
         shown.price = terms->price, shown.currency = terms->currency, shown.leaves_at = terms->leaves_at;
     }
     view.places.push_back(std::move(shown));

@@ -41,8 +41,11 @@ Bytes inventory_digest(const NodeFacts& facts) {
   sink.number(static_cast<std::int64_t>(r.custom_milli.size()));
   for (const auto& [name, value] : r.custom_milli) sink.text(name), sink.number(value);
   sink.number(static_cast<std::int64_t>(facts.devices.size()));
-  for (const Device& device : facts.devices)
+  for (const Device& device : facts.devices) {
     sink.text(device.uuid), sink.text(device.model), sink.number(device.memory_bytes);
+    if (device.sharing == GpuSharing::Exclusive) continue;  // all that older agents know
+    sink.number(static_cast<std::int64_t>(device.sharing)), sink.number(device.part_milli), sink.text(device.profile);
+  }
   sink.number(static_cast<std::int64_t>(facts.runtimes.size()));
   for (const RuntimeKind kind : facts.runtimes) sink.number(static_cast<std::int64_t>(kind));
   sink.texts(facts.images);

@@ -511,6 +511,11 @@ TEST(Server, ARefusedReportIsTriedAgain) {
   EXPECT_EQ(again.report->facts->hostname, "h");
   server.taken(true, now);
   EXPECT_EQ(directory.inventory_digest(NodeId{4}), inventory_digest(inventory.facts));
+  NodeFacts shared = inventory.facts;
+  shared.devices = {Device{"GPU-1", "A100", 1}};
+  const Bytes whole = inventory_digest(shared);
+  shared.devices[0].sharing = GpuSharing::Shared;
+  EXPECT_NE(inventory_digest(shared), whole) << "that its owner shares it is news";
 }
 
 TEST(Carried, OnlyTheMachineItselfSignsItsCounts) {

@@ -71,11 +71,18 @@ void put(const Device& value, pb::Device& out) {
   out.set_uuid(utf8(value.uuid));
   out.set_model(utf8(value.model));
   out.set_memory_bytes(value.memory_bytes);
+  out.set_sharing(static_cast<std::uint32_t>(value.sharing));
+  out.set_part_milli(value.part_milli);
+  out.set_profile(utf8(value.profile));
 }
 void get(const pb::Device& in, Device& value, Check& check) {
   value.uuid = check.text(in.uuid(), kNameMax, "devices.uuid");
   value.model = check.text(in.model(), kNameMax, "devices.model");
   value.memory_bytes = check.amount(in.memory_bytes(), "devices.memory_bytes");
+  value.sharing = check.choice(in.sharing(), GpuSharing::Exclusive, GpuSharing::Mig, "devices.sharing");
+  const std::int64_t part = check.between(in.part_milli(), 0, kGpuMilli, "devices.part_milli");
+  value.part_milli = part == 0 ? kGpuMilli : static_cast<std::int32_t>(part);  // older agents do not say
+  value.profile = check.text(in.profile(), kNameMax, "devices.profile");
 }
 
 void put(const ImageProbe& value, pb::ImageProbe& out) {
@@ -291,6 +298,7 @@ void put(const Assignment& value, pb::Assignment& out) {
   put_texts(value.must_understand, *out.mutable_must_understand());
   put_list(value.image_policies, *out.mutable_image_policies());
   out.set_image_asked(utf8(value.image_asked));
+  out.set_gpu_share_milli(value.gpu_share_milli);
 }
 void get(const pb::Assignment& in, Assignment& value, Check& check) {
   value.lease = {in.lease()};
@@ -305,6 +313,8 @@ void get(const pb::Assignment& in, Assignment& value, Check& check) {
   value.runtime = check.choice(in.runtime(), RuntimeKind::Docker, RuntimeKind::Venv, "assignment.runtime");
   get(in.resources(), value.resources, check);
   value.devices = check.texts(in.devices(), 256, kNameMax, "assignment.devices");
+  value.gpu_share_milli =
+      static_cast<std::int32_t>(check.between(in.gpu_share_milli(), 0, kGpuMilli, "assignment.gpu_share_milli"));
   value.address = in.address();
   value.head_address = in.head_address();
   value.prefix_bits = static_cast<std::uint8_t>(check.below(in.prefix_bits(), 32, "assignment.prefix_bits"));

@@ -57,6 +57,9 @@ std::string_view text(Policy value) {
 std::string_view text(NodeState value) {
   return pick(value, kNodeStates);
 }
+std::string_view text(GpuSharing value) {
+  return pick(value, kGpuSharingNames);
+}
 std::string_view text(ClusterState value) {
   return pick(value, kClusterStates);
 }
@@ -80,6 +83,9 @@ std::optional<RuntimeKind> parse_runtime(std::string_view wanted) {
 }
 std::optional<TrustTier> parse_tier(std::string_view wanted) {
   return search<TrustTier>(wanted, kTrustTierNames, 0);
+}
+std::optional<GpuSharing> parse_gpu_sharing(std::string_view wanted) {
+  return search<GpuSharing>(wanted, kGpuSharingNames, 0);
 }
 std::optional<Policy> parse_policy(std::string_view wanted) {
   return search<Policy>(wanted, kPolicyNames, 0);

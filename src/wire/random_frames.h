@@ -91,6 +91,7 @@ struct Gen {
     a.files = list([&] { return FileMount{text(), text()}; });
     a.jobs = list([&] { return JobOrder{job(), u32(), text(), text(), text(), flag(), map(), text()}; });
     a.image_asked = text();
+    a.gpu_share_milli = static_cast<std::int32_t>(rng.below(kGpuMilli + 1));
     a.image_policies = list([&] { return ImagePolicy{texts(), texts(), flag(), texts()}; });
     return a;
   }
@@ -112,7 +113,12 @@ struct Gen {
             text(),
             resources(),
             list([&] {
-              return Device{text(), text(), amount()};
+              return Device{text(),
+                            text(),
+                            amount(),
+                            choice(GpuSharing::Exclusive, GpuSharing::Mig),
+                            static_cast<std::int32_t>(1 + rng.below(kGpuMilli)),
+                            text()};
             }),
             list([&] { return choice(RuntimeKind::Docker, RuntimeKind::Venv); }),
             texts(),

@@ -279,6 +279,7 @@ struct NodeView {
   std::vector<NodeHoleView> holes = {};
   double lease_hours = 0, leases_lost = 0, hours_between = 0; /* losses, as foretold; all fading */
   bool newcomer = false;
+  std::map<std::string, std::int32_t> parts_free = {};  // of shared GPUs and MIG instances: thousandths of the GPU
 };
 struct NodeRefusalsView {
   NodeId node;
@@ -381,6 +382,7 @@ struct SlotView {
   std::int64_t price = 0;  // an hour, millionths
   std::string currency = {};
   WallTime leaves_at = {};
+  std::int32_t gpu_share_milli = 0;  // of its one GPU; 0 = whole ones
 };
 // What the newest failures of a cluster's members said, for whoever may read its logs.
 struct FailureView {
@@ -456,6 +458,7 @@ struct PlanPlaceView {
   std::int64_t price = 0;  // an hour, millionths
   std::string currency = {};
   WallTime leaves_at = {};
+  std::int32_t gpu_share_milli = 0;  // of the one GPU; 0 = whole ones
 };
 struct PlanView {
   std::vector<PlanPlaceView> places;  // empty: it would wait

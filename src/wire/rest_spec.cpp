@@ -45,6 +45,7 @@ void write(const NodeRequest& from, v1::NodeRequest& to) {
   for (const NodeId node : from.pinned) to.add_pinned_nodes(node.str());
   to.set_uplink_kbps(from.resources.traffic.up_kbps), to.set_downlink_kbps(from.resources.traffic.down_kbps);
   to.set_transfer_bytes(from.resources.traffic.volume_bytes);
+  to.set_gpu_share(static_cast<double>(from.gpu_share_milli) / kGpuMilli);
 }
 Result<NodeRequest> read(const v1::NodeRequest& from, const std::string& path) {
   NodeRequest to;
@@ -55,6 +56,13 @@ Result<NodeRequest> read(const v1::NodeRequest& from, const std::string& path) {
   to.resources.traffic = {from.uplink_kbps(), from.downlink_kbps(), from.transfer_bytes()};
   to.whole_machine = from.whole_machine();
   to.gpu_model = from.gpu_model();
+  const std::int64_t share = TRY(milli(from.gpu_share(), path + ".gpuShare"));
+  if (share >= kGpuMilli || (share == 0 && from.gpu_share() > 0))
+    return error(Code::InvalidArgument,
+                 path + ".gpuShare must be at least 0.01 and less than 1; leave it out for whole GPUs",
+                 path + ".gpuShare");
+  to.gpu_share_milli = static_cast<std::int32_t>(share);
+  if (share > 0 && to.resources.gpus == 0) to.resources.gpus = 1;  // the share is of one
   to.labels = texts(from.labels());
   to.constraints = texts(from.constraints());
   for (int i = 0; i < from.pinned_nodes_size(); ++i) {
@@ -90,7 +98,7 @@ Result<Millis> read_seconds(std::int64_t seconds, const std::string& path) {
 }
 
 void write(const Quota& from, v1::Quota& to) {
-  to.set_gpus(from.gpus);
+  to.set_gpus(from.gpus + (from.gpu_milli + kGpuMilli - 1) / kGpuMilli);
   to.set_cpus(static_cast<double>(from.cpu_milli) / 1000);
   to.set_clusters(from.clusters);
 }
@@ -272,6 +280,31 @@ Result<OfferText> read(const v1::Offer& from, const std::string& path) {
   return to;
 }
 
+void write(const Device& from, v1::Device& to) {
+  to.set_uuid(from.uuid);
+  to.set_model(from.model);
+  to.set_memory_bytes(from.memory_bytes);
+  to.set_sharing(std::string(text(from.sharing)));
+  if (from.sharing != GpuSharing::Mig) return;
+  to.set_part(static_cast<double>(from.part_milli) / kGpuMilli);
+  to.set_profile(from.profile);
+}
+
+Result<Device> read(const v1::Device& from, const std::string& path) {
+  Device to{from.uuid(), from.model(), from.memory_bytes()};
+  if (!from.sharing().empty()) {
+    const auto sharing = parse_gpu_sharing(from.sharing());
+    if (!sharing)
+      return error(Code::InvalidArgument, path + ".sharing must be exclusive, shared or mig", path + ".sharing");
+    to.sharing = *sharing;
+  }
+  if (to.sharing != GpuSharing::Mig) return to;
+  const std::int64_t part = TRY(milli(from.part(), path + ".part"));
+  to.part_milli = static_cast<std::int32_t>(std::min<std::int64_t>(part, kGpuMilli + 1));  // validation says the rest
+  to.profile = from.profile();
+  return to;
+}
+
 void write(const NodeFacts& from, v1::NodeFacts& to) {
   to.set_hostname(from.hostname);
   to.set_arch(from.arch);
@@ -281,12 +314,7 @@ void write(const NodeFacts& from, v1::NodeFacts& to) {
   to.set_boot_id(from.boot_id);
   to.set_region(from.region);
   write(from.capacity, *to.mutable_capacity());
-  for (const auto& device : from.devices) {
-    auto& out = *to.add_devices();
-    out.set_uuid(device.uuid);
-    out.set_model(device.model);
-    out.set_memory_bytes(device.memory_bytes);
-  }
+  for (const auto& device : from.devices) write(device, *to.add_devices());
   for (const RuntimeKind runtime : from.runtimes) to.add_runtimes(std::string(text(runtime)));
   to.set_egress_allowed(from.egress_allowed);
   texts(from.labels, *to.mutable_labels());
@@ -302,8 +330,8 @@ Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path) {
   to.boot_id = from.boot_id();
   to.region = from.region();
   to.capacity = TRY(read(from.capacity(), path + ".capacity"));
-  for (const auto& device : from.devices())
-    to.devices.push_back({device.uuid(), device.model(), device.memory_bytes()});
+  for (int i = 0; i < from.devices_size(); ++i)
+    to.devices.push_back(TRY(read(from.devices(i), fmt::format("{}.devices[{}]", path, i))));
   for (int i = 0; i < from.runtimes_size(); ++i) {
     const auto runtime = parse_runtime(from.runtimes(i));
     const std::string at = fmt::format("{}.runtimes[{}]", path, i);

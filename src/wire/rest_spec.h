@@ -15,6 +15,8 @@ void write(const Resources& from, v1::Resources& to);
 Result<Resources> read(const v1::Resources& from, const std::string& path);
 void write(const ClusterSpec& from, v1::ClusterSpec& to);
 Result<ClusterSpec> read(const v1::ClusterSpec& from, const std::string& path);
+void write(const Device& from, v1::Device& to);
+Result<Device> read(const v1::Device& from, const std::string& path);
 void write(const NodeFacts& from, v1::NodeFacts& to);
 Result<NodeFacts> read(const v1::NodeFacts& from, const std::string& path);
 void write(const Offer& from, const std::vector<std::string>& tenants, v1::Offer& to);

@@ -21,6 +21,8 @@ ClusterSpec sample_spec() {
   spec.groups[0].request.whole_machine = true;
   spec.groups[0].request.resources.traffic = {20'000, 100'000, std::int64_t{5} << 30};
   spec.groups[0].request.constraints["region"] = "eu";
+  spec.groups.push_back({"parts", 0, 1, {}, {}, {}});
+  spec.groups[1].request.resources.gpus = 1, spec.groups[1].request.gpu_share_milli = 250;
   spec.env["K"] = "v";
   spec.files.push_back({"/data", "ab12"});
   spec.spares = 1;
@@ -124,6 +126,9 @@ TEST(Rest, RefusalsNameTheField) {
       {R"({"spec":{"name":"a\u0000"}})", Code::InvalidArgument, "spec.name"},
       {R"({"spec":{"head":{"resources":{"cpus":"many"}}}})", Code::InvalidArgument, "spec.head.resources.cpus"},
       {R"({"spec":{"head":{"resources":{"cpus":-1}}}})", Code::InvalidArgument, "spec.head.resources.cpus"},
+      {R"({"spec":{"head":{"gpuShare":1}}})", Code::InvalidArgument, "spec.head.gpuShare"},
+      {R"({"spec":{"head":{"gpuShare":0.0001}}})", Code::InvalidArgument, "spec.head.gpuShare"},
+      {R"({"spec":{"head":{"gpuShare":-0.5}}})", Code::InvalidArgument, "spec.head.gpuShare"},
       {R"({"spec":{"groups":[{},{"min":-1}]}})", Code::InvalidArgument, "spec.groups[1].min"},
       {R"({"spec":{"groups":[{},{"min":1.5}]}})", Code::InvalidArgument, "spec.groups[1].min"},
       {R"({"spec":{"groups":{}}})", Code::InvalidArgument, "spec.groups"},
@@ -141,6 +146,21 @@ TEST(Rest, RefusalsNameTheField) {
     EXPECT_EQ(request.error().code, row.code) << row.body;
     EXPECT_EQ(request.error().field, row.field) << row.body << " " << request.error().message;
   }
+}
+
+TEST(Rest, AShareIsOfOneGpu) {
+  const auto request = parse_create_cluster(R"({"spec":{"name":"a","groups":[{"request":{"gpuShare":0.5}}]}})");
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  EXPECT_EQ(request->spec.groups[0].request.gpu_share_milli, 500);
+  EXPECT_EQ(request->spec.groups[0].request.resources.gpus, 1);
+  NodeView node;
+  node.node.facts.devices = {{"GPU-1", "A100", 40, GpuSharing::Shared},
+                             {"MIG-1", "A100", 10, GpuSharing::Mig, 250, "2g.10gb"}};
+  node.parts_free = {{"GPU-1", 400}, {"MIG-1", 0}};
+  const std::string json = to_json(node);
+  EXPECT_NE(json.find(R"("sharing":"shared")"), std::string::npos) << json;
+  EXPECT_NE(json.find(R"("free":0.4)"), std::string::npos) << json;
+  EXPECT_NE(json.find(R"("profile":"2g.10gb")"), std::string::npos) << json;
 }
 
 TEST(Rest, JobNeedsExactlyOneKindOfCluster) {

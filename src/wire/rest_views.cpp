@@ -88,6 +88,7 @@ void write(const SlotView& from, v1::Slot& to) {
   to.set_price_micros(from.price);
   to.set_currency(from.currency);
   to.set_leaves_at(time_text(from.leaves_at));
+  to.set_gpu_share(static_cast<double>(from.gpu_share_milli) / kGpuMilli);
 }
 
 }  // namespace
@@ -286,9 +287,12 @@ std::string to_json(const NodeView& view) {
   write(view.free, *m.mutable_free());
   for (const auto& device : node.facts.devices) {
     auto& out = *m.add_devices();
+    write(device, out);
     out.set_uuid(clean(device.uuid));
     out.set_model(clean(device.model));
-    out.set_memory_bytes(device.memory_bytes);
+    out.set_profile(clean(device.profile));
+    if (const auto free = view.parts_free.find(device.uuid); free != view.parts_free.end())
+      out.set_free(static_cast<double>(free->second) / kGpuMilli);
   }
   for (const auto& [key, value] : node.labels) (*m.mutable_labels())[clean(key)] = clean(value);
   for (const auto& [key, value] : node.facts.labels)
@@ -564,6 +568,7 @@ std::string to_json(const PlanView& view) {
     out.set_price_micros(place.price);
     out.set_currency(place.currency);
     out.set_leaves_at(time_text(place.leaves_at));
+    out.set_gpu_share(static_cast<double>(place.gpu_share_milli) / kGpuMilli);
   }
   if (view.queue) write(*view.queue, *m.mutable_queue());
   return write_message(m);

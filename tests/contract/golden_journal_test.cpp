@@ -90,6 +90,16 @@ World story() {
   w.must(
       JudgePairs{id, {{w.slots(id, SlotRole::Head).at(0)->id, w.slots(id, SlotRole::Worker).at(0)->id, 9'000, true}}});
   w.must(CountCarried{{{id, NodeId{2}, 12'345}}});
+  NodeFacts parts = w.state.nodes.at(NodeId{2}).facts;
+  parts.devices = {{"GPU-9", "A100", std::int64_t{40} << 30, GpuSharing::Shared},
+                   {"MIG-9", "A100", std::int64_t{10} << 30, GpuSharing::Mig, 250, "2g.10gb"}};
+  parts.capacity.gpus = 1;
+  w.enrol("parts", parts, w.supplier);
+  ClusterSpec part = World::spec(1, 1);
+  part.name = "part", part.groups[0].request.resources.gpus = 1, part.groups[0].request.gpu_share_milli = 400;
+  const ClusterId sharing = ClusterId::parse(w.must(CreateCluster{w.project, part}, w.user()).id).value();
+  w.rounds();
+  EXPECT_EQ(w.lease_of(w.slots(sharing, SlotRole::Worker).at(0)).share_milli, 400);
   JobSpec job;
   job.name = "train", job.entrypoint = "python train.py", job.cluster = "demo", job.retries = 1;
   const JobId first = JobId::parse(w.must(CreateJob{w.project, job}, w.user()).id).value();

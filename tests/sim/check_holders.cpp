@@ -27,22 +27,49 @@ class OneHolder final : public Checker {
     const auto [it, fresh] = addresses_.try_emplace({granted->slot.cluster, granted->slot.address}, granted->slot.id);
     if (!fresh && granted->slot.role != SlotRole::Head)
       fail(world, "address of " + it->second.str() + " was given again to " + granted->slot.id.str());
-    std::set<std::string> held;
     const muster::Node& node = state.nodes.at(granted->lease.node);
     Resources used;
+    struct Held {
+      std::int64_t milli = 0;
+      std::set<OrgId> tenants;
+      std::size_t leases = 0;
+    };
+    std::map<std::string, Held> held;
     for (const LeaseId id : state.live_leases(node.id)) {
       const Lease& lease = state.leases.at(id);
       used.cpu_milli += lease.resources.cpu_milli;
+      const Cluster* cluster = state.find_cluster(lease.cluster);
+      const OrgId tenant = cluster == nullptr ? OrgId{} : state.projects.at(cluster->project).org;
       for (const std::string& device : lease.devices) {
-        if (!held.insert(device).second) fail(world, device + " of " + node.id.str() + " is leased twice");
+        Held& by = held[device];
+        by.milli += lease.share_milli > 0 ? lease.share_milli : kGpuMilli;
+        by.tenants.insert(tenant), ++by.leases;
       }
+    }
+    for (const auto& [uuid, by] : held) {
+      const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(),
+                                       [&](const Device& each) { return each.uuid == uuid; });
+      const bool mig = device != node.facts.devices.end() && device->sharing == GpuSharing::Mig;
+      if (by.milli > (mig ? device->part_milli : kGpuMilli) || (mig && by.leases > 1))
+        fail(world, uuid + " of " + node.id.str() + " is leased twice");
+      if (by.tenants.size() > 1) fail(world, uuid + " of " + node.id.str() + " is two organisations' at a time");
+    }
+    // What was free when it was granted decides; an owner who shares no more has to let it end.
+    for (const std::string& uuid : granted->lease.devices) {
+      const auto device = std::find_if(node.facts.devices.begin(), node.facts.devices.end(),
+                                       [&](const Device& each) { return each.uuid == uuid; });
+      const bool shared = device != node.facts.devices.end() && device->sharing != GpuSharing::Exclusive;
+      if (granted->lease.share_milli > 0 && !shared)
+        fail(world, "a share of " + uuid + " of " + node.id.str() + " was granted, which is not shared");
+      if (granted->lease.share_milli == 0 && shared && device->sharing == GpuSharing::Mig)
+        fail(world, uuid + " of " + node.id.str() + " was granted as a whole GPU");
     }
     if (used.cpu_milli > node.facts.capacity.cpu_milli) fail(world, "CPUs of " + node.id.str() + " are leased twice");
   }
   void step(const View& view) override {
     std::map<LeaseId, const Node*> running;
     const auto look = [&](const Node& node) {
-      std::set<std::string> used;
+      std::map<std::string, std::int64_t> used;
       if (!node.powered) return;
       for (const auto& [lease, c] : node.containers) {
         if (!c.running) continue;
@@ -50,7 +77,10 @@ class OneHolder final : public Checker {
         const auto [it, fresh] = running.try_emplace(lease, &node);
         if (!fresh) fail(view.world, lease.str() + " runs on two machines");
         for (const std::string& device : c.assignment.devices) {
-          if (!used.insert(device).second) fail(view.world, "two containers hold " + device);
+          const bool mig = device.rfind("MIG-", 0) == 0;
+          const std::int64_t share = c.assignment.gpu_share_milli;
+          used[device] += share > 0 && !mig ? share : std::int64_t{kGpuMilli};
+          if (used[device] > kGpuMilli) fail(view.world, "two containers hold " + device);
         }
       }
     };

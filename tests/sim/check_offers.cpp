@@ -62,8 +62,11 @@ class WithinOffer final : public Checker {
   }
 
   static std::string price(const Lease& lease, const Offer& offer, const ClusterSpec& spec) {
-    const std::int64_t asked = offer.price + lease.resources.gpus * offer.gpu_price;
-    const std::int64_t least = offer.floor + lease.resources.gpus * offer.gpu_floor;
+    const auto gpus = [&](std::int64_t each) {
+      return lease.share_milli > 0 ? each * lease.share_milli / kGpuMilli : each * lease.resources.gpus;
+    };
+    const std::int64_t asked = offer.price + gpus(offer.gpu_price);
+    const std::int64_t least = offer.floor + gpus(offer.gpu_floor);
     if (asked == 0) return lease.price == 0 ? "" : "at a price though nothing is asked";
     if (!spec.currency.empty() && spec.currency != offer.currency) return "in another currency than it may pay in";
     if (lease.currency != offer.currency) return "in another currency than is asked";

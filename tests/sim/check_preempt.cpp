@@ -79,18 +79,19 @@ class FairPreemption final : public Checker {
       };
     };
     const auto in_project = [](ProjectId id) { return [id](const Cluster& each) { return each.project == id; }; };
-    Quota need{by.spec.head.resources.gpus, by.spec.head.resources.cpu_milli, 0};
+    const auto gpu_milli = [](std::int64_t gpus, std::int64_t share) { return share > 0 ? share : gpus * kGpuMilli; };
+    Quota need{0, by.spec.head.resources.cpu_milli, 0, by.spec.head.resources.gpus * kGpuMilli};
     for (const WorkerGroup& group : by.spec.groups) {
-      need.gpus += group.request.resources.gpus * group.min;
+      need.gpu_milli += gpu_milli(group.request.resources.gpus, group.request.gpu_share_milli) * group.min;
       need.cpu_milli += group.request.resources.cpu_milli * group.min;
     }
     const auto within = [&](const Share& share, const Quota& held) {
-      const bool gpus = share.gpus > 0 && need.gpus > 0, cpus = share.cpu_milli > 0 && need.cpu_milli > 0;
-      return (gpus || cpus) && (!gpus || held.gpus + need.gpus <= share.gpus) &&
+      const bool gpus = share.gpus > 0 && need.gpu_milli > 0, cpus = share.cpu_milli > 0 && need.cpu_milli > 0;
+      return (gpus || cpus) && (!gpus || held.gpu_milli + need.gpu_milli <= share.gpus * kGpuMilli) &&
              (!cpus || held.cpu_milli + need.cpu_milli <= share.cpu_milli);
     };
     const auto kept = [](const Share& share, const Quota& stays) {
-      return stays.gpus >= share.gpus && stays.cpu_milli >= share.cpu_milli;
+      return stays.gpu_milli >= share.gpus * kGpuMilli && stays.cpu_milli >= share.cpu_milli;
     };
     if (!kept(b->second.share, held(state, false, in_project(b->first)))) return false;
     if (mine == theirs) return within(a->second.share, held(state, true, in_project(a->first)));
@@ -104,7 +105,8 @@ class FairPreemption final : public Checker {
       const Cluster* of = state.find_cluster(lease.cluster);
       const bool leaves = told_.contains(id) || lease.want == LeaseWant::Drain || lease.want == LeaseWant::Stop;
       if (lease.end == LeaseEnd::None && of != nullptr && counts(*of) && (leaving_too || !leaves))
-        out.gpus += lease.resources.gpus, out.cpu_milli += lease.resources.cpu_milli;
+        out.gpu_milli += lease.share_milli > 0 ? lease.share_milli : lease.resources.gpus * kGpuMilli,
+            out.cpu_milli += lease.resources.cpu_milli;
     }
     return out;
   }

@@ -55,7 +55,8 @@ class WithinQuota final : public Checker {
       for (const auto& [lease_id, lease] : state.leases) {
         const Cluster* of = state.find_cluster(lease.cluster);
         if (lease.end == LeaseEnd::None && of != nullptr && counts(*of))
-          held.gpus += lease.resources.gpus, held.cpu_milli += lease.resources.cpu_milli;
+          held.gpu_milli += lease.share_milli > 0 ? lease.share_milli : lease.resources.gpus * kGpuMilli,
+              held.cpu_milli += lease.resources.cpu_milli;
       }
       for (const auto& [cluster_id, each] : state.clusters)
         if (counts(each) && (each.state == ClusterState::Starting || each.state == ClusterState::Running))
@@ -64,8 +65,8 @@ class WithinQuota final : public Checker {
       const auto above = [](std::int64_t more, std::int64_t has, std::int64_t may) {
         return more > 0 && may > 0 && has > may;
       };
-      if (above(added.gpus, held.gpus, limit.gpus) || above(added.cpu_milli, held.cpu_milli, limit.cpu_milli) ||
-          above(clusters, held.clusters, limit.clusters))
+      if (above(added.gpus, held.gpu_milli, limit.gpus * kGpuMilli) ||
+          above(added.cpu_milli, held.cpu_milli, limit.cpu_milli) || above(clusters, held.clusters, limit.clusters))
         fail(world, whose + " holds more than its quota allows, by " + id.str());
     };
     within(project->second.quota, project->first.str(),

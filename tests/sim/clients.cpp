@@ -20,6 +20,14 @@ control::Actor Sim::tenant(const std::string& request_id) {
   return actor;
 }
 
+control::Actor Sim::owner_of(ClusterId id, const std::string& request_id) {
+  control::Actor actor = tenant(request_id);
+  const Cluster* cluster = server_->state().find_cluster(id);
+  if (guest_project_ && cluster != nullptr && cluster->project == guest_project_)
+    actor.subject.principal = guest_, actor.subject.org = guest_org_;
+  return actor;
+}
+
 ClusterSpec Sim::random_spec() {
   ClusterSpec spec;
   spec.name = kNames[world_.rng.below(std::size(kNames))];
@@ -34,6 +42,8 @@ ClusterSpec Sim::random_spec() {
   group.request.resources.memory_bytes = std::int64_t{2} << 30;
   group.request.resources.gpus = world_.rng.chance(1, 2) ? 1 : 0;
   if (tight()) group.min = 2, group.max = 3, group.request.resources.gpus = 2;
+  if (with_parts() && group.request.resources.gpus == 1 && parts_.chance(2, 3))
+    group.request.gpu_share_milli = static_cast<std::int32_t>(parts_.between(1, 7)) * 100;
   spec.groups.push_back(group);
   spec.spares = static_cast<std::uint32_t>(world_.rng.below(2));
   constexpr std::uint8_t kTiers[] = {0, 1, 1, 2, 3};
@@ -251,6 +261,11 @@ void Sim::client_step() {
     if (cluster.state <= ClusterState::Running) live.push_back(id);
   }
   const std::uint64_t dice = world_.rng.below(10);
+  if (dice < 3 && with_parts() && parts_.chance(1, 3)) {
+    control::Actor guest = tenant(key);
+    guest.subject.principal = guest_, guest.subject.org = guest_org_;
+    return ask({control::CreateCluster{guest_project_, random_spec()}, guest, "cluster", "", false});
+  }
   if (dice < 3 || live.empty())
     return ask({control::CreateCluster{quotas_.chance(1, tight() ? 2 : 4) ? side_project_ : project_, random_spec()},
                 tenant(key), "cluster", "", false});

@@ -50,10 +50,11 @@ std::string Sim::settle_wishes() {
     if (node->core && node->core->paused()) node->owner(agent::OwnerAction::Resume);
   if (clone_) end_quarantine(clone_->id);
   if (with_offers() && clear_offers()) return "an owner still asks for a machine";
-  if (tight() || with_offers())  // there may be more than ever fits, or who leaves at a time that was agreed
+  if (tight() || with_offers() ||
+      with_parts())  // there may be more than ever fits, or who leaves at a time that was agreed
     for (const auto& [id, cluster] : server_->state().clusters)
       if (!control::terminal(cluster.state)) {
-        ask({control::StopCluster{id, "asked"}, tenant("end-" + id.str()), "stop", "", false});
+        ask({control::StopCluster{id, "asked"}, owner_of(id, "end-" + id.str()), "stop", "", false});
         return id.str() + " still runs";
       }
   if (with_quotas() && !server_->state().headroom.empty()) {

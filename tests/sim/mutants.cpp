@@ -78,6 +78,7 @@ const std::vector<MutantRow>& mutant_table() {
       core(planted::kEndedLeaseInDesired, 30),
       core(planted::kKeepLateMember, 30),
       core(planted::kIgnoreQuota, 30),
+      core(planted::kMixTenants, 60),
       core(planted::kIgnoreOffer, 30),
   };
   return table;

@@ -114,7 +114,7 @@ void Node::start_agent() {
   options.agent_version = "sim";
   options.boot_id = facts.boot_id;
   options.certificate_pem = hex(key);
-  options.features = {"egress", "standby"};
+  options.features = {"egress", "standby", "gpu_share"};
   options.seed = env_->world().rng.next();
   agent::Hooks hooks;
   hooks.sign = [this](ByteView message) { return sim_sign(key, message); };

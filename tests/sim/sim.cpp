@@ -31,6 +31,24 @@ NodeFacts facts_of(std::uint32_t index) {
   return facts;
 }
 
+namespace {
+// Some owners share their GPUs, others have cut one into MIG instances.
+void give_parts(std::uint32_t index, NodeFacts& facts) {
+  if (index % 3 == 0)
+    for (Device& device : facts.devices) device.sharing = GpuSharing::Shared;
+  if (index % 3 != 1) return;
+  const Device whole = facts.devices.back();
+  facts.devices.pop_back();
+  facts.capacity.gpus = 1;
+  for (const std::int32_t part : {250, 500}) {
+    Device instance = whole;
+    instance.uuid = "MIG-" + std::to_string(index) + "-" + std::to_string(part);
+    instance.sharing = GpuSharing::Mig, instance.part_milli = part, instance.profile = "fake";
+    facts.devices.push_back(instance);
+  }
+}
+}  // namespace
+
 Sim::Sim(const RunOptions& options)
     : options_(options),
       world_(options.seed),
@@ -38,7 +56,8 @@ Sim::Sim(const RunOptions& options)
       tiers_(options.seed ^ 0x71e125),
       offers_(options.seed ^ 0x0ffe25),
       headrooms_(options.seed ^ 0x4ead00),
-      pairs_(options.seed ^ 0x9a1250) {
+      pairs_(options.seed ^ 0x9a1250),
+      parts_(options.seed ^ 0x9a7750) {
   world_.verbose = options.verbose;
   const bool sqlite = options.seed % 8 == 7;
   if (sqlite) {
@@ -317,6 +336,11 @@ void Sim::setup() {
   }
   tenant_ = *PrincipalId::parse(now_do(control::CreatePrincipal{"ann", Role::Tenant, org_}));
   stranger_ = *PrincipalId::parse(now_do(control::CreatePrincipal{"eve", Role::Tenant, other_org_}));
+  if (with_parts()) {
+    guest_org_ = *OrgId::parse(now_do(control::CreateOrg{"guests"}));
+    guest_project_ = *ProjectId::parse(now_do(control::CreateProject{guest_org_, "guests"}));
+    guest_ = *PrincipalId::parse(now_do(control::CreatePrincipal{"gus", Role::Tenant, guest_org_}));
+  }
   for (std::uint32_t i = 0; i < kNodes; ++i) {
     Bytes key(32, static_cast<std::uint8_t>(i + 1));
     const Bytes token(32, static_cast<std::uint8_t>(100 + i));
@@ -325,6 +349,7 @@ void Sim::setup() {
     Node& node = *nodes_.back();
     node.drift_ppm = world_.rng.between(-300, 300);
     node.facts.boot_id = "enrol";
+    if (with_parts()) give_parts(i, node.facts);
     const std::string id = now_do(control::EnrollNode{token, key, "node-" + std::to_string(i), node.facts});
     if (const auto parsed = NodeId::parse(id))
       node.id = *parsed;

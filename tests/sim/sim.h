@@ -121,12 +121,14 @@ class Sim final : public Environment, public ServerWatcher {
   bool with_quotas() const { return options_.seed % 4 == 2; }  // they keep machines idle, so not everywhere
   bool with_offers() const { return options_.seed % 4 == 3; }  // owners ask prices and want machines back
   bool with_pairs() const { return options_.seed % 4 == 0; }   // clusters ask for fast ways, and some are slow
-  std::int64_t way_of(const Node& a, const Node& b) const;     // what it carries, kbit/s
+  bool with_parts() const { return options_.seed % 3 == 0; }   // parts of GPUs are given out, to two organisations
+  control::Actor owner_of(ClusterId cluster, const std::string& request_id);
+  std::int64_t way_of(const Node& a, const Node& b) const;  // what it carries, kbit/s
   std::uint64_t keys_noted_ = 0;
-  Rng quotas_, tiers_, offers_, headrooms_, pairs_;  // of their own: what is drawn here moves nothing else
-  ProjectId project_, side_project_;
-  PrincipalId tenant_, stranger_;
-  OrgId org_, other_org_;
+  Rng quotas_, tiers_, offers_, headrooms_, pairs_, parts_;  // of their own: what is drawn here moves nothing else
+  ProjectId project_, side_project_, guest_project_;
+  PrincipalId tenant_, stranger_, guest_;
+  OrgId org_, other_org_, guest_org_;
   std::set<std::string> answered_;
   std::set<JobId> told_by_liars_;
   std::map<JobId, NodeId> told_by_;  // who said how a job stands, the last

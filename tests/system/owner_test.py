@@ -134,6 +134,40 @@ class PodmanCdi(Base):
         confined = self.privd.run("lease-4", "grep", "-E", "CapEff|NoNewPrivs|Seccomp:", "/proc/self/status")[1].split()
         self.assertEqual(confined, ["CapEff:", "0" * 16, "NoNewPrivs:", "1", "Seccomp:", "2"])
 
+    def test_two_leases_share_a_gpu_where_the_owner_shares_it(self):
+        half = dict(devices=["GPU-cdi-a"], gpu_share_milli=500)
+        self.refused("lease-1", "owner.gpu_sharing", **half)
+        self.policy(gpu_sharing=True)
+        self.launch("lease-1", **half)
+        self.launch("lease-2", address=0x0AC90002, **dict(half, gpu_share_milli=400))
+        for lease in ("lease-1", "lease-2"):
+            lines = self.seen(lease)
+            self.assertIn("nvidia0", lines)
+            self.assertNotIn("nvidia1", lines)
+            self.assertIn("NVIDIA_VISIBLE_DEVICES=GPU-cdi-a", lines)
+        told = self.privd.run("lease-1", "sh", "-c", "echo $MUSTER_GPU_SHARE $MUSTER_GPU_MEMORY_BYTES")[1].split()
+        self.assertEqual(told, ["0.5", str(500 * MIB)])
+        self.refused("lease-3", "gpu.taken", **dict(half, gpu_share_milli=101))
+        self.refused("lease-3", "gpu.taken", devices=["GPU-cdi-a"])
+        self.policy()
+        self.launch("lease-3", devices=["GPU-cdi-b"], address=0x0AC90003)  # whole ones as ever
+
+    def test_a_mig_instance_is_one_leases(self):
+        self.gpus.write("gpu GPU-cdi-a mem_mib=8000 mig=1\nmig GPU-cdi-a MIG-x 1g.1gb 1000\nmig GPU-cdi-a MIG-y 2g.2gb 2000\ngpu GPU-cdi-b mem_mib=1000\n")
+        self.spec.write({"0:0": ["nvidia0"], "0:1": ["nvidia1"], "GPU-cdi-b": ["nvidia1"]})
+        try:
+            self.launch("lease-1", devices=["MIG-x"], gpu_share_milli=100)
+            self.launch("lease-2", devices=["MIG-y"], gpu_share_milli=200, address=0x0AC90002)
+            one, two = self.seen("lease-1"), self.seen("lease-2")
+            self.assertIn("NVIDIA_VISIBLE_DEVICES=MIG-x", one)
+            self.assertEqual([line for line in one if line.startswith("nvidia")], ["nvidia0"])
+            self.assertEqual([line for line in two if line.startswith("nvidia")], ["nvidia1"])
+            self.refused("lease-3", "gpu.taken", devices=["MIG-x"], gpu_share_milli=10)
+            self.refused("lease-3", "gpu.missing", devices=["GPU-cdi-a"])
+        finally:
+            self.gpus.write("gpu GPU-cdi-a mem_mib=1000\ngpu GPU-cdi-b mem_mib=1000\n")
+            self.spec.write()
+
     def check(self, *words):
         with self.gpus.environment():
             done = subprocess.run([privd.binary(), "gpu-check", "--state-dir", self.privd.state] + list(words), capture_output=True, text=True, timeout=120)

@@ -2,6 +2,8 @@
  * test changes devices under a running agent. Lines:
  *   driver 550.54.15          cuda 12040
  *   gpu UUID key=value...     keys: name mem_mib use temp power_mw default_mw min_mw max_mw sm mem_mhz ecc_c ecc_u xid lost
+ *                             mig (1: the GPU is in MIG mode, 0: it could be; without it the mode is not known)
+ *   mig UUID MIG-UUID PROFILE MIB   an instance on that GPU, the next of it
  *   proc UUID PID MIB         memory held by a process; counts only while /proc/PID exists
  *   ghost UUID PID MIB        the same, named also after its end, as the driver does for a moment
  * No file: the library does not start. xid=CODE:N makes the N-th event, told once. Power limits that were set are appended to
@@ -14,15 +16,17 @@
 
 #define DEVICES 16
 #define PROCS 64
+#define INSTANCES 16
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT = 7, NOT_LOADED = 9, TIMEOUT = 10, LOST = 15 };
 
 struct gpu {
   char uuid[96], name[96];
-  unsigned use, temp, power, def, min, max, sm, mem_mhz, xid, xid_n, lost;
+  unsigned use, temp, power, def, min, max, sm, mem_mhz, xid, xid_n, lost, mig, mig_known;
   unsigned long long mem, ecc_c, ecc_u;
 };
 struct proc { char uuid[96]; unsigned pid; unsigned long long bytes; };
-struct world { char driver[64]; int cuda, gpus, procs; struct gpu gpu[DEVICES]; struct proc proc[PROCS]; };
+struct instance { char gpu[96], uuid[96], profile[32]; unsigned long long mem; };
+struct world { char driver[64]; int cuda, gpus, procs, instances; struct gpu gpu[DEVICES]; struct proc proc[PROCS]; struct instance instance[INSTANCES]; };
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned gpu, memory; } use_t;
 typedef struct { void *device; unsigned long long type, data; unsigned gi, ci; } event_t;
@@ -30,6 +34,7 @@ typedef struct { unsigned pid; unsigned long long bytes; unsigned gi, ci; } proc
 
 static int started;
 static char handles[DEVICES][96]; /* a handle points to its UUID, so that it survives a changed order */
+static char instance_handles[INSTANCES][96];
 static unsigned told[DEVICES];
 
 static const char *config(void) { return getenv("MUSTER_FAKE_NVML"); }
@@ -48,6 +53,7 @@ static void set_key(struct gpu *g, const char *key, const char *value) {
   else if (!strcmp(key, "mem_mhz")) g->mem_mhz = (unsigned)n;
   else if (!strcmp(key, "ecc_c")) g->ecc_c = n;
   else if (!strcmp(key, "ecc_u")) g->ecc_u = n;
+  else if (!strcmp(key, "mig")) { g->mig = (unsigned)n; g->mig_known = 1; }
   else if (!strcmp(key, "lost")) g->lost = (unsigned)n;
   else if (!strcmp(key, "xid")) { const char *colon = strchr(value, ':'); g->xid = (unsigned)n; g->xid_n = colon ? (unsigned)strtoul(colon + 1, NULL, 10) : 1; }
 }
@@ -76,6 +82,14 @@ static int look(struct world *w) {
         char *equals = strchr(pair, '=');
         if (equals) { *equals = 0; set_key(g, pair, equals + 1); }
       }
+    } else if (!strcmp(word, "mig") && w->instances < INSTANCES) {
+      const char *uuid = strtok_r(NULL, " \n", &save), *profile = strtok_r(NULL, " \n", &save), *mib = strtok_r(NULL, " \n", &save);
+      if (!uuid || !profile || !mib) continue;
+      struct instance *i = &w->instance[w->instances++];
+      snprintf(i->gpu, sizeof i->gpu, "%s", first);
+      snprintf(i->uuid, sizeof i->uuid, "%s", uuid);
+      snprintf(i->profile, sizeof i->profile, "%s", profile);
+      i->mem = strtoull(mib, NULL, 10) << 20;
     } else if ((!strcmp(word, "proc") || !strcmp(word, "ghost")) && w->procs < PROCS) {
       const char *pid = strtok_r(NULL, " \n", &save), *mib = strtok_r(NULL, " \n", &save);
       char at[64];
@@ -98,6 +112,14 @@ static int find(void *handle, struct world *w, struct gpu **out) {
   for (int i = 0; i < w->gpus; ++i)
     if (!strcmp(w->gpu[i].uuid, (const char *)handle)) { *out = &w->gpu[i]; return w->gpu[i].lost ? LOST : OK; }
   return LOST;
+}
+
+/* The instance that a handle means, NULL: it means a GPU. */
+static struct instance *instance_at(void *handle, struct world *w) {
+  if (look(w) != OK) return NULL;
+  for (int i = 0; i < w->instances; ++i)
+    if (!strcmp(w->instance[i].uuid, (const char *)handle)) return &w->instance[i];
+  return NULL;
 }
 
 static unsigned limit_of(const struct gpu *g) {
@@ -131,7 +153,28 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **out) {
 
 #define GPU(handle) struct world w; struct gpu *g = NULL; int code = find(handle, &w, &g); if (code != OK) return code
 int nvmlDeviceGetUUID(void *h, char *out, unsigned size) { snprintf(out, size, "%s", (const char *)h); return OK; }
-int nvmlDeviceGetName(void *h, char *out, unsigned size) { GPU(h); snprintf(out, size, "%s", g->name); return OK; }
+int nvmlDeviceGetName(void *h, char *out, unsigned size) {
+  struct world all;
+  struct instance *i = instance_at(h, &all);
+  GPU(i ? (void *)i->gpu : h);
+  if (i) snprintf(out, size, "%s MIG %s", g->name, i->profile);
+  else snprintf(out, size, "%s", g->name);
+  return OK;
+}
+int nvmlDeviceGetMigMode(void *h, unsigned *now, unsigned *next) { GPU(h); if (!g->mig_known) return NOT_SUPPORTED; *now = *next = g->mig; return OK; }
+int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned *out) { GPU(h); *out = g->mig_known ? 7 : 0; return OK; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *h, unsigned index, void **out) {
+  GPU(h);
+  unsigned n = 0;
+  for (int i = 0; i < w.instances; ++i) {
+    if (strcmp(w.instance[i].gpu, g->uuid) || n++ != index) continue;
+    for (int j = 0; j < INSTANCES; ++j) {
+      if (!instance_handles[j][0]) snprintf(instance_handles[j], sizeof instance_handles[j], "%s", w.instance[i].uuid);
+      if (!strcmp(instance_handles[j], w.instance[i].uuid)) { *out = instance_handles[j]; return OK; }
+    }
+  }
+  return NOT_FOUND;
+}
 int nvmlDeviceGetUtilizationRates(void *h, use_t *out) { GPU(h); out->gpu = g->use; out->memory = 0; return OK; }
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { GPU(h); if (sensor != 0) return INVALID; *out = g->temp; return OK; }
 int nvmlDeviceGetPowerUsage(void *h, unsigned *out) { GPU(h); *out = g->power; return OK; }
@@ -161,6 +204,9 @@ int nvmlDeviceGetTotalEccErrors(void *h, int kind, int counter, unsigned long lo
 }
 
 int nvmlDeviceGetMemoryInfo(void *h, memory_t *out) {
+  struct world all;
+  struct instance *part = instance_at(h, &all);
+  if (part) { out->total = out->free = part->mem; out->used = 0; return OK; }
   GPU(h);
   out->total = g->mem;
   out->used = 0;
