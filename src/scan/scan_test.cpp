@@ -432,7 +432,6 @@ TEST(Archive, HostileOnes) {
   for (std::size_t n = 0; n < good.size(); n += 37) (void)files_of(good.substr(0, n));
 }
 
-
 TEST(InventoryText, WhatItCannotSayIsLeftOutAndCounted) {
   Inventory inventory;
   add_package(inventory, {"Alpine:v3.19", "musl", "1.2.4-r4", "", ""});
