@@ -94,8 +94,8 @@ class Authority {
     }
     if (path == "/order") {
       names_.clear();
-      for (const Json& each : (*wire::parse_json(payload))["identifiers"].items())
-        names_.push_back(each["value"].text());
+      const Json wished = *wire::parse_json(payload);
+      for (const Json& each : wished["identifiers"].items()) names_.push_back(each["value"].text());
       Reply out = order();
       out.status = 201;
       out.headers["location"] = site + "/order/9";

@@ -300,7 +300,8 @@ Result<SslCtxPtr> client_context(const Endpoint& endpoint, const std::string& al
     for (const auto& cert : certs) X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx.get()), cert.get());
     SSL_CTX_set_verify(ctx.get(), SSL_VERIFY_PEER, nullptr);
   }
-  const bool ours = endpoint.peer == Peer::Muster && endpoint.role == crypto::ServerRole::ControlPlane;
+  const bool ours =
+      endpoint.peer == Peer::Muster && endpoint.role == crypto::ServerRole::ControlPlane && alpn == "http/1.1";
   const std::string wire = ours ? alpn_wire({std::string(kOwnAlpn), alpn}) : alpn_wire({alpn});
   SSL_CTX_set_alpn_protos(ctx.get(), reinterpret_cast<const unsigned char*>(wire.data()),
                           static_cast<unsigned>(wire.size()));

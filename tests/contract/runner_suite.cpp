@@ -123,7 +123,7 @@ TEST(JournalTools, VerifyShowExportBackupRestore) {
   ASSERT_TRUE(engine::export_json(*store, 3, 3, [&](const std::string& line) { lines.push_back(line); }));
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_NE(lines[0].find("[[\"org-1\",\"org0\""), std::string::npos) << lines[0];
-  EXPECT_NE(lines[2].find("\"actor\":\"usr-1\""), std::string::npos) << lines[2];
+  EXPECT_NE(lines[2].find("\"actor\":\"usr-9001\""), std::string::npos) << lines[2];
   const std::string backup = elsewhere.file("backup.db"), restored = elsewhere.file("restored.db");
   ASSERT_TRUE(store->backup(backup));
   ASSERT_TRUE(store::SqliteStore::restore(backup, restored));

@@ -14,7 +14,7 @@ import time
 import unittest
 import urllib.request
 
-BESIDE = "host"  # musterd, muster-relay and a CA, on loopback
+BESIDE = "outage"  # musterd, muster-relay and a CA, on loopback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))

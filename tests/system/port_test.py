@@ -14,7 +14,7 @@ import tempfile
 import time
 import unittest
 
-BESIDE = "host"  # musterd and muster-relay, on loopback
+BESIDE = "outage"  # musterd and muster-relay, on loopback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
