@@ -1,7 +1,7 @@
 """port.fresh_p99_ms.KIND, port.kept_p99_ms.KIND: what a good client waits for /healthz, on a new TLS connection each time and on one that is
 kept, while KIND holds the public port: ten thousand connections that say nothing (silent) or half a hello (half), three thousand headers or
 bodies that drip, TLS all done (header, body). baseline: the same without an attack, measured right before it; the bar is a ratio of 2. port.musterd_mb.KIND and
-port.relay_mb.KIND: how much their memory grew. JSON lines; RUNS=n rounds (default 3), medians. The attackers have a lower priority: they would come from
+port.relay_mb.KIND: how much their memory grew. JSON lines; RUNS=n rounds (default 3), medians; KINDS=header,body only those. The attackers have a lower priority: they would come from
 other machines. Both programs as they are, muster-relay in front of musterd, on loopback.
 """
 import http.client
@@ -19,6 +19,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, os.environ.get("MUSTER_BUILD", "build/release"))
 KINDS = (("silent", 10_000), ("half", 10_000), ("header", 3_000), ("body", 3_000))
+KINDS = [(kind, count) for kind, count in KINDS if kind in os.environ.get("KINDS", kind)]
 REQUESTS = 1_000
 
 

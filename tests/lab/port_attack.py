@@ -16,6 +16,7 @@ import time
 
 SOURCES = ["127.0.1.%d" % n for n in range(1, 41)]
 AGAIN_PER_S = 300
+TURNS = 20
 
 
 def context():
@@ -51,7 +52,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, count + 200), limit))
     tls, end, made, told = context(), time.monotonic() + seconds, 0, False
     held, poll = {}, select.epoll()
-    next_drip, budget, before = time.monotonic(), 1e9, time.monotonic()
+    next_drip, turn, budget, before = time.monotonic(), 0, 1e9, time.monotonic()
     while time.monotonic() < end:
         while len(held) < count and budget >= 1 and time.monotonic() < end:
             made += 1
@@ -70,7 +71,7 @@ def main():
             told, budget, before = True, 0, time.monotonic()
             sys.stdout.write("ready %d\n" % len(held))
             sys.stdout.flush()
-        for fd, events in poll.poll(0.1):
+        for fd, events in poll.poll(0.05):
             gone = bool(events & (select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR))
             if not gone:
                 try:
@@ -86,9 +87,9 @@ def main():
         if told:
             budget = min(budget + AGAIN_PER_S * (now - before), AGAIN_PER_S)
         before = now
-        if kind in ("header", "body") and now >= next_drip:
-            next_drip = now + 2
-            for one in list(held.values()):
+        if kind in ("header", "body") and now >= next_drip:  # each every two seconds, not all in the same moment
+            next_drip, turn = now + 2 / TURNS, (turn + 1) % TURNS
+            for one in [one for fd, one in held.items() if fd % TURNS == turn]:
                 try:
                     one.send(b"x")
                 except OSError:
