@@ -78,11 +78,6 @@ class Registry : public std::enable_shared_from_this<Registry> {
     return targets_.size();
   }
 
-  std::uint64_t evicted() const {  // that had to make room
-    const std::lock_guard lock(mutex_);
-    return evicted_;
-  }
-
  private:
   struct Target {
     std::weak_ptr<Closable> target;
@@ -102,7 +97,6 @@ class Registry : public std::enable_shared_from_this<Registry> {
     leaving = it->second.target.lock();
     idle_.pop_front();
     targets_.erase(it);  // its address counts it until it is gone
-    ++evicted_;
     return true;
   }
   void leave(std::uint64_t id, const std::string& address) {
@@ -117,7 +111,7 @@ class Registry : public std::enable_shared_from_this<Registry> {
 
   const std::size_t max_, max_per_address_;
   mutable std::mutex mutex_;
-  std::uint64_t last_id_ = 0, evicted_ = 0;
+  std::uint64_t last_id_ = 0;
   std::unordered_map<std::uint64_t, Target> targets_;
   std::list<std::uint64_t> idle_;  // who waits longest first
   std::unordered_map<std::string, std::size_t> by_address_;
