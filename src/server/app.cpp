@@ -177,8 +177,8 @@ Status App::sign_due_head() {
   return {};
 }
 
-void App::look_at_public_name() {
-  if (public_name_) public_name_->look();
+void App::look_at_public_name(bool asked) {
+  if (public_name_) public_name_->look(asked);
 }
 
 void App::judge_images() {

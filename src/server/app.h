@@ -51,7 +51,7 @@ class App {
   // Takes notice of what `musterd ca` changed, renews the server's certificate when it nears its end, warns of those
   // that do.
   Status renew_certificate();
-  void look_at_public_name();  // its files may have changed, or its certificate is due
+  void look_at_public_name(bool asked);  // its files may have changed; asked: and it is tried again at once
 
  private:
   App() = default;

@@ -205,7 +205,7 @@ Status serve(const Arguments& arguments, const OpenStore& open, const OpenAddres
     const Status renewed = app->renew_certificate();
     app->judge_hosts();
     app->judge_images();
-    app->look_at_public_name();
+    app->look_at_public_name(got == SIGHUP);
     if (const Status signed_head = app->sign_due_head(); !signed_head.ok())
       log_error("musterd", "the journal's head could not be signed: {}", signed_head.error().message);
     if (!renewed.ok()) log_error("musterd", "the server certificate could not be renewed: {}", renewed.error().message);

@@ -51,8 +51,9 @@ void PublicName::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void PublicName::look() {
+void PublicName::look(bool asked) {
   if (!options_.directory.empty()) {
+    if (!asked) return;
     {
       const std::lock_guard lock(mutex_);
       told_ = true;

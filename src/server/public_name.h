@@ -32,7 +32,8 @@ class PublicName {
   // An error where the operator's files are no good, or what is kept cannot be read.
   Status start();
   void stop();
-  void look();
+  // The files are read again. By ACME only if somebody asks: a failure there has its own, growing pause.
+  void look(bool asked);
 
  private:
   Status show(const crypto::KeyAndCert& pair);
