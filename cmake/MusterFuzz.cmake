@@ -30,7 +30,7 @@ function(muster_fuzz)
   endforeach()
   foreach(source model/workload_identity model/image_name model/image_policy model/node_labels model/reason model/offer model/venv_image model/validate agent/memory
           control/event_codec control/kinds control/state_codec egress/address egress/dns egress/rules
-          net/recall_frame relay/client_hello scan/inventory scan/inventory_text scan/osv scan/rpm scan/verdict scan/version cli/unpack cli/table
+          net/recall_frame relay/client_hello relay/upgrade scan/inventory scan/inventory_text scan/osv scan/rpm scan/verdict scan/version cli/unpack cli/table
           session/frames host/egress_protocol host/engine_http host/helper_link host/image_fault host/json host/netd_protocol host/owner_network host/policy
           host/poller host/privd_verbs host/unix_socket)
     list(APPEND parsers ${CMAKE_SOURCE_DIR}/src/${source}.cpp)

@@ -190,37 +190,43 @@ Status await_fd(int fd, short events, Deadline deadline) {
   }
 }
 
-Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline deadline) {
-  if (endpoint.peer == Peer::PlainLoopback) {
-    Dialled plain;
-    plain.fd = TRY(connect_host(endpoint.host, endpoint.port, deadline));
-    return plain;
-  }
-  const SslCtxPtr ctx = TRY(client_context(endpoint, alpn));
-  std::optional<Proxy> proxy;
-  if (endpoint.use_proxy_env) proxy = TRY(proxy_from_environment(endpoint.host, endpoint.port));
+Result<Dialled> connect_to(const Endpoint& endpoint, Deadline deadline) {
   Dialled out;
-  if (proxy) {
-    auto fd = connect_host(proxy->host, proxy->port, deadline);
-    if (!fd.ok()) return error(fd.error().code, "the proxy named by HTTPS_PROXY: " + fd.error().message);
-    out.fd = std::move(*fd);
-    const std::string host = endpoint.host.find(':') == std::string::npos ? endpoint.host : "[" + endpoint.host + "]";
-    TRY_VOID(open_tunnel(out.fd.get(), *proxy, shown(host, endpoint.port), deadline));
-    out.by_proxy = true;
-  } else {
+  std::optional<Proxy> proxy;
+  if (endpoint.use_proxy_env && endpoint.peer != Peer::PlainLoopback)
+    proxy = TRY(proxy_from_environment(endpoint.host, endpoint.port));
+  if (!proxy) {
     out.fd = TRY(connect_host(endpoint.host, endpoint.port, deadline));
+    return out;
   }
-  out.ssl = new_ssl(*ctx, out.fd.get());
-  if (!out.ssl) return error(Code::Internal, "cannot start TLS: " + ssl_error_text());
-  TRY_VOID(prepare_client(*out.ssl, endpoint));
+  auto fd = connect_host(proxy->host, proxy->port, deadline);
+  if (!fd.ok()) return error(fd.error().code, "the proxy named by HTTPS_PROXY: " + fd.error().message);
+  out.fd = std::move(*fd);
+  const std::string host = endpoint.host.find(':') == std::string::npos ? endpoint.host : "[" + endpoint.host + "]";
+  TRY_VOID(open_tunnel(out.fd.get(), *proxy, shown(host, endpoint.port), deadline));
+  out.by_proxy = true;
+  return out;
+}
+
+Status start_tls(Dialled& connection, const Endpoint& endpoint, const std::string& alpn, Deadline deadline) {
+  const SslCtxPtr ctx = TRY(client_context(endpoint, alpn));
+  connection.ssl = new_ssl(*ctx, connection.fd.get());
+  if (!connection.ssl) return error(Code::Internal, "cannot start TLS: " + ssl_error_text());
+  TRY_VOID(prepare_client(*connection.ssl, endpoint));
   while (true) {
     ERR_clear_error();
     errno = 0;
-    const int rc = SSL_do_handshake(out.ssl.get());
+    const int rc = SSL_do_handshake(connection.ssl.get());
     if (rc == 1) break;
-    if (!TRY(wait_ssl(out, rc, deadline))) return tls_failure(endpoint, *out.ssl, rc);
+    if (!TRY(wait_ssl(connection, rc, deadline))) return tls_failure(endpoint, *connection.ssl, rc);
   }
-  out.ca_pem = TRY(check_server(*out.ssl, endpoint));
+  connection.ca_pem = TRY(check_server(*connection.ssl, endpoint));
+  return {};
+}
+
+Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline deadline) {
+  Dialled out = TRY(connect_to(endpoint, deadline));
+  if (endpoint.peer != Peer::PlainLoopback) TRY_VOID(start_tls(out, endpoint, alpn, deadline));
   return out;
 }
 

@@ -38,6 +38,9 @@ struct Dialled {
 
 // events: POLLIN or POLLOUT. DeadlineExceeded when the time is over.
 Status await_fd(int fd, short events, Deadline deadline);
+// In two steps, for callers whose ALPN depends on the way; dial() is both. For PlainLoopback there is no second one.
+Result<Dialled> connect_to(const Endpoint& endpoint, Deadline deadline);
+Status start_tls(Dialled& connection, const Endpoint& endpoint, const std::string& alpn, Deadline deadline);
 Result<Dialled> dial(const Endpoint& endpoint, const std::string& alpn, Deadline deadline);
 // Blocking reads and writes of a dialled connection; 0 bytes read = the peer closed.
 Result<std::size_t> read_some(Dialled& connection, char* data, std::size_t size, Deadline deadline);

@@ -1,6 +1,6 @@
 #pragma once
-// What a member and muster-relay say to each other over TLS (ALPN "muster-relay/1"). Sans-I/O: codec, token and proof
-// only.
+// What a member and muster-relay say to each other over TLS (ALPN "muster-relay/1", or an HTTP upgrade:
+// relay/upgrade.h). Sans-I/O: codec, token and proof only.
 //   relay -> member  Challenge {version, nonce, ephemeral X25519 key}
 //   member -> relay  Hello {version, overlay key, proof, token}      proof = HMAC over a key that only DH(overlay,
 //   ephemeral) gives relay -> member  Welcome, then Recv{source key, payload}, PeerGone{key}, Error{code, message}

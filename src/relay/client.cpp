@@ -19,6 +19,7 @@
 #include "crypto/random.h"
 #include "net/dial.h"
 #include "overlay/relay_protocol.h"
+#include "relay/upgrade.h"
 
 namespace muster::relay {
 namespace {
@@ -76,6 +77,7 @@ struct Client::Impl {
       set_state(ClientState::Connecting, options.endpoint.host);
       const auto begin = SteadyClock::now();
       anew = false;
+      reached = greeted = false;
       const Error why = session();
       {
         const std::lock_guard lock(mutex);
@@ -83,8 +85,11 @@ struct Client::Impl {
         queued = 0;
       }
       if (stopping) break;
+      // Whoever else may have answered to the other way of asking says nothing about token and key.
       const bool refused =
-          why.code == Code::Unauthenticated || why.code == Code::PermissionDenied || why.code == Code::Unsupported;
+          (greeted || !otherwise) &&
+          (why.code == Code::Unauthenticated || why.code == Code::PermissionDenied || why.code == Code::Unsupported);
+      if (reached && !greeted) otherwise = !otherwise;
       if (SteadyClock::now() - begin > Millis(30'000)) back_off = options.back_off_min;
       set_state(refused ? ClientState::Refused : ClientState::Waiting, why.message);
       // Half fixed, half random: members of a fallen relay must not come back in step.
@@ -106,13 +111,19 @@ struct Client::Impl {
       const std::lock_guard lock(mutex);
       endpoint = options.endpoint;
     }
-    auto dialled = net::dial(endpoint, std::string(ov::kRelayAlpn), net::deadline_in(options.dial_time));
+    reader = {};
+    const net::Deadline deadline = net::deadline_in(options.dial_time);
+    auto dialled = net::connect_to(endpoint, deadline);
     if (!dialled.ok()) return dialled.error();
     net::Dialled connection = std::move(*dialled);
+    reached = true;
+    const bool asks = connection.by_proxy != otherwise;
+    const Status secure = asks ? ask_inside_tls(connection, endpoint, deadline)
+                               : net::start_tls(connection, endpoint, std::string(ov::kRelayAlpn), deadline);
+    if (!secure.ok()) return secure.error();
     ::setsockopt(connection.fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kUnsentMax, sizeof kUnsentMax);
     place = connection.by_proxy ? ov::Endpoint{} : peer_place(connection.fd.get());
     address = place.ip;
-    reader = {};
     pending.clear();
     last_heard = SteadyClock::now();
     last_ping = last_heard;
@@ -120,6 +131,7 @@ struct Client::Impl {
     rtt_us = 0;
     welcome = false;
     const auto began = last_heard;
+    if (const Status early = handle_all(); !early.ok()) return early.error();
     while (!stopping) {
       if (anew) return error(Code::Unavailable, "this machine is somewhere else now");
       Status step = receive(connection);
@@ -145,6 +157,27 @@ struct Client::Impl {
     return error(Code::Cancelled, "stopped");
   }
 
+  // As any client of the web looks: what is in the clear is "http/1.1", and the wish for the relay comes inside. One
+  // round trip more than by ALPN.
+  Status ask_inside_tls(net::Dialled& connection, const net::Endpoint& endpoint, net::Deadline deadline) {
+    TRY_VOID(net::start_tls(connection, endpoint, "http/1.1", deadline));
+    TRY_VOID(net::write_all(connection, upgrade_request(endpoint.server_name), deadline));
+    for (HeadReader answer;;) {
+      char buffer[2048];
+      const std::size_t n = TRY(net::read_some(connection, buffer, sizeof buffer, deadline));
+      if (n == 0) return error(Code::Unavailable, "the relay closed the connection");
+      std::size_t taken = 0;
+      const ByteView bytes = as_bytes({buffer, n});
+      const auto state = answer.feed(bytes, taken);
+      if (state == HeadReader::State::NeedMore) continue;
+      const auto refusal =
+          state == HeadReader::State::Whole ? upgrade_refusal(answer.head()) : std::optional<std::string>("too much");
+      if (refusal) return error(Code::Unavailable, "the relay does not switch to its protocol: " + *refusal);
+      reader.feed(bytes.subspan(taken));
+      return {};
+    }
+  }
+
   Status receive(net::Dialled& connection) {
     std::uint8_t buffer[16 << 10];
     for (int rounds = 0; rounds < 16; ++rounds) {
@@ -158,12 +191,12 @@ struct Client::Impl {
       }
       last_heard = SteadyClock::now();
       reader.feed({buffer, n});
-      while (true) {
-        auto frame = TRY(reader.next());
-        if (!frame) break;
-        TRY_VOID(handle(*frame));
-      }
+      TRY_VOID(handle_all());
     }
+    return {};
+  }
+  Status handle_all() {
+    while (auto frame = TRY(reader.next())) TRY_VOID(handle(*frame));
     return {};
   }
 
@@ -193,6 +226,7 @@ struct Client::Impl {
     switch (frame.type) {
       case ov::RelayType::Challenge:
         challenge = TRY(ov::parse_challenge(frame.body));
+        greeted = true;
         say_keys(false);
         return introduce();
       case ov::RelayType::Welcome:
@@ -278,6 +312,10 @@ struct Client::Impl {
   SteadyClock::time_point last_heard, last_ping;
   ov::RelayChallenge challenge;
   bool welcome = false, blocked = false;
+  // A box on the way may not like how we say that we want the relay: by ALPN, or asked inside TLS (through a proxy,
+  // where the round trip is little beside the proxy's own). After a failure the other one gets its turn.
+  bool otherwise = false;
+  bool reached = false, greeted = false;  // of the connection: its far end, the relay in it
   std::uint64_t pings = 0;
   // shared
   std::mutex mutex;

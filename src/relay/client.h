@@ -1,5 +1,6 @@
 #pragma once
-// A member's connection to muster-relay: TLS (through a CONNECT proxy where the environment names one), hello with
+// A member's connection to muster-relay: TLS (through a CONNECT proxy where the environment names one, with an HTTP
+// upgrade inside then; without one where the other way fails: upgrade.h), hello with
 // token and proof of the overlay key, packets both ways, pings, reconnect with back-off. One thread of its own runs it;
 // callbacks come on that thread and must not block. send() and the getters are for any thread. Packets may be lost, as
 // with UDP: the send queue is bounded and drops the oldest. stop() (and the destructor) returns when no callback runs

@@ -81,6 +81,7 @@ std::string Hub::metrics() const {
   line("handoff_expired_total", "counter", counts.handoff_expired.load());
   line("handoff_returned_total", "counter", counts.handoff_returned.load());
   line("hello_refused_total", "counter", counts.hello_refused.load());
+  line("upgrades_total", "counter", counts.upgrades.load());
   line("members_total", "counter", counts.members_total.load());
   line("packets_total", "counter", counts.packets.load());
   line("bytes_total", "counter", counts.bytes.load());

@@ -26,9 +26,9 @@ class Member {
 
 struct Counts {
   std::atomic<std::uint64_t> accepted{0}, refused{0}, not_tls{0}, handed_off{0}, handoff_expired{0},
-      handoff_returned{0}, hello_refused{0}, members_total{0}, packets{0}, bytes{0}, dropped{0}, unknown_peer{0},
-      throttled{0}, mirrored{0}, recalled{0}, udp_packets{0}, udp_refused{0}, udp_throttled{0}, udp_challenged{0},
-      udp_moved{0}, keys_refused{0};
+      handoff_returned{0}, hello_refused{0}, upgrades{0}, members_total{0}, packets{0}, bytes{0}, dropped{0},
+      unknown_peer{0}, throttled{0}, mirrored{0}, recalled{0}, udp_packets{0}, udp_refused{0}, udp_throttled{0},
+      udp_challenged{0}, udp_moved{0}, keys_refused{0};
   std::atomic<std::int64_t> members{0}, pending{0}, held{0};
 };
 

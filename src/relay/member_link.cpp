@@ -15,6 +15,7 @@
 #include "overlay/relay_protocol.h"
 #include "overlay/udp_relay.h"
 #include "relay/loops.h"
+#include "relay/upgrade.h"
 
 namespace muster::relay {
 namespace {
@@ -184,10 +185,35 @@ class MemberLink final : public Member,
         break;
     }
     shaken_ = true;
+    const std::uint8_t* name = nullptr;
+    unsigned size = 0;
+    SSL_get0_alpn_selected(ssl_.get(), &name, &size);
+    if (as_string(ByteView(name, size)) == ov::kRelayAlpn)
+      begin();
+    else
+      head_ = std::make_unique<HeadReader>();
+    read(true);
+  }
+  void begin() {
     Bytes challenge;
     ov::append_challenge(challenge, ov::challenge_of(door_));
     queue(challenge);
-    read(true);
+  }
+  // Before our protocol, where ALPN did not ask for it. What is left of the bytes is the protocol's.
+  void upgrade(ByteView& bytes) {
+    std::size_t taken = 0;
+    const auto state = head_->feed(bytes, taken);
+    bytes = bytes.subspan(taken);
+    if (state == HeadReader::State::NeedMore) return;
+    const int status = state == HeadReader::State::Whole ? judge_upgrade(head_->head()) : 431;
+    head_.reset();
+    if (status == 101) {
+      ++hub_->counts.upgrades;
+      queue(to_bytes(upgrade_answer(status)));
+      return begin();
+    }
+    ++hub_->counts.hello_refused;
+    leave(to_bytes(upgrade_answer(status)));
   }
 
   // more: the TLS layer may hold some already, of which the socket says nothing.
@@ -223,7 +249,9 @@ class MemberLink final : public Member,
     if (n > 0) {
       last_heard_ = std::chrono::steady_clock::now();
       tokens_ -= static_cast<std::int64_t>(n);
-      reader_.feed({input.data(), n});
+      ByteView bytes(input.data(), n);
+      if (head_) upgrade(bytes);
+      reader_.feed(bytes);
     }
     while (open_ && !leaving_) {
       auto frame = reader_.next();
@@ -450,12 +478,16 @@ class MemberLink final : public Member,
 
   void refuse(ov::RelayErrorCode code, const std::string& message) {
     if (leaving_ || !open_) return;
+    Bytes frame;
+    ov::append_error(frame, code, message);
+    leave(frame);
+  }
+  // Once these words have left, or two seconds from now.
+  void leave(const Bytes& words) {
     leave_udp(UdpLegs::End::Now);
     leaving_ = true;
     watch();
-    Bytes frame;
-    ov::append_error(frame, code, message);
-    queue(frame);
+    queue(words);
     pause_.expires_after(Millis(2000));
     pause_.async_wait([self = shared_from_this()](ErrorCode ec) {
       if (!ec) self->close();
@@ -494,6 +526,7 @@ class MemberLink final : public Member,
   Registry::GuardPtr guard_;
   ov::RelayDoor door_;
   ov::RelayToken token_;
+  std::unique_ptr<HeadReader> head_;  // until the upgrade, where there is one
   ov::FrameReader reader_;
   std::chrono::steady_clock::time_point born_, last_heard_, last_ping_{}, last_gone_{},
       refilled_ = std::chrono::steady_clock::now();

@@ -133,7 +133,7 @@ class RelayImpl final : public Relay {
           Code::InvalidArgument,
           "the certificate is musterd's own; a relay has another, in the folder relay/ of musterd's data folder: "
           "copy certificate and key from there");
-    auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn)}));
+    auto fresh = TRY(server_context(files, {std::string(overlay::kRelayAlpn), "http/1.1"}));
     // What is relayed is encrypted already: the cheapest of the good ciphers, unless a client has no hardware for it.
     SSL_CTX_set_ciphersuites(fresh.get(), "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384");
     SSL_CTX_set_options(fresh.get(), SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
@@ -327,7 +327,8 @@ void Pending::look() {
   }
   need_bytes(1);
   timer_.cancel();
-  bool member = false;
+  // By ALPN; or by our name, and then the wish comes inside (upgrade.h).
+  bool member = hello.server_name == kRelayName;
   for (const auto& name : hello.alpn) member = member || name == overlay::kRelayAlpn;
   relay_.route(std::move(socket_), member);
 }

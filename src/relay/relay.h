@@ -1,6 +1,7 @@
 #pragma once
 // muster-relay as a class: owner of the public TCP listener. A connection whose ClientHello offers ALPN
-// "muster-relay/1" is served here (TLS, relay protocol of overlay/relay_protocol.h); every other TLS connection is
+// "muster-relay/1", or asks for the server "muster-relay" and then for an upgrade inside (upgrade.h), is served here
+// (TLS, relay protocol of overlay/relay_protocol.h); every other TLS connection is
 // passed to the server behind the handoff socket (net/handoff.h), held for hold_time while none is there; on a
 // socket beside it that server says which members left their clusters (net/recall_frame.h), and a control plane
 // elsewhere over the relay protocol itself (kControlCluster): those are cut off at once. On the UDP port of the same

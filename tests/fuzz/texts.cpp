@@ -21,6 +21,7 @@
 #include "net/net.h"
 #include "net/url.h"
 #include "relay/client_hello.h"
+#include "relay/upgrade.h"
 #include "scan/inventory.h"
 #include "scan/verdict.h"
 
@@ -476,6 +477,40 @@ FUZZ_TARGET(client_hello, 2 << 10) {
     MUSTER_CHECK(relay::read_client_hello(input.first(5)).kind == relay::ClientHello::Kind::NeedMore);
     plant(hello.alpn.size() == 2 && hello.server_name.size() == 6 && hello.server_name != "muster");
   }
+}
+
+Seeds seeds_relay_upgrade() {
+  Seeds out = {to_bytes(relay::upgrade_request("muster-relay")),
+               to_bytes("POST /relay/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"),
+               to_bytes("GET /relay/v2 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, upgrade\r\n\r\n"),
+               to_bytes("GET /relay/v1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUpgrade: h2c\r\n\r\n")};
+  for (const int status : {101, 400, 404, 405, 426, 431}) out.push_back(to_bytes(relay::upgrade_answer(status)));
+  return out;
+}
+FUZZ_TARGET(relay_upgrade, relay::kUpgradeHeadMax + 64) {
+  using State = relay::HeadReader::State;
+  relay::HeadReader reader, slowly;
+  std::size_t taken = 0, sum = 0;
+  const State state = reader.feed(input, taken);
+  MUSTER_CHECK(taken <= input.size() && taken <= relay::kUpgradeHeadMax);
+  MUSTER_CHECK(reader.head() == as_string(input.first(taken)));
+  // The same however it was cut.
+  State last = State::NeedMore;
+  for (std::size_t i = 0; i < input.size() && last == State::NeedMore; ++i) {
+    std::size_t one = 0;
+    last = slowly.feed(input.subspan(i, 1), one);
+    sum += one;
+  }
+  MUSTER_CHECK(last == state && sum == taken);
+  const int status = relay::judge_upgrade(reader.head());
+  const auto refusal = relay::upgrade_refusal(reader.head());
+  if (state != State::Whole) MUSTER_CHECK(status == 400 && refusal);
+  // Whoever gets 101 asked with GET for the path, and every answer of ours is read as what it is.
+  if (status == 101) MUSTER_CHECK(reader.head().starts_with("GET /relay/v1 HTTP/1.1\r\n"));
+  const std::string answer = relay::upgrade_answer(status);
+  const auto read = relay::upgrade_refusal(answer.substr(0, answer.find("\r\n\r\n") + 4));
+  MUSTER_CHECK(status == 101 ? !read : read == std::to_string(status));
+  plant(status == 405 && reader.head().starts_with("PUT"));
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ KINDS = {
     "dual": "IPv4 as symmetric, and IPv6 behind a firewall that lets answers in",
     "six": "only IPv6, behind a firewall that lets answers in",
     "noudp": "UDP is dropped",
-    "proxy": "nothing gets out but through a CONNECT proxy that asks for a password, to port 443",
+    "proxy": "nothing gets out but through a CONNECT proxy that asks for a password, to port 443, and for TLS of the web in it",
 }
 WATCH, PATIENCE = 5, 15  # seconds after the first packet: what must stay on the relay is watched, what must become direct is waited for
 USABLE_MS, USABLE_P95_MS, DIRECT_P95_MS = 5000, 1000, 3000  # bounds: usable each, usable and direct 95 of 100
@@ -129,7 +129,7 @@ def rules(kind, host):
 
 
 class Proxy:
-    """CONNECT to port 443 for whoever knows the password; listens inside a namespace."""
+    """CONNECT to port 443 for whoever knows the password and then looks like the web; listens inside a namespace."""
 
     def __init__(self, namespace, address):
         self.tunnels, self.refused = 0, 0
@@ -171,6 +171,12 @@ class Proxy:
             upstream = socket.create_connection((target.group(1), 443), timeout=10)
             upstream.settimeout(None)
             client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            hello = client.recv(65536)
+            if b"http/1.1" not in hello or b"muster-relay/1" in hello:
+                self.refused += 1
+                upstream.close()
+                return client.close()
+            upstream.sendall(hello)
             self.tunnels += 1
             for one, other in ((client, upstream), (upstream, client)):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
