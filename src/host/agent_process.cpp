@@ -527,6 +527,8 @@ void AgentProcess::refresh_facts() {
           if (version.is_string())
             facts.labels[std::string(kVersionLabelPrefix) + std::string(component)] =
                 std::string(version.get_string()).substr(0, 256);
+      facts.labels[std::string(kIsolationLabel)] =
+          bool_at(reply->fields, {"own_users"}) ? kUserNamespace : kSharedUsers;
       if (!facts.devices.empty() && text_at(reply->fields, {"gpu"}) == "none") {
         // A GPU that no container can get is nothing to hire.
         engine_fault_ = "the container engine cannot give GPUs to containers; see `muster-agent doctor`";

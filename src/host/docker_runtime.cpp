@@ -19,6 +19,7 @@ namespace muster::host {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr std::uint32_t kIdsOfLease = 65'536;
 constexpr std::int64_t kNofileSmall = 4096, kScratchBytes = 16 << 20;
 constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine",
                            kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
@@ -126,6 +127,8 @@ Result<EngineInfo> DockerRuntime::info() {
   out.arch = text_at(info, {"Architecture"});
   out.cgroup = text_at(info, {"CgroupVersion"});
   find_gpus(info, out);
+  find_users(info);
+  out.own_users = users() != Users::Shared;
   const EngineReply images = TRY(ask("GET", "/images/json"));
   const json::value list = TRY(parse_value(images.body));
   if (const auto* items = list.if_array()) {
@@ -138,6 +141,81 @@ Result<EngineInfo> DockerRuntime::info() {
     }
   }
   return out;
+}
+
+Status DockerRuntime::know_users() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (users_known_) return {};
+  }
+  const auto known = info();
+  return known.ok() ? Status() : Status(known.error());
+}
+
+DockerRuntime::Users DockerRuntime::users() const {
+  const std::lock_guard lock(mutex_);
+  return users_;
+}
+
+// A daemon with userns-remap keeps all it has in a folder that is called by the first ids. Podman gives each container
+// ids of its own if there are some for "containers" (containers-storage.conf(5)): enough for one lease at least.
+void DockerRuntime::find_users(const json::object& info) {
+  Users found = Users::Shared;
+  IdMap map;
+  if (podman()) {
+    const auto enough = [](const char* file) {
+      std::ifstream lines(file);
+      std::uint64_t sum = 0;
+      for (std::string line; std::getline(lines, line);) {
+        if (!line.starts_with("containers:")) continue;
+        const auto last = line.rfind(':');
+        if (last > 10) sum += std::strtoull(line.c_str() + last + 1, nullptr, 10);
+      }
+      return sum >= kIdsOfLease;
+    };
+    if (enough("/etc/subuid") && enough("/etc/subgid")) found = Users::OfLease;
+  } else if (const auto* options = info.if_contains("SecurityOptions"); options != nullptr && options->is_array()) {
+    for (const auto& option : options->get_array()) {
+      if (!option.is_string() || !std::string_view(option.get_string()).starts_with("name=userns")) continue;
+      const std::string name = fs::path(text_at(info, {"DockerRootDir"})).filename().string();
+      int end = 0;
+      if (std::sscanf(name.c_str(), "%9u.%9u%n", &map.uids, &map.gids, &end) == 2 &&
+          end == static_cast<int>(name.size()) && map.uids > 0 && map.gids > 0)
+        map.size = kIdsOfLease, found = Users::Engine;
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  users_known_ = true, users_ = found, engine_map_ = found == Users::Engine ? map : IdMap{};
+}
+
+// Of one that exists; it need not run.
+Result<IdMap> DockerRuntime::id_map(const std::string& container) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (users_ != Users::OfLease) return engine_map_;
+  }
+  const EngineReply reply =
+      TRY(http_.call({.target = "/v4.0.0/libpod/containers/" + container + "/json", .timeout = Millis(60'000)}));
+  if (reply.status != 200) return refused(reply, "inspect " + container, "engine");
+  const json::object about = TRY(parse_object(reply.body));
+  const auto* config = about.if_contains("HostConfig");
+  const auto read = [&](const char* kind, std::uint32_t& first, std::uint32_t& size) {
+    const auto* maps =
+        config != nullptr && config->is_object() ? config->get_object().if_contains("IDMappings") : nullptr;
+    const auto* list = maps != nullptr && maps->is_object() ? maps->get_object().if_contains(kind) : nullptr;
+    // One range that begins with root: "0:400000:65536".
+    return list != nullptr && list->is_array() && list->get_array().size() == 1 && list->get_array()[0].is_string() &&
+           std::sscanf(std::string(list->get_array()[0].get_string()).c_str(), "0:%9u:%9u", &first, &size) == 2 &&
+           first > 0 && size > 0;
+  };
+  IdMap map;
+  std::uint32_t groups = 0;
+  if (config != nullptr && config->is_object() && !config->get_object().contains("IDMappings"))
+    return map;  // of before
+  if (!read("UidMap", map.uids, map.size) || !read("GidMap", map.gids, groups))
+    return error(Code::Unavailable, "Podman does not say which user ids container " + container + " got", "engine");
+  map.size = std::min(map.size, groups);
+  return map;
 }
 
 json::object DockerRuntime::labels(const std::string& lease, std::string_view part) const {
@@ -168,6 +246,7 @@ json::object DockerRuntime::common_host_config(std::int64_t pids, std::int64_t n
   config["Init"] = true;
   config["Privileged"] = false;
   config["IpcMode"] = "private";
+  if (users() == Users::OfLease) config["UsernsMode"] = fmt::format("auto:size={}", kIdsOfLease);
   config["RestartPolicy"] = json::object{{"Name", "no"}};
   config["LogConfig"] =
       json::object{{"Type", "json-file"}, {"Config", json::object{{"max-size", "5m"}, {"max-file", "2"}}}};
@@ -213,6 +292,12 @@ Status DockerRuntime::create(const std::string& container, const json::value& bo
   const EngineReply reply = TRY(ask("POST", "/containers/create?name=" + container, to_text(body)));
   if (reply.status == 201) return {};
   const bool image_missing = reply.status == 404;
+  if (reply.body.find("not find enough available IDs") != std::string::npos)
+    return error(
+        Code::FailedPrecondition,
+        "Podman has no user ids left for another lease: give `containers` more in /etc/subuid and /etc/subgid, "
+        "65536 for each",
+        "container.users");
   return refused(reply, "create " + container, image_missing ? "image_pull.not_found" : "container.create");
 }
 
@@ -229,24 +314,28 @@ Status DockerRuntime::drop(const std::string& container, int grace_s) {
     const auto stopped = ask("POST", fmt::format("/containers/{}/stop?t={}", container, grace_s), {}, grace_s + 30);
     if (!stopped.ok()) return stopped.error();
   }
-  const EngineReply reply = TRY(ask("DELETE", "/containers/" + container + "?force=true&v=true", {}, 120));
-  if (reply.status == 204 || reply.status == 404 || reply.status == 409) {
-    if (reply.status != 409) return {};
-    for (int i = 0; i < 50; ++i) {  // a removal is already under way
+  for (int again = 0;; ++again) {
+    const EngineReply reply = TRY(ask("DELETE", "/containers/" + container + "?force=true&v=true", {}, 120));
+    if (reply.status == 204 || reply.status == 404) return {};
+    // Under way already; or, with a user namespace, Podman came to its mounts a moment before the kernel let go of
+    // them.
+    if (reply.status != 409 && (reply.status != 500 || again >= 10))
+      return refused(reply, "remove " + container, "container.remove");
+    for (int i = 0; i < (reply.status == 409 ? 50 : 3); ++i) {
       std::this_thread::sleep_for(Millis(100));
       const auto still = inspect(container);
       if (!still.ok() && still.error().code == Code::NotFound) return {};
     }
+    if (reply.status == 409) return refused(reply, "remove " + container, "container.remove");
   }
-  return refused(reply, "remove " + container, "container.remove");
 }
 
 // Who the image runs as. A name is looked up in the image's own /etc/passwd.
 Result<DockerRuntime::User> DockerRuntime::user_of(const std::string& image, const std::string& container) {
   {
     const std::lock_guard lock(mutex_);
-    const auto known = users_.find(image);
-    if (known != users_.end()) return known->second;
+    const auto known = image_users_.find(image);
+    if (known != image_users_.end()) return known->second;
   }
   const json::value about = TRY(inspect(container));
   const std::string text = text_at(about, {"Config", "User"});
@@ -270,7 +359,7 @@ Result<DockerRuntime::User> DockerRuntime::user_of(const std::string& image, con
     }
   }
   const std::lock_guard lock(mutex_);
-  if (users_.size() < 256) users_[image] = user;
+  if (image_users_.size() < 256) image_users_[image] = user;
   return user;
 }
 
@@ -317,6 +406,8 @@ json::object DockerRuntime::workload(const LaunchSpec& spec, const std::vector<s
   }
   json::object config = common_host_config(spec.pids, nofile);
   config["NetworkMode"] = "container:" + name(spec.lease, "net");
+  // A network namespace belongs to a user namespace: who joins the one joins the other.
+  if (users() == Users::OfLease) config["UsernsMode"] = "container:" + name(spec.lease, "net");
   if (spec.memory_bytes > 0) {
     config["Memory"] = spec.memory_bytes;
     config["MemorySwap"] = spec.memory_bytes;
@@ -371,7 +462,7 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
   if (!found.ok() && found.error().code != Code::NotFound) return found.error();
   TRY_VOID(create_with_gpus(main, body, spec.devices, engine));
   const User user = TRY(user_of(spec.image, main));
-  TRY_VOID(dirs_.hand_over(spec.lease, user.uid, user.gid));
+  TRY_VOID(dirs_.hand_over(spec.lease, user.uid, user.gid, TRY(id_map(main))));
   std::error_code ignored;
   fs::remove(options_.layout.lease(spec.lease) + "/run/helper.sock", ignored);
   TRY_VOID(start(main));
@@ -381,6 +472,7 @@ Result<Launched> DockerRuntime::launch(const LaunchSpec& spec) {
 Status DockerRuntime::start_probe(const std::string& lease, const std::string& image) {
   const std::string probe = name(lease, "probe");
   TRY_VOID(dirs_.prepare(lease));
+  TRY_VOID(know_users());
   TRY_VOID(drop(probe, 0));
   const ImageSays says = TRY(image_says(image));
   json::object config = side_host_config(says, 512, std::int64_t{2} << 30, true);
@@ -395,7 +487,7 @@ Status DockerRuntime::start_probe(const std::string& lease, const std::string& i
                           {"HostConfig", config}};
   TRY_VOID(create(probe, body));
   const User user = TRY(user_of(image, probe));
-  TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid));
+  TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid, TRY(id_map(probe))));
   return start(probe);
 }
 

@@ -91,6 +91,16 @@ class DockerRuntime : public Runtime {
   boost::json::object labels(const std::string& lease, std::string_view part) const;
   boost::json::object workload(const LaunchSpec& spec, const std::vector<std::string>& image_env, Launched& told) const;
   bool podman() const;
+  // Whose user ids containers get.
+  enum class Users : std::uint8_t {
+    Shared,   // the machine's
+    Engine,   // those that the owner gave the daemon (userns-remap): the same for all its containers
+    OfLease,  // Podman takes others for each lease, from those that the owner gave it
+  };
+  Users users() const;
+  Status know_users();  // asks the engine, if nobody did yet
+  void find_users(const boost::json::object& info);
+  Result<IdMap> id_map(const std::string& container);
   // docker_gpu.cpp
   void find_gpus(const boost::json::object& info, EngineInfo& out) const;
   Result<ImageSays> image_says(const std::string& image);
@@ -105,9 +115,12 @@ class DockerRuntime : public Runtime {
   LeaseDirs dirs_;
   std::mutex images_mutex_;  // over images.json
   mutable std::mutex mutex_;
-  std::string api_version_;            // under mutex_
-  bool podman_ = false;                // known with api_version_; under mutex_
-  std::map<std::string, User> users_;  // image -> who it runs as; under mutex_
+  std::string api_version_;   // under mutex_
+  bool podman_ = false;       // known with api_version_; under mutex_
+  bool users_known_ = false;  // these three as of the last info(); under mutex_
+  Users users_ = Users::Shared;
+  IdMap engine_map_;
+  std::map<std::string, User> image_users_;  // image -> who it runs as; under mutex_
   std::mutex life_mutex_;
   std::uint64_t life_;  // under life_mutex_
   Fd life_line_;        // a stream that ends with the engine; under life_mutex_

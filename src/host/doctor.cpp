@@ -286,6 +286,12 @@ void engine(Walk& walk, const Layout& layout) {
     return walk.broken("container engine", info.error().message,
                        "start the engine (systemctl start docker) and run this as root");
   walk.good("container engine", fmt::format("{} {} (API {})", info->kind, info->version, info->api));
+  if (info->own_users)
+    walk.good("user ids", "leases have their own");
+  else
+    walk.note("user ids",
+              "leases share the machine's: a lower isolation, which is told; docs/security/hardening.md "
+              "says how to give them their own");
   known_holes(walk, *info);
   gpus(walk, info->gpu_mode);
 }

@@ -500,6 +500,47 @@ TEST(LeaseDirs, CountsBlocksAndFollowsNoLinks) {
   EXPECT_EQ(tree_bytes(dir.path + "/missing", 0), 0U);
 }
 
+TEST(LeaseDirs, FilesMoveToOtherIdsOnceAndOthersStay) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root";
+  TempDir dir;
+  Layout layout{dir.path};
+  LeaseDirs dirs(layout, dir.path + "/secrets");
+  ASSERT_TRUE(dirs.prepare("lease-1").ok());
+  const std::string work = dirs.dir("lease-1") + "/workspace";
+  const auto owner = [&](const std::string& name) {
+    struct stat info {};
+    EXPECT_EQ(::lstat((work + name).c_str(), &info), 0) << name;
+    return std::pair(info.st_uid, info.st_gid);
+  };
+  using Ids = std::pair<uid_t, gid_t>;
+  ASSERT_TRUE(dirs.hand_over("lease-1", 1000, 100).ok());
+  EXPECT_EQ(owner(""), Ids(1000, 100));
+  fs::create_directories(work + "/deep");
+  std::ofstream(work + "/deep/file") << "x";
+  std::ofstream(work + "/foreign") << "x";
+  std::ofstream(dir.path + "/outside") << "x";
+  fs::create_hard_link(work + "/deep/file", work + "/again");
+  fs::create_symlink(dir.path + "/outside", work + "/link");
+  fs::create_directory_symlink(dir.path, work + "/folder");
+  for (const auto* name : {"/deep", "/deep/file", "/link", "/folder"})
+    ASSERT_EQ(::lchown((work + name).c_str(), 1000, 100), 0);
+  ASSERT_EQ(::lchown((work + "/foreign").c_str(), 70'000, 70'000), 0);
+  // To ranges that overlap, so that what is moved twice would be seen.
+  for (const std::uint32_t first : {400'000u, 400'500u, 500'000u}) {
+    ASSERT_TRUE(dirs.hand_over("lease-1", 1000, 100, {first, first + 7, 65'536}).ok());
+    for (const auto* name : {"", "/deep", "/deep/file", "/again", "/link", "/folder"})
+      EXPECT_EQ(owner(name), Ids(first + 1000, first + 107)) << name;
+  }
+  EXPECT_EQ(owner("/foreign"), Ids(70'000, 70'000));
+  EXPECT_EQ(::geteuid(), 0u);
+  struct stat outside {};
+  ASSERT_EQ(::stat((dir.path + "/outside").c_str(), &outside), 0);
+  EXPECT_EQ(outside.st_uid, 0u) << "a link was followed";
+  EXPECT_EQ(dirs.hand_over("lease-1", 65'536, 1, {400'000, 400'000, 65'536}).error().code, Code::InvalidArgument);
+  ASSERT_TRUE(dirs.hand_over("lease-1", 1000, 100).ok());
+  EXPECT_EQ(owner("/again"), Ids(1000, 100)) << "and back to the machine's";
+}
+
 TEST(LeaseDirs, CountsAndRemovesWhatIsDeeperThanPathsAndDescriptors) {
   const TempDir dir, elsewhere;
   const std::string top = dir.path + "/top", name(100, 'd');

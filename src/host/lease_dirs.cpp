@@ -265,7 +265,71 @@ Status LeaseDirs::prepare_helper() {
   return write_whole(layout_.helper() + "/seccomp.json", as_bytes(seccomp_profile()), 0644, geteuid(), getegid());
 }
 
-Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid) {
+namespace {
+
+constexpr std::size_t kLinkedMax = 1 << 20;
+
+std::string map_text(const IdMap& map) {
+  return fmt::format("{} {} {}\n", map.uids, map.gids, map.size);
+}
+
+// Moves what lies in `from` to the same place in `to`; other owners stay as they are.
+std::uint32_t moved_id(std::uint32_t id, std::uint32_t from, std::uint32_t to, std::uint32_t size) {
+  return id >= from && id - from < size ? to + (id - from) : id;
+}
+
+// On its file system only, links not followed and themselves moved. A file with several names is moved once.
+Status move_owners(const std::string& path, const IdMap& from, const IdMap& to) {
+  const std::uint32_t size = std::min(from.size, to.size);
+  std::set<ino_t> done;
+  struct stat info {};
+  std::vector<Dir> open;
+  open.push_back(open_dir(AT_FDCWD, path.c_str()));
+  if (!open.back() || fstat(dirfd(open.back().get()), &info) != 0) return {};
+  const dev_t device = info.st_dev;
+  while (!open.empty()) {
+    const dirent* entry = next_entry(open.back());
+    if (entry == nullptr) {
+      open.pop_back();
+      continue;
+    }
+    const int here = dirfd(open.back().get());
+    if (fstatat(here, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || info.st_dev != device) continue;
+    const bool folder = S_ISDIR(info.st_mode);
+    if (!folder && info.st_nlink > 1 && !done.insert(info.st_ino).second) continue;
+    const uid_t uid = moved_id(info.st_uid, from.uids, to.uids, size);
+    const gid_t gid = moved_id(info.st_gid, from.gids, to.gids, size);
+    if ((uid != info.st_uid || gid != info.st_gid) && fchownat(here, entry->d_name, uid, gid, AT_SYMLINK_NOFOLLOW) != 0)
+      return error(Code::Unavailable, fmt::format("cannot hand over what is in {}: {}", path, errno_text(errno)),
+                   "disk");
+    if (!folder) {
+      if (done.size() > kLinkedMax)
+        return error(Code::Unavailable, path + " has too many files of several names", "disk");
+      continue;
+    }
+    if (open.size() >= kOpenMax)
+      return error(Code::Unavailable, path + " is too deep to be handed to other user ids", "disk");
+    if (Dir inner = open_dir(here, entry->d_name)) open.push_back(std::move(inner));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map) {
+  if (uid >= map.size || gid >= map.size)
+    return error(
+        Code::InvalidArgument,
+        fmt::format("the image runs as user {} of group {}; a lease has the ids below {} here", uid, gid, map.size),
+        "image.user");
+  IdMap before;
+  const std::string kept = dir(lease) + "/ids";
+  if (std::ifstream file(kept); file && !(file >> before.uids >> before.gids >> before.size)) before = {};
+  if (before != map) {
+    TRY_VOID(move_owners(dir(lease) + "/workspace", before, map));
+    TRY_VOID(write_whole(kept, as_bytes(map_text(map)), 0600, geteuid(), getegid()));
+  }
+  uid += map.uids, gid += map.gids;
   for (const auto* part : {"/run", "/probe", "/workspace"}) {
     // The container could have replaced what is inside; the directory itself sits in ours.
     const std::string path = dir(lease) + part;

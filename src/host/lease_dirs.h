@@ -15,6 +15,14 @@
 
 namespace muster::host {
 
+// Where ids inside a container's user namespace lie outside: `size` of them from 0 on, one behind the other. Without a
+// namespace of its own they are the machine's.
+struct IdMap {
+  static constexpr std::uint32_t kAll = UINT32_MAX;
+  std::uint32_t uids = 0, gids = 0, size = kAll;  // the first ones outside
+  bool operator==(const IdMap&) const = default;
+};
+
 class LeaseDirs {
  public:
   LeaseDirs(Layout layout, std::string secrets_root);  // secrets_root empty: chosen
@@ -24,8 +32,10 @@ class LeaseDirs {
 
   Status prepare(const std::string& lease);  // idempotent
   Status prepare_helper();                   // what all leases share: the helper's programs and the seccomp profile
-  Status hand_over(const std::string& lease, uid_t uid, gid_t gid);  // to who runs in it
-  Status put_secret(const std::string& lease, ByteView ray_token);   // 0400, owned by who runs in it
+  // To who runs in it, by the ids inside. What its workspace holds from before under another map is moved to this one;
+  // nobody may run in it then. InvalidArgument: the ids are beyond the map.
+  Status hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map = {});
+  Status put_secret(const std::string& lease, ByteView ray_token);  // 0400, owned by who runs in it
   Status put_identity(const std::string& lease, const std::string& file, ByteView token);  // the same beside it
   Status put_blob(const std::string& lease, const std::string& blob, int source);
   Result<Fd> connect_helper(const std::string& lease, Place place);

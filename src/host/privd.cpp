@@ -402,9 +402,10 @@ Result<Answer> Privd::dispatch(const Verb& verb, std::vector<Fd>& fds, const Cli
       for (const auto runtime : info.runtimes) runtimes.emplace_back(runtime == RuntimeKind::Venv ? "venv" : "docker");
       json::object versions;
       for (const auto& [component, version] : versions_of(info)) versions[component] = scan::text(version);
-      answer.fields = {{"kind", info.kind},    {"version", info.version}, {"api", info.api},
-                       {"arch", info.arch},    {"gpu", info.gpu_mode},    {"images", images},
-                       {"runtimes", runtimes}, {"image_bytes", bytes},    {"versions", versions}};
+      answer.fields = {{"kind", info.kind},          {"version", info.version}, {"api", info.api},
+                       {"arch", info.arch},          {"gpu", info.gpu_mode},    {"images", images},
+                       {"runtimes", runtimes},       {"image_bytes", bytes},    {"versions", versions},
+                       {"own_users", info.own_users}};
       return answer;
     }
     case VerbKind::List:

@@ -26,6 +26,7 @@ struct EngineInfo {
   std::vector<RuntimeKind> runtimes;              // what may be used here
   std::vector<std::string> cdi;                   // names of GPUs in the engine's CDI specifications
   std::map<std::string, std::string> parts = {};  // of the engine, as it says: name -> version
+  bool own_users = false;  // what runs in a lease is in a user namespace: ids inside are not the machine's
 };
 struct RegistryAuth {
   std::string username, password;

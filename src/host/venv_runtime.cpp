@@ -108,6 +108,7 @@ Result<EngineInfo> VenvRuntime::info() {
   out.kind = "venv";
   out.runtimes = {RuntimeKind::Venv};
   out.version = "bubblewrap";
+  out.own_users = true;
   out.arch = machine_arch();
   out.cgroup = cgroups_.unified() ? "2" : "1";
   out.gpu_mode = fs::exists("/proc/driver/nvidia/gpus") ? "device" : "none";

@@ -6,6 +6,7 @@
 
 #include "launcher/parts.h"
 #include "model/names.h"
+#include "model/node_labels.h"
 #include "model/offer.h"
 #include "model/validate.h"
 #include "model/workload_identity.h"
@@ -125,7 +126,10 @@ Status read_key(Draft& draft, const Entry& entry, const std::string& key) {
       return fault(
           value, key,
           "asks for gvisor, which no machine offers yet; leave it out, or take machines of your own (pool: own)");
-    if (wanted != "container") return fault(value, key, "must be container");
+    if (wanted == kUserNamespace)
+      draft.constraints[std::string(kIsolationLabel)] = wanted;
+    else if (wanted != "container")
+      return fault(value, key, "must be container or user-namespace");
   } else if (entry.key == "jurisdiction")
     draft.constraints["jurisdiction"] = TRY(read_text(value, key));
   else if (entry.key == "gpu_model")

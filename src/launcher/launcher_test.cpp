@@ -210,6 +210,17 @@ TEST(Launcher, OtherProvidersAreCounts) {
   EXPECT_EQ(load("tests/data/launcher/azure.yaml").spec.groups[0].max, 2u);
 }
 
+TEST(Launcher, IsolationIsAskedOfMachines) {
+  const std::string base = "cluster_name: a\nprovider: {type: aws}\n";
+  const auto constraints = [&](const std::string& more) {
+    const auto launch = from_yaml(base + more, {});
+    EXPECT_TRUE(launch.ok());
+    return launch->spec.head.constraints;
+  };
+  EXPECT_EQ(constraints("muster: {isolation: user-namespace}\n").at("isolation"), "user-namespace");
+  EXPECT_FALSE(constraints("muster: {isolation: container}\n").contains("isolation"));
+}
+
 TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
   const std::string base = "cluster_name: a\nprovider: {type: aws}\n";
   EXPECT_EQ(fails(base + "min_workers: TYPICALLY_TWO\n"),
@@ -218,7 +229,8 @@ TEST(Launcher, ErrorsNameLineAndKeyAndRemedy) {
             "line 3: max_worker is not a key of Ray's cluster YAML; did you mean max_workers?");
   EXPECT_NE(fails(base + "muster: {isolation: gvisor}\n").find("asks for gvisor, which no machine offers yet"),
             std::string::npos);
-  EXPECT_NE(fails(base + "muster: {isolation: strong}\n").find("must be container"), std::string::npos);
+  EXPECT_NE(fails(base + "muster: {isolation: strong}\n").find("must be container or user-namespace"),
+            std::string::npos);
   EXPECT_NE(fails(base + "min_workers: 3\nmax_workers: 2\n").find("more than max_workers"), std::string::npos);
   EXPECT_NE(fails(base + "setup_commands:\n  - echo: x\n").find("put the command in quotes"), std::string::npos);
   EXPECT_NE(fails("cluster_name: a\n").find("provider is missing"), std::string::npos);

@@ -29,6 +29,10 @@ inline constexpr std::string_view kUploadLimitLabel = "limit-upload-kbps", kDown
 // Which versions a machine says it runs containers with, as labels of its facts: "version.runc" and so on
 // (scan/known_holes.h).
 inline constexpr std::string_view kVersionLabelPrefix = "version.";
+// Whether containers there have user ids of their own ("user-namespace") or the machine's ("shared-users"), as a label
+// of its facts: a claim, as all of them.
+inline constexpr std::string_view kIsolationLabel = "isolation", kUserNamespace = "user-namespace",
+                                  kSharedUsers = "shared-users";
 // Set by the control plane alone, among the facts as they are stored: holes that are known in what the machine runs
 // containers with. While it is there nothing new is placed on the machine.
 inline constexpr std::string_view kHeldLabel = "held-for-holes";

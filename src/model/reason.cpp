@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 52> kSentences{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 53> kSentences{{
     {"budget", "the cluster has cost what its budget allows; start it again with a larger one"},
     {"container.disk_reserve",
      "the machine's disk ran low and this lease used the most of it; use less, or ask for a "
@@ -19,6 +19,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 52> kSentenc
     {"container.root_full",
      "the container wrote more into its root than the owner allows and began anew; write to "
      "/tmp/ray, or put the files into the image"},
+    {"container.users",
+     "the machine has no user ids left for another lease; its owner must give its engine more (/etc/subuid)"},
     {"container.workspace_full", "/tmp/ray is full; ask for more disk (resources: disk), or spill and keep less"},
     {"gpu.driver", "the machine's driver does not know a leased GPU; its owner must look at nvidia-smi"},
     {"gpu.toolkit", "the machine's container engine cannot hand out GPUs; its owner must install the NVIDIA toolkit"},

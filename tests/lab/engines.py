@@ -13,6 +13,14 @@ import time
 import images
 
 
+def with_ids(folder, text):
+    """What is put before a command so that it, and nobody else, finds this text in /etc/subuid and /etc/subgid."""
+    with open(folder + "/subids", "w") as f:
+        f.write(text)
+    binds = " && ".join("mount --bind %s/subids /etc/sub%s" % (folder, kind) for kind in ("uid", "gid"))
+    return ["unshare", "-m", "sh", "-c", binds + ' && exec "$@"', "sh"]
+
+
 class Engine:
     name, program = "", ""
 
@@ -81,6 +89,18 @@ class Docker(Engine):
                 "--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
 
 
+class RemappedDocker(Docker):
+    """With user ids of its own for all its containers."""
+    FIRST = 300000
+
+    def start(self):
+        os.chmod(self.folder, 0o711)  # it looks whether root of the containers comes through
+        return super().start()
+
+    def command(self):
+        return with_ids(self.folder, "nobody:%d:65536\n" % self.FIRST) + super().command() + ["--userns-remap=nobody:nogroup"]
+
+
 class Podman(Engine):
     name, program = "podman", "podman"
 
@@ -98,3 +118,14 @@ class Podman(Engine):
         loads = self.folder + "/loads"  # Podman keeps what was sent to it in its folder for temporary files, for good
         os.makedirs(loads, exist_ok=True)
         return {"TMPDIR": loads, **{key: "%s/%s" % (self.folder, key.lower()) for key in files}}
+
+
+class PodmanWithIds(Podman):
+    """With user ids to give, for three containers or so. privd has to be started behind ids() too."""
+    FIRST, COUNT = 400000, 3 * 65536
+
+    def ids(self):
+        return with_ids(self.folder, "containers:%d:%d\n" % (self.FIRST, self.COUNT))
+
+    def command(self):
+        return self.ids() + super().command()

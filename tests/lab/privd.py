@@ -28,7 +28,9 @@ def binary(name="muster-agent"):
 
 
 class Privd:
-    def __init__(self, policy, machine="t1"):
+    def __init__(self, policy, machine="t1", before=()):
+        """before: what is put before the command."""
+        self.before = list(before)
         self.state = tempfile.mkdtemp(prefix="muster-rt-", dir="/var/tmp")
         os.chmod(self.state, 0o755)
         os.makedirs(self.state + "/run")
@@ -46,7 +48,7 @@ class Privd:
 
     def start(self):
         with open(self.state + "/privd.log", "ab") as log:
-            self.process = subprocess.Popen([binary(), "privd-process", "--state-dir", self.state], stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.before + [binary(), "privd-process", "--state-dir", self.state], stdout=log, stderr=log)
         for _ in range(400):
             try:
                 self.connection = self.connect_as(AGENT_UID)

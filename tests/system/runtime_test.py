@@ -43,6 +43,7 @@ for name, words in calls[platform.machine()].items():
 class Contract:
     """Subclasses say how the runtime comes up and what image it runs."""
     owner = {}      # more of the owner's policy
+    before = ()     # what is put before privd's command
     foreign = True  # engines: somebody else's containers are beside ours
 
     @classmethod
@@ -50,7 +51,7 @@ class Contract:
         cls.close = []
         try:
             cls.come_up()
-            cls.privd = privd.Privd(dict(cls.policy, **cls.owner), machine="t%x" % os.getpid()).start()
+            cls.privd = privd.Privd(dict(cls.policy, **cls.owner), machine="t%x" % os.getpid(), before=cls.before).start()
             cls.close.append(cls.privd.close)
             cls.digest = cls.privd.pull(image=cls.image)["digest"]
         except BaseException:
@@ -461,6 +462,81 @@ class DockerRuntime(EngineContract, unittest.TestCase):
 @unittest.skipUnless(privd.binary(), "muster-agent is not built")
 class PodmanRuntime(EngineContract, unittest.TestCase):
     engine_type = engines.Podman
+
+
+class OwnUsers(EngineContract):
+    """Where the engine gives leases user ids of their own: of the contract what touches owners of files, and the ids themselves."""
+    kept = ("test_restart_keeps_workspace_and_network_not_root", "test_privd_dies_and_adopts", "test_confined", "test_secrets", "test_full_root",
+            "test_files", "test_probe")
+    for name in dir(EngineContract):
+        if name.startswith("test_") and name not in kept:
+            locals()[name] = None  # the engine's other tests are its own
+
+    def ids_of(self, lease):
+        """-> (the first user id outside, how many)"""
+        self.lease = lease
+        inside, outside, count = map(int, self.shell("cat /proc/self/uid_map").split())
+        self.assertEqual(inside, 0)
+        return outside, count
+
+    def test_ids(self):
+        info = self.privd.good("info")
+        self.assertIs(info["own_users"], True)
+        lease = self.launch()
+        first, count = self.ids_of(lease)
+        self.assertGreaterEqual(first, self.engine.FIRST)
+        self.assertGreater(count, 60000)
+        self.shell("echo mine > /tmp/ray/file; ln /tmp/ray/file /tmp/ray/again; mkdir /tmp/ray/deep; ln -s /etc/passwd /tmp/ray/deep/link")
+        workspace = self.privd.state + "/leases/%s/workspace" % lease
+        for name in ("", "/file", "/deep/link"):
+            self.assertEqual(os.lstat(workspace + name).st_uid, first + 1000, name)
+        self.assertEqual(os.stat("/etc/passwd").st_uid, 0)
+        # Root inside is nobody outside: what belongs to the machine's root is not its own.
+        self.assertIn("65534", self.shell("stat -c %u /muster/helper"))
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root")
+@unittest.skipUnless(privd.binary(), "muster-agent is not built")
+class DockerRemapped(OwnUsers, unittest.TestCase):
+    engine_type = engines.RemappedDocker
+
+
+@unittest.skipUnless(os.geteuid() == 0, "needs root")
+@unittest.skipUnless(privd.binary(), "muster-agent is not built")
+class PodmanUsers(OwnUsers, unittest.TestCase):
+    engine_type = engines.PodmanWithIds
+
+    @classmethod
+    def come_up(cls):
+        super().come_up()
+        cls.before = cls.engine.ids()
+
+    def test_each_lease_has_others_and_takes_its_files_along(self):
+        lease = self.launch()
+        first, _ = self.ids_of(lease)
+        self.shell("mkdir /tmp/ray/deep; echo mine > /tmp/ray/deep/file; ln /tmp/ray/deep/file /tmp/ray/again; chmod 600 /tmp/ray/deep/file")
+        # The containers are lost, as when the engine was removed, and another lease takes the ids meanwhile.
+        for _ in range(40):
+            left = images.call(self.engine.socket, "GET", "/containers/json?all=1")[1]
+            for container in sorted(left, key=lambda c: c["Names"][0].endswith("-net")):
+                images.call(self.engine.socket, "DELETE", "/containers/%s?force=true&v=true" % container["Id"])
+            if not left:
+                break
+            time.sleep(0.25)
+        other = self.launch(cpu_milli=100)
+        try:
+            self.assertEqual(self.ids_of(other)[0], first)
+            self.launch(lease=lease)
+            second, _ = self.ids_of(lease)
+            self.assertNotEqual(second, first)
+            self.assertEqual(self.shell("cat /tmp/ray/deep/file; stat -c '%u %a' /tmp/ray/again; echo more >> /tmp/ray/again && echo written"),
+                             "mine\n1000 600\nwritten\n")
+            # No more ids are there: said, and nothing is started without.
+            said = [self.privd.ask("launch", lease="lease-99%d" % n, image=self.digest, cpu_milli=100, memory_bytes=128 * MIB, pids=300, address=0x0AC90002) for n in (1, 2)]
+            self.assertEqual([each.get("reason") for each in said if not each["ok"]][-1:], ["container.users"], said)
+        finally:
+            for each in (other, "lease-991", "lease-992"):
+                self.privd.ask("remove", lease=each)
 
 
 class VenvContract(Contract):
