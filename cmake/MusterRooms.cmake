@@ -41,11 +41,9 @@ function(muster_rooms file)
       add_executable(${room}_test ${tests})
       target_link_libraries(${room}_test PRIVATE muster_options muster_${room} muster_testing GTest::gtest GTest::gmock GTest::gtest_main)
       muster_trim_checks(${room}_test ${room})
-      if(room STREQUAL scheduler)
-        muster_optimise(${room}_test)
-        muster_use_pch(${room}_test FROM ${MUSTER_BUSY_PCH}_test)
-      else()
-        muster_use_pch(${room}_test FROM muster_pch_test)
+      muster_use_pch(${room}_test FROM muster_pch_test)
+      if(room IN_LIST MUSTER_BUSY_ROOMS)
+        muster_optimised_first(${room}_test muster_${room})
       endif()
       add_test(NAME unit.${room} COMMAND ${room}_test)
       set_tests_properties(unit.${room} PROPERTIES LABELS unit TIMEOUT 300)
@@ -53,6 +51,7 @@ function(muster_rooms file)
   endforeach()
   # Of use only when it is optimised, in test builds too: without, every packet of a test costs a hundred times as much.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/chacha_poly.cpp PROPERTIES COMPILE_OPTIONS "-O2" SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
+  muster_optimise_sources(${CMAKE_SOURCE_DIR}/src/session/coordinates.cpp ${CMAKE_SOURCE_DIR}/src/overlay/pacer_test.cpp)
   # Tests that read files of the tree; only these know where it is, so that compiler caches serve every checkout.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scheduler/packing_test.cpp ${CMAKE_SOURCE_DIR}/src/launcher/launcher_test.cpp
     ${CMAKE_SOURCE_DIR}/src/control/golden_test.cpp ${CMAKE_SOURCE_DIR}/src/crypto/wycheproof_test.cpp ${CMAKE_SOURCE_DIR}/src/scan/scan_test.cpp ${CMAKE_SOURCE_DIR}/src/cli/cli_test.cpp
