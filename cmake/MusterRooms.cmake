@@ -55,10 +55,8 @@ function(muster_rooms file)
   # Of use only when it is optimised, in test builds too: without, every packet of a test costs a hundred times as much.
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/chacha_poly.cpp PROPERTIES COMPILE_OPTIONS "-O2" SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
   muster_optimise_sources(${CMAKE_SOURCE_DIR}/src/session/coordinates.cpp ${CMAKE_SOURCE_DIR}/src/overlay/pacer_test.cpp)
-  # Tests that read files of the tree; only these know where it is, so that compiler caches serve every checkout.
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/scheduler/packing_test.cpp ${CMAKE_SOURCE_DIR}/src/launcher/launcher_test.cpp
-    ${CMAKE_SOURCE_DIR}/src/control/golden_test.cpp ${CMAKE_SOURCE_DIR}/src/crypto/wycheproof_test.cpp ${CMAKE_SOURCE_DIR}/src/scan/scan_test.cpp ${CMAKE_SOURCE_DIR}/src/cli/cli_test.cpp
-    PROPERTIES COMPILE_DEFINITIONS "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\"")
+  # Only these know where the tree is, so that compiler caches serve every checkout. A source with definitions of its own is not joined with others.
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/crypto/wycheproof_test.cpp PROPERTIES COMPILE_DEFINITIONS "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\"")
 endfunction()
 
 # Files of the tree that rooms carry inside the binaries (src/host/embedded.cpp, src/scan/known_holes_data.cpp).
@@ -103,6 +101,8 @@ endfunction()
 function(muster_tests)
   file(GLOB testing CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/testing/*.cpp)
   if(testing)
+    set_source_files_properties(${CMAKE_SOURCE_DIR}/tests/testing/test_root.cpp PROPERTIES COMPILE_DEFINITIONS "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\""
+      SKIP_PRECOMPILE_HEADERS ON SKIP_UNITY_BUILD_INCLUSION ON)
     set(testing_all)
     if(NOT BUILD_TESTING)
       set(testing_all EXCLUDE_FROM_ALL)
@@ -160,4 +160,13 @@ function(muster_tests)
       target_link_libraries(bench_${stem} PRIVATE -Wl,--no-as-needed ${MUSTER_JEMALLOC} -Wl,--as-needed)
     endif()
   endforeach()
+endfunction()
+
+# tests: every program of tests and what these run, without the programs that none of them needs.
+function(muster_test_programs)
+  if(BUILD_TESTING)
+    get_property(programs DIRECTORY PROPERTY BUILDSYSTEM_TARGETS)
+    list(FILTER programs INCLUDE REGEX "_test$")
+    add_custom_target(tests DEPENDS ${programs})
+  endif()
 endfunction()

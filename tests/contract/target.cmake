@@ -17,5 +17,3 @@ muster_use_pch(contract_test FROM muster_pch_test)
 muster_optimised_first(contract_test muster_control)
 add_test(NAME contract.store COMMAND contract_test)
 set_tests_properties(contract.store PROPERTIES LABELS contract TIMEOUT 600)
-set_source_files_properties(${CMAKE_SOURCE_DIR}/tests/contract/golden_journal_test.cpp PROPERTIES COMPILE_DEFINITIONS
-  "MUSTER_TEST_ROOT=\"${CMAKE_SOURCE_DIR}\"")
