@@ -102,4 +102,4 @@ target_link_libraries(muster_proto PUBLIC protobuf::libprotobuf)
 if(MUSTER_SANITIZE)  # it would take longest of all
   target_compile_options(muster_proto PRIVATE -fno-sanitize=all -g0)
 endif()
-set_source_files_properties(${CMAKE_BINARY_DIR}/proto/muster/v1/api.pb.cc PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)  # a third less to compile
+target_compile_options(muster_proto PRIVATE $<$<CONFIG:Release>:-O1>)  # a third less to compile

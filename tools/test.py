@@ -359,6 +359,7 @@ def try_again():
         flaky.extend(name for name in first if class_of(name) == group and name not in failed)
 
 
+TESTED = ("tests",)  # of build/asan: every program of tests and what these run
 SEEDS = 600  # at most; a run on an idle machine plays some hundreds in the time it has
 
 
@@ -408,7 +409,7 @@ def run_pooled(only, pattern, no_build, released, lanes):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, True)]
         if threads:
             tasks += [pool.submit(task) for task in thread_tasks()]
-        if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan")):
+        if set(only) & {"unit", "contract", "sim"} and (no_build or build("asan", targets=TESTED)):
             tasks += [pool.submit(task) for task in unit_tasks(only, pattern, False)]
             if "unit" in only and not pattern:
                 tasks.append(pool.submit(run_mutants))
@@ -468,9 +469,9 @@ def main():
     if not args.no_build and "tsan" in only and not args.pattern:
         begin("tsan", targets=THREADED)
     if not args.no_build and set(only) & {"lint", "unit", "contract", "sim"}:
-        begin("asan")
+        begin("asan", targets=TESTED)
     if "lint" in only and not args.pattern:
-        tidied = builder.submit(lambda: (args.no_build or build("asan")) and run_tidy())  # its turn comes after that build
+        tidied = builder.submit(lambda: (args.no_build or build("asan", targets=TESTED)) and run_tidy())  # its turn comes after that build
     run_pooled(only, args.pattern, args.no_build, released, started)
     if tidied:
         tidied.result()

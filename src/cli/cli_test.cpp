@@ -33,6 +33,7 @@
 #include "cli/table.h"
 #include "cli/totp.h"
 #include "crypto/hash.h"
+#include "testing/test_root.h"
 #include "wire/rest.h"
 
 namespace muster::cli {
@@ -436,7 +437,7 @@ echo '{"matches":[{"vulnerability":{"id":"CVE-2024-1","severity":"Critical","fix
 )sh");
   const std::string before = std::getenv("PATH");
   ::setenv("PATH", (folder.path.string() + ":" + before).c_str(), 1);
-  const std::string adapters = std::string(MUSTER_TEST_ROOT) + "/deploy/scanners/";
+  const std::string adapters = muster::test_root() + "/deploy/scanners/";
   const auto trivy = ask_scanner(adapters + "trivy-report", "image.tar");
   const auto grype = ask_scanner(adapters + "grype-report", "image.tar");
   program("trivy", "exit 1\n");

@@ -8,6 +8,7 @@
 
 #include "control/codec.h"
 #include "control/core.h"
+#include "testing/test_root.h"
 
 namespace muster::control {
 namespace {
@@ -83,7 +84,7 @@ std::vector<Event> filled_events() {
 }
 
 std::string path_of(std::uint32_t format) {
-  return std::string(MUSTER_TEST_ROOT) + "/tests/data/journal/events-" + std::to_string(format) + ".txt";
+  return muster::test_root() + "/tests/data/journal/events-" + std::to_string(format) + ".txt";
 }
 
 std::string lines_of(std::uint32_t format) {

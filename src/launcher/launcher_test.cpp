@@ -6,13 +6,15 @@
 #include <fstream>
 #include <sstream>
 
+#include "testing/test_root.h"
+
 namespace muster::launcher {
 namespace {
 
 using What = ReportRow::What;
 
 std::string slurp(const std::string& relative) {
-  const std::filesystem::path root = MUSTER_TEST_ROOT;
+  const std::filesystem::path root = muster::test_root();
   std::ifstream in(root / relative);
   std::ostringstream text;
   text << in.rdbuf();

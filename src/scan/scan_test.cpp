@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "scan/rpm.h"
 #include "scan/verdict.h"
+#include "testing/test_root.h"
 
 namespace muster::scan {
 namespace {
@@ -64,7 +65,7 @@ TEST(Inventory, ReadsWhatPackagersWrite) {
 }
 
 std::string in_tree(const std::string& name) {
-  std::ifstream file(std::string(MUSTER_TEST_ROOT) + "/tests/data/rpm/" + name, std::ios::binary);
+  std::ifstream file(muster::test_root() + "/tests/data/rpm/" + name, std::ios::binary);
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_GT(text.str().size(), 1000U) << name;

@@ -10,6 +10,7 @@
 #include "scheduler/scarcity.h"
 #include "scheduler/states.h"
 #include "testing/openb_scheduler.h"
+#include "testing/test_root.h"
 
 namespace muster::scheduler::packing_test {
 namespace {
@@ -173,7 +174,7 @@ TEST(Workload, OrderOfEqualArrivalsDoesNotMatterOnceLearned) {
 // are in the bench.
 class Openb : public ::testing::TestWithParam<std::string> {};
 TEST_P(Openb, PacksBetterThanThePublishedFigure) {
-  const std::string folder = MUSTER_TEST_ROOT "/tests/data/openb";
+  const std::string folder = muster::test_root() + "/tests/data/openb";
   std::string error;
   const openb::Trace trace = openb::load(folder, GetParam(), error);
   ASSERT_EQ(error, "");

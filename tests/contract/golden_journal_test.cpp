@@ -11,6 +11,7 @@
 #include "engine/core.h"
 #include "engine/tools.h"
 #include "store/memory_store.h"
+#include "testing/test_root.h"
 
 namespace muster::contract {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 using namespace control;
 
 std::string path_of(std::uint32_t format, const std::string& what) {
-  return std::string(MUSTER_TEST_ROOT) + "/tests/data/journal/format-" + std::to_string(format) + what;
+  return muster::test_root() + "/tests/data/journal/format-" + std::to_string(format) + what;
 }
 
 struct Golden {
