@@ -13,9 +13,9 @@ function(muster_optimise target)
   endif()
 endfunction()
 
-# Rooms that wait for the network, for people or for a disk, whatever they are compiled with: the release build optimises them less, which takes
+# Rooms that are asked now and then, whatever they are compiled with: the release build optimises them less, which takes
 # a third off what they cost to compile.
-set(MUSTER_WAITING_ROOMS launcher wire scan oidc acme server)
+set(MUSTER_WAITING_ROOMS launcher scan oidc acme)
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
   set(MUSTER_OPTIMISE_LESS ON)
 endif()
