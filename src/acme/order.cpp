@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "crypto/hash.h"
 #include "wire/json.h"
 
 namespace muster::acme {
@@ -113,11 +114,33 @@ class Order {
       contact.push(Json::string("mailto:" + wish_.contact));
       body.set("contact", std::move(contact));
     }
+    if (!wish_.binding_id.empty())
+      body.set("externalAccountBinding", binding());
+    else if (directory_["meta"]["externalAccountRequired"].truth())
+      return error(
+          Code::FailedPrecondition,
+          "this CA wants an account that you have with it: get a key id and an HMAC key there and put them into "
+          "a file for --acme-account");
     const Reply reply = TRY(post("the account", directory_["newAccount"].text(), &body));
     const auto it = reply.headers.find("location");
     if (it == reply.headers.end() || it->second.empty()) return nonsense("the account has no address");
     account_url_ = it->second;
     return {};
+  }
+
+  // The new account's key, vouched for by the CA's own secret.
+  Json binding() const {
+    Json head = Json::object();
+    head.set("alg", Json::string("HS256"));
+    head.set("kid", Json::string(wish_.binding_id));
+    head.set("url", Json::string(directory_["newAccount"].text()));
+    const std::string protected_part = base64url(as_bytes(head.dump())), payload = base64url(as_bytes(account_.jwk()));
+    const auto mac = crypto::hmac_sha256(wish_.binding_key, as_bytes(protected_part + "." + payload));
+    Json whole = Json::object();
+    whole.set("protected", Json::string(protected_part));
+    whole.set("payload", Json::string(payload));
+    whole.set("signature", Json::string(base64url(mac)));
+    return whole;
   }
 
   Status begin() {

@@ -33,6 +33,8 @@ struct Wish {
   std::string directory;           // URL of the CA's directory
   std::vector<std::string> names;  // crypto::valid_public_name
   std::string contact;             // an e-mail address, or empty
+  std::string binding_id;          // of the account that the operator has with the CA (RFC 8555 7.3.4); empty: none
+  Bytes binding_key;               // HMAC, from the CA, secret
 };
 // The key is new each time. To ask is to agree to the CA's terms of service. Errors: Unavailable (not reached, or to be
 // tried again), FailedPrecondition (it refuses, with its own words), InvalidArgument (the wish), DataLoss (nonsense).

@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "crypto/cert.h"
+#include "crypto/hash.h"
 #include "crypto/web_key.h"
 #include "wire/json.h"
 
@@ -24,6 +25,7 @@ class Authority {
  public:
   crypto::KeyAndCert ca = *crypto::create_ca("web CA", read_clocks().wall);
   std::function<void(const std::string& path, Reply& reply)> change;  // what goes wrong
+  std::function<void(const Json&)> account;                           // sees what is asked of it
   std::set<std::string> shown;                                        // names that are proven by now
   int asked = 0, stale = 0;                                           // stale: refuses so many good nonces
   std::string refuse;                                                 // the proof of this name
@@ -87,7 +89,9 @@ class Authority {
     if (auto* refused = std::get_if<Reply>(&opened)) return *refused;
     const std::string payload = std::get<std::string>(opened);
     if (path == "/account") {
-      EXPECT_TRUE((*wire::parse_json(payload))["termsOfServiceAgreed"].truth());
+      const Json wanted = *wire::parse_json(payload);
+      EXPECT_TRUE(wanted["termsOfServiceAgreed"].truth());
+      if (account) account(wanted);
       Reply out = json(201, "{}");
       out.headers["location"] = site + "/account/7";
       return out;
@@ -161,6 +165,32 @@ TEST(Acme, ACertificateForTheNamesThatWereProven) {
   EXPECT_TRUE(crypto::key_fits(*got));
   EXPECT_TRUE(got->cert_pem.ends_with(authority.ca.cert_pem)) << "the whole chain";
   EXPECT_EQ(authority.shown, (std::set<std::string>{kNames.begin(), kNames.end()}));
+}
+
+TEST(Acme, AnAccountWithTheAuthorityIsBoundByItsKey) {
+  const auto account = crypto::AccountKey::make();
+  const Bytes key(32, 7);
+  std::string bound;
+  Authority authority;
+  authority.change = [&](const std::string& path, Reply& reply) {
+    if (path == "/dir") {
+      reply.body.pop_back();
+      reply.body += R"(,"meta":{"externalAccountRequired":true}})";
+    }
+  };
+  authority.account = [&](const Json& wanted) { bound = wanted["externalAccountBinding"].dump(); };
+  Wish wish{std::string(kSite) + "/dir", kNames, "", "", {}};
+  const auto without = obtain(wish, account, authority.hooks());
+  EXPECT_EQ(without.error().code, Code::FailedPrecondition);
+  EXPECT_THAT(without.error().message, HasSubstr("--acme-account"));
+  wish.binding_id = "kid-1", wish.binding_key = key;
+  ASSERT_TRUE(obtain(wish, account, authority.hooks()).ok());
+  const Json said = *wire::parse_json(bound);
+  const Json head = *wire::parse_json(as_string(*unbase64url(said["protected"].text())));
+  EXPECT_EQ(head.dump(), R"({"alg":"HS256","kid":"kid-1","url":")" + std::string(kSite) + R"(/account"})");
+  EXPECT_EQ(as_string(*unbase64url(said["payload"].text())), account.jwk());
+  const auto mac = crypto::hmac_sha256(key, as_bytes(said["protected"].text() + "." + said["payload"].text()));
+  EXPECT_EQ(*unbase64url(said["signature"].text()), Bytes(mac.begin(), mac.end()));
 }
 
 TEST(Acme, ANonceThatIsStaleIsReplacedAFewTimes) {

@@ -45,6 +45,11 @@ struct SetImagePolicy {  // replaces what held before
   ProjectId project;
   ImagePolicy policy;
 };
+// Adds a digest to what the platform's policy denies, whatever else was changed there meanwhile. For who sets that
+// policy, and the control plane itself.
+struct DenyImage {
+  std::string digest;
+};
 struct SetTierShare {  // of one tier; all of them together promise no more than there is
   TierShare row;
 };
@@ -259,7 +264,7 @@ using AnyCommand =
                  RostersLate, CreateCluster, UpdateCluster, StopCluster, CreateJob, StopJob, SetJobLog, ApplyPlan, Tick,
                  BecomeLeader, RaiseIncarnation, RaiseFormat, SetQuota, RevokeLogins, SetOffer, SetImagePolicy,
                  SetHeadroom, NoteSigningKeys, ChangePrincipal, SetTierShare, CreateServiceAccount, RenewLogin,
-                 GrantAccess, RevokeGrant, JudgePairs, CountCarried>;
+                 GrantAccess, RevokeGrant, JudgePairs, CountCarried, DenyImage>;
 // One of them. What copies, moves and ends it is compiled once (kinds.cpp): in each source it would take seconds.
 struct Command : AnyCommand {
   using AnyCommand::AnyCommand;

@@ -31,6 +31,7 @@ Decided decide(const Asking& a, const CreateOrg& c);
 Decided decide(const Asking& a, const CreateProject& c);
 Decided decide(const Asking& a, const SetQuota& c);
 Decided decide(const Asking& a, const SetImagePolicy& c);
+Decided decide(const Asking& a, const DenyImage& c);
 Decided decide(const Asking& a, const SetHeadroom& c);
 Decided decide(const Asking& a, const SetTierShare& c);
 Decided decide(const Asking& a, const CreatePrincipal& c);

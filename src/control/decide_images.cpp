@@ -1,4 +1,6 @@
 // Policies of images. Setting one stops nothing that runs: it holds for what starts from now on.
+#include <algorithm>
+
 #include "control/decide.h"
 #include "control/images.h"
 #include "crypto/pem_key.h"
@@ -25,6 +27,15 @@ Decided decide(const Asking& a, const SetImagePolicy& c) {
   Decision decision = one(ImagePolicySet{org, c.project, c.policy}, id);
   if (a.base.format_version < kImageFormat) decision.events.insert(decision.events.begin(), FormatRaised{kImageFormat});
   return decision;
+}
+
+Decided decide(const Asking& a, const DenyImage& c) {
+  const auto platform = a.base.orgs.find(kPlatformOrg);
+  if (platform == a.base.orgs.end()) return missing("organisation", kPlatformOrg.str());
+  SetImagePolicy set{kPlatformOrg, {}, platform->second.images};
+  auto& denied = set.policy.deny;
+  if (std::find(denied.begin(), denied.end(), c.digest) == denied.end()) denied.push_back(c.digest);
+  return decide(a, set);
 }
 
 }  // namespace muster::control

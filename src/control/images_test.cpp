@@ -92,6 +92,23 @@ TEST(Images, KeysAreLookedAtAndAChangeOfNothingIsNone) {
   EXPECT_EQ(w.journal.size(), events);
 }
 
+TEST(Images, WhatIsDeniedByItselfLeavesTheRestOfThePolicy) {
+  ImageWorld w;
+  const std::string one = "sha256:" + std::string(64, 'a'), two = "sha256:" + std::string(64, 'b');
+  w.must(SetImagePolicy{w.supplier, {}, {{"ray"}, {"evil"}, true, {}}});
+  w.must(DenyImage{one});
+  w.must(DenyImage{two});
+  const auto events = w.journal.size();
+  w.must(DenyImage{one});
+  EXPECT_EQ(w.journal.size(), events) << "once is enough";
+  const ImagePolicy& now = w.state.orgs.at(w.supplier).images;
+  EXPECT_EQ(now.deny, (std::vector<std::string>{"evil", one, two}));
+  EXPECT_EQ(now.allow, std::vector<std::string>{"ray"});
+  EXPECT_FALSE(w.run(DenyImage{two + "c d"}, World::system()).ok()) << "a pattern as any other";
+  EXPECT_EQ(w.run(DenyImage{two}, w.as(Role::Tenant, w.supplier)).error().code, Code::NotFound);
+  EXPECT_EQ(w.state.orgs.at(w.supplier).images.deny.size(), 3U);
+}
+
 TEST(Images, AQueuedRequestThatAPolicyTurnsAgainstFailsWhenItWouldStart) {
   ImageWorld w;
   const ClusterId id = ClusterId::parse(w.ask("ray:2")->id).value();

@@ -41,6 +41,10 @@ class Engine {
     const auto parsed = parse_object(created_[path]);
     return parsed.ok() ? *parsed : json::object{};
   }
+  int asked(const std::string& path) {
+    const std::lock_guard lock(mutex_);
+    return asked_[path];
+  }
 
  private:
   void serve() {
@@ -69,6 +73,10 @@ class Engine {
     const std::string method = request.substr(0, first);
     std::string path = request.substr(first + 1, second - first - 1);
     if (path != "/version") path = path.substr(path.find('/', 1));  // without the API's version
+    {
+      const std::lock_guard lock(mutex_);
+      ++asked_[path];
+    }
     std::string body = "{}";
     int status = method == "GET" ? 200 : 204;
     if (path.find("/containers/create") != std::string::npos) {
@@ -87,6 +95,7 @@ class Engine {
            (status == 204 ? "" : body);
   }
   std::map<std::string, std::string> answers_, created_;
+  std::map<std::string, int> asked_;
   std::mutex mutex_;
   Fd listener_;
   std::thread thread_;
@@ -220,6 +229,30 @@ TEST_F(GpuContainers, TheWorkIsToldItsShare) {
   spec.devices = {"MIG-x"}, spec.env.clear();
   env = lease_environment(spec, "MIG-x");
   EXPECT_FALSE(env.contains("XLA_PYTHON_CLIENT_MEM_FRACTION")) << "its memory is its own";
+}
+
+// Who is remapped, by what each engine says; and Podman, whose answer costs much, is not asked each time.
+TEST_F(GpuContainers, TheEngineSaysWhoseUserIdsContainersGet) {
+  const auto own = [&](const std::string& version, const std::string& info, int times) {
+    Engine engine(folder_ + "/engine.sock", answers(version, info));
+    auto engine_runtime = runtime();
+    bool out = false;
+    for (int i = 0; i < 3; ++i) {
+      const auto known = engine_runtime.info();
+      EXPECT_TRUE(known.ok()) << known.error().message;
+      out = known.ok() && known->own_users;
+    }
+    EXPECT_EQ(engine.asked("/info"), times);
+    return out;
+  };
+  EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=seccomp"],"DockerRootDir":"/var/lib/docker"})", 3));
+  EXPECT_TRUE(
+      own(kDocker, R"({"SecurityOptions":["name=seccomp","name=userns"],"DockerRootDir":"/d/300000.300000"})", 3));
+  // Ids that are not told are none that folders could be handed to.
+  EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=userns"],"DockerRootDir":"/d/300000"})", 3));
+  EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=userns"],"DockerRootDir":"/d/0.0"})", 3));
+  const std::string podman = R"({"ApiVersion":"1.41","Version":"4.3.1","Components":[{"Name":"Podman Engine"}]})";
+  own(podman, R"({"SecurityOptions":["name=seccomp"]})", 1);
 }
 
 TEST_F(GpuContainers, NeitherMeansNone) {

@@ -20,6 +20,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::uint32_t kIdsOfLease = 65'536;
+constexpr Millis kPodmanSaysFor{600'000};
 constexpr std::int64_t kNofileSmall = 4096, kScratchBytes = 16 << 20;
 constexpr std::string_view kNodeLabel = "io.muster.node", kMachineLabel = "io.muster.machine",
                            kLeaseLabel = "io.muster.lease", kPartLabel = "io.muster.part";
@@ -111,19 +112,33 @@ Result<EngineReply> DockerRuntime::ask(const std::string& method, const std::str
   return http_.call({.method = method, .target = target, .body = body, .timeout = Millis(timeout_s * 1000)});
 }
 
+// Of itself: /version and /info. For either Podman has the machine's package manager search all its files, which takes
+// a processor most of a second: asked every ten seconds that would be more than all the rest of us.
+Result<DockerRuntime::EngineSays> DockerRuntime::engine_says() {
+  const std::uint64_t life = engine_life();
+  const LeaseTime now = read_clocks().lease;
+  {
+    const std::lock_guard lock(mutex_);
+    if (podman_ && says_ && says_life_ == life && now - says_at_ < kPodmanSaysFor) return *says_;
+  }
+  EngineSays out;
+  out.version = TRY(parse_object(TRY(ask("GET", "/version")).body));
+  out.info = TRY(parse_object(TRY(ask("GET", "/info")).body));
+  const std::lock_guard lock(mutex_);
+  says_ = out, says_life_ = life, says_at_ = now;
+  return out;
+}
+
 Result<EngineInfo> DockerRuntime::info() {
   EngineInfo out;
   out.runtimes = {RuntimeKind::Docker};
-  const EngineReply version = TRY(ask("GET", "/version"));
-  const json::object about = TRY(parse_object(version.body));
+  const auto [about, info] = TRY(engine_says());
   out.kind = podman() ? "podman" : "docker";
   out.version = text_at(about, {"Version"});
   out.api = text_at(about, {"ApiVersion"});
   if (const auto* parts = about.if_contains("Components"); parts != nullptr && parts->is_array())
     for (const auto& part : parts->get_array())
       if (out.parts.size() < 16) out.parts[text_at(part, {"Name"})] = text_at(part, {"Version"}).substr(0, 256);
-  const EngineReply reply = TRY(ask("GET", "/info"));
-  const json::object info = TRY(parse_object(reply.body));
   out.arch = text_at(info, {"Architecture"});
   out.cgroup = text_at(info, {"CgroupVersion"});
   find_gpus(info, out);

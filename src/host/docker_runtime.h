@@ -6,6 +6,7 @@
 #include <boost/json/value.hpp>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "host/engine_http.h"
@@ -66,6 +67,10 @@ class DockerRuntime : public Runtime {
   Result<std::string> api(const std::string& path);  // "/v1.41" + path
   Result<EngineReply> ask(const std::string& method, const std::string& path, const std::string& body = {},
                           int timeout_s = 60);
+  struct EngineSays {
+    boost::json::object version, info;
+  };
+  Result<EngineSays> engine_says();
   Result<boost::json::value> inspect(const std::string& container);  // NotFound; PermissionDenied when it is not ours
   void watch_life();
   Status drop(const std::string& container, int grace_s);
@@ -115,8 +120,11 @@ class DockerRuntime : public Runtime {
   LeaseDirs dirs_;
   std::mutex images_mutex_;  // over images.json
   mutable std::mutex mutex_;
-  std::string api_version_;   // under mutex_
-  bool podman_ = false;       // known with api_version_; under mutex_
+  std::string api_version_;         // under mutex_
+  bool podman_ = false;             // known with api_version_; under mutex_
+  std::optional<EngineSays> says_;  // of that life, at that time; under mutex_
+  std::uint64_t says_life_ = 0;
+  LeaseTime says_at_;
   bool users_known_ = false;  // these three as of the last info(); under mutex_
   Users users_ = Users::Shared;
   IdMap engine_map_;

@@ -37,6 +37,24 @@ Result<std::string> read_text(const std::string& path) {
   return text.str();
 }
 
+// The key id and the HMAC key (base64url, as CAs show it) of an account with a CA, in a line each.
+Status read_account(const std::string& path, PublicName::Options& out) {
+  std::istringstream lines(TRY(read_text(path)));
+  std::string key, more;
+  const auto printable = [](char c) { return c > ' ' && c < 127; };
+  if (lines >> out.binding_id >> key && !(lines >> more) && out.binding_id.size() <= 256 &&
+      std::all_of(out.binding_id.begin(), out.binding_id.end(), printable)) {
+    while (key.ends_with('=')) key.pop_back();
+    std::replace(key.begin(), key.end(), '+', '-');
+    std::replace(key.begin(), key.end(), '/', '_');
+    if (auto bytes = unbase64url(key); bytes && bytes->size() >= 16)
+      return out.binding_key = std::move(*bytes), Status();
+  }
+  return error(
+      Code::InvalidArgument,
+      path + " must hold what the CA gave you for --acme-account: the key id and the HMAC key, in a line each");
+}
+
 struct Listen {
   std::string address = "127.0.0.1";
   std::uint16_t port = 8443;
@@ -113,7 +131,8 @@ Result<std::optional<PublicName::Options>> parse_public_name(const Arguments& ar
   out.contact = arguments.option("--acme-contact");
   const std::string ca = arguments.option("--acme-ca");
   const bool files = !out.certificate_file.empty() || !out.key_file.empty();
-  const bool acme = !out.directory.empty() || !out.contact.empty() || !ca.empty();
+  const std::string account = arguments.option("--acme-account");
+  const bool acme = !out.directory.empty() || !out.contact.empty() || !ca.empty() || !account.empty();
   if (!files && !acme && out.names.empty()) return std::optional<PublicName::Options>();
   if (files && acme)
     return error(Code::InvalidArgument,
@@ -139,6 +158,7 @@ Result<std::optional<PublicName::Options>> parse_public_name(const Arguments& ar
          !std::all_of(out.contact.begin(), out.contact.end(), [](char c) { return c > ' ' && c < 127; })))
       return error(Code::InvalidArgument, "--acme-contact takes an e-mail address");
     if (!ca.empty()) out.ca_pem = TRY(read_text(ca));
+    if (!account.empty()) TRY_VOID(read_account(account, out));
   }
   return std::optional(std::move(out));
 }

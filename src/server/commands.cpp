@@ -19,7 +19,8 @@ const char* const kUsage =
     "                [--certificate-life SECONDS] [--reenrol-days N] [--address-days N] [--sso FILE]\n"
     "                [--second-factor ROLE,...|all] [--carried-seconds N] [--identity-issuer URL]\n"
     "                [--identity-life SECONDS]\n"
-    "                [--public-name NAME,... --acme letsencrypt|URL [--acme-contact EMAIL] [--acme-ca FILE]]\n"
+    "                [--public-name NAME,... --acme letsencrypt|URL [--acme-contact EMAIL] [--acme-ca FILE] "
+    "[--acme-account FILE]]\n"
     "                [--public-cert FILE --public-key FILE [--public-name NAME,...]]\n"
     "                [--signer SOCKET]       (who signs; without it a process of its own is started with the keys in "
     "DIR)\n"
@@ -80,7 +81,8 @@ const char* const kUsage =
     "asked\n"
     "for over ACME and renewed in time. The CA looks at port 443 of the name; to use --acme is to agree to its terms "
     "of\n"
-    "service. Machines and muster go on with our own CA. Files are read again every hour and on SIGHUP.\n"
+    "service. --acme-account: a file with the key id and the HMAC key of your account, for CAs that want one.\n"
+    "Machines and muster go on with our own CA. Files are read again every hour and on SIGHUP.\n"
     "What muster-relay needs (certificate, key, the controller's public key) lies in DIR/relay after init.\n";
 
 std::string Arguments::option(const std::string& name, const std::string& otherwise) const {
@@ -131,7 +133,8 @@ Result<Arguments> parse_arguments(int count, char** values) {
                                                  "--public-key",
                                                  "--acme",
                                                  "--acme-contact",
-                                                 "--acme-ca"};
+                                                 "--acme-ca",
+                                                 "--acme-account"};
   static const std::vector<std::string> flags = {"--help", "--now", "--compromised"};
   Arguments out;
   for (int i = 1; i < count; ++i) {

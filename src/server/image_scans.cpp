@@ -280,24 +280,23 @@ void ImageScans::deny(const ImageScan& scan) {
   const std::string named = image_digest(scan.image);
   const std::string& digest = named.empty() ? scan.image : named;
   if (!digest.starts_with("sha256:")) return;
-  ImagePolicy policy;
   bool there = false;
   context_.runner->read([&](const control::State& state, const scheduler::Scheduler&) {
-    if (const auto found = state.orgs.find(kPlatformOrg); found != state.orgs.end()) policy = found->second.images;
-    there = std::find(policy.deny.begin(), policy.deny.end(), digest) != policy.deny.end();
+    const auto found = state.orgs.find(kPlatformOrg);
+    if (found == state.orgs.end()) return;
+    const auto& denied = found->second.images.deny;
+    there = std::find(denied.begin(), denied.end(), digest) != denied.end();
   });
   if (there) return;
-  if (policy.deny.size() >= kImagePatternsMax)
-    return log_error(
-        "images", "{} is condemned, and the platform's image policy denies as much as it can; deny it by hand", digest);
-  policy.deny.push_back(digest);
-  log_warn("images", "{} is denied from now on: {}", digest, scan.why);
   control::Actor actor;
   actor.system = true;
-  context_.runner->submit(control::Lane::Liveness, control::SetImagePolicy{kPlatformOrg, {}, std::move(policy)},
-                          std::move(actor), [](const auto& reply) {
-                            if (!reply.ok())
-                              log_warn("images", "the core refused to deny an image: {}", reply.error().message);
+  context_.runner->submit(control::Lane::Liveness, control::DenyImage{digest}, std::move(actor),
+                          [digest, why = scan.why](const auto& reply) {
+                            if (reply.ok())
+                              log_warn("images", "{} is denied from now on: {}", digest, why);
+                            else
+                              log_error("images", "{} is condemned and cannot be denied, deny it by hand: {}", digest,
+                                        reply.error().message);
                           });
 }
 

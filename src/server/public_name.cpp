@@ -164,7 +164,9 @@ Result<crypto::KeyAndCert> PublicName::ask() {
   };
   hooks.wait = [this](Millis time) { return wait(time); };
   hooks.now = [] { return read_clocks().wall; };
-  auto pair = acme::obtain({options_.directory, options_.names, options_.contact}, TRY(account()), hooks);
+  auto pair =
+      acme::obtain({options_.directory, options_.names, options_.contact, options_.binding_id, options_.binding_key},
+                   TRY(account()), hooks);
   for (const std::string& each : options_.names) (void)server_.set_name_proof(each, {});
   if (!pair.ok()) return pair.error();
   const std::string text = pair->key_pem + pair->cert_pem;

@@ -24,7 +24,9 @@ class PublicName {
     std::vector<std::string> names;  // empty: those of the certificate
     std::string certificate_file, key_file;
     std::string directory, contact;  // of ACME; no directory: the files
-    std::string ca_pem;              // whom to trust as the ACME server; empty: the system's roots
+    std::string binding_id;          // acme::Wish
+    Bytes binding_key;
+    std::string ca_pem;  // whom to trust as the ACME server; empty: the system's roots
   };
   PublicName(Context& context, net::Server& server, Options options)
       : context_(context), server_(server), options_(std::move(options)) {}

@@ -1,6 +1,7 @@
 """A certificate for the control plane's public name: from a CA that speaks ACME (pebble, Let's Encrypt's own test server, with its name
 server), through the relay's listener, renewed in time, refused, away; the operator's own files; machines and muster go on with our own CA.
 """
+import base64
 import json
 import os
 import re
@@ -78,14 +79,14 @@ class World(unittest.TestCase):
             return False
 
     # ---- a CA of the web
-    def start_ca(self, life_s=LIFE_S):
+    def start_ca(self, life_s=LIFE_S, accounts=None):
         """pebble behind a certificate of its own; its root comes from its management port, as it is new with each start."""
         if not self.names_served:
             self.names_served = self.spawn(["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", "127.0.0.1:%d" % self.dns, "-http01", "",
                                             "-https01", "", "-tlsalpn01", "", "-management", "127.0.0.1:%d" % free_port()], self.dir + "/dns.log")
-        config = self.put("pebble.json", json.dumps({"pebble": {
+        config = self.put("pebble.json", json.dumps({"pebble": {**({"externalAccountMACKeys": accounts} if accounts else {}),
             "listenAddress": "127.0.0.1:%d" % self.port_of_ca, "managementListenAddress": "127.0.0.1:%d" % self.manage, "certificate": self.dir + "/web.pem",
-            "privateKey": self.dir + "/web.key", "httpPort": 1, "tlsPort": self.port, "ocspResponderURL": "", "externalAccountBindingRequired": False,
+            "privateKey": self.dir + "/web.key", "httpPort": 1, "tlsPort": self.port, "ocspResponderURL": "", "externalAccountBindingRequired": bool(accounts),
             "certificateValidityPeriod": life_s, "domainBlocklist": ["refused.example.test"]}}))
         self.pebble = self.spawn(["pebble", "-config", config, "-dnsserver", "127.0.0.1:%d" % self.dns], self.dir + "/pebble.log",
                                  env=dict(os.environ, PEBBLE_VA_NOSLEEP="1", PEBBLE_WFE_NONCEREJECT="20"))
@@ -190,12 +191,28 @@ class Acme(World):
         self.until("the reason", 60, lambda: re.search(r"no certificate for refused\.example\.test: the CA refuses [^:]*: .*policy.*\(rejectedIdentifier", self.said()))
         self.assertTrue(self.shown("127.0.0.1", self.data + "/ca.pem"))
 
+    def test_5_bound_to_an_account_with_the_ca(self):
+        key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+        self.start_ca(accounts={"kid-1": key.rstrip("=")})
+        self.serve("--public-name", NAME, *self.acme())
+        self.until("the reason", 30, lambda: re.search(r"no certificate for muster\.example\.test: this CA wants an account.*--acme-account", self.said()))
+        self.stop(self.server)
+        wrong = self.put("wrong", "kid-1\n" + base64.urlsafe_b64encode(os.urandom(32)).decode())
+        self.serve("--public-name", NAME, *self.acme(), "--acme-account", wrong)
+        self.until("the reason", 30, lambda: re.search(r"the CA refuses the account: ", self.said()))
+        self.stop(self.server)
+        self.serve("--public-name", NAME, *self.acme(), "--acme-account", self.put("account", "kid-1\n" + key))
+        self.assertEqual(self.names(self.until("a certificate", 60, lambda: self.shown(NAME, self.root))), [NAME])
+        self.assertNotIn(key.rstrip("="), self.said())
+
     def test_4_options_that_make_no_sense(self):
         for words, reason in ((("--public-name", NAME), "needs --acme"), (("--acme", "letsencrypt"), "--public-name"),
                               (("--public-name", "localhost", "--acme", "letsencrypt"), "names of the web"),
                               (("--public-name", "192.0.2.1", "--acme", "letsencrypt"), "names of the web"),
                               (("--public-name", NAME, "--acme", "ftp://x"), "--acme takes"),
                               (("--public-name", NAME, "--acme", "letsencrypt", "--acme-contact", "nobody"), "e-mail"),
+                              (("--public-name", NAME, "--acme", "letsencrypt", "--acme-account", self.put("half", "kid-1")), "in a line each"),
+                              (("--public-name", NAME, "--acme", "letsencrypt", "--acme-account", self.dir + "/none"), "cannot be read"),
                               (("--public-cert", "x"), "belong together"),
                               (("--public-cert", "x", "--public-key", "y", "--acme", "letsencrypt"), "not both")):
             done = subprocess.run([BUILD + "/musterd", "serve", "--data", self.data, "--listen", "127.0.0.1:0", *words], capture_output=True, text=True, timeout=30)

@@ -94,7 +94,8 @@ class Ray(CliVerbs, unittest.TestCase):
     def container(self, slot):
         """The name of the container of one member: by its address inside."""
         for name in self.world.lab.sh(["docker", "-H", self.world.lab.docker, "ps", "--format", "{{.Names}}"]).stdout.split():
-            if name.endswith("-ray") and slot["address"] in self.docker("exec", name, "ip", "-o", "addr").stdout:
+            if name.endswith("-ray") and slot["address"] in self.world.lab.sh(
+                    ["docker", "-H", self.world.lab.docker, "exec", name, "ip", "-o", "addr"], check=False).stdout:  # it may be on its way out
                 return name
         self.fail("no container has %s" % slot["address"])
 
