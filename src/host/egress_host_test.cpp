@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <barrier>
 #include <thread>
 
 #include "host/doctor_firewall.h"
@@ -236,9 +237,12 @@ TEST_F(EgressAlone, ADeadResolverIsPassedOver) {
 }
 
 // Sends and reads back `bytes` through the greeter; the milliseconds it took, or -1.
-std::int64_t echo_ms(const std::string& ns, std::size_t bytes) {
+// `together`: who waits for each other before they begin.
+std::int64_t echo_ms(const std::string& ns, std::size_t bytes, std::barrier<>* together = nullptr) {
   Fd fd;
-  if (greet(ns, kPublic4, 80, &fd) != "hello") return -1;
+  const bool greeted = greet(ns, kPublic4, 80, &fd) == "hello";
+  if (together != nullptr) together->arrive_and_wait();
+  if (!greeted) return -1;
   const std::int64_t began = steady_ms();
   std::thread writer([&] {
     const std::string piece(8192, 'x');
@@ -265,11 +269,15 @@ TEST_F(EgressAlone, TheOwnersRateHoldsForAllTogether) {
   config.bytes_per_s = 400'000;
   ASSERT_TRUE(tell(config).ok());
   std::int64_t one = 0, two = 0;
-  std::thread other([&] { one = echo_ms(world->l(), 400'000); });
-  two = echo_ms(world->l(), 400'000);
-  other.join();
-  // 800 kB each way at 400 kB/s with 80 kB at once: 1.8 s, however it is shared.
-  EXPECT_GT(std::max(one, two), 1'600);
+  // A machine that is busy with others may let one of the two wait for itself: then once more.
+  for (int tries = 0; tries < 3 && std::min(one, two) <= 800; ++tries) {
+    std::barrier together(2);
+    std::thread other([&] { one = echo_ms(world->l(), 400'000, &together); });
+    two = echo_ms(world->l(), 400'000, &together);
+    other.join();
+    // 800 kB each way at 400 kB/s with 80 kB at once: 1.8 s, however it is shared.
+    EXPECT_GT(std::max(one, two), 1'600);
+  }
   EXPECT_GT(std::min(one, two), 800) << "neither starves the other";
   EXPECT_LT(std::max(one, two), 15'000);
 }

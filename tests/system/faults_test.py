@@ -163,13 +163,14 @@ class Faults(unittest.TestCase):
                 pairs, said = self.world.json("net", "small")["pairs"], json.loads(done.stdout.splitlines()[-1])
                 self.assertEqual(said["lost"], [], said)
                 self.assertLess(said["most"], 1.0, said)
-                if said["bytes"] > 60 * 625000 * 0.6:
+                carries = [int(p["carriesBytesS"]) for p in pairs if p["from"] == slot["id"] and p.get("carriesBytesS", "0") != "0"]
+                found = bool(carries) and 300000 < carries[0] < 700000
+                if said["bytes"] > 60 * 625000 * 0.6 and found:
                     break
         finally:
             self.world.lab.run(machine, ["tc", "qdisc", "del", "dev", "eth0", "root"])
         self.assertGreater(said["bytes"], 60 * 625000 * 0.6, "%s %s" % (said, pairs))
-        carries = [int(p["carriesBytesS"]) for p in pairs if p["from"] == slot["id"] and p.get("carriesBytesS", "0") != "0"]
-        self.assertTrue(carries and 300000 < carries[0] < 700000, pairs)
+        self.assertTrue(found, pairs)
         self.unharmed(containers)
 
     def test_agent_killed(self):
