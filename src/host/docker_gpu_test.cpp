@@ -247,9 +247,10 @@ TEST_F(GpuContainers, TheEngineSaysWhoseUserIdsContainersGet) {
   };
   EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=seccomp"],"DockerRootDir":"/var/lib/docker"})", 3));
   EXPECT_TRUE(
-      own(kDocker, R"({"SecurityOptions":["name=seccomp","name=userns"],"DockerRootDir":"/d/300000.300000"})", 3));
+      own(kDocker, R"({"SecurityOptions":["name=seccomp","name=userns"],"DockerRootDir":"/d/2000000000.300000"})", 3));
   // Ids that are not told are none that folders could be handed to.
   EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=userns"],"DockerRootDir":"/d/300000"})", 3));
+  EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=userns"],"DockerRootDir":"/d/4294967295.4294967295"})", 3));
   EXPECT_FALSE(own(kDocker, R"({"SecurityOptions":["name=userns"],"DockerRootDir":"/d/0.0"})", 3));
   const std::string podman = R"({"ApiVersion":"1.41","Version":"4.3.1","Components":[{"Name":"Podman Engine"}]})";
   own(podman, R"({"SecurityOptions":["name=seccomp"]})", 1);

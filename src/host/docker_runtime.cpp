@@ -46,6 +46,11 @@ std::string image_id(const json::value& container) {
   return id.starts_with("sha256:") ? id : "sha256:" + id;
 }
 
+// Ids of a user namespace outside: not root's, and all of them ids.
+bool is_range(std::uint64_t first, std::uint64_t count) {
+  return first > 0 && count > 0 && count < UINT32_MAX && first < UINT32_MAX - count;
+}
+
 std::int64_t hard_limit(int what) {
   rlimit limit{};
   if (getrlimit(static_cast<__rlimit_resource>(what), &limit) != 0 || limit.rlim_max == RLIM_INFINITY)
@@ -193,10 +198,11 @@ void DockerRuntime::find_users(const json::object& info) {
     for (const auto& option : options->get_array()) {
       if (!option.is_string() || !std::string_view(option.get_string()).starts_with("name=userns")) continue;
       const std::string name = fs::path(text_at(info, {"DockerRootDir"})).filename().string();
+      std::uint64_t uids = 0, gids = 0;
       int end = 0;
-      if (std::sscanf(name.c_str(), "%9u.%9u%n", &map.uids, &map.gids, &end) == 2 &&
-          end == static_cast<int>(name.size()) && map.uids > 0 && map.gids > 0)
-        map.size = kIdsOfLease, found = Users::Engine;
+      if (std::sscanf(name.c_str(), "%10lu.%10lu%n", &uids, &gids, &end) == 2 && end == static_cast<int>(name.size()) &&
+          is_range(uids, kIdsOfLease) && is_range(gids, kIdsOfLease))
+        map = {static_cast<std::uint32_t>(uids), static_cast<std::uint32_t>(gids), kIdsOfLease}, found = Users::Engine;
     }
   }
   const std::lock_guard lock(mutex_);
@@ -214,22 +220,26 @@ Result<IdMap> DockerRuntime::id_map(const std::string& container) {
   if (reply.status != 200) return refused(reply, "inspect " + container, "engine");
   const json::object about = TRY(parse_object(reply.body));
   const auto* config = about.if_contains("HostConfig");
+  std::uint32_t sizes[2] = {};
   const auto read = [&](const char* kind, std::uint32_t& first, std::uint32_t& size) {
+    std::uint64_t from = 0, count = 0;
     const auto* maps =
         config != nullptr && config->is_object() ? config->get_object().if_contains("IDMappings") : nullptr;
     const auto* list = maps != nullptr && maps->is_object() ? maps->get_object().if_contains(kind) : nullptr;
     // One range that begins with root: "0:400000:65536".
-    return list != nullptr && list->is_array() && list->get_array().size() == 1 && list->get_array()[0].is_string() &&
-           std::sscanf(std::string(list->get_array()[0].get_string()).c_str(), "0:%9u:%9u", &first, &size) == 2 &&
-           first > 0 && size > 0;
+    if (list == nullptr || !list->is_array() || list->get_array().size() != 1 || !list->get_array()[0].is_string() ||
+        std::sscanf(std::string(list->get_array()[0].get_string()).c_str(), "0:%10lu:%10lu", &from, &count) != 2 ||
+        !is_range(from, count))
+      return false;
+    first = static_cast<std::uint32_t>(from), size = static_cast<std::uint32_t>(count);
+    return true;
   };
   IdMap map;
-  std::uint32_t groups = 0;
   if (config != nullptr && config->is_object() && !config->get_object().contains("IDMappings"))
     return map;  // of before
-  if (!read("UidMap", map.uids, map.size) || !read("GidMap", map.gids, groups))
+  if (!read("UidMap", map.uids, sizes[0]) || !read("GidMap", map.gids, sizes[1]))
     return error(Code::Unavailable, "Podman does not say which user ids container " + container + " got", "engine");
-  map.size = std::min(map.size, groups);
+  map.size = std::min(sizes[0], sizes[1]);
   return map;
 }
 
@@ -502,7 +512,7 @@ Status DockerRuntime::start_probe(const std::string& lease, const std::string& i
                           {"HostConfig", config}};
   TRY_VOID(create(probe, body));
   const User user = TRY(user_of(image, probe));
-  TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid, TRY(id_map(probe))));
+  TRY_VOID(dirs_.hand_over(lease, user.uid, user.gid, TRY(id_map(probe)), Place::Probe));
   return start(probe);
 }
 

@@ -536,6 +536,9 @@ TEST(LeaseDirs, FilesMoveToOtherIdsOnceAndOthersStay) {
   struct stat outside {};
   ASSERT_EQ(::stat((dir.path + "/outside").c_str(), &outside), 0);
   EXPECT_EQ(outside.st_uid, 0u) << "a link was followed";
+  ASSERT_TRUE(dirs.hand_over("lease-1", 7, 7, {600'000, 600'000, 65'536}, Place::Probe).ok());
+  EXPECT_EQ(owner("/deep/file"), Ids(501'000, 500'107)) << "a probe has ids of its own and no workspace";
+  EXPECT_EQ(owner("/../probe"), Ids(600'007, 600'007));
   EXPECT_EQ(dirs.hand_over("lease-1", 65'536, 1, {400'000, 400'000, 65'536}).error().code, Code::InvalidArgument);
   ASSERT_TRUE(dirs.hand_over("lease-1", 1000, 100).ok());
   EXPECT_EQ(owner("/again"), Ids(1000, 100)) << "and back to the machine's";

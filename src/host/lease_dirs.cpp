@@ -316,7 +316,7 @@ Status move_owners(const std::string& path, const IdMap& from, const IdMap& to) 
 
 }  // namespace
 
-Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map) {
+Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map, Place place) {
   if (uid >= map.size || gid >= map.size)
     return error(
         Code::InvalidArgument,
@@ -325,12 +325,13 @@ Status LeaseDirs::hand_over(const std::string& lease, uid_t uid, gid_t gid, cons
   IdMap before;
   const std::string kept = dir(lease) + "/ids";
   if (std::ifstream file(kept); file && !(file >> before.uids >> before.gids >> before.size)) before = {};
-  if (before != map) {
+  if (place == Place::Main && before != map) {
     TRY_VOID(move_owners(dir(lease) + "/workspace", before, map));
     TRY_VOID(write_whole(kept, as_bytes(map_text(map)), 0600, geteuid(), getegid()));
   }
   uid += map.uids, gid += map.gids;
-  for (const auto* part : {"/run", "/probe", "/workspace"}) {
+  for (const std::string part : {"/run", "/probe", "/workspace"}) {
+    if (place == Place::Probe && part != "/probe") continue;
     // The container could have replaced what is inside; the directory itself sits in ours.
     const std::string path = dir(lease) + part;
     if (lchown(path.c_str(), uid, gid) != 0)

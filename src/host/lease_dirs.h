@@ -33,8 +33,9 @@ class LeaseDirs {
   Status prepare(const std::string& lease);  // idempotent
   Status prepare_helper();                   // what all leases share: the helper's programs and the seccomp profile
   // To who runs in it, by the ids inside. What its workspace holds from before under another map is moved to this one;
-  // nobody may run in it then. InvalidArgument: the ids are beyond the map.
-  Status hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map = {});
+  // nobody may run in it then. Of Place::Probe only probe/ is handed over, and what runs is not touched.
+  // InvalidArgument: the ids are beyond the map.
+  Status hand_over(const std::string& lease, uid_t uid, gid_t gid, const IdMap& map = {}, Place place = Place::Main);
   Status put_secret(const std::string& lease, ByteView ray_token);  // 0400, owned by who runs in it
   Status put_identity(const std::string& lease, const std::string& file, ByteView token);  // the same beside it
   Status put_blob(const std::string& lease, const std::string& blob, int source);

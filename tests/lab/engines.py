@@ -91,7 +91,7 @@ class Docker(Engine):
 
 class RemappedDocker(Docker):
     """With user ids of its own for all its containers."""
-    FIRST = 300000
+    FIRST = 2000000000
 
     def start(self):
         os.chmod(self.folder, 0o711)  # it looks whether root of the containers comes through
@@ -122,7 +122,7 @@ class Podman(Engine):
 
 class PodmanWithIds(Podman):
     """With user ids to give, for three containers or so. privd has to be started behind ids() too."""
-    FIRST, COUNT = 400000, 3 * 65536
+    FIRST, COUNT = 2147483647, 3 * 65536
 
     def ids(self):
         return with_ids(self.folder, "containers:%d:%d\n" % (self.FIRST, self.COUNT))
