@@ -117,7 +117,7 @@ Result<EngineReply> DockerRuntime::ask(const std::string& method, const std::str
   return http_.call({.method = method, .target = target, .body = body, .timeout = Millis(timeout_s * 1000)});
 }
 
-// Of itself: /version and /info. For either Podman has the machine's package manager search all its files, which takes
+// Of itself: /version and /info. For both Podman has the machine's package manager search all its files, which takes
 // a processor most of a second: asked every ten seconds that would be more than all the rest of us.
 Result<DockerRuntime::EngineSays> DockerRuntime::engine_says() {
   const std::uint64_t life = engine_life();
