@@ -263,6 +263,7 @@ class Life(Base):
         broken, said = self.doctor()
         self.assertEqual(broken, [], said)
         self.assertIn("nothing is broken", said)
+        self.assertRegex(said, r"user ids.*leases share the machine's")
         with self.subTest("clock ahead"):
             self.assertEqual(self.doctor(prefix=["faketime", "-f", "+3d"])[0], ["clock"])
         with self.subTest("clock behind"):
@@ -306,6 +307,7 @@ class Life(Base):
         claims = show()["claimedLabels"]
         self.assertRegex(claims["version.linux"], r"^\d+\.\d+")
         self.assertRegex(claims["version.runc"], r"^\d+\.\d+\.\d+")
+        self.assertEqual(claims["isolation"], "shared-users", "this engine has no user ids to give, which must be told")
         self.assertRegex(claims["version.docker"], r"^\d+\.")
         self.assertEqual([h["id"] for h in show().get("holes", []) if h.get("blocks")], [])
         table = {"date": "2999-01-01", "holes": [{"id": "CVE-2999-1", "component": "docker", "action": "block", "what": "lets a lease out",
